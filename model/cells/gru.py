@@ -1,0 +1,143 @@
+"""GRU with the reset gate after the product (Cho et al. 2014, arXiv:1406.1078, in the form of ONNX linear_before_reset=1)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.cell import Array, Params
+from model.kernels import accumulate_products, fraction_saturated, half, sigmoid_from_halved
+
+
+class GRUTape:
+    """Buffers of one window, feature-major. Gate rows [hn, r, z, n]: [hn, r, z] and [r, z, n] are both contiguous."""
+
+    def __init__(self, cell: GRU, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
+        H, inputs = cell.hidden, cell.inputs
+        self.T, self.B, self.half = T, B, half(dtype)
+        self.XH = np.zeros((T + 1, H + 1 + inputs, B), dtype)  # rows [h_{t-1}; 1; x_t]
+        self.XH[:, H] = 1
+        self.A = np.empty((T, 4 * H, B), dtype)
+        self.NX = np.empty((T, H, B), dtype)  # the candidate's input product
+        self.W = np.zeros((3 * H, H + 1 + inputs), dtype)  # [hn, r, z] by [h; 1; x], sigmoid rows halved
+        self.UhT = np.empty((H, 3 * H), dtype)
+        self.dU = np.empty((3 * H, H + 1), dtype)
+        self.dW = np.empty((3 * H, inputs), dtype)
+        self.Q = np.empty((T, 4 * H, B), dtype)
+        self.dA = np.empty((T, 4 * H, B), dtype)
+        self.DH = np.empty((T, H, B), dtype)
+        self.dX = np.empty((T, inputs, B), dtype)
+        self.dh0 = np.empty((H, B), dtype)
+        self.tmp = np.empty((H, B), dtype)
+        A, XH = self.A, self.XH
+        self.forward_views = [
+            (XH[t], A[t, : 3 * H], A[t, H : 3 * H], A[t, :H], A[t, H : 2 * H], A[t, 2 * H : 3 * H], A[t, 3 * H :],
+             self.NX[t], XH[t, :H], XH[t + 1, :H])
+            for t in range(T)
+        ]  # fmt: skip
+        self.backward_views = [
+            (self.DH[t], self.Q[t].reshape(4, H, B), self.dA[t].reshape(4, H, B), self.dA[t, : 3 * H],
+             A[t, 2 * H : 3 * H])
+            for t in range(T)
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class GRU:
+    """h' = n + z·(h − n), n = tanh(W_n x + b_n + r·(U_n h + b_hn)). State row: [h].
+
+    Parameters: U [3H, H+1], rows hn|r|z, columns h|1; W [3H, I], rows r|z|n; b [H], the candidate's own bias.
+    """
+
+    inputs: int
+    hidden: int
+
+    @property
+    def state_size(self) -> int:
+        return self.hidden
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        H = self.hidden
+        return {"U": (3 * H, H + 1), "W": (3 * H, self.inputs), "b": (H,)}
+
+    def init_params(self, params: Params, rng: np.random.Generator) -> None:
+        """Normal with standard deviation 1/√fan_in, fan_in being H or I; biases 0."""
+        H = self.hidden
+        params["U"][:, :H] = rng.standard_normal((3 * H, H)) / np.sqrt(H)
+        params["U"][:, H] = 0
+        params["W"][...] = rng.standard_normal((3 * H, self.inputs)) / np.sqrt(self.inputs)
+        params["b"][...] = 0
+
+    def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> GRUTape:
+        return GRUTape(self, T, B, dtype)
+
+    def forward(self, params: Params, state: Array, X: Array, tape: GRUTape) -> Array:
+        H, s = self.hidden, tape
+        s.W[:, : H + 1] = params["U"]
+        s.W[H:, H + 1 :] = params["W"][: 2 * H]
+        s.W[H:] *= s.half
+        s.XH[0, :H] = state.T
+        s.XH[:-1, H + 1 :] = X.transpose(0, 2, 1)
+        np.matmul(params["W"][2 * H :], s.XH[:-1, H + 1 :], out=s.NX)
+        s.NX += params["b"][:, None]
+        for xh, a, rz, hn, r, z, n, nx, h, h_next in s.forward_views:
+            np.dot(s.W, xh, out=a)
+            np.tanh(rz, out=rz)
+            sigmoid_from_halved(rz, s.half)
+            np.multiply(r, hn, out=n)
+            np.add(n, nx, out=n)
+            np.tanh(n, out=n)
+            np.subtract(h, n, out=h_next)
+            np.multiply(h_next, z, out=h_next)
+            np.add(h_next, n, out=h_next)
+        return s.XH[1:, :H].transpose(0, 2, 1)
+
+    def state_after(self, tape: GRUTape, steps: int) -> Array:
+        return tape.XH[steps, : self.hidden].T.copy()
+
+    def backward(self, params: Params, tape: GRUTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
+        H, s = self.hidden, tape
+        self._local_derivatives(s)
+        np.copyto(s.UhT, params["U"][:, :H].T)
+        s.DH[...] = dH.transpose(0, 2, 1)
+        for t in range(s.T - 1, -1, -1):
+            dh, q, da, da_hrz, z = s.backward_views[t]
+            np.multiply(q, dh, out=da)
+            np.dot(s.UhT, da_hrz, out=s.dh0)
+            np.multiply(dh, z, out=s.tmp)
+            np.add(s.dh0, s.tmp, out=s.dh0)
+            if t:
+                before = s.backward_views[t - 1][0]
+                np.add(before, s.dh0, out=before)
+        X = s.XH[:-1]
+        accumulate_products(dparams["U"], s.dA[:, : 3 * H], X[:, : H + 1], s.dU)
+        accumulate_products(dparams["W"], s.dA[:, H:], X[:, H + 1 :], s.dW)
+        np.add(dparams["b"], s.dA[:, 3 * H :].sum(axis=(0, 2)), out=dparams["b"])
+        if need_dX:
+            np.matmul(params["W"].T, s.dA[:, H:], out=s.dX)
+        return s.dX.transpose(0, 2, 1), s.dh0.T.copy()
+
+    def _local_derivatives(self, s: GRUTape) -> None:
+        """d(gate input) per dh for hn, r, z, n, for the whole window at once."""
+        H = self.hidden
+        A, Q = s.A, s.Q
+        hn, r, z, n = A[:, :H], A[:, H : 2 * H], A[:, 2 * H : 3 * H], A[:, 3 * H :]
+        q_hn, q_r, q_z, q_n = Q[:, :H], Q[:, H : 2 * H], Q[:, 2 * H : 3 * H], Q[:, 3 * H :]
+        np.multiply(n, n, out=q_n)
+        np.subtract(1, q_n, out=q_n)
+        np.subtract(1, z, out=q_z)
+        np.multiply(q_n, q_z, out=q_n)  # (1−z)(1−n²)
+        np.multiply(q_n, r, out=q_hn)
+        np.subtract(1, r, out=q_r)
+        np.multiply(q_r, q_hn, out=q_r)
+        np.multiply(q_r, hn, out=q_r)  # q_n·hn·r(1−r)
+        np.multiply(q_z, z, out=q_z)
+        np.multiply(q_z, s.XH[:-1, :H] - n, out=q_z)  # (h−n)·z(1−z)
+
+    def lag_norms(self, tape: GRUTape) -> Array:
+        return np.sqrt(np.einsum("thb,thb->t", tape.DH, tape.DH, dtype=np.float64))
+
+    def saturated(self, tape: GRUTape) -> float:
+        return fraction_saturated(tape.A[:, self.hidden : 3 * self.hidden])

@@ -1,0 +1,139 @@
+"""LSTM, the form with a forget gate and without peepholes (Gers, Schmidhuber, Cummins 2000, eq. 2.1–2.7)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.cell import Array, Params
+from model.kernels import accumulate_products, fraction_saturated, half, sigmoid_from_halved
+
+
+class LSTMTape:
+    """Buffers of one window, feature-major: rows are features, the batch is innermost."""
+
+    def __init__(self, cell: LSTM, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
+        H, K = cell.hidden, cell.hidden + cell.inputs + 1
+        self.T, self.B, self.half = T, B, half(dtype)
+        self.XH = np.zeros((T + 1, K, B), dtype)  # rows [h_{t-1}; x_t; 1]
+        self.XH[:, -1] = 1
+        self.A = np.zeros((T + 1, 5 * H, B), dtype)  # rows [o, i, f, g, c_{t-1}]
+        self.P = np.empty((2 * H, B), dtype)  # [i·g, f·c]
+        self.tanh_c = np.empty((T, H, B), dtype)
+        self.W = np.empty((4 * H, K), dtype)  # W with the sigmoid rows halved
+        self.WhT = np.empty((H, 4 * H), dtype)
+        self.dW = np.empty((4 * H, K), dtype)
+        self.Q = np.empty((T, 4 * H, B), dtype)  # local derivatives of [o, i, f, g]
+        self.Qc = np.empty((T, H, B), dtype)
+        self.dA = np.empty((T, 4 * H, B), dtype)
+        self.DH = np.empty((T, H, B), dtype)  # total gradient by h_t
+        self.dX = np.empty((T, cell.inputs, B), dtype)
+        self.dc = np.empty((H, B), dtype)
+        self.dh0 = np.empty((H, B), dtype)
+        self.tmp = np.empty((H, B), dtype)
+        A, XH, P = self.A, self.XH, self.P
+        # Slicing inside the loop would cost as much as the arithmetic.
+        self.forward_views = [
+            (XH[t], A[t, : 4 * H], A[t, : 3 * H], A[t, H : 3 * H], A[t, 3 * H :], P, P[:H], P[H:], A[t + 1, 4 * H :],
+             self.tanh_c[t], A[t, :H], XH[t + 1, :H])
+            for t in range(T)
+        ]  # fmt: skip
+        self.backward_views = [
+            (self.DH[t], self.Q[t, :H], self.dA[t, :H], self.Qc[t], self.Q[t, H:].reshape(3, H, B),
+             self.dA[t, H:].reshape(3, H, B), A[t, 2 * H : 3 * H], self.dA[t])
+            for t in range(T)
+        ]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class LSTM:
+    """h' = o·tanh(c'), c' = f·c + i·g. State row: [h, c]. Parameter W [4H, H+I+1], rows o|i|f|g, columns h|x|1."""
+
+    inputs: int
+    hidden: int
+
+    @property
+    def state_size(self) -> int:
+        return 2 * self.hidden
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"W": (4 * self.hidden, self.hidden + self.inputs + 1)}
+
+    def init_params(self, params: Params, rng: np.random.Generator) -> None:
+        """Normal with standard deviation 1/√fan_in, fan_in being H or I; forget-gate bias 1, other biases 0."""
+        W, H = params["W"], self.hidden
+        W[:, :H] = rng.standard_normal((4 * H, H)) / np.sqrt(H)
+        W[:, H:-1] = rng.standard_normal((4 * H, self.inputs)) / np.sqrt(self.inputs)
+        W[:, -1] = 0
+        W[2 * H : 3 * H, -1] = 1
+
+    def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> LSTMTape:
+        return LSTMTape(self, T, B, dtype)
+
+    def forward(self, params: Params, state: Array, X: Array, tape: LSTMTape) -> Array:
+        H, s = self.hidden, tape
+        s.W[...] = params["W"]
+        s.W[: 3 * H] *= s.half
+        s.XH[0, :H] = state[:, :H].T
+        s.A[0, 4 * H :] = state[:, H:].T
+        s.XH[:-1, H:-1] = X.transpose(0, 2, 1)
+        for xh, a, oif, i_f, gc, P, ig, fc, c, tanh_c, o, h in s.forward_views:
+            np.dot(s.W, xh, out=a)
+            np.tanh(a, out=a)
+            sigmoid_from_halved(oif, s.half)
+            np.multiply(i_f, gc, out=P)
+            np.add(ig, fc, out=c)
+            np.tanh(c, out=tanh_c)
+            np.multiply(o, tanh_c, out=h)
+        return s.XH[1:, :H].transpose(0, 2, 1)
+
+    def state_after(self, tape: LSTMTape, steps: int) -> Array:
+        H = self.hidden
+        return np.concatenate([tape.XH[steps, :H].T, tape.A[steps, 4 * H :].T], axis=1)
+
+    def backward(self, params: Params, tape: LSTMTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
+        H, s = self.hidden, tape
+        self._local_derivatives(s)
+        np.copyto(s.WhT, params["W"][:, :H].T)
+        s.DH[...] = dH.transpose(0, 2, 1)
+        s.dc[...] = 0
+        for t in range(s.T - 1, -1, -1):
+            dh, q_o, da_o, q_c, q_ifg, da_ifg, f, da = s.backward_views[t]
+            np.multiply(dh, q_o, out=da_o)
+            np.multiply(dh, q_c, out=s.tmp)
+            np.add(s.dc, s.tmp, out=s.dc)
+            np.multiply(q_ifg, s.dc, out=da_ifg)
+            np.multiply(s.dc, f, out=s.dc)
+            np.dot(s.WhT, da, out=s.dh0)
+            if t:
+                before = s.backward_views[t - 1][0]
+                np.add(before, s.dh0, out=before)
+        accumulate_products(dparams["W"], s.dA, s.XH[:-1], s.dW)
+        if need_dX:
+            np.matmul(params["W"][:, H:-1].T, s.dA, out=s.dX)
+        return s.dX.transpose(0, 2, 1), np.concatenate([s.dh0.T, s.dc.T], axis=1)
+
+    def _local_derivatives(self, s: LSTMTape) -> None:
+        """d(gate input) per dh for o, per dc for i, f, g, and dc per dh, for the whole window at once."""
+        H = self.hidden
+        A, Q, tanh_c = s.A[:-1], s.Q, s.tanh_c
+        o, i, g = A[:, :H], A[:, H : 2 * H], A[:, 3 * H : 4 * H]
+        oif = A[:, : 3 * H]
+        np.multiply(oif, oif, out=Q[:, : 3 * H])
+        np.subtract(oif, Q[:, : 3 * H], out=Q[:, : 3 * H])  # σ' = s − s²
+        Q[:, :H] *= tanh_c
+        Q[:, H : 3 * H] *= A[:, 3 * H :]  # i pairs with g, f with c_{t-1}
+        np.multiply(g, g, out=Q[:, 3 * H :])
+        np.multiply(Q[:, 3 * H :], i, out=Q[:, 3 * H :])
+        np.subtract(i, Q[:, 3 * H :], out=Q[:, 3 * H :])
+        np.multiply(tanh_c, tanh_c, out=s.Qc)
+        np.multiply(s.Qc, o, out=s.Qc)
+        np.subtract(o, s.Qc, out=s.Qc)
+
+    def lag_norms(self, tape: LSTMTape) -> Array:
+        return np.sqrt(np.einsum("thb,thb->t", tape.DH, tape.DH, dtype=np.float64))
+
+    def saturated(self, tape: LSTMTape) -> float:
+        return fraction_saturated(tape.A[:-1, : 3 * self.hidden])

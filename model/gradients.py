@@ -1,0 +1,42 @@
+"""What happens to a gradient before it is used: the global-norm clip and the gradient report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.cell import Array
+
+
+def clip_by_global_norm(grad: Array, max_norm: float) -> float:
+    """Rescale the flat gradient in place so that its L2 norm is at most `max_norm`.
+
+    grad: (n,), modified. Returns the norm before clipping (loss per unit of parameter).
+    Raises FloatingPointError if that norm is not finite: the caller refuses the update.
+    Source: Pascanu et al. 2013, arXiv:1211.5063, Algorithm 1.
+    """
+    norm = math.sqrt(float(np.vdot(grad, grad)))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"gradient norm is {norm}")
+    if norm > max_norm:
+        grad *= max_norm / norm
+    return norm
+
+
+def layer_norms(grad: Array, layers: dict[str, slice]) -> dict[str, float]:
+    """L2 norm of each layer's part of a flat gradient."""
+    return {name: math.sqrt(float(np.vdot(grad[part], grad[part]))) for name, part in layers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class GradientReport:
+    """What one update looked like. Norms are L2, in loss per unit of parameter (of hidden state for lag_norms)."""
+
+    norm: float  # before the clip
+    clipped_norm: float
+    by_layer: dict[str, float] = field(default_factory=dict)  # before the clip
+    update_ratio: float = 0.0  # ‖Δw‖ / ‖w‖
+    lag_norms: tuple[float, ...] = ()  # norm of dL/dh, by ticks back from the newest label
+    saturated: float = 0.0  # fraction of sigmoid gates outside 0.05..0.95

@@ -1,0 +1,120 @@
+"""The whole forecaster: scaler → cells → head, as one step (serving's twin) and over a window (learning)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from model import calendar
+from model.cell import Array, Workspace
+from model.cells import CELLS
+from model.head import Head
+from model.parameters import Layout, Weights
+from model.scaler import ResidualScaler
+from model.spec import ModelSpec
+
+# Targets beyond this many scales are clipped to it: one absurd label moves the weights by a bounded amount.
+TARGET_CLIP = 8.0
+
+
+class Tape:
+    """Buffers of a window of T ticks and B rows: one workspace per layer, and the gradient by the top layer's output."""
+
+    def __init__(self, network: Network, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
+        self.T, self.B = T, B
+        self.cells: list[Workspace] = [cell.workspace(T, B, dtype) for cell in network.cells]
+        self.dH = np.zeros((T, B, network.spec.hidden), dtype)
+        self.X = np.zeros((T, B, network.features), dtype)
+        self.H: Array = self.dH
+
+
+class Network:
+    """A spec's layout and arithmetic. Holds no weights and no state: both are arguments everywhere.
+
+    A state row, S float32, is the scaler's statistics followed by each layer's state.
+    A feature row φ, E float32, is (u_{t-1}, u_t, l_t, calendar of t+1): the cells read it from u_t on, the head all.
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.spec = spec
+        C, F = len(spec.channels), calendar.size(spec.interval)
+        self.calendar_size = F
+        self.scaler = ResidualScaler(C, spec.horizon)
+        self.features = 3 * C + F
+        self.unseen = C  # leading features that only the head reads
+        make = CELLS[spec.cell]
+        self.cells = [make(2 * C + F if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
+        self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
+        self.hidden_size = sum(cell.state_size for cell in self.cells)
+        self.state_size = self.scaler.size + self.hidden_size
+        shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
+        self.layout = Layout(shapes | {f"head.{k}": s for k, s in self.head.shapes().items()})
+        self._targets = np.array(spec.target_index)
+
+    def weights(self, flat: Array) -> Weights:
+        """`flat` [layout.size] seen as named views of each layer and of the head; not copied."""
+        named = self.layout.views(flat)
+        rooms = [f"cell{i}" for i in range(len(self.cells))] + ["head"]
+        *cells, head = [{k.split(".")[1]: v for k, v in named.items() if k.startswith(room + ".")} for room in rooms]
+        return Weights(flat, cells, head)
+
+    def init_params(self) -> Array:
+        """First parameters, float32, from the spec's seed alone."""
+        flat = np.zeros(self.layout.size, np.float32)
+        rng = np.random.default_rng(self.spec.seed)
+        weights = self.weights(flat)
+        for cell, params in zip(self.cells, weights.cells, strict=True):
+            cell.init_params(params, rng)
+        self.head.init_params(weights.head, rng)
+        return flat
+
+    def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array]:
+        """Take raw values in: φ [B, E] and the scale of each target's h-step change [B, H, targets], both new.
+
+        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, F] calendar of the next tick.
+        """
+        features, scale = self.scaler.update(statistics, x)
+        return np.concatenate([features, u], axis=1), scale[:, :, self._targets]
+
+    def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
+        """One tick: (x [B, C], u [B, F], state [B, S]) → forecasts y [B, O] and the next state, both new.
+
+        What the ONNX graph computes. `tape` is a workspace for T = 1 and this B; without one, one is made.
+        """
+        tape = tape or self.tape(1, len(x))
+        state = state.copy()
+        phi, scale = self.observe(state[:, : self.scaler.size], x, u)
+        hidden = state[:, self.scaler.size :]
+        self.forward(weights, hidden, phi[None], tape)
+        hidden[...] = self.state_after(tape, 1)
+        p = self.head.forward(weights.head, tape.H[0], phi)
+        last = np.tile(x[:, self._targets], (1, self.spec.horizon))
+        return last + scale.reshape(len(x), -1) * p, state
+
+    def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
+        """A workspace for windows of one shape."""
+        return Tape(self, T, B, dtype)
+
+    def forward(self, weights: Weights, hidden: Array, X: Array, tape: Tape) -> Array:
+        """Run the cells over a window. hidden: [B, hidden_size]; X: [T, B, E] feature rows. Returns H [T, B, hidden].
+
+        The result is a view of the tape. Outputs come from `head.forward` at the positions that matter.
+        """
+        H, start = X[:, :, self.unseen :], 0
+        for cell, p, workspace in zip(self.cells, weights.cells, tape.cells, strict=True):
+            H = cell.forward(p, hidden[:, start : start + cell.state_size], H, workspace)
+            start += cell.state_size
+        tape.H = H
+        return H
+
+    def state_after(self, tape: Tape, steps: int) -> Array:
+        """Hidden part of the state after that many steps of the last forward: [B, hidden_size], new."""
+        parts = [cell.state_after(w, steps) for cell, w in zip(self.cells, tape.cells, strict=True)]
+        return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+
+    def backward(self, weights: Weights, tape: Tape, dH: Array, grad: Weights) -> None:
+        """Add the gradient of a window to `grad`. dH: [T, B, hidden], gradient by the last forward's result."""
+        layers = list(zip(self.cells, weights.cells, tape.cells, grad.cells, strict=True))
+        for depth, (cell, p, workspace, dp) in reversed(list(enumerate(layers))):
+            dH, _ = cell.backward(p, workspace, dH, dp, need_dX=depth > 0)

@@ -1,0 +1,48 @@
+"""All parameters of a network in one flat vector, every weight a named view of it."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Layout:
+    """Names and shapes of a network's parameters, in order. Gradient and optimizer moments share the layout."""
+
+    def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
+        self.shapes = dict(shapes)
+        self._slices: dict[str, slice] = {}
+        start = 0
+        for name, shape in shapes.items():
+            stop = start + math.prod(shape)
+            self._slices[name] = slice(start, stop)
+            start = stop
+        self.size = start
+
+    def views(self, flat: Array) -> dict[str, Array]:
+        """The named parameters inside `flat` [size]: writing to a view writes to the vector."""
+        if flat.shape != (self.size,):
+            raise ValueError(f"parameters have shape {flat.shape}, expected ({self.size},)")
+        return {name: flat[self._slices[name]].reshape(shape) for name, shape in self.shapes.items()}
+
+    def layers(self) -> dict[str, slice]:
+        """The slice of the flat vector that each layer owns; a parameter's layer is its name up to the dot."""
+        owned: dict[str, slice] = {}
+        for name, part in self._slices.items():
+            layer = name.split(".")[0]
+            start = owned[layer].start if layer in owned else part.start
+            owned[layer] = slice(start, part.stop)
+        return owned
+
+
+class Weights(NamedTuple):
+    """A flat parameter vector (or a gradient, or a moment) with its named views, made once. Writing to a view writes to it."""
+
+    flat: Array
+    cells: list[dict[str, Array]]
+    head: dict[str, Array]
