@@ -1,0 +1,236 @@
+"""The segment files as one log: owned by one process, verified when opened, written by whole commits, read by position.
+
+Everything here blocks; `Journal` puts asyncio around it.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import itertools
+import os
+import zlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from service.records import Chunk, RecordError, decode_chunk
+from service.storage.segments import (
+    COMMIT_FIRST,
+    MAX_PAYLOAD,
+    JournalDamaged,
+    Scan,
+    Segment,
+    create_segment,
+    find_later_commit,
+    list_segments,
+    sync_directory,
+)
+
+LOCK_NAME = "lock"
+# Positions whose chain is remembered, so that a reader that follows the end does not scan a segment per read.
+KNOWN_CHAINS = 4096
+REPLAY_BYTES = 1 << 20
+
+
+class JournalLocked(RuntimeError):
+    """Another process owns the journal directory. Names its process id."""
+
+
+class SegmentLog:
+    """Owns a journal directory. One thread writes; others may read at the same time."""
+
+    def __init__(self, directory: Path, segment_bytes: int) -> None:
+        """Lock the directory, making it if needed, and verify every frame.
+
+        What a crash left of the last commit is cut off (`truncated_bytes`). Raises JournalLocked; JournalDamaged
+        for anything that no crash explains.
+        """
+        if segment_bytes < 1:
+            raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
+        self._directory, self._segment_bytes = directory, segment_bytes
+        self.truncated_bytes = 0
+        self._fd = -1
+        directory.mkdir(parents=True, exist_ok=True)
+        sync_directory(directory.parent)
+        self._lock = _lock(directory)
+        try:
+            self._segments = list_segments(directory) or [create_segment(directory, 0, 0)]
+            last = self._verify()
+            self._fd = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
+            self._settle(last)
+        except BaseException:
+            self.close()
+            raise
+        self.end, self._chain = last.end, last.chain
+        self._chains = {last.end: last.chain}
+
+    @property
+    def start(self) -> int:
+        """Position of the oldest frame that is kept."""
+        return self._segments[0].start
+
+    def write(self, payloads: Sequence[bytes]) -> int:
+        """Append one commit: a frame per payload, one write, one fdatasync; `end` advances after it.
+
+        Returns `end`. Raises OSError: then nothing may be taken as written, and `write` must not be called again.
+        """
+        frames, chain = bytearray(), self._chain
+        for payload in payloads:
+            if not 0 < len(payload) <= MAX_PAYLOAD:
+                raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD} bytes, got {len(payload)}")
+            word = (len(payload) | (0 if frames else COMMIT_FIRST)).to_bytes(4, "little")
+            chain = zlib.crc32(payload, zlib.crc32(word, chain))
+            frames += word + chain.to_bytes(4, "little")
+            frames += payload
+        if self.end - self._segments[-1].start >= self._segment_bytes:
+            self._begin_segment()
+        _write_all(self._fd, frames, self._segments[-1].file_offset(self.end))
+        os.fdatasync(self._fd)
+        self._remember(self.end + len(frames), chain)
+        self._chain = chain
+        self.end += len(frames)
+        return self.end
+
+    def read(self, position: int, max_bytes: int) -> list[tuple[int, bytes]]:
+        """Frames from `position` as (position after the frame, payload), checked; empty at the end.
+
+        At most `max_bytes` of payload, but at least one frame. Raises JournalDamaged if the frames are not as
+        written, or `position` is not a frame boundary that is kept.
+        """
+        end = self.end
+        if position > end:
+            raise JournalDamaged(
+                f"{self._directory}: the journal ends before position {position}, at {end}: it is older than what "
+                "was stored with that position. Restore both from the same moment"
+            )
+        if position < self.start:
+            raise JournalDamaged(
+                f"{self._directory}: the journal begins at position {self.start}, what was at {position} is dropped. "
+                "Restore it, or start from a newer snapshot"
+            )
+        found: list[tuple[int, bytes]] = []
+        size = 0
+        while position < end:
+            segment, stop = self._segment_at(position, end)
+            at = position
+            for frame in segment.frames(position, self._chain_at(segment, position), stop):
+                size += len(frame.payload)
+                if found and size > max_bytes:
+                    return found
+                found.append((frame.end, frame.payload))
+                self._remember(frame.end, frame.chain)
+                at = frame.end
+            if at != stop:
+                raise segment.damaged(at, "the frame there is no longer as it was written")
+            position = stop
+        return found
+
+    def replay(self, position: int) -> Iterator[tuple[int, Chunk]]:
+        """Every chunk from `position` to the end, with the position after it. Raises as `read`."""
+        while frames := self.read(position, REPLAY_BYTES):
+            for end, payload in frames:
+                try:
+                    chunk = decode_chunk(payload)
+                except RecordError as error:
+                    segment, _ = self._segment_at(position, self.end)
+                    raise segment.damaged(position, f"a checksummed frame holds no chunk ({error})") from error
+                yield end, chunk
+                position = end
+
+    def drop_before(self, position: int) -> int:
+        """Delete the segments that lie wholly before `position`, oldest first; returns how many. Raises OSError."""
+        dropped = 0
+        while len(self._segments) > 1 and self._segments[1].start <= position:
+            self._segments[0].path.unlink()
+            self._segments = self._segments[1:]
+            dropped += 1
+        if dropped:
+            sync_directory(self._directory)
+        return dropped
+
+    def close(self) -> None:
+        """Close the files and let go of the directory."""
+        for fd in (self._fd, self._lock):
+            if fd >= 0:
+                os.close(fd)
+        self._fd = self._lock = -1
+
+    def _verify(self) -> Scan:
+        """Scan every segment and check that each goes on where the one before ends; the scan of the last."""
+        scan = None
+        for i, segment in enumerate(self._segments):
+            if scan and (segment.start, segment.chain) != (scan.end, scan.chain):
+                raise segment.damaged(segment.start, f"it does not go on where the segment before ends ({scan.end})")
+            scan = segment.scan()
+            if i + 1 < len(self._segments) and scan.end != segment.start + segment.size():
+                raise segment.damaged(scan.end, "the frame there is broken, and later segments follow")
+        assert scan is not None  # there is at least one segment
+        return scan
+
+    def _settle(self, last: Scan) -> None:
+        """Cut off a torn end, and write the last commit again: a crash, or a sync that failed, may have left it in
+        the page cache only, and there a sync alone would not write it."""
+        segment = self._segments[-1]
+        torn_at = segment.file_offset(last.end)
+        tail = os.pread(self._fd, os.fstat(self._fd).st_size - torn_at, torn_at)
+        later = find_later_commit(tail)
+        if later is not None:
+            raise segment.damaged(last.end, f"the frame there is broken, a later commit follows at {torn_at + later}")
+        os.ftruncate(self._fd, torn_at)
+        self.truncated_bytes = len(tail)
+        begin = segment.file_offset(last.last_commit)
+        _write_all(self._fd, os.pread(self._fd, torn_at - begin, begin), begin)
+        os.fdatasync(self._fd)
+
+    def _begin_segment(self) -> None:
+        segment = create_segment(self._directory, self.end, self._chain)
+        fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
+        os.close(self._fd)
+        self._fd = fd
+        self._segments = [*self._segments, segment]
+
+    def _segment_at(self, position: int, end: int) -> tuple[Segment, int]:
+        """The segment that holds the frame at `position`, and the position where it stops (`end` in the last)."""
+        segments = self._segments
+        for segment, following in itertools.pairwise(segments):
+            if position < following.start:
+                return segment, min(following.start, end)
+        return segments[-1], end
+
+    def _chain_at(self, segment: Segment, position: int) -> int:
+        if position == segment.start:
+            return segment.chain
+        known = self._chains.get(position)
+        if known is not None:
+            return known
+        for frame in segment.frames(segment.start, segment.chain, self.end):
+            if frame.end == position:
+                return frame.chain
+        raise segment.damaged(position, "that is no frame boundary")
+
+    def _remember(self, position: int, chain: int) -> None:
+        if len(self._chains) >= KNOWN_CHAINS:
+            self._chains = {}
+        self._chains[position] = chain
+
+
+def _lock(directory: Path) -> int:
+    """Take the directory for this process, until the descriptor is closed; a forked child must not keep it."""
+    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
+        os.close(fd)
+        raise JournalLocked(
+            f"{directory} is in use by process {owner or 'unknown'}: stop it, or use another directory"
+        ) from error
+    os.ftruncate(fd, 0)
+    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
+
+
+def _write_all(fd: int, data: bytes | bytearray, offset: int) -> None:
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, offset)
+        view, offset = view[written:], offset + written

@@ -1,0 +1,204 @@
+"""Snapshots of serving: what recovery starts from, so that it replays only the journal after `position` (R1).
+
+The whole snapshot is one consistent moment: `save` writes what changed since the last one in one transaction, and the
+journal position with it. A journal that ends before that position is refused where it is read.
+"""
+
+from __future__ import annotations
+
+import math
+import operator
+import os
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from service.storage.database import Database
+
+FORMAT_VERSION = 101
+SQLITE_INTEGER_MAX = 2**63 - 1
+
+_SCHEMA = """
+CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL);
+CREATE TABLE models (
+    model INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, "offset" INTEGER NOT NULL,
+    champion INTEGER NOT NULL, anchor INTEGER NOT NULL, paused INTEGER NOT NULL, judged_offset INTEGER NOT NULL,
+    checksum INTEGER NOT NULL);
+CREATE TABLE streams (
+    model INTEGER NOT NULL REFERENCES models ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED, stream INTEGER NOT NULL,
+    id TEXT NOT NULL, epoch INTEGER NOT NULL, last_seq INTEGER NOT NULL, last_time REAL, origin INTEGER NOT NULL,
+    state BLOB NOT NULL, answers BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (model, stream))
+"""
+
+
+class StatesCorrupt(RuntimeError):
+    """A stored row is not the one that was saved. Names file, row and remedy."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRow:
+    """One model at the snapshot's position. `offset`: its journal entries so far; champion, anchor: version numbers."""
+
+    model: int
+    tenant: str
+    name: str
+    spec: str
+    offset: int
+    champion: int
+    anchor: int
+    paused: bool
+    judged_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class StreamRow:
+    """One stream at the snapshot's position. Integers up to 2**63 - 1; a NaN comes back as the standard one."""
+
+    model: int
+    stream: int
+    id: str
+    epoch: int
+    last_seq: int
+    last_time: float  # seconds since 1970-01-01 UTC; NaN: none
+    origin: int  # Welcome.StateOrigin
+    state: bytes  # float32 row, little-endian
+    answers: bytes  # ring of answers, as the session encodes it
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """What was saved last. `streams` reads the rows as it is iterated: finish it before the next `save`."""
+
+    position: int  # of the journal; 0 with no models: nothing was saved yet
+    models: tuple[ModelRow, ...]
+    streams: Iterator[StreamRow]
+
+
+class States:
+    """The snapshot file. Any thread may call; calls take turns."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open or make it. Raises DatabaseRefused for a file that is something else."""
+        self._database = Database(path, FORMAT_VERSION, _SCHEMA)
+
+    def save(
+        self,
+        position: int,
+        models: Iterable[ModelRow],
+        streams: Iterable[StreamRow],
+        deleted: Iterable[tuple[int, int]] = (),
+    ) -> None:
+        """Make the snapshot the one at `position`, in one transaction, durable on return.
+
+        models: all of them; the streams of a model that is not among them go with it. streams: those that changed.
+        deleted: (model, stream) of those that are gone; a stream in both stays deleted.
+        Raises ValueError for an older position or an integer above 2**63 - 1, sqlite3.Error (nothing changed then).
+        """
+        model_rows = [_to_sql(row) for row in models]
+        stream_rows = [_to_sql(row) for row in streams]
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT position FROM snapshot").fetchone()
+            if stored and position < stored[0]:
+                raise ValueError(f"position {position} is older than the snapshot's, {stored[0]}")
+            known = {row[0] for row in sql.execute("SELECT model FROM models")}
+            gone = known - {row[0] for row in model_rows}
+            sql.executemany("DELETE FROM models WHERE model = ?", [(model,) for model in gone])
+            sql.executemany(_upsert("models", ModelRow, "model"), model_rows)
+            sql.executemany(_upsert("streams", StreamRow, "model, stream"), stream_rows)
+            sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)
+            sql.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?)", (position,))
+
+    def load(self) -> Snapshot:
+        """The last snapshot saved. Raises StatesCorrupt for a row that fails its checksum, also while iterating."""
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT position FROM snapshot").fetchone()
+            rows = sql.execute(_select("models", ModelRow)).fetchall()
+        models = tuple(_model(*self._checked("model", row)) for row in rows)
+        return Snapshot(stored[0] if stored else 0, models, self._streams())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def _streams(self) -> Iterator[StreamRow]:
+        page, last = 1024, (-1, -1)
+        query = f"{_select('streams', StreamRow)} WHERE (model, stream) > (?, ?) ORDER BY model, stream LIMIT {page}"
+        while True:  # page by page: no cursor is left open to pin the WAL
+            with self._database.transaction() as sql:
+                rows = sql.execute(query, last).fetchall()
+            for row in rows:
+                model, stream, id, epoch, last_seq, last_time, *rest = self._checked("stream", row)
+                last_time = float("nan") if last_time is None else last_time
+                yield StreamRow(model, stream, id, epoch, last_seq, last_time, *rest)
+            if len(rows) < page:
+                return
+            last = rows[-1][:2]
+
+    def _checked(self, what: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
+        if _checksum(row[:-1]) != row[-1]:
+            raise StatesCorrupt(
+                f"{self._database.path}: {what} {row[:3]} is not as it was saved. Restore the file from a copy, or "
+                "remove it to rebuild it from the journal"
+            )
+        return row[:-1]
+
+
+def _model(*values: Any) -> ModelRow:
+    row = ModelRow(*values)
+    return replace(row, paused=bool(row.paused))  # SQLite keeps it as 0 or 1
+
+
+def _to_sql(row: ModelRow | StreamRow) -> tuple[Any, ...]:
+    values = []
+    for field in fields(row):
+        try:
+            values.append(_SQL_VALUE[str(field.type)](getattr(row, field.name)))
+        except (TypeError, ValueError) as error:
+            raise ValueError(f"{type(row).__name__}.{field.name}: {error}") from error
+    return (*values, _checksum(tuple(values)))
+
+
+def _integer(value: int) -> int:
+    if not 0 <= value <= SQLITE_INTEGER_MAX:
+        raise ValueError(f"{value} is not in 0..{SQLITE_INTEGER_MAX}")
+    return operator.index(value)
+
+
+def _real(value: float) -> float | None:
+    return None if math.isnan(value) else float(value)  # SQLite has no NaN
+
+
+# By annotation: what SQLite gives back, NumPy scalars included, must be what the checksum was made of.
+_SQL_VALUE: dict[str, Callable[[Any], object]] = {
+    "int": _integer,
+    "bool": int,
+    "float": _real,
+    "str": str,
+    "bytes": bytes,
+}
+
+
+def _checksum(values: tuple[Any, ...]) -> int:
+    """CRC-32 of what SQLite stores of a row: SQLite itself has no page checksums."""
+    crc = 0
+    for value in values:
+        data = value if isinstance(value, bytes) else repr(value).encode()
+        crc = zlib.crc32(data, zlib.crc32(b"%d:" % len(data), crc))
+    return crc
+
+
+def _columns(row: type[ModelRow] | type[StreamRow]) -> str:
+    return ", ".join(f'"{field.name}"' for field in fields(row)) + ", checksum"
+
+
+def _select(table: str, row: type[ModelRow] | type[StreamRow]) -> str:
+    return f"SELECT {_columns(row)} FROM {table}"
+
+
+def _upsert(table: str, row: type[ModelRow] | type[StreamRow], key: str) -> str:
+    """Not INSERT OR REPLACE, which deletes first and so would cascade from a model to its streams."""
+    columns = _columns(row)
+    updates = ", ".join(f"{column} = excluded.{column}" for column in columns.split(", "))
+    marks = ", ".join("?" for _ in columns.split(", "))
+    return f"INSERT INTO {table} ({columns}) VALUES ({marks}) ON CONFLICT ({key}) DO UPDATE SET {updates}"

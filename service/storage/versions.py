@@ -1,0 +1,166 @@
+"""Versions: immutable, numbered snapshots of a model's weights with the .onnx that serves them."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+from collections.abc import Set
+from dataclasses import dataclass, replace
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+from service.storage.database import Database
+
+FORMAT_VERSION = 201
+
+_SCHEMA = """
+CREATE TABLE numbers (model INTEGER PRIMARY KEY, last INTEGER NOT NULL);
+CREATE TABLE versions (
+    model INTEGER NOT NULL, number INTEGER NOT NULL, parent INTEGER NOT NULL, "offset" INTEGER NOT NULL,
+    digest TEXT NOT NULL, weights_digest TEXT NOT NULL, created REAL NOT NULL, loss REAL, anchor_loss REAL,
+    parity_error REAL NOT NULL, canary_digest TEXT NOT NULL,
+    onnx BLOB NOT NULL, weights BLOB NOT NULL, canary BLOB NOT NULL,
+    PRIMARY KEY (model, number), UNIQUE (model, "offset", digest))
+"""
+_FACTS = 'model, number, parent, "offset", digest, weights_digest, created, loss, anchor_loss, parity_error'
+
+
+class VersionCorrupt(RuntimeError):
+    """Stored bytes are not the ones that were added. Names model, version and blob; never serve it."""
+
+
+class VersionMissing(LookupError):
+    """There is no such version, or it was pruned."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """What is known of a version besides its bytes."""
+
+    model: int
+    number: int  # 1, 2, 3 … per model; 0: not numbered yet
+    parent: int  # number of the version whose weights these grew from; 0: none
+    offset: int  # journal entries of the model that the weights have learned through
+    digest: str  # sha256 of the .onnx, hex
+    weights_digest: str  # sha256 of the weights, hex
+    created: float  # seconds since 1970-01-01 UTC
+    loss: float | None  # mean scaled loss since the parent
+    anchor_loss: float | None  # the anchor's, on the same labels
+    parity_error: float  # ONNX against NumPy, scaled units
+
+
+class Blobs(NamedTuple):
+    """The bytes of a version."""
+
+    onnx: bytes
+    weights: bytes  # safetensors
+    canary: bytes  # inputs and the outputs that the trainer recorded for them
+
+
+class Versions:
+    """The version file. Any thread may call (one connection under one lock, see Database); calls take turns."""
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        """Open or make it. Raises DatabaseRefused for a file that is something else."""
+        self._database = Database(path, FORMAT_VERSION, _SCHEMA)
+
+    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes) -> int:
+        """Store a version, durable on return; returns its number.
+
+        Idempotent by (model, offset, digest): what is there already keeps its number and facts. With number 0 it gets
+        the model's next; numbers are never used twice, pruned or not.
+        Raises ValueError if the digests are not those of the bytes, or the number belongs to another version.
+        """
+        for name, digest, data in (
+            ("digest", version.digest, onnx),
+            ("weights_digest", version.weights_digest, weights),
+        ):
+            if digest != _digest(data):
+                raise ValueError(f"{name} {digest!r} is not the sha256 of the bytes, {_digest(data)!r}")
+        with self._database.transaction() as sql:
+            key = version.model, version.offset, version.digest
+            found = sql.execute(
+                'SELECT number FROM versions WHERE model = ? AND "offset" = ? AND digest = ?', key
+            ).fetchone()
+            if found:
+                return int(found[0])
+            number = _next_number(sql, version)
+            sql.execute(
+                f"INSERT INTO versions ({_FACTS}, canary_digest, onnx, weights, canary) VALUES ({'?, ' * 13}?)",
+                (*_facts(replace(version, number=number)), _digest(canary), onnx, weights, canary),
+            )
+            return number
+
+    def get(self, model: int, number: int) -> Version:
+        """The facts of a version. Raises VersionMissing."""
+        with self._database.transaction() as sql:
+            row = sql.execute(
+                f"SELECT {_FACTS} FROM versions WHERE model = ? AND number = ?", (model, number)
+            ).fetchone()
+        if row is None:
+            raise VersionMissing(f"model {model} has no version {number}: never made, or no longer kept")
+        return _version(row)
+
+    def blobs(self, model: int, number: int) -> Blobs:
+        """The bytes of a version, checked against their digests. Raises VersionMissing, VersionCorrupt."""
+        version = self.get(model, number)
+        with self._database.transaction() as sql:
+            row = sql.execute(
+                "SELECT onnx, weights, canary, canary_digest FROM versions WHERE model = ? AND number = ?",
+                (model, number),
+            ).fetchone()
+        if row is None:  # pruned in between
+            raise VersionMissing(f"model {model} has no version {number}: no longer kept")
+        blobs, digests = Blobs(*row[:3]), (version.digest, version.weights_digest, row[3])
+        for name, data, digest in zip(Blobs._fields, blobs, digests, strict=True):
+            if _digest(data) != digest:
+                raise VersionCorrupt(
+                    f"{self._database.path}: model {model} version {number}: {name} does not match its sha256 "
+                    f"{digest}. Roll back to another version"
+                )
+        return blobs
+
+    def list(self, model: int) -> list[Version]:
+        """The versions that are kept, newest first."""
+        with self._database.transaction() as sql:
+            rows = sql.execute(
+                f"SELECT {_FACTS} FROM versions WHERE model = ? ORDER BY number DESC", (model,)
+            ).fetchall()
+        return [_version(row) for row in rows]
+
+    def prune(self, model: int, keep: Set[int]) -> int:
+        """Delete the model's versions whose number is not in `keep`; returns how many."""
+        with self._database.transaction() as sql:
+            numbers = {row[0] for row in sql.execute("SELECT number FROM versions WHERE model = ?", (model,))}
+            pruned = [(model, number) for number in numbers - keep]
+            sql.executemany("DELETE FROM versions WHERE model = ? AND number = ?", pruned)
+        return len(pruned)
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+
+def _next_number(sql: sqlite3.Connection, version: Version) -> int:
+    """The number for a new version, and note that it is taken."""
+    row = sql.execute("SELECT last FROM numbers WHERE model = ?", (version.model,)).fetchone()
+    last = row[0] if row else 0
+    number = version.number or last + 1
+    if number <= last:
+        raise ValueError(
+            f"model {version.model}: version number {number} is taken, the last is {last}; give 0 for the next"
+        )
+    sql.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (version.model, number))
+    return number
+
+
+def _digest(data: bytes) -> str:
+    return sha256(data).hexdigest()
+
+
+def _facts(version: Version) -> tuple[Any, ...]:
+    return tuple(getattr(version, name.strip('" ')) for name in _FACTS.split(","))
+
+
+def _version(row: tuple[Any, ...]) -> Version:
+    return Version(**dict(zip((name.strip('" ') for name in _FACTS.split(",")), row, strict=True)))

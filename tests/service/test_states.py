@@ -1,0 +1,139 @@
+"""Snapshots of serving: what was saved is what loads, in one piece or not at all."""
+
+import dataclasses
+import math
+import sqlite3
+
+import numpy as np
+import pytest
+
+from service.storage.database import DatabaseRefused
+from service.storage.states import ModelRow, States, StatesCorrupt, StreamRow
+from service.storage.versions import Versions
+
+FLOW = ModelRow(1, "acme", "flow", '{"channels": ["x"]}', 40, 3, 2, False, 32)
+HEAT = ModelRow(2, "acme", "heat", "{}", 7, 1, 1, True, 7)
+
+
+def stream(model: int, number: int, last_seq: int = 5, last_time: float = 1.5e9) -> StreamRow:
+    state = np.arange(6, dtype=np.float32).tobytes()
+    return StreamRow(model, number, f"pump-{number}", 1, last_seq, last_time, 2, state, b"\x01\x02")
+
+
+@pytest.fixture
+def states(tmp_path):
+    states = States(tmp_path / "states.db")
+    yield states
+    states.close()
+
+
+def loaded(states: States):
+    snapshot = states.load()
+    return snapshot.position, list(snapshot.models), list(snapshot.streams)
+
+
+def test_a_new_file_holds_an_empty_snapshot_at_position_zero(states):
+    assert loaded(states) == (0, [], [])
+
+
+def test_a_snapshot_is_there_after_reopening(tmp_path):
+    states = States(tmp_path / "states.db")
+    states.save(1000, [FLOW, HEAT], [stream(1, 1), stream(2, 1)])
+    states.close()
+
+    reopened = States(tmp_path / "states.db")
+
+    assert loaded(reopened) == (1000, [FLOW, HEAT], [stream(1, 1), stream(2, 1)])
+    reopened.close()
+
+
+def test_streams_that_did_not_change_need_not_be_saved_again(states):
+    states.save(10, [FLOW], [stream(1, 1), stream(1, 2), stream(1, 3)])
+
+    states.save(20, [dataclasses.replace(FLOW, offset=50)], [stream(1, 2, last_seq=9)], deleted=[(1, 3)])
+
+    assert loaded(states) == (20, [dataclasses.replace(FLOW, offset=50)], [stream(1, 1), stream(1, 2, last_seq=9)])
+
+
+def test_a_model_that_is_gone_takes_its_streams_with_it(states):
+    states.save(10, [FLOW, HEAT], [stream(1, 1), stream(2, 1)])
+
+    states.save(20, [HEAT], [])
+
+    assert loaded(states) == (20, [HEAT], [stream(2, 1)])
+
+
+def test_no_event_time_comes_back_as_no_event_time(states):
+    states.save(10, [FLOW], [stream(1, 1, last_time=math.nan)])
+
+    assert math.isnan(loaded(states)[2][0].last_time)
+
+
+def test_numpy_scalars_are_saved_as_numbers(states):
+    states.save(10, [FLOW], [stream(np.uint32(1), np.uint32(1), np.uint64(5), np.float64(3))])
+
+    assert loaded(states)[2] == [stream(1, 1, 5, 3.0)]
+
+
+def test_more_streams_than_one_page_are_all_loaded_in_order(states):
+    rows = [stream(1, number) for number in range(2500)]
+    states.save(10, [FLOW], reversed(rows))
+
+    assert loaded(states)[2] == rows
+
+
+def test_a_save_that_fails_changes_nothing(states):
+    states.save(10, [FLOW], [stream(1, 1)])
+
+    with pytest.raises(sqlite3.IntegrityError):
+        states.save(20, [FLOW], [stream(1, 1, last_seq=6), stream(99, 1)])  # no model 99
+
+    assert loaded(states) == (10, [FLOW], [stream(1, 1)])
+
+
+def test_a_snapshot_never_goes_back(states):
+    states.save(20, [FLOW], [])
+
+    with pytest.raises(ValueError, match="position 10 is older than the snapshot's, 20"):
+        states.save(10, [FLOW], [])
+
+
+def test_a_number_that_sqlite_cannot_hold_is_refused_by_name(states):
+    with pytest.raises(ValueError, match=r"StreamRow\.last_seq: 9223372036854775808"):
+        states.save(10, [FLOW], [stream(1, 1, last_seq=2**63)])
+
+
+@pytest.mark.parametrize(("table", "column"), [("streams", "state"), ("streams", "last_seq"), ("models", "champion")])
+def test_a_changed_row_is_refused_when_loaded(tmp_path, table, column):
+    states = States(tmp_path / "states.db")
+    states.save(10, [FLOW], [stream(1, 1)])
+    states.close()
+    with sqlite3.connect(tmp_path / "states.db") as sql:
+        value = b"\0" * 24 if column == "state" else 77
+        sql.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    sql.close()
+
+    reopened = States(tmp_path / "states.db")
+
+    with pytest.raises(StatesCorrupt, match=r"is not as it was saved"):
+        loaded(reopened)
+    reopened.close()
+
+
+@pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at " * 20, "stranger", "versions"])
+def test_another_file_is_refused_and_left_alone(tmp_path, content):
+    path = tmp_path / "states.db"
+    if content == "stranger":
+        with sqlite3.connect(path) as sql:
+            sql.execute("CREATE TABLE theirs (a)")
+        sql.close()
+    elif content == "versions":
+        Versions(path).close()
+    else:
+        path.write_bytes(content)
+    before = path.read_bytes()
+
+    with pytest.raises(DatabaseRefused, match=r"states\.db: .*use another data directory"):
+        States(path)
+
+    assert path.read_bytes() == before
