@@ -21,7 +21,7 @@ def mse(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
 LOSSES: dict[str, Loss] = {"mse": mse}
 
 
-def clipped_score(p: Array, y: Array, weight: Array, limit: float = 16.0) -> Array:
+def clipped_score(p: Array, y: Array, weight: Array, limit: float = 4.0) -> Array:
     """Mean squared error of each row over its labelled outputs, clipped to `limit` and divided by it: [B] in 0..1.
 
     p, y, weight: [T, B, O]. What the gate compares; bounded, so that one absurd label cannot decide. NaN counts as 1.

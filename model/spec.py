@@ -39,14 +39,14 @@ class ModelSpec:
     max_gap: float = 0.0  # seconds; a larger gap voids pending labels; 0: no limit
     cell: str = "lstm"
     layers: int = 1
-    hidden: int = 0  # units per layer; default 32, or 64 when horizon > 1
+    hidden: int = 64  # units per layer
     window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7 if that is more
     learn_every: int = 1  # k1, ticks between updates of a stream
     learn: bool = True
     task: str = "forecast"
     loss: str = "mse"
     optimizer: str = "adam"
-    learning_rate: float = 0.0  # default 1e-3, or 1e-4 when horizon > 1
+    learning_rate: float = 0.0  # default 7e-4, or 1e-4 when horizon > 1
     clip: float = 1.0  # largest global gradient norm
     scaler: str = "residual"
     head_init: float = 0.0  # standard deviation of the readout's first weights; 0: a fresh model is persistence
@@ -57,9 +57,8 @@ class ModelSpec:
         fill = {
             "channels": tuple(self.channels),
             "targets": tuple(self.targets) or tuple(self.channels),
-            "hidden": self.hidden or (32 if self.horizon == 1 else 64),
             "window": self.window or max(16, self.horizon + self.learn_every - 1 + WINDOW_MARGIN),
-            "learning_rate": self.learning_rate or (1e-3 if self.horizon == 1 else 1e-4),
+            "learning_rate": self.learning_rate or (7e-4 if self.horizon == 1 else 1e-4),
         }
         for name, value in fill.items():
             object.__setattr__(self, name, value)

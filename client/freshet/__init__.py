@@ -1,0 +1,58 @@
+"""freshet: send observations, get a forecast back for each, from a model that learns from them meanwhile.
+
+async with freshet.connect("127.0.0.1:8300") as client:
+    await client.create_model("taxi", channels=["passengers"], interval=1800.0)
+    async with client.stream("taxi", "nyc") as stream:
+        async for forecast in stream.forecasts(values, times):
+            print(forecast.seq, forecast.y)
+"""
+
+from freshet.client import Client, connect
+from freshet.errors import (
+    AlreadyExists,
+    FailedPrecondition,
+    FreshetError,
+    InvalidArgument,
+    NotFound,
+    PermissionDenied,
+    Reason,
+    ResourceExhausted,
+    RpcError,
+    StateLost,
+    StreamClosed,
+    TakenOver,
+    TickRefused,
+    Unavailable,
+    Unimplemented,
+)
+from freshet.forecast import Forecast
+from freshet.resume import ProtocolError
+from freshet.stream import Forecasts, Stream
+from freshet.ticks import Tick
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "AlreadyExists",
+    "Client",
+    "FailedPrecondition",
+    "Forecast",
+    "Forecasts",
+    "FreshetError",
+    "InvalidArgument",
+    "NotFound",
+    "PermissionDenied",
+    "ProtocolError",
+    "Reason",
+    "ResourceExhausted",
+    "RpcError",
+    "StateLost",
+    "Stream",
+    "StreamClosed",
+    "TakenOver",
+    "Tick",
+    "TickRefused",
+    "Unavailable",
+    "Unimplemented",
+    "connect",
+]

@@ -61,7 +61,7 @@ class ModelSpec(_message.Message):
     layers: _builtins.int
     """Stacked recurrent layers. Default 1."""
     hidden: _builtins.int
-    """Hidden units of each layer. Default 32, and 64 when horizon > 1."""
+    """Hidden units of each layer. Default 64."""
     window: _builtins.int
     """T, the ticks one update unrolls over (k2); at least horizon + 8. Default 16, or horizon + 8 if that is more."""
     learn_every: _builtins.int
@@ -75,7 +75,7 @@ class ModelSpec(_message.Message):
     optimizer: _builtins.str
     """"adam". Default "adam"."""
     learning_rate: _builtins.float
-    """Step size. Default 1e-3, and 1e-4 when horizon > 1."""
+    """Step size. Default 7e-4, and 1e-4 when horizon > 1."""
     clip: _builtins.float
     """Largest global gradient norm; more is scaled down to it. Default 1."""
     scaler: _builtins.str

@@ -1,0 +1,299 @@
+"""What runs one stream: a task that keeps a call open and reads it, and one that writes what waits.
+
+The decisions are elsewhere (what to send: resume.py; what a message means: ledger.py); here are calls, tasks, waits.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import grpc
+
+from freshet.errors import RETRYABLE, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.ledger import Ledger, Slot
+from freshet.resume import Action, Reset
+from freshet.retry import Backoff
+from freshet.ticks import Tick
+from freshet.v1 import streams_pb2 as pb
+
+Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
+
+LEAVE_S = 1.0  # a server that asked us to reconnect has this long to finish what it owes
+OVERLOAD_S = 0.1  # an overloaded server is asked again after this, unless Durable comes first
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """How one stream behaves. Times in seconds."""
+
+    # Ticks that may be unanswered at once.
+    in_flight: int = 64
+    # Without any success for so long, the stream fails with Unavailable.
+    give_up_s: float = 60.0
+    # A call that owes an answer (or its Welcome) for longer is cut and made again.
+    answer_s: float = 30.0
+    # Longest wait for the disk when closing.
+    close_s: float = 5.0
+    # Go on although the server lost the stream's state; only at opening, never in mid-stream.
+    accept_lost: bool = False
+
+    def __post_init__(self) -> None:
+        if self.in_flight < 1:
+            raise ValueError(f"in_flight = {self.in_flight}; it must be at least 1")
+        if min(self.give_up_s, self.close_s) < 0 or self.answer_s <= 0:
+            raise ValueError("give_up_s and close_s must not be negative, answer_s must be above 0")
+
+
+@dataclass(slots=True, eq=False)
+class Link:
+    """One call. heard: when it last said something, or began to owe an answer; loop time, seconds."""
+
+    call: Call
+    heard: float
+    writing: bool = False
+    half_closed: bool = False
+
+
+class Engine:
+    """One stream's calls, one after the other, from `open` to `close`."""
+
+    def __init__(
+        self, open_call: Callable[[], Call], hello: pb.Hello, settings: Settings, rng: random.Random | None = None
+    ) -> None:
+        self._open_call, self._hello, self._settings = open_call, hello, settings
+        self._backoff = Backoff(settings.give_up_s, rng or random.Random())
+        self.ledger = Ledger(settings.in_flight, settings.accept_lost)
+        self.outbox = self.ledger.outbox
+        self.error: Exception | None = None  # why the stream is over
+        self.calls = 0  # Welcomes so far
+        self._closing = False
+        self._link: Link | None = None  # where to write; None: not connected, or the server is leaving
+        self._wake = asyncio.Event()
+        self._waiters: set[asyncio.Future[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._runner: asyncio.Task[None] | None = None
+
+    # --- for the stream
+
+    async def open(self) -> None:
+        """Connect and wait for the first Welcome. Raises FreshetError; nothing is left running then."""
+        self.check()
+        if self._runner is not None:
+            raise RuntimeError("this stream is open already; make another with client.stream(…)")
+        self._loop = asyncio.get_running_loop()
+        self._runner = self.spawn(self._run())
+        self.spawn(self._send())
+        try:
+            await self.until(lambda: self.calls > 0)
+        except BaseException:
+            await self.close()
+            raise
+
+    def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
+        """Check a tick and queue it; `pump` sends it. Raises TickRefused, and what `check` raises."""
+        self.check()
+        return self.ledger.accept(tick, max_staleness)
+
+    def check(self) -> None:
+        """Raise the reason why this stream takes nothing more, if there is one."""
+        if self.error is not None:
+            raise self.error
+        if self._closing:
+            raise StreamClosed("the stream is closed")
+
+    async def until(self, done: Callable[[], bool]) -> None:
+        """Wait until `done()`, looked at after every message. Raises the stream's error if that comes first."""
+        while not done():
+            self.check()
+            waiter: asyncio.Future[None] = self._loop.create_future()
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+
+    def notify(self) -> None:
+        """Let everyone in `until` look again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Run `work` until it ends or the stream closes."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._reap)
+        return task
+
+    def _reap(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # seen: whoever needs it asks the task
+        self.notify()
+
+    async def close(self) -> None:
+        """Wait, at most `close_s`, until what was sent is answered and on disk; then end the call and every task.
+
+        Ticks that were never sent are dropped. Raises Unavailable if the disk was not confirmed in time, and nothing
+        if the stream had failed before. Calling it again does nothing.
+        """
+        if self._closing:
+            return
+        self._closing = True
+        for slot in self.outbox.discard_unsent():
+            slot.settle(StreamClosed("the stream was closed before this tick was sent"))
+        self._wake.set()
+        self.notify()
+        try:
+            if self._runner is not None and self.error is None and self.calls:
+                await asyncio.wait({self._runner}, timeout=self._settings.close_s)
+        finally:
+            failed = self.error is not None
+            tasks = list(self._tasks)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            self._fail(StreamClosed("the stream is closed"))
+        outbox = self.outbox
+        if not failed and self.calls and outbox.durable < outbox.next_seq - 1:
+            raise Unavailable(
+                f"closed after {self._settings.close_s:g} s with ticks {outbox.durable + 1} to {outbox.next_seq - 1} "
+                "sent and not confirmed on disk"
+            )
+
+    # --- writing
+
+    async def pump(self) -> None:
+        """Write whatever may be sent now. If someone else is writing, they take what is new along."""
+        link = self._link
+        if link is None or link.writing:
+            return
+        link.writing = True
+        try:
+            while link is self._link and (item := self.outbox.take()) is not None:
+                now = self._loop.time()
+                if self.outbox.on_wire == 1:
+                    link.heard = now
+                await link.call.write(self.ledger.request(item, now))
+                if isinstance(item, Reset):
+                    self.notify()
+            if self._closing and self.outbox.quiet and not link.half_closed:
+                link.half_closed = True
+                await link.call.done_writing()
+        except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+            pass  # the call is over: the reader learns why
+        except asyncio.CancelledError:
+            if _cancelled_from_outside():
+                raise
+        finally:
+            link.writing = False
+
+    async def _send(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            await self.pump()
+
+    # --- calling and reading
+
+    async def _run(self) -> None:
+        """One call after the other, until the stream is closed or fails."""
+        try:
+            while (why := await self._one_call()) is not None:
+                wait = self._backoff.failed(self._loop.time())
+                if wait is None:
+                    raise Unavailable(f"no success for {self._settings.give_up_s:g} s; the last call: {why}")
+                await asyncio.sleep(wait)
+        except Exception as error:
+            self._fail(error)
+
+    async def _one_call(self) -> str | None:
+        """One call from Hello to its end. Returns why to call again, None after a clean end. Raises FreshetError."""
+        link = Link(self._open_call(), self._loop.time())
+        watchdog = self.spawn(self._watch(link))
+        try:
+            await link.call.write(pb.OpenRequest(hello=self._hello))
+            while isinstance(message := await link.call.read(), pb.OpenResponse):
+                self._receive(link, message)
+            if link.half_closed:  # the server ends a half-closed call well only once all is on disk
+                self.outbox.durable_through(self.outbox.next_seq - 1, self.outbox.judged)
+                return None
+            why = "ended by the server"
+        except grpc.aio.AioRpcError as error:
+            if error.code() not in RETRYABLE:
+                raise from_rpc(error) from error
+            why = f"{error.code().name}: {error.details()}"
+        except asyncio.InvalidStateError:
+            why = "over before Hello was sent"
+        except asyncio.CancelledError:
+            if _cancelled_from_outside():
+                raise
+            why = "cut: it owed an answer for too long, or the server was leaving"
+        finally:
+            self._link = None
+            self.outbox.disconnected()
+            watchdog.cancel()
+            link.call.cancel()
+        return why
+
+    async def _watch(self, link: Link) -> None:
+        """Cut a call that owes an answer for too long: the server is stuck, or half the connection is gone.
+
+        A call that has lived a while and owes nothing is a success. (A Welcome alone is none: it may be the last word.)
+        """
+        limit = self._settings.answer_s
+        while True:
+            await asyncio.sleep(limit / 4)
+            owes = self.outbox.on_wire > 0 or not self.outbox.connected
+            if not owes:
+                self._backoff.succeeded()
+            elif self._loop.time() - link.heard > limit:
+                link.call.cancel()
+
+    def _receive(self, link: Link, message: pb.OpenResponse) -> None:
+        """Act on one message, then let everyone it may concern look again. Raises what ends the stream."""
+        link.heard = now = self._loop.time()
+        kind = message.WhichOneof("message")
+        if kind == "forecast":
+            self.ledger.forecast(message.forecast, now)
+            self._backoff.succeeded()
+        elif kind == "durable":
+            self.outbox.durable_through(message.durable.seq, message.durable.judged_through)
+            self._backoff.succeeded()
+        elif kind == "refused":
+            if self.ledger.refused(message.refused, now) is Action.HOLD:
+                self._loop.call_later(OVERLOAD_S, self._try_again)
+            self._backoff.succeeded()
+        elif kind == "welcome":
+            self.ledger.welcome(message.welcome)
+            self._link = link
+            self.calls += 1
+        elif kind == "reconnect":
+            self._link = None
+            self._loop.call_later(LEAVE_S, link.call.cancel)
+        elif kind == "taken_over":
+            raise TakenOver(f"another client has opened {self._hello.stream!r}: {message.taken_over.by}")
+        if self._closing or self.outbox.waiting:
+            self._wake.set()
+        self.notify()
+
+    def _try_again(self) -> None:
+        self.outbox.release()
+        self._wake.set()
+
+    def _fail(self, error: Exception) -> None:
+        """The stream is over: everyone who waits for anything is told why. Only the first reason counts."""
+        if self.error is None:
+            self.error = error
+            self.ledger.fail(error)
+            self.notify()
+
+
+def _cancelled_from_outside() -> bool:
+    """Whether this task is being cancelled; gRPC raises the same exception where only the call was."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

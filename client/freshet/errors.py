@@ -1,0 +1,178 @@
+"""What can go wrong, as one small tree of exceptions, and the only place that reads gRPC statuses."""
+
+from __future__ import annotations
+
+import enum
+from typing import Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class Reason(enum.IntEnum):
+    """Why a tick was refused: `freshet.v1.Refused.Reason`, number by number."""
+
+    UNSPECIFIED = 0
+    SHAPE = 1
+    NON_FINITE = 2
+    TOO_LARGE = 3
+    GAP = 4
+    CONFLICT = 5
+    ANSWER_LOST = 6
+    TIME = 7
+    UNKNOWN_TICK = 8
+    OVERLOADED = 9
+    UNSUPPORTED = 10
+
+    @classmethod
+    def _missing_(cls, value: object) -> Reason:  # a newer server may know more reasons
+        return cls.UNSPECIFIED
+
+
+class FreshetError(Exception):
+    """Everything that this package raises on its own account."""
+
+
+class TickRefused(FreshetError):
+    """One tick was not taken; the stream's state is untouched. `field` held `value`; `remedy` says what to send."""
+
+    def __init__(self, seq: int, field: str, value: str, remedy: str, reason: Reason) -> None:
+        super().__init__(f"tick {seq} refused ({reason.name}): {field} = {value}; {remedy}")
+        self.seq, self.field, self.value, self.remedy, self.reason = seq, field, value, remedy, reason
+
+
+class StreamClosed(FreshetError):
+    """The stream is closed, or closing: it takes no more ticks, and ticks that were never sent are dropped."""
+
+
+class TakenOver(FreshetError):
+    """Another client has opened this stream. The SDK does not reconnect: two clients would fight for it."""
+
+
+class StateLost(FreshetError):
+    """The server no longer has what this stream was built on, nor can the client send it again."""
+
+
+class RpcError(FreshetError):
+    """A call that the server ended with an error. `code` is its gRPC status."""
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class InvalidArgument(RpcError):
+    """A field of a request is wrong; `field`, `value` and `remedy` are empty where the server did not name them."""
+
+    def __init__(self, message: str, field: str = "", value: str = "", remedy: str = "") -> None:
+        super().__init__(message, grpc.StatusCode.INVALID_ARGUMENT)
+        self.field, self.value, self.remedy = field, value, remedy
+
+
+class NotFound(RpcError):
+    """No such model, version or stream."""
+
+
+class AlreadyExists(RpcError):
+    """The name is taken, with another spec."""
+
+
+class FailedPrecondition(RpcError):
+    """The request is sound, the server's state forbids it."""
+
+
+class PermissionDenied(RpcError):
+    """The credential is missing, wrong, or not enough."""
+
+
+class ResourceExhausted(RpcError):
+    """A cap of the server is reached. `retry_delay_s` is the server's advice, None where it gave none."""
+
+    retry_delay_s: float | None = None
+
+
+class Unimplemented(RpcError):
+    """This server does not have this method yet."""
+
+
+class Unavailable(RpcError):
+    """No working server within the time allowed."""
+
+    def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
+        super().__init__(message, code)
+
+
+# Statuses of a connection that died or a server that leaves. INTERNAL also stands for RST_STREAM, and for a write
+# that raced the end of the call (grpc/grpc#36066), which hides the true status.
+RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
+
+_BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.INTERNAL: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
+}
+
+
+class Failed(Protocol):
+    """What this module reads of a `grpc.aio.AioRpcError`."""
+
+    def code(self) -> grpc.StatusCode: ...  # noqa: D102
+    def details(self) -> str | None: ...  # noqa: D102
+    def trailing_metadata(self) -> object: ...  # noqa: D102
+
+
+def from_rpc(error: Failed) -> FreshetError:
+    """The exception of this module for a gRPC error. The caller raises it."""
+    code, text = error.code(), error.details() or error.code().name
+    details = _rich_details(error)
+    if code is grpc.StatusCode.ABORTED:
+        return TakenOver(text)
+    if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
+        return InvalidArgument(text, *_violation(details))
+    if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        exhausted = ResourceExhausted(text, code)
+        exhausted.retry_delay_s = _retry_delay_s(details)
+        return exhausted
+    return _BY_CODE.get(code, RpcError)(text, code)
+
+
+def _rich_details(error: Failed) -> status_pb2.Status:
+    """The google.rpc.Status that came with the error; an empty one where there is none or it cannot be read."""
+    metadata = error.trailing_metadata()
+    for key, value in metadata if metadata is not None else ():  # type: ignore[attr-defined]
+        if key == _DETAILS_KEY:
+            try:
+                return status_pb2.Status.FromString(value)
+            except DecodeError:
+                break
+    return status_pb2.Status()
+
+
+def _violation(status: status_pb2.Status) -> tuple[str, str, str]:
+    """(field, value, remedy) of the first BadRequest violation; the value comes from ErrorInfo's metadata."""
+    field = value = remedy = ""
+    bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
+    for detail in status.details:
+        if detail.Unpack(bad) and bad.field_violations:
+            field, remedy = bad.field_violations[0].field, bad.field_violations[0].description
+        elif detail.Unpack(info):
+            value = info.metadata.get("value", "")
+    return field, value, remedy
+
+
+def _retry_delay_s(status: status_pb2.Status) -> float | None:
+    retry = error_details_pb2.RetryInfo()
+    for detail in status.details:
+        if detail.Unpack(retry):
+            return float(retry.retry_delay.seconds + retry.retry_delay.nanos * 1e-9)
+    return None

@@ -1,0 +1,119 @@
+"""The ticks of one stream and what came of them: messages in, outcomes out. No calls, no tasks; see engine.py."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+
+import numpy as np
+
+from freshet.errors import InvalidArgument, Reason, StateLost, TickRefused
+from freshet.forecast import Forecast
+from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
+from freshet.ticks import Checked, Tick, check
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import types_pb2
+
+
+@dataclass(slots=True, eq=False)
+class Slot:
+    """One tick of the user and, in time, what came of it. sent_at: loop time, seconds; 0 before it was sent."""
+
+    tick: Checked
+    outcome: Forecast | Exception | None = None
+    sent_at: float = 0.0
+    waiter: asyncio.Future[None] | None = None
+
+    @classmethod
+    def refused(cls, error: TickRefused) -> Slot:
+        """A tick that did not pass the check."""
+        return cls(Checked([], None), error)
+
+    def settle(self, outcome: Forecast | Exception) -> None:
+        """Set the outcome, once, and wake whoever waits for it."""
+        if self.outcome is None:
+            self.outcome = outcome
+            if self.waiter is not None and not self.waiter.done():
+                self.waiter.set_result(None)
+
+    async def result(self) -> Forecast:
+        """Wait for the outcome; raises it where it is an error. May be cancelled and called again."""
+        if self.outcome is None:
+            self.waiter = asyncio.get_running_loop().create_future()
+            await self.waiter
+        assert self.outcome is not None
+        if isinstance(self.outcome, Exception):
+            raise self.outcome
+        return self.outcome
+
+
+class Ledger:
+    """An outbox of slots, and what the messages of the server mean for them."""
+
+    def __init__(self, in_flight: int, accept_lost: bool) -> None:
+        self.outbox: Outbox[Slot] = Outbox(in_flight)
+        self.latest: pb.Welcome | None = None
+        self._accept_lost = accept_lost
+        self._forecast_shape = (1, 1)
+        self._last_time: float | None = None
+
+    def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
+        """Check a tick and queue it. Raises TickRefused."""
+        assert self.latest is not None, "a stream takes ticks once it is open"
+        checked = check(tick, self.outbox.next_seq, self.latest.spec, self._last_time)
+        slot = Slot(checked)
+        self.outbox.append(slot, max_staleness)
+        if checked.time is not None:
+            self._last_time = checked.time
+        return slot
+
+    def request(self, item: Entry[Slot] | Reset, now: float) -> pb.OpenRequest:
+        """The message for what the outbox gave."""
+        if isinstance(item, Reset):
+            return pb.OpenRequest(reset=pb.Reset())
+        slot = item.payload
+        slot.sent_at = slot.sent_at or now
+        return pb.OpenRequest(tick=pb.Tick(seq=item.seq, x=slot.tick.x, time=slot.tick.time))
+
+    def welcome(self, welcome: pb.Welcome) -> None:
+        """A call is open. Raises StateLost, TakenOver."""
+        if welcome.state_origin == pb.Welcome.LOST and not (self._accept_lost and self.latest is None):
+            raise StateLost(
+                f"the server has lost the state of {welcome.stream_id!r}; "
+                "open it with accept_lost=True to start over from a fresh one"
+            )
+        self.outbox.welcome(welcome.next_seq, welcome.durable_seq, welcome.judged_through, welcome.max_undurable)
+        self._forecast_shape = (welcome.spec.horizon or 1, len(welcome.spec.targets) or len(welcome.spec.channels))
+        self.latest = welcome
+
+    def forecast(self, answer: pb.Forecast, now: float) -> None:
+        """A tick is answered. Raises ProtocolError for an answer that nothing asked for, or of another size."""
+        y = np.fromiter(answer.y, np.float32, len(answer.y))
+        if y.size != self._forecast_shape[0] * self._forecast_shape[1]:
+            raise ProtocolError(f"forecast {answer.seq} has {y.size} values, expected {self._forecast_shape}")
+        slot = self.outbox.forecast(answer.seq, answer.judged_through)
+        if slot is not None:
+            y = y.reshape(self._forecast_shape)
+            slot.settle(Forecast(answer.seq, y, answer.version, answer.judged_through, now - slot.sent_at))
+
+    def refused(self, refused: types_pb2.Refused, now: float) -> Action:
+        """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""
+        if refused.seq == 0:
+            text = f"{refused.field} = {refused.value}; {refused.remedy}"
+            raise InvalidArgument(text, refused.field, refused.value, refused.remedy)
+        error = TickRefused(refused.seq, refused.field, refused.value, refused.remedy, Reason(refused.reason))
+        action, slot = self.outbox.refused(refused.seq, error.reason)
+        if action is Action.FAIL:
+            raise error
+        if action is Action.DROP and slot is not None:
+            self._last_time = max((s.tick.time for s in self.outbox.unanswered() if s.tick.time), default=None)
+            slot.settle(error)
+        elif action is Action.LOST and slot is not None:
+            y = np.full(self._forecast_shape, np.nan, np.float32)
+            slot.settle(Forecast(refused.seq, y, 0, self.outbox.judged, now - slot.sent_at, lost=True))
+        return action
+
+    def fail(self, error: Exception) -> None:
+        """Every tick without an outcome gets this one."""
+        for slot in self.outbox.unanswered():
+            slot.settle(error)

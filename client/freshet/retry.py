@@ -1,0 +1,34 @@
+"""When to try again, and when to stop trying: pure, with the time and the randomness passed in."""
+
+from __future__ import annotations
+
+import random
+
+FIRST_S = 0.05
+LONGEST_S = 2.0
+
+
+class Backoff:
+    """Waits of 0.05 s, doubling up to 2 s, each shortened by up to half at random so that clients spread out.
+
+    give_up_s: how long nothing may succeed, in seconds, from the first failure.
+    """
+
+    def __init__(self, give_up_s: float, rng: random.Random) -> None:
+        self._give_up_s, self._rng = give_up_s, rng
+        self._failures = 0
+        self._failing_since: float | None = None
+
+    def succeeded(self) -> None:
+        """Begin anew: the next failure is a first one."""
+        self._failures, self._failing_since = 0, None
+
+    def failed(self, now: float) -> float | None:
+        """Seconds to wait before the next try; None: give up. now: any monotonic clock, seconds."""
+        if self._failing_since is None:
+            self._failing_since = now
+        if now - self._failing_since >= self._give_up_s:
+            return None
+        wait = min(LONGEST_S, FIRST_S * 2.0 ** min(self._failures, 10))
+        self._failures += 1
+        return wait * self._rng.uniform(0.5, 1.0)

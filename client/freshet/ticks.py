@@ -1,0 +1,126 @@
+"""From what users have (arrays, lists, generators, pairs) to checked ticks."""
+
+from __future__ import annotations
+
+import datetime as dt
+import itertools
+import math
+from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from freshet.errors import Reason, TickRefused
+from freshet.v1 import types_pb2
+
+LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
+
+
+class Tick(NamedTuple):
+    """One observation, as a user gives it.
+
+    x: one number per channel (any array-like; a bare number for one channel).
+    time: event time; seconds since 1970-01-01 UTC, datetime (naive ones are taken as UTC), datetime64, or None.
+    """
+
+    x: Any
+    time: Any = None
+
+
+class Checked(NamedTuple):
+    """A tick ready for the wire: x as floats that float32 holds exactly, time in seconds."""
+
+    x: list[float]
+    time: float | None
+
+
+def ticks(values: Any, times: Any = None) -> Iterator[Tick] | AsyncIterator[Tick]:
+    """Walk over observations as ticks.
+
+    values: array (N, C) or (N,), DataFrame, or any iterable or async iterable of rows, (time, row) pairs or Ticks.
+    times: one per row, an iterable; then values are rows only. A length that differs raises ValueError when reached.
+    Raises TypeError for what cannot be walked over.
+    """
+    if isinstance(values, AsyncIterable):
+        if times is not None:
+            raise TypeError("times = given apart; an async iterable brings its own: yield (time, row) pairs")
+        return _async_ticks(values)
+    if hasattr(values, "__array__"):
+        values = np.asarray(values)
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, dict)):
+        raise TypeError(f"values = {type(values).__name__}; give an array, or an iterable of rows")
+    if times is not None:
+        return itertools.starmap(Tick, zip(values, times, strict=True))
+    return map(as_tick, values)
+
+
+async def _async_ticks(values: AsyncIterable[Any]) -> AsyncIterator[Tick]:
+    async for item in values:
+        yield as_tick(item)
+
+
+def as_tick(item: Any) -> Tick:
+    """A Tick as it is; a tuple (datetime, …) or (number, row) as time and row; anything else as a row."""
+    if isinstance(item, Tick):
+        return item
+    if isinstance(item, tuple) and len(item) == 2:
+        time, row = item
+        if isinstance(time, (dt.datetime, np.datetime64)) or (np.ndim(row) == 1 and np.ndim(time) == 0):
+            return Tick(row, time)
+    return Tick(item)
+
+
+def check(tick: Tick, seq: int, spec: types_pb2.ModelSpec, after: float | None) -> Checked:
+    """Refuse here what the server would refuse, before anything is sent.
+
+    after: event time of the tick before, seconds, where it is known. Raises TickRefused.
+    """
+    return Checked(_check_x(tick.x, seq, spec), _check_time(tick.time, seq, spec, after))
+
+
+def _check_x(x: Any, seq: int, spec: types_pb2.ModelSpec) -> list[float]:
+    channels = len(spec.channels)
+    try:
+        row = np.atleast_1d(np.asarray(x, np.float64))
+    except (TypeError, ValueError):
+        raise TickRefused(seq, "x", repr(x)[:80], "every channel must be a number", Reason.NON_FINITE) from None
+    if row.shape != (channels,):
+        got = f"{row.shape[0]} values" if row.ndim == 1 else f"array of shape {row.shape}"
+        remedy = f"send {channels} values: {', '.join(spec.channels)}"[:200]
+        raise TickRefused(seq, "x", got, remedy, Reason.SHAPE)
+    if not np.abs(row).max() <= LARGEST:  # also false for NaN
+        at = int(np.argmax(~(np.abs(row) <= LARGEST)))
+        field, value = f"x[{at}]", f"{row[at]:g}"
+        if not math.isfinite(row[at]):
+            raise TickRefused(seq, field, value, f"send a finite number for {spec.channels[at]}", Reason.NON_FINITE)
+        raise TickRefused(seq, field, value, f"|{spec.channels[at]}| must be at most 1e15", Reason.TOO_LARGE)
+    values: list[float] = row.astype(np.float32).tolist()
+    return values
+
+
+def _check_time(time: Any, seq: int, spec: types_pb2.ModelSpec, after: float | None) -> float | None:
+    if time is None:
+        if spec.interval > 0:
+            remedy = f"this model needs the event time of every tick (its interval is {spec.interval:g} s)"
+            raise TickRefused(seq, "time", "missing", remedy, Reason.TIME)
+        return None
+    try:
+        value = seconds(time)
+    except (TypeError, ValueError):
+        raise TickRefused(seq, "time", repr(time)[:80], "give seconds, datetime or datetime64", Reason.TIME) from None
+    if not math.isfinite(value):
+        raise TickRefused(seq, "time", str(value), "send a finite time", Reason.TIME)
+    if after is not None and value <= after:
+        raise TickRefused(seq, "time", repr(value), f"send a time after {after!r}", Reason.TIME)
+    return value
+
+
+def seconds(time: Any) -> float:
+    """Seconds since 1970-01-01 UTC. Raises TypeError or ValueError for what is no time."""
+    if isinstance(time, dt.datetime):
+        return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
+    if isinstance(time, np.datetime64):
+        if np.isnat(time):
+            return math.nan
+        return float((time - np.datetime64(0, "s")) / np.timedelta64(1, "s"))
+    return float(time)

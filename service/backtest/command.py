@@ -1,0 +1,135 @@
+"""`freshet backtest`: a recorded series replayed, scored beside persistence and recursive least squares, reported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from model.learner import Learner
+from service.backtest import core, through_service
+from service.backtest.plan import Plan
+from service.backtest.progress import Progress, progress
+from service.backtest.report import Errors, Quantiles, Report
+from service.backtest.scoring import ForecastFile, Scorer
+from service.backtest.scrape import Scraped
+from service.backtest.through_service import Observed
+
+Through = Literal["core", "service"]
+Forecast = npt.NDArray[np.floating[Any]]
+
+
+def backtest(
+    plan: Plan,
+    through: Through = "core",
+    *,
+    url: str | None = None,
+    max_staleness: int = through_service.STALENESS,
+    forecasts: Path | None = None,
+) -> Report:
+    """Replay the plan's rows and score them. forecasts: a CSV file for freshet's own, written as they are made.
+
+    Raises OSError for that file; through the service also FreshetError, ServerFailed and TimeoutError.
+    """
+    scorer = plan.scorer()
+    with _kept(forecasts, scorer, plan) as keep:
+        if through == "core":
+            return _through_core(plan, scorer, keep)
+        with progress("freshet", plan.rows) as shown:
+
+            def take(row: int, forecast: Forecast) -> None:
+                count(scorer, keep, shown, row, forecast)
+
+            observed, scraped = asyncio.run(through_service.run(plan, url, max_staleness, take))
+    return service_report(plan, scorer, observed, scraped)
+
+
+def _through_core(plan: Plan, scorer: Scorer, keep: ForecastFile | None) -> Report:
+    learner, started = Learner(plan.spec), time.perf_counter()
+    with progress("freshet", plan.rows) as shown:
+        for row, forecast in enumerate(core.forecasts(learner, plan)):
+            count(scorer, keep, shown, row, forecast)
+    wall_s = time.perf_counter() - started
+    return _report(plan, scorer, wall_s=wall_s, updates=learner.counts.updates)
+
+
+def service_report(plan: Plan, scorer: Scorer, observed: Observed, scraped: Scraped) -> Report:
+    """The report of a replay through a server; the baselines run now, so that they did not disturb it."""
+    return _report(
+        plan,
+        scorer,
+        wall_s=observed.wall_s,
+        updates=scraped.updates,
+        versions=len(observed.published),
+        vetoes=observed.vetoes,
+        staleness=Quantiles.of(observed.staleness),
+        freshness_s=scraped.freshness_s,
+        latency_ms=Quantiles.of([1e3 * seconds for seconds in observed.latency_s]),
+    )
+
+
+def _report(plan: Plan, scorer: Scorer, **measured: Any) -> Report:
+    errors = baseline_errors(plan)
+    return Report(
+        rows=plan.rows,
+        scored=scorer.scored,
+        horizon=plan.spec.horizon,
+        freshet=Errors.of(scorer),
+        persistence=errors["persistence"],
+        rls=errors["rls"],
+        **measured,
+    )
+
+
+def baseline_errors(plan: Plan) -> dict[str, Errors]:
+    """The baselines over the same rows, by name."""
+    errors = {}
+    for name, baseline in core.baselines(plan).items():
+        scorer = plan.scorer()
+        with progress(name, plan.rows) as shown:
+            for row, forecast in enumerate(core.baseline_forecasts(baseline, plan)):
+                count(scorer, None, shown, row, forecast)
+        errors[name] = Errors.of(scorer)
+    return errors
+
+
+def count(scorer: Scorer, keep: ForecastFile | None, shown: Progress, row: int, forecast: Forecast) -> None:
+    """Score, keep and show one forecast."""
+    scorer.add(row, forecast)
+    if keep is not None:
+        keep.add(row, forecast)
+    shown.advance()
+
+
+@contextlib.contextmanager
+def _kept(path: Path | None, scorer: Scorer, plan: Plan) -> Iterator[ForecastFile | None]:
+    if path is None:
+        yield None
+    else:
+        with ForecastFile(path, scorer, plan.spec.targets) as file:
+            yield file
+
+
+def finish(report: Report, json: Path | None, max_staleness: int | None) -> int:
+    """Show the report and write its JSON. The exit code: 1, and why, if a forecast was staler than allowed."""
+    report.show()
+    if json is not None:
+        report.write(json)
+    largest = report.staleness.max
+    if largest is not None and max_staleness is not None and largest > max_staleness:
+        return complain([f"a forecast was {largest:.0f} labels stale, more than --max-staleness {max_staleness}"], 1)
+    return 0
+
+
+def complain(lines: Iterable[object], code: int) -> int:
+    """Say what went wrong on standard error; returns the exit code."""
+    for line in lines:
+        print(f"freshet: {line}", file=sys.stderr, flush=True)
+    return code

@@ -1,0 +1,45 @@
+"""`--through core`: the trainer's own learner fed with one-tick chunks, and the reference step. No storage, no wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import numpy.typing as npt
+
+from model import calendar
+from model.baselines import Baseline, Persistence, RecursiveLeastSquares
+from model.learner import Learner
+from service.backtest.plan import Plan
+
+Array = npt.NDArray[np.float32]
+Array64 = npt.NDArray[np.float64]
+
+
+def forecasts(learner: Learner, plan: Plan) -> Iterator[Array]:
+    """Replay the plan's rows: learn with the tick, then forecast with the new weights.
+
+    Yields (horizon, targets) per row, in raw units. No forecast depends on anything behind its row.
+    """
+    network, spec = learner.network, plan.spec
+    x, times = plan.series.x, plan.times
+    ahead = calendar.inputs(times, spec.interval)
+    state, tape = np.zeros((1, network.state_size), np.float32), network.tape(1, 1)
+    stream = np.zeros(1, np.uint32)
+    for row in range(plan.rows):
+        now = slice(row, row + 1)
+        learner.ticks(stream, np.array([row + 1], np.uint64), times[now], x[now])
+        y, state = network.step(learner.weights, x[now], ahead[now], state, tape)
+        yield y.reshape(spec.horizon, len(spec.targets))
+
+
+def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
+    """The same rows through a baseline: (horizon, targets) per row, in raw units."""
+    for x in plan.series.x[: plan.rows, plan.spec.target_index]:
+        yield baseline.step(x)
+
+
+def baselines(plan: Plan) -> dict[str, Baseline]:
+    """What every claim is shown beside, by name; they see the target columns alone."""
+    horizon, channels = plan.spec.horizon, len(plan.spec.targets)
+    return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon)}

@@ -1,0 +1,149 @@
+"""Scoring forecasts as they are made, in z-units of the train rows, and writing them to a file.
+
+The z-units are for scoring only: whoever forecasts sees raw values.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.errors import Invalid
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+class Scorer:
+    """Running errors of one forecaster on the target rows [score_from, score_to), rows counted from 0.
+
+    x: (N, C) the whole series in raw units, not copied; targets: the forecast channels, None is all. None elsewhere is
+    the default: train_rows 20 % of the rows, score_from 25 %, score_to all of them.
+    The unit of a channel is its population standard deviation over the first train_rows rows. Where that is 0, it is
+    that over all rows, and 1 if the channel never moves at all; `constant` lists these channels.
+    Raises Invalid if the rows do not make sense.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        train_rows: int | None = None,
+        score_from: int | None = None,
+        score_to: int | None = None,
+        horizon: int = 1,
+        targets: Sequence[int] | None = None,
+    ) -> None:
+        rows, channels = x.shape
+        self.targets = tuple(range(channels) if targets is None else targets)
+        self.train_rows = max(1, rows // 5) if train_rows is None else train_rows
+        self.score_from = max(1, rows // 4) if score_from is None else score_from
+        self.score_to = rows if score_to is None else score_to
+        self.horizon = horizon
+        check_between("horizon", horizon, 1, rows - 1)
+        check_between("train_rows", self.train_rows, 1, rows)
+        check_between("score_to", self.score_to, 2, rows)
+        check_between("score_from", self.score_from, 1, self.score_to - 1)
+        self.truth = x[:, list(self.targets)]
+        self.unit, self.constant = z_units(self.truth, self.train_rows)
+        self._squared = self._absolute = 0.0
+        self._pairs = 0
+        self._added, self._scored = np.zeros(rows, bool), np.zeros(rows, bool)
+
+    def steps(self, origin_row: int) -> range:
+        """The steps h in 1..horizon whose target row origin_row + h is scored."""
+        first, last = self.score_from - origin_row, self.score_to - 1 - origin_row
+        return range(max(1, first), min(self.horizon, last) + 1)
+
+    def add(self, origin_row: int, forecast: Array) -> None:
+        """Count the forecasts made at one row. forecast: (horizon, targets), raw units, not kept.
+
+        A forecast that is not finite makes both errors not finite. Raises ValueError for another shape or an origin
+        counted before.
+        """
+        if forecast.shape != (self.horizon, len(self.targets)):
+            raise ValueError(f"need a forecast ({self.horizon}, {len(self.targets)}), got {forecast.shape}")
+        if self._added[origin_row]:
+            raise ValueError(f"the forecast made at row {origin_row} was counted before")
+        self._added[origin_row] = True
+        steps = self.steps(origin_row)
+        if not steps:
+            return
+        rows = slice(origin_row + steps.start, origin_row + steps.stop)
+        made = forecast[steps.start - 1 : steps.stop - 1].astype(np.float64)
+        error = (made - self.truth[rows]) / self.unit
+        self._squared += float(np.vdot(error, error))
+        self._absolute += float(np.abs(error).sum())
+        self._pairs += error.size
+        self._scored[rows] = True
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error over scored rows, steps and channels; NaN before the first."""
+        return self._squared / self._pairs if self._pairs else math.nan
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, likewise."""
+        return self._absolute / self._pairs if self._pairs else math.nan
+
+    @property
+    def scored(self) -> int:
+        """How many target rows have been scored, each once however many steps led to it."""
+        return int(self._scored.sum())
+
+
+class ForecastFile:
+    """Writes the scored forecasts of one forecaster as CSV, in the file's own units; use it with `with`.
+
+    Horizon 1: `row`, then `truth_c` and `forecast_c` per channel c. Above: one line per origin and step, with
+    `origin`, `step` and `row` before them. Rows are counted from 0, without the header.
+    """
+
+    def __init__(self, path: str | Path, scorer: Scorer, names: Sequence[str]) -> None:
+        if len(names) != len(scorer.targets):
+            raise ValueError(f"need one name per target, {len(scorer.targets)}, got {len(names)}")
+        self._scorer = scorer
+        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 — closed by __exit__
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        place = ("row",) if scorer.horizon == 1 else ("origin", "step", "row")
+        self._writer.writerow([*place, *(f"{kind}_{name}" for name in names for kind in ("truth", "forecast"))])
+
+    def add(self, origin_row: int, forecast: Array) -> None:
+        """Write the scored part of the forecasts made at one row. forecast: (horizon, targets), raw units."""
+        for step in self._scorer.steps(origin_row):
+            row = origin_row + step
+            place = (row,) if self._scorer.horizon == 1 else (origin_row, step, row)
+            pairs = np.stack(
+                [self._scorer.truth[row], forecast[step - 1]], axis=1, dtype=np.float32, casting="same_kind"
+            )
+            self._writer.writerow([*place, *map(str, pairs.ravel())])  # the shortest text that reads back as the same
+
+    def __enter__(self) -> ForecastFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def z_units(truth: Array, train_rows: int) -> tuple[npt.NDArray[np.float64], tuple[int, ...]]:
+    """Per channel the unit of its errors, and which channels are constant over the train rows (see `Scorer`)."""
+    unit = np.ones(truth.shape[1])
+    for rows in (truth, truth[:train_rows]):
+        # Not `std > 0`: the mean of equal numbers is rounded, so the deviation of a constant need not be exactly 0.
+        moves = np.ptp(rows, axis=0) > 0
+        unit[moves] = rows[:, moves].std(axis=0, dtype=np.float64)
+    return unit, tuple(int(c) for c in np.flatnonzero(~moves))
+
+
+def check_between(field: str, value: int, low: int, high: int) -> None:
+    """Raise Invalid unless low <= value <= high."""
+    if not low <= value <= high:
+        raise Invalid(field, value, f"need {low} to {high} for this file")

@@ -1,0 +1,55 @@
+"""Batching without a timer: a batch is whatever arrived while the last one ran."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Outcome = TypeVar("Outcome")
+
+
+class Batcher(Generic[Item, Outcome]):
+    """Collects items submitted in one turn of the event loop and hands them to `step` together, on the loop.
+
+    `step` is synchronous, so nothing awaits between a batch's first decision and its last answer. It returns one
+    outcome per item; an exception in its place goes to that item's caller alone.
+    """
+
+    def __init__(self, step: Callable[[list[Item]], list[Outcome | Exception]], max_batch: int = 1024) -> None:
+        self._step, self._max_batch = step, max_batch
+        self._items: list[Item] = []
+        self._answers: list[asyncio.Future[Outcome]] = []
+        self._scheduled = False
+
+    def submit(self, item: Item) -> asyncio.Future[Outcome]:
+        """Queue an item for the next batch; the future gets its outcome."""
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Outcome] = loop.create_future()
+        self._items.append(item)
+        self._answers.append(answer)
+        if not self._scheduled:
+            self._scheduled = True
+            loop.call_soon(self._run)
+        return answer
+
+    def _run(self) -> None:
+        n = self._max_batch
+        items, self._items = self._items[:n], self._items[n:]
+        answers, self._answers = self._answers[:n], self._answers[n:]
+        self._scheduled = bool(self._items)
+        if self._scheduled:
+            asyncio.get_running_loop().call_soon(self._run)
+        outcomes: list[Outcome | Exception]
+        try:
+            outcomes = self._step(items)
+        except Exception as error:  # one bad batch fails its callers, not the service
+            outcomes = [error] * len(items)
+        for answer, outcome in zip(answers, outcomes, strict=True):
+            if answer.done():
+                continue  # the caller is gone
+            if isinstance(outcome, Exception):
+                answer.set_exception(outcome)
+            else:
+                answer.set_result(outcome)

@@ -1,0 +1,263 @@
+"""The command line: `freshet serve`, `freshet demo`, `freshet backtest`.
+
+What a verb needs is imported inside it, so that `freshet --version` and `--help` start neither NumPy nor gRPC.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+import signal
+import sys
+import threading
+import tomllib
+from collections.abc import Callable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+
+VERSION = "0.1.0"
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+app = typer.Typer(
+    name="freshet",
+    help="A model server that learns from the streams it serves.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+class Through(StrEnum):
+    """What a backtest replays the series through."""
+
+    CORE = "core"
+    SERVICE = "service"
+
+
+def main() -> None:
+    """The console script."""
+    app()
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        print(f"freshet {VERSION}")
+        raise typer.Exit
+
+
+@app.callback()
+def freshet(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and leave.")
+    ] = False,
+) -> None:
+    """A model server that learns from the streams it serves."""
+
+
+# --- serve
+
+
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Settings as TOML.", metavar="FILE.toml")] = None,
+    with_parent: Annotated[
+        bool, typer.Option("--with-parent", help="Drain when standard input closes: for a program that starts a server.")
+    ] = False,
+    **flags: Any,
+) -> None:
+    """Run the server until SIGTERM or Ctrl-C, then drain.
+
+    Every setting may also be a FRESHET_* variable or a key of the --config file; flags win over variables, variables
+    over the file. When it is ready it prints one line: ready grpc=HOST:PORT http=HOST:PORT.
+    """
+    given = {name: value for name, value in flags.items() if value is not None}
+    try:
+        settings = load(given, config)
+        _show(settings, given, config)
+    except (ConfigError, tomllib.TOMLDecodeError) as error:
+        raise _refused(error) from None
+    if with_parent:
+        threading.Thread(target=_drain_at_end_of_input, name="with-parent", daemon=True).start()
+    raise typer.Exit(_serve(settings))
+
+
+def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
+    """The verb with one option per field of ServeConfig, as text: pydantic reads it, as it reads variables."""
+    parameters = [p for p in inspect.signature(verb, eval_str=True).parameters.values() if p.name != "flags"]
+    for name, field in ServeConfig.model_fields.items():
+        flag, text = f"--{name.replace('_', '-')}", f"{field.description} [default: {field.default}]"
+        kind: Any = bool if field.annotation is bool else str
+        option = typer.Option(flag, help=text, show_default=False, metavar=None if kind is bool else "VALUE")
+        annotation = Annotated[kind | None, option]
+        parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
+    verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    verb.__annotations__ = {p.name: p.annotation for p in parameters}
+    return verb
+
+
+app.command()(_with_flags(serve))
+
+
+def _show(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> None:
+    """Print every setting, its value and where it came from."""
+    in_file = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+    for name, value in settings.model_dump().items():
+        variable = f"{ENV_PREFIX}{name.upper()}"
+        sources = [("flag", name in given), (variable, variable in os.environ), (str(file), name in in_file)]
+        source = next((source for source, used in sources if used), "default")
+        print(f"{name} = {value}  ({source})")
+    sys.stdout.flush()
+
+
+def _serve(settings: ServeConfig) -> int:
+    import asyncio
+
+    from service.server import Addresses
+    from service.server import serve as run
+    from service.storage.database import DatabaseRefused
+    from service.storage.log import JournalLocked
+    from service.storage.segments import JournalDamaged
+    from service.storage.states import StatesCorrupt
+    from service.storage.versions import VersionCorrupt, VersionMissing
+
+    def announce(addresses: Addresses) -> None:
+        print(f"ready grpc={addresses.grpc} http={addresses.http}", flush=True)
+
+    _log_to_stderr()
+    try:
+        return asyncio.run(run(settings, announce))
+    except KeyboardInterrupt:  # before the server listens to signals; nothing was taken in yet
+        return INTERRUPTED
+    except (OSError, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing) as error:
+        raise _refused(error) from None
+
+
+def _log_to_stderr() -> None:
+    import structlog
+
+    if sys.stderr.isatty():
+        renderer: Any = structlog.dev.ConsoleRenderer()
+    else:
+        renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
+    structlog.configure(
+        processors=[
+            structlog.stdlib.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            renderer,
+        ],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+
+
+def _drain_at_end_of_input() -> None:
+    while os.read(sys.stdin.fileno(), 1 << 10):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+# --- backtest and demo
+
+
+@app.command()
+def backtest(
+    file: Annotated[Path, typer.Argument(help="The recorded series.", metavar="FILE.csv")],
+    time: Annotated[str | None, typer.Option(help="Column of event times [default: found by itself].")] = None,
+    columns: Annotated[str, typer.Option(help="Columns to forecast: a,b,… or all.")] = "all",
+    horizon: Annotated[int | None, typer.Option(help="Forecast 1..H rows ahead [default: 1].", metavar="H")] = None,
+    config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of the first weights [default: 0].", metavar="S")] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of the model's spec; repeatable.", metavar="KEY=VALUE")
+    ] = None,
+    train_rows: Annotated[
+        int | None, typer.Option(help="Rows that fix the units of the errors [default: 20 %].", metavar="N")
+    ] = None,
+    score_from: Annotated[int | None, typer.Option(help="First row scored [default: 25 %].", metavar="ROW")] = None,
+    score_to: Annotated[int | None, typer.Option(help="Row behind the last scored [default: the end].", metavar="ROW")] = None,
+    through: Annotated[Through, typer.Option(help="The learner itself, or a real server and client.")] = Through.CORE,
+    url: Annotated[str | None, typer.Option(help="A running server [default: one of its own].", metavar="HOST:PORT")] = None,
+    max_staleness: Annotated[
+        int, typer.Option(min=1, help="No forecast is older than so many labels (service only).", metavar="K")
+    ] = 32,
+    json: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="OUT")] = None,
+    forecasts: Annotated[Path | None, typer.Option(help="Write every scored forecast.", metavar="OUT.csv")] = None,
+) -> None:
+    """Replay a recorded series, forecast first and learn after, beside persistence and recursive least squares.
+
+    Errors are in units of the first --train-rows rows' standard deviation, over target rows --score-from to --score-to.
+    """
+    _one_blas_thread()
+    from service.backtest.command import backtest as run
+    from service.backtest.command import finish
+    from service.backtest.plan import make_plan, model_keys
+
+    def work() -> int:
+        plan = make_plan(
+            file,
+            time_column=time,
+            columns=columns if columns != "all" else None,
+            model=model_keys(config, settings or (), horizon=horizon, seed=seed),
+            train_rows=train_rows,
+            score_from=score_from,
+            score_to=score_to,
+        )
+        report = run(plan, through.value, url=url, max_staleness=max_staleness, forecasts=forecasts)
+        return finish(report, json, max_staleness)
+
+    raise typer.Exit(_guarded(work))
+
+
+@app.command()
+def demo(
+    rows: Annotated[int | None, typer.Option(help="Only the first so many rows.", metavar="N")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="OUT")] = None,
+    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the server running until Ctrl-C.")] = False,
+) -> None:
+    """Start a server, stream half a year of New York taxi rides through it, and show what it learned meanwhile."""
+    _one_blas_thread()
+    from service.demo import demo as run
+
+    raise typer.Exit(_guarded(lambda: run(rows, json, keep_serving)))
+
+
+def _one_blas_thread() -> None:
+    """As the trainer runs; before NumPy is imported, or it has no effect."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    """The work's exit code; what users can cause is one clear line instead of a traceback."""
+    from freshet import FreshetError
+
+    from model.spec import SpecError
+    from service.backtest.child import ServerFailed
+    from service.errors import Invalid
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a server of ours is stopped in order
+    try:
+        return work()
+    except (Invalid, SpecError, OSError) as error:
+        raise _refused(error) from None
+    except (FreshetError, ServerFailed) as error:
+        print(f"freshet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("freshet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def _refused(error: Exception) -> typer.Exit:
+    print(f"freshet: {error}", file=sys.stderr)
+    return typer.Exit(USAGE_ERROR)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,124 @@
+"""The server's settings: from flags, then FRESHET_* variables, then a TOML file, then these defaults. Checked once, at start."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+
+from service.gate import GateSettings
+
+ENV_PREFIX = "FRESHET_"
+
+
+class ConfigError(ValueError):
+    """A setting that cannot be: the message names it, its value and the remedy."""
+
+
+class ServeConfig(BaseSettings):
+    """Every option of `freshet serve`. Units are in the names: _s seconds, _bytes bytes."""
+
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+
+    listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
+    http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
+    data: Path = Field(Path("freshet-data"), description="directory of journal, snapshots and versions")
+    insecure: bool = Field(False, description="allow addresses other than this machine's, without TLS")
+
+    publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
+    publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")
+    checkpoint_chunks: int = Field(64, ge=1, description="journal chunks between two trainer checkpoints")
+    trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
+    comfortable_backlog: int = Field(20_000, ge=1, description="unlearned ticks above which labels are thinned")
+
+    worse_evidence: float = Field(1e4, gt=1, description="evidence that makes a candidate worse than the anchor")
+    anchor_labels: int = Field(512, ge=1, description="scored labels a version's line must hold to become the anchor")
+    score_every: int = Field(4, ge=1, description="the anchor is scored on one in so many chunks")
+    cool_down_labels: int = Field(256, ge=0, description="labels learned after a rollback before the next publish")
+
+    snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
+    segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
+    max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
+    max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message")
+    max_streams: int = Field(100_000, ge=1, description="streams known, all models together")
+    max_models: int = Field(100, ge=1, description="models")
+    # Must stay below the orchestrator's kill timeout, 30 s in Kubernetes.
+    drain_s: float = Field(10.0, gt=0, description="time for open streams to finish after SIGTERM")
+
+    @model_validator(mode="after")
+    def _addresses(self) -> ServeConfig:
+        for name in ("listen", "http"):
+            host, port = split_address(name, getattr(self, name))
+            if not self.insecure and not is_local(host):
+                raise ValueError(
+                    f"{name} = {host}:{port}: reachable from other machines without TLS; "
+                    "listen on 127.0.0.1, or accept that with --insecure"
+                )
+        return self
+
+    @property
+    def gate(self) -> GateSettings:
+        """The gate's part."""
+        return GateSettings(self.worse_evidence, self.anchor_labels, self.score_every, self.cool_down_labels)
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Flags before environment before file."""
+        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_file)
+
+
+_config_file: Path | None = None
+
+
+def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
+    """The effective configuration. flags: those given, by field name. Raises ConfigError, also for unknown names."""
+    global _config_file
+    unknown = [
+        name for name in os.environ if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in fields()
+    ]
+    if unknown:
+        raise ConfigError(f"{unknown[0]}: no such setting; known are {', '.join(ENV_PREFIX + f.upper() for f in fields())}")
+    if file is not None and not file.is_file():
+        raise ConfigError(f"config = {file}: no such file")
+    _config_file = file
+    try:
+        return ServeConfig(**flags)
+    except ValidationError as error:
+        problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        raise ConfigError("; ".join(problems)) from error
+    finally:
+        _config_file = None
+
+
+def fields() -> list[str]:
+    """Names of all settings."""
+    return list(ServeConfig.model_fields)
+
+
+def split_address(name: str, address: str) -> tuple[str, int]:
+    """HOST:PORT in two. Raises ValueError naming the setting."""
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdigit() or int(port) > 65535:
+        raise ValueError(f"{name} = {address!r}: give HOST:PORT, e.g. 127.0.0.1:8300")
+    return host.strip("[]"), int(port)
+
+
+def is_local(host: str) -> bool:
+    """Whether only this machine can reach the host's address."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False

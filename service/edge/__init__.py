@@ -1,0 +1,1 @@
+"""The doors: gRPC services and the HTTP side server. Translate, delegate, translate."""

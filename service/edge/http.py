@@ -1,0 +1,70 @@
+"""The HTTP side server: /metrics, /healthz (the process lives) and /readyz (it takes streams)."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response
+from starlette.routing import Route
+
+INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
+
+
+def application(registry: CollectorRegistry, not_ready: Callable[[], str]) -> Starlette:
+    """The routes. not_ready() says why the service takes no streams, or nothing."""
+
+    async def metrics(request: Request) -> Response:
+        # Rendered off the loop: thousands of series take milliseconds, and forecasts must not wait for them.
+        return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
+
+    async def healthz(request: Request) -> Response:
+        return PlainTextResponse("alive\n")
+
+    async def readyz(request: Request) -> Response:
+        reason = not_ready()
+        return PlainTextResponse(f"not ready: {reason}\n" if reason else "ready\n", 503 if reason else 200)
+
+    async def index(request: Request) -> Response:
+        return PlainTextResponse(INDEX)
+
+    routes = [Route("/", index), Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    return Starlette(routes=routes)
+
+
+class HttpServer:
+    """uvicorn on the service's own loop, on a socket that is bound at once, so that the port is known."""
+
+    def __init__(self, app: Starlette, host: str, port: int) -> None:
+        self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        self._server = uvicorn.Server(config)
+        self._server.capture_signals = _no_signals  # type: ignore[method-assign]  # the composition root owns signals
+
+    @property
+    def port(self) -> int:
+        """The bound port."""
+        return int(self._socket.getsockname()[1])
+
+    async def run(self) -> None:
+        """Serve until cancelled or `stop`."""
+        try:
+            await self._server.serve(sockets=[self._socket])
+        finally:
+            self._socket.close()
+
+    def stop(self) -> None:
+        """End `run` soon."""
+        self._server.should_exit = True
+
+
+class _no_signals:  # noqa: N801  # stands in for a context manager function
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *error: object) -> None: ...

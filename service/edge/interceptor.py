@@ -1,0 +1,84 @@
+"""grpc_server_* metrics with the names of go-grpc-prometheus. Handling time of a bidi call is its lifetime."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import grpc
+from prometheus_client import CollectorRegistry, Counter, Histogram
+
+LABELS = ("grpc_type", "grpc_service", "grpc_method")
+
+
+class GrpcMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc's own annotations are partial
+    """Counts calls started and handled, by method and code; messages are measured where they are handled."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        self._started = Counter("grpc_server_started", "Calls started.", LABELS, registry=registry)
+        self._handled = Counter("grpc_server_handled", "Calls ended.", (*LABELS, "grpc_code"), registry=registry)
+        self._seconds = Histogram("grpc_server_handling_seconds", "Life of a call.", LABELS, registry=registry)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> grpc.RpcMethodHandler | None:
+        """Wrap the method's handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None:
+            return None
+        _, service, method = handler_call_details.method.split("/")
+        kind = ("bidi_stream" if handler.response_streaming else "client_stream") if handler.request_streaming else (
+            "server_stream" if handler.response_streaming else "unary"
+        )  # fmt: skip
+        labels = (kind, service, method)
+        name = {
+            "unary": "unary_unary",
+            "client_stream": "stream_unary",
+            "server_stream": "unary_stream",
+            "bidi_stream": "stream_stream",
+        }[kind]
+        inner = getattr(handler, name)
+        wrapped = self._streaming(inner, labels) if _is_generator(inner) else self._awaited(inner, labels)
+        return handler._replace(**{name: wrapped})  # type: ignore[attr-defined,no-any-return]
+
+    def _awaited(self, inner: Any, labels: tuple[str, ...]) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            started = self._begin(labels)
+            try:
+                return await inner(request, context)
+            finally:
+                self._end(labels, started, context)
+
+        return call
+
+    def _streaming(self, inner: Any, labels: tuple[str, ...]) -> Any:
+        async def call(request: Any, context: Any) -> Any:
+            started = self._begin(labels)
+            try:
+                async for response in inner(request, context):
+                    yield response
+            finally:
+                self._end(labels, started, context)
+
+        return call
+
+    def _begin(self, labels: tuple[str, ...]) -> float:
+        self._started.labels(*labels).inc()
+        return time.perf_counter()
+
+    def _end(self, labels: tuple[str, ...], started: float, context: Any) -> None:
+        code = context.code()
+        name = code.name if isinstance(code, grpc.StatusCode) else _name(code)
+        self._handled.labels(*labels, name).inc()
+        self._seconds.labels(*labels).observe(time.perf_counter() - started)
+
+
+def _is_generator(inner: Any) -> bool:
+    import inspect
+
+    return inspect.isasyncgenfunction(inner)
+
+
+def _name(code: Any) -> str:
+    return next((c.name for c in grpc.StatusCode if c.value[0] == code), "OK")

@@ -1,0 +1,59 @@
+"""The one place where our errors become gRPC statuses, with google.rpc details that name field, value and remedy."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import grpc
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Precondition, ServiceError, Unavailable
+from service.storage.journal import JournalFailed
+from service.storage.versions import VersionCorrupt, VersionMissing
+
+STATUS: dict[type[ServiceError], grpc.StatusCode] = {
+    Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    Precondition: grpc.StatusCode.FAILED_PRECONDITION,
+    Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+@contextlib.asynccontextmanager
+async def statuses(context: Any) -> AsyncIterator[None]:
+    """Inside it, our errors end the call with their status. Any other exception is a bug and stays loud."""
+    try:
+        yield
+    except ServiceError as error:
+        await _abort(context, error)
+    except VersionMissing as error:
+        await _abort(context, NotFound("version", str(error), "list the versions that are kept"))
+    except VersionCorrupt as error:
+        await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+    except JournalFailed as error:
+        await _abort(context, Unavailable("journal", str(error), "the server must be restarted"))
+
+
+async def _abort(context: Any, error: ServiceError) -> NoReturn:
+    description = f"{error.value}: {error.remedy}"
+    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=description)
+    details: list[Message] = [error_details_pb2.BadRequest(field_violations=[violation])]
+    if error.retry_s is not None:
+        delay = duration_pb2.Duration(nanos=int(error.retry_s % 1 * 1e9), seconds=int(error.retry_s))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        box = any_pb2.Any()
+        box.Pack(detail)
+        packed.append(box)
+    status = status_pb2.Status(code=STATUS[type(error)].value[0], message=str(error), details=packed)
+    whole = rpc_status.to_status(status)
+    await context.abort(whole.code, whole.details, whole.trailing_metadata)
+    raise AssertionError("abort raises")

@@ -1,0 +1,149 @@
+"""Streams: one call per open stream. Reads ticks, writes forecasts, tells progress; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import Any
+
+import grpc
+from freshet.v1 import streams_pb2, streams_pb2_grpc
+from freshet.v1.streams_pb2 import OpenResponse
+
+from service import wire
+from service.edge.statuses import statuses
+from service.errors import Invalid, Reason, Refusal
+from service.sequence import Answer
+from service.serving import Fenced, Serving, Tick
+from service.sessions import Session, Sessions
+
+
+class Call:
+    """One open stream: the session it owns, and the writing side that forecasts and progress share."""
+
+    def __init__(self, serving: Serving, context: Any, model: Sessions, session: Session, epoch: int) -> None:
+        self.serving, self.context, self.model, self.session, self.epoch = serving, context, model, session, epoch
+        self._writing = asyncio.Lock()  # gRPC takes one write at a time
+        self._moved = asyncio.Event()
+        self._told = (session.durable_seq, session.judged(model.judged_offset))
+        session.progressed = self._moved.set
+
+    @property
+    def owned(self) -> bool:
+        """Whether no later call has taken the stream over."""
+        return self.session.epoch == self.epoch
+
+    async def write(self, message: OpenResponse) -> None:
+        """Send one message, after those under way."""
+        async with self._writing:
+            await self.context.write(message)
+
+    def welcome(self, origin: int) -> OpenResponse:
+        """The first message: where the stream stands."""
+        session, model = self.session, self.model
+        return OpenResponse(
+            welcome=streams_pb2.Welcome(
+                stream_id=session.id,
+                next_seq=session.last_seq + 1,
+                durable_seq=session.durable_seq,
+                state_origin=origin,  # type: ignore[arg-type]  # numbered alike
+                version=model.champion,
+                spec=wire.spec_message(model.spec),
+                judged_through=self._told[1],
+                max_undurable=self.serving.config.max_undurable,
+            )
+        )
+
+    async def tell_progress(self) -> None:
+        """Send Durable whenever ticks have reached the disk or labels are judged. Returns when the stream must leave:
+        another call has taken it over, or the server is draining."""
+        while self.owned and not self.serving.draining:
+            await self._moved.wait()
+            self._moved.clear()
+            await self._tell()
+
+    async def leave(self) -> None:
+        """Say why the server ends the call, and end it."""
+        if not self.owned:
+            await self.write(OpenResponse(taken_over=streams_pb2.TakenOver(by="another call")))
+            await self.context.abort(grpc.StatusCode.ABORTED, "taken over: another call has opened this stream")
+        await self.write(OpenResponse(reconnect=streams_pb2.Reconnect(reason="the server is leaving")))
+        await self.serving.journal.flush()
+        await self._tell()
+        await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
+
+    async def _tell(self) -> None:
+        now = (self.session.durable_seq, self.session.judged(self.model.judged_offset))
+        if now != self._told:
+            self._told = now
+            await self.write(OpenResponse(durable=streams_pb2.Durable(seq=now[0], judged_through=now[1])))
+
+    async def serve(self, origin: int) -> None:
+        """Welcome the client, then answer message after message until the client half-closes, then see everything to the disk."""
+        metrics, clock = self.serving.metrics, self.serving.clock
+        await self.write(self.welcome(origin))
+        while True:
+            request = await self.context.read()
+            if request is grpc.aio.EOF:
+                break
+            arrived = clock()
+            await self.write(await self._answer(request, arrived))
+            metrics.total_seconds.observe(clock() - arrived)
+        await self.serving.journal.flush()
+        if self.owned:
+            await self._tell()
+
+    async def _answer(self, request: Any, arrived: float) -> OpenResponse:
+        kind = request.WhichOneof("message")
+        if kind == "tick":
+            seq, time, x = wire.tick(request.tick)
+            outcome = await self.serving.ticks.submit(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
+            return wire.forecast(outcome) if isinstance(outcome, Answer) else wire.refused(outcome)
+        if kind == "reset":
+            if not self.owned:
+                raise Fenced(self.session.id)
+            self.serving.reset(self.model, self.session)
+            return self.welcome(1)
+        if kind == "label":
+            remedy = "labels by seq are not served yet; a forecast model reads its labels off the stream itself"
+            return wire.refused(Refusal(request.label.seq, Reason.UNSUPPORTED, "label", str(request.label.seq), remedy))
+        raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label or Reset")
+
+
+class Streams(streams_pb2_grpc.StreamsServicer):
+    """The Streams service of freshet.v1; methods not built yet answer UNIMPLEMENTED by name."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+
+    async def Open(self, request_iterator: Any, context: Any) -> None:
+        """One forecast per tick, in order, until the client half-closes. The next call with the same stream id resumes."""
+        async with statuses(context):
+            first = await context.read()
+            if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
+                raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
+            model = self._serving.model(first.hello.model)
+            session, origin = self._serving.open_stream(model, first.hello.stream)
+            call = Call(self._serving, context, model, session, session.epoch)
+            reading = asyncio.create_task(call.serve(origin))
+            telling = asyncio.create_task(call.tell_progress())
+            try:
+                await asyncio.wait((reading, telling), return_when=asyncio.FIRST_COMPLETED)
+                if reading.done():
+                    await reading
+                else:
+                    await _cancelled(reading)
+                    await call.leave()
+            except Fenced:
+                await call.leave()
+            finally:
+                await _cancelled(reading)
+                await _cancelled(telling)
+                self._serving.close_stream(model, session, call.epoch)
+
+
+async def _cancelled(task: asyncio.Task[None]) -> None:
+    """Cancel a task and wait for its end. How a client's departure looks from inside a write is not an error."""
+    task.cancel()
+    with contextlib.suppress(asyncio.CancelledError, Fenced, grpc.aio.BaseError, asyncio.InvalidStateError):
+        await task

@@ -1,0 +1,93 @@
+"""Running a version: one onnxruntime session per served version, checked before it serves, called on the event loop."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from service.export import Canary
+
+Array = NDArray[np.float32]
+
+PARITY = 1e-5  # scaled units; float32 rounding over one step is two orders below
+
+
+class BadVersion(RuntimeError):
+    """An ONNX file that does not load, or does not answer as its maker recorded."""
+
+
+def _options() -> Any:
+    options = onnxruntime.SessionOptions()
+    # One step is microseconds of work: a thread pool would cost more than it computes.
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    return options
+
+
+class StepSession:
+    """One version's step graph, ready to run. Not for use by two threads at once."""
+
+    def __init__(self, onnx: bytes) -> None:
+        try:
+            self._session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
+        except Exception as error:  # onnxruntime's own exceptions share no base class
+            raise BadVersion(f"the ONNX file does not load: {error}") from error
+        widths = {i.name: i.shape[1] for i in (*self._session.get_inputs(), *self._session.get_outputs())}
+        self._single = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
+        self._binding = self._session.io_binding()
+        for name in ("x", "u", "state"):
+            self._binding.bind_cpu_input(name, self._single[name])
+        for name in ("y", "next_state"):
+            buffer = self._single[name]
+            self._binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
+
+    def run(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:
+        """x [B, C], u [B, F], state [B, S] → y [B, O], next state [B, S]. For B = 1 the results are buffers that the
+        next call overwrites: copy what is kept. (Bound buffers cost a third of a plain call at B = 1.)"""
+        if len(x) > 1:
+            y, after = self._session.run(["y", "next_state"], {"x": x, "u": u, "state": state})
+            return y, after
+        single = self._single
+        single["x"][...], single["u"][...], single["state"][...] = x, u, state
+        self._session.run_with_iobinding(self._binding)
+        return single["y"], single["next_state"]
+
+
+def parity(session: StepSession, canary: Canary) -> float:
+    """Largest difference from the recorded answers, forecasts in scaled units, states as they are. inf where not finite."""
+    y, after = session.run(canary.x, canary.u, canary.state)
+    worst = np.max(np.abs(y - canary.y) / canary.scale, initial=0.0)
+    # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
+    worst = max(worst, np.max(np.abs(after - canary.next_state) / np.maximum(1, np.abs(canary.next_state)), initial=0.0))
+    return float(worst) if np.isfinite(worst) else float("inf")
+
+
+class Engine:
+    """The versions that serve, by model and number. Loading may happen on any thread; running only on the loop's."""
+
+    def __init__(self) -> None:
+        self._sessions: dict[tuple[int, int], StepSession] = {}
+
+    def prepare(self, onnx: bytes, canary: Canary) -> tuple[StepSession, float]:
+        """Load a graph and compare it with its recorded answers: the session and the parity error. Raises BadVersion."""
+        session = StepSession(onnx)
+        error = parity(session, canary)
+        if error > PARITY:
+            raise BadVersion(f"answers differ from the recorded ones by {error:.1e}, allowed {PARITY:.0e} in scaled units")
+        return session, error
+
+    def install(self, model: int, version: int, session: StepSession) -> None:
+        """Make a prepared session available under its version number."""
+        self._sessions[model, version] = session
+
+    def get(self, model: int, version: int) -> StepSession | None:
+        """The session of a version, if it is loaded."""
+        return self._sessions.get((model, version))
+
+    def retire(self, model: int, keep: set[int]) -> None:
+        """Drop a model's sessions except those of the versions to keep."""
+        for key in [k for k in self._sessions if k[0] == model and k[1] not in keep]:
+            del self._sessions[key]

@@ -1,0 +1,96 @@
+"""Making a version: the ONNX file, the weights file, and recorded answers that a loaded copy must give."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import numpy as safetensors
+
+from model import calendar
+from model.network import Network
+from model.onnx_step import export_step
+from model.parameters import Weights
+
+Array = NDArray[np.float32]
+
+CANARY_ROWS = 4
+CANARY_TICKS = 24  # random-walk ticks that bring the recorded states off zero
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Inputs of one step and NumPy's answers to it. scale: [rows, O], the unit of each forecast."""
+
+    x: Array
+    u: Array
+    state: Array
+    y: Array
+    next_state: Array
+    scale: Array
+
+    def pack(self) -> bytes:
+        """As safetensors."""
+        return safetensors.save({name: np.ascontiguousarray(getattr(self, name)) for name in self.__slots__})
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Canary:
+        """The inverse of `pack`. Raises ValueError for other bytes."""
+        try:
+            return cls(**safetensors.load(data))
+        except Exception as error:  # safetensors raises its own type, and TypeError for other names
+            raise ValueError(f"not a canary: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A version's files. digest: sha256 of the ONNX bytes."""
+
+    onnx: bytes
+    weights: bytes
+    canary: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """sha256 of the ONNX bytes, 32 bytes."""
+        return hashlib.sha256(self.onnx).digest()
+
+
+def export(network: Network, weights: Weights) -> Export:
+    """The files of these weights, which are copied. Equal weights give equal bytes."""
+    named = {k: np.ascontiguousarray(v) for k, v in network.layout.views(weights.flat).items()}
+    canary = _canary(network, weights)
+    return Export(export_step(network, weights), safetensors.save(named), canary.pack())
+
+
+def read_weights(network: Network, data: bytes) -> Array:
+    """The flat parameters in a weights file. Raises ValueError where names or shapes are not this network's."""
+    named = safetensors.load(data)
+    flat = np.empty(network.layout.size, np.float32)
+    views = network.layout.views(flat)
+    if {k: v.shape for k, v in named.items()} != {k: v.shape for k, v in views.items()}:
+        raise ValueError(f"weights hold {sorted(named)}, expected {sorted(views)}")
+    for name, view in views.items():
+        view[...] = named[name]
+    return flat
+
+
+def _canary(network: Network, weights: Weights) -> Canary:
+    """A short random walk through the network itself: the same inputs for every version of a spec."""
+    rng = np.random.default_rng(0)
+    B, C = CANARY_ROWS, len(network.spec.channels)
+    tape = network.tape(1, B)
+    state = np.zeros((B, network.state_size), np.float32)
+    x = rng.standard_normal((B, C)).astype(np.float32)
+    for tick in range(CANARY_TICKS):
+        x = x + rng.standard_normal((B, C)).astype(np.float32)
+        u = calendar.inputs(tick * network.spec.interval + 3600.0 * np.arange(B), network.spec.interval)
+        before = state
+        y, state = network.step(weights, x, u, before, tape)
+    statistics = before[:, : network.scaler.size].copy()
+    _, scale = network.observe(statistics, x, u)
+    # A step with no difference yet has scale 0 and answers the last value: 1 compares it as it is.
+    scale = np.where(scale > 0, scale, np.float32(1)).reshape(B, -1)
+    return Canary(x, u, before, y, state, scale)

@@ -1,0 +1,95 @@
+"""Publish or veto (DESIGN R11): a one-sided sequential test that says "worse than the anchor", and nothing else.
+
+Scores are clipped losses in 0..1; d = candidate − anchor on the same labels. For a bet λ the wealth
+M ← max(M, 1)·(1 + λ·d) grows only while the candidate is worse. The mean over a few λ is an e-detector (Shin, Ramdas,
+Rinaldo 2022, arXiv:2203.03532, CUSUM form): started afresh at any time, it stays below 1/α with probability 1 − α as
+long as E[d] ≤ 0, however often one looks.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+BETS = (0.25, 0.5, 0.9)
+
+
+@dataclass(frozen=True, slots=True)
+class GateSettings:
+    """When a candidate is worse, and when a version has proved itself."""
+
+    worse_evidence: float = 1e4  # 1/α
+    anchor_labels: int = 512  # scored labels that the serving line must hold before its version becomes the anchor
+    score_every: int = 4  # chunks; anchor scoring costs about a third of an update
+    cool_down_labels: int = 256  # learned after a rollback before anything is published
+
+
+@dataclass(slots=True)
+class Gate:
+    """Evidence against the candidate, and the version that is on its way to be the anchor. A fold over scored labels."""
+
+    settings: GateSettings = field(default_factory=GateSettings)
+    wealth: list[float] = field(default_factory=lambda: [1.0] * len(BETS))
+    anchor: int = 1
+    contender: int = 0  # version put into service since the anchor was chosen; 0: none
+    contender_scored: int = 0
+    cooling: int = 0  # labels left of a cool-down
+
+    @property
+    def evidence(self) -> float:
+        """Mean wealth; at most 1 on average while the candidate is no worse."""
+        return sum(self.wealth) / len(self.wealth)
+
+    @property
+    def worse(self) -> bool:
+        """Whether the candidate is judged worse than the anchor."""
+        return self.evidence >= self.settings.worse_evidence
+
+    def scored(self, candidate: float, anchor: float, labels: int) -> None:
+        """Take in mean scores (0..1) of `labels` labels. A non-finite candidate score counts as 1."""
+        candidate = candidate if math.isfinite(candidate) else 1.0
+        d = (candidate - anchor) if math.isfinite(anchor) else 0.0
+        self.wealth = [min(max(m, 1.0) * (1 + bet * d), 1e300) for m, bet in zip(self.wealth, BETS, strict=True)]
+        self.contender_scored += labels if self.contender else 0
+
+    def learned(self, labels: int) -> None:
+        """Labels learned, scored or not: they end a cool-down."""
+        self.cooling = max(0, self.cooling - labels)
+
+    def swapped(self, version: int) -> None:
+        """A version went into service: the first since the last anchor becomes the contender."""
+        if not self.contender and version > self.anchor:
+            self.contender, self.contender_scored = version, 0
+
+    def new_anchor(self) -> int:
+        """The contender's number once it has proved itself, after which it is the anchor; else 0.
+
+        Proved: versions since it have served `anchor_labels` scored labels, and the evidence against them is below the
+        square root of what would veto. (Each version serves for a fraction of a second; the line of small steps from
+        one is what can be judged.)
+        """
+        if not self.contender or self.contender_scored < self.settings.anchor_labels:
+            return 0
+        proved = self.evidence < math.sqrt(self.settings.worse_evidence)
+        version, self.contender, self.contender_scored = self.contender, 0, 0
+        if not proved:
+            return 0
+        self.anchor = version
+        self.wealth = [1.0] * len(BETS)
+        return version
+
+    def rolled_back(self, version: int) -> None:
+        """Serving and learning returned to `version`: it is the anchor, and a cool-down begins."""
+        self.anchor, self.contender, self.contender_scored = version, 0, 0
+        self.wealth = [1.0] * len(BETS)
+        self.cooling = self.settings.cool_down_labels
+
+    def pack(self) -> dict[str, object]:
+        """What a checkpoint stores; `unpack` is its inverse."""
+        return {
+            "wealth": self.wealth,
+            "anchor": self.anchor,
+            "contender": self.contender,
+            "contender_scored": self.contender_scored,
+            "cooling": self.cooling,
+        }

@@ -1,0 +1,137 @@
+"""Verdicts of the trainer become versions in service: stored, loaded and checked off the loop, swapped between two steps."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import Any
+
+from service import events as ev
+from service.engine import BadVersion
+from service.export import Canary
+from service.records import Rollback, Swap
+from service.serving import Serving, new_version
+from service.sessions import Sessions
+from service.storage.journal import Commit, JournalFailed
+from service.trainer.messages import Message
+
+KEPT_HOURS_S = 3600.0
+RECENT_VERSIONS = 32
+MAX_MARKS = 100_000
+
+
+class Publisher:
+    """Applies verdicts one after another. Its inputs are bounded by the trainer's pace: it waits for each."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._on_disk: dict[int, deque[tuple[int, float]]] = {}  # per model: (offset, clock seconds) of commits unjudged
+        self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
+        serving.on_commit.append(self._committed)
+
+    async def verdict(self, message: Message) -> None:
+        """Take one verdict in: publish, veto or unchanged, and a rollback if it asks for one."""
+        head = message.head
+        model = self._serving.models.get(head["model"])
+        if model is None:
+            return
+        kind = head["verdict"]
+        try:
+            if kind == "publish":
+                kind = await self._publish(model, head, *message.blobs)
+            else:
+                if head["rollback"] and head["offset"] > model.rollback_offset:
+                    await self.roll_back(model, head["rollback"], head["offset"], head["reason"])
+                if kind == "veto":
+                    self._told(model, ev.VETOED, head, model.champion)
+        except JournalFailed:
+            return  # the journal's own task ends the process
+        self._serving.metrics.verdicts.labels(model.name, kind).inc()
+        self._judged(model, head["offset"])
+
+    async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
+        serving, numbers = self._serving, dict(head["numbers"])
+        if head["offset"] <= model.rollback_offset or head["offset"] < model.judged_offset:
+            return "stale"  # made before a rollback, or by a trainer that is still catching up with its former self
+        try:
+            version = new_version(model.number, model.champion, head["offset"], onnx, weights, serving.wall(), numbers)
+            number = await asyncio.to_thread(serving.versions.add, version, onnx, weights, canary)
+            session, error = await asyncio.to_thread(serving.engine.prepare, onnx, Canary.unpack(canary))
+        except BadVersion as bad:
+            self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)
+            return "veto"
+        # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
+        if number != model.champion:
+            serving.journal.append(model.number, Swap(number, head["offset"], bytes.fromhex(version.digest)))
+        serving.engine.install(model.number, number, session)
+        model.serve(number, head["offset"])
+        serving.engine.retire(model.number, {number})
+        metrics = serving.metrics.of(model.name)
+        metrics.version.set(number)
+        metrics.parity_error.set(error)
+        serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))
+        self._told(model, ev.PUBLISHED, head, number)
+        return "publish"
+
+    async def roll_back(self, model: Sessions, number: int, offset: int, reason: str) -> None:
+        """Serving returns to a kept version, and the learner with it when the record reaches it."""
+        serving = self._serving
+        blobs = await asyncio.to_thread(serving.versions.blobs, model.number, number)
+        session, _ = await asyncio.to_thread(serving.engine.prepare, blobs.onnx, Canary.unpack(blobs.canary))
+        version = serving.versions.get(model.number, number)
+        record = Rollback(number, offset, bytes.fromhex(version.digest), reason)
+        model.rollback_offset = serving.journal.append(model.number, record)
+        serving.engine.install(model.number, number, session)
+        model.serve(number, offset)
+        model.anchor = number
+        serving.engine.retire(model.number, {number})
+        serving.metrics.of(model.name).version.set(number)
+        serving.emit(model, ev.ROLLED_BACK, offset, number, reason)
+
+    def anchored(self, message: Message) -> None:
+        """The trainer's gate chose a new anchor."""
+        model = self._serving.models.get(message.head["model"])
+        if model is not None:
+            model.anchor = message.head["version"]
+            self._serving.emit(model, ev.ANCHORED, message.head["offset"], model.anchor, "held in service")
+
+    def weights(self, message: Message) -> Message:
+        """The answer to need_weights: the exact weights of a version. Raises VersionMissing, VersionCorrupt."""
+        model, number = message.head["model"], message.head["version"]
+        return Message("weights", {"model": model, "version": number}, (self._serving.versions.blobs(model, number).weights,))
+
+    def snapshot_taken(self, champions: dict[int, int]) -> None:
+        """A snapshot with these champions is on disk: versions before them that nothing else needs may go."""
+        for number, champion in champions.items():
+            needed = self._needed.get(number, champion)
+            self._needed[number] = champion
+            model = self._serving.models[number]
+            self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
+
+    def _keep(self, model: Sessions, since: int) -> set[int]:
+        """What retention keeps: all since the oldest snapshot's champion, recent ones, the anchor, one per hour."""
+        keep, hour = {model.anchor, model.champion, 1}, None
+        for version in reversed(self._serving.versions.list(model.number)):
+            fresh = version.number >= since or version.number > model.champion - RECENT_VERSIONS
+            if fresh or version.created // KEPT_HOURS_S != hour or version.number >= model.anchor:
+                keep.add(version.number)
+            hour = version.created // KEPT_HOURS_S
+        return keep
+
+    def _committed(self, commit: Commit) -> None:
+        now = self._serving.clock()
+        for chunk in commit.chunks:
+            if chunk.ticks:
+                marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
+                marks.append((chunk.end_offset, now))
+
+    def _judged(self, model: Sessions, offset: int) -> None:
+        marks, now = self._on_disk.get(model.number, deque()), self._serving.clock()
+        freshness = self._serving.metrics.of(model.name).freshness
+        while marks and marks[0][0] <= offset:
+            freshness.observe(now - marks.popleft()[1])
+        self._serving.judged(model, offset)
+
+    def _told(self, model: Sessions, kind: int, head: Any, version: int) -> None:
+        self._serving.emit(model, kind, head["offset"], version, head["reason"], dict(head["numbers"]))
+

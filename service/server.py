@@ -1,0 +1,258 @@
+"""The composition root: builds every part, owns every `run`, opens the doors last and closes them first."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+
+from service import limits
+from service.config import ServeConfig, split_address
+from service.edge.http import HttpServer, application
+from service.edge.interceptor import GrpcMetrics
+from service.edge.models import Models
+from service.edge.streams import Streams
+from service.edge.unbuilt import answer_by_name
+from service.engine import Engine
+from service.events import Events
+from service.metrics import Metrics
+from service.publisher import Publisher
+from service.recovery import recover
+from service.serving import Serving
+from service.storage.journal import Journal
+from service.storage.states import States
+from service.storage.versions import Versions
+from service.trainer.client import TrainerClient
+from service.trainer.messages import Message
+
+log = structlog.get_logger("server")
+
+SERVICES = [
+    descriptor.services_by_name[name].full_name
+    for descriptor, name in (
+        (streams_pb2.DESCRIPTOR, "Streams"),
+        (models_pb2.DESCRIPTOR, "Models"),
+        (training_pb2.DESCRIPTOR, "Training"),
+    )
+]
+LAG_PERIOD_S = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Addresses:
+    """Where a started server listens, HOST:PORT, and its trainer's process."""
+
+    grpc: str
+    http: str
+    trainer_pid: int
+
+
+class Server:
+    """Every part of one server process."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        """Opens the data directory and recovers. Raises what the stores raise: each names the file and the remedy."""
+        self.config = config
+        data = Path(config.data)
+        data.mkdir(parents=True, exist_ok=True)
+        self.registry = CollectorRegistry()
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
+        self.metrics = Metrics(self.registry)
+        self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
+        self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
+        self.engine, self.events = Engine(), Events()
+        self.serving = Serving(config, self.journal, self.versions, self.engine, self.metrics, self.events)
+        self.metrics.truncated.inc(self.journal.truncated_bytes)
+        replayed = recover(self.serving, self.states)
+        log.info("recovered", models=len(self.serving.models), replayed=replayed, cut=self.journal.truncated_bytes)
+        self.publisher = Publisher(self.serving)
+        self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer)
+        self.learned: dict[int, int] = {}  # model → entries learned
+        self.journal.learn_every_of = self._learn_every
+        self.health = health.aio.HealthServicer()
+        self.ready = False
+
+    # ---- the trainer's words
+
+    async def _from_trainer(self, message: Message) -> Message | None:
+        if message.kind == "verdict":
+            await self.publisher.verdict(message)
+        elif message.kind == "progress":
+            model = self.serving.models.get(message.head["model"])
+            if model is not None:
+                self.learned[model.number] = message.head["offset"]
+                self.metrics.of(model.name).learned(dict(message.head))
+                self.metrics.of(model.name).backlog.set(self._backlog(model.number))
+        elif message.kind == "anchored":
+            self.publisher.anchored(message)
+        elif message.kind == "need_weights":
+            return await asyncio.to_thread(self.publisher.weights, message)
+        return None
+
+    def _backlog(self, model: int) -> int:
+        return self.journal.durable_offset(model) - self.learned.get(model, 0)
+
+    def _learn_every(self, model: int) -> int:
+        return limits.learn_every(self._backlog(model), self.config.comfortable_backlog) if model in self.learned else 1
+
+    # ---- running
+
+    async def run(self, announce: Callable[[Addresses], None]) -> int:
+        """Serve until SIGTERM or SIGINT, then drain; returns the exit code. A part that fails takes the process down."""
+        stopping = self._signals()
+        grpc_server, port = self._grpc_server()
+        host, http_port = split_address("http", self.config.http)
+        http = HttpServer(application(self.registry, self._not_ready), host, http_port)
+        parts: list[asyncio.Task[Any]] = []
+        try:
+            parts = [
+                asyncio.create_task(self.journal.run(), name="journal"),
+                asyncio.create_task(self.trainer.run(), name="trainer"),
+                asyncio.create_task(self._snapshots(), name="snapshots"),
+                asyncio.create_task(self._loop_lag(), name="loop lag"),
+                asyncio.create_task(http.run(), name="http"),
+            ]
+            starting = asyncio.create_task(self.trainer.ready.wait(), name="start")
+            await asyncio.wait([*parts, starting], return_when=asyncio.FIRST_COMPLETED)
+            if not starting.done():
+                starting.cancel()
+                return self._report([part for part in parts if part.done()])
+            await grpc_server.start()
+            self.ready = True
+            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            grpc_host, _ = split_address("listen", self.config.listen)
+            announce(Addresses(f"{grpc_host}:{port}", f"{host}:{http.port}", self.trainer.pid or 0))
+            wait_stop = asyncio.create_task(stopping.wait(), name="signal")
+            done, _ = await asyncio.wait([*parts, wait_stop], return_when=asyncio.FIRST_COMPLETED)
+            code = self._report([part for part in done if part is not wait_stop])
+            await self._drain(grpc_server)
+            return code
+        finally:
+            http.stop()
+            await self._stop(parts)
+
+    def _report(self, ended: list[asyncio.Task[Any]]) -> int:
+        """Say which parts ended although none should; the exit code."""
+        for part in ended:
+            log.error("a part has ended", part=part.get_name(), error=str(part.exception()))
+        return 1 if ended else 0
+
+    async def _drain(self, grpc_server: Any) -> None:
+        """Not serving, no intake, every stream told, everything flushed."""
+        started = time.monotonic()
+        self.ready = False
+        await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
+        self.serving.draining = True
+        self.events.close()
+        for sessions in self.serving.open.values():
+            for session in list(sessions):
+                if session.progressed:
+                    session.progressed()
+        await grpc_server.stop(self.config.drain_s)
+        if not self.journal.failure:
+            await self.journal.flush()
+            await self._snapshot()
+        log.info("drained", seconds=round(time.monotonic() - started, 3))
+
+    async def _stop(self, parts: list[asyncio.Task[Any]]) -> None:
+        for part in reversed(parts):  # the journal last: the trainer may still report
+            part.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # already logged by whoever waited for it
+                await part
+        self.journal.close()
+        await asyncio.to_thread(self.states.close)
+        await asyncio.to_thread(self.versions.close)
+
+    def _signals(self) -> asyncio.Event:
+        stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+
+        def on_signal() -> None:
+            if stopping.is_set():
+                os._exit(130)  # a second signal: at once; everything acknowledged is on disk
+            stopping.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, on_signal)
+        return stopping
+
+    def _grpc_server(self) -> tuple[Any, int]:
+        size = self.config.max_message_bytes
+        server = grpc.aio.server(
+            interceptors=[GrpcMetrics(self.registry)],
+            options=[
+                ("grpc.max_receive_message_length", size),
+                ("grpc.max_send_message_length", 64 << 20),
+                ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", 30_000),
+                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
+                ("grpc.server_handshake_timeout_ms", 5_000),
+                ("grpc.http2.settings_timeout", 5_000),
+            ],
+        )
+        streams = answer_by_name(Streams, streams_pb2_grpc.StreamsServicer)(self.serving)
+        models = answer_by_name(Models, models_pb2_grpc.ModelsServicer)(self.serving)
+        training = answer_by_name(training_pb2_grpc.TrainingServicer, training_pb2_grpc.TrainingServicer)()
+        streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
+        models_pb2_grpc.add_ModelsServicer_to_server(models, server)
+        training_pb2_grpc.add_TrainingServicer_to_server(training, server)
+        health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
+        names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        reflection.enable_server_reflection(names, server)
+        port = server.add_insecure_port(self.config.listen)
+        return server, port
+
+    async def _set_health(self, status: Any) -> None:
+        for name in ("", *SERVICES):
+            await self.health.set(name, status)
+
+    def _not_ready(self) -> str:
+        if self.journal.failure:
+            return str(self.journal.failure)
+        return "" if self.ready else ("draining" if self.serving.draining else "starting")
+
+    # ---- periodic work
+
+    async def _snapshots(self) -> None:
+        while True:
+            await asyncio.sleep(self.config.snapshot_s)
+            await self._snapshot()
+
+    async def _snapshot(self) -> None:
+        """Save what changed. The rows are taken at one moment; they are saved once the journal holds all of it."""
+        started = self.serving.clock()
+        position = self.journal.durable_position
+        models = [m.snapshot_model(self.journal.offset(m.number)) for m in self.serving.models.values()]
+        streams = [row for m in self.serving.models.values() for row in m.snapshot_streams()]
+        champions = {row.model: row.champion for row in models}
+        await self.journal.flush()
+        await asyncio.to_thread(self.states.save, position, models, streams)
+        await asyncio.to_thread(self.publisher.snapshot_taken, champions)
+        self.metrics.snapshot_seconds.observe(self.serving.clock() - started)
+
+    async def _loop_lag(self) -> None:
+        loop = asyncio.get_running_loop()
+        while True:
+            due = loop.time() + LAG_PERIOD_S
+            await asyncio.sleep(LAG_PERIOD_S)
+            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
+            self.metrics.durable_lag.set(self.journal.pending_entries)
+
+
+async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> int:
+    """Run a server until a signal stops it; `announce` is called once when it is ready. Returns the exit code."""
+    return await Server(config).run(announce)

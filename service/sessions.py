@@ -1,0 +1,164 @@
+"""The streams of one model: a fold over its records (DESIGN §2). Live serving and recovery advance them by the same calls."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import calendar
+from model.network import Network
+from model.spec import ModelSpec
+from service.engine import StepSession
+from service.sequence import KEPT_ANSWERS, Answer, pack_answers, unpack_answers
+from service.storage.states import ModelRow, StreamRow
+
+Array = NDArray[np.float32]
+
+FRESH, RESUMED, IMPORTED, LOST = 1, 2, 3, 4  # state origins, numbered as on the wire
+
+# Journal offsets remembered per stream to tell what is judged; beyond it, judged_through lags and never leads.
+MAX_MARKS = 512
+
+
+@dataclass(slots=True, eq=False)
+class Session:
+    """One stream: where it stands in its sequence, and where its state row is."""
+
+    number: int  # unique within the model; what the journal calls it
+    id: str
+    row: int
+    epoch: int = 1  # one higher at each takeover
+    last_seq: int = 0
+    durable_seq: int = 0
+    last_time: float = math.nan  # seconds since 1970; NaN: none
+    origin: int = FRESH
+    judged_through: int = 0
+    answers: deque[Answer] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
+    marks: deque[tuple[int, int]] = field(default_factory=deque)  # (journal offset, seq) not yet judged
+    progressed: Callable[[], None] | None = None  # wakes the call that has the stream open
+
+    def judged(self, offset: int) -> int:
+        """The seq through which labels are judged, the model being judged up to `offset`."""
+        marks = self.marks
+        while marks and marks[0][0] <= offset:
+            self.judged_through = marks.popleft()[1]
+        return self.judged_through
+
+    def mark(self, offset: int, seq: int) -> None:
+        """Remember that tick `seq` ends at journal offset `offset`."""
+        if len(self.marks) >= MAX_MARKS:
+            self.marks.pop()
+        self.marks.append((offset, seq))
+
+
+class Sessions:
+    """All streams of one model: sessions by id and number, state rows in one matrix, and what serves them."""
+
+    def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
+        self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
+        self.network = Network(spec)
+        self.champion = 0
+        self.anchor = 0
+        self.paused = False
+        self.judged_offset = 0
+        self.rollback_offset = 0  # a rollback wish older than the last rollback is stale
+        self.by_id: dict[str, Session] = {}
+        self.by_number: dict[int, Session] = {}
+        self.changed: set[int] = set()  # stream numbers since the last snapshot
+        self._rows: Array = np.zeros((4, self.network.state_size), np.float32)
+        self._used = 0
+        self._last_number = 0
+
+    def add(self, id: str, number: int, epoch: int) -> Session:
+        """A new stream with an empty state."""
+        if self._used == len(self._rows):
+            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
+        session = Session(number, id, self._used, epoch)
+        self._used += 1
+        self.by_id[id] = self.by_number[number] = session
+        self._last_number = max(self._last_number, number)
+        self.changed.add(number)
+        return session
+
+    def opened(self, number: int, id: str, epoch: int) -> Session:
+        """Apply a StreamOpened record: a new stream, or a new owner of a known one."""
+        session = self.by_number.get(number) or self.add(id, number, epoch)
+        session.epoch = epoch
+        self.changed.add(number)
+        return session
+
+    def next_number(self) -> int:
+        """A stream number that was never used in this model."""
+        return self._last_number + 1
+
+    def step(
+        self, runner: StepSession, sessions: Sequence[Session], time: NDArray[np.float64], x: Array
+    ) -> tuple[Array, Array]:
+        """Compute one tick of distinct sessions; changes nothing. time [B] seconds, x [B, C] → y [B, O], states [B, S].
+
+        For B = 1 the results are the runner's buffers (see `StepSession.run`).
+        """
+        u = calendar.inputs(time, self.spec.interval)
+        return runner.run(x, u, self._rows[[s.row for s in sessions]])
+
+    def advance(self, session: Session, seq: int, time: float, payload: int, y: Array, state: Array, offset: int) -> Answer:
+        """Apply one computed tick: its state row is written, its answer kept. offset: the journal's, just after the tick."""
+        self._rows[session.row] = state
+        judged = session.judged(self.judged_offset)
+        session.last_seq, session.last_time = seq, time
+        session.mark(offset, seq)
+        answer = Answer(seq, payload, y.tobytes(), self.champion, judged)
+        session.answers.append(answer)
+        self.changed.add(session.number)
+        return answer
+
+    def reset(self, session: Session) -> None:
+        """Apply a Reset record: the state begins anew, the sequence goes on."""
+        self._rows[session.row] = 0
+        session.last_time, session.origin = math.nan, FRESH
+        self.changed.add(session.number)
+
+    def serve(self, version: int, offset: int) -> None:
+        """Apply a Swap record: another version answers from here on, with labels up to `offset` judged."""
+        self.champion = version
+        self.judged_offset = max(self.judged_offset, offset)
+
+    def state(self, session: Session) -> Array:
+        """A copy of the stream's state row, [S]."""
+        return self._rows[session.row].copy()
+
+    def snapshot_model(self, offset: int) -> ModelRow:
+        """The model's line of a snapshot; offset: its journal entries so far."""
+        spec = json.dumps(self.spec.to_mapping())
+        return ModelRow(
+            self.number, self.tenant, self.name, spec, offset, self.champion, self.anchor, self.paused, self.judged_offset
+        )
+
+    def snapshot_streams(self) -> list[StreamRow]:
+        """Lines of the streams that changed since the last call."""
+        changed, self.changed = self.changed, set()
+        return [
+            StreamRow(
+                self.number, s.number, s.id, s.epoch, s.last_seq, s.last_time, s.origin,
+                self._rows[s.row].tobytes(), pack_answers(s.answers),
+            )
+            for s in (self.by_number[n] for n in sorted(changed) if n in self.by_number)
+        ]  # fmt: skip
+
+    def restore(self, row: StreamRow, offset: int) -> None:
+        """Take a stream back from a snapshot that holds `offset` entries of the model. Raises ValueError where the state's length is not this spec's."""
+        if len(row.state) != 4 * self.network.state_size:
+            raise ValueError(f"stream {row.id}: state of {len(row.state)} bytes, expected {4 * self.network.state_size}")
+        session = self.add(row.id, row.stream, row.epoch)
+        self.changed.discard(row.stream)
+        self._rows[session.row] = np.frombuffer(row.state, np.float32)
+        session.last_seq = session.durable_seq = row.last_seq
+        session.last_time, session.origin = row.last_time, RESUMED
+        session.answers = unpack_answers(row.answers, self.spec.outputs)
+        session.mark(offset, row.last_seq)

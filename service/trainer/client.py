@@ -1,0 +1,159 @@
+"""Serving's side of the trainer: starts the process, feeds it durable chunks, passes on what it says, starts it again.
+
+The trainer's death, hang or divergence never touches serving; what it lost it learns again from the journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from service.config import ServeConfig
+from service.metrics import Metrics
+from service.storage.journal import Commit, Journal
+from service.trainer.messages import Decoder, Message, MessageError
+
+log = structlog.get_logger("trainer")
+
+READ_BYTES = 1 << 20
+# Bytes of journal sent and not yet reported as learned: enough to keep the child busy, little enough to forget with it.
+IN_FLIGHT_BYTES = 4 << 20
+BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+STOP_S = 5.0
+
+# One BLAS thread: more would take the cores that serving answers on.
+ENVIRONMENT = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+
+
+class TrainerClient:
+    """Owns the trainer process. `handle` gets each verdict, progress report and question, one at a time, in order."""
+
+    def __init__(
+        self, config: ServeConfig, journal: Journal, metrics: Metrics, handle: Callable[[Message], Awaitable[Message | None]]
+    ) -> None:
+        self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
+        self._sent = self._learned = 0  # journal positions
+        self._more = asyncio.Event()
+        self._process: asyncio.subprocess.Process | None = None
+        self.ready = asyncio.Event()
+        journal.on_commit.append(self._committed)
+
+    @property
+    def pid(self) -> int | None:
+        """The process that runs now."""
+        return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def run(self) -> None:
+        """Keep a trainer running until cancelled; then let it leave a checkpoint, within STOP_S."""
+        failures = 0
+        while True:
+            learned_before = self._learned
+            try:
+                await self._live()
+            finally:
+                self.ready.clear()
+                await self._stop()
+            failures = 0 if self._learned > learned_before else failures + 1
+            self._metrics.restarts.inc()
+            pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
+            log.warning("trainer ended, starting it again", exit=self._exit_code(), again_in_s=pause)
+            await asyncio.sleep(pause)
+
+    def _exit_code(self) -> int | None:
+        return self._process.returncode if self._process else None
+
+    async def _live(self) -> None:
+        """One life of the process: returns when it has ended."""
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "service.trainer.process",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
+            start_new_session=True,  # Ctrl-C is for serving, which then stops its trainer in order
+        )  # fmt: skip
+        assert self._process.stdin and self._process.stdout
+        self._write(Message("settings", self._settings()))
+        listening, feeding = asyncio.create_task(self._listen()), asyncio.create_task(self._feed())
+        try:
+            await asyncio.wait((listening, feeding), return_when=asyncio.FIRST_COMPLETED)
+            if feeding.done() and not listening.done():
+                await feeding  # a journal that cannot be read is serving's problem too: it goes up
+            await listening
+        except MessageError as error:
+            log.error("trainer does not speak the protocol", error=str(error))
+        finally:
+            for task in (listening, feeding):
+                task.cancel()
+            await asyncio.gather(listening, feeding, return_exceptions=True)
+
+    async def _listen(self) -> None:
+        """Take in what the process says until it ends."""
+        assert self._process and self._process.stdout
+        decoder = Decoder()
+        while data := await self._process.stdout.read(READ_BYTES):
+            for message in decoder.feed(data):
+                if message.kind == "ready":
+                    self._sent = self._learned = message.head["position"]
+                    self.ready.set()
+                    self._more.set()
+                elif message.kind == "progress":
+                    self._learned = message.head["position"]
+                    self._more.set()
+                answer = await self._handle(message)
+                if answer is not None:
+                    self._write(answer)
+
+    async def _feed(self) -> None:
+        """Send durable chunks from the journal's files, as far ahead of what is learned as is allowed."""
+        assert self._process and self._process.stdin
+        await self.ready.wait()
+        while True:
+            await self._more.wait()
+            self._more.clear()
+            while self._sent < self._journal.durable_position and self._sent - self._learned < IN_FLIGHT_BYTES:
+                for position, payload in self._journal.read(self._sent, IN_FLIGHT_BYTES // 4):
+                    self._write(Message("chunk", {"position": position}, (payload,)))
+                    self._sent = position
+                try:
+                    await self._process.stdin.drain()
+                except ConnectionError:
+                    return  # the reader sees the end
+
+    def _write(self, message: Message) -> None:
+        assert self._process and self._process.stdin
+        if not self._process.stdin.is_closing():
+            self._process.stdin.write(message.encode())
+
+    def _committed(self, commit: Commit) -> None:
+        self._more.set()
+
+    def _settings(self) -> dict[str, Any]:
+        config, gate = self._config, self._config.gate
+        return {
+            "data": str(Path(config.data).resolve()),
+            "nice": config.trainer_nice,
+            "publish_labels": config.publish_labels,
+            "publish_s": config.publish_s,
+            "checkpoint_chunks": config.checkpoint_chunks,
+            "gate": {name: getattr(gate, name) for name in type(gate).__dataclass_fields__},
+        }
+
+    async def _stop(self) -> None:
+        """Ask the process to leave; kill it if it does not in time."""
+        process = self._process
+        if process is None or process.returncode is not None:
+            return
+        self._write(Message("stop"))
+        if process.stdin:
+            process.stdin.close()
+        try:
+            # Its last words must be read, or a full pipe keeps it from leaving.
+            assert process.stdout
+            await asyncio.wait_for(asyncio.gather(process.stdout.read(), process.wait()), STOP_S)
+        except TimeoutError:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,147 @@
+"""One model in the trainer: journal chunks become calls of the learner and of the gate. Still a fold: no clock, no I/O.
+
+`weights_of` is the one thing from outside: the exact weights of a published version, which is immutable.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.learner import Counts, Learner, Update
+from model.spec import ModelSpec
+from service.gate import Gate, GateSettings
+from service.records import Chunk, ModelCreate, Paused, Record, Reset, Resumed, Rollback, StateDelete, Swap, Ticks, entries
+
+Array = NDArray[np.float32]
+WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters
+
+
+class OutOfOrder(RuntimeError):
+    """A chunk does not follow the one before: nothing was changed."""
+
+
+@dataclass
+class HostedModel:
+    """A model's learner and gate, and how far in its records they are."""
+
+    number: int
+    learner: Learner
+    gate: Gate
+    offset: int = 0  # journal entries of the model that are in the weights
+    chunks: int = 0
+    version: int = 0  # the one that serves, as far as the records say
+    contender_weights: Array | None = None
+    anchored: list[int] = field(default_factory=list)  # versions that became anchor, for the caller to take
+
+    @classmethod
+    def create(cls, number: int, record: ModelCreate, settings: GateSettings) -> HostedModel:
+        """A model at its first record: weights from its seed, which are also version 1 and the first anchor."""
+        learner = Learner(ModelSpec.from_mapping(json.loads(record.spec)))
+        learner.anchor = learner.weights.flat.copy()
+        return cls(number, learner, Gate(settings))
+
+    def apply(self, chunk: Chunk, weights_of: WeightsOf) -> list[Update]:
+        """Take one chunk in. A chunk that is in already is passed over. Raises OutOfOrder for a gap."""
+        if chunk.end <= self.offset:
+            return []
+        if chunk.offset != self.offset:
+            raise OutOfOrder(f"model {self.number}: chunk begins at {chunk.offset}, expected {self.offset}")
+        score = self.chunks % self.gate.settings.score_every == 0
+        updates: list[Update] = []
+        for record in chunk.records:
+            if isinstance(record, Ticks):
+                updates += self.learner.ticks(
+                    record.stream, record.seq, record.time, record.x, chunk.learn_every, score_anchor=score
+                )
+            else:
+                self._apply(record, weights_of)
+        self._judge(updates, weights_of)
+        self.chunks += 1
+        self.offset += sum(entries(record) for record in chunk.records)
+        return updates
+
+    def _apply(self, record: Record, weights_of: WeightsOf) -> None:
+        match record:
+            case Reset(stream=stream) | StateDelete(stream=stream):
+                self.learner.reset(stream)
+            case Paused():
+                self.learner.paused = True
+            case Resumed():
+                self.learner.paused = False
+            case Swap(version=version):
+                self.version = version
+                had = self.gate.contender
+                self.gate.swapped(version)
+                if self.gate.contender != had:
+                    self.contender_weights = weights_of(self.number, version)
+            case Rollback(version=version):
+                self.version = version
+                weights = weights_of(self.number, version)
+                self.learner.roll_back(weights)
+                self.learner.anchor = weights.copy()
+                self.gate.rolled_back(version)
+                self.contender_weights = None
+            case _:
+                pass  # kinds that do not touch learning yet: labels, windows, state puts, skips, stream bindings
+
+    def _judge(self, updates: Iterable[Update], weights_of: WeightsOf) -> None:
+        for update in updates:
+            self.gate.learned(update.labels)
+            if not math.isnan(update.anchor_score):
+                self.gate.scored(update.score, update.anchor_score, update.labels)
+        contender = self.gate.contender
+        anchor = self.gate.new_anchor()
+        if anchor:
+            self.learner.anchor = self.contender_weights
+            self.anchored.append(anchor)
+        if self.gate.contender != contender:
+            self.contender_weights = None
+
+    def pack(self) -> tuple[str, dict[str, bytes]]:
+        """What a checkpoint stores besides contexts: a JSON text and named blobs."""
+        learner = self.learner
+        head = {
+            "spec": learner.spec.to_mapping(),
+            "offset": self.offset,
+            "chunks": self.chunks,
+            "version": self.version,
+            "step": learner.optimizer_state.step,
+            "paused": learner.paused,
+            "counts": asdict(learner.counts),
+            "evicted": learner.contexts.evicted,
+            "gate": self.gate.pack(),
+        }
+        blobs = {
+            "weights": learner.weights.flat.tobytes(),
+            "moments": learner.optimizer_state.moments.tobytes(),
+            "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),
+            "contender": b"" if self.contender_weights is None else self.contender_weights.tobytes(),
+            "order": np.array(learner.contexts.order(), np.uint32).tobytes(),
+        }
+        return json.dumps(head), blobs
+
+    @classmethod
+    def unpack(
+        cls, number: int, head: str, blobs: dict[str, bytes], contexts: dict[int, bytes], settings: GateSettings
+    ) -> HostedModel:
+        """The inverse of `pack`; contexts by stream number. Raises ValueError or KeyError for anything else."""
+        facts = json.loads(head)
+        learner = Learner(ModelSpec.from_mapping(facts["spec"]))
+        learner.weights.flat[...] = np.frombuffer(blobs["weights"], np.float32)
+        learner.optimizer_state.moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(2, -1)
+        learner.optimizer_state.step = facts["step"]
+        learner.paused = facts["paused"]
+        learner.counts = Counts(**facts["counts"])
+        learner.anchor = np.frombuffer(blobs["anchor"], np.float32).copy() if blobs["anchor"] else None
+        learner.contexts.restore(contexts, np.frombuffer(blobs["order"], np.uint32).tolist())
+        learner.contexts.evicted = facts["evicted"]
+        gate = Gate(settings, **facts["gate"])
+        hosted = cls(number, learner, gate, facts["offset"], facts["chunks"], facts["version"])
+        hosted.contender_weights = np.frombuffer(blobs["contender"], np.float32).copy() if blobs["contender"] else None
+        return hosted

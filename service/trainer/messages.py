@@ -1,0 +1,73 @@
+"""What serving and trainer say to each other over the child's pipes: a small JSON head, then raw blobs. No code in it."""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+_FRAME = struct.Struct("<III")  # head bytes, blobs, body bytes
+_SIZE = struct.Struct("<I")
+MAX_BODY = 1 << 30
+
+
+class MessageError(RuntimeError):
+    """The bytes on the pipe are not messages: one side is broken, and the connection with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """`kind` and `head` say what it is; `blobs` are bytes that go with it.
+
+    To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, stop{}.
+    From it: ready{position}, progress{position, models}, verdict{…}+(onnx, weights, canary), need_weights{model,
+    version}, anchored{model, version, offset}, problem{what}.
+    """
+
+    kind: str
+    head: Mapping[str, Any] = field(default_factory=dict)
+    blobs: tuple[bytes, ...] = ()
+
+    def encode(self) -> bytes:
+        """The bytes of the message, framed."""
+        head = json.dumps({"kind": self.kind, **self.head}, separators=(",", ":")).encode()
+        sizes = b"".join(_SIZE.pack(len(b)) for b in self.blobs)
+        body = sizes + b"".join(self.blobs)
+        return _FRAME.pack(len(head), len(self.blobs), len(body)) + head + body
+
+
+class Decoder:
+    """Bytes in, messages out; keeps what is not a whole message yet."""
+
+    def __init__(self) -> None:
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[Message]:
+        """The messages that `data` completes. Raises MessageError."""
+        self._buffer += data
+        while len(self._buffer) >= _FRAME.size:
+            head_size, count, body_size = _FRAME.unpack_from(self._buffer)
+            end = _FRAME.size + head_size + body_size
+            if head_size + body_size > MAX_BODY:
+                raise MessageError(f"a message of {head_size + body_size} bytes")
+            if len(self._buffer) < end:
+                return
+            frame = bytes(self._buffer[_FRAME.size : end])
+            del self._buffer[:end]
+            yield _decode(frame, head_size, count)
+
+
+def _decode(frame: bytes, head_size: int, count: int) -> Message:
+    try:
+        head = json.loads(frame[:head_size])
+        kind = head.pop("kind")
+        blobs, at = [], head_size + _SIZE.size * count
+        for i in range(count):
+            (size,) = _SIZE.unpack_from(frame, head_size + _SIZE.size * i)
+            blobs.append(frame[at : at + size])
+            at += size
+    except (ValueError, KeyError, struct.error) as error:
+        raise MessageError(f"not a message: {error}") from error
+    return Message(kind, head, tuple(blobs))

@@ -1,0 +1,266 @@
+"""The trainer process: reads durable chunks from its standard input, learns, and proposes versions on its standard output.
+
+Run as `python -m service.trainer.process` by serving alone; it ends when its input does. Everything it
+decides from a clock (when to give a verdict, when to checkpoint) leaves the weights as they are.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import select
+import time
+from collections import deque
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.learner import Update
+from service.engine import PARITY, BadVersion, StepSession, parity
+from service.export import Canary, export, read_weights
+from service.gate import GateSettings
+from service.records import Chunk, ModelCreate, Rollback, Ticks, decode_chunk
+from service.trainer.checkpoint import Checkpoints
+from service.trainer.hosting import HostedModel
+from service.trainer.messages import Decoder, Message
+
+READ_BYTES = 1 << 20
+
+
+class Channel:
+    """The two pipes to serving."""
+
+    def __init__(self, source: int, sink: int) -> None:
+        self._source, self._sink = source, sink
+        self._decoder = Decoder()
+        self._waiting: deque[Message] = deque()
+        self.ended = False
+
+    def receive(self, timeout_s: float | None) -> Message | None:
+        """The next message; None if none came in time, or the other side is gone (then `ended`)."""
+        while not self._waiting and not self.ended:
+            if not select.select([self._source], [], [], timeout_s)[0]:
+                return None
+            data = os.read(self._source, READ_BYTES)
+            self.ended = not data
+            self._waiting.extend(self._decoder.feed(data))
+        return self._waiting.popleft() if self._waiting else None
+
+    def put_back(self, messages: list[Message]) -> None:
+        """Messages to receive before all others."""
+        self._waiting.extendleft(reversed(messages))
+
+    def send(self, kind: str, head: dict[str, Any], *blobs: bytes) -> None:
+        """Write a message; waits while the pipe is full."""
+        data = memoryview(Message(kind, head, blobs).encode())
+        while data:
+            data = data[os.write(self._sink, data) :]
+
+
+@dataclass(slots=True)
+class Due:
+    """What of a model is not judged yet."""
+
+    ticks: int = 0
+    labels: int = 0
+    since: float = 0.0  # monotonic seconds at the first of them
+    loss: float = 0.0  # sums over updates
+    updates: int = 0
+    rollback_asked: bool = False  # until the rollback record comes by
+
+
+class Trainer:
+    """Models, checkpoint and channel. `run` is the process's life."""
+
+    def __init__(self, channel: Channel, checkpoints: Checkpoints, settings: dict[str, Any]) -> None:
+        self.channel, self.checkpoints, self.settings = channel, checkpoints, settings
+        self.gate_settings = GateSettings(**settings["gate"])
+        self.position, self.models = checkpoints.load(self.gate_settings)
+        now = time.monotonic()
+        # Whatever was judged after this checkpoint, and before the last process died, is judged again.
+        self.due = {n: Due(ticks=1, since=now) for n in self.models}
+        self._unsaved = 0
+
+    def run(self) -> None:
+        """Learn until the input ends or `stop` comes; then leave a checkpoint."""
+        self.channel.send("ready", {"position": self.position})
+        while not self.channel.ended:
+            message = self.channel.receive(self._patience())
+            while message is not None:
+                if message.kind == "stop":
+                    self._save()
+                    return
+                self._take(message)
+                self._give_verdicts(end_reached=False)
+                message = self.channel.receive(0)
+            self._give_verdicts(end_reached=True)
+
+    def _patience(self) -> float | None:
+        """Seconds until the next verdict is due by time."""
+        waits = [d.since + self.settings["publish_s"] - time.monotonic() for d in self.due.values() if d.ticks]
+        return max(0.0, min(waits)) if waits else None
+
+    def _take(self, message: Message) -> None:
+        if message.kind != "chunk":
+            return
+        chunk = decode_chunk(message.blobs[0])
+        hosted = self.models.get(chunk.model)
+        if hosted is None and isinstance(chunk.records[0], ModelCreate):
+            hosted = HostedModel.create(chunk.model, chunk.records[0], self.gate_settings)
+            self.models[chunk.model], self.due[chunk.model] = hosted, Due()
+        if hosted is None:
+            raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
+        updates = hosted.apply(chunk, self._weights_of)
+        self.position = message.head["position"]
+        self._note(hosted, chunk, updates)
+        self._unsaved += 1
+        if self._unsaved >= self.settings["checkpoint_chunks"]:
+            self._save()
+
+    def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update]) -> None:
+        """Count what is due, and tell serving what was learned."""
+        due = self.due[hosted.number]
+        ticks = sum(len(r.seq) for r in chunk.records if isinstance(r, Ticks))
+        if ticks and not due.ticks:
+            due.since = time.monotonic()
+        due.ticks += ticks
+        due.labels += sum(u.labels for u in updates)
+        finite = [u.loss for u in updates if math.isfinite(u.loss)]
+        due.loss, due.updates = due.loss + sum(finite), due.updates + len(finite)
+        if any(isinstance(r, Rollback) for r in chunk.records):
+            due.rollback_asked = False
+        self.channel.send("progress", progress(hosted, self.position, updates))
+        for version in hosted.anchored:
+            self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
+        hosted.anchored.clear()
+
+    def _give_verdicts(self, end_reached: bool) -> None:
+        now = time.monotonic()
+        for number, due in self.due.items():
+            enough = end_reached and due.ticks >= self.settings["publish_labels"]
+            late = due.ticks > 0 and now - due.since >= self.settings["publish_s"]
+            if enough or late:
+                self._judge(self.models[number], due)
+
+    def _judge(self, hosted: HostedModel, due: Due) -> None:
+        """Publish, unless something speaks against it (DESIGN R11)."""
+        gate = hosted.gate
+        numbers = {"evidence": gate.evidence, "labels": float(due.labels)}
+        if due.updates:
+            numbers["loss"] = due.loss / due.updates
+        if gate.worse:
+            self._verdict(hosted, due, "veto", "worse than the anchor", numbers, rollback=gate.anchor)
+        elif gate.cooling:
+            self._verdict(hosted, due, "veto", "cooling down after a rollback", numbers)
+        elif not due.labels:
+            self._verdict(hosted, due, "unchanged", "nothing learned", numbers)
+        elif not np.isfinite(hosted.learner.weights.flat).all():
+            self._verdict(hosted, due, "veto", "non-finite weights", numbers, rollback=gate.anchor)
+        else:
+            self._propose(hosted, due, numbers)
+
+    def _propose(self, hosted: HostedModel, due: Due, numbers: dict[str, float]) -> None:
+        started = time.perf_counter()
+        made = export(hosted.learner.network, hosted.learner.weights)
+        try:
+            error = parity(StepSession(made.onnx), Canary.unpack(made.canary))
+        except BadVersion as bad:
+            self._verdict(hosted, due, "veto", str(bad), numbers)
+            return
+        numbers |= {"parity_error": error, "export_s": time.perf_counter() - started}
+        if not error <= PARITY:
+            self._verdict(hosted, due, "veto", f"parity {error:.1e} > {PARITY:.0e}", numbers)
+            return
+        blobs = (made.onnx, made.weights, made.canary)
+        self._verdict(hosted, due, "publish", "due", numbers, blobs=blobs, digest=made.digest.hex())
+
+    def _verdict(
+        self,
+        hosted: HostedModel,
+        due: Due,
+        verdict: str,
+        reason: str,
+        numbers: dict[str, float],
+        *,
+        rollback: int = 0,
+        blobs: tuple[bytes, ...] = (),
+        digest: str = "",
+    ) -> None:
+        """Tell serving; what was due is judged with it. rollback: the version to return to, 0 for none."""
+        head = {
+            "model": hosted.number,
+            "offset": hosted.offset,
+            "verdict": verdict,
+            "reason": reason,
+            "numbers": {k: float(v) if np.isfinite(v) else 1e300 for k, v in numbers.items()},
+            "rollback": 0 if due.rollback_asked else rollback,
+            "digest": digest,
+        }
+        self.channel.send("verdict", head, *blobs)
+        self.due[hosted.number] = Due(rollback_asked=due.rollback_asked or rollback > 0)
+
+    def _weights_of(self, model: int, version: int) -> NDArray[np.float32]:
+        """The weights of a published version, asked of serving; other messages wait meanwhile."""
+        self.channel.send("need_weights", {"model": model, "version": version})
+        aside: list[Message] = []
+        while True:
+            message = self.channel.receive(None)
+            if message is None:
+                raise SystemExit("serving is gone")
+            if message.kind == "weights" and (message.head["model"], message.head["version"]) == (model, version):
+                self.channel.put_back(aside)
+                return read_weights(self.models[model].learner.network, message.blobs[0])
+            aside.append(message)
+
+    def _save(self) -> None:
+        self.checkpoints.save(self.position, self.models.values())
+        self._unsaved = 0
+
+
+def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[str, Any]:
+    """What the metrics need of one chunk's learning, as a JSON-able head."""
+    counts = hosted.learner.counts
+    reports = [u.report for u in updates if u.report]
+    return {
+        "position": position,
+        "model": hosted.number,
+        "offset": hosted.offset,
+        "updates": counts.updates,
+        "learned": counts.learned,
+        "thinned": counts.thinned,
+        "voided": counts.voided,
+        "clipped": counts.clipped,
+        "evicted": hosted.learner.contexts.evicted,
+        "losses": [u.loss for u in updates if math.isfinite(u.loss)],
+        "scores": [(u.score, u.anchor_score) for u in updates if math.isfinite(u.anchor_score)],
+        "norms": [u.norm for u in updates if math.isfinite(u.norm)],
+        "refused": [u.refused for u in updates if u.refused],
+        "by_layer": [r.by_layer for r in reports],
+        "ratios": [r.update_ratio for r in reports],
+        "lags": list(reports[-1].lag_norms) if reports else [],
+        "saturated": reports[-1].saturated if reports else None,
+    }
+
+
+def main() -> None:
+    """Entry of the process; the first message on its input is the settings."""
+    source, sink = os.dup(0), os.dup(1)
+    os.dup2(2, 1)  # a stray print must not end up between two messages
+    channel = Channel(source, sink)
+    first = channel.receive(None)
+    if first is None or first.kind != "settings":
+        raise SystemExit("the trainer is started by the server, which sends it its settings")
+    settings = dict(first.head)
+    os.nice(settings["nice"])
+    checkpoints = Checkpoints(Path(settings["data"]) / "trainer.db")
+    try:
+        Trainer(channel, checkpoints, settings).run()
+    finally:
+        checkpoints.close()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,109 @@
+"""Protobuf ↔ plain values: the only reader of message fields. Everything a client sent is checked here or refused."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from freshet.v1 import models_pb2, streams_pb2, types_pb2
+from google.protobuf.message import Message
+from numpy.typing import NDArray
+
+from model.spec import ModelSpec, SpecError
+from service.errors import Invalid, Refusal
+from service.events import Event
+from service.sequence import Answer
+from service.sessions import Sessions
+from service.storage.versions import Version
+
+Array = NDArray[np.float32]
+
+
+def spec(message: types_pb2.ModelSpec) -> ModelSpec:
+    """A spec message as a spec; fields left out take their defaults. Raises Invalid."""
+    values: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        values[field.name] = list(value) if field.is_repeated else value
+    try:
+        return ModelSpec.from_mapping(values)
+    except SpecError as error:
+        raise Invalid(f"spec.{error.field}", error.value, error.remedy) from error
+
+
+def spec_message(spec: ModelSpec) -> types_pb2.ModelSpec:
+    """A spec as a message, every field filled in."""
+    return types_pb2.ModelSpec(**spec.to_mapping())
+
+
+def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
+    """A tick's seq, event time (NaN: none) and values. Values beyond float32 arrive infinite, and are refused as such."""
+    time = message.time if message.HasField("time") else math.nan
+    return message.seq, time, np.array(message.x, np.float32)
+
+
+def forecast(answer: Answer) -> streams_pb2.OpenResponse:
+    """A forecast as a stream message."""
+    return streams_pb2.OpenResponse(
+        forecast=streams_pb2.Forecast(
+            seq=answer.seq,
+            y=np.frombuffer(answer.y, np.float32).tolist(),
+            version=answer.version,
+            judged_through=answer.judged_through,
+        )
+    )
+
+
+def refused(refusal: Refusal) -> streams_pb2.OpenResponse:
+    """A refusal as a stream message."""
+    return streams_pb2.OpenResponse(
+        refused=types_pb2.Refused(
+            seq=refusal.seq, field=refusal.field, value=refusal.value, remedy=refusal.remedy, reason=refusal.reason.value
+        )
+    )
+
+
+def model_message(model: Sessions, offset: int) -> models_pb2.Model:
+    """What is told of a model; offset: its journal entries."""
+    return models_pb2.Model(
+        name=model.name,
+        spec=spec_message(model.spec),
+        champion=model.champion,
+        anchor=model.anchor,
+        paused=model.paused,
+        streams=len(model.by_id),
+        offset=offset,
+        judged_offset=model.judged_offset,
+    )
+
+
+def version_message(version: Version) -> models_pb2.Version:
+    """What is told of a version."""
+    return models_pb2.Version(
+        number=version.number,
+        parent=version.parent,
+        offset=version.offset,
+        digest=version.digest,
+        created=version.created,
+        loss=version.loss,
+        anchor_loss=version.anchor_loss,
+        parity_error=version.parity_error,
+    )
+
+
+def event_message(event: Event) -> models_pb2.ModelEvent:
+    """An event as a watch message."""
+    return models_pb2.ModelEvent(
+        model=event.model,
+        kind=event.kind,  # type: ignore[arg-type]  # numbered alike
+        offset=event.offset,
+        version=event.version,
+        reason=event.reason,
+        numbers=dict(event.numbers),
+        time=event.time,
+    )
+
+
+def size(message: Message) -> int:
+    """Bytes of a message."""
+    return message.ByteSize()
