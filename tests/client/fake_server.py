@@ -1,0 +1,280 @@
+"""A server that speaks the step protocol over real gRPC and forecasts by a formula that tests can repeat.
+
+Its state is 0.5·state + x, from zeros; the forecast for step h is h·state. What it holds beyond `durable` is lost in
+`crash`. Knobs are attributes; everything it saw is recorded.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass, field
+
+import grpc
+import numpy as np
+import numpy.typing as npt
+from google.protobuf import any_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import streams_pb2_grpc as pb_grpc
+
+Array = npt.NDArray[np.float32]
+Ended = tuple[grpc.StatusCode, str]
+
+
+def oracle(rows: Iterable[object], horizon: int = 1, resets: Iterable[int] = ()) -> list[Array]:
+    """The forecasts of an unbroken run. resets: seqs before which the state begins anew."""
+    forecasts, state = [], np.float32(0)
+    for seq, row in enumerate(rows, 1):
+        if seq in resets:
+            state = np.float32(0)
+        state = np.float32(0.5) * state + np.atleast_1d(np.asarray(row, np.float32))
+        forecasts.append(np.stack([np.float32(h) * state for h in range(1, horizon + 1)]))
+    return forecasts
+
+
+@dataclass
+class FakeStream:
+    ticks: list[pb.Tick] = field(default_factory=list)
+    resets: set[int] = field(default_factory=set)
+    durable: int = 0
+    judged: int = 0
+    origin: pb.Welcome.StateOrigin = pb.Welcome.FRESH
+    call: FakeCall | None = None
+
+    def forecast(self, seq: int, horizon: int) -> list[float]:
+        y = oracle([tick.x for tick in self.ticks[:seq]], horizon, self.resets)[-1]
+        return [float(value) for value in y.ravel()]
+
+
+@dataclass
+class FakeCall:
+    """One Open: what it will be sent, ended by a status."""
+
+    mute: bool = False
+    out: asyncio.Queue[pb.OpenResponse | Ended] = field(default_factory=asyncio.Queue)
+
+    def send(self, **message: object) -> None:
+        self.out.put_nowait(pb.OpenResponse(**message))  # type: ignore[arg-type]
+
+    def end(self, code: grpc.StatusCode, why: str = "") -> None:
+        self.out.put_nowait((code, why))
+
+
+class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
+    def __init__(self, channels: int = 1, horizon: int = 1, interval: float = 0.0, learn: bool = True) -> None:
+        names = [f"c{number}" for number in range(channels)]
+        self.spec = types_pb2.ModelSpec(
+            channels=names, targets=names, horizon=horizon, interval=interval, learn=learn, max_gap=0.0
+        )
+        self.streams: dict[str, FakeStream] = {}
+        self.models: dict[str, models_pb2.Model] = {"m": models_pb2.Model(name="m", spec=self.spec)}
+        self.events: asyncio.Queue[models_pb2.ModelEvent] = asyncio.Queue()
+        self.received: list[pb.Tick] = []  # every Tick of every call
+        self.hellos = 0
+        self.judged_when_received: dict[int, int] = {}
+        # Knobs.
+        self.max_undurable = 256
+        self.ring = 256  # answers kept
+        self.commit_every: int | None = 1  # None: only by `commit`, or after a half-close
+        self.disk = asyncio.Event()  # cleared: a half-closed call waits
+        self.disk.set()
+        self.judge_every = 1  # labels are judged in groups of so many, at a commit
+        self.mute = False  # calls opened now take ticks and answer nothing
+        self.overloaded = False
+        self.refuse: Callable[[pb.Tick], types_pb2.Refused | None] = lambda tick: None
+        self.on_tick: Callable[[pb.Tick], None] = lambda tick: None  # after it was taken, before it is answered
+        self.hello_status: Ended | None = None
+        self.port = 0
+        self._server: grpc.aio.Server | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    # --- life
+
+    async def start(self) -> None:
+        self._server = grpc.aio.server()
+        pb_grpc.add_StreamsServicer_to_server(self, self._server)
+        models_pb2_grpc.add_ModelsServicer_to_server(self, self._server)
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        await self._server.start()
+
+    async def stop(self) -> None:
+        server, self._server = self._server, None
+        if server is not None:
+            await server.stop(None)
+
+    async def crash(self, keep: int = 0) -> None:
+        """Die, forgetting every tick beyond max(durable, keep), and start again on the same port."""
+        await self.stop()
+        for stream in self.streams.values():
+            del stream.ticks[max(stream.durable, keep) :]
+            stream.resets = {at for at in stream.resets if at <= len(stream.ticks)}
+            stream.judged = min(stream.judged, stream.durable)
+            stream.origin, stream.call = pb.Welcome.RESUMED, None
+        await self.start()
+
+    def soon(self, work: object) -> None:
+        """Run a coroutine beside the servicer: a call cannot await the end of its own server."""
+        task = asyncio.ensure_future(work)  # type: ignore[var-annotated, arg-type]
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    # --- what tests do to it
+
+    def commit(self) -> None:
+        """Everything taken reaches the disk; whole groups of labels are judged."""
+        for stream in self.streams.values():
+            stream.durable = len(stream.ticks)
+            stream.judged = max(stream.judged, stream.durable // self.judge_every * self.judge_every)
+            if stream.call is not None:
+                stream.call.send(durable=pb.Durable(seq=stream.durable, judged_through=stream.judged))
+
+    def reconnect(self) -> None:
+        """Ask every client to come back, as when draining."""
+        for stream in self.streams.values():
+            if stream.call is not None:
+                stream.call.send(reconnect=pb.Reconnect(reason="draining"))
+                stream.call.end(grpc.StatusCode.OK)
+                stream.call = None
+
+    def rows(self, stream: str = "s") -> list[list[float]]:
+        return [list(tick.x) for tick in self.streams[stream].ticks]
+
+    # --- Streams
+
+    async def Open(
+        self, requests: AsyncIterator[pb.OpenRequest], context: grpc.aio.ServicerContext[object, object]
+    ) -> AsyncIterator[pb.OpenResponse]:
+        hello = (await anext(requests)).hello
+        self.hellos += 1
+        if self.hello_status is not None:
+            await context.abort(*self.hello_status)
+        if hello.model not in self.models:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {hello.model!r}")
+        if not hello.stream:
+            await context.abort_with_status(_bad_field("stream", "", "1 to 256 printable characters"))
+        call, stream = self._attach(hello)
+        reader = asyncio.create_task(self._read(requests, stream, call))
+        try:
+            while isinstance(item := await call.out.get(), pb.OpenResponse):
+                yield item
+            if item[0] is not grpc.StatusCode.OK:
+                await context.abort(*item)
+        finally:
+            reader.cancel()
+            if stream.call is call:
+                stream.call = None
+
+    def _attach(self, hello: pb.Hello) -> tuple[FakeCall, FakeStream]:
+        stream = self.streams.setdefault(hello.stream, FakeStream())
+        call, old = FakeCall(self.mute), stream.call
+        if old is not None:
+            old.send(taken_over=pb.TakenOver(by="another call"))
+            old.end(grpc.StatusCode.ABORTED, "taken over")
+        stream.call = call
+        call.send(
+            welcome=pb.Welcome(
+                stream_id=hello.stream,
+                next_seq=len(stream.ticks) + 1,
+                durable_seq=stream.durable,
+                state_origin=stream.origin,
+                version=1,
+                spec=self.spec,
+                judged_through=stream.judged,
+                max_undurable=self.max_undurable,
+            )
+        )
+        stream.origin = pb.Welcome.RESUMED
+        return call, stream
+
+    async def _read(self, requests: AsyncIterator[pb.OpenRequest], stream: FakeStream, call: FakeCall) -> None:
+        async for request in requests:
+            if stream.call is not call:
+                return
+            if request.HasField("reset"):
+                stream.resets.add(len(stream.ticks) + 1)
+            elif request.HasField("tick"):
+                self._tick(request.tick, stream, call)
+        if self._server is None:  # not half-closed, dead
+            return
+        await self.disk.wait()  # half-closed: all on disk first
+        self.commit()
+        call.end(grpc.StatusCode.OK)
+
+    def _tick(self, tick: pb.Tick, stream: FakeStream, call: FakeCall) -> None:
+        self.received.append(tick)
+        self.judged_when_received[tick.seq] = stream.judged
+        refused = self._refusal(tick, stream)
+        if refused is not None:
+            call.send(refused=refused)
+            return
+        if tick.seq == len(stream.ticks) + 1:
+            stream.ticks.append(tick)
+            self.on_tick(tick)
+        if not call.mute:
+            y = stream.forecast(tick.seq, self.spec.horizon)
+            call.send(forecast=pb.Forecast(seq=tick.seq, y=y, version=1, judged_through=stream.judged))
+        if self.commit_every and len(stream.ticks) - stream.durable >= self.commit_every:
+            self.commit()
+
+    def _refusal(self, tick: pb.Tick, stream: FakeStream) -> types_pb2.Refused | None:
+        last = len(stream.ticks)
+        reason = None
+        if tick.seq > last + 1:
+            reason = types_pb2.Refused.GAP
+        elif tick.seq <= last and tick != stream.ticks[tick.seq - 1]:
+            reason = types_pb2.Refused.CONFLICT
+        elif tick.seq <= last - self.ring:
+            reason = types_pb2.Refused.ANSWER_LOST
+        elif tick.seq == last + 1 and (self.overloaded or last + 1 > stream.durable + self.max_undurable):
+            reason = types_pb2.Refused.OVERLOADED
+        elif tick.seq == last + 1:
+            return self.refuse(tick)
+        if reason is None:
+            return None
+        return types_pb2.Refused(
+            seq=tick.seq, field="seq", value=str(tick.seq), remedy=f"send {last + 1}", reason=reason
+        )
+
+    # --- Models
+
+    async def Create(self, request, context):  # type: ignore[no-untyped-def]
+        if not request.name:
+            await context.abort_with_status(_bad_field("name", "''", "1 to 64 of a-z, 0-9, '-', '_'"))
+        known = self.models.setdefault(request.name, models_pb2.Model(name=request.name, spec=request.spec))
+        if known.spec != request.spec:
+            await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{request.name} has another spec")
+        return known
+
+    async def Get(self, request, context):  # type: ignore[no-untyped-def]
+        if request.name not in self.models:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name!r}")
+        return self.models[request.name]
+
+    async def List(self, request, context):  # type: ignore[no-untyped-def]
+        return models_pb2.ListModelsResponse(models=self.models.values())
+
+    async def Versions(self, request, context):  # type: ignore[no-untyped-def]
+        return models_pb2.VersionsResponse(versions=[models_pb2.Version(number=n) for n in (2, 1)])
+
+    async def Export(self, request, context):  # type: ignore[no-untyped-def]
+        version = models_pb2.Version(number=request.version or 2)
+        return models_pb2.ExportResponse(version=version, onnx=b"onnx", weights=b"weights")
+
+    async def Watch(self, request, context):  # type: ignore[no-untyped-def]
+        while True:
+            yield await self.events.get()
+
+
+def _bad_field(name: str, value: str, remedy: str) -> object:
+    """INVALID_ARGUMENT with the details that name field, value and remedy."""
+    bad = error_details_pb2.BadRequest()
+    bad.field_violations.add(field=name, description=remedy)
+    details = [any_pb2.Any(), any_pb2.Any()]
+    details[0].Pack(bad)
+    details[1].Pack(error_details_pb2.ErrorInfo(reason="INVALID", domain="freshet", metadata={"value": value}))
+    text = f"{name} = {value}; {remedy}"
+    return rpc_status.to_status(status_pb2.Status(code=code_pb2.INVALID_ARGUMENT, message=text, details=details))

@@ -1,0 +1,255 @@
+"""What every cell in the registry must satisfy. Proof of gradients: central differences of the whole network in float64."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.bptt import Batch, gradient, predict
+from model.cell import Array
+from model.cells import CELLS
+from model.cells.gru import GRU
+from model.cells.lstm import LSTM
+from model.network import Network
+from model.parameters import Layout
+from model.spec import ModelSpec
+
+# Central differences in float64 with step 1e-5: truncation ~1e-10, cancellation ~1e-11, so 1e-6 leaves a margin.
+STEP, RELATIVE = 1e-5, 1e-6
+T = 5
+
+every_cell = pytest.mark.parametrize("name", sorted(CELLS))
+every_shape = pytest.mark.parametrize(
+    ("layers", "horizon", "B"), [(n, h, b) for n in (1, 2, 3) for h in (1, 3) for b in (1, 3)]
+)
+
+
+def build(name: str, layers: int = 1, horizon: int = 1) -> Network:
+    return Network(ModelSpec(channels=("a", "b"), cell=name, layers=layers, horizon=horizon, hidden=3, interval=1800.0))
+
+
+def draw(network: Network, B: int, seed: int = 0) -> tuple[Array, Batch]:
+    """Weights without a zero anywhere, the readout included, and a batch with labels at some positions of every row."""
+    rng = np.random.default_rng(seed)
+    flat = rng.normal(0, 0.5, network.layout.size)
+    O = network.spec.outputs
+    weight = (rng.random((T, B, O)) < 0.5).astype(np.float64)
+    weight[2] = 1
+    weight[0] = 0  # so that the span of labelled positions is not the whole window
+    return flat, Batch(
+        rng.normal(0, 0.5, (B, network.hidden_size)), rng.normal(0, 1, (T, B, network.features)),
+        rng.normal(0, 1, (T, B, O)), weight,
+    )  # fmt: skip
+
+
+def analytic(network: Network, flat: Array, batch: Batch) -> Array:
+    grad = network.weights(np.full_like(flat, np.nan))
+    gradient(network, network.weights(flat), batch, network.tape(T, batch.X.shape[1], np.float64), grad)
+    return grad.flat
+
+
+def numeric(network: Network, flat: Array, batch: Batch) -> Array:
+    """dL/dw by central differences. The loss is written out here, not taken from the code under test."""
+    flat = flat.copy()
+    weights, tape = network.weights(flat), network.tape(T, batch.X.shape[1], np.float64)
+    labelled_rows = batch.weight.any(axis=(0, 2)).sum()
+
+    def loss() -> float:
+        error = predict(network, weights, batch, tape, (0, T)) - batch.Y
+        return float((0.5 * batch.weight * error**2).sum() / labelled_rows)
+
+    return central_differences(loss, flat)
+
+
+def central_differences(loss: Any, values: Array) -> Array:
+    """d loss() / d values, one element moved at a time, in place."""
+    out = np.empty_like(values)
+    for i in np.ndindex(values.shape):
+        kept = values[i]
+        values[i] = kept + STEP
+        above = loss()
+        values[i] = kept - STEP
+        out[i] = (above - loss()) / (2 * STEP)
+        values[i] = kept
+    return out
+
+
+def assert_gradients_agree(layout: Layout, got: Array, expected: Array) -> None:
+    """Relative to the largest element of each parameter by itself, so that no small layer hides behind a large one."""
+    for name, wanted in layout.views(expected).items():
+        size = np.abs(wanted).max()
+        assert size > 1e-6, f"{name} has no gradient: nothing was tested"
+        np.testing.assert_allclose(layout.views(got)[name], wanted, rtol=0, atol=RELATIVE * size, err_msg=name)
+
+
+@every_cell
+@every_shape
+def test_the_gradient_of_the_whole_network_equals_central_differences(
+    name: str, layers: int, horizon: int, B: int
+) -> None:
+    network = build(name, layers, horizon)
+    flat, batch = draw(network, B)
+
+    got = analytic(network, flat, batch)
+
+    assert_gradients_agree(network.layout, got, numeric(network, flat, batch))
+
+
+@every_cell
+@pytest.mark.parametrize("B", [1, 3])
+def test_a_cell_gives_the_gradient_by_its_inputs_by_its_start_state_and_adds_the_one_by_its_parameters(
+    name: str, B: int
+) -> None:
+    cell, rng = CELLS[name](4, 3), np.random.default_rng(1)
+    layout = Layout(cell.shapes())
+    flat = rng.normal(0, 0.5, layout.size)
+    state, X = rng.normal(0, 0.5, (B, cell.state_size)), rng.normal(0, 1, (T, B, 4))
+    dH = rng.normal(0, 1, (T, B, 3))
+    tape = cell.workspace(T, B, np.float64)
+
+    def loss() -> float:
+        return float((cell.forward(layout.views(flat), state, X, tape) * dH).sum())
+
+    expected = [central_differences(loss, values) for values in (X, state, flat)]
+    given_arrays = [a.copy() for a in (X, state, dH)]
+    loss()
+    total = np.ones(layout.size)
+    dX, dstate = cell.backward(layout.views(flat), tape, dH, layout.views(total), need_dX=True)
+
+    for got, wanted in zip((dX, dstate, total - 1), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=0, atol=RELATIVE * np.abs(wanted).max())
+    for before, after in zip(given_arrays, (X, state, dH), strict=True):
+        np.testing.assert_array_equal(before, after)  # only read
+
+
+@every_cell
+@settings(max_examples=25, deadline=None)
+@given(split=st.integers(1, 11), B=st.sampled_from([1, 3, 8]), layers=st.integers(1, 3), seed=st.integers(0, 99))
+def test_a_window_in_one_piece_equals_the_window_in_any_two_pieces(
+    name: str, split: int, B: int, layers: int, seed: int
+) -> None:
+    network, steps, rng = build(name, layers), 12, np.random.default_rng(seed)
+    weights = network.weights(rng.normal(0, 0.5, network.layout.size).astype(np.float32))
+    start = rng.normal(0, 0.5, (B, network.hidden_size)).astype(np.float32)
+    X = rng.normal(0, 1, (steps, B, network.features)).astype(np.float32)
+
+    whole, first, second = (network.tape(n, B) for n in (steps, split, steps - split))
+    H = network.forward(weights, start, X, whole)
+    H1 = network.forward(weights, start, X[:split], first)
+    H2 = network.forward(weights, network.state_after(first, split), X[split:], second)
+
+    # Bit for bit: each step is the same products on the same shapes, however long the window is.
+    np.testing.assert_array_equal(np.concatenate([H1, H2]), H)
+    np.testing.assert_array_equal(
+        network.state_after(second, steps - split), network.state_after(whole, steps)
+    )
+
+
+@every_cell
+@pytest.mark.parametrize("layers", [1, 3])
+def test_the_state_after_k_steps_is_what_running_k_steps_leaves(name: str, layers: int) -> None:
+    network = build(name, layers)
+    flat, batch = draw(network, B=3)
+    weights = network.weights(flat)
+    whole = network.tape(T, 3, np.float64)
+    network.forward(weights, batch.start, batch.X, whole)
+
+    for k in range(1, T + 1):
+        part = network.tape(k, 3, np.float64)
+        network.forward(weights, batch.start, batch.X[:k], part)
+        np.testing.assert_array_equal(network.state_after(whole, k), network.state_after(part, k))
+
+
+@every_cell
+@pytest.mark.parametrize(("B", "rows"), [(1, 4), (3, 4), (5, 8)])
+def test_a_padded_row_changes_no_gradient_whatever_it_holds(name: str, B: int, rows: int) -> None:
+    network, rng = build(name, layers=2, horizon=3), np.random.default_rng(2)
+    flat, batch = draw(network, B)
+
+    def padded(array: Array, axis: int, scale: float = 3.0) -> Array:
+        shape = list(array.shape)
+        shape[axis] = rows - B
+        return np.concatenate([array, scale * rng.normal(0, 1, shape)], axis=axis)
+
+    wide = Batch(padded(batch.start, 0), padded(batch.X, 1), padded(batch.Y, 1), padded(batch.weight, 1, scale=0.0))
+
+    expected = analytic(network, flat, batch)
+    # Not bit for bit: BLAS sums a wider product in another order, a few float64 roundings.
+    np.testing.assert_allclose(analytic(network, flat, wide), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+
+
+@every_cell
+def test_padding_at_the_end_of_a_window_changes_no_gradient(name: str) -> None:
+    network = build(name, horizon=3)
+    flat, batch = draw(network, B=3)
+    batch.weight[-2:] = 0
+    expected = analytic(network, flat, batch)
+
+    batch.X[-2:], batch.Y[-2:] = 7.0, -7.0
+
+    np.testing.assert_array_equal(analytic(network, flat, batch), expected)
+
+
+class LSTMWithoutTanhDerivative(LSTM):
+    """dc lacks the factor 1 − tanh²(c)."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        super()._local_derivatives(s)
+        s.Qc[...] = s.A[:-1, : self.hidden]
+
+
+class LSTMWithoutCellMemory(LSTM):
+    """Nothing reaches the forget gate."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        super()._local_derivatives(s)
+        s.Q[:, 2 * self.hidden : 3 * self.hidden] = 0
+
+
+class GRUWithoutUpdateGate(GRU):
+    """The update gate's factor 1 − z is left out."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        super()._local_derivatives(s)
+        z = s.A[:, 2 * self.hidden : 3 * self.hidden]
+        s.Q[:, 2 * self.hidden : 3 * self.hidden] /= 1 - z
+
+
+class GRUWithoutResetGate(GRU):
+    """Nothing reaches the reset gate."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        super()._local_derivatives(s)
+        s.Q[:, self.hidden : 2 * self.hidden] = 0
+
+
+def one_step_ignored(cell_class: Any) -> Any:
+    """A mutant of any cell: the loss at one step of the window is forgotten."""
+
+    class Mutant(cell_class):  # type: ignore[misc]
+        def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
+            return super().backward(params, tape, np.where(np.arange(len(dH))[:, None, None] == 2, 0, dH), dparams, need_dX)
+
+    return Mutant
+
+
+MUTANTS = [
+    ("lstm", LSTMWithoutTanhDerivative), ("lstm", LSTMWithoutCellMemory),
+    ("gru", GRUWithoutUpdateGate), ("gru", GRUWithoutResetGate),
+    *((name, one_step_ignored(make)) for name, make in CELLS.items()),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "mutant"), MUTANTS, ids=lambda v: getattr(v, "__name__", v))
+def test_a_backward_that_drops_one_term_is_caught(name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(CELLS, name, mutant)
+    network = build(name, layers=2)
+    assert type(network.cells[0]) is mutant
+    flat, batch = draw(network, B=3)
+
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_gradients_agree(network.layout, analytic(network, flat, batch), numeric(network, flat, batch))

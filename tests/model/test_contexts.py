@@ -1,0 +1,151 @@
+"""What the learner keeps per stream: least recently used goes first, and a stored arena continues bit-equal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model.contexts import Contexts, pad_rows
+from model.learner import Learner
+from model.network import Network
+from tests.model.worlds import Checkpoint, Chunk, chunks, digest, feed, spec
+
+
+def arena(limit: int) -> Contexts:
+    return Contexts(Network(spec(hidden=2)), limit)
+
+
+def touch(contexts: Contexts, streams: list[int], value: float) -> None:
+    slots, block = contexts.take(streams)
+    block.start[...] = value
+    contexts.store(slots, block)
+
+
+def test_an_unknown_stream_begins_empty_even_in_a_slot_that_was_used() -> None:
+    contexts = arena(2)
+    touch(contexts, [1, 2], 5.0)
+    contexts.remove(1)
+    _, block = contexts.take([3])
+    assert not block.rows.any()
+    assert (block.fill[0], block.known[0], np.isnan(block.last_time[0])) == (0, 0, True)
+
+
+def test_blocks_are_copies_until_stored() -> None:
+    contexts = arena(4)
+    slots, block = contexts.take([7, 8])
+    block.start[...] = 1.0
+    assert not contexts.take([7])[1].start.any()
+    contexts.store(slots, block)
+    assert contexts.take([8, 7])[1].start.all()
+
+
+@settings(max_examples=50, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True), max_size=30), st.integers(4, 6))
+def test_the_least_recently_used_stream_is_evicted_in_journal_order(groups: list[list[int]], limit: int) -> None:
+    contexts, order, evicted = arena(limit), list[int](), 0
+    for group in groups:
+        touch(contexts, group, 1.0)
+        for stream in group:
+            if stream in order:
+                order.remove(stream)
+            elif len(order) == limit:
+                order.pop(0)
+                evicted += 1
+            order.append(stream)
+    assert (contexts.order(), contexts.evicted, len(contexts)) == (order, evicted, len(order))
+
+
+def test_removing_says_how_many_origins_were_waiting() -> None:
+    contexts = arena(4)
+    slots, block = contexts.take([1])
+    block.known[...] = 3
+    contexts.store(slots, block)
+    assert [contexts.remove(1), contexts.remove(1), contexts.remove(99)] == [3, 0, 0]
+
+
+def test_changes_are_what_was_touched_since_the_last_call() -> None:
+    contexts = arena(3)
+    touch(contexts, [1, 2], 1.0)
+    assert set(contexts.changes()[0]) == {1, 2}
+    touch(contexts, [2, 3], 2.0)
+    touch(contexts, [4], 3.0)  # evicts 1
+    changed, removed = contexts.changes()
+    assert (set(changed), removed) == ({2, 3, 4}, {1})
+    assert contexts.changes() == ({}, set())
+
+
+def test_a_stream_that_was_removed_and_came_back_is_changed_and_not_removed() -> None:
+    contexts = arena(3)
+    touch(contexts, [1], 1.0)
+    contexts.changes()
+    contexts.remove(1)
+    touch(contexts, [1], 2.0)
+    changed, removed = contexts.changes()
+    assert (set(changed), removed) == ({1}, set())  # else what is applied last would decide
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True), min_size=1, max_size=20))
+def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_order(groups: list[list[int]]) -> None:
+    contexts, stored = arena(5), dict[int, bytes]()
+    for value, group in enumerate(groups):
+        touch(contexts, group, value + 1.0)
+        changed, removed = contexts.changes()
+        stored = {s: b for s, b in stored.items() if s not in removed} | changed
+
+    restored = arena(5)
+    restored.restore(stored, contexts.order())
+
+    assert set(stored) == set(contexts.order())
+    assert restored.changes() == ({}, set())
+    order = contexts.order()
+    assert restored.order() == order
+    np.testing.assert_array_equal(restored.take(order)[1].rows, contexts.take(order)[1].rows)
+    np.testing.assert_array_equal(restored.take(order)[1].marks, contexts.take(order)[1].marks)
+
+
+@pytest.mark.parametrize("cell", ["lstm", "gru"])
+@pytest.mark.parametrize("limit", [3, 100])
+def test_a_learner_restored_mid_way_continues_bit_equal(cell: str, limit: int) -> None:
+    model = spec(cell=cell, horizon=3, learn_every=2, layers=2, head_init=0.1)
+    stream = chunks([3] * 40, entities=6, once=True)
+    learner, checkpoint = Learner(model, limit), Checkpoint()
+    for k, chunk in enumerate(stream[:25]):
+        feed(learner, chunk)
+        if k % 7 == 0:
+            checkpoint.save(learner)
+    checkpoint.save(learner)
+
+    restored = checkpoint.load(model, limit)
+    assert digest(restored) == digest(learner)
+    for chunk in stream[25:]:
+        assert [u.loss for u in feed(learner, chunk)] == [u.loss for u in feed(restored, chunk)]
+    assert digest(restored) == digest(learner)
+    assert learner.counts.updates > 10
+
+
+def test_a_context_of_another_length_is_refused_by_name() -> None:
+    with pytest.raises(ValueError, match=r"context of stream 4 has 3 bytes, expected \d+"):
+        arena(3).restore({4: b"abc"}, [4])
+
+
+def test_a_group_larger_than_the_arena_keeps_its_streams_apart() -> None:
+    """32 rows and room for 3: those evicted while the group is taken learn nothing, the last ones are kept."""
+    learner = Learner(spec(), max_contexts=3)
+    (chunk,) = chunks([8], entities=8, once=True)
+    later = Chunk(chunk.streams, chunk.seq + np.uint64(1), chunk.time + 1800.0, chunk.x + np.float32(1))
+    feed(learner, chunk)
+    feed(learner, later)
+
+    kept = [int(s) for s in later.streams[-3:]]
+    assert learner.contexts.order() == kept
+    _, block = learner.contexts.take(kept)
+    np.testing.assert_array_equal(block.x[:, -1], later.x[-3:])
+
+
+def test_pad_rows_appends_zeros_and_leaves_a_full_array_alone() -> None:
+    array = np.ones((2, 3), np.float32)
+    assert pad_rows(2, array, 0) is array
+    np.testing.assert_array_equal(pad_rows(4, array, 1), [[1, 1, 1, 0]] * 2)

@@ -1,0 +1,255 @@
+"""The learner as a fold (DESIGN R4, R7, R8): deterministic, causal, and every label learned, thinned, voided or refused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.cell import Array
+from model.learner import Learner
+from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec
+
+every_cell = pytest.mark.parametrize("cell", ["lstm", "gru"])
+
+
+def learn(learner: Learner, stream: list[Chunk]) -> Array:
+    """Feed chunks, forecasting every tick after its update: [ticks, O]."""
+    server = Server(learner)
+    answers = []
+    for chunk in stream:
+        feed(learner, chunk)
+        answers.append(server.forecasts(chunk))
+    return np.concatenate(answers)
+
+
+@every_cell
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_the_same_chunks_give_the_same_bits_with_or_without_a_restart_after_each(cell: str, horizon: int) -> None:
+    model = spec(cell=cell, horizon=horizon)
+    straight, restarted, checkpoint = Learner(model, 5), Learner(model, 5), Checkpoint()
+    for chunk in chunks([1, 40, 3, 1, 1, 9, 70, 2, 1, 33], entities=7):
+        feed(straight, chunk)
+        feed(restarted, chunk)
+        checkpoint.save(restarted)
+        restarted = checkpoint.load(model, 5)
+        assert digest(restarted) == digest(straight)
+    assert straight.counts.updates > 50
+
+
+def test_a_learner_copies_what_it_is_given() -> None:
+    stream = chunks([5] * 20)
+    first, second = Learner(spec()), Learner(spec())
+    for chunk in stream:
+        feed(first, chunk)
+    for chunk in stream:
+        lent = Chunk(*(array.copy() for array in chunk))
+        feed(second, lent)
+        for array in lent:
+            array[...] = 77  # the caller reuses its buffers
+    assert digest(first) == digest(second)
+
+
+def test_two_learners_in_turn_do_not_disturb_each_other() -> None:
+    alone, first, second = (Learner(spec()) for _ in range(3))
+    stream, other = chunks([5] * 20), chunks([5] * 20, seed=1)
+    for chunk in stream:
+        feed(alone, chunk)
+    for chunk, interleaved in zip(stream, other, strict=True):
+        feed(first, chunk)
+        feed(second, interleaved)
+    assert digest(first) == digest(alone) != digest(second)
+
+
+@every_cell
+@pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
+def test_no_forecast_changes_by_a_bit_when_everything_after_it_becomes_noise(
+    cell: str, horizon: int, every: int
+) -> None:
+    model = spec(cell=cell, horizon=horizon, learn_every=every, learning_rate=1e-2)
+    stream, rng, cut = chunks([3] * 80, once=True), np.random.default_rng(9), 50
+    noise = [c._replace(x=rng.normal(0, 1e3, c.x.shape).astype(np.float32)) for c in stream[cut:]]
+
+    told = learn(Learner(model), stream)
+    retold = learn(Learner(model), stream[:cut] + noise)
+
+    np.testing.assert_array_equal(told[: 3 * cut], retold[: 3 * cut])
+    assert (told[3 * cut :] != retold[3 * cut :]).any(axis=1).all()  # the noise was noticed
+    still = learn(Learner(spec(cell=cell, horizon=horizon, learn_every=every, learn=False)), stream)
+    assert (np.abs(told[60:] - still[60:]).max(axis=1) > 1e-4).all()  # and learning was on
+
+
+def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pytest.MonkeyPatch) -> None:
+    stream, cut = chunks([3] * 30, once=True), 20
+    changed = stream[:cut] + [c._replace(x=c.x + np.float32(9)) for c in stream[cut:]]
+
+    def peeking(ticks: list[Chunk]) -> Array:
+        peek = [c._replace(x=after.x) for c, after in zip(ticks[:-1], ticks[1:], strict=True)]
+        return learn(Learner(spec(learning_rate=1e-2)), peek)
+
+    assert (peeking(stream)[: 3 * cut] != peeking(changed)[: 3 * cut]).any()
+
+
+def one_stream(n: int, **changes: Any) -> list[Chunk]:
+    return [c._replace(**changes) for c in chunks([1] * n, entities=1)]
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_every_tick_that_has_a_known_predecessor_is_learned_once(horizon: int) -> None:
+    learner = Learner(spec(horizon=horizon))
+    for chunk in one_stream(40):
+        feed(learner, chunk)
+    # The first change has no scale before it: the second tick's label is not usable. For step h that is tick h + 1.
+    assert (learner.counts.ticks, learner.counts.learned, learner.counts.updates) == (40, 38, 38)
+
+
+def test_a_reset_voids_and_counts_the_origins_that_were_waiting_and_joins_nothing_across_it() -> None:
+    learner = Learner(spec(horizon=3))
+    stream = one_stream(30)
+    for chunk in stream[:20]:
+        feed(learner, chunk)
+    learner.reset(10)
+    learner.reset(999)  # a stream that never was
+
+    assert learner.counts.voided == 3
+    assert len(learner.contexts) == 0
+    fresh = Learner(spec(horizon=3))
+    fresh.roll_back(learner.weights.flat)
+    assert [len(feed(learner, chunk)) for chunk in stream[20:24]] == [len(feed(fresh, c)) for c in stream[20:24]]
+
+
+@pytest.mark.parametrize(("gap_s", "voided"), [(3600.0, 0), (3601.0, 3)])
+def test_a_gap_in_event_time_larger_than_max_gap_voids_pending_labels(gap_s: float, voided: int) -> None:
+    learner = Learner(spec(horizon=3, max_gap=3600.0))
+    stream = one_stream(30)
+    for chunk in stream[:20]:
+        feed(learner, chunk)
+    before = learner.counts.updates
+    updates = feed(learner, stream[20]._replace(time=stream[19].time + gap_s))
+
+    assert learner.counts.voided == voided
+    assert (len(updates), learner.counts.updates - before) == ((0, 0) if voided else (1, 1))
+
+
+def test_without_event_times_no_gap_is_seen() -> None:
+    learner = Learner(spec(interval=0.0, max_gap=10.0))
+    for chunk in one_stream(20, time=np.array([np.nan])):
+        feed(learner, chunk)
+    assert (learner.counts.voided, learner.counts.updates) == (0, 18)
+
+
+def test_a_tick_without_a_time_does_not_spoil_what_comes_after_it() -> None:
+    learner = Learner(spec())
+    for k, chunk in enumerate(one_stream(60)):
+        feed(learner, chunk._replace(time=np.array([np.nan])) if k == 20 else chunk)
+    assert learner.counts.refused == 0
+    assert np.isfinite(learner.contexts.take([10])[1].rows).all()
+
+
+@pytest.mark.parametrize(("every", "thin"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_recorded_thinning_learns_every_nth_label_and_counts_the_others(horizon: int, every: int, thin: int) -> None:
+    model = spec(horizon=horizon, learn_every=every)
+    plain, thinned = Learner(model), Learner(model)
+    stream = one_stream(60 * every + 2)
+    for k, chunk in enumerate(stream):
+        feed(plain, chunk)
+        feed(thinned, chunk, learn_every=1 if k < 2 else thin)
+
+    assert plain.counts.thinned == 0
+    assert thinned.counts.updates == pytest.approx(plain.counts.updates / thin, abs=1)
+    # Nothing is lost without a count: what is due in the last ticks is still pending in one of the two.
+    assert thinned.counts.learned + thinned.counts.thinned == pytest.approx(plain.counts.learned, abs=every * thin)
+
+
+def test_learn_every_in_the_spec_learns_all_labels_in_fewer_updates() -> None:
+    each, second = Learner(spec(learn_every=1)), Learner(spec(learn_every=2))
+    for chunk in one_stream(41):
+        feed(each, chunk)
+        feed(second, chunk)
+    assert (each.counts.updates, each.counts.learned) == (39, 39)
+    assert (second.counts.updates, second.counts.learned) == (19, 38)
+
+
+def test_while_paused_nothing_is_learned_and_streams_are_kept_up_to_date() -> None:
+    learner, stream = Learner(spec()), one_stream(60)
+    for chunk in stream[:20]:
+        feed(learner, chunk)
+    before = learner.weights.flat.copy()
+    learner.paused = True
+    for chunk in stream[20:40]:
+        assert feed(learner, chunk) == []
+    np.testing.assert_array_equal(learner.weights.flat, before)
+    learner.paused = False
+    assert len(feed(learner, stream[40])) == 1
+    _, block = learner.contexts.take([10])
+    np.testing.assert_array_equal(block.x[0, -1], stream[40].x[0])
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("room", ["head", "all"])
+def test_an_update_with_a_gradient_that_is_not_finite_is_refused_counted_and_leaves_the_weights(room: str) -> None:
+    learner, stream = Learner(spec(head_init=0.2)), one_stream(60)
+    for chunk in stream[:20]:
+        feed(learner, chunk)
+    good, learned = learner.weights.flat.copy(), learner.counts.learned
+    learner.weights.head["W"][...] = 1e38
+    if room == "all":
+        learner.weights.flat[...] = np.where(learner.weights.flat < 0, -3e38, 3e38)
+    broken, moments = learner.weights.flat.copy(), learner.optimizer_state.moments.copy()
+
+    (update,) = feed(learner, stream[20])
+
+    assert update.refused
+    assert not np.isfinite(update.loss)
+    assert (learner.counts.refused, learner.counts.learned) == (1, learned)
+    np.testing.assert_array_equal(learner.weights.flat, broken)
+    np.testing.assert_array_equal(learner.optimizer_state.moments, moments)
+
+    learner.roll_back(good)
+    later = [update for chunk in stream[21:] for update in feed(learner, chunk)]
+    assert not any(update.refused for update in later)
+    assert len(later) == 39
+
+
+def test_contexts_evicted_to_make_room_are_counted_with_the_labels_they_were_waiting_for() -> None:
+    learner = Learner(spec(horizon=2), max_contexts=2)
+    for chunk in chunks([3] * 10, entities=3, once=True):
+        feed(learner, chunk)
+    assert len(learner.contexts) == 2
+    assert learner.contexts.evicted == 3 * 10 - 2  # every tick but the first two had to push another out
+    assert learner.counts.voided > 0
+
+
+def test_rolling_back_takes_the_weights_and_forgets_the_optimizers_past() -> None:
+    learner, stream = Learner(spec()), one_stream(50)
+    for chunk in stream[:20]:
+        feed(learner, chunk)
+    anchor = learner.weights.flat.copy()
+    for chunk in stream[20:40]:
+        feed(learner, chunk)
+    learner.roll_back(anchor)
+
+    np.testing.assert_array_equal(learner.weights.flat, anchor)
+    assert learner.optimizer_state.step == 0
+    assert not learner.optimizer_state.moments.any()
+    feed(learner, stream[40])
+    assert (learner.weights.flat != anchor).any()
+    assert anchor is not learner.weights.flat
+
+
+def test_scoring_an_anchor_changes_nothing_but_the_score() -> None:
+    stream = chunks([4] * 40)
+    alone, watched = Learner(spec(head_init=0.1)), Learner(spec(head_init=0.1))
+    watched.anchor = watched.weights.flat.copy()
+    kept = watched.anchor.copy()
+    for k, chunk in enumerate(stream):
+        expected = feed(alone, chunk)
+        got = watched.ticks(*chunk, score_anchor=True)
+        assert [u.score for u in got] == [u.score for u in expected]
+        if got and alone.counts.updates == len(got):  # the candidate still is the anchor in its first update
+            assert got[0].anchor_score == got[0].score
+        assert all(np.isfinite(u.anchor_score) for u in got), k
+    assert digest(alone) == digest(watched)
+    np.testing.assert_array_equal(watched.anchor, kept)

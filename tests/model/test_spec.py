@@ -1,0 +1,126 @@
+"""A model's spec: its defaults, and that whatever is wrong is answered with field, value and remedy."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import tomllib
+from typing import Any
+
+import pytest
+
+from model.spec import CHOICES, ModelSpec, SpecError
+
+GOOD: dict[str, Any] = {"channels": ["a", "b"]}
+
+BAD: list[tuple[str, Any]] = [
+    *(("channels", v) for v in ([], "ab", [""], [1], [None], ["a", "a"], ["a\n"], ["x" * 257], 5, None)),
+    *(("targets", v) for v in (["c"], ["a", "a"], "a", [2], 7)),
+    *(("horizon", v) for v in (0, -1, 1025, 1.5, "3", None, True, float("nan"))),
+    *(("interval", v) for v in (-1.0, float("nan"), float("inf"), 1e10, "1h", None, True)),
+    *(("max_gap", v) for v in (-1.0, float("nan"), 1e10, "1h")),
+    *(("cell", v) for v in ("transformer", "", "LSTM", 3, None)),
+    *(("layers", v) for v in (0, 9, 1.0, "1", True)),
+    *(("hidden", v) for v in (-1, 1025, 32.0, "32")),
+    *(("window", v) for v in (8, -1, 4097, 16.0, "16")),
+    *(("learn_every", v) for v in (0, -1, 1025, 1.0, "1", None)),
+    *(("learn", v) for v in (0, 1, "yes", None)),
+    *((name, v) for name in ("task", "loss", "optimizer", "scaler", "missing") for v in ("other", "", 0, None)),
+    *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),
+    *(("clip", v) for v in (0.0, -1.0, 1e7, float("nan"), "1")),
+    *(("head_init", v) for v in (-0.1, 11.0, float("inf"), "0")),
+    *(("seed", v) for v in (-1, 2**63, 0.5, "0")),
+]
+
+
+@pytest.mark.parametrize(("field", "value"), BAD, ids=lambda v: str(v)[:20])
+def test_a_bad_field_is_named_with_its_value_and_a_remedy(field: str, value: Any) -> None:
+    with pytest.raises(SpecError) as caught:
+        ModelSpec.from_mapping(GOOD | {field: value})
+
+    error = caught.value
+    assert error.field == field
+    assert str(error) == f"{field} = {error.value!r}: {error.remedy}"
+    assert error.remedy
+    if not isinstance(value, list | str):  # of names, the one at fault is shown
+        assert error.value is value
+
+
+def test_every_field_has_a_bad_value_in_this_list() -> None:
+    assert {field for field, _ in BAD} == {field.name for field in dataclasses.fields(ModelSpec)}
+
+
+def test_the_constructor_checks_as_from_mapping_does() -> None:
+    for field, value in BAD:
+        if field not in ("channels", "targets"):
+            with pytest.raises(SpecError):
+                ModelSpec(**{"channels": ("a", "b"), field: value})
+
+
+def test_an_unknown_key_is_refused_with_the_known_ones_named() -> None:
+    with pytest.raises(SpecError, match=r"hiden = 3: unknown key; known are .*hidden") as caught:
+        ModelSpec.from_mapping(GOOD | {"hiden": 3})
+    assert caught.value.field == "hiden"
+
+
+def test_channels_must_be_given() -> None:
+    with pytest.raises(SpecError, match="channels = None"):
+        ModelSpec.from_mapping({})
+
+
+def test_defaults_follow_the_horizon_and_nothing_else() -> None:
+    one, two, far = (ModelSpec.from_mapping(GOOD | {"horizon": h}) for h in (1, 2, 24))
+    assert (one.window, two.window, far.window) == (16, 16, 32)  # at least horizon + 8
+    assert one.learning_rate > two.learning_rate == far.learning_rate > 0
+    assert one.hidden <= two.hidden == far.hidden
+    other = ModelSpec.from_mapping({"channels": ["x"], "interval": 60, "seed": 3})
+    assert (other.hidden, other.window, other.learning_rate) == (one.hidden, one.window, one.learning_rate)
+
+
+def test_the_default_window_leaves_room_for_the_ticks_between_updates() -> None:
+    assert ModelSpec.from_mapping(GOOD | {"horizon": 24, "learn_every": 4}).window == 24 + 4 + 7
+
+
+def test_a_value_that_is_given_is_kept() -> None:
+    given = {"horizon": 24, "hidden": 8, "window": 100, "learning_rate": 0.5}
+    spec = ModelSpec.from_mapping(GOOD | given)
+    assert {name: getattr(spec, name) for name in given} == given
+
+
+def test_targets_default_to_all_channels_and_keep_their_own_order() -> None:
+    assert ModelSpec.from_mapping(GOOD).targets == ("a", "b")
+    spec = ModelSpec.from_mapping({"channels": ["a", "b", "c"], "targets": ["c", "a"], "horizon": 3})
+    assert (spec.target_index, spec.outputs) == ([2, 0], 6)
+
+
+def test_outputs_beyond_the_limit_are_refused() -> None:
+    names = [f"c{i}" for i in range(100)]
+    with pytest.raises(SpecError, match="horizon × targets is 100000"):
+        ModelSpec.from_mapping({"channels": names, "horizon": 1000})
+
+
+def test_a_negative_learning_rate_is_allowed_so_that_the_gate_can_be_tested() -> None:
+    assert ModelSpec.from_mapping(GOOD | {"learning_rate": -1e-3}).learning_rate == -1e-3
+
+
+def test_a_spec_survives_json_and_comes_back_equal() -> None:
+    spec = ModelSpec.from_mapping(GOOD | {"horizon": 5, "targets": ["b"], "cell": "gru", "interval": 60})
+    assert ModelSpec.from_mapping(json.loads(json.dumps(spec.to_mapping()))) == spec
+
+
+def test_a_spec_is_read_from_toml() -> None:
+    text = 'channels = ["load"]\nhorizon = 2\ninterval = 1800\nlearn = false\n'
+    spec = ModelSpec.from_mapping(tomllib.loads(text))
+    assert (spec.channels, spec.horizon, spec.interval, spec.learn) == (("load",), 2, 1800, False)
+
+
+def test_a_spec_cannot_be_changed() -> None:
+    spec = ModelSpec.from_mapping(GOOD)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        spec.horizon = 2  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("name", sorted(CHOICES))
+def test_every_choice_offered_is_accepted(name: str) -> None:
+    for value in CHOICES[name]:
+        assert getattr(ModelSpec.from_mapping(GOOD | {name: value}), name) == value

@@ -1,0 +1,111 @@
+"""Streams for the learner's tests: several entities interleaved, and a server's view of them."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import calendar
+from model.cell import Array
+from model.contexts import Contexts
+from model.learner import Counts, Learner, Update
+from model.optimizers import OptimizerState
+from model.spec import ModelSpec
+
+START_S, INTERVAL_S = 1.4e9, 1800.0
+
+
+class Chunk(NamedTuple):
+    """What `Learner.ticks` takes."""
+
+    streams: NDArray[np.uint32]
+    seq: NDArray[np.uint64]
+    time: NDArray[np.float64]
+    x: Array  # [n, 2] float32
+
+
+def spec(**fields: object) -> ModelSpec:
+    """A small model of two channels, with a calendar."""
+    values: dict[str, object] = {"channels": ["a", "b"], "hidden": 5, "interval": INTERVAL_S}
+    return ModelSpec.from_mapping(values | fields)
+
+
+def chunks(sizes: list[int], entities: int = 4, seed: int = 0, once: bool = False) -> list[Chunk]:
+    """Chunks of autocorrelated ticks of entities in random order. once: an entity at most once in a chunk."""
+    rng = np.random.default_rng(seed)
+    seq, level = np.zeros(entities, np.uint64), np.zeros((entities, 2))
+    made = []
+    for size in sizes:
+        picked = rng.permutation(entities)[:size] if once else rng.integers(0, entities, size)
+        rows = []
+        for e in picked:
+            seq[e] += np.uint64(1)
+            level[e] = 0.9 * level[e] + rng.normal(0, (1, 30))
+            rows.append((10 + e, seq[e], START_S + INTERVAL_S * float(seq[e]), level[e] + (5, 100 * e)))
+        streams, seqs, times, x = zip(*rows, strict=True)
+        made.append(Chunk(np.array(streams, np.uint32), np.array(seqs, np.uint64), np.array(times),
+                          np.array(x, np.float32)))  # fmt: skip
+    return made
+
+
+class Server:
+    """Carries each stream's state and forecasts with a learner's weights, as serving would."""
+
+    def __init__(self, learner: Learner) -> None:
+        self.learner = learner
+        self.states: dict[int, Array] = {}
+
+    def forecasts(self, chunk: Chunk) -> Array:
+        """[n, O] for a chunk that holds a stream at most once."""
+        network = self.learner.network
+        fresh = np.zeros(network.state_size, np.float32)
+        state = np.stack([self.states.get(int(s), fresh) for s in chunk.streams])
+        u = calendar.inputs(chunk.time, self.learner.spec.interval)
+        y, after = network.step(self.learner.weights, chunk.x, u, state)
+        self.states |= {int(s): row for s, row in zip(chunk.streams, after, strict=True)}
+        return y
+
+
+class Checkpoint:
+    """What a trainer stores of a learner, and the learner it makes of that: the test's stand-in for trainer.db."""
+
+    def __init__(self) -> None:
+        self.contexts: dict[int, bytes] = {}
+
+    def save(self, learner: Learner) -> None:
+        changed, removed = learner.contexts.changes()
+        for stream in removed:
+            self.contexts.pop(stream, None)
+        self.contexts |= changed
+        self.order = learner.contexts.order()
+        self.weights = learner.weights.flat.tobytes()
+        self.moments = learner.optimizer_state.moments.tobytes()
+        self.step = learner.optimizer_state.step
+        self.counts = tuple(getattr(learner.counts, name) for name in Counts.__slots__)
+
+    def load(self, spec: ModelSpec, max_contexts: int) -> Learner:
+        learner = Learner(spec, max_contexts, counts=Counts(*self.counts))
+        learner.weights.flat[...] = np.frombuffer(self.weights, np.float32)
+        moments = np.frombuffer(self.moments, np.float32).reshape(learner.optimizer_state.moments.shape)
+        learner.optimizer_state = OptimizerState(self.step, moments.copy(), learner.optimizer_state.scratch)
+        learner.contexts.restore(self.contexts, self.order)
+        return learner
+
+
+def digest(learner: Learner) -> str:
+    """Of everything that decides how a learner goes on: weights, moments, contexts in order of use, counts."""
+    contexts: Contexts = learner.contexts
+    state = learner.optimizer_state
+    parts = [learner.weights.flat.tobytes(), state.moments.tobytes(), repr((state.step, learner.counts)).encode()]
+    for stream in contexts.order():
+        slot = contexts._slots[stream]
+        parts += [str(stream).encode(), contexts._rows[slot].tobytes(), contexts._marks[slot].tobytes()]
+    return hashlib.sha256(b"|".join(parts)).hexdigest()
+
+
+def feed(learner: Learner, chunk: Chunk, learn_every: int = 1) -> list[Update]:
+    """One chunk into the learner."""
+    return learner.ticks(*chunk, learn_every=learn_every)

@@ -1,0 +1,127 @@
+"""The learner as plainly as it can be said: float64, one row at a time, the whole past kept.
+
+It shares no arithmetic with `model` but the calendar: scaler, cells, backpropagation, clip and Adam are written again.
+Rules (DESIGN R4, R7, R8): the n-th tick of every stream in a chunk forms round n; at most 32 rows of a round make one
+update; its loss is summed over a row's due outputs and averaged over the rows that have any. Each row runs the T inputs
+before the tick from the state kept before them; that state moves on one step, with the weights before the update.
+"""
+
+import numpy as np
+
+from model.calendar import inputs as calendar_inputs
+from tests.oracles.adam import PlainAdam
+from tests.oracles.slow_cells import CELLS
+from tests.oracles.slow_scaler import SlowScaler
+
+
+class Stream:
+    """One stream's whole past: nothing is forgotten, so nothing can be dropped at the wrong moment."""
+
+    def __init__(self, spec, state_size):
+        self.scaler = SlowScaler(len(spec.channels), spec.horizon)
+        self.values, self.features, self.scales = [], [], []  # per tick: x, (u_{t-1}, u_t, l_t, calendar), s [H, C]
+        self.starts = [np.zeros(state_size)]  # starts[n]: the state before tick n, run when tick n + T − 1 had passed
+        self.served = np.zeros(state_size)  # what serving would carry
+        self.since, self.time = 0, np.nan  # no label joins an origin before tick `since`
+
+
+class SlowLearner:
+    """Learns as `model.learner.Learner` does. params: {"cell0.W": …, "head.W": …}, copied to float64."""
+
+    def __init__(self, spec, params):
+        self.spec, self.params = spec, {k: np.array(v, np.float64) for k, v in params.items()}
+        self.step, self.back, vectors = CELLS[spec.cell]
+        self.state_size = spec.layers * vectors * spec.hidden
+        self.channels = [spec.channels.index(name) for name in spec.targets]
+        self.adam = {k: PlainAdam(v.shape, spec.learning_rate) for k, v in self.params.items()}
+        self.streams, self.losses, self.voided = {}, [], 0
+
+    def ticks(self, streams, seq, time, x, learn_every=1):
+        """Take one chunk in. Returns every tick's forecast after its group's update: [n, H, targets], raw units."""
+        seen, rounds, forecasts = {}, {}, {}
+        for i, s in enumerate(streams):
+            seen[s] = seen.get(s, 0) + 1
+            rounds.setdefault(seen[s], []).append(i)
+        for r in sorted(rounds):
+            for group in [rounds[r][k : k + 32] for k in range(0, len(rounds[r]), 32)]:
+                rows = [self.streams.setdefault(streams[i], Stream(self.spec, self.state_size)) for i in group]
+                due = [self.due(row, int(seq[i]), time[i], x[i], learn_every) for row, i in zip(rows, group)]
+                self.update(rows, due)
+                forecasts |= {i: self.take_in(row, time[i], x[i]) for row, i in zip(rows, group)}
+        return np.array([forecasts[i] for i in range(len(streams))])
+
+    def due(self, stream, seq, time, x, learn_every):
+        """{origin tick: [(head, y, usable)]}: the labels that this tick, the n-th, and the k1 − 1 before it carry."""
+        spec, n, known, labels = self.spec, len(stream.values), [*stream.values, x], {}
+        if spec.max_gap and time - stream.time > spec.max_gap:
+            self.voided += min(n - stream.since, spec.horizon + spec.learn_every - 1)
+            stream.since = n
+        if not spec.learn or seq % (spec.learn_every * learn_every):
+            return {}
+        for t in range(n, n - spec.learn_every, -1):
+            for origin in range(t - 1, max(t - spec.horizon, stream.since) - 1, -1):
+                s = stream.scales[origin][t - origin - 1][self.channels]
+                y = (known[t] - known[origin])[self.channels] / np.where(s > 0, s, 1)
+                if (s > 0).any():
+                    labels.setdefault(origin, []).append((t - origin - 1, np.clip(y, -8, 8), s > 0))
+        return labels
+
+    def update(self, rows, due):
+        """Learn one group: each row's window is run, and run back step by step; `grad` sums over the rows."""
+        grad, labelled, loss = {k: np.zeros_like(v) for k, v in self.params.items()}, sum(map(bool, due)), 0.0
+        for stream, labels in zip(rows, due):
+            first = max(0, len(stream.values) - self.spec.window)
+            states, tapes = [stream.starts[first]], []
+            for feature in stream.features[first:]:
+                state, *tape = self.network_step(states[-1], feature)
+                states.append(state)
+                tapes.append(tape)
+            dstate = np.zeros(self.state_size)
+            for t in range(len(stream.values) - 1, first - 1, -1):
+                cells, z, p = tapes[t - first]
+                dp = np.zeros_like(p)
+                for h, y, usable in labels.get(t, []):
+                    dp[h] = np.where(usable, p[h] - y, 0)
+                loss += 0.5 * np.sum(dp**2)
+                dstate = self.network_back(cells, z, dp.ravel(), dstate, grad)
+            if len(stream.values) >= self.spec.window:
+                stream.starts.append(states[1])
+        if labelled:
+            norm = np.sqrt(sum(np.sum((g / labelled) ** 2) for g in grad.values()))
+            for k, g in grad.items():
+                self.adam[k].update(self.params[k], g / labelled * min(1, self.spec.clip / max(norm, 1e-300)))
+            self.losses.append(loss / labelled)
+
+    def layer(self, k, of):
+        return {name.split(".")[1]: v for name, v in of.items() if name.startswith(f"cell{k}.")}
+
+    def network_step(self, state, feature):
+        """One tick through all layers → next state, the cells' tapes, the readout's input, forecasts p [H, targets]."""
+        x, parts, tapes = feature[len(self.spec.channels) :], np.split(state, self.spec.layers), []
+        for k in range(self.spec.layers):
+            parts[k], tape = self.step(self.layer(k, self.params), parts[k], x)
+            tapes.append(tape)
+            x = parts[k][: self.spec.hidden]
+        z = np.concatenate([x, feature, [1]])
+        return np.concatenate(parts), tapes, z, (self.params["head.W"] @ z).reshape(self.spec.horizon, -1)
+
+    def network_back(self, tapes, z, dp, dstate, grad):
+        """`network_step` read bottom-up: adds to grad, returns the gradient by the state before."""
+        grad["head.W"] += np.outer(dp, z)
+        dh, parts = (self.params["head.W"].T @ dp)[: self.spec.hidden], np.split(dstate.copy(), self.spec.layers)
+        for k in reversed(range(self.spec.layers)):
+            parts[k][: self.spec.hidden] += dh
+            parts[k], dh = self.back(self.layer(k, self.params), tapes[k], parts[k], self.layer(k, grad))
+        return np.concatenate(parts)
+
+    def take_in(self, stream, time, x):
+        """Keep the tick as input and origin, and forecast from the state that serving carries."""
+        u_before = stream.features[-1][len(x) : 2 * len(x)] if stream.features else np.zeros_like(x)
+        u, level, scale = stream.scaler.update(x)
+        ahead = calendar_inputs(np.array([time]), self.spec.interval)[0]
+        stream.features.append(np.concatenate([u_before, u, level, ahead]))
+        stream.values.append(x)
+        stream.scales.append(scale)
+        stream.time = time
+        stream.served, _, _, p = self.network_step(stream.served, stream.features[-1])
+        return x[self.channels] + scale[:, self.channels] * p

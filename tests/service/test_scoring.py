@@ -1,0 +1,154 @@
+import csv
+
+import numpy as np
+import pytest
+
+from service.backtest.scoring import ForecastFile, Scorer
+from service.backtest.series import read_series
+from service.errors import Invalid
+
+
+def series(rows=40, channels=3, seed=0):
+    return (100 + np.random.default_rng(seed).standard_normal((rows, channels)).cumsum(axis=0)).astype(np.float32)
+
+
+def made(x, horizon, seed=1):
+    """Some forecasts for every origin, (N, H, C)."""
+    return x[:, None] + np.random.default_rng(seed).standard_normal((len(x), horizon, x.shape[1]))
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_errors_are_those_of_the_definition(horizon):
+    x, forecast = series(), made(series(), horizon)
+    scorer = Scorer(x, 8, 12, 30, horizon)
+    for origin in range(len(x)):
+        scorer.add(origin, forecast[origin])
+
+    unit = x[:8].std(axis=0, dtype=np.float64)
+    errors = [(forecast[row - h, h - 1] - x[row]) / unit for h in range(1, horizon + 1) for row in range(12, 30)]
+
+    assert scorer.mse == pytest.approx(np.mean(np.square(errors)), rel=1e-12)
+    assert scorer.mae == pytest.approx(np.mean(np.abs(errors)), rel=1e-12)
+    assert scorer.scored == 18
+
+
+def test_the_defaults_are_a_fifth_to_train_and_from_a_quarter_to_the_end():
+    scorer = Scorer(series(40))
+    assert (scorer.train_rows, scorer.score_from, scorer.score_to) == (8, 10, 40)
+
+
+def test_only_targets_are_scored():
+    x, forecast = series(), made(series(), 1)
+    chosen, whole = Scorer(x, targets=(2, 0)), Scorer(x[:, [2, 0]])
+    for origin in range(len(x)):
+        chosen.add(origin, forecast[origin][:, [2, 0]])
+        whole.add(origin, forecast[origin][:, [2, 0]])
+    assert chosen.mse == whole.mse
+
+
+def test_a_channel_that_is_constant_in_the_train_rows_is_measured_by_all_its_rows():
+    x = series()
+    x[:8, 1] = 0.1
+    x[:, 2] = 0.1
+    scorer = Scorer(x, 8)
+    np.testing.assert_allclose(scorer.unit, [x[:8, 0].std(), x[:, 1].std(), 1], rtol=1e-6)  # float32 against float64
+    assert scorer.constant == (1, 2)
+    assert Scorer(series()).constant == ()
+
+
+def test_before_the_first_scored_row_there_is_no_error_to_report():
+    scorer = Scorer(series(), score_from=20)
+    scorer.add(18, series()[18:19])
+    assert np.isnan(scorer.mse)
+    assert scorer.scored == 0
+
+
+def test_a_forecast_that_is_not_finite_shows():
+    scorer = Scorer(series())
+    scorer.add(20, np.full((1, 3), np.nan))
+    assert np.isnan(scorer.mse)
+
+
+def test_an_origin_counts_once_and_in_its_shape():
+    scorer = Scorer(series())
+    scorer.add(20, series()[20:21])
+    with pytest.raises(ValueError, match="row 20 was counted before"):
+        scorer.add(20, series()[20:21])
+    with pytest.raises(ValueError, match=r"need a forecast \(1, 3\)"):
+        scorer.add(21, series()[21])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "field"),
+    [
+        ({"train_rows": 0}, "train_rows"),
+        ({"train_rows": 41}, "train_rows"),
+        ({"score_from": 0}, "score_from"),
+        ({"score_from": 40}, "score_from"),
+        ({"score_from": 20, "score_to": 20}, "score_from"),
+        ({"score_to": 41}, "score_to"),
+        ({"horizon": 40}, "horizon"),
+    ],
+)
+def test_rows_that_the_file_does_not_have_are_refused(arguments, field):
+    with pytest.raises(Invalid) as caught:
+        Scorer(series(40), **arguments)
+    assert caught.value.field == field
+
+
+def test_two_rows_are_enough_to_score_one():
+    scorer = Scorer(series(2))
+    scorer.add(0, series(2)[:1])
+    assert scorer.scored == 1
+
+
+def read(path):
+    with open(path, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_the_forecast_file_has_a_line_per_scored_target_row(tmp_path):
+    x, forecast = series(), made(series(), 1).astype(np.float32)
+    scorer = Scorer(x, score_from=30, score_to=35)
+    with ForecastFile(tmp_path / "out.csv", scorer, ["a", "b", "c"]) as file:
+        for origin in range(len(x)):
+            file.add(origin, forecast[origin])
+
+    lines = read(tmp_path / "out.csv")
+
+    assert list(lines[0]) == ["row", "truth_a", "forecast_a", "truth_b", "forecast_b", "truth_c", "forecast_c"]
+    assert [int(line["row"]) for line in lines] == [30, 31, 32, 33, 34]
+    for line in lines:  # bit for bit, so that anyone can recompute the errors
+        row = int(line["row"])
+        assert [np.float32(line[f"truth_{c}"]) for c in "abc"] == list(x[row])
+        assert [np.float32(line[f"forecast_{c}"]) for c in "abc"] == list(forecast[row - 1, 0])
+
+
+def test_above_horizon_one_the_forecast_file_has_a_line_per_origin_and_step(tmp_path):
+    x, forecast = series(), made(series(), 3).astype(np.float32)
+    scorer = Scorer(x, score_from=30, score_to=32, horizon=3)
+    with ForecastFile(tmp_path / "out.csv", scorer, ["a", "b", "c"]) as file:
+        for origin in range(len(x)):
+            file.add(origin, forecast[origin])
+
+    lines = read(tmp_path / "out.csv")
+
+    places = [(int(line["origin"]), int(line["step"]), int(line["row"])) for line in lines]
+    assert places == [(27, 3, 30), (28, 2, 30), (28, 3, 31), (29, 1, 30), (29, 2, 31), (30, 1, 31)]
+    assert all(
+        np.float32(line["forecast_b"]) == forecast[o, h - 1, 1] for line, (o, h, _) in zip(lines, places, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("file", "rows", "mse", "mae"),
+    [("ETTh2.csv", (2880, 3600, 14400), 0.4043, 0.3363), ("ETTm1_head.csv", (2880, 3600, 14400), 0.0914, 0.1855),
+     ("nyc_taxi.csv", (None, None, None), 0.0657, 0.1920)],
+)  # fmt: skip
+def test_persistence_scores_what_was_published_for_it(shared_data, file, rows, mse, mae):
+    x = read_series(shared_data / file).x
+    scorer = Scorer(x, *rows)
+    for origin in range(len(x) - 1):
+        scorer.add(origin, x[origin : origin + 1])
+    assert round(scorer.mse, 4) == mse
+    assert round(scorer.mae, 4) == mae
