@@ -91,8 +91,8 @@ def test(arguments: Sequence[str]) -> int:
     linted = [name for name in LINTED if (ROOT / name).exists()]
     marked = ("-m", "long or not long") if everything else ()
     codes = [
-        run(PYTHON, "-m", "ruff", "check", *linted),
-        run(PYTHON, "-m", "ruff", "format", "--check", *linted),
+        run(PYTHON, "-m", "ruff", "check", "--output-format", "concise", *linted),
+        run(PYTHON, "-m", "ruff", "format", "--check", "--output-format", "concise", *linted),
         run(PYTHON, "-m", "mypy"),
         run(PYTHON, "-m", "pytest", "-n", "2", "-rs", *marked, *(word for word in arguments if word != "--all")),
     ]

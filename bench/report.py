@@ -103,18 +103,16 @@ def alternated(blocks: dict[str, Callable[[], float]], repeats: int) -> dict[str
 def table(rows: Iterable[Row]) -> str:
     """The rows as aligned text; what does not hold is marked."""
     head = ("case", "metric", "value", "unit", "asked", "")
-    cells = [
-        (r.case, r.metric, f"{r.value:.4g}", r.unit, _asked(r), "" if r.asked is None else "ok" if r.holds else "MISSED")
-        for r in rows
-    ]
-    widths = [max(len(line[i]) for line in [head, *cells]) for i in range(len(head))]
-    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in [head, *cells])
+    cells = [(row.case, row.metric, f"{row.value:.4g}", row.unit, *_verdict(row)) for row in rows]
+    lines = [head, *cells]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(head))]
+    return "\n".join("  ".join(c.ljust(w) for c, w in zip(line, widths, strict=True)).rstrip() for line in lines)
 
 
-def _asked(row: Row) -> str:
+def _verdict(row: Row) -> tuple[str, str]:
     if row.asked is None:
-        return "-"
-    return f"{'<=' if row.better == 'lower' else '>='} {row.asked:.4g}"
+        return "-", ""
+    return f"{'<=' if row.better == 'lower' else '>='} {row.asked:.4g}", "ok" if row.holds else "MISSED"
 
 
 def finish(rows: Sequence[Row], out: Path | None) -> int:

@@ -50,7 +50,7 @@ CLIP, RATE = 1.0, 1e-3
 Step = Callable[[], float]
 
 
-def ours(name: str, point: Point) -> Step:
+def numpy_step(name: str, point: Point) -> Step:
     """A closure that trains our cell by one step and returns its loss."""
     B, T, I, H = point  # noqa: E741
     cell = CELLS[name](I, H)
@@ -69,7 +69,7 @@ def ours(name: str, point: Point) -> Step:
         error = np.dot(Hs, W[:, :-1].T)
         error += W[:, -1]
         error -= wanted
-        loss = float(np.vdot(error, error)) / error.size
+        loss = float(np.vdot(error, error) / error.size)
         error *= 2 / error.size
         grad[...] = 0
         dW[:, :-1] = np.dot(error.T, Hs)
@@ -103,7 +103,7 @@ def pytorch(torch: Any, name: str, point: Point) -> Step:
 
 
 def products_only(name: str, point: Point) -> Step:
-    """The matrix products of `ours`, with the same shapes and calls, and nothing between them."""
+    """The matrix products of `numpy_step`, with the same shapes and calls, and nothing between them."""
     B, T, I, H = point  # noqa: E741
     rng = np.random.default_rng(0)
 
@@ -161,7 +161,7 @@ def seconds_per_step(step: Step, block_s: float) -> Callable[[], float]:
 def measure(name: str, point: Point, torch: Any, repeats: int) -> list[Row]:
     """The rows of one cell at one point."""
     case = f"{name} (B,T,I,H)={tuple(point)}".replace(" ", "")
-    steps = {"numpy": ours(name, point), "products": products_only(name, point)}
+    steps = {"numpy": numpy_step(name, point), "products": products_only(name, point)}
     if torch is not None:
         steps["torch"] = pytorch(torch, name, point)
     for key in set(steps) - {"products"}:

@@ -40,7 +40,9 @@ def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: 
     return p.reshape(t1 - t0, tape.B, -1)
 
 
-def gradient(network: Network, weights: Weights, batch: Batch, tape: Tape, grad: Weights) -> tuple[float, Array, tuple[int, int]]:
+def gradient(
+    network: Network, weights: Weights, batch: Batch, tape: Tape, grad: Weights
+) -> tuple[float, Array, tuple[int, int]]:
     """Loss and gradient of a batch: forward, loss at the labelled positions, backward over all T.
 
     The loss is the sum over a row's labelled outputs, averaged over rows with any label. grad is overwritten.
@@ -54,9 +56,7 @@ def gradient(network: Network, weights: Weights, batch: Batch, tape: Tape, grad:
     dp /= rows
     n = (t1 - t0) * tape.B
     H = tape.H[t0:t1].reshape(n, -1)
-    dH = network.head.backward(
-        weights.head, H, batch.X[t0:t1].reshape(n, -1), dp.reshape(n, -1), grad.head
-    )
+    dH = network.head.backward(weights.head, H, batch.X[t0:t1].reshape(n, -1), dp.reshape(n, -1), grad.head)
     tape.dH[...] = 0
     tape.dH[t0:t1] = dH.reshape(t1 - t0, tape.B, -1)
     network.backward(weights, tape, tape.dH, grad)

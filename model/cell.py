@@ -26,8 +26,15 @@ class Workspace(Protocol):
 class Cell(Protocol):
     """A recurrent layer as functions of their inputs; settings are frozen fields."""
 
-    inputs: int  # I
-    hidden: int  # H
+    @property
+    def inputs(self) -> int:
+        """I: features of one tick."""
+        ...
+
+    @property
+    def hidden(self) -> int:
+        """H: units, and features of the output."""
+        ...
 
     @property
     def state_size(self) -> int:

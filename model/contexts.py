@@ -47,6 +47,7 @@ class Contexts:
         self.width = int(ends[-1])
         self.limit = limit
         self.evicted = 0
+        self.cut_off = 0  # origins whose labels an eviction cut off
         self._slots: OrderedDict[int, int] = OrderedDict()
         self._free: list[int] = []
         self._rows: Array = np.zeros((0, self.width), np.float32)
@@ -82,12 +83,13 @@ class Contexts:
 
     def _slot(self, stream: int) -> int:
         self._changed.add(stream)
+        self._removed.discard(stream)
         slot = self._slots.get(stream)
         if slot is not None:
             self._slots.move_to_end(stream)
             return slot
         if len(self._slots) >= self.limit:
-            self.remove(next(iter(self._slots)))
+            self.cut_off += self.remove(next(iter(self._slots)))
             self.evicted += 1
         if not self._free:
             self._grow()

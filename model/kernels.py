@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+COLUMNS = 256  # terms of one weight-gradient product
+
 
 def half(dtype: type[np.floating[Any]]) -> Array:
     """The 0-d constant 0.5."""
@@ -24,21 +26,41 @@ def sigmoid_from_halved(a: Array, half: Array) -> None:
     np.add(a, half, out=a)
 
 
-def accumulate_products(dW: Array, dA: Array, X: Array, scratch: Array) -> None:
-    """dW += Σ_t dA[t] @ X[t]ᵀ. dA: [T, M, B], X: [T, K, B], dW and scratch: [M, K], scratch overwritten.
+class ProductScratch:
+    """Buffers of `accumulate_products` for dA [T, M, B] and X [T, K, B]. Allocated there, they would cost page faults."""
 
-    One product over all ticks where the batch is a single row (time is then contiguous with it), else one per tick.
+    def __init__(self, M: int, K: int, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
+        self.ticks = max(1, min(T, COLUMNS // B))
+        self.dA, self.X = np.empty((M, self.ticks, B), dtype), np.empty((K, self.ticks, B), dtype)
+        self.dW = np.empty((M, K), dtype)
+
+
+def accumulate_products(dW: Array, dA: Array, X: Array, scratch: ProductScratch) -> None:
+    """dW += Σ_t dA[t] @ X[t]ᵀ. dA: [T, M, B], X: [T, K, B], dW: [M, K]; scratch of the same sizes is overwritten.
+
+    Ticks are laid side by side until a product sums over COLUMNS terms: the copy costs less than short products do
+    (a whole training step took 0.82 of the time at B = 4, 0.92 at 16, 1.0 at 32 and above).
     """
-    T, M, B = dA.shape
-    if B == 1:
-        np.dot(dA.reshape(T, M).T, X[:, :, 0], out=scratch)
-        dW += scratch
+    (T, M, B), K, n = dA.shape, X.shape[1], scratch.ticks
+    if B == 1:  # time is contiguous with the batch as it is
+        np.dot(dA.reshape(T, M).T, X[:, :, 0], out=scratch.dW)
+        dW += scratch.dW
         return
-    for t in range(T):
-        np.dot(dA[t], X[t].T, out=scratch)
-        dW += scratch
+    for t in range(0, T, n):
+        width = min(n, T - t)
+        a, x = scratch.dA[:, :width], scratch.X[:, :width]
+        np.copyto(a, dA[t : t + n].transpose(1, 0, 2))
+        np.copyto(x, X[t : t + n].transpose(1, 0, 2))
+        np.dot(a.reshape(M, -1), x.reshape(K, -1).T, out=scratch.dW)
+        dW += scratch.dW
 
 
 def fraction_saturated(gates: Array) -> float:
     """Fraction of sigmoid outputs below 0.05 or above 0.95: gates that pass almost no gradient."""
     return float(np.mean(np.abs(gates - 0.5) > 0.45))
+
+
+def step_norms(D: Array) -> Array:
+    """L2 norm of each step's slab: [T, M, B] → [T] float64."""
+    norms: Array = np.sqrt(np.einsum("thb,thb->t", D, D, dtype=np.float64))
+    return norms

@@ -115,17 +115,21 @@ class Learner:
         learn_every: int,
         score_anchor: bool,
     ) -> Update | None:
+        cut_off = self.contexts.cut_off
         slots, block = self.contexts.take(streams)
+        self.counts.voided += self.contexts.cut_off - cut_off
         self._void_gaps(block, time)
         update, ran = None, None
         if self.spec.learn and not self.paused:
-            Y, weight, thinned = self._labels(block, seq, x, learn_every)
+            Y, weight, labels, thinned = self._labels(block, seq, x, learn_every)
             self.counts.thinned += thinned
-            if weight.any():
+            if labels:
                 batch = self._batch(block, Y, weight)
                 ran = self._tape(self.spec.window, batch.start.shape[0])
-                update = self._update(batch, ran, score_anchor)
+                update = self._update(batch, ran, labels, score_anchor)
         self._push(block, ran, time, x)
+        if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
+            np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
         self.contexts.store(slots, block)
         return update
 
@@ -137,19 +141,23 @@ class Learner:
 
     def _labels(
         self, block: Block, seq: NDArray[np.uint64], x: Array, learn_every: int
-    ) -> tuple[Array, Array, int]:
-        """Targets and mask [T, B, O] of the labels now due, and how many label vectors were thinned.
+    ) -> tuple[Array, Array, int, int]:
+        """Targets and mask [T, B, O] of the labels now due, how many label vectors they are, and how many were thinned.
 
         Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h; due are the last k1 ticks' labels.
+        A label vector is one tick's values, whichever heads learn from it; thinned where the next due tick is
+        k1 or more away.
         """
         T, H, B = self.spec.window, self.spec.horizon, len(seq)
         index = self.spec.target_index
         R = block.x.shape[1]
         Y = np.zeros((T, B, H, len(index)), np.float32)
         weight = np.zeros_like(Y)
-        due = seq % (self.spec.learn_every * learn_every) == 0
+        period = self.spec.learn_every * learn_every
+        until_due = (period - seq % period) % period
+        due, labels = until_due == 0, 0
         rows, steps = np.arange(B)[:, None], np.arange(H)[None]
-        thinned = int(((block.known > 0) & ~due).sum()) if learn_every > 1 else 0
+        thinned = int(((block.known > 0) & (until_due >= self.spec.learn_every)).sum())
         for back in range(self.spec.learn_every):
             truth = x[:, index] if back == 0 else block.x[:, R - back]
             origin = R - back - 1 - np.arange(H)
@@ -158,10 +166,11 @@ class Learner:
             valid = due[:, None] & (back + 1 + steps <= block.known[:, None]) & (position >= 0)
             position = np.maximum(position, 0)
             usable = valid[:, :, None] & (scale > 0)
+            labels += int(usable.any(axis=(1, 2)).sum())
             y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
             Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
             weight[position, rows, steps] += usable
-        return Y.reshape(T, B, -1), weight.reshape(T, B, -1), thinned
+        return Y.reshape(T, B, -1), weight.reshape(T, B, -1), labels, thinned
 
     def _batch(self, block: Block, Y: Array, weight: Array) -> Batch:
         B = len(block.rows)
@@ -169,9 +178,8 @@ class Learner:
         X = block.ring.transpose(1, 0, 2)
         return Batch(pad_rows(size, block.start, 0), *(pad_rows(size, a, 1) for a in (X, Y, weight)))
 
-    def _update(self, batch: Batch, tape: Tape, score_anchor: bool) -> Update:
+    def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
         grad, counts = self._grad, self.counts
-        labels = int(batch.weight.any(axis=2).sum())
         loss, p, (t0, t1) = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, score_anchor)

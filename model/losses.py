@@ -28,5 +28,5 @@ def clipped_score(p: Array, y: Array, weight: Array, limit: float = 4.0) -> Arra
     """
     square = np.minimum((p - y) ** 2, limit) / limit
     square = np.where(np.isnan(square), 1.0, square)
-    total: Array = np.sum(square * weight, axis=(0, 2), dtype=np.float64)
+    total: Array = np.asarray(np.sum(square * weight, axis=(0, 2), dtype=np.float64))
     return total / np.maximum(np.sum(weight, axis=(0, 2), dtype=np.float64), 1e-12)

@@ -147,10 +147,16 @@ def _serialize(g: Graph, network: Network) -> bytes:
     def rows(name: str, width: int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width])
 
-    inputs = [rows("x", len(network.spec.channels)), rows("u", network.calendar_size), rows("state", network.state_size)]
+    inputs = [
+        rows("x", len(network.spec.channels)),
+        rows("u", network.calendar_size),
+        rows("state", network.state_size),
+    ]
     outputs = [rows("y", network.spec.outputs), rows("next_state", network.state_size)]
     graph = helper.make_graph(g.nodes, "freshet_step", inputs, outputs, list(g.constants.values()))
-    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="freshet")
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="freshet"
+    )
     checker.check_model(model)
     data: bytes = model.SerializeToString(deterministic=True)
     return data

@@ -24,7 +24,10 @@ class OptimizerState:
 class Optimizer(Protocol):
     """Contract: `update` changes params and state in place and reads nothing else."""
 
-    learning_rate: float
+    @property
+    def learning_rate(self) -> float:
+        """Step size."""
+        ...
 
     def init(self, n: int, dtype: type[np.floating[Any]] = np.float32) -> OptimizerState:
         """The state before the first step, for n parameters."""

@@ -15,8 +15,8 @@ def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray
     within a round; together they hold every index once. A pure function of its input: the same journal, the same groups.
     """
     n = len(streams)
-    if n == 1:
-        return [np.zeros(1, np.intp)]
+    if n <= 1:
+        return [np.zeros(1, np.intp)] if n else []
     order = np.argsort(streams, kind="stable")
     ranked = streams[order]
     first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))

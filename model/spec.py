@@ -54,6 +54,7 @@ class ModelSpec:
     missing: str = "refuse"
 
     def __post_init__(self) -> None:
+        self._check_types()
         fill = {
             "channels": tuple(self.channels),
             "targets": tuple(self.targets) or tuple(self.channels),
@@ -62,16 +63,19 @@ class ModelSpec:
         }
         for name, value in fill.items():
             object.__setattr__(self, name, value)
-        self._check_types()
         self._check_names()
         self._check_sizes()
 
     def _check_types(self) -> None:
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
+            if kind.startswith("tuple") and not isinstance(value, list | tuple):
+                raise SpecError(field.name, value, "give a list of names")
             if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
                 raise SpecError(field.name, value, "give a whole number")
-            if kind == "float" and (isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)):
+            if kind == "float" and (
+                isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
+            ):
                 raise SpecError(field.name, value, "give a finite number")
             if kind == "bool" and not isinstance(value, bool):
                 raise SpecError(field.name, value, "give true or false")
@@ -88,8 +92,9 @@ class ModelSpec:
                     raise SpecError(field, name, "a channel's name is 1 to 256 printable characters")
             if len(set(names)) != len(names):
                 raise SpecError(field, names, "every name must be different")
+        known = set(self.channels)
         for name in self.targets:
-            if name not in self.channels:
+            if name not in known:
                 raise SpecError("targets", name, "every target must be one of the channels")
 
     def _check_sizes(self) -> None:
@@ -123,7 +128,8 @@ class ModelSpec:
     @property
     def target_index(self) -> list[int]:
         """Position of each target among the channels."""
-        return [self.channels.index(name) for name in self.targets]
+        position = {name: i for i, name in enumerate(self.channels)}
+        return [position[name] for name in self.targets]
 
     def to_mapping(self) -> dict[str, Any]:
         """Every field by name, tuples as lists: what `from_mapping` reads, and JSON and TOML can hold."""
@@ -138,11 +144,7 @@ class ModelSpec:
                 raise SpecError(name, mapping[name], f"unknown key; known are {', '.join(sorted(known))}")
         if "channels" not in mapping:
             raise SpecError("channels", None, "name the channels of an observation")
-        values = dict(mapping)
-        for name in ("channels", "targets"):
-            if name in values and not isinstance(values[name], list | tuple):
-                raise SpecError(name, values[name], "give a list of names")
-        return cls(**values)
+        return cls(**mapping)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -29,6 +29,7 @@ app = typer.Typer(
     help="A model server that learns from the streams it serves.",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # it would take [default: 32] for markup
     pretty_exceptions_enable=False,
 )
 
@@ -42,6 +43,7 @@ class Through(StrEnum):
 
 def main() -> None:
     """The console script."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a server of ours is stopped in order
     app()
 
 
@@ -66,7 +68,7 @@ def freshet(
 def serve(
     config: Annotated[Path | None, typer.Option(help="Settings as TOML.", metavar="FILE.toml")] = None,
     with_parent: Annotated[
-        bool, typer.Option("--with-parent", help="Drain when standard input closes: for a program that starts a server.")
+        bool, typer.Option("--with-parent", help="Drain when standard input closes: for programs that start servers.")
     ] = False,
     **flags: Any,
 ) -> None:
@@ -133,7 +135,9 @@ def _serve(settings: ServeConfig) -> int:
         return asyncio.run(run(settings, announce))
     except KeyboardInterrupt:  # before the server listens to signals; nothing was taken in yet
         return INTERRUPTED
-    except (OSError, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing) as error:
+    except (
+        OSError, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing
+    ) as error:  # fmt: skip
         raise _refused(error) from None
 
 
@@ -180,9 +184,13 @@ def backtest(
         int | None, typer.Option(help="Rows that fix the units of the errors [default: 20 %].", metavar="N")
     ] = None,
     score_from: Annotated[int | None, typer.Option(help="First row scored [default: 25 %].", metavar="ROW")] = None,
-    score_to: Annotated[int | None, typer.Option(help="Row behind the last scored [default: the end].", metavar="ROW")] = None,
+    score_to: Annotated[
+        int | None, typer.Option(help="Row behind the last scored [default: the end].", metavar="ROW")
+    ] = None,
     through: Annotated[Through, typer.Option(help="The learner itself, or a real server and client.")] = Through.CORE,
-    url: Annotated[str | None, typer.Option(help="A running server [default: one of its own].", metavar="HOST:PORT")] = None,
+    url: Annotated[
+        str | None, typer.Option(help="A running server [default: one of its own].", metavar="HOST:PORT")
+    ] = None,
     max_staleness: Annotated[
         int, typer.Option(min=1, help="No forecast is older than so many labels (service only).", metavar="K")
     ] = 32,
@@ -195,14 +203,15 @@ def backtest(
     """
     _one_blas_thread()
     from service.backtest.command import backtest as run
-    from service.backtest.command import finish
+    from service.backtest.command import check_outputs, finish
     from service.backtest.plan import make_plan, model_keys
 
     def work() -> int:
+        check_outputs(json=json, forecasts=forecasts)
         plan = make_plan(
             file,
             time_column=time,
-            columns=columns if columns != "all" else None,
+            columns=columns,
             model=model_keys(config, settings or (), horizon=horizon, seed=seed),
             train_rows=train_rows,
             score_from=score_from,
@@ -218,7 +227,9 @@ def backtest(
 def demo(
     rows: Annotated[int | None, typer.Option(help="Only the first so many rows.", metavar="N")] = None,
     json: Annotated[Path | None, typer.Option(help="Write the report as JSON.", metavar="OUT")] = None,
-    keep_serving: Annotated[bool, typer.Option("--keep-serving", help="Leave the server running until Ctrl-C.")] = False,
+    keep_serving: Annotated[
+        bool, typer.Option("--keep-serving", help="Leave the server running until Ctrl-C.")
+    ] = False,
 ) -> None:
     """Start a server, stream half a year of New York taxi rides through it, and show what it learned meanwhile."""
     _one_blas_thread()
@@ -236,17 +247,16 @@ def _one_blas_thread() -> None:
 def _guarded(work: Callable[[], int]) -> int:
     """The work's exit code; what users can cause is one clear line instead of a traceback."""
     from freshet import FreshetError
-
     from model.spec import SpecError
     from service.backtest.child import ServerFailed
+    from service.backtest.through_service import Stalled
     from service.errors import Invalid
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that a server of ours is stopped in order
     try:
         return work()
     except (Invalid, SpecError, OSError) as error:
         raise _refused(error) from None
-    except (FreshetError, ServerFailed) as error:
+    except (FreshetError, ServerFailed, Stalled) as error:
         print(f"freshet: {error}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:

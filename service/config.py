@@ -41,6 +41,7 @@ class ServeConfig(BaseSettings):
     cool_down_labels: int = Field(256, ge=0, description="labels learned after a rollback before the next publish")
 
     snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
+    commit_s: float = Field(0.005, ge=0, le=1, description="shortest time between two journal commits")
     segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
     max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
     max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message")
@@ -85,17 +86,23 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
     """The effective configuration. flags: those given, by field name. Raises ConfigError, also for unknown names."""
     global _config_file
     unknown = [
-        name for name in os.environ if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in fields()
+        name
+        for name in os.environ
+        if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in fields()
     ]
     if unknown:
-        raise ConfigError(f"{unknown[0]}: no such setting; known are {', '.join(ENV_PREFIX + f.upper() for f in fields())}")
+        raise ConfigError(
+            f"{unknown[0]}: no such setting; known are {', '.join(ENV_PREFIX + f.upper() for f in fields())}"
+        )
     if file is not None and not file.is_file():
         raise ConfigError(f"config = {file}: no such file")
     _config_file = file
     try:
         return ServeConfig(**flags)
     except ValidationError as error:
-        problems = [f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()]
+        problems = [
+            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
+        ]
         raise ConfigError("; ".join(problems)) from error
     finally:
         _config_file = None

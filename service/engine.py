@@ -61,7 +61,9 @@ def parity(session: StepSession, canary: Canary) -> float:
     y, after = session.run(canary.x, canary.u, canary.state)
     worst = np.max(np.abs(y - canary.y) / canary.scale, initial=0.0)
     # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
-    worst = max(worst, np.max(np.abs(after - canary.next_state) / np.maximum(1, np.abs(canary.next_state)), initial=0.0))
+    worst = max(
+        worst, np.max(np.abs(after - canary.next_state) / np.maximum(1, np.abs(canary.next_state)), initial=0.0)
+    )
     return float(worst) if np.isfinite(worst) else float("inf")
 
 
@@ -76,7 +78,9 @@ class Engine:
         session = StepSession(onnx)
         error = parity(session, canary)
         if error > PARITY:
-            raise BadVersion(f"answers differ from the recorded ones by {error:.1e}, allowed {PARITY:.0e} in scaled units")
+            raise BadVersion(
+                f"answers differ from the recorded ones by {error:.1e}, allowed {PARITY:.0e} in scaled units"
+            )
         return session, error
 
     def install(self, model: int, version: int, session: StepSession) -> None:

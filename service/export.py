@@ -86,7 +86,7 @@ def _canary(network: Network, weights: Weights) -> Canary:
     x = rng.standard_normal((B, C)).astype(np.float32)
     for tick in range(CANARY_TICKS):
         x = x + rng.standard_normal((B, C)).astype(np.float32)
-        u = calendar.inputs(tick * network.spec.interval + 3600.0 * np.arange(B), network.spec.interval)
+        u = calendar.inputs(np.arange(B) * 3600.0 + tick * network.spec.interval, network.spec.interval)
         before = state
         y, state = network.step(weights, x, u, before, tape)
     statistics = before[:, : network.scaler.size].copy()

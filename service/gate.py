@@ -2,8 +2,8 @@
 
 Scores are clipped losses in 0..1; d = candidate − anchor on the same labels. For a bet λ the wealth
 M ← max(M, 1)·(1 + λ·d) grows only while the candidate is worse. The mean over a few λ is an e-detector (Shin, Ramdas,
-Rinaldo 2022, arXiv:2203.03532, CUSUM form): started afresh at any time, it stays below 1/α with probability 1 − α as
-long as E[d] ≤ 0, however often one looks.
+Rinaldo 2022, arXiv:2203.03532, CUSUM form): as long as E[d] ≤ 0, false alarms lie at least 1/α scores apart on average,
+and one comes within n scores with probability at most n·α, however often one looks.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class Gate:
 
     @property
     def evidence(self) -> float:
-        """Mean wealth; at most 1 on average while the candidate is no worse."""
+        """Mean wealth: near 1 while the candidate is no worse."""
         return sum(self.wealth) / len(self.wealth)
 
     @property

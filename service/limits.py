@@ -1,8 +1,16 @@
-"""Overload decisions (DESIGN R6): plain functions of what is measured."""
+"""Bounds: how thinly an overloaded trainer learns (DESIGN R6), how large a model may be. Plain functions."""
 
 from __future__ import annotations
 
+from model.network import Network
+from model.spec import ModelSpec
+from service.errors import Invalid
+
 MAX_THINNING = 1024
+# Weights and .onnx of so many float32 parameters still fit one Export message, 64 MiB.
+MAX_PARAMETERS = 8_000_000
+# Numbers that one row of an update's window holds, inputs and hidden units: 32 rows with their tapes stay below 1 GB.
+MAX_UNROLLED = 1 << 19
 
 
 def learn_every(backlog: int, comfortable: int) -> int:
@@ -11,3 +19,17 @@ def learn_every(backlog: int, comfortable: int) -> int:
     while backlog > comfortable * n and n < MAX_THINNING:
         n *= 2
     return n
+
+
+def check_size(spec: ModelSpec) -> None:
+    """Refuse a model that one request could exhaust the memory with. Raises Invalid, naming the field to lower."""
+    network = Network(spec)
+    if network.layout.size > MAX_PARAMETERS:
+        remedy = (
+            f"the model would have {network.layout.size} parameters, at most {MAX_PARAMETERS}: fewer units, or outputs"
+        )
+        raise Invalid("spec.hidden", spec.hidden, remedy)
+    unrolled = spec.window * (network.features + spec.layers * spec.hidden)
+    if unrolled > MAX_UNROLLED:
+        remedy = f"window × (inputs + hidden units) is {unrolled}, at most {MAX_UNROLLED}: a shorter window"
+        raise Invalid("spec.window", spec.window, remedy)

@@ -38,9 +38,14 @@ class Metrics:
         self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", "model")
         self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", "model")
         self.refused_ticks = counter("ticks_refused_total", "Ticks refused, by reason.", "reason")
-        self.staleness = histogram("staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS, "model")
+        self.staleness = histogram(
+            "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS, "model"
+        )
 
         self.durable_lag = gauge("journal_undurable_entries", "Journal entries appended and not yet on disk.")
+        self.durable_seconds = histogram(
+            "journal_durable_lag_seconds", "From an entry's append to the disk, the oldest of each commit.", LATENCY_S
+        )
         self.commit_seconds = histogram("journal_commit_seconds", "One group commit, fsync included.", LATENCY_S)
         self.journal_bytes = gauge("journal_position_bytes", "Durable end of the journal.")
         self.truncated = counter("journal_truncated_bytes_total", "Bytes of a torn tail cut off at start.")
@@ -53,9 +58,13 @@ class Metrics:
         self.clipped = counter("learner_clipped_total", "Updates whose gradient was clipped.", "model")
         self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", "model", "reason")
         self.loss = gauge("loss_prequential", "Mean scaled loss of the candidate, last chunk.", "model")
-        self.score = gauge("score_candidate", "Clipped score 0..1 of the candidate, where the anchor was scored.", "model")
+        self.score = gauge(
+            "score_candidate", "Clipped score 0..1 of the candidate, where the anchor was scored.", "model"
+        )
         self.anchor_score = gauge("score_anchor", "Clipped score 0..1 of the anchor on the same labels.", "model")
-        self.gradient_norm = histogram("gradient_norm", "Gradient norm before the clip, by layer.", NORMS, "model", "layer")
+        self.gradient_norm = histogram(
+            "gradient_norm", "Gradient norm before the clip, by layer.", NORMS, "model", "layer"
+        )
         self.lag_norm = gauge("gradient_lag_norm", "Norm of dL/dh so many ticks back in the window.", "model", "lag")
         self.update_ratio = histogram("update_ratio", "Norm of an update over the norm of the weights.", NORMS, "model")
         self.saturated = gauge("gates_saturated_ratio", "Sigmoid gates outside 0.05..0.95.", "model")

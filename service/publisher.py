@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import Any
+from typing import Any, NamedTuple
+
+import structlog
 
 from service import events as ev
 from service.engine import BadVersion
@@ -13,11 +15,21 @@ from service.records import Rollback, Swap
 from service.serving import Serving, new_version
 from service.sessions import Sessions
 from service.storage.journal import Commit, JournalFailed
+from service.storage.versions import VersionCorrupt, VersionMissing
 from service.trainer.messages import Message
+
+log = structlog.get_logger("publisher")
 
 KEPT_HOURS_S = 3600.0
 RECENT_VERSIONS = 32
 MAX_MARKS = 100_000
+
+
+class CheckpointVersions(NamedTuple):
+    """What a checkpoint of the trainer knows of versions: the one that served, and those that the gate names."""
+
+    version: int
+    named: set[int]
 
 
 class Publisher:
@@ -25,8 +37,11 @@ class Publisher:
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._on_disk: dict[int, deque[tuple[int, float]]] = {}  # per model: (offset, clock seconds) of commits unjudged
+        self._on_disk: dict[
+            int, deque[tuple[int, float]]
+        ] = {}  # per model: (offset, clock seconds) of commits unjudged
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
+        self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
         serving.on_commit.append(self._committed)
 
     async def verdict(self, message: Message) -> None:
@@ -37,11 +52,13 @@ class Publisher:
             return
         kind = head["verdict"]
         try:
-            if kind == "publish":
+            if head["offset"] < model.judged_offset:
+                kind = "stale"  # by a trainer that is catching up with its former self, or has not seen a rollback yet
+            elif kind == "publish":
                 kind = await self._publish(model, head, *message.blobs)
             else:
-                if head["rollback"] and head["offset"] > model.rollback_offset:
-                    await self.roll_back(model, head["rollback"], head["offset"], head["reason"])
+                if head["rollback"]:
+                    await self._roll_back_if_kept(model, head)
                 if kind == "veto":
                     self._told(model, ev.VETOED, head, model.champion)
         except JournalFailed:
@@ -51,8 +68,6 @@ class Publisher:
 
     async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
         serving, numbers = self._serving, dict(head["numbers"])
-        if head["offset"] <= model.rollback_offset or head["offset"] < model.judged_offset:
-            return "stale"  # made before a rollback, or by a trainer that is still catching up with its former self
         try:
             version = new_version(model.number, model.champion, head["offset"], onnx, weights, serving.wall(), numbers)
             number = await asyncio.to_thread(serving.versions.add, version, onnx, weights, canary)
@@ -73,16 +88,26 @@ class Publisher:
         self._told(model, ev.PUBLISHED, head, number)
         return "publish"
 
+    async def _roll_back_if_kept(self, model: Sessions, head: Any) -> None:
+        try:
+            await self.roll_back(model, head["rollback"], head["offset"], head["reason"])
+        except (VersionMissing, VersionCorrupt, BadVersion) as error:  # the champion serves on; the trainer asks again
+            log.error("cannot roll back", model=model.name, version=head["rollback"], error=str(error))
+
     async def roll_back(self, model: Sessions, number: int, offset: int, reason: str) -> None:
-        """Serving returns to a kept version, and the learner with it when the record reaches it."""
+        """Serving returns to a kept version, and the learner with it when the record reaches it.
+
+        All labels up to the record are judged with it: what learned them is thrown away.
+        Raises VersionMissing, VersionCorrupt, BadVersion, JournalFailed: nothing has changed then.
+        """
         serving = self._serving
         blobs = await asyncio.to_thread(serving.versions.blobs, model.number, number)
         session, _ = await asyncio.to_thread(serving.engine.prepare, blobs.onnx, Canary.unpack(blobs.canary))
         version = serving.versions.get(model.number, number)
         record = Rollback(number, offset, bytes.fromhex(version.digest), reason)
-        model.rollback_offset = serving.journal.append(model.number, record)
+        after = serving.journal.append(model.number, record)
         serving.engine.install(model.number, number, session)
-        model.serve(number, offset)
+        model.serve(number, after)
         model.anchor = number
         serving.engine.retire(model.number, {number})
         serving.metrics.of(model.name).version.set(number)
@@ -96,9 +121,20 @@ class Publisher:
             self._serving.emit(model, ev.ANCHORED, message.head["offset"], model.anchor, "held in service")
 
     def weights(self, message: Message) -> Message:
-        """The answer to need_weights: the exact weights of a version. Raises VersionMissing, VersionCorrupt."""
+        """The answer to need_weights: the exact weights of a version, or why there are none."""
         model, number = message.head["model"], message.head["version"]
-        return Message("weights", {"model": model, "version": number}, (self._serving.versions.blobs(model, number).weights,))
+        try:
+            blobs = self._serving.versions.blobs(model, number)
+        except (VersionMissing, VersionCorrupt) as error:
+            return Message("no_weights", {"why": str(error)})
+        return Message("weights", {"model": model, "version": number}, (blobs.weights,))
+
+    def checkpointed(self, message: Message) -> None:
+        """A checkpoint of the trainer is on disk, or was loaded: learning again from there needs its versions."""
+        self._checkpoint = {
+            facts["model"]: CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
+            for facts in message.head["models"]
+        }
 
     def snapshot_taken(self, champions: dict[int, int]) -> None:
         """A snapshot with these champions is on disk: versions before them that nothing else needs may go."""
@@ -109,8 +145,11 @@ class Publisher:
             self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
 
     def _keep(self, model: Sessions, since: int) -> set[int]:
-        """What retention keeps: all since the oldest snapshot's champion, recent ones, the anchor, one per hour."""
-        keep, hour = {model.anchor, model.champion, 1}, None
+        """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
+        checkpoint; recent ones, the anchor, one per hour."""
+        checkpoint = self._checkpoint.get(model.number, CheckpointVersions(0, set()))
+        since = min(since, checkpoint.version)
+        keep, hour = {model.anchor, model.champion, 1, *checkpoint.named}, None
         for version in reversed(self._serving.versions.list(model.number)):
             fresh = version.number >= since or version.number > model.champion - RECENT_VERSIONS
             if fresh or version.created // KEPT_HOURS_S != hour or version.number >= model.anchor:
@@ -134,4 +173,3 @@ class Publisher:
 
     def _told(self, model: Sessions, kind: int, head: Any, version: int) -> None:
         self._serving.emit(model, kind, head["offset"], version, head["reason"], dict(head["numbers"]))
-

@@ -37,6 +37,11 @@ def recover(serving: Serving, states: States) -> int:
     """Bring `serving` to where the journal ends; returns the entries replayed. Raises JournalDamaged, StatesCorrupt,
     VersionMissing, VersionCorrupt, BadVersion: each names what and the remedy."""
     snapshot = states.load()
+    if serving.journal.durable_position < snapshot.journal_end:
+        raise JournalDamaged(
+            f"the journal ends at position {serving.journal.durable_position}, before the snapshot in states.db, "
+            f"{snapshot.journal_end}: it is older. Restore both from the same moment"
+        )
     for row in snapshot.models:
         model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_mapping(json.loads(row.spec)))
         model.anchor, model.paused = row.anchor, row.paused
@@ -44,13 +49,11 @@ def recover(serving: Serving, states: States) -> int:
         serving.add_model(model)
     ends = {row.model: row.offset for row in snapshot.models}
     for stream in snapshot.streams:
-        serving.models[stream.model].restore(stream, ends[stream.model])
+        serving.models[stream.model].restore(stream)
     replayed = 0
     for _, chunk in serving.journal.replay(snapshot.position):
         replayed += _apply(serving, chunk, ends)
     for number, model in serving.models.items():
-        if ends.get(number, 0) < next((r.offset for r in snapshot.models if r.model == number), 0):
-            raise JournalDamaged(f"the journal ends before the snapshot of model {model.name}: restore it from a copy")
         serving.journal.start_offset(number, ends[number])
         _runner(serving, model)
         serving.metrics.of(model.name).version.set(model.champion)
@@ -94,9 +97,9 @@ def _record(model: Sessions, record: Record, offset: int) -> None:
         case Swap(version=version, offset=learned):
             model.serve(version, learned)
             model.anchor = model.anchor or version
-        case Rollback(version=version, offset=learned):
-            model.serve(version, learned)
-            model.anchor, model.rollback_offset = version, offset + 1
+        case Rollback(version=version):
+            model.serve(version, offset + 1)
+            model.anchor = version
         case Paused():
             model.paused = True
         case Resumed():

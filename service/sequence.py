@@ -46,7 +46,8 @@ def check_values(
         if refusal:
             return refusal
     if needs_time and math.isnan(time):
-        return Refusal(seq, Reason.TIME, "time", "none", "the model has an interval: send the event time of every tick")
+        remedy = "the model has an interval: send the event time of every tick"
+        return Refusal(seq, Reason.TIME, "time", "none, or nan", remedy)
     if math.isinf(time) or abs(time) > 1e12:
         return Refusal(seq, Reason.TIME, "time", shown(time), "send seconds since 1970-01-01 UTC")
     if time <= last_time:
@@ -71,7 +72,9 @@ def place(seq: int, last_seq: int, payload: int, answers: deque[Answer]) -> Refu
     if seq > last_seq:
         return Refusal(seq, Reason.GAP, "seq", str(seq), f"the next tick of this stream is {last_seq + 1}")
     if seq < 1:
-        return Refusal(seq, Reason.GAP, "seq", str(seq), f"seq begins at 1; the next tick of this stream is {last_seq + 1}")
+        return Refusal(
+            seq, Reason.GAP, "seq", str(seq), f"seq begins at 1; the next tick of this stream is {last_seq + 1}"
+        )
     kept = answers[seq - answers[0].seq] if answers and seq >= answers[0].seq else None
     if kept is None:
         remedy = f"answered before and no longer kept: the stream has advanced to {last_seq}; send {last_seq + 1}"
@@ -101,7 +104,9 @@ def unpack_answers(data: bytes, outputs: int) -> deque[Answer]:
     body = data[n * ANSWER_HEAD.itemsize :]
     return deque(
         (
-            Answer(int(h["seq"]), int(h["payload"]), body[i * width : (i + 1) * width], int(h["version"]), int(h["judged"]))
+            Answer(
+                int(h["seq"]), int(h["payload"]), body[i * width : (i + 1) * width], int(h["version"]), int(h["judged"])
+            )
             for i, h in enumerate(heads)
         ),
         maxlen=KEPT_ANSWERS,

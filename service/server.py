@@ -17,7 +17,13 @@ import structlog
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
-from prometheus_client import CollectorRegistry, GCCollector, PlatformCollector, ProcessCollector
+from prometheus_client import (
+    CollectorRegistry,
+    GCCollector,
+    PlatformCollector,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from service import limits
 from service.config import ServeConfig, split_address
@@ -68,11 +74,13 @@ class Server:
         self.config = config
         data = Path(config.data)
         data.mkdir(parents=True, exist_ok=True)
+        disable_created_metrics()  # one more series for each of ours, and nobody reads it
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.metrics = Metrics(self.registry)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
+        self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
         self.engine, self.events = Engine(), Events()
         self.serving = Serving(config, self.journal, self.versions, self.engine, self.metrics, self.events)
@@ -82,6 +90,7 @@ class Server:
         self.publisher = Publisher(self.serving)
         self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer)
         self.learned: dict[int, int] = {}  # model → entries learned
+        self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
         self.journal.learn_every_of = self._learn_every
         self.health = health.aio.HealthServicer()
         self.ready = False
@@ -99,6 +108,8 @@ class Server:
                 self.metrics.of(model.name).backlog.set(self._backlog(model.number))
         elif message.kind == "anchored":
             self.publisher.anchored(message)
+        elif message.kind in ("ready", "saved"):
+            self.publisher.checkpointed(message)
         elif message.kind == "need_weights":
             return await asyncio.to_thread(self.publisher.weights, message)
         return None
@@ -126,11 +137,11 @@ class Server:
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(http.run(), name="http"),
             ]
-            starting = asyncio.create_task(self.trainer.ready.wait(), name="start")
+            starting = asyncio.create_task(self.trainer.tried.wait(), name="start")
             await asyncio.wait([*parts, starting], return_when=asyncio.FIRST_COMPLETED)
-            if not starting.done():
+            if ended := [part for part in parts if part.done()]:
                 starting.cancel()
-                return self._report([part for part in parts if part.done()])
+                return self._report(ended)
             await grpc_server.start()
             self.ready = True
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
@@ -234,13 +245,23 @@ class Server:
 
     async def _snapshot(self) -> None:
         """Save what changed. The rows are taken at one moment; they are saved once the journal holds all of it."""
+        async with self._saving:
+            await self._save_snapshot()
+
+    async def _save_snapshot(self) -> None:
         started = self.serving.clock()
         position = self.journal.durable_position
         models = [m.snapshot_model(self.journal.offset(m.number)) for m in self.serving.models.values()]
         streams = [row for m in self.serving.models.values() for row in m.snapshot_streams()]
         champions = {row.model: row.champion for row in models}
-        await self.journal.flush()
-        await asyncio.to_thread(self.states.save, position, models, streams)
+        try:
+            await self.journal.flush()
+            end = self.journal.durable_position
+            await asyncio.to_thread(self.states.save, position, models, streams, journal_end=end)
+        except BaseException:
+            for row in streams:  # or the next snapshot, without them, would claim to hold them
+                self.serving.models[row.model].changed.add(row.stream)
+            raise
         await asyncio.to_thread(self.publisher.snapshot_taken, champions)
         self.metrics.snapshot_seconds.observe(self.serving.clock() - started)
 

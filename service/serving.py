@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from model.spec import ModelSpec
 from service import events as ev
+from service import limits
 from service.batcher import Batcher
 from service.config import ServeConfig
 from service.engine import Engine, StepSession
@@ -27,7 +28,7 @@ from service.export import Canary, export
 from service.metrics import Metrics
 from service.records import ModelCreate, Reset, StreamOpened, Swap
 from service.sequence import Answer, check_values, payload_digest, place
-from service.sessions import FRESH, RESUMED, Session, Sessions
+from service.sessions import Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.versions import Version, Versions
 
@@ -101,11 +102,14 @@ class Serving:
         if not MODEL_NAME.fullmatch(name):
             raise Invalid("name", name, "give 1 to 64 of a-z, 0-9, '-', '_', beginning with a letter")
         self.check_open()
+        limits.check_size(spec)
         async with self._creating:
             existing = self.by_name.get((TENANT, name))
             if existing is not None:
                 if existing.spec != spec:
-                    raise AlreadyExists("name", name, "exists with another spec; a spec is immutable: choose another name")
+                    raise AlreadyExists(
+                        "name", name, "exists with another spec; a spec is immutable: choose another name"
+                    )
                 return existing
             if len(self.models) >= self.config.max_models:
                 raise Exhausted("name", name, f"the server holds {len(self.models)} models, its limit", retry_s=60)
@@ -135,7 +139,13 @@ class Serving:
         return self.versions.get(model.number, number), session
 
     def emit(
-        self, model: Sessions, kind: int, offset: int, version: int, reason: str, numbers: dict[str, float] | None = None
+        self,
+        model: Sessions,
+        kind: int,
+        offset: int,
+        version: int,
+        reason: str,
+        numbers: dict[str, float] | None = None,
     ) -> None:
         """Tell the watchers what happened to a model."""
         self.events.emit(Event(model.name, kind, offset, version, reason, self.wall(), numbers or {}))
@@ -150,20 +160,20 @@ class Serving:
         session = model.by_id.get(id)
         if session is None:
             if sum(len(m.by_id) for m in self.models.values()) >= self.config.max_streams:
-                raise Exhausted("stream", id, f"the server holds {self.config.max_streams} streams, its limit", retry_s=60)
+                raise Exhausted(
+                    "stream", id, f"the server holds {self.config.max_streams} streams, its limit", retry_s=60
+                )
             session = model.add(id, model.next_number(), 1)
-            origin = FRESH
         else:
             session.epoch += 1
             model.changed.add(session.number)
-            origin = RESUMED if session.last_seq else FRESH
         self._journaled(lambda: self.journal.append(model.number, StreamOpened(session.number, id, session.epoch)))
         if session.progressed:
             session.progressed()  # the former owner finds itself fenced
         self.open[model.number].add(session)
         self.metrics.of(model.name).streams.set(len(model.by_id))
         self._count_open()
-        return session, origin
+        return session, session.origin
 
     def close_stream(self, model: Sessions, session: Session, epoch: int) -> None:
         """The call that opened the stream has ended."""
@@ -277,6 +287,7 @@ class Serving:
                 if session.progressed:
                     session.progressed()
         self.metrics.commit_seconds.observe(commit.seconds)
+        self.metrics.durable_seconds.observe(commit.lag)
         self.metrics.journal_bytes.set(commit.position)
         self.metrics.durable_lag.set(self.journal.pending_entries)
         for listener in self.on_commit:

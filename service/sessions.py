@@ -7,6 +7,7 @@ import math
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,7 @@ class Session:
     last_seq: int = 0
     durable_seq: int = 0
     last_time: float = math.nan  # seconds since 1970; NaN: none
-    origin: int = FRESH
+    origin: int = FRESH  # what the next Welcome says of the state
     judged_through: int = 0
     answers: deque[Answer] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
     marks: deque[tuple[int, int]] = field(default_factory=deque)  # (journal offset, seq) not yet judged
@@ -56,6 +57,18 @@ class Session:
             self.marks.pop()
         self.marks.append((offset, seq))
 
+    def pack_ring(self) -> bytes:
+        """Answers, and what of their ticks is judged, as bytes for a snapshot."""
+        marks: Any = np.array([(self.judged_through, len(self.marks)), *self.marks], "<u8")
+        return bytes(marks.tobytes() + pack_answers(self.answers))
+
+    def unpack_ring(self, data: bytes, outputs: int) -> None:
+        """The inverse of `pack_ring`. Raises ValueError on a length that does not fit."""
+        self.judged_through, count = np.frombuffer(data, "<u8", 2).tolist()
+        marks = np.frombuffer(data, "<u8", 2 * count, 16).reshape(-1, 2)
+        self.marks = deque((offset, seq) for offset, seq in marks.tolist())
+        self.answers = unpack_answers(data[16 * (1 + count) :], outputs)
+
 
 class Sessions:
     """All streams of one model: sessions by id and number, state rows in one matrix, and what serves them."""
@@ -67,7 +80,6 @@ class Sessions:
         self.anchor = 0
         self.paused = False
         self.judged_offset = 0
-        self.rollback_offset = 0  # a rollback wish older than the last rollback is stale
         self.by_id: dict[str, Session] = {}
         self.by_number: dict[int, Session] = {}
         self.changed: set[int] = set()  # stream numbers since the last snapshot
@@ -107,11 +119,13 @@ class Sessions:
         u = calendar.inputs(time, self.spec.interval)
         return runner.run(x, u, self._rows[[s.row for s in sessions]])
 
-    def advance(self, session: Session, seq: int, time: float, payload: int, y: Array, state: Array, offset: int) -> Answer:
+    def advance(
+        self, session: Session, seq: int, time: float, payload: int, y: Array, state: Array, offset: int
+    ) -> Answer:
         """Apply one computed tick: its state row is written, its answer kept. offset: the journal's, just after the tick."""
         self._rows[session.row] = state
         judged = session.judged(self.judged_offset)
-        session.last_seq, session.last_time = seq, time
+        session.last_seq, session.last_time, session.origin = seq, time, RESUMED
         session.mark(offset, seq)
         answer = Answer(seq, payload, y.tobytes(), self.champion, judged)
         session.answers.append(answer)
@@ -131,13 +145,22 @@ class Sessions:
 
     def state(self, session: Session) -> Array:
         """A copy of the stream's state row, [S]."""
-        return self._rows[session.row].copy()
+        row: Array = self._rows[session.row].copy()
+        return row
 
     def snapshot_model(self, offset: int) -> ModelRow:
         """The model's line of a snapshot; offset: its journal entries so far."""
         spec = json.dumps(self.spec.to_mapping())
         return ModelRow(
-            self.number, self.tenant, self.name, spec, offset, self.champion, self.anchor, self.paused, self.judged_offset
+            self.number,
+            self.tenant,
+            self.name,
+            spec,
+            offset,
+            self.champion,
+            self.anchor,
+            self.paused,
+            self.judged_offset,
         )
 
     def snapshot_streams(self) -> list[StreamRow]:
@@ -146,19 +169,20 @@ class Sessions:
         return [
             StreamRow(
                 self.number, s.number, s.id, s.epoch, s.last_seq, s.last_time, s.origin,
-                self._rows[s.row].tobytes(), pack_answers(s.answers),
+                self._rows[s.row].tobytes(), s.pack_ring(),
             )
             for s in (self.by_number[n] for n in sorted(changed) if n in self.by_number)
         ]  # fmt: skip
 
-    def restore(self, row: StreamRow, offset: int) -> None:
-        """Take a stream back from a snapshot that holds `offset` entries of the model. Raises ValueError where the state's length is not this spec's."""
+    def restore(self, row: StreamRow) -> None:
+        """Take a stream back from a snapshot. Raises ValueError where a length is not this spec's."""
         if len(row.state) != 4 * self.network.state_size:
-            raise ValueError(f"stream {row.id}: state of {len(row.state)} bytes, expected {4 * self.network.state_size}")
+            raise ValueError(
+                f"stream {row.id}: state of {len(row.state)} bytes, expected {4 * self.network.state_size}"
+            )
         session = self.add(row.id, row.stream, row.epoch)
         self.changed.discard(row.stream)
         self._rows[session.row] = np.frombuffer(row.state, np.float32)
         session.last_seq = session.durable_seq = row.last_seq
-        session.last_time, session.origin = row.last_time, RESUMED
-        session.answers = unpack_answers(row.answers, self.spec.outputs)
-        session.mark(offset, row.last_seq)
+        session.last_time, session.origin = row.last_time, row.origin
+        session.unpack_ring(row.answers, self.spec.outputs)

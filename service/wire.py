@@ -58,7 +58,11 @@ def refused(refusal: Refusal) -> streams_pb2.OpenResponse:
     """A refusal as a stream message."""
     return streams_pb2.OpenResponse(
         refused=types_pb2.Refused(
-            seq=refusal.seq, field=refusal.field, value=refusal.value, remedy=refusal.remedy, reason=refusal.reason.value
+            seq=refusal.seq,
+            field=refusal.field,
+            value=refusal.value,
+            remedy=refusal.remedy,
+            reason=refusal.reason.value,
         )
     )
 

@@ -6,6 +6,7 @@ The decisions are elsewhere (what to send: resume.py; what a message means: ledg
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from freshet.errors import RETRYABLE, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.errors import RETRYABLE, FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
 from freshet.retry import Backoff
@@ -81,9 +82,8 @@ class Engine:
 
     async def open(self) -> None:
         """Connect and wait for the first Welcome. Raises FreshetError; nothing is left running then."""
-        self.check()
-        if self._runner is not None:
-            raise RuntimeError("this stream is open already; make another with client.stream(…)")
+        if self._closing or self._runner is not None:
+            raise StreamClosed("this stream was opened before; make another with client.stream(…)")
         self._loop = asyncio.get_running_loop()
         self._runner = self.spawn(self._run())
         self.spawn(self._send())
@@ -104,6 +104,8 @@ class Engine:
             raise self.error
         if self._closing:
             raise StreamClosed("the stream is closed")
+        if self._runner is None:
+            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Wait until `done()`, looked at after every message. Raises the stream's error if that comes first."""
@@ -216,8 +218,9 @@ class Engine:
         link = Link(self._open_call(), self._loop.time())
         watchdog = self.spawn(self._watch(link))
         try:
-            await link.call.write(pb.OpenRequest(hello=self._hello))
-            while isinstance(message := await link.call.read(), pb.OpenResponse):
+            with contextlib.suppress(asyncio.InvalidStateError):  # over already: the read says why
+                await link.call.write(pb.OpenRequest(hello=self._hello))
+            async for message in link.call:  # not `read`, which forgets what has arrived once a write has failed
                 self._receive(link, message)
             if link.half_closed:  # the server ends a half-closed call well only once all is on disk
                 self.outbox.durable_through(self.outbox.next_seq - 1, self.outbox.judged)
@@ -227,8 +230,6 @@ class Engine:
             if error.code() not in RETRYABLE:
                 raise from_rpc(error) from error
             why = f"{error.code().name}: {error.details()}"
-        except asyncio.InvalidStateError:
-            why = "over before Hello was sent"
         except asyncio.CancelledError:
             if _cancelled_from_outside():
                 raise

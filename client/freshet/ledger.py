@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from freshet.errors import InvalidArgument, Reason, StateLost, TickRefused
+from freshet.errors import FreshetError, InvalidArgument, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
 from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
-from freshet.ticks import Checked, Tick, check
+from freshet.ticks import Checked, Layout, Tick, check
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
 
@@ -54,13 +54,15 @@ class Ledger:
         self.outbox: Outbox[Slot] = Outbox(in_flight)
         self.latest: pb.Welcome | None = None
         self._accept_lost = accept_lost
-        self._forecast_shape = (1, 1)
+        self._layout: Layout | None = None
+        self._forecast_shape = (1, 1)  # horizon, targets
         self._last_time: float | None = None
 
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
         """Check a tick and queue it. Raises TickRefused."""
-        assert self.latest is not None, "a stream takes ticks once it is open"
-        checked = check(tick, self.outbox.next_seq, self.latest.spec, self._last_time)
+        if self._layout is None:
+            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+        checked = check(tick, self.outbox.next_seq, self._layout, self._last_time)
         slot = Slot(checked)
         self.outbox.append(slot, max_staleness)
         if checked.time is not None:
@@ -83,18 +85,24 @@ class Ledger:
                 "open it with accept_lost=True to start over from a fresh one"
             )
         self.outbox.welcome(welcome.next_seq, welcome.durable_seq, welcome.judged_through, welcome.max_undurable)
-        self._forecast_shape = (welcome.spec.horizon or 1, len(welcome.spec.targets) or len(welcome.spec.channels))
+        spec = welcome.spec
+        self._layout = Layout(tuple(spec.channels), spec.interval)
+        self._forecast_shape = (spec.horizon or 1, len(spec.targets) or len(spec.channels))
         self.latest = welcome
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:
         """A tick is answered. Raises ProtocolError for an answer that nothing asked for, or of another size."""
-        y = np.fromiter(answer.y, np.float32, len(answer.y))
-        if y.size != self._forecast_shape[0] * self._forecast_shape[1]:
-            raise ProtocolError(f"forecast {answer.seq} has {y.size} values, expected {self._forecast_shape}")
-        slot = self.outbox.forecast(answer.seq, answer.judged_through)
-        if slot is not None:
-            y = y.reshape(self._forecast_shape)
-            slot.settle(Forecast(answer.seq, y, answer.version, answer.judged_through, now - slot.sent_at))
+        seq, judged = answer.seq, answer.judged_through
+        slot = self.outbox.forecast(seq, judged)
+        if slot is None:
+            return
+        try:
+            y = np.array(answer.y, np.float32).reshape(self._forecast_shape)
+        except ValueError:
+            raise ProtocolError(
+                f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}"
+            ) from None
+        slot.settle(Forecast(seq, y, answer.version, judged, now - slot.sent_at))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
         """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""

@@ -244,11 +244,8 @@ class Outbox(Generic[P]):
             entry.seq = number
         self.next_seq -= 1
         self._cursor = seq
-        moved: dict[int, bool] = {}
-        for at, sent in self._resets.items():  # two Resets with only the refused tick between them become one
-            to = at - (at > seq)
-            moved[to] = sent or moved.get(to, False)
-        self._resets = moved
+        # Two Resets with only the refused tick between them become one.
+        self._resets = {at - (at > seq): sent for at, sent in self._resets.items()}
         return payload
 
     def _trim(self) -> None:

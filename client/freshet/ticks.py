@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from freshet.errors import Reason, TickRefused
-from freshet.v1 import types_pb2
 
 LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
 
@@ -28,10 +27,17 @@ class Tick(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A tick ready for the wire: x as floats that float32 holds exactly, time in seconds."""
+    """A tick ready for the wire, where x is rounded to float32; time in seconds."""
 
     x: list[float]
     time: float | None
+
+
+class Layout(NamedTuple):
+    """What a tick must be like. interval: seconds, 0 where event time may be left out."""
+
+    channels: tuple[str, ...]
+    interval: float
 
 
 def ticks(values: Any, times: Any = None) -> Iterator[Tick] | AsyncIterator[Tick]:
@@ -70,38 +76,40 @@ def as_tick(item: Any) -> Tick:
     return Tick(item)
 
 
-def check(tick: Tick, seq: int, spec: types_pb2.ModelSpec, after: float | None) -> Checked:
+def check(tick: Tick, seq: int, layout: Layout, after: float | None) -> Checked:
     """Refuse here what the server would refuse, before anything is sent.
 
     after: event time of the tick before, seconds, where it is known. Raises TickRefused.
     """
-    return Checked(_check_x(tick.x, seq, spec), _check_time(tick.time, seq, spec, after))
+    return Checked(_check_x(tick.x, seq, layout), _check_time(tick.time, seq, layout, after))
 
 
-def _check_x(x: Any, seq: int, spec: types_pb2.ModelSpec) -> list[float]:
-    channels = len(spec.channels)
+def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:
+    names = layout.channels
+    if isinstance(x, float) and len(names) == 1 and -LARGEST <= x <= LARGEST:
+        return [x]  # the common case, without NumPy's cost for one number
     try:
         row = np.atleast_1d(np.asarray(x, np.float64))
     except (TypeError, ValueError):
         raise TickRefused(seq, "x", repr(x)[:80], "every channel must be a number", Reason.NON_FINITE) from None
-    if row.shape != (channels,):
+    if row.shape != (len(names),):
         got = f"{row.shape[0]} values" if row.ndim == 1 else f"array of shape {row.shape}"
-        remedy = f"send {channels} values: {', '.join(spec.channels)}"[:200]
+        remedy = f"send {len(names)} values: {', '.join(names)}"[:200]
         raise TickRefused(seq, "x", got, remedy, Reason.SHAPE)
     if not np.abs(row).max() <= LARGEST:  # also false for NaN
         at = int(np.argmax(~(np.abs(row) <= LARGEST)))
         field, value = f"x[{at}]", f"{row[at]:g}"
         if not math.isfinite(row[at]):
-            raise TickRefused(seq, field, value, f"send a finite number for {spec.channels[at]}", Reason.NON_FINITE)
-        raise TickRefused(seq, field, value, f"|{spec.channels[at]}| must be at most 1e15", Reason.TOO_LARGE)
-    values: list[float] = row.astype(np.float32).tolist()
+            raise TickRefused(seq, field, value, f"send a finite number for {names[at]}", Reason.NON_FINITE)
+        raise TickRefused(seq, field, value, f"|{names[at]}| must be at most 1e15", Reason.TOO_LARGE)
+    values: list[float] = row.tolist()
     return values
 
 
-def _check_time(time: Any, seq: int, spec: types_pb2.ModelSpec, after: float | None) -> float | None:
+def _check_time(time: Any, seq: int, layout: Layout, after: float | None) -> float | None:
     if time is None:
-        if spec.interval > 0:
-            remedy = f"this model needs the event time of every tick (its interval is {spec.interval:g} s)"
+        if layout.interval > 0:
+            remedy = f"this model needs the event time of every tick (its interval is {layout.interval:g} s)"
             raise TickRefused(seq, "time", "missing", remedy, Reason.TIME)
         return None
     try:

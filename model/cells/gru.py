@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from model.cell import Array, Params
-from model.kernels import accumulate_products, fraction_saturated, half, sigmoid_from_halved
+from model.kernels import (
+    ProductScratch,
+    accumulate_products,
+    fraction_saturated,
+    half,
+    sigmoid_from_halved,
+    step_norms,
+)
 
 
 class GRUTape:
@@ -23,8 +30,8 @@ class GRUTape:
         self.NX = np.empty((T, H, B), dtype)  # the candidate's input product
         self.W = np.zeros((3 * H, H + 1 + inputs), dtype)  # [hn, r, z] by [h; 1; x], sigmoid rows halved
         self.UhT = np.empty((H, 3 * H), dtype)
-        self.dU = np.empty((3 * H, H + 1), dtype)
-        self.dW = np.empty((3 * H, inputs), dtype)
+        self.dU = ProductScratch(3 * H, H + 1, T, B, dtype)
+        self.dW = ProductScratch(3 * H, inputs, T, B, dtype)
         self.Q = np.empty((T, 4 * H, B), dtype)
         self.dA = np.empty((T, 4 * H, B), dtype)
         self.DH = np.empty((T, H, B), dtype)
@@ -137,7 +144,7 @@ class GRU:
         np.multiply(q_z, s.XH[:-1, :H] - n, out=q_z)  # (h−n)·z(1−z)
 
     def lag_norms(self, tape: GRUTape) -> Array:
-        return np.sqrt(np.einsum("thb,thb->t", tape.DH, tape.DH, dtype=np.float64))
+        return step_norms(tape.DH)
 
     def saturated(self, tape: GRUTape) -> float:
         return fraction_saturated(tape.A[:, self.hidden : 3 * self.hidden])

@@ -8,7 +8,14 @@ from typing import Any
 import numpy as np
 
 from model.cell import Array, Params
-from model.kernels import accumulate_products, fraction_saturated, half, sigmoid_from_halved
+from model.kernels import (
+    ProductScratch,
+    accumulate_products,
+    fraction_saturated,
+    half,
+    sigmoid_from_halved,
+    step_norms,
+)
 
 
 class LSTMTape:
@@ -24,7 +31,7 @@ class LSTMTape:
         self.tanh_c = np.empty((T, H, B), dtype)
         self.W = np.empty((4 * H, K), dtype)  # W with the sigmoid rows halved
         self.WhT = np.empty((H, 4 * H), dtype)
-        self.dW = np.empty((4 * H, K), dtype)
+        self.dW = ProductScratch(4 * H, K, T, B, dtype)
         self.Q = np.empty((T, 4 * H, B), dtype)  # local derivatives of [o, i, f, g]
         self.Qc = np.empty((T, H, B), dtype)
         self.dA = np.empty((T, 4 * H, B), dtype)
@@ -93,7 +100,9 @@ class LSTM:
         H = self.hidden
         return np.concatenate([tape.XH[steps, :H].T, tape.A[steps, 4 * H :].T], axis=1)
 
-    def backward(self, params: Params, tape: LSTMTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
+    def backward(
+        self, params: Params, tape: LSTMTape, dH: Array, dparams: Params, need_dX: bool
+    ) -> tuple[Array, Array]:
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.WhT, params["W"][:, :H].T)
@@ -133,7 +142,7 @@ class LSTM:
         np.subtract(o, s.Qc, out=s.Qc)
 
     def lag_norms(self, tape: LSTMTape) -> Array:
-        return np.sqrt(np.einsum("thb,thb->t", tape.DH, tape.DH, dtype=np.float64))
+        return step_norms(tape.DH)
 
     def saturated(self, tape: LSTMTape) -> float:
         return fraction_saturated(tape.A[:-1, : 3 * self.hidden])

@@ -42,6 +42,7 @@ class ServerChild:
         settings: Mapping[str, object] | None = None,
     ) -> None:
         """log: a file its standard error is appended to. settings: further fields of ServeConfig."""
+        self.data = data
         self._log = log
         self._flags = {"data": data, "listen": listen, "http": http, **(settings or {})}
         self._process: asyncio.subprocess.Process | None = None
@@ -96,6 +97,12 @@ class ServerChild:
         """kill -9, without waiting."""
         with contextlib.suppress(ProcessLookupError):
             self._started().send_signal(signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Close its standard input, as the end of this process would."""
+        stdin = self._started().stdin
+        assert stdin is not None
+        stdin.close()
 
     def last_words(self) -> str:
         """The last lines of the log, each on a line of its own after a colon; empty without any."""

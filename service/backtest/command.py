@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,6 +21,7 @@ from service.backtest.report import Errors, Quantiles, Report
 from service.backtest.scoring import ForecastFile, Scorer
 from service.backtest.scrape import Scraped
 from service.backtest.through_service import Observed
+from service.errors import Invalid
 
 Through = Literal["core", "service"]
 Forecast = npt.NDArray[np.floating[Any]]
@@ -36,7 +37,7 @@ def backtest(
 ) -> Report:
     """Replay the plan's rows and score them. forecasts: a CSV file for freshet's own, written as they are made.
 
-    Raises OSError for that file; through the service also FreshetError, ServerFailed and TimeoutError.
+    Raises OSError for that file; through the service also FreshetError, ServerFailed and Stalled.
     """
     scorer = plan.scorer()
     with _kept(forecasts, scorer, plan) as keep:
@@ -67,7 +68,7 @@ def service_report(plan: Plan, scorer: Scorer, observed: Observed, scraped: Scra
         scorer,
         wall_s=observed.wall_s,
         updates=scraped.updates,
-        versions=len(observed.published),
+        versions=observed.versions,
         vetoes=observed.vetoes,
         staleness=Quantiles.of(observed.staleness),
         freshness_s=scraped.freshness_s,
@@ -90,14 +91,14 @@ def _report(plan: Plan, scorer: Scorer, **measured: Any) -> Report:
 
 def baseline_errors(plan: Plan) -> dict[str, Errors]:
     """The baselines over the same rows, by name."""
-    errors = {}
-    for name, baseline in core.baselines(plan).items():
-        scorer = plan.scorer()
-        with progress(name, plan.rows) as shown:
-            for row, forecast in enumerate(core.baseline_forecasts(baseline, plan)):
-                count(scorer, None, shown, row, forecast)
-        errors[name] = Errors.of(scorer)
-    return errors
+    running = {name: core.baseline_forecasts(baseline, plan) for name, baseline in core.baselines(plan).items()}
+    scorers = {name: plan.scorer() for name in running}
+    with progress("baselines", plan.rows) as shown:
+        for row in range(plan.rows):
+            for name, forecasts in running.items():
+                scorers[name].add(row, next(forecasts))
+            shown.advance()
+    return {name: Errors.of(scorer) for name, scorer in scorers.items()}
 
 
 def count(scorer: Scorer, keep: ForecastFile | None, shown: Progress, row: int, forecast: Forecast) -> None:
@@ -124,12 +125,14 @@ def finish(report: Report, json: Path | None, max_staleness: int | None) -> int:
         report.write(json)
     largest = report.staleness.max
     if largest is not None and max_staleness is not None and largest > max_staleness:
-        return complain([f"a forecast was {largest:.0f} labels stale, more than --max-staleness {max_staleness}"], 1)
+        text = f"freshet: a forecast was {largest:.0f} labels stale, more than --max-staleness {max_staleness}"
+        print(text, file=sys.stderr, flush=True)
+        return 1
     return 0
 
 
-def complain(lines: Iterable[object], code: int) -> int:
-    """Say what went wrong on standard error; returns the exit code."""
-    for line in lines:
-        print(f"freshet: {line}", file=sys.stderr, flush=True)
-    return code
+def check_outputs(**paths: Path | None) -> None:
+    """Refuse an output that could not be written at the end, before the work begins. Raises Invalid by its option."""
+    for option, path in paths.items():
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise Invalid(option, str(path), "give a file in a folder that exists")

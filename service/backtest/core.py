@@ -35,11 +35,12 @@ def forecasts(learner: Learner, plan: Plan) -> Iterator[Array]:
 
 def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
     """The same rows through a baseline: (horizon, targets) per row, in raw units."""
-    for x in plan.series.x[: plan.rows, plan.spec.target_index]:
-        yield baseline.step(x)
+    ahead = calendar.inputs(plan.times, plan.spec.interval)
+    for x, u in zip(plan.series.x[: plan.rows, plan.spec.target_index], ahead, strict=False):
+        yield baseline.step(x, u)
 
 
 def baselines(plan: Plan) -> dict[str, Baseline]:
-    """What every claim is shown beside, by name; they see the target columns alone."""
-    horizon, channels = plan.spec.horizon, len(plan.spec.targets)
-    return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon)}
+    """What every claim is shown beside, by name; they see the target columns, and least squares the calendar too."""
+    horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
+    return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon, known=known)}

@@ -50,7 +50,7 @@ def make_plan(
     file: Path,
     *,
     time_column: str | None = None,
-    columns: str | None = None,
+    columns: str = ALL,
     model: Mapping[str, Any] | None = None,
     rows: int | None = None,
     train_rows: int | None = None,
@@ -79,11 +79,11 @@ def make_plan(
     return plan
 
 
-def chosen_columns(columns: str | None, channels: Any) -> Sequence[str] | None:
+def chosen_columns(columns: str, channels: Any) -> Sequence[str] | None:
     """The value columns to read: those named, else the model file's channels, else None for all."""
-    if columns is None:
-        return channels if isinstance(channels, list) and all(isinstance(name, str) for name in channels) else None
-    return None if columns == ALL else [name.strip() for name in columns.split(",")]
+    if columns != ALL:
+        return [name.strip() for name in columns.split(",")]
+    return channels if isinstance(channels, list) and all(isinstance(name, str) for name in channels) else None
 
 
 def model_keys(

@@ -81,19 +81,18 @@ class Report:
     def facts(self) -> list[tuple[str, str]]:
         """Everything but the errors that applies, as (what, value) for people."""
         stale, fresh, latency = self.staleness, self.freshness_s, self.latency_ms
-        lines = [
-            ("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}"),
-            ("updates", None if self.updates is None else f"{self.updates:,}"),
-            ("versions", None if self.versions is None else f"{self.versions:,} published, {self.vetoes} vetoed"),
-            (
-                "staleness",
-                None if stale.p50 is None else f"{stale.p50:.0f} labels median, {stale.p95:.0f} p95, {stale.max:.0f} max",
-            ),
-            ("freshness", None if fresh.p50 is None else f"{fresh.p50:.2f} s median, {fresh.p95:.2f} s p95"),
-            ("latency", None if latency.p50 is None else f"{latency.p50:.2f} ms median, {latency.p99:.2f} ms p99"),
-            ("wall time", f"{self.wall_s:.1f} s"),
-        ]
-        return [(name, text) for name, text in lines if text is not None]
+        facts = [("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}")]
+        if self.updates is not None:
+            facts.append(("updates", f"{self.updates:,}"))
+        if self.versions is not None:
+            facts.append(("versions", f"{self.versions:,} published, {self.vetoes} vetoed"))
+        if stale.p50 is not None:
+            facts.append(("staleness", f"{stale.p50:.0f} labels median, {stale.p95:.0f} p95, {stale.max:.0f} max"))
+        if fresh.p50 is not None:
+            facts.append(("freshness", f"{fresh.p50:.2f} s median, {fresh.p95:.2f} s p95, from disk to service"))
+        if latency.p50 is not None:
+            facts.append(("latency", f"{latency.p50:.2f} ms median, {latency.p99:.2f} ms p99"))
+        return [*facts, ("wall time", f"{self.wall_s:.1f} s")]
 
     def show(self) -> None:
         """Print the table on standard output: with colours on a terminal, plain otherwise."""
@@ -109,12 +108,12 @@ class Report:
 
 def _show_rich(rows: Sequence[tuple[str, str, str]]) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     best = min(rows, key=lambda row: float(row[1]))[0]
-    table = Table("", "mse", "mae", box=None, header_style="dim", pad_edge=False)
+    table = Table("", Column("mse", justify="right"), Column("mae", justify="right"), box=None, pad_edge=False)
     for name, mse, mae in rows:
-        table.add_row(f"{name:<12}", mse, mae, style="bold green" if name == best else "")
+        table.add_row(f"{name:<12}", f"{mse:>9}", f"{mae:>9}", style="bold green" if name == best else "")
     Console().print(table)
 
 

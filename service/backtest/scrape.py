@@ -6,7 +6,7 @@ import asyncio
 import math
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
@@ -22,7 +22,7 @@ class Scraped:
     """Counters of one model; None where the server does not say."""
 
     updates: int | None = None
-    freshness_s: Quantiles = Quantiles()  # p50 and p95
+    freshness_s: Quantiles = field(default_factory=Quantiles)  # p50 and p95
 
 
 async def scrape(http: str, model: str) -> Scraped:
@@ -36,7 +36,8 @@ async def scrape(http: str, model: str) -> Scraped:
 
 def parse(text: str, model: str) -> Scraped:
     """The model's numbers in the Prometheus text format."""
-    samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.labels.get("model") == model]
+    families = text_string_to_metric_families(text)
+    samples = [s for family in families for s in family.samples if s.labels.get("model") == model]
     updates = next((int(s.value) for s in samples if s.name == UPDATES), None)
     buckets = sorted((float(s.labels["le"]), s.value) for s in samples if s.name == FRESHNESS)
     return Scraped(updates, Quantiles(p50=quantile(buckets, 0.5), p95=quantile(buckets, 0.95)))

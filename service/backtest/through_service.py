@@ -7,22 +7,31 @@ import contextlib
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
-import freshet
 import numpy as np
 import numpy.typing as npt
-from freshet.v1.models_pb2 import ModelEvent
 
+import freshet
+from freshet.v1.models_pb2 import ModelEvent
 from service.backtest.child import ServerChild, ServerFailed
 from service.backtest.plan import Plan
 from service.backtest.scrape import Scraped, scrape
+from service.config import ServeConfig
 
 STALENESS = 32  # K, in labels
+# One at a time, as a sensor sends them: with more, the latency of a message would be that of our own queue.
+IN_FLIGHT = 1
+STALL_S = 60.0  # longest wait for one forecast: the throttle waits for verdicts, which a server that fails never gives
 SETTLE_S = 60.0  # longest wait, after the last row, for the disk and for the last verdict
+
+
+class Stalled(RuntimeError):
+    """A replay that does not get on. The text says how far it came and what it waits for."""
+
 
 Take = Callable[[int, npt.NDArray[np.float32]], None]  # (origin row, forecast [horizon, targets])
 Result = TypeVar("Result")
@@ -35,17 +44,32 @@ class Observed:
     staleness: list[int] = field(default_factory=list)  # per forecast; empty for a model that does not learn
     latency_s: list[float] = field(default_factory=list)  # per message
     lost: int = 0  # ticks that were taken, but whose answer the server no longer had after a reconnect
-    published: set[int] = field(default_factory=set)  # versions that went into service while it ran
+    published: set[int] = field(default_factory=set)  # versions that served, the first included
     vetoes: int = 0
     reconnects: int = 0
     wall_s: float = 0.0
+
+    @property
+    def versions(self) -> int:
+        """Versions that went into service while it ran."""
+        return max(0, len(self.published) - 1)
+
+    def forecast(self, forecast: freshet.Forecast, learns: bool) -> None:
+        """Take note of one forecast."""
+        if forecast.lost:
+            self.lost += 1
+            return
+        if learns:
+            self.staleness.append(forecast.staleness)
+        self.latency_s.append(forecast.latency_s)
+        self.published.add(forecast.version)
 
 
 async def replay(target: str, model: str, stream_id: str, plan: Plan, max_staleness: int, take: Take) -> Observed:
     """Create the model, send the plan's rows as one stream's ticks, and pass each forecast to `take`.
 
     target: HOST:PORT. A tick is sent only once labels up to `max_staleness` before it are judged. On return every tick
-    is on the server's disk, and judged. Raises FreshetError; TimeoutError if the disk takes longer than SETTLE_S.
+    is on the server's disk, and judged. Raises FreshetError; Stalled for waits longer than STALL_S and SETTLE_S.
     """
     spec, seen = plan.spec, Observed()
     async with freshet.connect(target) as client:
@@ -53,36 +77,47 @@ async def replay(target: str, model: str, stream_id: str, plan: Plan, max_stalen
         await client.create_model(model, spec.channels, **keys)
         watching = asyncio.create_task(_watch(client, model, seen))
         try:
-            async with client.stream(model, stream_id) as stream:
-                first, started = stream.welcome.version, time.perf_counter()
+            async with client.stream(model, stream_id, IN_FLIGHT) as stream:
+                started = time.perf_counter()
+                seen.published.add(stream.welcome.version)
                 await _send(stream, plan, max_staleness if spec.learn else None, take, seen)
                 seen.wall_s = time.perf_counter() - started
-                await asyncio.wait_for(stream.durable(), SETTLE_S)
-                if spec.learn:
-                    with contextlib.suppress(TimeoutError):  # a trainer that lags loses nothing
-                        await asyncio.wait_for(stream.wait_judged(plan.rows), SETTLE_S)
+                await _settle(stream, plan.rows)
                 seen.reconnects = stream.reconnects
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
-    seen.published.discard(first)
     return seen
 
 
-async def _send(
-    stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed
-) -> None:
+async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed) -> None:
     x = plan.series.x[: plan.rows]
     times = None if plan.series.time is None else plan.series.time[: plan.rows]
-    async for forecast in stream.forecasts(x, times, max_staleness=max_staleness):
-        if forecast.lost:
-            seen.lost += 1
-            continue
-        if max_staleness is not None:
-            seen.staleness.append(forecast.staleness)
-        seen.latency_s.append(forecast.latency_s)
-        seen.published.add(forecast.version)
-        take(forecast.seq - 1, forecast.y)
+    loop, seq = asyncio.get_running_loop(), 0
+    try:
+        async with asyncio.timeout(STALL_S) as patience:
+            async for forecast in stream.forecasts(x, times, max_staleness=max_staleness):
+                patience.reschedule(loop.time() + STALL_S)
+                seq = forecast.seq
+                seen.forecast(forecast, max_staleness is not None)
+                if not forecast.lost:
+                    take(seq - 1, forecast.y)
+    except TimeoutError:
+        raise Stalled(
+            f"no forecast for {STALL_S:g} s after tick {seq}, with labels judged up to tick {stream.judged_through}: "
+            "look at the server's log"
+        ) from None
+
+
+async def _settle(stream: freshet.Stream, rows: int) -> None:
+    """Wait until everything is on disk, and judged if the model learns. A trainer that lags loses nothing."""
+    try:
+        await asyncio.wait_for(stream.durable(), SETTLE_S)
+    except TimeoutError:
+        raise Stalled(f"ticks after {stream.durable_seq} are not on the server's disk after {SETTLE_S:g} s") from None
+    if stream.spec.learn:
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(stream.wait_judged(rows), SETTLE_S)
 
 
 async def _watch(client: freshet.Client, model: str, seen: Observed) -> None:
@@ -103,8 +138,10 @@ async def run(plan: Plan, url: str | None, max_staleness: int, take: Take) -> tu
     model = f"backtest-{uuid.uuid4().hex[:12]}"
     if url is not None:
         return await replay(url, model, "replay", plan, max_staleness, take), Scraped()
-    async with own_server() as server:
-        observed = await beside(server, replay(server.grpc, model, "replay", plan, max_staleness, take))
+    # Else the throttle would wait for the timer, publish_s, after every few ticks.
+    publish_labels = min(max_staleness, ServeConfig.model_fields["publish_labels"].default)
+    async with own_server(publish_labels=publish_labels) as server:
+        observed = await beside(must_live(server), replay(server.grpc, model, "replay", plan, max_staleness, take))
         return observed, await scrape(server.http, model)
 
 
@@ -116,15 +153,19 @@ async def own_server(**settings: Any) -> AsyncIterator[ServerChild]:
             yield server
 
 
-async def beside(server: ServerChild, work: Awaitable[Result]) -> Result:
-    """The work's result. Raises ServerFailed if the server ends before the work does."""
-    task, ended = asyncio.ensure_future(work), asyncio.ensure_future(server.wait())
+async def beside(guard: Coroutine[Any, Any, NoReturn], work: Coroutine[Any, Any, Result]) -> Result:
+    """The work's result. `guard` runs beside it; what it raises ends the work."""
+    watching, working = asyncio.create_task(guard), asyncio.create_task(work)
     try:
-        await asyncio.wait([task, ended], return_when=asyncio.FIRST_COMPLETED)
-        if not task.done():
-            raise ServerFailed(f"the server ended with exit code {ended.result()}{server.last_words()}")
-        return task.result()
+        await asyncio.wait([watching, working], return_when=asyncio.FIRST_COMPLETED)
+        return working.result() if working.done() else watching.result()
     finally:
-        for each in (task, ended):
-            each.cancel()
-        await asyncio.gather(task, ended, return_exceptions=True)
+        watching.cancel()
+        working.cancel()
+        await asyncio.gather(watching, working, return_exceptions=True)
+
+
+async def must_live(server: ServerChild) -> NoReturn:
+    """A guard: raises ServerFailed once the server has ended."""
+    code = await server.wait()
+    raise ServerFailed(f"the server ended with exit code {code}{server.last_words()}")

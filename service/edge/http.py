@@ -45,7 +45,7 @@ class HttpServer:
         self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=2)
         self._server = uvicorn.Server(config)
-        self._server.capture_signals = _no_signals  # type: ignore[method-assign]  # the composition root owns signals
+        self._server.capture_signals = _no_signals  # type: ignore[method-assign,assignment]  # the composition root owns signals
 
     @property
     def port(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -12,7 +13,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
-class GrpcMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc's own annotations are partial
+class GrpcMetrics(grpc.aio.ServerInterceptor):
     """Counts calls started and handled, by method and code; messages are measured where they are handled."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
@@ -22,7 +23,7 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc's o
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
-    ) -> grpc.RpcMethodHandler | None:
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the method's handler."""
         handler = await continuation(handler_call_details)
         if handler is None:
@@ -39,8 +40,8 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc's o
             "bidi_stream": "stream_stream",
         }[kind]
         inner = getattr(handler, name)
-        wrapped = self._streaming(inner, labels) if _is_generator(inner) else self._awaited(inner, labels)
-        return handler._replace(**{name: wrapped})  # type: ignore[attr-defined,no-any-return]
+        wrapped = self._streaming(inner, labels) if inspect.isasyncgenfunction(inner) else self._awaited(inner, labels)
+        return handler._replace(**{name: wrapped})  # type: ignore[no-any-return]
 
     def _awaited(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
@@ -72,12 +73,6 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):  # type: ignore[misc]  # grpc's o
         name = code.name if isinstance(code, grpc.StatusCode) else _name(code)
         self._handled.labels(*labels, name).inc()
         self._seconds.labels(*labels).observe(time.perf_counter() - started)
-
-
-def _is_generator(inner: Any) -> bool:
-    import inspect
-
-    return inspect.isasyncgenfunction(inner)
 
 
 def _name(code: Any) -> str:

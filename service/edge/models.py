@@ -24,12 +24,12 @@ class Models(models_pb2_grpc.ModelsServicer):
     def _message(self, model: Sessions) -> models_pb2.Model:
         return wire.model_message(model, self._serving.journal.offset(model.number))
 
-    async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:  # type: ignore[return]
+    async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Answers once the model is on disk and serves."""
         async with statuses(context):
             return self._message(await self._serving.create_model(request.name, wire.spec(request.spec)))
 
-    async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:  # type: ignore[return]
+    async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """One model."""
         async with statuses(context):
             return self._message(self._serving.model(request.name))
@@ -38,23 +38,23 @@ class Models(models_pb2_grpc.ModelsServicer):
         """All models."""
         return models_pb2.ListModelsResponse(models=[self._message(m) for m in self._serving.models.values()])
 
-    async def Versions(  # type: ignore[return]
-        self, request: models_pb2.VersionsRequest, context: Any
-    ) -> models_pb2.VersionsResponse:
+    async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:
         """The versions kept, newest first."""
         async with statuses(context):
             model = self._serving.model(request.name)
             versions = await asyncio.to_thread(self._serving.versions.list, model.number)
             return models_pb2.VersionsResponse(versions=[wire.version_message(v) for v in versions])
 
-    async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:  # type: ignore[return]
+    async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
         """A version's files, checked against their digests."""
         async with statuses(context):
             model, store = self._serving.model(request.name), self._serving.versions
             number = request.version or model.champion
             version = await asyncio.to_thread(store.get, model.number, number)
             blobs = await asyncio.to_thread(store.blobs, model.number, number)
-            return models_pb2.ExportResponse(version=wire.version_message(version), onnx=blobs.onnx, weights=blobs.weights)
+            return models_pb2.ExportResponse(
+                version=wire.version_message(version), onnx=blobs.onnx, weights=blobs.weights
+            )
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> AsyncIterator[models_pb2.ModelEvent]:
         """Events from now on, until the client leaves."""

@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import any_pb2, duration_pb2
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -33,6 +33,8 @@ async def statuses(context: Any) -> AsyncIterator[None]:
         yield
     except ServiceError as error:
         await _abort(context, error)
+    except DecodeError:
+        await _abort(context, Invalid("message", "bytes that are no message", "send messages of freshet.v1"))
     except VersionMissing as error:
         await _abort(context, NotFound("version", str(error), "list the versions that are kept"))
     except VersionCorrupt as error:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from typing import Any
 
 import grpc
@@ -17,13 +16,16 @@ from service.sequence import Answer
 from service.serving import Fenced, Serving, Tick
 from service.sessions import Session, Sessions
 
+# What a write or read raises on a call that is over.
+CLIENT_GONE = (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
+
 
 class Call:
     """One open stream: the session it owns, and the writing side that forecasts and progress share."""
 
     def __init__(self, serving: Serving, context: Any, model: Sessions, session: Session, epoch: int) -> None:
         self.serving, self.context, self.model, self.session, self.epoch = serving, context, model, session, epoch
-        self._writing = asyncio.Lock()  # gRPC takes one write at a time
+        self.writing = asyncio.Lock()  # gRPC takes one write at a time
         self._moved = asyncio.Event()
         self._told = (session.durable_seq, session.judged(model.judged_offset))
         session.progressed = self._moved.set
@@ -35,7 +37,7 @@ class Call:
 
     async def write(self, message: OpenResponse) -> None:
         """Send one message, after those under way."""
-        async with self._writing:
+        async with self.writing:
             await self.context.write(message)
 
     def welcome(self, origin: int) -> OpenResponse:
@@ -87,13 +89,15 @@ class Call:
             if request is grpc.aio.EOF:
                 break
             arrived = clock()
-            await self.write(await self._answer(request, arrived))
+            answer = await self._answer(request, arrived)
+            if answer is not None:
+                await self.write(answer)
             metrics.total_seconds.observe(clock() - arrived)
         await self.serving.journal.flush()
         if self.owned:
             await self._tell()
 
-    async def _answer(self, request: Any, arrived: float) -> OpenResponse:
+    async def _answer(self, request: Any, arrived: float) -> OpenResponse | None:
         kind = request.WhichOneof("message")
         if kind == "tick":
             seq, time, x = wire.tick(request.tick)
@@ -103,7 +107,7 @@ class Call:
             if not self.owned:
                 raise Fenced(self.session.id)
             self.serving.reset(self.model, self.session)
-            return self.welcome(1)
+            return None  # Durable of the tick after it says that it is on disk too
         if kind == "label":
             remedy = "labels by seq are not served yet; a forecast model reads its labels off the stream itself"
             return wire.refused(Refusal(request.label.seq, Reason.UNSUPPORTED, "label", str(request.label.seq), remedy))
@@ -116,7 +120,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
 
-    async def Open(self, request_iterator: Any, context: Any) -> None:
+    async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """One forecast per tick, in order, until the client half-closes. The next call with the same stream id resumes."""
         async with statuses(context):
             first = await context.read()
@@ -124,26 +128,27 @@ class Streams(streams_pb2_grpc.StreamsServicer):
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
             model = self._serving.model(first.hello.model)
             session, origin = self._serving.open_stream(model, first.hello.stream)
-            call = Call(self._serving, context, model, session, session.epoch)
-            reading = asyncio.create_task(call.serve(origin))
-            telling = asyncio.create_task(call.tell_progress())
-            try:
-                await asyncio.wait((reading, telling), return_when=asyncio.FIRST_COMPLETED)
-                if reading.done():
-                    await reading
-                else:
-                    await _cancelled(reading)
-                    await call.leave()
-            except Fenced:
+            await self._run(Call(self._serving, context, model, session, session.epoch), origin)
+
+    async def _run(self, call: Call, origin: int) -> None:
+        """Both sides of a call until one ends; whatever that was, nothing of the call is left behind."""
+        tasks = reading, telling = asyncio.create_task(call.serve(origin)), asyncio.create_task(call.tell_progress())
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if reading not in done:
+                async with call.writing:  # a write cancelled half-way would still be under way in gRPC
+                    reading.cancel()
+                    await asyncio.wait((reading,))
                 await call.leave()
-            finally:
-                await _cancelled(reading)
-                await _cancelled(telling)
-                self._serving.close_stream(model, session, call.epoch)
-
-
-async def _cancelled(task: asyncio.Task[None]) -> None:
-    """Cancel a task and wait for its end. How a client's departure looks from inside a write is not an error."""
-    task.cancel()
-    with contextlib.suppress(asyncio.CancelledError, Fenced, grpc.aio.BaseError, asyncio.InvalidStateError):
-        await task
+        except Fenced:
+            await call.leave()
+        except CLIENT_GONE:
+            if not call.context.done():
+                raise
+        finally:
+            self._serving.close_stream(call.model, call.session, call.epoch)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)

@@ -47,6 +47,7 @@ class Commit(NamedTuple):
 
     position: int  # after its last frame
     seconds: float  # from taking the entries to the sync's return
+    lag: float  # seconds from the oldest entry's append to the sync's return
     chunks: tuple[CommittedChunk, ...]
 
 
@@ -57,12 +58,14 @@ class Journal:
     """
 
     def __init__(self, log: SegmentLog, clock: Callable[[], float] = clocks.perf_counter) -> None:
-        """Takes ownership of `log`. `clock`: seconds, for `Commit.seconds` only. Use `open`."""
+        """Takes ownership of `log`. `clock`: seconds, for what a `Commit` says of time only. Use `open`."""
         self._log, self._clock = log, clock
         self.on_commit: list[Callable[[Commit], None]] = []
         self.learn_every_of: Callable[[int], int] = lambda model: 1
+        self.pace_s = 0.0  # shortest time from one commit's start to the next: each costs CPU, however small
         self.failure: JournalFailed | None = None
         self._pending: dict[int, PendingChunk] = {}  # by model, in order of first append
+        self._oldest = 0.0  # clock seconds at the first append of what is pending
         self._in_flight: list[PendingChunk] = []
         self._ends: dict[int, int] = {}  # logical offset after what is committed or in flight
         self._durable: dict[int, int] = {}
@@ -147,7 +150,9 @@ class Journal:
         try:
             while True:
                 await self._work.wait()
+                started = self._clock()
                 await _to_its_end(self._commit())
+                await asyncio.sleep(self.pace_s - (self._clock() - started))
         except asyncio.CancelledError:
             while self._pending and not self.failure:
                 await _to_its_end(self._commit())
@@ -195,13 +200,15 @@ class Journal:
 
     def _added(self, chunk: PendingChunk) -> int:
         if chunk.model not in self._pending:  # not before its first entry was accepted: no chunk is empty
+            if not self._pending:
+                self._oldest = self._clock()
             self._pending[chunk.model] = chunk
             self._work.set()
         return chunk.offset + chunk.count
 
     async def _commit(self) -> None:
         """Write all that is pending as one commit, then acknowledge it."""
-        started = self._clock()
+        started, oldest = self._clock(), self._oldest
         batch = self._in_flight = list(self._pending.values())
         self._pending = {}
         self._work.clear()
@@ -220,7 +227,8 @@ class Journal:
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
         chunks = tuple(CommittedChunk(c.model, c.offset, c.end, last) for c, last in zip(batch, ticks, strict=True))
-        commit = Commit(position, self._clock() - started, chunks)
+        now = self._clock()
+        commit = Commit(position, now - started, now - oldest, chunks)
         for listener in self.on_commit:
             listener(commit)
         self._settle_waiters(self._commits_begun, None)

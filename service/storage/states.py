@@ -1,7 +1,7 @@
 """Snapshots of serving: what recovery starts from, so that it replays only the journal after `position` (R1).
 
 The whole snapshot is one consistent moment: `save` writes what changed since the last one in one transaction, and the
-journal position with it. A journal that ends before that position is refused where it is read.
+journal position with it, and where the journal ended once it held everything in the rows.
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ from typing import Any
 
 from service.storage.database import Database
 
-FORMAT_VERSION = 101
+FORMAT_VERSION = 102
 SQLITE_INTEGER_MAX = 2**63 - 1
 
 _SCHEMA = """
-CREATE TABLE snapshot (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL);
+CREATE TABLE snapshot (
+    id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, journal_end INTEGER NOT NULL);
 CREATE TABLE models (
     model INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, "offset" INTEGER NOT NULL,
     champion INTEGER NOT NULL, anchor INTEGER NOT NULL, paused INTEGER NOT NULL, judged_offset INTEGER NOT NULL,
@@ -73,6 +74,7 @@ class Snapshot:
     position: int  # of the journal; 0 with no models: nothing was saved yet
     models: tuple[ModelRow, ...]
     streams: Iterator[StreamRow]
+    journal_end: int = 0  # position that the journal had reached when it held all that is in the rows
 
 
 class States:
@@ -88,11 +90,13 @@ class States:
         models: Iterable[ModelRow],
         streams: Iterable[StreamRow],
         deleted: Iterable[tuple[int, int]] = (),
+        journal_end: int = 0,
     ) -> None:
         """Make the snapshot the one at `position`, in one transaction, durable on return.
 
         models: all of them; the streams of a model that is not among them go with it. streams: those that changed.
-        deleted: (model, stream) of those that are gone; a stream in both stays deleted.
+        deleted: (model, stream) of those that are gone; a stream in both stays deleted. journal_end: where the journal
+        ends that holds all of it; 0: at `position`.
         Raises ValueError for an older position or an integer above 2**63 - 1, sqlite3.Error (nothing changed then).
         """
         model_rows = [_to_sql(row) for row in models]
@@ -107,15 +111,16 @@ class States:
             sql.executemany(_upsert("models", ModelRow, "model"), model_rows)
             sql.executemany(_upsert("streams", StreamRow, "model, stream"), stream_rows)
             sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)
-            sql.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?)", (position,))
+            sql.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (position, max(position, journal_end)))
 
     def load(self) -> Snapshot:
         """The last snapshot saved. Raises StatesCorrupt for a row that fails its checksum, also while iterating."""
         with self._database.transaction() as sql:
-            stored = sql.execute("SELECT position FROM snapshot").fetchone()
+            stored = sql.execute("SELECT position, journal_end FROM snapshot").fetchone()
             rows = sql.execute(_select("models", ModelRow)).fetchall()
         models = tuple(_model(*self._checked("model", row)) for row in rows)
-        return Snapshot(stored[0] if stored else 0, models, self._streams())
+        position, end = stored or (0, 0)
+        return Snapshot(position, models, self._streams(), end)
 
     def close(self) -> None:
         """Close the file."""

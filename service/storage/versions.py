@@ -129,10 +129,13 @@ class Versions:
         return [_version(row) for row in rows]
 
     def prune(self, model: int, keep: Set[int]) -> int:
-        """Delete the model's versions whose number is not in `keep`; returns how many."""
+        """Delete the model's versions whose number is not in `keep`; returns how many.
+
+        Versions newer than all in `keep` stay: whoever chose what to keep did not know of them yet.
+        """
         with self._database.transaction() as sql:
             numbers = {row[0] for row in sql.execute("SELECT number FROM versions WHERE model = ?", (model,))}
-            pruned = [(model, number) for number in numbers - keep]
+            pruned = [(model, number) for number in numbers - keep if number < max(keep, default=0)]
             sql.executemany("DELETE FROM versions WHERE model = ? AND number = ?", pruned)
         return len(pruned)
 

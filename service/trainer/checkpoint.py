@@ -2,26 +2,34 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import os
 import platform
+import zlib
 from collections.abc import Iterable
 from importlib import metadata
+from pathlib import Path
 
 from service.gate import GateSettings
 from service.storage.database import Database
 from service.trainer.hosting import HostedModel
 
-FORMAT_VERSION = 301
+FORMAT_VERSION = 302
 
 _SCHEMA = """
 CREATE TABLE checkpoint (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, machine TEXT NOT NULL);
-CREATE TABLE models (model INTEGER PRIMARY KEY, head TEXT NOT NULL);
+CREATE TABLE models (model INTEGER PRIMARY KEY, head TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE blobs (
     model INTEGER NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (model, name));
 CREATE TABLE contexts (
-    model INTEGER NOT NULL, stream INTEGER NOT NULL, data BLOB NOT NULL, PRIMARY KEY (model, stream))
+    model INTEGER NOT NULL, stream INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL,
+    PRIMARY KEY (model, stream))
 """
+
+
+class CheckpointInUse(RuntimeError):
+    """Another trainer has the file open."""
 
 
 class CheckpointCorrupt(RuntimeError):
@@ -37,8 +45,13 @@ class Checkpoints:
     """The trainer's one file; the trainer is its only writer."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or make it. Raises DatabaseRefused for a file that is something else."""
-        self._database = Database(path, FORMAT_VERSION, _SCHEMA)
+        """Open or make it. Raises CheckpointInUse; DatabaseRefused for a file that is something else."""
+        self._lock = _lock(Path(path).with_suffix(".lock"))
+        try:
+            self._database = Database(path, FORMAT_VERSION, _SCHEMA)
+        except BaseException:
+            os.close(self._lock)
+            raise
 
     def save(self, position: int, models: Iterable[HostedModel]) -> None:
         """Store the models as they are after the journal's `position`, durable on return. Contexts: changed ones only."""
@@ -47,34 +60,56 @@ class Checkpoints:
                 head, blobs = hosted.pack()
                 changed, removed = hosted.learner.contexts.changes()
                 n = hosted.number
-                sql.execute("INSERT OR REPLACE INTO models VALUES (?, ?)", (n, head))
+                sql.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (n, head, zlib.crc32(head.encode())))
                 sql.executemany(
                     "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)",
                     [(n, name, data, hashlib.sha256(data).hexdigest()) for name, data in blobs.items()],
                 )
                 sql.executemany("DELETE FROM contexts WHERE model = ? AND stream = ?", [(n, s) for s in removed])
-                sql.executemany("INSERT OR REPLACE INTO contexts VALUES (?, ?, ?)", [(n, s, d) for s, d in changed.items()])
+                sql.executemany(
+                    "INSERT OR REPLACE INTO contexts VALUES (?, ?, ?, ?)",
+                    [(n, s, data, zlib.crc32(data)) for s, data in changed.items()],
+                )
             sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine_kind()))
 
     def load(self, settings: GateSettings) -> tuple[int, dict[int, HostedModel]]:
         """The position and the models by number; (0, {}) before the first save. Raises CheckpointCorrupt."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
-            heads = sql.execute("SELECT model, head FROM models").fetchall()
-            blobs: dict[int, dict[str, bytes]] = {}
+            heads: dict[int, str] = {}
+            for number, head, checksum in sql.execute("SELECT model, head, checksum FROM models"):
+                self._check(zlib.crc32(head.encode()) == checksum, number, "head")
+                heads[number] = head
+            blobs: dict[int, dict[str, bytes]] = {n: {} for n in heads}
             for number, name, data, digest in sql.execute("SELECT model, name, data, digest FROM blobs"):
-                if hashlib.sha256(data).hexdigest() != digest:
-                    raise CheckpointCorrupt(
-                        f"{self._database.path}: model {number}: {name} is not as it was saved. Move the file away: "
-                        "the trainer then learns again from the journal"
-                    )
-                blobs.setdefault(number, {})[name] = data
-            contexts: dict[int, dict[int, bytes]] = {}
-            for number, stream, data in sql.execute("SELECT model, stream, data FROM contexts"):
-                contexts.setdefault(number, {})[stream] = data
-        models = {n: HostedModel.unpack(n, head, blobs[n], contexts.get(n, {}), settings) for n, head in heads}
+                self._check(hashlib.sha256(data).hexdigest() == digest, number, name)
+                blobs[number][name] = data
+            contexts: dict[int, dict[int, bytes]] = {n: {} for n in heads}
+            for number, stream, data, checksum in sql.execute("SELECT model, stream, data, checksum FROM contexts"):
+                self._check(zlib.crc32(data) == checksum, number, f"the context of stream {stream}")
+                contexts[number][stream] = data
+        models = {n: HostedModel.unpack(n, head, blobs[n], contexts[n], settings) for n, head in heads.items()}
         return (stored[0] if stored else 0), models
 
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+        os.close(self._lock)
+
+    def _check(self, intact: bool, model: int, what: str) -> None:
+        if not intact:
+            raise CheckpointCorrupt(
+                f"{self._database.path}: model {model}: {what} is not as it was saved. Move the file away: "
+                "the trainer then learns again from the journal"
+            )
+
+
+def _lock(path: Path) -> int:
+    """Take the file for this process, until the descriptor is closed: a trainer may outlive its server for a moment."""
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        os.close(fd)
+        raise CheckpointInUse(f"{path}: another trainer has it; this one can start once that one has ended") from error
+    return fd

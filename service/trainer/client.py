@@ -16,7 +16,7 @@ import structlog
 
 from service.config import ServeConfig
 from service.metrics import Metrics
-from service.storage.journal import Commit, Journal
+from service.storage.journal import Commit, Journal, JournalDamaged
 from service.trainer.messages import Decoder, Message, MessageError
 
 log = structlog.get_logger("trainer")
@@ -35,13 +35,18 @@ class TrainerClient:
     """Owns the trainer process. `handle` gets each verdict, progress report and question, one at a time, in order."""
 
     def __init__(
-        self, config: ServeConfig, journal: Journal, metrics: Metrics, handle: Callable[[Message], Awaitable[Message | None]]
+        self,
+        config: ServeConfig,
+        journal: Journal,
+        metrics: Metrics,
+        handle: Callable[[Message], Awaitable[Message | None]],
     ) -> None:
         self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
         self._sent = self._learned = 0  # journal positions
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
+        self.tried = asyncio.Event()  # the first process is ready, or has failed: serving need not wait any longer
         journal.on_commit.append(self._committed)
 
     @property
@@ -59,6 +64,7 @@ class TrainerClient:
             finally:
                 self.ready.clear()
                 await self._stop()
+            self.tried.set()
             failures = 0 if self._learned > learned_before else failures + 1
             self._metrics.restarts.inc()
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -97,8 +103,9 @@ class TrainerClient:
         while data := await self._process.stdout.read(READ_BYTES):
             for message in decoder.feed(data):
                 if message.kind == "ready":
-                    self._sent = self._learned = message.head["position"]
+                    self._begin_at(message.head["position"])
                     self.ready.set()
+                    self.tried.set()
                     self._more.set()
                 elif message.kind == "progress":
                     self._learned = message.head["position"]
@@ -106,6 +113,14 @@ class TrainerClient:
                 answer = await self._handle(message)
                 if answer is not None:
                     self._write(answer)
+
+    def _begin_at(self, position: int) -> None:
+        if position > self._journal.durable_position:
+            raise JournalDamaged(
+                f"the journal ends at position {self._journal.durable_position}, before the trainer's checkpoint, "
+                f"{position}: it is older than trainer.db. Restore both from the same moment"
+            )
+        self._sent = self._learned = position
 
     async def _feed(self) -> None:
         """Send durable chunks from the journal's files, as far ahead of what is learned as is allowed."""

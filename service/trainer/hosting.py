@@ -16,7 +16,19 @@ from numpy.typing import NDArray
 from model.learner import Counts, Learner, Update
 from model.spec import ModelSpec
 from service.gate import Gate, GateSettings
-from service.records import Chunk, ModelCreate, Paused, Record, Reset, Resumed, Rollback, StateDelete, Swap, Ticks, entries
+from service.records import (
+    Chunk,
+    ModelCreate,
+    Paused,
+    Record,
+    Reset,
+    Resumed,
+    Rollback,
+    StateDelete,
+    Swap,
+    Ticks,
+    entries,
+)
 
 Array = NDArray[np.float32]
 WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters
@@ -75,6 +87,8 @@ class HostedModel:
             case Resumed():
                 self.learner.paused = False
             case Swap(version=version):
+                if not self.version:  # the model's first; its number is above 1 where a failed creation took that
+                    self.gate.anchor = version
                 self.version = version
                 had = self.gate.contender
                 self.gate.swapped(version)

@@ -21,9 +21,9 @@ class MessageError(RuntimeError):
 class Message:
     """`kind` and `head` say what it is; `blobs` are bytes that go with it.
 
-    To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, stop{}.
-    From it: ready{position}, progress{position, models}, verdict{…}+(onnx, weights, canary), need_weights{model,
-    version}, anchored{model, version, offset}, problem{what}.
+    To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, no_weights{why}, stop{}.
+    From it: ready{position, models}, saved{position, models}, progress{position, model, …}, verdict{…}+(onnx, weights,
+    canary), need_weights{model, version}, anchored{model, version, offset}.
     """
 
     kind: str
@@ -62,12 +62,15 @@ class Decoder:
 def _decode(frame: bytes, head_size: int, count: int) -> Message:
     try:
         head = json.loads(frame[:head_size])
-        kind = head.pop("kind")
+        if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
+            raise ValueError("its head names no kind")
         blobs, at = [], head_size + _SIZE.size * count
         for i in range(count):
             (size,) = _SIZE.unpack_from(frame, head_size + _SIZE.size * i)
             blobs.append(frame[at : at + size])
             at += size
-    except (ValueError, KeyError, struct.error) as error:
+        if at != len(frame):
+            raise ValueError(f"its blobs end at byte {at}, its body at {len(frame)}")
+    except (ValueError, struct.error) as error:
         raise MessageError(f"not a message: {error}") from error
-    return Message(kind, head, tuple(blobs))
+    return Message(head.pop("kind"), head, tuple(blobs))

@@ -22,7 +22,7 @@ from model.learner import Update
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
 from service.gate import GateSettings
-from service.records import Chunk, ModelCreate, Rollback, Ticks, decode_chunk
+from service.records import Chunk, ModelCreate, Ticks, decode_chunk
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel
 from service.trainer.messages import Decoder, Message
@@ -69,7 +69,6 @@ class Due:
     since: float = 0.0  # monotonic seconds at the first of them
     loss: float = 0.0  # sums over updates
     updates: int = 0
-    rollback_asked: bool = False  # until the rollback record comes by
 
 
 class Trainer:
@@ -80,13 +79,13 @@ class Trainer:
         self.gate_settings = GateSettings(**settings["gate"])
         self.position, self.models = checkpoints.load(self.gate_settings)
         now = time.monotonic()
-        # Whatever was judged after this checkpoint, and before the last process died, is judged again.
-        self.due = {n: Due(ticks=1, since=now) for n in self.models}
+        # Whatever the checkpoint holds, nobody knows what of it was judged or published: it is judged again.
+        self.due = {n: Due(ticks=1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
         self._unsaved = 0
 
     def run(self) -> None:
-        """Learn until the input ends or `stop` comes; then leave a checkpoint."""
-        self.channel.send("ready", {"position": self.position})
+        """Learn until the input ends, or until `stop` comes, which leaves a checkpoint."""
+        self.channel.send("ready", self._checkpointed())
         while not self.channel.ended:
             message = self.channel.receive(self._patience())
             while message is not None:
@@ -130,8 +129,6 @@ class Trainer:
         due.labels += sum(u.labels for u in updates)
         finite = [u.loss for u in updates if math.isfinite(u.loss)]
         due.loss, due.updates = due.loss + sum(finite), due.updates + len(finite)
-        if any(isinstance(r, Rollback) for r in chunk.records):
-            due.rollback_asked = False
         self.channel.send("progress", progress(hosted, self.position, updates))
         for version in hosted.anchored:
             self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
@@ -189,18 +186,19 @@ class Trainer:
         blobs: tuple[bytes, ...] = (),
         digest: str = "",
     ) -> None:
-        """Tell serving; what was due is judged with it. rollback: the version to return to, 0 for none."""
+        """Tell serving; what was due is judged with it. rollback: the version to return to, 0 for none. It is asked for
+        with every verdict until its record comes by: serving passes over a wish that it made true already."""
         head = {
             "model": hosted.number,
             "offset": hosted.offset,
             "verdict": verdict,
             "reason": reason,
             "numbers": {k: float(v) if np.isfinite(v) else 1e300 for k, v in numbers.items()},
-            "rollback": 0 if due.rollback_asked else rollback,
+            "rollback": rollback,
             "digest": digest,
         }
         self.channel.send("verdict", head, *blobs)
-        self.due[hosted.number] = Due(rollback_asked=due.rollback_asked or rollback > 0)
+        self.due[hosted.number] = Due()
 
     def _weights_of(self, model: int, version: int) -> NDArray[np.float32]:
         """The weights of a published version, asked of serving; other messages wait meanwhile."""
@@ -208,8 +206,10 @@ class Trainer:
         aside: list[Message] = []
         while True:
             message = self.channel.receive(None)
-            if message is None:
-                raise SystemExit("serving is gone")
+            if message is None or message.kind == "stop":  # half of a chunk is in: the last checkpoint stands
+                raise SystemExit(0)
+            if message.kind == "no_weights":
+                raise SystemExit(f"cannot learn on: {message.head['why']}")
             if message.kind == "weights" and (message.head["model"], message.head["version"]) == (model, version):
                 self.channel.put_back(aside)
                 return read_weights(self.models[model].learner.network, message.blobs[0])
@@ -218,6 +218,15 @@ class Trainer:
     def _save(self) -> None:
         self.checkpoints.save(self.position, self.models.values())
         self._unsaved = 0
+        self.channel.send("saved", self._checkpointed())
+
+    def _checkpointed(self) -> dict[str, Any]:
+        """What serving must know of the checkpoint: its position, and the versions needed to go on from it."""
+        models = [
+            {"model": n, "version": m.version, "anchor": m.gate.anchor, "contender": m.gate.contender}
+            for n, m in self.models.items()
+        ]
+        return {"position": self.position, "models": models}
 
 
 def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[str, Any]:

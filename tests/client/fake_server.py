@@ -25,29 +25,43 @@ Array = npt.NDArray[np.float32]
 Ended = tuple[grpc.StatusCode, str]
 
 
+def fold(state: Array, row: object, horizon: int) -> tuple[Array, Array]:
+    """One step: the next state, (channels,), and the forecast, (horizon, channels)."""
+    state = np.float32(0.5) * state + np.atleast_1d(np.asarray(row, np.float32))
+    return state, np.stack([np.float32(h) * state for h in range(1, horizon + 1)])
+
+
 def oracle(rows: Iterable[object], horizon: int = 1, resets: Iterable[int] = ()) -> list[Array]:
     """The forecasts of an unbroken run. resets: seqs before which the state begins anew."""
-    forecasts, state = [], np.float32(0)
+    forecasts, state = [], np.zeros(1, np.float32)
     for seq, row in enumerate(rows, 1):
-        if seq in resets:
-            state = np.float32(0)
-        state = np.float32(0.5) * state + np.atleast_1d(np.asarray(row, np.float32))
-        forecasts.append(np.stack([np.float32(h) * state for h in range(1, horizon + 1)]))
+        state, y = fold(np.zeros_like(state) if seq in resets else state, row, horizon)
+        forecasts.append(y)
     return forecasts
 
 
 @dataclass
 class FakeStream:
     ticks: list[pb.Tick] = field(default_factory=list)
+    states: list[Array] = field(default_factory=list)  # after each tick
+    answers: list[Array] = field(default_factory=list)
     resets: set[int] = field(default_factory=set)
     durable: int = 0
     judged: int = 0
     origin: pb.Welcome.StateOrigin = pb.Welcome.FRESH
     call: FakeCall | None = None
 
-    def forecast(self, seq: int, horizon: int) -> list[float]:
-        y = oracle([tick.x for tick in self.ticks[:seq]], horizon, self.resets)[-1]
-        return [float(value) for value in y.ravel()]
+    def take(self, tick: pb.Tick, horizon: int) -> None:
+        fresh = not self.ticks or len(self.ticks) + 1 in self.resets
+        state, y = fold(np.zeros(1, np.float32) if fresh else self.states[-1], tick.x, horizon)
+        for column, value in ((self.ticks, tick), (self.states, state), (self.answers, y)):
+            column.append(value)  # type: ignore[attr-defined]
+
+    def cut(self, length: int) -> None:
+        """Forget what came after."""
+        for column in (self.ticks, self.states, self.answers):
+            del column[length:]  # type: ignore[attr-defined]
+        self.resets = {at for at in self.resets if at <= length}
 
 
 @dataclass
@@ -110,8 +124,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         """Die, forgetting every tick beyond max(durable, keep), and start again on the same port."""
         await self.stop()
         for stream in self.streams.values():
-            del stream.ticks[max(stream.durable, keep) :]
-            stream.resets = {at for at in stream.resets if at <= len(stream.ticks)}
+            stream.cut(max(stream.durable, keep))
             stream.judged = min(stream.judged, stream.durable)
             stream.origin, stream.call = pb.Welcome.RESUMED, None
         await self.start()
@@ -212,10 +225,10 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
             call.send(refused=refused)
             return
         if tick.seq == len(stream.ticks) + 1:
-            stream.ticks.append(tick)
+            stream.take(tick, self.spec.horizon)
             self.on_tick(tick)
         if not call.mute:
-            y = stream.forecast(tick.seq, self.spec.horizon)
+            y = stream.answers[tick.seq - 1].ravel().tolist()
             call.send(forecast=pb.Forecast(seq=tick.seq, y=y, version=1, judged_through=stream.judged))
         if self.commit_every and len(stream.ticks) - stream.durable >= self.commit_every:
             self.commit()

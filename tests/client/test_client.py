@@ -36,6 +36,16 @@ async def collect(forecasts) -> list[freshet.Forecast]:
     return [forecast async for forecast in forecasts]
 
 
+async def until(condition) -> None:
+    """Give way until something has come about; the test's timeout bounds it."""
+    while not condition():
+        await asyncio.sleep(0)
+
+
+async def received(server: FakeServer, count: int) -> None:
+    await until(lambda: len(server.received) >= count)
+
+
 def assert_unbroken(forecasts, rows, horizon=1, resets=()):
     """Each tick has one forecast, in order, and it is the one of a run in which nothing went wrong."""
     assert [forecast.seq for forecast in forecasts] == list(range(1, len(rows) + 1))
@@ -172,8 +182,7 @@ async def test_unanswered_ticks_are_bounded_by_in_flight(client, server):
     server.mute = True
     async with client.stream("m", "s", in_flight=5, close_s=0.0) as stream:
         steps = [asyncio.create_task(stream.step(value)) for value in VALUES[:20]]
-        while len(server.received) < 5:
-            await asyncio.sleep(0)
+        await received(server, 5)
         await client.list_models()  # a round trip in which more could have arrived
         assert len(server.received) == 5
 
@@ -186,8 +195,7 @@ async def test_ticks_that_are_not_on_disk_are_bounded_by_what_the_server_allows(
     async with client.stream("m", "s") as stream:
         run = asyncio.create_task(collect(stream.forecasts(VALUES[:20])))
         for reached in (6, 12, 18, 20):
-            while len(server.received) < reached:
-                await asyncio.sleep(0)
+            await received(server, reached)
             await client.list_models()
             assert len(server.received) == reached
             server.commit()
@@ -300,8 +308,7 @@ async def test_an_overloaded_server_gets_the_ticks_again(client, server):
     server.overloaded = True
     async with client.stream("m", "s") as stream:
         run = asyncio.create_task(collect(stream.forecasts(VALUES[:20])))
-        while not server.received:
-            await asyncio.sleep(0)
+        await received(server, 1)
         server.overloaded = False
 
         assert_unbroken(await run, VALUES[:20])
@@ -310,7 +317,7 @@ async def test_an_overloaded_server_gets_the_ticks_again(client, server):
 async def test_a_conflict_ends_the_stream_with_the_reason(client, server):
     async with client.stream("m", "s") as stream:
         await stream.step(1.0)
-        server.streams["s"].ticks.append(pb.Tick(seq=2, x=[7.0]))  # someone else was here
+        server.streams["s"].take(pb.Tick(seq=2, x=[7.0]), horizon=1)  # someone else was here
 
         for _ in range(2):
             with pytest.raises(freshet.TickRefused) as caught:
@@ -390,8 +397,7 @@ async def test_a_server_that_stops_answering_is_called_again(client, server):
     server.on_tick = lambda tick: None
     async with client.stream("m", "s", answer_s=0.05) as stream:
         step = asyncio.create_task(stream.step(1.0))
-        while server.hellos < 2:
-            await asyncio.sleep(0)
+        await until(lambda: server.hellos >= 2)
         server.mute = False
 
         assert_unbroken([await step], [1.0])
@@ -401,8 +407,7 @@ async def test_an_answer_that_the_server_no_longer_keeps_is_marked_lost(client, 
     server.mute, server.ring = True, 0
     async with client.stream("m", "s", answer_s=0.05) as stream:
         step = asyncio.create_task(stream.step(1.0))
-        while not server.received:
-            await asyncio.sleep(0)
+        await received(server, 1)
         server.mute = False
         lost, kept = await step, await stream.step(2.0)
 
@@ -425,16 +430,18 @@ async def test_a_second_client_takes_the_stream_over_and_the_first_stays_away(cl
     assert server.hellos == 2
 
 
-async def test_taking_over_a_busy_stream_stops_its_first_client(client, server):
-    async with client.stream("m", "s", in_flight=16) as first:
-        endless = first.forecasts(1.0 for _ in iter(int, 1))
-        run = asyncio.create_task(collect(endless))
-        while len(server.received) < 100:
-            await asyncio.sleep(0)
-        async with client.stream("m", "s") as second:
-            with pytest.raises(freshet.TakenOver):
-                await run
-            await second.step(1.0)
+async def test_taking_over_a_busy_stream_stops_its_first_client_every_time(client, server):
+    for number in range(1, 61):  # a write that races the end of the call must not hide why it ended
+        async with client.stream("m", f"s{number}", in_flight=16) as first:
+            endless = first.forecasts(1.0 for _ in iter(int, 1))
+            run = asyncio.create_task(collect(endless))
+            await received(server, 30 * number)
+            async with client.stream("m", f"s{number}") as second:
+                with pytest.raises(freshet.TakenOver):
+                    await run
+                await second.step(1.0)
+
+    assert server.hellos == 120
 
 
 async def test_lost_state_is_an_error_unless_accepted(client, server):
@@ -595,15 +602,15 @@ async def test_a_stream_that_was_never_opened_can_be_closed(client):
 
 
 async def test_no_task_outlives_a_stream(client, server):
-    server.mute = True
+    server.mute, server.commit_every = True, None
     stream = await client.stream("m", "s", close_s=0.0).__aenter__()
     run = stream.forecasts(VALUES)
     pull = asyncio.create_task(anext(run))
-    while not server.received:
-        await asyncio.sleep(0)
+    await received(server, 1)
     ours = set(stream._engine._tasks)
     assert ours
-    await stream.aclose()
+    with pytest.raises(freshet.Unavailable):
+        await stream.aclose()
 
     assert all(task.done() for task in ours)
     with pytest.raises(freshet.StreamClosed):
@@ -696,5 +703,12 @@ async def test_settings_that_make_no_sense_are_refused(client):
             stream.forecasts([], on_refused="ignore")  # type: ignore[arg-type]
         with pytest.raises(TypeError, match="values = int"):
             stream.forecasts(3)
+
+
+async def test_a_stream_that_is_not_open_says_so(client):
+    stream = client.stream("m", "s")
+    for use in (stream.step(1.0), stream.durable(1), stream.reset(), anext(stream.forecasts([1.0]))):
         with pytest.raises(freshet.FreshetError, match="not open"):
-            _ = client.stream("m", "t").welcome
+            await use
+    with pytest.raises(freshet.FreshetError, match="not open"):
+        _ = stream.welcome

@@ -176,6 +176,35 @@ def test_a_reset_goes_out_in_its_place_once_everything_before_it_is_answered():
     assert sent(outbox) == ["reset", (2, "b")]
 
 
+def test_a_reset_stays_between_the_same_ticks_when_an_earlier_one_is_refused():
+    outbox = filled(opened(), "ab")
+    outbox.reset()
+    outbox.append("c")
+    sent(outbox)
+
+    outbox.refused(1, Reason.SHAPE)
+    assert sent(outbox) == [(1, "b")]
+    outbox.refused(2, Reason.GAP)
+    outbox.forecast(1, 0)
+    assert sent(outbox) == ["reset", (2, "c")]
+
+
+def test_ticks_that_were_answered_are_sent_again_without_waiting_for_judgement():
+    outbox = opened()
+    outbox.append("a", max_staleness=1)
+    sent(outbox)
+    outbox.forecast(1, 0)
+    outbox.durable_through(0, 1)
+    outbox.append("b", max_staleness=1)
+    sent(outbox)
+    outbox.forecast(2, 1)
+    outbox.disconnected()
+
+    outbox.welcome(1, 0, 0, 0)
+
+    assert sent(outbox) == [(1, "a"), (2, "b")]
+
+
 @pytest.mark.parametrize(("next_seq", "again"), [(3, [(2, "b")]), (2, ["reset", (2, "b")])])
 def test_a_reset_is_sent_again_unless_the_server_has_the_tick_behind_it(next_seq, again):
     outbox = filled(opened(), "a")
@@ -296,6 +325,12 @@ class Client:
         elif isinstance(item, Entry):
             self.model.up.append((item.seq, item.payload))
 
+    def flow(self) -> None:
+        for _ in range(12):
+            self.send()
+            self.model.receive()
+            self.read()
+
     def read(self) -> None:
         if not self.model.down:
             return
@@ -314,14 +349,12 @@ class Client:
                 self.outcomes.append((payload, action))
 
 
-EVENTS = st.lists(
-    st.sampled_from("aaasssssrrrrdddcxkof"),  # append send receive read(d) commit crash reset(k) overload(o/f)
-    max_size=120,
-)
+# append a, send s, receive r, read d, flow p (all three until nothing moves), commit c, reset k, crash x, overload o/f
+EVENTS = st.lists(st.sampled_from("aaaassrrddppckxof"), min_size=10, max_size=80)
 
 
-@settings(max_examples=300, deadline=None)
-@given(events=EVENTS, bad=st.sets(st.integers(0, 40), max_size=6), keep=st.integers(0, 40), ring=st.integers(1, 50))
+@settings(max_examples=500, deadline=None)
+@given(events=EVENTS, bad=st.sets(st.integers(0, 12), max_size=5), keep=st.integers(0, 6), ring=st.integers(1, 50))
 def test_any_interleaving_gives_each_tick_one_outcome_in_order_and_the_state_of_an_unbroken_run(
     events, bad, keep, ring
 ):
@@ -343,7 +376,7 @@ def test_any_interleaving_gives_each_tick_one_outcome_in_order_and_the_state_of_
             model.full = event == "o"
             client.outbox.release()
         else:
-            {"s": client.send, "r": model.receive, "d": client.read, "c": model.commit}[event]()
+            {"s": client.send, "r": model.receive, "d": client.read, "p": client.flow, "c": model.commit}[event]()
     model.full = False
     for _ in range(2000):  # let it settle
         client.outbox.release()

@@ -76,7 +76,7 @@ def test_the_score_of_a_row_is_its_clipped_mean_square_over_labelled_outputs() -
 
 
 def test_a_forecast_that_is_not_a_number_scores_worst() -> None:
-    p, y, weight = draw()
+    p, y, _ = draw()
     p[:, 0] = np.nan
     got = clipped_score(p, y, np.ones(SHAPE))
     assert got[0] == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -67,7 +68,7 @@ def test_the_state_advances_with_every_step(name: str) -> None:
         optimizer.update(params, grad, state)
         seen.append(state.moments.copy())
     assert state.step == 3
-    assert all((a != b).any() for a, b in zip(seen[:-1], seen[1:], strict=True))
+    assert all((a != b).any() for a, b in pairwise(seen))
 
 
 @every_optimizer

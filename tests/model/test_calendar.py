@@ -32,7 +32,8 @@ def test_a_batch_equals_its_rows_one_by_one() -> None:
     time = 1.4e9 + np.arange(500) * 1234.5
     together = calendar.inputs(time, 900.0)
     assert (together.dtype, together.shape) == (np.float32, (500, calendar.size(900.0)))
-    np.testing.assert_array_equal(together, np.concatenate([calendar.inputs(time[i : i + 1], 900.0) for i in range(500)]))
+    alone = [calendar.inputs(time[i : i + 1], 900.0) for i in range(500)]
+    np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
 def test_a_second_within_the_day_is_seen_in_float64_times() -> None:

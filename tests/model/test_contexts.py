@@ -110,9 +110,9 @@ def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_ord
 @pytest.mark.parametrize("limit", [3, 100])
 def test_a_learner_restored_mid_way_continues_bit_equal(cell: str, limit: int) -> None:
     model = spec(cell=cell, horizon=3, learn_every=2, layers=2, head_init=0.1)
-    stream = chunks([3] * 40, entities=6, once=True)
+    stream = chunks([2] * 80, entities=4, once=True)
     learner, checkpoint = Learner(model, limit), Checkpoint()
-    for k, chunk in enumerate(stream[:25]):
+    for k, chunk in enumerate(stream[:50]):
         feed(learner, chunk)
         if k % 7 == 0:
             checkpoint.save(learner)
@@ -120,10 +120,11 @@ def test_a_learner_restored_mid_way_continues_bit_equal(cell: str, limit: int) -
 
     restored = checkpoint.load(model, limit)
     assert digest(restored) == digest(learner)
-    for chunk in stream[25:]:
+    for chunk in stream[50:]:
         assert [u.loss for u in feed(learner, chunk)] == [u.loss for u in feed(restored, chunk)]
     assert digest(restored) == digest(learner)
     assert learner.counts.updates > 10
+    assert (learner.contexts.evicted > 10) == (limit == 3)
 
 
 def test_a_context_of_another_length_is_refused_by_name() -> None:

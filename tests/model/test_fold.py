@@ -1,7 +1,8 @@
-"""The learner as a fold (DESIGN R4, R7, R8): deterministic, causal, and every label learned, thinned, voided or refused."""
+"""The learner as a fold (DESIGN R4, R7, R8): deterministic, causal, every label learned, thinned, voided or refused."""
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -26,16 +27,19 @@ def learn(learner: Learner, stream: list[Chunk]) -> Array:
 
 @every_cell
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_the_same_chunks_give_the_same_bits_with_or_without_a_restart_after_each(cell: str, horizon: int) -> None:
+@pytest.mark.parametrize("limit", [5, 100])
+def test_the_same_chunks_give_the_same_bits_with_or_without_a_restart_after_each(
+    cell: str, horizon: int, limit: int
+) -> None:
     model = spec(cell=cell, horizon=horizon)
-    straight, restarted, checkpoint = Learner(model, 5), Learner(model, 5), Checkpoint()
+    straight, restarted, checkpoint = Learner(model, limit), Learner(model, limit), Checkpoint()
     for chunk in chunks([1, 40, 3, 1, 1, 9, 70, 2, 1, 33], entities=7):
         feed(straight, chunk)
         feed(restarted, chunk)
         checkpoint.save(restarted)
-        restarted = checkpoint.load(model, 5)
+        restarted = checkpoint.load(model, limit)
         assert digest(restarted) == digest(straight)
-    assert straight.counts.updates > 50
+    assert straight.counts.updates > (25 if limit > 7 else 5)
 
 
 def test_a_learner_copies_what_it_is_given() -> None:
@@ -85,7 +89,7 @@ def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pyte
     changed = stream[:cut] + [c._replace(x=c.x + np.float32(9)) for c in stream[cut:]]
 
     def peeking(ticks: list[Chunk]) -> Array:
-        peek = [c._replace(x=after.x) for c, after in zip(ticks[:-1], ticks[1:], strict=True)]
+        peek = [c._replace(x=after.x) for c, after in pairwise(ticks)]
         return learn(Learner(spec(learning_rate=1e-2)), peek)
 
     assert (peeking(stream)[: 3 * cut] != peeking(changed)[: 3 * cut]).any()
@@ -96,11 +100,12 @@ def one_stream(n: int, **changes: Any) -> list[Chunk]:
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_every_tick_that_has_a_known_predecessor_is_learned_once(horizon: int) -> None:
+def test_every_tick_with_a_scale_to_be_judged_in_is_learned_once(horizon: int) -> None:
     learner = Learner(spec(horizon=horizon))
     for chunk in one_stream(40):
         feed(learner, chunk)
-    # The first change has no scale before it: the second tick's label is not usable. For step h that is tick h + 1.
+    # Tick 1 has nothing before it, and tick 2 no scale: at tick 1 no difference had been seen. A label vector is one
+    # tick's values, however many heads learn from it.
     assert (learner.counts.ticks, learner.counts.learned, learner.counts.updates) == (40, 38, 38)
 
 
@@ -139,28 +144,22 @@ def test_without_event_times_no_gap_is_seen() -> None:
     assert (learner.counts.voided, learner.counts.updates) == (0, 18)
 
 
-def test_a_tick_without_a_time_does_not_spoil_what_comes_after_it() -> None:
-    learner = Learner(spec())
-    for k, chunk in enumerate(one_stream(60)):
-        feed(learner, chunk._replace(time=np.array([np.nan])) if k == 20 else chunk)
-    assert learner.counts.refused == 0
-    assert np.isfinite(learner.contexts.take([10])[1].rows).all()
-
-
-@pytest.mark.parametrize(("every", "thin"), [(1, 3), (2, 2)])
+@pytest.mark.parametrize(("every", "thin"), [(1, 3), (2, 2), (3, 2)])
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_recorded_thinning_learns_every_nth_label_and_counts_the_others(horizon: int, every: int, thin: int) -> None:
+def test_recorded_thinning_learns_every_nth_label_and_counts_each_other_one(
+    horizon: int, every: int, thin: int
+) -> None:
     model = spec(horizon=horizon, learn_every=every)
     plain, thinned = Learner(model), Learner(model)
-    stream = one_stream(60 * every + 2)
-    for k, chunk in enumerate(stream):
+    period = every * thin
+    for k, chunk in enumerate(one_stream(20 * period)):
         feed(plain, chunk)
-        feed(thinned, chunk, learn_every=1 if k < 2 else thin)
+        feed(thinned, chunk, learn_every=1 if k < 2 * period else thin)
 
     assert plain.counts.thinned == 0
-    assert thinned.counts.updates == pytest.approx(plain.counts.updates / thin, abs=1)
-    # Nothing is lost without a count: what is due in the last ticks is still pending in one of the two.
-    assert thinned.counts.learned + thinned.counts.thinned == pytest.approx(plain.counts.learned, abs=every * thin)
+    assert plain.counts.updates - thinned.counts.updates == 18 * (thin - 1)
+    assert thinned.counts.thinned == 18 * (period - every)
+    assert thinned.counts.learned + thinned.counts.thinned == plain.counts.learned  # nothing is lost uncounted
 
 
 def test_learn_every_in_the_spec_learns_all_labels_in_fewer_updates() -> None:
@@ -214,12 +213,18 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_refused_counted_and_lea
 
 
 def test_contexts_evicted_to_make_room_are_counted_with_the_labels_they_were_waiting_for() -> None:
-    learner = Learner(spec(horizon=2), max_contexts=2)
-    for chunk in chunks([3] * 10, entities=3, once=True):
+    learner, ticks = Learner(spec(horizon=2), max_contexts=2), chunks([1] * 60, entities=3)
+    used, waiting = dict[int, int](), 0  # a stream's ticks since it was last empty, least recently used first
+    for chunk in ticks:
         feed(learner, chunk)
-    assert len(learner.contexts) == 2
-    assert learner.contexts.evicted == 3 * 10 - 2  # every tick but the first two had to push another out
-    assert learner.counts.voided > 0
+        stream = int(chunk.streams[0])
+        if stream not in used and len(used) == 2:
+            waiting += min(used.pop(next(iter(used))), 2)
+        used[stream] = used.pop(stream, 0) + 1
+
+    assert learner.contexts.order() == list(used)
+    assert learner.contexts.evicted > 10
+    assert learner.counts.voided == waiting
 
 
 def test_rolling_back_takes_the_weights_and_forgets_the_optimizers_past() -> None:

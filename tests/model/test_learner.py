@@ -97,9 +97,7 @@ def test_learning_switched_off_changes_no_weight_and_forecasts_equal_the_slow_on
     server = Server(learner)
     for chunk in chunks([3] * 20, once=True):
         assert feed(learner, chunk) == []
-        np.testing.assert_allclose(
-            server.forecasts(chunk), slow_ticks(slow, chunk), rtol=0, atol=60 * WEIGHT_TOLERANCE
-        )
+        np.testing.assert_allclose(server.forecasts(chunk), slow_ticks(slow, chunk), rtol=0, atol=60 * WEIGHT_TOLERANCE)
     assert moved(learner) == 0
 
 

@@ -50,7 +50,7 @@ def ticks(network: Network, B: int, steps: int = STEPS) -> list[tuple[Array, Arr
 
 
 def scales(network: Network, state: Array) -> Array:
-    """[B, O]: the unit of each forecast, from the statistics before the tick and the tick: read out by a unit readout."""
+    """[B, O]: the unit of each forecast made at the tick that left this state; 1 where there is none yet."""
     spec = network.spec
     C, H = len(spec.channels), spec.horizon
     square = state[:, 1 + 2 * C : 1 + (2 + H) * C].reshape(-1, H, C)
@@ -77,7 +77,7 @@ def test_the_graph_equals_numpy_over_300_steps(
         got, other = graph.run(None, {"x": x, "u": u, "state": other})
 
         unit = scales(network, state)
-        # One rounding of the answer itself cannot be asked of either: values near 3000 with a unit of 50 are held to 5e-6.
+        # float32 holds the answer itself to 2⁻²³: a value near 3000 in units of 50 to 7e-6 of a unit.
         held = np.abs(y) * 2.0**-23 / unit
         assert (np.abs(got - y) / unit <= PARITY + held).all()
         np.testing.assert_allclose(other[:, n:], state[:, n:], rtol=0, atol=PARITY)

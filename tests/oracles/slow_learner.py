@@ -45,9 +45,11 @@ class SlowLearner:
         for r in sorted(rounds):
             for group in [rounds[r][k : k + 32] for k in range(0, len(rounds[r]), 32)]:
                 rows = [self.streams.setdefault(streams[i], Stream(self.spec, self.state_size)) for i in group]
-                due = [self.due(row, int(seq[i]), time[i], x[i], learn_every) for row, i in zip(rows, group)]
+                due = [
+                    self.due(row, int(seq[i]), time[i], x[i], learn_every) for row, i in zip(rows, group, strict=True)
+                ]
                 self.update(rows, due)
-                forecasts |= {i: self.take_in(row, time[i], x[i]) for row, i in zip(rows, group)}
+                forecasts |= {i: self.take_in(row, time[i], x[i]) for row, i in zip(rows, group, strict=True)}
         return np.array([forecasts[i] for i in range(len(streams))])
 
     def due(self, stream, seq, time, x, learn_every):
@@ -69,7 +71,7 @@ class SlowLearner:
     def update(self, rows, due):
         """Learn one group: each row's window is run, and run back step by step; `grad` sums over the rows."""
         grad, labelled, loss = {k: np.zeros_like(v) for k, v in self.params.items()}, sum(map(bool, due)), 0.0
-        for stream, labels in zip(rows, due):
+        for stream, labels in zip(rows, due, strict=True):
             first = max(0, len(stream.values) - self.spec.window)
             states, tapes = [stream.starts[first]], []
             for feature in stream.features[first:]:

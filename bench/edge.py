@@ -1,0 +1,137 @@
+"""Server CPU per message of a single-tick stream, against a bare grpc.aio echo of the same messages.
+
+Both servers run as child processes and take turns, message for message the same client work. The model does not learn
+here: learning happens in another process, whose CPU is not the server's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+import tempfile
+from argparse import SUPPRESS
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import grpc
+import numpy as np
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
+
+from bench.report import Row, finish, parser
+from service.backtest.child import ServerChild
+
+ROUNDS = 3
+MESSAGES = 2000
+UNDURABLE = 200
+TICK_S = os.sysconf("SC_CLK_TCK")
+
+
+class Echo(streams_pb2_grpc.StreamsServicer):
+    """Reads a request, writes a response of the same size: what grpc.aio itself costs."""
+
+    async def Open(self, request_iterator: Any, context: Any) -> None:
+        """Echo seq and values until half-close."""
+        while (request := await context.read()) is not grpc.aio.EOF:
+            tick = request.tick
+            forecast = streams_pb2.Forecast(seq=tick.seq, y=tick.x)
+            await context.write(streams_pb2.OpenResponse(forecast=forecast))
+
+
+async def echo() -> None:
+    """The echo server's process: prints its port, serves until its input closes."""
+    server = grpc.aio.server()
+    streams_pb2_grpc.add_StreamsServicer_to_server(Echo(), server)
+    print(server.add_insecure_port("127.0.0.1:0"), flush=True)
+    await server.start()
+    await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
+    await server.stop(0)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far, all its threads, user and system."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / TICK_S
+
+
+async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool) -> None:
+    """Send n ticks, at most `in_flight` unanswered and, where the server tells, at most UNDURABLE not on disk."""
+    sent = answered = 0
+    on_disk = 0 if durable else n
+    values = np.random.default_rng(first_seq).standard_normal((n, 1)).astype(np.float32)
+    while answered < n:
+        while sent < n and sent - answered < in_flight and sent - on_disk < UNDURABLE:
+            tick = streams_pb2.Tick(seq=first_seq + sent, x=values[sent])
+            await call.write(streams_pb2.OpenRequest(tick=tick))
+            sent += 1
+        response = await call.read()
+        kind = response.WhichOneof("message")
+        if kind == "durable":
+            on_disk = response.durable.seq - first_seq + 1
+        elif kind != "forecast":
+            raise RuntimeError(f"unexpected answer: {response}")
+        else:
+            answered += 1
+
+
+async def measure(in_flight: int) -> tuple[float, float, float]:
+    """Median CPU seconds per message of freshet and of the echo, and their median same-round ratio."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        async with ServerChild(Path(folder) / "data", log) as child:
+            bare = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "bench.edge", "--echo",
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
+            )  # fmt: skip
+            assert bare.stdout and bare.stdin
+            port = int(await bare.stdout.readline())
+            async with (
+                grpc.aio.insecure_channel(child.grpc) as ours,
+                grpc.aio.insecure_channel(f"127.0.0.1:{port}") as base,
+            ):
+                spec = types_pb2.ModelSpec(channels=["v"], hidden=32, learn=False)
+                await models_pb2_grpc.ModelsStub(ours).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
+                call = streams_pb2_grpc.StreamsStub(ours).Open()
+                await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model="m", stream="s")))
+                await call.read()
+                plain = streams_pb2_grpc.StreamsStub(base).Open()
+                per: list[tuple[float, float]] = []
+                for r in range(ROUNDS + 1):
+                    costs = []
+                    for target, pid in ((call, child.pid), (plain, bare.pid)):
+                        before = cpu_s(pid)
+                        await drive(target, r * MESSAGES + 1, MESSAGES, in_flight, durable=target is call)
+                        costs.append((cpu_s(pid) - before) / MESSAGES)
+                    if r:  # the first round warms up
+                        per.append((costs[0], costs[1]))
+                await call.done_writing()
+                await plain.done_writing()
+            bare.stdin.close()
+            await bare.wait()
+    return median(a for a, _ in per), median(b for _, b in per), median(a / b for a, b in per)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print and write the rows; 1 if a ratio does not hold."""
+    options = parser(__doc__)
+    options.add_argument("--echo", action="store_true", help=SUPPRESS)
+    arguments = options.parse_args(argv)
+    if arguments.echo:
+        asyncio.run(echo())
+        return 0
+    rows = []
+    for in_flight in (1,):
+        ours, bare, ratio = asyncio.run(measure(in_flight))
+        case = f"{in_flight} in flight, H=32"
+        rows += [
+            Row(case, "server CPU per message", ours, "s"),
+            Row(case, "bare echo CPU per message", bare, "s"),
+            Row(case, "server over echo", ratio, "ratio", asked=1.6),
+        ]
+    return finish(rows, arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,115 @@
+"""`freshet demo`: half a year of New York taxi rides through a real server, and what came of it.
+
+The server is a child process that is started again whenever it dies, on the same data; the client resumes by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import tempfile
+from importlib import resources
+from pathlib import Path
+from typing import Any, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from service.backtest.child import ServerChild, free_port
+from service.backtest.command import check_outputs, count, finish, service_report
+from service.backtest.plan import Plan, make_plan
+from service.backtest.progress import progress
+from service.backtest.report import Report
+from service.backtest.scrape import scrape
+from service.backtest.through_service import STALENESS, beside, replay
+
+SERIES = resources.files("service") / "data" / "nyc_taxi.csv"
+MODEL, STREAM = "taxi", "nyc"
+
+
+def demo(rows: int | None = None, json: Path | None = None, keep_serving: bool = False) -> int:
+    """Run the demo; returns the exit code. rows: only the first so many; json: where to write the backtest's keys.
+
+    Raises Invalid, OSError; FreshetError, ServerFailed, Stalled; KeyboardInterrupt after everything is stopped.
+    """
+    check_outputs(json=json)
+    with resources.as_file(SERIES) as file:
+        plan = make_plan(file, rows=rows)
+    folder = Path(tempfile.mkdtemp(prefix="freshet-demo-"))
+    try:
+        return asyncio.run(_demo(plan, folder, json, keep_serving))
+    finally:
+        if not keep_serving:
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _demo(plan: Plan, folder: Path, json: Path | None, keep_serving: bool) -> int:
+    # Ports of its own choice would change with each start, and the client comes back to where it was.
+    listen, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
+    async with ServerChild(folder / "data", folder / "server.log", listen=listen, http=http) as server:
+        return await beside(_start_again(server), _show(plan, server, json, keep_serving))
+
+
+async def _start_again(server: ServerChild) -> NoReturn:
+    """A guard: starts the server whenever it has ended. Raises ServerFailed if it does not become ready."""
+    while True:
+        code = await server.wait()
+        how = f"signal {-code}" if code < 0 else f"exit code {code}"
+        print(f"the server ended by {how}; starting it again on the same data", file=sys.stderr, flush=True)
+        await server.start()
+
+
+async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving: bool) -> int:
+    """Stream, score, and say what there was to see."""
+    print(f"freshet serves on {server.grpc}; its metrics are on http://{server.http}/metrics", flush=True)
+    print(f"streaming {plan.rows:,} half-hours of New York taxi rides through it\n", flush=True)
+    scorer = plan.scorer()
+    with progress("streaming", plan.rows) as shown:
+
+        def take(row: int, forecast: npt.NDArray[np.floating[Any]]) -> None:
+            count(scorer, None, shown, row, forecast)
+
+        observed = await replay(server.grpc, MODEL, STREAM, plan, STALENESS, take)
+    scraped = await scrape(server.http, MODEL)
+    report = await asyncio.to_thread(service_report, plan, scorer, observed, scraped)
+    print()
+    code = finish(report, json, STALENESS)
+    if observed.reconnects:
+        print(f"{'reconnects':<12}{observed.reconnects}, with {observed.lost} answers lost")
+    print("\n" + closing(report, server, keep_serving), flush=True)
+    if keep_serving:
+        await asyncio.Event().wait()
+    return code
+
+
+def closing(report: Report, server: ServerChild, keep_serving: bool) -> str:
+    """The last lines: what the numbers say, and what to try next."""
+    mse = report.freshet.mse
+    lines = [
+        "Every forecast was made before its value was known, by a model that knew nothing when the stream began. Its",
+        f"squared error is {_compared(mse, report.persistence.mse)} persistence and {_compared(mse, report.rls.mse)} "
+        "recursive least squares.",
+        f"{report.versions} versions went into service while it ran; latency was measured with the trainer at work.",
+        "",
+        "Next:",
+        "  freshet backtest YOUR.csv        the same for a series of yours",
+        "  freshet serve                    a server for your own streams; --help lists its settings",
+    ]
+    if keep_serving:
+        lines += [
+            f"  curl http://{server.http}/metrics",
+            "",
+            f"Still serving on {server.grpc}, model {MODEL}, stream {STREAM}; data in {server.data}. Ctrl-C ends it.",
+        ]
+    else:
+        lines += ["  freshet demo --keep-serving      leave this server running and look at its /metrics"]
+    return "\n".join(lines)
+
+
+def _compared(error: float, other: float) -> str:
+    """How an error compares with another one: "73 % below"."""
+    if not other:
+        return "not comparable with"
+    change = error / other - 1
+    return f"{abs(change):.0%} {'below' if change < 0 else 'above'}"

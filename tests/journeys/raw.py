@@ -1,0 +1,101 @@
+"""Streams.Open by hand: says anything, in any order. For what the SDK would not let a test send."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Any, Self
+
+import grpc
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import streams_pb2_grpc
+from google.rpc import error_details_pb2
+from grpc_status import rpc_status
+
+DEADLINE_S = 20.0  # for anything that must come; a test that meets it fails
+
+
+def channel_to(target: str) -> grpc.aio.Channel:
+    """A channel of its own connection, without any of the SDK's options."""
+    options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_send_message_length", -1)]
+    return grpc.aio.insecure_channel(target, options=options)
+
+
+class RawStream:
+    """One call. Every wait has a deadline; gRPC's errors come through as they are."""
+
+    def __init__(self, channel: grpc.aio.Channel, model: str = "", stream: str = "") -> None:
+        self.call: Any = streams_pb2_grpc.StreamsStub(channel).Open(timeout=2 * DEADLINE_S)
+        self._hello = pb.Hello(model=model, stream=stream)
+        self.durable = pb.Durable()  # the newest
+
+    async def __aenter__(self) -> Self:
+        """Say Hello and wait for the Welcome."""
+        self.welcome = (await self.ask(hello=self._hello)).welcome
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.call.cancel()
+
+    async def say(self, **message: object) -> None:
+        """Send one OpenRequest."""
+        await asyncio.wait_for(self.call.write(pb.OpenRequest(**message)), DEADLINE_S)  # type: ignore[arg-type]
+
+    async def hear(self) -> pb.OpenResponse | None:
+        """The next message of any kind; None at the end of the call. Raises AioRpcError where it ends badly."""
+        message = await asyncio.wait_for(self.call.read(), DEADLINE_S)
+        if not isinstance(message, pb.OpenResponse):
+            return None
+        if message.HasField("durable"):
+            self.durable = message.durable
+        return message
+
+    async def answer(self) -> pb.OpenResponse:
+        """The next message that is not Durable."""
+        while (message := await self.hear()) is not None:
+            if not message.HasField("durable"):
+                return message
+        raise AssertionError("the call has ended without an answer")
+
+    async def ask(self, **message: object) -> pb.OpenResponse:
+        """Send one message and wait for its answer."""
+        await self.say(**message)
+        return await self.answer()
+
+    async def tick(self, seq: int, x: list[float], time: float | None = None) -> pb.OpenResponse:
+        """Send one tick and wait for its answer."""
+        return await self.ask(tick=pb.Tick(seq=seq, x=x, time=time))
+
+    async def until_durable(self, seq: int) -> None:
+        """Read until ticks up to seq are on disk. Answers in between are dropped."""
+        while self.durable.seq < seq:
+            if await self.hear() is None:
+                raise AssertionError(f"the call has ended at durable {self.durable.seq}, expected {seq}")
+
+    async def finish(self) -> list[pb.OpenResponse]:
+        """Half-close and read what still comes."""
+        await self.call.done_writing()
+        rest = []
+        while (message := await self.hear()) is not None:
+            rest.append(message)
+        return rest
+
+    async def error(self) -> grpc.aio.AioRpcError:
+        """Read on to the bad end of the call, which is returned."""
+        try:
+            while await self.hear() is not None:
+                pass
+        except grpc.aio.AioRpcError as error:
+            return error
+        raise AssertionError("the call has ended well")
+
+
+def refused_field(error: grpc.aio.AioRpcError) -> tuple[str, str]:
+    """(field, description) of the BadRequest that came with a status."""
+    status = rpc_status.from_call(error)
+    assert status is not None, f"{error.code()}: {error.details()} came without details"
+    bad = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(bad)
+    return bad.field_violations[0].field, bad.field_violations[0].description

@@ -1,0 +1,187 @@
+"""A server that is told to leave: every stream is told, everything is on disk, and the next server goes on from it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import freshet
+import grpc
+import numpy as np
+import pytest
+from freshet.v1 import models_pb2, models_pb2_grpc
+from freshet.v1 import streams_pb2 as pb
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.backtest.child import ServerChild, ServerFailed, free_port
+from tests.journeys.conftest import QUICK
+from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
+from tests.journeys.scraped import get
+from tests.oracles.unbroken import Unbroken
+
+SERVING_ONLY: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
+ROWS = np.cumsum(np.random.default_rng(5).standard_normal((60, 2)), axis=0).astype(np.float32)
+
+
+def server_at(folder: Path, **settings: object) -> ServerChild:
+    """A server on a port that it can come back to."""
+    listen = settings.pop("listen", f"127.0.0.1:{free_port()}")
+    http = settings.pop("http", "127.0.0.1:0")
+    return ServerChild(
+        folder / "data", folder / "log", listen=str(listen), http=str(http), settings={**QUICK, **settings}
+    )
+
+
+async def test_the_sdk_carries_a_stream_over_a_restart_without_a_difference(tmp_path):
+    child = server_at(tmp_path)
+    await child.start()
+    async with freshet.connect(child.grpc) as client:
+        model = await client.create_model("m", ["a", "b"], **SERVING_ONLY)
+        oracle = Unbroken(model, await client.export("m"))
+        leaving = asyncio.Event()
+
+        async def ticks() -> AsyncIterator[list[float]]:
+            for i, row in enumerate(ROWS):
+                if i == 30:  # some are answered, some under way
+                    leaving.set()
+                yield row.tolist()
+
+        async def restart() -> int:
+            await leaving.wait()
+            code = await child.stop()
+            await child.start()
+            return code
+
+        restarting = asyncio.create_task(restart())
+        async with client.stream("m", "s", in_flight=8) as stream:
+            forecasts = [f async for f in stream.forecasts(ticks())]
+            assert await asyncio.wait_for(restarting, 2 * DEADLINE_S) == 0
+            late = [await stream.step(row) for row in ROWS]  # certainly after the restart
+            assert stream.reconnects >= 1
+    assert await child.stop() == 0
+
+    assert [f.seq for f in (*forecasts, *late)] == list(range(1, 121))
+    for forecast, row in zip((*forecasts, *late), (*ROWS, *ROWS), strict=True):
+        oracle.agrees(forecast.y, row)
+
+
+async def test_every_open_stream_is_told_and_has_everything_on_disk(tmp_path):
+    child = server_at(tmp_path)
+    await child.start()
+    async with freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
+        await client.create_model("m", ["a", "b"], **SERVING_ONLY)
+        streams = [await RawStream(channel, "m", f"s{i}").__aenter__() for i in range(5)]
+        for stream in streams:
+            for seq in (1, 2, 3):
+                await stream.tick(seq, ROWS[seq - 1].tolist())
+        endings = [asyncio.create_task(ending(stream)) for stream in streams]
+
+        assert await child.stop() == 0
+
+        for messages, error in await asyncio.gather(*endings):
+            assert messages[0] == "reconnect"
+            assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert [stream.durable.seq for stream in streams] == [3] * 5
+
+    await child.start()
+    async with channel_to(child.grpc) as channel:
+        for i in range(5):
+            async with RawStream(channel, "m", f"s{i}") as again:
+                assert (again.welcome.next_seq, again.welcome.durable_seq) == (4, 3)
+                assert again.welcome.state_origin == pb.Welcome.RESUMED
+    assert await child.stop() == 0
+
+
+async def ending(stream: RawStream) -> tuple[list[str | None], grpc.aio.AioRpcError]:
+    """Kinds of the messages until the call's bad end, Durable left out, and the error."""
+    kinds = []
+    try:
+        while (message := await stream.hear()) is not None:
+            if not message.HasField("durable"):
+                kinds.append(message.WhichOneof("message"))
+    except grpc.aio.AioRpcError as error:
+        return kinds, error
+    raise AssertionError("the call has ended well")
+
+
+async def test_a_watch_ends_when_the_server_leaves(tmp_path):
+    child = server_at(tmp_path)
+    async with child, channel_to(child.grpc) as channel:
+        watch = models_pb2_grpc.ModelsStub(channel).Watch(models_pb2.WatchRequest(), timeout=DEADLINE_S)
+        await watch.initial_metadata()
+
+        stopping = asyncio.create_task(child.stop())
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await watch.read()
+
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert await stopping == 0
+
+
+async def held_open(channel: grpc.aio.Channel) -> Any:
+    """A call that the server does not end by itself: it is what the drain waits for."""
+    call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+    assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
+    return call
+
+
+async def test_a_call_that_stays_open_is_cut_when_the_drain_time_is_over(tmp_path):
+    child = server_at(tmp_path, drain_s=0.2)
+    async with child, channel_to(child.grpc) as channel:
+        await held_open(channel)
+
+        assert await child.stop() == 0
+
+
+async def test_a_draining_server_says_so_and_a_second_signal_ends_it_at_once(tmp_path):
+    child = server_at(tmp_path, drain_s=600)
+    async with child, channel_to(child.grpc) as channel:
+        call = await held_open(channel)
+
+        os.kill(child.pid, signal.SIGTERM)
+
+        assert (await call.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert await asyncio.to_thread(get, f"http://{child.http}/readyz") == (503, "not ready: draining\n")
+        assert await asyncio.to_thread(get, f"http://{child.http}/healthz") == (200, "alive\n")
+        os.kill(child.pid, signal.SIGTERM)
+        assert await asyncio.wait_for(child.wait(), DEADLINE_S) == 130
+
+
+async def test_a_second_server_on_the_same_data_is_refused_in_one_clear_line(tmp_path):
+    async with server_at(tmp_path) as first:
+        with pytest.raises(ServerFailed) as caught:
+            await ServerChild(tmp_path / "data", tmp_path / "log of the second").start()
+
+        assert first.running
+    (line,) = (tmp_path / "log of the second").read_text().splitlines()
+    assert str(tmp_path / "data") in line
+    assert "another" in line
+    assert "exit code 2" in str(caught.value)
+
+
+@pytest.mark.parametrize("door", ["listen", "http"])
+async def test_a_port_that_is_taken_is_refused_in_one_clear_line(tmp_path, door):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+
+        with pytest.raises(ServerFailed) as caught:
+            await server_at(tmp_path, **{door: address}).start()
+
+    lines = [line for line in (tmp_path / "log").read_text().splitlines() if "level=info" not in line]
+    assert len(lines) == 1, lines
+    assert f"{door} = {address}" in lines[0]
+    assert "in use" in lines[0]
+    assert "exit code 2" in str(caught.value)
+
+
+async def test_a_server_that_could_not_start_leaves_the_data_free_for_the_next(tmp_path):
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(ServerFailed):
+        await server_at(tmp_path, http=f"127.0.0.1:{taken.getsockname()[1]}").start()
+
+    async with server_at(tmp_path) as child:
+        assert child.running

@@ -1,0 +1,139 @@
+"""Every metric moves when what it measures happens, and none can be made to grow by a client's choice of names."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import freshet
+import grpc
+import numpy as np
+import pytest
+from freshet.v1 import streams_pb2 as pb
+
+from service.backtest.child import ServerChild
+from tests.journeys.processes import trainer_of
+from tests.journeys.raw import DEADLINE_S, RawStream
+from tests.journeys.scraped import get, scrape, scraped_until
+
+# Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced.
+SETTINGS = {"comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "snapshot_s": 0.2}
+
+MODEL = "moving"
+STREAM = "needle-7f3a"
+
+MOVES = [
+    # serving
+    "freshet_message_queue_seconds_count", "freshet_step_seconds_count", "freshet_message_seconds_count",
+    "freshet_batch_rows_count", "freshet_ticks_total", "freshet_ticks_repeated_total", "freshet_ticks_refused_total",
+    "freshet_staleness_labels_count", "freshet_streams", "freshet_streams_open", "freshet_event_loop_lag_seconds_count",
+    # journal and snapshots
+    "freshet_journal_commit_seconds_count", "freshet_journal_durable_lag_seconds_count",
+    "freshet_journal_position_bytes", "freshet_snapshot_seconds_count",
+    # learning
+    "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
+    "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
+    "freshet_score_candidate", "freshet_score_anchor", "freshet_gradient_norm_count", "freshet_gradient_lag_norm",
+    "freshet_update_ratio_count", "freshet_trainer_restarts_total",
+    # versions
+    "freshet_version", "freshet_verdicts_total", "freshet_export_seconds_count", "freshet_parity_error",
+    "freshet_label_to_serving_seconds_count",
+    # calls
+    "grpc_server_started_total", "grpc_server_handled_total", "grpc_server_handling_seconds_count",
+]  # fmt: skip
+
+# Elsewhere: what this journey does not bring about, and where it is seen to move.
+NOT_HERE = {
+    "freshet_journal_undurable_entries": "what waits at the moment of the scrape, mostly nothing",
+    "freshet_trainer_backlog_entries": "what waits at the moment of the scrape, mostly nothing",
+    "freshet_gates_saturated_ratio": "no gate need be saturated; tests/service/test_metrics.py",
+    "freshet_journal_truncated_bytes_total": "a torn tail; tests/service/test_recovery.py",
+    "freshet_learner_refused_total": "a non-finite gradient cannot be sent; tests/service/test_metrics.py",
+}
+
+
+async def test_every_metric_moves(server: ServerChild, client: freshet.Client, channel: grpc.aio.Channel):
+    await client.create_model(MODEL, ["x"], hidden=8, clip=1e-3)
+    before = await scrape(server.http)
+
+    await drive(client, channel)
+    during = await scraped_until(server.http, lambda seen: seen.total("freshet_labels_thinned_total", model=MODEL) > 0)
+    os.kill(trainer_of(server.pid), signal.SIGKILL)
+    await scraped_until(server.http, lambda seen: seen.total("freshet_trainer_restarts_total") > 0)
+    await learns_on(server, client)
+
+    async with RawStream(channel, MODEL, "another"):
+        after = await scrape(server.http)
+    still = [name for name in MOVES if after.total(name) == before.total(name)]
+    assert not still
+    known = {name.removesuffix("_total") for name in after.families}
+    told = {n.removesuffix("_count").removesuffix("_total") for n in (*MOVES, *NOT_HERE)}
+    assert {name for name in known if name.startswith("freshet_")} <= told  # a new metric belongs into this journey
+    assert after.total("freshet_ticks_refused_total", reason="gap") == 1
+    assert after.total("freshet_ticks_refused_total", reason="conflict") == 1
+    assert after.total("freshet_ticks_repeated_total", model=MODEL) == 1
+    assert after.total("freshet_verdicts_total", kind="publish") > 0
+    assert after.total("grpc_server_handled_total", grpc_method="Get", grpc_code="NOT_FOUND") == 1
+    assert {"all", "cell0", "head"} <= after.label_values("layer")
+    assert after.label_values("lag") == {str(lag) for lag in range(16)}  # the window of 16, back from the newest label
+    edges = {s.labels["le"] for s in after.families["freshet_gradient_norm"].samples if "le" in s.labels}
+    assert {float(edge) for edge in edges} == {*(10.0**e for e in range(-6, 4)), float("inf")}
+    assert during.total("freshet_learner_updates_total") <= after.total("freshet_learner_updates_total")
+
+
+async def drive(client: freshet.Client, channel: grpc.aio.Channel) -> None:
+    """A learning stream that is reset on the way, a refused tick, a repeated one, a call that fails."""
+    rows = np.sin(np.arange(400) / 3)
+    async with client.stream(MODEL, STREAM) as stream:
+        async for _ in stream.forecasts(rows[:200]):
+            pass
+        await stream.reset()
+        async for _ in stream.forecasts(rows[200:]):
+            pass
+        await asyncio.wait_for(stream.wait_judged(400), DEADLINE_S)
+    async with RawStream(channel, MODEL, STREAM) as raw:
+        assert (await raw.tick(500, [0.0])).HasField("refused")
+        assert (await raw.tick(400, [9.0])).HasField("refused")
+        assert (await raw.tick(400, [rows[399]])).HasField("forecast")
+    with pytest.raises(freshet.NotFound):
+        await client.get_model(f"{STREAM}-is-no-model")
+
+
+async def learns_on(server: ServerChild, client: freshet.Client) -> None:
+    """The trainer that was started again learns what comes now."""
+    learned = (await scrape(server.http)).total("freshet_labels_learned_total", model=MODEL)
+    async with client.stream(MODEL, STREAM) as stream:
+        first = stream.next_seq
+        async for _ in stream.forecasts(np.cos(np.arange(100) / 3)):
+            pass
+        await asyncio.wait_for(stream.wait_judged(first + 99), DEADLINE_S)
+    await scraped_until(server.http, lambda seen: seen.total("freshet_labels_learned_total", model=MODEL) > learned)
+
+
+async def test_no_label_holds_what_a_client_made_up(server, client, channel):
+    await client.create_model("labels", ["x"], learn=False, hidden=4)
+    for number in range(20):
+        async with RawStream(channel, "labels", f"made-up-{number}") as stream:
+            await stream.tick(1, [float("nan")])
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/freshet.v1.Models/MadeUp")(b"", timeout=DEADLINE_S)
+    with pytest.raises(grpc.aio.AioRpcError):
+        await channel.unary_unary("/made.up.Service/Get")(b"", timeout=DEADLINE_S)
+    unknown = RawStream(channel)
+    await unknown.say(hello=pb.Hello(model="made-up", stream="made-up"))
+    await unknown.error()
+
+    values = (await scrape(server.http)).label_values()
+
+    assert not [v for v in values if "made" in v.lower() or STREAM in v]
+
+
+async def test_the_side_server_answers_without_redirecting(server):
+    status, metrics = await asyncio.to_thread(get, f"http://{server.http}/metrics")
+    assert status == 200
+    assert "# TYPE freshet_ticks_total counter" in metrics
+    assert await asyncio.to_thread(get, f"http://{server.http}/healthz") == (200, "alive\n")
+    assert await asyncio.to_thread(get, f"http://{server.http}/readyz") == (200, "ready\n")
+    assert (await asyncio.to_thread(get, f"http://{server.http}/"))[0] == 200
+    assert (await asyncio.to_thread(get, f"http://{server.http}/nothing"))[0] == 404

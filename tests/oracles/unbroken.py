@@ -1,0 +1,50 @@
+"""What a stream must be answered: one version's weights, stepped in NumPy from an empty state, without any break."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from freshet.v1 import models_pb2
+from numpy.typing import NDArray
+
+from model import calendar
+from model.network import Network
+from service import wire
+from service.export import read_weights
+
+Array = NDArray[np.float32]
+
+# Float32 rounding of ONNX against NumPy over hundreds of steps; in units of each forecast's own scale (DESIGN R9).
+TOLERANCE = 1e-5
+
+
+class Unbroken:
+    """One stream's oracle. `exported`: what the server serves."""
+
+    def __init__(self, model: models_pb2.Model, exported: models_pb2.ExportResponse) -> None:
+        self.spec = wire.spec(model.spec)
+        self._network = Network(self.spec)
+        self._weights = self._network.weights(read_weights(self._network, exported.weights))
+        self.reset()
+
+    def reset(self) -> None:
+        """Back to the empty state."""
+        self._state = np.zeros((1, self._network.state_size), np.float32)
+
+    def step(self, x: object, time: float = math.nan) -> tuple[Array, Array]:
+        """(forecasts [H, targets], their scales) for the next tick. A scale of 0, before any difference, is given as 1."""
+        row = np.atleast_1d(np.asarray(x, np.float32))[None]
+        u = calendar.inputs(np.array([time]), self.spec.interval)
+        statistics = self._state[:, : self._network.scaler.size].copy()
+        _, scale = self._network.observe(statistics, row, u)
+        y, self._state = self._network.step(self._weights, row, u, self._state)
+        shape = (self.spec.horizon, len(self.spec.targets))
+        return y.reshape(shape), np.where(scale > 0, scale, np.float32(1)).reshape(shape)
+
+    def agrees(self, y: object, x: object, time: float = math.nan) -> None:
+        """Assert that y answers the next tick."""
+        expected, scale = self.step(x, time)
+        got = np.asarray(y, np.float32).reshape(expected.shape)
+        allowed = TOLERANCE * scale + np.spacing(np.abs(expected))  # next to 100, float32 has steps of 8e-6
+        assert (np.abs(got - expected) <= allowed).all(), f"got {got}, expected {expected}, scales {scale}"

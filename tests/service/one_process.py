@@ -1,0 +1,149 @@
+"""Serving and trainer in one process, stepped by hand: real parts, real files, and an order of events that a test chooses."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import deque
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.spec import ModelSpec
+from service.config import ServeConfig
+from service.export import export
+from service.sequence import Answer
+from service.server import Server
+from service.serving import Tick
+from service.sessions import Session, Sessions
+from service.trainer.checkpoint import Checkpoints
+from service.trainer.messages import Message
+from service.trainer.process import Trainer
+
+Array = NDArray[np.float32]
+NEVER_S = 1e9  # nothing here happens because time has passed
+
+
+class Pipes:
+    """Stands in for the trainer's Channel: what it says is kept, what it asks is answered at once."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+        self._answers: deque[Message] = deque()
+        self.said: deque[Message] = deque()
+        self.ended = False
+
+    def send(self, kind: str, head: dict[str, Any], *blobs: bytes) -> None:
+        if kind == "need_weights":
+            self._answers.append(self._server.publisher.weights(Message(kind, head)))
+        else:
+            self.said.append(Message(kind, head, blobs))
+
+    def receive(self, timeout_s: float | None) -> Message | None:
+        return self._answers.popleft() if self._answers else None
+
+    def put_back(self, messages: list[Message]) -> None:
+        assert not messages
+
+
+class World:
+    """A server whose trainer runs when a test calls `learn`. `journal.run` is the only task."""
+
+    def __init__(self, data: Path, **settings: Any) -> None:
+        values = {"publish_labels": 1, "publish_s": NEVER_S, "snapshot_s": NEVER_S} | settings
+        self.server = Server(ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values))
+        self.serving = self.server.serving
+        self.trainer: Trainer | None = None
+        self._checkpoints: Checkpoints | None = None
+
+    async def model(self, name: str = "flow", **spec: Any) -> Sessions:
+        """The model of that name, made if needed; one channel and a small network unless the spec says otherwise."""
+        values = {"channels": ["x"], "hidden": 4, "head_init": 0.5} | spec
+        return await self.serving.create_model(name, ModelSpec.from_mapping(values))
+
+    def open(self, model: Sessions, id: str) -> Session:
+        return self.serving.open_stream(model, id)[0]
+
+    async def tick(self, model: Sessions, session: Session, x: float, seq: int = 0) -> Answer:
+        """One tick, by default the stream's next."""
+        return (await self.ticks(model, [(session, x)], seq))[0]
+
+    async def ticks(self, model: Sessions, ticks: list[tuple[Session, float]], seq: int = 0) -> list[Answer]:
+        """Ticks that arrive together: one batch."""
+        taken: dict[int, int] = {}
+        waiting = []
+        for session, x in ticks:
+            taken[session.number] = taken.get(session.number, 0) + 1
+            number = seq or session.last_seq + taken[session.number]
+            tick = Tick(model, session, session.epoch, number, np.nan, np.array([x], np.float32), 0.0)
+            waiting.append(self.serving.ticks.submit(tick))
+        answers = await asyncio.gather(*waiting)
+        assert all(isinstance(answer, Answer) for answer in answers), answers
+        return answers
+
+    async def publish(self, model: Sessions, seed: int) -> int:
+        """Put random weights into service, judged up to the journal's durable end. Returns the version."""
+        rng = np.random.default_rng(seed)
+        flat = model.network.init_params()
+        flat += rng.normal(0, 0.3, flat.shape).astype(np.float32)
+        made = export(model.network, model.network.weights(flat))
+        blobs = (made.onnx, made.weights, made.canary)
+        await self.verdict(model, "publish", *blobs)
+        return model.champion
+
+    async def verdict(self, model: Sessions, verdict: str, *blobs: bytes, rollback: int = 0) -> None:
+        """What a trainer would say that has learned up to the journal's durable end."""
+        offset = self.server.journal.durable_offset(model.number)
+        head = {"model": model.number, "offset": offset, "verdict": verdict, "reason": "a test's", "numbers": {},
+                "rollback": rollback}  # fmt: skip
+        await self.server.publisher.verdict(Message("verdict", head, blobs))
+
+    # ---- the trainer
+
+    def start_trainer(self) -> Trainer:
+        """A trainer from the last checkpoint, as after a crash: a former one is forgotten where it stood."""
+        self.stop_trainer()
+        config, pipes = self.server.config, Pipes(self.server)
+        gate = {name: getattr(config.gate, name) for name in type(config.gate).__dataclass_fields__}
+        settings = {name: getattr(config, name) for name in ("publish_labels", "publish_s", "checkpoint_chunks")}
+        self._checkpoints = Checkpoints(Path(config.data) / "trainer.db")
+        self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate})  # type: ignore[arg-type]
+        return self.trainer
+
+    def stop_trainer(self) -> None:
+        if self._checkpoints is not None:
+            self._checkpoints.close()
+        self._checkpoints = self.trainer = None
+
+    async def learn(self) -> list[Message]:
+        """Feed the trainer all that is durable, and serving all that the trainer says; returns the verdicts."""
+        await self.server.journal.flush()
+        trainer = self.trainer or self.start_trainer()
+        for position, payload in self.server.journal.read(trainer.position, 1 << 30):
+            trainer._take(Message("chunk", {"position": position}, (payload,)))
+        trainer._give_verdicts(end_reached=True)
+        pipes, verdicts = trainer.channel, []
+        assert isinstance(pipes, Pipes)
+        while pipes.said:
+            message = pipes.said.popleft()
+            await self.server._from_trainer(message)
+            verdicts += [message] * (message.kind == "verdict")
+        return verdicts
+
+    async def snapshot(self) -> None:
+        await self.server._snapshot()
+
+
+@contextlib.asynccontextmanager
+async def world(data: Path, **settings: Any) -> AsyncIterator[World]:
+    """A world on a data directory, recovered from it; closed without a last snapshot or checkpoint."""
+    made = World(data, **settings)
+    writer = asyncio.create_task(made.server.journal.run())
+    try:
+        yield made
+    finally:
+        made.stop_trainer()
+        await made.server._stop([writer])

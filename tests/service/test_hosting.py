@@ -1,0 +1,288 @@
+"""A model in the trainer is a fold over its chunks: interrupted anywhere, it goes on to the same bits."""
+
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.gate import Gate
+from service.records import Rollback
+from service.storage.database import DatabaseRefused
+from service.trainer import checkpoint
+from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
+from service.trainer.hosting import HostedModel, OutOfOrder
+from tests.service.histories import GATE, MODEL, chunks, create, digest, fold, history, rollback, swap, weights_of
+
+
+def through_a_file(path: Path, hosted: HostedModel, position: int = 1) -> HostedModel:
+    """Saved, forgotten, loaded."""
+    store = Checkpoints(path)
+    store.save(position, [hosted])
+    store.close()
+    store = Checkpoints(path)
+    loaded_position, models = store.load(GATE)
+    store.close()
+    assert loaded_position == position
+    return models[hosted.number]
+
+
+# ---- the fold
+
+
+def test_the_history_meets_every_branch_of_the_gate():
+    seen = {"contender": 0, "anchored": 0, "rolled back": 0, "scored": 0}
+    hosted = fold(history()[:1])
+    for chunk in history()[1:]:
+        scored = hosted.gate.wealth
+        fold([chunk], hosted)
+        seen["contender"] += hosted.contender_weights is not None
+        seen["scored"] += scored != hosted.gate.wealth
+        seen["rolled back"] += any(isinstance(r, Rollback) for r in chunk.records)
+    seen["anchored"] = len(hosted.anchored)
+
+    assert all(seen.values()), seen
+    assert hosted.learner.counts.thinned
+    assert hosted.learner.counts.voided
+
+
+@pytest.mark.parametrize("seed", range(2))
+def test_a_fold_interrupted_at_any_chunk_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, seed):
+    whole = history(seed)
+    expected = digest(fold(whole))
+
+    for at in range(1 + seed, len(whole), 2):  # the even ones of one history, the odd ones of another
+        loaded = through_a_file(tmp_path / f"{at}.db", fold(whole[:at]))
+        assert digest(fold(whole[at:], loaded)) == expected, f"continued after chunk {at}"
+
+
+def test_a_fold_that_is_saved_every_few_chunks_into_one_file_writes_what_changed_and_loses_nothing(tmp_path):
+    whole = history()
+    store = Checkpoints(tmp_path / "trainer.db")
+    hosted = None
+    for at in range(0, len(whole), 3):
+        hosted = fold(whole[at : at + 3], hosted)
+        store.save(at, [hosted])
+    position, models = store.load(GATE)
+    store.close()
+
+    assert (position, digest(models[MODEL])) == (39, digest(fold(whole)))
+
+
+def test_a_checkpoint_without_one_changed_context_would_not_pass(tmp_path, monkeypatch):
+    """A mutant: forget one changed context per save."""
+    whole = history()
+    changes = checkpoint.HostedModel.create(MODEL, create(), GATE).learner.contexts.__class__.changes
+
+    def forgetful(contexts):
+        changed, removed = changes(contexts)
+        return dict(list(changed.items())[1:]) if len(changed) > 3 else changed, removed
+
+    store = Checkpoints(tmp_path / "trainer.db")
+    store.save(0, [hosted := fold(whole[:10])])
+    monkeypatch.setattr(type(hosted.learner.contexts), "changes", forgetful)
+    store.save(1, [fold(whole[10:16], hosted)])
+    monkeypatch.undo()
+    _, models = store.load(GATE)
+    store.close()
+
+    assert digest(fold(whole[16:], models[MODEL])) != digest(fold(whole))
+
+
+@pytest.mark.parametrize("at", [0, 4, 17, 39])
+def test_a_chunk_that_is_fed_twice_is_passed_over(at):
+    whole = history()
+    hosted = fold(whole[: at + 1])
+    before = digest(hosted)
+
+    assert hosted.apply(whole[at], weights_of) == []
+
+    assert digest(hosted) == before
+
+
+@pytest.mark.parametrize("missing", [1, 8, 30])
+def test_a_gap_between_chunks_is_refused_and_changes_nothing(missing):
+    whole = history()
+    hosted = fold(whole[:missing])
+    before, chunk = digest(hosted), whole[missing + 1]
+
+    with pytest.raises(OutOfOrder, match=f"chunk begins at {chunk.offset}, expected {hosted.offset}"):
+        hosted.apply(chunk, weights_of)
+
+    assert digest(hosted) == before
+
+
+# ---- rollback, swap, anchor, pause
+
+
+def test_a_rollback_restores_the_versions_weights_bit_for_bit_with_a_fresh_optimizer_and_a_cool_down():
+    hosted = fold(history()[:12])
+    assert hosted.learner.optimizer_state.step > 0
+
+    fold(follow_on(hosted, [rollback(2)]), hosted)
+
+    np.testing.assert_array_equal(hosted.learner.weights.flat, weights_of(MODEL, 2))
+    np.testing.assert_array_equal(hosted.learner.anchor, weights_of(MODEL, 2))
+    assert hosted.learner.optimizer_state.step == 0
+    assert not hosted.learner.optimizer_state.moments.any()
+    assert (hosted.version, hosted.gate.anchor, hosted.gate.cooling) == (2, 2, GATE.cool_down_labels)
+
+
+def test_learning_after_a_rollback_leaves_the_anchor_as_it_was():
+    whole = history()
+    at = next(n for n, chunk in enumerate(whole) if any(isinstance(r, Rollback) for r in chunk.records))
+    version = next(r.version for r in whole[at].records if isinstance(r, Rollback))
+
+    hosted = fold(whole[: at + 3])
+
+    assert hosted.learner.weights.flat.tobytes() != weights_of(MODEL, version).tobytes()
+    np.testing.assert_array_equal(hosted.learner.anchor, weights_of(MODEL, version))
+
+
+def test_the_anchor_that_is_scored_is_the_contender_that_held():
+    whole, hosted = history(), None
+    for chunk in whole:
+        hosted = fold([chunk], hosted)
+        np.testing.assert_array_equal(hosted.learner.anchor, weights_of(MODEL, hosted.gate.anchor))
+        if hosted.gate.contender:
+            np.testing.assert_array_equal(hosted.contender_weights, weights_of(MODEL, hosted.gate.contender))
+        else:
+            assert hosted.contender_weights is None
+
+
+def test_a_swap_does_not_touch_the_weights_that_learn():
+    hosted = fold(history()[:6])
+    before = hosted.learner.weights.flat.copy()
+
+    fold(follow_on(hosted, [swap(9)]), hosted)
+
+    np.testing.assert_array_equal(hosted.learner.weights.flat, before)
+    assert hosted.version == 9
+
+
+def test_the_first_version_is_the_anchor_whatever_its_number():
+    """A creation that failed half-way has used number 1 up, for weights that may not even fit this model."""
+    [first, *rest] = history()
+    records = tuple(swap(2) if r == swap(1) else r for r in first.records)
+
+    hosted = fold([type(first)(MODEL, 0, 1, records), *rest[:3]])
+
+    assert (hosted.gate.anchor, hosted.gate.contender) == (2, 0)
+
+
+def test_nothing_is_learned_between_pause_and_resume_and_the_inputs_are_kept():
+    whole = history()
+    hosted = fold(whole[:14])
+    before = hosted.learner.weights.flat.copy()
+    assert hosted.learner.paused
+
+    paused = fold([whole[14]], hosted)
+
+    np.testing.assert_array_equal(paused.learner.weights.flat, before)
+    assert fold([whole[15]], paused).learner.weights.flat.tobytes() != before.tobytes()
+
+
+def follow_on(hosted: HostedModel, records: list) -> list:
+    """One chunk of these records that goes on where the model is."""
+    [chunk] = chunks(records)
+    return [type(chunk)(MODEL, hosted.offset, 1, chunk.records)]
+
+
+# ---- checkpoints
+
+
+def damage(path: Path, table: str, column: str, where: str) -> None:
+    with sqlite3.connect(path) as sql:
+        [(data,)] = sql.execute(f"SELECT {column} FROM {table} WHERE {where} LIMIT 1").fetchall()
+        if isinstance(data, str):
+            data = data.replace('"offset": ', '"offset": 1')
+        else:
+            data = data[:20] + bytes([data[20] ^ 1]) + data[21:]
+        sql.execute(
+            f"UPDATE {table} SET {column} = ? WHERE rowid IN (SELECT rowid FROM {table} WHERE {where} LIMIT 1)", (data,)
+        )
+    sql.close()
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "where"),
+    [
+        ("blobs", "data", "name = 'weights'"),
+        ("blobs", "data", "name = 'moments'"),
+        ("blobs", "data", "name = 'anchor'"),
+        ("contexts", "data", "stream > 0"),
+        ("models", "head", "model > 0"),
+    ],
+    ids=["weights", "moments", "anchor", "a context", "the head"],
+)
+def test_a_checkpoint_with_one_flipped_bit_is_refused(tmp_path, table, column, where):
+    path = tmp_path / "trainer.db"
+    through_a_file(path, fold(history()[:8]))
+    damage(path, table, column, where)
+    store = Checkpoints(path)
+
+    with pytest.raises(CheckpointCorrupt, match=f"model {MODEL}: .* is not as it was saved. Move the file away"):
+        store.load(GATE)
+
+    store.close()
+
+
+def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path, monkeypatch):
+    path, whole = tmp_path / "trainer.db", history()
+    store = Checkpoints(path)
+    store.save(5, [hosted := fold(whole[:5])])
+    before = digest(hosted)
+    monkeypatch.setattr(checkpoint, "machine_kind", lambda: 1 / 0)  # the last thing that a save asks for
+
+    with pytest.raises(ZeroDivisionError):
+        store.save(9, [fold(whole[5:9], hosted)])
+    store.close()
+
+    store = Checkpoints(path)
+    position, models = store.load(GATE)
+    store.close()
+    assert (position, digest(models[MODEL])) == (5, before)
+
+
+def test_a_new_checkpoint_file_holds_nothing_at_position_zero(tmp_path):
+    store = Checkpoints(tmp_path / "trainer.db")
+
+    assert store.load(GATE) == (0, {})
+
+    store.close()
+
+
+def test_a_second_trainer_on_the_same_file_is_refused_until_the_first_has_ended(tmp_path):
+    """A trainer outlives its killed server for a moment; two writers would mix their contexts."""
+    first = Checkpoints(tmp_path / "trainer.db")
+    other = (
+        "import sys; from service.trainer.checkpoint import Checkpoints, CheckpointInUse\n"
+        "try: Checkpoints(sys.argv[1])\nexcept CheckpointInUse: sys.exit(7)"
+    )
+    command = [sys.executable, "-c", other, str(tmp_path / "trainer.db")]
+
+    with pytest.raises(CheckpointInUse, match="another trainer has it"):
+        Checkpoints(tmp_path / "trainer.db")
+    assert subprocess.run(command, env={"PYTHONPATH": ":".join(sys.path)}, check=False).returncode == 7
+
+    first.close()
+    Checkpoints(tmp_path / "trainer.db").close()
+
+
+def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path):
+    path = tmp_path / "trainer.db"
+    path.write_bytes(b"not a database at all" * 100)
+
+    with pytest.raises(DatabaseRefused, match="trainer.db"):
+        Checkpoints(path)
+
+    assert path.read_bytes() == b"not a database at all" * 100
+
+
+def test_settings_of_the_gate_come_from_the_configuration_not_from_the_checkpoint(tmp_path):
+    hosted = through_a_file(tmp_path / "trainer.db", fold(history()[:8]))
+
+    assert isinstance(hosted.gate, Gate)
+    assert hosted.gate.settings == GATE

@@ -1,0 +1,89 @@
+"""The pipe between serving and trainer: any split of the bytes gives the same messages, anything else is refused."""
+
+import json
+import struct
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.trainer.messages import MAX_BODY, Decoder, Message, MessageError
+
+names = st.text(min_size=1, max_size=8).filter(lambda name: name != "kind")
+values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8)
+heads = st.dictionaries(names, values | st.lists(values, max_size=3), max_size=4)
+messages = st.builds(Message, st.text(max_size=12), heads, st.lists(st.binary(max_size=40), max_size=4).map(tuple))
+
+
+def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+
+
+@given(st.lists(messages, max_size=5), st.lists(st.integers(0, 2000), max_size=12))
+def test_however_the_pipe_cuts_the_bytes_the_same_messages_come_out(sent, cuts):
+    decoder = Decoder()
+
+    received = [m for piece in pieces(b"".join(m.encode() for m in sent), cuts) for m in decoder.feed(piece)]
+
+    assert received == sent
+
+
+def test_a_message_that_is_not_whole_yet_waits_for_its_last_byte():
+    data = Message("chunk", {"position": 7}, (b"payload",)).encode()
+    decoder = Decoder()
+
+    assert [list(decoder.feed(data[i : i + 1])) for i in range(len(data) - 1)] == [[]] * (len(data) - 1)
+    assert list(decoder.feed(data[-1:])) == [Message("chunk", {"position": 7}, (b"payload",))]
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        (b"not json", b""),
+        (b"\xff\xfe", b""),
+        (b"[1]", b""),
+        (b'"text"', b""),
+        (b"{}", b""),
+        (b'{"kind": 3}', b""),
+        (b'{"kind": "chunk"}', b"\x05"),
+    ],
+    ids=["no json", "no text", "a list", "a string", "no kind", "a kind of number", "bytes of no blob"],
+)
+def test_a_frame_that_holds_no_message_is_refused(frame):
+    head, body = frame
+
+    with pytest.raises(MessageError, match="not a message"):
+        list(Decoder().feed(struct.pack("<III", len(head), 0, len(body)) + head + body))
+
+
+@pytest.mark.parametrize("sizes", [(9,), (4,), (2**32 - 1,), (5, 5)], ids=["longer", "shorter", "huge", "one too many"])
+def test_blobs_that_do_not_fill_their_body_are_refused(sizes):
+    head = json.dumps({"kind": "chunk"}).encode()
+    body = b"".join(struct.pack("<I", size) for size in sizes) + b"12345"
+
+    with pytest.raises(MessageError, match="not a message"):
+        list(Decoder().feed(struct.pack("<III", len(head), len(sizes), len(body)) + head + body))
+
+
+def test_more_blobs_than_the_body_has_room_for_are_refused_without_allocating_them():
+    head = b'{"kind": "chunk"}'
+
+    with pytest.raises(MessageError, match="not a message"):
+        list(Decoder().feed(struct.pack("<III", len(head), 2**32 - 1, 4) + head + bytes(4)))
+
+
+def test_a_length_beyond_the_limit_is_refused_at_once_instead_of_waited_for():
+    with pytest.raises(MessageError, match=f"a message of {MAX_BODY + 1} bytes"):
+        list(Decoder().feed(struct.pack("<III", MAX_BODY, 0, 1)))
+
+
+@given(st.binary(min_size=12, max_size=200))
+def test_random_bytes_are_waited_for_or_refused_never_another_error(data):
+    decoder = Decoder()
+
+    try:
+        for message in decoder.feed(data):
+            assert isinstance(message.kind, str)
+    except MessageError:
+        pass
