@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 from pathlib import Path
+from tomllib import TOMLDecodeError
 from typing import Any
 
 from pydantic import Field, ValidationError, model_validator
@@ -22,7 +23,7 @@ class ConfigError(ValueError):
 class ServeConfig(BaseSettings):
     """Every option of `freshet serve`. Units are in the names: _s seconds, _bytes bytes."""
 
-    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True)
+    model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
 
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
@@ -100,12 +101,21 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
     try:
         return ServeConfig(**flags)
     except ValidationError as error:
-        problems = [
-            f"{'.'.join(map(str, e['loc'])) or 'settings'}: {e['msg']} (got {e['input']!r})" for e in error.errors()
-        ]
-        raise ConfigError("; ".join(problems)) from error
+        raise ConfigError("; ".join(map(_problem, error.errors()))) from error
+    except TOMLDecodeError as error:
+        raise ConfigError(f"config = {file}: not TOML: {error}") from error
     finally:
         _config_file = None
+
+
+def _problem(error: Any) -> str:
+    """One of pydantic's findings as name, value and remedy."""
+    name = ".".join(map(str, error["loc"]))
+    if error["type"] == "extra_forbidden":
+        return f"{name} = {error['input']!r}: no such setting; known are {', '.join(fields())}"
+    if error["type"] == "value_error":  # from a validator of ours, which has said it all
+        return str(error["ctx"]["error"])
+    return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def fields() -> list[str]:
@@ -116,8 +126,9 @@ def fields() -> list[str]:
 def split_address(name: str, address: str) -> tuple[str, int]:
     """HOST:PORT in two. Raises ValueError naming the setting."""
     host, _, port = address.rpartition(":")
-    if not host or not port.isdigit() or int(port) > 65535:
-        raise ValueError(f"{name} = {address!r}: give HOST:PORT, e.g. 127.0.0.1:8300")
+    bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
+    if not host or bare or not port.isdecimal() or int(port) > 65535:
+        raise ValueError(f"{name} = {address!r}: give HOST:PORT, e.g. 127.0.0.1:8300 or [::1]:8300")
     return host.strip("[]"), int(port)
 
 

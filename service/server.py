@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import os
 import signal
+import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -74,7 +75,7 @@ class Server:
         self.config = config
         data = Path(config.data)
         data.mkdir(parents=True, exist_ok=True)
-        disable_created_metrics()  # one more series for each of ours, and nobody reads it
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
@@ -145,8 +146,8 @@ class Server:
             await grpc_server.start()
             self.ready = True
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
-            grpc_host, _ = split_address("listen", self.config.listen)
-            announce(Addresses(f"{grpc_host}:{port}", f"{host}:{http.port}", self.trainer.pid or 0))
+            doors = (at_port(self.config.listen, port), at_port(self.config.http, http.port))
+            announce(Addresses(*doors, self.trainer.pid or 0))
             wait_stop = asyncio.create_task(stopping.wait(), name="signal")
             done, _ = await asyncio.wait([*parts, wait_stop], return_when=asyncio.FIRST_COMPLETED)
             code = self._report([part for part in done if part is not wait_stop])
@@ -274,6 +275,23 @@ class Server:
             self.metrics.durable_lag.set(self.journal.pending_entries)
 
 
+def at_port(address: str, port: int) -> str:
+    """HOST:PORT with the port that was picked."""
+    return f"{address.rpartition(':')[0]}:{port}"
+
+
+def check_free(name: str, address: str) -> None:
+    """Raise OSError naming the setting where nobody can listen. (gRPC's own error would not say why.)"""
+    host, port = split_address(name, address)
+    try:
+        socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET).close()
+    except OSError as error:
+        reason = (error.strerror or str(error)).partition(" (while")[0]
+        raise OSError(f"{name} = {address}: {reason}; choose another address, or stop what listens there") from error
+
+
 async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> int:
     """Run a server until a signal stops it; `announce` is called once when it is ready. Returns the exit code."""
+    for name in ("listen", "http"):
+        check_free(name, getattr(config, name))
     return await Server(config).run(announce)

@@ -6,9 +6,9 @@ import asyncio
 from typing import Any
 
 import grpc
+
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
-
 from service import wire
 from service.edge.statuses import statuses
 from service.errors import Invalid, Reason, Refusal

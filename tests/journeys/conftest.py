@@ -9,11 +9,11 @@ import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
-import freshet
 import grpc
 import pytest
 import pytest_asyncio
 
+import freshet
 from service.backtest.child import ServerChild
 from tests.journeys.raw import channel_to
 

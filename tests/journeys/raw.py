@@ -7,10 +7,11 @@ from types import TracebackType
 from typing import Any, Self
 
 import grpc
-from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import streams_pb2_grpc
 from google.rpc import error_details_pb2
 from grpc_status import rpc_status
+
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import streams_pb2_grpc
 
 DEADLINE_S = 20.0  # for anything that must come; a test that meets it fails
 

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import AsyncIterator
 
-import freshet
 import grpc
 import numpy as np
 import pytest
 import pytest_asyncio
+
+import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 from freshet.v1 import streams_pb2 as pb
-
 from tests.journeys.raw import RawStream, refused_field
 from tests.journeys.scraped import scraped_until
 

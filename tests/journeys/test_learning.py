@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 
-import freshet
 import numpy as np
 import onnxruntime
 import pytest
-from freshet.v1 import models_pb2
 from numpy.typing import NDArray
 
+import freshet
+from freshet.v1 import models_pb2
 from tests.journeys.raw import DEADLINE_S
 
 # No snapshot falls into a test: after one, old versions may go.
@@ -52,7 +53,7 @@ async def test_no_forecast_is_staler_than_asked_and_versions_and_judgements_only
     forecasts = await replayed(client, name, series(300))
 
     assert max(f.staleness for f in forecasts) <= MAX_STALENESS
-    for this, following in zip(forecasts, forecasts[1:], strict=False):
+    for this, following in itertools.pairwise(forecasts):
         assert this.judged_through <= following.judged_through
         assert this.version <= following.version
     assert len({f.version for f in forecasts}) >= 5
@@ -88,7 +89,7 @@ async def test_published_versions_are_a_line_of_descent_with_growing_offsets(cli
     assert len(versions) >= 5
     assert [v.number for v in versions] == list(range(1, len(versions) + 1))
     assert [v.parent for v in versions] == list(range(len(versions)))
-    assert all(a.offset < b.offset for a, b in zip(versions, versions[1:], strict=False))
+    assert all(a.offset < b.offset for a, b in itertools.pairwise(versions))
     assert len({v.digest for v in versions}) == len(versions)
     assert all(0 <= v.parity_error <= 1e-5 for v in versions)
 

@@ -6,12 +6,12 @@ import asyncio
 import os
 import signal
 
-import freshet
 import grpc
 import numpy as np
 import pytest
-from freshet.v1 import streams_pb2 as pb
 
+import freshet
+from freshet.v1 import streams_pb2 as pb
 from service.backtest.child import ServerChild
 from tests.journeys.processes import trainer_of
 from tests.journeys.raw import DEADLINE_S, RawStream

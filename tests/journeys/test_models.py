@@ -8,11 +8,15 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-import freshet
 import grpc
 import numpy as np
 import onnxruntime
 import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
+import freshet
 from freshet.v1 import (
     models_pb2,
     models_pb2_grpc,
@@ -21,10 +25,6 @@ from freshet.v1 import (
     training_pb2,
     training_pb2_grpc,
 )
-from google.protobuf import descriptor_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-
 from model.spec import ModelSpec
 from service import wire
 from tests.journeys.raw import DEADLINE_S, refused_field
@@ -103,8 +103,8 @@ async def test_every_method_names_the_model_it_does_not_find(channel, method):
     }
     call = getattr(models_pb2_grpc.ModelsStub(channel), method)
 
+    answer = call(getattr(models_pb2, requests[method])(name="nobody"), timeout=DEADLINE_S)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        answer = call(getattr(models_pb2, requests[method])(name="nobody"), timeout=DEADLINE_S)
         await (anext(aiter(answer)) if method == "Watch" else answer)
 
     assert caught.value.code() is grpc.StatusCode.NOT_FOUND
@@ -237,12 +237,10 @@ async def test_a_method_that_is_not_built_yet_says_so_by_name(channel, method):
     stub, request = UNBUILT[method]
     call = getattr(stub(channel), method.split(".")[1])
 
+    bidi = method in ("Streams.Mux", "Training.Learn")
+    answer = call(timeout=DEADLINE_S).read() if bidi else call(request, timeout=DEADLINE_S)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        if method in ("Streams.Mux", "Training.Learn"):
-            stream = call(timeout=DEADLINE_S)
-            await stream.read()
-        else:
-            await call(request, timeout=DEADLINE_S)
+        await answer
 
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
     assert f"freshet.v1.{method}" in caught.value.details()

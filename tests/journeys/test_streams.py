@@ -6,14 +6,14 @@ import asyncio
 from pathlib import Path
 from typing import Any
 
-import freshet
 import grpc
 import numpy as np
 import pytest
-from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import types_pb2
 from numpy.typing import NDArray
 
+import freshet
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import types_pb2
 from service.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from freshet.v1 import models_pb2
 from numpy.typing import NDArray
 
+from freshet.v1 import models_pb2
 from model import calendar
 from model.network import Network
 from service import wire
@@ -33,7 +33,7 @@ class Unbroken:
         self._state = np.zeros((1, self._network.state_size), np.float32)
 
     def step(self, x: object, time: float = math.nan) -> tuple[Array, Array]:
-        """(forecasts [H, targets], their scales) for the next tick. A scale of 0, before any difference, is given as 1."""
+        """(forecasts [H, targets], their scales) for the next tick; a scale of 0, before any difference, as 1."""
         row = np.atleast_1d(np.asarray(x, np.float32))[None]
         u = calendar.inputs(np.array([time]), self.spec.interval)
         statistics = self._state[:, : self._network.scaler.size].copy()

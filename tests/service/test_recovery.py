@@ -118,6 +118,7 @@ async def test_what_was_pending_at_a_crash_is_gone_as_a_whole_and_what_was_durab
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")
+        await live.server.journal.flush()
         states = {0: model.state(session).tobytes()}
         for part in range(6):
             for _ in range(int(rng.integers(5, 40))):

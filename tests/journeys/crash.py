@@ -1,0 +1,116 @@
+"""Killing real processes, and what a client noted down on its own about what it was told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import freshet
+import numpy as np
+from numpy.typing import NDArray
+
+from service.backtest.child import ServerChild, free_port
+from service.gate import GateSettings
+
+Array = NDArray[np.float32]
+DEADLINE_S = 60.0  # for anything that must come; on a loaded machine a process takes seconds to start
+
+# Verdicts, checkpoints and anchors often, so that a crash meets each of them half-way.
+BUSY = {"publish_s": 0.1, "publish_labels": 16, "checkpoint_chunks": 8, "score_every": 2, "anchor_labels": 64}
+GATE = GateSettings(anchor_labels=64, score_every=2)
+SMALL: dict[str, Any] = {"channels": ["x"], "hidden": 8}
+
+
+def walk(n: int, seed: int) -> Array:
+    """(n, 1): a noisy wave that a small network can learn."""
+    rng = np.random.default_rng(seed)
+    t = np.arange(n)
+    return (np.sin(t / 5) + 0.5 * np.sin(t / 17) + rng.normal(0, 0.1, n)).astype(np.float32)[:, None]
+
+
+@contextlib.asynccontextmanager
+async def a_server(folder: Path, **settings: object) -> AsyncIterator[ServerChild]:
+    """A started server at an address that stays the same when it is started again; at the end it must drain well."""
+    listen, http = f"127.0.0.1:{free_port()}", f"127.0.0.1:{free_port()}"
+    child = ServerChild(folder / "data", folder / "log", listen=listen, http=http, settings=BUSY | settings)
+    await child.start()
+    try:
+        yield child
+        if child.running:
+            assert await child.stop() == 0, child.last_words()
+    finally:
+        if child.running:
+            child.kill()
+            await child.wait()
+
+
+def children(pid: int) -> list[int]:
+    """Processes whose parent is `pid`, zombies left out."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                state, parent, *_ = (entry / "stat").read_text().rpartition(")")[2].split()
+                if int(parent) == pid and state != "Z":
+                    found.append(int(entry.name))
+    return found
+
+
+def trainer_of(server: ServerChild) -> int:
+    """The trainer that runs now; 0 between two. A server has no other child."""
+    return next(iter(children(server.pid)), 0)
+
+
+def kill_trainer(server: ServerChild) -> int:
+    """kill -9 the trainer if one runs; its process id."""
+    pid = trainer_of(server)
+    if pid:
+        os.kill(pid, signal.SIGKILL)
+    return pid
+
+
+async def within(awaitable: Any) -> Any:
+    """The result, or TimeoutError after DEADLINE_S."""
+    return await asyncio.wait_for(awaitable, DEADLINE_S)
+
+
+@dataclass
+class Ledger:
+    """What one client was told about one stream, kept apart from the SDK's own books."""
+
+    stream: str
+    sent: Array  # (n, 1), in seq order from 1
+    answers: dict[int, freshet.Forecast] = field(default_factory=dict)
+    resumed_at: list[tuple[int, int]] = field(default_factory=list)  # (answered before, the server's next seq) per reconnect
+    durable: int = 0  # the highest seq that the server called durable
+    lost: set[int] = field(default_factory=set)  # taken, but the answer is no longer kept
+
+    def note(self, stream: freshet.Stream, forecast: freshet.Forecast) -> None:
+        """One forecast has come. It must be the next one: exactly one per tick, in order."""
+        if stream.reconnects > len(self.resumed_at):
+            missed = stream.reconnects - len(self.resumed_at)
+            self.resumed_at += [(len(self.answers), stream.welcome.next_seq)] * missed
+        assert forecast.seq == len(self.answers) + 1
+        self.answers[forecast.seq] = forecast
+        if forecast.lost:
+            self.lost.add(forecast.seq)
+        self.durable = max(self.durable, stream.durable_seq)
+
+    @property
+    def redone(self) -> set[int]:
+        """Ticks that were answered, not durable, lost with the process, and taken again: their first answer belongs to a
+        line of events that the journal does not hold."""
+        return {seq for answered, at in self.resumed_at for seq in range(at, answered + 1)}
+
+
+async def follow(stream: freshet.Stream, ledger: Ledger, moved: asyncio.Event, max_staleness: int | None = None) -> None:
+    """Send all of the ledger's ticks and note every answer; `moved` is set at each."""
+    async for forecast in stream.forecasts(ledger.sent, max_staleness=max_staleness):
+        ledger.note(stream, forecast)
+        moved.set()

@@ -1,0 +1,157 @@
+"""The server is killed under its clients: their streams resume by themselves, and nothing is lost, doubled or reordered.
+
+Two ledgers that know nothing of each other: what the client was told, and what an oracle reads from the surviving files.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import sys
+from pathlib import Path
+
+import freshet
+import pytest
+
+from service.backtest.child import ServerChild
+from tests.journeys import crash
+from tests.journeys.crash import SMALL, Ledger, follow, kill_trainer, walk, within
+from tests.journeys.scraped import scrape
+from tests.oracles import replay
+
+STREAMS = 3
+# The anchor stays version 1, so that retention keeps every version and the oracle can replay from the start.
+KEEP_ALL = {"anchor_labels": 10**9, "snapshot_s": 0.3}
+
+
+async def kill_and_restart(server: ServerChild, ledgers: list[Ledger], copy: Path) -> None:
+    """kill -9; what the clients were told is durable must be in the files; start again at the same address."""
+    server.kill()
+    promised = {ledger.stream: ledger.durable for ledger in ledgers}
+    await server.wait()
+    kept = replay.last_seqs(replay.survivors(server.data, copy))
+    missing = {stream: seq for stream, seq in promised.items() if kept.get(stream, 0) < seq}
+    assert not missing, f"called durable and not in the journal: {missing}, which holds {kept}"
+    await server.start()
+
+
+async def stream_through_kills(server: ServerChild, folder: Path, kills: int, ticks: int, seed: int) -> list[Ledger]:
+    """Streams of a model that learns, sent by the SDK; kills after random numbers of answers, both processes in turn."""
+    rng = random.Random(seed)
+    ledgers = [Ledger(f"pump-{n}", walk(ticks, n)) for n in range(STREAMS)]
+    moments = sorted(rng.sample(range(STREAMS * ticks // 10, STREAMS * ticks * 9 // 10), kills))
+    moved = asyncio.Event()
+    async with freshet.connect(server.grpc) as client, asyncio.TaskGroup() as group:
+        await client.create_model("flow", **SMALL)
+        for ledger, staleness in zip(ledgers, (None, 24, 64), strict=True):
+            group.create_task(one_stream(client, ledger, moved, staleness))
+        for number, moment in enumerate(moments):
+            while sum(len(ledger.answers) for ledger in ledgers) < moment:
+                moved.clear()
+                await within(moved.wait())
+            if number % 3 == 2:
+                kill_trainer(server)
+            await kill_and_restart(server, ledgers, folder / f"survivors-{number}")
+    return ledgers
+
+
+async def one_stream(client: freshet.Client, ledger: Ledger, moved: asyncio.Event, max_staleness: int | None) -> None:
+    async with client.stream("flow", ledger.stream, 32) as stream:
+        async with asyncio.timeout(2 * crash.DEADLINE_S):
+            await follow(stream, ledger, moved, max_staleness)
+        await within(stream.durable())
+        await within(stream.wait_judged(len(ledger.sent)))
+
+
+def check_answers(ledgers: list[Ledger], data: Path, files: replay.Files) -> None:
+    """Every tick is in the journal once, with the values that were sent, and was answered what the oracle answers."""
+    expected = replay.served(list(replay.read(data / "journal")), files).answers
+    assert set(expected) == {(ledger.stream, seq) for ledger in ledgers for seq in range(1, len(ledger.sent) + 1)}
+    compared = 0
+    for ledger in ledgers:
+        assert list(ledger.answers) == list(range(1, len(ledger.sent) + 1))
+        for seq, forecast in ledger.answers.items():
+            told = expected[ledger.stream, seq]
+            assert told.x.tobytes() == ledger.sent[seq - 1].tobytes()
+            if seq in ledger.redone:
+                continue
+            assert not forecast.lost
+            # Bit-equal: onnxruntime gives the same bits for batches of 1 to 64 rows with these small graphs.
+            assert (forecast.version, forecast.y.tobytes()) == (told.version, told.y.tobytes()), f"{ledger.stream} {seq}"
+            compared += 1
+    assert compared > 0.8 * len(expected), "a kill may redo what was not durable, which is little"
+
+
+async def journey(folder: Path, kills: int, ticks: int, seed: int) -> None:
+    async with crash.a_server(folder, **KEEP_ALL) as server:
+        ledgers = await stream_through_kills(server, folder, kills, ticks, seed)
+        files = replay.Files.of(server.data)
+        assert (await scrape(server.http)).total("freshet_version") > kills, "versions were published all along"
+    assert all(len(ledger.resumed_at) >= kills for ledger in ledgers)
+    check_answers(ledgers, folder / "data", files)
+
+
+async def test_streams_resume_through_six_kills_of_the_server_and_are_answered_what_the_journal_says(tmp_path):
+    await journey(tmp_path, kills=6, ticks=500, seed=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(1, 7))
+async def test_streams_resume_through_twenty_kills_of_the_server(tmp_path, seed):
+    await journey(tmp_path, kills=20, ticks=2000, seed=seed)
+
+
+async def test_an_idle_stream_and_a_model_made_just_before_a_kill_are_still_there(tmp_path):
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SMALL)
+        async with client.stream("flow", "pump") as stream:
+            first = await within(stream.step([1.0]))
+            await within(stream.durable())
+            server.kill()
+            await server.wait()
+            await server.start()
+
+            assert (await client.get_model("flow")).champion == first.version
+            assert (await within(stream.step([2.0]))).seq == 2
+            assert stream.welcome.next_seq == 2
+
+
+LIAR = """
+import atexit, sys
+if "serve" in sys.argv or "service.cli" in " ".join(sys.orig_argv):
+    from service.storage.log import SegmentLog
+    write, held = SegmentLog.write, []
+
+    def lie(self, payloads):
+        # Tells that a commit is on disk and keeps it until the next one.
+        held.append(list(payloads))
+        earlier = [p for batch in held[:-1] for p in batch]
+        del held[:-1]
+        return (write(self, earlier) if earlier else self.end) + 1
+
+    SegmentLog.write = lie
+"""
+
+
+async def test_a_journal_that_lies_about_durability_would_be_noticed(tmp_path, monkeypatch):
+    """The control of the test above: the child server runs with a writer that is always one commit behind its word."""
+    (tmp_path / "mutant").mkdir()
+    (tmp_path / "mutant" / "sitecustomize.py").write_text(LIAR)
+    monkeypatch.syspath_prepend(str(tmp_path / "mutant"))
+    ledger = Ledger("pump", walk(40, 1))
+    async with crash.a_server(tmp_path, publish_s=3600, publish_labels=10**6) as server:
+        async with freshet.connect(server.grpc) as client:
+            await client.create_model("flow", **SMALL)
+            stream = client.stream("flow", "pump", close_s=0)
+            await stream.__aenter__()
+            for row in ledger.sent:
+                ledger.note(stream, await within(stream.step(row)))
+            await within(stream.durable())
+            ledger.durable = stream.durable_seq
+            assert ledger.durable == 40
+
+            with pytest.raises(AssertionError, match="called durable and not in the journal"):
+                await kill_and_restart(server, [ledger], tmp_path / "survivors")
+    assert os.fspath(tmp_path / "mutant") in sys.path

@@ -1,0 +1,170 @@
+"""The trainer is killed, again and again: every tick is answered, and what was learned is what the journal says."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import random
+import signal
+import sqlite3
+from pathlib import Path
+
+import freshet
+import pytest
+
+from service.backtest.child import ServerChild
+from service.trainer.checkpoint import Checkpoints
+from tests.journeys import crash
+from tests.journeys.crash import GATE, SMALL, kill_trainer, trainer_of, walk, within
+from tests.journeys.scraped import scrape
+from tests.oracles import replay
+from tests.service.histories import digest
+
+NO_SNAPSHOT = {"snapshot_s": 3600}  # nothing is pruned: the fold from the journal's start needs every contender
+
+
+async def kills(server: ServerChild, stream: freshet.Stream, times: int, rng: random.Random) -> int:
+    """Kill the trainer at random moments: learning, publishing, writing a checkpoint, starting. Returns the ticks sent.
+
+    The clock is the stream's ticks; one in three kills meets a process that has just been started.
+    """
+    x = walk(1_000_000, 5)
+    sent = 0
+
+    async def step() -> None:
+        nonlocal sent
+        forecast = await within(stream.step(x[sent]))
+        sent += 1
+        assert forecast.seq == sent
+
+    for _ in range(times):
+        if rng.random() < 0.67:
+            await within(stream.wait_judged(sent))  # it is up, and has caught up
+            for _ in range(rng.randrange(60)):
+                await step()
+        killed = 0
+        while not killed:
+            await step()
+            killed = kill_trainer(server)
+        while trainer_of(server) in (0, killed):  # answers go on while there is none
+            await step()
+    await within(stream.wait_judged(sent))
+    return sent
+
+
+async def check_weights(data: Path, files: replay.Files, ticks: int) -> None:
+    """The checkpoint equals an uninterrupted fold of the journal, up to the offset that it names."""
+    checkpoints = Checkpoints(data / "trainer.db")
+    _, models = checkpoints.load(GATE)
+    checkpoints.close()
+    saved = models[1]
+    assert saved.learner.counts.ticks == ticks
+    chunks = list(replay.read(data / "journal"))
+
+    whole = replay.learned(chunks, files, GATE, saved.offset)
+
+    assert saved.learner.counts == whole.learner.counts
+    assert digest(saved) == digest(whole)
+    assert whole.anchored, "the history has to be long enough to move the anchor"
+
+
+async def journey(folder: Path, times: int, seed: int) -> None:
+    async with crash.a_server(folder, **NO_SNAPSHOT) as server:
+        async with freshet.connect(server.grpc) as client:
+            await client.create_model("flow", **SMALL)
+            async with client.stream("flow", "pump", answer_s=5) as stream:
+                sent = await kills(server, stream, times, random.Random(seed))
+                assert stream.reconnects == 0
+        restarts = (await scrape(server.http)).total("freshet_trainer_restarts_total")
+        assert restarts == times
+        files = replay.Files.of(server.data)
+    await check_weights(folder / "data", files, sent)
+
+
+async def test_a_trainer_killed_at_twenty_random_moments_learns_what_an_uninterrupted_one_would_have(tmp_path):
+    await journey(tmp_path, times=20, seed=0)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("seed", range(1, 5))
+async def test_a_trainer_killed_at_fifty_random_moments(tmp_path, seed):
+    await journey(tmp_path, times=50, seed=seed)
+
+
+async def test_a_client_that_waits_for_verdicts_goes_on_after_the_trainer_is_killed(tmp_path):
+    """With max_staleness, every tick depends on a verdict; a lost one must be given again."""
+    rng = random.Random(3)
+    moments = {rng.randrange(30, 240) for _ in range(6)}
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SMALL)
+        async with client.stream("flow", "pump") as stream:
+            async with asyncio.timeout(crash.DEADLINE_S):
+                async for forecast in stream.forecasts(walk(250, 1), max_staleness=16):
+                    assert forecast.staleness <= 16
+                    if forecast.seq in moments:
+                        kill_trainer(server)
+            await within(stream.wait_judged(250))
+
+
+async def test_a_trainer_that_is_stopped_holds_nobody_up_and_nothing_is_lost_when_it_is_killed(tmp_path):
+    async with crash.a_server(tmp_path, **NO_SNAPSHOT) as server:
+        async with freshet.connect(server.grpc) as client:
+            await client.create_model("flow", **SMALL)
+            async with client.stream("flow", "pump") as stream:
+                x = walk(1200, 2)
+                for row in x[:200]:
+                    await within(stream.step(row))
+                await within(stream.wait_judged(200))
+                stopped = trainer_of(server)
+                os.kill(stopped, signal.SIGSTOP)
+                for row in x[200:]:
+                    await within(stream.step(row))
+                await within(stream.durable())
+                assert trainer_of(server) == stopped
+                kill_trainer(server)
+                await within(stream.wait_judged(1200))
+        files = replay.Files.of(server.data)
+    await check_weights(tmp_path / "data", files, 1200)
+
+
+async def test_serving_starts_and_answers_although_the_trainer_cannot_start(tmp_path):
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SMALL)
+        async with client.stream("flow", "pump") as stream:
+            for row in walk(40, 1):
+                await within(stream.step(row))
+            await within(stream.wait_judged(40))
+        await server.stop()
+        spoil(server.data / "trainer.db")
+
+        await server.start()
+
+        async with client.stream("flow", "pump") as stream:
+            assert stream.welcome.next_seq == 41
+            for row in walk(40, 2):
+                await within(stream.step(row))
+        assert "is not as it was saved" in (tmp_path / "log").read_text()
+
+
+def spoil(database: Path) -> None:
+    """One flipped bit in the weights of a checkpoint."""
+    with sqlite3.connect(database) as sql:
+        [(data,)] = sql.execute("SELECT data FROM blobs WHERE name = 'weights'").fetchall()
+        sql.execute("UPDATE blobs SET data = ? WHERE name = 'weights'", (bytes([data[0] ^ 1]) + data[1:],))
+    sql.close()
+
+
+async def test_what_a_trainer_had_learned_and_not_published_is_published_by_the_next(tmp_path):
+    """It may have put labels into its checkpoint that no verdict has named: without new ones, they are judged again."""
+    silent = {"publish_labels": 1_000_000, "publish_s": 3600, "checkpoint_chunks": 1}
+    async with crash.a_server(tmp_path, **silent) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SMALL)
+        async with client.stream("flow", "pump") as stream:
+            for row in walk(30, 1):
+                await within(stream.step(row))
+
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        async with client.stream("flow", "pump") as stream:
+            await within(stream.wait_judged(30))
+        assert (await client.get_model("flow")).champion == 2
