@@ -14,9 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 
-import freshet
 import numpy as np
 
+import freshet
 from bench.report import Row, finish, parser
 from service.backtest.child import ServerChild
 

@@ -18,9 +18,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 
 from bench.report import Row, finish, parser
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
 
 ROUNDS = 3
@@ -85,7 +85,8 @@ async def measure(in_flight: int) -> tuple[float, float, float]:
                 sys.executable, "-m", "bench.edge", "--echo",
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
             )  # fmt: skip
-            assert bare.stdout and bare.stdin
+            assert bare.stdout
+            assert bare.stdin
             port = int(await bare.stdout.readline())
             async with (
                 grpc.aio.insecure_channel(child.grpc) as ours,

@@ -1,4 +1,4 @@
-"""From a label on disk to weights in service that were judged with it, seen by a client: Durable(seq) to judged_through ≥ seq.
+"""From a label on disk to weights in service judged with it, as a client sees it: Durable(seq) to judged_through ≥ seq.
 
 A steady stream of ticks, once with the default settings and once with a short publish_s.
 """
@@ -15,9 +15,9 @@ from typing import Any
 
 import grpc
 import numpy as np
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 
 from bench.report import Row, finish, parser
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
 
 CASES: tuple[tuple[str, dict[str, object], float], ...] = (

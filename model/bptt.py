@@ -32,7 +32,7 @@ def labelled(weight: Array) -> tuple[int, int]:
 
 
 def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: tuple[int, int]) -> Array:
-    """Scaled forecasts p [t1 − t0, B, O] at the positions t0..t1 of `span`; the tape holds the forward for `backward`."""
+    """Scaled forecasts p [t1 − t0, B, O] at the positions t0..t1 of `span`; the tape is for `backward`."""
     t0, t1 = span
     H = network.forward(weights, batch.start, batch.X, tape)[t0:t1]
     n = (t1 - t0) * tape.B

@@ -54,7 +54,7 @@ class Cell(Protocol):
         ...
 
     def forward(self, params: Params, state: Array, X: Array, tape: Any) -> Array:
-        """Run a window. state: [B, state_size], X: [T, B, I], both only read. Returns H: [T, B, hidden], a view of the tape."""
+        """Run a window. state [B, state_size] and X [T, B, I] are only read. Returns H [T, B, hidden], a tape view."""
         ...
 
     def state_after(self, tape: Any, steps: int) -> Array:

@@ -1,4 +1,4 @@
-"""What the learner keeps per stream (DESIGN R7): scaler statistics, start state, the last T inputs, the last origins."""
+"""What the learner keeps per stream (DESIGN R7): scaler statistics, start state, last T inputs, last origins."""
 
 from __future__ import annotations
 
@@ -117,7 +117,7 @@ class Contexts:
         return list(self._slots)
 
     def restore(self, stored: dict[int, bytes], order: Iterable[int]) -> None:
-        """Fill an empty arena from what `changes` gave, in the given order of use. Raises ValueError on a wrong length."""
+        """Fill an empty arena from what `changes` gave, in order of use. Raises ValueError for a wrong length."""
         expected = 4 * self.width + 8 * 3
         for stream in order:
             data = stored[stream]

@@ -11,7 +11,7 @@ from model.cell import Array, Params
 
 @dataclass(frozen=True)
 class Head:
-    """Settings. Parameter W [O, H + E + 1], columns h|φ|1. Zero at first, so that a fresh model forecasts persistence."""
+    """Settings. Parameter W [O, H + E + 1], columns h|φ|1. Zero at first: a fresh model forecasts persistence."""
 
     hidden: int  # H
     features: int  # E

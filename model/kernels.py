@@ -27,7 +27,7 @@ def sigmoid_from_halved(a: Array, half: Array) -> None:
 
 
 class ProductScratch:
-    """Buffers of `accumulate_products` for dA [T, M, B] and X [T, K, B]. Allocated there, they would cost page faults."""
+    """Buffers of `accumulate_products` for dA [T, M, B] and X [T, K, B]. Made each time they would cost page faults."""
 
     def __init__(self, M: int, K: int, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         self.ticks = max(1, min(T, COLUMNS // B))

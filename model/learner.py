@@ -144,7 +144,7 @@ class Learner:
     ) -> tuple[Array, Array, int, int]:
         """Targets and mask [T, B, O] of the labels now due, how many label vectors they are, and how many were thinned.
 
-        Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h; due are the last k1 ticks' labels.
+        Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h; due: the last k1 ticks' labels.
         A label vector is one tick's values, whichever heads learn from it; thinned where the next due tick is
         k1 or more away.
         """
@@ -180,7 +180,7 @@ class Learner:
 
     def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
         grad, counts = self._grad, self.counts
-        loss, p, (t0, t1) = gradient(self.network, self.weights, batch, tape, grad)
+        loss, p, (_, t1) = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, score_anchor)
         try:
@@ -228,7 +228,7 @@ class Learner:
 
     def _push(self, block: Block, ran: Tape | None, time: NDArray[np.float64], x: Array) -> None:
         """Append the tick to the rings. The start state of a full window moves on by one step: the first step of the
-        update's own forward, computed before the weights changed, or one step with today's weights without an update."""
+        update's own forward, made before the weights changed, or one step with today's weights without an update."""
         B, T = len(x), self.spec.window
         full = block.fill >= T
         if full.any():

@@ -19,7 +19,7 @@ TARGET_CLIP = 8.0
 
 
 class Tape:
-    """Buffers of a window of T ticks and B rows: one workspace per layer, and the gradient by the top layer's output."""
+    """Buffers of a window of T ticks and B rows: one workspace per layer, and the gradient by the top output."""
 
     def __init__(self, network: Network, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         self.T, self.B = T, B

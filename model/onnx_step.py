@@ -39,7 +39,7 @@ class Graph:
         return name
 
     def op(self, kind: str, *inputs: Any, outputs: Sequence[str] | int = 1, **attributes: Any) -> Any:
-        """Append a node. Inputs are value names, or numbers that become constants. One output: its name, else a list."""
+        """Append a node. Inputs: value names, or numbers that become constants. One output: its name, else a list."""
         names = [i if isinstance(i, str) else self.constant(i) for i in inputs]
         outs = list(outputs) if not isinstance(outputs, int) else [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, names, outs, **attributes))

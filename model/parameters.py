@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from typing import Any, NamedTuple
 
-import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[Any]
@@ -41,7 +40,7 @@ class Layout:
 
 
 class Weights(NamedTuple):
-    """A flat parameter vector (or a gradient, or a moment) with its named views, made once. Writing to a view writes to it."""
+    """A flat vector of parameters (or a gradient, or a moment) and its named views, made once: they share memory."""
 
     flat: Array
     cells: list[dict[str, Array]]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +14,7 @@ def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray
     """Split ticks into groups, each with a stream at most once: round r holds the r-th tick of every stream.
 
     streams: (n,) stream numbers in record order. Returns index arrays of at most `limit` rows each, in record order
-    within a round; together they hold every index once. A pure function of its input: the same journal, the same groups.
+    within a round; together they hold every index once. A pure function of its input: same journal, same groups.
     """
     n = len(streams)
     if n <= 1:
@@ -25,6 +27,6 @@ def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray
     by_round = np.argsort(occurrence, kind="stable")
     starts = np.searchsorted(occurrence[by_round], np.arange(occurrence.max() + 2))
     groups = []
-    for a, b in zip(starts[:-1], starts[1:], strict=True):
+    for a, b in pairwise(starts):
         groups += [by_round[i : min(i + limit, b)] for i in range(a, b, limit)]
     return groups

@@ -12,7 +12,7 @@ from typing import Any
 
 MAX_CHANNELS = 4096
 MAX_OUTPUTS = 65536
-# A label of the farthest head still needs some ticks before it in the window, else it trains the start state's heirs only.
+# A label of the farthest head still needs ticks before it in the window, or it trains the start state's heirs only.
 WINDOW_MARGIN = 8
 
 
@@ -26,7 +26,7 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """How a model sees its streams and how it learns. Zero, or an empty tuple, where a default depends on another field.
+    """How a model sees its streams and how it learns. Zero, or an empty tuple: the default depends on another field.
 
     After construction every field holds its final value. Defaults follow the horizon, never the data.
     Raises SpecError naming the field, its value and the remedy.

@@ -44,6 +44,8 @@ class Batcher(Generic[Item, Outcome]):
         outcomes: list[Outcome | Exception]
         try:
             outcomes = self._step(items)
+            if len(outcomes) != len(items):
+                raise RuntimeError(f"{len(outcomes)} outcomes for {len(items)} items")
         except Exception as error:  # one bad batch fails its callers, not the service
             outcomes = [error] * len(items)
         for answer, outcome in zip(answers, outcomes, strict=True):

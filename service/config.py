@@ -1,4 +1,4 @@
-"""The server's settings: from flags, then FRESHET_* variables, then a TOML file, then these defaults. Checked once, at start."""
+"""The server's settings: flags, then FRESHET_* variables, then a TOML file, then these defaults. Checked once."""
 
 from __future__ import annotations
 

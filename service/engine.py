@@ -33,8 +33,12 @@ class StepSession:
     def __init__(self, onnx: bytes) -> None:
         try:
             self._session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
+            self._bind()
         except Exception as error:  # onnxruntime's own exceptions share no base class
             raise BadVersion(f"the ONNX file does not load: {error}") from error
+
+    def _bind(self) -> None:
+        """Make the buffers of the single row. Fails for a graph that is no step: other names, other ranks."""
         widths = {i.name: i.shape[1] for i in (*self._session.get_inputs(), *self._session.get_outputs())}
         self._single = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
         self._binding = self._session.io_binding()
@@ -57,13 +61,20 @@ class StepSession:
 
 
 def parity(session: StepSession, canary: Canary) -> float:
-    """Largest difference from the recorded answers, forecasts in scaled units, states as they are. inf where not finite."""
-    y, after = session.run(canary.x, canary.u, canary.state)
+    """Largest difference from the recorded answers, forecasts in scaled units, states as are; inf if not finite.
+
+    Raises BadVersion for a graph that does not take the canary's inputs, or answers in other shapes.
+    """
+    try:
+        y, after = session.run(canary.x, canary.u, canary.state)
+    except Exception as error:  # as above
+        raise BadVersion(f"the ONNX file does not run: {error}") from error
+    if (y.shape, after.shape) != (canary.y.shape, canary.next_state.shape):
+        raise BadVersion(f"the ONNX file answers {y.shape} and {after.shape}, not in the shapes recorded")
     worst = np.max(np.abs(y - canary.y) / canary.scale, initial=0.0)
     # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
-    worst = max(
-        worst, np.max(np.abs(after - canary.next_state) / np.maximum(1, np.abs(canary.next_state)), initial=0.0)
-    )
+    off = np.abs(after - canary.next_state) / np.maximum(1, np.abs(canary.next_state))
+    worst = np.maximum(worst, np.max(off, initial=0.0))  # Python's max would pass over a NaN
     return float(worst) if np.isfinite(worst) else float("inf")
 
 
@@ -74,7 +85,7 @@ class Engine:
         self._sessions: dict[tuple[int, int], StepSession] = {}
 
     def prepare(self, onnx: bytes, canary: Canary) -> tuple[StepSession, float]:
-        """Load a graph and compare it with its recorded answers: the session and the parity error. Raises BadVersion."""
+        """Load a graph, compare it with its recorded answers: the session and the parity error. Raises BadVersion."""
         session = StepSession(onnx)
         error = parity(session, canary)
         if error > PARITY:

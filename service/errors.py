@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree. Each error names the field, its value and the remedy; the edge maps types to statuses."""
+"""What can go wrong, as a tree. Each names the field, its value and the remedy; the edge maps types to statuses."""
 
 from __future__ import annotations
 

@@ -67,7 +67,10 @@ def export(network: Network, weights: Weights) -> Export:
 
 def read_weights(network: Network, data: bytes) -> Array:
     """The flat parameters in a weights file. Raises ValueError where names or shapes are not this network's."""
-    named = safetensors.load(data)
+    try:
+        named = safetensors.load(data)
+    except Exception as error:  # safetensors raises its own type
+        raise ValueError(f"not a weights file: {error}") from error
     flat = np.empty(network.layout.size, np.float32)
     views = network.layout.views(flat)
     if {k: v.shape for k, v in named.items()} != {k: v.shape for k, v in views.items()}:
@@ -86,7 +89,7 @@ def _canary(network: Network, weights: Weights) -> Canary:
     x = rng.standard_normal((B, C)).astype(np.float32)
     for tick in range(CANARY_TICKS):
         x = x + rng.standard_normal((B, C)).astype(np.float32)
-        u = calendar.inputs(np.arange(B) * 3600.0 + tick * network.spec.interval, network.spec.interval)
+        u = calendar.inputs(np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval, network.spec.interval)
         before = state
         y, state = network.step(weights, x, u, before, tape)
     statistics = before[:, : network.scaler.size].copy()

@@ -26,7 +26,7 @@ class GateSettings:
 
 @dataclass(slots=True)
 class Gate:
-    """Evidence against the candidate, and the version that is on its way to be the anchor. A fold over scored labels."""
+    """Evidence against the candidate, and the version on its way to be the anchor. A fold over scored labels."""
 
     settings: GateSettings = field(default_factory=GateSettings)
     wealth: list[float] = field(default_factory=lambda: [1.0] * len(BETS))

@@ -1,4 +1,4 @@
-"""What Prometheus sees. Base units, `freshet_` prefix, never a stream id as a label. A metric is declared here and set where it happens."""
+"""What Prometheus sees. Base units, prefix `freshet_`, no stream id as a label. Declared here, set where it happens."""
 
 from __future__ import annotations
 
@@ -55,6 +55,7 @@ class Metrics:
         self.learned = counter("labels_learned_total", "Label vectors learned.", "model")
         self.thinned = counter("labels_thinned_total", "Label vectors left out under overload.", "model")
         self.voided = counter("labels_voided_total", "Labels cut off by a gap, a reset or an eviction.", "model")
+        self.evicted = counter("contexts_evicted_total", "Learning contexts dropped for newer ones.", "model")
         self.clipped = counter("learner_clipped_total", "Updates whose gradient was clipped.", "model")
         self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", "model", "reason")
         self.loss = gauge("loss_prequential", "Mean scaled loss of the candidate, last chunk.", "model")
@@ -104,6 +105,7 @@ class ModelMetrics:
             "thinned": metrics.thinned.labels(model),
             "voided": metrics.voided.labels(model),
             "clipped": metrics.clipped.labels(model),
+            "evicted": metrics.evicted.labels(model),
         }
         self._last: dict[str, int] = {}
 

@@ -1,4 +1,4 @@
-"""Verdicts of the trainer become versions in service: stored, loaded and checked off the loop, swapped between two steps."""
+"""The trainer's verdicts become versions in service: stored, loaded, checked off the loop, swapped between steps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Order, repetition and shape of a stream's ticks: what to do with the next one. Plain decisions, no state of their own."""
+"""Order, repetition and shape of a stream's ticks: what to do with the next one. Decisions, no state of their own."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Answer:
 
 
 def payload_digest(x: NDArray[np.float32], time: float) -> int:
-    """Tells two payloads of one seq apart: CRC-32 over values and time (a client's mistake, not an attacker, is the case)."""
+    """Tells two payloads of one seq apart: CRC-32 over values and time (against mistakes, not attackers)."""
     return zlib.crc32(np.float64(time).tobytes(), zlib.crc32(x.tobytes()))
 
 

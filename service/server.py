@@ -15,7 +15,6 @@ from typing import Any
 
 import grpc
 import structlog
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import (
@@ -26,6 +25,7 @@ from prometheus_client import (
     disable_created_metrics,
 )
 
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from service import limits
 from service.config import ServeConfig, split_address
 from service.edge.http import HttpServer, application
@@ -124,7 +124,7 @@ class Server:
     # ---- running
 
     async def run(self, announce: Callable[[Addresses], None]) -> int:
-        """Serve until SIGTERM or SIGINT, then drain; returns the exit code. A part that fails takes the process down."""
+        """Serve until SIGTERM or SIGINT, then drain; returns the exit code. A part that fails ends the process."""
         stopping = self._signals()
         grpc_server, port = self._grpc_server()
         host, http_port = split_address("http", self.config.http)

@@ -153,7 +153,7 @@ class Serving:
     # ---- streams
 
     def open_stream(self, model: Sessions, id: str) -> tuple[Session, int]:
-        """The stream and its state origin; a new owner fences whoever had it. Nothing is answered before it is journaled."""
+        """The stream and its state origin; a new owner fences whoever had it. It is journaled before any answer."""
         self.check_open()
         if not 1 <= len(id) <= 256 or not id.isprintable():
             raise Invalid("stream", id, "give 1 to 256 printable characters")
@@ -224,7 +224,11 @@ class Serving:
                 if outcomes[i] is None:
                     wave.setdefault(tick.model.number, []).append(i)
             for rows in wave.values():
-                self._advance(batch, rows, outcomes)
+                try:
+                    self._advance(batch, rows, outcomes)
+                except Exception as error:  # a model that fails, fails its own streams alone
+                    for i in rows:
+                        outcomes[i] = outcomes[i] or error
             left = later
         for tick in batch:
             self.metrics.queue_seconds.observe(started - tick.arrived)

@@ -1,4 +1,4 @@
-"""The streams of one model: a fold over its records (DESIGN §2). Live serving and recovery advance them by the same calls."""
+"""The streams of one model: a fold over its records (DESIGN §2). Serving and recovery make the same calls."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class Sessions:
     def advance(
         self, session: Session, seq: int, time: float, payload: int, y: Array, state: Array, offset: int
     ) -> Answer:
-        """Apply one computed tick: its state row is written, its answer kept. offset: the journal's, just after the tick."""
+        """Apply one computed tick: its state row is written, its answer kept. offset: the journal's, after the tick."""
         self._rows[session.row] = state
         judged = session.judged(self.judged_offset)
         session.last_seq, session.last_time, session.origin = seq, time, RESUMED

@@ -6,10 +6,10 @@ import math
 from typing import Any
 
 import numpy as np
-from freshet.v1 import models_pb2, streams_pb2, types_pb2
 from google.protobuf.message import Message
 from numpy.typing import NDArray
 
+from freshet.v1 import models_pb2, streams_pb2, types_pb2
 from model.spec import ModelSpec, SpecError
 from service.errors import Invalid, Refusal
 from service.events import Event
@@ -37,7 +37,7 @@ def spec_message(spec: ModelSpec) -> types_pb2.ModelSpec:
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
-    """A tick's seq, event time (NaN: none) and values. Values beyond float32 arrive infinite, and are refused as such."""
+    """A tick's seq, event time (NaN: none) and values. Values beyond float32 arrive infinite: refused as such."""
     time = message.time if message.HasField("time") else math.nan
     return message.seq, time, np.array(message.x, np.float32)
 
@@ -62,7 +62,7 @@ def refused(refusal: Refusal) -> streams_pb2.OpenResponse:
             field=refusal.field,
             value=refusal.value,
             remedy=refusal.remedy,
-            reason=refusal.reason.value,
+            reason=refusal.reason.value,  # type: ignore[arg-type]  # numbered alike
         )
     )
 

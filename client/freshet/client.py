@@ -21,7 +21,7 @@ from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grp
 Request = TypeVar("Request")
 Response = TypeVar("Response")
 
-MAX_MESSAGE_BYTES = 4 << 20
+MAX_MESSAGE_BYTES = 64 << 20  # the largest that a server sends: both files of a large version
 
 # Unary calls of Models may all be repeated: creating the same model again answers the existing one.
 _SERVICE_CONFIG = {

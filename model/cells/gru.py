@@ -1,4 +1,4 @@
-"""GRU with the reset gate after the product (Cho et al. 2014, arXiv:1406.1078, in the form of ONNX linear_before_reset=1)."""
+"""GRU with the reset gate after the product (Cho et al. 2014, arXiv:1406.1078, as ONNX's linear_before_reset=1)."""
 
 from __future__ import annotations
 
@@ -63,9 +63,11 @@ class GRU:
 
     @property
     def state_size(self) -> int:
+        """H: h alone."""
         return self.hidden
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Recurrent with hn's bias, input, and the candidate's own bias."""
         H = self.hidden
         return {"U": (3 * H, H + 1), "W": (3 * H, self.inputs), "b": (H,)}
 
@@ -78,9 +80,11 @@ class GRU:
         params["b"][...] = 0
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> GRUTape:
+        """Buffers for windows of T ticks and B rows."""
         return GRUTape(self, T, B, dtype)
 
     def forward(self, params: Params, state: Array, X: Array, tape: GRUTape) -> Array:
+        """state [B, H], X [T, B, I] → H [T, B, H], a view of the tape."""
         H, s = self.hidden, tape
         s.W[:, : H + 1] = params["U"]
         s.W[H:, H + 1 :] = params["W"][: 2 * H]
@@ -102,9 +106,11 @@ class GRU:
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: GRUTape, steps: int) -> Array:
+        """[B, H]: h after that many steps of the last forward."""
         return tape.XH[steps, : self.hidden].T.copy()
 
     def backward(self, params: Params, tape: GRUTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
+        """dH [T, B, H] → dX [T, B, I] and dstate [B, H]; dparams are added to."""
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.UhT, params["U"][:, :H].T)
@@ -144,7 +150,9 @@ class GRU:
         np.multiply(q_z, s.XH[:-1, :H] - n, out=q_z)  # (h−n)·z(1−z)
 
     def lag_norms(self, tape: GRUTape) -> Array:
+        """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
         return step_norms(tape.DH)
 
     def saturated(self, tape: GRUTape) -> float:
+        """Fraction of the gates r, z outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:, self.hidden : 3 * self.hidden])

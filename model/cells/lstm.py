@@ -63,9 +63,11 @@ class LSTM:
 
     @property
     def state_size(self) -> int:
+        """2H: h, then c."""
         return 2 * self.hidden
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
+        """One matrix, the biases its last column."""
         return {"W": (4 * self.hidden, self.hidden + self.inputs + 1)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
@@ -77,9 +79,11 @@ class LSTM:
         W[2 * H : 3 * H, -1] = 1
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> LSTMTape:
+        """Buffers for windows of T ticks and B rows."""
         return LSTMTape(self, T, B, dtype)
 
     def forward(self, params: Params, state: Array, X: Array, tape: LSTMTape) -> Array:
+        """state [B, 2H], X [T, B, I] → H [T, B, H], a view of the tape."""
         H, s = self.hidden, tape
         s.W[...] = params["W"]
         s.W[: 3 * H] *= s.half
@@ -97,12 +101,14 @@ class LSTM:
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: LSTMTape, steps: int) -> Array:
+        """[B, 2H]: h and c after that many steps of the last forward."""
         H = self.hidden
         return np.concatenate([tape.XH[steps, :H].T, tape.A[steps, 4 * H :].T], axis=1)
 
     def backward(
         self, params: Params, tape: LSTMTape, dH: Array, dparams: Params, need_dX: bool
     ) -> tuple[Array, Array]:
+        """dH [T, B, H] → dX [T, B, I] and dstate [B, 2H]; dparams are added to."""
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.WhT, params["W"][:, :H].T)
@@ -142,7 +148,9 @@ class LSTM:
         np.subtract(o, s.Qc, out=s.Qc)
 
     def lag_norms(self, tape: LSTMTape) -> Array:
+        """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
         return step_norms(tape.DH)
 
     def saturated(self, tape: LSTMTape) -> float:
+        """Fraction of the gates o, i, f outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:-1, : 3 * self.hidden])

@@ -64,7 +64,7 @@ class HttpServer:
         self._server.should_exit = True
 
 
-class _no_signals:  # noqa: N801  # stands in for a context manager function
+class _no_signals:  # stands in for a context manager function
     def __enter__(self) -> None: ...
 
     def __exit__(self, *error: object) -> None: ...

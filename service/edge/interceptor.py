@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
@@ -45,35 +47,38 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
 
     def _awaited(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            started = self._begin(labels)
-            try:
+            with self._observed(labels, context):
                 return await inner(request, context)
-            finally:
-                self._end(labels, started, context)
 
         return call
 
     def _streaming(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            started = self._begin(labels)
-            try:
+            with self._observed(labels, context):
                 async for response in inner(request, context):
                     yield response
-            finally:
-                self._end(labels, started, context)
 
         return call
 
-    def _begin(self, labels: tuple[str, ...]) -> float:
+    @contextlib.contextmanager
+    def _observed(self, labels: tuple[str, ...], context: Any) -> Iterator[None]:
         self._started.labels(*labels).inc()
-        return time.perf_counter()
-
-    def _end(self, labels: tuple[str, ...], started: float, context: Any) -> None:
-        code = context.code()
-        name = code.name if isinstance(code, grpc.StatusCode) else _name(code)
-        self._handled.labels(*labels, name).inc()
-        self._seconds.labels(*labels).observe(time.perf_counter() - started)
+        started, code = time.perf_counter(), ""
+        try:
+            yield
+        except (asyncio.CancelledError, GeneratorExit):  # the client has left, or its deadline or our drain is over
+            code = "CANCELLED"
+            raise
+        except grpc.aio.AbortError:  # the context knows the code
+            raise
+        except Exception:  # what gRPC answers for it
+            code = "UNKNOWN"
+            raise
+        finally:
+            self._handled.labels(*labels, code or _name(context.code())).inc()
+            self._seconds.labels(*labels).observe(time.perf_counter() - started)
 
 
 def _name(code: Any) -> str:
-    return next((c.name for c in grpc.StatusCode if c.value[0] == code), "OK")
+    """The name of a context's code, which is a StatusCode or its number."""
+    return next((c.name for c in grpc.StatusCode if code in (c, c.value[0])), "OK")

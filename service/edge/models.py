@@ -7,7 +7,6 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 from freshet.v1 import models_pb2, models_pb2_grpc
-
 from service import wire
 from service.edge.statuses import statuses
 from service.errors import Unavailable

@@ -81,7 +81,7 @@ class Call:
             await self.write(OpenResponse(durable=streams_pb2.Durable(seq=now[0], judged_through=now[1])))
 
     async def serve(self, origin: int) -> None:
-        """Welcome the client, then answer message after message until the client half-closes, then see everything to the disk."""
+        """Welcome the client, answer message after message until the half-close, then see everything to the disk."""
         metrics, clock = self.serving.metrics, self.serving.clock
         await self.write(self.welcome(origin))
         while True:
@@ -121,7 +121,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         self._serving = serving
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
-        """One forecast per tick, in order, until the client half-closes. The next call with the same stream id resumes."""
+        """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
         async with statuses(context):
             first = await context.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
@@ -132,7 +132,8 @@ class Streams(streams_pb2_grpc.StreamsServicer):
 
     async def _run(self, call: Call, origin: int) -> None:
         """Both sides of a call until one ends; whatever that was, nothing of the call is left behind."""
-        tasks = reading, telling = asyncio.create_task(call.serve(origin)), asyncio.create_task(call.tell_progress())
+        reading = asyncio.create_task(call.serve(origin))
+        tasks = reading, asyncio.create_task(call.tell_progress())
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in done:

@@ -1,4 +1,4 @@
-"""trainer.db: weights, optimizer, contexts and the journal position that they contain, in one transaction (DESIGN R5)."""
+"""trainer.db: weights, optimizer, contexts and the journal position they contain, in one transaction (DESIGN R5)."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Checkpoints:
             raise
 
     def save(self, position: int, models: Iterable[HostedModel]) -> None:
-        """Store the models as they are after the journal's `position`, durable on return. Contexts: changed ones only."""
+        """Store the models as they are after the journal's `position`, durable on return. Contexts: the changed."""
         with self._database.transaction() as sql:
             for hosted in models:
                 head, blobs = hosted.pack()

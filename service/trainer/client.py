@@ -28,7 +28,7 @@ BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STOP_S = 5.0
 
 # One BLAS thread: more would take the cores that serving answers on.
-ENVIRONMENT = {name: "1" for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 
 
 class TrainerClient:
@@ -81,7 +81,8 @@ class TrainerClient:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
             start_new_session=True,  # Ctrl-C is for serving, which then stops its trainer in order
         )  # fmt: skip
-        assert self._process.stdin and self._process.stdout
+        assert self._process.stdin
+        assert self._process.stdout
         self._write(Message("settings", self._settings()))
         listening, feeding = asyncio.create_task(self._listen()), asyncio.create_task(self._feed())
         try:
@@ -98,7 +99,8 @@ class TrainerClient:
 
     async def _listen(self) -> None:
         """Take in what the process says until it ends."""
-        assert self._process and self._process.stdout
+        assert self._process
+        assert self._process.stdout
         decoder = Decoder()
         while data := await self._process.stdout.read(READ_BYTES):
             for message in decoder.feed(data):
@@ -124,7 +126,8 @@ class TrainerClient:
 
     async def _feed(self) -> None:
         """Send durable chunks from the journal's files, as far ahead of what is learned as is allowed."""
-        assert self._process and self._process.stdin
+        assert self._process
+        assert self._process.stdin
         await self.ready.wait()
         while True:
             await self._more.wait()
@@ -139,7 +142,8 @@ class TrainerClient:
                     return  # the reader sees the end
 
     def _write(self, message: Message) -> None:
-        assert self._process and self._process.stdin
+        assert self._process
+        assert self._process.stdin
         if not self._process.stdin.is_closing():
             self._process.stdin.write(message.encode())
 

@@ -1,4 +1,4 @@
-"""What serving and trainer say to each other over the child's pipes: a small JSON head, then raw blobs. No code in it."""
+"""What serving and trainer tell each other over the child's pipes: a small JSON head, then raw blobs; never code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The trainer process: reads durable chunks from its standard input, learns, and proposes versions on its standard output.
+"""The trainer process: reads durable chunks from standard input, learns, and proposes versions on standard output.
 
 Run as `python -m service.trainer.process` by serving alone; it ends when its input does. Everything it
 decides from a clock (when to give a verdict, when to checkpoint) leaves the weights as they are.

@@ -1,6 +1,7 @@
 """A real server per test module, a real client per test. Tests share the server and differ in their model's name.
 
-A module that needs other settings of the server says so in a global `SETTINGS`. Tests run in their module's loop.
+A module that needs other settings of the server says so in a global `SETTINGS`. All journeys run in one event loop:
+grpc.aio's poller outlives the loop that it was started on, and complains.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ QUICK = {"publish_s": 0.1, "publish_labels": 16, "snapshot_s": 1.0, "drain_s": 5
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents and pytest_asyncio.is_async_test(item):
-            item.add_marker(pytest.mark.asyncio(loop_scope="module"), append=False)
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
 async def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> AsyncIterator[ServerChild]:
@@ -42,14 +43,14 @@ async def server(
     assert "Traceback" not in log, log[-4000:]
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def client(server: ServerChild) -> AsyncIterator[freshet.Client]:
     """The SDK, connected to the server."""
     async with freshet.connect(server.grpc) as connected:
         yield connected
 
 
-@pytest_asyncio.fixture(loop_scope="module")
+@pytest_asyncio.fixture(loop_scope="session")
 async def channel(server: ServerChild) -> AsyncIterator[grpc.aio.Channel]:
     """A bare channel, for what the SDK would not send."""
     async with channel_to(server.grpc) as connected:

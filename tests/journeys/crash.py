@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import freshet
 import numpy as np
 from numpy.typing import NDArray
 
+import freshet
 from service.backtest.child import ServerChild, free_port
 from service.gate import GateSettings
 
@@ -87,9 +87,9 @@ class Ledger:
     stream: str
     sent: Array  # (n, 1), in seq order from 1
     answers: dict[int, freshet.Forecast] = field(default_factory=dict)
-    resumed_at: list[tuple[int, int]] = field(default_factory=list)  # (answered before, the server's next seq) per reconnect
+    resumed_at: list[tuple[int, int]] = field(default_factory=list)  # per reconnect: answered before, server's next seq
     durable: int = 0  # the highest seq that the server called durable
-    lost: set[int] = field(default_factory=set)  # taken, but the answer is no longer kept
+    moved: asyncio.Event = field(default_factory=asyncio.Event)  # set at each answer, for one who keeps abreast
 
     def note(self, stream: freshet.Stream, forecast: freshet.Forecast) -> None:
         """One forecast has come. It must be the next one: exactly one per tick, in order."""
@@ -98,19 +98,37 @@ class Ledger:
             self.resumed_at += [(len(self.answers), stream.welcome.next_seq)] * missed
         assert forecast.seq == len(self.answers) + 1
         self.answers[forecast.seq] = forecast
-        if forecast.lost:
-            self.lost.add(forecast.seq)
         self.durable = max(self.durable, stream.durable_seq)
 
     @property
     def redone(self) -> set[int]:
-        """Ticks that were answered, not durable, lost with the process, and taken again: their first answer belongs to a
-        line of events that the journal does not hold."""
+        """Ticks that were answered, not durable, lost with the process, and taken again.
+
+        Their first answer belongs to a line of events that the journal does not hold.
+        """
         return {seq for answered, at in self.resumed_at for seq in range(at, answered + 1)}
 
 
-async def follow(stream: freshet.Stream, ledger: Ledger, moved: asyncio.Event, max_staleness: int | None = None) -> None:
-    """Send all of the ledger's ticks and note every answer; `moved` is set at each."""
-    async for forecast in stream.forecasts(ledger.sent, max_staleness=max_staleness):
+async def abreast(rows: Array, of: Ledger, lead: int = 40) -> AsyncIterator[Array]:
+    """The rows, as another ledger's stream gets on."""
+    for n, row in enumerate(rows):
+        while n > len(of.answers) + lead and len(of.answers) < len(of.sent):
+            of.moved.clear()
+            await of.moved.wait()
+        yield row
+
+
+async def follow(
+    stream: freshet.Stream,
+    ledger: Ledger,
+    moved: asyncio.Event,
+    max_staleness: int | None = None,
+    beside: Ledger | None = None,
+) -> None:
+    """Send the ledger's ticks, no faster than `beside` gets on, and note every answer; `moved` is set at each."""
+    rows = ledger.sent if beside is None else abreast(ledger.sent, beside)
+    async for forecast in stream.forecasts(rows, max_staleness=max_staleness):
         ledger.note(stream, forecast)
+        assert max_staleness is None or forecast.staleness <= max_staleness, "also for one given again after a crash"
         moved.set()
+        ledger.moved.set()

@@ -21,7 +21,7 @@ from freshet.v1 import streams_pb2 as pb
 from service.backtest.child import ServerChild, ServerFailed, free_port
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
-from tests.journeys.scraped import get
+from tests.journeys.scraped import get, scrape
 from tests.oracles.unbroken import Unbroken
 
 SERVING_ONLY: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
@@ -138,12 +138,38 @@ async def test_a_call_that_stays_open_is_cut_when_the_drain_time_is_over(tmp_pat
         assert await child.stop() == 0
 
 
-async def test_a_draining_server_says_so_and_a_second_signal_ends_it_at_once(tmp_path):
+async def flood(stream: RawStream) -> None:
+    """Send ticks for ever."""
+    seq = 0
+    while True:
+        seq += 1
+        await stream.call.write(pb.OpenRequest(tick=pb.Tick(seq=seq, x=ROWS[0])))
+
+
+async def test_a_client_that_never_reads_does_not_keep_the_server(tmp_path):
+    child = server_at(tmp_path, drain_s=0.5)
+    async with child, freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
+        await client.create_model("m", ["a", "b"], horizon=100, **SERVING_ONLY)  # long answers, soon in the way
+        deaf = await RawStream(channel, "m", "s").__aenter__()
+        flooding = asyncio.create_task(flood(deaf))
+        answered, before = 1.0, 0.0
+        while answered != before:  # until the way back is full: as many answers as at the scrape before
+            before, answered = answered, (await scrape(child.http)).total("freshet_ticks_total")
+
+        assert await child.stop() == 0
+
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
+async def test_a_draining_server_says_so_and_a_second_signal_ends_it_at_once(tmp_path, first):
     child = server_at(tmp_path, drain_s=600)
     async with child, channel_to(child.grpc) as channel:
         call = await held_open(channel)
 
-        os.kill(child.pid, signal.SIGTERM)
+        os.kill(child.pid, first)
 
         assert (await call.read()).status == health_pb2.HealthCheckResponse.NOT_SERVING
         assert await asyncio.to_thread(get, f"http://{child.http}/readyz") == (503, "not ready: draining\n")

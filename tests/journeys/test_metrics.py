@@ -15,7 +15,7 @@ from freshet.v1 import streams_pb2 as pb
 from service.backtest.child import ServerChild
 from tests.journeys.processes import trainer_of
 from tests.journeys.raw import DEADLINE_S, RawStream
-from tests.journeys.scraped import get, scrape, scraped_until
+from tests.journeys.scraped import Scraped, get, scrape, scraped_until
 
 # Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced.
 SETTINGS = {"comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "snapshot_s": 0.2}
@@ -49,8 +49,20 @@ NOT_HERE = {
     "freshet_trainer_backlog_entries": "what waits at the moment of the scrape, mostly nothing",
     "freshet_gates_saturated_ratio": "no gate need be saturated; tests/service/test_metrics.py",
     "freshet_journal_truncated_bytes_total": "a torn tail; tests/service/test_recovery.py",
+    "freshet_contexts_evicted_total": "20,000 streams; tests/service/test_metrics.py",
     "freshet_learner_refused_total": "a non-finite gradient cannot be sent; tests/service/test_metrics.py",
 }
+
+
+def endings(seen: Scraped) -> dict[str, float]:
+    """How calls of Open have ended."""
+
+    def count(code: str) -> float:
+        return seen.total("grpc_server_handled_total", grpc_method="Open", grpc_code=code)
+
+    # The end of the messages may reach the handler before the cancellation does.
+    well = count("OK") + count("CANCELLED")
+    return {"well or cancelled": well, "INVALID_ARGUMENT": count("INVALID_ARGUMENT"), "UNKNOWN": count("UNKNOWN")}
 
 
 async def test_every_metric_moves(server: ServerChild, client: freshet.Client, channel: grpc.aio.Channel):
@@ -64,7 +76,7 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     await learns_on(server, client)
 
     async with RawStream(channel, MODEL, "another"):
-        after = await scrape(server.http)
+        after = await scraped_until(server.http, lambda seen: sum(endings(seen).values()) == 4)
     still = [name for name in MOVES if after.total(name) == before.total(name)]
     assert not still
     known = {name.removesuffix("_total") for name in after.families}
@@ -75,6 +87,7 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     assert after.total("freshet_ticks_repeated_total", model=MODEL) == 1
     assert after.total("freshet_verdicts_total", kind="publish") > 0
     assert after.total("grpc_server_handled_total", grpc_method="Get", grpc_code="NOT_FOUND") == 1
+    assert endings(after) == {"well or cancelled": 3, "INVALID_ARGUMENT": 1, "UNKNOWN": 0}
     assert {"all", "cell0", "head"} <= after.label_values("layer")
     assert after.label_values("lag") == {str(lag) for lag in range(16)}  # the window of 16, back from the newest label
     edges = {s.labels["le"] for s in after.families["freshet_gradient_norm"].samples if "le" in s.labels}
@@ -96,6 +109,9 @@ async def drive(client: freshet.Client, channel: grpc.aio.Channel) -> None:
         assert (await raw.tick(500, [0.0])).HasField("refused")
         assert (await raw.tick(400, [9.0])).HasField("refused")
         assert (await raw.tick(400, [rows[399]])).HasField("forecast")
+    nobody = RawStream(channel)
+    await nobody.say()
+    await nobody.error()
     with pytest.raises(freshet.NotFound):
         await client.get_model(f"{STREAM}-is-no-model")
 

@@ -138,6 +138,14 @@ async def test_an_exported_onnx_runs_anywhere_and_equals_the_server(client, name
         np.testing.assert_allclose(alone.reshape(y.shape), y, rtol=1e-6)
 
 
+async def test_a_large_version_can_be_exported_by_the_sdk(client, name):
+    await client.create_model(name, ["a"], hidden=1024, learn=False)
+
+    exported = await client.export(name)
+
+    assert len(exported.onnx) > 16e6
+
+
 async def test_an_export_carries_the_digest_of_its_file(client, name):
     await client.create_model(name, ["a"])
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,10 +12,7 @@ from numpy.typing import NDArray
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import types_pb2
-from service.backtest.child import ServerChild
-from tests.journeys.conftest import QUICK
-from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
+from tests.journeys.raw import RawStream
 from tests.journeys.scraped import scrape
 from tests.oracles.unbroken import Unbroken
 
@@ -265,31 +261,3 @@ async def test_half_closing_answers_and_makes_durable_what_was_sent(client, chan
         assert stream.durable.seq == 50
     async with RawStream(channel, name, "s") as again:
         assert (again.welcome.next_seq, again.welcome.durable_seq) == (51, 50)
-
-
-async def test_more_undurable_ticks_than_allowed_are_refused_until_the_disk_has_caught_up(tmp_path: Path):
-    """One undurable tick is allowed, and three come at once, faster than any disk: 20 times over."""
-    rows, refused = walk(60), 0
-    child = ServerChild(tmp_path / "data", tmp_path / "log", settings={**QUICK, "max_undurable": 1})
-    async with child, freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
-        await client.create_model("m", ["a", "b"], **SERVING_ONLY)
-        oracle = await oracle_of(client, "m")
-        async with RawStream(channel, "m", "s") as stream:
-            assert stream.welcome.max_undurable == 1
-            for first in range(1, 61, 3):
-                seqs = (first, first + 1, first + 2)
-                for seq in seqs:
-                    await stream.say(tick=pb.Tick(seq=seq, x=rows[seq - 1]))
-                for answer in [await stream.answer() for _ in seqs]:
-                    seq = answer.forecast.seq or answer.refused.seq
-                    while answer.HasField("refused"):
-                        assert answer.refused.reason in (types_pb2.Refused.OVERLOADED, types_pb2.Refused.GAP)
-                        refused += answer.refused.reason == types_pb2.Refused.OVERLOADED
-                        await stream.until_durable(seq - 1)
-                        answer = await stream.tick(seq, rows[seq - 1])
-                    oracle.agrees(answer.forecast.y, rows[seq - 1])
-        # The SDK keeps the bound by itself.
-        async with asyncio.timeout(DEADLINE_S), client.stream("m", "by the sdk") as polite:
-            oracle.reset()
-            await answered(polite, rows, oracle)
-    assert refused > 0

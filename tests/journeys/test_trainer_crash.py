@@ -9,9 +9,9 @@ import signal
 import sqlite3
 from pathlib import Path
 
-import freshet
 import pytest
 
+import freshet
 from service.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash

@@ -71,7 +71,8 @@ class Files:
         """Read versions.db, which a server may have open. The digests that it states must be those of the bytes."""
         sql = sqlite3.connect(f"file:{data / 'versions.db'}?mode=ro", uri=True)
         try:
-            rows = sql.execute("SELECT number, digest, onnx, weights FROM versions WHERE model = ?", (model,)).fetchall()
+            query = "SELECT number, digest, onnx, weights FROM versions WHERE model = ?"
+            rows = sql.execute(query, (model,)).fetchall()
         finally:
             sql.close()
         for number, digest, onnx, _ in rows:

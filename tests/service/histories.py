@@ -68,7 +68,7 @@ def chunks(*groups: list[Record], thinned: frozenset[int] = frozenset()) -> list
 
 
 def history(seed: int = 0) -> list[Chunk]:
-    """Forty chunks of four streams with swaps, a rollback, a pause, resets and thinning in between, in and between ticks."""
+    """Forty chunks of four streams, with swaps, a rollback, a pause, resets and thinning before, in and after ticks."""
     rng = np.random.default_rng(seed)
     ticks = [Ticks(*chunk) for chunk in worlds.chunks(rng.integers(1, 12, 40).tolist(), seed=seed)]
     groups: list[list[Record]] = [[t] for t in ticks]

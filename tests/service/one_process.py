@@ -1,4 +1,4 @@
-"""Serving and trainer in one process, stepped by hand: real parts, real files, and an order of events that a test chooses."""
+"""Serving and trainer in one process, stepped by hand: real parts and files, events in an order that a test chooses."""
 
 from __future__ import annotations
 
@@ -94,9 +94,11 @@ class World:
         await self.verdict(model, "publish", *blobs)
         return model.champion
 
-    async def verdict(self, model: Sessions, verdict: str, *blobs: bytes, rollback: int = 0) -> None:
-        """What a trainer would say that has learned up to the journal's durable end."""
-        offset = self.server.journal.durable_offset(model.number)
+    async def verdict(
+        self, model: Sessions, verdict: str, *blobs: bytes, rollback: int = 0, offset: int | None = None
+    ) -> None:
+        """What a trainer would say that has learned up to `offset`, by default the journal's durable end."""
+        offset = self.server.journal.durable_offset(model.number) if offset is None else offset
         head = {"model": model.number, "offset": offset, "verdict": verdict, "reason": "a test's", "numbers": {},
                 "rollback": rollback}  # fmt: skip
         await self.server.publisher.verdict(Message("verdict", head, blobs))

@@ -1,4 +1,4 @@
-"""The gate as a decision: seldom wrong about a candidate that is no worse, quick about one that is, and what follows."""
+"""The gate as a decision: seldom wrong about a candidate no worse, quick about one that is, and what follows."""
 
 import json
 import math

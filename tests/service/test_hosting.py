@@ -223,7 +223,7 @@ def test_a_checkpoint_with_one_flipped_bit_is_refused(tmp_path, table, column, w
     damage(path, table, column, where)
     store = Checkpoints(path)
 
-    with pytest.raises(CheckpointCorrupt, match=f"model {MODEL}: .* is not as it was saved. Move the file away"):
+    with pytest.raises(CheckpointCorrupt, match=rf"model {MODEL}: .* is not as it was saved\. Move the file away"):
         store.load(GATE)
 
     store.close()
@@ -275,7 +275,7 @@ def test_a_file_of_another_kind_is_refused_and_left_as_it_is(tmp_path):
     path = tmp_path / "trainer.db"
     path.write_bytes(b"not a database at all" * 100)
 
-    with pytest.raises(DatabaseRefused, match="trainer.db"):
+    with pytest.raises(DatabaseRefused, match="trainer"):
         Checkpoints(path)
 
     assert path.read_bytes() == b"not a database at all" * 100

@@ -1,5 +1,6 @@
 """The pipe between serving and trainer: any split of the bytes gives the same messages, anything else is refused."""
 
+import itertools
 import json
 import struct
 
@@ -17,7 +18,7 @@ messages = st.builds(Message, st.text(max_size=12), heads, st.lists(st.binary(ma
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
-    return [data[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
 @given(st.lists(messages, max_size=5), st.lists(st.integers(0, 2000), max_size=12))

@@ -1,0 +1,63 @@
+"""With learning off, the service answers what the core computes: graph, wire, sessions and batches add nothing."""
+
+from __future__ import annotations
+
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.learner import Learner
+from service.backtest import core, through_service
+from service.backtest.child import ServerChild
+from service.backtest.plan import Plan, make_plan
+
+ROWS = 2000
+# z-units of the first 400 rows. Float32: the counts reach 4e4, where one rounding is 2e-3, or 3e-7 in z-units; scale
+# times readout, 2,000 steps of state, and another order of sums in onnxruntime add some of them.
+TOLERANCE = 1e-5
+
+
+def plan(**model: object) -> Plan:
+    """The shipped taxi series for a model that does not learn and does not just repeat the last value."""
+    with resources.as_file(resources.files("service") / "data" / "nyc_taxi.csv") as file:
+        return make_plan(Path(file), model={"learn": False, "head_init": 0.5, **model}, rows=ROWS)
+
+
+def difference(a: np.ndarray, b: np.ndarray, plan: Plan) -> float:
+    """Largest, in z-units of the train rows."""
+    return float(np.abs(a.astype(np.float64) - b).max() / plan.series.x[: ROWS // 5].std())
+
+
+async def through_the_service(server: ServerChild, name: str, plan: Plan) -> np.ndarray:
+    answers = np.full((plan.rows, plan.spec.horizon, len(plan.spec.targets)), np.nan, np.float32)
+
+    def take(row: int, y: np.ndarray) -> None:
+        answers[row] = y
+
+    await through_service.replay(server.grpc, name, "taxi", plan, 32, take)
+    assert np.isfinite(answers).all(), "every row was answered"
+    return answers
+
+
+def through_the_core(plan: Plan) -> np.ndarray:
+    return np.stack(list(core.forecasts(Learner(plan.spec), plan)))
+
+
+@pytest.mark.parametrize("model", [{}, {"cell": "gru", "layers": 2, "horizon": 3}], ids=["lstm", "two layers of gru"])
+async def test_core_and_service_give_the_same_forecasts_for_two_thousand_rows(server, name, model):
+    replayed = plan(**model)
+
+    ours = await through_the_service(server, name, replayed)
+
+    expected = through_the_core(replayed)
+    last = replayed.series.x[:ROWS, None]
+    assert difference(expected, np.broadcast_to(last, expected.shape), replayed) > 0.1, "the forecasts are not trivial"
+    assert difference(ours, expected, replayed) <= TOLERANCE
+
+
+async def test_another_seed_would_be_noticed(server, name):
+    ours = await through_the_service(server, name, plan(seed=1))
+
+    assert difference(ours, through_the_core(plan(seed=2)), plan()) > 100 * TOLERANCE

@@ -1,0 +1,150 @@
+"""Settings: which source wins, and what a mistake in one is told."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.config import ConfigError, ServeConfig, fields, is_local, load, split_address
+from service.gate import GateSettings
+
+
+@pytest.fixture(autouse=True)
+def no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in fields():
+        monkeypatch.delenv(f"FRESHET_{name.upper()}", raising=False)
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    path = tmp_path / "freshet.toml"
+    path.write_text("publish_labels = 7\npublish_s = 7.5\nmax_streams = 7\n")
+    return path
+
+
+def test_without_anything_every_setting_has_its_default():
+    config = load({})
+
+    assert config.model_dump() == {name: field.default for name, field in ServeConfig.model_fields.items()}
+
+
+def test_flags_win_over_variables_and_variables_over_the_file(file, monkeypatch):
+    monkeypatch.setenv("FRESHET_PUBLISH_LABELS", "8")
+    monkeypatch.setenv("FRESHET_PUBLISH_S", "8.5")
+
+    config = load({"publish_labels": "9"}, file)
+
+    assert (config.publish_labels, config.publish_s, config.max_streams) == (9, 8.5, 7)
+
+
+def test_one_load_does_not_remember_the_file_of_another(file):
+    load({}, file)
+
+    assert load({}).max_streams == ServeConfig.model_fields["max_streams"].default
+
+
+@pytest.mark.parametrize("name", ["FRESHET_PUBLISH_LABEL", "FRESHET_", "FRESHET_NOPE"])
+def test_an_unknown_variable_is_refused_with_those_that_are_known(monkeypatch, name):
+    monkeypatch.setenv(name, "1")
+
+    with pytest.raises(ConfigError, match=f"^{name}: no such setting") as caught:
+        load({})
+
+    assert "FRESHET_PUBLISH_LABELS" in str(caught.value)
+
+
+def test_an_unknown_key_of_the_file_is_refused_with_those_that_are_known(tmp_path):
+    path = tmp_path / "f.toml"
+    path.write_text("publish_label = 3\n")
+
+    with pytest.raises(ConfigError, match=r"^publish_label = 3: no such setting; known are .*publish_labels"):
+        load({}, path)
+
+
+def test_a_file_that_is_not_there_is_named(tmp_path):
+    with pytest.raises(ConfigError, match="no such file") as caught:
+        load({}, tmp_path / "none.toml")
+
+    assert "none.toml" in str(caught.value)
+
+
+def test_a_file_that_is_no_toml_is_named(tmp_path):
+    path = tmp_path / "f.toml"
+    path.write_text("publish_s = [\n")
+
+    with pytest.raises(ConfigError, match=r"f\.toml: not TOML"):
+        load({}, path)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("publish_s", "-1"),
+        ("publish_s", "0"),
+        ("publish_s", "nan"),
+        ("drain_s", "inf"),
+        ("publish_labels", "1.5"),
+        ("publish_labels", ""),
+        ("trainer_nice", "20"),
+        ("max_undurable", "257"),
+        ("insecure", "perhaps"),
+    ],
+)
+def test_a_value_that_cannot_be_is_named_with_what_is_allowed(monkeypatch, name, value):
+    monkeypatch.setenv(f"FRESHET_{name.upper()}", value)
+
+    with pytest.raises(ConfigError, match=f"^{name} = '{value}': input should be ") as caught:
+        load({})
+
+    assert "\n" not in str(caught.value)
+
+
+def test_every_mistake_is_told_at_once():
+    with pytest.raises(ConfigError, match=r"publish_s = .*; .*drain_s = "):
+        load({"publish_s": "x", "drain_s": "y"})
+
+
+@pytest.mark.parametrize("door", ["listen", "http"])
+@pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "[::]", "example.org"])
+def test_an_address_that_others_can_reach_is_refused_unless_that_is_accepted(door, host):
+    with pytest.raises(ConfigError, match=f"^{door} = ") as caught:
+        load({door: f"{host}:8300"})
+
+    assert "--insecure" in str(caught.value)
+    assert getattr(load({door: f"{host}:8300", "insecure": True}), door) == f"{host}:8300"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1:0", "127.0.0.2:80", "localhost:65535", "[::1]:8300"])
+def test_an_address_of_this_machine_alone_is_taken(address):
+    assert load({"listen": address}).listen == address
+
+
+@pytest.mark.parametrize(
+    "address", ["", "8300", ":8300", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "::1:80"]
+)
+def test_what_is_no_address_is_refused_with_an_example(address):
+    with pytest.raises(ConfigError, match=r"^listen = .*HOST:PORT, e\.g\. 127\.0\.0\.1:8300"):
+        load({"listen": address})
+
+
+def test_an_address_is_host_and_port():
+    assert split_address("listen", "127.0.0.1:8300") == ("127.0.0.1", 8300)
+    assert split_address("listen", "[::1]:8300") == ("::1", 8300)
+
+
+def test_only_loopback_is_local():
+    assert [is_local(h) for h in ("localhost", "127.9.9.9", "::1")] == [True] * 3
+    assert [is_local(h) for h in ("0.0.0.0", "::", "10.0.0.1", "nothing")] == [False] * 4
+
+
+def test_the_gates_settings_are_passed_on_by_name():
+    values: dict[str, Any] = {"worse_evidence": 5.0, "anchor_labels": 6, "score_every": 7, "cool_down_labels": 8}
+
+    assert load(values).gate == GateSettings(**values)
+
+
+def test_settings_do_not_change_once_loaded():
+    with pytest.raises(ValueError, match="frozen"):
+        load({}).publish_s = 3.0

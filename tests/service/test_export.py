@@ -1,0 +1,86 @@
+"""A version's files say what the weights are, and nothing else does."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+import pytest
+from safetensors import numpy as safetensors
+
+from model.network import Network
+from model.spec import ModelSpec
+from service.export import Canary, export, read_weights
+
+SPEC = ModelSpec(channels=("a", "b"), targets=("b",), horizon=2, interval=60.0, hidden=4, layers=2, head_init=0.3)
+
+
+@pytest.fixture
+def network() -> Network:
+    return Network(SPEC)
+
+
+def test_equal_weights_give_equal_bytes(network):
+    first, second = (export(Network(SPEC), network.weights(network.init_params())) for _ in range(2))
+
+    assert first == second
+    assert first.digest == hashlib.sha256(first.onnx).digest()
+
+
+def test_other_weights_give_other_bytes(network):
+    flat = network.init_params()
+    before = export(network, network.weights(flat))
+    flat[0] += np.float32(1e-3)
+
+    after = export(network, network.weights(flat))
+
+    assert before.digest != after.digest
+    assert before.weights != after.weights
+
+
+def test_weights_come_back_bit_for_bit(network):
+    flat = network.init_params() + np.float32(1e-7)
+
+    made = export(network, network.weights(flat))
+
+    np.testing.assert_array_equal(read_weights(network, made.weights), flat)
+
+
+def test_weights_of_another_layout_are_refused(network):
+    other = Network(ModelSpec(channels=("a",), hidden=4))
+
+    with pytest.raises(ValueError, match="expected"):
+        read_weights(network, export(other, other.weights(other.init_params())).weights)
+
+
+@pytest.mark.parametrize("data", [b"", b"nonsense", b"\xff" * 100])
+def test_bytes_that_are_no_weights_are_refused(network, data):
+    with pytest.raises(ValueError, match="not a weights file"):
+        read_weights(network, data)
+
+
+def test_the_canary_is_the_networks_own_step_from_states_off_zero(network):
+    weights = network.weights(network.init_params())
+
+    canary = Canary.unpack(export(network, weights).canary)
+
+    y, after = network.step(weights, canary.x, canary.u, canary.state)
+    np.testing.assert_array_equal(y, canary.y)
+    np.testing.assert_array_equal(after, canary.next_state)
+    assert np.abs(canary.state[:, network.scaler.size :]).min() > 0
+    assert (canary.scale > 0).all()
+    assert canary.scale.shape == canary.y.shape
+
+
+def test_a_canary_comes_back_as_it_was(network):
+    packed = export(network, network.weights(network.init_params())).canary
+
+    assert Canary.unpack(packed).pack() == packed
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"nonsense", safetensors.save({"x": np.zeros(3, np.float32)})], ids=["", "text", "x"]
+)
+def test_bytes_that_are_no_canary_are_refused(data):
+    with pytest.raises(ValueError, match="not a canary"):
+        Canary.unpack(data)

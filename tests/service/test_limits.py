@@ -1,0 +1,68 @@
+"""Bounds that keep one request, or one slow trainer, from taking everything."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.spec import ModelSpec
+from service.errors import Invalid
+from service.limits import MAX_THINNING, check_size, learn_every
+
+
+def test_a_comfortable_backlog_is_learned_whole():
+    assert [learn_every(backlog, 100) for backlog in (0, 1, 100)] == [1, 1, 1]
+
+
+def test_thinning_doubles_with_the_backlog():
+    assert [learn_every(backlog, 100) for backlog in (101, 200, 201, 400, 401, 10_000)] == [2, 2, 4, 4, 8, 128]
+
+
+def test_thinning_has_an_end():
+    assert learn_every(10**15, 1) == MAX_THINNING
+
+
+@given(st.integers(0, 10**9), st.integers(1, 10**6))
+def test_what_is_left_to_learn_is_comfortable_or_the_thinning_is_at_its_end(backlog, comfortable):
+    n = learn_every(backlog, comfortable)
+
+    assert n == MAX_THINNING or backlog <= comfortable * n
+    assert n == 1 or backlog > comfortable * n // 2  # and no thinner than that needs
+
+
+CHANNELS = tuple(f"c{i}" for i in range(4096))
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        {"channels": ("a",)},
+        {"channels": ("a",), "hidden": 1024},
+        {"channels": CHANNELS[:321], "hidden": 256},
+        {"channels": ("a",), "horizon": 1024},
+        {"channels": ("a",), "window": 4096},
+    ],
+    ids=lambda spec: str({k: v if k != "channels" else len(v) for k, v in spec.items()}),
+)
+def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
+    check_size(ModelSpec(**spec))
+
+
+@pytest.mark.parametrize(
+    ("spec", "field"),
+    [
+        ({"channels": ("a",), "hidden": 1024, "layers": 8}, "hidden"),
+        ({"channels": CHANNELS, "horizon": 16}, "hidden"),
+        ({"channels": CHANNELS, "targets": ("c0",), "window": 4096, "hidden": 1}, "window"),
+    ],
+    ids=["deep and wide", "many outputs", "long and wide"],
+)
+def test_a_model_that_would_take_all_the_memory_is_refused_by_field(spec: dict[str, Any], field: str):
+    with pytest.raises(Invalid) as caught:
+        check_size(ModelSpec(**spec))
+
+    assert caught.value.field == f"spec.{field}"
+    assert "at most" in caught.value.remedy
