@@ -16,6 +16,9 @@ from service.errors import Reason, Refusal, shown
 MAX_MAGNITUDE = 1e15  # squares of it still fit float32
 # Answers kept per stream for repeats. A client keeps at most as many ticks unanswered or undurable.
 KEPT_ANSWERS = 512
+# A wide model keeps fewer, but always more than the SDK leaves unanswered.
+KEPT_BYTES = 1 << 20
+LEAST_ANSWERS = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,11 @@ class Answer:
     y: bytes  # O little-endian float32
     version: int
     judged_through: int
+
+
+def kept_answers(outputs: int) -> int:
+    """How many answers of `outputs` values a stream keeps."""
+    return max(LEAST_ANSWERS, min(KEPT_ANSWERS, KEPT_BYTES // (4 * outputs)))
 
 
 def payload_digest(x: NDArray[np.float32], time: float) -> int:
@@ -109,5 +117,5 @@ def unpack_answers(data: bytes, outputs: int) -> deque[Answer]:
             )
             for i, h in enumerate(heads)
         ),
-        maxlen=KEPT_ANSWERS,
+        maxlen=kept_answers(outputs),
     )

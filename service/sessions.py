@@ -16,7 +16,7 @@ from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
 from service.engine import StepSession
-from service.sequence import KEPT_ANSWERS, Answer, pack_answers, unpack_answers
+from service.sequence import Answer, kept_answers, pack_answers, unpack_answers
 from service.storage.states import ModelRow, StreamRow
 
 Array = NDArray[np.float32]
@@ -40,7 +40,7 @@ class Session:
     last_time: float = math.nan  # seconds since 1970; NaN: none
     origin: int = FRESH  # what the next Welcome says of the state
     judged_through: int = 0
-    answers: deque[Answer] = field(default_factory=lambda: deque(maxlen=KEPT_ANSWERS))
+    answers: deque[Answer] = field(default_factory=deque)  # the last ones, for repeats; bounded by `Sessions.add`
     marks: deque[tuple[int, int]] = field(default_factory=deque)  # (journal offset, seq) not yet judged
     progressed: Callable[[], None] | None = None  # wakes the call that has the stream open
 
@@ -91,7 +91,8 @@ class Sessions:
         """A new stream with an empty state."""
         if self._used == len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        session = Session(number, id, self._used, epoch)
+        answers: deque[Answer] = deque(maxlen=kept_answers(self.spec.outputs))
+        session = Session(number, id, self._used, epoch, answers=answers)
         self._used += 1
         self.by_id[id] = self.by_number[number] = session
         self._last_number = max(self._last_number, number)

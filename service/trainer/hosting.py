@@ -68,12 +68,13 @@ class HostedModel:
         updates: list[Update] = []
         for record in chunk.records:
             if isinstance(record, Ticks):
-                updates += self.learner.ticks(
+                made = self.learner.ticks(
                     record.stream, record.seq, record.time, record.x, chunk.learn_every, score_anchor=score
                 )
+                self._judge(made)
+                updates += made
             else:
                 self._apply(record, weights_of)
-        self._judge(updates, weights_of)
         self.chunks += 1
         self.offset += sum(entries(record) for record in chunk.records)
         return updates
@@ -104,7 +105,8 @@ class HostedModel:
             case _:
                 pass  # kinds that do not touch learning yet: labels, windows, state puts, skips, stream bindings
 
-    def _judge(self, updates: Iterable[Update], weights_of: WeightsOf) -> None:
+    def _judge(self, updates: Iterable[Update]) -> None:
+        """Before the next record is taken in: a rollback must not be held against what it threw away."""
         for update in updates:
             self.gate.learned(update.labels)
             if not math.isnan(update.anchor_score):

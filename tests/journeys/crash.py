@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 from numpy.typing import NDArray
 
 import freshet
@@ -48,6 +49,13 @@ async def a_server(folder: Path, **settings: object) -> AsyncIterator[ServerChil
         if child.running:
             child.kill()
             await child.wait()
+
+
+def mutate(monkeypatch: pytest.MonkeyPatch, folder: Path, code: str) -> None:
+    """Make servers that are started from here on, and their trainers, run this code first: as their sitecustomize."""
+    (folder / "mutant").mkdir()
+    (folder / "mutant" / "sitecustomize.py").write_text(code)
+    monkeypatch.syspath_prepend(str(folder / "mutant"))
 
 
 def children(pid: int) -> list[int]:

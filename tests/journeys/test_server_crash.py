@@ -128,17 +128,18 @@ async def test_an_idle_stream_and_a_model_made_just_before_a_kill_are_still_ther
             assert stream.welcome.next_seq == 2
 
 
-# A disk that hangs after two commits; and a server that calls a tick durable when it is appended.
+# A disk that hangs at the first commit with ticks; and a server that calls a tick durable when it is appended.
 HANGING_DISK = """
 import threading
-from service.storage.log import SegmentLog
-write, calls = SegmentLog.write, []
+from service.storage.journal import Journal
+write = Journal._write
 
-def hang(self, payloads):
-    calls.append(1)
-    return write(self, payloads) if len(calls) <= 2 else threading.Event().wait()
+def hang(self, batch):
+    if any(chunk.last_seqs() for chunk in batch):
+        threading.Event().wait()
+    return write(self, batch)
 
-SegmentLog.write = hang
+Journal._write = hang
 """
 LIAR = """
 from service.sessions import Sessions
@@ -156,11 +157,9 @@ Sessions.advance = lie
 
 @pytest.mark.parametrize("mutant", [HANGING_DISK, HANGING_DISK + LIAR], ids=["honest", "lying"])
 async def test_a_server_that_calls_ticks_durable_too_early_would_be_noticed(tmp_path, monkeypatch, mutant):
-    """The control of the ledgers above. The code is put into the child as its sitecustomize."""
+    """The control of the ledgers above."""
     lying = LIAR in mutant
-    (tmp_path / "mutant").mkdir()
-    (tmp_path / "mutant" / "sitecustomize.py").write_text(mutant)
-    monkeypatch.syspath_prepend(str(tmp_path / "mutant"))
+    crash.mutate(monkeypatch, tmp_path, mutant)
     ledger = Ledger("pump", walk(40, 1))
     async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)

@@ -63,7 +63,7 @@ async def check_weights(data: Path, files: replay.Files, ticks: int) -> None:
 
     whole = replay.learned(chunks, files, GATE, saved.offset)
 
-    assert saved.learner.counts == whole.learner.counts
+    assert saved.learner.weights.flat.tobytes() == whole.learner.weights.flat.tobytes(), "the weights differ"
     assert digest(saved) == digest(whole)
     assert whole.anchored, "the history has to be long enough to move the anchor"
 
@@ -83,6 +83,26 @@ async def journey(folder: Path, times: int, seed: int) -> None:
 
 async def test_a_trainer_killed_at_twenty_random_moments_learns_what_an_uninterrupted_one_would_have(tmp_path):
     await journey(tmp_path, times=20, seed=0)
+
+
+FORGETS_THE_OPTIMIZER = """
+from service.trainer.hosting import HostedModel
+unpack = HostedModel.unpack.__func__
+
+def forget(cls, *stored):
+    hosted = unpack(cls, *stored)
+    hosted.learner.optimizer_state.moments[...] = 0
+    return hosted
+
+HostedModel.unpack = classmethod(forget)
+"""
+
+
+async def test_a_trainer_that_forgets_its_optimizer_when_it_restarts_would_be_noticed(tmp_path, monkeypatch):
+    crash.mutate(monkeypatch, tmp_path, FORGETS_THE_OPTIMIZER)
+
+    with pytest.raises(AssertionError, match="the weights differ"):
+        await journey(tmp_path, times=3, seed=0)
 
 
 @pytest.mark.long

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from service.gate import Gate
-from service.records import Rollback
+from service.records import Rollback, Ticks
 from service.storage.database import DatabaseRefused
 from service.trainer import checkpoint
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
@@ -128,6 +128,17 @@ def test_a_rollback_restores_the_versions_weights_bit_for_bit_with_a_fresh_optim
     assert hosted.learner.optimizer_state.step == 0
     assert not hosted.learner.optimizer_state.moments.any()
     assert (hosted.version, hosted.gate.anchor, hosted.gate.cooling) == (2, 2, GATE.cool_down_labels)
+
+
+def test_what_a_rollback_throws_away_is_not_held_against_what_follows_it():
+    """Scores of the ticks before its record, also of those in the same chunk, count for the gate before it alone."""
+    ticks = next(record for record in history()[20].records if isinstance(record, Ticks))
+    hosted = fold(history()[:12])
+
+    fold(follow_on(hosted, [ticks, rollback(2)]), hosted)
+
+    assert hosted.gate.cooling == GATE.cool_down_labels
+    assert hosted.gate.wealth == [1.0] * len(hosted.gate.wealth)
 
 
 def test_learning_after_a_rollback_leaves_the_anchor_as_it_was():

@@ -13,9 +13,12 @@ from hypothesis import strategies as st
 from service.errors import Reason, Refusal
 from service.sequence import (
     KEPT_ANSWERS,
+    KEPT_BYTES,
+    LEAST_ANSWERS,
     MAX_MAGNITUDE,
     Answer,
     check_values,
+    kept_answers,
     pack_answers,
     payload_digest,
     place,
@@ -204,3 +207,11 @@ def test_answers_come_back_from_their_bytes():
 def test_bytes_of_another_width_are_no_answers():
     with pytest.raises(ValueError, match="not a multiple"):
         unpack_answers(pack_answers(ring(5)), outputs=3)
+
+
+@pytest.mark.parametrize("outputs", [1, 7, 336, 20_000, 65_536])
+def test_a_stream_keeps_many_answers_or_few_bytes_of_them(outputs):
+    kept = kept_answers(outputs)
+
+    assert LEAST_ANSWERS <= kept <= KEPT_ANSWERS
+    assert kept == LEAST_ANSWERS or kept * 4 * outputs <= KEPT_BYTES

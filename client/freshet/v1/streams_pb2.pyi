@@ -182,7 +182,9 @@ Global___Label: _TypeAlias = Label  # noqa: Y015
 
 @_typing.final
 class Reset(_message.Message):
-    """Begin the stream's state anew. The next tick follows in seq, but no label joins it to ticks before the reset."""
+    """Begin the stream's state anew; not answered. The next tick follows in seq, but no label joins it to ticks before the
+    reset. Sending it again before another tick changes nothing.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
