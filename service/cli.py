@@ -24,6 +24,12 @@ VERSION = "0.1.0"
 USAGE_ERROR = 2
 INTERRUPTED = 130
 
+# Written out, so that --help need not import NumPy; a test compares it with ModelSpec.
+SPEC_KEYS = (
+    "channels, targets, horizon, interval, max_gap, cell, layers, hidden, window, learn_every, learn, task, loss, "
+    "optimizer, learning_rate, clip, scaler, head_init, seed, missing"
+)
+
 app = typer.Typer(
     name="freshet",
     help="A model server that learns from the streams it serves.",
@@ -178,7 +184,8 @@ def backtest(
     config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first weights [default: 0].", metavar="S")] = None,
     settings: Annotated[
-        list[str] | None, typer.Option("--set", help="A key of the model's spec; repeatable.", metavar="KEY=VALUE")
+        list[str] | None,
+        typer.Option("--set", help=f"A key of the model's spec; repeatable. Keys: {SPEC_KEYS}.", metavar="KEY=VALUE"),
     ] = None,
     train_rows: Annotated[
         int | None, typer.Option(help="Rows that fix the units of the errors [default: 20 %].", metavar="N")
@@ -205,9 +212,12 @@ def backtest(
     from service.backtest.command import backtest as run
     from service.backtest.command import check_outputs, finish
     from service.backtest.plan import make_plan, model_keys
+    from service.errors import Invalid
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)
+        if url is not None and through is not Through.SERVICE:
+            raise Invalid("url", url, "goes with --through service")
         plan = make_plan(
             file,
             time_column=time,
@@ -217,6 +227,7 @@ def backtest(
             score_from=score_from,
             score_to=score_to,
         )
+        print(plan.describe(), file=sys.stderr, flush=True)
         report = run(plan, through.value, url=url, max_staleness=max_staleness, forecasts=forecasts)
         return finish(report, json, max_staleness)
 
@@ -231,7 +242,7 @@ def demo(
         bool, typer.Option("--keep-serving", help="Leave the server running until Ctrl-C.")
     ] = False,
 ) -> None:
-    """Start a server, stream half a year of New York taxi rides through it, and show what it learned meanwhile."""
+    """Start a server, stream seven months of New York taxi rides through it, and show what it learned meanwhile."""
     _one_blas_thread()
     from service.demo import demo as run
 

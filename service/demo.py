@@ -1,4 +1,4 @@
-"""`freshet demo`: half a year of New York taxi rides through a real server, and what came of it.
+"""`freshet demo`: seven months of New York taxi rides through a real server, and what came of it.
 
 The server is a child process that is started again whenever it dies, on the same data; the client resumes by itself.
 """
@@ -6,7 +6,9 @@ The server is a child process that is started again whenever it dies, on the sam
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import sys
 import tempfile
 from importlib import resources
@@ -77,15 +79,21 @@ async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving
     code = finish(report, json, STALENESS)
     if observed.reconnects:
         print(f"{'reconnects':<12}{observed.reconnects}, with {observed.lost} answers lost")
+    ended = asyncio.Event()
+    if keep_serving:  # by handlers of our own: a shell's background job begins with SIGINT ignored
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, ended.set)
     print("\n" + closing(report, server, keep_serving), flush=True)
     if keep_serving:
-        await asyncio.Event().wait()
+        await ended.wait()
     return code
 
 
 def closing(report: Report, server: ServerChild, keep_serving: bool) -> str:
     """The last lines: what the numbers say, and what to try next."""
     mse = report.freshet.mse
+    beside = Path(sys.executable).with_name("freshet")  # where set-up put it, which is seldom on the PATH
+    freshet = "freshet" if shutil.which("freshet") else os.path.relpath(beside)
     lines = [
         "Every forecast was made before its value was known, by a model that knew nothing when the stream began. Its",
         f"squared error is {_compared(mse, report.persistence.mse)} persistence and {_compared(mse, report.rls.mse)} "
@@ -93,17 +101,18 @@ def closing(report: Report, server: ServerChild, keep_serving: bool) -> str:
         f"{report.versions} versions went into service while it ran; latency was measured with the trainer at work.",
         "",
         "Next:",
-        "  freshet backtest YOUR.csv        the same for a series of yours",
-        "  freshet serve                    a server for your own streams; --help lists its settings",
+        f"  {freshet} backtest YOUR.csv        the same for a series of yours",
+        f"  {freshet} serve                    a server for your own streams; --help lists its settings",
     ]
     if keep_serving:
         lines += [
             f"  curl http://{server.http}/metrics",
             "",
-            f"Still serving on {server.grpc}, model {MODEL}, stream {STREAM}; data in {server.data}. Ctrl-C ends it.",
+            f"Still serving on {server.grpc}, model {MODEL}, stream {STREAM}; data in {server.data}. Ctrl-C ends it",
+            "and leaves the data.",
         ]
     else:
-        lines += ["  freshet demo --keep-serving      leave this server running and look at its /metrics"]
+        lines += [f"  {freshet} demo --keep-serving      leave this server running and look at its /metrics"]
     return "\n".join(lines)
 
 

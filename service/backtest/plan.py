@@ -40,10 +40,30 @@ class Plan:
         """Rows to replay: what lies behind the last scored row changes nothing that is reported."""
         return len(self.series.x) if self.score_to is None else self.score_to
 
+    def describe(self) -> str:
+        """What the file was taken to be, and what in it deserves a second look, in a line each."""
+        names, spec = self.series.names, self.spec
+        time = f"a row every {spec.interval:g} s" if spec.interval else "no event times, so no calendar"
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        lines = [
+            f"{len(self.series.x):,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}"
+        ]
+        lines += [
+            f"{n} is forecast like any column: if it is the time, say --time {n}" for n in names if is_timelike(n)
+        ]
+        constant = [names[spec.target_index[c]] for c in self.scorer().constant]
+        lines += [f"{n} is constant over the train rows: its errors are in units of all rows" for n in constant]
+        return "\n".join(lines)
+
     @property
     def times(self) -> npt.NDArray[np.float64]:
         """Event times (N,) in seconds, NaN where the file has none."""
         return np.full(len(self.series.x), np.nan) if self.series.time is None else self.series.time
+
+
+def is_timelike(name: str) -> bool:
+    """Whether a column's name says that it holds the time."""
+    return name.strip().lower() in {"time", "timestamp", "date", "datetime", "ts", "epoch"}
 
 
 def make_plan(

@@ -17,7 +17,8 @@ import pytest_asyncio
 import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 from freshet.v1 import streams_pb2 as pb
-from tests.journeys.raw import RawStream, refused_field
+from service.errors import shown
+from tests.journeys.raw import RawStream, error_info, refused_field
 from tests.journeys.scraped import scraped_until
 
 Refused = types_pb2.Refused
@@ -220,7 +221,8 @@ async def test_bytes_that_are_no_message_end_the_call_and_the_stream_resumes(cha
 
     await raw.write(b"\xff\xff\xff\xff")
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await raw.read()
+        while await raw.read() is not grpc.aio.EOF:
+            pass  # Durable may come first
 
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused_field(caught.value)[0] == "message"
@@ -310,7 +312,10 @@ async def test_a_model_name_that_cannot_be_is_refused(channel, client, model):
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     field, description = refused_field(error)
     assert field == "name"
-    assert "a-z" in description
+    assert description.startswith("give 1 to 64 of a-z")  # the remedy alone; the value has its own place
+    info = error_info(error)
+    assert (info.reason, info.domain) == ("INVALID", "freshet")
+    assert info.metadata["value"] == shown(model)
     assert model not in [m.name for m in await client.list_models()]
 
 
@@ -339,7 +344,8 @@ BAD_SPECS = {
     "no clip": ({"clip": 0.0}, "clip"),
     "an endless seed": ({"seed": 2**64 - 1}, "seed"),
     "too many outputs": ({"channels": NAMES_4096, "horizon": 1024}, "horizon"),
-    "too many parameters": ({"channels": NAMES_4096, "horizon": 16, "hidden": 1024}, "hidden"),
+    "too many parameters": ({"channels": NAMES_4096, "horizon": 2, "hidden": 1024}, "hidden"),
+    "too much to keep": ({"channels": NAMES_4096[:8], "horizon": 1024, "hidden": 8}, "horizon"),
     "too much to unroll": ({"channels": NAMES_4096, "targets": ["c0"], "hidden": 1, "window": 4096}, "window"),
 }
 
@@ -366,3 +372,12 @@ async def test_a_spec_without_anything_is_refused_by_field(channel):
 async def test_nothing_of_a_call_that_ended_badly_is_left_behind(server, client):
     assert {m.name for m in await client.list_models()} == {"plain", "timed"}
     await scraped_until(server.http, lambda seen: seen.total("freshet_streams_open") == 0)
+
+
+async def test_the_sdk_names_field_value_and_remedy_of_what_the_server_refused(client):
+    with pytest.raises(freshet.InvalidArgument) as caught:
+        await client.create_model("Upper", ["x"])
+
+    error = caught.value
+    assert (error.field, error.value) == ("name", "Upper")
+    assert error.remedy.startswith("give 1 to 64 of a-z")

@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+from dataclasses import fields
 from importlib import resources
 from pathlib import Path
 
@@ -8,12 +9,12 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from model.spec import SpecError
+from model.spec import ModelSpec, SpecError
 from service.backtest.command import backtest, finish
 from service.backtest.plan import make_plan, model_keys
 from service.backtest.report import Errors, Quantiles, Report
 from service.backtest.scrape import parse, quantile
-from service.cli import app
+from service.cli import SPEC_KEYS, app
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
 KEYS = {
@@ -285,3 +286,7 @@ def test_serve_refuses_a_setting_that_cannot_be():
     assert result.exit_code == 2
     assert "publish_labels" in result.stderr
     assert "Traceback" not in result.output
+
+
+def test_help_names_every_key_of_a_models_spec():
+    assert SPEC_KEYS.split(", ") == [field.name for field in fields(ModelSpec)]
