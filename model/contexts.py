@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Iterable
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,29 @@ from numpy.typing import NDArray
 
 from model.cell import Array
 from model.network import Network
+from model.rounds import GROUP_ROWS
+
+# A learner's contexts: so many, or as many as fit the budget.
+MAX_CONTEXTS = 20_000
+CONTEXT_BUDGET_BYTES = 1 << 30
+
+
+def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
+    """Of a context's parts: scaler statistics, start state, last inputs, values of the last origins, their scales."""
+    spec, targets = network.spec, len(network.spec.targets)
+    origins = spec.horizon + spec.learn_every - 1
+    inputs = (spec.window, network.features)
+    return (network.scaler.size,), (network.hidden_size,), inputs, (origins, targets), (origins, spec.horizon, targets)
+
+
+def width(network: Network) -> int:
+    """float32 numbers of one context."""
+    return sum(map(math.prod, shapes(network)))
+
+
+def most_contexts(network: Network) -> int:
+    """How many contexts a learner keeps: a function of the spec alone, as evictions are part of the fold."""
+    return max(GROUP_ROWS, min(MAX_CONTEXTS, CONTEXT_BUDGET_BYTES // (4 * width(network))))
 
 
 class Block:
@@ -32,19 +57,20 @@ class Block:
 
 
 class Contexts:
-    """An arena of contexts by stream number, least recently used evicted beyond `limit`, in journal order."""
+    """An arena of contexts by stream number, least recently used evicted beyond `limit`, in journal order.
+
+    Raises ValueError for a limit below GROUP_ROWS: a stream evicted while its own group is taken would share its slot
+    with another row.
+    """
 
     def __init__(self, network: Network, limit: int) -> None:
-        spec = network.spec
-        targets = len(spec.targets)
-        origins = spec.horizon + spec.learn_every - 1
-        self.ring_shape = (spec.window, network.features)
-        self.x_shape = (origins, targets)
-        self.scale_shape = (origins, spec.horizon, targets)
-        sizes = [network.scaler.size, network.hidden_size, *(int(np.prod(s)) for s in self._shapes())]
-        ends = np.cumsum(sizes)
-        self.parts = [slice(int(e - n), int(e)) for n, e in zip(sizes, ends, strict=True)]
-        self.width = int(ends[-1])
+        if limit < GROUP_ROWS:
+            raise ValueError(f"limit = {limit}; give at least {GROUP_ROWS}, the rows of a group")
+        parts = shapes(network)
+        _, _, self.ring_shape, self.x_shape, self.scale_shape = parts
+        ends = [0, *accumulate(map(math.prod, parts))]
+        self.parts = [slice(start, end) for start, end in pairwise(ends)]
+        self.width = ends[-1]
         self.limit = limit
         self.evicted = 0
         self.cut_off = 0  # origins whose labels an eviction cut off
@@ -54,9 +80,6 @@ class Contexts:
         self._marks = np.zeros((0, 3))
         self._changed: set[int] = set()
         self._removed: set[int] = set()
-
-    def _shapes(self) -> tuple[tuple[int, ...], ...]:
-        return (self.ring_shape, self.x_shape, self.scale_shape)
 
     def __len__(self) -> int:
         return len(self._slots)
@@ -100,7 +123,7 @@ class Contexts:
         return slot
 
     def _grow(self) -> None:
-        old, new = len(self._rows), max(16, 2 * len(self._rows))
+        old, new = len(self._rows), min(self.limit, max(16, 2 * len(self._rows)))
         rows, marks = np.zeros((new, self.width), np.float32), np.zeros((new, 3))
         rows[:old], marks[:old] = self._rows, self._marks
         self._rows, self._marks = rows, marks

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from model import calendar
 from model.bptt import Batch, gradient, labelled, predict
 from model.cell import Array
-from model.contexts import Block, Contexts, pad_rows
+from model.contexts import Block, Contexts, most_contexts, pad_rows
 from model.gradients import GradientReport, clip_by_global_norm, layer_norms
 from model.losses import clipped_score
 from model.network import TARGET_CLIP, Network, Tape
@@ -23,7 +23,6 @@ from model.rounds import rounds
 from model.spec import ModelSpec
 
 PADDED_ROWS = (1, 4, 8, 16, 32)
-MAX_CONTEXTS = 20_000
 REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
 
 
@@ -57,11 +56,13 @@ class Counts:
 class Learner:
     """Weights, optimizer state and contexts of one model, advanced by records.
 
-    `anchor`: flat weights scored beside the candidate when `ticks` is called with score_anchor; never changed here.
+    max_contexts: streams of which the learner keeps what it needs, at least GROUP_ROWS; None: `most_contexts` of the
+    spec, so that the same records evict the same streams everywhere.
+    anchor: flat weights scored beside the candidate when `ticks` is called with score_anchor; never changed here.
     """
 
     spec: ModelSpec
-    max_contexts: int = MAX_CONTEXTS
+    max_contexts: int | None = None
     anchor: Array | None = None
     paused: bool = False
     counts: Counts = field(default_factory=Counts)
@@ -71,7 +72,7 @@ class Learner:
         self.weights = self.network.weights(self.network.init_params())
         self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec.learning_rate)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
-        self.contexts = Contexts(self.network, self.max_contexts)
+        self.contexts = Contexts(self.network, self.max_contexts or most_contexts(self.network))
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
         self._tapes: dict[tuple[int, int], Tape] = {}
 
@@ -87,7 +88,7 @@ class Learner:
         """Take consecutive ticks in: learn from the labels they carry, then keep them as inputs and origins.
 
         streams, seq: (n,) in record order; time: (n,) event times in seconds, NaN where none; x: [n, C] raw values.
-        learn_every > 1 thins: only ticks whose seq it divides are learned from (recorded overload, R6).
+        learn_every > 1 thins: of a stream's blocks of k1 ticks, one in so many is learned from (recorded overload, R6).
         """
         updates = []
         for group in rounds(streams):
@@ -144,29 +145,31 @@ class Learner:
     ) -> tuple[Array, Array, int, int]:
         """Targets and mask [T, B, O] of the labels now due, how many label vectors they are, and how many were thinned.
 
-        Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h; due: the last k1 ticks' labels.
-        A label vector is one tick's values, whichever heads learn from it; thinned where the next due tick is
-        k1 or more away.
+        Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h. A block of k1 ticks ends where
+        k1 divides seq; its labels are then learned together, or thinned together: learned where learn_every divides
+        the block's number. A label vector is one tick's values, whichever heads learn from it.
         """
         T, H, B = self.spec.window, self.spec.horizon, len(seq)
         index = self.spec.target_index
         R = block.x.shape[1]
         Y = np.zeros((T, B, H, len(index)), np.float32)
         weight = np.zeros_like(Y)
-        period = self.spec.learn_every * learn_every
-        until_due = (period - seq % period) % period
-        due, labels = until_due == 0, 0
+        ends = seq % self.spec.learn_every == 0
+        due = ends & (seq // self.spec.learn_every % learn_every == 0)
+        labels = thinned = 0
         rows, steps = np.arange(B)[:, None], np.arange(H)[None]
-        thinned = int(((block.known > 0) & (until_due >= self.spec.learn_every)).sum())
         for back in range(self.spec.learn_every):
             truth = x[:, index] if back == 0 else block.x[:, R - back]
             origin = R - back - 1 - np.arange(H)
             scale = block.scale[:, origin, np.arange(H)]
             position = block.fill.astype(np.intp)[:, None] - back - 1 - steps
-            valid = due[:, None] & (back + 1 + steps <= block.known[:, None]) & (position >= 0)
+            valid = ends[:, None] & (back + 1 + steps <= block.known[:, None]) & (position >= 0)
             position = np.maximum(position, 0)
             usable = valid[:, :, None] & (scale > 0)
-            labels += int(usable.any(axis=(1, 2)).sum())
+            carries = usable.any(axis=(1, 2))
+            labels += int((carries & due).sum())
+            thinned += int((carries & ~due).sum())
+            usable &= due[:, None, None]
             y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
             Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
             weight[position, rows, steps] += usable
@@ -246,7 +249,8 @@ class Learner:
         block.scale[:, :-1] = block.scale[:, 1:].copy()
         block.scale[:, -1] = scale
         block.known[...] = np.minimum(block.known + 1, block.x.shape[1])
-        block.last_time[...] = time
+        timed = ~np.isnan(time)
+        block.last_time[timed] = time[timed]
 
     def _tape(self, T: int, B: int, purpose: str = "") -> Tape:
         key = (T, B if not purpose else -B)

@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 MAX_CHANNELS = 4096
-MAX_OUTPUTS = 65536
+MAX_OUTPUTS = 8192
 # A label of the farthest head still needs ticks before it in the window, or it trains the start state's heirs only.
 WINDOW_MARGIN = 8
 

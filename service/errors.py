@@ -34,10 +34,6 @@ class AlreadyExists(ServiceError):
     """The name is taken by something else."""
 
 
-class Precondition(ServiceError):
-    """Not in the present state."""
-
-
 class Exhausted(ServiceError):
     """A bound is reached; `retry_s` says when to try again."""
 

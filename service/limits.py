@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from model.contexts import width
 from model.network import Network
 from model.spec import ModelSpec
 from service.errors import Invalid
@@ -11,6 +12,10 @@ MAX_THINNING = 1024
 MAX_PARAMETERS = 8_000_000
 # Numbers that one row of an update's window holds, inputs and hidden units: 32 rows with their tapes stay below 1 GB.
 MAX_UNROLLED = 1 << 19
+# Labels that one row of an update's window has room for: 32 rows of labels, mask and forecasts stay below 1 GB.
+MAX_LABELS = 1 << 21
+# What the learner keeps of one stream; a group of 32 streams is copied for an update.
+MAX_CONTEXT_BYTES = 8 << 20
 
 
 def learn_every(backlog: int, comfortable: int) -> int:
@@ -22,7 +27,8 @@ def learn_every(backlog: int, comfortable: int) -> int:
 
 
 def check_size(spec: ModelSpec) -> None:
-    """Refuse a model that one request could exhaust the memory with. Raises Invalid, naming the field to lower."""
+    """Refuse a model whose files, updates or contexts would take too much memory: some GB at most, however many streams
+    it has. Raises Invalid, naming the field to lower."""
     network = Network(spec)
     if network.layout.size > MAX_PARAMETERS:
         remedy = (
@@ -32,4 +38,13 @@ def check_size(spec: ModelSpec) -> None:
     unrolled = spec.window * (network.features + spec.layers * spec.hidden)
     if unrolled > MAX_UNROLLED:
         remedy = f"window × (inputs + hidden units) is {unrolled}, at most {MAX_UNROLLED}: a shorter window"
+        raise Invalid("spec.window", spec.window, remedy)
+    context = 4 * width(network)
+    if context > MAX_CONTEXT_BYTES:
+        field = "horizon" if spec.horizon >= spec.learn_every else "learn_every"
+        remedy = f"learning keeps {context} bytes per stream, at most {MAX_CONTEXT_BYTES}: lower it, or fewer targets"
+        raise Invalid(f"spec.{field}", getattr(spec, field), remedy)
+    labels = spec.window * spec.outputs
+    if labels > MAX_LABELS:
+        remedy = f"window × horizon × targets is {labels}, at most {MAX_LABELS}: a shorter window, or horizon"
         raise Invalid("spec.window", spec.window, remedy)

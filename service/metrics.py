@@ -2,16 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from itertools import accumulate
+from math import inf
 from typing import Any
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
 
 LATENCY_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5)
 FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2, 3, 5, 10, 30)
 NORMS = tuple(10.0**e for e in range(-6, 4))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
+
+
+class Series:
+    """One series of a histogram, for the event loop alone. The library's own, with locks, costs five times as much, and
+    every message is observed five times."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value in the first bucket whose bound is not below it."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
+        """(bound, values up to it) of each bucket, and the sum of the values."""
+        bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]
+        return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
+
+
+class Histogram(Collector):
+    """A histogram of Prometheus whose series are made once, by `labels`, and kept by whoever observes."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
+        self._series: dict[tuple[str, ...], Series] = {}
+
+    def labels(self, *values: str) -> Series:
+        """The series of these label values."""
+        if values not in self._series:
+            self._series[values] = Series(self._bounds)
+        return self._series[values]
+
+    def collect(self) -> Iterable[Metric]:
+        """What a scrape sees."""
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for values, series in self._series.items():
+            buckets, total = series.cumulative()
+            family.add_metric(values, buckets, total)
+        return [family]
 
 
 class Metrics:
@@ -26,8 +74,13 @@ class Metrics:
         def gauge(name: str, text: str, *labels: str) -> Gauge:
             return Gauge(f"freshet_{name}", text, labels, registry=registry)
 
-        def histogram(name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-            return Histogram(f"freshet_{name}", text, labels, registry=registry, buckets=buckets)
+        def histogram_by(labels: Sequence[str], name: str, text: str, bounds: Sequence[float]) -> Histogram:
+            made = Histogram(f"freshet_{name}", text, labels, bounds)
+            registry.register(made)
+            return made
+
+        def histogram(name: str, text: str, bounds: Sequence[float]) -> Series:
+            return histogram_by((), name, text, bounds).labels()
 
         self.queue_seconds = histogram("message_queue_seconds", "From a tick's arrival to its batch.", LATENCY_S)
         self.compute_seconds = histogram("step_seconds", "Wall time of one batched model step.", LATENCY_S)
@@ -38,8 +91,8 @@ class Metrics:
         self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", "model")
         self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", "model")
         self.refused_ticks = counter("ticks_refused_total", "Ticks refused, by reason.", "reason")
-        self.staleness = histogram(
-            "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS, "model"
+        self.staleness = histogram_by(
+            ("model",), "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS
         )
 
         self.durable_lag = gauge("journal_undurable_entries", "Journal entries appended and not yet on disk.")
@@ -63,11 +116,13 @@ class Metrics:
             "score_candidate", "Clipped score 0..1 of the candidate, where the anchor was scored.", "model"
         )
         self.anchor_score = gauge("score_anchor", "Clipped score 0..1 of the anchor on the same labels.", "model")
-        self.gradient_norm = histogram(
-            "gradient_norm", "Gradient norm before the clip, by layer.", NORMS, "model", "layer"
+        self.gradient_norm = histogram_by(
+            ("model", "layer"), "gradient_norm", "Gradient norm before the clip, by layer.", NORMS
         )
         self.lag_norm = gauge("gradient_lag_norm", "Norm of dL/dh so many ticks back in the window.", "model", "lag")
-        self.update_ratio = histogram("update_ratio", "Norm of an update over the norm of the weights.", NORMS, "model")
+        self.update_ratio = histogram_by(
+            ("model",), "update_ratio", "Norm of an update over the norm of the weights.", NORMS
+        )
         self.saturated = gauge("gates_saturated_ratio", "Sigmoid gates outside 0.05..0.95.", "model")
         self.backlog = gauge("trainer_backlog_entries", "Durable journal entries not yet learned.", "model")
         self.restarts = counter("trainer_restarts_total", "Times the trainer process was started again.")
@@ -76,10 +131,12 @@ class Metrics:
         self.verdicts = counter("verdicts_total", "Verdicts on candidates.", "model", "kind")
         self.export_seconds = histogram("export_seconds", "Making a version's ONNX file and checking it.", LATENCY_S)
         self.parity_error = gauge("parity_error", "Largest ONNX against NumPy difference, scaled units.", "model")
-        self.freshness = histogram(
-            "label_to_serving_seconds", "From a label on disk to weights in service that were judged with it.",
-            FRESHNESS_S, "model",
-        )  # fmt: skip
+        self.freshness = histogram_by(
+            ("model",),
+            "label_to_serving_seconds",
+            "From a label on disk to weights in service that were judged with it.",
+            FRESHNESS_S,
+        )
         self.loop_lag = histogram("event_loop_lag_seconds", "How late a timer of the serving loop fires.", LATENCY_S)
         self._models: dict[str, ModelMetrics] = {}
 

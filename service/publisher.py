@@ -9,13 +9,13 @@ from typing import Any, NamedTuple
 import structlog
 
 from service import events as ev
-from service.engine import BadVersion
+from service.engine import BadVersion, StepSession
 from service.export import Canary
 from service.records import Rollback, Swap
 from service.serving import Serving, new_version
 from service.sessions import Sessions
 from service.storage.journal import Commit, JournalFailed
-from service.storage.versions import VersionCorrupt, VersionMissing
+from service.storage.versions import Version, VersionCorrupt, VersionMissing
 from service.trainer.messages import Message
 
 log = structlog.get_logger("publisher")
@@ -64,14 +64,14 @@ class Publisher:
         except JournalFailed:
             return  # the journal's own task ends the process
         self._serving.metrics.verdicts.labels(model.name, kind).inc()
-        self._judged(model, head["offset"])
+        self._judged(model, head["offset"], in_service=kind == "publish")
 
     async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
         serving, numbers = self._serving, dict(head["numbers"])
         try:
             version = new_version(model.number, model.champion, head["offset"], onnx, weights, serving.wall(), numbers)
-            number = await asyncio.to_thread(serving.versions.add, version, onnx, weights, canary)
             session, error = await asyncio.to_thread(serving.engine.prepare, onnx, Canary.unpack(canary))
+            number = await asyncio.to_thread(serving.versions.add, version, onnx, weights, canary)
         except BadVersion as bad:
             self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)
             return "veto"
@@ -101,9 +101,7 @@ class Publisher:
         Raises VersionMissing, VersionCorrupt, BadVersion, JournalFailed: nothing has changed then.
         """
         serving = self._serving
-        blobs = await asyncio.to_thread(serving.versions.blobs, model.number, number)
-        session, _ = await asyncio.to_thread(serving.engine.prepare, blobs.onnx, Canary.unpack(blobs.canary))
-        version = serving.versions.get(model.number, number)
+        version, session = await asyncio.to_thread(self._prepare_return, model.number, number)
         record = Rollback(number, offset, bytes.fromhex(version.digest), reason)
         after = serving.journal.append(model.number, record)
         serving.engine.install(model.number, number, session)
@@ -112,6 +110,14 @@ class Publisher:
         serving.engine.retire(model.number, {number})
         serving.metrics.of(model.name).version.set(number)
         serving.emit(model, ev.ROLLED_BACK, offset, number, reason)
+
+    def _prepare_return(self, model: int, number: int) -> tuple[Version, StepSession]:
+        """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
+        versions = self._serving.versions
+        blobs = versions.blobs(model, number)
+        session, _ = self._serving.engine.prepare(blobs.onnx, Canary.unpack(blobs.canary))
+        versions.pin(model, number)
+        return versions.get(model, number), session
 
     def anchored(self, message: Message) -> None:
         """The trainer's gate chose a new anchor."""
@@ -146,13 +152,13 @@ class Publisher:
 
     def _keep(self, model: Sessions, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
-        checkpoint; recent ones, the anchor, one per hour."""
+        checkpoint; recent ones, the anchor, one per hour. (Besides, those that are pinned.)"""
         checkpoint = self._checkpoint.get(model.number, CheckpointVersions(0, set()))
         since = min(since, checkpoint.version)
-        keep, hour = {model.anchor, model.champion, 1, *checkpoint.named}, None
+        keep, hour = {model.anchor, model.champion, *checkpoint.named}, None
         for version in reversed(self._serving.versions.list(model.number)):
             fresh = version.number >= since or version.number > model.champion - RECENT_VERSIONS
-            if fresh or version.created // KEPT_HOURS_S != hour or version.number >= model.anchor:
+            if fresh or version.created // KEPT_HOURS_S != hour:
                 keep.add(version.number)
             hour = version.created // KEPT_HOURS_S
         return keep
@@ -164,11 +170,13 @@ class Publisher:
                 marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
                 marks.append((chunk.end_offset, now))
 
-    def _judged(self, model: Sessions, offset: int) -> None:
+    def _judged(self, model: Sessions, offset: int, in_service: bool) -> None:
         marks, now = self._on_disk.get(model.number, deque()), self._serving.clock()
         freshness = self._serving.metrics.of(model.name).freshness
         while marks and marks[0][0] <= offset:
-            freshness.observe(now - marks.popleft()[1])
+            _, on_disk = marks.popleft()
+            if in_service:
+                freshness.observe(now - on_disk)
         self._serving.judged(model, offset)
 
     def _told(self, model: Sessions, kind: int, head: Any, version: int) -> None:

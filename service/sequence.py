@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 import zlib
 from collections import deque
-from dataclasses import dataclass
-from typing import Any
+from struct import Struct
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,15 +14,13 @@ from numpy.typing import NDArray
 from service.errors import Reason, Refusal, shown
 
 MAX_MAGNITUDE = 1e15  # squares of it still fit float32
-# Answers kept per stream for repeats. A client keeps at most as many ticks unanswered or undurable.
-KEPT_ANSWERS = 512
-# A wide model keeps fewer, but always more than the SDK leaves unanswered.
-KEPT_BYTES = 1 << 20
-LEAST_ANSWERS = 128
+# Answers kept per stream for repeats: the largest `max_undurable`, and above the SDK's largest `in_flight`, so that no
+# client has to repeat an older tick. With the most outputs that a spec may have, they are 8 MiB.
+KEPT_ANSWERS = 256
+_DOUBLE = Struct("<d")
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(NamedTuple):
     """What a tick was answered, and a digest of what it said."""
 
     seq: int
@@ -32,14 +30,9 @@ class Answer:
     judged_through: int
 
 
-def kept_answers(outputs: int) -> int:
-    """How many answers of `outputs` values a stream keeps."""
-    return max(LEAST_ANSWERS, min(KEPT_ANSWERS, KEPT_BYTES // (4 * outputs)))
-
-
 def payload_digest(x: NDArray[np.float32], time: float) -> int:
     """Tells two payloads of one seq apart: CRC-32 over values and time (against mistakes, not attackers)."""
-    return zlib.crc32(np.float64(time).tobytes(), zlib.crc32(x.tobytes()))
+    return zlib.crc32(_DOUBLE.pack(time), zlib.crc32(x.data))
 
 
 def check_values(
@@ -49,7 +42,7 @@ def check_values(
     if len(x) != channels:
         return Refusal(seq, Reason.SHAPE, "x", f"{len(x)} values", f"send {channels} values, one per channel")
     # One reduction answers for all values in the usual case: the sum of magnitudes is finite and small.
-    if not float(np.abs(x).sum(dtype=np.float64)) <= MAX_MAGNITUDE:
+    if not float(np.add.reduce(np.abs(x), dtype=np.float64)) <= MAX_MAGNITUDE:
         refusal = _first_bad_value(seq, x)
         if refusal:
             return refusal
@@ -117,5 +110,5 @@ def unpack_answers(data: bytes, outputs: int) -> deque[Answer]:
             )
             for i, h in enumerate(heads)
         ),
-        maxlen=kept_answers(outputs),
+        maxlen=KEPT_ANSWERS,
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import enum
 import json
 import math
 from collections import deque
@@ -16,12 +17,20 @@ from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
 from service.engine import StepSession
-from service.sequence import Answer, kept_answers, pack_answers, unpack_answers
+from service.sequence import KEPT_ANSWERS, Answer, pack_answers, unpack_answers
 from service.storage.states import ModelRow, StreamRow
 
 Array = NDArray[np.float32]
 
-FRESH, RESUMED, IMPORTED, LOST = 1, 2, 3, 4  # state origins, numbered as on the wire
+
+class Origin(enum.IntEnum):
+    """Where a stream's state comes from; the numbers are those of the wire's Welcome.StateOrigin."""
+
+    FRESH = 1
+    RESUMED = 2
+    IMPORTED = 3
+    LOST = 4
+
 
 # Journal offsets remembered per stream to tell what is judged; beyond it, judged_through lags and never leads.
 MAX_MARKS = 512
@@ -37,8 +46,8 @@ class Session:
     epoch: int = 1  # one higher at each takeover
     last_seq: int = 0
     durable_seq: int = 0
-    last_time: float = math.nan  # seconds since 1970; NaN: none
-    origin: int = FRESH  # what the next Welcome says of the state
+    last_time: float = math.nan  # of the last tick that had a time, seconds since 1970; NaN: none
+    origin: Origin = Origin.FRESH  # what the next Welcome says of the state
     judged_through: int = 0
     answers: deque[Answer] = field(default_factory=deque)  # the last ones, for repeats; bounded by `Sessions.add`
     marks: deque[tuple[int, int]] = field(default_factory=deque)  # (journal offset, seq) not yet judged
@@ -91,7 +100,7 @@ class Sessions:
         """A new stream with an empty state."""
         if self._used == len(self._rows):
             self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        answers: deque[Answer] = deque(maxlen=kept_answers(self.spec.outputs))
+        answers: deque[Answer] = deque(maxlen=KEPT_ANSWERS)
         session = Session(number, id, self._used, epoch, answers=answers)
         self._used += 1
         self.by_id[id] = self.by_number[number] = session
@@ -118,6 +127,9 @@ class Sessions:
         For B = 1 the results are the runner's buffers (see `StepSession.run`).
         """
         u = calendar.inputs(time, self.spec.interval)
+        if len(sessions) == 1:
+            row = sessions[0].row
+            return runner.run(x, u, self._rows[row : row + 1])
         return runner.run(x, u, self._rows[[s.row for s in sessions]])
 
     def advance(
@@ -126,7 +138,9 @@ class Sessions:
         """Apply one computed tick: its state row is written, its answer kept. offset: the journal's, after the tick."""
         self._rows[session.row] = state
         judged = session.judged(self.judged_offset)
-        session.last_seq, session.last_time, session.origin = seq, time, RESUMED
+        session.last_seq, session.origin = seq, Origin.RESUMED
+        if not math.isnan(time):
+            session.last_time = time
         session.mark(offset, seq)
         answer = Answer(seq, payload, y.tobytes(), self.champion, judged)
         session.answers.append(answer)
@@ -136,7 +150,7 @@ class Sessions:
     def reset(self, session: Session) -> None:
         """Apply a Reset record: the state begins anew, the sequence goes on."""
         self._rows[session.row] = 0
-        session.last_time, session.origin = math.nan, FRESH
+        session.last_time, session.origin = math.nan, Origin.FRESH
         self.changed.add(session.number)
 
     def serve(self, version: int, offset: int) -> None:
@@ -167,13 +181,21 @@ class Sessions:
     def snapshot_streams(self) -> list[StreamRow]:
         """Lines of the streams that changed since the last call."""
         changed, self.changed = self.changed, set()
-        return [
-            StreamRow(
-                self.number, s.number, s.id, s.epoch, s.last_seq, s.last_time, s.origin,
-                self._rows[s.row].tobytes(), s.pack_ring(),
-            )
-            for s in (self.by_number[n] for n in sorted(changed) if n in self.by_number)
-        ]  # fmt: skip
+        return [self._snapshot_stream(self.by_number[n]) for n in sorted(changed) if n in self.by_number]
+
+    def _snapshot_stream(self, session: Session) -> StreamRow:
+        session.judged(self.judged_offset)  # what is judged needs no mark
+        return StreamRow(
+            self.number,
+            session.number,
+            session.id,
+            session.epoch,
+            session.last_seq,
+            session.last_time,
+            session.origin,
+            self._rows[session.row].tobytes(),
+            session.pack_ring(),
+        )
 
     def restore(self, row: StreamRow) -> None:
         """Take a stream back from a snapshot. Raises ValueError where a length is not this spec's."""
@@ -185,5 +207,5 @@ class Sessions:
         self.changed.discard(row.stream)
         self._rows[session.row] = np.frombuffer(row.state, np.float32)
         session.last_seq = session.durable_seq = row.last_seq
-        session.last_time, session.origin = row.last_time, row.origin
+        session.last_time, session.origin = row.last_time, Origin(row.origin)
         session.unpack_ring(row.answers, self.spec.outputs)

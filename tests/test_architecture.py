@@ -22,7 +22,6 @@ FLOORS = {
     "service.gate": 1,
     "service.limits": 1,
     "service.records": 1,
-    "service.rounds": 1,
     "service.sequence": 1,
     # components: each with one `run`, or the storage under it
     "service.batcher": 2,

@@ -129,7 +129,7 @@ class Client:
     ) -> Stream:
         """A stream of `model`; open it with `async with`. A stream that was never seen is created.
 
-        in_flight: ticks that may be unanswered at once. give_up_s: fail after so long without any success.
+        in_flight: ticks that may be unanswered at once, 1 to 128. give_up_s: fail after so long without any success.
         answer_s: cut and repeat a call that owes an answer for so long. close_s: longest wait for the disk at the end.
         accept_lost: start from a fresh state if the server has lost the stream's, instead of raising StateLost.
         """

@@ -23,6 +23,7 @@ from freshet.v1 import streams_pb2 as pb
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
 
+MAX_IN_FLIGHT = 128  # a server keeps more answers than that, for ticks sent again
 LEAVE_S = 1.0  # a server that asked us to reconnect has this long to finish what it owes
 OVERLOAD_S = 0.1  # an overloaded server is asked again after this, unless Durable comes first
 
@@ -31,7 +32,7 @@ OVERLOAD_S = 0.1  # an overloaded server is asked again after this, unless Durab
 class Settings:
     """How one stream behaves. Times in seconds."""
 
-    # Ticks that may be unanswered at once.
+    # Ticks that may be unanswered at once, 1 to MAX_IN_FLIGHT.
     in_flight: int = 64
     # Without any success for so long, the stream fails with Unavailable.
     give_up_s: float = 60.0
@@ -43,8 +44,8 @@ class Settings:
     accept_lost: bool = False
 
     def __post_init__(self) -> None:
-        if self.in_flight < 1:
-            raise ValueError(f"in_flight = {self.in_flight}; it must be at least 1")
+        if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
+            raise ValueError(f"in_flight = {self.in_flight}; give 1 to {MAX_IN_FLIGHT}")
         if min(self.give_up_s, self.close_s) < 0 or self.answer_s <= 0:
             raise ValueError("give_up_s and close_s must not be negative, answer_s must be above 0")
 

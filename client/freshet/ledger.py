@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,18 +57,27 @@ class Ledger:
         self._accept_lost = accept_lost
         self._layout: Layout | None = None
         self._forecast_shape = (1, 1)  # horizon, targets
-        self._last_time: float | None = None
+        # Ticks with an event time since the last reset: the last answered one, and all behind it.
+        self._timed: deque[Slot] = deque()
 
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
         """Check a tick and queue it. Raises TickRefused."""
         if self._layout is None:
             raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
-        checked = check(tick, self.outbox.next_seq, self._layout, self._last_time)
+        last_time = self._timed[-1].tick.time if self._timed else None
+        checked = check(tick, self.outbox.next_seq, self._layout, last_time)
         slot = Slot(checked)
         self.outbox.append(slot, max_staleness)
         if checked.time is not None:
-            self._last_time = checked.time
+            self._timed.append(slot)
+            while len(self._timed) > 1 and self._timed[1].outcome is not None:
+                self._timed.popleft()
         return slot
+
+    def reset(self) -> None:
+        """Put a Reset between the ticks so far and the next one, whose event time may be an earlier one."""
+        self.outbox.reset()
+        self._timed.clear()
 
     def request(self, item: Entry[Slot] | Reset, now: float) -> pb.OpenRequest:
         """The message for what the outbox gave."""
@@ -114,7 +124,8 @@ class Ledger:
         if action is Action.FAIL:
             raise error
         if action is Action.DROP and slot is not None:
-            self._last_time = max((s.tick.time for s in self.outbox.unanswered() if s.tick.time), default=None)
+            if slot in self._timed:
+                self._timed.remove(slot)
             slot.settle(error)
         elif action is Action.LOST and slot is not None:
             y = np.full(self._forecast_shape, np.nan, np.float32)

@@ -95,7 +95,7 @@ class Stream:
         It is told when every tick before has been answered, and again after a reconnect if that was in doubt.
         """
         self._engine.check()
-        self._engine.outbox.reset()
+        self._engine.ledger.reset()
         await self._engine.pump()
         await self._engine.until(lambda: not self._engine.outbox.reset_waiting)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
@@ -12,15 +13,15 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Precondition, ServiceError, Unavailable
+from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, ServiceError, Unavailable
 from service.storage.journal import JournalFailed
 from service.storage.versions import VersionCorrupt, VersionMissing
 
+DOMAIN = "freshet"  # whose reasons they are, in google.rpc.ErrorInfo
 STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
-    Precondition: grpc.StatusCode.FAILED_PRECONDITION,
     Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
@@ -44,9 +45,12 @@ async def statuses(context: Any) -> AsyncIterator[None]:
 
 
 async def _abort(context: Any, error: ServiceError) -> NoReturn:
-    description = f"{error.value}: {error.remedy}"
-    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=description)
-    details: list[Message] = [error_details_pb2.BadRequest(field_violations=[violation])]
+    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.remedy)
+    reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).upper()
+    details: list[Message] = [
+        error_details_pb2.BadRequest(field_violations=[violation]),
+        error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"value": error.value}),
+    ]
     if error.retry_s is not None:
         delay = duration_pb2.Duration(nanos=int(error.retry_s % 1 * 1e9), seconds=int(error.retry_s))
         details.append(error_details_pb2.RetryInfo(retry_delay=delay))

@@ -101,7 +101,7 @@ class Call:
         kind = request.WhichOneof("message")
         if kind == "tick":
             seq, time, x = wire.tick(request.tick)
-            outcome = await self.serving.ticks.submit(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
+            outcome = await self.serving.tick(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
             return wire.forecast(outcome) if isinstance(outcome, Answer) else wire.refused(outcome)
         if kind == "reset":
             if not self.owned:

@@ -54,7 +54,8 @@ class Commit(NamedTuple):
 class Journal:
     """The one writer of a journal directory, and its reader. Everything but `run` and `flush` is synchronous.
 
-    All methods belong to the event loop's thread; encoding, writing and syncing happen in a thread of their own.
+    All methods but `read` and `replay` belong to the event loop's thread; encoding, writing and syncing happen in a
+    thread of their own.
     """
 
     def __init__(self, log: SegmentLog, clock: Callable[[], float] = clocks.perf_counter) -> None:
@@ -173,7 +174,8 @@ class Journal:
         """Durable frames from `position` as (position after the frame, encoded chunk), checked; empty at the end.
 
         At most `max_bytes` of chunks, but at least one. Raises JournalDamaged if they are not as written, if
-        `position` is no boundary, or if the journal ends before it or no longer reaches back to it.
+        `position` is no boundary, or if the journal ends before it or no longer reaches back to it. It reads files, and
+        all of a segment up to `position` unless the last `read` ended there: off the loop where anybody waits.
         """
         return self._log.read(position, max_bytes)
 

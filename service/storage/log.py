@@ -26,8 +26,6 @@ from service.storage.segments import (
 )
 
 LOCK_NAME = "lock"
-# Positions whose chain is remembered, so that a reader that follows the end does not scan a segment per read.
-KNOWN_CHAINS = 4096
 REPLAY_BYTES = 1 << 20
 
 
@@ -61,7 +59,8 @@ class SegmentLog:
             self.close()
             raise
         self.end, self._chain = last.end, last.chain
-        self._chains = {last.end: last.chain}
+        # Where the last read ended, and the chain there: a reader that goes on does not scan a segment per read.
+        self._cursor = last.end, last.chain
 
     @property
     def start(self) -> int:
@@ -85,7 +84,6 @@ class SegmentLog:
             self._begin_segment()
         _write_all(self._fd, frames, self._segments[-1].file_offset(self.end))
         os.fdatasync(self._fd)
-        self._remember(self.end + len(frames), chain)
         self._chain = chain
         self.end += len(frames)
         return self.end
@@ -117,7 +115,7 @@ class SegmentLog:
                 if found and size > max_bytes:
                     return found
                 found.append((frame.end, frame.payload))
-                self._remember(frame.end, frame.chain)
+                self._cursor = frame.end, frame.chain
                 at = frame.end
             if at != stop:
                 raise segment.damaged(at, "the frame there is no longer as it was written")
@@ -197,20 +195,15 @@ class SegmentLog:
         return segments[-1], end
 
     def _chain_at(self, segment: Segment, position: int) -> int:
-        if position == segment.start:
-            return segment.chain
-        known = self._chains.get(position)
-        if known is not None:
-            return known
-        for frame in segment.frames(segment.start, segment.chain, self.end):
+        at, chain = self._cursor
+        if not segment.start < at <= position:
+            at, chain = segment.start, segment.chain
+        if at == position:
+            return chain
+        for frame in segment.frames(at, chain, position):
             if frame.end == position:
                 return frame.chain
         raise segment.damaged(position, "that is no frame boundary")
-
-    def _remember(self, position: int, chain: int) -> None:
-        if len(self._chains) >= KNOWN_CHAINS:
-            self._chains = {}
-        self._chains[position] = chain
 
 
 def _lock(directory: Path) -> int:

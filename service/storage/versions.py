@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from service.storage.database import Database
 
-FORMAT_VERSION = 201
+FORMAT_VERSION = 202
 
 _SCHEMA = """
 CREATE TABLE numbers (model INTEGER PRIMARY KEY, last INTEGER NOT NULL);
@@ -20,7 +20,8 @@ CREATE TABLE versions (
     digest TEXT NOT NULL, weights_digest TEXT NOT NULL, created REAL NOT NULL, loss REAL, anchor_loss REAL,
     parity_error REAL NOT NULL, canary_digest TEXT NOT NULL,
     onnx BLOB NOT NULL, weights BLOB NOT NULL, canary BLOB NOT NULL,
-    PRIMARY KEY (model, number), UNIQUE (model, "offset", digest))
+    PRIMARY KEY (model, number), UNIQUE (model, "offset", digest));
+CREATE TABLE pins (model INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (model, number))
 """
 _FACTS = 'model, number, parent, "offset", digest, weights_digest, created, loss, anchor_loss, parity_error'
 
@@ -44,8 +45,8 @@ class Version:
     digest: str  # sha256 of the .onnx, hex
     weights_digest: str  # sha256 of the weights, hex
     created: float  # seconds since 1970-01-01 UTC
-    loss: float | None  # mean scaled loss since the parent
-    anchor_loss: float | None  # the anchor's, on the same labels
+    loss: float | None  # mean clipped scaled loss, 0..1, of the labels since the parent
+    anchor_loss: float | None  # the anchor's, same scale, of those that it was scored on; None: of none
     parity_error: float  # ONNX against NumPy, scaled units
 
 
@@ -128,14 +129,24 @@ class Versions:
             ).fetchall()
         return [_version(row) for row in rows]
 
+    def pin(self, model: int, number: int) -> None:
+        """Keep a version for good, durable on return: what learns the journal from its start may return to it.
+
+        Raises VersionMissing.
+        """
+        self.get(model, number)
+        with self._database.transaction() as sql:
+            sql.execute("INSERT OR IGNORE INTO pins VALUES (?, ?)", (model, number))
+
     def prune(self, model: int, keep: Set[int]) -> int:
-        """Delete the model's versions whose number is not in `keep`; returns how many.
+        """Delete the model's versions that are neither in `keep` nor pinned; returns how many.
 
         Versions newer than all in `keep` stay: whoever chose what to keep did not know of them yet.
         """
         with self._database.transaction() as sql:
             numbers = {row[0] for row in sql.execute("SELECT number FROM versions WHERE model = ?", (model,))}
-            pruned = [(model, number) for number in numbers - keep if number < max(keep, default=0)]
+            pins = {row[0] for row in sql.execute("SELECT number FROM pins WHERE model = ?", (model,))}
+            pruned = [(model, number) for number in numbers - keep - pins if number < max(keep, default=0)]
             sql.executemany("DELETE FROM versions WHERE model = ? AND number = ?", pruned)
         return len(pruned)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import hashlib
 import os
 import platform
@@ -37,8 +38,16 @@ class CheckpointCorrupt(RuntimeError):
 
 
 def machine_kind() -> str:
-    """What bit-equal learning depends on: processor kind and the versions of the arithmetic."""
-    return f"{platform.machine()} python {platform.python_version()} numpy {metadata.version('numpy')}"
+    """What bit-equal learning depends on: processor kind, versions of the arithmetic, the lock file if there is one."""
+    kind = f"{platform.machine()} python {platform.python_version()} numpy {metadata.version('numpy')}"
+    return f"{kind} {_lock_file()}".rstrip()
+
+
+@functools.cache
+def _lock_file() -> str:
+    """The sha256 of the requirements.lock beside the package; empty where it was installed without."""
+    path = Path(__file__).parents[2] / "requirements.lock"
+    return f"lock {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
 
 
 class Checkpoints:
@@ -90,6 +99,12 @@ class Checkpoints:
                 contexts[number][stream] = data
         models = {n: HostedModel.unpack(n, head, blobs[n], contexts[n], settings) for n, head in heads.items()}
         return (stored[0] if stored else 0), models
+
+    def made_elsewhere(self) -> str:
+        """The kind of machine that saved last, if it is another than this one; else empty."""
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
+        return str(stored[0]) if stored and stored[0] != machine_kind() else ""
 
     def close(self) -> None:
         """Close the file."""

@@ -112,6 +112,8 @@ class TrainerClient:
                 elif message.kind == "progress":
                     self._learned = message.head["position"]
                     self._more.set()
+                elif message.kind == "problem":
+                    log.warning("trainer has a problem", why=message.head["why"])
                 answer = await self._handle(message)
                 if answer is not None:
                     self._write(answer)
@@ -133,7 +135,9 @@ class TrainerClient:
             await self._more.wait()
             self._more.clear()
             while self._sent < self._journal.durable_position and self._sent - self._learned < IN_FLIGHT_BYTES:
-                for position, payload in self._journal.read(self._sent, IN_FLIGHT_BYTES // 4):
+                # In a thread: after a restart, a whole segment may have to be read to find the place in it.
+                frames = await asyncio.to_thread(self._journal.read, self._sent, IN_FLIGHT_BYTES // 4)
+                for position, payload in frames:
                     self._write(Message("chunk", {"position": position}, (payload,)))
                     self._sent = position
                 try:

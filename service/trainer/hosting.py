@@ -1,6 +1,8 @@
 """One model in the trainer: journal chunks become calls of the learner and of the gate. Still a fold: no clock, no I/O.
 
-`weights_of` is the one thing from outside: the exact weights of a published version, which is immutable.
+`weights_of` is the one thing from outside: the exact weights of a published version, which is immutable. A contender
+whose weights are gone, met when old records are learned again, is passed over: the gate then judges by an older anchor,
+and the weights, which depend on the records alone, are the same.
 """
 
 from __future__ import annotations
@@ -31,7 +33,11 @@ from service.records import (
 )
 
 Array = NDArray[np.float32]
-WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters
+WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters; raises WeightsGone
+
+
+class WeightsGone(LookupError):
+    """The weights of a version are pruned or damaged, and learning cannot go on without them."""
 
 
 class OutOfOrder(RuntimeError):
@@ -59,7 +65,10 @@ class HostedModel:
         return cls(number, learner, Gate(settings))
 
     def apply(self, chunk: Chunk, weights_of: WeightsOf) -> list[Update]:
-        """Take one chunk in. A chunk that is in already is passed over. Raises OutOfOrder for a gap."""
+        """Take one chunk in. A chunk that is in already is passed over.
+
+        Raises OutOfOrder for a gap, WeightsGone for a rollback to a version that is gone: the model is unusable then.
+        """
         if chunk.end <= self.offset:
             return []
         if chunk.offset != self.offset:
@@ -94,7 +103,7 @@ class HostedModel:
                 had = self.gate.contender
                 self.gate.swapped(version)
                 if self.gate.contender != had:
-                    self.contender_weights = weights_of(self.number, version)
+                    self._contend(version, weights_of)
             case Rollback(version=version):
                 self.version = version
                 weights = weights_of(self.number, version)
@@ -104,6 +113,13 @@ class HostedModel:
                 self.contender_weights = None
             case _:
                 pass  # kinds that do not touch learning yet: labels, windows, state puts, skips, stream bindings
+
+    def _contend(self, version: int, weights_of: WeightsOf) -> None:
+        """Keep the contender's weights. Retention may have dropped them: then there is no contender."""
+        try:
+            self.contender_weights = weights_of(self.number, version)
+        except WeightsGone:
+            self.gate.contender = 0
 
     def _judge(self, updates: Iterable[Update]) -> None:
         """Before the next record is taken in: a rollback must not be held against what it threw away."""

@@ -23,7 +23,7 @@ class Message:
 
     To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, no_weights{why}, stop{}.
     From it: ready{position, models}, saved{position, models}, progress{position, model, …}, verdict{…}+(onnx, weights,
-    canary), need_weights{model, version}, anchored{model, version, offset}.
+    canary), need_weights{model, version}, anchored{model, version, offset}, problem{why}.
     """
 
     kind: str

@@ -23,8 +23,8 @@ from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
 from service.gate import GateSettings
 from service.records import Chunk, ModelCreate, Ticks, decode_chunk
-from service.trainer.checkpoint import Checkpoints
-from service.trainer.hosting import HostedModel
+from service.trainer.checkpoint import Checkpoints, machine_kind
+from service.trainer.hosting import HostedModel, WeightsGone
 from service.trainer.messages import Decoder, Message
 
 READ_BYTES = 1 << 20
@@ -67,8 +67,31 @@ class Due:
     ticks: int = 0
     labels: int = 0
     since: float = 0.0  # monotonic seconds at the first of them
-    loss: float = 0.0  # sums over updates
-    updates: int = 0
+    learned: int = 0  # `labels` of which the loss is known
+    loss: float = 0.0  # sum of the candidate's clipped scaled losses, 0..1, over them
+    scored: int = 0  # of them, labels that the anchor was scored on too
+    score: float = 0.0  # the candidate's sum over those
+    anchor_score: float = 0.0  # the anchor's
+
+    def add(self, update: Update) -> None:
+        """Count an update in. A loss of the candidate that is not finite counts as 1, as it does for the gate."""
+        n, score = update.labels, update.score if math.isfinite(update.score) else 1.0
+        self.labels += n
+        self.learned += n
+        self.loss += n * score
+        if math.isfinite(update.anchor_score):
+            self.scored += n
+            self.score += n * score
+            self.anchor_score += n * update.anchor_score
+
+    def numbers(self) -> dict[str, float]:
+        """What a verdict says of it: labels, and means per label where there are any."""
+        numbers = {"labels": float(self.labels)}
+        if self.learned:
+            numbers["loss"] = self.loss / self.learned
+        if self.scored:
+            numbers |= {"score": self.score / self.scored, "anchor_score": self.anchor_score / self.scored}
+        return numbers
 
 
 class Trainer:
@@ -85,6 +108,10 @@ class Trainer:
 
     def run(self) -> None:
         """Learn until the input ends, or until `stop` comes, which leaves a checkpoint."""
+        elsewhere = self.checkpoints.made_elsewhere()
+        if elsewhere:
+            why = f"trainer.db was written by [{elsewhere}], this is [{machine_kind()}]: what is learned from here on "
+            self.channel.send("problem", {"why": why + "need not be bit for bit what it would have been there"})
         self.channel.send("ready", self._checkpointed())
         while not self.channel.ended:
             message = self.channel.receive(self._patience())
@@ -126,9 +153,8 @@ class Trainer:
         if ticks and not due.ticks:
             due.since = time.monotonic()
         due.ticks += ticks
-        due.labels += sum(u.labels for u in updates)
-        finite = [u.loss for u in updates if math.isfinite(u.loss)]
-        due.loss, due.updates = due.loss + sum(finite), due.updates + len(finite)
+        for update in updates:
+            due.add(update)
         self.channel.send("progress", progress(hosted, self.position, updates))
         for version in hosted.anchored:
             self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
@@ -145,15 +171,13 @@ class Trainer:
     def _judge(self, hosted: HostedModel, due: Due) -> None:
         """Publish, unless something speaks against it (DESIGN R11)."""
         gate = hosted.gate
-        numbers = {"evidence": gate.evidence, "labels": float(due.labels)}
-        if due.updates:
-            numbers["loss"] = due.loss / due.updates
+        numbers = {"evidence": gate.evidence} | due.numbers()
         if gate.worse:
             self._verdict(hosted, due, "veto", "worse than the anchor", numbers, rollback=gate.anchor)
-        elif gate.cooling:
-            self._verdict(hosted, due, "veto", "cooling down after a rollback", numbers)
         elif not due.labels:
             self._verdict(hosted, due, "unchanged", "nothing learned", numbers)
+        elif gate.cooling:
+            self._verdict(hosted, due, "veto", "cooling down after a rollback", numbers)
         elif not np.isfinite(hosted.learner.weights.flat).all():
             self._verdict(hosted, due, "veto", "non-finite weights", numbers, rollback=gate.anchor)
         else:
@@ -201,7 +225,7 @@ class Trainer:
         self.due[hosted.number] = Due()
 
     def _weights_of(self, model: int, version: int) -> NDArray[np.float32]:
-        """The weights of a published version, asked of serving; other messages wait meanwhile."""
+        """The weights of a published version, asked of serving; other messages wait meanwhile. Raises WeightsGone."""
         self.channel.send("need_weights", {"model": model, "version": version})
         aside: list[Message] = []
         while True:
@@ -209,7 +233,8 @@ class Trainer:
             if message is None or message.kind == "stop":  # half of a chunk is in: the last checkpoint stands
                 raise SystemExit(0)
             if message.kind == "no_weights":
-                raise SystemExit(f"cannot learn on: {message.head['why']}")
+                self.channel.put_back(aside)
+                raise WeightsGone(message.head["why"])
             if message.kind == "weights" and (message.head["model"], message.head["version"]) == (model, version):
                 self.channel.put_back(aside)
                 return read_weights(self.models[model].learner.network, message.blobs[0])
@@ -267,6 +292,8 @@ def main() -> None:
     checkpoints = Checkpoints(Path(settings["data"]) / "trainer.db")
     try:
         Trainer(channel, checkpoints, settings).run()
+    except WeightsGone as error:
+        raise SystemExit(f"cannot learn on: {error}") from error
     finally:
         checkpoints.close()
 

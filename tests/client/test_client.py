@@ -314,6 +314,28 @@ async def test_an_overloaded_server_gets_the_ticks_again(client, server):
         assert_unbroken(await run, VALUES[:20])
 
 
+@pytest.mark.parametrize("times", [(0.0, 7.0), (-9.0, 0.0)], ids=["at the epoch", "before it"])
+async def test_after_a_refusal_event_time_goes_on_from_the_last_tick_that_was_not_refused(client, server, times):
+    server.refuse = refuse_odd_tens
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0, times[0])
+        with pytest.raises(freshet.TickRefused, match="another"):
+            await stream.step(10.0, 100.0)
+        with pytest.raises(freshet.TickRefused, match=f"after {times[0]!r}"):
+            await stream.step(2.0, times[0])
+        await stream.step(2.0, times[1])
+
+
+async def test_a_refusal_behind_a_reset_brings_no_event_time_back_from_before_it(client, server):
+    server.refuse = refuse_odd_tens
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0, 1000.0)
+        await stream.reset()
+        with pytest.raises(freshet.TickRefused, match="another"):
+            await stream.step(10.0, 2000.0)
+        await stream.step(2.0, 500.0)
+
+
 async def test_a_conflict_ends_the_stream_with_the_reason(client, server):
     async with client.stream("m", "s") as stream:
         await stream.step(1.0)
@@ -478,6 +500,15 @@ async def test_a_reset_begins_the_state_anew_even_if_the_server_dies_behind_it(c
         forecasts += await collect(stream.forecasts(VALUES[6:9]))
 
     assert_unbroken(forecasts, VALUES[:9], resets=[4])
+
+
+async def test_event_time_begins_anew_after_a_reset(client):
+    async with client.stream("m", "s") as stream:
+        await stream.step(1.0, 1000.0)
+        await stream.reset()
+        await stream.step(2.0, 500.0)
+        with pytest.raises(freshet.TickRefused, match="after 500"):
+            await stream.step(3.0, 500.0)
 
 
 async def test_nobody_there_is_an_error_after_the_time_allowed(client, server):
@@ -696,6 +727,8 @@ def test_reasons_are_those_of_the_protocol():
 async def test_settings_that_make_no_sense_are_refused(client):
     with pytest.raises(ValueError, match="in_flight = 0"):
         client.stream("m", "s", in_flight=0)
+    with pytest.raises(ValueError, match="in_flight = 129; give 1 to 128"):
+        client.stream("m", "s", in_flight=129)
     async with client.stream("m", "s") as stream:
         with pytest.raises(freshet.InvalidArgument, match="max_staleness = 0"):
             stream.forecasts([], max_staleness=0)

@@ -100,3 +100,12 @@ def refused_field(error: grpc.aio.AioRpcError) -> tuple[str, str]:
     bad = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(bad)
     return bad.field_violations[0].field, bad.field_violations[0].description
+
+
+def error_info(error: grpc.aio.AioRpcError) -> error_details_pb2.ErrorInfo:
+    """The ErrorInfo that came with a status."""
+    info = error_details_pb2.ErrorInfo()
+    status = rpc_status.from_call(error)
+    assert status is not None
+    assert any(detail.Unpack(info) for detail in status.details), "no ErrorInfo"
+    return info

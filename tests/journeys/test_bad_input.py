@@ -220,7 +220,7 @@ async def test_bytes_that_are_no_message_end_the_call_and_the_stream_resumes(cha
     await raw.read()
 
     await raw.write(b"\xff\xff\xff\xff")
-    with pytest.raises(grpc.aio.AioRpcError) as caught:
+    with pytest.raises(grpc.aio.AioRpcError) as caught:  # noqa: PT012
         while await raw.read() is not grpc.aio.EOF:
             pass  # Durable may come first
 
@@ -368,12 +368,6 @@ async def test_a_spec_without_anything_is_refused_by_field(channel):
     assert refused_field(error)[0] == "spec.channels"
 
 
-@pytest.mark.usefixtures("models")
-async def test_nothing_of_a_call_that_ended_badly_is_left_behind(server, client):
-    assert {m.name for m in await client.list_models()} == {"plain", "timed"}
-    await scraped_until(server.http, lambda seen: seen.total("freshet_streams_open") == 0)
-
-
 async def test_the_sdk_names_field_value_and_remedy_of_what_the_server_refused(client):
     with pytest.raises(freshet.InvalidArgument) as caught:
         await client.create_model("Upper", ["x"])
@@ -381,3 +375,9 @@ async def test_the_sdk_names_field_value_and_remedy_of_what_the_server_refused(c
     error = caught.value
     assert (error.field, error.value) == ("name", "Upper")
     assert error.remedy.startswith("give 1 to 64 of a-z")
+
+
+@pytest.mark.usefixtures("models")
+async def test_nothing_of_a_call_that_ended_badly_is_left_behind(server, client):
+    assert {m.name for m in await client.list_models()} == {"plain", "timed"}
+    await scraped_until(server.http, lambda seen: seen.total("freshet_streams_open") == 0)

@@ -10,10 +10,11 @@ from hypothesis import strategies as st
 from model.contexts import Contexts, pad_rows
 from model.learner import Learner
 from model.network import Network
-from tests.model.worlds import Checkpoint, Chunk, chunks, digest, feed, spec
+from model.rounds import GROUP_ROWS
+from tests.model.worlds import Checkpoint, chunks, digest, feed, spec
 
 
-def arena(limit: int) -> Contexts:
+def arena(limit: int = GROUP_ROWS) -> Contexts:
     return Contexts(Network(spec(hidden=2)), limit)
 
 
@@ -24,7 +25,7 @@ def touch(contexts: Contexts, streams: list[int], value: float) -> None:
 
 
 def test_an_unknown_stream_begins_empty_even_in_a_slot_that_was_used() -> None:
-    contexts = arena(2)
+    contexts = arena()
     touch(contexts, [1, 2], 5.0)
     contexts.remove(1)
     _, block = contexts.take([3])
@@ -33,7 +34,7 @@ def test_an_unknown_stream_begins_empty_even_in_a_slot_that_was_used() -> None:
 
 
 def test_blocks_are_copies_until_stored() -> None:
-    contexts = arena(4)
+    contexts = arena()
     slots, block = contexts.take([7, 8])
     block.start[...] = 1.0
     assert not contexts.take([7])[1].start.any()
@@ -42,7 +43,7 @@ def test_blocks_are_copies_until_stored() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True), max_size=30), st.integers(4, 6))
+@given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=32, unique=True), max_size=12), st.integers(32, 36))
 def test_the_least_recently_used_stream_is_evicted_in_journal_order(groups: list[list[int]], limit: int) -> None:
     contexts, order, evicted = arena(limit), list[int](), 0
     for group in groups:
@@ -58,7 +59,7 @@ def test_the_least_recently_used_stream_is_evicted_in_journal_order(groups: list
 
 
 def test_removing_says_how_many_origins_were_waiting() -> None:
-    contexts = arena(4)
+    contexts = arena()
     slots, block = contexts.take([1])
     block.known[...] = 3
     contexts.store(slots, block)
@@ -66,18 +67,18 @@ def test_removing_says_how_many_origins_were_waiting() -> None:
 
 
 def test_changes_are_what_was_touched_since_the_last_call() -> None:
-    contexts = arena(3)
-    touch(contexts, [1, 2], 1.0)
-    assert set(contexts.changes()[0]) == {1, 2}
+    contexts, full = arena(), list(range(1, GROUP_ROWS + 1))
+    touch(contexts, full, 1.0)
+    assert set(contexts.changes()[0]) == set(full)
     touch(contexts, [2, 3], 2.0)
-    touch(contexts, [4], 3.0)  # evicts 1
+    touch(contexts, [99], 3.0)  # evicts 1
     changed, removed = contexts.changes()
-    assert (set(changed), removed) == ({2, 3, 4}, {1})
+    assert (set(changed), removed) == ({2, 3, 99}, {1})
     assert contexts.changes() == ({}, set())
 
 
 def test_a_stream_that_was_removed_and_came_back_is_changed_and_not_removed() -> None:
-    contexts = arena(3)
+    contexts = arena()
     touch(contexts, [1], 1.0)
     contexts.changes()
     contexts.remove(1)
@@ -87,15 +88,15 @@ def test_a_stream_that_was_removed_and_came_back_is_changed_and_not_removed() ->
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.lists(st.lists(st.integers(0, 9), min_size=1, max_size=4, unique=True), min_size=1, max_size=20))
+@given(st.lists(st.lists(st.integers(0, 50), min_size=1, max_size=32, unique=True), min_size=1, max_size=8))
 def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_order(groups: list[list[int]]) -> None:
-    contexts, stored = arena(5), dict[int, bytes]()
+    contexts, stored = arena(), dict[int, bytes]()
     for value, group in enumerate(groups):
         touch(contexts, group, value + 1.0)
         changed, removed = contexts.changes()
         stored = {s: b for s, b in stored.items() if s not in removed} | changed
 
-    restored = arena(5)
+    restored = arena()
     restored.restore(stored, contexts.order())
 
     assert set(stored) == set(contexts.order())
@@ -107,12 +108,12 @@ def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_ord
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("limit", [3, 100])
+@pytest.mark.parametrize("limit", [GROUP_ROWS, 100])
 def test_a_learner_restored_mid_way_continues_bit_equal(cell: str, limit: int) -> None:
     model = spec(cell=cell, horizon=3, learn_every=2, layers=2, head_init=0.1)
-    stream = chunks([2] * 80, entities=4, once=True)
+    stream = chunks([20] * 40, entities=40, once=True)
     learner, checkpoint = Learner(model, limit), Checkpoint()
-    for k, chunk in enumerate(stream[:50]):
+    for k, chunk in enumerate(stream[:25]):
         feed(learner, chunk)
         if k % 7 == 0:
             checkpoint.save(learner)
@@ -120,30 +121,29 @@ def test_a_learner_restored_mid_way_continues_bit_equal(cell: str, limit: int) -
 
     restored = checkpoint.load(model, limit)
     assert digest(restored) == digest(learner)
-    for chunk in stream[50:]:
+    for chunk in stream[25:]:
         assert [u.loss for u in feed(learner, chunk)] == [u.loss for u in feed(restored, chunk)]
     assert digest(restored) == digest(learner)
     assert learner.counts.updates > 10
-    assert (learner.contexts.evicted > 10) == (limit == 3)
+    assert (learner.contexts.evicted > 10) == (limit == GROUP_ROWS)
 
 
 def test_a_context_of_another_length_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match=r"context of stream 4 has 3 bytes, expected \d+"):
-        arena(3).restore({4: b"abc"}, [4])
+        arena().restore({4: b"abc"}, [4])
 
 
-def test_a_group_larger_than_the_arena_keeps_its_streams_apart() -> None:
-    """32 rows and room for 3: those evicted while the group is taken learn nothing, the last ones are kept."""
-    learner = Learner(spec(), max_contexts=3)
-    (chunk,) = chunks([8], entities=8, once=True)
-    later = Chunk(chunk.streams, chunk.seq + np.uint64(1), chunk.time + 1800.0, chunk.x + np.float32(1))
-    feed(learner, chunk)
-    feed(learner, later)
+def test_an_arena_that_a_group_could_overflow_is_refused() -> None:
+    """A stream evicted while its group is taken would share its slot with another row."""
+    with pytest.raises(ValueError, match=f"limit = {GROUP_ROWS - 1}; give at least {GROUP_ROWS}"):
+        arena(GROUP_ROWS - 1)
 
-    kept = [int(s) for s in later.streams[-3:]]
-    assert learner.contexts.order() == kept
-    _, block = learner.contexts.take(kept)
-    np.testing.assert_array_equal(block.x[:, -1], later.x[-3:])
+
+def test_an_arena_never_grows_beyond_its_limit() -> None:
+    contexts = arena(35)
+    for first in range(0, 90, 30):
+        touch(contexts, list(range(first, first + 30)), 1.0)
+    assert len(contexts._rows) == 35
 
 
 def test_pad_rows_appends_zeros_and_leaves_a_full_array_alone() -> None:

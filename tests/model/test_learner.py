@@ -89,6 +89,8 @@ def test_gaps_in_event_time_and_recorded_thinning_leave_both_learners_alike() ->
 
     assert learner.counts.voided == slow.voided > 0
     assert learner.counts.updates == len(slow.losses)
+    assert (learner.counts.learned, learner.counts.thinned) == (slow.learned, slow.thinned)
+    assert slow.thinned > 0
     assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 

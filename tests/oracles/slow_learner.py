@@ -35,6 +35,7 @@ class SlowLearner:
         self.channels = [spec.channels.index(name) for name in spec.targets]
         self.adam = {k: PlainAdam(v.shape, spec.learning_rate) for k, v in self.params.items()}
         self.streams, self.losses, self.voided = {}, [], 0
+        self.learned, self.thinned = 0, 0  # ticks whose values some head learned from, or would have
 
     def ticks(self, streams, seq, time, x, learn_every=1):
         """Take one chunk in. Returns every tick's forecast after its group's update: [n, H, targets], raw units."""
@@ -53,19 +54,28 @@ class SlowLearner:
         return np.array([forecasts[i] for i in range(len(streams))])
 
     def due(self, stream, seq, time, x, learn_every):
-        """{origin tick: [(head, y, usable)]}: the labels that this tick, the n-th, and the k1 − 1 before it carry."""
+        """{origin tick: [(head, y, usable)]}: the labels that this tick, the n-th, and the k1 − 1 before it carry.
+
+        Such a block of k1 ticks is learned as a whole, or, if learn_every does not divide its number, left out.
+        """
         spec, n, known, labels = self.spec, len(stream.values), [*stream.values, x], {}
         if spec.max_gap and time - stream.time > spec.max_gap:
             self.voided += min(n - stream.since, spec.horizon + spec.learn_every - 1)
             stream.since = n
-        if not spec.learn or seq % (spec.learn_every * learn_every):
+        if not spec.learn or seq % spec.learn_every:
             return {}
+        carriers = set()
         for t in range(n, n - spec.learn_every, -1):
             for origin in range(t - 1, max(t - spec.horizon, stream.since) - 1, -1):
                 s = stream.scales[origin][t - origin - 1][self.channels]
                 y = (known[t] - known[origin])[self.channels] / np.where(s > 0, s, 1)
                 if (s > 0).any():
+                    carriers.add(t)
                     labels.setdefault(origin, []).append((t - origin - 1, np.clip(y, -8, 8), s > 0))
+        if seq // spec.learn_every % learn_every:
+            self.thinned += len(carriers)
+            return {}
+        self.learned += len(carriers)
         return labels
 
     def update(self, rows, due):
@@ -124,6 +134,6 @@ class SlowLearner:
         stream.features.append(np.concatenate([u_before, u, level, ahead]))
         stream.values.append(x)
         stream.scales.append(scale)
-        stream.time = time
+        stream.time = stream.time if np.isnan(time) else time
         stream.served, _, _, p = self.network_step(stream.served, stream.features[-1])
         return x[self.channels] + scale[:, self.channels] * p

@@ -1,5 +1,6 @@
 """A model in the trainer is a fold over its chunks: interrupted anywhere, it goes on to the same bits."""
 
+import hashlib
 import sqlite3
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from service.records import Rollback, Ticks
 from service.storage.database import DatabaseRefused
 from service.trainer import checkpoint
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
-from service.trainer.hosting import HostedModel, OutOfOrder
+from service.trainer.hosting import HostedModel, OutOfOrder, WeightsGone
 from tests.service.histories import GATE, MODEL, chunks, create, digest, fold, history, rollback, swap, weights_of
 
 
@@ -297,3 +298,56 @@ def test_settings_of_the_gate_come_from_the_configuration_not_from_the_checkpoin
 
     assert isinstance(hosted.gate, Gate)
     assert hosted.gate.settings == GATE
+
+
+def test_a_contender_that_is_gone_is_no_contender_and_the_weights_are_the_same():
+    gone = {2, 3, 5, 6}
+
+    def some(model: int, version: int) -> np.ndarray:
+        if version in gone:
+            raise WeightsGone(f"version {version}")
+        return weights_of(model, version)
+
+    whole = history(0)
+    target = next(r.version for c in whole for r in c.records if isinstance(r, Rollback))
+    gone.discard(target)
+    hosted = fold(whole[:1])
+    contenders = set()
+    for chunk in whole[1:]:
+        hosted.apply(chunk, some)
+        contenders.add(hosted.gate.contender)
+        assert (hosted.contender_weights is None) == (hosted.gate.contender == 0)
+
+    expected = fold(whole)
+    np.testing.assert_array_equal(hosted.learner.weights.flat, expected.learner.weights.flat)
+    assert not contenders & gone
+
+
+def test_a_rollback_to_a_version_that_is_gone_cannot_be_learned():
+    hosted = fold(history()[:12])
+
+    def none(model: int, version: int) -> np.ndarray:
+        raise WeightsGone(f"version {version}")
+
+    [chunk] = follow_on(hosted, [rollback(2)])
+    with pytest.raises(WeightsGone, match="version 2"):
+        hosted.apply(chunk, none)
+
+
+def test_a_checkpoint_says_which_machine_saved_it_where_that_is_another(tmp_path, monkeypatch):
+    store = Checkpoints(tmp_path / "trainer.db")
+    assert store.made_elsewhere() == ""
+    store.save(1, [fold(history()[:3])])
+    assert store.made_elsewhere() == ""
+    here = checkpoint.machine_kind()
+
+    monkeypatch.setattr(checkpoint, "machine_kind", lambda: "another")
+
+    assert store.made_elsewhere() == here
+    store.close()
+
+
+def test_the_machine_kind_names_the_lock_file_that_is_beside_the_package():
+    lock = Path(checkpoint.__file__).parents[2] / "requirements.lock"
+
+    assert checkpoint.machine_kind().endswith(f"lock {hashlib.sha256(lock.read_bytes()).hexdigest()}")

@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 
 from service.records import Chunk, Label, Paused, RecordError, Reset, StreamOpened, Ticks, encode_chunk
 from service.storage.journal import Journal, JournalDamaged, JournalFailed, JournalLocked
-from service.storage.segments import HEADER
+from service.storage.log import SegmentLog
+from service.storage.segments import HEADER, Segment
 
 NAN = float("nan")
 
@@ -550,3 +551,24 @@ def test_dropping_deletes_whole_segments_only_and_what_is_left_reopens(tmp_path)
         assert journal.drop_before(10**9) == 1  # never the last
 
     assert replayed(tmp_path) == frames[6:]
+
+
+def test_a_reader_that_goes_on_reads_no_frame_before_its_own_however_far_the_writer_is_ahead(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "fdatasync", lambda fd: None)
+    seen, frames = [], Segment.frames
+
+    def counted(self, position, chain, end):
+        for frame in frames(self, position, chain, end):
+            seen.append(frame.end)
+            yield frame
+
+    with contextlib.closing(SegmentLog(tmp_path, 1 << 20)) as log:
+        ends = [log.write([b"%d" % n]) for n in range(10)]
+        assert log.read(ends[4], 0) == [(ends[5], b"5")]
+        for n in range(10, 5000):
+            log.write([b"%d" % n])
+        monkeypatch.setattr(Segment, "frames", counted)
+
+        assert log.read(ends[5], 0) == [(ends[6], b"6")]
+
+    assert seen == ends[6:8], "its own, and the one after it that was one too many"

@@ -8,6 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.contexts import CONTEXT_BUDGET_BYTES
+from model.learner import Learner
+from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec
 from service.errors import Invalid
 from service.limits import MAX_THINNING, check_size, learn_every
@@ -55,10 +58,13 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
     ("spec", "field"),
     [
         ({"channels": ("a",), "hidden": 1024, "layers": 8}, "hidden"),
-        ({"channels": CHANNELS, "horizon": 16}, "hidden"),
+        ({"channels": CHANNELS, "horizon": 2, "hidden": 1024}, "hidden"),
         ({"channels": CHANNELS, "targets": ("c0",), "window": 4096, "hidden": 1}, "window"),
+        ({"channels": CHANNELS[:8], "horizon": 1024, "hidden": 8}, "horizon"),
+        ({"channels": CHANNELS[:4], "horizon": 512, "hidden": 8, "learn_every": 1024}, "learn_every"),
+        ({"channels": CHANNELS[:20], "horizon": 100, "hidden": 8, "window": 4096}, "window"),
     ],
-    ids=["deep and wide", "many outputs", "long and wide"],
+    ids=["deep and wide", "many outputs", "long and wide", "far", "rarely learned", "long and far"],
 )
 def test_a_model_that_would_take_all_the_memory_is_refused_by_field(spec: dict[str, Any], field: str):
     with pytest.raises(Invalid) as caught:
@@ -66,3 +72,15 @@ def test_a_model_that_would_take_all_the_memory_is_refused_by_field(spec: dict[s
 
     assert caught.value.field == f"spec.{field}"
     assert "at most" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("spec", "contexts"),
+    [({"channels": ("a",), "hidden": 8}, 20_000), ({"channels": ("a",), "horizon": 1024, "hidden": 8}, 254)],
+    ids=["small", "as wide as can be"],
+)
+def test_the_contexts_of_a_model_fit_their_byte_budget(spec: dict[str, Any], contexts: int):
+    learner = Learner(ModelSpec(**spec))
+
+    assert learner.contexts.limit == contexts >= GROUP_ROWS
+    assert contexts * 4 * learner.contexts.width <= CONTEXT_BUDGET_BYTES

@@ -9,6 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from model.learner import Learner, Update
+from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec
 from service.gate import Gate, GateSettings
 from service.metrics import Metrics
@@ -77,10 +78,11 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
 
 def test_a_context_dropped_for_a_newer_one_is_counted(metrics):
     model = hosted()
-    model.learner = Learner(model.learner.spec, max_contexts=2)
-    streams = np.array([1, 2, 3], np.uint32)
+    model.learner = Learner(model.learner.spec, max_contexts=GROUP_ROWS)
+    n = GROUP_ROWS + 1
+    streams = np.arange(n, dtype=np.uint32)
 
-    updates = model.learner.ticks(streams, np.ones(3, np.uint64), np.full(3, np.nan), np.zeros((3, 1), np.float32))
+    updates = model.learner.ticks(streams, np.ones(n, np.uint64), np.full(n, np.nan), np.zeros((n, 1), np.float32))
     metrics.of("m").learned(progress(model, 0, updates))
 
     assert value(metrics, "freshet_contexts_evicted_total") == 1

@@ -10,15 +10,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from freshet.engine import MAX_IN_FLIGHT
+from service.config import ServeConfig
 from service.errors import Reason, Refusal
 from service.sequence import (
     KEPT_ANSWERS,
-    KEPT_BYTES,
-    LEAST_ANSWERS,
     MAX_MAGNITUDE,
     Answer,
     check_values,
-    kept_answers,
     pack_answers,
     payload_digest,
     place,
@@ -209,9 +208,7 @@ def test_bytes_of_another_width_are_no_answers():
         unpack_answers(pack_answers(ring(5)), outputs=3)
 
 
-@pytest.mark.parametrize("outputs", [1, 7, 336, 20_000, 65_536])
-def test_a_stream_keeps_many_answers_or_few_bytes_of_them(outputs):
-    kept = kept_answers(outputs)
-
-    assert LEAST_ANSWERS <= kept <= KEPT_ANSWERS
-    assert kept == LEAST_ANSWERS or kept * 4 * outputs <= KEPT_BYTES
+def test_a_stream_keeps_an_answer_for_every_tick_that_a_client_may_send_again():
+    assert ServeConfig(max_undurable=KEPT_ANSWERS).max_undurable >= MAX_IN_FLIGHT
+    with pytest.raises(ValueError, match="max_undurable"):
+        ServeConfig(max_undurable=KEPT_ANSWERS + 1)

@@ -127,3 +127,20 @@ def test_threads_that_add_at_once_get_different_numbers(versions):
         thread.join()
 
     assert sorted(numbers) == list(range(1, 9))
+
+
+def test_a_pinned_version_is_not_pruned_also_after_reopening(tmp_path):
+    versions = Versions(tmp_path / "versions.db")
+    for offset in range(1, 5):
+        add(versions, b"%d" % offset, offset)
+    versions.pin(1, 2)
+    versions.pin(1, 2)
+    versions.close()
+
+    reopened = Versions(tmp_path / "versions.db")
+    reopened.prune(1, keep={4})
+
+    assert [v.number for v in reopened.list(1)] == [4, 2]
+    with pytest.raises(VersionMissing, match="no version 3"):
+        reopened.pin(1, 3)
+    reopened.close()

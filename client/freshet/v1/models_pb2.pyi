@@ -87,9 +87,13 @@ class Version(_message.Message):
     created: _builtins.float
     """Seconds since 1970-01-01 UTC."""
     loss: _builtins.float
-    """Mean scaled loss of the labels since the version before, forecast first and learned after."""
+    """Mean loss of the labels since the version before, forecast first and learned after. Per label it is the scaled loss,
+    clipped and mapped to 0..1.
+    """
     anchor_loss: _builtins.float
-    """The anchor's loss on the same labels."""
+    """The anchor's, on the same scale, over those of these labels that it was scored on (one chunk in score_every);
+    absent if none was.
+    """
     parity_error: _builtins.float
     """Largest difference between the ONNX graph and NumPy on the check batch, in scaled units."""
     def __init__(
@@ -526,7 +530,9 @@ class ModelEvent(_message.Message):
     """Seconds since 1970-01-01 UTC."""
     @_builtins.property
     def numbers(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
-        """The numbers behind it, by name: loss, anchor_loss, evidence, labels …"""
+        """The numbers behind it, by name: loss, evidence, labels; score and anchor_score: candidate and anchor, 0..1, over
+        the labels that both were scored on …
+        """
 
     def __init__(
         self,

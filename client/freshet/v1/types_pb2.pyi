@@ -63,7 +63,7 @@ class ModelSpec(_message.Message):
     hidden: _builtins.int
     """Hidden units of each layer. Default 64."""
     window: _builtins.int
-    """T, the ticks one update unrolls over (k2); at least horizon + 8. Default 16, or horizon + 8 if that is more."""
+    """T, the ticks one update unrolls over (k2); at least horizon + learn_every + 7. Default 16, or that if it is more."""
     learn_every: _builtins.int
     """k1: one update every so many ticks of a stream. Default 1."""
     learn: _builtins.bool

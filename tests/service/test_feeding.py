@@ -1,0 +1,63 @@
+"""The journal is read for the trainer beside the event loop: forecasts do not wait for it."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from typing import Any
+
+from service.storage.log import SegmentLog
+from service.trainer.messages import Decoder, Message
+from tests.service.one_process import world
+
+DEADLINE_S = 10.0
+
+
+class Inbox:
+    """Stands in for the process and its standard input: keeps what is written."""
+
+    def __init__(self) -> None:
+        self.stdin, self.stdout = self, self
+        self.got: list[Message] = []
+        self._decoder = Decoder()
+
+    def is_closing(self) -> bool:
+        return False
+
+    def write(self, data: bytes) -> None:
+        self.got += self._decoder.feed(data)
+
+    async def drain(self) -> None:
+        await asyncio.sleep(0)
+
+
+async def test_a_tick_is_answered_while_the_journal_is_read_for_the_trainer(tmp_path, monkeypatch):
+    read, entered, go_on = SegmentLog.read, threading.Event(), threading.Event()
+
+    def slow(self: SegmentLog, *args: Any) -> Any:
+        entered.set()
+        assert go_on.wait(DEADLINE_S), "the loop waits for the reader"
+        return read(self, *args)
+
+    async with world(tmp_path / "data") as live:
+        model = await live.model()
+        session = live.open(model, "pump")
+        await live.tick(model, session, 1.0)
+        await live.server.journal.flush()
+        client, inbox = live.server.trainer, Inbox()
+        monkeypatch.setattr(client, "_process", inbox)
+        monkeypatch.setattr(SegmentLog, "read", slow)
+        client.ready.set()
+        client._more.set()
+        feeding = asyncio.create_task(client._feed())
+        assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+
+        answer = await live.tick(model, session, 2.0)
+        go_on.set()
+        while not inbox.got and not feeding.done():
+            await asyncio.sleep(0)
+        feeding.cancel()
+        await asyncio.gather(feeding, return_exceptions=True)
+
+    assert answer.seq == 2
+    assert {message.kind for message in inbox.got} == {"chunk"}

@@ -1,0 +1,100 @@
+"""Who is stepped at once, and who shares a step: a commit of the journal begins the count anew."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.sequence import Answer
+from service.serving import Fenced, Serving, Tick
+from service.sessions import Session, Sessions
+from tests.service.one_process import world
+
+
+def next_tick(model: Sessions, session: Session, x: float = 1.0) -> Tick:
+    return Tick(model, session, session.epoch, session.last_seq + 1, np.nan, np.array([x], np.float32), 0.0)
+
+
+@pytest.fixture
+def steps(monkeypatch) -> list[list[str]]:
+    """The streams of each model step, as they come."""
+    seen: list[list[str]] = []
+    step = Sessions.step
+
+    def record(self: Sessions, runner: Any, sessions: Any, *rest: Any) -> Any:
+        seen.append([session.id for session in sessions])
+        return step(self, runner, sessions, *rest)
+
+    monkeypatch.setattr(Sessions, "step", record)
+    return seen
+
+
+async def together(serving: Serving, model: Sessions, *sessions: Session) -> list[Any]:
+    """The next tick of each, arriving in one turn of the loop."""
+    ticks = (serving.tick(next_tick(model, session)) for session in sessions)
+    return await asyncio.gather(*ticks, return_exceptions=True)
+
+
+async def test_a_stream_that_ticks_alone_is_stepped_before_the_loop_turns(tmp_path, steps):
+    async with world(tmp_path) as service:
+        model = await service.model()
+        session = service.open(model, "a")
+        for _ in range(3):
+            answering = service.serving.tick(next_tick(model, session))
+            with pytest.raises(StopIteration) as ended:  # a coroutine that never waited
+                answering.send(None)
+            assert isinstance(ended.value.value, Answer)
+
+    assert steps == [["a"], ["a"], ["a"]]
+
+
+async def test_of_many_streams_one_goes_ahead_and_the_others_share_a_step(tmp_path, steps):
+    async with world(tmp_path) as service:
+        model = await service.model()
+        sessions = [service.open(model, id) for id in "abcd"]
+
+        answers = await together(service.serving, model, *sessions)
+        answers += await together(service.serving, model, *sessions[::-1])
+
+    assert all(isinstance(answer, Answer) for answer in answers)
+    assert steps == [["a"], ["b", "c", "d"], ["a"], ["d", "c", "b"]]
+
+
+async def test_after_a_commit_another_stream_may_be_the_one_alone(tmp_path, steps):
+    async with world(tmp_path) as service:
+        model = await service.model()
+        first, second = service.open(model, "a"), service.open(model, "b")
+        await together(service.serving, model, first)
+        await service.server.journal.flush()
+
+        await together(service.serving, model, second, first)
+
+    assert steps == [["a"], ["b"], ["a"]]
+
+
+async def test_both_ways_give_the_same_answers(tmp_path):
+    async with world(tmp_path) as service:
+        model = await service.model()
+        alone, shared = service.open(model, "alone"), service.open(model, "shared")
+        for x in (1.0, 3.0, 2.0, 5.0):
+            at_once = await service.serving.tick(next_tick(model, alone, x))
+            in_turn = await service.serving.tick(next_tick(model, shared, x))
+            assert isinstance(at_once, Answer)
+            assert isinstance(in_turn, Answer)
+            assert at_once.y == in_turn.y
+
+
+async def test_a_former_owner_alone_learns_that_it_is_fenced(tmp_path):
+    async with world(tmp_path) as service:
+        model = await service.model()
+        session = service.open(model, "a")
+        late = next_tick(model, session)
+        service.open(model, "a")  # another call takes it over
+
+        with pytest.raises(Fenced):
+            await service.serving.tick(late)
+
+        assert session.last_seq == 0
