@@ -41,8 +41,9 @@ class ServeConfig(BaseSettings):
     score_every: int = Field(4, ge=1, description="the anchor is scored on one in so many chunks")
     cool_down_labels: int = Field(256, ge=0, description="labels learned after a rollback before the next publish")
 
+    keep_versions: int = Field(32, ge=1, description="recent versions kept besides those that recovery needs")
     snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
-    commit_s: float = Field(0.02, ge=0, le=1, description="shortest time between two journal commits")
+    commit_s: float = Field(0.01, ge=0, le=1, description="shortest time between two journal commits")
     segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
     # At most `sequence.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
     max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")

@@ -21,7 +21,6 @@ from service.trainer.messages import Message
 log = structlog.get_logger("publisher")
 
 KEPT_HOURS_S = 3600.0
-RECENT_VERSIONS = 32
 MAX_MARKS = 100_000
 
 
@@ -157,7 +156,7 @@ class Publisher:
         since = min(since, checkpoint.version)
         keep, hour = {model.anchor, model.champion, *checkpoint.named}, None
         for version in reversed(self._serving.versions.list(model.number)):
-            fresh = version.number >= since or version.number > model.champion - RECENT_VERSIONS
+            fresh = version.number >= since or version.number > model.champion - self._serving.config.keep_versions
             if fresh or version.created // KEPT_HOURS_S != hour:
                 keep.add(version.number)
             hour = version.created // KEPT_HOURS_S

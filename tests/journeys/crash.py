@@ -22,8 +22,12 @@ from service.gate import GateSettings
 Array = NDArray[np.float32]
 DEADLINE_S = 60.0  # for anything that must come; on a loaded machine a process takes seconds to start
 
-# Verdicts, checkpoints and anchors often, so that a crash meets each of them half-way.
-BUSY = {"publish_s": 0.1, "publish_labels": 16, "checkpoint_chunks": 8, "score_every": 2, "anchor_labels": 64}
+# Verdicts, checkpoints and anchors often, so that a crash meets each of them half-way. Every version is kept: the
+# oracles replay the journal from its start, which recovery need not.
+BUSY = {
+    "publish_s": 0.1, "publish_labels": 16, "checkpoint_chunks": 8, "score_every": 2, "anchor_labels": 64,
+    "keep_versions": 1_000_000,
+}  # fmt: skip
 GATE = GateSettings(anchor_labels=64, score_every=2)
 SMALL: dict[str, Any] = {"channels": ["x"], "hidden": 8}
 
@@ -115,6 +119,15 @@ class Ledger:
         Their first answer belongs to a line of events that the journal does not hold.
         """
         return {seq for answered, at in self.resumed_at for seq in range(at, answered + 1)}
+
+    def perhaps_redone(self, in_flight: int) -> set[int]:
+        """Ticks not in the journal when the stream resumed, whose first answer may have come before the kill.
+
+        It waited in the SDK then, behind the last one that was noted, and was handed out after the reconnect.
+        """
+        return {
+            seq for answered, at in self.resumed_at for seq in range(max(at, answered + 1), answered + in_flight + 1)
+        }
 
 
 async def abreast(rows: Array, of: Ledger, lead: int = 40) -> AsyncIterator[Array]:

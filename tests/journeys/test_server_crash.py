@@ -20,6 +20,7 @@ from tests.journeys.scraped import scrape
 from tests.oracles import replay
 
 STREAMS = 3
+IN_FLIGHT = 32
 # The anchor stays version 1, so that retention keeps every version and the oracle can replay from the start.
 KEEP_ALL = {"anchor_labels": 10**9, "snapshot_s": 0.3}
 
@@ -65,7 +66,7 @@ async def one_stream(
     client: freshet.Client, ledger: Ledger, moved: asyncio.Event, max_staleness: int | None, beside: Ledger | None
 ) -> None:
     """beside: keep abreast of this one, without a bound on staleness."""
-    async with client.stream("flow", ledger.stream, 32) as stream:
+    async with client.stream("flow", ledger.stream, IN_FLIGHT) as stream:
         async with asyncio.timeout(2 * crash.DEADLINE_S):
             await follow(stream, ledger, moved, max_staleness, beside)
         await within(stream.durable())
@@ -76,7 +77,7 @@ def check_answers(ledgers: list[Ledger], data: Path, files: replay.Files) -> Non
     """Every tick is in the journal once, with the values that were sent, and was answered what the oracle answers."""
     expected = replay.served(list(replay.read(data / "journal")), files).answers
     assert set(expected) == {(ledger.stream, seq) for ledger in ledgers for seq in range(1, len(ledger.sent) + 1)}
-    compared = 0
+    compared = differ = 0
     for ledger in ledgers:
         assert list(ledger.answers) == list(range(1, len(ledger.sent) + 1))
         for seq, forecast in ledger.answers.items():
@@ -87,8 +88,12 @@ def check_answers(ledgers: list[Ledger], data: Path, files: replay.Files) -> Non
             assert not forecast.lost
             # Bit-equal: onnxruntime gives the same bits for batches of 1 to 64 rows with these graphs.
             got = forecast.version, forecast.y.tobytes()
-            assert got == (told.version, told.y.tobytes()), f"{ledger.stream}, tick {seq}"
+            if got != (told.version, told.y.tobytes()):
+                assert seq in ledger.perhaps_redone(IN_FLIGHT), f"{ledger.stream}, tick {seq}"
+                assert forecast.version <= told.version, "the first answer is of before the kill"
+                differ += 1
             compared += 1
+    assert differ <= 0.02 * len(expected), "seldom does an answer wait in the SDK while the server is killed"
     assert compared > 0.8 * len(expected), "a kill may redo what was not durable, which is little"
 
 

@@ -36,10 +36,9 @@ def add_one_more(live: World, model) -> None:
     live.serving.versions.add(type(facts)(**values), *blobs)
 
 
-async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_next_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.publisher.RECENT_VERSIONS", 2)
+async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_next_checkpoint(tmp_path):
     settings = {"anchor_labels": 8, "score_every": 1, "checkpoint_chunks": 1000, "publish_labels": 1}
-    async with world(tmp_path / "data", **settings) as live:
+    async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
         session = live.open(model, "pump")
         live.start_trainer()
@@ -89,11 +88,10 @@ async def waves(live: World, model, session, first: int, last: int, checkpoints:
             await live.snapshot()
 
 
-async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_versions_were_pruned(tmp_path, monkeypatch):
+async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_versions_were_pruned(tmp_path):
     """What was rolled back to is kept, over restarts too; a contender that is gone costs the gate alone."""
-    monkeypatch.setattr("service.publisher.RECENT_VERSIONS", 2)
     settings = {"anchor_labels": 8, "score_every": 1, "cool_down_labels": 4}
-    async with world(tmp_path / "data", **settings) as live:
+    async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
         session = live.open(model, "pump")
         await waves(live, model, session, 0, 30)
@@ -101,7 +99,7 @@ async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_vers
         await live.publish(model, 1)
         await live.verdict(model, "veto", rollback=returned_to)
         await waves(live, model, session, 30, 50)
-    async with world(tmp_path / "data", **settings) as live:
+    async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = live.serving.model("flow")
         session = live.open(model, "pump")
         await waves(live, model, session, session.last_seq, session.last_seq + 40)
@@ -121,9 +119,8 @@ async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_vers
         assert {1, returned_to} <= kept
 
 
-async def test_versions_do_not_pile_up_behind_an_anchor_that_never_moves(tmp_path, monkeypatch):
-    monkeypatch.setattr("service.publisher.RECENT_VERSIONS", 2)
-    async with world(tmp_path / "data", anchor_labels=10**6, score_every=1) as live:
+async def test_versions_do_not_pile_up_behind_an_anchor_that_never_moves(tmp_path):
+    async with world(tmp_path / "data", anchor_labels=10**6, score_every=1, keep_versions=2) as live:
         model = await live.model(hidden=4, head_init=0.0)
         await waves(live, model, live.open(model, "pump"), 0, 101)
 
