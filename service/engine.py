@@ -12,6 +12,8 @@ from service.export import Canary
 
 Array = NDArray[np.float32]
 
+onnxruntime.disable_telemetry_events()  # a server tells nobody what it runs
+
 PARITY = 1e-5  # scaled units; float32 rounding over one step is two orders below
 
 

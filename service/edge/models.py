@@ -9,9 +9,10 @@ from typing import Any
 from freshet.v1 import models_pb2, models_pb2_grpc
 from service import wire
 from service.edge.statuses import statuses
-from service.errors import Unavailable
+from service.errors import NotFound, Unavailable
 from service.serving import Serving
 from service.sessions import Sessions
+from service.storage.versions import VersionMissing
 
 
 class Models(models_pb2_grpc.ModelsServicer):
@@ -49,7 +50,11 @@ class Models(models_pb2_grpc.ModelsServicer):
         async with statuses(context):
             model, store = self._serving.model(request.name), self._serving.versions
             number = request.version or model.champion
-            version = await asyncio.to_thread(store.get, model.number, number)
+            try:
+                version = await asyncio.to_thread(store.get, model.number, number)
+            except VersionMissing as error:
+                remedy = f"model {model.name} has no version {number}, or keeps it no longer: list its versions"
+                raise NotFound("version", number, remedy) from error
             blobs = await asyncio.to_thread(store.blobs, model.number, number)
             return models_pb2.ExportResponse(
                 version=wire.version_message(version), onnx=blobs.onnx, weights=blobs.weights

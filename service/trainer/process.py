@@ -56,8 +56,11 @@ class Channel:
     def send(self, kind: str, head: dict[str, Any], *blobs: bytes) -> None:
         """Write a message; waits while the pipe is full."""
         data = memoryview(Message(kind, head, blobs).encode())
-        while data:
-            data = data[os.write(self._sink, data) :]
+        try:
+            while data:
+                data = data[os.write(self._sink, data) :]
+        except BrokenPipeError:  # serving was killed: what is not saved is learned again from the journal
+            raise SystemExit(0) from None
 
 
 @dataclass(slots=True)
