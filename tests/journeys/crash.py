@@ -100,6 +100,7 @@ class Ledger:
     sent: Array  # (n, 1), in seq order from 1
     answers: dict[int, freshet.Forecast] = field(default_factory=dict)
     resumed_at: list[tuple[int, int]] = field(default_factory=list)  # per reconnect: answered before, server's next seq
+    blurred: list[tuple[int, int]] = field(default_factory=list)  # the same, of reconnects seen only together
     durable: int = 0  # the highest seq that the server called durable
     moved: asyncio.Event = field(default_factory=asyncio.Event)  # set at each answer, for one who keeps abreast
 
@@ -108,6 +109,8 @@ class Ledger:
         if stream.reconnects > len(self.resumed_at):
             missed = stream.reconnects - len(self.resumed_at)
             self.resumed_at += [(len(self.answers), stream.welcome.next_seq)] * missed
+            if missed > 1:  # only the last Welcome is known: an earlier one may have asked for all that was not durable
+                self.blurred.append((len(self.answers), self.durable + 1))
         assert forecast.seq == len(self.answers) + 1
         self.answers[forecast.seq] = forecast
         self.durable = max(self.durable, stream.durable_seq)
@@ -125,9 +128,9 @@ class Ledger:
 
         It waited in the SDK then, behind the last one that was noted, and was handed out after the reconnect.
         """
-        return {
-            seq for answered, at in self.resumed_at for seq in range(max(at, answered + 1), answered + in_flight + 1)
-        }
+        spans = [(max(at, answered + 1), answered) for answered, at in self.resumed_at]
+        spans += [(at, answered) for answered, at in self.blurred]
+        return {seq for first, answered in spans for seq in range(first, answered + in_flight + 1)}
 
 
 async def abreast(rows: Array, of: Ledger, lead: int = 40) -> AsyncIterator[Array]:
