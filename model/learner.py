@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import calendar
-from model.bptt import Batch, gradient, labelled, predict
+from model.bptt import Batch, gradient, predict
 from model.cell import Array
 from model.contexts import Block, Contexts, most_contexts, pad_rows
 from model.gradients import GradientReport, clip_by_global_norm, layer_norms
@@ -183,9 +183,9 @@ class Learner:
 
     def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
         grad, counts = self._grad, self.counts
-        loss, p, (_, t1) = gradient(self.network, self.weights, batch, tape, grad)
+        loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
-        self._score(update, batch, p, score_anchor)
+        self._score(update, batch, p, span, score_anchor)
         try:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss}")
@@ -201,12 +201,15 @@ class Learner:
         counts.learned += labels
         counts.clipped += update.norm > self.spec.clip
         if report:
-            update.report = self._report(update.norm, by_layer, tape, t1)
+            update.report = self._report(update.norm, by_layer, tape, span[1])
         return update
 
-    def _score(self, update: Update, batch: Batch, p: Array, score_anchor: bool) -> None:
-        """Fill in the clipped scores of candidate and, if asked, anchor: rows without a label do not count."""
-        t0, t1 = span = labelled(batch.weight)
+    def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
+        """Fill in the clipped scores of candidate and, if asked, anchor: rows without a label do not count.
+
+        p: the candidate's forecasts at the positions of `span`.
+        """
+        t0, t1 = span
         Y, weight = batch.Y[t0:t1], batch.weight[t0:t1]
         rows = weight.any(axis=(0, 2))
         update.score = float(clipped_score(p, Y, weight)[rows].mean())

@@ -77,12 +77,8 @@ class Publisher:
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
         if number != model.champion:
             serving.journal.append(model.number, Swap(number, head["offset"], bytes.fromhex(version.digest)))
-        serving.engine.install(model.number, number, session)
-        model.serve(number, head["offset"])
-        serving.engine.retire(model.number, {number})
-        metrics = serving.metrics.of(model.name)
-        metrics.version.set(number)
-        metrics.parity_error.set(error)
+        self._into_service(model, number, session, head["offset"])
+        serving.metrics.of(model.name).parity_error.set(error)
         serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))
         self._told(model, ev.PUBLISHED, head, number)
         return "publish"
@@ -103,12 +99,16 @@ class Publisher:
         version, session = await asyncio.to_thread(self._prepare_return, model.number, number)
         record = Rollback(number, offset, bytes.fromhex(version.digest), reason)
         after = serving.journal.append(model.number, record)
-        serving.engine.install(model.number, number, session)
-        model.serve(number, after)
+        self._into_service(model, number, session, after)
         model.anchor = number
-        serving.engine.retire(model.number, {number})
-        serving.metrics.of(model.name).version.set(number)
         serving.emit(model, ev.ROLLED_BACK, offset, number, reason)
+
+    def _into_service(self, model: Sessions, number: int, session: StepSession, offset: int) -> None:
+        """Between two steps: this version answers from here on, with labels up to `offset` judged; no other stays."""
+        self._serving.engine.install(model.number, number, session)
+        model.serve(number, offset)
+        self._serving.engine.retire(model.number, {number})
+        self._serving.metrics.of(model.name).version.set(number)
 
     def _prepare_return(self, model: int, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
