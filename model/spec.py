@@ -38,15 +38,28 @@ class ModelSpec:
     interval: float = 0.0  # seconds of event time per tick; 0: no calendar
     max_gap: float = 0.0  # seconds; a larger gap voids pending labels; 0: no limit
     cell: str = "lstm"
+    activation: str = "tanh"  # of the cell rnn
     layers: int = 1
     hidden: int = 64  # units per layer
+    init: str = "normal"  # first recurrent weights
+    init_gain: float = 1.0  # factor on the first recurrent weights
     window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7 if that is more
     learn_every: int = 1  # k1, ticks between updates of a stream
     learn: bool = True
     task: str = "forecast"
-    loss: str = "mse"
+    classes: tuple[str, ...] = ()  # names, for task classify
+    class_weights: tuple[float, ...] = ()  # one per class, default all 1
+    label_horizon: int = 0  # ticks that a label may come late; default 512, or 0 for task forecast, which needs none
+    loss: str = ""  # default mse, or cross_entropy for task classify
+    huber_delta: float = 1.0  # scaled units, of loss huber
     optimizer: str = "adam"
+    momentum: float = 0.9  # of optimizers momentum and nesterov
+    weight_decay: float = 0.0  # per update, of optimizer adamw; default 0.01 there
     learning_rate: float = 0.0  # default 7e-4, or 1e-4 when horizon > 1
+    schedule: str = "constant"
+    warmup: int = 0  # updates over which the rate rises from 0
+    schedule_updates: int = 10_000  # updates over which schedule cosine falls to a tenth of the rate
+    freeze: tuple[str, ...] = ()  # parts that never learn: cell0, cell1 …, head
     clip: float = 1.0  # largest global gradient norm
     scaler: str = "residual"
     head_init: float = 0.0  # standard deviation of the readout's first weights; 0: a fresh model is persistence
@@ -55,47 +68,88 @@ class ModelSpec:
 
     def __post_init__(self) -> None:
         self._check_types()
+        forecast = self.task == "forecast"
+        rate = self.learning_rate or (7e-4 if self.horizon == 1 else 1e-4)
         fill = {
             "channels": tuple(self.channels),
-            "targets": tuple(self.targets) or tuple(self.channels),
+            "targets": tuple(self.targets) or (tuple(self.channels) if forecast else ()),
+            "classes": tuple(self.classes),
+            "class_weights": tuple(map(float, self.class_weights)) or (1.0,) * len(self.classes),
+            "freeze": tuple(self.freeze),
             "window": self.window or max(16, self.horizon + self.learn_every - 1 + WINDOW_MARGIN),
-            "learning_rate": self.learning_rate or (7e-4 if self.horizon == 1 else 1e-4),
+            "label_horizon": self.label_horizon or (0 if forecast else 512),
+            "loss": self.loss or ("cross_entropy" if self.task == "classify" else "mse"),
+            "weight_decay": self.weight_decay or (0.01 if self.optimizer == "adamw" else 0.0),
+            "learning_rate": rate,
         }
         for name, value in fill.items():
             object.__setattr__(self, name, value)
         self._check_names()
+        self._check_task()
         self._check_sizes()
 
     def _check_types(self) -> None:
         for field in fields(self):
             value, kind = getattr(self, field.name), str(field.type)
             if kind.startswith("tuple") and not isinstance(value, list | tuple):
-                raise SpecError(field.name, value, "give a list of names")
+                raise SpecError(field.name, value, "give a list")
+            if kind == "tuple[float, ...]":
+                for number in value:
+                    _check_number(field.name, number)
             if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
                 raise SpecError(field.name, value, "give a whole number")
-            if kind == "float" and (
-                isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value)
-            ):
-                raise SpecError(field.name, value, "give a finite number")
+            if kind == "float":
+                _check_number(field.name, value)
             if kind == "bool" and not isinstance(value, bool):
                 raise SpecError(field.name, value, "give true or false")
-            if kind == "str" and value not in CHOICES[field.name]:
+            if kind == "str" and value not in CHOICES[field.name] and not (field.name == "loss" and value == ""):
                 raise SpecError(field.name, value, f"choose one of {', '.join(CHOICES[field.name])}")
 
     def _check_names(self) -> None:
-        for field in ("channels", "targets"):
+        for field in ("channels", "targets", "classes", "freeze"):
             names = getattr(self, field)
-            if not 1 <= len(names) <= MAX_CHANNELS:
-                raise SpecError(field, f"{len(names)} names", f"give 1 to {MAX_CHANNELS} channel names")
+            if len(names) > MAX_CHANNELS:
+                raise SpecError(field, f"{len(names)} names", f"give at most {MAX_CHANNELS} names")
             for name in names:
                 if not isinstance(name, str) or not name or len(name) > 256 or not name.isprintable():
-                    raise SpecError(field, name, "a channel's name is 1 to 256 printable characters")
+                    raise SpecError(field, name, "a name is 1 to 256 printable characters")
             if len(set(names)) != len(names):
                 raise SpecError(field, names, "every name must be different")
-        known = set(self.channels)
-        for name in self.targets:
-            if name not in known:
-                raise SpecError("targets", name, "every target must be one of the channels")
+        if not self.channels:
+            raise SpecError("channels", self.channels, f"give 1 to {MAX_CHANNELS} channel names")
+        parts = [*(f"cell{i}" for i in range(self.layers)), "head"]
+        for name in self.freeze:
+            if name not in parts:
+                raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
+        if self.learn and len(self.freeze) == len(parts):
+            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
+
+    def _check_task(self) -> None:
+        """What a task needs, and what it has no use for."""
+        classify, forecast = self.task == "classify", self.task == "forecast"
+        if forecast:
+            for name in self.targets:
+                if name not in self.channels:
+                    raise SpecError("targets", name, "every target must be one of the channels")
+        elif self.horizon != 1:
+            raise SpecError("horizon", self.horizon, f"task {self.task} has no horizon: leave it out")
+        if classify and len(self.classes) < 2:
+            raise SpecError("classes", self.classes, "name at least 2 classes")
+        if not classify and self.classes:
+            raise SpecError("classes", self.classes, f"task {self.task} has none: leave them out")
+        if classify and self.targets:
+            raise SpecError("targets", self.targets, "task classify has classes instead: leave targets out")
+        if self.task == "regress" and not self.targets:
+            raise SpecError("targets", self.targets, "name the values that a label holds")
+        if len(self.class_weights) != len(self.classes):
+            raise SpecError("class_weights", self.class_weights, f"give {len(self.classes)}, one per class")
+        if any(not 0 < weight <= 1e6 for weight in self.class_weights):
+            raise SpecError("class_weights", self.class_weights, "give weights above 0 and at most 1e6")
+        if classify != (self.loss == "cross_entropy"):
+            losses = [name for name in CHOICES["loss"] if (name == "cross_entropy") == classify]
+            raise SpecError("loss", self.loss, f"task {self.task} takes {' or '.join(losses)}")
+        if forecast and self.label_horizon:
+            raise SpecError("label_horizon", self.label_horizon, "task forecast reads its labels off the stream")
 
     def _check_sizes(self) -> None:
         shortest = self.horizon + self.learn_every - 1 + WINDOW_MARGIN
@@ -103,8 +157,15 @@ class ModelSpec:
             ("horizon", 1, 1024),
             ("layers", 1, 8),
             ("hidden", 1, 1024),
+            ("init_gain", 0.0, 100.0),
             ("learn_every", 1, 1024),
             ("window", shortest, 4096),
+            ("label_horizon", 0, 100_000),
+            ("huber_delta", 1e-6, 1e6),
+            ("momentum", 0.0, 0.9999),
+            ("weight_decay", 0.0, 1.0),
+            ("warmup", 0, 10**9),
+            ("schedule_updates", 1, 10**9),
             ("seed", 0, 2**63 - 1),
             ("interval", 0.0, 3.2e9),
             ("max_gap", 0.0, 3.2e9),
@@ -118,16 +179,17 @@ class ModelSpec:
         if not -1.0 <= self.learning_rate <= 1.0:
             raise SpecError("learning_rate", self.learning_rate, "give a step size of magnitude at most 1")
         if self.outputs > MAX_OUTPUTS:
-            raise SpecError("horizon", self.horizon, f"horizon × targets is {self.outputs}, at most {MAX_OUTPUTS}")
+            field, what = ("classes", "classes") if self.classes else ("horizon", "horizon × targets")
+            raise SpecError(field, getattr(self, field), f"{what} is {self.outputs}, at most {MAX_OUTPUTS}")
 
     @property
     def outputs(self) -> int:
-        """O: forecasts per tick, horizon × targets, step 1's targets first."""
-        return self.horizon * len(self.targets)
+        """O: values per answer. Forecasts: horizon × targets, step 1's targets first; otherwise targets, or classes."""
+        return len(self.classes) or self.horizon * len(self.targets)
 
     @property
     def target_index(self) -> list[int]:
-        """Position of each target among the channels."""
+        """Position of each target among the channels, for task forecast."""
         position = {name: i for i, name in enumerate(self.channels)}
         return [position[name] for name in self.targets]
 
@@ -147,11 +209,19 @@ class ModelSpec:
         return cls(**mapping)
 
 
+def _check_number(field: str, value: object) -> None:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise SpecError(field, value, "give a finite number")
+
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("lstm", "gru"),
+    "activation": ("tanh",),
+    "init": ("normal",),
     "task": ("forecast",),
     "loss": ("mse",),
     "optimizer": ("adam",),
+    "schedule": ("constant",),
     "scaler": ("residual",),
     "missing": ("refuse",),
 }

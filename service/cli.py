@@ -26,8 +26,9 @@ INTERRUPTED = 130
 
 # Written out, so that --help need not import NumPy; a test compares it with ModelSpec.
 SPEC_KEYS = (
-    "channels, targets, horizon, interval, max_gap, cell, layers, hidden, window, learn_every, learn, task, loss, "
-    "optimizer, learning_rate, clip, scaler, head_init, seed, missing"
+    "channels, targets, horizon, interval, max_gap, cell, activation, layers, hidden, init, init_gain, window, "
+    "learn_every, learn, task, classes, class_weights, label_horizon, loss, huber_delta, optimizer, momentum, "
+    "weight_decay, learning_rate, schedule, warmup, schedule_updates, freeze, clip, scaler, head_init, seed, missing"
 )
 
 app = typer.Typer(

@@ -23,8 +23,8 @@ import numpy.typing as npt
 from service.fields import Array, Cursor, Digest, Field, Float, Optional, RecordError, Text, Unsigned
 
 __all__ = [
-    "Chunk", "Kind", "Label", "ModelCreate", "ModelDelete", "Paused", "Record", "RecordError", "Reset", "Resumed",
-    "Rollback", "Skip", "StateDelete", "StatePut", "StreamOpened", "Swap", "Ticks", "Window", "decode_chunk",
+    "Chunk", "Kind", "Label", "ModelCreate", "ModelDelete", "Paused", "Promote", "Record", "RecordError", "Reset",
+    "Resumed", "Rollback", "Skip", "StateDelete", "StatePut", "StreamOpened", "Swap", "Ticks", "Window", "decode_chunk",
     "encode_chunk", "encode_record", "entries", "join_chunk",
 ]  # fmt: skip
 
@@ -55,6 +55,7 @@ class Kind(enum.IntEnum):
     ROLLBACK = 12
     SKIP = 13
     MODEL_DELETE = 14
+    PROMOTE = 15
 
 
 # Records that hold arrays compare by identity (eq=False): an array has no one truth value. Compare their encodings.
@@ -177,6 +178,17 @@ class Rollback:
 
 
 @dataclass(frozen=True, slots=True)
+class Promote:
+    """As `Swap`, by hand, to any kept version; learning goes on from its weights, which are the anchor."""
+
+    kind: ClassVar[Kind] = Kind.PROMOTE
+    version: int
+    offset: int
+    digest: bytes
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
 class Skip:
     """Entries with offsets first..last-1 are left out of learning by decision."""
 
@@ -195,7 +207,7 @@ class ModelDelete:
 
 Record = (
     StreamOpened | Ticks | Label | Window | Reset | StatePut | StateDelete
-    | ModelCreate | Paused | Resumed | Swap | Rollback | Skip | ModelDelete
+    | ModelCreate | Paused | Resumed | Swap | Rollback | Promote | Skip | ModelDelete
 )  # fmt: skip
 
 
@@ -244,6 +256,7 @@ _FIELDS: dict[type[Record], tuple[Field, ...]] = {
     Resumed: (),
     Swap: (_u64, _u64, _digest),
     Rollback: (_u64, _u64, _digest, _text),
+    Promote: (_u64, _u64, _digest, _text),
     Skip: (_u64, _u64, _text),
     ModelDelete: (),
 }

@@ -25,7 +25,22 @@ BAD: list[tuple[str, Any]] = [
     *(("window", v) for v in (8, -1, 4097, 16.0, "16")),
     *(("learn_every", v) for v in (0, -1, 1025, 1.0, "1", None)),
     *(("learn", v) for v in (0, 1, "yes", None)),
-    *((name, v) for name in ("task", "loss", "optimizer", "scaler", "missing") for v in ("other", "", 0, None)),
+    *(
+        (name, v)
+        for name in ("task", "optimizer", "schedule", "init", "activation", "scaler", "missing")
+        for v in ("other", "", 0, None)
+    ),
+    *(("loss", v) for v in ("other", 0, None, "cross_entropy")),
+    *(("classes", v) for v in (["a", "b"], "ab", 3, [1, 2])),
+    *(("class_weights", v) for v in ([1.0], ["a"], 2.0, [True])),
+    *(("label_horizon", v) for v in (1, -1, 1.5, "3")),
+    *(("huber_delta", v) for v in (0.0, -1.0, float("nan"), "1")),
+    *(("momentum", v) for v in (-0.1, 1.0, float("nan"), "0.9")),
+    *(("weight_decay", v) for v in (-0.1, 1.5, float("inf"), "0")),
+    *(("warmup", v) for v in (-1, 1.5, "3", 10**10)),
+    *(("schedule_updates", v) for v in (0, -1, 1.5, "3")),
+    *(("freeze", v) for v in (["cell1"], "head", ["head", "head"], ["head", "cell0"], [3])),
+    *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),
     *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),
     *(("clip", v) for v in (0.0, -1.0, 1e7, float("nan"), "1")),
     *(("head_init", v) for v in (-0.1, 11.0, float("inf"), "0")),

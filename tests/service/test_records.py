@@ -20,6 +20,7 @@ from service.records import (
     ModelCreate,
     ModelDelete,
     Paused,
+    Promote,
     RecordError,
     Reset,
     Resumed,
@@ -60,6 +61,7 @@ EXAMPLES = {
     Kind.RESUME: Resumed(),
     Kind.SWAP: Swap(4, 1000, bytes(range(32))),
     Kind.ROLLBACK: Rollback(2, 500, bytes(range(32)), "worse than the anchor"),
+    Kind.PROMOTE: Promote(3, 700, bytes(range(32)), "by hand"),
     Kind.SKIP: Skip(10, 20, "the trainer died three times at offset 10"),
     Kind.MODEL_DELETE: ModelDelete(),
 }
@@ -128,6 +130,7 @@ records = st.one_of(
     st.just(Resumed()),
     st.builds(Swap, u64, u64, digests),
     st.builds(Rollback, u64, u64, digests, texts),
+    st.builds(Promote, u64, u64, digests, texts),
     st.builds(Skip, u64, u64, texts),
     st.just(ModelDelete()),
 )

@@ -129,8 +129,14 @@ class CreateModelRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     SPEC_FIELD_NUMBER: _builtins.int
+    WEIGHTS_FIELD_NUMBER: _builtins.int
+    WEIGHTS_DIGEST_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1 to 64 of a-z, 0-9, '-', '_', beginning with a letter."""
+    weights: _builtins.bytes
+    """The weights of version 1 (safetensors, as in ExportResponse); empty: drawn from the spec's seed."""
+    weights_digest: _builtins.str
+    """sha256 of `weights`, hex; required with them."""
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
     def __init__(
@@ -138,10 +144,12 @@ class CreateModelRequest(_message.Message):
         *,
         name: _builtins.str = ...,
         spec: _types_pb2.ModelSpec | None = ...,
+        weights: _builtins.bytes = ...,
+        weights_digest: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spec", b"spec"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "spec", b"spec", "weights", b"weights", "weights_digest", b"weights_digest"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -297,19 +305,27 @@ class ImportRequest(_message.Message):
     NAME_FIELD_NUMBER: _builtins.int
     WEIGHTS_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    ONNX_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     weights: _builtins.bytes
+    """safetensors: the named parameters, as in ExportResponse."""
     digest: _builtins.str
+    """sha256 of `weights`, hex."""
+    onnx: _builtins.bytes
+    """The .onnx that goes with them; optional. It is not served (the server makes its own from the weights) but checked:
+    no external data, and the same answers.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         weights: _builtins.bytes = ...,
         digest: _builtins.str = ...,
+        onnx: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "weights", b"weights"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["digest", b"digest", "name", b"name", "onnx", b"onnx", "weights", b"weights"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -133,13 +133,14 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """Add a version from weights of the same spec. It does not serve until it is promoted.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Put a kept version into service by hand.
+        """Put a kept version into service by hand; learning goes on from its weights.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

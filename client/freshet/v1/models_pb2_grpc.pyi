@@ -40,8 +40,9 @@ class ModelsStub:
     Export: _grpc.UnaryUnaryMultiCallable[_models_pb2.ExportRequest, _models_pb2.ExportResponse]
     """A version's file: the .onnx is the whole forecaster, scaler and head inside."""
     Import: _grpc.UnaryUnaryMultiCallable[_models_pb2.ImportRequest, _models_pb2.Version]
+    """Add a version from weights of the same spec. It does not serve until it is promoted."""
     Promote: _grpc.UnaryUnaryMultiCallable[_models_pb2.PromoteRequest, _models_pb2.Model]
-    """Put a kept version into service by hand."""
+    """Put a kept version into service by hand; learning goes on from its weights."""
     Rollback: _grpc.UnaryUnaryMultiCallable[_models_pb2.RollbackRequest, _models_pb2.Model]
     """Return serving and learning to an earlier version."""
     Pause: _grpc.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]
@@ -63,8 +64,9 @@ class ModelsAsyncStub(ModelsStub):
     Export: _aio.UnaryUnaryMultiCallable[_models_pb2.ExportRequest, _models_pb2.ExportResponse]  # type: ignore[assignment]
     """A version's file: the .onnx is the whole forecaster, scaler and head inside."""
     Import: _aio.UnaryUnaryMultiCallable[_models_pb2.ImportRequest, _models_pb2.Version]  # type: ignore[assignment]
+    """Add a version from weights of the same spec. It does not serve until it is promoted."""
     Promote: _aio.UnaryUnaryMultiCallable[_models_pb2.PromoteRequest, _models_pb2.Model]  # type: ignore[assignment]
-    """Put a kept version into service by hand."""
+    """Put a kept version into service by hand; learning goes on from its weights."""
     Rollback: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Return serving and learning to an earlier version."""
     Pause: _aio.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]  # type: ignore[assignment]
@@ -118,7 +120,8 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _models_pb2.ImportRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.Version, _abc.Awaitable[_models_pb2.Version]]: ...
+    ) -> _typing.Union[_models_pb2.Version, _abc.Awaitable[_models_pb2.Version]]:
+        """Add a version from weights of the same spec. It does not serve until it is promoted."""
 
     @_abc_1.abstractmethod
     def Promote(
@@ -126,7 +129,7 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.PromoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
-        """Put a kept version into service by hand."""
+        """Put a kept version into service by hand; learning goes on from its weights."""
 
     @_abc_1.abstractmethod
     def Rollback(

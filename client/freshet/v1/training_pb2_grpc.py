@@ -39,6 +39,16 @@ class TrainingStub:
                 request_serializer=freshet_dot_v1_dot_training__pb2.LearnRequest.SerializeToString,
                 response_deserializer=freshet_dot_v1_dot_training__pb2.LearnResponse.FromString,
                 _registered_method=True)
+        self.Quarantine = channel.unary_unary(
+                '/freshet.v1.Training/Quarantine',
+                request_serializer=freshet_dot_v1_dot_training__pb2.QuarantineRequest.SerializeToString,
+                response_deserializer=freshet_dot_v1_dot_training__pb2.QuarantineResponse.FromString,
+                _registered_method=True)
+        self.Replay = channel.unary_unary(
+                '/freshet.v1.Training/Replay',
+                request_serializer=freshet_dot_v1_dot_training__pb2.ReplayRequest.SerializeToString,
+                response_deserializer=freshet_dot_v1_dot_training__pb2.ReplayResponse.FromString,
+                _registered_method=True)
 
 
 class TrainingServicer:
@@ -52,6 +62,20 @@ class TrainingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Quarantine(self, request, context):
+        """Labels and windows that were accepted and could not be learned, and why.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Replay(self, request, context):
+        """Learn from quarantined items after all: each becomes a window of its own, a label with the ticks before it.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_TrainingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +83,16 @@ def add_TrainingServicer_to_server(servicer, server):
                     servicer.Learn,
                     request_deserializer=freshet_dot_v1_dot_training__pb2.LearnRequest.FromString,
                     response_serializer=freshet_dot_v1_dot_training__pb2.LearnResponse.SerializeToString,
+            ),
+            'Quarantine': grpc.unary_unary_rpc_method_handler(
+                    servicer.Quarantine,
+                    request_deserializer=freshet_dot_v1_dot_training__pb2.QuarantineRequest.FromString,
+                    response_serializer=freshet_dot_v1_dot_training__pb2.QuarantineResponse.SerializeToString,
+            ),
+            'Replay': grpc.unary_unary_rpc_method_handler(
+                    servicer.Replay,
+                    request_deserializer=freshet_dot_v1_dot_training__pb2.ReplayRequest.FromString,
+                    response_serializer=freshet_dot_v1_dot_training__pb2.ReplayResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +122,60 @@ class Training:
             '/freshet.v1.Training/Learn',
             freshet_dot_v1_dot_training__pb2.LearnRequest.SerializeToString,
             freshet_dot_v1_dot_training__pb2.LearnResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Quarantine(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/freshet.v1.Training/Quarantine',
+            freshet_dot_v1_dot_training__pb2.QuarantineRequest.SerializeToString,
+            freshet_dot_v1_dot_training__pb2.QuarantineResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Replay(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/freshet.v1.Training/Replay',
+            freshet_dot_v1_dot_training__pb2.ReplayRequest.SerializeToString,
+            freshet_dot_v1_dot_training__pb2.ReplayResponse.FromString,
             options,
             channel_credentials,
             insecure,

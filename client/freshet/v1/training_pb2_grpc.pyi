@@ -35,6 +35,10 @@ class TrainingStub:
     """Labels for ticks of any stream of a model, and whole labelled windows. Neither touches a stream's serving state.
     Everything accepted is acknowledged once it is on disk, or once it is learned if Hello asks for that.
     """
+    Quarantine: _grpc.UnaryUnaryMultiCallable[_training_pb2.QuarantineRequest, _training_pb2.QuarantineResponse]
+    """Labels and windows that were accepted and could not be learned, and why."""
+    Replay: _grpc.UnaryUnaryMultiCallable[_training_pb2.ReplayRequest, _training_pb2.ReplayResponse]
+    """Learn from quarantined items after all: each becomes a window of its own, a label with the ticks before it."""
 
 @_typing.type_check_only
 class TrainingAsyncStub(TrainingStub):
@@ -43,6 +47,10 @@ class TrainingAsyncStub(TrainingStub):
     """Labels for ticks of any stream of a model, and whole labelled windows. Neither touches a stream's serving state.
     Everything accepted is acknowledged once it is on disk, or once it is learned if Hello asks for that.
     """
+    Quarantine: _aio.UnaryUnaryMultiCallable[_training_pb2.QuarantineRequest, _training_pb2.QuarantineResponse]  # type: ignore[assignment]
+    """Labels and windows that were accepted and could not be learned, and why."""
+    Replay: _aio.UnaryUnaryMultiCallable[_training_pb2.ReplayRequest, _training_pb2.ReplayResponse]  # type: ignore[assignment]
+    """Learn from quarantined items after all: each becomes a window of its own, a label with the ticks before it."""
 
 class TrainingServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -54,5 +62,21 @@ class TrainingServicer(metaclass=_abc_1.ABCMeta):
         """Labels for ticks of any stream of a model, and whole labelled windows. Neither touches a stream's serving state.
         Everything accepted is acknowledged once it is on disk, or once it is learned if Hello asks for that.
         """
+
+    @_abc_1.abstractmethod
+    def Quarantine(
+        self,
+        request: _training_pb2.QuarantineRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.QuarantineResponse, _abc.Awaitable[_training_pb2.QuarantineResponse]]:
+        """Labels and windows that were accepted and could not be learned, and why."""
+
+    @_abc_1.abstractmethod
+    def Replay(
+        self,
+        request: _training_pb2.ReplayRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_training_pb2.ReplayResponse, _abc.Awaitable[_training_pb2.ReplayResponse]]:
+        """Learn from quarantined items after all: each becomes a window of its own, a label with the ticks before it."""
 
 def add_TrainingServicer_to_server(servicer: TrainingServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -48,6 +48,19 @@ class ModelSpec(_message.Message):
     HEAD_INIT_FIELD_NUMBER: _builtins.int
     SEED_FIELD_NUMBER: _builtins.int
     MISSING_FIELD_NUMBER: _builtins.int
+    ACTIVATION_FIELD_NUMBER: _builtins.int
+    INIT_FIELD_NUMBER: _builtins.int
+    INIT_GAIN_FIELD_NUMBER: _builtins.int
+    MOMENTUM_FIELD_NUMBER: _builtins.int
+    WEIGHT_DECAY_FIELD_NUMBER: _builtins.int
+    SCHEDULE_FIELD_NUMBER: _builtins.int
+    WARMUP_FIELD_NUMBER: _builtins.int
+    SCHEDULE_UPDATES_FIELD_NUMBER: _builtins.int
+    CLASS_WEIGHTS_FIELD_NUMBER: _builtins.int
+    HUBER_DELTA_FIELD_NUMBER: _builtins.int
+    FREEZE_FIELD_NUMBER: _builtins.int
+    LABEL_HORIZON_FIELD_NUMBER: _builtins.int
+    CLASSES_FIELD_NUMBER: _builtins.int
     horizon: _builtins.int
     """Forecasts reach 1..horizon ticks ahead. Default 1."""
     interval: _builtins.float
@@ -57,7 +70,7 @@ class ModelSpec(_message.Message):
     max_gap: _builtins.float
     """A larger gap in event time, seconds, voids the labels still pending. Default 0: no limit."""
     cell: _builtins.str
-    """Recurrent cell: "lstm" or "gru". Default "lstm"."""
+    """Recurrent cell: "lstm", "gru" or "rnn". Default "lstm"."""
     layers: _builtins.int
     """Stacked recurrent layers. Default 1."""
     hidden: _builtins.int
@@ -69,30 +82,77 @@ class ModelSpec(_message.Message):
     learn: _builtins.bool
     """False: the model serves and never learns. Default true."""
     task: _builtins.str
-    """"forecast"; later "regress" and "classify". Default "forecast"."""
+    """"forecast": the next values of the stream itself. "regress": values that labels bring later. "classify": which of
+    `classes`; an answer is their probabilities, and so is a label (1 for the class, or a distribution).
+    Default "forecast".
+    """
     loss: _builtins.str
-    """"mse". Default "mse"."""
+    """"mse", "huber", or "cross_entropy" (for task classify, its only one). Default "mse", or "cross_entropy"."""
     optimizer: _builtins.str
-    """"adam". Default "adam"."""
+    """"sgd", "momentum", "nesterov", "adam" or "adamw". Default "adam"."""
     learning_rate: _builtins.float
     """Step size. Default 7e-4, and 1e-4 when horizon > 1."""
     clip: _builtins.float
     """Largest global gradient norm; more is scaled down to it. Default 1."""
     scaler: _builtins.str
-    """"residual": running scale of differences and levels. Default "residual"."""
+    """"residual": running scale of differences and levels; "standard": running mean and deviation; "none": values as they
+    come. Default "residual".
+    """
     head_init: _builtins.float
     """Standard deviation of the readout's initial weights. Default 0: a fresh model is exactly persistence."""
     seed: _builtins.int
     """Seed of the initial weights. Default 0."""
     missing: _builtins.str
-    """NaN in an observation: "refuse". Default "refuse"."""
+    """NaN in an observation: "refuse", or "hold": the channel's last value stands in, a mask tells the network, and
+    nothing is learned from it. Default "refuse".
+    """
+    activation: _builtins.str
+    """Of cell rnn: "tanh" or "relu". Default "tanh"."""
+    init: _builtins.str
+    """First recurrent weights: "normal" (standard deviation 1/√hidden), "orthogonal", or "identity" (for rnn with relu).
+    Input weights are normal with standard deviation 1/√inputs, forget-gate biases 1. Default "normal".
+    """
+    init_gain: _builtins.float
+    """Factor on the first recurrent weights. Default 1."""
+    momentum: _builtins.float
+    """Of optimizers momentum and nesterov. Default 0.9."""
+    weight_decay: _builtins.float
+    """Decoupled, of optimizer adamw. Default 0.01 there."""
+    schedule: _builtins.str
+    """Of the learning rate, over updates: "constant", "cosine" (to a tenth of it in schedule_updates), "inverse_sqrt".
+    Default "constant".
+    """
+    warmup: _builtins.int
+    """Updates over which the rate rises from 0 to learning_rate, before the schedule. Default 0."""
+    schedule_updates: _builtins.int
+    """Length of schedule cosine, updates. Default 10000."""
+    huber_delta: _builtins.float
+    """Of loss huber: errors beyond so many scaled units count linearly. Default 1."""
+    label_horizon: _builtins.int
+    """Ticks that a label may come late: one for tick seq is taken while the stream's last tick is less than so many
+    ahead of it. Default 512; 0 for task forecast, which reads its labels off the stream.
+    """
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the channels of an observation, in order. Required; 1 to 4096 names, all different."""
 
     @_builtins.property
     def targets(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """The channels that are forecast, by name. Default: all of them."""
+        """Task forecast: the channels that are forecast, by name; default: all of them. Task regress: names of the values that
+        a label holds, required.
+        """
+
+    @_builtins.property
+    def class_weights(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Of task classify, one per class: how much a label of it counts. Default all 1."""
+
+    @_builtins.property
+    def freeze(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Parts that keep their first weights: "cell0", "cell1" …, "head". Default none."""
+
+    @_builtins.property
+    def classes(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Of task classify: the names of the classes, at least 2."""
 
     def __init__(
         self,
@@ -117,11 +177,26 @@ class ModelSpec(_message.Message):
         head_init: _builtins.float | None = ...,
         seed: _builtins.int | None = ...,
         missing: _builtins.str | None = ...,
+        activation: _builtins.str | None = ...,
+        init: _builtins.str | None = ...,
+        init_gain: _builtins.float | None = ...,
+        momentum: _builtins.float | None = ...,
+        weight_decay: _builtins.float | None = ...,
+        schedule: _builtins.str | None = ...,
+        warmup: _builtins.int | None = ...,
+        schedule_updates: _builtins.int | None = ...,
+        class_weights: _abc.Iterable[_builtins.float] | None = ...,
+        huber_delta: _builtins.float | None = ...,
+        freeze: _abc.Iterable[_builtins.str] | None = ...,
+        label_horizon: _builtins.int | None = ...,
+        classes: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_cell", b"_cell", "_clip", b"_clip", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_interval", b"_interval", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_seed", b"_seed", "_task", b"_task", "_window", b"_window", "cell", b"cell", "clip", b"clip", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "interval", b"interval", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "optimizer", b"optimizer", "scaler", b"scaler", "seed", b"seed", "task", b"task", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "clip", b"clip", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_cell", b"_cell", "_clip", b"_clip", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_interval", b"_interval", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_seed", b"_seed", "_task", b"_task", "_window", b"_window", "cell", b"cell", "channels", b"channels", "clip", b"clip", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "interval", b"interval", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "optimizer", b"optimizer", "scaler", b"scaler", "seed", b"seed", "targets", b"targets", "task", b"task", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
+    _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
     _WhichOneofReturnType__cell: _TypeAlias = _typing.Literal["cell"]  # noqa: Y015
     _WhichOneofArgType__cell: _TypeAlias = _typing.Literal["_cell", b"_cell"]  # noqa: Y015
     _WhichOneofReturnType__clip: _TypeAlias = _typing.Literal["clip"]  # noqa: Y015
@@ -132,8 +207,16 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__hidden: _TypeAlias = _typing.Literal["_hidden", b"_hidden"]  # noqa: Y015
     _WhichOneofReturnType__horizon: _TypeAlias = _typing.Literal["horizon"]  # noqa: Y015
     _WhichOneofArgType__horizon: _TypeAlias = _typing.Literal["_horizon", b"_horizon"]  # noqa: Y015
+    _WhichOneofReturnType__huber_delta: _TypeAlias = _typing.Literal["huber_delta"]  # noqa: Y015
+    _WhichOneofArgType__huber_delta: _TypeAlias = _typing.Literal["_huber_delta", b"_huber_delta"]  # noqa: Y015
+    _WhichOneofReturnType__init: _TypeAlias = _typing.Literal["init"]  # noqa: Y015
+    _WhichOneofArgType__init: _TypeAlias = _typing.Literal["_init", b"_init"]  # noqa: Y015
+    _WhichOneofReturnType__init_gain: _TypeAlias = _typing.Literal["init_gain"]  # noqa: Y015
+    _WhichOneofArgType__init_gain: _TypeAlias = _typing.Literal["_init_gain", b"_init_gain"]  # noqa: Y015
     _WhichOneofReturnType__interval: _TypeAlias = _typing.Literal["interval"]  # noqa: Y015
     _WhichOneofArgType__interval: _TypeAlias = _typing.Literal["_interval", b"_interval"]  # noqa: Y015
+    _WhichOneofReturnType__label_horizon: _TypeAlias = _typing.Literal["label_horizon"]  # noqa: Y015
+    _WhichOneofArgType__label_horizon: _TypeAlias = _typing.Literal["_label_horizon", b"_label_horizon"]  # noqa: Y015
     _WhichOneofReturnType__layers: _TypeAlias = _typing.Literal["layers"]  # noqa: Y015
     _WhichOneofArgType__layers: _TypeAlias = _typing.Literal["_layers", b"_layers"]  # noqa: Y015
     _WhichOneofReturnType__learn: _TypeAlias = _typing.Literal["learn"]  # noqa: Y015
@@ -148,16 +231,28 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__max_gap: _TypeAlias = _typing.Literal["_max_gap", b"_max_gap"]  # noqa: Y015
     _WhichOneofReturnType__missing: _TypeAlias = _typing.Literal["missing"]  # noqa: Y015
     _WhichOneofArgType__missing: _TypeAlias = _typing.Literal["_missing", b"_missing"]  # noqa: Y015
+    _WhichOneofReturnType__momentum: _TypeAlias = _typing.Literal["momentum"]  # noqa: Y015
+    _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
     _WhichOneofReturnType__optimizer: _TypeAlias = _typing.Literal["optimizer"]  # noqa: Y015
     _WhichOneofArgType__optimizer: _TypeAlias = _typing.Literal["_optimizer", b"_optimizer"]  # noqa: Y015
     _WhichOneofReturnType__scaler: _TypeAlias = _typing.Literal["scaler"]  # noqa: Y015
     _WhichOneofArgType__scaler: _TypeAlias = _typing.Literal["_scaler", b"_scaler"]  # noqa: Y015
+    _WhichOneofReturnType__schedule: _TypeAlias = _typing.Literal["schedule"]  # noqa: Y015
+    _WhichOneofArgType__schedule: _TypeAlias = _typing.Literal["_schedule", b"_schedule"]  # noqa: Y015
+    _WhichOneofReturnType__schedule_updates: _TypeAlias = _typing.Literal["schedule_updates"]  # noqa: Y015
+    _WhichOneofArgType__schedule_updates: _TypeAlias = _typing.Literal["_schedule_updates", b"_schedule_updates"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__task: _TypeAlias = _typing.Literal["task"]  # noqa: Y015
     _WhichOneofArgType__task: _TypeAlias = _typing.Literal["_task", b"_task"]  # noqa: Y015
+    _WhichOneofReturnType__warmup: _TypeAlias = _typing.Literal["warmup"]  # noqa: Y015
+    _WhichOneofArgType__warmup: _TypeAlias = _typing.Literal["_warmup", b"_warmup"]  # noqa: Y015
+    _WhichOneofReturnType__weight_decay: _TypeAlias = _typing.Literal["weight_decay"]  # noqa: Y015
+    _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     _WhichOneofReturnType__window: _TypeAlias = _typing.Literal["window"]  # noqa: Y015
     _WhichOneofArgType__window: _TypeAlias = _typing.Literal["_window", b"_window"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__activation) -> _WhichOneofReturnType__activation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cell) -> _WhichOneofReturnType__cell | None: ...
     @_typing.overload
@@ -169,7 +264,15 @@ class ModelSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__horizon) -> _WhichOneofReturnType__horizon | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__huber_delta) -> _WhichOneofReturnType__huber_delta | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__init) -> _WhichOneofReturnType__init | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__init_gain) -> _WhichOneofReturnType__init_gain | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__interval) -> _WhichOneofReturnType__interval | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__label_horizon) -> _WhichOneofReturnType__label_horizon | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__layers) -> _WhichOneofReturnType__layers | None: ...
     @_typing.overload
@@ -185,13 +288,23 @@ class ModelSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__missing) -> _WhichOneofReturnType__missing | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__momentum) -> _WhichOneofReturnType__momentum | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__optimizer) -> _WhichOneofReturnType__optimizer | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__scaler) -> _WhichOneofReturnType__scaler | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule) -> _WhichOneofReturnType__schedule | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_updates) -> _WhichOneofReturnType__schedule_updates | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__task) -> _WhichOneofReturnType__task | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup) -> _WhichOneofReturnType__warmup | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__window) -> _WhichOneofReturnType__window | None: ...
 
