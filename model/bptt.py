@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from model.cell import Array
-from model.losses import LOSSES
 from model.network import Network, Tape
 from model.parameters import Weights
 
@@ -51,7 +50,7 @@ def gradient(
     t0, t1 = span = labelled(batch.weight)
     grad.flat[...] = 0
     p = predict(network, weights, batch, tape, span)
-    each, dp = LOSSES[network.spec.loss](p, batch.Y[t0:t1], batch.weight[t0:t1])
+    each, dp = network.loss(p, batch.Y[t0:t1], batch.weight[t0:t1])
     rows = max(1, int(batch.weight.any(axis=(0, 2)).sum()))
     dp /= rows
     n = (t1 - t0) * tape.B

@@ -10,6 +10,7 @@ from model import calendar
 from model.cell import Array, Workspace
 from model.cells import CELLS
 from model.head import Head
+from model.losses import LOSSES
 from model.parameters import Layout, Weights
 from model.scaler import ResidualScaler
 from model.spec import ModelSpec
@@ -46,6 +47,7 @@ class Network:
         make = CELLS[spec.cell]
         self.cells = [make(2 * C + F if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
         self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
+        self.loss = LOSSES[spec.loss](spec)
         self.hidden_size = sum(cell.state_size for cell in self.cells)
         self.state_size = self.scaler.size + self.hidden_size
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}

@@ -219,7 +219,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("tanh",),
     "init": ("normal",),
     "task": ("forecast",),
-    "loss": ("mse",),
+    "loss": ("mse", "huber"),
     "optimizer": ("adam",),
     "schedule": ("constant",),
     "scaler": ("residual",),

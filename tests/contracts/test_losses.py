@@ -1,40 +1,67 @@
-"""What every loss in the registry must satisfy."""
+"""What every loss in the registry must satisfy, and each one's plain form."""
 
 from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.cell import Array
 from model.losses import LOSSES, Loss, clipped_score
+from tests.contracts.registry import proven
+from tests.oracles import plain_losses
 
-every_loss = pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES.keys())
+every_loss = pytest.mark.parametrize("name", proven(LOSSES, plain_form=plain_losses.LOSSES))
 SHAPE = (4, 3, 2)
+# What losses read of a spec. A delta that about half of the errors below exceed; classes of different weight.
+SETTINGS: Any = SimpleNamespace(huber_delta=1.0, class_weights=(0.5, 3.0))
 
 
-def draw() -> tuple[Array, Array, Array]:
+def make(name: str) -> Loss:
+    return LOSSES[name](SETTINGS)
+
+
+def draw(name: str) -> tuple[Array, Array, Array]:
     rng = np.random.default_rng(0)
-    return rng.normal(0, 1, SHAPE), rng.normal(0, 1, SHAPE), rng.random(SHAPE)
+    _, labels, _ = plain_losses.LOSSES[name]
+    return rng.normal(0, 1, SHAPE), labels(rng, SHAPE), rng.random(SHAPE)
 
 
 @every_loss
-def test_the_derivative_equals_central_differences(loss: Loss) -> None:
-    p, y, weight = draw()
-    step = 1e-6
+def test_a_loss_equals_its_plain_form_at_every_position(name: str) -> None:
+    p, y, weight = draw(name)
+    plain, _, _ = plain_losses.LOSSES[name]
+    weight[0, 0] = weight[1, 1, 0] = 0
 
-    each, dp = loss(p, y, weight)
+    each, dp = make(name)(p, y, weight)
 
     assert each.shape == dp.shape == SHAPE
-    slope = (loss(p + step, y, weight)[0] - loss(p - step, y, weight)[0]) / (2 * step)
-    np.testing.assert_allclose(dp, slope, rtol=1e-6, atol=1e-9)
+    for at in np.ndindex(SHAPE[:2]):
+        expected = plain(SETTINGS, p[at].tolist(), y[at].tolist(), weight[at].tolist())
+        np.testing.assert_allclose(each[at].sum(), expected, rtol=1e-12, atol=0)
 
 
 @every_loss
-def test_an_output_of_zero_weight_has_zero_loss_and_zero_derivative(loss: Loss) -> None:
-    p, y, weight = draw()
+def test_the_derivative_equals_central_differences(name: str) -> None:
+    p, y, weight = draw(name)
+    loss, step = make(name), 1e-6
+
+    _, dp = loss(p, y, weight)
+
+    for k in range(SHAPE[-1]):
+        moved = step * np.eye(SHAPE[-1])[k]
+        slope = (loss(p + moved, y, weight)[0] - loss(p - moved, y, weight)[0]).sum(axis=-1) / (2 * step)
+        np.testing.assert_allclose(dp[..., k], slope, rtol=1e-6, atol=1e-9)
+
+
+@every_loss
+def test_a_position_of_zero_weight_has_zero_loss_and_zero_derivative(name: str) -> None:
+    p, y, weight = draw(name)
     weight[:, 1] = 0
 
-    each, dp = loss(p, y, weight)
+    each, dp = make(name)(p, y, weight)
 
     assert not each[:, 1].any()
     assert not dp[:, 1].any()
@@ -43,24 +70,79 @@ def test_an_output_of_zero_weight_has_zero_loss_and_zero_derivative(loss: Loss) 
 
 
 @every_loss
-def test_a_right_forecast_costs_nothing_and_a_worse_one_more(loss: Loss) -> None:
-    _, y, weight = draw()
-    errors = [loss(y + offset, y, weight)[0].sum() for offset in (0.0, 0.1, 1.0)]
-    assert errors[0] == 0
-    assert errors[0] < errors[1] < errors[2]
+def test_at_the_right_forecast_the_slope_is_zero_and_a_worse_one_costs_more(name: str) -> None:
+    _, y, weight = draw(name)
+    _, _, right = plain_losses.LOSSES[name]
+    loss, p = make(name), right(y)
+
+    np.testing.assert_allclose(loss(p, y, weight)[1], 0, atol=1e-15)
+    offset = np.array([1.0, -1.0])
+    costs = [loss(p + size * offset, y, weight)[0].sum() for size in (0.0, 0.1, 1.0)]
+    assert costs[0] < costs[1] < costs[2]
 
 
 @every_loss
-def test_arguments_are_only_read(loss: Loss) -> None:
-    arguments = draw()
+def test_float32_stays_float32(name: str) -> None:
+    arguments = [a.astype(np.float32) for a in draw(name)]
+    each, dp = make(name)(*arguments)
+    assert each.dtype == dp.dtype == np.float32
+
+
+@every_loss
+def test_arguments_are_only_read(name: str) -> None:
+    arguments = draw(name)
     kept = [a.copy() for a in arguments]
-    loss(*arguments)
+    make(name)(*arguments)
     for before, after in zip(kept, arguments, strict=True):
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.parametrize("name", ["mse", "huber"])
+def test_a_forecast_equal_to_its_label_costs_nothing(name: str) -> None:
+    _, y, weight = draw(name)
+    assert not make(name)(y, y, weight)[0].any()
+
+
+def test_huber_is_mse_as_far_as_delta_and_its_slope_is_bounded_by_it() -> None:
+    p, y, weight = draw("mse")
+    small = np.abs(p - y) <= SETTINGS.huber_delta
+    assert 0.2 < small.mean() < 0.8
+
+    for got, squared in zip(make("huber")(p, y, weight), make("mse")(p, y, weight), strict=True):
+        np.testing.assert_allclose(got[small], squared[small], rtol=1e-12)
+    far = make("huber")(1e6 * p, y, np.ones(SHAPE))[1]
+    np.testing.assert_array_equal(np.abs(far), SETTINGS.huber_delta)
+
+
+def test_cross_entropy_counts_a_position_if_any_output_has_weight_and_by_the_largest() -> None:
+    p, y, weight = draw("cross_entropy")
+    loss = make("cross_entropy")
+    weight[..., 0] = 0
+    whole = np.repeat(weight[..., 1:], 2, axis=-1)
+    for got, expected in zip(loss(p, y, weight), loss(p, y, whole), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@pytest.mark.parametrize("size", [30.0, 1e4, 1e30])
+def test_cross_entropy_of_huge_logits_is_finite_and_right(size: float) -> None:
+    p = np.array([[size, -size], [-size, size]], np.float32)
+    y = np.array([[1, 0], [1, 0]], np.float32)
+
+    each, dp = make("cross_entropy")(p, y, np.ones_like(y))
+
+    # -log softmax of the true class: 0 where it leads by 2·size, 2·size where it trails by that.
+    np.testing.assert_allclose(each, [[0, 0], [0.5 * 2 * size, 0]], rtol=1e-6)
+    np.testing.assert_allclose(dp, [[0, 0], [-0.5, 0.5]], rtol=1e-6, atol=1e-20)
+
+
+def test_cross_entropy_does_not_change_when_all_logits_move_together() -> None:
+    p, y, weight = draw("cross_entropy")
+    for got, expected in zip(*(make("cross_entropy")(p + c, y, weight) for c in (0, 100)), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=1e-11)  # 100 takes two digits of float64
+
+
 def test_the_score_of_a_row_is_its_clipped_mean_square_over_labelled_outputs() -> None:
-    p, y, weight = draw()
+    p, y, weight = draw("mse")
     weight = (weight > 0.5).astype(np.float64)
     p[0, 0, 0], weight[0, 0, 0] = y[0, 0, 0] + 1e9, 1  # absurd, and bounded
 
@@ -76,7 +158,7 @@ def test_the_score_of_a_row_is_its_clipped_mean_square_over_labelled_outputs() -
 
 
 def test_a_forecast_that_is_not_a_number_scores_worst() -> None:
-    p, y, _ = draw()
+    p, y, _ = draw("mse")
     p[:, 0] = np.nan
     got = clipped_score(p, y, np.ones(SHAPE))
     assert got[0] == 1
