@@ -1,0 +1,141 @@
+"""A line chart as SVG text: what a bench or a training run shows of its numbers, readable on light and on dark."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, HEIGHT = 760, 440  # pixels, unless the reader scales it
+LEFT, TOP, BOTTOM = 76, 52, 56  # margins around the plot; the right one follows the longest label
+GLYPH, LABEL_GAP = 6.8, 17  # width of a letter of the labels, and from one label to the next
+SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+# After Okabe & Ito's palette, which people of any colour vision can tell apart, for either ground.
+LIGHT = ("#0072b2", "#c44e00", "#00805e", "#a8467f", "#7a6a00", "#555555")
+DARK = ("#56b4e9", "#ff9d4d", "#2fd0a0", "#e59ac6", "#f0e442", "#bbbbbb")
+DASHES = ("none", "8 4", "2 3", "10 3 2 3")
+STYLE = """svg { background: #fff; font: 12px system-ui, sans-serif; } text { fill: #222; } .title { font-size: 15px; }
+.grid { stroke: #ddd; } .line { fill: none; stroke: currentColor; stroke-width: 2; stroke-linejoin: round; }
+.point, .label { fill: currentColor; }"""
+MIDDLE = 'dy=".35em"'  # centres a line of text on its y; not every renderer knows dominant-baseline
+DARK_STYLE = "svg { background: #16181c; } text { fill: #e6e6e6; } .grid { stroke: #3a3d44; }"
+
+Points = list[tuple[float, float]]
+
+
+class Line(NamedTuple):
+    """One line. x and y of equal length; a y that cannot be drawn (NaN, or not above 0 on a log axis) is a gap."""
+
+    label: str
+    x: Sequence[float]
+    y: Sequence[float]
+
+
+class Axis(NamedTuple):
+    """From values to pixels. `ticks`: values from one end to the other; log: equal ratios have equal lengths."""
+
+    ticks: list[float]
+    start: float  # pixel of the first tick
+    stop: float
+    log: bool
+
+    def __call__(self, value: float) -> float:
+        """The pixel of a value."""
+        low, high, at = (math.log10(v) if self.log else v for v in (self.ticks[0], self.ticks[-1], value))
+        return self.start + (at - low) / (high - low) * (self.stop - self.start)
+
+    def label(self, tick: float) -> str:
+        """A tick as text: with powers of ten where the axis reaches far."""
+        if 1e-4 < max(map(abs, self.ticks)) < 1e6 and not (self.log and self.ticks[0] < 1e-3):
+            return f"{tick:.6g}"
+        mantissa, _, exponent = f"{tick:.5e}".partition("e")
+        power = f"10{str(int(exponent)).translate(SUPERSCRIPT)}"
+        return "0" if tick == 0 else power if float(mantissa) == 1 else f"{float(mantissa):g}·{power}"
+
+
+def line_chart(
+    title: str, x_label: str, y_label: str, lines: Sequence[Line], *, log_x: bool = False, log_y: bool = False
+) -> str:
+    """The chart as one SVG document, every line labelled at its end. Raises ValueError if no point can be drawn."""
+    pieces = [_pieces(line, log_x, log_y) for line in lines]
+    points = [point for parts in pieces for part in parts for point in part]
+    if not points:
+        raise ValueError(f"chart {title!r}: no line has a point that can be drawn")
+    right, bottom = WIDTH - 24 - GLYPH * max(len(line.label) for line in lines), HEIGHT - BOTTOM
+    x = Axis(_ticks([p[0] for p in points], log_x), LEFT, right, log_x)
+    y = Axis(_ticks([p[1] for p in points], log_y), bottom, TOP, log_y)
+    drawn = [_line(f"c{i % len(LIGHT)}", i, part, x, y) for i, parts in enumerate(pieces) for part in parts]
+    ends = {i: y(parts[-1][-1][1]) for i, parts in enumerate(pieces) if parts}
+    labels = [
+        _text(right + 10, at, lines[i].label, f'class="label c{i % len(LIGHT)}" {MIDDLE}')
+        for i, at in _spread(ends).items()
+    ]
+    words = [
+        _text(LEFT, 28, title, 'class="title"'),
+        _text((LEFT + right) / 2, HEIGHT - 14, x_label, 'text-anchor="middle"'),
+        _text(-(TOP + bottom) / 2, 20, y_label, 'text-anchor="middle" transform="rotate(-90)"'),
+    ]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {HEIGHT}" role="img">'
+    dark = f"@media (prefers-color-scheme: dark) {{ {DARK_STYLE} {_colours(DARK)} }}"
+    intro = [head, f"<title>{escape(title)}</title>", f"<style>{STYLE}\n{_colours(LIGHT)}\n{dark}</style>"]
+    return "\n".join([*intro, *_grid(x, y), *drawn, *labels, *words, "</svg>\n"])
+
+
+def _pieces(line: Line, log_x: bool, log_y: bool) -> list[Points]:
+    """The line's points that can be drawn, cut where one between them cannot."""
+    pieces: list[Points] = [[]]
+    for x, y in zip(line.x, line.y, strict=True):
+        if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) and (y > 0 or not log_y):
+            pieces[-1].append((float(x), float(y)))
+        elif pieces[-1]:
+            pieces.append([])
+    return [piece for piece in pieces if piece]
+
+
+def _ticks(values: Sequence[float], log: bool) -> list[float]:
+    """Round values, about 4 to 9 of them, the first at or below all values and the last at or above."""
+    low, high = min(values), max(values)
+    if log:
+        first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
+        every, parts = max(1, -(-(last - first) // 8)), (1, 2, 5) if last - first <= 2 else (1,)
+        round_values = [m * 10.0**k for k in range(first, last + every + 1, every) for m in parts]
+    else:
+        spread = high - low or abs(high) or 1.0
+        size = 10.0 ** math.floor(math.log10(spread / 5))
+        step = next(size * m for m in (1, 2, 5, 10) if size * m >= spread / 5)
+        round_values = [step * k for k in range(math.floor(low / step), math.ceil(high / step) + 2)]
+    first = max(i for i, v in enumerate(round_values) if v <= low or i == 0)
+    last = next((i for i, v in enumerate(round_values) if v >= high and i > first), len(round_values) - 1)
+    return round_values[first : last + 1]
+
+
+def _grid(x: Axis, y: Axis) -> list[str]:
+    rows = [f'<path class="grid" d="M{x.start:.1f} {y(tick):.1f}H{x.stop:.1f}"/>' for tick in y.ticks]
+    columns = [f'<path class="grid" d="M{x(tick):.1f} {y.start:.1f}V{y.stop:.1f}"/>' for tick in x.ticks]
+    rows += [_text(x.start - 8, y(tick), y.label(tick), f'text-anchor="end" {MIDDLE}') for tick in y.ticks]
+    return rows + columns + [_text(x(tick), y.start + 20, x.label(tick), 'text-anchor="middle"') for tick in x.ticks]
+
+
+def _line(colour: str, i: int, points: Points, x: Axis, y: Axis) -> str:
+    if len(points) == 1:
+        return f'<circle class="point {colour}" cx="{x(points[0][0]):.1f}" cy="{y(points[0][1]):.1f}" r="3"/>'
+    path = "L".join(f"{x(a):.1f} {y(b):.1f}" for a, b in points)
+    return f'<path class="line {colour}" stroke-dasharray="{DASHES[i % len(DASHES)]}" d="M{path}"/>'
+
+
+def _spread(ends: Mapping[int, float]) -> dict[int, float]:
+    """Heights at which the labels of lines that end at these heights do not cover each other, in the same order."""
+    placed: dict[int, float] = {}
+    lowest = HEIGHT - BOTTOM + LABEL_GAP / 2
+    for i, at in sorted(ends.items(), key=lambda end: -end[1]):  # from the bottom up
+        lowest = placed[i] = min(at, lowest - LABEL_GAP / 2 if not placed else lowest - LABEL_GAP)
+    return placed
+
+
+def _text(x: float, y: float, text: str, attributes: str) -> str:
+    return f'<text x="{x:.1f}" y="{y:.1f}" {attributes}>{escape(text)}</text>'
+
+
+def _colours(palette: Sequence[str]) -> str:
+    return " ".join(f".c{i} {{ color: {colour}; }}" for i, colour in enumerate(palette))
