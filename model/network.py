@@ -12,7 +12,7 @@ from model.cells import CELLS
 from model.head import Head
 from model.losses import LOSSES
 from model.parameters import Layout, Weights
-from model.scaler import ResidualScaler
+from model.scalers import SCALERS
 from model.spec import ModelSpec
 
 # Targets beyond this many scales are clipped to it: one absurd label moves the weights by a bounded amount.
@@ -34,18 +34,19 @@ class Network:
     """A spec's layout and arithmetic. Holds no weights and no state: both are arguments everywhere.
 
     A state row, S float32, is the scaler's statistics followed by each layer's state.
-    A feature row φ, E float32, is (u_{t-1}, u_t, l_t, calendar of t+1): the cells read it from u_t on, the head all.
+    A feature row φ, E float32, is the scaler's features and the calendar of t+1: the head reads all of it, the cells
+    leave out the scaler's `unseen` leading columns.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         C, F = len(spec.channels), calendar.size(spec.interval)
         self.calendar_size = F
-        self.scaler = ResidualScaler(C, spec.horizon)
-        self.features = 3 * C + F
-        self.unseen = C  # leading features that only the head reads
+        self.scaler = SCALERS[spec.scaler](C, spec.horizon)
+        self.features = self.scaler.features + F
+        seen = self.features - self.scaler.unseen
         make = CELLS[spec.cell]
-        self.cells = [make(2 * C + F if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
+        self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
         self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
         self.loss = LOSSES[spec.loss](spec)
         self.hidden_size = sum(cell.state_size for cell in self.cells)
@@ -103,7 +104,7 @@ class Network:
 
         The result is a view of the tape. Outputs come from `head.forward` at the positions that matter.
         """
-        H, start = X[:, :, self.unseen :], 0
+        H, start = X[:, :, self.scaler.unseen :], 0
         for cell, p, workspace in zip(self.cells, weights.cells, tape.cells, strict=True):
             H = cell.forward(p, hidden[:, start : start + cell.state_size], H, workspace)
             start += cell.state_size

@@ -11,95 +11,17 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
-from onnx import TensorProto, checker, helper, numpy_helper
+from onnx import TensorProto, checker, helper
 
-from model import scaler as sc
 from model.cell import Params
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.network import Network
+from model.onnx_graph import Graph
+from model.onnx_scalers import SCALER_TWINS
 from model.parameters import Weights
 
 OPSET, IR = 17, 8
-UNCAPPED = 2.0**106  # above the square of any difference; times MAX_COUNT still a float32
-
-
-class Graph:
-    """Collects nodes and constants; every method returns the name of a value."""
-
-    def __init__(self) -> None:
-        self.nodes: list[Any] = []
-        self.constants: dict[str, Any] = {}
-
-    def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """A named initializer holding `value`; equal scalars share one."""
-        array = np.asarray(value, dtype)
-        name = f"k{len(self.constants)}"
-        if array.size == 1:
-            name = f"{array.dtype.name}_{array.shape}_{array.reshape(-1)[0]!r}".replace("np.", "")
-        self.constants.setdefault(name, numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
-
-    def op(self, kind: str, *inputs: Any, outputs: Sequence[str] | int = 1, **attributes: Any) -> Any:
-        """Append a node. Inputs: value names, or numbers that become constants. One output: its name, else a list."""
-        names = [i if isinstance(i, str) else self.constant(i) for i in inputs]
-        outs = list(outputs) if not isinstance(outputs, int) else [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
-        self.nodes.append(helper.make_node(kind, names, outs, **attributes))
-        return outs[0] if len(outs) == 1 else outs
-
-    def split(self, value: str, sizes: Sequence[int]) -> list[str]:
-        """Cut the last axis into parts; [] sizes of 0 are not allowed."""
-        if len(sizes) == 1:
-            return [value]
-        out: list[str] = self.op("Split", value, self.constant(sizes, np.int64), outputs=len(sizes), axis=1)
-        return out
-
-    def concat(self, *values: str) -> str:
-        """Join along the last axis."""
-        return values[0] if len(values) == 1 else str(self.op("Concat", *values, axis=1))
-
-
-def _scaler(g: Graph, network: Network, row: Sequence[str], x: str) -> tuple[str, str, str, str, list[str]]:
-    """Statistics parts and x → u_{t-1}, u_t, l_t, scales [B, H·C] and the next parts. See `ResidualScaler.update`.
-
-    A choice is a product with 0 or 1, or a bound, for onnxruntime's Where costs as much as three of those. It is the
-    same choice because a stream's row begins with zeros and no value is beyond 1e15: every product is finite.
-    """
-    C, H = network.scaler.channels, network.scaler.horizon
-    count, mean, var, square, last, last_u = row
-    wide = H if C > 1 else 1  # a single channel is broadcast over the horizon
-
-    t = g.op("Min", g.op("Add", count, 1.0), sc.MAX_COUNT)
-    steps = np.repeat(np.arange(1, H + 1), C)[None] if H > 1 else 1.0
-    seen = g.op("Sub", t, g.constant(steps))
-    valid = g.op("Clip", seen, 0.0, 1.0)
-    begun = g.op("Clip", g.op("Sub", t, 1.0), 0.0, 1.0) if H > 1 else valid
-    a = g.op("Max", g.op("Reciprocal", t), sc.ALPHA)
-    e = g.op("Sub", x, mean)
-    ae = g.op("Mul", a, e)
-    mean_next = g.op("Add", mean, ae)
-    var_next = g.op("Mul", g.op("Sub", 1.0, a), g.op("Add", var, g.op("Mul", ae, e)))
-    sigma = g.op("Sqrt", var_next)
-    level = g.op("Clip", g.op("Div", e, g.op("Add", sigma, sc.TINY)), -sc.LEVEL_CLIP, sc.LEVEL_CLIP)
-    level = g.op("Mul", level, begun)
-
-    d = g.op("Sub", g.concat(*[x] * wide), last)
-    floor = g.concat(*[g.op("Mul", sigma, sc.RELATIVE_FLOOR)] * wide)
-    bound = g.op("Add", g.op("Sqrt", square), floor)
-    uncapped = g.op("Mul", g.op("Sub", sc.WARM_DIFFERENCES + 1.0, seen), UNCAPPED)
-    cap = g.op("Max", g.op("Mul", g.op("Mul", bound, sc.CAP), bound), uncapped)
-    q = g.op("Min", g.op("Mul", d, d), cap)
-    b = g.op("Mul", g.op("Clip", g.op("Reciprocal", seen), sc.ALPHA, 1.0), valid)
-    square_next = g.op("Add", square, g.op("Mul", b, g.op("Sub", q, square)))
-    usable = g.op("Add", g.op("Add", g.op("Sqrt", square_next), floor), sc.TINY)
-    scale = g.op("Mul", usable, valid)
-
-    rest = (H - 1) * C
-    first_d, first_scale = (g.split(v, [C, rest])[0] if rest else v for v in (d, usable))
-    u = g.op("Clip", g.op("Div", first_d, first_scale), -sc.DIFFERENCE_CLIP, sc.DIFFERENCE_CLIP)
-    u = g.op("Mul", u, begun)
-    last_next = g.concat(x, g.split(last, [rest, C])[0]) if rest else x
-    return last_u, u, level, scale, [t, mean_next, var_next, square_next, last_next, u]
 
 
 def _lstm(g: Graph, cell: LSTM, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
@@ -135,23 +57,23 @@ def export_step(network: Network, weights: Weights) -> bytes:
     scaler, C, H = network.scaler, len(network.spec.channels), network.spec.horizon
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
     parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
-    last_u, u, level, scale, statistics = _scaler(g, network, parts[: len(scaler.parts)], "x")
+    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], "x")
     known = ["u"] if network.calendar_size else []
-    inputs, hidden, states = [u, level, *known], [], iter(parts[len(scaler.parts) :])
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) :])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
         after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
         hidden += after
         inputs = after[:1]
     W = weights.head["W"]
-    readout = g.concat(*inputs, last_u, u, level, *known)
+    readout = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
     p = g.op("Gemm", readout, g.constant(W[:, :-1].T), g.constant(W[:, -1]))
-    value = "x"
+    value, scale = "x", scaled.scale
     if network.spec.target_index != list(range(C)):
         columns = [h * C + i for h in range(H) for i in network.spec.target_index]
         scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
         value = g.op("Gather", "x", g.constant(network.spec.target_index, np.int64), axis=1)
     g.op("Add", g.concat(*[value] * H), g.op("Mul", scale, p), outputs=["y"])
-    g.op("Concat", *statistics, *hidden, axis=1, outputs=["next_state"])
+    g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 
 

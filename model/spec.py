@@ -222,6 +222,6 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("mse", "huber"),
     "optimizer": ("adam",),
     "schedule": ("constant",),
-    "scaler": ("residual",),
+    "scaler": ("residual", "standard", "none"),
     "missing": ("refuse",),
 }

@@ -48,7 +48,7 @@ MODEL_STDLIB = {
     "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "enum", "functools", "hashlib",
     "itertools", "json", "math", "numbers", "operator", "struct", "types", "typing", "zlib", "__future__",
 }  # fmt: skip
-MODEL_WITH_ONNX = {"model.onnx_step", "model.importing"}
+MODEL_WITH_ONNX = {"model.onnx_graph", "model.onnx_step", "model.importing"}
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}
 SDK_MAY_IMPORT = {"numpy", "grpc", "grpc_status", "google", "freshet"}
 

@@ -9,6 +9,7 @@ import pytest
 
 from model.cell import Array
 from model.learner import Learner
+from model.scalers import SCALERS
 from tests.model.worlds import Chunk, Server, chunks, feed, spec
 from tests.oracles.slow_learner import SlowLearner
 
@@ -56,6 +57,18 @@ def test_after_chunks_of_interleaved_streams_weights_and_losses_equal_the_slow_l
     assert moved(learner) > 10 * RATE
     assert difference(learner, slow) < WEIGHT_TOLERANCE
     np.testing.assert_allclose(losses, slow.losses, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("scaler", sorted(SCALERS))
+def test_both_learners_stay_alike_with_every_scaler(scaler: str) -> None:
+    learner, slow = pair(scaler=scaler, horizon=3)
+    for chunk in chunks([10] * 20):
+        near_one = chunk._replace(x=(chunk.x / (1, 100)).astype(np.float32))  # as the scaler none needs it
+        feed(learner, near_one)
+        slow_ticks(slow, near_one)
+
+    assert moved(learner) > 10 * RATE
+    assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 
 @every_cell_and_horizon

@@ -11,15 +11,15 @@ import numpy as np
 from model.calendar import inputs as calendar_inputs
 from tests.oracles.adam import PlainAdam
 from tests.oracles.slow_cells import CELLS
-from tests.oracles.slow_scaler import SlowScaler
+from tests.oracles.slow_scaler import SLOW_SCALERS
 
 
 class Stream:
     """One stream's whole past: nothing is forgotten, so nothing can be dropped at the wrong moment."""
 
     def __init__(self, spec, state_size):
-        self.scaler = SlowScaler(len(spec.channels), spec.horizon)
-        self.values, self.features, self.scales = [], [], []  # per tick: x, (u_{t-1}, u_t, l_t, calendar), s [H, C]
+        self.scaler = SLOW_SCALERS[spec.scaler](len(spec.channels), spec.horizon)
+        self.values, self.features, self.scales = [], [], []  # per tick: x, φ (the scaler's, calendar), s [H, C]
         self.starts = [np.zeros(state_size)]  # starts[n]: the state before tick n, run when tick n + T − 1 had passed
         self.served = np.zeros(state_size)  # what serving would carry
         self.since, self.time = 0, np.nan  # no label joins an origin before tick `since`
@@ -32,6 +32,7 @@ class SlowLearner:
         self.spec, self.params = spec, {k: np.array(v, np.float64) for k, v in params.items()}
         self.step, self.back, vectors = CELLS[spec.cell]
         self.state_size = spec.layers * vectors * spec.hidden
+        self.unseen = Stream(spec, 0).scaler.unseen
         self.channels = [spec.channels.index(name) for name in spec.targets]
         self.adam = {k: PlainAdam(v.shape, spec.learning_rate) for k, v in self.params.items()}
         self.streams, self.losses, self.voided = {}, [], 0
@@ -109,7 +110,7 @@ class SlowLearner:
 
     def network_step(self, state, feature):
         """One tick through all layers → next state, the cells' tapes, the readout's input, forecasts p [H, targets]."""
-        x, parts, tapes = feature[len(self.spec.channels) :], np.split(state, self.spec.layers), []
+        x, parts, tapes = feature[self.unseen :], np.split(state, self.spec.layers), []
         for k in range(self.spec.layers):
             parts[k], tape = self.step(self.layer(k, self.params), parts[k], x)
             tapes.append(tape)
@@ -128,10 +129,9 @@ class SlowLearner:
 
     def take_in(self, stream, time, x):
         """Keep the tick as input and origin, and forecast from the state that serving carries."""
-        u_before = stream.features[-1][len(x) : 2 * len(x)] if stream.features else np.zeros_like(x)
-        u, level, scale = stream.scaler.update(x)
+        feature, scale = stream.scaler.update(x)
         ahead = calendar_inputs(np.array([time]), self.spec.interval)[0]
-        stream.features.append(np.concatenate([u_before, u, level, ahead]))
+        stream.features.append(np.concatenate([feature, ahead]))
         stream.values.append(x)
         stream.scales.append(scale)
         stream.time = stream.time if np.isnan(time) else time

@@ -1,0 +1,227 @@
+"""What every scaler in the registry must satisfy: its slow twin, its ONNX twin, its first ticks, its equivariance."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from model import calendar
+from model.cell import Array
+from model.network import Network
+from model.onnx_scalers import SCALER_TWINS
+from model.onnx_step import export_step
+from model.scaler import Scaler
+from model.scalers import SCALERS
+from model.spec import CHOICES, ModelSpec
+from tests.model.scaled import run, series
+from tests.oracles.slow_scaler import SLOW_SCALERS
+
+FLOAT32_EPS = 2.0**-23
+PARITY = 1e-5
+EQUIVARIANT = {"residual": True, "standard": True, "none": False}  # under x → a·x + b, as each one's file says
+
+
+def unproven(scalers: Any) -> list[str]:
+    """Scalers of a registry that lack a slow twin, an ONNX twin, or a word about equivariance."""
+    return [
+        name
+        for name, make in scalers.items()
+        if name not in SLOW_SCALERS or name not in EQUIVARIANT or type(make(1, 1)) not in SCALER_TWINS
+    ]
+
+
+# At collection: a scaler without proof must not look tested.
+assert not unproven(SCALERS), f"{unproven(SCALERS)}: give each a SLOW_SCALERS, a SCALER_TWINS and an EQUIVARIANT entry"
+
+every_scaler = pytest.mark.parametrize("name", sorted(SCALERS))
+every_equivariant = pytest.mark.parametrize("name", sorted(name for name, yes in EQUIVARIANT.items() if yes))
+
+
+def network(name: str, **fields: Any) -> Network:
+    return Network(ModelSpec(**{"channels": ("a", "b"), "horizon": 3, "hidden": 8, "scaler": name} | fields))
+
+
+def perturbed(net: Network, seed: int = 3) -> Array:
+    """Weights without a zero: a zero readout would forecast persistence and prove nothing."""
+    flat = np.random.default_rng(seed).normal(0, 0.3, net.layout.size).astype(np.float32)
+    assert np.abs(flat).min() > 0
+    return flat
+
+
+def forecasts(net: Network, flat: Array, x: Array) -> Array:
+    """[n, H, C] float64, of one stream of raw values."""
+    weights, tape = net.weights(flat), net.tape(1, 1)
+    state, out = np.zeros((1, net.state_size), np.float32), []
+    for value in x.astype(np.float32):
+        y, state = net.step(weights, value[None], np.zeros((1, 0), np.float32), state, tape)
+        out.append(y.reshape(net.spec.horizon, -1))
+    return np.array(out, np.float64)
+
+
+def test_the_spec_offers_every_scaler_and_no_other() -> None:
+    assert set(CHOICES["scaler"]) == SCALERS.keys()
+
+
+def test_a_scaler_without_proof_would_fail_the_collection() -> None:
+    class Unproven:
+        def __init__(self, channels: int, horizon: int) -> None: ...
+
+    assert unproven(SCALERS | {"residual": Unproven, "new": SCALERS["none"]}) == ["residual", "new"]
+
+
+@every_scaler
+@pytest.mark.parametrize("horizon", [1, 3])
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+def test_features_and_scales_equal_their_definition_as_weighted_sums_in_float64(
+    name: str, horizon: int, offset: float
+) -> None:
+    x = series() + offset
+
+    features, scales = run(SCALERS[name](2, horizon), x)
+    expected_features, expected_scales = run(SLOW_SCALERS[name](2, horizon), x)
+
+    # Differences are exact; running float32 sums round by 2⁻²³ of themselves, of which few stay within 500 ticks.
+    np.testing.assert_allclose(scales, expected_scales, rtol=1e-5, atol=0)
+    # A level compares x with a mean that is held to offset·2⁻²³, and drifts by a few of those.
+    np.testing.assert_allclose(features, expected_features, rtol=0, atol=2e-5 + 16 * offset * FLOAT32_EPS)
+
+
+@every_scaler
+def test_what_the_sizes_say_is_what_update_takes_and_gives(name: str) -> None:
+    scaler: Scaler = SCALERS[name](2, 3)
+    assert (scaler.channels, scaler.horizon) == (2, 3)
+    assert scaler.size == sum(scaler.parts)
+    assert all(part > 0 for part in scaler.parts)
+    assert 0 <= scaler.unseen < scaler.features
+
+    x = np.ones((5, 2), np.float32)
+    features, scale = scaler.update(np.zeros((5, scaler.size), np.float32), x)
+
+    assert (features.shape, scale.shape) == ((5, scaler.features), (5, 3, 2))
+    assert features.dtype == scale.dtype == np.float32
+    assert not np.shares_memory(features, x)
+
+
+@every_scaler
+def test_only_the_row_is_changed_and_rows_of_a_batch_do_not_touch_each_other(name: str) -> None:
+    scaler, x = SCALERS[name](2, 2), np.stack([series(50, s) for s in range(5)], axis=1).astype(np.float32)
+    given, rows = x.copy(), np.zeros((5, scaler.size), np.float32)
+    together = [scaler.update(rows, tick) for tick in x]
+    np.testing.assert_array_equal(x, given)
+    for stream in range(5):
+        features, scales = run(scaler, x[:, stream])
+        np.testing.assert_array_equal(features, [f[stream] for f, _ in together])
+        np.testing.assert_array_equal(scales, [s[stream] for _, s in together])
+
+
+@every_scaler
+def test_a_constant_channel_forecasts_its_value_unless_there_is_no_scaler(name: str) -> None:
+    net = network(name)
+    x = np.column_stack([np.full(200, 123.456), series(200)[:, 0]])
+
+    y = forecasts(net, perturbed(net), x)
+
+    assert np.isfinite(y).all()
+    assert (y[5:, :, 1] != x[5:, None, 1]).all()
+    if EQUIVARIANT[name]:  # the unit of a channel that never moved is 0
+        np.testing.assert_array_equal(y[:, :, 0], np.float32(123.456))
+
+
+@every_scaler
+@pytest.mark.parametrize("value", [0.0, 1e15, -1e15, 1e-30])
+def test_extreme_constants_and_their_return_stay_finite(name: str, value: float) -> None:
+    net = network(name)
+    x = np.zeros((60, 2)) + value
+    x[30:40] = -value
+    x[50:] = 1.0
+    assert np.isfinite(forecasts(net, perturbed(net), x)).all()
+
+
+@every_scaler
+def test_the_first_tick_of_an_equivariant_scaler_says_nothing_whatever_its_value(name: str) -> None:
+    for value in (0.0, -7.5, 1e15):
+        features, scales = run(SCALERS[name](1, 2), np.array([[value]]))
+        if EQUIVARIANT[name]:
+            assert not features.any()
+            assert not scales.any()
+
+
+@every_equivariant
+@pytest.mark.parametrize("a", [1e-6, 1e-3, 7.0, 1e3, 1e6])
+@pytest.mark.parametrize("b", [0.0, 1.0, -300.0, 1e5])
+def test_forecasts_follow_x_to_a_x_plus_b_with_b_in_spreads(name: str, a: float, b: float) -> None:
+    net = network(name)
+    flat = perturbed(net)
+    # The same numbers in both units: what float32 holds after the change, taken back in float64.
+    moved = (a * (series(300) + b)).astype(np.float32).astype(np.float64)
+    x = moved / a - b
+
+    got, expected = forecasts(net, flat, moved), forecasts(net, flat, x)
+
+    # In spreads. Roundings of numbers near 1; and at offset b values, mean and answer are held to b·2⁻²³ each.
+    tolerance = 1e-5 + 4 * abs(b) * FLOAT32_EPS
+    np.testing.assert_allclose(got / a - b, expected, rtol=0, atol=tolerance)
+    persistence = np.repeat(x[:, None], 3, axis=1)
+    assert np.abs(expected - persistence).mean() > 5 * tolerance  # there was something to be equivariant
+
+
+def session(model: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def ticks(net: Network, B: int, steps: int) -> list[tuple[Array, Array]]:
+    """(x, u) of each step: channels of very different size and offset, now and then a jump, one that stands still.
+
+    For the scaler none, which is for such data, all near 1.
+    """
+    rng, C, out = np.random.default_rng(0), len(net.spec.channels), []
+    x = np.zeros((B, C))
+    for step in range(steps):
+        x = 0.9 * x + rng.normal(0, 1, (B, C)) + 20 * (rng.random((B, C)) < 0.01)
+        raw = x * (1e-3, 1.0, 50.0)[-C:] + (0, -7, 3000)[-C:] if EQUIVARIANT[net.spec.scaler] else x / 3
+        raw[0, C // 2] = 4.25
+        time = 1.4e9 + 900.0 * step + 60.0 * np.arange(B)
+        out.append((raw.astype(np.float32), calendar.inputs(time, net.spec.interval)))
+    return out
+
+
+SHAPES = [
+    {"channels": ("a", "b", "c")},
+    {"channels": ("a", "b", "c"), "horizon": 4, "targets": ("c", "a"), "interval": 900.0, "cell": "gru", "layers": 2},
+    {"channels": ("a",), "horizon": 3, "cell": "gru"},
+    {"channels": ("a",), "horizon": 1},
+]
+
+
+@every_scaler
+@pytest.mark.parametrize("shape", SHAPES, ids=["plain", "everything", "one channel", "least"])
+def test_the_onnx_twin_equals_numpy_over_600_steps(name: str, shape: dict[str, Any]) -> None:
+    net = network(name, **{"horizon": 1} | shape)
+    assert_parity(net, ticks(net, 3, 600))
+
+
+def assert_parity(net: Network, steps: list[tuple[Array, Array]]) -> None:
+    """Run both, each on its own states, on weights without a zero."""
+    weights, B, n = net.weights(perturbed(net)), len(steps[0][0]), net.scaler.size
+    graph, tape, moved = session(export_step(net, weights)), net.tape(1, B), 0.0
+    state = other = np.zeros((B, net.state_size), np.float32)
+    largest = np.zeros(n)
+    for x, u in steps:
+        _, scale = net.observe(state[:, :n].copy(), x, u)
+        unit = np.where(scale > 0, scale, 1).reshape(B, -1)
+        y, state = net.step(weights, x, u, state, tape)
+        got, other = graph.run(None, {"x": x, "u": u, "state": other})
+
+        # float32 holds the answer itself to 2⁻²³: a value near 3000 in units of 50 to 7e-6 of a unit.
+        assert (np.abs(got - y) / unit <= PARITY + np.abs(y) * FLOAT32_EPS / unit).all()
+        np.testing.assert_allclose(other[:, n:], state[:, n:], rtol=0, atol=PARITY)
+        largest = np.maximum(largest, np.abs(state[:, :n]).max(axis=0))
+        assert (np.abs(other[:, :n] - state[:, :n]) <= PARITY * np.maximum(largest, 1e-20)).all()
+        last = np.tile(x[:, net.spec.target_index], (1, net.spec.horizon))
+        moved = max(moved, float((np.abs(y - last) / unit).max()))
+    assert moved > 0.5  # the forecasts were not persistence
