@@ -1,0 +1,196 @@
+"""Offline training: passes over a recorded series before a model goes online.
+
+The history is cut into contiguous segments that run side by side as rows of one batch, chunk by chunk: the hidden
+state is carried from chunk to chunk, the gradient is cut there (truncated BPTT). With a chunk as long as a segment it
+is whole-sequence BPTT. A held-out tail decides whose epoch's weights are kept.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.bptt import Batch, gradient, predict
+from model.cell import Array
+from model.gradients import clip_by_global_norm
+from model.history import History, known_by
+from model.network import Network
+from model.optimizers import OPTIMIZERS
+from model.parameters import Weights
+
+ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
+SEGMENT_WINDOWS = 10  # length of a segment, in windows of the spec
+SCORED_TICKS = 256  # of one forward run when scoring
+WARM_TICKS = 512  # run before the first scored tick, so that the hidden state is where serving would have it
+
+
+class Diverged(FloatingPointError):
+    """A loss or gradient that is not finite. The text says which and when; the best weights are as they were."""
+
+
+class Epoch(NamedTuple):
+    """One pass over the training ticks. Losses are scaled: summed over a tick's outputs, mean over labelled ticks."""
+
+    number: int  # 0: the first weights, before any update
+    train: float  # each chunk's before its update, mean over the pass; NaN for number 0
+    held_out: float  # of the weights after the pass; NaN without held-out ticks
+    best: bool  # these weights are the best so far
+    updates: int  # so far
+    clipped: int  # of these, how many had a gradient longer than the spec's clip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OfflineSettings:
+    """How to go through a history. chunk: ticks of one update, 0 for whole segments; segments: a multiple of rows."""
+
+    epochs: int
+    patience: int  # epochs without a better held-out loss until it stops
+    rows: int
+    segments: int
+    chunk: int
+
+    @classmethod
+    def truncated(cls, epochs: int, patience: int, ticks: int, window: int) -> OfflineSettings:
+        """Chunks of one window, over as many segments as so many training ticks give."""
+        rows = max(1, min(ROWS, ticks // (SEGMENT_WINDOWS * window)))
+        segments = rows * max(1, ticks // (SEGMENT_WINDOWS * window * rows))
+        return cls(epochs=epochs, patience=patience, rows=rows, segments=segments, chunk=window)
+
+    @classmethod
+    def whole(cls, epochs: int, patience: int, segments: int = 1) -> OfflineSettings:
+        """One update per epoch, through the whole history or through whole segments of it side by side."""
+        return cls(epochs=epochs, patience=patience, rows=segments, segments=segments, chunk=0)
+
+
+class OfflineTraining:
+    """A network's weights on their way through a history; `best` [n] are those to keep.
+
+    train_ticks: so many ticks are learned from, with the labels known by then; the others are held out. Of the train
+    ticks that do not fill a segment the oldest are left out. The spec's seed decides first weights and order.
+    """
+
+    def __init__(self, network: Network, history: History, train_ticks: int, settings: OfflineSettings) -> None:
+        spec = network.spec
+        self.network, self.history, self.train_ticks, self.settings = network, history, train_ticks, settings
+        self.weights = network.weights(network.init_params())
+        self.best: Array = self.weights.flat.copy()
+        self.best_epoch, self.best_loss = 0, math.inf
+        self.updates = self.clipped = 0
+        self._optimizer = OPTIMIZERS[spec.optimizer](spec.learning_rate)
+        self._optimizer_state = self._optimizer.init(network.layout.size)
+        self._length = train_ticks // settings.segments
+        self._chunk = min(settings.chunk or self._length, self._length)
+        self._first = train_ticks - self._length * settings.segments
+        self._weight = known_by(history, spec.horizon, train_ticks)
+        self._starts = np.zeros((settings.segments, network.hidden_size), np.float32)
+        self._rng = np.random.default_rng((spec.seed, 1))
+        self._grad = network.weights(np.empty_like(self.weights.flat))
+        self._tape = network.tape(self._chunk, settings.rows)
+
+    def epochs(self) -> Iterator[Epoch]:
+        """Learn until epochs or patience are spent; first what the first weights are worth. Raises Diverged."""
+        yield self._judge(0, math.nan)
+        for number in range(1, self.settings.epochs + 1):
+            yield self._judge(number, self._pass(number))
+            if self.train_ticks < len(self.history.X) and number - self.best_epoch >= self.settings.patience:
+                return
+
+    def _judge(self, number: int, train: float) -> Epoch:
+        held_out, end = math.nan, len(self.history.X)
+        if self.train_ticks < end:
+            held_out = score(self.network, self.weights, self.history, self.train_ticks, end)
+            if not math.isfinite(held_out):
+                raise Diverged(f"the held-out loss after epoch {number} is {held_out}")
+        best = self.train_ticks >= end or held_out < self.best_loss
+        if best:
+            self.best[...] = self.weights.flat
+            self.best_epoch, self.best_loss = number, held_out
+        return Epoch(number, train, held_out, best, self.updates, self.clipped)
+
+    def _pass(self, number: int) -> float:
+        """Learn from every segment once, in a new order. Returns the mean training loss."""
+        total, ticks, ends = 0.0, 0, np.empty_like(self._starts)
+        order = self._rng.permutation(self.settings.segments)
+        for group in order.reshape(-1, self.settings.rows):
+            state = self._starts[group]
+            for t0, t1 in pairwise(self._cuts()):
+                batch, labelled = self._batch(group, state, t0, t1)
+                if labelled:
+                    total += labelled * self._update(batch, number)
+                    ticks += labelled
+                else:
+                    self.network.forward(self.weights, batch.start, batch.X, self._tape)
+                state = self.network.state_after(self._tape, t1 - t0)
+            ends[group] = state
+        self._starts[1:] = ends[:-1]  # in the next pass a segment begins where the one before it has ended
+        return total / ticks if ticks else math.nan
+
+    def _cuts(self) -> list[int]:
+        """Where the chunks of one pass over a segment begin and end; the first has a random length, so that the
+        gradient is cut elsewhere each time."""
+        if self._chunk == self._length:
+            return [0, self._length]
+        first = int(self._rng.integers(1, self._chunk + 1))
+        return [0, *range(first, self._length, self._chunk), self._length]
+
+    def _batch(self, group: NDArray[np.intp], state: Array, t0: int, t1: int) -> tuple[Batch, int]:
+        """Ticks t0..t1 of the group's segments, padded to a chunk, and how many of them have a label."""
+        ticks = self._first + self._length * group[None] + np.arange(t0, t1)[:, None]
+        missing = self._chunk - (t1 - t0)
+
+        def rows(values: Array) -> Array:
+            return np.pad(values[ticks], ((0, missing), (0, 0), (0, 0)))
+
+        weight = rows(self._weight)
+        any_label = weight.any(axis=2)
+        labelled = int(any_label.sum())
+        if labelled:  # `gradient` takes the mean over rows with a label; this makes it the mean over labelled ticks
+            weight *= np.float32(any_label.any(axis=0).sum() / labelled)
+        return Batch(state, rows(self.history.X), rows(self.history.Y), weight), labelled
+
+    def _update(self, batch: Batch, number: int) -> float:
+        loss, _, _ = gradient(self.network, self.weights, batch, self._tape, self._grad)
+        clip = self.network.spec.clip
+        try:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"loss is {loss}")
+            norm = clip_by_global_norm(self._grad.flat, clip)
+        except FloatingPointError as error:
+            raise Diverged(f"{error} in epoch {number}, update {self.updates + 1}") from None
+        self._optimizer.update(self.weights.flat, self._grad.flat, self._optimizer_state)
+        self.updates += 1
+        self.clipped += norm > clip
+        return loss
+
+
+def forecasts(network: Network, weights: Weights, history: History, start: int, end: int) -> Array:
+    """Scaled forecasts p [end − start, O] of the ticks start..end, the state warmed from zeros before them."""
+    begin = max(0, start - WARM_TICKS)
+    state, made = np.zeros((1, network.hidden_size), np.float32), []
+    tape = network.tape(min(SCORED_TICKS, end - begin), 1)
+    for t in range(begin, end, tape.T):
+        ticks = min(tape.T, end - t)
+        X = np.pad(history.X[t : t + ticks], ((0, tape.T - ticks), (0, 0)))[:, None]
+        p = predict(network, weights, Batch(state, X, X, X), tape, (0, ticks))
+        made.append(p[:, 0])
+        state = network.state_after(tape, ticks)
+    return np.concatenate(made)[start - begin :]
+
+
+def score(network: Network, weights: Weights, history: History, start: int, end: int) -> float:
+    """Loss of the ticks start..end as `Epoch` states it; nothing is learned from them."""
+    return loss_of(network, history, forecasts(network, weights, history, start, end), start, end)
+
+
+def loss_of(network: Network, history: History, p: Array, start: int, end: int) -> float:
+    """The same for scaled forecasts p [end − start, O] from anywhere, such as a baseline's; NaN without a label."""
+    weight = history.weight[start:end]
+    each, _ = network.loss(p, history.Y[start:end], weight)
+    ticks = int(weight.any(axis=1).sum())
+    return float(each.sum(dtype=np.float64)) / ticks if ticks else math.nan
