@@ -87,6 +87,7 @@ class ModelSpec:
         self._check_names()
         self._check_task()
         self._check_sizes()
+        self._check_freeze()
 
     def _check_types(self) -> None:
         for field in fields(self):
@@ -117,12 +118,6 @@ class ModelSpec:
                 raise SpecError(field, names, "every name must be different")
         if not self.channels:
             raise SpecError("channels", self.channels, f"give 1 to {MAX_CHANNELS} channel names")
-        parts = [*(f"cell{i}" for i in range(self.layers)), "head"]
-        for name in self.freeze:
-            if name not in parts:
-                raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
-        if self.learn and len(self.freeze) == len(parts):
-            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
 
     def _check_task(self) -> None:
         """What a task needs, and what it has no use for."""
@@ -181,6 +176,14 @@ class ModelSpec:
         if self.outputs > MAX_OUTPUTS:
             field, what = ("classes", "classes") if self.classes else ("horizon", "horizon × targets")
             raise SpecError(field, getattr(self, field), f"{what} is {self.outputs}, at most {MAX_OUTPUTS}")
+
+    def _check_freeze(self) -> None:
+        parts = [*(f"cell{i}" for i in range(self.layers)), "head"]
+        for name in self.freeze:
+            if name not in parts:
+                raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
+        if self.learn and len(self.freeze) == len(parts):
+            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
 
     @property
     def outputs(self) -> int:

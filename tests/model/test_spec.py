@@ -138,3 +138,8 @@ def test_a_spec_cannot_be_changed() -> None:
 def test_every_choice_offered_is_accepted(name: str) -> None:
     for value in CHOICES[name]:
         assert getattr(ModelSpec.from_mapping(GOOD | {name: value}), name) == value
+
+
+def test_absurdly_many_layers_are_refused_before_anything_is_made_of_them():
+    with pytest.raises(SpecError, match="layers = 1099511627776: give 1 to 8"):
+        ModelSpec(channels=("a",), layers=2**40)
