@@ -55,6 +55,7 @@ class Reason(enum.IntEnum):
     UNKNOWN_TICK = 8
     OVERLOADED = 9
     UNSUPPORTED = 10
+    INVALID = 11
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,3 +67,4 @@ class Refusal:
     field: str
     value: str
     remedy: str
+    item: int = 0  # of a label or a window: which of its call's, from 1

@@ -14,6 +14,14 @@ MAX_PARAMETERS = 8_000_000
 MAX_UNROLLED = 1 << 19
 # Labels that one row of an update's window has room for: 32 rows of labels, mask and forecasts stay below 1 GB.
 MAX_LABELS = 1 << 21
+# Ticks of one labelled window, where MAX_UNROLLED and MAX_LABELS allow as many.
+MAX_WINDOW_STEPS = 4096
+# Senders of windows that a model remembers: for each, the number of its last window.
+MAX_SOURCES = 1024
+# Labels and windows that one call of Training.Learn may have on their way to an acknowledgement; with more, the server
+# reads on only when some are acknowledged.
+MAX_UNACKNOWLEDGED = 1024
+MAX_UNACKNOWLEDGED_BYTES = 8 << 20
 # What the learner keeps of one stream; a group of 32 streams is copied for an update.
 MAX_CONTEXT_BYTES = 8 << 20
 
@@ -24,6 +32,13 @@ def learn_every(backlog: int, comfortable: int) -> int:
     while backlog > comfortable * n and n < MAX_THINNING:
         n *= 2
     return n
+
+
+def window_steps(network: Network) -> int:
+    """The most ticks that one labelled window may have: at least the spec's own window."""
+    spec = network.spec
+    unrolled = network.features + spec.layers * spec.hidden
+    return max(spec.window, min(MAX_WINDOW_STEPS, MAX_UNROLLED // unrolled, MAX_LABELS // spec.outputs))
 
 
 def check_size(spec: ModelSpec) -> None:

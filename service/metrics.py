@@ -91,6 +91,10 @@ class Metrics:
         self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", "model")
         self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", "model")
         self.refused_ticks = counter("ticks_refused_total", "Ticks refused, by reason.", "reason")
+        self.labels = counter("labels_total", "Labels taken in, repeated ones too.", "model")
+        self.windows = counter("windows_total", "Labelled windows taken in.", "model")
+        self.repeated_windows = counter("windows_repeated_total", "Windows sent again, not taken in again.", "model")
+        self.refused_labels = counter("labels_refused_total", "Labels and windows refused at the door.", "reason")
         self.staleness = histogram_by(
             ("model",), "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS
         )
@@ -153,6 +157,8 @@ class ModelMetrics:
     def __init__(self, metrics: Metrics, model: str) -> None:
         self._metrics, self.model = metrics, model
         self.ticks, self.repeated = metrics.ticks.labels(model), metrics.repeated.labels(model)
+        self.labels, self.windows = metrics.labels.labels(model), metrics.windows.labels(model)
+        self.repeated_windows = metrics.repeated_windows.labels(model)
         self.staleness, self.freshness = metrics.staleness.labels(model), metrics.freshness.labels(model)
         self.streams, self.backlog = metrics.streams.labels(model), metrics.backlog.labels(model)
         self.version, self.parity_error = metrics.version.labels(model), metrics.parity_error.labels(model)

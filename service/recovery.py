@@ -24,11 +24,13 @@ from service.records import (
     StreamOpened,
     Swap,
     Ticks,
+    Window,
     entries,
 )
 from service.sequence import payload_digest
 from service.serving import Serving
 from service.sessions import Sessions
+from service.sources import Sources
 from service.storage.journal import JournalDamaged
 from service.storage.states import States
 
@@ -45,6 +47,7 @@ def recover(serving: Serving, states: States) -> int:
     for row in snapshot.models:
         model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_mapping(json.loads(row.spec)))
         model.anchor, model.paused = row.anchor, row.paused
+        model.sources = Sources(json.loads(row.sources))
         model.serve(row.champion, row.judged_offset)
         serving.add_model(model)
     ends = {row.model: row.offset for row in snapshot.models}
@@ -104,8 +107,10 @@ def _record(model: Sessions, record: Record, offset: int) -> None:
             model.paused = True
         case Resumed():
             model.paused = False
+        case Window(source=source, window_seq=seq):
+            model.sources.take(source, seq)
         case _:
-            pass  # labels, windows and skips do not touch a stream's state; state records come with their methods
+            pass  # labels and skips do not touch a stream's state; state records come with their methods
 
 
 def _ticks(serving: Serving, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:

@@ -32,9 +32,11 @@ from service.edge.http import HttpServer, application
 from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
 from service.edge.streams import Streams
+from service.edge.training import Training
 from service.edge.unbuilt import answer_by_name
 from service.engine import Engine
 from service.events import Events
+from service.intake import Intake
 from service.metrics import Metrics
 from service.publisher import Publisher
 from service.recovery import recover
@@ -88,7 +90,7 @@ class Server:
         self.metrics.truncated.inc(self.journal.truncated_bytes)
         replayed = recover(self.serving, self.states)
         log.info("recovered", models=len(self.serving.models), replayed=replayed, cut=self.journal.truncated_bytes)
-        self.publisher = Publisher(self.serving)
+        self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer)
         self.learned: dict[int, int] = {}  # model → entries learned
         self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
@@ -105,6 +107,7 @@ class Server:
             model = self.serving.models.get(message.head["model"])
             if model is not None:
                 self.learned[model.number] = message.head["offset"]
+                self.intake.has_learned(model.number, message.head["offset"])
                 self.metrics.of(model.name).learned(dict(message.head))
                 self.metrics.of(model.name).backlog.set(self._backlog(model.number))
         elif message.kind == "anchored":
@@ -174,6 +177,7 @@ class Server:
             for session in list(sessions):
                 if session.progressed:
                     session.progressed()
+        self.intake.wake()
         await grpc_server.stop(self.config.drain_s)
         if not self.journal.failure:
             await self.journal.flush()
@@ -216,9 +220,9 @@ class Server:
                 ("grpc.http2.settings_timeout", 5_000),
             ],
         )
-        streams = answer_by_name(Streams, streams_pb2_grpc.StreamsServicer)(self.serving)
+        streams = answer_by_name(Streams, streams_pb2_grpc.StreamsServicer)(self.intake)
         models = answer_by_name(Models, models_pb2_grpc.ModelsServicer)(self.serving)
-        training = answer_by_name(training_pb2_grpc.TrainingServicer, training_pb2_grpc.TrainingServicer)()
+        training = answer_by_name(Training, training_pb2_grpc.TrainingServicer)(self.intake)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)
         training_pb2_grpc.add_TrainingServicer_to_server(training, server)

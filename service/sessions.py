@@ -18,6 +18,7 @@ from model.network import Network
 from model.spec import ModelSpec
 from service.engine import StepSession
 from service.sequence import KEPT_ANSWERS, Answer, pack_answers, unpack_answers
+from service.sources import Sources
 from service.storage.states import ModelRow, StreamRow
 
 Array = NDArray[np.float32]
@@ -89,6 +90,7 @@ class Sessions:
         self.anchor = 0
         self.paused = False
         self.judged_offset = 0
+        self.sources = Sources()
         self.by_id: dict[str, Session] = {}
         self.by_number: dict[int, Session] = {}
         self.changed: set[int] = set()  # stream numbers since the last snapshot
@@ -176,6 +178,7 @@ class Sessions:
             self.anchor,
             self.paused,
             self.judged_offset,
+            json.dumps(self.sources.pack()),
         )
 
     def snapshot_streams(self) -> list[StreamRow]:

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from freshet.v1 import models_pb2, streams_pb2, types_pb2
+from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
 from model.spec import ModelSpec, SpecError
 from service.errors import Invalid, Refusal
 from service.events import Event
+from service.labels import RawWindow
 from service.sequence import Answer
 from service.sessions import Sessions
 from service.storage.versions import Version
@@ -53,16 +54,30 @@ def forecast(answer: Answer) -> streams_pb2.OpenResponse:
     return message
 
 
+def label(message: streams_pb2.Label | training_pb2.StreamLabel) -> tuple[int, Array]:
+    """A label's seq and values. Values beyond float32 arrive infinite: refused as such."""
+    return message.seq, np.array(message.y if len(message.y) > NARROW else message.y[:], np.float32)
+
+
+def window(message: training_pb2.Window) -> RawWindow:
+    """A window as it came."""
+    return RawWindow(message.window_seq, message.steps, message.x, message.y, message.weight, message.initial_state)
+
+
 def refused(refusal: Refusal) -> streams_pb2.OpenResponse:
     """A refusal as a stream message."""
-    return streams_pb2.OpenResponse(
-        refused=types_pb2.Refused(
-            seq=refusal.seq,
-            field=refusal.field,
-            value=refusal.value,
-            remedy=refusal.remedy,
-            reason=refusal.reason.value,  # type: ignore[arg-type]  # numbered alike
-        )
+    return streams_pb2.OpenResponse(refused=refusal_message(refusal))
+
+
+def refusal_message(refusal: Refusal) -> types_pb2.Refused:
+    """A refusal."""
+    return types_pb2.Refused(
+        seq=refusal.seq,
+        field=refusal.field,
+        value=refusal.value,
+        remedy=refusal.remedy,
+        reason=refusal.reason.value,  # type: ignore[arg-type]  # numbered alike
+        item=refusal.item,
     )
 
 

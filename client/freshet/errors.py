@@ -26,6 +26,7 @@ class Reason(enum.IntEnum):
     UNKNOWN_TICK = 8
     OVERLOADED = 9
     UNSUPPORTED = 10
+    INVALID = 11
 
     @classmethod
     def _missing_(cls, value: object) -> Reason:  # a newer server may know more reasons

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import re
 from collections.abc import AsyncIterator
@@ -17,6 +18,8 @@ from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, ServiceE
 from service.storage.journal import JournalFailed
 from service.storage.versions import VersionCorrupt, VersionMissing
 
+# What a write or read raises on a call that is over.
+CLIENT_GONE = (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 DOMAIN = "freshet"  # whose reasons they are, in google.rpc.ErrorInfo
 STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -10,24 +11,25 @@ import grpc
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
 from service import wire
-from service.edge.statuses import statuses
+from service.edge.statuses import CLIENT_GONE, statuses
 from service.errors import Invalid, Reason, Refusal
+from service.intake import Intake
+from service.labels import Unacknowledged
 from service.sequence import Answer
-from service.serving import Fenced, Serving, Tick
+from service.serving import Fenced, Tick
 from service.sessions import Session, Sessions
-
-# What a write or read raises on a call that is over.
-CLIENT_GONE = (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
 
 
 class Call:
     """One open stream: the session it owns, and the writing side that forecasts and progress share."""
 
-    def __init__(self, serving: Serving, context: Any, model: Sessions, session: Session, epoch: int) -> None:
-        self.serving, self.context, self.model, self.session, self.epoch = serving, context, model, session, epoch
+    def __init__(self, intake: Intake, context: Any, model: Sessions, session: Session, epoch: int) -> None:
+        self.intake, self.serving, self.context = intake, intake.serving, context
+        self.model, self.session, self.epoch = model, session, epoch
+        self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = asyncio.Lock()  # gRPC takes one write at a time
         self._moved = asyncio.Event()
-        self._told = (session.durable_seq, session.judged(model.judged_offset))
+        self._told = (session.durable_seq, 0, session.judged(model.judged_offset))
         session.progressed = self._moved.set
 
     @property
@@ -51,7 +53,7 @@ class Call:
                 state_origin=origin,  # type: ignore[arg-type]  # numbered alike
                 version=model.champion,
                 spec=wire.spec_message(model.spec),
-                judged_through=self._told[1],
+                judged_through=self._told[2],
                 max_undurable=self.serving.config.max_undurable,
             )
         )
@@ -75,10 +77,15 @@ class Call:
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
 
     async def _tell(self) -> None:
-        now = (self.session.durable_seq, self.session.judged(self.model.judged_offset))
+        self.labels.reached(self.intake.reached(self.model, learned=False))
+        if not self.labels:
+            self.intake.unwatch(self.model, self._moved.set)
+        now = (self.session.durable_seq, self.labels.labels, self.session.judged(self.model.judged_offset))
         if now != self._told:
             self._told = now
-            await self.write(OpenResponse(durable=streams_pb2.Durable(seq=now[0], judged_through=now[1])))
+            seq, labels, judged = now
+            durable = streams_pb2.Durable(seq=seq, labels=labels, judged_through=judged)
+            await self.write(OpenResponse(durable=durable))
 
     async def serve(self, origin: int) -> None:
         """Welcome the client, answer message after message until the half-close, then see everything to the disk."""
@@ -96,6 +103,8 @@ class Call:
         await self.serving.journal.flush()
         if self.owned:
             await self._tell()
+        async with self.writing:  # the last Durable is on its way
+            pass
 
     async def _answer(self, request: Any, arrived: float) -> OpenResponse | None:
         kind = request.WhichOneof("message")
@@ -109,16 +118,38 @@ class Call:
             self.serving.reset(self.model, self.session)
             return None  # Durable of the tick after it says that it is on disk too
         if kind == "label":
-            remedy = "labels by seq are not served yet; a forecast model reads its labels off the stream itself"
-            return wire.refused(Refusal(request.label.seq, Reason.UNSUPPORTED, "label", str(request.label.seq), remedy))
+            return self._label(request.label)
         raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label or Reset")
+
+    def _label(self, message: streams_pb2.Label) -> OpenResponse | None:
+        """Journal a label, or say why not; Durable says when it is on disk."""
+        if not self.owned:
+            raise Fenced(self.session.id)
+        self._labels_read += 1
+        seq, y = wire.label(message)
+        outcome: int | Refusal
+        if len(self.labels) >= self.serving.config.max_undurable:
+            remedy = f"{len(self.labels)} labels are not on disk yet: wait for Durable, then send it again"
+            outcome = Refusal(seq, Reason.OVERLOADED, "label.seq", str(seq), remedy)
+        else:
+            outcome = self.intake.label(self.model, self.session.id, seq, y)
+        if isinstance(outcome, Refusal):
+            return wire.refused(replace(outcome, item=self._labels_read))
+        self.labels.add(outcome, y.nbytes)
+        self.intake.watch(self.model, self._moved.set)
+        return None
+
+    def end(self) -> None:
+        """Leave nothing of the call behind."""
+        self.intake.unwatch(self.model, self._moved.set)
+        self.serving.close_stream(self.model, self.session, self.epoch)
 
 
 class Streams(streams_pb2_grpc.StreamsServicer):
     """The Streams service of freshet.v1; methods not built yet answer UNIMPLEMENTED by name."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, intake: Intake) -> None:
+        self._intake, self._serving = intake, intake.serving
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
@@ -128,7 +159,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
             model = self._serving.model(first.hello.model)
             session, origin = self._serving.open_stream(model, first.hello.stream)
-            await self._run(Call(self._serving, context, model, session, session.epoch), origin)
+            await self._run(Call(self._intake, context, model, session, session.epoch), origin)
 
     async def _run(self, call: Call, origin: int) -> None:
         """Both sides of a call until one ends; whatever that was, nothing of the call is left behind."""
@@ -149,7 +180,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             if not call.context.done():
                 raise
         finally:
-            self._serving.close_stream(call.model, call.session, call.epoch)
+            call.end()
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)

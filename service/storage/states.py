@@ -16,7 +16,7 @@ from typing import Any
 
 from service.storage.database import Database
 
-FORMAT_VERSION = 102
+FORMAT_VERSION = 103
 SQLITE_INTEGER_MAX = 2**63 - 1
 
 _SCHEMA = """
@@ -25,7 +25,7 @@ CREATE TABLE snapshot (
 CREATE TABLE models (
     model INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, "offset" INTEGER NOT NULL,
     champion INTEGER NOT NULL, anchor INTEGER NOT NULL, paused INTEGER NOT NULL, judged_offset INTEGER NOT NULL,
-    checksum INTEGER NOT NULL);
+    sources TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE streams (
     model INTEGER NOT NULL REFERENCES models ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED, stream INTEGER NOT NULL,
     id TEXT NOT NULL, epoch INTEGER NOT NULL, last_seq INTEGER NOT NULL, last_time REAL, origin INTEGER NOT NULL,
@@ -50,6 +50,7 @@ class ModelRow:
     anchor: int
     paused: bool
     judged_offset: int
+    sources: str = "{}"  # the last window of each, as JSON
 
 
 @dataclass(frozen=True, slots=True)

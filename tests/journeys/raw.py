@@ -1,4 +1,4 @@
-"""Streams.Open by hand: says anything, in any order. For what the SDK would not let a test send."""
+"""Streams.Open and Training.Learn by hand: say anything, in any order. For what the SDK would not let a test send."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from google.rpc import error_details_pb2
 from grpc_status import rpc_status
 
 from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import streams_pb2_grpc
+from freshet.v1 import streams_pb2_grpc, training_pb2, training_pb2_grpc, types_pb2
 
 DEADLINE_S = 20.0  # for anything that must come; a test that meets it fails
 
@@ -82,6 +82,72 @@ class RawStream:
         while (message := await self.hear()) is not None:
             rest.append(message)
         return rest
+
+    async def error(self) -> grpc.aio.AioRpcError:
+        """Read on to the bad end of the call, which is returned."""
+        try:
+            while await self.hear() is not None:
+                pass
+        except grpc.aio.AioRpcError as error:
+            return error
+        raise AssertionError("the call has ended well")
+
+
+class RawLearn:
+    """One call of Training.Learn. Every wait has a deadline; gRPC's errors come through as they are."""
+
+    def __init__(self, channel: grpc.aio.Channel, model: str = "", source: str = "", acknowledge: int = 0) -> None:
+        self.call: Any = training_pb2_grpc.TrainingStub(channel).Learn(timeout=2 * DEADLINE_S)
+        self._hello = training_pb2.LearnHello(model=model, source=source, acknowledge=acknowledge)  # type: ignore[arg-type]
+        self.acknowledged = training_pb2.Acknowledged()  # the newest
+        self.refused: list[types_pb2.Refused] = []
+
+    async def __aenter__(self) -> Self:
+        """Say Hello and wait for the Welcome."""
+        await self.say(hello=self._hello)
+        answer = await self.hear()
+        assert answer is not None
+        self.welcome = answer.welcome
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.call.cancel()
+
+    async def say(self, **message: object) -> None:
+        """Send one LearnRequest."""
+        await asyncio.wait_for(self.call.write(training_pb2.LearnRequest(**message)), DEADLINE_S)  # type: ignore[arg-type]
+
+    async def hear(self) -> training_pb2.LearnResponse | None:
+        """The next message; None at the end of the call. Raises AioRpcError where it ends badly."""
+        message = await asyncio.wait_for(self.call.read(), DEADLINE_S)
+        if not isinstance(message, training_pb2.LearnResponse):
+            return None
+        if message.HasField("acknowledged"):
+            self.acknowledged = message.acknowledged
+        if message.HasField("refused"):
+            self.refused.append(message.refused)
+        return message
+
+    async def refusal(self, **message: object) -> types_pb2.Refused:
+        """Send one message and wait for its refusal."""
+        known = len(self.refused)
+        await self.say(**message)
+        while len(self.refused) == known:
+            assert await self.hear() is not None, "the call has ended without a refusal"
+        return self.refused[-1]
+
+    async def until(self, labels: int = 0, windows: int = 0) -> None:
+        """Read until so many of the call's labels and windows are acknowledged."""
+        while self.acknowledged.labels < labels or self.acknowledged.windows < windows:
+            assert await self.hear() is not None, f"the call has ended at {self.acknowledged}"
+
+    async def finish(self) -> None:
+        """Half-close and read what still comes, to the good end of the call."""
+        await self.call.done_writing()
+        while await self.hear() is not None:
+            pass
 
     async def error(self) -> grpc.aio.AioRpcError:
         """Read on to the bad end of the call, which is returned."""

@@ -344,7 +344,9 @@ class Refused(_message.Message):
         OVERLOADED: Refused._Reason.ValueType  # 9
         """a bound is reached: wait for Durable, then send again"""
         UNSUPPORTED: Refused._Reason.ValueType  # 10
-        """the message kind is not served yet"""
+        """the message kind is not served yet, or this model has no use for it"""
+        INVALID: Refused._Reason.ValueType  # 11
+        """values that do not fit together: probabilities that do not sum to 1, a negative weight"""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     REASON_UNSPECIFIED: Refused.Reason.ValueType  # 0
@@ -367,15 +369,18 @@ class Refused(_message.Message):
     OVERLOADED: Refused.Reason.ValueType  # 9
     """a bound is reached: wait for Durable, then send again"""
     UNSUPPORTED: Refused.Reason.ValueType  # 10
-    """the message kind is not served yet"""
+    """the message kind is not served yet, or this model has no use for it"""
+    INVALID: Refused.Reason.ValueType  # 11
+    """values that do not fit together: probabilities that do not sum to 1, a negative weight"""
 
     SEQ_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     REMEDY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    ITEM_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """The tick meant; 0 where the message had none."""
+    """The tick meant, or the window; 0 where the message had none."""
     field: _builtins.str
     """Name of the offending field, as in the request message."""
     value: _builtins.str
@@ -383,6 +388,8 @@ class Refused(_message.Message):
     remedy: _builtins.str
     """What to send instead."""
     reason: Global___Refused.Reason.ValueType
+    item: _builtins.int
+    """Of a label or a window: which of the call's, 1, 2, 3 … in the order sent, both counted together. 0: a tick."""
     def __init__(
         self,
         *,
@@ -391,10 +398,11 @@ class Refused(_message.Message):
         value: _builtins.str = ...,
         remedy: _builtins.str = ...,
         reason: Global___Refused.Reason.ValueType = ...,
+        item: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "reason", b"reason", "remedy", b"remedy", "seq", b"seq", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "item", b"item", "reason", b"reason", "remedy", b"remedy", "seq", b"seq", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,154 @@
+"""Training: labels and whole windows in, acknowledgements out. Translates and waits; decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from typing import Any
+
+import grpc
+
+from freshet.v1 import training_pb2, training_pb2_grpc
+from freshet.v1.training_pb2 import LearnHello, LearnResponse
+from service import wire
+from service.edge.statuses import CLIENT_GONE, statuses
+from service.errors import Invalid, Refusal
+from service.intake import Intake
+from service.labels import Unacknowledged
+from service.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
+from service.sessions import Sessions
+from service.sources import check_source
+
+
+class LearnCall:
+    """One call of Learn: what it sent and is not acknowledged yet, and the writing side."""
+
+    def __init__(self, intake: Intake, context: Any, model: Sessions, source: str, learned: bool) -> None:
+        self.intake, self.context, self.model, self.source, self.learned = intake, context, model, source, learned
+        self.items, self._read = Unacknowledged(), 0
+        self._writing = asyncio.Lock()  # gRPC takes one write at a time
+        self._moved, self._room = asyncio.Event(), asyncio.Event()
+
+    async def write(self, **message: Any) -> None:
+        """Send one LearnResponse, after those under way."""
+        async with self._writing:
+            await self.context.write(LearnResponse(**message))
+
+    @property
+    def owned(self) -> bool:
+        """Whether no later call has taken the source over."""
+        return self.intake.owns(self.model, self.source, self)
+
+    async def serve(self) -> None:
+        """Take in item after item until the half-close, then see everything to what Hello asked for."""
+        next_seq = self.model.sources.last(self.source) + 1
+        await self.write(welcome=training_pb2.LearnWelcome(next_window_seq=next_seq, version=self.model.champion))
+        while (request := await self.context.read()) is not grpc.aio.EOF:
+            self._read += 1
+            refusal = self._take(request)
+            if refusal:
+                await self.write(refused=wire.refusal_message(replace(refusal, item=self._read)))
+            while len(self.items) >= MAX_UNACKNOWLEDGED or self.items.bytes >= MAX_UNACKNOWLEDGED_BYTES:
+                await self._until_moved()
+        while self.items:
+            await self._until_moved()
+        async with self._writing:  # the last acknowledgement is on its way
+            pass
+
+    def _take(self, request: training_pb2.LearnRequest) -> Refusal | None:
+        kind = request.WhichOneof("message")
+        if kind == "label":
+            seq, y = wire.label(request.label)
+            outcome = self.intake.label(self.model, request.label.stream, seq, y)
+            size, window_seq = y.nbytes, 0
+        elif kind == "window":
+            window = wire.window(request.window)
+            outcome = self.intake.window(self.model, self.source, window)
+            size, window_seq = request.ByteSize(), window.seq
+        else:
+            raise Invalid("message", kind or "empty", "send Hello once, then StreamLabel or Window")
+        if isinstance(outcome, Refusal):
+            return outcome
+        self.items.add(outcome, size, window_seq)
+        return None
+
+    async def _until_moved(self) -> None:
+        self._room.clear()
+        await self._room.wait()
+
+    def moved(self) -> None:
+        """Something that the call may wait for has happened."""
+        self._moved.set()
+
+    async def tell_progress(self) -> None:
+        """Acknowledge whatever has come so far. Returns when the call must leave."""
+        while self.owned and self.intake.is_open(self.model):
+            await self._moved.wait()
+            self._moved.clear()
+            await self._tell()
+
+    async def _tell(self) -> None:
+        items = self.items
+        if items.reached(self.intake.reached(self.model, self.learned)):
+            await self.write(
+                acknowledged=training_pb2.Acknowledged(
+                    labels=items.labels, windows=items.windows, window_seq=items.window_seq
+                )
+            )
+            self._room.set()
+
+    async def leave(self) -> None:
+        """Acknowledge what can be, say why the server ends the call, and end it."""
+        if not self.owned:
+            await self.context.abort(grpc.StatusCode.ABORTED, f"taken over: another call sends as {self.source}")
+        await self.intake.serving.journal.flush()
+        await self._tell()
+        self.intake.check_open(self.model)
+        raise AssertionError("nothing else ends a call that is owned")
+
+    async def run(self) -> None:
+        """Both sides of the call until one ends; whatever that was, nothing of the call is left behind."""
+        self.intake.watch(self.model, self.moved)
+        self.intake.own(self.model, self.source, self)
+        reading = asyncio.create_task(self.serve())
+        tasks = reading, asyncio.create_task(self.tell_progress())
+        try:
+            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+            for task in done:
+                task.result()
+            if reading not in done:
+                async with self._writing:  # a write cancelled half-way would still be under way in gRPC
+                    reading.cancel()
+                    await asyncio.wait((reading,))
+                await self.leave()
+        except CLIENT_GONE:
+            if not self.context.done():
+                raise
+        finally:
+            self.intake.disown(self.model, self.source, self)
+            self.intake.unwatch(self.model, self.moved)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+
+class Training(training_pb2_grpc.TrainingServicer):
+    """The Training service of freshet.v1."""
+
+    def __init__(self, intake: Intake) -> None:
+        self._intake = intake
+
+    async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
+        """Everything accepted is acknowledged once on disk, or once learned if Hello asks for that."""
+        async with statuses(context):
+            first = await context.read()
+            if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
+                raise Invalid("message", "no Hello", "begin the call with LearnHello{model, source}")
+            hello = first.hello
+            self._intake.serving.check_open()
+            model = self._intake.serving.model(hello.model)
+            check_source(hello.source)
+            if hello.acknowledge not in LearnHello.Acknowledge.values():
+                raise Invalid("hello.acknowledge", hello.acknowledge, "choose DURABLE or LEARNED")
+            learned = hello.acknowledge == LearnHello.LEARNED
+            await LearnCall(self._intake, context, model, hello.source, learned).run()
