@@ -21,7 +21,7 @@ import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is fir
 from model.cell import Array  # noqa: E402
 from model.cells import CELLS  # noqa: E402
 from model.gradients import clip_by_global_norm  # noqa: E402
-from model.optimizers import OPTIMIZERS  # noqa: E402
+from model.optimizers import Adam  # noqa: E402
 from model.parameters import Layout  # noqa: E402
 
 
@@ -58,7 +58,7 @@ def numpy_step(name: str, point: Point) -> Step:
     rng = np.random.default_rng(0)
     flat, grad = (rng.normal(0, 0.1, layout.size).astype(np.float32) for _ in range(2))
     params, dparams = layout.views(flat), layout.views(grad)
-    optimizer = OPTIMIZERS["adam"](RATE)
+    optimizer = Adam()
     moments, tape = optimizer.init(layout.size), cell.workspace(T, B, np.float32)
     X, Y = (rng.standard_normal((T, B, I), np.float32) for _ in range(2))
     start, wanted = np.zeros((B, cell.state_size), np.float32), Y.reshape(T * B, I)
@@ -76,7 +76,7 @@ def numpy_step(name: str, point: Point) -> Step:
         dW[:, -1] = error.sum(axis=0)
         cell.backward(params, tape, np.dot(error, W[:, :-1]).reshape(T, B, H), dparams, need_dX=False)
         clip_by_global_norm(grad, CLIP)
-        optimizer.update(flat, grad, moments)
+        optimizer.update(flat, grad, moments, RATE)
         return loss
 
     return step

@@ -44,7 +44,8 @@ def gradient(
 ) -> tuple[float, Array, tuple[int, int]]:
     """Loss and gradient of a batch: forward, loss at the labelled positions, backward over all T.
 
-    The loss is the sum over a row's labelled outputs, averaged over rows with any label. grad is overwritten.
+    The loss is the sum over a row's labelled outputs, averaged over rows with any label. grad is overwritten;
+    it is zero for the parts that the spec freezes, so that a norm of it is of what learns.
     Returns the loss, the forecasts p and the span of positions they are for (see `predict`).
     """
     t0, t1 = span = labelled(batch.weight)
@@ -59,4 +60,6 @@ def gradient(
     tape.dH[...] = 0
     tape.dH[t0:t1] = dH.reshape(t1 - t0, tape.B, -1)
     network.backward(weights, tape, tape.dH, grad)
+    for part in network.frozen:
+        grad.flat[part] = 0
     return float(each.sum()) / rows, p, span

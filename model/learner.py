@@ -18,8 +18,9 @@ from model.contexts import Block, Contexts, most_contexts, pad_rows
 from model.gradients import GradientReport, clip_by_global_norm, layer_norms
 from model.losses import clipped_score
 from model.network import TARGET_CLIP, Network, Tape
-from model.optimizers import OPTIMIZERS, OptimizerState
+from model.optimizers import OPTIMIZERS, OptimizerState, update_parts
 from model.rounds import rounds
+from model.schedules import SCHEDULES
 from model.spec import ModelSpec
 
 PADDED_ROWS = (1, 4, 8, 16, 32)
@@ -70,7 +71,8 @@ class Learner:
     def __post_init__(self) -> None:
         self.network = Network(self.spec)
         self.weights = self.network.weights(self.network.init_params())
-        self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec.learning_rate)
+        self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec)
+        self.schedule = SCHEDULES[self.spec.schedule](self.spec)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
         self.contexts = Contexts(self.network, self.max_contexts or most_contexts(self.network))
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
@@ -196,7 +198,10 @@ class Learner:
             update.refused = str(error)
             counts.refused += 1
             return update
-        self.optimizer.update(self.weights.flat, grad.flat, self.optimizer_state)
+        update_parts(
+            self.optimizer, self.network.learned, self.weights.flat, grad.flat, self.optimizer_state,
+            self.schedule(counts.updates),
+        )  # fmt: skip
         counts.updates += 1
         counts.learned += labels
         counts.clipped += update.norm > self.spec.clip

@@ -53,6 +53,8 @@ class Network:
         self.state_size = self.scaler.size + self.hidden_size
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
         self.layout = Layout(shapes | {f"head.{k}": s for k, s in self.head.shapes().items()})
+        learned = [name for name in self.layout.layers() if name not in spec.freeze]
+        self.learned, self.frozen = self.layout.parts(learned), self.layout.parts(spec.freeze)
         self._targets = np.array(spec.target_index)
 
     def weights(self, flat: Array) -> Weights:

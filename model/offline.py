@@ -21,8 +21,9 @@ from model.cell import Array
 from model.gradients import clip_by_global_norm
 from model.history import History, known_by
 from model.network import Network
-from model.optimizers import OPTIMIZERS
+from model.optimizers import OPTIMIZERS, update_parts
 from model.parameters import Weights
+from model.schedules import SCHEDULES
 
 ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
 SEGMENT_WINDOWS = 10  # length of a segment, in windows of the spec
@@ -82,7 +83,8 @@ class OfflineTraining:
         self.best: Array = self.weights.flat.copy()
         self.best_epoch, self.best_loss = 0, math.inf
         self.updates = self.clipped = 0
-        self._optimizer = OPTIMIZERS[spec.optimizer](spec.learning_rate)
+        self._optimizer = OPTIMIZERS[spec.optimizer](spec)
+        self._schedule = SCHEDULES[spec.schedule](spec)
         self._optimizer_state = self._optimizer.init(network.layout.size)
         self._length = train_ticks // settings.segments
         self._chunk = min(settings.chunk or self._length, self._length)
@@ -163,7 +165,10 @@ class OfflineTraining:
             norm = clip_by_global_norm(self._grad.flat, clip)
         except FloatingPointError as error:
             raise Diverged(f"{error} in epoch {number}, update {self.updates + 1}") from None
-        self._optimizer.update(self.weights.flat, self._grad.flat, self._optimizer_state)
+        update_parts(
+            self._optimizer, self.network.learned, self.weights.flat, self._grad.flat, self._optimizer_state,
+            self._schedule(self.updates),
+        )  # fmt: skip
         self.updates += 1
         self.clipped += norm > clip
         return loss

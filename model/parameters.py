@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
@@ -37,6 +38,18 @@ class Layout:
             start = owned[layer].start if layer in owned else part.start
             owned[layer] = slice(start, part.stop)
         return owned
+
+    def parts(self, layers: Collection[str]) -> list[slice]:
+        """The slices of the flat vector that these layers own together, in order, neighbours joined."""
+        joined: list[slice] = []
+        for name, part in self.layers().items():
+            if name not in layers:
+                continue
+            if joined and joined[-1].stop == part.start:
+                joined[-1] = slice(joined[-1].start, part.stop)
+            else:
+                joined.append(part)
+        return joined
 
 
 class Weights(NamedTuple):

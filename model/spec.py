@@ -54,11 +54,11 @@ class ModelSpec:
     huber_delta: float = 1.0  # scaled units, of loss huber
     optimizer: str = "adam"
     momentum: float = 0.9  # of optimizers momentum and nesterov
-    weight_decay: float = 0.0  # per update, of optimizer adamw; default 0.01 there
+    weight_decay: float = 0.0  # of optimizer adamw, times the rate per update; default 0.01 there
     learning_rate: float = 0.0  # default 7e-4, or 1e-4 when horizon > 1
     schedule: str = "constant"
-    warmup: int = 0  # updates over which the rate rises from 0
-    schedule_updates: int = 10_000  # updates over which schedule cosine falls to a tenth of the rate
+    warmup: int = 0  # updates over which the rate rises from 0 to learning_rate
+    schedule_updates: int = 10_000  # updates over which a schedule falls to a tenth of the rate
     freeze: tuple[str, ...] = ()  # parts that never learn: cell0, cell1 …, head
     clip: float = 1.0  # largest global gradient norm
     scaler: str = "residual"
@@ -223,8 +223,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("normal",),
     "task": ("forecast",),
     "loss": ("mse", "huber"),
-    "optimizer": ("adam",),
-    "schedule": ("constant",),
+    "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
+    "schedule": ("constant", "cosine", "inverse_sqrt"),
     "scaler": ("residual", "standard", "none"),
     "missing": ("refuse",),
 }

@@ -166,7 +166,8 @@ class HostedModel:
         facts = json.loads(head)
         learner = Learner(ModelSpec.from_mapping(facts["spec"]))
         learner.weights.flat[...] = np.frombuffer(blobs["weights"], np.float32)
-        learner.optimizer_state.moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(2, -1)
+        moments = learner.optimizer_state.moments  # as many rows as the spec's optimizer has
+        moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(moments.shape)
         learner.optimizer_state.step = facts["step"]
         learner.paused = facts["paused"]
         learner.counts = Counts(**facts["counts"])

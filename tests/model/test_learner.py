@@ -9,7 +9,9 @@ import pytest
 
 from model.cell import Array
 from model.learner import Learner
+from model.optimizers import OPTIMIZERS
 from model.scalers import SCALERS
+from model.schedules import SCHEDULES
 from tests.model.worlds import Chunk, Server, chunks, feed, spec
 from tests.oracles.slow_learner import SlowLearner
 
@@ -81,6 +83,29 @@ def test_forecasts_made_while_learning_equal_the_slow_learners(cell: str, horizo
         # Channel b is near 300 with a spread of 60: float32 resolves 3e-5 there, and scales a weight error by 60.
         np.testing.assert_allclose(got, expected, rtol=0, atol=60 * WEIGHT_TOLERANCE)
     assert moved(learner) > 10 * RATE
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+def test_every_optimizer_and_schedule_learns_as_the_slow_learner_does(optimizer: str, schedule: str) -> None:
+    learner, slow = pair(optimizer=optimizer, schedule=schedule, warmup=20, schedule_updates=100, weight_decay=0.1)
+    for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):
+        feed(learner, chunk)
+        slow_ticks(slow, chunk)
+
+    assert moved(learner) > 2 * RATE
+    assert difference(learner, slow) < WEIGHT_TOLERANCE
+
+
+@pytest.mark.parametrize("freeze", [["cell0"], ["cell1"], ["head"]], ids="+".join)
+def test_with_frozen_parts_the_rest_learns_as_the_slow_learners(freeze: list[str]) -> None:
+    learner, slow = pair(layers=2, freeze=freeze, clip=0.05)  # so that the norm of what is clipped matters
+    for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):
+        feed(learner, chunk)
+        slow_ticks(slow, chunk)
+
+    assert learner.counts.clipped > 10
+    assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 
 def test_a_round_of_more_than_32_streams_is_learned_in_groups_of_at_most_32() -> None:

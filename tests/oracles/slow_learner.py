@@ -1,6 +1,7 @@
 """The learner as plainly as it can be said: float64, one row at a time, the whole past kept.
 
-It shares no arithmetic with `model` but the calendar: scaler, cells, backpropagation, clip and Adam are written again.
+It shares no arithmetic with `model` but the calendar: scaler, cells, backpropagation, clip and optimizers are written
+again.
 Rules (DESIGN R4, R7, R8): the n-th tick of every stream in a chunk forms round n; at most 32 rows of a round make one
 update; its loss is summed over a row's due outputs and averaged over the rows that have any. Each row runs the T inputs
 before the tick from the state kept before them; that state moves on one step, with the weights before the update.
@@ -9,7 +10,7 @@ before the tick from the state kept before them; that state moves on one step, w
 import numpy as np
 
 from model.calendar import inputs as calendar_inputs
-from tests.oracles.adam import PlainAdam
+from tests.oracles.plain_optimizers import OPTIMIZERS, SCHEDULES
 from tests.oracles.slow_cells import CELLS
 from tests.oracles.slow_scaler import SLOW_SCALERS
 
@@ -34,7 +35,8 @@ class SlowLearner:
         self.state_size = spec.layers * vectors * spec.hidden
         self.unseen = Stream(spec, 0).scaler.unseen
         self.channels = [spec.channels.index(name) for name in spec.targets]
-        self.adam = {k: PlainAdam(v.shape, spec.learning_rate) for k, v in self.params.items()}
+        learned = [k for k in self.params if k.split(".")[0] not in spec.freeze]
+        self.optimizers = {k: OPTIMIZERS[spec.optimizer](spec, self.params[k].shape) for k in learned}
         self.streams, self.losses, self.voided = {}, [], 0
         self.learned, self.thinned = 0, 0  # ticks whose values some head learned from, or would have
 
@@ -100,10 +102,12 @@ class SlowLearner:
             if len(stream.values) >= self.spec.window:
                 stream.starts.append(states[1])
         if labelled:
-            norm = np.sqrt(sum(np.sum((g / labelled) ** 2) for g in grad.values()))
-            for k, g in grad.items():
-                self.adam[k].update(self.params[k], g / labelled * min(1, self.spec.clip / max(norm, 1e-300)))
+            grad = {k: grad[k] / labelled for k in self.optimizers}
+            norm = np.sqrt(sum(np.sum(g**2) for g in grad.values()))
             self.losses.append(loss / labelled)
+            rate = SCHEDULES[self.spec.schedule](self.spec, len(self.losses))
+            for k, g in grad.items():
+                self.optimizers[k].update(self.params[k], g * min(1, self.spec.clip / max(norm, 1e-300)), rate)
 
     def layer(self, k, of):
         return {name.split(".")[1]: v for name, v in of.items() if name.startswith(f"cell{k}.")}

@@ -9,12 +9,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model.optimizers import OPTIMIZERS
 from service.gate import Gate
 from service.records import Rollback, Ticks
 from service.storage.database import DatabaseRefused
 from service.trainer import checkpoint
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
 from service.trainer.hosting import HostedModel, OutOfOrder, WeightsGone
+from tests.model import worlds
 from tests.service.histories import GATE, MODEL, chunks, create, digest, fold, history, rollback, swap, weights_of
 
 
@@ -57,6 +59,18 @@ def test_a_fold_interrupted_at_any_chunk_goes_on_from_its_checkpoint_to_the_same
     for at in range(1 + seed, len(whole), 2):  # the even ones of one history, the odd ones of another
         loaded = through_a_file(tmp_path / f"{at}.db", fold(whole[:at]))
         assert digest(fold(whole[at:], loaded)) == expected, f"continued after chunk {at}"
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_a_model_of_any_optimizer_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, optimizer):
+    spec = worlds.spec(hidden=4, optimizer=optimizer, schedule="cosine", warmup=3, freeze=["cell0"])
+    ticks = [[Ticks(*chunk)] for chunk in worlds.chunks([7] * 12)]
+    whole = chunks([create(spec)], *ticks)
+
+    loaded = through_a_file(tmp_path / "trainer.db", fold(whole[:8]))
+
+    assert loaded.learner.optimizer_state.step > 0
+    assert digest(fold(whole[8:], loaded)) == digest(fold(whole))
 
 
 def test_a_fold_that_is_saved_every_few_chunks_into_one_file_writes_what_changed_and_loses_nothing(tmp_path):

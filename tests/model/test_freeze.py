@@ -1,0 +1,57 @@
+"""Parts of a model that never learn."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from model.learner import REPORT_EVERY, Learner
+from model.network import Network
+from model.optimizers import OPTIMIZERS
+from tests.model.worlds import chunks, feed, spec
+
+UPDATES = 200
+
+
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+@pytest.mark.parametrize("freeze", [["cell0"], ["cell1"], ["head"], ["cell0", "head"]], ids="+".join)
+def test_frozen_weights_are_bit_identical_after_200_updates_and_all_others_move(
+    optimizer: str, freeze: list[str]
+) -> None:
+    learner = Learner(spec(layers=2, freeze=freeze, optimizer=optimizer, head_init=0.2, weight_decay=0.1))
+    first, layers = learner.weights.flat.copy(), learner.network.layout.layers()
+    for chunk in chunks([1] * (UPDATES + 8)):
+        feed(learner, chunk)
+
+    assert learner.counts.updates >= UPDATES
+    for name, part in layers.items():
+        if name in freeze:
+            np.testing.assert_array_equal(learner.weights.flat[part], first[part])
+        else:
+            assert (learner.weights.flat[part] != first[part]).mean() > 0.99
+
+
+def test_a_report_names_every_layer_with_zero_for_the_frozen_and_the_norm_is_of_the_others() -> None:
+    learner = Learner(spec(layers=2, freeze=["cell1"], head_init=0.2))
+    updates = [update for chunk in chunks([3] * 40, once=True) for update in feed(learner, chunk)]
+    reports = [update.report for update in updates if update.report]
+    assert len(reports) == math.ceil(len(updates) / REPORT_EVERY) > 2
+    for report in reports:
+        assert list(report.by_layer) == ["cell0", "cell1", "head"]
+        assert report.by_layer["cell1"] == 0 < min(report.by_layer["cell0"], report.by_layer["head"])
+        np.testing.assert_allclose(math.hypot(*report.by_layer.values()), report.norm, rtol=1e-5)
+
+
+def test_the_parts_that_learn_and_those_that_do_not_are_the_whole_vector_once() -> None:
+    for freeze in ([], ["cell0"], ["cell1"], ["cell0", "cell1"], ["cell0", "head"]):
+        network = Network(spec(layers=2, freeze=freeze))
+        seen = np.zeros(network.layout.size, int)
+        for part in [*network.learned, *network.frozen]:
+            seen[part] += 1
+        np.testing.assert_array_equal(seen, 1)
+        assert sum(part.stop - part.start for part in network.frozen) == sum(
+            part.stop - part.start for name, part in network.layout.layers().items() if name in freeze
+        )
+    assert Network(spec(layers=3)).learned == [slice(0, Network(spec(layers=3)).layout.size)]

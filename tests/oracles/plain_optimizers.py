@@ -1,0 +1,101 @@
+"""Optimizers line by line as in their papers: the readable forms that the fast ones are held to.
+
+`OPTIMIZERS[name](spec, shape)` → `update(params, grad, rate)`, which changes params in place. Everything is float64.
+`SCHEDULES[name](spec, k)` is the rate of the k-th update, counted from 1 as papers do.
+"""
+
+import math
+
+import numpy as np
+
+
+class PlainSGD:
+    def __init__(self, spec, shape):
+        pass
+
+    def update(self, params, grad, rate):
+        params -= rate * grad
+
+
+class PlainMomentum:
+    """x_{k+1} = x_k − α ∇f(x_k) + β (x_k − x_{k−1}): Polyak 1964, without a velocity."""
+
+    def __init__(self, spec, shape):
+        self.beta, self.before = spec.momentum, None
+
+    def update(self, params, grad, rate):
+        now = params.copy()
+        change = 0 if self.before is None else now - self.before
+        params[...] = now - rate * grad + self.beta * change
+        self.before = now
+
+
+class PlainNesterov:
+    """Sutskever et al. 2013, eq. 3–4. θ itself is kept here; params are the point θ + μ·v where grad was taken."""
+
+    def __init__(self, spec, shape):
+        self.mu, self.theta, self.v = spec.momentum, None, np.zeros(shape)
+
+    def update(self, params, grad, rate):
+        if self.theta is None:
+            self.theta = params.copy()
+        self.v = self.mu * self.v - rate * grad
+        self.theta = self.theta + self.v
+        params[...] = self.theta + self.mu * self.v
+
+
+class PlainAdam:
+    """Algorithm 1 of Kingma & Ba (arXiv:1412.6980)."""
+
+    def __init__(self, spec, shape):
+        self.t, self.m, self.v = 0, np.zeros(shape), np.zeros(shape)
+
+    def update(self, params, grad, rate):
+        self.t += 1
+        self.m = 0.9 * self.m + 0.1 * grad
+        self.v = 0.999 * self.v + 0.001 * grad**2
+        m_hat = self.m / (1 - 0.9**self.t)
+        v_hat = self.v / (1 - 0.999**self.t)
+        params -= rate * m_hat / (np.sqrt(v_hat) + 1e-8)
+
+
+class PlainAdamW:
+    """Algorithm 2 of Loshchilov & Hutter (arXiv:1711.05101), η·α = rate and λ = α·weight_decay."""
+
+    def __init__(self, spec, shape):
+        self.adam, self.weight_decay = PlainAdam(spec, shape), spec.weight_decay
+
+    def update(self, params, grad, rate):
+        decay = rate * self.weight_decay * params
+        self.adam.update(params, grad, rate)
+        params -= decay
+
+
+OPTIMIZERS = {
+    "sgd": PlainSGD, "momentum": PlainMomentum, "nesterov": PlainNesterov, "adam": PlainAdam, "adamw": PlainAdamW,
+}  # fmt: skip
+
+
+def constant(spec, k):
+    return spec.learning_rate * (k / spec.warmup if k < spec.warmup else 1)
+
+
+def cosine(spec, k):
+    """η_min + ½(η_max − η_min)(1 + cos(π·T_cur/T_i)): arXiv:1608.03983, eq. 5."""
+    if k <= spec.warmup:
+        return constant(spec, k)
+    high, low, gone = spec.learning_rate, spec.learning_rate / 10, k - 1 - spec.warmup
+    if gone >= spec.schedule_updates:
+        return low
+    return low + (high - low) / 2 * (1 + math.cos(math.pi * gone / spec.schedule_updates))
+
+
+def inverse_sqrt(spec, k):
+    """min(k^−½, k·warmup^−1½): arXiv:1706.03762, eq. 3, with the factor that makes its peak learning_rate."""
+    w = spec.warmup
+    if w:
+        return spec.learning_rate * math.sqrt(w) * min(k**-0.5, k * w**-1.5)
+    return spec.learning_rate / math.sqrt(1 + 99 * (k - 1) / spec.schedule_updates)
+
+
+SCHEDULES = {"constant": constant, "cosine": cosine, "inverse_sqrt": inverse_sqrt}
