@@ -13,6 +13,7 @@ from model import calendar
 from model.network import Network
 from model.onnx_step import export_step
 from model.parameters import Weights
+from service.errors import shown
 
 Array = NDArray[np.float32]
 
@@ -60,22 +61,35 @@ class Export:
 
 def export(network: Network, weights: Weights) -> Export:
     """The files of these weights, which are copied. Equal weights give equal bytes."""
-    named = {k: np.ascontiguousarray(v) for k, v in network.layout.views(weights.flat).items()}
-    canary = _canary(network, weights)
-    return Export(export_step(network, weights), safetensors.save(named), canary.pack())
+    with np.errstate(over="ignore", invalid="ignore"):  # answers that are no numbers are found by whoever compares them
+        canary = _canary(network, weights)
+    return Export(export_step(network, weights), pack_weights(network, weights.flat), canary.pack())
+
+
+def pack_weights(network: Network, flat: Array) -> bytes:
+    """Parameters as safetensors. Equal weights give equal bytes."""
+    return safetensors.save({k: np.ascontiguousarray(v) for k, v in network.layout.views(flat).items()})
 
 
 def read_weights(network: Network, data: bytes) -> Array:
-    """The flat parameters in a weights file. Raises ValueError where names or shapes are not this network's."""
+    """The flat parameters in a weights file.
+
+    Raises ValueError where names, shapes or types are not this network's, or a value is not finite.
+    """
     try:
         named = safetensors.load(data)
     except Exception as error:  # safetensors raises its own type
         raise ValueError(f"not a weights file: {error}") from error
     flat = np.empty(network.layout.size, np.float32)
     views = network.layout.views(flat)
-    if {k: v.shape for k, v in named.items()} != {k: v.shape for k, v in views.items()}:
-        raise ValueError(f"weights hold {sorted(named)}, expected {sorted(views)}")
+    if named.keys() != views.keys():
+        raise ValueError(f"weights hold {shown(sorted(named))}, expected {sorted(views)}")
     for name, view in views.items():
+        if (named[name].shape, named[name].dtype) != (view.shape, view.dtype):
+            found = f"{named[name].dtype} {named[name].shape}"
+            raise ValueError(f"{name} is {found}, expected {view.dtype} {view.shape}")
+        if not np.isfinite(named[name]).all():
+            raise ValueError(f"{name} holds values that are not finite")
         view[...] = named[name]
     return flat
 

@@ -78,10 +78,15 @@ class Gate:
         self.wealth = [1.0] * len(BETS)
         return version
 
-    def rolled_back(self, version: int) -> None:
-        """Serving and learning returned to `version`: it is the anchor, and a cool-down begins."""
+    def promoted(self, version: int) -> None:
+        """Serving and learning go on from `version` by hand: it is the anchor, and no cool-down is left."""
         self.anchor, self.contender, self.contender_scored = version, 0, 0
         self.wealth = [1.0] * len(BETS)
+        self.cooling = 0
+
+    def rolled_back(self, version: int) -> None:
+        """Serving and learning returned to `version`: it is the anchor, and a cool-down begins."""
+        self.promoted(version)
         self.cooling = self.settings.cool_down_labels
 
     def pack(self) -> dict[str, object]:

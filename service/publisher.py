@@ -11,7 +11,7 @@ import structlog
 from service import events as ev
 from service.engine import BadVersion, StepSession
 from service.export import Canary
-from service.records import Rollback, Swap
+from service.records import Promote, Rollback, Swap
 from service.serving import Serving, new_version
 from service.sessions import Sessions
 from service.storage.journal import Commit, JournalFailed
@@ -20,6 +20,7 @@ from service.trainer.messages import Message
 
 log = structlog.get_logger("publisher")
 
+Return = type[Promote] | type[Rollback]  # how serving and learning go on from a version that is kept
 KEPT_HOURS_S = 3600.0
 MAX_MARKS = 100_000
 
@@ -51,8 +52,8 @@ class Publisher:
             return
         kind = head["verdict"]
         try:
-            if head["offset"] < model.judged_offset:
-                kind = "stale"  # by a trainer that is catching up with its former self, or has not seen a rollback yet
+            if self._stale(model, head):
+                kind = "stale"
             elif kind == "publish":
                 kind = await self._publish(model, head, *message.blobs)
             else:
@@ -65,6 +66,11 @@ class Publisher:
         self._serving.metrics.verdicts.labels(model.name, kind).inc()
         self._judged(model, head["offset"], in_service=kind == "publish")
 
+    def _stale(self, model: Sessions, head: Any) -> bool:
+        """Whether a verdict comes too late: of a trainer that catches up with its former self, or that has not seen yet
+        that serving and learning began again elsewhere."""
+        return bool(head["offset"] < model.judged_offset)
+
     async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
         serving, numbers = self._serving, dict(head["numbers"])
         try:
@@ -74,6 +80,8 @@ class Publisher:
         except BadVersion as bad:
             self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)
             return "veto"
+        if self._stale(model, head):  # somebody promoted another version meanwhile
+            return "stale"
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
         if number != model.champion:
             serving.journal.append(model.number, Swap(number, head["offset"], bytes.fromhex(version.digest)))
@@ -84,24 +92,39 @@ class Publisher:
         return "publish"
 
     async def _roll_back_if_kept(self, model: Sessions, head: Any) -> None:
+        number = head["rollback"]
         try:
-            await self.roll_back(model, head["rollback"], head["offset"], head["reason"])
+            prepared = await asyncio.to_thread(self._prepare_return, model.number, number)
         except (VersionMissing, VersionCorrupt, BadVersion) as error:  # the champion serves on; the trainer asks again
-            log.error("cannot roll back", model=model.name, version=head["rollback"], error=str(error))
+            log.error("cannot roll back", model=model.name, version=number, error=str(error))
+            return
+        if not self._stale(model, head):
+            self._begin_again(Rollback, model, *prepared, head["offset"], head["reason"])
 
-    async def roll_back(self, model: Sessions, number: int, offset: int, reason: str) -> None:
-        """Serving returns to a kept version, and the learner with it when the record reaches it.
+    async def begin_again(self, kind: Return, model: Sessions, number: int, reason: str) -> None:
+        """By hand: serving goes on with a kept version, and the learner with it when the record reaches it.
 
-        All labels up to the record are judged with it: what learned them is thrown away.
         Raises VersionMissing, VersionCorrupt, BadVersion, JournalFailed: nothing has changed then.
         """
-        serving = self._serving
-        version, session = await asyncio.to_thread(self._prepare_return, model.number, number)
-        record = Rollback(number, offset, bytes.fromhex(version.digest), reason)
-        after = serving.journal.append(model.number, record)
+        prepared = await asyncio.to_thread(self._prepare_return, model.number, number)
+        self._begin_again(kind, model, *prepared, self._serving.journal.offset(model.number), reason)
+
+    def _begin_again(
+        self,
+        kind: Return,
+        model: Sessions,
+        version: Version,
+        session: StepSession,
+        offset: int,
+        reason: str,
+    ) -> None:
+        """Between two steps. All labels up to the record are judged with it: what learned them is thrown away."""
+        number = version.number
+        after = self._serving.journal.append(model.number, kind(number, offset, bytes.fromhex(version.digest), reason))
         self._into_service(model, number, session, after)
         model.anchor = number
-        serving.emit(model, ev.ROLLED_BACK, offset, number, reason)
+        event = ev.ROLLED_BACK if kind is Rollback else ev.PUBLISHED
+        self._serving.emit(model, event, offset, number, reason)
 
     def _into_service(self, model: Sessions, number: int, session: StepSession, offset: int) -> None:
         """Between two steps: this version answers from here on, with labels up to `offset` judged; no other stays."""

@@ -17,6 +17,7 @@ from service.records import (
     Chunk,
     ModelCreate,
     Paused,
+    Promote,
     Record,
     Reset,
     Resumed,
@@ -100,7 +101,7 @@ def _record(model: Sessions, record: Record, offset: int) -> None:
         case Swap(version=version, offset=learned):
             model.serve(version, learned)
             model.anchor = model.anchor or version
-        case Rollback(version=version):
+        case Rollback(version=version) | Promote(version=version):
             model.serve(version, offset + 1)
             model.anchor = version
         case Paused():

@@ -28,6 +28,7 @@ from prometheus_client import (
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from service import limits
 from service.config import ServeConfig, split_address
+from service.control import Control
 from service.edge.http import HttpServer, application
 from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
@@ -91,6 +92,7 @@ class Server:
         replayed = recover(self.serving, self.states)
         log.info("recovered", models=len(self.serving.models), replayed=replayed, cut=self.journal.truncated_bytes)
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
+        self.control = Control(self.serving, self.publisher)
         self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer)
         self.learned: dict[int, int] = {}  # model → entries learned
         self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
@@ -221,7 +223,7 @@ class Server:
             ],
         )
         streams = answer_by_name(Streams, streams_pb2_grpc.StreamsServicer)(self.intake)
-        models = answer_by_name(Models, models_pb2_grpc.ModelsServicer)(self.serving)
+        models = answer_by_name(Models, models_pb2_grpc.ModelsServicer)(self.serving, self.control)
         training = answer_by_name(Training, training_pb2_grpc.TrainingServicer)(self.intake)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)

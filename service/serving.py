@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-import re
 import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -24,16 +23,16 @@ from service.config import ServeConfig
 from service.engine import Engine, StepSession
 from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
 from service.events import Event, Events
-from service.export import Canary, export
+from service.export import Canary, export, pack_weights
 from service.metrics import Metrics
-from service.records import ModelCreate, Reset, StreamOpened, Swap
+from service.names import check_model_name
+from service.records import ModelCreate, Promote, Reset, StreamOpened, Swap
 from service.sequence import Answer, check_values, payload_digest, place
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.versions import Version, Versions
 
 Array = NDArray[np.float32]
-MODEL_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 TENANT = "default"  # until credentials name one
 
 
@@ -98,10 +97,13 @@ class Serving:
         self.by_name[model.tenant, model.name] = model
         self.open[model.number] = set()
 
-    async def create_model(self, name: str, spec: ModelSpec) -> Sessions:
-        """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1."""
-        if not MODEL_NAME.fullmatch(name):
-            raise Invalid("name", name, "give 1 to 64 of a-z, 0-9, '-', '_', beginning with a letter")
+    async def create_model(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
+        """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
+
+        weights: flat, version 1's; None: drawn from the seed. Given, an existing model must have begun with them.
+        Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights that answer with no numbers.
+        """
+        check_model_name(name)
         self.check_open()
         limits.check_size(spec)
         async with self._creating:
@@ -111,19 +113,27 @@ class Serving:
                     raise AlreadyExists(
                         "name", name, "exists with another spec; a spec is immutable: choose another name"
                     )
+                if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
+                    remedy = "began with other weights: import these as a version of it, or choose another name"
+                    raise AlreadyExists("name", name, remedy)
                 return existing
             if len(self.models) >= self.config.max_models:
                 raise Exhausted("name", name, f"the server holds {len(self.models)} models, its limit", retry_s=60)
-            return await self._create(name, spec)
+            return await self._create(name, spec, weights)
 
-    async def _create(self, name: str, spec: ModelSpec) -> Sessions:
+    async def _create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
         model = Sessions(max(self.models, default=0) + 1, TENANT, name, spec)
-        version, session = await asyncio.to_thread(self._first_version, model)
+        version, session = await asyncio.to_thread(self._first_version, model, weights)
         record = ModelCreate(model.tenant, name, json.dumps(spec.to_mapping()))
         self.journal.append(model.number, record)
-        self.journal.append(model.number, Swap(version.number, 0, bytes.fromhex(version.digest)))
+        digest = bytes.fromhex(version.digest)
+        if weights is None:
+            self.journal.append(model.number, Swap(version.number, 0, digest))
+            judged = 0
+        else:  # the learner begins with them, not with the seed's
+            judged = self.journal.append(model.number, Promote(version.number, 0, digest, "its first weights"))
         self.engine.install(model.number, version.number, session)
-        model.serve(version.number, 0)
+        model.serve(version.number, judged)
         model.anchor = version.number
         self.add_model(model)
         self.metrics.of(name).version.set(version.number)
@@ -131,9 +141,13 @@ class Serving:
         self.emit(model, ev.CREATED, 0, version.number, "created")
         return model
 
-    def _first_version(self, model: Sessions) -> tuple[Version, StepSession]:
-        weights = model.network.weights(model.network.init_params())
-        made = export(model.network, weights)
+    def _began_with(self, model: Sessions, weights: Array) -> bool:
+        """Whether the model's first version, which is always kept, has these weights."""
+        first = self.versions.list(model.number)[-1]
+        return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
+
+    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession]:
+        made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
         session, error = self.engine.prepare(made.onnx, Canary.unpack(made.canary))
         version = new_version(model.number, 0, 0, made.onnx, made.weights, self.wall(), {"parity_error": error})
         number = self.versions.add(version, made.onnx, made.weights, made.canary)

@@ -23,11 +23,13 @@ FLOORS = {
     "service.gate": 1,
     "service.labels": 1,
     "service.limits": 1,
+    "service.names": 1,
     "service.records": 1,
     "service.sequence": 1,
     "service.sources": 1,
     # components: each with one `run`, or the storage under it
     "service.batcher": 2,
+    "service.control": 2,
     "service.engine": 2,
     "service.export": 2,
     "service.events": 2,

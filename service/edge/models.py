@@ -1,4 +1,4 @@
-"""Models: create, look up, export, watch."""
+"""Models: create, look up, change, export, watch. Translates; what is done and refused is `Control`'s."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from typing import Any
 
 from freshet.v1 import models_pb2, models_pb2_grpc
 from service import wire
+from service.control import Control
 from service.edge.statuses import statuses
-from service.errors import NotFound, Unavailable
+from service.errors import Unavailable
 from service.serving import Serving
 from service.sessions import Sessions
-from service.storage.versions import VersionMissing
 
 
 class Models(models_pb2_grpc.ModelsServicer):
     """The Models service of freshet.v1; methods not built yet answer UNIMPLEMENTED by name."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(self, serving: Serving, control: Control) -> None:
+        self._serving, self._control = serving, control
 
     def _message(self, model: Sessions) -> models_pb2.Model:
         return wire.model_message(model, self._serving.journal.offset(model.number))
@@ -27,7 +27,9 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Answers once the model is on disk and serves."""
         async with statuses(context):
-            return self._message(await self._serving.create_model(request.name, wire.spec(request.spec)))
+            spec = wire.spec(request.spec)
+            model = await self._control.create(request.name, spec, request.weights, request.weights_digest)
+            return self._message(model)
 
     async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """One model."""
@@ -49,16 +51,31 @@ class Models(models_pb2_grpc.ModelsServicer):
         """A version's files, checked against their digests."""
         async with statuses(context):
             model, store = self._serving.model(request.name), self._serving.versions
-            number = request.version or model.champion
-            try:
-                version = await asyncio.to_thread(store.get, model.number, number)
-            except VersionMissing as error:
-                remedy = f"model {model.name} has no version {number}, or keeps it no longer: list its versions"
-                raise NotFound("version", number, remedy) from error
-            blobs = await asyncio.to_thread(store.blobs, model.number, number)
+            version = await self._control.version(model, request.version or model.champion)
+            blobs = await asyncio.to_thread(store.blobs, model.number, version.number)
             return models_pb2.ExportResponse(
                 version=wire.version_message(version), onnx=blobs.onnx, weights=blobs.weights
             )
+
+    async def Promote(self, request: models_pb2.PromoteRequest, context: Any) -> models_pb2.Model:
+        """Answers once it is on disk; from the swap on, every forecast is the version's."""
+        async with statuses(context):
+            return self._message(await self._control.promote(request.name, request.version))
+
+    async def Rollback(self, request: models_pb2.RollbackRequest, context: Any) -> models_pb2.Model:
+        """As Promote, to an earlier version."""
+        async with statuses(context):
+            return self._message(await self._control.roll_back(request.name, request.version))
+
+    async def Pause(self, request: models_pb2.PauseRequest, context: Any) -> models_pb2.Model:
+        """Answers once it is on disk."""
+        async with statuses(context):
+            return self._message(await self._control.pause(request.name))
+
+    async def Resume(self, request: models_pb2.ResumeRequest, context: Any) -> models_pb2.Model:
+        """Answers once it is on disk."""
+        async with statuses(context):
+            return self._message(await self._control.resume(request.name))
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> AsyncIterator[models_pb2.ModelEvent]:
         """Events from now on, until the client leaves."""

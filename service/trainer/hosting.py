@@ -22,6 +22,7 @@ from service.records import (
     Chunk,
     ModelCreate,
     Paused,
+    Promote,
     Record,
     Reset,
     Resumed,
@@ -56,6 +57,7 @@ class HostedModel:
     version: int = 0  # the one that serves, as far as the records say
     contender_weights: Array | None = None
     anchored: list[int] = field(default_factory=list)  # versions that became anchor, for the caller to take
+    thrown_away: int | None = None  # of the last chunk's updates, those before it began again; None: it did not
 
     @classmethod
     def create(cls, number: int, record: ModelCreate, settings: GateSettings) -> HostedModel:
@@ -75,6 +77,7 @@ class HostedModel:
             raise OutOfOrder(f"model {self.number}: chunk begins at {chunk.offset}, expected {self.offset}")
         score = self.chunks % self.gate.settings.score_every == 0
         updates: list[Update] = []
+        self.thrown_away = None
         for record in chunk.records:
             if isinstance(record, Ticks):
                 made = self.learner.ticks(
@@ -84,6 +87,8 @@ class HostedModel:
                 updates += made
             else:
                 self._apply(record, weights_of)
+                if isinstance(record, Rollback | Promote):
+                    self.thrown_away = len(updates)
         self.chunks += 1
         self.offset += sum(entries(record) for record in chunk.records)
         return updates
@@ -105,14 +110,21 @@ class HostedModel:
                 if self.gate.contender != had:
                     self._contend(version, weights_of)
             case Rollback(version=version):
-                self.version = version
-                weights = weights_of(self.number, version)
-                self.learner.roll_back(weights)
-                self.learner.anchor = weights.copy()
+                self._begin_again(version, weights_of)
                 self.gate.rolled_back(version)
-                self.contender_weights = None
+            case Promote(version=version):
+                self._begin_again(version, weights_of)
+                self.gate.promoted(version)
             case _:
                 pass  # kinds that do not touch learning yet: labels, windows, state puts, skips, stream bindings
+
+    def _begin_again(self, version: int, weights_of: WeightsOf) -> None:
+        """Learning goes on from a version's weights, which are the anchor; what was learned since is thrown away."""
+        weights = weights_of(self.number, version)
+        self.version = version
+        self.learner.roll_back(weights)
+        self.learner.anchor = weights.copy()
+        self.contender_weights = None
 
     def _contend(self, version: int, weights_of: WeightsOf) -> None:
         """Keep the contender's weights. Retention may have dropped them: then there is no contender."""

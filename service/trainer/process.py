@@ -156,7 +156,9 @@ class Trainer:
         if ticks and not due.ticks:
             due.since = time.monotonic()
         due.ticks += ticks
-        for update in updates:
+        if hosted.thrown_away is not None:  # what was learned before is in no weights any more
+            due = self.due[hosted.number] = Due(ticks=due.ticks, since=due.since)
+        for update in updates[hosted.thrown_away or 0 :]:
             due.add(update)
         self.channel.send("progress", progress(hosted, self.position, updates))
         for version in hosted.anchored:

@@ -96,17 +96,12 @@ async def test_the_first_version_has_no_parent_and_is_the_initial_weights(client
     assert not version.HasField("loss")
 
 
-@pytest.mark.parametrize("method", ["Get", "Versions", "Export", "Watch"])
+@pytest.mark.parametrize("method", ["Get", "Versions", "Export", "Watch", "Promote", "Rollback", "Pause", "Resume"])
 async def test_every_method_names_the_model_it_does_not_find(channel, method):
-    requests = {
-        "Get": "GetModelRequest",
-        "Versions": "VersionsRequest",
-        "Export": "ExportRequest",
-        "Watch": "WatchRequest",
-    }
     call = getattr(models_pb2_grpc.ModelsStub(channel), method)
+    request = getattr(models_pb2, f"{method}Request", None) or getattr(models_pb2, f"{method}ModelRequest")
 
-    answer = call(getattr(models_pb2, requests[method])(name="nobody"), timeout=DEADLINE_S)
+    answer = call(request(name="nobody"), timeout=DEADLINE_S)
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await (anext(aiter(answer)) if method == "Watch" else answer)
 
@@ -227,10 +222,6 @@ UNBUILT = {
     "Training.Quarantine": (training_pb2_grpc.TrainingStub, training_pb2.QuarantineRequest()),
     "Training.Replay": (training_pb2_grpc.TrainingStub, training_pb2.ReplayRequest()),
     "Models.Import": (models_pb2_grpc.ModelsStub, models_pb2.ImportRequest()),
-    "Models.Promote": (models_pb2_grpc.ModelsStub, models_pb2.PromoteRequest()),
-    "Models.Rollback": (models_pb2_grpc.ModelsStub, models_pb2.RollbackRequest()),
-    "Models.Pause": (models_pb2_grpc.ModelsStub, models_pb2.PauseRequest()),
-    "Models.Resume": (models_pb2_grpc.ModelsStub, models_pb2.ResumeRequest()),
     "Models.Delete": (models_pb2_grpc.ModelsStub, models_pb2.DeleteModelRequest()),
 }
 BUILT = {
@@ -242,6 +233,10 @@ BUILT = {
     "Models.Export",
     "Models.Watch",
     "Training.Learn",
+    "Models.Promote",
+    "Models.Rollback",
+    "Models.Pause",
+    "Models.Resume",
 }
 
 

@@ -23,7 +23,7 @@ from model import calendar
 from model.spec import ModelSpec
 from service.export import read_weights
 from service.gate import GateSettings
-from service.records import Chunk, ModelCreate, Reset, Rollback, StreamOpened, Swap, Ticks
+from service.records import Chunk, ModelCreate, Promote, Reset, Rollback, StreamOpened, Swap, Ticks
 from service.storage.journal import Journal
 from service.trainer.hosting import HostedModel
 
@@ -116,6 +116,8 @@ class Serving:
                 case Reset(stream=number):
                     self._states.pop(number, None)
                 case Swap(version=version, digest=digest):
+                    self._serve(version, digest)
+                case Promote(version=version, digest=digest):
                     self._serve(version, digest)
                 case Rollback(version=version, digest=digest):
                     self._serve(version, digest)

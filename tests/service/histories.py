@@ -15,6 +15,7 @@ from service.records import (
     Chunk,
     ModelCreate,
     Paused,
+    Promote,
     Record,
     Reset,
     Resumed,
@@ -58,6 +59,10 @@ def rollback(version: int) -> Rollback:
     return Rollback(version, 0, bytes(32), "worse than the anchor")
 
 
+def promote(version: int) -> Promote:
+    return Promote(version, 0, bytes(32), "by hand")
+
+
 def chunks(*groups: list[Record], thinned: frozenset[int] = frozenset()) -> list[Chunk]:
     """Numbered chunks of these records; `thinned`: indices of those to be learned one in two."""
     made, offset = [], 0
@@ -68,7 +73,8 @@ def chunks(*groups: list[Record], thinned: frozenset[int] = frozenset()) -> list
 
 
 def history(seed: int = 0) -> list[Chunk]:
-    """Forty chunks of four streams, with swaps, a rollback, a pause, resets and thinning before, in and after ticks."""
+    """Forty chunks of four streams, with swaps, a rollback, a promotion, a pause, resets and thinning before, in and
+    after ticks."""
     rng = np.random.default_rng(seed)
     ticks = [Ticks(*chunk) for chunk in worlds.chunks(rng.integers(1, 12, 40).tolist(), seed=seed)]
     groups: list[list[Record]] = [[t] for t in ticks]
@@ -76,6 +82,7 @@ def history(seed: int = 0) -> list[Chunk]:
     for at, version in ((4, 2), (7, 3), (11, 4), (20, 5), (24, 6), (31, 7), (35, 8)):
         groups[at].insert(int(rng.integers(0, 2)), swap(version))
     groups[17].insert(1, rollback(int(rng.choice([1, 2]))))
+    groups[27].insert(int(rng.integers(0, 2)), promote(int(rng.choice([3, 6]))))
     groups[13].append(Paused())
     groups[15].insert(0, Resumed())
     groups[9].append(Reset(11))

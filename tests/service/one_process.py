@@ -55,7 +55,7 @@ class World:
     def __init__(self, data: Path, **settings: Any) -> None:
         values = {"publish_labels": 1, "publish_s": NEVER_S, "snapshot_s": NEVER_S} | settings
         self.server = Server(ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values))
-        self.serving = self.server.serving
+        self.serving, self.control = self.server.serving, self.server.control
         self.trainer: Trainer | None = None
         self._checkpoints: Checkpoints | None = None
 

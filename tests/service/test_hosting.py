@@ -11,13 +11,25 @@ import pytest
 
 from model.optimizers import OPTIMIZERS
 from service.gate import Gate
-from service.records import Rollback, Ticks
+from service.records import Promote, Rollback, Ticks
 from service.storage.database import DatabaseRefused
 from service.trainer import checkpoint
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
 from service.trainer.hosting import HostedModel, OutOfOrder, WeightsGone
 from tests.model import worlds
-from tests.service.histories import GATE, MODEL, chunks, create, digest, fold, history, rollback, swap, weights_of
+from tests.service.histories import (
+    GATE,
+    MODEL,
+    chunks,
+    create,
+    digest,
+    fold,
+    history,
+    promote,
+    rollback,
+    swap,
+    weights_of,
+)
 
 
 def through_a_file(path: Path, hosted: HostedModel, position: int = 1) -> HostedModel:
@@ -36,7 +48,7 @@ def through_a_file(path: Path, hosted: HostedModel, position: int = 1) -> Hosted
 
 
 def test_the_history_meets_every_branch_of_the_gate():
-    seen = {"contender": 0, "anchored": 0, "rolled back": 0, "scored": 0}
+    seen = {"contender": 0, "anchored": 0, "rolled back": 0, "promoted": 0, "scored": 0}
     hosted = fold(history()[:1])
     for chunk in history()[1:]:
         scored = hosted.gate.wealth
@@ -44,6 +56,7 @@ def test_the_history_meets_every_branch_of_the_gate():
         seen["contender"] += hosted.contender_weights is not None
         seen["scored"] += scored != hosted.gate.wealth
         seen["rolled back"] += any(isinstance(r, Rollback) for r in chunk.records)
+        seen["promoted"] += any(isinstance(r, Promote) for r in chunk.records)
     seen["anchored"] = len(hosted.anchored)
 
     assert all(seen.values()), seen
@@ -143,6 +156,45 @@ def test_a_rollback_restores_the_versions_weights_bit_for_bit_with_a_fresh_optim
     assert hosted.learner.optimizer_state.step == 0
     assert not hosted.learner.optimizer_state.moments.any()
     assert (hosted.version, hosted.gate.anchor, hosted.gate.cooling) == (2, 2, GATE.cool_down_labels)
+
+
+def test_a_promotion_goes_on_from_the_versions_weights_without_a_cool_down_and_ends_one():
+    hosted = fold(history()[:12])
+    fold(follow_on(hosted, [rollback(2)]), hosted)
+    assert hosted.gate.cooling
+
+    fold(follow_on(hosted, [promote(9)]), hosted)
+
+    np.testing.assert_array_equal(hosted.learner.weights.flat, weights_of(MODEL, 9))
+    np.testing.assert_array_equal(hosted.learner.anchor, weights_of(MODEL, 9))
+    assert hosted.learner.optimizer_state.step == 0
+    assert not hosted.learner.optimizer_state.moments.any()
+    assert (hosted.version, hosted.gate.anchor, hosted.gate.contender, hosted.gate.cooling) == (9, 9, 0, 0)
+
+
+def test_a_model_that_is_created_with_weights_learns_from_them_and_not_from_the_seeds():
+    first = history()[0]
+    records = tuple(promote(1) if r == swap(1) else r for r in first.records)
+    given = weights_of(MODEL, 9)
+
+    hosted = HostedModel.create(MODEL, create(), GATE)
+    hosted.apply(type(first)(MODEL, 0, 1, records[:-1]), lambda model, version: {1: given}[version])
+
+    np.testing.assert_array_equal(hosted.learner.weights.flat, given)
+    np.testing.assert_array_equal(hosted.learner.anchor, given)
+    assert (hosted.version, hosted.gate.anchor, hosted.gate.contender) == (1, 1, 0)
+
+
+def test_only_updates_since_it_began_again_are_told_of_the_line_that_goes_on():
+    """A verdict on the promoted version must not count what was learned by another."""
+    ticks = next(record for record in history()[20].records if isinstance(record, Ticks))
+    hosted = fold(history()[:12])
+    assert hosted.thrown_away is None
+
+    [chunk] = follow_on(hosted, [ticks, promote(2)])
+    updates = hosted.apply(chunk, weights_of)
+
+    assert hosted.thrown_away == len(updates) > 0
 
 
 def test_what_a_rollback_throws_away_is_not_held_against_what_follows_it():
@@ -323,8 +375,7 @@ def test_a_contender_that_is_gone_is_no_contender_and_the_weights_are_the_same()
         return weights_of(model, version)
 
     whole = history(0)
-    target = next(r.version for c in whole for r in c.records if isinstance(r, Rollback))
-    gone.discard(target)
+    gone -= {r.version for c in whole for r in c.records if isinstance(r, Rollback | Promote)}
     hosted = fold(whole[:1])
     contenders = set()
     for chunk in whole[1:]:

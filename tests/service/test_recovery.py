@@ -44,6 +44,7 @@ class Model(NamedTuple):
 
     name: str
     champion: int
+    anchor: int
     judged_offset: int
     paused: bool
     offset: int
@@ -58,7 +59,7 @@ def seen(world: World) -> dict[int, Model]:
             judged, state = s.judged(m.judged_offset), m.state(s).tobytes()
             streams[s.number] = Stream(s.id, s.epoch, s.last_seq, repr(s.last_time), state, tuple(s.answers), judged)
         offset = world.server.journal.offset(number)
-        models[number] = Model(m.name, m.champion, m.judged_offset, m.paused, offset, streams)
+        models[number] = Model(m.name, m.champion, m.anchor, m.judged_offset, m.paused, offset, streams)
     return models
 
 
@@ -73,13 +74,14 @@ async def recovered(data: Path) -> dict[int, Model]:
 
 
 async def some_history(live: World, rng: np.random.Generator, steps: int, snapshots: bool) -> None:
-    """Two models, streams that come, tick alone and in batches, are taken over and reset; swaps, a rollback, vetoes."""
+    """Two models, streams that come, tick alone and in batches, are taken over and reset; swaps, rollbacks, promotions,
+    pauses."""
     models = [await live.model("flow"), await live.model("heat", cell="gru", hidden=3, horizon=2)]
     sessions = {m.number: [live.open(m, "pump-0")] for m in models}
     for _ in range(steps):
         model = models[int(rng.integers(2))]
         streams = sessions[model.number]
-        match int(rng.integers(12)):
+        match int(rng.integers(15)):
             case 0 if len(streams) < 5:
                 streams.append(live.open(model, f"pump-{len(streams)}"))
             case 1:
@@ -94,6 +96,12 @@ async def some_history(live: World, rng: np.random.Generator, steps: int, snapsh
                 await live.snapshot()
             case 6 if model.champion > 2:
                 await live.verdict(model, "veto", rollback=int(rng.integers(1, model.champion)))
+            case 7:
+                await live.control.promote(model.name, int(rng.integers(1, model.champion + 1)))
+            case 8:
+                await live.control.pause(model.name)
+            case 9:
+                await live.control.resume(model.name)
             case _:
                 picked = rng.integers(0, len(streams), int(rng.integers(1, 9)))
                 await live.ticks(model, [(streams[int(i)], float(rng.normal())) for i in picked])

@@ -1,0 +1,384 @@
+"""People's control over models: real parts, no processes. What is asked for is so at once, journaled, and told."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from hashlib import sha256
+
+import numpy as np
+import pytest
+
+from model.spec import ModelSpec
+from service import events as ev
+from service.engine import Engine
+from service.errors import AlreadyExists, Invalid, NotFound, Unavailable
+from service.export import export, pack_weights, read_weights
+from service.records import Kind, ModelCreate, Swap
+from tests.oracles import replay
+from tests.service.one_process import World, world
+
+SPEC = {"channels": ["x"], "hidden": 4, "head_init": 0.5}
+DEADLINE_S = 20.0
+
+
+async def published(live: World, versions: int = 3, **spec):
+    """A model with that many versions, one stream and some ticks learned."""
+    model = await live.model(**spec)
+    session = live.open(model, "pump")
+    for n in range(versions - 1):
+        await live.tick(model, session, float(n))
+        await live.publish(model, n)
+    return model, session
+
+
+def weights_of(live: World, model, version: int) -> np.ndarray:
+    return read_weights(model.network, live.serving.versions.blobs(model.number, version).weights)
+
+
+def some_weights(model_or_network, seed: int = 1) -> np.ndarray:
+    network = getattr(model_or_network, "network", model_or_network)
+    rng = np.random.default_rng(seed)
+    return network.init_params() + rng.normal(0, 0.3, network.layout.size).astype(np.float32)
+
+
+def kinds(live: World, tmp_path, model: int = 1) -> list[Kind]:
+    """Every record of a model that is on disk, ticks left out."""
+    chunks = [c for c in replay.survivors(live.server.config.data, tmp_path / "read") if c.model == model]
+    return [r.kind for c in chunks for r in c.records if r.kind is not Kind.TICK]
+
+
+class Told:
+    """A watch of everything."""
+
+    def __init__(self, live: World, monkeypatch) -> None:
+        self.events: list = []
+        emit = live.serving.events.emit
+        monkeypatch.setattr(live.serving.events, "emit", lambda e: (self.events.append(e), emit(e)))
+
+    def __call__(self) -> list[tuple[int, int, str]]:
+        return [(e.kind, e.version, e.reason) for e in self.events]
+
+
+# ---- promote and roll back
+
+
+async def test_a_promoted_version_answers_the_next_tick_and_is_the_anchor(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 4)
+        told = Told(live, monkeypatch)
+
+        await live.control.promote("flow", 2)
+
+        assert (model.champion, model.anchor) == (2, 2)
+        assert (await live.tick(model, session, 9.0)).version == 2
+        assert told() == [(ev.PUBLISHED, 2, "by hand")]
+        assert live.server.journal.durable_offset(1) >= model.judged_offset, "on disk when it returns"
+
+
+async def test_learning_goes_on_from_a_promoted_versions_weights_at_once(tmp_path):
+    async with world(tmp_path / "data", publish_labels=1) as live:
+        model, session = await published(live)
+        for n in range(5):
+            await live.tick(model, session, float(np.sin(n)))
+        await live.learn()
+
+        await live.control.promote("flow", 2)
+        assert await live.learn() == [], "nothing was learned since: nothing is to be judged"
+        learner = live.trainer.models[1].learner
+        np.testing.assert_array_equal(learner.weights.flat, weights_of(live, model, 2))
+        await live.tick(model, session, 1.0)
+        [verdict] = await live.learn()
+
+        assert verdict.head["verdict"] == "publish", "there is no cool-down"
+        assert verdict.head["numbers"]["labels"] == 1
+        assert live.serving.versions.get(1, model.champion).parent == 2
+        assert learner.weights.flat.tobytes() != weights_of(live, model, 2).tobytes()
+
+
+async def test_a_rollback_by_hand_returns_to_the_anchor_and_publishes_nothing_for_a_while(tmp_path, monkeypatch):
+    async with world(tmp_path / "data", cool_down_labels=100) as live:
+        model, session = await published(live, 4)
+        told = Told(live, monkeypatch)
+
+        await live.control.roll_back("flow")
+        await live.tick(model, session, 1.0)
+        [verdict] = await live.learn()
+
+        assert (model.champion, model.anchor) == (1, 1)
+        assert told()[0] == (ev.ROLLED_BACK, 1, "by hand")
+        assert (verdict.head["verdict"], verdict.head["reason"]) == ("veto", "cooling down after a rollback")
+
+
+@pytest.mark.parametrize("what", ["promote", "roll_back"])
+async def test_what_is_so_already_is_answered_without_another_record(tmp_path, what):
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 3)
+
+        for _ in range(3):
+            await getattr(live.control, what)("flow", 2)
+
+        assert kinds(live, tmp_path).count(Kind.PROMOTE if what == "promote" else Kind.ROLLBACK) == 1
+        assert model.champion == 2
+
+
+@pytest.mark.parametrize("what", ["promote", "roll_back"])
+async def test_a_version_that_is_not_kept_is_not_found_by_number(tmp_path, what):
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 5)
+        live.serving.versions.prune(1, {1, 2, 5})
+
+        with pytest.raises(NotFound, match=r"version = 3: model flow has no version 3, or keeps it no longer: list"):
+            await getattr(live.control, what)("flow", 3)
+
+        assert model.champion == 5
+
+
+async def test_a_rollback_to_a_later_version_is_refused(tmp_path):
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 4)
+        await live.control.roll_back("flow", 2)
+
+        with pytest.raises(Invalid, match="version = 4: later than the version that serves, 2: promote it instead"):
+            await live.control.roll_back("flow", 4)
+        await live.control.promote("flow", 4)
+
+        assert model.champion == 4
+
+
+async def test_a_candidate_that_was_on_its_way_does_not_replace_what_was_promoted_meanwhile(tmp_path, monkeypatch):
+    """The verdict was in order when it came; a person decided while its graph was being loaded."""
+    prepare, entered, go_on = Engine.prepare, threading.Event(), threading.Event()
+
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live)
+        await live.tick(model, session, 1.0)
+        await live.server.journal.flush()
+
+        def slow(self, onnx, canary):
+            entered.set()
+            assert go_on.wait(DEADLINE_S)
+            return prepare(self, onnx, canary)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "prepare", slow)
+            publishing = asyncio.create_task(live.publish(model, 7))
+            assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+        await live.control.promote("flow", 2)
+        go_on.set()
+        await publishing
+
+        assert model.champion == 2
+        assert (await live.tick(model, session, 1.0)).version == 2
+
+
+async def test_a_rollback_that_the_trainer_wished_for_does_not_undo_a_promotion(tmp_path, monkeypatch):
+    prepare, entered, go_on = Engine.prepare, threading.Event(), threading.Event()
+
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live)
+
+        def slow(self, onnx, canary):
+            entered.set()
+            assert go_on.wait(DEADLINE_S)
+            return prepare(self, onnx, canary)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "prepare", slow)
+            judging = asyncio.create_task(live.verdict(model, "veto", rollback=1))
+            assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+        await live.control.promote("flow", 2)
+        go_on.set()
+        await judging
+
+        assert (model.champion, model.anchor) == (2, 2)
+
+
+async def test_two_promotions_at_once_leave_the_last_one_in_the_journal_in_service(tmp_path):
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 5)
+
+        await asyncio.gather(*(live.control.promote("flow", n) for n in (2, 3, 4, 2, 3)))
+
+        answer = await live.tick(model, session, 1.0)
+        await live.server.journal.flush()
+        chunks = replay.survivors(tmp_path / "data", tmp_path / "copy")
+        served = replay.served(chunks, replay.Files.of(tmp_path / "data"))
+        assert served.version == model.champion == model.anchor == answer.version
+
+
+async def test_nothing_is_promoted_while_the_server_leaves(tmp_path):
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live)
+        live.serving.draining = True
+
+        for change in (live.control.promote("flow", 1), live.control.pause("flow"), live.control.roll_back("flow")):
+            with pytest.raises(Unavailable, match="draining"):
+                await change
+
+        assert (model.champion, model.paused) == (3, False)
+
+
+# ---- pause and resume
+
+
+async def test_nothing_is_learned_of_what_comes_while_a_model_is_paused(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 1)
+        told = Told(live, monkeypatch)
+        await live.control.pause("flow")
+        for n in range(10):
+            await live.tick(model, session, float(n))
+        verdicts = await live.learn()
+
+        assert model.paused
+        assert [v.head["verdict"] for v in verdicts] == ["unchanged"]
+        assert model.champion == 1
+        assert live.trainer.models[1].learner.counts.learned == 0
+        assert model.judged_offset == verdicts[0].head["offset"], "nobody waits for labels that are never learned"
+
+        await live.control.resume("flow")
+        await live.tick(model, session, 1.0)
+        [verdict] = await live.learn()
+        assert (verdict.head["verdict"], verdict.head["numbers"]["labels"]) == ("publish", 1)
+        assert [e for e in told() if e[0] in (ev.PAUSED, ev.RESUMED)] == [
+            (ev.PAUSED, 1, "by hand"),
+            (ev.RESUMED, 1, "by hand"),
+        ]
+
+
+async def test_pausing_and_resuming_again_adds_no_record(tmp_path):
+    async with world(tmp_path / "data") as live:
+        await live.model()
+
+        for what in ("resume", "pause", "pause", "resume", "resume", "pause"):
+            await getattr(live.control, what)("flow")
+
+        assert kinds(live, tmp_path)[2:] == [Kind.PAUSE, Kind.RESUME, Kind.PAUSE]
+
+
+# ---- create
+
+
+async def test_a_model_created_with_weights_answers_and_learns_from_them(tmp_path):
+    async with world(tmp_path / "data") as live:
+        other = await live.model("other")
+        flat = some_weights(other)
+        data = pack_weights(other.network, flat)
+
+        model = await live.control.create("flow", other.spec, data, sha256(data).hexdigest())
+        await live.learn()
+
+        assert (model.champion, model.anchor) == (1, 1)
+        assert live.serving.versions.blobs(2, 1).onnx == export(model.network, model.network.weights(flat)).onnx
+        np.testing.assert_array_equal(live.trainer.models[2].learner.weights.flat, flat)
+        assert kinds(live, tmp_path, model=2) == [Kind.MODEL_CREATE, Kind.PROMOTE]
+
+
+async def test_a_model_is_created_again_with_its_weights_or_without_any_and_not_with_others(tmp_path):
+    async with world(tmp_path / "data") as live:
+        spec = ModelSpec.from_mapping(SPEC)
+        network = (await live.model("other")).network
+
+        async def create(seed: int):
+            data = pack_weights(network, some_weights(network, seed))
+            return await live.control.create("flow", spec, data, sha256(data).hexdigest())
+
+        model = await create(1)
+        await live.publish(model, 3)
+
+        assert await create(1) is model
+        assert await live.control.create("flow", spec) is model
+        with pytest.raises(AlreadyExists, match="name = flow: began with other weights: import these"):
+            await create(2)
+        with pytest.raises(AlreadyExists, match="another spec"):
+            await live.control.create("flow", ModelSpec.from_mapping(SPEC | {"seed": 1}))
+
+
+async def test_a_model_created_with_weights_is_recovered_with_them(tmp_path):
+    async with world(tmp_path / "data") as live:
+        network = (await live.model("other")).network
+        data = pack_weights(network, some_weights(network))
+        model = await live.control.create("flow", ModelSpec.from_mapping(SPEC), data, sha256(data).hexdigest())
+        session = live.open(model, "pump")
+        answers = [await live.tick(model, session, float(n)) for n in range(4)]
+        judged = model.judged_offset
+        await live.server.journal.flush()
+
+    async with world(tmp_path / "data") as again:
+        model = again.serving.model("flow")
+        assert [a.y for a in model.by_id["pump"].answers] == [a.y for a in answers]
+        assert (model.champion, model.anchor, model.judged_offset) == (1, 1, judged)
+
+
+BAD_WEIGHTS = {
+    "a wrong digest": (lambda n, w: (pack_weights(n, w), "0" * 64), "weights_digest", "the sha256 of these"),
+    "no digest": (lambda n, w: (pack_weights(n, w), ""), "weights_digest", "send the weights again"),
+    "a digest and nothing else": (lambda n, w: (b"", "0" * 64), "weights", "give the weights"),
+    "text": (lambda n, w: b"hello", "weights", "not a weights file"),
+    "a NaN": (lambda n, w: pack_weights(n, np.where(np.arange(w.size) == 5, np.nan, w)), "weights", "not finite"),
+    "an infinity": (lambda n, w: pack_weights(n, np.where(np.arange(w.size) == 5, np.inf, w)), "weights", "not finite"),
+    "float64": (lambda n, w: pack_weights(n, w.astype(np.float64)), "weights", "float64"),
+    "half a file": (lambda n, w: pack_weights(n, w)[:-100], "weights", "not a weights file"),
+    "values that overflow": (lambda n, w: pack_weights(n, np.full_like(w, 3e38)), "weights", "no forecaster"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_WEIGHTS)
+async def test_bad_first_weights_are_refused_by_field_and_no_model_is_made(tmp_path, case):
+    make, field, remedy = BAD_WEIGHTS[case]
+    async with world(tmp_path / "data") as live:
+        network = (await live.model("other")).network
+        made = make(network, some_weights(network))
+        data, digest = made if isinstance(made, tuple) else (made, sha256(made).hexdigest())
+
+        with pytest.raises(Invalid, match=remedy) as refused:
+            await live.control.create("flow", ModelSpec.from_mapping(SPEC), data, digest)
+
+        assert refused.value.field == field
+        assert [m.name for m in live.serving.models.values()] == ["other"]
+
+
+async def test_weights_of_another_spec_are_refused_and_both_layouts_named(tmp_path):
+    async with world(tmp_path / "data") as live:
+        other = await live.model("other", hidden=6)
+        data = pack_weights(other.network, some_weights(other))
+
+        with pytest.raises(Invalid, match=r"cell0\.W is float32 \(24, 9\), expected float32 \(16, 7\)"):
+            await live.control.create("flow", ModelSpec.from_mapping(SPEC), data, sha256(data).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("", r"name = \(empty\): give 1 to 64"),
+        ("../x", r"name = \.\./x: give 1 to 64"),
+        ("Taxi", "name = Taxi: give"),
+        ("a" * 65, "give 1 to 64"),
+        ("x" * 4096, "^name = x{79}…: give"),
+        ("t\u0430xi", "character 2 is CYRILLIC SMALL LETTER A; give"),
+        ("taxi\n", "give 1 to 64"),
+        ("1st", "beginning with a letter"),
+        ("a/b", "give"),
+        ("a\x00", "give"),
+        ("all", "reserved: it would be taken for every model"),
+        ("default", "reserved"),
+        ("freshet", "reserved"),
+    ],
+    ids=ascii,
+)
+async def test_a_name_that_a_model_may_not_have_is_refused(tmp_path, name, shown):
+    async with world(tmp_path / "data") as live:
+        with pytest.raises(Invalid, match=shown) as refused:
+            await live.control.create(name, ModelSpec.from_mapping(SPEC))
+
+        assert refused.value.field == "name"
+        assert not live.serving.models
+
+
+async def test_the_control_of_these_tests_a_model_from_the_seed_begins_with_a_swap(tmp_path):
+    async with world(tmp_path / "data") as live:
+        await live.control.create("flow", ModelSpec.from_mapping(SPEC))
+        [chunk] = replay.survivors(tmp_path / "data", tmp_path / "read")
+
+        assert [type(r) for r in chunk.records] == [ModelCreate, Swap]
