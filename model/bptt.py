@@ -1,18 +1,19 @@
 """One update by truncated backpropagation through time (Williams & Peng 1990): window in, gradient out.
 
 One signature serves every kind of label: `weight` says which outputs at which positions have one. Newest only,
-horizon h, padding, and later late labels and whole windows are all just that mask.
+horizon h, padding, late labels and whole windows are all just that mask.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from model.cell import Array
 from model.network import Network, Tape
 from model.parameters import Weights
+from model.rounds import padded_rows
 
 
 class Batch(NamedTuple):
@@ -22,6 +23,22 @@ class Batch(NamedTuple):
     X: Array  # [T, B, E] feature rows
     Y: Array  # [T, B, O] scaled targets
     weight: Array  # [T, B, O]; 0 where there is no label
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch with rows without labels appended, up to one of the few sizes there are tapes for."""
+    size = padded_rows(len(batch.start))
+    return Batch(pad_rows(size, batch.start, 0), *(pad_rows(size, a, 1) for a in batch[1:]))
+
+
+def pad_rows(size: int, array: Array, axis: int) -> Array:
+    """`array` with zero rows appended along `axis` up to `size`."""
+    missing = size - array.shape[axis]
+    if not missing:
+        return array
+    widths: list[Any] = [(0, 0)] * array.ndim
+    widths[axis] = (0, missing)
+    return np.pad(array, widths)
 
 
 def labelled(weight: Array) -> tuple[int, int]:

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 
 from model import calendar
 from model.cell import Array
-from model.network import TARGET_CLIP, Network
+from model.network import Network
+from model.tasks import TARGET_CLIP
 
 
 class History(NamedTuple):

@@ -1,4 +1,4 @@
-"""The learner: a fold over a model's records (DESIGN R4, R7, R8). Backtest, trainer and replay call the same methods.
+"""The learner: a fold over a model's records (R4, R7, R8, R13). Backtest, trainer and replay call the same methods.
 
 It reads no clock, queue or metric: the same records give the same weights, bit for bit on one machine kind.
 """
@@ -6,25 +6,32 @@ It reads no clock, queue or metric: the same records give the same weights, bit 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model import calendar
-from model.bptt import Batch, gradient, predict
+from model.bptt import Batch, gradient, pad_rows, padded, predict
 from model.cell import Array
-from model.contexts import Block, Contexts, most_contexts, pad_rows
+from model.contexts import Block, Contexts
 from model.gradients import GradientReport, clip_by_global_norm, layer_norms
-from model.losses import clipped_score
-from model.network import TARGET_CLIP, Network, Tape
+from model.histories import Histories, Rejected
+from model.keeping import make_contexts
+from model.network import Network, Tape
 from model.optimizers import OPTIMIZERS, OptimizerState, update_parts
-from model.rounds import rounds
+from model.rounds import GROUP_ROWS, padded_rows, rounds
 from model.schedules import SCHEDULES
 from model.spec import ModelSpec
+from model.tasks import TARGET_CLIP
+from model.windows import Unrolled, Window, groups, problem, unroll
 
-PADDED_ROWS = (1, 4, 8, 16, 32)
 REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
+NON_FINITE, NO_LABEL = "non-finite", "no label"
+# 2⁶⁴ over the golden ratio, odd: multiples of it, modulo 2⁶⁴, are spread evenly, and so are any every-nth of them.
+GOLDEN = 0x9E3779B97F4A7C15
+WINDOW_TAPES = 2  # kept for the lengths of whole windows: an update's and the anchor's
 
 
 @dataclass(slots=True)
@@ -51,6 +58,12 @@ class Counts:
     refused: int = 0
     clipped: int = 0
     ticks: int = 0
+    # Of labels and windows from outside:
+    offered: int = 0  # that could be learned, and were, or were thinned, refused
+    windows: int = 0  # learned
+    unlearned: int = 0  # that came while learning was off
+    duplicates: int = 0  # labels that said again what was known
+    rejected: int = 0
 
 
 @dataclass
@@ -74,9 +87,10 @@ class Learner:
         self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec)
         self.schedule = SCHEDULES[self.spec.schedule](self.spec)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
-        self.contexts = Contexts(self.network, self.max_contexts or most_contexts(self.network))
+        self.contexts = make_contexts(self.network, self.max_contexts)
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
         self._tapes: dict[tuple[int, int], Tape] = {}
+        self._window_tapes: dict[tuple[int, int], Tape] = {}
 
     def ticks(
         self,
@@ -93,24 +107,162 @@ class Learner:
         learn_every > 1 thins: of a stream's blocks of k1 ticks, one in so many is learned from (recorded overload, R6).
         """
         updates = []
+        contexts = self.contexts
         for group in rounds(streams):
-            update = self._group(streams[group], seq[group], time[group], x[group], learn_every, score_anchor)
+            of_group = streams[group], seq[group], time[group], x[group]
+            if isinstance(contexts, Histories):
+                self._append(contexts, *of_group)
+                continue
+            update = self._group(contexts, *of_group, learn_every, score_anchor)
             if update is not None:
                 updates.append(update)
         self.counts.ticks += len(streams)
         return updates
 
+    def labels(
+        self,
+        streams: NDArray[np.uint32],
+        seq: NDArray[np.uint64],
+        y: Array,
+        learn_every: int = 1,
+        score_anchor: bool = False,
+    ) -> tuple[list[Update], list[Rejected]]:
+        """Take consecutive labels in and learn from them, 32 at a time, in record order.
+
+        streams, seq: (n,) the ticks they are for; y: [n, O] finite. A label learns from the ticks up to its own. Of a
+        tick's labels the first wins; the same value again is counted and otherwise passed over.
+        Returns the updates, and the labels not learned: those of a tick that is "late", "unknown" or has another value
+        ("conflict"; see `Histories.arrive`), and all of an update that was refused ("non-finite").
+        While paused, labels are marked as seen, counted as unlearned, and never learned.
+        Raises ValueError for task forecast, which reads its labels off the stream.
+        """
+        contexts = self.contexts
+        if not isinstance(contexts, Histories):
+            raise ValueError(f"task {self.spec.task} takes no labels: it reads them off the stream")
+        arrivals = contexts.arrive(streams, seq, y)
+        self.counts.duplicates += arrivals.duplicates
+        updates, rejected = [], arrivals.rejected
+        due = self._due(len(arrivals.accepted), learn_every)
+        for k in range(0, len(due), GROUP_ROWS):
+            chosen = due[k : k + GROUP_ROWS]
+            places = arrivals.accepted[chosen]
+            start, X, position = contexts.windows(arrivals.slots[chosen], arrivals.ticks[chosen])
+            labels = np.zeros((len(X), *y[places].shape), np.float32)
+            weight = np.zeros_like(labels)
+            labels[position, np.arange(len(places))] = y[places]
+            weight[position, np.arange(len(places))] = 1
+            update, _ = self._learn(Unrolled(start, X, labels, weight, labels, labels), score_anchor)
+            updates.append(update)
+            if update.refused:
+                rejected += [Rejected(int(i), NON_FINITE) for i in places]
+        self.counts.rejected += len(rejected)
+        return updates, sorted(rejected)
+
+    def windows(
+        self, windows: Sequence[Window], learn_every: int = 1, score_anchor: bool = False
+    ) -> tuple[list[Update], list[Rejected]]:
+        """Take consecutive whole windows in and learn from each at once, up to 32 side by side, in record order.
+
+        They touch no stream. Labels of task forecast: the values of the targets at steps 1..H from each tick. Returns
+        the updates, and the windows not learned: of another "shape", with "no label" that can be judged (a forecast's
+        first tick has no scale), and all of an update that was refused ("non-finite").
+        """
+        reasons = [problem(self.network, window) for window in windows]
+        sound = [i for i, reason in enumerate(reasons) if not reason]
+        rejected = [Rejected(i, reason) for i, reason in enumerate(reasons) if reason]
+        due = [sound[i] for i in self._due(len(sound), learn_every)]
+        updates = []
+        for group in groups(self.network, [windows[i] for i in due]):
+            places = [due[k] for k in group]
+            unrolled = unroll(self.network, [windows[i] for i in places])
+            update, usable = self._learn(unrolled, score_anchor)
+            rejected += [Rejected(i, NO_LABEL) for i, row in zip(places, usable, strict=True) if not row]
+            taken = [i for i, row in zip(places, usable, strict=True) if row]
+            if taken:
+                updates.append(update)
+            if update.refused:
+                rejected += [Rejected(i, NON_FINITE) for i in taken]
+            else:
+                self.counts.windows += len(taken)
+        self.counts.rejected += len(rejected)
+        return updates, sorted(rejected)
+
     def reset(self, stream: int) -> None:
         """The stream begins anew: context dropped, pending labels voided and counted."""
         self.counts.voided += self.contexts.remove(stream)
+
+    def put(self, stream: int, state: Array, last_time: float = math.nan) -> None:
+        """The stream begins anew from a state row [S], which is copied. last_time: of its last tick, NaN if unknown.
+
+        Raises ValueError for a row of another length.
+        """
+        if state.shape != (self.network.state_size,):
+            raise ValueError(f"state has shape {state.shape}, expected ({self.network.state_size},)")
+        self.reset(stream)
+        self.contexts.put(stream, np.nan_to_num(state), last_time)
 
     def roll_back(self, flat: Array) -> None:
         """Continue from other weights (copied) with a fresh optimizer; contexts stay."""
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
 
+    def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
+        """Which of n labels or windows from outside are learned: one in learn_every, and no pattern of arrival can
+        keep a stream's out for good. None while learning is off."""
+        if self.paused or not self.spec.learn:
+            self.counts.unlearned += n
+            return np.zeros(0, np.intp)
+        number = np.uint64(self.counts.offered) + np.arange(1, n + 1, dtype=np.uint64)
+        due = np.flatnonzero(number * np.uint64(GOLDEN) <= np.uint64((2**64 - 1) // learn_every))
+        self.counts.offered += n
+        self.counts.thinned += n - len(due)
+        return due
+
+    def _append(
+        self,
+        contexts: Histories,
+        streams: NDArray[np.uint32],
+        seq: NDArray[np.uint64],
+        time: NDArray[np.float64],
+        x: Array,
+    ) -> None:
+        """Keep a group's ticks, and step their hidden states with the weights of now, as serving does."""
+        cut_off = contexts.cut_off
+        slots = contexts.slots(streams)
+        self.counts.voided += contexts.cut_off - cut_off
+        features, hidden = contexts.append(slots, seq, time, x)
+        B = padded_rows(len(streams))
+        tape = self._tape(1, B)
+        self.network.forward(self.weights, pad_rows(B, hidden, 0), pad_rows(B, features, 0)[None], tape)
+        after = self.network.state_after(tape, 1)[: len(streams)]
+        # Broken weights leave no trace in what the next ones start from.
+        contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
+
+    def _learn(self, unrolled: Unrolled, score_anchor: bool) -> tuple[Update, NDArray[np.bool_]]:
+        """One group of labels from outside: the task takes them in, then an update like any other.
+
+        Returns the update, and which rows [B] had a label that can be judged: without any, there was no update.
+        """
+        start, X, y, weight, last, scale = unrolled
+        task, weights = self.network.task, self.weights
+        kept = weights.flat[self.network.readout].copy()
+        known = weight > 0
+        rows = known.any(axis=2).T  # in record order
+        task.follow(weights, y.transpose(1, 0, 2)[rows], known.transpose(1, 0, 2)[rows])
+        Y, weight = task.targets(weights.target, y, weight, last, scale)
+        usable: NDArray[np.bool_] = np.asarray(weight.any(axis=(0, 2)))
+        if not usable.any():
+            return Update(0), usable
+        batch = padded(Batch(start, X, Y, weight))
+        T, B = batch.X.shape[:2]
+        update = self._update(batch, self._tape(T, B), int(weight.any(axis=2).sum()), score_anchor)
+        if update.refused:
+            weights.flat[self.network.readout] = kept
+        return update, usable
+
     def _group(
         self,
+        contexts: Contexts,
         streams: NDArray[np.uint32],
         seq: NDArray[np.uint64],
         time: NDArray[np.float64],
@@ -118,22 +270,22 @@ class Learner:
         learn_every: int,
         score_anchor: bool,
     ) -> Update | None:
-        cut_off = self.contexts.cut_off
-        slots, block = self.contexts.take(streams)
-        self.counts.voided += self.contexts.cut_off - cut_off
+        cut_off = contexts.cut_off
+        slots, block = contexts.take(streams)
+        self.counts.voided += contexts.cut_off - cut_off
         self._void_gaps(block, time)
         update, ran = None, None
         if self.spec.learn and not self.paused:
             Y, weight, labels, thinned = self._labels(block, seq, x, learn_every)
             self.counts.thinned += thinned
             if labels:
-                batch = self._batch(block, Y, weight)
-                ran = self._tape(self.spec.window, batch.start.shape[0])
+                batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), Y, weight))
+                ran = self._tape(self.spec.window, len(batch.start))
                 update = self._update(batch, ran, labels, score_anchor)
         self._push(block, ran, time, x)
         if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
             np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
-        self.contexts.store(slots, block)
+        contexts.store(slots, block)
         return update
 
     def _void_gaps(self, block: Block, time: NDArray[np.float64]) -> None:
@@ -177,12 +329,6 @@ class Learner:
             weight[position, rows, steps] += usable
         return Y.reshape(T, B, -1), weight.reshape(T, B, -1), labels, thinned
 
-    def _batch(self, block: Block, Y: Array, weight: Array) -> Batch:
-        B = len(block.rows)
-        size = next(n for n in PADDED_ROWS if n >= B)
-        X = block.ring.transpose(1, 0, 2)
-        return Batch(pad_rows(size, block.start, 0), *(pad_rows(size, a, 1) for a in (X, Y, weight)))
-
     def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
@@ -215,13 +361,15 @@ class Learner:
         p: the candidate's forecasts at the positions of `span`.
         """
         t0, t1 = span
-        Y, weight = batch.Y[t0:t1], batch.weight[t0:t1]
+        task, Y, weight = self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]
         rows = weight.any(axis=(0, 2))
-        update.score = float(clipped_score(p, Y, weight)[rows].mean())
+        update.score = float(task.score(p, Y, weight)[rows].mean())
         if score_anchor and self.anchor is not None:
-            tape = self._tape(self.spec.window, len(batch.start), "anchor")
-            q = predict(self.network, self.network.weights(self.anchor), batch, tape, span)
-            update.anchor_score = float(clipped_score(q, Y, weight)[rows].mean())
+            anchor = self.network.weights(self.anchor)
+            T, B = batch.X.shape[:2]
+            q = predict(self.network, anchor, batch, self._tape(T, B, "anchor"), span)
+            q = task.translate(q, anchor.target, self.weights.target)
+            update.anchor_score = float(task.score(q, Y, weight)[rows].mean())
 
     def _report(self, norm: float, by_layer: dict[str, float], tape: Tape, newest: int) -> GradientReport:
         change = math.sqrt(float(np.vdot(self._grad.flat, self._grad.flat)))  # the optimizer leaves its step there
@@ -262,6 +410,10 @@ class Learner:
 
     def _tape(self, T: int, B: int, purpose: str = "") -> Tape:
         key = (T, B if not purpose else -B)
-        if key not in self._tapes:
-            self._tapes[key] = self.network.tape(T, B)
-        return self._tapes[key]
+        fixed = T in (1, self.spec.window, 2 * self.spec.window)
+        tapes = self._tapes if fixed else self._window_tapes  # those are of many lengths, and large
+        if key not in tapes:
+            if not fixed and len(tapes) == WINDOW_TAPES:
+                del tapes[next(iter(tapes))]
+            tapes[key] = self.network.tape(T, B)
+        return tapes[key]

@@ -14,9 +14,7 @@ from model.losses import LOSSES
 from model.parameters import Layout, Weights
 from model.scalers import SCALERS
 from model.spec import ModelSpec
-
-# Targets beyond this many scales are clipped to it: one absurd label moves the weights by a bounded amount.
-TARGET_CLIP = 8.0
+from model.tasks import TASKS
 
 
 class Tape:
@@ -48,21 +46,28 @@ class Network:
         make = CELLS[spec.cell]
         self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
         self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
+        self.task = TASKS[spec.task](spec)
         self.loss = LOSSES[spec.loss](spec)
         self.hidden_size = sum(cell.state_size for cell in self.cells)
         self.state_size = self.scaler.size + self.hidden_size
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
-        self.layout = Layout(shapes | {f"head.{k}": s for k, s in self.head.shapes().items()})
-        learned = [name for name in self.layout.layers() if name not in spec.freeze]
-        self.learned, self.frozen = self.layout.parts(learned), self.layout.parts(spec.freeze)
-        self._targets = np.array(spec.target_index)
+        shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
+        self.layout = Layout(shapes | {f"target.{k}": s for k, s in self.task.shapes().items()})
+        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "target")]
+        self.learned = self.layout.parts(learned)
+        self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
+        # Of the flat vector: head and task, which is what a task may rescale.
+        self.readout = slice(self.layout.layers()["head"].start, self.layout.size)
+        self.targets = np.array(spec.target_index, np.intp)  # channels that are forecast
 
     def weights(self, flat: Array) -> Weights:
-        """`flat` [layout.size] seen as named views of each layer and of the head; not copied."""
+        """`flat` [layout.size] seen as named views of each layer, of the head and of the task; not copied."""
         named = self.layout.views(flat)
-        rooms = [f"cell{i}" for i in range(len(self.cells))] + ["head"]
-        *cells, head = [{k.split(".")[1]: v for k, v in named.items() if k.startswith(room + ".")} for room in rooms]
-        return Weights(flat, cells, head)
+        rooms = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target"]
+        *cells, head, target = [
+            {k.split(".")[1]: v for k, v in named.items() if k.startswith(room + ".")} for room in rooms
+        ]
+        return Weights(flat, cells, head, target)
 
     def init_params(self) -> Array:
         """First parameters, float32, from the spec's seed alone."""
@@ -72,6 +77,7 @@ class Network:
         for cell, params in zip(self.cells, weights.cells, strict=True):
             cell.init_params(params, rng)
         self.head.init_params(weights.head, rng)
+        self.task.init_params(weights.target)
         return flat
 
     def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array]:
@@ -80,10 +86,10 @@ class Network:
         statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, F] calendar of the next tick.
         """
         features, scale = self.scaler.update(statistics, x)
-        return np.concatenate([features, u], axis=1), scale[:, :, self._targets]
+        return np.concatenate([features, u], axis=1), scale[:, :, self.targets]
 
     def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
-        """One tick: (x [B, C], u [B, F], state [B, S]) → forecasts y [B, O] and the next state, both new.
+        """One tick: (x [B, C], u [B, F], state [B, S]) → answers y [B, O] and the next state, both new.
 
         What the ONNX graph computes. `tape` is a workspace for T = 1 and this B; without one, one is made.
         """
@@ -94,8 +100,7 @@ class Network:
         self.forward(weights, hidden, phi[None], tape)
         hidden[...] = self.state_after(tape, 1)
         p = self.head.forward(weights.head, tape.H[0], phi)
-        last = np.tile(x[:, self._targets], (1, self.spec.horizon))
-        return last + scale.reshape(len(x), -1) * p, state
+        return self.task.answer(weights.target, p, x[:, self.targets], scale), state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
         """A workspace for windows of one shape."""

@@ -19,6 +19,7 @@ from model.cells.lstm import LSTM
 from model.network import Network
 from model.onnx_graph import Graph
 from model.onnx_scalers import SCALER_TWINS
+from model.onnx_tasks import TASK_TWINS
 from model.parameters import Weights
 
 OPSET, IR = 17, 8
@@ -54,7 +55,7 @@ EXPORTS: dict[type, Callable[..., list[str]]] = {LSTM: _lstm, GRU: _gru}
 def export_step(network: Network, weights: Weights) -> bytes:
     """The serialized step graph of these weights (copied into it). Deterministic: equal weights, equal bytes."""
     g = Graph()
-    scaler, C, H = network.scaler, len(network.spec.channels), network.spec.horizon
+    scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
     parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
     scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], "x")
@@ -64,15 +65,8 @@ def export_step(network: Network, weights: Weights) -> bytes:
         after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
         hidden += after
         inputs = after[:1]
-    W = weights.head["W"]
-    readout = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
-    p = g.op("Gemm", readout, g.constant(W[:, :-1].T), g.constant(W[:, -1]))
-    value, scale = "x", scaled.scale
-    if network.spec.target_index != list(range(C)):
-        columns = [h * C + i for h in range(H) for i in network.spec.target_index]
-        scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
-        value = g.op("Gather", "x", g.constant(network.spec.target_index, np.int64), axis=1)
-    g.op("Add", g.concat(*[value] * H), g.op("Mul", scale, p), outputs=["y"])
+    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
+    TASK_TWINS[type(network.task)](g, network, weights, features, scaled.scale)
     g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 

@@ -58,3 +58,4 @@ class Weights(NamedTuple):
     flat: Array
     cells: list[dict[str, Array]]
     head: dict[str, Array]
+    target: dict[str, Array]  # of the task: never trained, their gradient is zero

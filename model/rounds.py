@@ -8,6 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 GROUP_ROWS = 32  # throughput of a training step peaks at 32–64 rows
+PADDED_ROWS = (1, 4, 8, 16, 32)
+
+
+def padded_rows(rows: int) -> int:
+    """The size that a group of so many rows is padded to, so that few shapes of tapes are needed."""
+    return next(n for n in PADDED_ROWS if n >= rows)
 
 
 def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray[np.intp]]:

@@ -33,7 +33,7 @@ class ModelSpec:
     """
 
     channels: tuple[str, ...]
-    targets: tuple[str, ...] = ()  # forecast channels, default all
+    targets: tuple[str, ...] = ()  # forecast channels, default all; for task regress, names of a label's values
     horizon: int = 1  # H, ticks ahead
     interval: float = 0.0  # seconds of event time per tick; 0: no calendar
     max_gap: float = 0.0  # seconds; a larger gap voids pending labels; 0: no limit
@@ -44,7 +44,7 @@ class ModelSpec:
     init: str = "normal"  # first recurrent weights
     init_gain: float = 1.0  # factor on the first recurrent weights
     window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7 if that is more
-    learn_every: int = 1  # k1, ticks between updates of a stream
+    learn_every: int = 1  # k1, ticks between updates of a stream, for task forecast
     learn: bool = True
     task: str = "forecast"
     classes: tuple[str, ...] = ()  # names, for task classify
@@ -128,6 +128,8 @@ class ModelSpec:
                     raise SpecError("targets", name, "every target must be one of the channels")
         elif self.horizon != 1:
             raise SpecError("horizon", self.horizon, f"task {self.task} has no horizon: leave it out")
+        elif self.learn_every != 1:
+            raise SpecError("learn_every", self.learn_every, f"task {self.task} learns each label: leave it out")
         if classify and len(self.classes) < 2:
             raise SpecError("classes", self.classes, "name at least 2 classes")
         if not classify and self.classes:
@@ -192,7 +194,9 @@ class ModelSpec:
 
     @property
     def target_index(self) -> list[int]:
-        """Position of each target among the channels, for task forecast."""
+        """Position among the channels of each that is forecast: none unless the task is forecast."""
+        if self.task != "forecast":
+            return []
         position = {name: i for i, name in enumerate(self.channels)}
         return [position[name] for name in self.targets]
 
@@ -221,8 +225,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("lstm", "gru"),
     "activation": ("tanh",),
     "init": ("normal",),
-    "task": ("forecast",),
-    "loss": ("mse", "huber"),
+    "task": ("forecast", "regress", "classify"),
+    "loss": ("mse", "huber", "cross_entropy"),
     "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
     "schedule": ("constant", "cosine", "inverse_sqrt"),
     "scaler": ("residual", "standard", "none"),

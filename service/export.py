@@ -108,6 +108,4 @@ def _canary(network: Network, weights: Weights) -> Canary:
         y, state = network.step(weights, x, u, before, tape)
     statistics = before[:, : network.scaler.size].copy()
     _, scale = network.observe(statistics, x, u)
-    # A step with no difference yet has scale 0 and answers the last value: 1 compares it as it is.
-    scale = np.where(scale > 0, scale, np.float32(1)).reshape(B, -1)
-    return Canary(x, u, before, y, state, scale)
+    return Canary(x, u, before, y, state, network.task.units(weights.target, scale))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from model.contexts import width
+from model.keeping import width
 from model.network import Network
 from model.spec import ModelSpec
 from service.errors import Invalid

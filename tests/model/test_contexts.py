@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.contexts import Contexts, pad_rows
+from model.bptt import pad_rows
+from model.contexts import Contexts
 from model.learner import Learner
 from model.network import Network
 from model.rounds import GROUP_ROWS

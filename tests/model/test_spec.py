@@ -136,8 +136,41 @@ def test_a_spec_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("name", sorted(CHOICES))
 def test_every_choice_offered_is_accepted(name: str) -> None:
+    needs = {"regress": {"targets": ["t"]}, "classify": {"classes": ["n", "p"]}}
+    needs["cross_entropy"] = {"task": "classify", **needs["classify"]}
     for value in CHOICES[name]:
-        assert getattr(ModelSpec.from_mapping(GOOD | {name: value}), name) == value
+        spec = ModelSpec.from_mapping(GOOD | {name: value} | needs.get(value, {}))
+        assert getattr(spec, name) == value
+
+
+@pytest.mark.parametrize(
+    ("fields", "at_fault"),
+    [
+        ({"task": "regress"}, "targets"),
+        ({"task": "regress", "targets": ["t"], "horizon": 2}, "horizon"),
+        ({"task": "regress", "targets": ["t"], "learn_every": 2}, "learn_every"),
+        ({"task": "regress", "targets": ["t"], "classes": ["n", "p"]}, "classes"),
+        ({"task": "regress", "targets": ["t"], "loss": "cross_entropy"}, "loss"),
+        ({"task": "classify"}, "classes"),
+        ({"task": "classify", "classes": ["n"]}, "classes"),
+        ({"task": "classify", "classes": ["n", "p"], "targets": ["t"]}, "targets"),
+        ({"task": "classify", "classes": ["n", "p"], "loss": "mse"}, "loss"),
+        ({"task": "classify", "classes": ["n", "p"], "class_weights": [1.0]}, "class_weights"),
+        ({"task": "classify", "classes": ["n", "p"], "class_weights": [1.0, 0.0]}, "class_weights"),
+        ({"label_horizon": 5}, "label_horizon"),
+    ],
+)
+def test_what_a_task_needs_or_has_no_use_for_is_named(fields: dict[str, Any], at_fault: str) -> None:
+    with pytest.raises(SpecError) as caught:
+        ModelSpec.from_mapping(GOOD | fields)
+    assert caught.value.field == at_fault
+
+
+def test_a_task_with_labels_waits_for_them_and_none_is_forecast() -> None:
+    spec = ModelSpec.from_mapping(GOOD | {"task": "classify", "classes": ["n", "p", "q"]})
+    assert (spec.outputs, spec.loss, spec.label_horizon, spec.class_weights) == (3, "cross_entropy", 512, (1, 1, 1))
+    spec = ModelSpec.from_mapping(GOOD | {"task": "regress", "targets": ["t", "a"]})
+    assert (spec.outputs, spec.target_index, spec.loss) == (2, [], "mse")
 
 
 def test_absurdly_many_layers_are_refused_before_anything_is_made_of_them():

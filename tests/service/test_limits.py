@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.contexts import CONTEXT_BUDGET_BYTES
+from model.keeping import CONTEXT_BUDGET_BYTES
 from model.learner import Learner
 from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec

@@ -1,0 +1,48 @@
+"""What each task makes of the readout, as ONNX: the twins of `Task.answer`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from model.cell import Array
+from model.network import Network
+from model.onnx_graph import Graph
+from model.parameters import Weights
+from model.tasks import Classify, Forecast, Regress
+
+
+def _forecast(g: Graph, network: Network, weights: Weights, features: str, scale: str) -> None:
+    H, targets = network.spec.horizon, network.spec.target_index
+    C, value = len(network.spec.channels), "x"
+    p = _gemm(g, features, weights.head["W"])
+    if targets != list(range(C)):
+        columns = [h * C + i for h in range(H) for i in targets]
+        scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
+        value = g.op("Gather", "x", g.constant(targets, np.int64), axis=1)
+    g.op("Add", g.concat(*[value] * H), g.op("Mul", scale, p), outputs=["y"])
+
+
+def _regress(g: Graph, network: Network, weights: Weights, features: str, scale: str) -> None:
+    """Mean and scale are constants, and so part of the product."""
+    W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"]
+    W[:, -1] += weights.target["mean"]
+    _gemm(g, features, W, outputs=["y"])
+
+
+def _classify(g: Graph, network: Network, weights: Weights, features: str, scale: str) -> None:
+    g.op("Softmax", _gemm(g, features, weights.head["W"]), axis=1, outputs=["y"])
+
+
+def _gemm(g: Graph, features: str, W: Array, outputs: list[str] | int = 1) -> str:
+    product: str = g.op("Gemm", features, g.constant(W[:, :-1].T), g.constant(W[:, -1]), outputs=outputs)
+    return product
+
+
+# readout's input [B, …] and scales [B, H·C] → the value "y"
+TASK_TWINS: dict[type, Callable[[Graph, Network, Weights, str, str], None]] = {
+    Forecast: _forecast,
+    Regress: _regress,
+    Classify: _classify,
+}
