@@ -19,17 +19,9 @@ from typing import Annotated, Any
 import typer
 
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+from service.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
 
 VERSION = "0.1.0"
-USAGE_ERROR = 2
-INTERRUPTED = 130
-
-# Written out, so that --help need not import NumPy; a test compares it with ModelSpec.
-SPEC_KEYS = (
-    "channels, targets, horizon, interval, max_gap, cell, activation, layers, hidden, init, init_gain, window, "
-    "learn_every, learn, task, classes, class_weights, label_horizon, loss, huber_delta, optimizer, momentum, "
-    "weight_decay, learning_rate, schedule, warmup, schedule_updates, freeze, clip, scaler, head_init, seed, missing"
-)
 
 app = typer.Typer(
     name="freshet",
@@ -89,7 +81,7 @@ def serve(
         settings = load(given, config)
         _show(settings, given, config)
     except (ConfigError, tomllib.TOMLDecodeError) as error:
-        raise _refused(error) from None
+        raise refused(error) from None
     if with_parent:
         threading.Thread(target=_drain_at_end_of_input, name="with-parent", daemon=True).start()
     raise typer.Exit(_serve(settings))
@@ -145,7 +137,7 @@ def _serve(settings: ServeConfig) -> int:
     except (
         OSError, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing
     ) as error:  # fmt: skip
-        raise _refused(error) from None
+        raise refused(error) from None
 
 
 def _log_to_stderr() -> None:
@@ -209,7 +201,7 @@ def backtest(
 
     Errors are in units of the first --train-rows rows' standard deviation, over target rows --score-from to --score-to.
     """
-    _one_blas_thread()
+    one_blas_thread()
     from service.backtest.command import backtest as run
     from service.backtest.command import check_outputs, finish
     from service.backtest.plan import make_plan, model_keys
@@ -232,7 +224,7 @@ def backtest(
         report = run(plan, through.value, url=url, max_staleness=max_staleness, forecasts=forecasts)
         return finish(report, json, max_staleness)
 
-    raise typer.Exit(_guarded(work))
+    raise typer.Exit(guarded(work))
 
 
 @app.command()
@@ -244,41 +236,10 @@ def demo(
     ] = False,
 ) -> None:
     """Start a server, stream seven months of New York taxi rides through it, and show what it learned meanwhile."""
-    _one_blas_thread()
+    one_blas_thread()
     from service.demo import demo as run
 
-    raise typer.Exit(_guarded(lambda: run(rows, json, keep_serving)))
-
-
-def _one_blas_thread() -> None:
-    """As the trainer runs; before NumPy is imported, or it has no effect."""
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
-        os.environ[name] = "1"
-
-
-def _guarded(work: Callable[[], int]) -> int:
-    """The work's exit code; what users can cause is one clear line instead of a traceback."""
-    from freshet import FreshetError
-    from model.spec import SpecError
-    from service.backtest.child import ServerFailed
-    from service.backtest.through_service import Stalled
-    from service.errors import Invalid
-
-    try:
-        return work()
-    except (Invalid, SpecError, OSError) as error:
-        raise _refused(error) from None
-    except (FreshetError, ServerFailed, Stalled) as error:
-        print(f"freshet: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        print("freshet: interrupted", file=sys.stderr)
-        return INTERRUPTED
-
-
-def _refused(error: Exception) -> typer.Exit:
-    print(f"freshet: {error}", file=sys.stderr)
-    return typer.Exit(USAGE_ERROR)
+    raise typer.Exit(guarded(lambda: run(rows, json, keep_serving)))
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ FLOORS = {
     "service.demo": 3,
     "service.edge": 3,
     "service.server": 3,
+    "service.verbs": 3,
     "service.wire": 3,
 }
 MODEL_STDLIB = {

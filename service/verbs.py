@@ -1,0 +1,54 @@
+"""What the verbs of the command line share: how a failure is told, and what must be set before NumPy is imported.
+
+Imports neither NumPy nor gRPC, so that `freshet --help` stays quick.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+import typer
+
+USAGE_ERROR = 2
+INTERRUPTED = 130
+
+# Written out, so that --help need not import NumPy; a test compares it with ModelSpec.
+SPEC_KEYS = (
+    "channels, targets, horizon, interval, max_gap, cell, activation, layers, hidden, init, init_gain, window, "
+    "learn_every, learn, task, classes, class_weights, label_horizon, loss, huber_delta, optimizer, momentum, "
+    "weight_decay, learning_rate, schedule, warmup, schedule_updates, freeze, clip, scaler, head_init, seed, missing"
+)
+
+
+def one_blas_thread() -> None:
+    """As the trainer runs; before NumPy is imported, or it has no effect."""
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ[name] = "1"
+
+
+def guarded(work: Callable[[], int]) -> int:
+    """The work's exit code; what users can cause is one clear line instead of a traceback."""
+    from freshet import FreshetError
+    from model.spec import SpecError
+    from service.backtest.child import ServerFailed
+    from service.backtest.through_service import Stalled
+    from service.errors import Invalid
+
+    try:
+        return work()
+    except (Invalid, SpecError, OSError) as error:
+        raise refused(error) from None
+    except (FreshetError, ServerFailed, Stalled) as error:
+        print(f"freshet: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("freshet: interrupted", file=sys.stderr)
+        return INTERRUPTED
+
+
+def refused(error: Exception) -> typer.Exit:
+    """Say what was wrong with what was asked, and give the exit to raise."""
+    print(f"freshet: {error}", file=sys.stderr)
+    return typer.Exit(USAGE_ERROR)
