@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from model.bptt import Batch, gradient, predict
 from model.cell import Array
 from model.gradients import clip_by_global_norm
-from model.history import History, known_by
 from model.network import Network
 from model.optimizers import OPTIMIZERS, update_parts
 from model.parameters import Weights
+from model.recorded import Recorded, known_by
 from model.schedules import SCHEDULES
 
 ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
@@ -69,19 +69,26 @@ class OfflineSettings:
         return cls(epochs=epochs, patience=patience, rows=segments, segments=segments, chunk=0)
 
 
+class Best(NamedTuple):
+    """The weights to keep, [n], of which epoch they are and what they lost on the held-out ticks."""
+
+    epoch: int
+    loss: float
+    flat: Array
+
+
 class OfflineTraining:
-    """A network's weights on their way through a history; `best` [n] are those to keep.
+    """A network's weights on their way through a history. `best` is replaced as a whole, never half.
 
     train_ticks: so many ticks are learned from, with the labels known by then; the others are held out. Of the train
     ticks that do not fill a segment the oldest are left out. The spec's seed decides first weights and order.
     """
 
-    def __init__(self, network: Network, history: History, train_ticks: int, settings: OfflineSettings) -> None:
+    def __init__(self, network: Network, recorded: Recorded, train_ticks: int, settings: OfflineSettings) -> None:
         spec = network.spec
-        self.network, self.history, self.train_ticks, self.settings = network, history, train_ticks, settings
+        self.network, self.recorded, self.train_ticks, self.settings = network, recorded, train_ticks, settings
         self.weights = network.weights(network.init_params())
-        self.best: Array = self.weights.flat.copy()
-        self.best_epoch, self.best_loss = 0, math.inf
+        self.best = Best(0, math.inf, self.weights.flat.copy())
         self.updates = self.clipped = 0
         self._optimizer = OPTIMIZERS[spec.optimizer](spec)
         self._schedule = SCHEDULES[spec.schedule](spec)
@@ -89,7 +96,7 @@ class OfflineTraining:
         self._length = train_ticks // settings.segments
         self._chunk = min(settings.chunk or self._length, self._length)
         self._first = train_ticks - self._length * settings.segments
-        self._weight = known_by(history, spec.horizon, train_ticks)
+        self._weight = known_by(recorded, spec.horizon, train_ticks)
         self._starts = np.zeros((settings.segments, network.hidden_size), np.float32)
         self._rng = np.random.default_rng((spec.seed, 1))
         self._grad = network.weights(np.empty_like(self.weights.flat))
@@ -100,19 +107,18 @@ class OfflineTraining:
         yield self._judge(0, math.nan)
         for number in range(1, self.settings.epochs + 1):
             yield self._judge(number, self._pass(number))
-            if self.train_ticks < len(self.history.X) and number - self.best_epoch >= self.settings.patience:
+            if self.train_ticks < len(self.recorded.X) and number - self.best.epoch >= self.settings.patience:
                 return
 
     def _judge(self, number: int, train: float) -> Epoch:
-        held_out, end = math.nan, len(self.history.X)
+        held_out, end = math.nan, len(self.recorded.X)
         if self.train_ticks < end:
-            held_out = score(self.network, self.weights, self.history, self.train_ticks, end)
+            held_out = score(self.network, self.weights, self.recorded, self.train_ticks, end)
             if not math.isfinite(held_out):
                 raise Diverged(f"the held-out loss after epoch {number} is {held_out}")
-        best = self.train_ticks >= end or held_out < self.best_loss
+        best = self.train_ticks >= end or held_out < self.best.loss
         if best:
-            self.best[...] = self.weights.flat
-            self.best_epoch, self.best_loss = number, held_out
+            self.best = Best(number, held_out, self.weights.flat.copy())
         return Epoch(number, train, held_out, best, self.updates, self.clipped)
 
     def _pass(self, number: int) -> float:
@@ -154,7 +160,7 @@ class OfflineTraining:
         labelled = int(any_label.sum())
         if labelled:  # `gradient` takes the mean over rows with a label; this makes it the mean over labelled ticks
             weight *= np.float32(any_label.any(axis=0).sum() / labelled)
-        return Batch(state, rows(self.history.X), rows(self.history.Y), weight), labelled
+        return Batch(state, rows(self.recorded.X), rows(self.recorded.Y), weight), labelled
 
     def _update(self, batch: Batch, number: int) -> float:
         loss, _, _ = gradient(self.network, self.weights, batch, self._tape, self._grad)
@@ -174,28 +180,28 @@ class OfflineTraining:
         return loss
 
 
-def forecasts(network: Network, weights: Weights, history: History, start: int, end: int) -> Array:
+def forecasts(network: Network, weights: Weights, recorded: Recorded, start: int, end: int) -> Array:
     """Scaled forecasts p [end − start, O] of the ticks start..end, the state warmed from zeros before them."""
     begin = max(0, start - WARM_TICKS)
     state, made = np.zeros((1, network.hidden_size), np.float32), []
     tape = network.tape(min(SCORED_TICKS, end - begin), 1)
     for t in range(begin, end, tape.T):
         ticks = min(tape.T, end - t)
-        X = np.pad(history.X[t : t + ticks], ((0, tape.T - ticks), (0, 0)))[:, None]
+        X = np.pad(recorded.X[t : t + ticks], ((0, tape.T - ticks), (0, 0)))[:, None]
         p = predict(network, weights, Batch(state, X, X, X), tape, (0, ticks))
         made.append(p[:, 0])
         state = network.state_after(tape, ticks)
     return np.concatenate(made)[start - begin :]
 
 
-def score(network: Network, weights: Weights, history: History, start: int, end: int) -> float:
+def score(network: Network, weights: Weights, recorded: Recorded, start: int, end: int) -> float:
     """Loss of the ticks start..end as `Epoch` states it; nothing is learned from them."""
-    return loss_of(network, history, forecasts(network, weights, history, start, end), start, end)
+    return loss_of(network, recorded, forecasts(network, weights, recorded, start, end), start, end)
 
 
-def loss_of(network: Network, history: History, p: Array, start: int, end: int) -> float:
+def loss_of(network: Network, recorded: Recorded, p: Array, start: int, end: int) -> float:
     """The same for scaled forecasts p [end − start, O] from anywhere, such as a baseline's; NaN without a label."""
-    weight = history.weight[start:end]
-    each, _ = network.loss(p, history.Y[start:end], weight)
+    weight = recorded.weight[start:end]
+    each, _ = network.loss(p, recorded.Y[start:end], weight)
     ticks = int(weight.any(axis=1).sum())
     return float(each.sum(dtype=np.float64)) / ticks if ticks else math.nan

@@ -17,7 +17,7 @@ from model.network import Network
 from model.tasks import TARGET_CLIP
 
 
-class History(NamedTuple):
+class Recorded(NamedTuple):
     """N ticks of one stream, time-major. `weight` says which outputs have a label; it is 0 or 1."""
 
     X: Array  # [N, E] feature rows
@@ -27,7 +27,7 @@ class History(NamedTuple):
     voided: int  # labels that lie behind a gap longer than max_gap
 
 
-def prepare(network: Network, x: Array, time: NDArray[np.float64]) -> History:
+def prepare(network: Network, x: Array, time: NDArray[np.float64]) -> Recorded:
     """Run the scaler over a whole series and join every label. x: [N, C] raw; time: [N] seconds, NaN where none.
 
     Head h of tick t has its label at t + h, in the scale frozen at t (DESIGN R8), unless a gap lies between them.
@@ -51,7 +51,7 @@ def prepare(network: Network, x: Array, time: NDArray[np.float64]) -> History:
         known[:-h, h - 1] = joined[:, None] & (scale[:-h, h - 1] > 0)
         Y[:-h, h - 1] = np.where(known[:-h, h - 1], np.clip(change, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
     flat = (N, spec.outputs)
-    return History(X, Y.reshape(flat), known.reshape(flat).astype(np.float32), scale.reshape(flat), voided)
+    return Recorded(X, Y.reshape(flat), known.reshape(flat).astype(np.float32), scale.reshape(flat), voided)
 
 
 def _runs(time: NDArray[np.float64], max_gap: float) -> NDArray[np.intp]:
@@ -62,9 +62,9 @@ def _runs(time: NDArray[np.float64], max_gap: float) -> NDArray[np.intp]:
     return run
 
 
-def known_by(history: History, horizon: int, end: int) -> Array:
+def known_by(recorded: Recorded, horizon: int, end: int) -> Array:
     """The mask of the first `end` ticks with only those labels that had arrived by then: [end, O], new."""
-    weight = history.weight[:end].reshape(end, horizon, -1).copy()
+    weight = recorded.weight[:end].reshape(end, horizon, -1).copy()
     for h in range(1, min(horizon, end) + 1):
         weight[end - h :, h - 1] = 0
     return weight.reshape(end, -1)

@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from model.history import History, prepare
 from model.network import Network
 from model.offline import Diverged, Epoch, OfflineSettings, OfflineTraining, forecasts, loss_of, score
+from model.recorded import Recorded, prepare
 from model.spec import ModelSpec
 from tests.model.worlds import INTERVAL_S, START_S
 
@@ -29,7 +29,7 @@ def network(**keys: object) -> Network:
     return Network(ModelSpec.from_mapping({"channels": ["a"], "hidden": 8, "learning_rate": 5e-3, **keys}))
 
 
-def history(of: Network, x: np.ndarray) -> History:
+def recorded(of: Network, x: np.ndarray) -> Recorded:
     return prepare(of, x, START_S + INTERVAL_S * np.arange(len(x)))
 
 
@@ -39,14 +39,14 @@ def run(training: OfflineTraining) -> list[Epoch]:
 
 def trained(x: np.ndarray, train_ticks: int, settings: OfflineSettings, **keys: object) -> OfflineTraining:
     of = network(**keys)
-    training = OfflineTraining(of, history(of, x), train_ticks, settings)
+    training = OfflineTraining(of, recorded(of, x), train_ticks, settings)
     run(training)
     return training
 
 
 def test_training_comes_close_to_the_best_possible_forecast_of_ticks_it_never_learned_from() -> None:
     x, of = oscillation(2000), network()
-    data = history(of, x)
+    data = recorded(of, x)
     training = OfflineTraining(of, data, 1600, OfflineSettings.truncated(60, 10, 1600, 16))
     epochs = run(training)
 
@@ -54,20 +54,20 @@ def test_training_comes_close_to_the_best_possible_forecast_of_ticks_it_never_le
     possible = 0.5 * float(np.mean((NOISE / data.scale[1600:]) ** 2))
     assert epochs[0].held_out == pytest.approx(persistence, rel=1e-6)  # a zero readout is persistence
     assert possible < 0.3 * persistence
-    assert training.best_loss < 1.15 * possible
+    assert training.best.loss < 1.15 * possible
 
 
 def test_the_kept_weights_are_those_of_the_epoch_with_the_lowest_held_out_loss() -> None:
     wander = np.cumsum(np.random.default_rng(3).standard_normal((400, 1)), axis=0).astype(np.float32)  # no pattern
     of = network(learning_rate=2e-2)
-    data = history(of, wander)
+    data = recorded(of, wander)
     training = OfflineTraining(of, data, 320, OfflineSettings.truncated(200, 6, 320, 16))
     epochs = run(training)
 
     lowest = min(epochs, key=lambda epoch: epoch.held_out)
     assert epochs[-1].number == lowest.number + 6  # patience spent long before 200
-    assert (training.best_epoch, training.best_loss) == (lowest.number, lowest.held_out)
-    assert score(of, of.weights(training.best), data, 320, 400) == lowest.held_out
+    assert training.best[:2] == (lowest.number, lowest.held_out)
+    assert score(of, of.weights(training.best.flat), data, 320, 400) == lowest.held_out
     assert score(of, training.weights, data, 320, 400) == epochs[-1].held_out > lowest.held_out
     assert [epoch.best for epoch in epochs] == [
         epoch.held_out < min([math.inf, *(e.held_out for e in epochs[:n])]) for n, epoch in enumerate(epochs)
@@ -76,17 +76,17 @@ def test_the_kept_weights_are_those_of_the_epoch_with_the_lowest_held_out_loss()
 
 def test_without_held_out_ticks_every_epoch_is_run_and_the_last_weights_are_kept() -> None:
     of = network()
-    training = OfflineTraining(of, history(of, oscillation(200)), 200, OfflineSettings.truncated(7, 2, 200, 16))
+    training = OfflineTraining(of, recorded(of, oscillation(200)), 200, OfflineSettings.truncated(7, 2, 200, 16))
     epochs = run(training)
     assert [epoch.number for epoch in epochs] == list(range(8))
     assert all(math.isnan(epoch.held_out) for epoch in epochs)
     assert epochs[-1].train < epochs[1].train
-    np.testing.assert_array_equal(training.best, training.weights.flat)
+    np.testing.assert_array_equal(training.best.flat, training.weights.flat)
 
 
 def test_the_same_seed_gives_bit_equal_weights_and_another_seed_others() -> None:
     settings = OfflineSettings.truncated(3, 5, 400, 16)
-    first, again, other = (trained(oscillation(500), 400, settings, seed=seed).best for seed in (4, 4, 5))
+    first, again, other = (trained(oscillation(500), 400, settings, seed=seed).best.flat for seed in (4, 4, 5))
     np.testing.assert_array_equal(first, again)
     assert (first != other).any()
 
@@ -114,7 +114,7 @@ def test_chunks_as_long_as_a_segment_are_whole_sequence_backpropagation() -> Non
 
 def test_every_training_tick_but_those_that_fill_no_segment_is_learned_from_once_per_epoch(monkeypatch) -> None:
     of = network(horizon=2, window=16)
-    data = history(of, oscillation(700))
+    data = recorded(of, oscillation(700))
     training = OfflineTraining(of, data, 650, OfflineSettings(epochs=2, patience=9, rows=4, segments=12, chunk=16))
     seen: list[float] = []
     update = training._update
@@ -131,7 +131,7 @@ def test_every_training_tick_but_those_that_fill_no_segment_is_learned_from_once
 
 def test_forecasts_of_a_stretch_are_those_of_the_whole_run_once_the_state_is_warm() -> None:
     of = network(head_init=0.5)
-    data = history(of, oscillation(1500))
+    data = recorded(of, oscillation(1500))
     weights = of.weights(of.init_params())
     whole, stretch = forecasts(of, weights, data, 0, 1500), forecasts(of, weights, data, 1000, 1400)
     assert whole.std() > 0.1
@@ -141,17 +141,18 @@ def test_forecasts_of_a_stretch_are_those_of_the_whole_run_once_the_state_is_war
 @pytest.mark.parametrize("where", ["a training label", "a held-out label", "a feature"])
 def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_best_weights(where: str) -> None:
     of = network()
-    data = history(of, oscillation(300))
+    data = recorded(of, oscillation(300))
     training = OfflineTraining(of, data, 240, OfflineSettings.truncated(10, 10, 240, 16))
     epochs, kept = training.epochs(), []
     for _ in range(3):
         kept.append(next(epochs))
-    best = training.best.copy()
+    best = training.best
     {"a training label": data.Y[100], "a held-out label": data.Y[250], "a feature": data.X[100]}[where][...] = np.nan
     with pytest.raises(Diverged, match=r"(loss|norm).* is nan.*epoch 3|epoch 3 is nan"):
         next(epochs)
-    np.testing.assert_array_equal(training.best, best)
-    assert training.best_epoch == max(epoch.number for epoch in kept if epoch.best)
+    assert training.best is best
+    assert best.epoch == max(epoch.number for epoch in kept if epoch.best)
+    assert best.loss == kept[best.epoch].held_out
 
 
 @pytest.mark.parametrize(("ticks", "rows", "segments"), [(20, 1, 1), (500, 3, 3), (1600, 8, 8), (50_000, 8, 312)])

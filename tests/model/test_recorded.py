@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from model import calendar
-from model.history import History, known_by, prepare
 from model.learner import Learner
 from model.network import Network
 from model.offline import forecasts, loss_of
+from model.recorded import Recorded, known_by, prepare
 from tests.model.worlds import INTERVAL_S, START_S, spec
 from tests.oracles.slow_scaler import SLOW_SCALERS
 
@@ -27,21 +27,21 @@ def series(ticks: int = TICKS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_features_and_labels_are_what_the_plain_definition_says(scaler: str) -> None:
     network = Network(spec(horizon=3, targets=["b"], scaler=scaler))
     x, time = series()
-    history = prepare(network, x, time)
+    recorded = prepare(network, x, time)
 
     slow = SLOW_SCALERS[scaler](2, 3)
     for t in range(TICKS):
         features, scale = slow.update(x[t].astype(np.float64))
         row = np.concatenate([features, calendar.inputs(time[t : t + 1], INTERVAL_S)[0]])
-        np.testing.assert_allclose(history.X[t], row, atol=2e-4)  # float32 statistics of values near 1e4
+        np.testing.assert_allclose(recorded.X[t], row, atol=2e-4)  # float32 statistics of values near 1e4
         for h in (1, 2, 3):
             labelled = t + h < TICKS and scale[h - 1][1] > 0
-            assert history.weight[t, h - 1] == labelled
+            assert recorded.weight[t, h - 1] == labelled
             if labelled:
                 y = np.clip((float(x[t + h, 1]) - float(x[t, 1])) / scale[h - 1][1], -8, 8)
-                np.testing.assert_allclose(history.Y[t, h - 1], y, atol=1e-3)
+                np.testing.assert_allclose(recorded.Y[t, h - 1], y, atol=1e-3)
             else:
-                assert history.Y[t, h - 1] == 0
+                assert recorded.Y[t, h - 1] == 0
 
 
 @pytest.mark.parametrize(
@@ -60,19 +60,19 @@ def test_the_loss_at_every_tick_is_the_one_the_online_learner_reports(keys: dict
             online[t] = update.loss
 
     network, H = learner.network, learner.spec.horizon
-    history = prepare(network, x, time)
-    p = forecasts(network, learner.weights, history, 0, TICKS)
-    each, _ = network.loss(p, history.Y, history.weight)
+    recorded = prepare(network, x, time)
+    p = forecasts(network, learner.weights, recorded, 0, TICKS)
+    each, _ = network.loss(p, recorded.Y, recorded.weight)
     by_head = each.reshape(TICKS, H, -1).sum(axis=2)
     offline = {
         t: sum(by_head[t - h, h - 1] for h in range(1, min(t, H) + 1))
         for t in range(TICKS)
-        if any(history.weight[t - h].reshape(H, -1)[h - 1].any() for h in range(1, min(t, H) + 1))
+        if any(recorded.weight[t - h].reshape(H, -1)[h - 1].any() for h in range(1, min(t, H) + 1))
     }
     assert online.keys() == offline.keys()
     np.testing.assert_allclose([*online.values()], [*offline.values()], rtol=1e-4, atol=1e-6)  # float32, other order
-    assert history.voided == learner.counts.voided
-    assert (history.voided > 0) == ("max_gap" in keys)
+    assert recorded.voided == learner.counts.voided
+    assert (recorded.voided > 0) == ("max_gap" in keys)
 
 
 def test_labels_from_behind_the_last_known_tick_are_masked_and_others_are_not() -> None:
@@ -84,25 +84,25 @@ def test_labels_from_behind_the_last_known_tick_are_masked_and_others_are_not() 
 
 
 def test_a_head_has_labels_once_a_difference_of_its_step_gave_it_a_scale() -> None:
-    history = prepare(Network(spec(horizon=8, window=16)), *series(5))
-    per_head = history.weight.reshape(5, 8, 2).any(axis=2).sum(axis=0)
+    recorded = prepare(Network(spec(horizon=8, window=16)), *series(5))
+    per_head = recorded.weight.reshape(5, 8, 2).any(axis=2).sum(axis=0)
     assert per_head.tolist() == [3, 1] + [0] * 6  # head h: origins h .. 4 − h, counted from 0
 
 
 def test_without_event_times_there_is_no_calendar_and_no_gap() -> None:
     network = Network(spec(interval=0.0, max_gap=1.0))
     x, _ = series()
-    history = prepare(network, x, np.full(TICKS, np.nan))
-    assert history.X.shape == (TICKS, 6)
-    assert history.voided == 0
+    recorded = prepare(network, x, np.full(TICKS, np.nan))
+    assert recorded.X.shape == (TICKS, 6)
+    assert recorded.voided == 0
 
 
 def test_a_channel_that_never_moves_gives_finite_rows_and_labels_of_zero() -> None:
     network = Network(spec())
     x, time = series()
     x[:, 0] = 7
-    history = prepare(network, x, time)
-    assert all(np.isfinite(part).all() for part in history[:4])
-    assert not history.Y[:, 0].any()
-    assert np.isfinite(loss_of(network, history, np.zeros_like(history.Y), 0, TICKS))
-    assert isinstance(history, History)
+    recorded = prepare(network, x, time)
+    assert all(np.isfinite(part).all() for part in recorded[:4])
+    assert not recorded.Y[:, 0].any()
+    assert np.isfinite(loss_of(network, recorded, np.zeros_like(recorded.Y), 0, TICKS))
+    assert isinstance(recorded, Recorded)
