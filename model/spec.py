@@ -85,9 +85,9 @@ class ModelSpec:
         for name, value in fill.items():
             object.__setattr__(self, name, value)
         self._check_names()
-        self._check_task()
         self._check_sizes()
         self._check_freeze()
+        self._check_task()
 
     def _check_types(self) -> None:
         for field in fields(self):
@@ -147,6 +147,12 @@ class ModelSpec:
             raise SpecError("loss", self.loss, f"task {self.task} takes {' or '.join(losses)}")
         if forecast and self.label_horizon:
             raise SpecError("label_horizon", self.label_horizon, "task forecast reads its labels off the stream")
+        parts = [*(f"cell{i}" for i in range(self.layers)), "head"]
+        for name in self.freeze:
+            if name not in parts:
+                raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
+        if self.learn and len(self.freeze) == len(parts):
+            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
 
     def _check_sizes(self) -> None:
         shortest = self.horizon + self.learn_every - 1 + WINDOW_MARGIN

@@ -45,10 +45,13 @@ class ServeConfig(BaseSettings):
     snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
     commit_s: float = Field(0.01, ge=0, le=1, description="shortest time between two journal commits")
     segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
-    # At most `sequence.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
+    # At most `answers.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
     max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
     max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message")
-    max_streams: int = Field(100_000, ge=1, description="streams known, all models together")
+    max_streams: int = Field(1_000_000, ge=1, description="streams known, all models together")
+    idle_s: float = Field(600.0, ge=0, description="a stream without a tick for so long leaves memory, not the disk")
+    # About 60 MB with one channel and 32 hidden units; beyond it, the idlest leave early.
+    max_resident: int = Field(100_000, ge=1, description="streams in memory, all models together")
     max_models: int = Field(100, ge=1, description="models")
     # Must stay below the orchestrator's kill timeout, 30 s in Kubernetes.
     drain_s: float = Field(10.0, gt=0, description="time for open streams to finish after SIGTERM")

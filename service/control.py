@@ -94,8 +94,7 @@ class Control:
         serving.check_open()
         model = serving.model(name)
         if model.paused != paused:
-            end = serving.journal.append(model.number, Paused() if paused else Resumed())
-            model.paused = paused
+            end = serving.record(model, Paused() if paused else Resumed())
             serving.emit(model, ev.PAUSED if paused else ev.RESUMED, end, model.champion, BY_HAND)
         await serving.journal.flush()
         return model

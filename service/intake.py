@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from service.errors import NotFound, Reason, Refusal, Unavailable, shown
+from service.errors import NotFound, Reason, Refusal, shown
 from service.labels import Array, RawWindow, Shape, check_label, check_window
 from service.records import Label, Window
 from service.serving import Serving
-from service.sessions import Sessions
-from service.storage.journal import Commit, JournalFailed
+from service.sessions import Session, Sessions
+from service.storage.journal import Commit
+from service.table import ABSENT
 
 
 class Intake:
@@ -36,10 +37,11 @@ class Intake:
     def label(self, model: Sessions, stream: str, seq: int, y: Array) -> int | Refusal:
         """Journal a label for a tick of any stream of the model; returns the model's offset just after it.
 
-        y: [O], copied. Raises Unavailable, NotFound.
+        y: [O], copied. The stream must be in memory, if there is one. Raises Unavailable, NotFound, JournalFailed.
         """
         self.check_open(model)
-        session = model.by_id.get(stream)
+        row = model.table.by_id.get(stream, ABSENT)
+        session = None if row == ABSENT else Session(model, row)
         if session is None and model.spec.task != "forecast":
             remedy = f"model {model.name} has no such stream: its ticks come first"
             refusal: Refusal | None = Refusal(seq, Reason.UNKNOWN_TICK, "label.stream", shown(stream), remedy)
@@ -48,7 +50,7 @@ class Intake:
         if refusal or session is None:
             assert refusal is not None
             return self._refused(refusal)
-        offset = self._append(model, Label(session.number, seq, y))
+        offset = self.serving.record(model, Label(session.number, seq, y))
         self.serving.metrics.of(model.name).labels.inc()
         return offset
 
@@ -67,8 +69,7 @@ class Intake:
         checked = check_window(self.shape(model), raw)
         if isinstance(checked, Refusal):
             return self._refused(checked)
-        offset = self._append(model, Window(source, raw.seq, *checked))
-        model.sources.take(source, raw.seq)
+        offset = self.serving.record(model, Window(source, raw.seq, *checked))
         self.serving.metrics.of(model.name).windows.inc()
         return offset
 
@@ -128,12 +129,6 @@ class Intake:
     def _refused(self, refusal: Refusal) -> Refusal:
         self.serving.metrics.refused_labels.labels(refusal.reason.name.lower()).inc()
         return refusal
-
-    def _append(self, model: Sessions, record: Label | Window) -> int:
-        try:
-            return self.serving.journal.append(model.number, record)
-        except JournalFailed as error:
-            raise Unavailable("journal", str(error), "the server must be restarted; send again after it is") from error
 
     def _committed(self, commit: Commit) -> None:
         for chunk in commit.chunks:

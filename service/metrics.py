@@ -8,6 +8,8 @@ from itertools import accumulate
 from math import inf
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge
 from prometheus_client.core import HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -33,6 +35,13 @@ class Series:
         """Count a value in the first bucket whose bound is not below it."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
+
+    def observe_all(self, values: NDArray[Any]) -> None:
+        """`observe` for each of an array of integers."""
+        kinds, counts = np.unique(values, return_counts=True)
+        for value, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            self._counts[bisect_left(self._bounds, value)] += count
+        self._sum += float(values.sum())
 
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """(bound, values up to it) of each bucket, and the sum of the values."""
@@ -87,7 +96,9 @@ class Metrics:
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
         self.batch_rows = histogram("batch_rows", "Ticks in one batched model step.", ROWS)
         self.open_streams = gauge("streams_open", "Streams with a call open.")
-        self.streams = gauge("streams", "Streams known.", "model")
+        self.streams = gauge("streams", "Streams known, in memory or on disk.", "model")
+        self.resident = gauge("streams_resident", "Streams in memory.", "model")
+        self.evicted_streams = counter("streams_evicted_total", "Times an idle stream left memory.", "model")
         self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", "model")
         self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", "model")
         self.refused_ticks = counter("ticks_refused_total", "Ticks refused, by reason.", "reason")
@@ -160,6 +171,8 @@ class ModelMetrics:
         self.labels, self.windows = metrics.labels.labels(model), metrics.windows.labels(model)
         self.repeated_windows = metrics.repeated_windows.labels(model)
         self.staleness, self.freshness = metrics.staleness.labels(model), metrics.freshness.labels(model)
+        self.resident = metrics.resident.labels(model)
+        self.evicted_streams = metrics.evicted_streams.labels(model)
         self.streams, self.backlog = metrics.streams.labels(model), metrics.backlog.labels(model)
         self.version, self.parity_error = metrics.version.labels(model), metrics.parity_error.labels(model)
         self._totals = {

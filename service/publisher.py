@@ -84,8 +84,8 @@ class Publisher:
             return "stale"
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
         if number != model.champion:
-            serving.journal.append(model.number, Swap(number, head["offset"], bytes.fromhex(version.digest)))
-        self._into_service(model, number, session, head["offset"])
+            serving.record(model, Swap(number, head["offset"], bytes.fromhex(version.digest)))
+        self._into_service(model, number, session)
         serving.metrics.of(model.name).parity_error.set(error)
         serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))
         self._told(model, ev.PUBLISHED, head, number)
@@ -120,16 +120,14 @@ class Publisher:
     ) -> None:
         """Between two steps. All labels up to the record are judged with it: what learned them is thrown away."""
         number = version.number
-        after = self._serving.journal.append(model.number, kind(number, offset, bytes.fromhex(version.digest), reason))
-        self._into_service(model, number, session, after)
-        model.anchor = number
+        self._serving.record(model, kind(number, offset, bytes.fromhex(version.digest), reason))
+        self._into_service(model, number, session)
         event = ev.ROLLED_BACK if kind is Rollback else ev.PUBLISHED
         self._serving.emit(model, event, offset, number, reason)
 
-    def _into_service(self, model: Sessions, number: int, session: StepSession, offset: int) -> None:
-        """Between two steps: this version answers from here on, with labels up to `offset` judged; no other stays."""
+    def _into_service(self, model: Sessions, number: int, session: StepSession) -> None:
+        """Between two steps, with the record that says so: this version answers from here on; no other stays."""
         self._serving.engine.install(model.number, number, session)
-        model.serve(number, offset)
         self._serving.engine.retire(model.number, {number})
         self._serving.metrics.of(model.name).version.set(number)
 
@@ -188,7 +186,7 @@ class Publisher:
     def _committed(self, commit: Commit) -> None:
         now = self._serving.clock()
         for chunk in commit.chunks:
-            if chunk.ticks:
+            if len(chunk.seqs):
                 marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
                 marks.append((chunk.end_offset, now))
 

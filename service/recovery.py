@@ -1,11 +1,13 @@
 """Start-up as replay: the last snapshot, then the journal after it, through the versions that answered then.
 
-The same calls that serve live advance the sessions here: `Sessions.step` and `Sessions.advance`.
+The same calls that serve live move the sessions here: `Sessions.step`, `advance` and `apply`. Streams that no record
+after the snapshot names stay on disk.
 """
 
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import numpy as np
 
@@ -13,27 +15,12 @@ from model.rounds import rounds
 from model.spec import ModelSpec
 from service.engine import StepSession
 from service.export import Canary
-from service.records import (
-    Chunk,
-    ModelCreate,
-    Paused,
-    Promote,
-    Record,
-    Reset,
-    Resumed,
-    Rollback,
-    StreamOpened,
-    Swap,
-    Ticks,
-    Window,
-    entries,
-)
-from service.sequence import payload_digest
-from service.serving import Serving
-from service.sessions import Sessions
-from service.sources import Sources
+from service.records import Chunk, ModelCreate, Ticks, entries
+from service.serving import WAVE_ROWS, Serving
+from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import JournalDamaged
 from service.storage.states import States
+from service.table import ABSENT
 
 
 def recover(serving: Serving, states: States) -> int:
@@ -47,27 +34,26 @@ def recover(serving: Serving, states: States) -> int:
         )
     for row in snapshot.models:
         model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_mapping(json.loads(row.spec)))
-        model.anchor, model.paused = row.anchor, row.paused
-        model.sources = Sources(json.loads(row.sources))
-        model.serve(row.champion, row.judged_offset)
+        blocks = [block for block in snapshot.answers if block.model == row.model]
+        model.restore_model(row, snapshot.streams.get(row.model, 0), blocks)
         serving.add_model(model)
     ends = {row.model: row.offset for row in snapshot.models}
-    for stream in snapshot.streams:
-        serving.models[stream.model].restore(stream)
     replayed = 0
     for _, chunk in serving.journal.replay(snapshot.position):
-        replayed += _apply(serving, chunk, ends)
+        replayed += _apply(serving, states, chunk, ends)
     for number, model in serving.models.items():
         serving.journal.start_offset(number, ends[number])
         _runner(serving, model)
-        serving.metrics.of(model.name).version.set(model.champion)
-        serving.metrics.of(model.name).streams.set(len(model.by_id))
-        for session in model.by_number.values():
-            session.durable_seq = session.last_seq
+        metrics = serving.metrics.of(model.name)
+        metrics.version.set(model.champion)
+        metrics.streams.set(model.known)
+        metrics.resident.set(len(model.table))
+        rows = model.table.rows()
+        model.table.durable_seq[rows] = model.table.last_seq[rows]
     return replayed
 
 
-def _apply(serving: Serving, chunk: Chunk, ends: dict[int, int]) -> int:
+def _apply(serving: Serving, states: States, chunk: Chunk, ends: dict[int, int]) -> int:
     """Apply what of a chunk the snapshot does not hold yet; returns how many entries."""
     model = serving.models.get(chunk.model)
     offset, contained = chunk.offset, ends.get(chunk.model, 0)
@@ -84,48 +70,32 @@ def _apply(serving: Serving, chunk: Chunk, ends: dict[int, int]) -> int:
             elif model is None:
                 raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
             elif isinstance(record, Ticks):
+                _bring(states, model, record.stream[skip:])
                 _ticks(serving, model, record, offset, skip)
             else:
-                _record(model, record, offset)
+                _bring(states, model, getattr(record, "stream", ()))
+                model.apply(record, offset + n)
         offset += n
     ends[chunk.model] = max(contained, chunk.end)
     return ends[chunk.model] - contained
 
 
-def _record(model: Sessions, record: Record, offset: int) -> None:
-    match record:
-        case StreamOpened(stream=number, id=id, epoch=epoch):
-            model.opened(number, id, epoch)
-        case Reset(stream=number):
-            model.reset(model.by_number[number])
-        case Swap(version=version, offset=learned):
-            model.serve(version, learned)
-            model.anchor = model.anchor or version
-        case Rollback(version=version) | Promote(version=version):
-            model.serve(version, offset + 1)
-            model.anchor = version
-        case Paused():
-            model.paused = True
-        case Resumed():
-            model.paused = False
-        case Window(source=source, window_seq=seq):
-            model.sources.take(source, seq)
-        case _:
-            pass  # labels and skips do not touch a stream's state; state records come with their methods
+def _bring(states: States, model: Sessions, streams: Any) -> None:
+    """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
+    numbers = np.unique(np.asarray(streams, np.uint32))
+    absent = numbers[model.table.rows_of(numbers) == ABSENT]
+    for stored in states.by_number(model.number, absent.tolist()):
+        model.restore(stored)
 
 
 def _ticks(serving: Serving, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:
     runner = _runner(serving, model)
-    streams = ticks.stream[skip:]
-    for group in rounds(streams):
-        index = group + skip
-        sessions = [model.by_number[int(n)] for n in ticks.stream[index]]
-        x = np.ascontiguousarray(ticks.x[index])
-        y, states = model.step(runner, sessions, ticks.time[index], x)
-        for row, (i, session) in enumerate(zip(index, sessions, strict=True)):
-            time = float(ticks.time[i])
-            payload = payload_digest(ticks.x[i], time)
-            model.advance(session, int(ticks.seq[i]), time, payload, y[row], states[row], offset + int(i) + 1)
+    for wave in rounds(ticks.stream[skip:], WAVE_ROWS):
+        index = wave + skip
+        rows = rows_in_memory(model, ticks.stream[index])
+        x, time = np.ascontiguousarray(ticks.x[index]), ticks.time[index]
+        y, states = model.step(runner, rows, time, x)
+        model.advance(rows, ticks.seq[index], time, x, y, states, offset + 1 + index)
 
 
 def _runner(serving: Serving, model: Sessions) -> StepSession:

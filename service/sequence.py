@@ -4,34 +4,22 @@ from __future__ import annotations
 
 import math
 import zlib
-from collections import deque
+from collections.abc import Callable
 from struct import Struct
-from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.answers import Answer
 from service.errors import Reason, Refusal, shown
 
 MAX_MAGNITUDE = 1e15  # squares of it still fit float32
-# Answers kept per stream for repeats: the largest `max_undurable`, and above the SDK's largest `in_flight`, so that no
-# client has to repeat an older tick. With the most outputs that a spec may have, they are 8 MiB.
-KEPT_ANSWERS = 256
+MAX_TIME_S = 1e12  # of event time, seconds since 1970
 _DOUBLE = Struct("<d")
 
 
-class Answer(NamedTuple):
-    """What a tick was answered, and a digest of what it said."""
-
-    seq: int
-    payload: int
-    y: bytes  # O little-endian float32
-    version: int
-    judged_through: int
-
-
 def payload_digest(x: NDArray[np.float32], time: float) -> int:
-    """Tells two payloads of one seq apart: CRC-32 over values and time (against mistakes, not attackers)."""
+    """A short name for what a tick says, in messages: CRC-32 over values and time."""
     return zlib.crc32(_DOUBLE.pack(time), zlib.crc32(x.data))
 
 
@@ -49,12 +37,35 @@ def check_values(
     if needs_time and math.isnan(time):
         remedy = "the model has an interval: send the event time of every tick"
         return Refusal(seq, Reason.TIME, "time", "none, or nan", remedy)
-    if math.isinf(time) or abs(time) > 1e12:
+    if math.isinf(time) or abs(time) > MAX_TIME_S:
         return Refusal(seq, Reason.TIME, "time", shown(time), "send seconds since 1970-01-01 UTC")
     if time <= last_time:
         remedy = f"event time must increase; the tick before has {last_time:.3f}"
         return Refusal(seq, Reason.TIME, "time", f"{time:.3f}", remedy)
     return None
+
+
+def sound_ticks(
+    seq: NDArray[np.uint64],
+    last_seq: NDArray[np.uint64],
+    time: NDArray[np.float64],
+    last_time: NDArray[np.float64],
+    x: NDArray[np.float32],
+    needs_time: bool,
+    durable_seq: NDArray[np.uint64],
+    max_undurable: int,
+) -> NDArray[np.bool_]:
+    """(n,) which ticks are the next of their streams and plainly good: what `place` and `check_values` would pass.
+
+    Of the others, those two say what is wrong, or that nothing is. Arrays are (n,), but for x [n, C].
+    """
+    sound: NDArray[np.bool_] = seq == last_seq + np.uint64(1)
+    sound &= np.add.reduce(np.abs(x), axis=1, dtype=np.float64) <= MAX_MAGNITUDE
+    if needs_time:
+        sound &= ~np.isnan(time)
+    sound &= ~(np.abs(time) > MAX_TIME_S) & ~(time <= last_time)
+    sound &= seq <= durable_seq + np.uint64(max_undurable)
+    return sound
 
 
 def _first_bad_value(seq: int, x: NDArray[np.float32]) -> Refusal | None:
@@ -66,8 +77,13 @@ def _first_bad_value(seq: int, x: NDArray[np.float32]) -> Refusal | None:
     return None
 
 
-def place(seq: int, last_seq: int, payload: int, answers: deque[Answer]) -> Refusal | Answer | None:
-    """Where a tick stands: None, it is the next; an Answer, it was taken and answered thus; a Refusal otherwise."""
+def place(
+    seq: int, last_seq: int, x: NDArray[np.float32], time: float, find: Callable[[int], Answer | None]
+) -> Refusal | Answer | None:
+    """Where a tick stands: None, it is the next; an Answer, it was taken and answered thus; a Refusal otherwise.
+
+    find: the kept answer to a tick of the stream, if there is one.
+    """
     if seq == last_seq + 1:
         return None
     if seq > last_seq:
@@ -76,39 +92,12 @@ def place(seq: int, last_seq: int, payload: int, answers: deque[Answer]) -> Refu
         return Refusal(
             seq, Reason.GAP, "seq", str(seq), f"seq begins at 1; the next tick of this stream is {last_seq + 1}"
         )
-    kept = answers[seq - answers[0].seq] if answers and seq >= answers[0].seq else None
+    kept = find(seq)
     if kept is None:
         remedy = f"answered before and no longer kept: the stream has advanced to {last_seq}; send {last_seq + 1}"
         return Refusal(seq, Reason.ANSWER_LOST, "seq", str(seq), remedy)
-    if kept.payload != payload:
+    if (kept.x, _DOUBLE.pack(kept.time)) != (x.tobytes(), _DOUBLE.pack(time)):
         remedy = f"tick {seq} was taken with other values; send {last_seq + 1} next, or {seq} with the same values"
-        return Refusal(seq, Reason.CONFLICT, "x", f"payload {payload:08x}, had {kept.payload:08x}", remedy)
+        had = payload_digest(np.frombuffer(kept.x, np.float32), kept.time)
+        return Refusal(seq, Reason.CONFLICT, "x", f"payload {payload_digest(x, time):08x}, had {had:08x}", remedy)
     return kept
-
-
-ANSWER_HEAD = np.dtype([("seq", "<u8"), ("payload", "<u8"), ("version", "<u8"), ("judged", "<u8")])
-
-
-def pack_answers(answers: deque[Answer]) -> bytes:
-    """The ring as bytes, for a snapshot."""
-    heads: Any = np.array([(a.seq, a.payload, a.version, a.judged_through) for a in answers], ANSWER_HEAD)
-    return bytes(heads.tobytes() + b"".join(a.y for a in answers))
-
-
-def unpack_answers(data: bytes, outputs: int) -> deque[Answer]:
-    """The inverse of `pack_answers`. Raises ValueError on a length that does not fit."""
-    width = 4 * outputs
-    n, rest = divmod(len(data), ANSWER_HEAD.itemsize + width)
-    if rest:
-        raise ValueError(f"answers hold {len(data)} bytes, not a multiple of {ANSWER_HEAD.itemsize + width}")
-    heads = np.frombuffer(data, ANSWER_HEAD, n)
-    body = data[n * ANSWER_HEAD.itemsize :]
-    return deque(
-        (
-            Answer(
-                int(h["seq"]), int(h["payload"]), body[i * width : (i + 1) * width], int(h["version"]), int(h["judged"])
-            )
-            for i, h in enumerate(heads)
-        ),
-        maxlen=KEPT_ANSWERS,
-    )

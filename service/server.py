@@ -10,6 +10,7 @@ import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from service.metrics import Metrics
 from service.publisher import Publisher
 from service.recovery import recover
 from service.serving import Serving
+from service.sessions import Part
 from service.storage.journal import Journal
 from service.storage.states import States
 from service.storage.versions import Versions
@@ -87,7 +89,7 @@ class Server:
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
         self.engine, self.events = Engine(), Events()
-        self.serving = Serving(config, self.journal, self.versions, self.engine, self.metrics, self.events)
+        self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
         replayed = recover(self.serving, self.states)
         log.info("recovered", models=len(self.serving.models), replayed=replayed, cut=self.journal.truncated_bytes)
@@ -175,10 +177,8 @@ class Server:
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
         self.serving.draining = True
         self.events.close()
-        for sessions in self.serving.open.values():
-            for session in list(sessions):
-                if session.progressed:
-                    session.progressed()
+        for model in self.serving.models.values():
+            model.wake()
         self.intake.wake()
         await grpc_server.stop(self.config.drain_s)
         if not self.journal.failure:
@@ -258,19 +258,34 @@ class Server:
     async def _save_snapshot(self) -> None:
         started = self.serving.clock()
         position = self.journal.durable_position
-        models = [m.snapshot_model(self.journal.offset(m.number)) for m in self.serving.models.values()]
-        streams = [row for m in self.serving.models.values() for row in m.snapshot_streams()]
-        champions = {row.model: row.champion for row in models}
+        models = self.serving.models
+        parts = [model.snapshot(self.journal.offset(model.number)) for model in models.values()]
         try:
             await self.journal.flush()
-            end = self.journal.durable_position
-            await asyncio.to_thread(self.states.save, position, models, streams, journal_end=end)
+            await asyncio.to_thread(self._write_snapshot, position, parts, self.journal.durable_position)
         except BaseException:
-            for row in streams:  # or the next snapshot, without them, would claim to hold them
-                self.serving.models[row.model].changed.add(row.stream)
+            for part in parts:
+                if part.model.model in models:
+                    models[part.model.model].not_saved(part)
             raise
-        await asyncio.to_thread(self.publisher.snapshot_taken, champions)
+        for part in parts:
+            if part.model.model in models:
+                models[part.model.model].saved(part)
+        self.serving.evict()
+        await asyncio.to_thread(self.publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self.metrics.snapshot_seconds.observe(self.serving.clock() - started)
+
+    def _write_snapshot(self, position: int, parts: list[Part], journal_end: int) -> None:
+        """In a thread: the parts as lines of the file."""
+        self.states.save(
+            position,
+            [part.model for part in parts],
+            chain.from_iterable(part.streams() for part in parts),
+            [(part.model.model, number) for part in parts for number in part.deleted],
+            journal_end,
+            [part.block for part in parts],
+            {part.model.model: part.answers_start for part in parts},
+        )
 
     async def _loop_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -11,6 +11,7 @@ import json
 import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from model.spec import ModelSpec
 from service import events as ev
 from service import limits
+from service.answers import Answer
 from service.batcher import Batcher
 from service.config import ServeConfig
 from service.engine import Engine, StepSession
@@ -26,13 +28,16 @@ from service.events import Event, Events
 from service.export import Canary, export, pack_weights
 from service.metrics import Metrics
 from service.names import check_model_name
-from service.records import ModelCreate, Promote, Reset, StreamOpened, Swap
-from service.sequence import Answer, check_values, payload_digest, place
+from service.records import ModelCreate, Promote, Record, Reset, StateDelete, StatePut, StreamOpened, Swap, Ticks
+from service.sequence import check_values, place, sound_ticks
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
+from service.storage.states import States
 from service.storage.versions import Version, Versions
+from service.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
+WAVE_ROWS = 1024  # of one step
 TENANT = "default"  # until credentials name one
 
 
@@ -64,6 +69,7 @@ class Serving:
         config: ServeConfig,
         journal: Journal,
         versions: Versions,
+        states: States,
         engine: Engine,
         metrics: Metrics,
         events: Events,
@@ -71,10 +77,9 @@ class Serving:
         wall: Callable[[], float] = clocks.time,
     ) -> None:
         self.config, self.journal, self.versions, self.engine = config, journal, versions, engine
-        self.metrics, self.events, self.clock, self.wall = metrics, events, clock, wall
+        self.states, self.metrics, self.events, self.clock, self.wall = states, metrics, events, clock, wall
         self.models: dict[int, Sessions] = {}
         self.by_name: dict[tuple[str, str], Sessions] = {}
-        self.open: dict[int, set[Session]] = {}  # by model: sessions with a call
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
         self.on_commit: list[Callable[[Commit], None]] = []
@@ -95,7 +100,6 @@ class Serving:
         """Make a model known."""
         self.models[model.number] = model
         self.by_name[model.tenant, model.name] = model
-        self.open[model.number] = set()
 
     async def create_model(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
@@ -128,13 +132,10 @@ class Serving:
         self.journal.append(model.number, record)
         digest = bytes.fromhex(version.digest)
         if weights is None:
-            self.journal.append(model.number, Swap(version.number, 0, digest))
-            judged = 0
+            self.record(model, Swap(version.number, 0, digest))
         else:  # the learner begins with them, not with the seed's
-            judged = self.journal.append(model.number, Promote(version.number, 0, digest, "its first weights"))
+            self.record(model, Promote(version.number, 0, digest, "its first weights"))
         self.engine.install(model.number, version.number, session)
-        model.serve(version.number, judged)
-        model.anchor = version.number
         self.add_model(model)
         self.metrics.of(name).version.set(version.number)
         await self.journal.flush()
@@ -168,51 +169,113 @@ class Serving:
 
     # ---- streams
 
-    def open_stream(self, model: Sessions, id: str) -> tuple[Session, int]:
-        """The stream and its state origin; a new owner fences whoever had it. It is journaled before any answer."""
-        self.check_open()
+    async def bring(self, model: Sessions, ids: Sequence[str]) -> None:
+        """Bring into memory those of the streams that are stored and not there. Until the caller awaits, they stay."""
+        while model.known > len(model.table):
+            absent = [id for id in ids if id not in model.table.by_id]
+            removals = model.table.removals
+            found = await asyncio.to_thread(self.states.by_id, model.number, absent) if absent else []
+            if removals == model.table.removals:  # or what was read may be out of date
+                for stored in found:
+                    model.restore(stored, self.clock())
+                return
+
+    async def bring_numbers(self, model: Sessions, numbers: NDArray[np.uint32]) -> None:
+        """`bring`, by stream number."""
+        while (absent := numbers[model.table.rows_of(numbers) == ABSENT]).size:
+            removals = model.table.removals
+            found = await asyncio.to_thread(self.states.by_number, model.number, np.unique(absent).tolist())
+            if removals == model.table.removals:
+                for stored in found:
+                    model.restore(stored, self.clock())
+                return
+
+    def check_stream_id(self, id: str) -> None:
+        """Raises Invalid for what cannot name a stream."""
         if not 1 <= len(id) <= 256 or not id.isprintable():
             raise Invalid("stream", id, "give 1 to 256 printable characters")
-        session = model.by_id.get(id)
-        if session is None:
-            if sum(len(m.by_id) for m in self.models.values()) >= self.config.max_streams:
+
+    def open_stream(self, model: Sessions, id: str, owner: int = 0, pinned: bool = True) -> tuple[Session, Origin]:
+        """The stream and its state origin; a new owner fences whoever had it. It is journaled before any answer.
+
+        If the stream is stored, it must have been brought into memory. pinned: it stays there while it is open.
+        """
+        self.check_open()
+        self.check_stream_id(id)
+        t, row = model.table, model.table.by_id.get(id, ABSENT)
+        if row == ABSENT:
+            if sum(m.known for m in self.models.values()) >= self.config.max_streams:
                 raise Exhausted(
                     "stream", id, f"the server holds {self.config.max_streams} streams, its limit", retry_s=60
                 )
-            session = model.add(id, model.next_number(), 1)
+            number, epoch = model.next_number(), 1
         else:
-            session.epoch += 1
-            model.changed.add(session.number)
-        self._journaled(lambda: self.journal.append(model.number, StreamOpened(session.number, id, session.epoch)))
-        if session.progressed:
-            session.progressed()  # the former owner finds itself fenced
-        self.open[model.number].add(session)
-        self.metrics.of(model.name).streams.set(len(model.by_id))
-        self._count_open()
-        return session, session.origin
+            number, epoch = int(t.number[row]), int(t.epoch[row]) + 1
+        self.record(model, StreamOpened(number, id, epoch))
+        row = t.row_of(number)
+        former = int(t.owner[row])
+        if former:
+            model.wake(row)  # finds itself fenced
+        t.owner[row], t.pinned[row], t.touched[row] = owner, pinned, self.clock()
+        self._count(model)
+        return Session(model, row), Origin(int(t.origin[row]))
 
-    def close_stream(self, model: Sessions, session: Session, epoch: int) -> None:
-        """The call that opened the stream has ended."""
-        if session.epoch == epoch:
-            session.progressed = None
-            self.open[model.number].discard(session)
-            self._count_open()
+    def close_stream(self, model: Sessions, owner: int) -> None:
+        """The call that owned streams has ended."""
+        model.release(owner)
+        self._count(model)
 
-    def _count_open(self) -> None:
-        self.metrics.open_streams.set(sum(len(sessions) for sessions in self.open.values()))
+    def delete_stream(self, model: Sessions, id: str) -> None:
+        """Forget a stream that is in memory; its owner finds itself fenced. Its number is not used again."""
+        row = model.table.by_id.get(id, ABSENT)
+        if row == ABSENT:
+            raise NotFound("stream", id, "no such stream in this model")
+        owner = int(model.table.owner[row])
+        self.record(model, StateDelete(int(model.table.number[row])))
+        if owner:
+            model.wake_owner(owner)
+        self._count(model)
+
+    def put_stream(
+        self, model: Sessions, id: str, epoch: int, last_seq: int, last_time: float, state: Array
+    ) -> Session:
+        """A stream with this state, instead of the one of that id if there is one (it must be in memory then)."""
+        if id in model.table.by_id:
+            epoch = max(epoch, int(model.table.epoch[model.table.by_id[id]]))
+            self.delete_stream(model, id)
+        number = model.next_number()
+        self.record(model, StreamOpened(number, id, epoch + 1))
+        self.record(model, StatePut(number, last_seq, last_time, state))
+        row = model.table.row_of(number)
+        model.table.touched[row] = self.clock()
+        self._count(model)
+        return Session(model, row)
+
+    def _count(self, model: Sessions) -> None:
+        self.metrics.of(model.name).streams.set(model.known)
+        self.metrics.of(model.name).resident.set(len(model.table))
+        self.metrics.open_streams.set(sum(m.open for m in self.models.values()))
+
+    def evict(self) -> None:
+        """Let idle streams leave memory; to be called when a snapshot has just been saved."""
+        now, excess = self.clock(), sum(len(m.table) for m in self.models.values()) - self.config.max_resident
+        for model in self.models.values():
+            gone = model.evict(now, self.config.idle_s, len(model.table) - max(0, excess))
+            excess -= gone
+            if gone:
+                self.metrics.of(model.name).evicted_streams.inc(gone)
+                self._count(model)
 
     def reset(self, model: Sessions, session: Session) -> None:
         """Begin the stream's state anew. A state that is fresh stays as it is: no record, however often it is asked."""
-        if session.origin is Origin.FRESH:
-            return
-        self._journaled(lambda: self.journal.append(model.number, Reset(session.number)))
-        model.reset(session)
+        if session.origin is not Origin.FRESH:
+            self.record(model, Reset(session.number))
 
-    def _journaled(self, append: Callable[[], int]) -> int:
-        try:
-            return append()
-        except JournalFailed as error:
-            raise Unavailable("journal", str(error), "the server must be restarted; send again after it is") from error
+    def record(self, model: Sessions, record: Record) -> int:
+        """Journal a record and apply it; returns the journal offset just after it. Raises JournalFailed."""
+        offset = self.journal.append(model.number, record)
+        model.apply(record, offset)
+        return offset
 
     def check_open(self) -> None:
         """Raises Unavailable while the service is leaving, or cannot write."""
@@ -248,14 +311,15 @@ class Serving:
         left: Sequence[int] = range(len(batch))
         while left:
             wave: dict[int, list[int]] = {}
-            seen: set[int] = set()
+            seen: set[tuple[int, int]] = set()
             later = []
             for i in left:
                 tick = batch[i]
-                if id(tick.session) in seen:
+                stream = tick.model.number, tick.session.row
+                if stream in seen:
                     later.append(i)
                     continue
-                seen.add(id(tick.session))
+                seen.add(stream)
                 outcomes[i] = self._decide(tick)
                 if outcomes[i] is None:
                     wave.setdefault(tick.model.number, []).append(i)
@@ -270,20 +334,25 @@ class Serving:
     def _decide(self, tick: Tick) -> Outcome | Exception | None:
         """What can be said without a step: fenced, refused, repeated; None: step it."""
         session, model = tick.session, tick.model
-        if session.epoch != tick.epoch:
+        if not model.owns(session, tick.epoch):
             return Fenced(session.id)
+        return self.decide(model, session, tick.seq, tick.time, tick.x)
+
+    def decide(self, model: Sessions, session: Session, seq: int, time: float, x: Array) -> Outcome | None:
+        """Whether a tick is refused, or answered before; None: it is the next one, and sound."""
         placed = None
-        if tick.seq != session.last_seq + 1:
-            placed = place(tick.seq, session.last_seq, payload_digest(tick.x, tick.time), session.answers)
+        last_seq = session.last_seq
+        if seq != last_seq + 1:
+            placed = place(seq, last_seq, x, time, session.find)
         if isinstance(placed, Answer):
             self.metrics.of(model.name).repeated.inc()
             return placed
         refusal = placed or check_values(
-            tick.seq, tick.x, len(model.spec.channels), tick.time, model.spec.interval > 0, session.last_time
+            seq, x, len(model.spec.channels), time, model.spec.interval > 0, session.last_time
         )
-        if refusal is None and tick.seq - session.durable_seq > self.config.max_undurable:
+        if refusal is None and seq - session.durable_seq > self.config.max_undurable:
             remedy = f"{self.config.max_undurable} ticks are not on disk yet: wait for Durable, then send it again"
-            refusal = Refusal(tick.seq, Reason.OVERLOADED, "seq", str(tick.seq), remedy)
+            refusal = Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
         if refusal:
             self.metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
         return refusal
@@ -291,40 +360,75 @@ class Serving:
     def _advance(self, ticks: list[Tick]) -> list[Outcome | Exception]:
         """Step distinct streams of one model, journal their ticks, write their states, make their answers."""
         outcomes: list[Outcome | Exception] = []
+        model = ticks[0].model
         try:
-            y, states = self._compute(ticks)
-            for row, tick in enumerate(ticks):
-                outcomes.append(self._take(tick, y[row], states[row]))
+            rows: Any = [t.session.row for t in ticks] if len(ticks) > 1 else ticks[0].session.row
+            y, states = self._compute(model, rows, np.array([t.time for t in ticks]), np.array([t.x for t in ticks]))
+            for i, tick in enumerate(ticks):
+                outcomes.append(self._take(tick, y[i], states[i]))
         except Exception as error:  # a model that fails, fails its own streams alone
             outcomes += [error] * (len(ticks) - len(outcomes))
         return outcomes
 
-    def _compute(self, ticks: list[Tick]) -> tuple[Array, Array]:
+    def _compute(self, model: Sessions, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
         """Forecasts and next states of distinct streams of one model, by the version that serves."""
-        model = ticks[0].model
         runner = self.engine.get(model.number, model.champion)
         if runner is None:
             raise RuntimeError(f"version {model.champion} of model {model.name} is not loaded")
         started = self.clock()
-        times, x = np.array([t.time for t in ticks]), np.array([t.x for t in ticks])
-        computed = model.step(runner, [t.session for t in ticks], times, x)
+        computed = model.step(runner, rows, times, x)
         self.metrics.compute_seconds.observe(self.clock() - started)
-        self.metrics.batch_rows.observe(len(ticks))
+        self.metrics.batch_rows.observe(len(x))
         return computed
 
     def _take(self, tick: Tick, y: Array, state: Array) -> Outcome | Exception:
         """Journal a computed tick, write its state, make its answer."""
-        model = tick.model
+        model, row = tick.model, tick.session.row
         try:
             offset = self.journal.append_tick(model.number, tick.session.number, tick.seq, tick.time, tick.x)
         except JournalFailed as error:
             return Unavailable("journal", str(error), "the server must be restarted")
-        payload = payload_digest(tick.x, tick.time)
-        answer = model.advance(tick.session, tick.seq, tick.time, payload, y, state, offset)
+        judged = int(model.advance(row, tick.seq, tick.time, tick.x, y, state, offset))
+        model.table.touched[row] = tick.arrived
         metrics = self.metrics.of(model.name)
-        metrics.staleness.observe(answer.seq - answer.judged_through)
+        metrics.staleness.observe(tick.seq - judged)
         metrics.ticks.inc()
-        return answer
+        return Answer(tick.seq, tick.time, tick.x.tobytes(), y.tobytes(), model.champion, judged)
+
+    # ---- packed ticks
+
+    def wave(self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array) -> Wave:
+        """Answer one tick each of distinct streams that are in memory and owned; all that is sound takes one step.
+
+        rows, seq, time: (n,); x: [n, C]. Raises what the step raises, Unavailable; nothing has changed then.
+        """
+        t = model.table
+        sound = sound_ticks(
+            seq, t.last_seq[rows], time, t.last_time[rows], x, model.spec.interval > 0, t.durable_seq[rows],
+            self.config.max_undurable,
+        )  # fmt: skip
+        others = {
+            int(i): self.decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])
+            for i in np.flatnonzero(~sound)
+        }
+        sound[[i for i, outcome in others.items() if outcome is None]] = True
+        taken = np.flatnonzero(sound)
+        if not len(taken):
+            return Wave(taken, np.zeros((0, model.spec.outputs), np.float32), np.zeros(0, np.uint64), others)
+        now = self.clock()
+        rows, seq, time, x = rows[taken], seq[taken], time[taken], np.ascontiguousarray(x[taken])
+        y, states = self._compute(model, rows, time, x)
+        try:
+            end = self.journal.append(model.number, Ticks(t.number[rows], seq, time, x))
+        except JournalFailed as error:
+            raise Unavailable("journal", str(error), "the server must be restarted") from error
+        n = len(rows)
+        judged = np.broadcast_to(model.advance(rows, seq, time, x, y, states, np.arange(end - n + 1, end + 1)), n)
+        t.touched[rows] = now
+        metrics = self.metrics.of(model.name)
+        metrics.staleness.observe_all(seq - judged)
+        metrics.ticks.inc(n)
+        return Wave(taken, y, judged, others)
 
     # ---- progress
 
@@ -332,13 +436,8 @@ class Serving:
         self._lone = None
         for chunk in commit.chunks:
             model = self.models.get(chunk.model)
-            if model is None:
-                continue
-            for number, seq in chunk.ticks.items():
-                session = model.by_number[number]
-                session.durable_seq = max(session.durable_seq, seq)
-                if session.progressed:
-                    session.progressed()
+            if model is not None and len(chunk.seqs):
+                model.durable(chunk.streams, chunk.seqs)
         self.metrics.commit_seconds.observe(commit.seconds)
         self.metrics.durable_seconds.observe(commit.lag)
         self.metrics.journal_bytes.set(commit.position)
@@ -348,10 +447,17 @@ class Serving:
 
     def judged(self, model: Sessions, offset: int) -> None:
         """Labels up to `offset` are judged, whatever the verdict; open streams are told."""
-        model.judged_offset = max(model.judged_offset, offset)
-        for session in self.open[model.number]:
-            if session.progressed:
-                session.progressed()
+        model.judge(offset)
+        model.wake()
+
+
+class Wave(NamedTuple):
+    """What became of the ticks of one wave."""
+
+    taken: NDArray[np.intp]  # (k,) which of them were stepped
+    y: Array  # [k, O]
+    judged: NDArray[np.uint64]  # (k,)
+    others: dict[int, Outcome | None]  # by index: answered before, or refused
 
 
 def new_version(

@@ -1,14 +1,16 @@
-"""The streams of one model: a fold over its records (DESIGN §2). Serving and recovery make the same calls."""
+"""The streams of one model: a fold over its records (DESIGN §2). Serving and recovery make the same calls.
+
+Only streams that are in use are in memory; `table` has them, and states.db all. What is not in memory has not changed
+since it was saved.
+"""
 
 from __future__ import annotations
 
 import enum
 import json
 import math
-from collections import deque
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,10 +18,24 @@ from numpy.typing import NDArray
 from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
+from service.answers import Answer, AnswerLog
 from service.engine import StepSession
-from service.sequence import KEPT_ANSWERS, Answer, pack_answers, unpack_answers
+from service.records import (
+    Paused,
+    Promote,
+    Record,
+    Reset,
+    Resumed,
+    Rollback,
+    StateDelete,
+    StatePut,
+    StreamOpened,
+    Swap,
+    Window,
+)
 from service.sources import Sources
-from service.storage.states import ModelRow, StreamRow
+from service.storage.states import AnswerBlock, ModelRow, StreamRow
+from service.table import ABSENT, Rows, StreamTable
 
 Array = NDArray[np.float32]
 
@@ -33,55 +49,57 @@ class Origin(enum.IntEnum):
     LOST = 4
 
 
-# Journal offsets remembered per stream to tell what is judged; beyond it, judged_through lags and never leads.
-MAX_MARKS = 512
-
-
-@dataclass(slots=True, eq=False)
 class Session:
-    """One stream: where it stands in its sequence, and where its state row is."""
+    """One stream in memory, seen as an object: a view of its row, good while the stream stays in memory."""
 
-    number: int  # unique within the model; what the journal calls it
-    id: str
-    row: int
-    epoch: int = 1  # one higher at each takeover
-    last_seq: int = 0
-    durable_seq: int = 0
-    last_time: float = math.nan  # of the last tick that had a time, seconds since 1970; NaN: none
-    origin: Origin = Origin.FRESH  # what the next Welcome says of the state
-    judged_through: int = 0
-    answers: deque[Answer] = field(default_factory=deque)  # the last ones, for repeats; bounded by `Sessions.add`
-    marks: deque[tuple[int, int]] = field(default_factory=deque)  # (journal offset, seq) not yet judged
-    progressed: Callable[[], None] | None = None  # wakes the call that has the stream open
+    __slots__ = ("_model", "id", "number", "row")
 
-    def judged(self, offset: int) -> int:
-        """The seq through which labels are judged, the model being judged up to `offset`."""
-        marks = self.marks
-        while marks and marks[0][0] <= offset:
-            self.judged_through = marks.popleft()[1]
-        return self.judged_through
+    def __init__(self, model: Sessions, row: int) -> None:
+        self._model, self.row = model, row
+        self.id, self.number = model.table.ids[row], int(model.table.number[row])
 
-    def mark(self, offset: int, seq: int) -> None:
-        """Remember that tick `seq` ends at journal offset `offset`."""
-        if len(self.marks) >= MAX_MARKS:
-            self.marks.pop()
-        self.marks.append((offset, seq))
+    @property
+    def epoch(self) -> int:
+        """One higher at each takeover."""
+        return int(self._model.table.epoch[self.row])
 
-    def pack_ring(self) -> bytes:
-        """Answers, and what of their ticks is judged, as bytes for a snapshot."""
-        marks: Any = np.array([(self.judged_through, len(self.marks)), *self.marks], "<u8")
-        return bytes(marks.tobytes() + pack_answers(self.answers))
+    @property
+    def last_seq(self) -> int:
+        """The stream's last tick; 0 before the first."""
+        return int(self._model.table.last_seq[self.row])
 
-    def unpack_ring(self, data: bytes, outputs: int) -> None:
-        """The inverse of `pack_ring`. Raises ValueError on a length that does not fit."""
-        self.judged_through, count = np.frombuffer(data, "<u8", 2).tolist()
-        marks = np.frombuffer(data, "<u8", 2 * count, 16).reshape(-1, 2)
-        self.marks = deque((offset, seq) for offset, seq in marks.tolist())
-        self.answers = unpack_answers(data[16 * (1 + count) :], outputs)
+    @property
+    def durable_seq(self) -> int:
+        """Ticks up to here are on disk."""
+        return int(self._model.table.durable_seq[self.row])
+
+    @property
+    def last_time(self) -> float:
+        """Of the last tick that had a time, seconds since 1970; NaN: none."""
+        return float(self._model.table.last_time[self.row])
+
+    @property
+    def origin(self) -> Origin:
+        """What the next Welcome says of the state."""
+        return Origin(int(self._model.table.origin[self.row]))
+
+    @property
+    def judged(self) -> int:
+        """The seq through which labels are judged."""
+        return int(self._model.judged(self.row))
+
+    @property
+    def answers(self) -> list[Answer]:
+        """What is kept of the stream's answers, oldest first."""
+        return self._model.log.chain(int(self._model.table.newest[self.row]))
+
+    def find(self, seq: int) -> Answer | None:
+        """The kept answer to tick `seq`."""
+        return self._model.log.find(int(self._model.table.newest[self.row]), seq)
 
 
 class Sessions:
-    """All streams of one model: sessions by id and number, state rows in one matrix, and what serves them."""
+    """One model: its streams in memory, their last answers, and which version serves them."""
 
     def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
@@ -91,124 +109,298 @@ class Sessions:
         self.paused = False
         self.judged_offset = 0
         self.sources = Sources()
-        self.by_id: dict[str, Session] = {}
-        self.by_number: dict[int, Session] = {}
-        self.changed: set[int] = set()  # stream numbers since the last snapshot
-        self._rows: Array = np.zeros((4, self.network.state_size), np.float32)
-        self._used = 0
+        self.table = StreamTable(self.network.state_size)
+        self.log = AnswerLog(len(spec.channels), spec.outputs)
+        self.known = 0  # streams, in memory or not
         self._last_number = 0
+        self._deleted: list[int] = []  # numbers, since the last snapshot
+        self._judged_position = self._saved_position = 0  # in the log
+        self._owners: dict[int, Callable[[], None]] = {}
+        self._last_owner = 0
 
-    def add(self, id: str, number: int, epoch: int) -> Session:
-        """A new stream with an empty state."""
-        if self._used == len(self._rows):
-            self._rows = np.concatenate([self._rows, np.zeros_like(self._rows)])
-        answers: deque[Answer] = deque(maxlen=KEPT_ANSWERS)
-        session = Session(number, id, self._used, epoch, answers=answers)
-        self._used += 1
-        self.by_id[id] = self.by_number[number] = session
-        self._last_number = max(self._last_number, number)
-        self.changed.add(number)
-        return session
+    # ---- records
 
-    def opened(self, number: int, id: str, epoch: int) -> Session:
-        """Apply a StreamOpened record: a new stream, or a new owner of a known one."""
-        session = self.by_number.get(number) or self.add(id, number, epoch)
-        session.epoch = epoch
-        self.changed.add(number)
-        return session
+    def apply(self, record: Record, offset: int) -> None:
+        """Apply any record but ticks (see `advance`) and those that begin and end a model; offset: just after it.
+
+        A stream that the record names must be in memory.
+        """
+        match record:
+            case StreamOpened(stream=number, id=id, epoch=epoch):
+                self._opened(number, id, epoch)
+            case Reset(stream=number):
+                self._reset(self.table.row_of(number))
+            case StatePut():
+                self._put(self.table.row_of(record.stream), record, offset)
+            case StateDelete(stream=number):
+                self.table.remove(self.table.row_of(number))
+                self.known -= 1
+                self._deleted.append(number)
+            case Swap(version=version, offset=learned):
+                self._serve(version, learned)
+                self.anchor = self.anchor or version
+            case Rollback(version=version) | Promote(version=version):
+                # What had learned from the labels before this record is thrown away: they are judged with it.
+                self._serve(version, offset)
+                self.anchor = version
+            case Paused():
+                self.paused = True
+            case Resumed():
+                self.paused = False
+            case Window(source=source, window_seq=seq):
+                self.sources.take(source, seq)
+            case _:
+                pass  # labels and skips touch no stream
+
+    def _opened(self, number: int, id: str, epoch: int) -> None:
+        row = self.table.row_of(number)
+        if row == ABSENT:
+            row = self.table.add(id, number, epoch, 0.0)
+            self.table.origin[row] = Origin.FRESH
+            self._last_number = max(self._last_number, number)
+            self.known += 1
+        self.table.epoch[row] = epoch
+        self.table.changed[row] = True
+
+    def _reset(self, row: int) -> None:
+        t = self.table
+        t.state[row] = 0
+        t.last_time[row], t.origin[row], t.changed[row] = math.nan, Origin.FRESH, True
+
+    def _put(self, row: int, put: StatePut, offset: int) -> None:
+        t = self.table
+        t.state[row] = put.state
+        t.last_seq[row] = t.judged[row] = put.last_seq
+        t.last_time[row], t.last_offset[row] = put.last_time, offset
+        t.origin[row], t.changed[row] = Origin.IMPORTED, True
+
+    def _serve(self, version: int, offset: int) -> None:
+        self.champion = version
+        self.judge(offset)
+
+    def judge(self, offset: int) -> None:
+        """Labels up to `offset` are judged."""
+        if offset <= self.judged_offset:
+            return
+        self.judged_offset = offset
+        self._judged_position, streams, seqs = self.log.judged_part(self._judged_position, offset)
+        rows = self.table.rows_of(streams)
+        here = rows != ABSENT
+        self.table.judged[rows[here]] = seqs[here]  # of a stream's several, the last
+
+    def judged(self, rows: Any) -> Any:
+        """Seqs through which labels are judged; rows: one or an array."""
+        t = self.table
+        whole = t.last_offset[rows] <= self.judged_offset
+        if isinstance(rows, int):
+            return t.last_seq[rows] if whole else t.judged[rows]
+        return np.where(whole, t.last_seq[rows], t.judged[rows])
 
     def next_number(self) -> int:
         """A stream number that was never used in this model."""
         return self._last_number + 1
 
-    def step(
-        self, runner: StepSession, sessions: Sequence[Session], time: NDArray[np.float64], x: Array
-    ) -> tuple[Array, Array]:
-        """Compute one tick of distinct sessions; changes nothing. time [B] seconds, x [B, C] → y [B, O], states [B, S].
+    # ---- ticks
 
-        For B = 1 the results are the runner's buffers (see `StepSession.run`).
+    def step(self, runner: StepSession, rows: Any, time: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
+        """Compute one tick of distinct streams; changes nothing. rows: one or an array of B; time [B] seconds,
+        x [B, C] → y [B, O], states [B, S]. For B = 1 the results are the runner's buffers (see `StepSession.run`).
         """
-        u = calendar.inputs(time, self.spec.interval)
-        if len(sessions) == 1:
-            row = sessions[0].row
-            return runner.run(x, u, self._rows[row : row + 1])
-        return runner.run(x, u, self._rows[[s.row for s in sessions]])
+        if isinstance(rows, int):
+            rows = slice(rows, rows + 1)
+        return runner.run(x, calendar.inputs(time, self.spec.interval), self.table.state[rows])
 
-    def advance(
-        self, session: Session, seq: int, time: float, payload: int, y: Array, state: Array, offset: int
-    ) -> Answer:
-        """Apply one computed tick: its state row is written, its answer kept. offset: the journal's, after the tick."""
-        self._rows[session.row] = state
-        judged = session.judged(self.judged_offset)
-        session.last_seq, session.origin = seq, Origin.RESUMED
-        if not math.isnan(time):
-            session.last_time = time
-        session.mark(offset, seq)
-        answer = Answer(seq, payload, y.tobytes(), self.champion, judged)
-        session.answers.append(answer)
-        self.changed.add(session.number)
-        return answer
+    def advance(self, rows: Any, seq: Any, time: Any, x: Array, y: Array, state: Array, offset: Any) -> Any:
+        """Apply computed ticks of distinct streams: states are written, answers kept. Returns their judged_through.
 
-    def reset(self, session: Session) -> None:
-        """Apply a Reset record: the state begins anew, the sequence goes on."""
-        self._rows[session.row] = 0
-        session.last_time, session.origin = math.nan, Origin.FRESH
-        self.changed.add(session.number)
+        rows, seq, time, offset: scalars with x [C], y [O], state [S], or arrays of n with [n, …]. offset: the
+        journal's, just after each tick.
+        """
+        t, one = self.table, isinstance(rows, int)
+        judged = self.judged(rows)
+        t.newest[rows] = self.log.append(
+            None if one else len(rows), stream=t.number[rows], version=self.champion, seq=seq, judged=judged,
+            offset=offset, previous=t.newest[rows], time=time, x=x, y=y,
+        )  # fmt: skip
+        t.judged[rows] = judged
+        t.state[rows] = state
+        t.last_seq[rows], t.last_offset[rows] = seq, offset
+        t.origin[rows], t.changed[rows] = Origin.RESUMED, True
+        if not one:
+            t.last_time[rows] = np.where(np.isnan(time), t.last_time[rows], time)
+        elif not math.isnan(time):
+            t.last_time[rows] = time
+        return judged
 
-    def serve(self, version: int, offset: int) -> None:
-        """Apply a Swap record: another version answers from here on, with labels up to `offset` judged."""
-        self.champion = version
-        self.judged_offset = max(self.judged_offset, offset)
+    # ---- owners
+
+    def owner(self, wake: Callable[[], None]) -> int:
+        """A new owner of streams, for the table's column; `wake` is called when one of its streams has progressed."""
+        self._last_owner += 1
+        self._owners[self._last_owner] = wake
+        return self._last_owner
+
+    def release(self, owner: int) -> None:
+        """The owner has left: whatever it still owned is nobody's, and may leave memory."""
+        self._owners.pop(owner, None)
+        t = self.table
+        mine = t.owner == owner
+        t.owner[mine], t.pinned[mine] = 0, False
+
+    @property
+    def open(self) -> int:
+        """Streams in memory that somebody has open."""
+        return int(np.count_nonzero(self.table.owner))
+
+    def wake(self, rows: Any = None) -> None:
+        """Wake the owners of these rows, of all for None."""
+        owners = list(self._owners) if rows is None else np.unique(self.table.owner[rows]).tolist()
+        for owner in owners:
+            self.wake_owner(owner)
+
+    def wake_owner(self, owner: int) -> None:
+        """Wake one owner, if it is still there."""
+        if owner in self._owners:
+            self._owners[owner]()
+
+    def owns(self, session: Session, epoch: int) -> bool:
+        """Whether the row is still that stream's, and no later call has taken it over."""
+        row = session.row
+        return int(self.table.number[row]) == session.number and int(self.table.epoch[row]) == epoch
+
+    def durable(self, streams: NDArray[np.uint32], seqs: NDArray[np.uint64]) -> None:
+        """Ticks are on disk: those of streams that are gone meanwhile are passed over."""
+        rows = self.table.rows_of(streams)
+        if (rows == ABSENT).any():
+            seqs, rows = seqs[rows != ABSENT], rows[rows != ABSENT]
+        self.table.durable_seq[rows] = seqs  # of a stream's several, the last
+        self.wake(rows)
+
+    # ---- streams in memory
+
+    def session(self, id: str) -> Session:
+        """A view of a stream that is in memory. Raises KeyError."""
+        return Session(self, self.table.by_id[id])
+
+    def sessions(self) -> list[Session]:
+        """Views of all streams in memory, by number."""
+        rows = self.table.rows()
+        return [Session(self, row) for row in rows[np.argsort(self.table.number[rows])].tolist()]
 
     def state(self, session: Session) -> Array:
         """A copy of the stream's state row, [S]."""
-        row: Array = self._rows[session.row].copy()
+        row: Array = self.table.state[session.row].copy()
         return row
 
-    def snapshot_model(self, offset: int) -> ModelRow:
-        """The model's line of a snapshot; offset: its journal entries so far."""
-        spec = json.dumps(self.spec.to_mapping())
-        return ModelRow(
-            self.number,
-            self.tenant,
-            self.name,
-            spec,
-            offset,
-            self.champion,
-            self.anchor,
-            self.paused,
-            self.judged_offset,
-            json.dumps(self.sources.pack()),
-        )
-
-    def snapshot_streams(self) -> list[StreamRow]:
-        """Lines of the streams that changed since the last call."""
-        changed, self.changed = self.changed, set()
-        return [self._snapshot_stream(self.by_number[n]) for n in sorted(changed) if n in self.by_number]
-
-    def _snapshot_stream(self, session: Session) -> StreamRow:
-        session.judged(self.judged_offset)  # what is judged needs no mark
-        return StreamRow(
-            self.number,
-            session.number,
-            session.id,
-            session.epoch,
-            session.last_seq,
-            session.last_time,
-            session.origin,
-            self._rows[session.row].tobytes(),
-            session.pack_ring(),
-        )
-
-    def restore(self, row: StreamRow) -> None:
-        """Take a stream back from a snapshot. Raises ValueError where a length is not this spec's."""
-        if len(row.state) != 4 * self.network.state_size:
+    def restore(self, stored: StreamRow, now: float = 0.0) -> None:
+        """Take a stream back into memory, unless it is there. Raises ValueError where a length is not this spec's."""
+        if stored.id in self.table.by_id:
+            return
+        if len(stored.state) != 4 * self.network.state_size:
             raise ValueError(
-                f"stream {row.id}: state of {len(row.state)} bytes, expected {4 * self.network.state_size}"
+                f"stream {stored.id}: state of {len(stored.state)} bytes, expected {4 * self.network.state_size}"
             )
-        session = self.add(row.id, row.stream, row.epoch)
-        self.changed.discard(row.stream)
-        self._rows[session.row] = np.frombuffer(row.state, np.float32)
-        session.last_seq = session.durable_seq = row.last_seq
-        session.last_time, session.origin = row.last_time, Origin(row.origin)
-        session.unpack_ring(row.answers, self.spec.outputs)
+        t = self.table
+        row = t.add(stored.id, stored.stream, stored.epoch, now)
+        t.last_seq[row] = t.durable_seq[row] = stored.last_seq
+        t.last_time[row], t.origin[row] = stored.last_time, stored.origin
+        t.last_offset[row], t.newest[row] = stored.last_offset, stored.answers_end - 1
+        t.judged[row] = max(stored.judged, self.log.judged_seq(stored.answers_end - 1, self.judged_offset))
+        t.state[row] = np.frombuffer(stored.state, np.float32)
+
+    def evict(self, now: float, idle_s: float, most: int) -> int:
+        """Let go of streams that are saved, not pinned, and idle for `idle_s`, or the idlest beyond `most`; how many.
+
+        To be called between snapshots: only what the last one holds may go. What is judged of a stream that is not in
+        memory is derived from the log when it returns, so it stays while some of it is not judged.
+        """
+        t, rows = self.table, self.table.rows()
+        settled = t.last_offset[rows] <= self.judged_offset
+        may_go = rows[~t.changed[rows] & ~t.pinned[rows] & settled]
+        order = may_go[np.argsort(t.touched[may_go], kind="stable")]
+        idle = int(np.searchsorted(t.touched[order], now - idle_s, side="right"))
+        gone = order[: max(idle, len(rows) - most)]
+        for row in gone.tolist():
+            t.remove(row)
+        return len(gone)
+
+    # ---- snapshots
+
+    def snapshot(self, offset: int) -> Part:
+        """What the next snapshot has to write of this model, copied; offset: its journal entries so far."""
+        t, rows = self.table, self.table.changed_rows()
+        t.changed[rows] = False
+        deleted, self._deleted = self._deleted, []
+        columns = {name: getattr(t, name)[rows].copy() for name in STORED}
+        columns["judged"] = self.judged(rows)
+        first, data = self.log.pack(self._saved_position)
+        block = AnswerBlock(self.number, first, self.log.end, data)
+        model = ModelRow(
+            self.number, self.tenant, self.name, json.dumps(self.spec.to_mapping()), offset, self.champion, self.anchor,
+            self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
+        )  # fmt: skip
+        return Part(model, [t.ids[row] for row in rows.tolist()], columns, deleted, block, self.log.start)
+
+    def saved(self, part: Part) -> None:
+        """The part is on disk."""
+        self._saved_position = part.block.end
+
+    def not_saved(self, part: Part) -> None:
+        """The part could not be saved: the next snapshot has to write it, or would claim to hold it."""
+        rows = self.table.rows_of(part.columns["number"])
+        self.table.changed[rows[rows != ABSENT]] = True
+        self._deleted += part.deleted
+
+    def restore_model(self, row: ModelRow, known: int, blocks: list[AnswerBlock]) -> None:
+        """Take the model's own facts back from a snapshot; known: its streams."""
+        self.champion, self.anchor, self.paused = row.champion, row.anchor, row.paused
+        self.judged_offset, self._last_number, self.known = row.judged_offset, row.last_stream, known
+        self.sources = Sources(json.loads(row.sources))
+        for block in blocks:
+            self.log.unpack(block.first, block.data)
+        self._saved_position = self.log.end
+        self._judged_position, _, _ = self.log.judged_part(self.log.start, row.judged_offset)
+
+
+STORED = ("number", "epoch", "last_seq", "last_time", "origin", "last_offset", "newest", "state")
+
+
+class Part(NamedTuple):
+    """One model's part of a snapshot."""
+
+    model: ModelRow
+    ids: list[str]
+    columns: dict[str, Any]  # of the changed streams: STORED and judged
+    deleted: list[int]  # stream numbers
+    block: AnswerBlock
+    answers_start: int  # position of the oldest answer kept
+
+    def streams(self) -> Iterator[StreamRow]:
+        """A line for each changed stream."""
+        c, states = self.columns, self.columns["state"]
+        lists = [c[name].tolist() for name in ("number", "epoch", "last_seq", "last_time", "origin", "judged",
+                                               "last_offset", "newest")]  # fmt: skip
+        for row, (id, number, epoch, seq, time, origin, judged, offset, newest) in enumerate(
+            zip(self.ids, *lists, strict=True)
+        ):
+            yield StreamRow(
+                self.model.model,
+                number,
+                id,
+                epoch,
+                seq,
+                time,
+                origin,
+                judged,
+                offset,
+                newest + 1,
+                states[row].tobytes(),
+            )
+
+
+def rows_in_memory(model: Sessions, numbers: NDArray[np.uint32]) -> Rows:
+    """Rows of streams that must be in memory. Raises KeyError naming one that is not."""
+    rows = model.table.rows_of(numbers)
+    if (rows == ABSENT).any():
+        raise KeyError(f"stream {int(numbers[rows == ABSENT][0])} of model {model.name} is not in memory")
+    return rows

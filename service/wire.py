@@ -11,10 +11,10 @@ from numpy.typing import NDArray
 
 from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
 from model.spec import ModelSpec, SpecError
+from service.answers import Answer
 from service.errors import Invalid, Refusal
 from service.events import Event
 from service.labels import RawWindow
-from service.sequence import Answer
 from service.sessions import Sessions
 from service.storage.versions import Version
 
@@ -89,7 +89,7 @@ def model_message(model: Sessions, offset: int) -> models_pb2.Model:
         champion=model.champion,
         anchor=model.anchor,
         paused=model.paused,
-        streams=len(model.by_id),
+        streams=model.known,
         offset=offset,
         judged_offset=model.judged_offset,
     )

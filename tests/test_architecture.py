@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "model": 0,
     # decisions: pure functions and records
+    "service.answers": 1,
     "service.chart": 1,
     "service.config": 1,
     "service.errors": 1,
@@ -27,6 +28,7 @@ FLOORS = {
     "service.records": 1,
     "service.sequence": 1,
     "service.sources": 1,
+    "service.table": 1,
     # components: each with one `run`, or the storage under it
     "service.batcher": 2,
     "service.control": 2,

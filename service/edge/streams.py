@@ -11,38 +11,44 @@ import grpc
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
 from service import wire
+from service.answers import Answer
 from service.edge.statuses import CLIENT_GONE, statuses
 from service.errors import Invalid, Reason, Refusal
 from service.intake import Intake
 from service.labels import Unacknowledged
-from service.sequence import Answer
 from service.serving import Fenced, Tick
-from service.sessions import Session, Sessions
+from service.sessions import Sessions
 
 
 class Call:
     """One open stream: the session it owns, and the writing side that forecasts and progress share."""
 
-    def __init__(self, intake: Intake, context: Any, model: Sessions, session: Session, epoch: int) -> None:
-        self.intake, self.serving, self.context = intake, intake.serving, context
-        self.model, self.session, self.epoch = model, session, epoch
+    def __init__(self, intake: Intake, context: Any, model: Sessions, id: str) -> None:
+        """Opens the stream, which is in memory if it is known. Raises what `Serving.open_stream` does."""
+        self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
         self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = asyncio.Lock()  # gRPC takes one write at a time
         self._moved = asyncio.Event()
-        self._told = (session.durable_seq, 0, session.judged(model.judged_offset))
-        session.progressed = self._moved.set
+        self.owner = model.owner(self._moved.set)
+        try:
+            self.session, self.origin = self.serving.open_stream(model, id, self.owner)
+        except BaseException:
+            model.release(self.owner)
+            raise
+        self.epoch = self.session.epoch
+        self._told = (self.session.durable_seq, 0, self.session.judged)
 
     @property
     def owned(self) -> bool:
-        """Whether no later call has taken the stream over."""
-        return self.session.epoch == self.epoch
+        """Whether no later call has taken the stream over, nor deleted it."""
+        return self.model.owns(self.session, self.epoch)
 
     async def write(self, message: OpenResponse) -> None:
         """Send one message, after those under way."""
         async with self.writing:
             await self.context.write(message)
 
-    def welcome(self, origin: int) -> OpenResponse:
+    def welcome(self) -> OpenResponse:
         """The first message: where the stream stands."""
         session, model = self.session, self.model
         return OpenResponse(
@@ -50,7 +56,7 @@ class Call:
                 stream_id=session.id,
                 next_seq=session.last_seq + 1,
                 durable_seq=session.durable_seq,
-                state_origin=origin,  # type: ignore[arg-type]  # numbered alike
+                state_origin=self.origin,  # type: ignore[arg-type]  # numbered alike
                 version=model.champion,
                 spec=wire.spec_message(model.spec),
                 judged_through=self._told[2],
@@ -80,17 +86,17 @@ class Call:
         self.labels.reached(self.intake.reached(self.model, learned=False))
         if not self.labels:
             self.intake.unwatch(self.model, self._moved.set)
-        now = (self.session.durable_seq, self.labels.labels, self.session.judged(self.model.judged_offset))
+        now = (self.session.durable_seq, self.labels.labels, self.session.judged)
         if now != self._told:
             self._told = now
             seq, labels, judged = now
             durable = streams_pb2.Durable(seq=seq, labels=labels, judged_through=judged)
             await self.write(OpenResponse(durable=durable))
 
-    async def serve(self, origin: int) -> None:
+    async def serve(self) -> None:
         """Welcome the client, answer message after message until the half-close, then see everything to the disk."""
         metrics, clock = self.serving.metrics, self.serving.clock
-        await self.write(self.welcome(origin))
+        await self.write(self.welcome())
         while True:
             request = await self.context.read()
             if request is grpc.aio.EOF:
@@ -142,7 +148,7 @@ class Call:
     def end(self) -> None:
         """Leave nothing of the call behind."""
         self.intake.unwatch(self.model, self._moved.set)
-        self.serving.close_stream(self.model, self.session, self.epoch)
+        self.serving.close_stream(self.model, self.owner)
 
 
 class Streams(streams_pb2_grpc.StreamsServicer):
@@ -158,12 +164,13 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
             model = self._serving.model(first.hello.model)
-            session, origin = self._serving.open_stream(model, first.hello.stream)
-            await self._run(Call(self._intake, context, model, session, session.epoch), origin)
+            self._serving.check_stream_id(first.hello.stream)
+            await self._serving.bring(model, [first.hello.stream])
+            await self._run(Call(self._intake, context, model, first.hello.stream))
 
-    async def _run(self, call: Call, origin: int) -> None:
+    async def _run(self, call: Call) -> None:
         """Both sides of a call until one ends; whatever that was, nothing of the call is left behind."""
-        reading = asyncio.create_task(call.serve(origin))
+        reading = asyncio.create_task(call.serve())
         tasks = reading, asyncio.create_task(call.tell_progress())
         try:
             done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)

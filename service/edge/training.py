@@ -45,6 +45,8 @@ class LearnCall:
         await self.write(welcome=training_pb2.LearnWelcome(next_window_seq=next_seq, version=self.model.champion))
         while (request := await self.context.read()) is not grpc.aio.EOF:
             self._read += 1
+            if request.HasField("label"):
+                await self.intake.serving.bring(self.model, [request.label.stream])
             refusal = self._take(request)
             if refusal:
                 await self.write(refused=wire.refusal_message(replace(refusal, item=self._read)))

@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from service.records import F32, U32_MAX, U64_MAX, Chunk, Record, RecordError
+from service.records import F32, U32, U32_MAX, U64, U64_MAX, Chunk, Record, RecordError
 from service.storage.log import JournalLocked, SegmentLog
 from service.storage.pending import PendingChunk
 from service.storage.segments import JournalDamaged
@@ -39,7 +39,8 @@ class CommittedChunk(NamedTuple):
     model: int
     first_offset: int
     end_offset: int  # logical offset after the last entry
-    ticks: dict[int, int]  # stream number → seq of its last tick in this chunk
+    streams: U32  # of its ticks, in order
+    seqs: U64  # of its ticks: of several of a stream, the last one is the highest
 
 
 class Commit(NamedTuple):
@@ -228,17 +229,17 @@ class Journal:
         self._durable_position = position
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
-        chunks = tuple(CommittedChunk(c.model, c.offset, c.end, last) for c, last in zip(batch, ticks, strict=True))
+        chunks = tuple(CommittedChunk(c.model, c.offset, c.end, *t) for c, t in zip(batch, ticks, strict=True))
         now = self._clock()
         commit = Commit(position, now - started, now - oldest, chunks)
         for listener in self.on_commit:
             listener(commit)
         self._settle_waiters(self._commits_begun, None)
 
-    def _write(self, batch: list[PendingChunk]) -> tuple[int, list[dict[int, int]]]:
-        """In the writer's thread: (position after the commit, last seqs of each chunk)."""
+    def _write(self, batch: list[PendingChunk]) -> tuple[int, list[tuple[U32, U64]]]:
+        """In the writer's thread: (position after the commit, streams and seqs of each chunk's ticks)."""
         position = self._log.write([chunk.encode() for chunk in batch])
-        return position, [chunk.last_seqs() for chunk in batch]
+        return position, [chunk.ticks() for chunk in batch]
 
     def _fail(self, failure: JournalFailed) -> None:
         """Take nothing more; the first failure is the one that is kept. Whoever waits in `flush` gets it."""

@@ -6,7 +6,7 @@ from array import array
 
 import numpy as np
 
-from service.records import Record, Ticks, encode_record, join_chunk
+from service.records import U32, U64, Record, Ticks, encode_record, join_chunk
 
 TICK_BYTES = 20  # stream, seq, time: what a tick takes besides its values
 
@@ -81,13 +81,14 @@ class PendingChunk:
         parts = [part if isinstance(part, bytes) else part.encode() for part in self._parts]
         return join_chunk(self.model, self.offset, self.learn_every, parts)
 
-    def last_seqs(self) -> dict[int, int]:
-        """Stream number → the seq of its last tick here."""
-        last: dict[int, int] = {}
-        for part in self._parts:
-            if isinstance(part, _Run):
-                last.update(zip(part.streams, part.seqs, strict=True))
-        return last
+    def ticks(self) -> tuple[U32, U64]:
+        """Streams and seqs of the ticks, in order, new."""
+        runs = [part for part in self._parts if isinstance(part, _Run)]
+        streams, seqs = array("I"), array("Q")
+        for run in runs:
+            streams.extend(run.streams)
+            seqs.extend(run.seqs)
+        return np.array(streams, np.uint32), np.array(seqs, np.uint64)
 
     def _run(self, width: int) -> _Run:
         """The run that a tick with a row of `width` bytes goes on, begun if the last entry is none."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import math
 import operator
 import os
+import sqlite3
+import threading
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Any
 
 from service.storage.database import Database
 
-FORMAT_VERSION = 103
+FORMAT_VERSION = 104
 SQLITE_INTEGER_MAX = 2**63 - 1
+MOST_VARIABLES = 500  # in one statement
 
 _SCHEMA = """
 CREATE TABLE snapshot (
@@ -25,11 +28,16 @@ CREATE TABLE snapshot (
 CREATE TABLE models (
     model INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, "offset" INTEGER NOT NULL,
     champion INTEGER NOT NULL, anchor INTEGER NOT NULL, paused INTEGER NOT NULL, judged_offset INTEGER NOT NULL,
-    sources TEXT NOT NULL, checksum INTEGER NOT NULL);
+    last_stream INTEGER NOT NULL, sources TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE streams (
     model INTEGER NOT NULL REFERENCES models ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED, stream INTEGER NOT NULL,
     id TEXT NOT NULL, epoch INTEGER NOT NULL, last_seq INTEGER NOT NULL, last_time REAL, origin INTEGER NOT NULL,
-    state BLOB NOT NULL, answers BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (model, stream))
+    judged INTEGER NOT NULL, last_offset INTEGER NOT NULL, answers_end INTEGER NOT NULL, state BLOB NOT NULL,
+    checksum INTEGER NOT NULL, PRIMARY KEY (model, stream)) WITHOUT ROWID;
+CREATE UNIQUE INDEX stream_ids ON streams (model, id);
+CREATE TABLE answers (
+    model INTEGER NOT NULL REFERENCES models ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED, first INTEGER NOT NULL,
+    "end" INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL, PRIMARY KEY (model, first))
 """
 
 
@@ -50,6 +58,7 @@ class ModelRow:
     anchor: int
     paused: bool
     judged_offset: int
+    last_stream: int  # the highest stream number ever used
     sources: str = "{}"  # the last window of each, as JSON
 
 
@@ -64,26 +73,44 @@ class StreamRow:
     last_seq: int
     last_time: float  # seconds since 1970-01-01 UTC; NaN: none
     origin: int  # Welcome.StateOrigin
+    judged: int  # seq through which labels were judged
+    last_offset: int  # the model's journal offset just after the last tick
+    answers_end: int  # position in the model's log of answers just after the stream's newest; 0: none
     state: bytes  # float32 row, little-endian
-    answers: bytes  # ring of answers, as the session encodes it
+
+
+@dataclass(frozen=True, slots=True)
+class AnswerBlock:
+    """Answers of a model at positions first .. end − 1 of its log, as the log packs them."""
+
+    model: int
+    first: int
+    end: int
+    data: bytes
 
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was saved last. `streams` reads the rows as it is iterated: finish it before the next `save`."""
+    """What was saved last, but for the streams, which are read when they are needed."""
 
     position: int  # of the journal; 0 with no models: nothing was saved yet
     models: tuple[ModelRow, ...]
-    streams: Iterator[StreamRow]
+    answers: tuple[AnswerBlock, ...]  # in the order of their positions
+    streams: dict[int, int]  # how many, by model
     journal_end: int = 0  # position that the journal had reached when it held all that is in the rows
 
 
 class States:
-    """The snapshot file. Any thread may call; calls take turns."""
+    """The snapshot file. Any thread may call; calls take turns, but reading streams waits for no `save`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         """Open or make it. Raises DatabaseRefused for a file that is something else."""
         self._database = Database(path, FORMAT_VERSION, _SCHEMA)
+        # A connection of its own: SQLite's WAL lets it read while the other one writes.
+        self._reader = sqlite3.connect(
+            f"{self._database.path.absolute().as_uri()}?mode=ro", uri=True, check_same_thread=False
+        )
+        self._reading = threading.Lock()
 
     def save(
         self,
@@ -92,12 +119,15 @@ class States:
         streams: Iterable[StreamRow],
         deleted: Iterable[tuple[int, int]] = (),
         journal_end: int = 0,
+        answers: Iterable[AnswerBlock] = (),
+        answers_start: Mapping[int, int] | None = None,
     ) -> None:
         """Make the snapshot the one at `position`, in one transaction, durable on return.
 
         models: all of them; the streams of a model that is not among them go with it. streams: those that changed.
-        deleted: (model, stream) of those that are gone; a stream in both stays deleted. journal_end: where the journal
-        ends that holds all of it; 0: at `position`.
+        deleted: (model, stream) of those that are gone; their ids may be those of new streams. journal_end: where the
+        journal ends that holds all of it; 0: at `position`. answers: those made since the last snapshot.
+        answers_start: by model, the oldest position of an answer that is still kept.
         Raises ValueError for an older position or an integer above 2**63 - 1, sqlite3.Error (nothing changed then).
         """
         model_rows = [_to_sql(row) for row in models]
@@ -110,36 +140,56 @@ class States:
             gone = known - {row[0] for row in model_rows}
             sql.executemany("DELETE FROM models WHERE model = ?", [(model,) for model in gone])
             sql.executemany(_upsert("models", ModelRow, "model"), model_rows)
-            sql.executemany(_upsert("streams", StreamRow, "model, stream"), stream_rows)
             sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)
+            sql.executemany(_upsert("streams", StreamRow, "model, stream"), stream_rows)
+            blocks = [_to_sql(block) for block in answers if block.end > block.first]
+            sql.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", blocks)
+            for model, start in (answers_start or {}).items():
+                sql.execute('DELETE FROM answers WHERE model = ? AND "end" <= ?', (model, start))
             sql.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (position, max(position, journal_end)))
 
     def load(self) -> Snapshot:
-        """The last snapshot saved. Raises StatesCorrupt for a row that fails its checksum, also while iterating."""
+        """The last snapshot saved. Raises StatesCorrupt for a row that fails its checksum."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position, journal_end FROM snapshot").fetchone()
             rows = sql.execute(_select("models", ModelRow)).fetchall()
+            blocks = sql.execute(f"{_select('answers', AnswerBlock)} ORDER BY model, first").fetchall()
+            counts = dict(sql.execute("SELECT model, count(*) FROM streams GROUP BY model").fetchall())
         models = tuple(_model(*self._checked("model", row)) for row in rows)
+        answers = tuple(AnswerBlock(*self._checked("answers", row)) for row in blocks)
         position, end = stored or (0, 0)
-        return Snapshot(position, models, self._streams(), end)
+        return Snapshot(position, models, answers, counts, end)
+
+    def by_id(self, model: int, ids: Sequence[str]) -> list[StreamRow]:
+        """Those of the streams that are stored. Raises StatesCorrupt."""
+        return self._where(model, "id", ids)
+
+    def by_number(self, model: int, numbers: Sequence[int]) -> list[StreamRow]:
+        """Those of the streams that are stored. Raises StatesCorrupt."""
+        return self._where(model, "stream", numbers)
+
+    def page(self, model: int, after: str, limit: int) -> list[StreamRow]:
+        """At most `limit` streams in the order of their ids' bytes, behind the id `after`. Raises StatesCorrupt."""
+        return self._read("id > ? ORDER BY id LIMIT ?", (model, after, limit))
+
+    def _where(self, model: int, column: str, values: Sequence[object]) -> list[StreamRow]:
+        rows: list[StreamRow] = []
+        for at in range(0, len(values), MOST_VARIABLES):
+            part = values[at : at + MOST_VARIABLES]
+            rows += self._read(f"{column} IN ({', '.join('?' * len(part))})", (model, *part))
+        return rows
+
+    def _read(self, condition: str, values: tuple[object, ...]) -> list[StreamRow]:
+        with self._reading:
+            rows = self._reader.execute(
+                f"{_select('streams', StreamRow)} WHERE model = ? AND {condition}", values
+            ).fetchall()
+        return [_stream(*self._checked("stream", row)) for row in rows]
 
     def close(self) -> None:
         """Close the file."""
+        self._reader.close()
         self._database.close()
-
-    def _streams(self) -> Iterator[StreamRow]:
-        page, last = 1024, (-1, -1)
-        query = f"{_select('streams', StreamRow)} WHERE (model, stream) > (?, ?) ORDER BY model, stream LIMIT {page}"
-        while True:  # page by page: no cursor is left open to pin the WAL
-            with self._database.transaction() as sql:
-                rows = sql.execute(query, last).fetchall()
-            for row in rows:
-                model, stream, id, epoch, last_seq, last_time, *rest = self._checked("stream", row)
-                last_time = float("nan") if last_time is None else last_time
-                yield StreamRow(model, stream, id, epoch, last_seq, last_time, *rest)
-            if len(rows) < page:
-                return
-            last = rows[-1][:2]
 
     def _checked(self, what: str, row: tuple[Any, ...]) -> tuple[Any, ...]:
         if _checksum(row[:-1]) != row[-1]:
@@ -155,7 +205,13 @@ def _model(*values: Any) -> ModelRow:
     return replace(row, paused=bool(row.paused))  # SQLite keeps it as 0 or 1
 
 
-def _to_sql(row: ModelRow | StreamRow) -> tuple[Any, ...]:
+def _stream(
+    model: int, stream: int, id: str, epoch: int, last_seq: int, last_time: float | None, *rest: Any
+) -> StreamRow:
+    return StreamRow(model, stream, id, epoch, last_seq, math.nan if last_time is None else last_time, *rest)
+
+
+def _to_sql(row: ModelRow | StreamRow | AnswerBlock) -> tuple[Any, ...]:
     values = []
     for field in fields(row):
         try:
@@ -194,11 +250,11 @@ def _checksum(values: tuple[Any, ...]) -> int:
     return crc
 
 
-def _columns(row: type[ModelRow] | type[StreamRow]) -> str:
+def _columns(row: type[ModelRow] | type[StreamRow] | type[AnswerBlock]) -> str:
     return ", ".join(f'"{field.name}"' for field in fields(row)) + ", checksum"
 
 
-def _select(table: str, row: type[ModelRow] | type[StreamRow]) -> str:
+def _select(table: str, row: type[ModelRow] | type[StreamRow] | type[AnswerBlock]) -> str:
     return f"SELECT {_columns(row)} FROM {table}"
 
 

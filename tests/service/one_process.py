@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.spec import ModelSpec
+from service.answers import Answer
 from service.config import ServeConfig
 from service.export import export
-from service.sequence import Answer
 from service.server import Server
 from service.serving import Tick
 from service.sessions import Session, Sessions
@@ -65,6 +65,7 @@ class World:
         return await self.serving.create_model(name, ModelSpec.from_mapping(values))
 
     def open(self, model: Sessions, id: str) -> Session:
+        """Open a stream that is new, or in memory."""
         return self.serving.open_stream(model, id)[0]
 
     async def tick(self, model: Sessions, session: Session, x: float, seq: int = 0) -> Answer:

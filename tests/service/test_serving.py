@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import numpy as np
 
+from service.answers import Answer
 from service.errors import Reason, Refusal
-from service.sequence import Answer, payload_digest
 from service.serving import Fenced, Tick
 from service.sessions import Session, Sessions
 from tests.service.one_process import world
@@ -64,7 +64,7 @@ async def test_a_tick_of_a_former_owner_in_the_same_batch_changes_nothing(tmp_pa
         assert isinstance(outcomes[0], Fenced)
         assert isinstance(outcomes[1], Answer)
         assert session.last_seq == 1
-        assert session.answers[-1].payload == payload_digest(np.array([1.0], np.float32), np.nan)
+        assert session.answers[-1].x == np.array([1.0], np.float32).tobytes()
 
 
 async def test_an_untimed_tick_does_not_let_event_time_go_back(tmp_path):
@@ -96,16 +96,3 @@ async def test_a_reset_of_a_fresh_stream_is_not_journaled(tmp_path):
         first = offsets[0]
         assert offsets == [first, first + 1, first + 2, first + 2]
         assert not model.state(session).any()
-
-
-async def test_what_is_judged_is_no_mark_in_a_snapshot(tmp_path):
-    async with world(tmp_path) as service:
-        model = await service.model()
-        session = service.open(model, "s")
-        for _ in range(5):
-            await service.tick(model, session, 1.0)
-        model.serve(model.champion, service.server.journal.offset(model.number))
-
-        (row,) = model.snapshot_streams()
-
-        assert np.frombuffer(row.answers, "<u8", 2).tolist() == [5, 0]  # judged through tick 5, no marks

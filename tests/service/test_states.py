@@ -3,21 +3,23 @@
 import dataclasses
 import math
 import sqlite3
+import threading
+from collections import Counter
 
 import numpy as np
 import pytest
 
 from service.storage.database import DatabaseRefused
-from service.storage.states import ModelRow, States, StatesCorrupt, StreamRow
+from service.storage.states import AnswerBlock, ModelRow, States, StatesCorrupt, StreamRow
 from service.storage.versions import Versions
 
-FLOW = ModelRow(1, "acme", "flow", '{"channels": ["x"]}', 40, 3, 2, False, 32)
-HEAT = ModelRow(2, "acme", "heat", "{}", 7, 1, 1, True, 7)
+FLOW = ModelRow(1, "acme", "flow", '{"channels": ["x"]}', 40, 3, 2, False, 32, 9)
+HEAT = ModelRow(2, "acme", "heat", "{}", 7, 1, 1, True, 7, 2500)
 
 
 def stream(model: int, number: int, last_seq: int = 5, last_time: float = 1.5e9) -> StreamRow:
     state = np.arange(6, dtype=np.float32).tobytes()
-    return StreamRow(model, number, f"pump-{number}", 1, last_seq, last_time, 2, state, b"\x01\x02")
+    return StreamRow(model, number, f"pump-{number}", 1, last_seq, last_time, 2, 4, 40, 0, state)
 
 
 @pytest.fixture
@@ -29,7 +31,9 @@ def states(tmp_path):
 
 def loaded(states: States):
     snapshot = states.load()
-    return snapshot.position, list(snapshot.models), list(snapshot.streams)
+    streams = [row for model in snapshot.models for row in states.by_number(model.model, range(3000))]
+    assert snapshot.streams == Counter(row.model for row in streams)
+    return snapshot.position, list(snapshot.models), streams
 
 
 def test_a_new_file_holds_an_empty_snapshot_at_position_zero(states):
@@ -75,11 +79,57 @@ def test_numpy_scalars_are_saved_as_numbers(states):
     assert loaded(states)[2] == [stream(1, 1, 5, 3.0)]
 
 
-def test_more_streams_than_one_page_are_all_loaded_in_order(states):
+def test_streams_are_found_by_id_and_by_number_however_many_are_asked_for(states):
     rows = [stream(1, number) for number in range(2500)]
-    states.save(10, [FLOW], reversed(rows))
+    states.save(10, [FLOW, HEAT], [*reversed(rows), stream(2, 7)])
 
-    assert loaded(states)[2] == rows
+    asked = [row.id for row in rows[3:1703]]
+    assert sorted(states.by_id(1, [*asked, "pump-unknown"]), key=lambda row: row.stream) == rows[3:1703]
+    assert states.by_number(1, [7, 2500, 8]) == [rows[7], rows[8]]
+    assert states.by_number(2, [7]) == [stream(2, 7)]
+    assert states.by_id(1, []) == []
+
+
+def test_pages_walk_over_all_streams_in_the_order_of_their_ids(states):
+    rows = [stream(1, number) for number in range(25)]
+    states.save(10, [FLOW, HEAT], [*rows, stream(2, 7)])
+
+    seen, after = [], ""
+    while page := states.page(1, after, 10):
+        seen += page
+        after = page[-1].id
+    assert seen == sorted(rows, key=lambda row: row.id)
+
+
+def test_the_id_of_a_deleted_stream_may_be_that_of_a_new_one(states):
+    states.save(10, [FLOW], [stream(1, 1)])
+    again = dataclasses.replace(stream(1, 2), id="pump-1")
+
+    states.save(20, [FLOW], [again], deleted=[(1, 1)])
+
+    assert loaded(states)[2] == [again]
+
+
+def test_answers_are_added_block_by_block_and_go_when_they_are_no_longer_kept(states):
+    blocks = [AnswerBlock(1, first, first + 10, b"%d" % first) for first in (0, 10, 20)]
+    states.save(10, [FLOW, HEAT], [], answers=[blocks[0], AnswerBlock(2, 0, 0, b"")])
+    states.save(20, [FLOW, HEAT], [], answers=blocks[1:], answers_start={1: 10})
+
+    assert states.load().answers == tuple(blocks[1:])
+
+    states.save(30, [HEAT], [])
+    assert states.load().answers == ()
+
+
+def test_streams_are_read_while_a_snapshot_is_being_written(states):
+    states.save(10, [FLOW], [stream(1, 1)])
+    reading = []
+    with states._database.transaction():  # a writer in the middle of its work
+        thread = threading.Thread(target=lambda: reading.append(states.by_id(1, ["pump-1"])))
+        thread.start()
+        thread.join(20)
+
+    assert reading == [[stream(1, 1)]]
 
 
 def test_a_save_that_fails_changes_nothing(states):

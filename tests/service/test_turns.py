@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.sequence import Answer
+from service.answers import Answer
 from service.serving import Fenced, Serving, Tick
 from service.sessions import Session, Sessions
 from tests.service.one_process import world
@@ -24,9 +24,9 @@ def steps(monkeypatch) -> list[list[str]]:
     seen: list[list[str]] = []
     step = Sessions.step
 
-    def record(self: Sessions, runner: Any, sessions: Any, *rest: Any) -> Any:
-        seen.append([session.id for session in sessions])
-        return step(self, runner, sessions, *rest)
+    def record(self: Sessions, runner: Any, rows: Any, *rest: Any) -> Any:
+        seen.append([self.table.ids[row] for row in np.atleast_1d(rows)])
+        return step(self, runner, rows, *rest)
 
     monkeypatch.setattr(Sessions, "step", record)
     return seen

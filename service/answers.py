@@ -1,0 +1,152 @@
+"""What a model's last ticks were answered, for ticks sent again: one log for all its streams, bounded by bytes.
+
+Columns instead of objects, so that a packed message is one append; the answers of one stream are a chain through it.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float32]
+Positions = NDArray[np.int64]
+
+LOG_BYTES = 16 << 20
+# At least so many: the largest `max_undurable`, and above the SDK's largest `in_flight`, so that the only stream of a
+# model never has to repeat a tick whose answer is gone. A busy neighbour shortens what is kept of a slow stream.
+KEPT_ANSWERS = 256
+FIRST_SIZE = 256
+LONGEST_WALK = 1024  # links followed for one repeated tick
+NONE = -1  # no position
+
+
+class Answer(NamedTuple):
+    """What a tick was answered, and what it said."""
+
+    seq: int
+    time: float  # event time, seconds; NaN: none
+    x: bytes  # C little-endian float32
+    y: bytes  # O little-endian float32
+    version: int
+    judged_through: int
+
+
+class AnswerLog:
+    """The last answers of one model, by position: 0, 1, 2 … in the order they were made.
+
+    A stream's caller keeps the position of its newest answer; each answer knows the one before it of its stream.
+    """
+
+    def __init__(self, channels: int, outputs: int, limit_bytes: int = LOG_BYTES) -> None:
+        self._kinds: dict[str, tuple[str, tuple[int, ...]]] = {
+            "stream": ("<u4", ()), "version": ("<u4", ()), "seq": ("<u8", ()), "judged": ("<u8", ()),
+            "offset": ("<u8", ()), "previous": ("<i8", ()), "time": ("<f8", ()), "x": ("<f4", (channels,)),
+            "y": ("<f4", (outputs,)),
+        }  # fmt: skip
+        self.entry_bytes = sum(np.dtype(kind).itemsize * int(np.prod(shape)) for kind, shape in self._kinds.values())
+        fitting = limit_bytes // self.entry_bytes
+        self.capacity = max(KEPT_ANSWERS, 1 << max(0, fitting.bit_length() - 1))
+        self.end = self._first = 0
+        self._allocate(min(FIRST_SIZE, self.capacity))
+
+    def _allocate(self, size: int) -> None:
+        self._size = size
+        self._columns: dict[str, NDArray[Any]] = {n: np.zeros((size, *s), k) for n, (k, s) in self._kinds.items()}
+
+    @property
+    def start(self) -> int:
+        """The oldest position that is kept."""
+        return max(self._first, self.end - self._size)
+
+    def append(self, n: int | None = None, **values: Any) -> int | Positions:
+        """Add n answers; returns their positions, end .. end + n − 1. None: one, and its position as an int.
+
+        values: for each column (stream, seq, time, x, y, version, judged, offset, previous) an array of n or what is
+        the same for all; for one, a scalar, or a row.
+        """
+        one, n = n is None, n or 1
+        while self.end + n > self._size < self.capacity:
+            self._grow()
+        position: Any = self.end if one else np.arange(self.end, self.end + n)
+        at = position & (self._size - 1)
+        for name, column in self._columns.items():
+            column[at] = values[name]
+        self.end += n
+        out: int | Positions = position
+        return out
+
+    def _grow(self) -> None:
+        """Double; every answer keeps its position."""
+        old, kept = self._columns, np.arange(self.start, self.end)
+        mask = self._size - 1
+        self._allocate(2 * self._size)
+        for name, column in old.items():
+            self._columns[name][kept & (self._size - 1)] = column[kept & mask]
+
+    def find(self, newest: int, seq: int) -> Answer | None:
+        """The answer to tick `seq` of the stream whose newest answer is at `newest`, if it is still kept."""
+        seqs, previous, mask = self._columns["seq"], self._columns["previous"], self._size - 1
+        position, start = newest, self.start
+        for _ in range(LONGEST_WALK):
+            if position < start:
+                return None
+            found = int(seqs[position & mask])
+            if found <= seq:
+                return self.at(position) if found == seq else None
+            position = int(previous[position & mask])
+        return None
+
+    def at(self, position: int) -> Answer:
+        """The answer at a kept position."""
+        i, c = position & (self._size - 1), self._columns
+        return Answer(
+            int(c["seq"][i]), float(c["time"][i]), c["x"][i].tobytes(), c["y"][i].tobytes(), int(c["version"][i]),
+            int(c["judged"][i]),
+        )  # fmt: skip
+
+    def chain(self, newest: int) -> list[Answer]:
+        """All kept answers of a stream, oldest first."""
+        answers, position = [], newest
+        while position >= self.start:
+            answers.append(self.at(position))
+            position = int(self._columns["previous"][position & (self._size - 1)])
+        return answers[::-1]
+
+    def judged_part(self, since: int, offset: int) -> tuple[int, NDArray[np.uint32], NDArray[np.uint64]]:
+        """Answers from position `since` whose journal offset is at most `offset`: where they end, streams and seqs."""
+        since = max(since, self.start)
+        at = np.arange(since, self.end) & (self._size - 1)
+        n = int(np.searchsorted(self._columns["offset"][at], offset, side="right"))  # offsets only grow
+        return since + n, self._columns["stream"][at[:n]], self._columns["seq"][at[:n]]
+
+    def judged_seq(self, newest: int, offset: int) -> int:
+        """The stream's newest kept tick whose journal offset is at most `offset`; 0 if there is none."""
+        c, mask, position = self._columns, self._size - 1, newest
+        while position >= self.start:
+            if int(c["offset"][position & mask]) <= offset:
+                return int(c["seq"][position & mask])
+            position = int(c["previous"][position & mask])
+        return 0
+
+    def pack(self, since: int) -> tuple[int, bytes]:
+        """Answers from `since` (or the oldest kept) to the end: first position, and their columns as bytes."""
+        first = max(since, self.start)
+        at = np.arange(first, self.end) & (self._size - 1)
+        return first, b"".join(column[at].tobytes() for column in self._columns.values())
+
+    def unpack(self, first: int, data: bytes) -> None:
+        """Append what `pack` gave. Raises ValueError for a length that does not fit, or a gap before it."""
+        n, rest = divmod(len(data), self.entry_bytes)
+        if rest or (self.end and first != self.end):
+            raise ValueError(f"answers from {first}: {len(data)} bytes, {self.entry_bytes} each, after {self.end}")
+        if not self.end:
+            self.end = self._first = first
+        values, at = {}, 0
+        for name, (kind, shape) in self._kinds.items():
+            column = np.frombuffer(data, kind, n * int(np.prod(shape)), at).reshape(n, *shape)
+            at += column.nbytes
+            values[name] = column
+        if n:
+            self.append(n, **values)

@@ -1,0 +1,118 @@
+"""The streams of one model that are in memory, as columns: one row each, rows reused. Numbers are never reused."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Rows = NDArray[np.intp]
+
+ABSENT = -1
+FIRST_ROWS = 16
+
+
+class StreamTable:
+    """Columns by row, and where each stream number has its row.
+
+    number · epoch, one higher at each takeover · last_seq, durable_seq · last_time, of the last tick that had one,
+    seconds since 1970, NaN: none · origin, see `Origin` · judged, seq through which labels are judged · last_offset,
+    the journal's after the last tick · newest, position of the last answer in the model's log, −1: none · touched,
+    clock seconds · owner, who has it open, 0: nobody · pinned: must stay in memory · changed since the last snapshot ·
+    state [rows, S]. Memory that no stream has used yet is not touched, so doubling costs none.
+    """
+
+    def __init__(self, state_size: int) -> None:
+        self._kinds: dict[str, tuple[Any, tuple[int, ...]]] = {
+            "number": (np.uint32, ()), "epoch": (np.uint64, ()), "last_seq": (np.uint64, ()),
+            "durable_seq": (np.uint64, ()), "last_time": (np.float64, ()), "origin": (np.uint8, ()),
+            "judged": (np.uint64, ()), "last_offset": (np.uint64, ()), "newest": (np.int64, ()),
+            "touched": (np.float64, ()), "owner": (np.int32, ()), "pinned": (np.bool_, ()), "changed": (np.bool_, ()),
+            "state": (np.float32, (state_size,)),
+        }  # fmt: skip
+        self.number: NDArray[np.uint32]
+        self.epoch: NDArray[np.uint64]
+        self.last_seq: NDArray[np.uint64]
+        self.durable_seq: NDArray[np.uint64]
+        self.last_time: NDArray[np.float64]
+        self.origin: NDArray[np.uint8]
+        self.judged: NDArray[np.uint64]
+        self.last_offset: NDArray[np.uint64]
+        self.newest: NDArray[np.int64]
+        self.touched: NDArray[np.float64]
+        self.owner: NDArray[np.int32]
+        self.pinned: NDArray[np.bool_]
+        self.changed: NDArray[np.bool_]
+        self.state: NDArray[np.float32]
+        for name, (kind, shape) in self._kinds.items():
+            setattr(self, name, np.zeros((FIRST_ROWS, *shape), kind))
+        self.ids: list[str] = [""] * FIRST_ROWS
+        self.by_id: dict[str, int] = {}  # rows
+        self.removals = 0  # what was read from disk before the last of them may be out of date
+        self._free: list[int] = []
+        self._used = 0
+        self._row_of = np.full(FIRST_ROWS, ABSENT, np.int32)  # by number
+
+    def __len__(self) -> int:
+        return len(self.by_id)
+
+    def row_of(self, number: int) -> int:
+        """The row of a stream number, −1 if it is not in memory."""
+        return int(self._row_of[number]) if number < len(self._row_of) else ABSENT
+
+    def rows_of(self, numbers: NDArray[np.uint32]) -> Rows:
+        """Rows of stream numbers, −1 where one is not in memory; new."""
+        known = numbers < len(self._row_of)
+        if known.all():
+            return self._row_of[numbers].astype(np.intp)
+        rows: Rows = np.full(len(numbers), ABSENT, np.intp)
+        rows[known] = self._row_of[numbers[known]]
+        return rows
+
+    def add(self, id: str, number: int, epoch: int, now: float) -> int:
+        """A new row with an empty state; returns it."""
+        if self._free:
+            row = self._free.pop()
+        else:
+            if self._used == len(self.number):
+                self._grow()
+            row = self._used
+            self._used += 1
+        for name in self._kinds:
+            getattr(self, name)[row] = 0
+        self.number[row], self.epoch[row], self.touched[row] = number, epoch, now
+        self.last_time[row], self.newest[row] = np.nan, ABSENT
+        self.ids[row] = id
+        self.by_id[id] = row
+        if number >= len(self._row_of):
+            longer = np.full(max(2 * len(self._row_of), number + 1), ABSENT, np.int32)
+            longer[: len(self._row_of)] = self._row_of
+            self._row_of = longer
+        self._row_of[number] = row
+        return row
+
+    def remove(self, row: int) -> None:
+        """Take a row out of memory; it will be another stream's."""
+        self._row_of[self.number[row]] = ABSENT
+        del self.by_id[self.ids[row]]
+        self.ids[row] = ""
+        self.removals += 1
+        self.changed[row] = self.pinned[row] = False
+        self._free.append(row)
+
+    def rows(self) -> Rows:
+        """All rows in use, in no order; new."""
+        return np.fromiter(self.by_id.values(), np.intp, len(self.by_id))
+
+    def changed_rows(self) -> Rows:
+        """Rows changed since the last snapshot, ascending; new."""
+        return np.flatnonzero(self.changed[: self._used])
+
+    def _grow(self) -> None:
+        old = len(self.number)
+        for name, (kind, shape) in self._kinds.items():
+            longer = np.zeros((2 * old, *shape), kind)
+            longer[:old] = getattr(self, name)
+            setattr(self, name, longer)
+        self.ids += [""] * old
