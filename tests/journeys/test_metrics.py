@@ -17,8 +17,11 @@ from tests.journeys.processes import trainer_of
 from tests.journeys.raw import DEADLINE_S, RawStream
 from tests.journeys.scraped import Scraped, get, scrape, scraped_until
 
-# Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced.
-SETTINGS = {"comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "snapshot_s": 0.2}
+# Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced; a stream
+# that is not open soon leaves memory.
+SETTINGS = {
+    "comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "snapshot_s": 0.2, "idle_s": 0.2,
+}  # fmt: skip
 
 MODEL = "moving"
 STREAM = "needle-7f3a"
@@ -27,7 +30,8 @@ MOVES = [
     # serving
     "freshet_message_queue_seconds_count", "freshet_step_seconds_count", "freshet_message_seconds_count",
     "freshet_batch_rows_count", "freshet_ticks_total", "freshet_ticks_repeated_total", "freshet_ticks_refused_total",
-    "freshet_staleness_labels_count", "freshet_streams", "freshet_streams_open", "freshet_event_loop_lag_seconds_count",
+    "freshet_staleness_labels_count", "freshet_streams", "freshet_streams_open", "freshet_streams_resident",
+    "freshet_streams_evicted_total", "freshet_event_loop_lag_seconds_count",
     # journal and snapshots
     "freshet_journal_commit_seconds_count", "freshet_journal_durable_lag_seconds_count",
     "freshet_journal_position_bytes", "freshet_snapshot_seconds_count",
