@@ -80,7 +80,8 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     await learns_on(server, client)
 
     async with RawStream(channel, MODEL, "another"):
-        after = await scraped_until(server.http, lambda seen: sum(endings(seen).values()) == 4)
+        await scraped_until(server.http, lambda seen: sum(endings(seen).values()) == 4)
+        after = await scraped_until(server.http, lambda seen: seen.total("freshet_streams_evicted_total") > 0)
     still = [name for name in MOVES if after.total(name) == before.total(name)]
     assert not still
     known = {name.removesuffix("_total") for name in after.families}
