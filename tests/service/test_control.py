@@ -307,7 +307,7 @@ async def test_a_model_created_with_weights_is_recovered_with_them(tmp_path):
 
     async with world(tmp_path / "data") as again:
         model = again.serving.model("flow")
-        assert [a.y for a in model.by_id["pump"].answers] == [a.y for a in answers]
+        assert [a.y for a in model.session("pump").answers] == [a.y for a in answers]
         assert (model.champion, model.anchor, model.judged_offset) == (1, 1, judged)
 
 
