@@ -1,4 +1,4 @@
-"""People's control over models: create, promote, roll back, pause, resume. Each is journaled and on disk on return.
+"""People's control over models: create, import, promote, roll back, pause, resume. On disk on return, and journaled.
 
 Every method may be repeated: what is so already is answered as it is, without another record.
 """
@@ -8,17 +8,18 @@ from __future__ import annotations
 import asyncio
 from hashlib import sha256
 
+from model.importing import check_step
 from model.network import Network
 from model.spec import ModelSpec
 from service import events as ev
 from service import limits
-from service.engine import BadVersion
-from service.errors import Invalid, NotFound
-from service.export import Array, read_weights
+from service.engine import PARITY, BadVersion, StepSession, parity
+from service.errors import Exhausted, Invalid, NotFound
+from service.export import Array, Canary, Export, export, read_weights
 from service.names import check_model_name
 from service.publisher import Publisher, Return
 from service.records import Paused, Promote, Resumed, Rollback
-from service.serving import Serving
+from service.serving import Serving, new_version
 from service.sessions import Sessions
 from service.storage.versions import Version, VersionMissing
 
@@ -46,6 +47,40 @@ class Control:
             return await self._serving.create_model(name, spec, flat)
         except BadVersion as bad:
             raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
+
+    async def import_version(self, name: str, weights: bytes, digest: str, onnx: bytes = b"") -> Version:
+        """Store a version that does not serve yet. The same weights again are the version that they are already.
+
+        weights: safetensors; digest: their sha256, hex; onnx: their graph, to be compared with the one made here.
+        """
+        self._serving.check_open()
+        model = self._serving.model(name)
+        check_digest("digest", digest, weights)
+        before = self._serving.versions.pinned(model.number)
+        if len(before) >= limits.MAX_PINNED:
+            remedy = f"the model keeps {len(before)} versions for good, its limit: create another from these weights"
+            raise Exhausted("name", name, remedy)
+        version = await asyncio.to_thread(self._import, model, weights, onnx)
+        if version.number not in before:
+            offset = self._serving.journal.offset(model.number)
+            self._serving.emit(model, ev.IMPORTED, offset, version.number, BY_HAND)
+        return version
+
+    def _import(self, model: Sessions, weights: bytes, onnx: bytes) -> Version:
+        """In a thread: check everything, then store."""
+        serving, network = self._serving, model.network
+        made = export(network, network.weights(checked_weights(network, weights)))
+        try:
+            _, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+        except BadVersion as bad:
+            raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
+        if onnx:
+            check_graph(onnx, made)
+        numbers = {"parity_error": error}
+        # Learned from none of this model's records: offset 0, which also tells the same weights again.
+        version = new_version(model.number, model.champion, 0, made.onnx, made.weights, serving.wall(), numbers)
+        number = serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
+        return serving.versions.get(model.number, number)
 
     async def promote(self, name: str, number: int) -> Sessions:
         """A kept version serves from here on, is the anchor, and learning goes on from its weights."""
@@ -98,6 +133,17 @@ class Control:
             serving.emit(model, ev.PAUSED if paused else ev.RESUMED, end, model.champion, BY_HAND)
         await serving.journal.flush()
         return model
+
+
+def check_graph(onnx: bytes, made: Export) -> None:
+    """Raises Invalid unless a graph is that of the weights: made alike, and answering alike. Reads no other file."""
+    try:
+        check_step(onnx, made.onnx)
+        error = parity(StepSession(onnx), Canary.unpack(made.canary))
+        if not error <= PARITY:
+            raise BadVersion(f"it answers otherwise than the weights, by {error:.1e}, allowed {PARITY:.0e}")
+    except (ValueError, BadVersion) as error:
+        raise Invalid("onnx", f"{len(onnx)} bytes", f"{error}; send the .onnx of these weights, or none") from error
 
 
 def check_digest(field: str, digest: str, data: bytes) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED = range(1, 9)
+CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED = range(1, 11)
 QUEUE = 1024
+REMEMBERED = 128  # events of each model
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,23 +26,36 @@ class Event:
 
 
 class Events:
-    """Passes events on to every open watch."""
+    """Passes events on to every open watch, and remembers the last ones of each model."""
 
     def __init__(self) -> None:
         self._watchers: set[asyncio.Queue[Event | None]] = set()
+        self._recent: dict[str, deque[Event]] = {}
 
     def emit(self, event: Event) -> None:
-        """Tell every watcher; a full queue loses its oldest event."""
+        """Tell every watcher; a full queue loses its oldest event. A model that is deleted is forgotten."""
+        if event.kind == DELETED:
+            self._recent.pop(event.model, None)
+        else:
+            self._recent.setdefault(event.model, deque(maxlen=REMEMBERED)).append(event)
         for queue in self._watchers:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(event)
 
-    async def watch(self, model: str) -> AsyncIterator[Event]:
-        """Events from now on of one model, or of all for an empty name; ends when the service does."""
+    def recent(self, model: str, n: int) -> list[Event]:
+        """The last `n` events that are remembered of one model, or of all for an empty name, oldest first."""
+        rings = self._recent.values() if not model else [self._recent.get(model, ())]
+        return sorted((event for ring in rings for event in ring), key=lambda event: event.time)[-n:] if n else []
+
+    async def watch(self, model: str, recent: int = 0) -> AsyncIterator[Event]:
+        """The `recent` events and those from now on of one model, or of all for an empty name; ends when the service
+        does."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
         self._watchers.add(queue)
         try:
+            for past in self.recent(model, recent):
+                yield past
             while (event := await queue.get()) is not None:
                 if not model or event.model == model:
                     yield event

@@ -14,6 +14,8 @@ MAX_PARAMETERS = 8_000_000
 MAX_UNROLLED = 1 << 19
 # Labels that one row of an update's window has room for: 32 rows of labels, mask and forecasts stay below 1 GB.
 MAX_LABELS = 1 << 21
+# Versions that a model keeps for good: the first, those imported, promoted, returned to. With more, none is imported.
+MAX_PINNED = 256
 # Ticks of one labelled window, where MAX_UNROLLED and MAX_LABELS allow as many.
 MAX_WINDOW_STEPS = 4096
 # Senders of windows that a model remembers: for each, the number of its last window.

@@ -151,8 +151,8 @@ class Serving:
         made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
         session, error = self.engine.prepare(made.onnx, Canary.unpack(made.canary))
         version = new_version(model.number, 0, 0, made.onnx, made.weights, self.wall(), {"parity_error": error})
-        number = self.versions.add(version, made.onnx, made.weights, made.canary)
-        self.versions.pin(model.number, number)  # the gate's anchor until it has chosen one
+        # Pinned: it is the gate's anchor until that has chosen one.
+        number = self.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
         return self.versions.get(model.number, number), session
 
     def emit(

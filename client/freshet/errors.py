@@ -141,6 +141,8 @@ def from_rpc(error: Failed) -> FreshetError:
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
         return InvalidArgument(text, *_violation(details))
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        if "larger than max" in text:  # gRPC's own words, of a server that takes no such message
+            text += "; start the server with a larger --max-message-bytes"
         exhausted = ResourceExhausted(text, code)
         exhausted.retry_delay_s = _retry_delay_s(details)
         return exhausted

@@ -126,6 +126,14 @@ class Models(Calls):
 
     # --- watch
 
+    async def history(self, name: str = "", events: int = 50) -> list[models_pb2.ModelEvent]:
+        """The last events of one model (empty: of all) that the server remembers since its start, oldest first."""
+        request = models_pb2.WatchRequest(name=name, recent=events, recent_only=True)
+        try:
+            return [event async for event in self._models.Watch(request, timeout=self._timeout_s)]
+        except grpc.aio.AioRpcError as error:
+            raise from_rpc(error) from error
+
     async def watch(self, name: str = "", *, give_up_s: float = 60.0) -> AsyncIterator[models_pb2.ModelEvent]:
         """Events of one model (empty: of all) as they happen, until the loop is left.
 

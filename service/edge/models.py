@@ -57,6 +57,12 @@ class Models(models_pb2_grpc.ModelsServicer):
                 version=wire.version_message(version), onnx=blobs.onnx, weights=blobs.weights
             )
 
+    async def Import(self, request: models_pb2.ImportRequest, context: Any) -> models_pb2.Version:
+        """Answers once the version is stored; it serves when it is promoted."""
+        async with statuses(context):
+            version = await self._control.import_version(request.name, request.weights, request.digest, request.onnx)
+            return wire.version_message(version)
+
     async def Promote(self, request: models_pb2.PromoteRequest, context: Any) -> models_pb2.Model:
         """Answers once it is on disk; from the swap on, every forecast is the version's."""
         async with statuses(context):
@@ -78,11 +84,16 @@ class Models(models_pb2_grpc.ModelsServicer):
             return self._message(await self._control.resume(request.name))
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> AsyncIterator[models_pb2.ModelEvent]:
-        """Events from now on, until the client leaves."""
+        """Recent events if asked, then those from now on, until the client leaves."""
         async with statuses(context):
             if request.name:
                 self._serving.model(request.name)
             await context.send_initial_metadata(())  # tells the client that events from here on will come
-            async for event in self._serving.events.watch(request.name):
+            events = self._serving.events
+            if request.recent_only:
+                for event in events.recent(request.name, request.recent):
+                    yield wire.event_message(event)
+                return
+            async for event in events.watch(request.name, request.recent):
                 yield wire.event_message(event)
             raise Unavailable("service", "draining", "watch again in a moment", retry_s=1.0)

@@ -65,8 +65,8 @@ class Versions:
         """Open or make it. Raises DatabaseRefused for a file that is something else."""
         self._database = Database(path, FORMAT_VERSION, _SCHEMA)
 
-    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes) -> int:
-        """Store a version, durable on return; returns its number.
+    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
+        """Store a version, durable on return, pinned (see `pin`) if asked; returns its number.
 
         Idempotent by (model, offset, digest): what is there already keeps its number and facts. With number 0 it gets
         the model's next; numbers are never used twice, pruned or not.
@@ -83,13 +83,14 @@ class Versions:
             found = sql.execute(
                 'SELECT number FROM versions WHERE model = ? AND "offset" = ? AND digest = ?', key
             ).fetchone()
-            if found:
-                return int(found[0])
-            number = _next_number(sql, version)
-            sql.execute(
-                f"INSERT INTO versions ({_FACTS}, canary_digest, onnx, weights, canary) VALUES ({'?, ' * 13}?)",
-                (*_facts(replace(version, number=number)), _digest(canary), onnx, weights, canary),
-            )
+            number = int(found[0]) if found else _next_number(sql, version)
+            if not found:
+                sql.execute(
+                    f"INSERT INTO versions ({_FACTS}, canary_digest, onnx, weights, canary) VALUES ({'?, ' * 13}?)",
+                    (*_facts(replace(version, number=number)), _digest(canary), onnx, weights, canary),
+                )
+            if pinned:
+                sql.execute("INSERT OR IGNORE INTO pins VALUES (?, ?)", (version.model, number))
             return number
 
     def get(self, model: int, number: int) -> Version:
@@ -137,6 +138,11 @@ class Versions:
         self.get(model, number)
         with self._database.transaction() as sql:
             sql.execute("INSERT OR IGNORE INTO pins VALUES (?, ?)", (model, number))
+
+    def pinned(self, model: int) -> set[int]:
+        """Numbers of the model's versions that are kept for good."""
+        with self._database.transaction() as sql:
+            return {row[0] for row in sql.execute("SELECT number FROM pins WHERE model = ?", (model,))}
 
     def prune(self, model: int, keep: Set[int]) -> int:
         """Delete the model's versions that are neither in `keep` nor pinned; returns how many.

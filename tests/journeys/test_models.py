@@ -96,7 +96,9 @@ async def test_the_first_version_has_no_parent_and_is_the_initial_weights(client
     assert not version.HasField("loss")
 
 
-@pytest.mark.parametrize("method", ["Get", "Versions", "Export", "Watch", "Promote", "Rollback", "Pause", "Resume"])
+@pytest.mark.parametrize(
+    "method", ["Get", "Versions", "Export", "Watch", "Import", "Promote", "Rollback", "Pause", "Resume"]
+)
 async def test_every_method_names_the_model_it_does_not_find(channel, method):
     call = getattr(models_pb2_grpc.ModelsStub(channel), method)
     request = getattr(models_pb2, f"{method}Request", None) or getattr(models_pb2, f"{method}ModelRequest")
@@ -221,7 +223,6 @@ UNBUILT = {
     "Streams.List": (streams_pb2_grpc.StreamsStub, streams_pb2.ListStreamsRequest()),
     "Training.Quarantine": (training_pb2_grpc.TrainingStub, training_pb2.QuarantineRequest()),
     "Training.Replay": (training_pb2_grpc.TrainingStub, training_pb2.ReplayRequest()),
-    "Models.Import": (models_pb2_grpc.ModelsStub, models_pb2.ImportRequest()),
     "Models.Delete": (models_pb2_grpc.ModelsStub, models_pb2.DeleteModelRequest()),
 }
 BUILT = {
@@ -233,6 +234,7 @@ BUILT = {
     "Models.Export",
     "Models.Watch",
     "Training.Learn",
+    "Models.Import",
     "Models.Promote",
     "Models.Rollback",
     "Models.Pause",

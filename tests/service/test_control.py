@@ -8,13 +8,16 @@ from hashlib import sha256
 
 import numpy as np
 import pytest
+from onnx import ModelProto, TensorProto
 
 from model.spec import ModelSpec
 from service import events as ev
+from service import limits
 from service.engine import Engine
-from service.errors import AlreadyExists, Invalid, NotFound, Unavailable
+from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavailable
 from service.export import export, pack_weights, read_weights
 from service.records import Kind, ModelCreate, Swap
+from service.storage.versions import Version
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -58,6 +61,19 @@ class Told:
 
     def __call__(self) -> list[tuple[int, int, str]]:
         return [(e.kind, e.version, e.reason) for e in self.events]
+
+
+BAD_WEIGHTS = {
+    "a wrong digest": (lambda n, w: (pack_weights(n, w), "0" * 64), "weights_digest", "the sha256 of these"),
+    "no digest": (lambda n, w: (pack_weights(n, w), ""), "weights_digest", "send the weights again"),
+    "a digest and nothing else": (lambda n, w: (b"", "0" * 64), "weights", "give the weights"),
+    "text": (lambda n, w: b"hello", "weights", "not a weights file"),
+    "a NaN": (lambda n, w: pack_weights(n, np.where(np.arange(w.size) == 5, np.nan, w)), "weights", "not finite"),
+    "an infinity": (lambda n, w: pack_weights(n, np.where(np.arange(w.size) == 5, np.inf, w)), "weights", "not finite"),
+    "float64": (lambda n, w: pack_weights(n, w.astype(np.float64)), "weights", "float64"),
+    "half a file": (lambda n, w: pack_weights(n, w)[:-100], "weights", "not a weights file"),
+    "values that overflow": (lambda n, w: pack_weights(n, np.full_like(w, 3e38)), "weights", "no forecaster"),
+}
 
 
 # ---- promote and roll back
@@ -219,6 +235,136 @@ async def test_nothing_is_promoted_while_the_server_leaves(tmp_path):
         assert (model.champion, model.paused) == (3, False)
 
 
+# ---- import
+
+
+async def imported(live: World, model, data: bytes, onnx: bytes = b"", digest: str = "") -> Version:
+    return await live.control.import_version(model.name, data, digest or sha256(data).hexdigest(), onnx)
+
+
+async def test_an_imported_version_waits_for_its_promotion_and_then_serves_and_learns_on(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 3)
+        told = Told(live, monkeypatch)
+        flat = some_weights(model, 9)
+        made = export(model.network, model.network.weights(flat))
+
+        version = await imported(live, model, made.weights, made.onnx)
+
+        assert (version.number, version.parent, version.offset, model.champion) == (4, 3, 0, 3)
+        assert version.digest == sha256(made.onnx).hexdigest()
+        assert 0 <= version.parity_error <= 1e-5
+        assert told() == [(ev.IMPORTED, 4, "by hand")]
+        await live.control.promote("flow", 4)
+        assert (await live.tick(model, session, 1.0)).version == 4
+        await live.server.journal.flush()
+        chunks = replay.survivors(tmp_path / "data", tmp_path / "copy")
+        expected = replay.served(chunks, replay.Files.of(tmp_path / "data")).answers
+        assert session.answers[-1].y == expected["pump", session.last_seq].y.tobytes()
+        await live.learn()
+        assert live.serving.versions.get(1, model.champion).parent == 4
+
+
+async def test_the_same_weights_are_imported_once(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 3)
+        data = pack_weights(model.network, some_weights(model, 9))
+        told = Told(live, monkeypatch)
+
+        first, again = await imported(live, model, data), await imported(live, model, data)
+        original = await imported(live, model, live.serving.versions.blobs(1, 1).weights)
+
+        assert first == again
+        assert original.number == 1, "what the model began with is there already"
+        assert len(told()) == 1
+        assert len(live.serving.versions.list(1)) == 4
+
+
+async def test_an_imported_version_outlives_the_versions_that_come_and_go_until_somebody_promotes_it(tmp_path):
+    async with world(tmp_path / "data", keep_versions=1) as live:
+        model, session = await published(live, 2)
+        kept = await imported(live, model, pack_weights(model.network, some_weights(model, 9)))
+        for n in range(12):
+            await live.tick(model, session, float(n))
+            await live.publish(model, n)
+            await live.verdict(model, "veto", rollback=model.champion)
+            await live.learn()
+            live.trainer._save()
+            await live.learn()
+            await live.snapshot()
+            await live.snapshot()
+
+        await live.control.promote("flow", kept.number)
+
+        assert (await live.tick(model, session, 1.0)).version == kept.number
+
+
+BAD_IMPORTS = {
+    name: (make, {"weights_digest": "digest"}.get(field, field), remedy)
+    for name, (make, field, remedy) in BAD_WEIGHTS.items()
+}
+
+
+@pytest.mark.parametrize("case", BAD_IMPORTS)
+async def test_bad_weights_are_refused_by_field_and_no_version_is_made(tmp_path, case):
+    make, field, remedy = BAD_IMPORTS[case]
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 2)
+        made = make(model.network, some_weights(model))
+        data, digest = made if isinstance(made, tuple) else (made, sha256(made).hexdigest())
+
+        with pytest.raises(Invalid, match=remedy) as refused:
+            await live.control.import_version("flow", data, digest)
+
+        assert refused.value.field == field
+        assert len(live.serving.versions.list(1)) == 2
+
+
+def other_answers(model) -> bytes:
+    return export(model.network, model.network.weights(some_weights(model, 10))).onnx
+
+
+def external(model) -> bytes:
+    graph = ModelProto.FromString(other_answers(model))
+    tensor = graph.graph.initializer[0]
+    tensor.data_location, tensor.name = TensorProto.EXTERNAL, "secret"
+    entry = tensor.external_data.add()
+    entry.key, entry.value = "location", "secret.bin"
+    return graph.SerializeToString()
+
+
+BAD_GRAPHS = {
+    "other answers": (other_answers, "it answers otherwise than the weights, by .*, allowed 1e-05; send the .onnx of"),
+    "external data": (external, "tensor 'secret' keeps its data in another file: save it inside the .onnx"),
+    "no graph": (lambda model: b"nonsense", "send the .onnx of these weights, or none"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_GRAPHS)
+async def test_a_graph_that_is_not_that_of_the_weights_is_refused(tmp_path, monkeypatch, case):
+    make, remedy = BAD_GRAPHS[case]
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secret.bin").write_bytes(bytes(4096))  # never read
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 2)
+
+        with pytest.raises(Invalid, match=remedy) as refused:
+            await imported(live, model, pack_weights(model.network, some_weights(model, 9)), make(model))
+
+        assert refused.value.field == "onnx"
+        assert len(live.serving.versions.list(1)) == 2
+
+
+async def test_no_more_versions_are_imported_than_a_model_keeps_for_good(tmp_path, monkeypatch):
+    monkeypatch.setattr(limits, "MAX_PINNED", 2)
+    async with world(tmp_path / "data") as live:
+        model, _ = await published(live, 2)
+        await imported(live, model, pack_weights(model.network, some_weights(model, 9)))
+
+        with pytest.raises(Exhausted, match="keeps 2 versions for good, its limit"):
+            await imported(live, model, pack_weights(model.network, some_weights(model, 10)))
+
+
 # ---- pause and resume
 
 
@@ -309,19 +455,6 @@ async def test_a_model_created_with_weights_is_recovered_with_them(tmp_path):
         model = again.serving.model("flow")
         assert [a.y for a in model.session("pump").answers] == [a.y for a in answers]
         assert (model.champion, model.anchor, model.judged_offset) == (1, 1, judged)
-
-
-BAD_WEIGHTS = {
-    "a wrong digest": (lambda n, w: (pack_weights(n, w), "0" * 64), "weights_digest", "the sha256 of these"),
-    "no digest": (lambda n, w: (pack_weights(n, w), ""), "weights_digest", "send the weights again"),
-    "a digest and nothing else": (lambda n, w: (b"", "0" * 64), "weights", "give the weights"),
-    "text": (lambda n, w: b"hello", "weights", "not a weights file"),
-    "a NaN": (lambda n, w: pack_weights(n, np.where(np.arange(w.size) == 5, np.nan, w)), "weights", "not finite"),
-    "an infinity": (lambda n, w: pack_weights(n, np.where(np.arange(w.size) == 5, np.inf, w)), "weights", "not finite"),
-    "float64": (lambda n, w: pack_weights(n, w.astype(np.float64)), "weights", "float64"),
-    "half a file": (lambda n, w: pack_weights(n, w)[:-100], "weights", "not a weights file"),
-    "values that overflow": (lambda n, w: pack_weights(n, np.full_like(w, 3e38)), "weights", "no forecaster"),
-}
 
 
 @pytest.mark.parametrize("case", BAD_WEIGHTS)

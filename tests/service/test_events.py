@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.events import CREATED, PUBLISHED, QUEUE, Event, Events
+from service.events import CREATED, DELETED, PUBLISHED, QUEUE, REMEMBERED, Event, Events
 
 
 def event(number: int, model: str = "m", kind: int = PUBLISHED) -> Event:
@@ -95,3 +95,32 @@ async def test_a_watcher_that_left_is_forgotten():
     await watch.aclose()  # type: ignore[attr-defined]
 
     assert not events._watchers
+
+
+def test_the_last_events_of_a_model_are_remembered_until_it_is_deleted():
+    events = Events()
+    for number in range(REMEMBERED + 10):
+        events.emit(event(number, "mine"))
+        events.emit(event(number, "other"))
+
+    assert [e.version for e in events.recent("mine", 3)] == [REMEMBERED + 7, REMEMBERED + 8, REMEMBERED + 9]
+    assert len(events.recent("mine", 10**6)) == REMEMBERED
+    assert [(e.model, e.version) for e in events.recent("", 2)] == [
+        ("mine", REMEMBERED + 9),
+        ("other", REMEMBERED + 9),
+    ]
+    assert events.recent("mine", 0) == events.recent("nobody", 5) == []
+    events.emit(event(1, "mine", DELETED))
+    assert events.recent("mine", 5) == []
+
+
+async def test_a_watch_may_begin_with_what_was_and_misses_nothing_in_between():
+    events = Events()
+    for number in (1, 2, 3):
+        events.emit(event(number))
+
+    watch = events.watch("m", recent=2)
+    first = await anext(watch)
+    events.emit(event(4))
+
+    assert [first.version, (await anext(watch)).version, (await anext(watch)).version] == [2, 3, 4]

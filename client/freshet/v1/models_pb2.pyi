@@ -313,7 +313,7 @@ class ImportRequest(_message.Message):
     """sha256 of `weights`, hex."""
     onnx: _builtins.bytes
     """The .onnx that goes with them; optional. It is not served (the server makes its own from the weights) but checked:
-    no external data, and the same answers.
+    no external data, the same graph but for its constants, and the same answers.
     """
     def __init__(
         self,
@@ -453,16 +453,26 @@ class WatchRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    RECENT_ONLY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Empty: all models."""
+    recent: _builtins.int
+    """First, up to so many of the events before now, oldest first: the server remembers the last 128 of each model since
+    its start.
+    """
+    recent_only: _builtins.bool
+    """End after those."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        recent: _builtins.int = ...,
+        recent_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "recent", b"recent", "recent_only", b"recent_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -491,6 +501,10 @@ class ModelEvent(_message.Message):
         """labels were left out of learning by a recorded decision"""
         ANCHORED: ModelEvent._Kind.ValueType  # 8
         """a version has proved itself"""
+        IMPORTED: ModelEvent._Kind.ValueType  # 9
+        """a version was added from outside; it does not serve yet"""
+        DELETED: ModelEvent._Kind.ValueType  # 10
+        """the model is gone"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: ModelEvent.Kind.ValueType  # 0
@@ -506,6 +520,10 @@ class ModelEvent(_message.Message):
     """labels were left out of learning by a recorded decision"""
     ANCHORED: ModelEvent.Kind.ValueType  # 8
     """a version has proved itself"""
+    IMPORTED: ModelEvent.Kind.ValueType  # 9
+    """a version was added from outside; it does not serve yet"""
+    DELETED: ModelEvent.Kind.ValueType  # 10
+    """the model is gone"""
 
     @_typing.final
     class NumbersEntry(_message.Message):

@@ -100,7 +100,8 @@ class ModelsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Create(self, request, context):
-        """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS.
+        """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS. So do
+        weights, where some are given, that are not those that it began with.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -133,21 +134,23 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request, context):
-        """Add a version from weights of the same spec. It does not serve until it is promoted.
+        """Add a version from weights of the same spec. It does not serve until it is promoted, and is kept until then. The
+        same weights again answer the version that they are already.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Put a kept version into service by hand; learning goes on from its weights.
+        """Put a kept version into service by hand: it is the anchor, and learning goes on from its weights. What serves
+        and is the anchor already stays as it is.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Return serving and learning to an earlier version.
+        """Return serving and learning to an earlier version; nothing is published until some labels are learned again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -167,7 +170,8 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Missing associated documentation comment in .proto file."""
+        """The model, its streams and its versions are gone for good; its open streams end with NOT_FOUND. The name is free.
+        """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')

@@ -32,7 +32,9 @@ class ModelsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelsAsyncStub: ...
     Create: _grpc.UnaryUnaryMultiCallable[_models_pb2.CreateModelRequest, _models_pb2.Model]
-    """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS."""
+    """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS. So do
+    weights, where some are given, that are not those that it began with.
+    """
     Get: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]
     List: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
     Versions: _grpc.UnaryUnaryMultiCallable[_models_pb2.VersionsRequest, _models_pb2.VersionsResponse]
@@ -40,15 +42,20 @@ class ModelsStub:
     Export: _grpc.UnaryUnaryMultiCallable[_models_pb2.ExportRequest, _models_pb2.ExportResponse]
     """A version's file: the .onnx is the whole forecaster, scaler and head inside."""
     Import: _grpc.UnaryUnaryMultiCallable[_models_pb2.ImportRequest, _models_pb2.Version]
-    """Add a version from weights of the same spec. It does not serve until it is promoted."""
+    """Add a version from weights of the same spec. It does not serve until it is promoted, and is kept until then. The
+    same weights again answer the version that they are already.
+    """
     Promote: _grpc.UnaryUnaryMultiCallable[_models_pb2.PromoteRequest, _models_pb2.Model]
-    """Put a kept version into service by hand; learning goes on from its weights."""
+    """Put a kept version into service by hand: it is the anchor, and learning goes on from its weights. What serves
+    and is the anchor already stays as it is.
+    """
     Rollback: _grpc.UnaryUnaryMultiCallable[_models_pb2.RollbackRequest, _models_pb2.Model]
-    """Return serving and learning to an earlier version."""
+    """Return serving and learning to an earlier version; nothing is published until some labels are learned again."""
     Pause: _grpc.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]
     """Stop learning; serving goes on."""
     Resume: _grpc.UnaryUnaryMultiCallable[_models_pb2.ResumeRequest, _models_pb2.Model]
     Delete: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]
+    """The model, its streams and its versions are gone for good; its open streams end with NOT_FOUND. The name is free."""
     Watch: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]
     """Events as they happen, until the client leaves."""
 
@@ -56,7 +63,9 @@ class ModelsStub:
 class ModelsAsyncStub(ModelsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.UnaryUnaryMultiCallable[_models_pb2.CreateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
-    """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS."""
+    """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS. So do
+    weights, where some are given, that are not those that it began with.
+    """
     Get: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
     Versions: _aio.UnaryUnaryMultiCallable[_models_pb2.VersionsRequest, _models_pb2.VersionsResponse]  # type: ignore[assignment]
@@ -64,15 +73,20 @@ class ModelsAsyncStub(ModelsStub):
     Export: _aio.UnaryUnaryMultiCallable[_models_pb2.ExportRequest, _models_pb2.ExportResponse]  # type: ignore[assignment]
     """A version's file: the .onnx is the whole forecaster, scaler and head inside."""
     Import: _aio.UnaryUnaryMultiCallable[_models_pb2.ImportRequest, _models_pb2.Version]  # type: ignore[assignment]
-    """Add a version from weights of the same spec. It does not serve until it is promoted."""
+    """Add a version from weights of the same spec. It does not serve until it is promoted, and is kept until then. The
+    same weights again answer the version that they are already.
+    """
     Promote: _aio.UnaryUnaryMultiCallable[_models_pb2.PromoteRequest, _models_pb2.Model]  # type: ignore[assignment]
-    """Put a kept version into service by hand; learning goes on from its weights."""
+    """Put a kept version into service by hand: it is the anchor, and learning goes on from its weights. What serves
+    and is the anchor already stays as it is.
+    """
     Rollback: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackRequest, _models_pb2.Model]  # type: ignore[assignment]
-    """Return serving and learning to an earlier version."""
+    """Return serving and learning to an earlier version; nothing is published until some labels are learned again."""
     Pause: _aio.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Stop learning; serving goes on."""
     Resume: _aio.UnaryUnaryMultiCallable[_models_pb2.ResumeRequest, _models_pb2.Model]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]  # type: ignore[assignment]
+    """The model, its streams and its versions are gone for good; its open streams end with NOT_FOUND. The name is free."""
     Watch: _aio.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]  # type: ignore[assignment]
     """Events as they happen, until the client leaves."""
 
@@ -83,7 +97,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
-        """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS."""
+        """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS. So do
+        weights, where some are given, that are not those that it began with.
+        """
 
     @_abc_1.abstractmethod
     def Get(
@@ -121,7 +137,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.ImportRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Version, _abc.Awaitable[_models_pb2.Version]]:
-        """Add a version from weights of the same spec. It does not serve until it is promoted."""
+        """Add a version from weights of the same spec. It does not serve until it is promoted, and is kept until then. The
+        same weights again answer the version that they are already.
+        """
 
     @_abc_1.abstractmethod
     def Promote(
@@ -129,7 +147,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.PromoteRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
-        """Put a kept version into service by hand; learning goes on from its weights."""
+        """Put a kept version into service by hand: it is the anchor, and learning goes on from its weights. What serves
+        and is the anchor already stays as it is.
+        """
 
     @_abc_1.abstractmethod
     def Rollback(
@@ -137,7 +157,7 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.RollbackRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
-        """Return serving and learning to an earlier version."""
+        """Return serving and learning to an earlier version; nothing is published until some labels are learned again."""
 
     @_abc_1.abstractmethod
     def Pause(
@@ -159,7 +179,8 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         self,
         request: _models_pb2.DeleteModelRequest,
         context: _ServicerContext,
-    ) -> _typing.Union[_models_pb2.DeleteModelResponse, _abc.Awaitable[_models_pb2.DeleteModelResponse]]: ...
+    ) -> _typing.Union[_models_pb2.DeleteModelResponse, _abc.Awaitable[_models_pb2.DeleteModelResponse]]:
+        """The model, its streams and its versions are gone for good; its open streams end with NOT_FOUND. The name is free."""
 
     @_abc_1.abstractmethod
     def Watch(

@@ -1,0 +1,65 @@
+"""An .onnx from outside, looked at before anything runs it: whole in itself, and the step graph of the same spec?
+
+Nothing here opens a file or runs a graph. A graph that passes has the operators, the shapes and so the cost of our own
+export; what it answers is for the caller to compare.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from itertools import zip_longest
+from typing import Any
+
+from onnx import ModelProto, TensorProto
+
+
+def check_step(data: bytes, own: bytes) -> None:
+    """Refuse a graph that is not made as `own`, the export of the same spec here: other constants are all that may be.
+
+    Raises ValueError naming the first tensor whose data is elsewhere, or the first difference.
+    """
+    theirs = _parsed(data)
+    for tensor in _tensors(theirs.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ValueError(f"tensor {tensor.name[:80]!r} keeps its data in another file: save it inside the .onnx")
+    for mine, other in zip_longest(_outline(_parsed(own)), _outline(theirs)):
+        if mine != other:
+            found, expected = (str(part)[:160] if part else "nothing" for part in (other, mine))
+            raise ValueError(f"not the step graph of this spec: it has {found}, expected {expected}")
+
+
+def _parsed(data: bytes) -> Any:
+    model = ModelProto()
+    try:
+        model.ParseFromString(data)
+    except Exception as error:  # the protobuf runtimes raise types of their own
+        raise ValueError(f"not an ONNX file: {error}") from error
+    return model
+
+
+def _tensors(graph: Any) -> Iterator[Any]:
+    """Every tensor of a graph, those in attributes and in graphs inside it too."""
+    yield from graph.initializer
+    for sparse in graph.sparse_initializer:
+        yield from (sparse.values, sparse.indices)
+    for node in graph.node:
+        for attribute in node.attribute:
+            yield from (attribute.t, *attribute.tensors)
+            for sparse in (attribute.sparse_tensor, *attribute.sparse_tensors):
+                yield from (sparse.values, sparse.indices)
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _tensors(inner)
+
+
+def _outline(model: Any) -> Iterator[tuple[Any, ...]]:
+    """All that decides what a graph computes, except the values of its constants, which are told by type and shape."""
+    graph = model.graph
+    yield "operator sets", tuple((o.domain, o.version) for o in model.opset_import)
+    yield "functions", len(model.functions) + len(model.training_info) + len(graph.sparse_initializer)
+    yield "inputs", tuple(value.SerializeToString(deterministic=True) for value in graph.input)
+    yield "outputs", tuple(value.SerializeToString(deterministic=True) for value in graph.output)
+    constants = {tensor.name: (tensor.data_type, tuple(tensor.dims)) for tensor in graph.initializer}
+    for node in graph.node:
+        inputs = tuple(constants.get(name, name) for name in node.input)
+        attributes = tuple(sorted(a.SerializeToString(deterministic=True) for a in node.attribute))
+        yield f"{node.domain}{node.op_type}", inputs, tuple(node.output), attributes
