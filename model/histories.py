@@ -103,7 +103,7 @@ class Histories(Arena):
         self.digests[slots[broken]] = 0
         tick = self.ticks[slots].astype(np.intp)
         statistics = self.statistics[slots]
-        features, _ = self.network.observe(statistics, x, calendar.inputs(time, spec.interval))
+        features, _, _ = self.network.observe(statistics, x, calendar.inputs(time, spec.interval))
         self.statistics[slots] = statistics
         self.inputs[slots, tick % self.inputs.shape[1]] = features
         self.digests[slots, tick % spec.label_horizon] = 0

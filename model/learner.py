@@ -320,6 +320,8 @@ class Learner:
             valid = ends[:, None] & (back + 1 + steps <= block.known[:, None]) & (position >= 0)
             position = np.maximum(position, 0)
             usable = valid[:, :, None] & (scale > 0)
+            if self.network.scaler.hold:
+                usable &= self._observed(block, x, back)[:, None]
             carries = usable.any(axis=(1, 2))
             labels += int((carries & due).sum())
             thinned += int((carries & ~due).sum())
@@ -328,6 +330,13 @@ class Learner:
             Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
             weight[position, rows, steps] += usable
         return Y.reshape(T, B, -1), weight.reshape(T, B, -1), labels, thinned
+
+    def _observed(self, block: Block, x: Array, back: int) -> Array:
+        """Which targets of the tick `back` before this one were observed, bool [B, targets]: the others have a value
+        that stands in, which is an origin but no truth."""
+        if back == 0:
+            return ~np.isnan(x[:, self.network.targets])
+        return self.network.observed(block.ring[np.arange(len(x)), block.fill.astype(np.intp) - back])
 
     def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
         grad, counts = self._grad, self.counts
@@ -397,11 +406,11 @@ class Learner:
             block.start[full] = self.network.state_after(ran, 1)[:B][full]
             block.ring[full, :-1] = block.ring[full, 1:]
         u = calendar.inputs(time, self.spec.interval)
-        features, scale = self.network.observe(block.statistics, x, u)
+        features, scale, value = self.network.observe(block.statistics, x, u)
         block.fill[...] = np.minimum(block.fill + 1, T)
         block.ring[np.arange(B), block.fill.astype(np.intp) - 1] = features
         block.x[:, :-1] = block.x[:, 1:].copy()
-        block.x[:, -1] = x[:, self.spec.target_index]
+        block.x[:, -1] = value
         block.scale[:, :-1] = block.scale[:, 1:].copy()
         block.scale[:, -1] = scale
         block.known[...] = np.minimum(block.known + 1, block.x.shape[1])

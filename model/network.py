@@ -12,6 +12,7 @@ from model.cells import CELLS
 from model.head import Head
 from model.losses import LOSSES
 from model.parameters import Layout, Weights
+from model.scaler import fill
 from model.scalers import SCALERS
 from model.spec import ModelSpec
 from model.tasks import TASKS
@@ -32,16 +33,16 @@ class Network:
     """A spec's layout and arithmetic. Holds no weights and no state: both are arguments everywhere.
 
     A state row, S float32, is the scaler's statistics followed by each layer's state.
-    A feature row φ, E float32, is the scaler's features and the calendar of t+1: the head reads all of it, the cells
-    leave out the scaler's `unseen` leading columns.
+    A feature row φ, E float32, is the scaler's features, the mask of a model that holds missing values (1 observed,
+    0 missing), and the calendar of t+1: the head reads all of it, the cells leave out the `unseen` leading columns.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
         C, F = len(spec.channels), calendar.size(spec.interval)
         self.calendar_size = F
-        self.scaler = SCALERS[spec.scaler](C, spec.horizon)
-        self.features = self.scaler.features + F
+        self.scaler = SCALERS[spec.scaler](C, spec.horizon, spec.missing == "hold")
+        self.features = self.scaler.features + (C if self.scaler.hold else 0) + F
         seen = self.features - self.scaler.unseen
         make = CELLS[spec.cell]
         self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
@@ -80,13 +81,21 @@ class Network:
         self.task.init_params(weights.target)
         return flat
 
-    def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array]:
-        """Take raw values in: φ [B, E] and the scale of each target's h-step change [B, H, targets], both new.
+    def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
+        """Take raw values in: φ [B, E], the scale of each target's h-step change [B, H, targets], both new, and what
+        stands for each target's value [B, targets], new: itself, or with missing = hold the last one observed.
 
         statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, F] calendar of the next tick.
         """
-        features, scale = self.scaler.update(statistics, x)
-        return np.concatenate([features, u], axis=1), scale[:, :, self.targets]
+        x, observed = fill(self.scaler, statistics, x)
+        features, scale = self.scaler.update(statistics, x, observed)
+        phi = [features, u] if observed is None else [features, observed, u]
+        return np.concatenate(phi, axis=1), scale[:, :, self.targets], x[:, self.targets]
+
+    def observed(self, phi: Array) -> Array:
+        """Which targets of a feature row were observed: bool [..., targets]. phi: [..., E], of a model that holds."""
+        mask: Array = phi[..., self.scaler.features + self.targets] > 0
+        return mask
 
     def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
         """One tick: (x [B, C], u [B, F], state [B, S]) → answers y [B, O] and the next state, both new.
@@ -95,12 +104,12 @@ class Network:
         """
         tape = tape or self.tape(1, len(x))
         state = state.copy()
-        phi, scale = self.observe(state[:, : self.scaler.size], x, u)
+        phi, scale, last = self.observe(state[:, : self.scaler.size], x, u)
         hidden = state[:, self.scaler.size :]
         self.forward(weights, hidden, phi[None], tape)
         hidden[...] = self.state_after(tape, 1)
         p = self.head.forward(weights.head, tape.H[0], phi)
-        return self.task.answer(weights.target, p, x[:, self.targets], scale), state
+        return self.task.answer(weights.target, p, last, scale), state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
         """A workspace for windows of one shape."""

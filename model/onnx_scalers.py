@@ -27,10 +27,31 @@ class Scaled(NamedTuple):
     parts: list[str]
 
 
-Twin = Callable[[Graph, Scaler, Sequence[str], str], Scaled]  # statistics parts and x [B, C] → what `update` gives
+# statistics parts, x and observed [B, C], "" without hold → what `update` gives
+Twin = Callable[[Graph, Scaler, Sequence[str], str, str], Scaled]
 
 
-def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
+def fill(g: Graph, scaler: Scaler, state: str, x: str) -> tuple[str, str]:
+    """See `scaler.fill`: what stands for x, and what of it was observed, "" without `hold`."""
+    if not scaler.hold:
+        return x, ""
+    columns = [g.constant([n], np.int64) for n in (scaler.held.start, scaler.held.stop, 1)]
+    missing = g.op("IsNaN", x)
+    value = g.op("Where", missing, g.op("Slice", state, *columns), x)
+    return value, g.op("Where", missing, 0.0, 1.0)
+
+
+def _count(g: Graph, before: str, observed: str) -> str:
+    return str(g.op("Min", g.op("Add", before, observed or 1.0), MAX_COUNT))
+
+
+def _rate(g: Graph, t: str, observed: str) -> str:
+    if not observed:
+        return str(g.op("Max", g.op("Reciprocal", t), ALPHA))
+    return str(g.op("Mul", g.op("Clip", g.op("Reciprocal", t), ALPHA, 1.0), observed))  # 1/0 becomes 1
+
+
+def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `ResidualScaler.update`.
 
     A choice is a product with 0 or 1, or a bound, for onnxruntime's Where costs as much as three of those. It is the
@@ -40,12 +61,12 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
     count, mean, var, square, last, last_u = row
     wide = H if C > 1 else 1  # a single channel is broadcast over the horizon
 
-    t = g.op("Min", g.op("Add", count, 1.0), MAX_COUNT)
+    t = _count(g, count, observed)
     steps = np.repeat(np.arange(1, H + 1), C)[None] if H > 1 else 1.0
-    seen = g.op("Sub", t, g.constant(steps))
+    seen = g.op("Sub", g.concat(*[t] * wide) if observed else t, g.constant(steps))
     valid = g.op("Clip", seen, 0.0, 1.0)
     begun = g.op("Clip", g.op("Sub", t, 1.0), 0.0, 1.0) if H > 1 else valid
-    a = g.op("Max", g.op("Reciprocal", t), ALPHA)
+    a = _rate(g, t, observed)
     e = g.op("Sub", x, mean)
     ae = g.op("Mul", a, e)
     mean_next = g.op("Add", mean, ae)
@@ -61,6 +82,8 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
     cap = g.op("Max", g.op("Mul", g.op("Mul", bound, res.CAP), bound), uncapped)
     q = g.op("Min", g.op("Mul", d, d), cap)
     b = g.op("Mul", g.op("Clip", g.op("Reciprocal", seen), ALPHA, 1.0), valid)
+    if observed:
+        b = g.op("Mul", b, g.concat(*[observed] * wide))
     square_next = g.op("Add", square, g.op("Mul", b, g.op("Sub", q, square)))
     usable = g.op("Add", g.op("Add", g.op("Sqrt", square_next), floor), TINY)
     scale = g.op("Mul", usable, valid)
@@ -73,11 +96,11 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
     return Scaled([last_u], [u, level], scale, [t, mean_next, var_next, square_next, last_next, u])
 
 
-def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
+def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `StandardScaler.update`."""
     count, last, deviation, variance = row
-    t = g.op("Min", g.op("Add", count, 1.0), MAX_COUNT)
-    a = g.op("Max", g.op("Reciprocal", t), ALPHA)
+    t = _count(g, count, observed)
+    a = _rate(g, t, observed)
     kept = g.op("Sub", 1.0, a)
     e = g.op("Add", deviation, g.op("Sub", x, last))
     deviation_next = g.op("Mul", kept, e)
@@ -88,8 +111,11 @@ def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
     return Scaled([], [z], g.concat(*[sigma] * scaler.horizon), [t, x, deviation_next, variance_next])
 
 
-def _none(g: Graph, scaler: Scaler, row: Sequence[str], x: str) -> Scaled:
+def _none(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `NoScaler.update`."""
+    if observed:
+        unit = g.op("Max", row[1], observed)
+        return Scaled([], [x], g.concat(*[unit] * scaler.horizon), [x, unit])
     return Scaled([], [x], g.constant(np.ones((1, scaler.horizon * scaler.channels))), [])
 
 

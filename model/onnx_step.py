@@ -18,7 +18,7 @@ from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.network import Network
 from model.onnx_graph import Graph
-from model.onnx_scalers import SCALER_TWINS
+from model.onnx_scalers import SCALER_TWINS, fill
 from model.onnx_tasks import TASK_TWINS
 from model.parameters import Weights
 
@@ -58,15 +58,16 @@ def export_step(network: Network, weights: Weights) -> bytes:
     scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
     parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
-    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], "x")
-    known = ["u"] if network.calendar_size else []
+    value, observed = fill(g, scaler, "state", "x")
+    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], value, observed)
+    known = [*([observed] if observed else []), *(["u"] if network.calendar_size else [])]
     inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) :])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
         after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
         hidden += after
         inputs = after[:1]
     features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
-    TASK_TWINS[type(network.task)](g, network, weights, features, scaled.scale)
+    TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
     g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 

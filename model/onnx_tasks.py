@@ -13,25 +13,25 @@ from model.parameters import Weights
 from model.tasks import Classify, Forecast, Regress
 
 
-def _forecast(g: Graph, network: Network, weights: Weights, features: str, scale: str) -> None:
+def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
     H, targets = network.spec.horizon, network.spec.target_index
-    C, value = len(network.spec.channels), "x"
+    C = len(network.spec.channels)
     p = _gemm(g, features, weights.head["W"])
     if targets != list(range(C)):
         columns = [h * C + i for h in range(H) for i in targets]
         scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
-        value = g.op("Gather", "x", g.constant(targets, np.int64), axis=1)
-    g.op("Add", g.concat(*[value] * H), g.op("Mul", scale, p), outputs=["y"])
+        x = g.op("Gather", x, g.constant(targets, np.int64), axis=1)
+    g.op("Add", g.concat(*[x] * H), g.op("Mul", scale, p), outputs=["y"])
 
 
-def _regress(g: Graph, network: Network, weights: Weights, features: str, scale: str) -> None:
+def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
     """Mean and scale are constants, and so part of the product."""
     W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"]
     W[:, -1] += weights.target["mean"]
     _gemm(g, features, W, outputs=["y"])
 
 
-def _classify(g: Graph, network: Network, weights: Weights, features: str, scale: str) -> None:
+def _classify(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
     g.op("Softmax", _gemm(g, features, weights.head["W"]), axis=1, outputs=["y"])
 
 
@@ -40,8 +40,8 @@ def _gemm(g: Graph, features: str, W: Array, outputs: list[str] | int = 1) -> st
     return product
 
 
-# readout's input [B, …] and scales [B, H·C] → the value "y"
-TASK_TWINS: dict[type, Callable[[Graph, Network, Weights, str, str], None]] = {
+# readout's input [B, …], values or what stands for them [B, C], and scales [B, H·C] → the value "y"
+TASK_TWINS: dict[type, Callable[[Graph, Network, Weights, str, str, str], None]] = {
     Forecast: _forecast,
     Regress: _regress,
     Classify: _classify,

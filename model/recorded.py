@@ -30,7 +30,8 @@ class Recorded(NamedTuple):
 def prepare(network: Network, x: Array, time: NDArray[np.float64]) -> Recorded:
     """Run the scaler over a whole series and join every label. x: [N, C] raw; time: [N] seconds, NaN where none.
 
-    Head h of tick t has its label at t + h, in the scale frozen at t (DESIGN R8), unless a gap lies between them.
+    Head h of tick t has its label at t + h, in the scale frozen at t (DESIGN R8), unless a gap lies between them. With
+    missing = hold, x may be NaN: such a tick is an origin, at the value that stands in, but no label.
     """
     spec, N = network.spec, len(x)
     x = np.asarray(x, np.float32)
@@ -38,17 +39,18 @@ def prepare(network: Network, x: Array, time: NDArray[np.float64]) -> Recorded:
     statistics = np.zeros((1, network.scaler.size), np.float32)
     X = np.empty((N, network.features), np.float32)
     scale = np.empty((N, spec.horizon, len(spec.targets)), np.float32)
+    origin = np.empty((N, len(spec.targets)), np.float32)
     for t in range(N):
-        X[t], scale[t] = network.observe(statistics, x[t : t + 1], u[t : t + 1])
+        X[t], scale[t], origin[t] = network.observe(statistics, x[t : t + 1], u[t : t + 1])
     Y, known = np.zeros_like(scale), np.zeros(scale.shape, bool)
     run = _runs(time, spec.max_gap)
     voided = 0
-    values, unit = x[:, spec.target_index], np.where(scale > 0, scale, np.float32(1))
+    truth, unit = x[:, spec.target_index], np.where(scale > 0, scale, np.float32(1))
     for h in range(1, min(spec.horizon, N - 1) + 1):
         joined = run[h:] == run[:-h]
         voided += int((~joined).sum())
-        change = (values[h:] - values[:-h]) / unit[:-h, h - 1]
-        known[:-h, h - 1] = joined[:, None] & (scale[:-h, h - 1] > 0)
+        change = (truth[h:] - origin[:-h]) / unit[:-h, h - 1]
+        known[:-h, h - 1] = joined[:, None] & (scale[:-h, h - 1] > 0) & ~np.isnan(truth[h:])
         Y[:-h, h - 1] = np.where(known[:-h, h - 1], np.clip(change, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
     flat = (N, spec.outputs)
     return Recorded(X, Y.reshape(flat), known.reshape(flat).astype(np.float32), scale.reshape(flat), voided)

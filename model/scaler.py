@@ -2,6 +2,9 @@
 
 Statistics are float32, incremental, causal, and live in a state row that begins with zeros. A forecast of task
 `forecast` is the last value plus scale times what the readout says, whichever scaler it is.
+
+With `hold`, a value may be missing: the newest one observed stands in for it (`fill`), and no statistic of its channel
+moves. Then every channel counts its own ticks, so that the others do not notice.
 """
 
 from __future__ import annotations
@@ -33,6 +36,11 @@ class Scaler(Protocol):
         ...
 
     @property
+    def hold(self) -> bool:
+        """Whether values may be missing."""
+        ...
+
+    @property
     def parts(self) -> tuple[int, ...]:
         """Sizes of the parts of a statistics row, in order: the ONNX twin takes and gives them one by one."""
         ...
@@ -52,10 +60,37 @@ class Scaler(Protocol):
         """How many of those, the leading ones, only the head reads."""
         ...
 
-    def update(self, row: Array, x: Array) -> tuple[Array, Array]:
+    @property
+    def held(self) -> slice:
+        """With `hold`: the columns of a row in which each channel's newest observed value lies, 0 before the first."""
+        ...
+
+    def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
         """Take one tick in: returns features [B, features] and scales [B, H, C], both new arrays.
 
-        row: (B, size), modified in place; x: (B, C), only read. A scale is 0 where nothing is known of it yet: such a
-        forecast is the last value, and a label for such an origin does not count.
+        row: (B, size), modified in place; x: (B, C) and observed are only read, and are what `fill` gives: with `hold`,
+        observed is (B, C), 1 where x is a value and 0 where it stands in for one.
+        A scale is 0 where nothing is known of it yet: such a forecast is the last value, and a label for such an origin
+        does not count.
         """
         ...
+
+
+def fill(scaler: Scaler, row: Array, x: Array) -> tuple[Array, Array | None]:
+    """What stands for x [B, C], and which of it was observed: 1 or 0 [B, C], both new. Without `hold`: x and None."""
+    if not scaler.hold:
+        return x, None
+    missing = np.isnan(x)
+    return np.where(missing, row[:, scaler.held], x), (~missing).astype(np.float32)
+
+
+def count(before: Array, observed: Array | None) -> Array:
+    """Ticks seen, this one included: (B, 1), or (B, C) where a channel counts what was observed of it."""
+    t: Array = np.minimum(before + (np.float32(1) if observed is None else observed), np.float32(MAX_COUNT))
+    return t
+
+
+def rate(t: Array, observed: Array | None) -> Array:
+    """How much the t-th value counts in running statistics: 1/t, α at least, and 0 where it was not observed."""
+    a: Array = np.maximum(1 / np.maximum(t, np.float32(1)), np.float32(ALPHA))
+    return a if observed is None else a * observed

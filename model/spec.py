@@ -236,5 +236,5 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
     "schedule": ("constant", "cosine", "inverse_sqrt"),
     "scaler": ("residual", "standard", "none"),
-    "missing": ("refuse",),
+    "missing": ("refuse", "hold"),
 }

@@ -20,7 +20,7 @@ class Window(Protocol):
 
     @property
     def x(self) -> Array:
-        """[T, C] raw values."""
+        """[T, C] raw values; NaN where missing, in a model that holds."""
         ...
 
     @property
@@ -46,7 +46,7 @@ class Unrolled(NamedTuple):
     X: Array  # [T, B, E]
     y: Array  # [T, B, O] labels as they came
     weight: Array  # [T, B, O]
-    last: Array  # [T, B, K] values of the forecast channels
+    last: Array  # [T, B, K] values of the forecast channels, or what stands for them
     scale: Array  # [T, B, H, K]
 
 
@@ -102,5 +102,5 @@ def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
             state[i] = w.initial_state
     statistics, u = state[:, :n].copy(), np.zeros((B, network.calendar_size), np.float32)
     observed = [network.observe(statistics, row, u) for row in x]
-    X, scale = (np.stack(part) for part in zip(*observed, strict=True))
-    return Unrolled(state[:, n:], X, y, weight, x[:, :, network.targets], scale)
+    X, scale, last = (np.stack(part) for part in zip(*observed, strict=True))
+    return Unrolled(state[:, n:], X, y, weight, last, scale)

@@ -95,7 +95,10 @@ def read_weights(network: Network, data: bytes) -> Array:
 
 
 def _canary(network: Network, weights: Weights) -> Canary:
-    """A short random walk through the network itself: the same inputs for every version of a spec."""
+    """A short random walk through the network itself, with gaps where the model holds missing values.
+
+    The same inputs for every version of a spec.
+    """
     rng = np.random.default_rng(0)
     B, C = CANARY_ROWS, len(network.spec.channels)
     tape = network.tape(1, B)
@@ -104,8 +107,10 @@ def _canary(network: Network, weights: Weights) -> Canary:
     for tick in range(CANARY_TICKS):
         x = x + rng.standard_normal((B, C)).astype(np.float32)
         u = calendar.inputs(np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval, network.spec.interval)
-        before = state
-        y, state = network.step(weights, x, u, before, tape)
+        before, seen = state, x
+        if network.scaler.hold:
+            seen = np.where((np.arange(B)[:, None] + np.arange(C) + tick) % 3 == 0, np.float32(np.nan), x)
+        y, state = network.step(weights, seen, u, before, tape)
     statistics = before[:, : network.scaler.size].copy()
-    _, scale = network.observe(statistics, x, u)
-    return Canary(x, u, before, y, state, network.task.units(weights.target, scale))
+    _, scale, _ = network.observe(statistics, seen, u)
+    return Canary(seen, u, before, y, state, network.task.units(weights.target, scale))

@@ -7,7 +7,7 @@ from model.scalers.none import NoScaler
 from model.scalers.residual import ResidualScaler
 from model.scalers.standard import StandardScaler
 
-SCALERS: dict[str, Callable[[int, int], Scaler]] = {
+SCALERS: dict[str, Callable[[int, int, bool], Scaler]] = {
     "residual": ResidualScaler,
     "standard": StandardScaler,
     "none": NoScaler,

@@ -11,23 +11,26 @@ from model.scaler import Array
 
 @dataclass(frozen=True)
 class NoScaler:
-    """Settings; there are no statistics. Inputs are the values, and every forecast's unit is 1.
+    """Settings. Inputs are the values, and every forecast's unit is 1.
 
+    There are no statistics, but with `hold` a row has the last value [C] and whether there was one [C]: before it, the
+    unit is 0.
     Targets are clipped to ±8 as with every scaler, so changes beyond 8 are not learned in full.
     """
 
     channels: int
     horizon: int
+    hold: bool = False
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """None."""
-        return ()
+        """Sizes of the row's parts: last value and whether there was one, or nothing without `hold`."""
+        return (self.channels, self.channels) if self.hold else ()
 
     @property
     def size(self) -> int:
-        """0."""
-        return 0
+        """Length of the statistics part of a state row."""
+        return sum(self.parts)
 
     @property
     def features(self) -> int:
@@ -39,6 +42,20 @@ class NoScaler:
         """0: the cells read all that the head reads."""
         return 0
 
-    def update(self, row: Array, x: Array) -> tuple[Array, Array]:
-        """Returns x [B, C] and ones [B, H, C], both new arrays. row: (B, 0)."""
-        return x.copy(), np.ones((len(x), self.horizon, self.channels), x.dtype)
+    @property
+    def held(self) -> slice:
+        """The last value."""
+        return slice(0, self.channels)
+
+    def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
+        """Returns x [B, C] and ones [B, H, C], both new arrays; zeros for a channel of which no value was seen yet.
+
+        row: (B, size), modified in place; x, observed: (B, C), see `fill`.
+        """
+        unit = np.ones_like(x)
+        if observed is not None:
+            last, begun = row[:, : self.channels], row[:, self.channels :]
+            last[...] = x
+            unit = np.maximum(begun, observed)
+            begun[...] = unit
+        return x.copy(), np.repeat(unit[:, None], self.horizon, axis=1)

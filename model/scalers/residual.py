@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import ALPHA, MAX_COUNT, TINY, Array
+from model.scaler import TINY, Array, count, rate
 
 WARM_DIFFERENCES = 50  # from here on, squared differences are capped at CAP times their running scale squared
 CAP = 25.0
@@ -25,18 +25,19 @@ DIFFERENCE_CLIP = 6.0
 class ResidualScaler:
     """Settings and layout; the statistics themselves live in a state row.
 
-    A row of `size` float32 holds: ticks seen [1], mean [C], variance [C], mean square of the h-step difference
-    [H·C, h-major], the last H values [H·C, newest first], the last difference input [C].
+    A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the h-step
+    difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C].
     """
 
     channels: int
     horizon: int
+    hold: bool = False
 
     @property
     def parts(self) -> tuple[int, ...]:
         """Sizes of the row's parts, in order: count, mean, variance, difference squares, last values, last input."""
         C, H = self.channels, self.horizon
-        return (1, C, C, H * C, H * C, C)
+        return (C if self.hold else 1, C, C, H * C, H * C, C)
 
     @property
     def size(self) -> int:
@@ -53,24 +54,31 @@ class ResidualScaler:
         """C: the difference input of the tick before, which the cells have seen."""
         return self.channels
 
-    def update(self, row: Array, x: Array) -> tuple[Array, Array]:
+    @property
+    def held(self) -> slice:
+        """The newest of the last values."""
+        start = sum(self.parts[:4])
+        return slice(start, start + self.channels)
+
+    def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
         """Take one tick in: returns features [B, 3C] = (u_{t-1}, u_t, l_t) and scales [B, H, C], both new arrays.
 
-        row: (B, size), modified in place; x: (B, C). A scale is 0 for a step of which no difference was seen yet:
-        such a forecast is the last value, and a label for such an origin does not count.
+        row: (B, size), modified in place; x, observed: (B, C), see `fill`. A scale is 0 for a step of which no
+        difference was seen yet: such a forecast is the last value, and a label for such an origin does not count.
+        A difference counts when its newer end was observed; its older end may be a value that stood in.
         """
-        C, H = self.channels, self.horizon
+        C, H, n = self.channels, self.horizon, self.parts[0]
         B = len(x)
-        mean, var = row[:, 1 : 1 + C], row[:, 1 + C : 1 + 2 * C]
+        mean, var = row[:, n : n + C], row[:, n + C : n + 2 * C]
         square, last, last_u = (
-            row[:, 1 + 2 * C : 1 + (2 + H) * C],
-            row[:, 1 + (2 + H) * C : 1 + (2 + 2 * H) * C],
-            row[:, 1 + (2 + 2 * H) * C :],
+            row[:, n + 2 * C : n + (2 + H) * C],
+            row[:, n + (2 + H) * C : n + (2 + 2 * H) * C],
+            row[:, n + (2 + 2 * H) * C :],
         )
-        t = np.minimum(row[:, :1] + np.float32(1), np.float32(MAX_COUNT))
-        row[:, :1] = t
+        t = count(row[:, :n], observed)
+        row[:, :n] = t
 
-        a = np.maximum(1 / t, np.float32(ALPHA))
+        a = rate(t, observed)
         e = np.where(t > 1, x - mean, np.float32(0))
         mean += a * e
         np.copyto(mean, x, where=t == 1)
@@ -79,12 +87,13 @@ class ResidualScaler:
         level = np.clip(e / (sigma + np.float32(TINY)), -LEVEL_CLIP, LEVEL_CLIP)
 
         d = (x[:, None, :] - last.reshape(B, H, C)).reshape(B, H * C)
-        seen = t - self._steps()  # (B, H·C) differences of each step, this one included
+        ended = None if observed is None else np.tile(observed, (1, H))
+        # (B, H·C) differences of each step, this one included
+        seen = (t if observed is None else np.tile(t, (1, H))) - self._steps()
         floor = np.float32(RELATIVE_FLOOR) * np.broadcast_to(sigma[:, None, :], (B, H, C)).reshape(B, H * C)
         bound = np.sqrt(square) + floor
         q = np.where(seen > WARM_DIFFERENCES, np.minimum(d * d, np.float32(CAP) * bound * bound), d * d)
-        b = np.maximum(1 / np.maximum(seen, np.float32(1)), np.float32(ALPHA))
-        square += np.where(seen >= 1, b * (q - square), np.float32(0))
+        square += np.where(seen >= 1, rate(seen, ended) * (q - square), np.float32(0))
         scale = np.where(seen >= 1, np.sqrt(square) + floor + np.float32(TINY), np.float32(0))
 
         first = scale[:, :C]

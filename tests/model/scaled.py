@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from model.cell import Array
+from model.scaler import Scaler, fill
+from tests.oracles.slow_scaler import SlowScaler
 
 
 def series(n: int = 700, seed: int = 0) -> Array:
@@ -19,14 +19,29 @@ def series(n: int = 700, seed: int = 0) -> Array:
     return np.array(out)
 
 
-def run(scaler: Any, x: Array) -> tuple[Array, Array]:
-    """Features [n, features] and scales [n, H, C] of one stream's values [n, C]. Takes a slow twin too."""
-    if not hasattr(scaler, "size"):
-        pairs = [scaler.update(value) for value in x.astype(np.float32).astype(np.float64)]
-        return np.array([f for f, _ in pairs]), np.array([s for _, s in pairs])
+def gaps(x: Array, seed: int = 7) -> Array:
+    """`x` [n, ..., C] with NaN for a quarter: single values, runs, whole ticks, and how all channels but one begin."""
+    rng = np.random.default_rng(seed)
+    missing = rng.random(x.shape) < 0.2
+    missing |= (rng.random(x.shape[:-1]) < 0.05)[..., None]
+    missing[40:70, ..., 0] = True
+    for channel in range(x.shape[-1]):
+        missing[: 4 * channel, ..., channel] = True
+    return np.where(missing, np.nan, x)
+
+
+def run(scaler: Scaler, x: Array) -> tuple[Array, Array]:
+    """Features [n, features] and scales [n, H, C] of one stream's values [n, C], without the mask."""
     row, features, scales = np.zeros((1, scaler.size), np.float32), [], []
     for value in x.astype(np.float32):
-        feature, scale = scaler.update(row, value[None])
+        feature, scale = scaler.update(row, *fill(scaler, row, value[None]))
         features.append(feature[0])
         scales.append(scale[0])
     return np.array(features), np.array(scales)
+
+
+def run_slow(name: str, horizon: int, x: Array) -> tuple[Array, Array]:
+    """The same by the slow twin, of the float32 values."""
+    slow = SlowScaler(name, x.shape[1], horizon)
+    pairs = [slow.update(value) for value in x.astype(np.float32).astype(np.float64)]
+    return np.array([f for f, _ in pairs]), np.array([s for _, s in pairs])

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from model.cell import Array
 from model.learner import Learner
 from model.rounds import GROUP_ROWS
-from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec
+from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec, with_gaps
 
 every_cell = pytest.mark.parametrize("cell", ["lstm", "gru"])
 
@@ -97,6 +97,53 @@ def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pyte
         return learn(Learner(spec(learning_rate=1e-2)), peek)
 
     assert (peeking(stream)[: 3 * cut] != peeking(changed)[: 3 * cut]).any()
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_with_missing_values_the_fold_restarts_to_the_bit_and_no_forecast_sees_what_comes_after_it(
+    horizon: int,
+) -> None:
+    model, cut = spec(horizon=horizon, missing="hold", learning_rate=1e-2), 40
+    stream = with_gaps(chunks([3] * 60, once=True))
+    later = [c._replace(x=np.where(np.isnan(c.x), 1e3, np.nan).astype(np.float32)) for c in stream[cut:]]
+
+    told, retold = learn(Learner(model), stream), learn(Learner(model), stream[:cut] + later)
+
+    assert np.isfinite(told).all()
+    assert np.isfinite(retold).all()
+    np.testing.assert_array_equal(told[: 3 * cut], retold[: 3 * cut])
+    straight, restarted, checkpoint = Learner(model, 100), Learner(model, 100), Checkpoint()
+    for chunk in stream:
+        feed(straight, chunk)
+        feed(restarted, chunk)
+        checkpoint.save(restarted)
+        restarted = checkpoint.load(model, 100)
+    assert digest(restarted) == digest(straight)
+
+
+def test_nothing_is_learned_from_a_value_that_is_missing_nor_about_a_channel_that_never_came() -> None:
+    learner = Learner(spec(missing="hold", horizon=3))
+    stream = one_stream(60)
+    for k, chunk in enumerate(stream):
+        # Channel b never comes, and a only at every other tick.
+        here = feed(learner, chunk._replace(x=np.array([[np.nan if k % 2 else chunk.x[0, 0], np.nan]], np.float32)))
+        assert len(here) == (k % 2 == 0 and k >= 4)  # at the third a, k = 4, the second has a scale
+        assert all(update.labels == 1 for update in here)
+
+    W = learner.weights.head["W"].reshape(3, 2, -1)
+    assert not W[:, 1].any()
+    assert (W[:, 0] != 0).any(axis=1).all()
+    assert learner.counts.refused == 0
+
+
+def test_ticks_of_which_all_is_missing_teach_nothing_and_a_stream_of_them_stays_finite() -> None:
+    learner = Learner(spec(missing="hold"))
+    server = Server(learner)
+    for chunk in chunks([3] * 20, once=True):
+        empty = chunk._replace(x=np.full_like(chunk.x, np.nan))
+        assert feed(learner, empty) == []
+        np.testing.assert_array_equal(server.forecasts(empty), 0)
+    assert learner.counts.updates == learner.counts.learned == 0
 
 
 def one_stream(n: int, **changes: Any) -> list[Chunk]:

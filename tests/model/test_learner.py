@@ -12,7 +12,7 @@ from model.learner import Learner
 from model.optimizers import OPTIMIZERS
 from model.scalers import SCALERS
 from model.schedules import SCHEDULES
-from tests.model.worlds import Chunk, Server, chunks, feed, spec
+from tests.model.worlds import Chunk, Server, chunks, feed, spec, with_gaps
 from tests.oracles.slow_learner import SlowLearner
 
 # float32 against float64: a weight near 1 moves about 150 times, each sum rounded by 6e-8; measured 3e-7 to 4e-6.
@@ -71,6 +71,24 @@ def test_both_learners_stay_alike_with_every_scaler(scaler: str) -> None:
 
     assert moved(learner) > 10 * RATE
     assert difference(learner, slow) < WEIGHT_TOLERANCE
+
+
+@pytest.mark.parametrize("scaler", sorted(SCALERS))
+@pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
+def test_both_learners_stay_alike_where_values_are_missing(scaler: str, horizon: int, every: int) -> None:
+    learner, slow = pair(scaler=scaler, horizon=horizon, learn_every=every, missing="hold", max_gap=4000.0)
+    server, losses = Server(learner), []
+    for k, chunk in enumerate(with_gaps(chunks([4] * 60, once=True))):
+        late = chunk._replace(x=(chunk.x / (1, 100)).astype(np.float32), time=chunk.time + 1e5 * (k // 25))
+        losses += [update.loss for update in feed(learner, late, learn_every=1 + k // 40)]
+        got, expected = server.forecasts(late), slow_ticks(slow, late, learn_every=1 + k // 40)
+        np.testing.assert_allclose(got, expected, rtol=0, atol=10 * WEIGHT_TOLERANCE)
+
+    assert moved(learner) > 10 * RATE
+    assert difference(learner, slow) < WEIGHT_TOLERANCE
+    np.testing.assert_allclose(losses, slow.losses, rtol=1e-4, atol=1e-5)
+    assert (learner.counts.learned, learner.counts.thinned) == (slow.learned, slow.thinned)
+    assert learner.counts.voided == slow.voided > 0
 
 
 @every_cell_and_horizon

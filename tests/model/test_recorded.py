@@ -10,8 +10,9 @@ from model.learner import Learner
 from model.network import Network
 from model.offline import forecasts, loss_of
 from model.recorded import Recorded, known_by, prepare
+from tests.model.scaled import gaps
 from tests.model.worlds import INTERVAL_S, START_S, spec
-from tests.oracles.slow_scaler import SLOW_SCALERS
+from tests.oracles.slow_scaler import SLOW_SCALERS, SlowScaler
 
 TICKS = 90
 
@@ -29,7 +30,7 @@ def test_features_and_labels_are_what_the_plain_definition_says(scaler: str) -> 
     x, time = series()
     recorded = prepare(network, x, time)
 
-    slow = SLOW_SCALERS[scaler](2, 3)
+    slow = SlowScaler(scaler, 2, 3)
     for t in range(TICKS):
         features, scale = slow.update(x[t].astype(np.float64))
         row = np.concatenate([features, calendar.inputs(time[t : t + 1], INTERVAL_S)[0]])
@@ -46,13 +47,22 @@ def test_features_and_labels_are_what_the_plain_definition_says(scaler: str) -> 
 
 @pytest.mark.parametrize(
     "keys",
-    [{}, {"horizon": 4, "targets": ["b"]}, {"layers": 2, "cell": "gru"}, {"max_gap": 2e4}, {"scaler": "standard"}],
+    [
+        {},
+        {"horizon": 4, "targets": ["b"]},
+        {"layers": 2, "cell": "gru"},
+        {"max_gap": 2e4},
+        {"scaler": "standard"},
+        {"missing": "hold", "horizon": 3},
+    ],
 )
 def test_the_loss_at_every_tick_is_the_one_the_online_learner_reports(keys: dict[str, object]) -> None:
     # A step this small leaves every float32 weight as it is: the learner then judges the same weights at every tick.
     learner = Learner(spec(head_init=0.3, window=TICKS, learning_rate=1e-30, **keys))
     x, time = series()
     time[50:] += 1e5  # a gap, which only max_gap minds
+    if "missing" in keys:
+        x = gaps(x).astype(np.float32)
     online = {}
     for t in range(TICKS):
         now = slice(t, t + 1)

@@ -51,6 +51,15 @@ def chunks(sizes: list[int], entities: int = 4, seed: int = 0, once: bool = Fals
     return made
 
 
+def with_gaps(made: list[Chunk], seed: int = 5) -> list[Chunk]:
+    """The same chunks with a third of the values missing, whole ticks and first ones among them."""
+    rng, out = np.random.default_rng(seed), []
+    for chunk in made:
+        missing = (rng.random(chunk.x.shape) < 0.25) | (rng.random((len(chunk.x), 1)) < 0.1)
+        out.append(chunk._replace(x=np.where(missing, np.float32(np.nan), chunk.x)))
+    return out
+
+
 class Server:
     """Carries each stream's state and forecasts with a learner's weights, as serving would."""
 

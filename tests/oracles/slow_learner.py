@@ -12,15 +12,20 @@ import numpy as np
 from model.calendar import inputs as calendar_inputs
 from tests.oracles.plain_optimizers import OPTIMIZERS, SCHEDULES
 from tests.oracles.slow_cells import CELLS
-from tests.oracles.slow_scaler import SLOW_SCALERS
+from tests.oracles.slow_scaler import SlowScaler
 
 
 class Stream:
     """One stream's whole past: nothing is forgotten, so nothing can be dropped at the wrong moment."""
 
     def __init__(self, spec, state_size):
-        self.scaler = SLOW_SCALERS[spec.scaler](len(spec.channels), spec.horizon)
-        self.values, self.features, self.scales = [], [], []  # per tick: x, φ (the scaler's, calendar), s [H, C]
+        self.scaler = SlowScaler(spec.scaler, len(spec.channels), spec.horizon)
+        self.values, self.features, self.scales = (
+            [],
+            [],
+            [],
+        )  # per tick: x, NaN where missing; φ (the scaler's, mask, calendar); s [H, C]
+        self.held = []  # per tick: what stands for x
         self.starts = [np.zeros(state_size)]  # starts[n]: the state before tick n, run when tick n + T − 1 had passed
         self.served = np.zeros(state_size)  # what serving would carry
         self.since, self.time = 0, np.nan  # no label joins an origin before tick `since`
@@ -71,10 +76,11 @@ class SlowLearner:
         for t in range(n, n - spec.learn_every, -1):
             for origin in range(t - 1, max(t - spec.horizon, stream.since) - 1, -1):
                 s = stream.scales[origin][t - origin - 1][self.channels]
-                y = (known[t] - known[origin])[self.channels] / np.where(s > 0, s, 1)
-                if (s > 0).any():
+                y = (known[t] - stream.held[origin])[self.channels] / np.where(s > 0, s, 1)
+                usable = (s > 0) & ~np.isnan(y)  # no truth, nothing to learn
+                if usable.any():
                     carriers.add(t)
-                    labels.setdefault(origin, []).append((t - origin - 1, np.clip(y, -8, 8), s > 0))
+                    labels.setdefault(origin, []).append((t - origin - 1, np.clip(y, -8, 8), usable))
         if seq // spec.learn_every % learn_every:
             self.thinned += len(carriers)
             return {}
@@ -135,9 +141,11 @@ class SlowLearner:
         """Keep the tick as input and origin, and forecast from the state that serving carries."""
         feature, scale = stream.scaler.update(x)
         ahead = calendar_inputs(np.array([time]), self.spec.interval)[0]
-        stream.features.append(np.concatenate([feature, ahead]))
+        mask = 1.0 - np.isnan(x) if self.spec.missing == "hold" else []
+        stream.features.append(np.concatenate([feature, mask, ahead]))
         stream.values.append(x)
+        stream.held.append(stream.scaler.held)
         stream.scales.append(scale)
         stream.time = stream.time if np.isnan(time) else time
         stream.served, _, _, p = self.network_step(stream.served, stream.features[-1])
-        return x[self.channels] + scale[:, self.channels] * p
+        return stream.held[-1][self.channels] + scale[:, self.channels] * p

@@ -1,7 +1,7 @@
 """The scalers by their definitions, in float64 and over the whole past: weighted sums, nothing incremental.
 
-`update(x)` takes one tick [C] in and returns the features in the order of model/scalers, and the scales [H, C]; the
-first `unseen` features are the head's alone.
+One channel at a time: what is observed of one is nothing to another. NaN is a missing value: the last one observed
+stands in for it (0 before the first), it is part of no moment and ends no difference.
 """
 
 import numpy as np
@@ -15,70 +15,88 @@ def running_weights(n):
     return rates * np.append(np.cumprod((1 - rates)[:0:-1])[::-1], 1.0)
 
 
-def moments(values):
-    """Running mean and deviation of the values [n, C] so far: [C] each."""
-    weights = running_weights(len(values))
-    mean = weights @ values
-    return mean, np.sqrt(weights @ (values - mean) ** 2)
+def mean(values):
+    return running_weights(len(values)) @ np.array(values) if values else 0.0
+
+
+def deviation(values):
+    return np.sqrt(running_weights(len(values)) @ (np.array(values) - mean(values)) ** 2) if values else 0.0
 
 
 def ratio(a, b):
-    """a / b, and 0 / 0 = 0."""
-    return a / np.where(b > 0, b, 1)
+    """a / b, and 0 where b is 0."""
+    return a / b if b > 0 else 0.0
 
 
-class SlowResidual:
+class Channel:
+    """One channel's past. held: a value per tick, its own or the one that stood in; observed: its own ones alone."""
+
+    unseen = 0  # leading features that are the head's alone
+
+    def __init__(self, horizon):
+        self.horizon, self.held, self.observed = horizon, [], []
+
+    def update(self, x):
+        """Take one tick in: features, in the order of model/scalers, and scales [H]."""
+        before = mean(self.observed)
+        if not np.isnan(x):
+            self.observed.append(x)
+        self.held.append(self.held[-1] if self.held and np.isnan(x) else np.nan_to_num(x))
+        return self.describe(self.held[-1], before, not np.isnan(x))
+
+
+class Residual(Channel):
     """LEARNING.md's recipe: features u_{t-1}, u_t, l_t; a scale for each step."""
 
-    def __init__(self, channels, horizon):
-        self.values, self.horizon, self.unseen = [], horizon, channels
-        self.u = np.zeros(channels)
-        self.squares = [[] for _ in range(horizon)]  # squared h-step differences, each capped when it came
+    unseen = 1
 
-    def update(self, x):
-        before = moments(np.array(self.values))[0] if self.values else x
-        self.values.append(np.array(x, np.float64))
-        values, n = np.array(self.values), len(self.values)
-        _, sigma = moments(values)
-        scale = np.zeros((self.horizon, len(x)))
+    def __init__(self, horizon):
+        super().__init__(horizon)
+        self.u, self.squares = 0.0, [[] for _ in range(horizon)]  # h-step differences, each capped when it came
+
+    def describe(self, x, mean_before, observed):
+        n, sigma, scale = len(self.observed), deviation(self.observed), np.zeros(self.horizon)
         for h in range(1, min(self.horizon, n - 1) + 1):
-            square, squares = (values[-1] - values[-1 - h]) ** 2, self.squares[h - 1]
+            square, squares = (x - self.held[-1 - h]) ** 2, self.squares[h - 1]
             if len(squares) >= WARM:
-                running = running_weights(len(squares)) @ np.array(squares)
-                square = np.minimum(square, 25 * (np.sqrt(running) + FLOOR * sigma) ** 2)
-            squares.append(square)
-            scale[h - 1] = np.sqrt(running_weights(len(squares)) @ np.array(squares)) + FLOOR * sigma
-        u_before, self.u = self.u, np.zeros(len(x))
-        if n > 1:
-            self.u = np.clip(ratio(x - values[-2], scale[0]), -6, 6)
-        level = np.clip(ratio(x - before, sigma), -4, 4)
-        return np.concatenate([u_before, self.u, level]), scale
+                square = min(square, 25 * (np.sqrt(mean(squares)) + FLOOR * sigma) ** 2)
+            if observed:
+                squares.append(square)
+            scale[h - 1] = np.sqrt(mean(squares)) + FLOOR * sigma
+        u_before, self.u = self.u, np.clip(ratio(x - self.held[-2], scale[0]), -6, 6) if n > 1 else 0.0
+        level = np.clip(ratio(x - mean_before, sigma), -4, 4) if n > 1 else 0.0
+        return [u_before, self.u, level], scale
 
 
-class SlowStandard:
-    """z-scores by the running moments, this value included; their deviation is the scale of every step."""
+class Standard(Channel):
+    """A z-score by the running moments, this value included; their deviation is the scale of every step."""
 
-    unseen = 0
+    def describe(self, x, mean_before, observed):
+        sigma = deviation(self.observed)
+        z = ratio(x - mean(self.observed), sigma) if self.observed else 0.0
+        return [np.clip(z, -6, 6)], np.full(self.horizon, sigma)
 
-    def __init__(self, channels, horizon):
-        self.values, self.horizon = [], horizon
+
+class Plain(Channel):
+    """Values as they come; a unit of 1 once there was one."""
+
+    def describe(self, x, mean_before, observed):
+        return [x], np.full(self.horizon, float(len(self.observed) > 0))
+
+
+SLOW_SCALERS = {"residual": Residual, "standard": Standard, "none": Plain}
+
+
+class SlowScaler:
+    """All channels of a stream; `held` are the values [C] that stand for the last tick."""
+
+    def __init__(self, name, channels, horizon):
+        self.channels = [SLOW_SCALERS[name](horizon) for _ in range(channels)]
+        self.unseen = SLOW_SCALERS[name].unseen * channels
+        self.held = np.zeros(channels)
 
     def update(self, x):
-        self.values.append(np.array(x, np.float64))
-        mean, sigma = moments(np.array(self.values))
-        return np.clip(ratio(x - mean, sigma), -6, 6), np.tile(sigma, (self.horizon, 1))
-
-
-class SlowNone:
-    """Values as they come."""
-
-    unseen = 0
-
-    def __init__(self, channels, horizon):
-        self.horizon = horizon
-
-    def update(self, x):
-        return np.array(x, np.float64), np.ones((self.horizon, len(x)))
-
-
-SLOW_SCALERS = {"residual": SlowResidual, "standard": SlowStandard, "none": SlowNone}
+        """Take one tick [C] in: features, channel by channel within each kind, and scales [H, C]."""
+        features, scales = zip(*(c.update(value) for c, value in zip(self.channels, x, strict=True)), strict=True)
+        self.held = np.array([c.held[-1] for c in self.channels])
+        return np.array(features).T.ravel(), np.array(scales).T

@@ -37,7 +37,7 @@ class Unbroken:
         row = np.atleast_1d(np.asarray(x, np.float32))[None]
         u = calendar.inputs(np.array([time]), self.spec.interval)
         statistics = self._state[:, : self._network.scaler.size].copy()
-        _, scale = self._network.observe(statistics, row, u)
+        _, scale, _ = self._network.observe(statistics, row, u)
         y, self._state = self._network.step(self._weights, row, u, self._state)
         shape = (self.spec.horizon, len(self.spec.targets))
         return y.reshape(shape), np.where(scale > 0, scale, np.float32(1)).reshape(shape)
