@@ -28,6 +28,12 @@ MAX_UNACKNOWLEDGED_BYTES = 8 << 20
 MAX_CONTEXT_BYTES = 8 << 20
 
 
+# Of one call of Mux: its handles are columns, 21 bytes each.
+MAX_HANDLES = 1 << 20
+# Of one message: each takes a record and a line of the answer.
+MAX_BINDS = 1 << 14
+
+
 def learn_every(backlog: int, comfortable: int) -> int:
     """How thinly the trainer should learn: 1 while its backlog of entries is comfortable, then doubling with it."""
     n = 1

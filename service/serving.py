@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import heapq
 import json
 import time as clocks
 from collections.abc import Callable, Sequence
@@ -32,7 +33,7 @@ from service.records import ModelCreate, Promote, Record, Reset, StateDelete, St
 from service.sequence import check_values, place, sound_ticks
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
-from service.storage.states import States
+from service.storage.states import States, StreamRow
 from service.storage.versions import Version, Versions
 from service.table import ABSENT, Rows
 
@@ -214,9 +215,9 @@ class Serving:
         self.record(model, StreamOpened(number, id, epoch))
         row = t.row_of(number)
         former = int(t.owner[row])
-        if former:
-            model.wake(row)  # finds itself fenced
         t.owner[row], t.pinned[row], t.touched[row] = owner, pinned, self.clock()
+        if former:
+            model.lose(former)
         self._count(model)
         return Session(model, row), Origin(int(t.origin[row]))
 
@@ -233,7 +234,7 @@ class Serving:
         owner = int(model.table.owner[row])
         self.record(model, StateDelete(int(model.table.number[row])))
         if owner:
-            model.wake_owner(owner)
+            model.lose(owner)
         self._count(model)
 
     def put_stream(
@@ -250,6 +251,20 @@ class Serving:
         model.table.touched[row] = self.clock()
         self._count(model)
         return Session(model, row)
+
+    async def list_streams(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
+        """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
+        behind which the next page begins, empty for none. A page may be shorter than the limit."""
+        stored = await asyncio.to_thread(self.states.page, model.number, after, limit)
+        t, full = model.table, len(stored) == limit
+        gone = model.deleted_among(np.array([row.stream for row in stored], np.uint32))
+        ids = {row.id: row for row, deleted in zip(stored, gone, strict=True) if not deleted}
+        # Of a full page, what is stored behind it is not known here.
+        fresh = [i for i in model.unsaved() if i > after and i in t.by_id and not (full and i > stored[-1].id)]
+        page = heapq.nsmallest(limit + 1, {*ids, *fresh})
+        more = page[limit - 1] if len(page) > limit else (stored[-1].id if full else "")
+        rows = [model.row(t.by_id[id]) if id in t.by_id else ids[id] for id in page[:limit]]
+        return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
 
     def _count(self, model: Sessions) -> None:
         self.metrics.of(model.name).streams.set(model.known)
@@ -418,6 +433,8 @@ class Serving:
         now = self.clock()
         rows, seq, time, x = rows[taken], seq[taken], time[taken], np.ascontiguousarray(x[taken])
         y, states = self._compute(model, rows, time, x)
+        if len(rows) == 1:
+            y = y.copy()  # from a buffer that the next step overwrites
         try:
             end = self.journal.append(model.number, Ticks(t.number[rows], seq, time, x))
         except JournalFailed as error:

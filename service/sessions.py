@@ -113,8 +113,10 @@ class Sessions:
         self.log = AnswerLog(len(spec.channels), spec.outputs)
         self.known = 0  # streams, in memory or not
         self._last_number = 0
-        self._deleted: list[int] = []  # numbers, since the last snapshot
+        self._deleted: list[int] = []  # numbers, since the last snapshot that is on disk
+        self._saving: list[str] = []  # ids of the streams that a snapshot under way will hold
         self._judged_position = self._saved_position = 0  # in the log
+        self.losses = 0  # how often an owner has lost a stream to another, or to its deletion
         self._owners: dict[int, Callable[[], None]] = {}
         self._last_owner = 0
 
@@ -252,16 +254,22 @@ class Sessions:
         """Streams in memory that somebody has open."""
         return int(np.count_nonzero(self.table.owner))
 
+    def lose(self, owner: int) -> None:
+        """The owner has lost a stream: it is woken, to find out which."""
+        self.losses += 1
+        if owner in self._owners:
+            self._owners[owner]()
+
+    def deleted_among(self, numbers: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Which of the stream numbers have been deleted since the last snapshot that is on disk."""
+        return np.isin(numbers, self._deleted)
+
     def wake(self, rows: Any = None) -> None:
         """Wake the owners of these rows, of all for None."""
         owners = list(self._owners) if rows is None else np.unique(self.table.owner[rows]).tolist()
         for owner in owners:
-            self.wake_owner(owner)
-
-    def wake_owner(self, owner: int) -> None:
-        """Wake one owner, if it is still there."""
-        if owner in self._owners:
-            self._owners[owner]()
+            if owner in self._owners:
+                self._owners[owner]()
 
     def owns(self, session: Session, epoch: int) -> bool:
         """Whether the row is still that stream's, and no later call has taken it over."""
@@ -291,6 +299,19 @@ class Sessions:
         """A copy of the stream's state row, [S]."""
         row: Array = self.table.state[session.row].copy()
         return row
+
+    def row(self, row: int) -> StreamRow:
+        """A stream in memory as it would be stored now."""
+        t = self.table
+        return StreamRow(
+            self.number, int(t.number[row]), t.ids[row], int(t.epoch[row]), int(t.last_seq[row]),
+            float(t.last_time[row]), int(t.origin[row]), int(self.judged(row)), int(t.last_offset[row]),
+            int(t.newest[row]) + 1, t.state[row].tobytes(),
+        )  # fmt: skip
+
+    def unsaved(self) -> list[str]:
+        """Ids of streams in memory that are not on disk as they are, in no order; some may be named twice."""
+        return [self.table.ids[row] for row in self.table.changed_rows().tolist()] + self._saving
 
     def restore(self, stored: StreamRow, now: float = 0.0) -> None:
         """Take a stream back into memory, unless it is there. Raises ValueError where a length is not this spec's."""
@@ -330,7 +351,7 @@ class Sessions:
         """What the next snapshot has to write of this model, copied; offset: its journal entries so far."""
         t, rows = self.table, self.table.changed_rows()
         t.changed[rows] = False
-        deleted, self._deleted = self._deleted, []
+        self._saving = [t.ids[row] for row in rows.tolist()]
         columns = {name: getattr(t, name)[rows].copy() for name in STORED}
         columns["judged"] = self.judged(rows)
         first, data = self.log.pack(self._saved_position)
@@ -339,17 +360,18 @@ class Sessions:
             self.number, self.tenant, self.name, json.dumps(self.spec.to_mapping()), offset, self.champion, self.anchor,
             self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
         )  # fmt: skip
-        return Part(model, [t.ids[row] for row in rows.tolist()], columns, deleted, block, self.log.start)
+        return Part(model, self._saving, columns, list(self._deleted), block, self.log.start)
 
     def saved(self, part: Part) -> None:
         """The part is on disk."""
-        self._saved_position = part.block.end
+        self._saved_position, self._saving = part.block.end, []
+        self._deleted = self._deleted[len(part.deleted) :]
 
     def not_saved(self, part: Part) -> None:
         """The part could not be saved: the next snapshot has to write it, or would claim to hold it."""
         rows = self.table.rows_of(part.columns["number"])
         self.table.changed[rows[rows != ABSENT]] = True
-        self._deleted += part.deleted
+        self._saving = []
 
     def restore_model(self, row: ModelRow, known: int, blocks: list[AnswerBlock]) -> None:
         """Take the model's own facts back from a snapshot; known: its streams."""

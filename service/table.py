@@ -96,7 +96,7 @@ class StreamTable:
         """Take a row out of memory; it will be another stream's."""
         self._row_of[self.number[row]] = ABSENT
         del self.by_id[self.ids[row]]
-        self.ids[row] = ""
+        self.ids[row], self.number[row] = "", 0
         self.removals += 1
         self.changed[row] = self.pinned[row] = False
         self._free.append(row)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from array import array
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,10 +15,13 @@ from service.answers import Answer
 from service.errors import Invalid, Refusal
 from service.events import Event
 from service.labels import RawWindow
+from service.sequence import MAX_TIME_S
 from service.sessions import Sessions
+from service.storage.states import StreamRow
 from service.storage.versions import Version
 
 Array = NDArray[np.float32]
+MAX_COUNT = 2**62  # of ticks and owners of a stream that is put: some room is left to count on
 NARROW = 50  # values: up to here an array is made faster by way of a list than of the field itself
 
 
@@ -52,6 +55,97 @@ def forecast(answer: Answer) -> streams_pb2.OpenResponse:
     said.seq, said.version, said.judged_through = answer.seq, answer.version, answer.judged_through
     said.y.extend(array("f", answer.y))
     return message
+
+
+class Columns(NamedTuple):
+    """Packed ticks: (n,) each, x [n, C]; time NaN where none was sent. Views of the message."""
+
+    handle: NDArray[np.uint32]
+    seq: NDArray[np.uint64]
+    x: Array
+    time: NDArray[np.float64]
+
+
+def columns(message: streams_pb2.Columns, channels: int) -> Columns:
+    """Packed ticks. Raises Invalid where the columns do not agree about how many there are."""
+    n, rest = divmod(len(message.handle), 4)
+    if rest:
+        raise Invalid("ticks.handle", f"{len(message.handle)} bytes", "send 4 bytes per tick: little-endian uint32")
+    for field, data, width in (("seq", message.seq, 8), ("x", message.x, 4 * channels), ("time", message.time, 8)):
+        if len(data) != n * width and (field != "time" or data):
+            remedy = f"{n} handles need {n * width} bytes, {width} per tick, little-endian"
+            raise Invalid(f"ticks.{field}", f"{len(data)} bytes", remedy)
+    return Columns(
+        np.frombuffer(message.handle, "<u4"),
+        np.frombuffer(message.seq, "<u8"),
+        np.frombuffer(message.x, "<f4").reshape(n, channels),
+        np.frombuffer(message.time, "<f8") if message.time else np.full(n, np.nan),
+    )
+
+
+def forecasts(handle: Any, seq: Any, y: Any, judged: Any, version: int) -> streams_pb2.Forecasts:
+    """Packed forecasts: handle, seq, judged (n,), y [n, O]."""
+    return streams_pb2.Forecasts(
+        handle=handle.astype("<u4").tobytes(),
+        seq=seq.astype("<u8").tobytes(),
+        y=y.astype("<f4").tobytes(),
+        judged_through=judged.astype("<u8").tobytes(),
+        version=version,
+    )
+
+
+def forecasts_again(handle: int, answer: Answer) -> streams_pb2.Forecasts:
+    """One kept answer, packed."""
+    handles, seqs, judged = np.array([handle]), np.array([answer.seq]), np.array([answer.judged_through])
+    return forecasts(handles, seqs, np.frombuffer(answer.y, "<f4"), judged, answer.version)
+
+
+def durable_columns(handle: Any, seq: Any) -> streams_pb2.DurableColumns:
+    """Packed durable seqs of handles, (n,) each."""
+    return streams_pb2.DurableColumns(handle=handle.astype("<u4").tobytes(), seq=seq.astype("<u8").tobytes())
+
+
+def stream_message(model: Sessions, row: StreamRow, durable_seq: int, with_state: bool) -> streams_pb2.Stream:
+    """What is told of a stream."""
+    return streams_pb2.Stream(
+        model=model.name,
+        stream=row.id,
+        last_seq=row.last_seq,
+        durable_seq=durable_seq,
+        last_time=None if math.isnan(row.last_time) else row.last_time,
+        state_origin=row.origin,  # type: ignore[arg-type]  # numbered alike
+        state=row.state if with_state else b"",
+        epoch=row.epoch,
+    )
+
+
+class PutState(NamedTuple):
+    """A stream's state as a client puts it."""
+
+    id: str
+    last_seq: int
+    last_time: float  # NaN: none
+    state: Array  # [S], a view of the message
+    epoch: int
+
+
+def put_state(message: streams_pb2.Stream, model: Sessions) -> PutState:
+    """A stream to put. Raises Invalid for a state that is not one of this model."""
+    size = model.network.state_size
+    if len(message.state) != 4 * size:
+        remedy = f"a state of model {model.name} has {4 * size} bytes: {size} little-endian float32"
+        raise Invalid("stream.state", f"{len(message.state)} bytes", remedy)
+    state = np.frombuffer(message.state, "<f4")
+    if not np.isfinite(state).all():
+        at = int(np.argmin(np.isfinite(state)))
+        raise Invalid(f"stream.state[{at}]", f"{state[at]}", "put finite values only")
+    time = message.last_time if message.HasField("last_time") else math.nan
+    if math.isinf(time) or abs(time) > MAX_TIME_S:
+        raise Invalid("stream.last_time", time, "give seconds since 1970-01-01 UTC")
+    for field in ("last_seq", "epoch"):
+        if getattr(message, field) > MAX_COUNT:
+            raise Invalid(f"stream.{field}", getattr(message, field), f"give at most {MAX_COUNT}")
+    return PutState(message.stream, message.last_seq, time, state, message.epoch)
 
 
 def label(message: streams_pb2.Label | training_pb2.StreamLabel) -> tuple[int, Array]:

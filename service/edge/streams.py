@@ -12,12 +12,16 @@ from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
 from service import wire
 from service.answers import Answer
-from service.edge.statuses import CLIENT_GONE, statuses
-from service.errors import Invalid, Reason, Refusal
+from service.edge.duplex import both_sides
+from service.edge.mux import MuxCall
+from service.edge.statuses import statuses
+from service.errors import Invalid, NotFound, Reason, Refusal
 from service.intake import Intake
 from service.labels import Unacknowledged
 from service.serving import Fenced, Tick
 from service.sessions import Sessions
+
+PAGE, MAX_PAGE = 100, 1000  # streams of one List
 
 
 class Call:
@@ -166,28 +170,54 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             model = self._serving.model(first.hello.model)
             self._serving.check_stream_id(first.hello.stream)
             await self._serving.bring(model, [first.hello.stream])
-            await self._run(Call(self._intake, context, model, first.hello.stream))
+            await both_sides(Call(self._intake, context, model, first.hello.stream))
 
-    async def _run(self, call: Call) -> None:
-        """Both sides of a call until one ends; whatever that was, nothing of the call is left behind."""
-        reading = asyncio.create_task(call.serve())
-        tasks = reading, asyncio.create_task(call.tell_progress())
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            if reading not in done:
-                async with call.writing:  # a write cancelled half-way would still be under way in gRPC
-                    reading.cancel()
-                    await asyncio.wait((reading,))
-                await call.leave()
-        except Fenced:
-            await call.leave()
-        except CLIENT_GONE:
-            if not call.context.done():
-                raise
-        finally:
-            call.end()
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+    async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
+        """Packed ticks of many streams; see `MuxCall`."""
+        async with statuses(context):
+            first = await context.read()
+            if first is grpc.aio.EOF or not first.model:
+                raise Invalid("model", "", "name the model in the first message")
+            self._serving.check_open()
+            await both_sides(MuxCall(self._intake, context, self._serving.model(first.model), first))
+
+    async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
+        """What is kept of a stream, at one moment."""
+        async with statuses(context):
+            model = self._serving.model(request.model)
+            await self._serving.bring(model, [request.stream])
+            row = model.table.by_id.get(request.stream)
+            if row is None:
+                raise NotFound("stream", request.stream, "no such stream in this model; list them with Streams.List")
+            return wire.stream_message(model, model.row(row), int(model.table.durable_seq[row]), request.with_state)
+
+    async def Put(self, request: streams_pb2.PutStreamRequest, context: Any) -> streams_pb2.Stream:
+        """Put a stream's state, instead of what there was; it is on disk when this answers."""
+        async with statuses(context):
+            serving, model = self._serving, self._serving.model(request.stream.model)
+            put = wire.put_state(request.stream, model)
+            serving.check_stream_id(put.id)
+            await serving.bring(model, [put.id])
+            serving.check_open()
+            stored = model.row(serving.put_stream(model, put.id, put.epoch, put.last_seq, put.last_time, put.state).row)
+            await serving.journal.flush()
+            return wire.stream_message(model, stored, stored.last_seq, with_state=False)
+
+    async def Delete(self, request: streams_pb2.DeleteStreamRequest, context: Any) -> streams_pb2.DeleteStreamResponse:
+        """Forget a stream; that is on disk when this answers."""
+        async with statuses(context):
+            serving, model = self._serving, self._serving.model(request.model)
+            await serving.bring(model, [request.stream])
+            serving.check_open()
+            serving.delete_stream(model, request.stream)
+            await serving.journal.flush()
+            return streams_pb2.DeleteStreamResponse()
+
+    async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
+        """The streams of a model in the order of their ids, page by page."""
+        async with statuses(context):
+            model = self._serving.model(request.model)
+            size = min(request.page_size or PAGE, MAX_PAGE)
+            rows, more = await self._serving.list_streams(model, request.page_token, size)
+            streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
+            return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)

@@ -21,7 +21,6 @@ from freshet.v1 import (
     models_pb2,
     models_pb2_grpc,
     streams_pb2,
-    streams_pb2_grpc,
     training_pb2,
     training_pb2_grpc,
 )
@@ -216,17 +215,17 @@ async def test_a_watch_of_one_model_sees_no_other(client, channel, name):
 # --- what is not built yet
 
 UNBUILT = {
-    "Streams.Mux": (streams_pb2_grpc.StreamsStub, streams_pb2.MuxRequest()),
-    "Streams.Get": (streams_pb2_grpc.StreamsStub, streams_pb2.GetStreamRequest()),
-    "Streams.Put": (streams_pb2_grpc.StreamsStub, streams_pb2.PutStreamRequest()),
-    "Streams.Delete": (streams_pb2_grpc.StreamsStub, streams_pb2.DeleteStreamRequest()),
-    "Streams.List": (streams_pb2_grpc.StreamsStub, streams_pb2.ListStreamsRequest()),
     "Training.Quarantine": (training_pb2_grpc.TrainingStub, training_pb2.QuarantineRequest()),
     "Training.Replay": (training_pb2_grpc.TrainingStub, training_pb2.ReplayRequest()),
     "Models.Delete": (models_pb2_grpc.ModelsStub, models_pb2.DeleteModelRequest()),
 }
 BUILT = {
+    "Streams.Delete",
+    "Streams.Get",
+    "Streams.List",
+    "Streams.Mux",
     "Streams.Open",
+    "Streams.Put",
     "Models.Create",
     "Models.Get",
     "Models.List",
