@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from model.network import Network
 from service.errors import Reason, Refusal, shown
 from service.limits import window_steps
-from service.sequence import MAX_MAGNITUDE
+from service.sequence import MAX_MAGNITUDE, NEVER_MISSING
 
 Array = NDArray[np.float32]
 NEVER_LEARNS = "this model never learns (learn = false): send it to one that does"
@@ -147,7 +147,8 @@ def _bad_values(seq: int, field: str, values: Array) -> Refusal | None:
         return Refusal(
             seq, Reason.TOO_LARGE, f"{field}[{where}]", f"{value:g}", f"send magnitudes up to {MAX_MAGNITUDE:g}"
         )
-    return Refusal(seq, Reason.NON_FINITE, f"{field}[{where}]", shown(value), "send finite values only")
+    remedy = NEVER_MISSING if field == "window.x" and math.isnan(value) else "send finite values only"
+    return Refusal(seq, Reason.NON_FINITE, f"{field}[{where}]", shown(value), remedy)
 
 
 def _bad_sum(seq: int, field: str, y: Array, labelled: Any = None) -> Refusal | None:

@@ -15,6 +15,7 @@ from service.errors import Reason, Refusal, shown
 
 MAX_MAGNITUDE = 1e15  # squares of it still fit float32
 MAX_TIME_S = 1e12  # of event time, seconds since 1970
+NEVER_MISSING = 'send a finite number, or create the model with missing = "hold"'
 _DOUBLE = Struct("<d")
 
 
@@ -24,14 +25,20 @@ def payload_digest(x: NDArray[np.float32], time: float) -> int:
 
 
 def check_values(
-    seq: int, x: NDArray[np.float32], channels: int, time: float, needs_time: bool, last_time: float
+    seq: int,
+    x: NDArray[np.float32],
+    channels: int,
+    time: float,
+    needs_time: bool,
+    last_time: float,
+    holds: bool = False,
 ) -> Refusal | None:
-    """Why a tick's content cannot be taken, or None. Order is `place`'s affair."""
+    """Why a tick's content cannot be taken, or None. Order is `place`'s affair. holds: NaN is a missing value."""
     if len(x) != channels:
         return Refusal(seq, Reason.SHAPE, "x", f"{len(x)} values", f"send {channels} values, one per channel")
     # One reduction answers for all values in the usual case: the sum of magnitudes is finite and small.
     if not float(np.add.reduce(np.abs(x), dtype=np.float64)) <= MAX_MAGNITUDE:
-        refusal = _first_bad_value(seq, x)
+        refusal = _first_bad_value(seq, x, holds)
         if refusal:
             return refusal
     if needs_time and math.isnan(time):
@@ -54,13 +61,15 @@ def sound_ticks(
     needs_time: bool,
     durable_seq: NDArray[np.uint64],
     max_undurable: int,
+    holds: bool = False,
 ) -> NDArray[np.bool_]:
     """(n,) which ticks are the next of their streams and plainly good: what `place` and `check_values` would pass.
 
     Of the others, those two say what is wrong, or that nothing is. Arrays are (n,), but for x [n, C].
     """
     sound: NDArray[np.bool_] = seq == last_seq + np.uint64(1)
-    sound &= np.add.reduce(np.abs(x), axis=1, dtype=np.float64) <= MAX_MAGNITUDE
+    here = ~np.isnan(x) if holds else True
+    sound &= np.add.reduce(np.abs(x), axis=1, dtype=np.float64, where=here) <= MAX_MAGNITUDE
     if needs_time:
         sound &= ~np.isnan(time)
     sound &= ~(np.abs(time) > MAX_TIME_S) & ~(time <= last_time)
@@ -68,8 +77,12 @@ def sound_ticks(
     return sound
 
 
-def _first_bad_value(seq: int, x: NDArray[np.float32]) -> Refusal | None:
+def _first_bad_value(seq: int, x: NDArray[np.float32], holds: bool) -> Refusal | None:
     for i, value in enumerate(x.tolist()):
+        if math.isnan(value):
+            if holds:
+                continue
+            return Refusal(seq, Reason.NON_FINITE, f"x[{i}]", shown(value), NEVER_MISSING)
         if not math.isfinite(value):
             return Refusal(seq, Reason.NON_FINITE, f"x[{i}]", shown(value), "send finite values only")
         if abs(value) > MAX_MAGNITUDE:

@@ -362,8 +362,9 @@ class Serving:
         if isinstance(placed, Answer):
             self.metrics.of(model.name).repeated.inc()
             return placed
+        spec = model.spec
         refusal = placed or check_values(
-            seq, x, len(model.spec.channels), time, model.spec.interval > 0, session.last_time
+            seq, x, len(spec.channels), time, spec.interval > 0, session.last_time, spec.missing == "hold"
         )
         if refusal is None and seq - session.durable_seq > self.config.max_undurable:
             remedy = f"{self.config.max_undurable} ticks are not on disk yet: wait for Durable, then send it again"
@@ -420,7 +421,7 @@ class Serving:
         t = model.table
         sound = sound_ticks(
             seq, t.last_seq[rows], time, t.last_time[rows], x, model.spec.interval > 0, t.durable_seq[rows],
-            self.config.max_undurable,
+            self.config.max_undurable, model.spec.missing == "hold",
         )  # fmt: skip
         others = {
             int(i): self.decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])

@@ -96,7 +96,7 @@ class Ledger:
             )
         self.outbox.welcome(welcome.next_seq, welcome.durable_seq, welcome.judged_through, welcome.max_undurable)
         spec = welcome.spec
-        self._layout = Layout(tuple(spec.channels), spec.interval)
+        self._layout = Layout(tuple(spec.channels), spec.interval, spec.missing == "hold")
         self._forecast_shape = (spec.horizon or 1, len(spec.targets) or len(spec.channels))
         self.latest = welcome
 

@@ -18,7 +18,8 @@ LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
 class Tick(NamedTuple):
     """One observation, as a user gives it.
 
-    x: one number per channel (any array-like; a bare number for one channel).
+    x: one number per channel (any array-like; a bare number for one channel). NaN, or None, is a value that is missing:
+        for models created with missing = "hold".
     time: event time; seconds since 1970-01-01 UTC, datetime (naive ones are taken as UTC), datetime64, or None.
     """
 
@@ -34,10 +35,11 @@ class Checked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a tick must be like. interval: seconds, 0 where event time may be left out."""
+    """What a tick must be like. interval: seconds, 0 where event time may be left out; holds: NaN means missing."""
 
     channels: tuple[str, ...]
     interval: float
+    holds: bool = False
 
 
 def ticks(values: Any, times: Any = None) -> Iterator[Tick] | AsyncIterator[Tick]:
@@ -97,13 +99,19 @@ def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:
         remedy = f"send {len(names)} values: {', '.join(names)}"[:200]
         raise TickRefused(seq, "x", got, remedy, Reason.SHAPE)
     if not np.abs(row).max() <= LARGEST:  # also false for NaN
-        at = int(np.argmax(~(np.abs(row) <= LARGEST)))
-        field, value = f"x[{at}]", f"{row[at]:g}"
-        if not math.isfinite(row[at]):
-            raise TickRefused(seq, field, value, f"send a finite number for {names[at]}", Reason.NON_FINITE)
-        raise TickRefused(seq, field, value, f"|{names[at]}| must be at most 1e15", Reason.TOO_LARGE)
+        bad = ~(np.abs(row) <= LARGEST) & ~(layout.holds & np.isnan(row))
+        if bad.any():
+            raise _bad_value(seq, int(np.argmax(bad)), row, names)
     values: list[float] = row.tolist()
     return values
+
+
+def _bad_value(seq: int, at: int, row: Any, names: tuple[str, ...]) -> TickRefused:
+    field, value = f"x[{at}]", f"{row[at]:g}"
+    if math.isfinite(row[at]):
+        return TickRefused(seq, field, value, f"|{names[at]}| must be at most 1e15", Reason.TOO_LARGE)
+    instead = ', or create the model with missing = "hold"' if math.isnan(row[at]) else ""
+    return TickRefused(seq, field, value, f"send a finite number for {names[at]}{instead}", Reason.NON_FINITE)
 
 
 def _check_time(time: Any, seq: int, layout: Layout, after: float | None) -> float | None:

@@ -256,6 +256,30 @@ async def test_a_bad_tick_is_refused_without_being_sent(client, server, x, time,
     assert len(server.received) == 2
 
 
+async def test_where_missing_values_are_held_nan_and_none_are_sent_and_infinities_are_not():
+    server = FakeServer(channels=2)
+    server.spec.missing = "hold"
+    await server.start()
+    try:
+        async with freshet.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "s") as stream:
+            for row in ([1.0, math.nan], [None, None], np.array([2.0, np.nan], np.float32)):
+                await stream.step(row)
+            with pytest.raises(freshet.TickRefused, match=r"x\[1\]") as caught:
+                await stream.step([math.nan, math.inf])
+    finally:
+        await server.stop()
+
+    assert caught.value.reason == freshet.Reason.NON_FINITE
+    sent = np.array([tick.x for tick in server.received])
+    np.testing.assert_array_equal(sent, [[1.0, np.nan], [np.nan, np.nan], [2.0, np.nan]])
+
+
+async def test_a_refused_nan_tells_how_missing_values_can_be_held(client):
+    async with client.stream("m", "s") as stream:
+        with pytest.raises(freshet.TickRefused, match=r'x\[0\].*c0.*create the model with missing = "hold"'):
+            await stream.step(math.nan)
+
+
 async def test_a_model_with_an_interval_needs_times():
     server = FakeServer(interval=60.0)
     await server.start()

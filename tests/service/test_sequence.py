@@ -113,9 +113,13 @@ def test_every_number_has_exactly_one_place(last: int, kept: int, seq: int, x: A
 
 
 def check(
-    x: list[float], time: float = math.nan, needs_time: bool = False, last_time: float = math.nan
+    x: list[float],
+    time: float = math.nan,
+    needs_time: bool = False,
+    last_time: float = math.nan,
+    holds: bool = False,
 ) -> Refusal | None:
-    return check_values(4, np.array(x, np.float32), 2, time, needs_time, last_time)
+    return check_values(4, np.array(x, np.float32), 2, time, needs_time, last_time, holds)
 
 
 @pytest.mark.parametrize("x", [[0.0, 0.0], [1e15, 0.0], [-1e15, 1e15], [1e-38, -0.0]])
@@ -147,13 +151,28 @@ def test_other_values_are_refused_by_channel(x, reason, field):
     assert refusal.remedy
 
 
-@given(st.lists(st.floats(width=32), min_size=2, max_size=2))
-def test_values_are_refused_exactly_where_one_is_not_finite_or_too_large(x: list[float]):
-    bad = [i for i, value in enumerate(x) if not abs(value) <= MAX_MAGNITUDE]  # also true for NaN
+def test_a_nan_is_refused_with_the_way_to_have_missing_values_held():
+    refusal = check([1.0, math.nan])
+    assert refusal is not None
+    assert refusal.value == "nan"
+    assert 'create the model with missing = "hold"' in refusal.remedy
 
-    refusal = check(x)
+
+@given(st.lists(st.floats(width=32), min_size=2, max_size=2), st.booleans())
+def test_values_are_refused_exactly_where_one_is_too_large_or_not_finite_nor_missing(x: list[float], holds: bool):
+    bad = [i for i, value in enumerate(x) if not (abs(value) <= MAX_MAGNITUDE or (holds and math.isnan(value)))]
+
+    refusal = check(x, holds=holds)
 
     assert (refusal.field if refusal else None) == (f"x[{bad[0]}]" if bad else None)
+
+
+def test_a_tick_of_which_all_is_missing_still_needs_its_time():
+    nothing = [math.nan, math.nan]
+    assert check(nothing, 5.0, needs_time=True, holds=True) is None
+    refusal = check(nothing, needs_time=True, holds=True)
+    assert refusal is not None
+    assert refusal.reason is Reason.TIME
 
 
 @pytest.mark.parametrize("time", [math.nan, 0.0, -1e9, 1e12])
@@ -210,8 +229,11 @@ def test_the_digest_tells_values_and_times_apart():
         min_size=1,
     ),
     st.booleans(),
+    st.booleans(),
 )
-def test_many_ticks_at_once_are_sound_only_where_each_alone_would_be_taken(rows: list[Any], needs_time: bool):
+def test_many_ticks_at_once_are_sound_only_where_each_alone_would_be_taken(
+    rows: list[Any], needs_time: bool, holds: bool
+):
     seq, last, time, last_time, x, durable = (np.array(column) for column in zip(*rows, strict=True))
     seq, last, durable, x = (
         seq.astype(np.uint64),
@@ -220,13 +242,14 @@ def test_many_ticks_at_once_are_sound_only_where_each_alone_would_be_taken(rows:
         x.astype(np.float32),
     )
 
-    sound = sound_ticks(seq, last, time, last_time, x, needs_time, durable, max_undurable=2)
+    sound = sound_ticks(seq, last, time, last_time, x, needs_time, durable, max_undurable=2, holds=holds)
 
     for i, (s, la, t, lt, _, d) in enumerate(rows):
         taken = place(s, la, x[i], t, none) is None and s - d <= 2
-        taken &= check_values(s, x[i], 2, t, needs_time, lt) is None
+        taken &= check_values(s, x[i], 2, t, needs_time, lt, holds) is None
         # Two values of 1e15 are taken one by one, and looked at one by one: the sum only says "surely good".
-        assert sound[i] == (taken and np.abs(x[i]).astype(np.float64).sum() <= MAX_MAGNITUDE)
+        total = np.nansum if holds else np.sum
+        assert sound[i] == (taken and total(np.abs(x[i]).astype(np.float64)) <= MAX_MAGNITUDE)
 
 
 def test_a_stream_keeps_an_answer_for_every_tick_that_a_client_may_send_again():
