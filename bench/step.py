@@ -23,6 +23,7 @@ from model.cells import CELLS  # noqa: E402
 from model.gradients import clip_by_global_norm  # noqa: E402
 from model.optimizers import Adam  # noqa: E402
 from model.parameters import Layout  # noqa: E402
+from model.spec import ModelSpec  # noqa: E402
 
 
 class Point(NamedTuple):
@@ -36,12 +37,12 @@ class Point(NamedTuple):
 
 # Lowest ratio PyTorch / NumPy measured for each cell with one layer, PyTorch 2 on an AVX-512 machine, 1 thread.
 LOW = {
-    Point(1, 16, 8, 32): {"lstm": 5.34, "gru": 11.82},
-    Point(1, 32, 8, 64): {"lstm": 2.51, "gru": 10.83},
-    Point(16, 32, 8, 64): {"lstm": 1.59, "gru": 4.35},
-    Point(32, 64, 8, 128): {"lstm": 0.95, "gru": 1.42},
-    Point(64, 64, 16, 256): {"lstm": 1.16, "gru": 1.20},
-    Point(256, 32, 16, 128): {"lstm": 1.50, "gru": 1.18},
+    Point(1, 16, 8, 32): {"lstm": 5.34, "gru": 11.82, "rnn": 18.83},
+    Point(1, 32, 8, 64): {"lstm": 2.51, "gru": 10.83, "rnn": 15.01},
+    Point(16, 32, 8, 64): {"lstm": 1.59, "gru": 4.35, "rnn": 5.99},
+    Point(32, 64, 8, 128): {"lstm": 0.95, "gru": 1.42, "rnn": 2.36},
+    Point(64, 64, 16, 256): {"lstm": 1.16, "gru": 1.20, "rnn": 1.32},
+    Point(256, 32, 16, 128): {"lstm": 1.50, "gru": 1.18, "rnn": 1.41},
 }
 DEFAULT = [Point(1, 16, 8, 32), Point(16, 32, 8, 64)]
 TORCH_MARGIN = 0.9  # of the lowest ratio: ratios move by 10 % between runs
@@ -53,7 +54,7 @@ Step = Callable[[], float]
 def numpy_step(name: str, point: Point) -> Step:
     """A closure that trains our cell by one step and returns its loss."""
     B, T, I, H = point  # noqa: E741
-    cell = CELLS[name](I, H)
+    cell = CELLS[name](I, H, ModelSpec(channels=("x",), cell=name))
     layout = Layout({**cell.shapes(), "head": (I, H + 1)})
     rng = np.random.default_rng(0)
     flat, grad = (rng.normal(0, 0.1, layout.size).astype(np.float32) for _ in range(2))
@@ -86,7 +87,7 @@ def pytorch(torch: Any, name: str, point: Point) -> Step:
     """The same step as a PyTorch user writes it."""
     B, T, I, H = point  # noqa: E741
     torch.manual_seed(0)
-    cell, head = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU}[name](I, H), torch.nn.Linear(H, I)
+    cell, head = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[name](I, H), torch.nn.Linear(H, I)
     params = [*cell.parameters(), *head.parameters()]
     optimizer = torch.optim.Adam(params, lr=RATE)
     X, Y, loss_of = torch.randn(T, B, I), torch.randn(T, B, I), torch.nn.MSELoss()
@@ -111,10 +112,10 @@ def products_only(name: str, point: Point) -> Step:
         return rng.standard_normal(shape, np.float32)
 
     K = H + I + 1
-    rows, back = {"lstm": (4 * H, 4 * H), "gru": (3 * H, 3 * H)}[name]
+    rows = {"lstm": 4 * H, "gru": 3 * H, "rnn": H}[name]
     # (dA rows, X rows) of each weight's gradient; the GRU's candidate keeps its input product apart.
-    weights = {"lstm": [(4 * H, K)], "gru": [(3 * H, H + 1), (3 * H, I)]}[name]
-    W, WT, XH, A, dh = draw(rows, K), draw(H, back), draw(T, K, B), np.empty((rows, B), np.float32), draw(H, B)
+    weights = {"lstm": [(4 * H, K)], "gru": [(3 * H, H + 1), (3 * H, I)], "rnn": [(H, K)]}[name]
+    W, WT, XH, A, dh = draw(rows, K), draw(H, rows), draw(T, K, B), np.empty((rows, B), np.float32), draw(H, B)
     Wn, NX = draw(H, I), np.empty((T, H, B), np.float32)
     grads = [(draw(T, m, B), draw(T, k, B), np.empty((m, k), np.float32)) for m, k in weights]
     Hs, Who, error = draw(T * B, H), draw(I, H), draw(T * B, I)

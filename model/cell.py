@@ -73,5 +73,5 @@ class Cell(Protocol):
         ...
 
     def saturated(self, tape: Any) -> float:
-        """Fraction of sigmoid gates of the last forward below 0.05 or above 0.95."""
+        """Fraction of sigmoid gates of the last forward below 0.05 or above 0.95; without gates, of units alike."""
         ...

@@ -39,4 +39,4 @@ class GradientReport:
     by_layer: dict[str, float] = field(default_factory=dict)  # before the clip
     update_ratio: float = 0.0  # ‖Δw‖ / ‖w‖
     lag_norms: tuple[float, ...] = ()  # norm of dL/dh, by ticks back from the newest label
-    saturated: float = 0.0  # fraction of sigmoid gates outside 0.05..0.95
+    saturated: float = 0.0  # fraction of sigmoid gates outside 0.05..0.95, or of units where a cell has none

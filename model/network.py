@@ -45,7 +45,7 @@ class Network:
         self.features = self.scaler.features + (C if self.scaler.hold else 0) + F
         seen = self.features - self.scaler.unseen
         make = CELLS[spec.cell]
-        self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden) for i in range(spec.layers)]
+        self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden, spec) for i in range(spec.layers)]
         self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
         self.task = TASKS[spec.task](spec)
         self.loss = LOSSES[spec.loss](spec)

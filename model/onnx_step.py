@@ -16,6 +16,7 @@ from onnx import TensorProto, checker, helper
 from model.cell import Params
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
+from model.cells.rnn import RNN
 from model.network import Network
 from model.onnx_graph import Graph
 from model.onnx_scalers import SCALER_TWINS, fill
@@ -48,8 +49,14 @@ def _gru(g: Graph, cell: GRU, p: Params, state: Sequence[str], x: Sequence[str])
     return [g.op("Add", g.op("Mul", g.op("Sub", h, n), z), n)]
 
 
+def _rnn(g: Graph, cell: RNN, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
+    W = p["W"]
+    a = g.op("Gemm", g.concat(*state, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1]))
+    return [g.op({"tanh": "Tanh", "relu": "Relu"}[cell.activation], a)]
+
+
 # state parts and input parts [B, …] → next state parts, the output first
-EXPORTS: dict[type, Callable[..., list[str]]] = {LSTM: _lstm, GRU: _gru}
+EXPORTS: dict[type, Callable[..., list[str]]] = {LSTM: _lstm, GRU: _gru, RNN: _rnn}
 
 
 def export_step(network: Network, weights: Weights) -> bytes:

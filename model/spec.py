@@ -88,6 +88,7 @@ class ModelSpec:
         self._check_sizes()
         self._check_freeze()
         self._check_task()
+        self._check_settings_of_others()
 
     def _check_types(self) -> None:
         for field in fields(self):
@@ -193,6 +194,16 @@ class ModelSpec:
         if self.learn and len(self.freeze) == len(parts):
             raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
 
+    def _check_settings_of_others(self) -> None:
+        """Settings that the cell or the optimizer chosen would not read: whoever gives one expects something of it."""
+        if self.activation != "tanh" and self.cell != "rnn":
+            raise SpecError("activation", self.activation, f"cell {self.cell} has its own: leave it out")
+        if self.init == "identity" and (self.cell, self.activation) != ("rnn", "relu"):
+            given = self.cell if self.cell != "rnn" else f"rnn with {self.activation}"
+            raise SpecError("init", self.init, f"only cell rnn with relu keeps its state by it, not {given}")
+        if self.weight_decay and self.optimizer != "adamw":
+            raise SpecError("weight_decay", self.weight_decay, f"{self.optimizer} has none: choose optimizer adamw")
+
     @property
     def outputs(self) -> int:
         """O: values per answer. Forecasts: horizon × targets, step 1's targets first; otherwise targets, or classes."""
@@ -228,9 +239,9 @@ def _check_number(field: str, value: object) -> None:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "cell": ("lstm", "gru"),
-    "activation": ("tanh",),
-    "init": ("normal",),
+    "cell": ("lstm", "gru", "rnn"),
+    "activation": ("tanh", "relu"),
+    "init": ("normal", "orthogonal", "identity"),
     "task": ("forecast", "regress", "classify"),
     "loss": ("mse", "huber", "cross_entropy"),
     "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),

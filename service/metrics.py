@@ -138,7 +138,7 @@ class Metrics:
         self.update_ratio = histogram_by(
             ("model",), "update_ratio", "Norm of an update over the norm of the weights.", NORMS
         )
-        self.saturated = gauge("gates_saturated_ratio", "Sigmoid gates outside 0.05..0.95.", "model")
+        self.saturated = gauge("gates_saturated_ratio", "Gates (of an rnn, units) that pass no gradient.", "model")
         self.backlog = gauge("trainer_backlog_entries", "Durable journal entries not yet learned.", "model")
         self.restarts = counter("trainer_restarts_total", "Times the trainer process was started again.")
 

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.cell import Array, Params
+from model.init import Init
 from model.kernels import (
     ProductScratch,
     accumulate_products,
@@ -60,6 +61,7 @@ class GRU:
 
     inputs: int
     hidden: int
+    init: Init
 
     @property
     def state_size(self) -> int:
@@ -72,11 +74,11 @@ class GRU:
         return {"U": (3 * H, H + 1), "W": (3 * H, self.inputs), "b": (H,)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Normal with standard deviation 1/√fan_in, fan_in being H or I; biases 0."""
+        """Recurrent and input weights as `Init` has them; biases 0."""
         H = self.hidden
-        params["U"][:, :H] = rng.standard_normal((3 * H, H)) / np.sqrt(H)
+        params["U"][:, :H] = self.init.recurrent(3, H, rng)
         params["U"][:, H] = 0
-        params["W"][...] = rng.standard_normal((3 * H, self.inputs)) / np.sqrt(self.inputs)
+        params["W"][...] = self.init.input(3, H, self.inputs, rng)
         params["b"][...] = 0
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> GRUTape:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.cell import Array, Params
+from model.init import Init
 from model.kernels import (
     ProductScratch,
     accumulate_products,
@@ -60,6 +61,7 @@ class LSTM:
 
     inputs: int
     hidden: int
+    init: Init
 
     @property
     def state_size(self) -> int:
@@ -71,10 +73,10 @@ class LSTM:
         return {"W": (4 * self.hidden, self.hidden + self.inputs + 1)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Normal with standard deviation 1/√fan_in, fan_in being H or I; forget-gate bias 1, other biases 0."""
+        """Recurrent and input weights as `Init` has them; forget-gate bias 1, other biases 0."""
         W, H = params["W"], self.hidden
-        W[:, :H] = rng.standard_normal((4 * H, H)) / np.sqrt(H)
-        W[:, H:-1] = rng.standard_normal((4 * H, self.inputs)) / np.sqrt(self.inputs)
+        W[:, :H] = self.init.recurrent(4, H, rng)
+        W[:, H:-1] = self.init.input(4, H, self.inputs, rng)
         W[:, -1] = 0
         W[2 * H : 3 * H, -1] = 1
 

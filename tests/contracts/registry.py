@@ -5,6 +5,21 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from model.cells import CELLS
+from model.losses import LOSSES
+from model.onnx_step import EXPORTS
+from model.onnx_tasks import TASK_TWINS
+from model.spec import CHOICES, ModelSpec, SpecError
+from model.tasks import TASKS
+from tests.oracles import plain_losses, slow_cells
+
+# What a spec needs for each task, besides the channels a and b.
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "forecast": {"horizon": 3},
+    "regress": {"targets": ("y", "z")},
+    "classify": {"classes": ("low", "middle", "high"), "class_weights": (0.5, 1.0, 3.0)},
+}
+
 
 class Unproven(Exception):
     """A registry entry lacks what its contract is proven with. Raised while tests are collected."""
@@ -22,3 +37,45 @@ def proven(registry: Mapping[str, Any], **proofs: Mapping[str, Any]) -> list[str
         if surplus:
             raise Unproven(f"{', '.join(surplus)}: {what} of nothing that is registered; remove it")
     return sorted(registry)
+
+
+def chosen(registry: Mapping[str, Any], field: str) -> Mapping[str, Any]:
+    """The registry. Raises Unproven unless the spec offers its names, and no others, for that field."""
+    proven(dict.fromkeys(CHOICES[field]), registered=registry)
+    return registry
+
+
+def cells() -> dict[str, dict[str, Any]]:
+    """Every kind of cell by a short name, as the fields of a spec: each one registered, and the rnn by activation.
+
+    Raises Unproven for a cell without a slow twin or without an ONNX export.
+    """
+    spec = ModelSpec(channels=("a",))
+    exports = {name for name, make in CELLS.items() if type(make(1, 1, spec)) in EXPORTS}
+    kinds: dict[str, dict[str, Any]] = {}
+    for name in proven(chosen(CELLS, "cell"), slow_twin=slow_cells.CELLS, onnx_export=dict.fromkeys(exports)):
+        kinds |= {name: {"cell": name}}
+        if name == "rnn":
+            others = [a for a in CHOICES["activation"] if a != spec.activation]
+            kinds |= {f"rnn-{a}": {"cell": name, "activation": a} for a in others}
+    return kinds
+
+
+def objectives() -> dict[str, dict[str, Any]]:
+    """Every pair of task and loss that a spec accepts, by a short name, as the fields of a spec.
+
+    Raises Unproven for a task without an example or an ONNX export, and for a loss without a plain form or a task.
+    """
+    accepted: dict[str, dict[str, Any]] = {}
+    for task in proven(chosen(TASKS, "task"), example=EXAMPLES):
+        for loss in proven(chosen(LOSSES, "loss"), plain_form=plain_losses.LOSSES):
+            fields = {**EXAMPLES[task], "task": task, "loss": loss}
+            try:
+                spec = ModelSpec(channels=("a", "b"), **fields)
+            except SpecError:
+                continue
+            if type(TASKS[task](spec)) in TASK_TWINS:
+                accepted[f"{task}-{loss}"] = fields
+    proven(TASKS, onnx_export=dict.fromkeys(fields["task"] for fields in accepted.values()))
+    proven(LOSSES, task=dict.fromkeys(fields["loss"] for fields in accepted.values()))
+    return accepted

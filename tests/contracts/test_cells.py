@@ -14,22 +14,25 @@ from model.cell import Array
 from model.cells import CELLS
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
+from model.cells.rnn import RNN
 from model.network import Network
 from model.parameters import Layout
 from model.spec import ModelSpec
+from tests.contracts import registry
+from tests.oracles import plain_losses
 
 # Central differences in float64 with step 1e-5: truncation ~1e-10, cancellation ~1e-11, so 1e-6 leaves a margin.
 STEP, RELATIVE = 1e-5, 1e-6
 T = 5
 
-every_cell = pytest.mark.parametrize("name", sorted(CELLS))
-every_shape = pytest.mark.parametrize(
-    ("layers", "horizon", "B"), [(n, h, b) for n in (1, 2, 3) for h in (1, 3) for b in (1, 3)]
-)
+KINDS, OBJECTIVES = registry.cells(), registry.objectives()
+every_cell = pytest.mark.parametrize("kind", KINDS)
+every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
 
-def build(name: str, layers: int = 1, horizon: int = 1) -> Network:
-    return Network(ModelSpec(channels=("a", "b"), cell=name, layers=layers, horizon=horizon, hidden=3, interval=1800.0))
+def build(kind: str, layers: int = 1, objective: str = "forecast-mse") -> Network:
+    fields = {**KINDS[kind], **OBJECTIVES[objective], "layers": layers}
+    return Network(ModelSpec(channels=("a", "b"), hidden=3, interval=1800.0, **fields))
 
 
 def draw(network: Network, B: int, seed: int = 0) -> tuple[Array, Batch]:
@@ -37,12 +40,13 @@ def draw(network: Network, B: int, seed: int = 0) -> tuple[Array, Batch]:
     rng = np.random.default_rng(seed)
     flat = rng.normal(0, 0.5, network.layout.size)
     outputs = network.spec.outputs
+    _, labels, _ = plain_losses.LOSSES[network.spec.loss]
     weight = (rng.random((T, B, outputs)) < 0.5).astype(np.float64)
     weight[2] = 1
     weight[0] = 0  # so that the span of labelled positions is not the whole window
     return flat, Batch(
         rng.normal(0, 0.5, (B, network.hidden_size)), rng.normal(0, 1, (T, B, network.features)),
-        rng.normal(0, 1, (T, B, outputs)), weight,
+        labels(rng, (T, B, outputs)), weight,
     )  # fmt: skip
 
 
@@ -53,14 +57,19 @@ def analytic(network: Network, flat: Array, batch: Batch) -> Array:
 
 
 def numeric(network: Network, flat: Array, batch: Batch) -> Array:
-    """dL/dw by central differences. The loss is written out here, not taken from the code under test."""
+    """dL/dw by central differences. The loss is its plain form, not taken from the code under test."""
     flat = flat.copy()
     weights, tape = network.weights(flat), network.tape(T, batch.X.shape[1], np.float64)
+    plain, _, _ = plain_losses.LOSSES[network.spec.loss]
     labelled_rows = batch.weight.any(axis=(0, 2)).sum()
+    labels = [
+        (at, batch.Y[at].tolist(), batch.weight[at].tolist()) for at in np.ndindex(batch.Y.shape[:2])
+        if batch.weight[at].any()
+    ]  # fmt: skip
 
     def loss() -> float:
-        error = predict(network, weights, batch, tape, (0, T)) - batch.Y
-        return float((0.5 * batch.weight * error**2).sum() / labelled_rows)
+        p = predict(network, weights, batch, tape, (0, T))
+        return float(sum(plain(network.spec, p[at].tolist(), y, weight) for at, y, weight in labels) / labelled_rows)
 
     return central_differences(loss, flat)
 
@@ -82,17 +91,23 @@ def assert_gradients_agree(layout: Layout, got: Array, expected: Array) -> None:
     """Relative to the largest element of each parameter by itself, so that no small layer hides behind a large one."""
     for name, wanted in layout.views(expected).items():
         size = np.abs(wanted).max()
+        if name.startswith("target."):  # a task's own parameters follow labels, not gradients
+            assert size == np.abs(layout.views(got)[name]).max() == 0
+            continue
         assert size > 1e-6, f"{name} has no gradient: nothing was tested"
         np.testing.assert_allclose(layout.views(got)[name], wanted, rtol=0, atol=RELATIVE * size, err_msg=name)
 
 
 @every_cell
-@every_shape
+@every_objective
+@pytest.mark.parametrize("layers", [1, 2, 3])
+@pytest.mark.parametrize("B", [1, 3])
 def test_the_gradient_of_the_whole_network_equals_central_differences(
-    name: str, layers: int, horizon: int, B: int
+    kind: str, objective: str, layers: int, B: int
 ) -> None:
-    network = build(name, layers, horizon)
+    network = build(kind, layers, objective)
     flat, batch = draw(network, B)
+    assert np.abs(flat).min() > 0
 
     got = analytic(network, flat, batch)
 
@@ -102,9 +117,9 @@ def test_the_gradient_of_the_whole_network_equals_central_differences(
 @every_cell
 @pytest.mark.parametrize("B", [1, 3])
 def test_a_cell_gives_the_gradient_by_its_inputs_by_its_start_state_and_adds_the_one_by_its_parameters(
-    name: str, B: int
+    kind: str, B: int
 ) -> None:
-    cell, rng = CELLS[name](4, 3), np.random.default_rng(1)
+    cell, rng = CELLS[KINDS[kind]["cell"]](4, 3, build(kind).spec), np.random.default_rng(1)
     layout = Layout(cell.shapes())
     flat = rng.normal(0, 0.5, layout.size)
     state, X = rng.normal(0, 0.5, (B, cell.state_size)), rng.normal(0, 1, (T, B, 4))
@@ -130,9 +145,9 @@ def test_a_cell_gives_the_gradient_by_its_inputs_by_its_start_state_and_adds_the
 @settings(max_examples=25, deadline=None)
 @given(split=st.integers(1, 11), B=st.sampled_from([1, 3, 8]), layers=st.integers(1, 3), seed=st.integers(0, 99))
 def test_a_window_in_one_piece_equals_the_window_in_any_two_pieces(
-    name: str, split: int, B: int, layers: int, seed: int
+    kind: str, split: int, B: int, layers: int, seed: int
 ) -> None:
-    network, steps, rng = build(name, layers), 12, np.random.default_rng(seed)
+    network, steps, rng = build(kind, layers), 12, np.random.default_rng(seed)
     weights = network.weights(rng.normal(0, 0.5, network.layout.size).astype(np.float32))
     start = rng.normal(0, 0.5, (B, network.hidden_size)).astype(np.float32)
     X = rng.normal(0, 1, (steps, B, network.features)).astype(np.float32)
@@ -149,8 +164,8 @@ def test_a_window_in_one_piece_equals_the_window_in_any_two_pieces(
 
 @every_cell
 @pytest.mark.parametrize("layers", [1, 3])
-def test_the_state_after_k_steps_is_what_running_k_steps_leaves(name: str, layers: int) -> None:
-    network = build(name, layers)
+def test_the_state_after_k_steps_is_what_running_k_steps_leaves(kind: str, layers: int) -> None:
+    network = build(kind, layers)
     flat, batch = draw(network, B=3)
     weights = network.weights(flat)
     whole = network.tape(T, 3, np.float64)
@@ -164,8 +179,8 @@ def test_the_state_after_k_steps_is_what_running_k_steps_leaves(name: str, layer
 
 @every_cell
 @pytest.mark.parametrize(("B", "rows"), [(1, 4), (3, 4), (5, 8)])
-def test_a_padded_row_changes_no_gradient_whatever_it_holds(name: str, B: int, rows: int) -> None:
-    network, rng = build(name, layers=2, horizon=3), np.random.default_rng(2)
+def test_a_padded_row_changes_no_gradient_whatever_it_holds(kind: str, B: int, rows: int) -> None:
+    network, rng = build(kind, layers=2), np.random.default_rng(2)
     flat, batch = draw(network, B)
 
     def padded(array: Array, axis: int, scale: float = 3.0) -> Array:
@@ -181,8 +196,8 @@ def test_a_padded_row_changes_no_gradient_whatever_it_holds(name: str, B: int, r
 
 
 @every_cell
-def test_padding_at_the_end_of_a_window_changes_no_gradient(name: str) -> None:
-    network = build(name, horizon=3)
+def test_padding_at_the_end_of_a_window_changes_no_gradient(kind: str) -> None:
+    network = build(kind)
     flat, batch = draw(network, B=3)
     batch.weight[-2:] = 0
     expected = analytic(network, flat, batch)
@@ -225,8 +240,23 @@ class GRUWithoutResetGate(GRU):
         s.Q[:, self.hidden : 2 * self.hidden] = 0
 
 
-def one_step_ignored(cell_class: Any) -> Any:
+class RNNWithoutTanhDerivative(RNN):
+    """The factor 1 − h² is left out."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        s.Q[...] = 1
+
+
+class RNNWithReluOfTheStepBefore(RNN):
+    """Gradient passes where the unit was on one step earlier."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        s.Q[...] = s.XH[:-1, : self.hidden] > 0
+
+
+def one_step_ignored(kind: str) -> Any:
     """A mutant of any cell: the loss at one step of the window is forgotten."""
+    cell_class: Any = type(build(kind).cells[0])
 
     class Mutant(cell_class):  # type: ignore[misc]
         def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
@@ -240,15 +270,15 @@ def one_step_ignored(cell_class: Any) -> Any:
 MUTANTS = [
     ("lstm", LSTMWithoutTanhDerivative), ("lstm", LSTMWithoutCellMemory),
     ("gru", GRUWithoutUpdateGate), ("gru", GRUWithoutResetGate),
-    *((name, one_step_ignored(make)) for name, make in CELLS.items()),
+    ("rnn", RNNWithoutTanhDerivative), ("rnn-relu", RNNWithReluOfTheStepBefore),
+    *((kind, one_step_ignored(kind)) for kind in KINDS),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("name", "mutant"), MUTANTS, ids=lambda v: getattr(v, "__name__", v))
-def test_a_backward_that_drops_one_term_is_caught(name: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(CELLS, name, mutant)
-    network = build(name, layers=2)
-    assert type(network.cells[0]) is mutant
+@pytest.mark.parametrize(("kind", "mutant"), MUTANTS, ids=lambda v: getattr(v, "__name__", v))
+def test_a_backward_that_drops_one_term_is_caught(kind: str, mutant: Any) -> None:
+    network = build(kind, layers=2)
+    network.cells = [mutant(**vars(cell)) for cell in network.cells]
     flat, batch = draw(network, B=3)
 
     with pytest.raises(AssertionError, match="Not equal to tolerance"):

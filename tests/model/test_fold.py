@@ -13,9 +13,11 @@ from hypothesis import strategies as st
 from model.cell import Array
 from model.learner import Learner
 from model.rounds import GROUP_ROWS
+from tests.contracts import registry
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec, with_gaps
 
-every_cell = pytest.mark.parametrize("cell", ["lstm", "gru"])
+KINDS = registry.cells()
+every_cell = pytest.mark.parametrize("kind", KINDS)
 
 
 def learn(learner: Learner, stream: list[Chunk]) -> Array:
@@ -32,9 +34,9 @@ def learn(learner: Learner, stream: list[Chunk]) -> Array:
 @pytest.mark.parametrize("horizon", [1, 3])
 @pytest.mark.parametrize("limit", [GROUP_ROWS, 100])
 def test_the_same_chunks_give_the_same_bits_with_or_without_a_restart_after_each(
-    cell: str, horizon: int, limit: int
+    kind: str, horizon: int, limit: int
 ) -> None:
-    model = spec(cell=cell, horizon=horizon)
+    model = spec(**KINDS[kind], horizon=horizon)
     straight, restarted, checkpoint = Learner(model, limit), Learner(model, limit), Checkpoint()
     for chunk in chunks([1, 40, 3, 1, 90, 9, 70, 2, 1, 33], entities=40):
         feed(straight, chunk)
@@ -73,9 +75,9 @@ def test_two_learners_in_turn_do_not_disturb_each_other() -> None:
 @every_cell
 @pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
 def test_no_forecast_changes_by_a_bit_when_everything_after_it_becomes_noise(
-    cell: str, horizon: int, every: int
+    kind: str, horizon: int, every: int
 ) -> None:
-    model = spec(cell=cell, horizon=horizon, learn_every=every, learning_rate=1e-2)
+    model = spec(**KINDS[kind], horizon=horizon, learn_every=every, learning_rate=1e-2)
     stream, rng, cut = chunks([3] * 80, once=True), np.random.default_rng(9), 50
     noise = [c._replace(x=rng.normal(0, 1e3, c.x.shape).astype(np.float32)) for c in stream[cut:]]
 
@@ -84,7 +86,7 @@ def test_no_forecast_changes_by_a_bit_when_everything_after_it_becomes_noise(
 
     np.testing.assert_array_equal(told[: 3 * cut], retold[: 3 * cut])
     assert (told[3 * cut :] != retold[3 * cut :]).any(axis=1).all()  # the noise was noticed
-    still = learn(Learner(spec(cell=cell, horizon=horizon, learn_every=every, learn=False)), stream)
+    still = learn(Learner(spec(**KINDS[kind], horizon=horizon, learn_every=every, learn=False)), stream)
     assert (np.abs(told[60:] - still[60:]).max(axis=1) > 1e-4).all()  # and learning was on
 
 

@@ -12,6 +12,7 @@ from model.learner import Learner
 from model.optimizers import OPTIMIZERS
 from model.scalers import SCALERS
 from model.schedules import SCHEDULES
+from tests.contracts import registry
 from tests.model.worlds import Chunk, Server, chunks, feed, spec, with_gaps
 from tests.oracles.slow_learner import SlowLearner
 
@@ -19,9 +20,10 @@ from tests.oracles.slow_learner import SlowLearner
 # What a rule broken on purpose does to the weights is a hundred times larger (the last test).
 WEIGHT_TOLERANCE = 2e-5
 RATE = 5e-3
+KINDS = registry.cells()
 
 every_cell_and_horizon = pytest.mark.parametrize(
-    ("cell", "horizon", "every"), [(c, h, k) for c in ("lstm", "gru") for h in (1, 3) for k in (1, 2)]
+    ("cell", "horizon", "every"), [(c, h, k) for c in KINDS for h in (1, 3) for k in (1, 2)]
 )
 
 
@@ -50,7 +52,7 @@ def moved(learner: Learner) -> float:
 def test_after_chunks_of_interleaved_streams_weights_and_losses_equal_the_slow_learners(
     cell: str, horizon: int, every: int, layers: int
 ) -> None:
-    learner, slow = pair(cell=cell, horizon=horizon, learn_every=every, layers=layers, window=horizon + every + 7)
+    learner, slow = pair(**KINDS[cell], horizon=horizon, learn_every=every, layers=layers, window=horizon + every + 7)
     losses = []
     for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):
         losses += [update.loss for update in feed(learner, chunk)]
@@ -93,7 +95,7 @@ def test_both_learners_stay_alike_where_values_are_missing(scaler: str, horizon:
 
 @every_cell_and_horizon
 def test_forecasts_made_while_learning_equal_the_slow_learners(cell: str, horizon: int, every: int) -> None:
-    learner, slow = pair(cell=cell, horizon=horizon, learn_every=every)
+    learner, slow = pair(**KINDS[cell], horizon=horizon, learn_every=every)
     server = Server(learner)
     for chunk in chunks([3] * 60, once=True):
         feed(learner, chunk)
@@ -106,7 +108,7 @@ def test_forecasts_made_while_learning_equal_the_slow_learners(cell: str, horizo
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
 def test_every_optimizer_and_schedule_learns_as_the_slow_learner_does(optimizer: str, schedule: str) -> None:
-    learner, slow = pair(optimizer=optimizer, schedule=schedule, warmup=20, schedule_updates=100, weight_decay=0.1)
+    learner, slow = pair(optimizer=optimizer, schedule=schedule, warmup=20, schedule_updates=100)
     for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):
         feed(learner, chunk)
         slow_ticks(slow, chunk)

@@ -11,18 +11,19 @@ import pytest
 
 from model import calendar
 from model.cell import Array
-from model.cells import CELLS
 from model.network import Network
 from model.onnx_step import IR, OPSET, export_step
 from model.spec import ModelSpec
+from tests.contracts import registry
 
 STEPS, PARITY = 300, 1e-5
+KINDS = registry.cells()
 TARGETS = [("a", "b", "c"), ("c", "a")]
 
 
 def build(cell: str, layers: int = 1, horizon: int = 1, targets: Any = TARGETS[0], interval: float = 900.0) -> Network:
-    return Network(ModelSpec(channels=("a", "b", "c"), targets=targets, cell=cell, layers=layers, horizon=horizon,
-                             hidden=8, interval=interval))  # fmt: skip
+    return Network(ModelSpec(channels=("a", "b", "c"), targets=targets, layers=layers, horizon=horizon, hidden=8,
+                             interval=interval, **KINDS[cell]))  # fmt: skip
 
 
 def perturbed(network: Network) -> Array:
@@ -59,7 +60,7 @@ def scales(network: Network, state: Array) -> Array:
     return np.where(scale > 0, scale, 1).reshape(len(state), -1)
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", KINDS)
 @pytest.mark.parametrize("layers", [1, 2])
 @pytest.mark.parametrize("horizon", [1, 4])
 @pytest.mark.parametrize("targets", TARGETS, ids=["all", "subset"])
@@ -88,7 +89,7 @@ def test_the_graph_equals_numpy_over_300_steps(
     assert moved > 0.5  # the forecasts were not persistence
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", KINDS)
 def test_a_row_is_answered_alike_in_batches_of_1_to_64(cell: str) -> None:
     network = build(cell, layers=2, horizon=2)
     weights = network.weights(perturbed(network))
@@ -107,7 +108,7 @@ def test_a_row_is_answered_alike_in_batches_of_1_to_64(cell: str) -> None:
         state = whole[1]
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", KINDS)
 def test_the_numpy_step_answers_a_row_alike_in_any_batch(cell: str) -> None:
     network = build(cell, layers=2, horizon=2)
     weights = network.weights(perturbed(network))
@@ -121,7 +122,7 @@ def test_the_numpy_step_answers_a_row_alike_in_any_batch(cell: str) -> None:
         np.testing.assert_allclose(got_after, after[:size], rtol=PARITY, atol=PARITY)
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", KINDS)
 def test_the_export_is_opset_17_ir_8_with_the_promised_inputs_and_outputs(cell: str) -> None:
     network = build(cell, horizon=4, targets=("b",))
     model = onnx.load_from_string(export_step(network, network.weights(perturbed(network))))
@@ -139,7 +140,7 @@ def test_the_export_is_opset_17_ir_8_with_the_promised_inputs_and_outputs(cell: 
     assert shapes(model.graph.output) == {"y": ["B", 4], "next_state": ["B", S]}
 
 
-@pytest.mark.parametrize("cell", sorted(CELLS))
+@pytest.mark.parametrize("cell", KINDS)
 def test_equal_weights_give_equal_bytes_and_other_weights_others(cell: str) -> None:
     first, again = build(cell, layers=2), build(cell, layers=2)
     flat = perturbed(first)

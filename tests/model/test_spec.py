@@ -136,8 +136,10 @@ def test_a_spec_cannot_be_changed() -> None:
 
 @pytest.mark.parametrize("name", sorted(CHOICES))
 def test_every_choice_offered_is_accepted(name: str) -> None:
+    needs: dict[str, dict[str, Any]]
     needs = {"regress": {"targets": ["t"]}, "classify": {"classes": ["n", "p"]}}
     needs["cross_entropy"] = {"task": "classify", **needs["classify"]}
+    needs["relu"] = needs["identity"] = {"cell": "rnn", "activation": "relu"}
     for value in CHOICES[name]:
         spec = ModelSpec.from_mapping(GOOD | {name: value} | needs.get(value, {}))
         assert getattr(spec, name) == value
@@ -171,6 +173,23 @@ def test_a_task_with_labels_waits_for_them_and_none_is_forecast() -> None:
     assert (spec.outputs, spec.loss, spec.label_horizon, spec.class_weights) == (3, "cross_entropy", 512, (1, 1, 1))
     spec = ModelSpec.from_mapping(GOOD | {"task": "regress", "targets": ["t", "a"]})
     assert (spec.outputs, spec.target_index, spec.loss) == (2, [], "mse")
+
+
+@pytest.mark.parametrize(
+    ("field", "given", "remedy"),
+    [
+        ("activation", {"cell": "lstm", "activation": "relu"}, "cell lstm has its own"),
+        ("activation", {"cell": "gru", "activation": "relu"}, "cell gru has its own"),
+        ("init", {"cell": "lstm", "init": "identity"}, "only cell rnn with relu .*not lstm"),
+        ("init", {"cell": "rnn", "init": "identity"}, "only cell rnn with relu .*not rnn with tanh"),
+        ("weight_decay", {"weight_decay": 0.1}, "adam has none: choose optimizer adamw"),
+        ("weight_decay", {"weight_decay": 0.1, "optimizer": "sgd"}, "sgd has none"),
+    ],
+)
+def test_a_setting_that_the_choice_would_not_read_is_refused(field: str, given: Any, remedy: str) -> None:
+    with pytest.raises(SpecError, match=remedy) as caught:
+        ModelSpec.from_mapping(GOOD | given)
+    assert caught.value.field == field
 
 
 def test_absurdly_many_layers_are_refused_before_anything_is_made_of_them():

@@ -1,4 +1,4 @@
-"""LSTM and GRU, one step of one row in float64: each forward as in its paper, each backward the same lines bottom-up.
+"""LSTM, GRU and RNN, one step of one row in float64: each forward as in its paper, each backward its lines bottom-up.
 
 `step(params, state, x)` → next state and the tape; `back(params, tape, dstate, dparams)` adds to dparams and returns
 the gradients by the state before and by x. Parameter layouts are those that the docstrings of `model.cells` state.
@@ -51,5 +51,27 @@ def gru_back(p, tape, dh, dp):
     return (p["U"].T @ d_hidden)[:n_h] + dh * z, p["W"].T @ d_input
 
 
-# name: step, back, vectors in a state
-CELLS = {"lstm": (lstm_step, lstm_back, 2), "gru": (gru_step, gru_back, 1)}
+def rnn(activation):
+    """Elman's network: the pair for tanh or relu."""
+
+    def step(p, h, x):
+        z = np.concatenate([h, x, [1]])
+        a = p["W"] @ z
+        return np.tanh(a) if activation == "tanh" else a * (a > 0), (z, a)
+
+    def back(p, tape, dh, dp):
+        z, a = tape
+        da = dh * (1 - np.tanh(a) ** 2 if activation == "tanh" else a > 0)
+        dp["W"] += np.outer(da, z)
+        dz = p["W"].T @ da
+        return dz[: len(a)], dz[len(a) : -1]
+
+    return step, back
+
+
+# name: of a spec, the step, the back, and the vectors in a state
+CELLS = {
+    "lstm": lambda spec: (lstm_step, lstm_back, 2),
+    "gru": lambda spec: (gru_step, gru_back, 1),
+    "rnn": lambda spec: (*rnn(spec.activation), 1),
+}

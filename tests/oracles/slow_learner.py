@@ -36,7 +36,7 @@ class SlowLearner:
 
     def __init__(self, spec, params):
         self.spec, self.params = spec, {k: np.array(v, np.float64) for k, v in params.items()}
-        self.step, self.back, vectors = CELLS[spec.cell]
+        self.step, self.back, vectors = CELLS[spec.cell](spec)
         self.state_size = spec.layers * vectors * spec.hidden
         self.unseen = Stream(spec, 0).scaler.unseen
         self.channels = [spec.channels.index(name) for name in spec.targets]

@@ -1,0 +1,116 @@
+"""Elman's simple recurrent network (Elman 1990), with tanh or relu."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from model.cell import Array, Params
+from model.init import Init
+from model.kernels import ProductScratch, accumulate_products, step_norms
+
+
+class RNNTape:
+    """Buffers of one window, feature-major: rows are features, the batch is innermost."""
+
+    def __init__(self, cell: RNN, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
+        H, K = cell.hidden, cell.hidden + cell.inputs + 1
+        self.T, self.B, self.zero = T, B, np.zeros((), dtype)
+        self.XH = np.zeros((T + 1, K, B), dtype)  # rows [h_{t-1}; x_t; 1]: a step writes h where the next one reads it
+        self.XH[:, -1] = 1
+        self.WhT = np.empty((H, H), dtype)
+        self.dW = ProductScratch(H, K, T, B, dtype)
+        self.Q = np.empty((T, H, B), dtype)  # local derivatives
+        self.dA = np.empty((T, H, B), dtype)
+        self.DH = np.empty((T, H, B), dtype)  # total gradient by h_t
+        self.dX = np.empty((T, cell.inputs, B), dtype)
+        self.dh0 = np.empty((H, B), dtype)
+        # Slicing inside the loop would cost as much as the arithmetic.
+        self.forward_views = [(self.XH[t], self.XH[t + 1, :H]) for t in range(T)]
+        self.backward_views = [(self.DH[t], self.Q[t], self.dA[t], self.DH[max(t - 1, 0)]) for t in range(T)]
+
+
+@dataclass(frozen=True)
+class RNN:
+    """h' = act(W·[h; x; 1]). State row: [h]. Parameter W [H, H+I+1], columns h|x|1. activation: tanh or relu."""
+
+    inputs: int
+    hidden: int
+    activation: str
+    init: Init
+
+    @property
+    def state_size(self) -> int:
+        """H: h alone."""
+        return self.hidden
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """One matrix, the biases its last column."""
+        return {"W": (self.hidden, self.hidden + self.inputs + 1)}
+
+    def init_params(self, params: Params, rng: np.random.Generator) -> None:
+        """Recurrent and input weights as `Init` has them; biases 0."""
+        W, H = params["W"], self.hidden
+        W[:, :H] = self.init.recurrent(1, H, rng)
+        W[:, H:-1] = self.init.input(1, H, self.inputs, rng)
+        W[:, -1] = 0
+
+    def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> RNNTape:
+        """Buffers for windows of T ticks and B rows."""
+        return RNNTape(self, T, B, dtype)
+
+    def forward(self, params: Params, state: Array, X: Array, tape: RNNTape) -> Array:
+        """state [B, H], X [T, B, I] → H [T, B, H], a view of the tape."""
+        H, s, W = self.hidden, tape, params["W"]
+        s.XH[0, :H] = state.T
+        s.XH[:-1, H:-1] = X.transpose(0, 2, 1)
+        if self.activation == "relu":
+            for xh, h in s.forward_views:
+                np.dot(W, xh, out=h)
+                np.maximum(h, s.zero, out=h)
+        else:
+            for xh, h in s.forward_views:
+                np.dot(W, xh, out=h)
+                np.tanh(h, out=h)
+        return s.XH[1:, :H].transpose(0, 2, 1)
+
+    def state_after(self, tape: RNNTape, steps: int) -> Array:
+        """[B, H]: h after that many steps of the last forward."""
+        return tape.XH[steps, : self.hidden].T.copy()
+
+    def backward(self, params: Params, tape: RNNTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
+        """dH [T, B, H] → dX [T, B, I] and dstate [B, H]; dparams are added to."""
+        H, s = self.hidden, tape
+        self._local_derivatives(s)
+        np.copyto(s.WhT, params["W"][:, :H].T)
+        s.DH[...] = dH.transpose(0, 2, 1)
+        for t in range(s.T - 1, -1, -1):
+            dh, q, da, before = s.backward_views[t]
+            np.multiply(dh, q, out=da)
+            np.dot(s.WhT, da, out=s.dh0)
+            if t:
+                np.add(before, s.dh0, out=before)
+        accumulate_products(dparams["W"], s.dA, s.XH[:-1], s.dW)
+        if need_dX:
+            np.matmul(params["W"][:, H:-1].T, s.dA, out=s.dX)
+        return s.dX.transpose(0, 2, 1), s.dh0.T.copy()
+
+    def _local_derivatives(self, s: RNNTape) -> None:
+        """dh per dh' for the whole window at once: 1 − h² of tanh; of relu 1 where it let something through."""
+        h = s.XH[1:, : self.hidden]
+        if self.activation == "relu":
+            np.greater(h, s.zero, out=s.Q)
+        else:
+            np.multiply(h, h, out=s.Q)
+            np.subtract(1, s.Q, out=s.Q)
+
+    def lag_norms(self, tape: RNNTape) -> Array:
+        """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
+        return step_norms(tape.DH)
+
+    def saturated(self, tape: RNNTape) -> float:
+        """Fraction of units of the last forward that pass almost no gradient: tanh beyond ±0.9, or relu at 0."""
+        h = tape.XH[1:, : self.hidden]
+        return float(np.mean(h <= 0 if self.activation == "relu" else np.abs(h) > 0.9))

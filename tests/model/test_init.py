@@ -1,0 +1,134 @@
+"""First weights: what each initialisation promises, in every cell."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model.cell import Array
+from model.cells import CELLS
+from model.init import INITS, orthogonal
+from model.network import Network
+from model.spec import CHOICES, ModelSpec, SpecError
+from tests.contracts.registry import cells, chosen, proven
+
+H, CHANNELS = 48, 60
+KINDS = cells()
+
+# A cell's recurrent weights [gates·H, H], input weights [gates·H, I], and biases with those that begin at 1.
+PARTS: dict[str, Any] = {
+    "lstm": lambda p: (p["W"][:, :H], p["W"][:, H:-1], p["W"][:, -1], slice(2 * H, 3 * H)),
+    "gru": lambda p: (p["U"][:, :H], p["W"], np.r_[p["U"][:, -1], p["b"]], slice(0)),
+    "rnn": lambda p: (p["W"][:, :H], p["W"][:, H:-1], p["W"][:, -1], slice(0)),
+}
+proven(CELLS, parts=PARTS)
+
+
+def accepted(kind: str, init: str) -> bool:
+    try:
+        ModelSpec(channels=("a",), init=init, **KINDS[kind])
+    except SpecError:
+        return False
+    return True
+
+
+every_init = pytest.mark.parametrize(
+    ("kind", "init"), [(k, i) for k in KINDS for i in proven(chosen(INITS, "init")) if accepted(k, i)]
+)
+
+
+def first_weights(kind: str, init: str, gain: float = 1.0, seed: int = 0) -> list[dict[str, Array]]:
+    """The named first parameters of two layers."""
+    names = tuple(f"c{i}" for i in range(CHANNELS))
+    network = Network(
+        ModelSpec(channels=names, hidden=H, layers=2, init=init, init_gain=gain, seed=seed, **KINDS[kind])
+    )
+    return network.weights(network.init_params()).cells
+
+
+def parts(kind: str, params: dict[str, Array]) -> Any:
+    return PARTS[KINDS[kind]["cell"]](params)
+
+
+def test_every_init_is_accepted_by_some_cell() -> None:
+    assert {i for i in CHOICES["init"] if any(accepted(kind, i) for kind in KINDS)} == set(INITS)
+
+
+@every_init
+def test_input_weights_are_normal_with_deviation_one_over_the_root_of_the_inputs(kind: str, init: str) -> None:
+    for layer in first_weights(kind, init):
+        _, W, _, _ = parts(kind, layer)
+        scaled = W * np.sqrt(W.shape[1])
+        # Of n normal draws the mean lies within 5/√n of 0, the deviation within 5/√(2n) of 1.
+        assert abs(scaled.mean()) < 5 / np.sqrt(W.size)
+        assert abs(scaled.std() - 1) < 5 / np.sqrt(2 * W.size)
+        assert (np.abs(scaled) > 2).mean() == pytest.approx(0.0455, abs=5 * np.sqrt(0.0455 / W.size))
+
+
+@every_init
+def test_biases_are_zero_and_of_a_forget_gate_one(kind: str, init: str) -> None:
+    for layer in first_weights(kind, init):
+        _, _, b, ones = parts(kind, layer)
+        expected = np.zeros_like(b)
+        expected[ones] = 1
+        np.testing.assert_array_equal(b, expected)
+
+
+@every_init
+def test_the_gain_multiplies_the_recurrent_weights_and_nothing_else(kind: str, init: str) -> None:
+    for one, half in zip(first_weights(kind, init), first_weights(kind, init, gain=0.5), strict=True):
+        (U, *same), (U_half, *others) = parts(kind, one), parts(kind, half)
+        np.testing.assert_array_equal(U_half, 0.5 * U)
+        for a, b in zip(same[:2], others[:2], strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+@every_init
+def test_first_weights_follow_the_seed_alone(kind: str, init: str) -> None:
+    one, again, other = (first_weights(kind, init, seed=s) for s in (1, 1, 2))
+    for a, b, c in zip(one, again, other, strict=True):
+        for name in a:
+            np.testing.assert_array_equal(a[name], b[name])
+        assert any((a[name] != c[name]).any() for name in a)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("gain", [0.5, 1.0, 1.7])
+def test_every_gates_orthogonal_block_keeps_lengths_up_to_the_gain(kind: str, gain: float) -> None:
+    for layer in first_weights(kind, "orthogonal", gain):
+        U, _, _, _ = parts(kind, layer)
+        for block in (U.astype(np.float64) / gain).reshape(-1, H, H):
+            np.testing.assert_allclose(block @ block.T, np.eye(H), rtol=0, atol=1e-6)
+        assert len({block.tobytes() for block in U.reshape(-1, H, H)}) == len(U) // H  # each drawn by itself
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_normal_recurrent_weights_have_deviation_one_over_the_root_of_the_units(kind: str) -> None:
+    for layer in first_weights(kind, "normal"):
+        U, _, _, _ = parts(kind, layer)
+        assert abs(U.std() * np.sqrt(H) - 1) < 5 / np.sqrt(2 * U.size)
+
+
+def test_identity_is_the_identity() -> None:
+    for layer in first_weights("rnn-relu", "identity", gain=0.75):
+        np.testing.assert_array_equal(parts("rnn-relu", layer)[0], 0.75 * np.eye(H, dtype=np.float32))
+
+
+def test_orthogonal_matrices_are_drawn_uniformly() -> None:
+    """Without the sign correction the first entry would be -0.64 on average, for LAPACK's R has a sign of its own."""
+    rng = np.random.default_rng(0)
+    drawn = np.stack([orthogonal(1, 2, rng) for _ in range(4000)])
+    assert np.abs(drawn.mean(axis=0)).max() < 5 * np.sqrt(0.5 / 4000)
+    assert np.mean(np.linalg.det(drawn) > 0) == pytest.approx(0.5, abs=5 * 0.5 / np.sqrt(4000))
+
+
+def test_the_default_draws_are_those_that_quality_was_measured_with() -> None:
+    """An LSTM's recurrent weights, then its inputs', layer by layer from the seed's generator."""
+    rng, inputs = np.random.default_rng(0), 2 * CHANNELS
+    for layer in first_weights("lstm", "normal"):
+        U = rng.standard_normal((4 * H, H)) / np.sqrt(H)
+        W = rng.standard_normal((4 * H, inputs)) / np.sqrt(inputs)
+        np.testing.assert_array_equal(layer["W"][:, :-1], np.concatenate([U, W], axis=1).astype(np.float32))
+        inputs = H
