@@ -1,4 +1,4 @@
-"""The command line: `freshet serve`, `freshet demo`, `freshet backtest`.
+"""The command line: `freshet serve`, `freshet train`, `freshet backtest`, `freshet demo`.
 
 What a verb needs is imported inside it, so that `freshet --version` and `--help` start neither NumPy nor gRPC.
 """
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+from service.train_cli import train
 from service.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
 
 VERSION = "0.1.0"
@@ -165,7 +166,9 @@ def _drain_at_end_of_input() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-# --- backtest and demo
+# --- train, backtest and demo
+
+app.command()(train)
 
 
 @app.command()
@@ -179,6 +182,9 @@ def backtest(
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help=f"A key of the model's spec; repeatable. Keys: {SPEC_KEYS}.", metavar="KEY=VALUE"),
+    ] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Begin with these: a file, or a folder of `freshet train`.", metavar="DIR")
     ] = None,
     train_rows: Annotated[
         int | None, typer.Option(help="Rows that fix the units of the errors [default: 20 %].", metavar="N")
@@ -206,6 +212,7 @@ def backtest(
     from service.backtest.command import check_outputs, finish
     from service.backtest.plan import make_plan, model_keys
     from service.errors import Invalid
+    from service.files import spec_beside
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)
@@ -215,7 +222,8 @@ def backtest(
             file,
             time_column=time,
             columns=columns,
-            model=model_keys(config, settings or (), horizon=horizon, seed=seed),
+            model=model_keys(config or spec_beside(weights), settings or (), horizon=horizon, seed=seed),
+            weights=weights,
             train_rows=train_rows,
             score_from=score_from,
             score_to=score_to,

@@ -48,7 +48,10 @@ FLOORS = {
     "service.cli": 3,
     "service.demo": 3,
     "service.edge": 3,
+    "service.files": 3,
+    "service.offline": 3,
     "service.server": 3,
+    "service.train_cli": 3,
     "service.verbs": 3,
     "service.wire": 3,
 }

@@ -13,7 +13,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-from model.learner import Learner
 from service.backtest import core, through_service
 from service.backtest.plan import Plan
 from service.backtest.progress import Progress, progress
@@ -53,7 +52,7 @@ def backtest(
 
 
 def _through_core(plan: Plan, scorer: Scorer, keep: ForecastFile | None) -> Report:
-    learner, started = Learner(plan.spec), time.perf_counter()
+    learner, started = core.learner(plan), time.perf_counter()
     with progress("freshet", plan.rows) as shown:
         for row, forecast in enumerate(core.forecasts(learner, plan)):
             count(scorer, keep, shown, row, forecast)

@@ -11,9 +11,18 @@ from model import calendar
 from model.baselines import Baseline, Persistence, RecursiveLeastSquares
 from model.learner import Learner
 from service.backtest.plan import Plan
+from service.export import read_weights
 
 Array = npt.NDArray[np.float32]
 Array64 = npt.NDArray[np.float64]
+
+
+def learner(plan: Plan) -> Learner:
+    """The learner at the first row."""
+    made = Learner(plan.spec)
+    if plan.weights is not None:
+        made.weights.flat[...] = read_weights(made.network, plan.weights)
+    return made
 
 
 def forecasts(learner: Learner, plan: Plan) -> Iterator[Array]:

@@ -15,6 +15,7 @@ from model.spec import ModelSpec, SpecError
 from service.backtest.scoring import Scorer
 from service.backtest.series import Series, read_series
 from service.errors import Invalid
+from service.files import load_weights
 
 ALL = "all"
 
@@ -28,6 +29,7 @@ class Plan:
     train_rows: int | None = None
     score_from: int | None = None
     score_to: int | None = None
+    weights: bytes | None = None  # what the learner begins with, safetensors; None: drawn from the spec's seed
 
     def scorer(self) -> Scorer:
         """A fresh scorer of the spec's targets. Raises Invalid if the rows do not make sense for this series."""
@@ -76,11 +78,13 @@ def make_plan(
     train_rows: int | None = None,
     score_from: int | None = None,
     score_to: int | None = None,
+    weights: Path | None = None,
 ) -> Plan:
     """Read the series and settle everything that a replay needs to know.
 
     columns: "a,b,…" or "all". model: keys of ModelSpec; channels are the columns, the interval that of the file, unless
-    they are given. rows: only the first so many. Raises Invalid, SpecError or OSError: nothing is found out later.
+    they are given. rows: only the first so many. weights: a file, or a folder with one.
+    Raises Invalid, SpecError or OSError: nothing is found out later.
     """
     keys = dict(model or {})
     series = read_series(file, time_column, chosen_columns(columns, keys.get("channels")))
@@ -94,7 +98,10 @@ def make_plan(
     spec = ModelSpec.from_mapping({"interval": series.interval, **keys})
     if spec.interval > 0 and series.time is None:
         raise SpecError("interval", spec.interval, "the calendar needs event times: name the column with --time")
-    plan = Plan(series=series, spec=spec, train_rows=train_rows, score_from=score_from, score_to=score_to)
+    given = None if weights is None else load_weights(weights, spec)
+    plan = Plan(
+        series=series, spec=spec, train_rows=train_rows, score_from=score_from, score_to=score_to, weights=given
+    )
     plan.scorer()
     return plan
 

@@ -74,7 +74,7 @@ async def replay(target: str, model: str, stream_id: str, plan: Plan, max_stalen
     spec, seen = plan.spec, Observed()
     async with freshet.connect(target) as client:
         keys = {name: value for name, value in spec.to_mapping().items() if name != "channels"}
-        await client.create_model(model, spec.channels, **keys)
+        await client.create_model(model, spec.channels, weights=plan.weights or b"", **keys)
         watching = asyncio.create_task(_watch(client, model, seen))
         try:
             async with client.stream(model, stream_id, IN_FLIGHT) as stream:

@@ -1,0 +1,114 @@
+"""Running a training: progress, early ends, and what persistence and least squares make of the same rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from model.network import Network
+from model.offline import Best, Diverged, Epoch, OfflineTraining, loss_of
+from model.recorded import Recorded, prepare
+from service.backtest import core
+from service.backtest.progress import progress
+from service.offline.plan import OfflinePlan
+from service.offline.shown import shown_epochs
+
+INTERRUPTED, PATIENCE_SPENT, ALL_EPOCHS = "interrupted", "patience", "epochs"
+
+
+@dataclass(slots=True)
+class Trained:
+    """What came of a training."""
+
+    plan: OfflinePlan
+    baselines: dict[str, float]  # held-out loss by name; NaN without held-out rows
+    voided: int  # labels behind gaps longer than max_gap
+    best: Best
+    epochs: list[Epoch] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of each epoch, the 0th included
+    stopped: str = ALL_EPOCHS  # why it ended: one of the above, or what went wrong
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended by a loss that is not finite."""
+        return self.stopped not in (INTERRUPTED, PATIENCE_SPENT, ALL_EPOCHS)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON: the run as it can be repeated, and what it gave; null where there is no number."""
+        plan, settings = self.plan, self.plan.settings
+        epochs = [
+            {"epoch": e.number, "train": e.train, "held_out": e.held_out, "best": e.best, "updates": e.updates,
+             "clipped": e.clipped, "seconds": round(s, 3)}
+            for e, s in zip(self.epochs, self.seconds, strict=True)
+        ]  # fmt: skip
+        run = {
+            "file": plan.file.name, "sha256": plan.digest, "rows": plan.rows, "train_rows": plan.train_ticks,
+            "held_out_rows": plan.held_out, "seed": plan.spec.seed, "mode": plan.mode,
+            "learning_rate": plan.learning_rate, "segments": settings.segments, "side_by_side": settings.rows,
+            "chunk": settings.chunk or None, "voided_labels": self.voided, "stopped": self.stopped,
+            "best_epoch": self.best.epoch, "held_out": {"freshet": self.best.loss, **self.baselines}, "epochs": epochs,
+        }  # fmt: skip
+        finite: dict[str, Any] = _finite(run)
+        return finite
+
+
+def train(plan: OfflinePlan) -> Trained:
+    """Train, showing each epoch. Ctrl-C, and a loss that is not finite, end it with the best weights so far.
+
+    Raises KeyboardInterrupt before the first epoch is done: there is nothing to keep then. Likewise Diverged.
+    """
+    network = plan.network()
+    series = plan.plan.series
+    recorded = prepare(network, series.x, plan.plan.times)
+    baselines = baseline_losses(plan, network, recorded)
+    training = OfflineTraining(network, recorded, plan.train_ticks, plan.settings)
+    trained = Trained(plan, baselines, recorded.voided, training.best)
+    started = time.perf_counter()
+    # What overflows ends the training with a message of its own.
+    with shown_epochs(plan.settings.epochs, baselines) as show, np.errstate(over="ignore", invalid="ignore"):
+        try:
+            for epoch in training.epochs():
+                now = time.perf_counter()
+                trained.epochs.append(epoch)
+                trained.seconds.append(now - started)
+                show(epoch, now - started)
+                started = now
+        except (KeyboardInterrupt, Diverged) as end:
+            if len(trained.epochs) < 2:  # the 0th are the first weights: nothing was learned
+                raise
+            trained.stopped = INTERRUPTED if isinstance(end, KeyboardInterrupt) else str(end)
+        else:
+            if trained.epochs[-1].number < plan.settings.epochs:
+                trained.stopped = PATIENCE_SPENT
+    trained.best = training.best
+    return trained
+
+
+def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded) -> dict[str, float]:
+    """Held-out loss of each baseline, by name, in the network's units. They go on learning from the held-out rows."""
+    running = {name: core.baseline_forecasts(b, plan.plan) for name, b in core.baselines(plan.plan).items()}
+    if not plan.held_out:
+        return dict.fromkeys(running, math.nan)
+    made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in running}
+    last = plan.plan.series.x[:, plan.spec.target_index].astype(np.float64)
+    unit = np.where(recorded.scale > 0, recorded.scale, np.float32(1))
+    with progress("baselines", plan.rows) as shown:
+        for row in range(plan.rows):
+            for name, forecasts in running.items():
+                change = (next(forecasts) - last[row]).ravel()
+                if row >= plan.train_ticks:
+                    made[name][row - plan.train_ticks] = change / unit[row]
+            shown.advance()
+    return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

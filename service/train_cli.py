@@ -1,0 +1,86 @@
+"""`freshet train`: what it takes. What it needs is imported inside, so that `freshet --help` starts no NumPy."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.verbs import SPEC_KEYS, guarded, one_blas_thread
+
+
+class Mode(StrEnum):
+    """How the gradient goes back through the history."""
+
+    TRUNCATED = "truncated"
+    WHOLE = "whole"
+
+
+def train(
+    file: Annotated[Path, typer.Argument(help="The recorded history.", metavar="HISTORY.csv")],
+    config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option("--set", help=f"A key of the model's spec; repeatable. Keys: {SPEC_KEYS}.", metavar="KEY=VALUE"),
+    ] = None,
+    time: Annotated[str | None, typer.Option(help="Column of event times [default: found by itself].")] = None,
+    columns: Annotated[str, typer.Option(help="Channels: a,b,… or all.")] = "all",
+    rows: Annotated[int | None, typer.Option(help="Only the first so many rows.", metavar="N")] = None,
+    seed: Annotated[int | None, typer.Option(help="Seed of first weights and order [default: 0].", metavar="S")] = None,
+    mode: Annotated[
+        Mode, typer.Option(help="Gradient cut after every window, or through whole segments.")
+    ] = Mode.TRUNCATED,
+    segments: Annotated[
+        int | None, typer.Option(help="Segments of --mode whole, side by side [default: 1].", metavar="N")
+    ] = None,
+    epochs: Annotated[int, typer.Option(help="Most passes over the history.", metavar="N")] = 100,
+    patience: Annotated[
+        int, typer.Option(help="Passes without a better held-out loss until it stops.", metavar="P")
+    ] = 10,
+    held_out: Annotated[float, typer.Option(help="Share of the rows, the last, that judges.", metavar="SHARE")] = 0.2,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="Step size [default: 4 times the spec's].", metavar="RATE")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write [default: HISTORY-model].", metavar="DIR")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier training in DIR.")] = False,
+    json: Annotated[Path | None, typer.Option(help="Also write history.json there.", metavar="OUT")] = None,
+    url: Annotated[str | None, typer.Option(help="A running server, for --create.", metavar="HOST:PORT")] = None,
+    create: Annotated[
+        str | None, typer.Option(help="Create a model with these weights as version 1.", metavar="NAME")
+    ] = None,
+) -> None:
+    """Learn from a recorded history before going online: several passes, a held-out tail, the best weights kept.
+
+    Writes model.toml, weights.safetensors, model.onnx, history.json and loss.svg. Ctrl-C keeps the best so far.
+    """
+    one_blas_thread()
+    from service.backtest.command import check_outputs
+    from service.backtest.plan import model_keys
+    from service.errors import Invalid
+    from service.offline.command import Target, run
+    from service.offline.plan import make_offline_plan
+
+    def work() -> int:
+        check_outputs(json=json)
+        if (url is None) != (create is None):
+            given, value, other = ("create", create, "url") if url is None else ("url", url, "create")
+            raise Invalid(given, value, f"goes with --{other}")
+        plan = make_offline_plan(
+            file,
+            time_column=time,
+            columns=columns,
+            model=model_keys(config, settings or (), seed=seed),
+            rows=rows,
+            mode=mode.value,
+            segments=segments,
+            epochs=epochs,
+            patience=patience,
+            held_out=held_out,
+            learning_rate=learning_rate,
+        )
+        target = Target(url, create) if url is not None and create is not None else None
+        return run(plan, out or Path(f"{file.stem}-model"), force, json, target)
+
+    raise typer.Exit(guarded(work))
