@@ -12,6 +12,7 @@ from model.offline import Diverged, Epoch, OfflineSettings, OfflineTraining, for
 from model.recorded import Recorded, prepare
 from model.spec import ModelSpec
 from tests.model.worlds import INTERVAL_S, START_S
+from tests.oracles.slow_learner import SlowLearner
 
 NOISE = 0.3
 
@@ -159,3 +160,66 @@ def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_best_weights(wh
 def test_a_history_is_cut_into_segments_of_about_ten_windows(ticks: int, rows: int, segments: int) -> None:
     settings = OfflineSettings.truncated(1, 1, ticks, 16)
     assert (settings.rows, settings.segments, settings.chunk) == (rows, segments, 16)
+
+
+# --- one update, by the plain definition: sgd's step is the gradient
+
+
+def stepped(recorded: Recorded, of: Network, settings: OfflineSettings) -> np.ndarray:
+    """The weights after one epoch over all of the series."""
+    training = OfflineTraining(of, recorded, len(recorded.X), settings)
+    run(training)
+    return training.weights.flat
+
+
+@pytest.mark.parametrize("keys", [{}, {"layers": 2}, {"cell": "gru", "horizon": 3, "window": 16}], ids=str)
+def test_a_whole_sequence_step_is_the_gradient_of_the_mean_loss_by_the_plain_definition(keys) -> None:
+    of = network(optimizer="sgd", clip=1e6, learning_rate=0.5, head_init=0.4, **keys)
+    data = recorded(of, oscillation(60))
+    first = of.init_params()
+    after = stepped(data, of, OfflineSettings.whole(1, 1))
+
+    slow = SlowLearner(of.spec, of.layout.views(first))
+    state, tapes = np.zeros(slow.state_size), []
+    for row in data.X:
+        state, *tape = slow.network_step(state, row.astype(np.float64))
+        tapes.append(tape)
+    grad, dstate = {name: np.zeros_like(value) for name, value in slow.params.items()}, np.zeros(slow.state_size)
+    labelled = data.weight.any(axis=1).sum()
+    for t in reversed(range(60)):
+        cells, z, p = tapes[t]
+        dp = data.weight[t] * (p.ravel() - data.Y[t]) / labelled
+        dstate = slow.network_back(cells, z, dp, dstate, grad)
+    expected = np.concatenate([grad[name].ravel() for name in of.layout.shapes])
+    assert np.abs(expected).max() > 0.01
+    np.testing.assert_allclose((first - after) / 0.5, expected, atol=2e-6)  # float32 weights of size 1, over the rate
+
+
+def test_segments_side_by_side_step_as_their_gradients_one_by_one_would_in_the_mean() -> None:
+    of = network(optimizer="sgd", clip=1e6, learning_rate=0.5, head_init=0.4)
+    data = recorded(of, oscillation(120))
+    data.weight[29::30] = 0  # alone, a segment ends there: its last label is not known yet
+    first = of.init_params()
+    together = stepped(data, of, OfflineSettings.whole(1, 1, segments=4))
+    parts = [Recorded(*(part[a : a + 30] for part in data[:4]), 0) for a in range(0, 120, 30)]
+    labels = np.array([part.weight.any(axis=1).sum() for part in parts])
+    alone = np.stack([stepped(part, of, OfflineSettings.whole(1, 1)) - first for part in parts])
+    np.testing.assert_allclose(together - first, labels / labels.sum() @ alone, atol=1e-6)
+    assert np.abs(together - first).max() > 0.01
+
+
+@pytest.mark.parametrize("settings", [
+    OfflineSettings(epochs=3, patience=9, rows=1, segments=1, chunk=16),
+    OfflineSettings(epochs=3, patience=9, rows=2, segments=6, chunk=16),
+    OfflineSettings(epochs=3, patience=9, rows=6, segments=6, chunk=0),
+])  # fmt: skip
+def test_the_hidden_state_is_carried_from_chunk_to_chunk_and_from_segment_to_segment(settings) -> None:
+    of = network(optimizer="sgd", learning_rate=1e-30, head_init=0.5)  # the weights stay: only the states can differ
+    data = recorded(of, oscillation(300))
+    training = OfflineTraining(of, data, 300, settings)
+    epochs = run(training)
+    whole = score(of, training.weights, data, 0, 300)
+    np.testing.assert_allclose(training.weights.flat, of.init_params(), rtol=0, atol=1e-27)
+    # In the first epoch all segments begin with zeros, as the only one of the first case does rightly.
+    assert epochs[-1].train == pytest.approx(whole, rel=1e-6)
+    assert (epochs[1].train == pytest.approx(whole, rel=1e-6)) == (settings.segments == 1)

@@ -138,7 +138,14 @@ def test_ctrl_c_keeps_the_best_weights_so_far_and_says_so(tmp_path):
     command = [sys.executable, "-m", "service.cli", "train", TAXI, "--rows", "3000", "--set", "hidden=16",
                "--epochs", "100000", "--patience", "100000", "--out", out]  # fmt: skip
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment) as child:
+
+    def as_in_the_foreground() -> None:  # a shell's background jobs, and all that they start, ignore Ctrl-C
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+    with subprocess.Popen(
+        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+        preexec_fn=as_in_the_foreground,
+    ) as child:  # fmt: skip
         told = [next(line for line in child.stderr if line.startswith("epoch 3:"))]
         child.send_signal(signal.SIGINT)
         printed, errors = child.communicate(timeout=DEADLINE_S)
