@@ -1,0 +1,94 @@
+"""From a recorded history to a model on a real server that goes on learning."""
+
+import asyncio
+import os
+import sys
+from importlib import resources
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+
+from model import calendar
+from service.backtest.command import backtest
+from service.backtest.plan import make_plan, model_keys
+from service.files import spec_beside
+
+TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
+DEADLINE_S = 60
+
+
+async def train(*arguments: object) -> tuple[int, str, str]:
+    """`freshet train` as a process of its own: exit code, standard output, standard error."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service.cli", "train", *map(str, arguments),
+        stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+    )  # fmt: skip
+    printed, errors = await asyncio.wait_for(process.communicate(), DEADLINE_S)
+    return await process.wait(), printed.decode(), errors.decode()
+
+
+def answers(graph: bytes, x: np.ndarray, time: np.ndarray, interval: float) -> list[np.ndarray]:
+    """What an exported graph answers a fresh stream, tick by tick."""
+    session = onnxruntime.InferenceSession(graph)
+    u = calendar.inputs(time, interval)
+    state, given = np.zeros((1, session.get_inputs()[2].shape[1]), np.float32), []
+    for row, ahead in zip(x, u, strict=True):
+        y, state = session.run(None, {"x": row[None], "u": ahead[None], "state": state})
+        given.append(y[0])
+    return given
+
+
+async def test_a_model_trained_on_a_history_is_version_1_of_one_that_goes_on_learning(server, client, name, tmp_path):
+    out = tmp_path / "model"
+    arguments = (TAXI, "--rows", 800, "--set", "hidden=16", "--epochs", 5, "--out", out)
+    code, printed, errors = await train(*arguments, "--url", server.grpc, "--create", name)
+    assert code == 0, errors
+    assert f"created       {name} at {server.grpc}" in printed
+
+    exported = await client.export(name)
+    assert exported.version.number == 1
+    assert exported.weights == (out / "weights.safetensors").read_bytes()
+    assert exported.onnx == (out / "model.onnx").read_bytes()
+
+    series = make_plan(TAXI, rows=1100).series
+    x, time = series.x[800:], series.time[800:]
+    expected = answers((out / "model.onnx").read_bytes(), x, time, series.interval)
+    async with client.stream(name, "nyc") as stream, asyncio.timeout(DEADLINE_S):
+        first = 0
+        async for forecast in stream.forecasts(x, time, max_staleness=32):
+            if forecast.version > 1:
+                break
+            np.testing.assert_array_equal(forecast.y.ravel(), expected[first])
+            first += 1
+    assert first > 8, "another version served before the first had shown what it answers"
+    assert forecast.version > 1
+
+
+async def test_a_name_that_the_server_has_is_refused_before_the_work(server, client, name, tmp_path):
+    await client.create_model(name, ["a"], hidden=4)
+    code, _, errors = await train(TAXI, "--rows", 200, "--out", tmp_path / "m", "--url", server.grpc, "--create", name)
+    assert code == 2
+    assert f"create = {name}" in errors
+    assert "choose another" in errors
+    assert "epoch" not in errors
+    assert not (tmp_path / "m").exists()
+
+
+@pytest.mark.parametrize("through", ["core", "service"])
+def test_a_backtest_through_core_or_service_begins_with_the_weights(tmp_path, through):
+    out = tmp_path / "model"
+    code, _, errors = asyncio.run(train(TAXI, "--rows", 600, "--set", "hidden=8", "--epochs", 4, "--out", out))
+    assert code == 0, errors
+    keys = model_keys(spec_beside(out), ["learn=false"])
+    plan = make_plan(TAXI, model=keys, rows=150, score_from=1, weights=out)
+    made = tmp_path / "made.csv"
+    backtest(plan, through, forecasts=made)
+    given = answers((out / "model.onnx").read_bytes(), plan.series.x[:149], plan.times[:149], 1800.0)
+    # NumPy and ONNX differ in the last digits; the file holds float32 in full.
+    scale = np.abs(np.diff(plan.series.x[:, 0])).mean()
+    forecasts = np.loadtxt(made, delimiter=",", skiprows=1)[:, 2]
+    np.testing.assert_allclose(forecasts / scale, np.concatenate(given) / scale, atol=1e-5)
+    assert np.abs(forecasts - plan.series.x[:149, 0]).max() > 0.1 * scale, "persistence: the weights were not used"
