@@ -134,11 +134,13 @@ class Learner:
         Returns the updates, and the labels not learned: those of a tick that is "late", "unknown" or has another value
         ("conflict"; see `Histories.arrive`), and all of an update that was refused ("non-finite").
         While paused, labels are marked as seen, counted as unlearned, and never learned.
-        Raises ValueError for task forecast, which reads its labels off the stream.
+        Raises ValueError for task forecast, which reads its labels off the stream, and for another shape.
         """
         contexts = self.contexts
         if not isinstance(contexts, Histories):
             raise ValueError(f"task {self.spec.task} takes no labels: it reads them off the stream")
+        if y.shape != (len(streams), self.spec.outputs):
+            raise ValueError(f"labels have shape {y.shape}, expected ({len(streams)}, {self.spec.outputs})")
         arrivals = contexts.arrive(streams, seq, y)
         self.counts.duplicates += arrivals.duplicates
         updates, rejected = [], arrivals.rejected

@@ -19,6 +19,7 @@ CAP = 5.0
 # The scale stays above this share of the largest it was, and that bound halves in 7,000 labels: labels that stand
 # still for long neither blow up the readout nor make it deaf to their next move.
 FLOOR, FLOOR_DECAY = 1e-3, 1e-4
+LARGEST = 1e4  # weights of the readout are not rescaled beyond it: answers then go to the mean
 
 
 def shapes(outputs: int) -> dict[str, tuple[int, ...]]:
@@ -42,14 +43,16 @@ def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> Non
     seen, mean, scale = (target[name].astype(np.float64) for name in ("count", "mean", "scale"))
     scale = np.where(seen > 0, scale, 0.0)
     number = seen + np.cumsum(counts, axis=0)
-    e = np.where(counts, y - mean, 0.0)
+    # Deviations from the first label where there is no mean: equal labels then deviate by exactly 0.
+    origin = np.where(seen > 0, mean, np.take_along_axis(y, counts.argmax(axis=0)[None], axis=0)[0])
+    e = np.where(counts, y - origin, 0.0)
     bound = np.where((number > WARM) & (scale > 0), CAP * scale, np.inf)
     keep, share = _shares(number, counts)
     e = np.clip(e, -bound, bound)
     moved = (share * e).sum(axis=0)
     variance = keep * scale**2 + (share * e**2).sum(axis=0) - moved**2
-    n = number[-1] if len(number) else seen
-    count, new_mean = np.minimum(n, 2.0**24), mean + moved
+    n = number[-1]
+    count, new_mean = np.minimum(n, 2.0**24), origin + moved
     new_scale = np.sqrt(np.maximum(variance, 0.0))
     floor = np.maximum(target["floor"] * (1 - FLOOR_DECAY) ** (n - seen), FLOOR * new_scale)
     new_scale = np.maximum(new_scale, floor)
@@ -61,14 +64,15 @@ def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> Non
 def _shares(number: Array, counts: Array) -> tuple[Array, Array]:
     """How much of the old mean is kept [O], and each label's share of the new one [N, O]: rate max(1/n, RATE) each."""
     rate = np.where(counts, np.maximum(1 / np.maximum(number, 1), RATE), 0.0)
-    after = np.cumprod(1 - rate[::-1], axis=0)[::-1]  # kept of what is known before each label, from it on
-    later = np.concatenate([after[1:], np.ones((1, rate.shape[1]))])
-    return (after[0] if len(after) else np.ones(rate.shape[1])), rate * later
+    kept = np.cumprod(1 - rate[::-1], axis=0)[::-1]  # of what is known before each label, to the end
+    return kept[0], rate * np.concatenate([kept[1:], np.ones((1, rate.shape[1]))])
 
 
 def _rescale(W: Array, shift: Array, scale: Array, new_scale: Array, preserve_mean: NDArray[np.bool_]) -> None:
     """scale·(W z) + old mean = new_scale·(W' z) + new mean, with shift = old mean − new mean; see `follow`."""
     known = (scale > 0) & (new_scale > 0)
     unit = np.where(known, new_scale, 1.0)
-    W *= np.where(known, scale / unit, 1.0)[:, None].astype(W.dtype)
+    growth = np.where(known, scale / unit, 1.0)
+    growth = np.minimum(growth, np.maximum(1.0, LARGEST / np.maximum(np.abs(W).max(axis=1), 1e-30)))
+    W *= growth[:, None].astype(W.dtype)
     W[:, -1] += np.where(known & preserve_mean, shift / unit, 0.0).astype(W.dtype)

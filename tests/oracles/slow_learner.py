@@ -39,8 +39,8 @@ class SlowLearner:
         self.step, self.back, vectors = CELLS[spec.cell](spec)
         self.state_size = spec.layers * vectors * spec.hidden
         self.unseen = Stream(spec, 0).scaler.unseen
-        self.channels = [spec.channels.index(name) for name in spec.targets]
-        learned = [k for k in self.params if k.split(".")[0] not in spec.freeze]
+        self.channels = [spec.channels.index(name) for name in spec.targets if spec.task == "forecast"]
+        learned = [k for k in self.params if k.split(".")[0] not in (*spec.freeze, "target")]
         self.optimizers = {k: OPTIMIZERS[spec.optimizer](spec, self.params[k].shape) for k in learned}
         self.streams, self.losses, self.voided = {}, [], 0
         self.learned, self.thinned = 0, 0  # ticks whose values some head learned from, or would have
@@ -107,6 +107,10 @@ class SlowLearner:
                 dstate = self.network_back(cells, z, dp.ravel(), dstate, grad)
             if len(stream.values) >= self.spec.window:
                 stream.starts.append(states[1])
+        self.descend(grad, loss, labelled)
+
+    def descend(self, grad, loss, labelled):
+        """Clip and step. grad and loss: sums over rows, of which so many are labelled."""
         if labelled:
             grad = {k: grad[k] / labelled for k in self.optimizers}
             norm = np.sqrt(sum(np.sum(g**2) for g in grad.values()))
@@ -148,4 +152,7 @@ class SlowLearner:
         stream.scales.append(scale)
         stream.time = stream.time if np.isnan(time) else time
         stream.served, _, _, p = self.network_step(stream.served, stream.features[-1])
-        return stream.held[-1][self.channels] + scale[:, self.channels] * p
+        return self.answer(p, stream.held[-1], scale)
+
+    def answer(self, p, x, scale):
+        return x[self.channels] + scale[:, self.channels] * p

@@ -1,0 +1,153 @@
+"""Running statistics of labels: right at any size, bounded in what one label does, and answers stay when they move."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from model import popart
+from model.cell import Array
+from tests.oracles.slow_labels import SlowStatistics
+
+
+def fresh(outputs: int = 1, W: Any = None) -> tuple[dict[str, Array], Array]:
+    target = {name: np.zeros(shape, np.float32) for name, shape in popart.shapes(outputs).items()}
+    popart.init_params(target)
+    return target, np.zeros((outputs, 4), np.float32) if W is None else np.array(W, np.float32)
+
+
+def follow(target: dict[str, Array], W: Array, *groups: Any) -> None:
+    for group in groups:
+        y = np.array(group, np.float32).reshape(-1, len(W))
+        popart.follow(target, W, y, np.isfinite(y))
+
+
+def answers(target: dict[str, Array], W: Array) -> Array:
+    """[O, 50] in float64, for inputs of ordinary size."""
+    z = np.random.default_rng(7).normal(0, 1, (W.shape[1], 50))
+    z[-1] = 1
+    p = W.astype(np.float64) @ z
+    out: Array = target["mean"][:, None].astype(np.float64) + target["scale"][:, None] * p
+    return out
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), seed=st.integers(0, 99),
+    size=st.sampled_from([1e-6, 1.0, 1e6]), offset=st.sampled_from([0.0, 100.0, 1e4]),
+)  # fmt: skip
+def test_statistics_equal_weighted_sums_over_all_labels_some_of_them_missing(
+    sizes: list[int], seed: int, size: float, offset: float
+) -> None:
+    rng, (target, W), slow = np.random.default_rng(seed), fresh(2), [SlowStatistics(), SlowStatistics()]
+    for n in sizes:
+        y = (size * (rng.standard_t(3, (n, 2)) + offset)).astype(np.float32)
+        y[rng.random(y.shape) < 0.2] = np.nan
+        follow(target, W, y)
+        for k in range(2):
+            slow[k].follow([float(v) for v in y[:, k] if np.isfinite(v)])
+
+    for k in range(2):
+        assert target["count"][k] == len(slow[k].values)
+        if len(slow[k].values) > 1:
+            # The mean is a float32, which resolves 1e4 to 1e-3 of a scale; each group rounds both once.
+            held = len(sizes) * 2.0**-23 * (1 + offset) * size
+            assert abs(target["mean"][k] - slow[k].mean) <= 1e-5 * slow[k].scale + held
+            assert abs(target["scale"][k] - slow[k].scale) <= 1e-4 * slow[k].scale + held
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e5])
+def test_after_the_first_500_labels_answers_stay_whatever_the_labels_do(offset: float) -> None:
+    rng = np.random.default_rng(0)
+    target, W = fresh(2, rng.normal(0, 0.5, (2, 4)))
+    follow(target, W, rng.normal(offset, 3, (popart.FOLLOWED, 2)))
+    before, scale, mean = answers(target, W), target["scale"].copy(), target["mean"].copy()
+
+    for group in rng.normal(offset + 20, 30, (60, 7, 2)):
+        follow(target, W, group)
+
+    assert (target["scale"] > 2 * scale).all()
+    assert (target["mean"] > mean + 1).all()
+    # 60 groups round weights of a few scales and a mean, which at 1e5 is 8e-3 coarse but enters both sides alike.
+    np.testing.assert_allclose(answers(target, W), before, rtol=0, atol=60 * 2.0**-23 * 10 * target["scale"].max())
+
+
+def test_of_the_first_500_labels_answers_follow_the_mean_and_only_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    target, W = fresh(1, rng.normal(0, 0.5, (1, 4)))
+    follow(target, W, rng.normal(5, 3, 100))
+    before, mean = answers(target, W), target["mean"].copy()
+
+    follow(target, W, rng.normal(50, 3, 10))
+
+    assert target["mean"] > mean + 1
+    np.testing.assert_allclose(answers(target, W) - target["mean"], before - mean, rtol=0, atol=1e-5)
+
+
+def test_a_model_that_knows_nothing_answers_0_and_then_the_mean_of_the_labels() -> None:
+    target, W = fresh()
+    assert not answers(target, W).any()
+    for n, y in enumerate([[7.0], [9.0], [2.0, 4.0]]):
+        follow(target, W, y)
+        np.testing.assert_allclose(answers(target, W), [7, 8, 5.5][n], rtol=1e-6)
+
+
+@pytest.mark.parametrize("value", [0.0, 3.5, -1e6])
+def test_labels_that_never_moved_are_answered_exactly_and_the_first_move_is_noticed(value: float) -> None:
+    target, W = fresh(1, [[0.5, 0.5, 0.5, 0.5]])
+    follow(target, W, [value] * 200, [value] * 200)
+    np.testing.assert_array_equal(answers(target, W), np.float32(value))
+    np.testing.assert_array_equal(W, 0.5)
+
+    follow(target, W, [value + 8.0])
+    assert target["scale"] > 0.1
+    np.testing.assert_array_equal(W, 0.5)
+
+
+def test_one_absurd_label_moves_the_statistics_by_little() -> None:
+    rng = np.random.default_rng(0)
+    target, W = fresh()
+    follow(target, W, rng.normal(10, 2, 600))
+    mean, scale = target["mean"].copy(), target["scale"].copy()
+
+    follow(target, W, [1e30])
+
+    assert abs(target["mean"] - mean) <= 1.01 * popart.RATE * popart.CAP * scale
+    assert scale < target["scale"] < 1.03 * scale
+
+
+def test_after_a_step_of_a_thousand_deviations_the_statistics_arrive() -> None:
+    rng = np.random.default_rng(0)
+    target, W = fresh()
+    follow(target, W, rng.normal(0, 1, 600))
+    for group in rng.normal(1000, 1, (150, 32)):
+        follow(target, W, group)
+    assert abs(target["mean"] - 1000) < 10
+    assert target["scale"] < 100
+
+
+def test_labels_that_stand_still_for_long_leave_readout_and_scale_finite_and_the_next_move_is_followed() -> None:
+    rng = np.random.default_rng(0)
+    target, W = fresh(1, [[0.3, -0.3, 0.2, 0.1]])
+    follow(target, W, rng.normal(10, 2, 600))
+    for _ in range(200):  # a day of a label each second
+        follow(target, W, np.full(500, 12.0))
+    assert 0 < target["scale"] < 1e-2
+    assert np.isfinite(W).all()
+    for group in rng.normal(10, 2, (50, 32)):
+        follow(target, W, group)
+    assert abs(target["mean"] - 10) < 1
+    assert 1 < target["scale"] < 4
+
+
+def test_without_labels_nothing_moves() -> None:
+    target, W = fresh(2, np.ones((2, 4)))
+    follow(target, W, [[1.0, 2.0], [3.0, np.nan]])
+    kept = {name: value.copy() for name, value in target.items()}
+    follow(target, W, [[np.nan, np.nan]])
+    for name, value in target.items():
+        np.testing.assert_array_equal(value, kept[name])

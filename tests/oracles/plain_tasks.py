@@ -1,0 +1,40 @@
+"""Each task at one position in plain Python: what p answers, and how badly p does for a target."""
+
+import math
+
+
+def softmax(p):
+    total = sum(math.exp(v) for v in p)
+    return [math.exp(v) / total for v in p]
+
+
+def forecast(spec, target, p, last, scale):
+    """p: horizon × targets, step 1's targets first; last: a value per target; scale: a row of them per step."""
+    steps = [p[h * len(last) : (h + 1) * len(last)] for h in range(spec.horizon)]
+    return [x + s * v for step, row in zip(steps, scale, strict=True) for v, x, s in zip(step, last, row, strict=True)]
+
+
+def regress(spec, target, p, last, scale):
+    return [m + s * v for v, m, s in zip(p, target["mean"], target["scale"], strict=True)]
+
+
+def classify(spec, target, p, last, scale):
+    return softmax(p)
+
+
+def clipped_square(spec, p, y, weight):
+    """(sum, weight) of one position."""
+    return sum(w * min((a - b) ** 2, 4) / 4 for a, b, w in zip(p, y, weight, strict=True)), sum(weight)
+
+
+def brier(spec, p, y, weight):
+    size = max(weight) * sum(b * w for b, w in zip(y, spec.class_weights, strict=True))
+    return size * sum((a - b) ** 2 for a, b in zip(softmax(p), y, strict=True)) / 2, size
+
+
+# name: answer, score of one position
+TASKS = {
+    "forecast": (forecast, clipped_square),
+    "regress": (regress, clipped_square),
+    "classify": (classify, brier),
+}
