@@ -21,7 +21,7 @@ from model.arena import Arena
 from model.cell import Array
 from model.network import Network
 
-LATE, UNKNOWN, CONFLICT = "late", "unknown", "conflict"
+LATE, UNKNOWN, CONFLICT, NON_FINITE = "late", "unknown", "conflict", "non-finite"
 
 
 def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
@@ -119,11 +119,13 @@ class Histories(Arena):
     def arrive(self, streams: NDArray[np.uint32], seq: NDArray[np.uint64], y: Array) -> Arrivals:
         """Take note of labels y [n, O]: of the ticks they are for, the first value wins.
 
-        Rejected are labels of ticks that were not seen yet (unknown), that are not kept any more (late), and that had
-        another value before (conflict). Values are told apart by their crc32: a conflict passes as the same value once
-        in 2³² times.
+        Rejected are labels of ticks that were not seen yet (unknown), that are not kept any more (late), or that had
+        another value before (conflict), and values that are not finite. Values are told apart by their crc32: a
+        conflict passes as the same value once in 2³² times.
         """
         slots, tick, reasons = self._find(streams, seq)
+        for i in np.flatnonzero(~np.isfinite(y).all(axis=1)):
+            reasons[i] = NON_FINITE
         found = np.flatnonzero([not reason for reason in reasons])
         ring = tick[found] % self.network.spec.label_horizon
         digest = np.fromiter((zlib.crc32(row.tobytes()) or 1 for row in y[found] + np.float32(0)), np.uint32)

@@ -17,7 +17,7 @@ from model.bptt import Batch, gradient, pad_rows, padded, predict
 from model.cell import Array
 from model.contexts import Block, Contexts
 from model.gradients import GradientReport, clip_by_global_norm, layer_norms
-from model.histories import Histories, Rejected
+from model.histories import NON_FINITE, Histories, Rejected
 from model.keeping import make_contexts
 from model.network import Network, Tape
 from model.optimizers import OPTIMIZERS, OptimizerState, update_parts
@@ -28,7 +28,7 @@ from model.tasks import TARGET_CLIP
 from model.windows import Unrolled, Window, groups, problem, unroll
 
 REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
-NON_FINITE, NO_LABEL = "non-finite", "no label"
+NO_LABEL = "no label"
 # 2⁶⁴ over the golden ratio, odd: multiples of it, modulo 2⁶⁴, are spread evenly, and so are any every-nth of them.
 GOLDEN = 0x9E3779B97F4A7C15
 WINDOW_TAPES = 2  # kept for the lengths of whole windows: an update's and the anchor's
@@ -132,7 +132,7 @@ class Learner:
         streams, seq: (n,) the ticks they are for; y: [n, O] finite. A label learns from the ticks up to its own. Of a
         tick's labels the first wins; the same value again is counted and otherwise passed over.
         Returns the updates, and the labels not learned: those of a tick that is "late", "unknown" or has another value
-        ("conflict"; see `Histories.arrive`), and all of an update that was refused ("non-finite").
+        ("conflict"; see `Histories.arrive`), those "non-finite", and all of an update that was refused for that.
         While paused, labels are marked as seen, counted as unlearned, and never learned.
         Raises ValueError for task forecast, which reads its labels off the stream, and for another shape.
         """
@@ -166,8 +166,8 @@ class Learner:
         """Take consecutive whole windows in and learn from each at once, up to 32 side by side, in record order.
 
         They touch no stream. Labels of task forecast: the values of the targets at steps 1..H from each tick. Returns
-        the updates, and the windows not learned: of another "shape", with "no label" that can be judged (a forecast's
-        first tick has no scale), and all of an update that was refused ("non-finite").
+        the updates, and the windows not learned: of another "shape", "non-finite", with "no label" that can be judged
+        (a forecast's first tick has no scale), and all of an update that was refused ("non-finite" too).
         """
         reasons = [problem(self.network, window) for window in windows]
         sound = [i for i, reason in enumerate(reasons) if not reason]

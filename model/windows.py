@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.cell import Array
 from model.network import Network
@@ -55,16 +56,26 @@ def padded_ticks(ticks: int) -> int:
     return 1 << (ticks - 1).bit_length()
 
 
+def known(network: Network, window: Window) -> NDArray[np.bool_]:
+    """[T, O]: which labels of a window there are. Where values may be missing, a label that is NaN is one of those."""
+    labelled: NDArray[np.bool_] = window.weight > 0
+    return labelled & ~np.isnan(window.y) if network.scaler.hold else labelled
+
+
 def problem(network: Network, window: Window) -> str:
-    """Why a window cannot be learned from; empty if it can."""
+    """Why a window cannot be learned from; empty if it can. (A broken one would break the update of all beside it.)"""
     spec, S = network.spec, network.state_size
     T = len(window.x)
-    state = (S,) if window.initial_state is None else window.initial_state.shape
-    if T < 1 or window.x.shape != (T, len(spec.channels)) or state != (S,):
+    state = np.zeros(S) if window.initial_state is None else window.initial_state
+    if T < 1 or window.x.shape != (T, len(spec.channels)) or state.shape != (S,):
         return "shape"
     if window.y.shape != (T, spec.outputs) or window.weight.shape != (T, spec.outputs):
         return "shape"
-    return "" if (window.weight > 0).any() else "no label"
+    labels = known(network, window)
+    x = np.nan_to_num(window.x, nan=0, posinf=np.inf, neginf=-np.inf) if network.scaler.hold else window.x
+    if not all(np.isfinite(values).all() for values in (x, window.y[labels], window.weight, state)):
+        return "non-finite"
+    return "" if labels.any() else "no label"
 
 
 def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:
@@ -97,7 +108,8 @@ def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
     state = np.zeros((B, network.state_size), np.float32)
     for i, w in enumerate(windows):
         x[: len(w.x), i], y[: len(w.x), i] = w.x, w.y
-        weight[: len(w.x), i] = w.weight / np.float32((w.weight > 0).any(axis=1).sum())
+        labels = known(network, w)
+        weight[: len(w.x), i] = np.where(labels, w.weight, 0) / np.float32(labels.any(axis=1).sum())
         if w.initial_state is not None:
             state[i] = w.initial_state
     statistics, u = state[:, :n].copy(), np.zeros((B, network.calendar_size), np.float32)

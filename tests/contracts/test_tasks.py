@@ -182,7 +182,7 @@ def test_the_exported_step_equals_numpy(name: str, cell: str, offset: float) -> 
         x = 0.9 * x + rng.normal(0, 1, (3, 2))
         u = calendar.inputs(1.4e9 + 900.0 * step + np.arange(3), 900.0)
         raw = (x * (1e-2, 30) + (0, 300)).astype(np.float32)
-        _, scale = network.observe(state[:, : network.scaler.size].copy(), raw, u)
+        _, scale, _ = network.observe(state[:, : network.scaler.size].copy(), raw, u)
         y, state = network.step(weights, raw, u, state)
         got, other = graph.run(None, {"x": raw, "u": u, "state": other})
         unit = network.task.units(weights.target, scale)

@@ -263,6 +263,19 @@ def test_thinned_labels_are_counted_and_the_rest_is_what_an_unthinned_learner_wo
     assert whole.counts.learned + whole.counts.thinned == whole.counts.offered == 60
 
 
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_a_label_that_is_not_finite_is_rejected_and_its_tick_may_still_be_labelled(value: float) -> None:
+    ticks, labels = stream(20)
+    learner = Learner(label_spec())
+    for chunk in ticks:
+        feed(learner, chunk)
+    broken = at(labels, 5, 6)
+    broken.y[0, 1] = value
+    updates, rejected = learner.labels(*broken)
+    assert ([u.labels for u in updates], rejected) == ([1], [Rejected(0, "non-finite")])
+    take(learner, at(labels, 5))
+
+
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @every_task
 def test_the_labels_of_an_update_that_is_refused_are_named_and_it_leaves_the_weights(task: str) -> None:
