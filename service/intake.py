@@ -57,7 +57,7 @@ class Intake:
     def window(self, model: Sessions, source: str, raw: RawWindow) -> int | Refusal:
         """Journal a window, unless it was before; returns the model's offset at which it is on disk.
 
-        Raises Unavailable, NotFound; Exhausted for the first window of a source that is one too many.
+        Raises Unavailable, NotFound, JournalFailed; Exhausted for the first window of a source that is one too many.
         """
         self.check_open(model)
         repeated = model.sources.repeated(source, raw.seq)
@@ -72,6 +72,12 @@ class Intake:
         offset = self.serving.record(model, Window(source, raw.seq, *checked))
         self.serving.metrics.of(model.name).windows.inc()
         return offset
+
+    def again(self, model: Sessions, window: Window) -> None:
+        """Journal a window that takes an item out of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
+        self.check_open(model)
+        self.serving.record(model, window)
+        self.serving.metrics.of(model.name).replayed.inc()
 
     def reached(self, model: Sessions, learned: bool) -> int:
         """The model's offset up to which entries are on disk, or learned."""

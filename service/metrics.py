@@ -105,6 +105,7 @@ class Metrics:
         self.labels = counter("labels_total", "Labels taken in, repeated ones too.", "model")
         self.windows = counter("windows_total", "Labelled windows taken in.", "model")
         self.repeated_windows = counter("windows_repeated_total", "Windows sent again, not taken in again.", "model")
+        self.replayed = counter("quarantine_replayed_total", "Items sent into learning after all.", "model")
         self.refused_labels = counter("labels_refused_total", "Labels and windows refused at the door.", "reason")
         self.staleness = histogram_by(
             ("model",), "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS
@@ -123,6 +124,14 @@ class Metrics:
         self.learned = counter("labels_learned_total", "Label vectors learned.", "model")
         self.thinned = counter("labels_thinned_total", "Label vectors left out under overload.", "model")
         self.voided = counter("labels_voided_total", "Labels cut off by a gap, a reset or an eviction.", "model")
+        self.learned_windows = counter("windows_learned_total", "Labelled windows learned.", "model")
+        self.unlearned = counter("labels_unlearned_total", "Labels and windows that came while paused.", "model")
+        self.duplicates = counter("labels_duplicate_total", "Labels that said again what was known.", "model")
+        self.quarantined = counter(
+            "labels_quarantined_total", "Labels and windows put into quarantine, by reason.", "model", "reason"
+        )
+        self.in_quarantine = gauge("quarantine_items", "Labels and windows in quarantine.", "model")
+        self.quarantine_dropped = counter("quarantine_dropped_total", "Items that made room for newer ones.", "model")
         self.evicted = counter("contexts_evicted_total", "Learning contexts dropped for newer ones.", "model")
         self.clipped = counter("learner_clipped_total", "Updates whose gradient was clipped.", "model")
         self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", "model", "reason")
@@ -169,7 +178,7 @@ class ModelMetrics:
         self._metrics, self.model = metrics, model
         self.ticks, self.repeated = metrics.ticks.labels(model), metrics.repeated.labels(model)
         self.labels, self.windows = metrics.labels.labels(model), metrics.windows.labels(model)
-        self.repeated_windows = metrics.repeated_windows.labels(model)
+        self.repeated_windows, self.replayed = metrics.repeated_windows.labels(model), metrics.replayed.labels(model)
         self.staleness, self.freshness = metrics.staleness.labels(model), metrics.freshness.labels(model)
         self.resident = metrics.resident.labels(model)
         self.evicted_streams = metrics.evicted_streams.labels(model)
@@ -182,6 +191,10 @@ class ModelMetrics:
             "voided": metrics.voided.labels(model),
             "clipped": metrics.clipped.labels(model),
             "evicted": metrics.evicted.labels(model),
+            "windows": metrics.learned_windows.labels(model),
+            "unlearned": metrics.unlearned.labels(model),
+            "duplicates": metrics.duplicates.labels(model),
+            "quarantine_dropped": metrics.quarantine_dropped.labels(model),
         }
         self._last: dict[str, int] = {}
 
@@ -190,9 +203,10 @@ class ModelMetrics:
         trainer restarted from a checkpoint, count again only beyond what was counted."""
         m, model = self._metrics, self.model
         for name, child in self._totals.items():
-            seen = self._last.get(name, 0)
-            child.inc(max(0, report[name] - seen))
-            self._last[name] = max(seen, report[name])
+            self._count(name, report[name], child)
+        for reason, total in report["quarantined"].items():
+            self._count(f"quarantined {reason}", total, m.quarantined.labels(model, reason))
+        m.in_quarantine.labels(model).set(report["in_quarantine"])
         if report["losses"]:
             m.loss.labels(model).set(sum(report["losses"]) / len(report["losses"]))
         if report["scores"]:
@@ -212,3 +226,8 @@ class ModelMetrics:
             m.saturated.labels(model).set(report["saturated"])
         for _ in report["refused"]:
             m.refused_updates.labels(model, "non-finite").inc()
+
+    def _count(self, name: str, total: int, counter: Counter) -> None:
+        seen = self._last.get(name, 0)
+        counter.inc(max(0, total - seen))
+        self._last[name] = max(seen, total)

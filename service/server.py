@@ -42,6 +42,7 @@ from service.intake import Intake
 from service.metrics import Metrics
 from service.publisher import Publisher
 from service.recovery import recover
+from service.replaying import Replayer
 from service.serving import Serving
 from service.sessions import Part
 from service.storage.journal import Journal
@@ -224,7 +225,7 @@ class Server:
         )
         streams = answer_by_name(Streams, streams_pb2_grpc.StreamsServicer)(self.intake)
         models = answer_by_name(Models, models_pb2_grpc.ModelsServicer)(self.serving, self.control)
-        training = answer_by_name(Training, training_pb2_grpc.TrainingServicer)(self.intake)
+        training = Training(self.intake, Replayer(self.intake, self.trainer))
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)
         training_pb2_grpc.add_TrainingServicer_to_server(training, server)

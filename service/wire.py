@@ -19,6 +19,7 @@ from service.sequence import MAX_TIME_S
 from service.sessions import Sessions
 from service.storage.states import StreamRow
 from service.storage.versions import Version
+from service.trainer.quarantine import NO_STREAM, Item
 
 Array = NDArray[np.float32]
 MAX_COUNT = 2**62  # of ticks and owners of a stream that is put: some room is left to count on
@@ -173,6 +174,17 @@ def refusal_message(refusal: Refusal) -> types_pb2.Refused:
         reason=refusal.reason.value,  # type: ignore[arg-type]  # numbered alike
         item=refusal.item,
     )
+
+
+def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
+    """What is told of an item of a quarantine; stream: the id of a label's, empty for a window."""
+    message = training_pb2.Quarantined(id=item.id, offset=item.offset, reason=item.reason)
+    if item.stream == NO_STREAM:
+        message.source, message.window_seq = item.source, item.seq
+    else:
+        message.stream, message.seq = stream, item.seq
+        message.y.extend(array("f", item.y))
+    return message
 
 
 def model_message(model: Sessions, offset: int) -> models_pb2.Model:

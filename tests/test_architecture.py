@@ -39,6 +39,7 @@ FLOORS = {
     "service.metrics": 2,
     "service.publisher": 2,
     "service.recovery": 2,
+    "service.replaying": 2,
     "service.serving": 2,
     "service.sessions": 2,
     "service.storage": 2,

@@ -16,8 +16,11 @@ from service.errors import Invalid, Refusal
 from service.intake import Intake
 from service.labels import Unacknowledged
 from service.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
+from service.replaying import Replayer
 from service.sessions import Sessions
 from service.sources import check_source
+
+DEFAULT_PAGE = 100
 
 
 class LearnCall:
@@ -137,8 +140,8 @@ class LearnCall:
 class Training(training_pb2_grpc.TrainingServicer):
     """The Training service of freshet.v1."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
+    def __init__(self, intake: Intake, replayer: Replayer) -> None:
+        self._intake, self._replayer = intake, replayer
 
     async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Everything accepted is acknowledged once on disk, or once learned if Hello asks for that."""
@@ -154,3 +157,19 @@ class Training(training_pb2_grpc.TrainingServicer):
                 raise Invalid("hello.acknowledge", hello.acknowledge, "choose DURABLE or LEARNED")
             learned = hello.acknowledge == LearnHello.LEARNED
             await LearnCall(self._intake, context, model, hello.source, learned).run()
+
+    async def Quarantine(
+        self, request: training_pb2.QuarantineRequest, context: Any
+    ) -> training_pb2.QuarantineResponse:
+        """A page of what could not be learned; large items make it shorter. An empty page is the end."""
+        async with statuses(context):
+            model = self._intake.serving.model(request.model)
+            items = await self._replayer.items(model, request.after, request.page_size or DEFAULT_PAGE)
+            return training_pb2.QuarantineResponse(items=[wire.quarantined_message(*item) for item in items])
+
+    async def Replay(self, request: training_pb2.ReplayRequest, context: Any) -> training_pb2.ReplayResponse:
+        """Answers once what can be replayed is on disk."""
+        async with statuses(context):
+            model = self._intake.serving.model(request.model)
+            replayed, refused = await self._replayer.replay(model, request.ids)
+            return training_pb2.ReplayResponse(replayed=replayed, refused=refused)

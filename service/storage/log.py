@@ -27,6 +27,7 @@ from service.storage.segments import (
 
 LOCK_NAME = "lock"
 REPLAY_BYTES = 1 << 20
+MAX_READERS = 4  # that go on where they stopped
 
 
 class JournalLocked(RuntimeError):
@@ -59,8 +60,8 @@ class SegmentLog:
             self.close()
             raise
         self.end, self._chain = last.end, last.chain
-        # Where the last read ended, and the chain there: a reader that goes on does not scan a segment per read.
-        self._cursor = last.end, last.chain
+        # Where the last reads ended, and the chains there: readers that go on do not scan a segment per read.
+        self._cursors: tuple[tuple[int, int], ...] = ((last.end, last.chain),)
 
     @property
     def start(self) -> int:
@@ -106,20 +107,22 @@ class SegmentLog:
                 "Restore it, or start from a newer snapshot"
             )
         found: list[tuple[int, bytes]] = []
-        size = 0
+        began, chain, size = position, 0, 0
         while position < end:
             segment, stop = self._segment_at(position, end)
             at = position
             for frame in segment.frames(position, self._chain_at(segment, position), stop):
                 size += len(frame.payload)
                 if found and size > max_bytes:
+                    self._remember(began, at, chain)
                     return found
                 found.append((frame.end, frame.payload))
-                self._cursor = frame.end, frame.chain
-                at = frame.end
+                at, chain = frame.end, frame.chain
             if at != stop:
                 raise segment.damaged(at, "the frame there is no longer as it was written")
             position = stop
+        if found:
+            self._remember(began, position, chain)
         return found
 
     def replay(self, position: int) -> Iterator[tuple[int, Chunk]]:
@@ -151,6 +154,12 @@ class SegmentLog:
             if fd >= 0:
                 os.close(fd)
         self._fd = self._lock = -1
+
+    def _remember(self, began: int, at: int, chain: int) -> None:
+        """A read from `began` ended at `at`: it replaces the read that ended there. Of two at once one may be lost,
+        which costs its reader a scan."""
+        others = [cursor for cursor in self._cursors if cursor[0] not in (began, at)]
+        self._cursors = ((at, chain), *others[: MAX_READERS - 1])
 
     def _verify(self) -> Scan:
         """Scan every segment and check that each goes on where the one before ends; the scan of the last."""
@@ -195,9 +204,8 @@ class SegmentLog:
         return segments[-1], end
 
     def _chain_at(self, segment: Segment, position: int) -> int:
-        at, chain = self._cursor
-        if not segment.start < at <= position:
-            at, chain = segment.start, segment.chain
+        known = [cursor for cursor in self._cursors if segment.start < cursor[0] <= position]
+        at, chain = max(known, default=(segment.start, segment.chain))
         if at == position:
             return chain
         for frame in segment.frames(at, chain, position):

@@ -8,15 +8,16 @@ import hashlib
 import os
 import platform
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib import metadata
 from pathlib import Path
 
 from service.gate import GateSettings
 from service.storage.database import Database
 from service.trainer.hosting import HostedModel
+from service.trainer.quarantine import Item
 
-FORMAT_VERSION = 302
+FORMAT_VERSION = 303
 
 _SCHEMA = """
 CREATE TABLE checkpoint (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, machine TEXT NOT NULL);
@@ -25,8 +26,13 @@ CREATE TABLE blobs (
     model INTEGER NOT NULL, name TEXT NOT NULL, data BLOB NOT NULL, digest TEXT NOT NULL, PRIMARY KEY (model, name));
 CREATE TABLE contexts (
     model INTEGER NOT NULL, stream INTEGER NOT NULL, data BLOB NOT NULL, checksum INTEGER NOT NULL,
-    PRIMARY KEY (model, stream))
+    PRIMARY KEY (model, stream));
+CREATE TABLE quarantine (
+    model INTEGER NOT NULL, id INTEGER NOT NULL, "offset" INTEGER NOT NULL, reason TEXT NOT NULL,
+    stream INTEGER NOT NULL, seq INTEGER NOT NULL, y BLOB NOT NULL, source TEXT NOT NULL, checksum INTEGER NOT NULL,
+    PRIMARY KEY (model, id))
 """
+PAGE_BYTES = 4 << 20  # of labels' values in one page of a quarantine
 
 
 class CheckpointInUse(RuntimeError):
@@ -79,6 +85,12 @@ class Checkpoints:
                     "INSERT OR REPLACE INTO contexts VALUES (?, ?, ?, ?)",
                     [(n, s, data, zlib.crc32(data)) for s, data in changed.items()],
                 )
+                added, gone = hosted.quarantine.changes()
+                sql.executemany("DELETE FROM quarantine WHERE model = ? AND id = ?", [(n, i) for i in gone])
+                sql.executemany(
+                    "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    [(n, *item, _checksum(item)) for item in added],
+                )
             sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine_kind()))
 
     def load(self, settings: GateSettings) -> tuple[int, dict[int, HostedModel]]:
@@ -100,6 +112,26 @@ class Checkpoints:
         models = {n: HostedModel.unpack(n, head, blobs[n], contexts[n], settings) for n, head in heads.items()}
         return (stored[0] if stored else 0), models
 
+    def quarantined(self, model: int, after: int, limit: int, ids: Sequence[int] = ()) -> list[Item]:
+        """Saved items of a model with ids above `after`, in their order, only those of `ids` if there are any.
+
+        At most `limit`, and PAGE_BYTES of values, but at least one if there is one. Raises CheckpointCorrupt.
+        """
+        columns = ", ".join(f'"{name}"' for name in Item._fields)
+        only = f" AND id IN ({', '.join('?' * len(ids))})" if ids else ""
+        query = f"SELECT {columns}, checksum FROM quarantine WHERE model = ? AND id > ?{only} ORDER BY id LIMIT ?"
+        items: list[Item] = []
+        size = 0
+        with self._database.transaction() as sql:
+            for *row, checksum in sql.execute(query, (model, after, *ids, limit)):
+                self._check(_checksum(row) == checksum, model, f"item {row[0]} of the quarantine")
+                item = Item(*row)
+                size += len(item.y)
+                if items and size > PAGE_BYTES:
+                    break
+                items.append(item)
+        return items
+
     def made_elsewhere(self) -> str:
         """The kind of machine that saved last, if it is another than this one; else empty."""
         with self._database.transaction() as sql:
@@ -117,6 +149,10 @@ class Checkpoints:
                 f"{self._database.path}: model {model}: {what} is not as it was saved. Move the file away: "
                 "the trainer then learns again from the journal"
             )
+
+
+def _checksum(row: Sequence[object]) -> int:
+    return zlib.crc32(repr(tuple(row)).encode())
 
 
 def _lock(path: Path) -> int:

@@ -15,6 +15,7 @@ from typing import Any
 import structlog
 
 from service.config import ServeConfig
+from service.errors import Unavailable
 from service.metrics import Metrics
 from service.storage.journal import Commit, Journal, JournalDamaged
 from service.trainer.messages import Decoder, Message, MessageError
@@ -46,6 +47,9 @@ class TrainerClient:
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
+        self._asked: dict[int, asyncio.Future[Message]] = {}  # by number of the question
+        self._asks = 0
+        self._fed = asyncio.Event()  # chunks were sent, or will not be
         self.tried = asyncio.Event()  # the first process is ready, or has failed: serving need not wait any longer
         journal.on_commit.append(self._committed)
 
@@ -53,6 +57,31 @@ class TrainerClient:
     def pid(self) -> int | None:
         """The process that runs now."""
         return self._process.pid if self._process and self._process.returncode is None else None
+
+    async def ask(self, kind: str, timeout_s: float, **head: Any) -> Message:
+        """The process's answer to a question, given when it has taken in all that is durable now.
+
+        Raises Unavailable where none comes in time, or the process is not there.
+        """
+        if not self.ready.is_set():
+            raise Unavailable("trainer", "not running", "it is being started: ask again in a moment", retry_s=1.0)
+        self._asks += 1
+        number = self._asks
+        answer: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._asked[number] = answer
+        position = self._journal.durable_position
+        try:
+            async with asyncio.timeout(timeout_s):
+                while self._sent < position and not answer.done():
+                    self._fed.clear()
+                    await self._fed.wait()
+                self._write(Message(kind, {"ask": number, **head}))
+                return await answer
+        except TimeoutError:
+            why = f"no answer in {timeout_s:g} s"
+            raise Unavailable("trainer", why, "it has much to learn, or hangs: ask again", retry_s=5.0) from None
+        finally:
+            del self._asked[number]
 
     async def run(self) -> None:
         """Keep a trainer running until cancelled; then let it leave a checkpoint, within STOP_S."""
@@ -63,6 +92,7 @@ class TrainerClient:
                 await self._live()
             finally:
                 self.ready.clear()
+                self._fail_asked()
                 await self._stop()
             self.tried.set()
             failures = 0 if self._learned > learned_before else failures + 1
@@ -70,6 +100,14 @@ class TrainerClient:
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             log.warning("trainer ended, starting it again", exit=self._exit_code(), again_in_s=pause)
             await asyncio.sleep(pause)
+
+    def _fail_asked(self) -> None:
+        """Whoever waits for an answer of this process will not get it."""
+        for answer in self._asked.values():
+            if not answer.done():
+                why = "it is being started again: ask in a moment"
+                answer.set_exception(Unavailable("trainer", "ended", why, retry_s=1.0))
+        self._fed.set()
 
     def _exit_code(self) -> int | None:
         return self._process.returncode if self._process else None
@@ -112,6 +150,10 @@ class TrainerClient:
                 elif message.kind == "progress":
                     self._learned = message.head["position"]
                     self._more.set()
+                elif message.kind == "quarantine":
+                    waiting = self._asked.get(message.head["ask"])
+                    if waiting is not None and not waiting.done():
+                        waiting.set_result(message)
                 elif message.kind == "problem":
                     log.warning("trainer has a problem", why=message.head["why"])
                 answer = await self._handle(message)
@@ -140,6 +182,7 @@ class TrainerClient:
                 for position, payload in frames:
                     self._write(Message("chunk", {"position": position}, (payload,)))
                     self._sent = position
+                self._fed.set()
                 try:
                     await self._process.stdin.drain()
                 except ConnectionError:

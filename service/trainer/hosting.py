@@ -11,6 +11,8 @@ import json
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +22,7 @@ from model.spec import ModelSpec
 from service.gate import Gate, GateSettings
 from service.records import (
     Chunk,
+    Label,
     ModelCreate,
     Paused,
     Promote,
@@ -28,10 +31,14 @@ from service.records import (
     Resumed,
     Rollback,
     StateDelete,
+    StatePut,
     Swap,
     Ticks,
+    Window,
     entries,
 )
+from service.sources import REPLAY, Sources
+from service.trainer.quarantine import Quarantine
 
 Array = NDArray[np.float32]
 WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters; raises WeightsGone
@@ -58,6 +65,8 @@ class HostedModel:
     contender_weights: Array | None = None
     anchored: list[int] = field(default_factory=list)  # versions that became anchor, for the caller to take
     thrown_away: int | None = None  # of the last chunk's updates, those before it began again; None: it did not
+    sources: Sources = field(default_factory=Sources)
+    quarantine: Quarantine = field(default_factory=Quarantine)
 
     @classmethod
     def create(cls, number: int, record: ModelCreate, settings: GateSettings) -> HostedModel:
@@ -76,25 +85,52 @@ class HostedModel:
         if chunk.offset != self.offset:
             raise OutOfOrder(f"model {self.number}: chunk begins at {chunk.offset}, expected {self.offset}")
         score = self.chunks % self.gate.settings.score_every == 0
+        how = {"learn_every": chunk.learn_every, "score_anchor": score}
         updates: list[Update] = []
         self.thrown_away = None
-        for record in chunk.records:
-            if isinstance(record, Ticks):
-                made = self.learner.ticks(
-                    record.stream, record.seq, record.time, record.x, chunk.learn_every, score_anchor=score
-                )
-                self._judge(made)
-                updates += made
+        offset = self.offset
+        for kind, run in groupby(chunk.records, type):  # consecutive labels are learned together, and so are windows
+            records: list[Any] = list(run)
+            if kind is Label or kind is Window:
+                updates += self._outside(records, offset, **how)
             else:
-                self._apply(record, weights_of)
-                if isinstance(record, Rollback | Promote):
-                    self.thrown_away = len(updates)
+                for record in records:
+                    updates += self._apply(record, weights_of, **how)
+            if kind is Rollback or kind is Promote:
+                self.thrown_away = len(updates)
+            offset += sum(map(entries, records))
         self.chunks += 1
-        self.offset += sum(entries(record) for record in chunk.records)
+        self.offset = offset
         return updates
 
-    def _apply(self, record: Record, weights_of: WeightsOf) -> None:
+    def _outside(self, records: list[Any], offset: int, **how: Any) -> list[Update]:
+        """Consecutive labels, or windows, the first being entry `offset`: what cannot be learned is quarantined."""
+        if isinstance(records[0], Label):
+            taken = list(enumerate(records))
+            streams, seq = (np.array([getattr(r, name) for r in records]) for name in ("stream", "seq"))
+            y = np.stack([r.y for r in records])
+            updates, rejected = self.learner.labels(streams.astype(np.uint32), seq.astype(np.uint64), y, **how)
+        else:
+            taken = [(i, record) for i, record in enumerate(records) if self._is_new(record)]
+            updates, rejected = self.learner.windows([record for _, record in taken], **how)
+        for found in rejected:
+            place, record = taken[found.index]
+            self.quarantine.add(offset + place, found.reason, record)
+        self._judge(updates)
+        return updates
+
+    def _is_new(self, window: Window) -> bool:
+        """Whether a window was not learned before. What is replayed leaves the quarantine here, once."""
+        if window.source == REPLAY:
+            return self.quarantine.release(window.window_seq)
+        return self.sources.take(window.source, window.window_seq)
+
+    def _apply(self, record: Record, weights_of: WeightsOf, **how: Any) -> list[Update]:
         match record:
+            case Ticks():
+                updates = self.learner.ticks(record.stream, record.seq, record.time, record.x, **how)
+                self._judge(updates)
+                return updates
             case Reset(stream=stream) | StateDelete(stream=stream):
                 self.learner.reset(stream)
             case Paused():
@@ -115,8 +151,11 @@ class HostedModel:
             case Promote(version=version):
                 self._begin_again(version, weights_of)
                 self.gate.promoted(version)
+            case StatePut(stream=stream, last_time=last_time, state=state):
+                self.learner.put(stream, state, last_time)
             case _:
-                pass  # kinds that do not touch learning yet: labels, windows, state puts, skips, stream bindings
+                pass  # kinds that do not touch learning: skips, stream bindings
+        return []
 
     def _begin_again(self, version: int, weights_of: WeightsOf) -> None:
         """Learning goes on from a version's weights, which are the anchor; what was learned since is thrown away."""
@@ -160,6 +199,8 @@ class HostedModel:
             "counts": asdict(learner.counts),
             "evicted": learner.contexts.evicted,
             "gate": self.gate.pack(),
+            "sources": self.sources.pack(),
+            "quarantine": self.quarantine.pack(),
         }
         blobs = {
             "weights": learner.weights.flat.tobytes(),
@@ -167,6 +208,7 @@ class HostedModel:
             "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),
             "contender": b"" if self.contender_weights is None else self.contender_weights.tobytes(),
             "order": np.array(learner.contexts.order(), np.uint32).tobytes(),
+            "quarantined": np.array(self.quarantine.ids, np.uint64).tobytes(),
         }
         return json.dumps(head), blobs
 
@@ -188,5 +230,8 @@ class HostedModel:
         learner.contexts.evicted = facts["evicted"]
         gate = Gate(settings, **facts["gate"])
         hosted = cls(number, learner, gate, facts["offset"], facts["chunks"], facts["version"])
+        hosted.sources = Sources(facts["sources"])
+        ids = np.frombuffer(blobs["quarantined"], np.uint64).tolist()
+        hosted.quarantine = Quarantine(ids, **facts["quarantine"])
         hosted.contender_weights = np.frombuffer(blobs["contender"], np.float32).copy() if blobs["contender"] else None
         return hosted

@@ -22,12 +22,14 @@ from model.learner import Update
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
 from service.gate import GateSettings
-from service.records import Chunk, ModelCreate, Ticks, decode_chunk
+from service.records import Chunk, Label, ModelCreate, Ticks, Window, decode_chunk
 from service.trainer.checkpoint import Checkpoints, machine_kind
 from service.trainer.hosting import HostedModel, WeightsGone
 from service.trainer.messages import Decoder, Message
 
 READ_BYTES = 1 << 20
+SHOWN_LAGS = 512  # a whole window may have thousands, and each is a series of its own
+UNSAVED_ITEMS = 256  # of a quarantine, in memory only
 
 
 class Channel:
@@ -67,7 +69,8 @@ class Channel:
 class Due:
     """What of a model is not judged yet."""
 
-    ticks: int = 0
+    entries: int = 0
+    fresh: int = 0  # of them, what may carry labels: ticks where they are read off the stream; labels, windows
     labels: int = 0
     since: float = 0.0  # monotonic seconds at the first of them
     learned: int = 0  # `labels` of which the loss is known
@@ -106,7 +109,7 @@ class Trainer:
         self.position, self.models = checkpoints.load(self.gate_settings)
         now = time.monotonic()
         # Whatever the checkpoint holds, nobody knows what of it was judged or published: it is judged again.
-        self.due = {n: Due(ticks=1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
+        self.due = {n: Due(1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
         self._unsaved = 0
 
     def run(self) -> None:
@@ -129,10 +132,12 @@ class Trainer:
 
     def _patience(self) -> float | None:
         """Seconds until the next verdict is due by time."""
-        waits = [d.since + self.settings["publish_s"] - time.monotonic() for d in self.due.values() if d.ticks]
+        waits = [d.since + self.settings["publish_s"] - time.monotonic() for d in self.due.values() if d.entries]
         return max(0.0, min(waits)) if waits else None
 
     def _take(self, message: Message) -> None:
+        if message.kind == "list_quarantine":
+            self._list_quarantine(**message.head)
         if message.kind != "chunk":
             return
         chunk = decode_chunk(message.blobs[0])
@@ -146,18 +151,19 @@ class Trainer:
         self.position = message.head["position"]
         self._note(hosted, chunk, updates)
         self._unsaved += 1
-        if self._unsaved >= self.settings["checkpoint_chunks"]:
+        if self._unsaved >= self.settings["checkpoint_chunks"] or hosted.quarantine.unsaved >= UNSAVED_ITEMS:
             self._save()
 
     def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update]) -> None:
         """Count what is due, and tell serving what was learned."""
         due = self.due[hosted.number]
-        ticks = sum(len(r.seq) for r in chunk.records if isinstance(r, Ticks))
-        if ticks and not due.ticks:
+        entries, fresh = countable(hosted.learner.spec.task, chunk)
+        if entries and not due.entries:
             due.since = time.monotonic()
-        due.ticks += ticks
+        due.entries += entries
+        due.fresh += fresh
         if hosted.thrown_away is not None:  # what was learned before is in no weights any more
-            due = self.due[hosted.number] = Due(ticks=due.ticks, since=due.since)
+            due = self.due[hosted.number] = Due(entries=due.entries, fresh=due.fresh, since=due.since)
         for update in updates[hosted.thrown_away or 0 :]:
             due.add(update)
         self.channel.send("progress", progress(hosted, self.position, updates))
@@ -168,8 +174,8 @@ class Trainer:
     def _give_verdicts(self, end_reached: bool) -> None:
         now = time.monotonic()
         for number, due in self.due.items():
-            enough = end_reached and due.ticks >= self.settings["publish_labels"]
-            late = due.ticks > 0 and now - due.since >= self.settings["publish_s"]
+            enough = end_reached and due.fresh >= self.settings["publish_labels"]
+            late = due.entries > 0 and now - due.since >= self.settings["publish_s"]
             if enough or late:
                 self._judge(self.models[number], due)
 
@@ -245,6 +251,13 @@ class Trainer:
                 return read_weights(self.models[model].learner.network, message.blobs[0])
             aside.append(message)
 
+    def _list_quarantine(self, ask: int, model: int, after: int, limit: int, ids: list[int]) -> None:
+        """Answer serving's question; what is told is on disk."""
+        self._save()
+        items = self.checkpoints.quarantined(model, after, limit, ids)
+        heads = [{**item._asdict(), "y": None} for item in items]
+        self.channel.send("quarantine", {"ask": ask, "items": heads}, *(item.y for item in items))
+
     def _save(self) -> None:
         self.checkpoints.save(self.position, self.models.values())
         self._unsaved = 0
@@ -257,6 +270,13 @@ class Trainer:
             for n, m in self.models.items()
         ]
         return {"position": self.position, "models": models}
+
+
+def countable(task: str, chunk: Chunk) -> tuple[int, int]:
+    """Ticks, labels and windows of a chunk; and those of them that may carry labels of such a task."""
+    ticks = sum(len(r.seq) for r in chunk.records if isinstance(r, Ticks))
+    outside = sum(isinstance(r, Label | Window) for r in chunk.records)
+    return ticks + outside, outside + (ticks if task == "forecast" else 0)
 
 
 def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[str, Any]:
@@ -273,13 +293,19 @@ def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[
         "voided": counts.voided,
         "clipped": counts.clipped,
         "evicted": hosted.learner.contexts.evicted,
+        "windows": counts.windows,
+        "unlearned": counts.unlearned,
+        "duplicates": counts.duplicates,
+        "quarantined": hosted.quarantine.totals,
+        "in_quarantine": len(hosted.quarantine),
+        "quarantine_dropped": hosted.quarantine.dropped,
         "losses": [u.loss for u in updates if math.isfinite(u.loss)],
         "scores": [(u.score, u.anchor_score) for u in updates if math.isfinite(u.anchor_score)],
         "norms": [u.norm for u in updates if math.isfinite(u.norm)],
         "refused": [u.refused for u in updates if u.refused],
         "by_layer": [r.by_layer for r in reports],
         "ratios": [r.update_ratio for r in reports],
-        "lags": list(reports[-1].lag_norms) if reports else [],
+        "lags": list(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else [],
         "saturated": reports[-1].saturated if reports else None,
     }
 

@@ -12,9 +12,10 @@ import pytest
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import training_pb2, training_pb2_grpc
 from service.backtest.child import ServerChild
 from tests.journeys.processes import trainer_of
-from tests.journeys.raw import DEADLINE_S, RawStream
+from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream
 from tests.journeys.scraped import Scraped, get, scrape, scraped_until
 
 # Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced; a stream
@@ -40,6 +41,10 @@ MOVES = [
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
     "freshet_score_candidate", "freshet_score_anchor", "freshet_gradient_norm_count", "freshet_gradient_lag_norm",
     "freshet_update_ratio_count", "freshet_trainer_restarts_total",
+    # labels and windows from outside
+    "freshet_labels_total", "freshet_windows_total", "freshet_windows_repeated_total", "freshet_labels_refused_total",
+    "freshet_windows_learned_total", "freshet_labels_unlearned_total", "freshet_labels_duplicate_total",
+    "freshet_labels_quarantined_total", "freshet_quarantine_items", "freshet_quarantine_replayed_total",
     # versions
     "freshet_version", "freshet_verdicts_total", "freshet_export_seconds_count", "freshet_parity_error",
     "freshet_label_to_serving_seconds_count",
@@ -54,6 +59,7 @@ NOT_HERE = {
     "freshet_gates_saturated_ratio": "no gate need be saturated; tests/service/test_metrics.py",
     "freshet_journal_truncated_bytes_total": "a torn tail; tests/service/test_recovery.py",
     "freshet_contexts_evicted_total": "20,000 streams; tests/service/test_metrics.py",
+    "freshet_quarantine_dropped_total": "10,000 items; tests/service/test_outside.py",
     "freshet_learner_refused_total": "a non-finite gradient cannot be sent; tests/service/test_metrics.py",
 }
 
@@ -74,13 +80,14 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     before = await scrape(server.http)
 
     await drive(client, channel)
+    await label(client, channel)
     during = await scraped_until(server.http, lambda seen: seen.total("freshet_labels_thinned_total", model=MODEL) > 0)
     os.kill(trainer_of(server.pid), signal.SIGKILL)
     await scraped_until(server.http, lambda seen: seen.total("freshet_trainer_restarts_total") > 0)
     await learns_on(server, client)
 
     async with RawStream(channel, MODEL, "another"):
-        await scraped_until(server.http, lambda seen: sum(endings(seen).values()) == 4)
+        await scraped_until(server.http, lambda seen: sum(endings(seen).values()) == 5)
         after = await scraped_until(server.http, lambda seen: seen.total("freshet_streams_evicted_total") > 0)
     still = [name for name in MOVES if after.total(name) == before.total(name)]
     assert not still
@@ -92,9 +99,10 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     assert after.total("freshet_ticks_repeated_total", model=MODEL) == 1
     assert after.total("freshet_verdicts_total", kind="publish") > 0
     assert after.total("grpc_server_handled_total", grpc_method="Get", grpc_code="NOT_FOUND") == 1
-    assert endings(after) == {"well or cancelled": 3, "INVALID_ARGUMENT": 1, "UNKNOWN": 0}
+    assert endings(after) == {"well or cancelled": 4, "INVALID_ARGUMENT": 1, "UNKNOWN": 0}
     assert {"all", "cell0", "head"} <= after.label_values("layer")
-    assert after.label_values("lag") == {str(lag) for lag in range(16)}  # the window of 16, back from the newest label
+    lags = {s.labels["lag"] for s in after.families["freshet_gradient_lag_norm"].samples if s.labels["model"] == MODEL}
+    assert lags == {str(lag) for lag in range(16)}  # the window of 16, back from the newest label
     edges = {s.labels["le"] for s in after.families["freshet_gradient_norm"].samples if "le" in s.labels}
     assert {float(edge) for edge in edges} == {*(10.0**e for e in range(-6, 4)), float("inf")}
     assert during.total("freshet_learner_updates_total") <= after.total("freshet_learner_updates_total")
@@ -119,6 +127,31 @@ async def drive(client: freshet.Client, channel: grpc.aio.Channel) -> None:
     await nobody.error()
     with pytest.raises(freshet.NotFound):
         await client.get_model(f"{STREAM}-is-no-model")
+
+
+async def label(client: freshet.Client, channel: grpc.aio.Channel) -> None:
+    """Labels that are learned, again, in conflict, refused, while paused; a window, twice; one item is replayed."""
+    await client.create_model("labelled", ["x"], task="regress", targets=["q"], hidden=4)
+
+    def of(seq: int, y: float) -> training_pb2.StreamLabel:
+        return training_pb2.StreamLabel(stream=STREAM, seq=seq, y=[y])
+
+    async with RawStream(channel, "labelled", STREAM) as stream:
+        for seq in range(1, 31):
+            await stream.tick(seq, [float(seq)])
+        async with RawLearn(channel, "labelled", "a source", training_pb2.LearnHello.LEARNED) as call:
+            for y in (1.0, 1.0, 2.0, 3.0):
+                await call.say(label=of(20, y))
+            await call.refusal(label=of(31, 1.0))
+            rows = np.ones(9, "<f4").tobytes()
+            for _ in range(2):
+                await call.say(window=training_pb2.Window(window_seq=1, steps=9, x=rows, y=rows))
+            await call.until(labels=4, windows=2)
+            training = training_pb2_grpc.TrainingStub(channel)
+            await training.Replay(training_pb2.ReplayRequest(model="labelled", ids=[1]), timeout=DEADLINE_S)
+            await client.pause("labelled")
+            await call.say(label=of(21, 1.0))
+            await call.until(labels=5)
 
 
 async def learns_on(server: ServerChild, client: freshet.Client) -> None:
