@@ -41,7 +41,9 @@ def proven(registry: Mapping[str, Any], **proofs: Mapping[str, Any]) -> list[str
 
 def chosen(registry: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     """The registry. Raises Unproven unless the spec offers its names, and no others, for that field."""
-    proven(dict.fromkeys(CHOICES[field]), registered=registry)
+    if registry.keys() != set(CHOICES[field]):
+        names, offered = ", ".join(sorted(registry)), ", ".join(sorted(CHOICES[field]))
+        raise Unproven(f"{field}: registered are {names}; the spec offers {offered}; make them the same")
     return registry
 
 

@@ -11,13 +11,15 @@ import pytest
 
 from model.cell import Array
 from model.optimizers import OPTIMIZERS, Optimizer, OptimizerState, update_parts
-from tests.contracts.registry import proven
+from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_optimizers
 
 N, STEPS = 257, 200
 SETTINGS: Any = SimpleNamespace(momentum=0.8, weight_decay=0.05)  # what optimizers read of a spec
 
-every_optimizer = pytest.mark.parametrize("name", proven(OPTIMIZERS, plain_form=plain_optimizers.OPTIMIZERS))
+every_optimizer = pytest.mark.parametrize(
+    "name", proven(chosen(OPTIMIZERS, "optimizer"), plain_form=plain_optimizers.OPTIMIZERS)
+)
 
 
 def make(name: str) -> Optimizer:

@@ -9,12 +9,14 @@ from typing import Any
 import pytest
 
 from model.schedules import SCHEDULES, Schedule
-from tests.contracts.registry import proven
+from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_optimizers
 
 RATE, LENGTH = 3e-3, 400
 
-every_schedule = pytest.mark.parametrize("name", proven(SCHEDULES, plain_form=plain_optimizers.SCHEDULES))
+every_schedule = pytest.mark.parametrize(
+    "name", proven(chosen(SCHEDULES, "schedule"), plain_form=plain_optimizers.SCHEDULES)
+)
 every_warmup = pytest.mark.parametrize("warmup", [0, 1, 50])
 
 

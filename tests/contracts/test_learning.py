@@ -1,0 +1,67 @@
+"""Every cell × task × loss × optimizer learns, and goes on from a checkpoint to the same bits."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+import pytest
+
+from model.cell import Array
+from model.learner import Learner
+from model.optimizers import OPTIMIZERS
+from model.spec import ModelSpec
+from tests.contracts import registry
+from tests.model.worlds import Checkpoint, digest
+
+KINDS, OBJECTIVES = registry.cells(), registry.objectives()
+UPDATES, TICKS, WINDOWS = 40, 12, 8
+# About the largest at which none of these is near its limit. Heavy balls move 1/(1−momentum) as far.
+RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "adam": 0.01, "adamw": 0.01}
+registry.proven(OPTIMIZERS, rate=RATES)
+
+
+class Window(NamedTuple):
+    x: Array
+    y: Array
+    weight: Array
+    initial_state: Array | None = None
+
+
+def windows(spec: ModelSpec) -> list[Window]:
+    """Two phases of a wave each; what is asked is another phase, its sign, or its future."""
+    rng, made = np.random.default_rng(0), []
+    for _ in range(WINDOWS):
+        phase = rng.uniform(0, 6.28) + 0.7 * np.arange(TICKS + spec.horizon)[:, None]
+        wave = np.sin(phase + np.arange(2))
+        later = np.stack([wave[h : h + TICKS] for h in range(1, spec.horizon + 1)], axis=1).reshape(TICKS, -1)
+        hidden = 100 + 20 * np.sin(phase[:TICKS] + np.arange(2, 4))
+        third = np.digitize(wave[:TICKS, 0], [-0.5, 0.5])
+        y = {"forecast": later, "regress": hidden, "classify": np.eye(3)[third]}[spec.task]
+        made.append(Window(wave[:TICKS].astype(np.float32), y.astype(np.float32), np.ones(y.shape, np.float32)))
+    return made
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("objective", OBJECTIVES)
+@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
+def test_the_loss_falls_and_a_learner_restored_half_way_ends_in_the_same_bits(
+    kind: str, objective: str, optimizer: str
+) -> None:
+    fields: dict[str, Any] = {**KINDS[kind], **OBJECTIVES[objective], "optimizer": optimizer}
+    spec = ModelSpec(channels=("a", "b"), hidden=6, learning_rate=RATES[optimizer], schedule="inverse_sqrt", **fields)
+    learner, checkpoint, restored = Learner(spec), Checkpoint(), None
+    losses = []
+    for n in range(UPDATES):
+        if n == UPDATES // 2:
+            checkpoint.save(learner)
+            restored = checkpoint.load(spec, learner.contexts.limit)
+        (update,), rejected = learner.windows(windows(spec))
+        assert not rejected
+        losses.append(update.loss)
+        if restored is not None:
+            restored.windows(windows(spec))
+
+    assert min(losses[-5:]) < 0.75 * losses[1]  # the first update of regress has statistics of its labels to meet
+    assert restored is not None
+    assert digest(restored) == digest(learner)

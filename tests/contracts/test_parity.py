@@ -1,0 +1,74 @@
+"""The exported step against NumPy for every cell × task × scaler, with and without missing values (DESIGN R9)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+
+from model import calendar
+from model.cell import Array
+from model.network import Network
+from model.onnx_step import export_step
+from model.scalers import SCALERS
+from model.spec import CHOICES, ModelSpec
+from tests.contracts import registry
+from tests.model.scaled import gaps
+
+STEPS, B, PARITY, EPS = 80, 3, 1e-5, 2.0**-23
+KINDS = registry.cells()
+
+
+def build(kind: str, task: str, scaler: str, missing: str) -> Network:
+    fields: dict[str, Any] = {**KINDS[kind], **registry.EXAMPLES[task], "task": task, "scaler": scaler}
+    return Network(ModelSpec(channels=("a", "b"), hidden=8, layers=2, interval=900.0, missing=missing, **fields))
+
+
+def perturbed(network: Network) -> Array:
+    """Weights without a zero; a scale that is one, for the tasks that have it."""
+    flat = np.random.default_rng(1).normal(0, 0.3, network.layout.size).astype(np.float32)
+    target = network.weights(flat).target
+    if "scale" in target:
+        target["scale"][...] = np.abs(target["scale"]) + 0.1
+    assert np.abs(flat).min() > 0
+    return flat
+
+
+def ticks(network: Network) -> list[tuple[Array, Array]]:
+    rng, x, values = np.random.default_rng(0), np.zeros((B, 2)), []
+    for _ in range(STEPS):
+        x = 0.9 * x + rng.normal(0, 0.5, (B, 2))
+        values.append(x)
+    whole = np.array(values, np.float32)
+    times = 1.4e9 + 900.0 * np.arange(STEPS)[:, None] + 60.0 * np.arange(B)
+    known = [calendar.inputs(time, network.spec.interval) for time in times]
+    return list(zip(gaps(whole) if network.spec.missing == "hold" else whole, known, strict=True))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task", CHOICES["task"])
+@pytest.mark.parametrize("scaler", sorted(SCALERS))
+@pytest.mark.parametrize("missing", CHOICES["missing"])
+def test_the_graph_equals_numpy(kind: str, task: str, scaler: str, missing: str) -> None:
+    network = build(kind, task, scaler, missing)
+    weights, tape, n = network.weights(perturbed(network)), network.tape(1, B), network.scaler.size
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
+    state = other = np.zeros((B, network.state_size), np.float32)
+    answers = []
+    for x, u in ticks(network):
+        _, scale, _ = network.observe(state[:, :n].copy(), x, u)
+        unit = network.task.units(weights.target, scale)
+        y, state = network.step(weights, x, u, state, tape)
+        got, other = graph.run(None, {"x": x, "u": u, "state": other})
+
+        # In scaled units; and float32 holds the answer itself to 2⁻²³ of its size.
+        assert (np.abs(got - y) <= PARITY * unit + EPS * np.abs(y)).all()
+        np.testing.assert_allclose(other[:, n:], state[:, n:], rtol=PARITY, atol=PARITY)
+        # Statistics: relative, or beside the channel's own size, about 1, where they pass through zero.
+        np.testing.assert_allclose(other[:, :n], state[:, :n], rtol=PARITY, atol=PARITY)
+        answers.append(y)
+    assert np.std(answers, axis=0).min() > 1e-3  # every output of every row moved
