@@ -6,6 +6,7 @@ the ticks after it. No forecast uses anything that lies after its origin.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -42,6 +43,27 @@ class Persistence:
     def step(self, x: Values, u: Values | None = None) -> Array:
         """See `Baseline.step`; `u` is not used."""
         return np.repeat(np.asarray(x, np.float64)[None], self.horizon, axis=0)
+
+
+class Held:
+    """Baselines where values may be missing, NaN: one per channel, fed with the last value observed in its place.
+
+    A channel begins with its first value: before it, nothing is learned, and the forecast is 0. make: a new baseline
+    of one channel and this horizon.
+    """
+
+    def __init__(self, make: Callable[[], Baseline], channels: int, horizon: int) -> None:
+        self._baselines = [make() for _ in range(channels)]
+        self._held = np.full(channels, np.nan)
+        self.horizon = horizon
+
+    def step(self, x: Values, u: Values | None = None) -> Array:
+        """See `Baseline.step`; x may hold NaN."""
+        self._held = np.where(np.isnan(x), self._held, x)
+        forecast = np.zeros((self.horizon, len(self._held)))
+        for c in np.flatnonzero(~np.isnan(self._held)):
+            forecast[:, c] = self._baselines[c].step(self._held[c : c + 1], u)[:, 0]
+        return forecast
 
 
 class RecursiveLeastSquares:

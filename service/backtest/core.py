@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from model import calendar
-from model.baselines import Baseline, Persistence, RecursiveLeastSquares
+from model.baselines import Baseline, Held, Persistence, RecursiveLeastSquares
 from model.learner import Learner
 from service.backtest.plan import Plan
 from service.export import read_weights
@@ -52,4 +52,9 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
 def baselines(plan: Plan) -> dict[str, Baseline]:
     """What every claim is shown beside, by name; they see the target columns, and least squares the calendar too."""
     horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
+    if plan.spec.missing == "hold":
+        return {
+            "persistence": Held(lambda: Persistence(horizon), channels, horizon),
+            "rls": Held(lambda: RecursiveLeastSquares(1, horizon, known=known), channels, horizon),
+        }
     return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon, known=known)}

@@ -53,6 +53,8 @@ class Plan:
         lines += [
             f"{n} is forecast like any column: if it is the time, say --time {n}" for n in names if is_timelike(n)
         ]
+        gaps = int(np.isnan(self.series.x).sum())
+        lines += [f"{gaps:,} values are missing: held, never learned from, not scored"] if gaps else []
         constant = [names[spec.target_index[c]] for c in self.scorer().constant]
         lines += [f"{n} is constant over the train rows: its errors are in units of all rows" for n in constant]
         return "\n".join(lines)
@@ -87,7 +89,8 @@ def make_plan(
     Raises Invalid, SpecError or OSError: nothing is found out later.
     """
     keys = dict(model or {})
-    series = read_series(file, time_column, chosen_columns(columns, keys.get("channels")))
+    holds = keys.get("missing") == "hold"
+    series = read_series(file, time_column, chosen_columns(columns, keys.get("channels")), holds)
     if rows is not None:
         if not 2 <= rows <= len(series.x):
             raise Invalid("rows", rows, f"the series has {len(series.x)} rows: give 2 to {len(series.x)}")

@@ -23,8 +23,8 @@ Array = npt.NDArray[np.floating[Any]]
 class Scorer:
     """Running errors of one forecaster on the target rows [score_from, score_to), rows counted from 0.
 
-    x: (N, C) the whole series in raw units, not copied; targets: the forecast channels, None is all. None elsewhere is
-    the default: train_rows 20 % of the rows, score_from 25 %, score_to all of them.
+    x: (N, C) the whole series in raw units, not copied; what is NaN is missing, and not scored. targets: the forecast
+    channels, None is all. None elsewhere is the default: train_rows 20 % of the rows, score_from 25 %, score_to all.
     The unit of a channel is its population standard deviation over the first train_rows rows. Where that is 0, it is
     that over all rows, and 1 if the channel never moves at all; `constant` lists these channels.
     Raises Invalid if the rows do not make sense.
@@ -76,11 +76,12 @@ class Scorer:
             return
         rows = slice(origin_row + steps.start, origin_row + steps.stop)
         made = forecast[steps.start - 1 : steps.stop - 1].astype(np.float64)
-        error = (made - self.truth[rows]) / self.unit
+        known = ~np.isnan(self.truth[rows])
+        error = ((made - self.truth[rows]) / self.unit)[known]
         self._squared += float(np.vdot(error, error))
         self._absolute += float(np.abs(error).sum())
         self._pairs += error.size
-        self._scored[rows] = True
+        self._scored[rows] |= known.any(axis=1)
 
     @property
     def mse(self) -> float:
@@ -138,8 +139,8 @@ def z_units(truth: Array, train_rows: int) -> tuple[npt.NDArray[np.float64], tup
     unit = np.ones(truth.shape[1])
     for rows in (truth, truth[:train_rows]):
         # Not `std > 0`: the mean of equal numbers is rounded, so the deviation of a constant need not be exactly 0.
-        moves = np.ptp(rows, axis=0) > 0
-        unit[moves] = rows[:, moves].std(axis=0, dtype=np.float64)
+        moves = np.fmax.reduce(rows) - np.fmin.reduce(rows) > 0  # of what is not missing
+        unit[moves] = np.nanstd(rows[:, moves].astype(np.float64), axis=0)
     return unit, tuple(int(c) for c in np.flatnonzero(~moves))
 
 

@@ -28,7 +28,8 @@ class SeriesError(Invalid):
 class Series:
     """A recorded multivariate series, as the file has it.
 
-    names: of the C value columns, in the file's order or the one asked for; x: (N, C) float32, finite;
+    names: of the C value columns, in the file's order or the one asked for; x: (N, C) float32, finite, or NaN for a
+    missing value where those were allowed;
     time: (N,) float64 seconds since 1970-01-01 UTC, strictly increasing, or None without a time column;
     interval: the median step between rows in seconds, 0 without a time column.
     """
@@ -39,12 +40,14 @@ class Series:
     interval: float
 
 
-def read_series(path: str | Path, time_column: str | None = None, columns: Sequence[str] | None = None) -> Series:
+def read_series(
+    path: str | Path, time_column: str | None = None, columns: Sequence[str] | None = None, holds: bool = False
+) -> Series:
     """Read a CSV file with a header row, UTF-8, comma-separated.
 
     time_column: None finds it: the first column whose first cell is a date (ISO 8601, or month/day/year). When named,
     it may also hold numbers, seconds since 1970. A time without a zone is taken as UTC.
-    columns: which value columns, in this order; None is all but the time column.
+    columns: which value columns, in this order; None is all but the time column. holds: missing values become NaN.
     Raises SeriesError for anything missing, not a number, not finite or out of order; OSError if unreadable.
     """
     table = read_table(path)
@@ -57,7 +60,7 @@ def read_series(path: str | Path, time_column: str | None = None, columns: Seque
         raise SeriesError("columns", time_column, "that is the time column: leave it out of the value columns")
     if not any(is_number(cell) or is_missing(cell) for name in names for cell in table.cells(name)):
         raise SeriesError("columns", ", ".join(names), "there is no numeric column: name one that holds numbers")
-    x = np.stack([table.numbers(name) for name in names], axis=1, dtype=np.float32, casting="same_kind")
+    x = np.stack([table.numbers(name, holds) for name in names], axis=1, dtype=np.float32, casting="same_kind")
     if time_column is None:
         return Series(names, x, None, 0.0)
     time = table.times(time_column)
@@ -82,17 +85,20 @@ class Table:
         first = zip(self.header, self.rows[0], strict=True)
         return next((name for name, cell in first if not is_number(cell) and date(cell)), None)
 
-    def numbers(self, column: str) -> NDArray[np.float64]:
-        """A column as (N,) finite numbers that a model takes."""
+    def numbers(self, column: str, holds: bool) -> NDArray[np.float64]:
+        """A column as (N,) finite numbers that a model takes; with `holds`, NaN where one is missing."""
         cells = self.cells(column)
         for n, cell in enumerate(cells):
             if is_missing(cell):
-                raise self.refuse(n, column, "missing value: fill it in, or leave the row or the column out")
+                if holds:
+                    continue
+                remedy = 'missing value: fill it in, leave the row or the column out, or say missing = "hold"'
+                raise self.refuse(n, column, remedy)
             if not is_number(cell):
                 raise self.refuse(n, column, "not a number: correct it, or name the numeric columns to use")
             if not abs(float(cell)) <= MAX_MAGNITUDE:
                 raise self.refuse(n, column, f"need a finite number of at most {MAX_MAGNITUDE:g}: correct it")
-        return np.array([float(cell) for cell in cells])
+        return np.array([math.nan if is_missing(cell) else float(cell) for cell in cells])
 
     def times(self, column: str) -> NDArray[np.float64]:
         """A column as (N,) seconds since 1970-01-01 UTC that increase strictly."""

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from model import calendar
-from model.baselines import Persistence, RecursiveLeastSquares
+from model.baselines import Held, Persistence, RecursiveLeastSquares
 from service.backtest.series import read_series
 
 
@@ -27,6 +27,25 @@ def squared_error(forecast, x, start):
 
 def test_persistence_repeats_the_present_value():
     np.testing.assert_array_equal(Persistence(3).step(np.float32([1, 2])), [[1, 2]] * 3)
+
+
+def test_without_a_gap_held_baselines_are_the_baselines():
+    x, u = walk(200, 3), np.random.default_rng(1).standard_normal((200, 2))
+    held = Held(lambda: RecursiveLeastSquares(1, 4, lags=8, known=2), 3, 4)
+    plain = RecursiveLeastSquares(3, 4, lags=8, known=2)
+    np.testing.assert_allclose(forecasts(held, x, u), forecasts(plain, x, u), rtol=1e-12)
+
+
+def test_a_held_baseline_sees_the_last_value_and_begins_with_the_first():
+    x = walk(60, 2)
+    x[:10, 1] = x[30:40, 0] = np.nan
+    made = forecasts(Held(lambda: RecursiveLeastSquares(1, 3), 2, 3), x)
+
+    filled = x.copy()
+    filled[30:40, 0] = x[29, 0]
+    assert not made[:10, :, 1].any()
+    np.testing.assert_array_equal(made[:, :, :1], forecasts(RecursiveLeastSquares(1, 3), filled[:, :1]))
+    np.testing.assert_array_equal(made[10:, :, 1:], forecasts(RecursiveLeastSquares(1, 3), x[10:, 1:]))
 
 
 def test_least_squares_is_persistence_before_it_has_learned():

@@ -49,6 +49,28 @@ def waves(rows: int, channels: int) -> np.ndarray:
     return np.sin(t / 5 + np.arange(channels)) + noise
 
 
+def test_a_series_with_gaps_is_replayed_where_missing_values_are_held_and_no_gap_is_scored(tmp_path):
+    x = waves(300, 2)
+    x[np.random.default_rng(0).random(x.shape) < 0.2] = np.nan
+    file, out, made = write(tmp_path / "gaps.csv", x, ["a", "b"]), tmp_path / "out.json", tmp_path / "made.csv"
+    refused = run("backtest", file)
+    assert refused.exit_code != 0
+    assert 'missing = "hold"' in " ".join(refused.output.split())
+
+    hold = ("--set", "missing=hold", "--set", "hidden=8", "--set", "learning_rate=3e-3")
+    result = run("backtest", file, *hold, "--json", out, "--forecasts", made)
+
+    assert result.exit_code == 0, result.output
+    assert f"{int(np.isnan(x).sum())} values are missing" in result.output
+    report, (_, lines) = json.loads(out.read_text()), read(made)
+    unit = np.nanstd(x[:60], axis=0)
+    errors = (lines[:, 2::2] - lines[:, 1::2]) / unit  # row, truth_a, forecast_a, …
+    assert np.isnan(errors).sum() == np.isnan(x[75:]).sum()
+    assert report["freshet"]["mse"] == pytest.approx(np.nanmean(errors**2), rel=1e-4)
+    assert report["freshet"]["mse"] < 0.8 * report["persistence"]["mse"]
+    assert 0 < report["rls"]["mse"] < report["persistence"]["mse"]
+
+
 @pytest.fixture(scope="module")
 def taxi(tmp_path_factory) -> tuple[dict, list[str], np.ndarray]:
     """The first 600 rows of the shipped series: report, header and rows of the forecasts."""

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 
 import numpy as np
+import onnx
 import pytest
 from safetensors import numpy as safetensors
 
 from model.network import Network
+from model.scalers import SCALERS
 from model.spec import ModelSpec
+from service.engine import PARITY, BadVersion, Engine
 from service.export import Canary, export, read_weights
 
 SPEC = ModelSpec(channels=("a", "b"), targets=("b",), horizon=2, interval=60.0, hidden=4, layers=2, head_init=0.3)
@@ -70,6 +74,25 @@ def test_the_canary_is_the_networks_own_step_from_states_off_zero(network):
     assert np.abs(canary.state[:, network.scaler.size :]).min() > 0
     assert (canary.scale > 0).all()
     assert canary.scale.shape == canary.y.shape
+
+
+@pytest.mark.parametrize("scaler", sorted(SCALERS))
+def test_the_canary_of_a_model_that_holds_has_gaps_and_a_graph_that_minds_them_is_not_served(scaler):
+    network = Network(replace(SPEC, missing="hold", scaler=scaler))
+    weights = network.weights(network.init_params())
+
+    made = export(network, weights)
+
+    canary = Canary.unpack(made.canary)
+    assert 0 < np.isnan(canary.x).sum() < canary.x.size
+    assert np.isfinite(canary.y).all()
+    assert np.isfinite(canary.next_state).all()
+    _, error = Engine().prepare(made.onnx, canary)
+    assert error <= PARITY
+    graph = onnx.load_from_string(made.onnx)
+    next(node for node in graph.graph.node if node.op_type == "IsNaN").op_type = "IsInf"  # sees no gap
+    with pytest.raises(BadVersion):
+        Engine().prepare(graph.SerializeToString(), canary)
 
 
 def test_a_canary_comes_back_as_it_was(network):

@@ -1,4 +1,5 @@
 import csv
+import math
 
 import numpy as np
 import pytest
@@ -44,6 +45,33 @@ def test_only_targets_are_scored():
         chosen.add(origin, forecast[origin][:, [2, 0]])
         whole.add(origin, forecast[origin][:, [2, 0]])
     assert chosen.mse == whole.mse
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_values_that_are_missing_are_neither_scored_nor_part_of_a_unit(horizon):
+    whole, forecast = series(), made(series(), horizon)
+    x = np.where(np.random.default_rng(2).random(whole.shape) < 0.3, np.float32(np.nan), whole)
+    x[20] = np.nan
+    scorer = Scorer(x, 8, 12, 30, horizon)
+    for origin in range(len(x)):
+        scorer.add(origin, forecast[origin])
+
+    unit = [np.std([v for v in x[:8, c].tolist() if not math.isnan(v)]) for c in range(3)]
+    errors = np.array(
+        [(forecast[row - h, h - 1] - x[row]) / unit for h in range(1, horizon + 1) for row in range(12, 30)]
+    )
+    scored = errors[~np.isnan(errors)]
+    assert scorer.mse == pytest.approx(np.mean(np.square(scored)), rel=1e-12)
+    assert scorer.mae == pytest.approx(np.mean(np.abs(scored)), rel=1e-12)
+    assert scorer.scored == 18 - np.isnan(x[12:30]).all(axis=1).sum() < 18
+
+
+def test_a_channel_of_which_nothing_came_in_the_train_rows_is_measured_by_all_its_rows():
+    x = series()
+    x[:8, 1] = x[:, 2] = np.nan
+    scorer = Scorer(x, 8)
+    np.testing.assert_allclose(scorer.unit, [x[:8, 0].std(), x[8:, 1].std(), 1], rtol=1e-6)
+    assert scorer.constant == (1, 2)
 
 
 def test_a_channel_that_is_constant_in_the_train_rows_is_measured_by_all_its_rows():

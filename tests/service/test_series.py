@@ -104,6 +104,18 @@ def test_what_cannot_be_replayed_is_refused_with_its_place_and_a_remedy(write, t
     assert remedy in caught.value.remedy
 
 
+def test_where_missing_values_are_held_an_empty_cell_is_nan_and_a_wrong_one_is_still_refused(write):
+    series = read_series(write("t,a,b\n2020-01-01,1,\n2020-01-02,n/a,2\n2020-01-03,?,NaN\n"), holds=True)
+    np.testing.assert_array_equal(series.x, np.float32([[1, np.nan], [np.nan, 2], [np.nan, np.nan]]))
+    for cell, remedy in (("high", "not a number"), ("inf", "finite")):
+        with pytest.raises(SeriesError, match=remedy):
+            read_series(write(f"a\n1\n{cell}\n"), holds=True)
+    with pytest.raises(SeriesError, match="missing time"):
+        read_series(write("t,a\n2020-01-02,1\n,2\n"), holds=True)
+    with pytest.raises(SeriesError, match='say missing = "hold"'):
+        read_series(write("a\n1\n\n-\n"))
+
+
 @pytest.mark.parametrize(
     ("arguments", "value", "remedy"),
     [
