@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -111,3 +112,28 @@ def test_a_window_is_learned_from_and_touches_no_stream() -> None:
     assert ([u.labels for u in updates], rejected, learner.counts.windows) == ([40], [], 2)
     assert (learner.weights.flat != before).any()
     assert len(learner.contexts) == 0
+
+
+@every_task
+@pytest.mark.parametrize("scaler", ["residual", "standard", "none"])
+def test_where_values_are_missing_a_late_label_and_a_window_of_its_ticks_teach_the_same(task: str, scaler: str) -> None:
+    late, whole = (Learner(spec(task, missing="hold", scaler=scaler, head_init=0.3)) for _ in range(2))
+    x = np.random.default_rng(3).normal(0, 1, (20, 2)).astype(np.float32)
+    x[np.random.default_rng(4).random(x.shape) < 0.3] = np.nan
+    x[:5, 1] = x[11] = np.nan
+    y = np.zeros((20, 2), np.float32)
+    y[9], y[19] = (0, 1), (1, 0)  # two, for regression has no scale after one
+
+    tick(late, 1, range(1, 21), x)
+    for t in (9, 19):
+        (update,), rejected = late.labels(np.ones(1, np.uint32), np.array([t + 1], np.uint64), y[t : t + 1])
+        weight = np.zeros((t + 1, 2), np.float32)
+        weight[t] = 1
+        (other,), _ = whole.windows([SimpleNamespace(x=x[: t + 1], y=y[: t + 1], weight=weight, initial_state=None)])
+
+    assert rejected == []
+    assert np.isfinite([update.loss, update.norm]).all()
+    assert update.loss > 0
+    # The same sums in windows of other lengths, float32.
+    np.testing.assert_allclose(update.loss, other.loss, rtol=1e-5)
+    np.testing.assert_allclose(late.weights.flat, whole.weights.flat, rtol=0, atol=1e-5)

@@ -136,7 +136,9 @@ class Tick(_message.Message):
     """Event time, seconds since 1970-01-01 UTC; strictly increasing. Required when the model has an interval."""
     @_builtins.property
     def x(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One value per channel, in the model's order; finite, magnitude at most 1e15."""
+        """One value per channel, in the model's order; finite, magnitude at most 1e15. NaN where one is missing, in a model with
+        missing = "hold".
+        """
 
     def __init__(
         self,
