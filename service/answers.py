@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
-LOG_BYTES = 16 << 20
+LOG_BYTES = 8 << 20
 # At least so many: the largest `max_undurable`, and above the SDK's largest `in_flight`, so that the only stream of a
 # model never has to repeat a tick whose answer is gone. A busy neighbour shortens what is kept of a slow stream.
 KEPT_ANSWERS = 256

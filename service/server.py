@@ -27,7 +27,7 @@ from prometheus_client import (
 )
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
-from service import limits
+from service import heap, limits
 from service.config import ServeConfig, split_address
 from service.control import Control
 from service.edge.http import HttpServer, application
@@ -62,6 +62,7 @@ SERVICES = [
     )
 ]
 LAG_PERIOD_S = 0.1
+TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
 
 
 @dataclass(frozen=True, slots=True)
@@ -272,7 +273,8 @@ class Server:
         for part in parts:
             if part.model.model in models:
                 models[part.model.model].saved(part)
-        self.serving.evict()
+        if self.serving.evict() + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
+            await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self.publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self.metrics.snapshot_seconds.observe(self.serving.clock() - started)
 
@@ -314,6 +316,7 @@ def check_free(name: str, address: str) -> None:
 
 async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> int:
     """Run a server until a signal stops it; `announce` is called once when it is ready. Returns the exit code."""
+    heap.map_large_blocks()
     for name in ("listen", "http"):
         check_free(name, getattr(config, name))
     return await Server(config).run(announce)

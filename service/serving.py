@@ -271,15 +271,18 @@ class Serving:
         self.metrics.of(model.name).resident.set(len(model.table))
         self.metrics.open_streams.set(sum(m.open for m in self.models.values()))
 
-    def evict(self) -> None:
-        """Let idle streams leave memory; to be called when a snapshot has just been saved."""
+    def evict(self) -> int:
+        """Let idle streams leave memory, and say how many; to be called when a snapshot has just been saved."""
+        total = 0
         now, excess = self.clock(), sum(len(m.table) for m in self.models.values()) - self.config.max_resident
         for model in self.models.values():
             gone = model.evict(now, self.config.idle_s, len(model.table) - max(0, excess))
             excess -= gone
+            total += gone
             if gone:
                 self.metrics.of(model.name).evicted_streams.inc(gone)
                 self._count(model)
+        return total
 
     def reset(self, model: Sessions, session: Session) -> None:
         """Begin the stream's state anew. A state that is fresh stays as it is: no record, however often it is asked."""

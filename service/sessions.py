@@ -343,6 +343,8 @@ class Sessions:
         gone = order[: max(idle, len(rows) - most)]
         for row in gone.tolist():
             t.remove(row)
+        if len(gone):
+            t.shrink()
         return len(gone)
 
     # ---- snapshots
@@ -384,6 +386,7 @@ class Sessions:
         self._judged_position, _, _ = self.log.judged_part(self.log.start, row.judged_offset)
 
 
+LINES_AT_ONCE = 1024
 STORED = ("number", "epoch", "last_seq", "last_time", "origin", "last_offset", "newest", "state")
 
 
@@ -398,26 +401,20 @@ class Part(NamedTuple):
     answers_start: int  # position of the oldest answer kept
 
     def streams(self) -> Iterator[StreamRow]:
-        """A line for each changed stream."""
-        c, states = self.columns, self.columns["state"]
-        lists = [c[name].tolist() for name in ("number", "epoch", "last_seq", "last_time", "origin", "judged",
-                                               "last_offset", "newest")]  # fmt: skip
-        for row, (id, number, epoch, seq, time, origin, judged, offset, newest) in enumerate(
-            zip(self.ids, *lists, strict=True)
-        ):
-            yield StreamRow(
-                self.model.model,
-                number,
-                id,
-                epoch,
-                seq,
-                time,
-                origin,
-                judged,
-                offset,
-                newest + 1,
-                states[row].tobytes(),
-            )
+        """A line for each changed stream, made as they are taken: all at once would be far larger than the columns."""
+        c, names = (
+            self.columns,
+            ("number", "epoch", "last_seq", "last_time", "origin", "judged", "last_offset", "newest"),
+        )
+        for first in range(0, len(self.ids), LINES_AT_ONCE):
+            part = slice(first, first + LINES_AT_ONCE)
+            lists = [c[name][part].tolist() for name in names]
+            for id, state, number, epoch, seq, time, origin, judged, offset, newest in zip(
+                self.ids[part], c["state"][part], *lists, strict=True
+            ):
+                yield StreamRow(
+                    self.model.model, number, id, epoch, seq, time, origin, judged, offset, newest + 1, state.tobytes()
+                )
 
 
 def rows_in_memory(model: Sessions, numbers: NDArray[np.uint32]) -> Rows:

@@ -76,7 +76,7 @@ class StreamTable:
             row = self._free.pop()
         else:
             if self._used == len(self.number):
-                self._grow()
+                self._resize(2 * len(self.number))
             row = self._used
             self._used += 1
         for name in self._kinds:
@@ -109,10 +109,21 @@ class StreamTable:
         """Rows changed since the last snapshot, ascending; new."""
         return np.flatnonzero(self.changed[: self._used])
 
-    def _grow(self) -> None:
-        old = len(self.number)
+    def shrink(self) -> None:
+        """Give memory back where most rows are free. Rows in use stay where they are, so only the end can go."""
+        end = int(self.rows().max(initial=-1)) + 1
+        size = max(FIRST_ROWS, 2 * end)
+        if size > len(self.number) // 2:
+            return
+        self._resize(size)
+        self._used = min(self._used, end)
+        self._free = [row for row in self._free if row < end]
+        self.by_id = dict(self.by_id)  # a dict does not shrink by itself
+
+    def _resize(self, size: int) -> None:
+        kept = min(size, len(self.number))
         for name, (kind, shape) in self._kinds.items():
-            longer = np.zeros((2 * old, *shape), kind)
-            longer[:old] = getattr(self, name)
-            setattr(self, name, longer)
-        self.ids += [""] * old
+            made = np.zeros((size, *shape), kind)
+            made[:kept] = getattr(self, name)[:kept]
+            setattr(self, name, made)
+        self.ids = self.ids[:kept] + [""] * (size - kept)

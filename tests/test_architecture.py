@@ -36,6 +36,7 @@ FLOORS = {
     "service.export": 2,
     "service.events": 2,
     "service.intake": 2,
+    "service.heap": 2,
     "service.metrics": 2,
     "service.publisher": 2,
     "service.recovery": 2,

@@ -131,7 +131,6 @@ class States:
         Raises ValueError for an older position or an integer above 2**63 - 1, sqlite3.Error (nothing changed then).
         """
         model_rows = [_to_sql(row) for row in models]
-        stream_rows = [_to_sql(row) for row in streams]
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM snapshot").fetchone()
             if stored and position < stored[0]:
@@ -141,7 +140,8 @@ class States:
             sql.executemany("DELETE FROM models WHERE model = ?", [(model,) for model in gone])
             sql.executemany(_upsert("models", ModelRow, "model"), model_rows)
             sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)
-            sql.executemany(_upsert("streams", StreamRow, "model, stream"), stream_rows)
+            # One by one: of 100,000 streams, the rows would take several times the memory of the streams themselves.
+            sql.executemany(_upsert("streams", StreamRow, "model, stream"), map(_to_sql, streams))
             blocks = [_to_sql(block) for block in answers if block.end > block.first]
             sql.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", blocks)
             for model, start in (answers_start or {}).items():
