@@ -1,6 +1,6 @@
-"""People's control over models: create, import, promote, roll back, pause, resume. On disk on return, and journaled.
+"""People's control over models: create, import, promote, roll back, pause, resume, delete. On disk on return.
 
-Every method may be repeated: what is so already is answered as it is, without another record.
+Every method but `delete` may be repeated: what is so already is answered as it is, without another record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from service.errors import Exhausted, Invalid, NotFound
 from service.export import Array, Canary, Export, export, read_weights
 from service.names import check_model_name
 from service.publisher import Publisher, Return
-from service.records import Paused, Promote, Resumed, Rollback
+from service.records import ModelDelete, Paused, Promote, Resumed, Rollback
 from service.serving import Serving, new_version
 from service.sessions import Sessions
 from service.storage.versions import Version, VersionMissing
@@ -60,14 +60,16 @@ class Control:
         if len(before) >= limits.MAX_PINNED:
             remedy = f"the model keeps {len(before)} versions for good, its limit: create another from these weights"
             raise Exhausted("name", name, remedy)
-        version = await asyncio.to_thread(self._import, model, weights, onnx)
-        if version.number not in before:
-            offset = self._serving.journal.offset(model.number)
-            self._serving.emit(model, ev.IMPORTED, offset, version.number, BY_HAND)
-        return version
+        number = await asyncio.to_thread(self._import, model, weights, onnx)
+        if model.deleted:  # meanwhile, and its versions with it: this one came too late
+            await asyncio.to_thread(self._serving.versions.drop, model.number)
+            raise NotFound("model", name, "deleted meanwhile")
+        if number not in before:
+            self._serving.emit(model, ev.IMPORTED, self._serving.journal.offset(model.number), number, BY_HAND)
+        return await self.version(model, number)
 
-    def _import(self, model: Sessions, weights: bytes, onnx: bytes) -> Version:
-        """In a thread: check everything, then store."""
+    def _import(self, model: Sessions, weights: bytes, onnx: bytes) -> int:
+        """In a thread: check everything, then store; the version's number."""
         serving, network = self._serving, model.network
         made = export(network, network.weights(checked_weights(network, weights)))
         try:
@@ -79,8 +81,7 @@ class Control:
         numbers = {"parity_error": error}
         # Learned from none of this model's records: offset 0, which also tells the same weights again.
         version = new_version(model.number, model.champion, 0, made.onnx, made.weights, serving.wall(), numbers)
-        number = serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
-        return serving.versions.get(model.number, number)
+        return serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
 
     async def promote(self, name: str, number: int) -> Sessions:
         """A kept version serves from here on, is the anchor, and learning goes on from its weights."""
@@ -104,6 +105,17 @@ class Control:
         """Learning goes on from here."""
         return await self._set_paused(name, False)
 
+    async def delete(self, name: str) -> None:
+        """The model, its streams and its versions are gone for good; its number stays used, its name is free."""
+        serving = self._serving
+        serving.check_open()
+        model = serving.model(name)
+        end = serving.record(model, ModelDelete())
+        serving.remove_model(model)
+        serving.emit(model, ev.DELETED, end, model.champion, BY_HAND)
+        await serving.journal.flush()
+        await asyncio.to_thread(serving.versions.drop, model.number)
+
     async def version(self, model: Sessions, number: int) -> Version:
         """The facts of a version that is kept. Raises NotFound."""
         try:
@@ -119,6 +131,8 @@ class Control:
         if (model.champion, model.anchor) != (number, number):
             try:
                 await self._publisher.begin_again(kind, model, number, BY_HAND)
+            except VersionMissing as error:  # since it was looked up
+                raise NotFound("version", number, f"model {name} keeps it no longer: list its versions") from error
             except BadVersion as bad:
                 raise Invalid("version", number, f"it cannot serve here: {bad}; choose another version") from bad
         await self._serving.journal.flush()

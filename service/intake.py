@@ -27,6 +27,7 @@ class Intake:
         self._owners: dict[tuple[int, str], object] = {}  # by model and source: the call that sends its windows
         self._shapes: dict[int, Shape] = {}
         serving.on_commit.append(self._committed)
+        serving.on_removed.append(self._removed)
 
     def shape(self, model: Sessions) -> Shape:
         """What the model's labels and windows must be like."""
@@ -135,6 +136,11 @@ class Intake:
     def _refused(self, refusal: Refusal) -> Refusal:
         self.serving.metrics.refused_labels.labels(refusal.reason.name.lower()).inc()
         return refusal
+
+    def _removed(self, model: int) -> None:
+        self.wake(model)
+        for known in (self._learned, self._waiting, self._shapes):
+            known.pop(model, None)
 
     def _committed(self, commit: Commit) -> None:
         for chunk in commit.chunks:

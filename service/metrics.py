@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from bisect import bisect_left
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from itertools import accumulate
 from math import inf
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +20,9 @@ FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2, 3, 
 NORMS = tuple(10.0**e for e in range(-6, 4))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
+
+
+Made = TypeVar("Made", bound="Counter | Gauge | Histogram")
 
 
 class Series:
@@ -62,6 +65,12 @@ class Histogram(Collector):
             self._series[values] = Series(self._bounds)
         return self._series[values]
 
+    def remove_by_labels(self, labels: Mapping[str, str]) -> None:
+        """Drop every series that has all of these label values."""
+        wanted = [(self._labels.index(name), value) for name, value in labels.items()]
+        for values in [v for v in self._series if all(v[at] == value for at, value in wanted)]:
+            del self._series[values]
+
     def collect(self) -> Iterable[Metric]:
         """What a scrape sees."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
@@ -77,16 +86,22 @@ class Metrics:
     def __init__(self, registry: CollectorRegistry) -> None:
         self.registry = registry
 
+        self._by_model: list[Counter | Gauge | Histogram] = []
+
+        def noted(made: Made, labels: Sequence[str]) -> Made:
+            self._by_model += [made] * ("model" in labels)
+            return made
+
         def counter(name: str, text: str, *labels: str) -> Counter:
-            return Counter(f"freshet_{name}", text, labels, registry=registry)
+            return noted(Counter(f"freshet_{name}", text, labels, registry=registry), labels)
 
         def gauge(name: str, text: str, *labels: str) -> Gauge:
-            return Gauge(f"freshet_{name}", text, labels, registry=registry)
+            return noted(Gauge(f"freshet_{name}", text, labels, registry=registry), labels)
 
         def histogram_by(labels: Sequence[str], name: str, text: str, bounds: Sequence[float]) -> Histogram:
             made = Histogram(f"freshet_{name}", text, labels, bounds)
             registry.register(made)
-            return made
+            return noted(made, labels)
 
         def histogram(name: str, text: str, bounds: Sequence[float]) -> Series:
             return histogram_by((), name, text, bounds).labels()
@@ -169,6 +184,12 @@ class Metrics:
         if model not in self._models:
             self._models[model] = ModelMetrics(self, model)
         return self._models[model]
+
+    def forget(self, model: str) -> None:
+        """Drop every series of a model that is gone: names that come and go must not pile up."""
+        self._models.pop(model, None)
+        for metric in self._by_model:
+            metric.remove_by_labels({"model": model})
 
 
 class ModelMetrics:

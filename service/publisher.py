@@ -43,6 +43,7 @@ class Publisher:
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
         self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
         serving.on_commit.append(self._committed)
+        serving.on_removed.append(self._removed)
 
     async def verdict(self, message: Message) -> None:
         """Take one verdict in: publish, veto or unchanged, and a rollback if it asks for one."""
@@ -63,13 +64,14 @@ class Publisher:
                     self._told(model, ev.VETOED, head, model.champion)
         except JournalFailed:
             return  # the journal's own task ends the process
-        self._serving.metrics.verdicts.labels(model.name, kind).inc()
-        self._judged(model, head["offset"], in_service=kind == "publish")
+        if not model.deleted:
+            self._serving.metrics.verdicts.labels(model.name, kind).inc()
+            self._judged(model, head["offset"], in_service=kind == "publish")
 
     def _stale(self, model: Sessions, head: Any) -> bool:
         """Whether a verdict comes too late: of a trainer that catches up with its former self, or that has not seen yet
-        that serving and learning began again elsewhere."""
-        return bool(head["offset"] < model.judged_offset)
+        that serving and learning began again elsewhere, or that the model is gone."""
+        return bool(model.deleted or head["offset"] < model.judged_offset)
 
     async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
         serving, numbers = self._serving, dict(head["numbers"])
@@ -80,7 +82,9 @@ class Publisher:
         except BadVersion as bad:
             self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)
             return "veto"
-        if self._stale(model, head):  # somebody promoted another version meanwhile
+        if model.deleted:  # meanwhile, and its versions with it: this one came too late
+            await asyncio.to_thread(serving.versions.drop, model.number)
+        if self._stale(model, head):
             return "stale"
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
         if number != model.champion:
@@ -141,10 +145,11 @@ class Publisher:
 
     def anchored(self, message: Message) -> None:
         """The trainer's gate chose a new anchor."""
-        model = self._serving.models.get(message.head["model"])
-        if model is not None:
-            model.anchor = message.head["version"]
-            self._serving.emit(model, ev.ANCHORED, message.head["offset"], model.anchor, "held in service")
+        model, version = self._serving.models.get(message.head["model"]), message.head["version"]
+        if model is None or message.head["offset"] < model.begun or model.anchor == version:
+            return  # or by a trainer that has not seen yet that somebody chose another
+        model.anchor = version
+        self._serving.emit(model, ev.ANCHORED, message.head["offset"], version, "held in service")
 
     def weights(self, message: Message) -> Message:
         """The answer to need_weights: the exact weights of a version, or why there are none."""
@@ -152,7 +157,7 @@ class Publisher:
         try:
             blobs = self._serving.versions.blobs(model, number)
         except (VersionMissing, VersionCorrupt) as error:
-            return Message("no_weights", {"why": str(error)})
+            return Message("no_weights", {"why": str(error), "deleted": model not in self._serving.models})
         return Message("weights", {"model": model, "version": number}, (blobs.weights,))
 
     def checkpointed(self, message: Message) -> None:
@@ -167,8 +172,9 @@ class Publisher:
         for number, champion in champions.items():
             needed = self._needed.get(number, champion)
             self._needed[number] = champion
-            model = self._serving.models[number]
-            self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
+            model = self._serving.models.get(number)
+            if model is not None:
+                self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
 
     def _keep(self, model: Sessions, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
@@ -183,10 +189,14 @@ class Publisher:
             hour = version.created // KEPT_HOURS_S
         return keep
 
+    def _removed(self, model: int) -> None:
+        for known in (self._on_disk, self._needed, self._checkpoint):
+            known.pop(model, None)
+
     def _committed(self, commit: Commit) -> None:
         now = self._serving.clock()
         for chunk in commit.chunks:
-            if len(chunk.seqs):
+            if len(chunk.seqs) and chunk.model in self._serving.models:
                 marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
                 marks.append((chunk.end_offset, now))
 

@@ -15,10 +15,10 @@ from model.rounds import rounds
 from model.spec import ModelSpec
 from service.engine import StepSession
 from service.export import Canary
-from service.records import Chunk, ModelCreate, Ticks, entries
+from service.records import Chunk, ModelCreate, ModelDelete, Ticks, entries
 from service.serving import WAVE_ROWS, Serving
 from service.sessions import Sessions, rows_in_memory
-from service.storage.journal import JournalDamaged
+from service.storage.journal import Journal, JournalDamaged
 from service.storage.states import States
 from service.table import ABSENT
 
@@ -32,7 +32,10 @@ def recover(serving: Serving, states: States) -> int:
             f"the journal ends at position {serving.journal.durable_position}, before the snapshot in states.db, "
             f"{snapshot.journal_end}: it is older. Restore both from the same moment"
         )
+    deleted = _deleted(serving.journal, snapshot.position)
     for row in snapshot.models:
+        if row.model in deleted:
+            continue
         model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_mapping(json.loads(row.spec)))
         blocks = [block for block in snapshot.answers if block.model == row.model]
         model.restore_model(row, snapshot.streams.get(row.model, 0), blocks)
@@ -40,7 +43,9 @@ def recover(serving: Serving, states: States) -> int:
     ends = {row.model: row.offset for row in snapshot.models}
     replayed = 0
     for _, chunk in serving.journal.replay(snapshot.position):
-        replayed += _apply(serving, states, chunk, ends)
+        if chunk.model not in deleted:
+            replayed += _apply(serving, states, chunk, ends)
+    serving.last_model = max(serving.last_model, serving.versions.last_model())
     for number, model in serving.models.items():
         serving.journal.start_offset(number, ends[number])
         _runner(serving, model)
@@ -51,6 +56,11 @@ def recover(serving: Serving, states: States) -> int:
         rows = model.table.rows()
         model.table.durable_seq[rows] = model.table.last_seq[rows]
     return replayed
+
+
+def _deleted(journal: Journal, position: int) -> set[int]:
+    """Models that end in the journal after `position`: their versions may be gone, so nothing of them is replayed."""
+    return {chunk.model for _, chunk in journal.replay(position) if isinstance(chunk.records[-1], ModelDelete)}
 
 
 def _apply(serving: Serving, states: States, chunk: Chunk, ends: dict[int, int]) -> int:

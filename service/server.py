@@ -94,11 +94,13 @@ class Server:
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
         replayed = recover(self.serving, self.states)
+        self.versions.drop_all_but(set(self.serving.models))
         log.info("recovered", models=len(self.serving.models), replayed=replayed, cut=self.journal.truncated_bytes)
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.control = Control(self.serving, self.publisher)
-        self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer)
+        self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer, self.serving.census)
         self.learned: dict[int, int] = {}  # model → entries learned
+        self.serving.on_removed.append(self._removed)
         self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
         self.journal.learn_every_of = self._learn_every
         self.health = health.aio.HealthServicer()
@@ -123,6 +125,9 @@ class Server:
         elif message.kind == "need_weights":
             return await asyncio.to_thread(self.publisher.weights, message)
         return None
+
+    def _removed(self, model: int) -> None:
+        self.learned.pop(model, None)
 
     def _backlog(self, model: int) -> int:
         return self.journal.durable_offset(model) - self.learned.get(model, 0)

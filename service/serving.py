@@ -84,6 +84,8 @@ class Serving:
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
         self.on_commit: list[Callable[[Commit], None]] = []
+        self.on_removed: list[Callable[[int], None]] = []  # called with the number of a model that is gone
+        self.last_model = 0  # the highest number ever given to a model
         self.draining = False
         self._creating = asyncio.Lock()
         journal.on_commit.append(self._committed)
@@ -101,6 +103,22 @@ class Serving:
         """Make a model known."""
         self.models[model.number] = model
         self.by_name[model.tenant, model.name] = model
+        self.last_model = max(self.last_model, model.number)
+
+    def remove_model(self, model: Sessions) -> None:
+        """Forget a model whose end is recorded; whoever has a stream of it open is woken. Its number is never used
+        again, its name may be."""
+        del self.models[model.number], self.by_name[model.tenant, model.name]
+        self.engine.retire(model.number, set())
+        model.wake()
+        self._count(model)
+        self.metrics.forget(model.name)
+        for listener in self.on_removed:
+            listener(model.number)
+
+    def census(self) -> dict[str, Any]:
+        """Which models there are, for a trainer that begins: others up to `last_model` are gone."""
+        return {"models": sorted(self.models), "last_model": self.last_model}
 
     async def create_model(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
@@ -127,7 +145,7 @@ class Serving:
             return await self._create(name, spec, weights)
 
     async def _create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
-        model = Sessions(max(self.models, default=0) + 1, TENANT, name, spec)
+        model = Sessions(self.last_model + 1, TENANT, name, spec)
         version, session = await asyncio.to_thread(self._first_version, model, weights)
         record = ModelCreate(model.tenant, name, json.dumps(spec.to_mapping()))
         self.journal.append(model.number, record)
@@ -139,8 +157,8 @@ class Serving:
         self.engine.install(model.number, version.number, session)
         self.add_model(model)
         self.metrics.of(name).version.set(version.number)
-        await self.journal.flush()
         self.emit(model, ev.CREATED, 0, version.number, "created")
+        await self.journal.flush()
         return model
 
     def _began_with(self, model: Sessions, weights: Array) -> bool:
@@ -165,7 +183,9 @@ class Serving:
         reason: str,
         numbers: dict[str, float] | None = None,
     ) -> None:
-        """Tell the watchers what happened to a model."""
+        """Tell the watchers what happened to a model; its end is the last that is told."""
+        if model.deleted and kind != ev.DELETED:
+            return
         self.events.emit(Event(model.name, kind, offset, version, reason, self.wall(), numbers or {}))
 
     # ---- streams
@@ -267,8 +287,9 @@ class Serving:
         return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
 
     def _count(self, model: Sessions) -> None:
-        self.metrics.of(model.name).streams.set(model.known)
-        self.metrics.of(model.name).resident.set(len(model.table))
+        if not model.deleted:  # its name may be another's by now
+            self.metrics.of(model.name).streams.set(model.known)
+            self.metrics.of(model.name).resident.set(len(model.table))
         self.metrics.open_streams.set(sum(m.open for m in self.models.values()))
 
     def evict(self) -> int:
@@ -290,10 +311,18 @@ class Serving:
             self.record(model, Reset(session.number))
 
     def record(self, model: Sessions, record: Record) -> int:
-        """Journal a record and apply it; returns the journal offset just after it. Raises JournalFailed."""
+        """Journal a record and apply it; returns the journal offset just after it.
+
+        Raises NotFound for a model that was deleted meanwhile, JournalFailed.
+        """
+        self._check_there(model)
         offset = self.journal.append(model.number, record)
         model.apply(record, offset)
         return offset
+
+    def _check_there(self, model: Sessions) -> None:
+        if model.deleted:
+            raise NotFound("model", model.name, "deleted meanwhile; create it again, or list the models")
 
     def check_open(self) -> None:
         """Raises Unavailable while the service is leaving, or cannot write."""
@@ -419,8 +448,10 @@ class Serving:
     def wave(self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array) -> Wave:
         """Answer one tick each of distinct streams that are in memory and owned; all that is sound takes one step.
 
-        rows, seq, time: (n,); x: [n, C]. Raises what the step raises, Unavailable; nothing has changed then.
+        rows, seq, time: (n,); x: [n, C]. Raises what the step raises, Unavailable; nothing has changed then. NotFound
+        for a model that was deleted meanwhile.
         """
+        self._check_there(model)
         t = model.table
         sound = sound_ticks(
             seq, t.last_seq[rows], time, t.last_time[rows], x, model.spec.interval > 0, t.durable_seq[rows],

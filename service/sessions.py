@@ -21,6 +21,7 @@ from model.spec import ModelSpec
 from service.answers import Answer, AnswerLog
 from service.engine import StepSession
 from service.records import (
+    ModelDelete,
     Paused,
     Promote,
     Record,
@@ -106,8 +107,9 @@ class Sessions:
         self.network = Network(spec)
         self.champion = 0
         self.anchor = 0
-        self.paused = False
+        self.paused = self.deleted = False
         self.judged_offset = 0
+        self.begun = 0  # offset just after the last record that named a version to go on from, since the start
         self.sources = Sources()
         self.table = StreamTable(self.network.state_size)
         self.log = AnswerLog(len(spec.channels), spec.outputs)
@@ -123,7 +125,7 @@ class Sessions:
     # ---- records
 
     def apply(self, record: Record, offset: int) -> None:
-        """Apply any record but ticks (see `advance`) and those that begin and end a model; offset: just after it.
+        """Apply any record but ticks (see `advance`) and the one that begins a model; offset: just after it.
 
         A stream that the record names must be in memory.
         """
@@ -144,13 +146,16 @@ class Sessions:
             case Rollback(version=version) | Promote(version=version):
                 # What had learned from the labels before this record is thrown away: they are judged with it.
                 self._serve(version, offset)
-                self.anchor = version
+                self.anchor, self.begun = version, offset
             case Paused():
                 self.paused = True
             case Resumed():
                 self.paused = False
             case Window(source=source, window_seq=seq):
                 self.sources.take(source, seq)
+            case ModelDelete():
+                self.deleted = True
+                self.table.epoch[:] = 0  # whoever has a stream open finds itself fenced
             case _:
                 pass  # labels and skips touch no stream
 

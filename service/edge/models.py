@@ -83,6 +83,12 @@ class Models(models_pb2_grpc.ModelsServicer):
         async with statuses(context):
             return self._message(await self._control.resume(request.name))
 
+    async def Delete(self, request: models_pb2.DeleteModelRequest, context: Any) -> models_pb2.DeleteModelResponse:
+        """Answers once it is on disk."""
+        async with statuses(context):
+            await self._control.delete(request.name)
+            return models_pb2.DeleteModelResponse()
+
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> AsyncIterator[models_pb2.ModelEvent]:
         """Recent events if asked, then those from now on, until the client leaves."""
         async with statuses(context):

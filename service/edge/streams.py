@@ -77,7 +77,9 @@ class Call:
             await self._tell()
 
     async def leave(self) -> None:
-        """Say why the server ends the call, and end it."""
+        """Say why the server ends the call, and end it. Raises NotFound where the model was deleted."""
+        if self.model.deleted:
+            raise NotFound("model", self.model.name, "deleted meanwhile, and this stream with it")
         if not self.owned:
             await self.write(OpenResponse(taken_over=streams_pb2.TakenOver(by="another call")))
             await self.context.abort(grpc.StatusCode.ABORTED, "taken over: another call has opened this stream")

@@ -156,9 +156,32 @@ class Versions:
             sql.executemany("DELETE FROM versions WHERE model = ? AND number = ?", pruned)
         return len(pruned)
 
+    def last_model(self) -> int:
+        """The highest number of a model that ever had a version; 0: none."""
+        with self._database.transaction() as sql:
+            return int(sql.execute("SELECT coalesce(max(model), 0) FROM numbers").fetchone()[0])
+
+    def drop(self, model: int) -> None:
+        """Delete all of a model that is gone for good, durable on return."""
+        with self._database.transaction() as sql:
+            _drop(sql, {model})
+
+    def drop_all_but(self, models: Set[int]) -> None:
+        """Delete all of the other models."""
+        with self._database.transaction() as sql:
+            _drop(sql, {row[0] for row in sql.execute("SELECT model FROM numbers")} - models)
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()
+
+
+def _drop(sql: sqlite3.Connection, models: Set[int]) -> None:
+    """Of the model with the highest number, the line in `numbers` stays: it tells which number was the last."""
+    gone = [(model,) for model in models]
+    sql.executemany("DELETE FROM versions WHERE model = ?", gone)
+    sql.executemany("DELETE FROM pins WHERE model = ?", gone)
+    sql.executemany("DELETE FROM numbers WHERE model = ? AND model < (SELECT max(model) FROM numbers)", gone)
 
 
 def _next_number(sql: sqlite3.Connection, version: Version) -> int:

@@ -69,8 +69,16 @@ class Checkpoints:
             raise
 
     def save(self, position: int, models: Iterable[HostedModel]) -> None:
-        """Store the models as they are after the journal's `position`, durable on return. Contexts: the changed."""
+        """Store the models as they are after the journal's `position`, durable on return. Contexts: the changed.
+
+        models: all of them; what is stored of others goes.
+        """
+        models = list(models)
         with self._database.transaction() as sql:
+            stored = {row[0] for row in sql.execute("SELECT model FROM models")}
+            for number in stored - {hosted.number for hosted in models}:
+                for table in ("models", "blobs", "contexts", "quarantine"):
+                    sql.execute(f"DELETE FROM {table} WHERE model = ?", (number,))
             for hosted in models:
                 head, blobs = hosted.pack()
                 changed, removed = hosted.learner.contexts.changes()

@@ -41,8 +41,11 @@ class TrainerClient:
         journal: Journal,
         metrics: Metrics,
         handle: Callable[[Message], Awaitable[Message | None]],
+        census: Callable[[], dict[str, Any]],
     ) -> None:
+        """census: which models there are (see `Serving.census`), asked at each start of the process."""
         self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
+        self._census = census
         self._sent = self._learned = 0  # journal positions
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -147,7 +150,7 @@ class TrainerClient:
                     self.ready.set()
                     self.tried.set()
                     self._more.set()
-                elif message.kind == "progress":
+                elif message.kind in ("progress", "passed"):
                     self._learned = message.head["position"]
                     self._more.set()
                 elif message.kind == "quarantine":
@@ -205,6 +208,7 @@ class TrainerClient:
             "publish_labels": config.publish_labels,
             "publish_s": config.publish_s,
             "checkpoint_chunks": config.checkpoint_chunks,
+            **self._census(),
             "gate": {name: getattr(gate, name) for name in type(gate).__dataclass_fields__},
         }
 

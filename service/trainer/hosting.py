@@ -164,6 +164,7 @@ class HostedModel:
         self.learner.roll_back(weights)
         self.learner.anchor = weights.copy()
         self.contender_weights = None
+        self.anchored.append(version)
 
     def _contend(self, version: int, weights_of: WeightsOf) -> None:
         """Keep the contender's weights. Retention may have dropped them: then there is no contender."""

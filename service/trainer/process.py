@@ -22,7 +22,7 @@ from model.learner import Update
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
 from service.gate import GateSettings
-from service.records import Chunk, Label, ModelCreate, Ticks, Window, decode_chunk
+from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.trainer.checkpoint import Checkpoints, machine_kind
 from service.trainer.hosting import HostedModel, WeightsGone
 from service.trainer.messages import Decoder, Message
@@ -30,6 +30,10 @@ from service.trainer.messages import Decoder, Message
 READ_BYTES = 1 << 20
 SHOWN_LAGS = 512  # a whole window may have thousands, and each is a series of its own
 UNSAVED_ITEMS = 256  # of a quarantine, in memory only
+
+
+class ModelGone(WeightsGone):
+    """The model was deleted, and its versions with it."""
 
 
 class Channel:
@@ -106,7 +110,9 @@ class Trainer:
     def __init__(self, channel: Channel, checkpoints: Checkpoints, settings: dict[str, Any]) -> None:
         self.channel, self.checkpoints, self.settings = channel, checkpoints, settings
         self.gate_settings = GateSettings(**settings["gate"])
-        self.position, self.models = checkpoints.load(self.gate_settings)
+        self.position, models = checkpoints.load(self.gate_settings)
+        self._deleted: set[int] = set()  # models, since the start
+        self.models = {number: hosted for number, hosted in models.items() if not self._is_gone(number)}
         now = time.monotonic()
         # Whatever the checkpoint holds, nobody knows what of it was judged or published: it is judged again.
         self.due = {n: Due(1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
@@ -140,7 +146,32 @@ class Trainer:
             self._list_quarantine(**message.head)
         if message.kind != "chunk":
             return
-        chunk = decode_chunk(message.blobs[0])
+        chunk, position = decode_chunk(message.blobs[0]), message.head["position"]
+        if isinstance(chunk.records[-1], ModelDelete):
+            self._deleted.add(chunk.model)
+        try:
+            self._learn(chunk, position)
+        except ModelGone:
+            self._deleted.add(chunk.model)
+            self.models.pop(chunk.model, None)
+            self.due.pop(chunk.model, None)
+            self.position = position
+            self.channel.send("passed", {"position": position})
+        self._unsaved += 1
+        hosted = self.models.get(chunk.model)
+        full = hosted is not None and hosted.quarantine.unsaved >= UNSAVED_ITEMS
+        if full or self._unsaved >= self.settings["checkpoint_chunks"]:
+            self._save()
+
+    def _is_gone(self, model: int) -> bool:
+        """Whether the model was deleted: before this process began, which the settings say, or since."""
+        listed, last = self.settings["models"], self.settings["last_model"]
+        return model in self._deleted or (model <= last and model not in listed)
+
+    def _learn(self, chunk: Chunk, position: int) -> None:
+        """Take one chunk in. Raises ModelGone: nothing of that model is to be learned any more."""
+        if self._is_gone(chunk.model):
+            raise ModelGone(f"model {chunk.model} was deleted")
         hosted = self.models.get(chunk.model)
         if hosted is None and isinstance(chunk.records[0], ModelCreate):
             hosted = HostedModel.create(chunk.model, chunk.records[0], self.gate_settings)
@@ -148,11 +179,8 @@ class Trainer:
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
         updates = hosted.apply(chunk, self._weights_of)
-        self.position = message.head["position"]
+        self.position = position
         self._note(hosted, chunk, updates)
-        self._unsaved += 1
-        if self._unsaved >= self.settings["checkpoint_chunks"] or hosted.quarantine.unsaved >= UNSAVED_ITEMS:
-            self._save()
 
     def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update]) -> None:
         """Count what is due, and tell serving what was learned."""
@@ -245,7 +273,7 @@ class Trainer:
                 raise SystemExit(0)
             if message.kind == "no_weights":
                 self.channel.put_back(aside)
-                raise WeightsGone(message.head["why"])
+                raise (ModelGone if message.head["deleted"] else WeightsGone)(message.head["why"])
             if message.kind == "weights" and (message.head["model"], message.head["version"]) == (model, version):
                 self.channel.put_back(aside)
                 return read_weights(self.models[model].learner.network, message.blobs[0])

@@ -113,7 +113,7 @@ class World:
         gate = {name: getattr(config.gate, name) for name in type(config.gate).__dataclass_fields__}
         settings = {name: getattr(config, name) for name in ("publish_labels", "publish_s", "checkpoint_chunks")}
         self._checkpoints = Checkpoints(Path(config.data) / "trainer.db")
-        self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate})  # type: ignore[arg-type]
+        self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
         return self.trainer
 
     def stop_trainer(self) -> None:

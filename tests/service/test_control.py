@@ -18,6 +18,7 @@ from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavaila
 from service.export import export, pack_weights, read_weights
 from service.records import Kind, ModelCreate, Swap
 from service.storage.versions import Version
+from service.trainer.messages import Message
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -208,6 +209,23 @@ async def test_a_rollback_that_the_trainer_wished_for_does_not_undo_a_promotion(
         await judging
 
         assert (model.champion, model.anchor) == (2, 2)
+
+
+async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not_taken(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 4)
+        await live.tick(model, session, 1.0)
+        await live.server.journal.flush()
+        before = live.server.journal.durable_offset(1)
+        await live.control.promote("flow", 2)
+        told = Told(live, monkeypatch)
+
+        live.server.publisher.anchored(Message("anchored", {"model": 1, "version": 3, "offset": before}))
+        assert (model.anchor, told()) == (2, [])
+
+        model.anchor = 3  # as if it had been taken: the trainer says what is so when it reaches the promotion
+        await live.learn()
+        assert (model.anchor, live.trainer.models[1].gate.anchor) == (2, 2)
 
 
 async def test_two_promotions_at_once_leave_the_last_one_in_the_journal_in_service(tmp_path):

@@ -1,0 +1,392 @@
+"""A deleted model is gone from both processes and every file, whenever they crash; its name is free, its number not."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sqlite3
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service import events as ev
+from service.engine import Engine
+from service.errors import NotFound
+from service.export import pack_weights
+from service.records import Kind
+from service.serving import Fenced, Tick
+from service.storage.journal import JournalDamaged
+from service.storage.versions import VersionMissing, Versions
+from service.trainer.checkpoint import Checkpoints
+from service.trainer.messages import Message
+from tests.oracles import replay
+from tests.service.one_process import World, world
+from tests.service.test_control import DEADLINE_S, Told, imported, kinds, published, some_weights
+from tests.service.test_recovery import copy_of, recovered, seen
+
+
+async def two_models(live: World) -> tuple:
+    """`flow`, which is to be deleted, and `heat`, which goes on; both with versions, streams and ticks."""
+    flow, pump = await published(live, 3, name="flow")
+    heat = await live.model("heat", hidden=3)
+    boiler = live.open(heat, "boiler")
+    for n in range(5):
+        await live.ticks(flow, [(pump, float(n)), (pump, 0.5)])
+        await live.tick(heat, boiler, float(n))
+    return flow, pump, heat, boiler
+
+
+def rows_of(data: Path, model: int) -> dict[str, int]:
+    """How many rows each database still has of a model; the line that keeps the highest number is no row of it."""
+    found = {}
+    for file in ("states.db", "versions.db", "trainer.db"):
+        sql = sqlite3.connect(f"file:{data / file}?mode=ro", uri=True)
+        tables = [name for (name,) in sql.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        for table in tables:
+            columns = [row[1] for row in sql.execute(f"PRAGMA table_info({table})")]
+            if "model" in columns and table != "numbers":
+                (n,) = sql.execute(f"SELECT count(*) FROM {table} WHERE model = ?", (model,)).fetchone()
+                found[f"{file} {table}"] = n
+        sql.close()
+    return found
+
+
+# ---- at once
+
+
+async def test_a_deleted_model_is_not_found_under_its_name_and_the_other_goes_on(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        flow, _, heat, boiler = await two_models(live)
+        told = Told(live, monkeypatch)
+
+        await live.control.delete("flow")
+
+        with pytest.raises(NotFound, match="model = flow: no such model"):
+            live.serving.model("flow")
+        assert list(live.serving.models) == [heat.number]
+        assert told() == [(ev.DELETED, flow.champion, "by hand")]
+        assert live.serving.events.recent("flow", 10) == []
+        assert (await live.tick(heat, boiler, 9.0)).version == 1
+        assert kinds(live, tmp_path)[-1] is Kind.MODEL_DELETE
+
+
+async def test_every_owner_of_a_stream_is_woken_and_finds_itself_fenced(tmp_path):
+    async with world(tmp_path / "data") as live:
+        flow, pump, *_ = await two_models(live)
+        woken = []
+        owner = flow.owner(lambda: woken.append(1))
+        session, _ = live.serving.open_stream(flow, "valve", owner)
+
+        await live.control.delete("flow")
+
+        assert woken
+        for stream in (pump, session):
+            tick = Tick(flow, stream, 1, stream.last_seq + 1, np.nan, np.zeros(1, np.float32), 0.0)
+            with pytest.raises(Fenced):
+                await live.serving.ticks.submit(tick)
+        with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
+            live.serving.open_stream(flow, "late")
+        live.serving.close_stream(flow, owner)
+        one = np.ones(1, np.uint64)
+        with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
+            live.serving.wave(flow, np.array([pump.row]), 11 * one, np.nan * one, np.zeros((1, 1), np.float32))
+        end = live.server.journal.offset(flow.number)
+        chunks = [c for c in replay.survivors(tmp_path / "data", tmp_path / "read") if c.model == flow.number]
+        assert chunks[-1].end == end, "nothing comes behind a model's last record"
+
+
+async def test_a_deleted_model_leaves_no_series_behind_and_one_of_the_same_name_begins_at_zero(tmp_path):
+    async with world(tmp_path / "data") as live:
+        flow, _pump, _heat, _ = await two_models(live)
+        await live.learn()
+        owner = flow.owner(lambda: None)
+        live.serving.open_stream(flow, "pump", owner)
+
+        def series(name: str) -> set[str]:
+            samples = [s for metric in live.server.registry.collect() for s in metric.samples]
+            return {s.name for s in samples if s.labels.get("model") == name}
+
+        before = len(series("heat"))
+        assert len(series("flow")) >= before > 20
+        await live.control.delete("flow")
+        live.serving.close_stream(flow, owner)
+        await live.learn()
+        assert series("flow") == set()
+        assert len(series("heat")) == before
+
+        again = await live.model("flow")
+        await live.tick(again, live.open(again, "pump"), 1.0)
+        assert live.server.registry.get_sample_value("freshet_ticks_total", {"model": "flow"}) == 1
+
+
+async def test_the_name_may_be_created_anew_and_the_number_is_never_used_again(tmp_path):
+    async with world(tmp_path / "data") as live:
+        numbers = []
+        for _ in range(4):
+            model = await live.model("flow", hidden=int(np.random.default_rng(len(numbers)).integers(2, 6)))
+            numbers.append(model.number)
+            assert model.known == 0
+            await live.tick(model, live.open(model, "pump"), 1.0)
+            await live.control.delete("flow")
+        assert numbers == [1, 2, 3, 4]
+    for _ in range(2):  # whether or not a snapshot was taken
+        async with world(tmp_path / "data") as again:
+            model = await again.model("flow")
+            numbers.append(model.number)
+            await again.control.delete("flow")
+            await again.snapshot()
+    assert numbers == [1, 2, 3, 4, 5, 6]
+
+
+async def test_a_candidate_or_an_import_that_comes_too_late_leaves_nothing_behind(tmp_path, monkeypatch):
+    prepare, entered, all_in, go_on = Engine.prepare, [], threading.Event(), threading.Event()
+    async with world(tmp_path / "data") as live:
+        flow, *_ = await two_models(live)
+
+        def slow(self, onnx, canary):
+            entered.append(onnx)
+            if len(entered) == 3:
+                all_in.set()
+            assert go_on.wait(DEADLINE_S)
+            return prepare(self, onnx, canary)
+
+        data = pack_weights(flow.network, some_weights(flow, 9))
+        with monkeypatch.context() as patch:
+            patch.setattr(Engine, "prepare", slow)
+            publishing = asyncio.create_task(live.publish(flow, 5))
+            promoting = asyncio.create_task(live.control.promote("flow", 1))
+            importing = asyncio.create_task(imported(live, flow, data))
+            assert await asyncio.to_thread(all_in.wait, DEADLINE_S)
+            await live.control.delete("flow")
+            go_on.set()
+            await publishing
+            for refused in (promoting, importing):
+                with pytest.raises(NotFound):
+                    await refused
+
+        assert live.serving.versions.list(flow.number) == []
+        assert live.serving.engine.get(flow.number, flow.champion) is None
+        assert live.serving.events.recent("flow", 10) == []
+
+
+async def test_deleting_what_is_not_there_is_refused(tmp_path):
+    async with world(tmp_path / "data") as live:
+        await two_models(live)
+        await live.control.delete("flow")
+
+        with pytest.raises(NotFound, match="flow"):
+            await live.control.delete("flow")
+
+
+# ---- files and recovery
+
+
+@pytest.mark.parametrize("before", [False, True], ids=["no snapshot before", "a snapshot before"])
+@pytest.mark.parametrize("after", [False, True], ids=["none after", "one after"])
+async def test_serving_is_recovered_without_the_model_and_with_the_other_as_it_was(tmp_path, before, after):
+    async with world(tmp_path / "data") as live:
+        flow, pump, heat, boiler = await two_models(live)
+        if before:
+            await live.snapshot()
+            await live.ticks(flow, [(pump, 7.0)])
+            await live.publish(flow, 9)
+            await live.ticks(flow, [(pump, 8.0)])
+        await live.control.delete("flow")
+        await live.tick(heat, boiler, 3.0)
+        if after:
+            await live.snapshot()
+        again = await live.model("flow", hidden=2)
+        await live.tick(again, live.open(again, "pump"), 1.0)
+        await live.server.journal.flush()
+        now = seen(live)
+
+        assert set(now) == {heat.number, again.number}
+        assert await recovered(copy_of(live, tmp_path / "copy")) == now
+
+
+async def test_a_crash_before_the_deletion_is_on_disk_keeps_the_model_whole(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        await two_models(live)
+        await live.server.journal.flush()
+        now, copy = seen(live), copy_of(live, tmp_path / "copy")
+        await live.control.delete("flow")
+
+        assert await recovered(copy) == now
+
+
+async def test_a_crash_between_the_record_and_the_dropping_of_the_versions_leaves_none_behind(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        flow, *_ = await two_models(live)
+        monkeypatch.setattr(Versions, "drop", lambda self, model: None)
+        await live.control.delete("flow")
+        assert live.serving.versions.list(flow.number)
+
+    async with world(tmp_path / "data") as again:
+        assert again.serving.versions.list(flow.number) == []
+        assert again.serving.last_model == 2
+
+
+async def test_nothing_is_left_of_a_deleted_model_once_both_processes_have_saved(tmp_path):
+    async with world(tmp_path / "data") as live:
+        flow, _, heat, _ = await two_models(live)
+        await live.learn()
+        live.trainer._save()
+        await live.snapshot()
+        assert all(rows_of(tmp_path / "data", flow.number)[f"{file} models"] for file in ("states.db", "trainer.db"))
+
+        await live.control.delete("flow")
+        await live.learn()
+        live.trainer._save()
+        await live.snapshot()
+
+        left = rows_of(tmp_path / "data", flow.number)
+        assert not any(left.values()), left
+        assert rows_of(tmp_path / "data", heat.number)["trainer.db models"] == 1
+
+
+async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tmp_path):
+    """The control: only a model that ends in the journal is passed over."""
+    async with world(tmp_path / "data") as live:
+        flow, pump, *_ = await two_models(live)
+        await live.snapshot()
+        await live.ticks(flow, [(pump, 1.0)])
+        await live.server.journal.flush()
+        copy = copy_of(live, tmp_path / "copy")
+    with sqlite3.connect(copy / "states.db") as sql:
+        sql.execute("PRAGMA foreign_keys = ON")
+        sql.execute("DELETE FROM models WHERE model = ?", (flow.number,))
+    sql.close()
+
+    with pytest.raises(JournalDamaged, match="model 1: the journal goes on at entry"):
+        World(copy)
+
+
+# ---- the trainer
+
+
+async def test_the_trainer_forgets_the_model_and_goes_on_with_the_other(tmp_path):
+    async with world(tmp_path / "data") as live:
+        _flow, _, heat, boiler = await two_models(live)
+        await live.learn()
+        before = live.trainer.models[heat.number].learner.weights.flat.copy()
+
+        await live.control.delete("flow")
+        for n in range(4):
+            await live.tick(heat, boiler, float(np.sin(n)))
+        [verdict] = await live.learn()
+
+        assert list(live.trainer.models) == list(live.trainer.due) == [heat.number]
+        assert verdict.head["model"] == heat.number
+        assert live.trainer.models[heat.number].learner.weights.flat.tobytes() != before.tobytes()
+
+
+@pytest.mark.parametrize("checkpoint", [False, True], ids=["from the start", "from a checkpoint before the deletion"])
+async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_same_bits(tmp_path, checkpoint):
+    """Versions that the deleted model was promoted to are gone: nothing of it may be asked for again."""
+    async with world(tmp_path / "data") as live:
+        flow, pump, heat, boiler = await two_models(live)
+        await live.learn()
+        if checkpoint:
+            live.trainer._save()
+        await live.control.promote("flow", 2)
+        await live.ticks(flow, [(pump, 3.0)])
+        await live.control.pause("heat")
+        await live.tick(heat, boiler, 0.5)
+        await live.control.resume("heat")
+        await live.control.promote("heat", 1)
+        await live.learn()
+        await live.control.delete("flow")
+        await live.tick(heat, boiler, 0.25)
+        await live.learn()
+        await live.learn()  # the swap that came of it
+        trained = live.trainer.models[heat.number].pack()
+
+        live.start_trainer()
+        await live.learn()
+
+        assert list(live.trainer.models) == [heat.number]
+        assert live.trainer.models[heat.number].pack() == trained
+
+
+async def test_a_trainer_that_is_behind_gives_a_model_up_when_its_versions_are_gone(tmp_path):
+    """It was started before the deletion, and meets a promotion of the model first."""
+    async with world(tmp_path / "data") as live:
+        flow, pump, heat, boiler = await two_models(live)
+        live.start_trainer()
+        await live.control.promote("flow", 2)
+        await live.server.journal.flush()
+        await live.ticks(flow, [(pump, 3.0)])
+        await live.control.delete("flow")
+        await live.tick(heat, boiler, 0.25)
+
+        await live.learn()
+
+        assert list(live.trainer.models) == [heat.number]
+        assert live.trainer.models[heat.number].offset == live.server.journal.durable_offset(heat.number)
+
+
+async def test_weights_that_are_gone_of_a_model_that_is_not_still_stop_the_trainer(tmp_path):
+    async with world(tmp_path / "data") as live:
+        _flow, *_ = await two_models(live)
+        live.start_trainer()
+        await live.control.promote("flow", 2)
+        await live.server.journal.flush()
+        with sqlite3.connect(tmp_path / "data" / "versions.db") as sql:
+            sql.execute("DELETE FROM versions WHERE number = 2")
+        sql.close()
+
+        with pytest.raises(LookupError, match="no version 2"):
+            await live.learn()
+
+
+async def test_chunks_of_a_deleted_model_that_come_late_are_passed_over_and_their_place_is_kept(tmp_path):
+    async with world(tmp_path / "data") as live:
+        _flow, *_ = await two_models(live)
+        await live.control.delete("flow")
+        late = [(p, c) for p, c in live.server.journal.read(0, 1 << 30)]
+        trainer = live.start_trainer()
+
+        for position, payload in late * 2:
+            trainer._take(Message("chunk", {"position": position}, (payload,)))
+
+        assert list(trainer.models) == [2]
+        assert trainer.position == late[-1][0]
+        passed = [m.head["position"] for m in trainer.channel.said if m.kind == "passed"]
+        assert passed, "serving is told, or it would wait for its chunks to be learned"
+
+
+async def test_a_checkpoint_drops_what_it_holds_of_models_that_are_gone(tmp_path):
+    async with world(tmp_path / "data") as live:
+        _flow, *_ = await two_models(live)
+        await live.learn()
+        live.trainer._save()
+        await live.control.delete("flow")
+        trainer = live.start_trainer()
+        trainer._save()
+        live.stop_trainer()
+
+        store = Checkpoints(tmp_path / "data" / "trainer.db")
+        _, models = store.load(trainer.gate_settings)
+        store.close()
+        assert list(models) == [2]
+
+
+def test_the_versions_of_all_other_models_go_and_the_last_number_stays(tmp_path):
+    from tests.service.test_versions import add
+
+    versions = Versions(tmp_path / "versions.db")
+    for model in (1, 2, 3):
+        add(versions, b"a", 10, model=model)
+        versions.pin(model, 1)
+
+    versions.drop_all_but({1})
+
+    assert [len(versions.list(m)) for m in (1, 2, 3)] == [1, 0, 0]
+    assert versions.pinned(3) == set()
+    assert versions.last_model() == 3
+    with pytest.raises(VersionMissing):
+        versions.get(3, 1)
+    versions.close()
+    shutil.rmtree(tmp_path)
