@@ -22,7 +22,7 @@ from model.gradients import clip_by_global_norm
 from model.network import Network
 from model.optimizers import OPTIMIZERS, update_parts
 from model.parameters import Weights
-from model.recorded import Recorded, known_by
+from model.recorded import Recorded, known_by, settle
 from model.schedules import SCHEDULES
 
 ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
@@ -80,14 +80,16 @@ class Best(NamedTuple):
 class OfflineTraining:
     """A network's weights on their way through a history. `best` is replaced as a whole, never half.
 
-    train_ticks: so many ticks are learned from, with the labels known by then; the others are held out. Of the train
-    ticks that do not fill a segment the oldest are left out. The spec's seed decides first weights and order.
+    recorded: as `prepare` gives it; the attribute is settled. train_ticks: so many ticks are learned from, with the
+    labels known by then; the others are held out. Of those that do not fill a segment the oldest are left out. The
+    spec's seed decides first weights and order.
     """
 
     def __init__(self, network: Network, recorded: Recorded, train_ticks: int, settings: OfflineSettings) -> None:
         spec = network.spec
-        self.network, self.recorded, self.train_ticks, self.settings = network, recorded, train_ticks, settings
+        self.network, self.train_ticks, self.settings = network, train_ticks, settings
         self.weights = network.weights(network.init_params())
+        self.recorded = settle(network, self.weights, recorded, train_ticks)
         self.best = Best(0, math.inf, self.weights.flat.copy())
         self.updates = self.clipped = 0
         self._optimizer = OPTIMIZERS[spec.optimizer](spec)
@@ -96,7 +98,7 @@ class OfflineTraining:
         self._length = train_ticks // settings.segments
         self._chunk = min(settings.chunk or self._length, self._length)
         self._first = train_ticks - self._length * settings.segments
-        self._weight = known_by(recorded, spec.horizon, train_ticks)
+        self._weight = known_by(self.recorded, spec.horizon, train_ticks)
         self._starts = np.zeros((settings.segments, network.hidden_size), np.float32)
         self._rng = np.random.default_rng((spec.seed, 1))
         self._grad = network.weights(np.empty_like(self.weights.flat))
@@ -195,7 +197,7 @@ def forecasts(network: Network, weights: Weights, recorded: Recorded, start: int
 
 
 def score(network: Network, weights: Weights, recorded: Recorded, start: int, end: int) -> float:
-    """Loss of the ticks start..end as `Epoch` states it; nothing is learned from them."""
+    """Loss of the ticks start..end as `Epoch` states it; nothing is learned. recorded: settled, with these weights."""
     return loss_of(network, recorded, forecasts(network, weights, recorded, start, end), start, end)
 
 

@@ -1,4 +1,4 @@
-"""A recorded series as a network sees it: features, scaled labels and their mask for every tick, made once.
+"""A recorded series as a network sees it: features, labels and their mask for every tick, made once.
 
 The scaler is causal and knows no weights, so one pass over the whole series gives exactly what the network would have
 seen online; what is learned from these rows can go on learning on a stream.
@@ -14,46 +14,53 @@ from numpy.typing import NDArray
 from model import calendar
 from model.cell import Array
 from model.network import Network
-from model.tasks import TARGET_CLIP
+from model.parameters import Weights
+from model.rounds import GROUP_ROWS
 
 
 class Recorded(NamedTuple):
-    """N ticks of one stream, time-major. `weight` says which outputs have a label; it is 0 or 1."""
+    """N ticks of one stream, time-major."""
 
     X: Array  # [N, E] feature rows
-    Y: Array  # [N, O] scaled labels of the forecasts made at each tick
-    weight: Array  # [N, O]
-    scale: Array  # [N, O] unit of each forecast: raw change per scaled unit; 0 where no difference was seen yet
+    Y: Array  # [N, O] labels of the answers given at each tick: as they came, until `settle`
+    weight: Array  # [N, O] 1 for a label, 0 where there is none
+    last: Array  # [N, K] present values of the K forecast channels, or what stands for them
+    scale: Array  # [N, H, K] unit of each forecast; 0 where nothing is known of it yet
     voided: int  # labels that lie behind a gap longer than max_gap
 
 
-def prepare(network: Network, x: Array, time: NDArray[np.float64]) -> Recorded:
+def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array | None = None) -> Recorded:
     """Run the scaler over a whole series and join every label. x: [N, C] raw; time: [N] seconds, NaN where none.
 
-    Head h of tick t has its label at t + h, in the scale frozen at t (DESIGN R8), unless a gap lies between them. With
-    missing = hold, x may be NaN: such a tick is an origin, at the value that stands in, but no label.
+    Task forecast: head h of tick t has its label at t + h (DESIGN R8), unless a gap lies between them, or, with
+    missing = hold, that value is missing. Other tasks: labels [N, O], NaN where there is none.
     """
     spec, N = network.spec, len(x)
     x = np.asarray(x, np.float32)
     u = calendar.inputs(time, spec.interval)
+    K = len(network.targets)
     statistics = np.zeros((1, network.scaler.size), np.float32)
-    X = np.empty((N, network.features), np.float32)
-    scale = np.empty((N, spec.horizon, len(spec.targets)), np.float32)
-    origin = np.empty((N, len(spec.targets)), np.float32)
+    X, last = np.empty((N, network.features), np.float32), np.empty((N, K), np.float32)
+    scale = np.empty((N, spec.horizon, K), np.float32)
     for t in range(N):
-        X[t], scale[t], origin[t] = network.observe(statistics, x[t : t + 1], u[t : t + 1])
-    Y, known = np.zeros_like(scale), np.zeros(scale.shape, bool)
-    run = _runs(time, spec.max_gap)
+        X[t], scale[t], last[t] = network.observe(statistics, x[t : t + 1], u[t : t + 1])
     voided = 0
-    truth, unit = x[:, spec.target_index], np.where(scale > 0, scale, np.float32(1))
-    for h in range(1, min(spec.horizon, N - 1) + 1):
+    if labels is None:
+        labels, voided = _labels(x[:, network.targets], _runs(time, spec.max_gap), spec.horizon)
+    known = ~np.isnan(labels)
+    Y = np.where(known, labels, 0).astype(np.float32)
+    return Recorded(X, Y, known.astype(np.float32), last, scale, voided)
+
+
+def _labels(values: Array, run: NDArray[np.intp], horizon: int) -> tuple[Array, int]:
+    """[N, H·K]: the values of the next H ticks, NaN behind a gap and behind the end; and how many ticks gaps voided."""
+    N, K = values.shape
+    labels, voided = np.full((N, horizon, K), np.nan, np.float32), 0
+    for h in range(1, min(horizon, N - 1) + 1):
         joined = run[h:] == run[:-h]
         voided += int((~joined).sum())
-        change = (truth[h:] - origin[:-h]) / unit[:-h, h - 1]
-        known[:-h, h - 1] = joined[:, None] & (scale[:-h, h - 1] > 0) & ~np.isnan(truth[h:])
-        Y[:-h, h - 1] = np.where(known[:-h, h - 1], np.clip(change, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
-    flat = (N, spec.outputs)
-    return Recorded(X, Y.reshape(flat), known.reshape(flat).astype(np.float32), scale.reshape(flat), voided)
+        labels[:-h, h - 1] = np.where(joined[:, None], values[h:], np.float32(np.nan))
+    return labels.reshape(N, -1), voided
 
 
 def _runs(time: NDArray[np.float64], max_gap: float) -> NDArray[np.intp]:
@@ -62,6 +69,21 @@ def _runs(time: NDArray[np.float64], max_gap: float) -> NDArray[np.intp]:
     if max_gap > 0:
         run[1:] = np.cumsum(np.diff(time) > max_gap)  # NaN compares false
     return run
+
+
+def settle(network: Network, weights: Weights, recorded: Recorded, end: int) -> Recorded:
+    """The series with its labels as targets for the readout, in the units that those of the first `end` ticks give.
+
+    The task's statistics in `weights` follow those labels, in order and group by group as online.
+    """
+    for t in range(0, end, GROUP_ROWS):
+        group = slice(t, min(t + GROUP_ROWS, end))
+        known = recorded.weight[group] > 0
+        rows = known.any(axis=1)
+        network.task.follow(weights, recorded.Y[group][rows], known[rows])
+    parts = (recorded.Y, recorded.weight, recorded.last, recorded.scale)
+    Y, weight = network.task.targets(weights.target, *(part[:, None] for part in parts))
+    return recorded._replace(Y=Y[:, 0], weight=weight[:, 0])
 
 
 def known_by(recorded: Recorded, horizon: int, end: int) -> Array:

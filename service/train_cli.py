@@ -27,6 +27,10 @@ def train(
     ] = None,
     time: Annotated[str | None, typer.Option(help="Column of event times [default: found by itself].")] = None,
     columns: Annotated[str, typer.Option(help="Channels: a,b,… or all.")] = "all",
+    labels: Annotated[
+        str | None,
+        typer.Option(help="Columns of the labels, or of the class, for --set task=regress or classify."),
+    ] = None,
     rows: Annotated[int | None, typer.Option(help="Only the first so many rows.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of first weights and order [default: 0].", metavar="S")] = None,
     mode: Annotated[
@@ -72,6 +76,7 @@ def train(
             time_column=time,
             columns=columns,
             model=model_keys(config, settings or (), seed=seed),
+            labels=labels,
             rows=rows,
             mode=mode.value,
             segments=segments,

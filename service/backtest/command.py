@@ -36,8 +36,11 @@ def backtest(
 ) -> Report:
     """Replay the plan's rows and score them. forecasts: a CSV file for freshet's own, written as they are made.
 
-    Raises OSError for that file; through the service also FreshetError, ServerFailed and Stalled.
+    Raises Invalid for another task than forecast, OSError for that file; through the service also FreshetError,
+    ServerFailed and Stalled.
     """
+    if plan.spec.task != "forecast":
+        raise Invalid("task", plan.spec.task, "a backtest replays forecasts: leave it out")
     scorer = plan.scorer()
     with _kept(forecasts, scorer, plan) as keep:
         if through == "core":

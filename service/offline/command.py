@@ -85,7 +85,8 @@ def tell(trained: Trained, out: Path) -> None:
         print(f"voided        {trained.voided:,} labels across gaps")
     print(f"written       {out}: {', '.join(FILES)}")
     print(f"next          freshet models create NAME --from {out}")
-    print(f"              freshet backtest LATER.csv --weights {out}")
+    if plan.labels is None:
+        print(f"              freshet backtest LATER.csv --weights {out}")
 
 
 async def check_free(target: Target) -> None:

@@ -9,14 +9,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.network import Network
 from model.offline import OfflineSettings
 from model.spec import ModelSpec, SpecError
 from service.backtest.plan import ALL, Plan, make_plan
 from service.backtest.scoring import check_between
+from service.backtest.series import read_table
 from service.errors import Invalid
 from service.limits import MAX_LABELS, MAX_UNROLLED, check_size
+from service.offline.labels import LABELLED, check_labels, read_labels, settle_keys
 
 Mode = Literal["truncated", "whole"]
 
@@ -31,9 +34,10 @@ GAP_INTERVALS = 1.5  # a longer step of event time is told: the rows between are
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflinePlan:
-    """One training. series and spec: those of the model; learning_rate: of this training, the spec keeps its own."""
+    """One training. plan: series and spec; learning_rate: of this training, the spec keeps its own."""
 
     plan: Plan
+    labels: NDArray[np.float32] | None  # [N, O], NaN where there is none; None: task forecast reads them off the series
     file: Path
     digest: str  # sha256 of the file, hex
     mode: Mode
@@ -63,15 +67,24 @@ class OfflinePlan:
     def describe(self) -> str:
         """What the file was taken to be, what in it deserves a second look, and how it is gone through."""
         s, lines = self.settings, [self.plan.describe()]
-        gap = self._gaps()
-        if gap:
-            lines.append(gap)
+        lines += [note for note in (self._gaps(), self._labels()) if note]
         how = f"chunks of {s.chunk} rows" if s.chunk else "whole segments"
         lines.append(
             f"{self.train_ticks:,} rows to learn from in {s.segments} segments, {s.rows} side by side, {how}; "
             f"{self.held_out:,} held out; learning rate {self.learning_rate:g}, seed {self.spec.seed}"
         )
         return "\n".join(lines)
+
+    def _labels(self) -> str:
+        """How many rows have a label, and of classes how many each; empty for task forecast."""
+        if self.labels is None:
+            return ""
+        known = ~np.isnan(self.labels)
+        if not self.spec.classes:
+            each = zip(self.spec.targets, known.sum(axis=0), strict=True)
+            return "labels: " + ", ".join(f"{n:,} of {name}" for name, n in each)
+        each = zip(self.spec.classes, np.nansum(self.labels, axis=0).astype(int), strict=True)
+        return f"labels: {int(known[:, 0].sum()):,}, of these " + ", ".join(f"{n:,} {name}" for name, n in each)
 
     def _gaps(self) -> str:
         """Where rows are missing in time, and what becomes of the labels there; empty if nowhere."""
@@ -98,6 +111,7 @@ def make_offline_plan(
     time_column: str | None = None,
     columns: str = ALL,
     model: Mapping[str, Any] | None = None,
+    labels: str | None = None,
     rows: int | None = None,
     mode: Mode = "truncated",
     segments: int | None = None,
@@ -106,11 +120,53 @@ def make_offline_plan(
     held_out: float = HELD_OUT,
     learning_rate: float | None = None,
 ) -> OfflinePlan:
-    """Read the series and settle everything. model: keys of ModelSpec, as for `make_plan`.
+    """Read the history and settle everything. model: keys of ModelSpec, as for `make_plan`; rows: only the first.
 
-    rows: only the first so many. segments: pieces of a whole-sequence training, side by side (default 1).
-    Raises Invalid, SpecError or OSError, each naming what it is about: nothing is found out later.
+    labels: columns of the labels, "a,b,…"; of the class, for task classify. segments: pieces of a whole-sequence
+    training, side by side (default 1). Raises Invalid, SpecError or OSError, naming what it is about: nothing is found
+    out later.
     """
+    check_settings(epochs, patience, held_out, mode, segments)
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()
+    plan, known = read_history(file, time_column, columns, model or {}, labels, rows)
+    spec, count = plan.spec, len(plan.series.x)
+    if not spec.learn:
+        raise SpecError("learn", spec.learn, "a model that never learns cannot be trained: leave it out")
+    check_size(spec)
+    train_ticks = count - round(held_out * count)
+    check_rows(spec, count, train_ticks)
+    if known is not None:
+        check_labels(known, train_ticks)
+    if mode == "whole":
+        settings = OfflineSettings.whole(epochs, patience, segments or 1)
+        check_whole(spec, train_ticks, settings.segments)
+    else:
+        settings = OfflineSettings.truncated(epochs, patience, train_ticks, spec.window)
+    return OfflinePlan(
+        plan=plan, labels=known, file=file, digest=digest, mode=mode, settings=settings, train_ticks=train_ticks,
+        learning_rate=checked_rate(learning_rate, spec),
+    )  # fmt: skip
+
+
+def read_history(
+    file: Path, time_column: str | None, columns: str, model: Mapping[str, Any], labels: str | None, rows: int | None
+) -> tuple[Plan, NDArray[np.float32] | None]:
+    """The series with its spec, and the labels beside it, None for task forecast. Raises as `make_offline_plan`."""
+    keys = dict(model)
+    if keys.get("task") not in LABELLED:
+        if labels is not None:
+            raise Invalid("labels", labels, "goes with --set task=regress or task=classify: a forecast needs none")
+        return make_plan(file, time_column=time_column, columns=columns, model=keys, rows=rows), None
+    table = read_table(file)
+    time_column = time_column or table.find_time_column()
+    names = settle_keys(keys, labels, columns, table, time_column)
+    plan = make_plan(file, time_column=time_column, columns=columns, model=keys, rows=rows)
+    return plan, read_labels(table, names, plan.spec)[: len(plan.series.x)]
+
+
+def check_settings(epochs: int, patience: int, held_out: float, mode: Mode, segments: int | None) -> None:
+    """Refuse numbers that cannot be, whatever the history. Raises Invalid."""
     for name, value in (("epochs", epochs), ("patience", patience)):
         if not 1 <= value <= MOST_COUNTED:
             raise Invalid(name, value, f"give 1 to {MOST_COUNTED}")
@@ -118,26 +174,6 @@ def make_offline_plan(
         raise Invalid("held_out", held_out, "give the share of rows to hold out, 0 to 0.9")
     if segments is not None and mode != "whole":
         raise Invalid("segments", segments, "goes with --mode whole: a truncated training chooses its own")
-    with file.open("rb") as content:
-        digest = hashlib.file_digest(content, "sha256").hexdigest()
-    plan = make_plan(file, time_column=time_column, columns=columns, model=model, rows=rows)
-    spec, count = plan.spec, len(plan.series.x)
-    if not spec.learn:
-        raise SpecError("learn", spec.learn, "a model that never learns cannot be trained: leave it out")
-    check_size(spec)
-    train_ticks = count - round(held_out * count)
-    check_rows(spec, count, train_ticks)
-    made = (
-        OfflineSettings.whole(epochs, patience, segments or 1)
-        if mode == "whole"
-        else OfflineSettings.truncated(epochs, patience, train_ticks, spec.window)
-    )
-    if mode == "whole":
-        check_whole(spec, train_ticks, made.segments)
-    return OfflinePlan(
-        plan=plan, file=file, digest=digest, mode=mode, settings=made, train_ticks=train_ticks,
-        learning_rate=checked_rate(learning_rate, spec),
-    )  # fmt: skip
 
 
 def checked_rate(given: float | None, spec: ModelSpec) -> float:
@@ -159,7 +195,7 @@ def check_rows(spec: ModelSpec, count: int, train_ticks: int) -> None:
             f"{least} and, unless held_out is 0, {spec.horizon + 1}: more rows, or a smaller window"
         )
         raise Invalid("rows", count, remedy)
-    size = 4 * count * (Network(spec).features + 4 * spec.outputs)
+    size = 4 * count * (Network(spec).features + 7 * spec.outputs)
     if size > MAX_HISTORY_BYTES:
         remedy = f"features and labels would take {size} bytes, at most {MAX_HISTORY_BYTES}: fewer --rows, or targets"
         raise Invalid("rows", count, remedy)

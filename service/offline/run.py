@@ -9,9 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from model.cell import Array
 from model.network import Network
 from model.offline import Best, Diverged, Epoch, OfflineTraining, loss_of
 from model.recorded import Recorded, prepare
+from model.references import references
 from service.backtest import core
 from service.backtest.progress import progress
 from service.offline.plan import OfflinePlan
@@ -63,9 +65,9 @@ def train(plan: OfflinePlan) -> Trained:
     """
     network = plan.network()
     series = plan.plan.series
-    recorded = prepare(network, series.x, plan.plan.times)
-    baselines = baseline_losses(plan, network, recorded)
+    recorded = prepare(network, series.x, plan.plan.times, plan.labels)
     training = OfflineTraining(network, recorded, plan.train_ticks, plan.settings)
+    baselines = baseline_losses(plan, network, training.recorded)
     trained = Trained(plan, baselines, recorded.voided, training.best)
     started = time.perf_counter()
     # What overflows ends the training with a message of its own.
@@ -89,21 +91,26 @@ def train(plan: OfflinePlan) -> Trained:
 
 
 def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded) -> dict[str, float]:
-    """Held-out loss of each baseline, by name, in the network's units. They go on learning from the held-out rows."""
+    """Held-out loss by name of what needs no recurrence, in the network's units. recorded: settled."""
+    made = _replayed(plan, recorded) if plan.labels is None else references(network, recorded, plan.train_ticks)
+    return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
+
+
+def _replayed(plan: OfflinePlan, recorded: Recorded) -> dict[str, Array]:
+    """Scaled forecasts of the held-out rows by the backtest's baselines, which go on learning from them."""
     running = {name: core.baseline_forecasts(b, plan.plan) for name, b in core.baselines(plan.plan).items()}
-    if not plan.held_out:
-        return dict.fromkeys(running, math.nan)
     made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in running}
-    last = plan.plan.series.x[:, plan.spec.target_index].astype(np.float64)
+    if not plan.held_out:
+        return made
     unit = np.where(recorded.scale > 0, recorded.scale, np.float32(1))
     with progress("baselines", plan.rows) as shown:
         for row in range(plan.rows):
             for name, forecasts in running.items():
-                change = (next(forecasts) - last[row]).ravel()
+                change = next(forecasts) - recorded.last[row]
                 if row >= plan.train_ticks:
-                    made[name][row - plan.train_ticks] = change / unit[row]
+                    made[name][row - plan.train_ticks] = (change / unit[row]).ravel()
             shown.advance()
-    return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
+    return made
 
 
 def _finite(value: Any) -> Any:

@@ -10,6 +10,7 @@ import pytest
 from model.network import Network
 from model.offline import Diverged, Epoch, OfflineSettings, OfflineTraining, forecasts, loss_of, score
 from model.recorded import Recorded, prepare
+from model.references import references
 from model.spec import ModelSpec
 from tests.model.worlds import INTERVAL_S, START_S
 from tests.oracles.slow_learner import SlowLearner
@@ -47,9 +48,8 @@ def trained(x: np.ndarray, train_ticks: int, settings: OfflineSettings, **keys: 
 
 def test_training_comes_close_to_the_best_possible_forecast_of_ticks_it_never_learned_from() -> None:
     x, of = oscillation(2000), network()
-    data = recorded(of, x)
-    training = OfflineTraining(of, data, 1600, OfflineSettings.truncated(60, 10, 1600, 16))
-    epochs = run(training)
+    training = OfflineTraining(of, recorded(of, x), 1600, OfflineSettings.truncated(60, 10, 1600, 16))
+    epochs, data = run(training), training.recorded
 
     persistence = loss_of(of, data, np.zeros_like(data.Y[1600:]), 1600, 2000)
     possible = 0.5 * float(np.mean((NOISE / data.scale[1600:]) ** 2))
@@ -61,9 +61,8 @@ def test_training_comes_close_to_the_best_possible_forecast_of_ticks_it_never_le
 def test_the_kept_weights_are_those_of_the_epoch_with_the_lowest_held_out_loss() -> None:
     wander = np.cumsum(np.random.default_rng(3).standard_normal((400, 1)), axis=0).astype(np.float32)  # no pattern
     of = network(learning_rate=2e-2)
-    data = recorded(of, wander)
-    training = OfflineTraining(of, data, 320, OfflineSettings.truncated(200, 6, 320, 16))
-    epochs = run(training)
+    training = OfflineTraining(of, recorded(of, wander), 320, OfflineSettings.truncated(200, 6, 320, 16))
+    epochs, data = run(training), training.recorded
 
     lowest = min(epochs, key=lambda epoch: epoch.held_out)
     assert epochs[-1].number == lowest.number + 6  # patience spent long before 200
@@ -115,8 +114,9 @@ def test_chunks_as_long_as_a_segment_are_whole_sequence_backpropagation() -> Non
 
 def test_every_training_tick_but_those_that_fill_no_segment_is_learned_from_once_per_epoch(monkeypatch) -> None:
     of = network(horizon=2, window=16)
-    data = recorded(of, oscillation(700))
-    training = OfflineTraining(of, data, 650, OfflineSettings(epochs=2, patience=9, rows=4, segments=12, chunk=16))
+    training = OfflineTraining(
+        of, recorded(of, oscillation(700)), 650, OfflineSettings(epochs=2, patience=9, rows=4, segments=12, chunk=16)
+    )
     seen: list[float] = []
     update = training._update
 
@@ -126,7 +126,7 @@ def test_every_training_tick_but_those_that_fill_no_segment_is_learned_from_once
 
     monkeypatch.setattr(training, "_update", watched)
     run(training)
-    expected = data.X[650 % 12 : 650][:-1].sum(axis=-1)  # the last training tick has no label yet
+    expected = training.recorded.X[650 % 12 : 650][:-1].sum(axis=-1)  # the last training tick has no label yet
     np.testing.assert_array_equal(np.sort(seen), np.sort(np.repeat(expected, 2)))
 
 
@@ -142,9 +142,8 @@ def test_forecasts_of_a_stretch_are_those_of_the_whole_run_once_the_state_is_war
 @pytest.mark.parametrize("where", ["a training label", "a held-out label", "a feature"])
 def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_best_weights(where: str) -> None:
     of = network()
-    data = recorded(of, oscillation(300))
-    training = OfflineTraining(of, data, 240, OfflineSettings.truncated(10, 10, 240, 16))
-    epochs, kept = training.epochs(), []
+    training = OfflineTraining(of, recorded(of, oscillation(300)), 240, OfflineSettings.truncated(10, 10, 240, 16))
+    data, epochs, kept = training.recorded, training.epochs(), []
     for _ in range(3):
         kept.append(next(epochs))
     best = training.best
@@ -175,9 +174,9 @@ def stepped(recorded: Recorded, of: Network, settings: OfflineSettings) -> np.nd
 @pytest.mark.parametrize("keys", [{}, {"layers": 2}, {"cell": "gru", "horizon": 3, "window": 16}], ids=str)
 def test_a_whole_sequence_step_is_the_gradient_of_the_mean_loss_by_the_plain_definition(keys) -> None:
     of = network(optimizer="sgd", clip=1e6, learning_rate=0.5, head_init=0.4, **keys)
-    data = recorded(of, oscillation(60))
-    first = of.init_params()
-    after = stepped(data, of, OfflineSettings.whole(1, 1))
+    training = OfflineTraining(of, recorded(of, oscillation(60)), 60, OfflineSettings.whole(1, 1))
+    run(training)
+    data, first, after = training.recorded, of.init_params(), training.weights.flat
 
     slow = SlowLearner(of.spec, of.layout.views(first))
     state, tapes = np.zeros(slow.state_size), []
@@ -198,10 +197,11 @@ def test_a_whole_sequence_step_is_the_gradient_of_the_mean_loss_by_the_plain_def
 def test_segments_side_by_side_step_as_their_gradients_one_by_one_would_in_the_mean() -> None:
     of = network(optimizer="sgd", clip=1e6, learning_rate=0.5, head_init=0.4)
     data = recorded(of, oscillation(120))
+    data.weight[0] = 0  # there is no scale yet
     data.weight[29::30] = 0  # alone, a segment ends there: its last label is not known yet
     first = of.init_params()
     together = stepped(data, of, OfflineSettings.whole(1, 1, segments=4))
-    parts = [Recorded(*(part[a : a + 30] for part in data[:4]), 0) for a in range(0, 120, 30)]
+    parts = [Recorded(*(part[a : a + 30] for part in data[:5]), 0) for a in range(0, 120, 30)]
     labels = np.array([part.weight.any(axis=1).sum() for part in parts])
     alone = np.stack([stepped(part, of, OfflineSettings.whole(1, 1)) - first for part in parts])
     np.testing.assert_allclose(together - first, labels / labels.sum() @ alone, atol=1e-6)
@@ -215,11 +215,68 @@ def test_segments_side_by_side_step_as_their_gradients_one_by_one_would_in_the_m
 ])  # fmt: skip
 def test_the_hidden_state_is_carried_from_chunk_to_chunk_and_from_segment_to_segment(settings) -> None:
     of = network(optimizer="sgd", learning_rate=1e-30, head_init=0.5)  # the weights stay: only the states can differ
-    data = recorded(of, oscillation(300))
-    training = OfflineTraining(of, data, 300, settings)
-    epochs = run(training)
+    training = OfflineTraining(of, recorded(of, oscillation(300)), 300, settings)
+    epochs, data = run(training), training.recorded
     whole = score(of, training.weights, data, 0, 300)
     np.testing.assert_allclose(training.weights.flat, of.init_params(), rtol=0, atol=1e-27)
     # In the first epoch all segments begin with zeros, as the only one of the first case does rightly.
     assert epochs[-1].train == pytest.approx(whole, rel=1e-6)
     assert (epochs[1].train == pytest.approx(whole, rel=1e-6)) == (settings.segments == 1)
+
+
+# --- labels from outside
+
+
+def filtered(ticks: int) -> tuple[np.ndarray, np.ndarray]:
+    """White inputs [ticks, 1], and what a leaky sum of the past ones is: only a memory can tell it."""
+    x = np.random.default_rng(0).standard_normal((ticks, 1))
+    y = np.zeros_like(x)
+    for t in range(1, ticks):
+        y[t] = 0.8 * y[t - 1] + x[t]
+    return x.astype(np.float32), (1e4 + 50 * y).astype(np.float32)
+
+
+OUTSIDE = {
+    "regress": {"task": "regress", "targets": ["y"]},
+    "classify": {"task": "classify", "classes": ["low", "high"], "class_weights": [1.0, 2.0]},
+}
+
+
+@pytest.mark.parametrize("task", OUTSIDE)
+def test_a_memory_of_the_inputs_is_learned_from_labels_that_come_from_outside(task: str) -> None:
+    of = network(scaler="none", learning_rate=1e-2, **OUTSIDE[task])
+    x, y = filtered(3000)
+    labels = y if task == "regress" else np.eye(2, dtype=np.float32)[(y[:, 0] > 1e4).astype(int)]
+    labels[5::7] = np.nan
+    data = prepare(of, x, np.full(3000, np.nan), labels)
+    training = OfflineTraining(of, data, 2400, OfflineSettings.truncated(40, 8, 2400, 16))
+    epochs = run(training)
+    beside = {
+        name: loss_of(of, training.recorded, p, 2400, 3000)
+        for name, p in references(of, training.recorded, 2400).items()
+    }
+    assert training.best.loss < 0.3 * min(beside.values())
+    # A zero readout answers the labels' running mean, or that all classes, here about equal, are equal.
+    assert epochs[0].held_out == pytest.approx(beside["mean" if task == "regress" else "frequency"], rel=0.05)
+    if task == "regress":  # the best linear answer from the tick's own value: y's part that x does not explain is 0.64
+        variance = float(np.nanvar(labels) / of.weights(training.best.flat).target["scale"][0] ** 2)
+        assert beside["linear"] == pytest.approx(0.5 * 0.64 * variance, rel=0.15)
+
+
+def test_references_are_least_squares_means_and_frequencies_of_the_train_ticks() -> None:
+    of = network(scaler="none", task="regress", targets=["y", "z"])
+    x, _ = filtered(300)
+    labels = np.concatenate([3 * x - 1, np.full_like(x, np.nan)], axis=1)
+    labels[200:, 0] = 1e6  # not seen
+    training = OfflineTraining(of, prepare(of, x, np.full(300, np.nan), labels), 200, OfflineSettings.whole(1, 1))
+    made, scale = references(of, training.recorded, 200), training.weights.target["scale"][0]
+    np.testing.assert_allclose(made["mean"], np.zeros((100, 2)), atol=1e-6)
+    exact = (3 * x[200:, 0] - 1 - training.weights.target["mean"][0]) / scale
+    np.testing.assert_allclose(made["linear"][:, 0], exact, atol=5e-3)  # RIDGE shrinks by a thousandth
+    assert not made["linear"][:, 1].any()  # no label at all
+
+    of = network(task="classify", classes=["a", "b"])
+    labels = np.eye(2, dtype=np.float32)[(np.arange(300) % 4 == 0).astype(int)]
+    training = OfflineTraining(of, prepare(of, x, np.full(300, np.nan), labels), 200, OfflineSettings.whole(1, 1))
+    made = references(of, training.recorded, 200)
+    np.testing.assert_allclose(np.exp(made["frequency"][0]), [151 / 202, 51 / 202], rtol=1e-6)
