@@ -33,16 +33,18 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """From values to pixels. `ticks`: values from one end to the other; log: equal ratios have equal lengths."""
+    """From values low..high to pixels start..stop. log: equal ratios have equal lengths."""
 
-    ticks: list[float]
-    start: float  # pixel of the first tick
+    low: float
+    high: float
+    start: float
     stop: float
     log: bool
+    ticks: list[float]
 
     def __call__(self, value: float) -> float:
         """The pixel of a value."""
-        low, high, at = (math.log10(v) if self.log else v for v in (self.ticks[0], self.ticks[-1], value))
+        low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (at - low) / (high - low) * (self.stop - self.start)
 
     def label(self, tick: float) -> str:
@@ -63,8 +65,8 @@ def line_chart(
     if not points:
         raise ValueError(f"chart {title!r}: no line has a point that can be drawn")
     right, bottom = WIDTH - 24 - GLYPH * max(len(line.label) for line in lines), HEIGHT - BOTTOM
-    x = Axis(_ticks([p[0] for p in points], log_x), LEFT, right, log_x)
-    y = Axis(_ticks([p[1] for p in points], log_y), bottom, TOP, log_y)
+    x = _axis([p[0] for p in points], LEFT, right, log_x, tight=True)
+    y = _axis([p[1] for p in points], bottom, TOP, log_y, tight=False)
     drawn = [_line(f"c{i % len(LIGHT)}", i, part, x, y) for i, parts in enumerate(pieces) for part in parts]
     ends = {i: y(parts[-1][-1][1]) for i, parts in enumerate(pieces) if parts}
     labels = [
@@ -93,13 +95,22 @@ def _pieces(line: Line, log_x: bool, log_y: bool) -> list[Points]:
     return [piece for piece in pieces if piece]
 
 
+def _axis(values: Sequence[float], start: float, stop: float, log: bool, tight: bool) -> Axis:
+    """An axis from the smallest value to the largest, or, if not tight or they are one, between round ones."""
+    ticks, low, high = _ticks(values, log), min(values), max(values)
+    if tight and low < high:
+        return Axis(low, high, start, stop, log, [tick for tick in ticks if low <= tick <= high])
+    return Axis(ticks[0], ticks[-1], start, stop, log, ticks)
+
+
 def _ticks(values: Sequence[float], log: bool) -> list[float]:
     """Round values, about 4 to 9 of them, the first at or below all values and the last at or above."""
     low, high = min(values), max(values)
     if log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
         every, parts = max(1, -(-(last - first) // 8)), (1, 2, 5) if last - first <= 2 else (1,)
-        round_values = [m * 10.0**k for k in range(first, last + every + 1, every) for m in parts]
+        multiples = range(first // every, last // every + 2)
+        round_values = [m * 10.0 ** (k * every) for k in multiples for m in parts]
     else:
         spread = high - low or abs(high) or 1.0
         size = 10.0 ** math.floor(math.log10(spread / 5))

@@ -52,7 +52,7 @@ def test_equal_ratios_are_equally_long_on_a_log_axis() -> None:
     [
         (0.43, 0.95, False, "0.4", "1"), (0.0, 64.0, False, "0", "80"), (-3.0, 7.0, False, "-4", "8"),
         (1.2e7, 4.8e7, False, "10⁷", "5·10⁷"), (2.0, 2.0, False, "2", "2.5"), (0.0, 0.0, False, "0", "0.2"),
-        (0.43, 0.95, True, "0.2", "1"), (1e-19, 1e12, True, "10⁻¹⁹", "10¹³"), (3.0, 3.0, True, "2", "5"),
+        (0.43, 0.95, True, "0.2", "1"), (1e-19, 1e12, True, "10⁻²⁰", "10¹²"), (3.0, 3.0, True, "2", "5"),
         (2.5e-5, 6e-5, True, "2·10⁻⁵", "10⁻⁴"),
     ],
 )  # fmt: skip
@@ -63,6 +63,17 @@ def test_axes_begin_and_end_at_round_values_around_all_that_they_show(
     assert (labels[0], labels[-1]) == (first, last)
     assert 2 <= len(labels) <= 10
     assert len(set(labels)) == len(labels)
+
+
+@pytest.mark.parametrize("log", [False, True])
+def test_lines_fill_the_width_and_round_values_lie_within(log: bool) -> None:
+    root = parsed(line_chart("t", "x", "y", [Line("l", [3, 9, 64], [1, 2, 3])], log_x=log))
+    ((first, _, last),) = paths(root)
+    rows = [re.match(r"M([\d.]+) [\d.]+H([\d.]+)$", path.get("d", "")) for path in root.iter(f"{SVG}path")]
+    ((left, right), *_) = [row.groups() for row in rows if row]
+    assert (first[0], last[0]) == (float(left), float(right))
+    ticks = [t.text for t in texts(root) if t.get("text-anchor") == "middle"][:-2]
+    assert ticks == (["5", "10", "20", "50"] if log else ["20", "40", "60"])
 
 
 def test_every_line_is_named_beside_its_end_and_no_name_covers_another() -> None:
