@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from model.cell import Array
+from model.network import Network, Tape
 
 
 def clip_by_global_norm(grad: Array, max_norm: float) -> float:
@@ -40,3 +41,20 @@ class GradientReport:
     update_ratio: float = 0.0  # ‖Δw‖ / ‖w‖
     lag_norms: tuple[float, ...] = ()  # norm of dL/dh, by ticks back from the newest label
     saturated: float = 0.0  # fraction of sigmoid gates outside 0.05..0.95, or of units where a cell has none
+
+
+def report_of(
+    network: Network, weights: Array, step: Array, tape: Tape, newest: int, norm: float, by_layer: dict[str, float]
+) -> GradientReport:
+    """The report of an update that was made: `step` is what was added to the flat `weights`, `tape` the window's after
+    its backward, `newest` one past its last labelled position, `norm` before the clip."""
+    change, size = (math.sqrt(sum(float(np.vdot(v[p], v[p])) for p in network.learned)) for v in (step, weights))
+    cell, workspace = network.cells[-1], tape.cells[-1]
+    return GradientReport(
+        norm=norm,
+        clipped_norm=min(norm, network.spec.clip),
+        by_layer=by_layer,
+        update_ratio=change / size if size else 0.0,
+        lag_norms=tuple(float(v) for v in cell.lag_norms(workspace)[:newest][::-1]),
+        saturated=cell.saturated(workspace),
+    )

@@ -12,26 +12,21 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from model.bptt import Batch, gradient, pad_rows, padded, predict
 from model.cell import Array
-from model.contexts import Block, Contexts
-from model.gradients import GradientReport, clip_by_global_norm, layer_norms
+from model.contexts import Block, Contexts, due_labels, push, void_gaps
+from model.gradients import GradientReport, clip_by_global_norm, layer_norms, report_of
 from model.histories import NON_FINITE, Histories, Rejected
 from model.keeping import make_contexts
-from model.network import Network, Tape
+from model.network import Network, Tape, Tapes
 from model.optimizers import OPTIMIZERS, OptimizerState, update_parts
-from model.rounds import GROUP_ROWS, padded_rows, rounds
+from model.rounds import GROUP_ROWS, one_in, padded_rows, rounds
 from model.schedules import SCHEDULES
 from model.spec import ModelSpec
-from model.tasks import TARGET_CLIP
 from model.windows import Unrolled, Window, groups, problem, unroll
 
 REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
 NO_LABEL = "no label"
-# 2⁶⁴ over the golden ratio, odd: multiples of it, modulo 2⁶⁴, are spread evenly, and so are any every-nth of them.
-GOLDEN = 0x9E3779B97F4A7C15
-WINDOW_TAPES = 2  # kept for the lengths of whole windows: an update's and the anchor's
 
 
 @dataclass(slots=True)
@@ -59,7 +54,7 @@ class Counts:
     clipped: int = 0
     ticks: int = 0
     # Of labels and windows from outside:
-    offered: int = 0  # that could be learned, and were, or were thinned, refused
+    offered: int = 0  # that could be learned: they were, or were thinned, or their update was refused
     windows: int = 0  # learned
     unlearned: int = 0  # that came while learning was off
     duplicates: int = 0  # labels that said again what was known
@@ -89,8 +84,7 @@ class Learner:
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
         self.contexts = make_contexts(self.network, self.max_contexts)
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
-        self._tapes: dict[tuple[int, int], Tape] = {}
-        self._window_tapes: dict[tuple[int, int], Tape] = {}
+        self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
 
     def ticks(
         self,
@@ -214,8 +208,7 @@ class Learner:
         if self.paused or not self.spec.learn:
             self.counts.unlearned += n
             return np.zeros(0, np.intp)
-        number = np.uint64(self.counts.offered) + np.arange(1, n + 1, dtype=np.uint64)
-        due = np.flatnonzero(number * np.uint64(GOLDEN) <= np.uint64((2**64 - 1) // learn_every))
+        due = one_in(learn_every, self.counts.offered, n)
         self.counts.offered += n
         self.counts.thinned += n - len(due)
         return due
@@ -234,7 +227,7 @@ class Learner:
         self.counts.voided += contexts.cut_off - cut_off
         features, hidden = contexts.append(slots, seq, time, x)
         B = padded_rows(len(streams))
-        tape = self._tape(1, B)
+        tape = self._tapes.get(1, B)
         self.network.forward(self.weights, pad_rows(B, hidden, 0), pad_rows(B, features, 0)[None], tape)
         after = self.network.state_after(tape, 1)[: len(streams)]
         # Broken weights leave no trace in what the next ones start from.
@@ -257,7 +250,7 @@ class Learner:
             return Update(0), usable
         batch = padded(Batch(start, X, Y, weight))
         T, B = batch.X.shape[:2]
-        update = self._update(batch, self._tape(T, B), int(weight.any(axis=2).sum()), score_anchor)
+        update = self._update(batch, self._tapes.get(T, B), int(weight.any(axis=2).sum()), score_anchor)
         if update.refused:
             weights.flat[self.network.readout] = kept
         return update, usable
@@ -275,70 +268,31 @@ class Learner:
         cut_off = contexts.cut_off
         slots, block = contexts.take(streams)
         self.counts.voided += contexts.cut_off - cut_off
-        self._void_gaps(block, time)
+        self.counts.voided += void_gaps(block, time, self.spec.max_gap)
         update, ran = None, None
         if self.spec.learn and not self.paused:
-            Y, weight, labels, thinned = self._labels(block, seq, x, learn_every)
-            self.counts.thinned += thinned
-            if labels:
-                batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), Y, weight))
-                ran = self._tape(self.spec.window, len(batch.start))
-                update = self._update(batch, ran, labels, score_anchor)
-        self._push(block, ran, time, x)
+            due = due_labels(self.network, block, seq, x, learn_every)
+            self.counts.thinned += due.thinned
+            if due.labels:
+                batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
+                ran = self._tapes.get(self.spec.window, len(batch.start))
+                update = self._update(batch, ran, due.labels, score_anchor)
+        push(self.network, block, self._moved_on(block, ran), time, x)
         if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
             np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
         contexts.store(slots, block)
         return update
 
-    def _void_gaps(self, block: Block, time: NDArray[np.float64]) -> None:
-        if self.spec.max_gap > 0:
-            gap = (time - block.last_time) > self.spec.max_gap  # NaN compares false
-            self.counts.voided += int(block.known[gap].sum())
-            block.known[gap] = 0
-
-    def _labels(
-        self, block: Block, seq: NDArray[np.uint64], x: Array, learn_every: int
-    ) -> tuple[Array, Array, int, int]:
-        """Targets and mask [T, B, O] of the labels now due, how many label vectors they are, and how many were thinned.
-
-        Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h. A block of k1 ticks ends where
-        k1 divides seq; its labels are then learned together, or thinned together: learned where learn_every divides
-        the block's number. A label vector is one tick's values, whichever heads learn from it.
-        """
-        T, H, B = self.spec.window, self.spec.horizon, len(seq)
-        index = self.spec.target_index
-        R = block.x.shape[1]
-        Y = np.zeros((T, B, H, len(index)), np.float32)
-        weight = np.zeros_like(Y)
-        ends = seq % self.spec.learn_every == 0
-        due = ends & (seq // self.spec.learn_every % learn_every == 0)
-        labels = thinned = 0
-        rows, steps = np.arange(B)[:, None], np.arange(H)[None]
-        for back in range(self.spec.learn_every):
-            truth = x[:, index] if back == 0 else block.x[:, R - back]
-            origin = R - back - 1 - np.arange(H)
-            scale = block.scale[:, origin, np.arange(H)]
-            position = block.fill.astype(np.intp)[:, None] - back - 1 - steps
-            valid = ends[:, None] & (back + 1 + steps <= block.known[:, None]) & (position >= 0)
-            position = np.maximum(position, 0)
-            usable = valid[:, :, None] & (scale > 0)
-            if self.network.scaler.hold:
-                usable &= self._observed(block, x, back)[:, None]
-            carries = usable.any(axis=(1, 2))
-            labels += int((carries & due).sum())
-            thinned += int((carries & ~due).sum())
-            usable &= due[:, None, None]
-            y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
-            Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
-            weight[position, rows, steps] += usable
-        return Y.reshape(T, B, -1), weight.reshape(T, B, -1), labels, thinned
-
-    def _observed(self, block: Block, x: Array, back: int) -> Array:
-        """Which targets of the tick `back` before this one were observed, bool [B, targets]: the others have a value
-        that stands in, which is an origin but no truth."""
-        if back == 0:
-            return ~np.isnan(x[:, self.network.targets])
-        return self.network.observed(block.ring[np.arange(len(x)), block.fill.astype(np.intp) - back])
+    def _moved_on(self, block: Block, ran: Tape | None) -> Array | None:
+        """The states one step after the start states, if any window is full: the first step of the update's own
+        forward, made before the weights changed, or one step with today's weights without an update."""
+        if not (block.fill >= self.spec.window).any():
+            return None
+        B = len(block.rows)
+        if ran is None:
+            ran = self._tapes.get(1, B)
+            self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
+        return self.network.state_after(ran, 1)[:B]
 
     def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
         grad, counts = self._grad, self.counts
@@ -363,7 +317,7 @@ class Learner:
         counts.learned += labels
         counts.clipped += update.norm > self.spec.clip
         if report:
-            update.report = self._report(update.norm, by_layer, tape, span[1])
+            update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
 
     def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
@@ -378,53 +332,6 @@ class Learner:
         if score_anchor and self.anchor is not None:
             anchor = self.network.weights(self.anchor)
             T, B = batch.X.shape[:2]
-            q = predict(self.network, anchor, batch, self._tape(T, B, "anchor"), span)
+            q = predict(self.network, anchor, batch, self._tapes.get(T, B, "anchor"), span)
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())
-
-    def _report(self, norm: float, by_layer: dict[str, float], tape: Tape, newest: int) -> GradientReport:
-        change = math.sqrt(float(np.vdot(self._grad.flat, self._grad.flat)))  # the optimizer leaves its step there
-        size = math.sqrt(float(np.vdot(self.weights.flat, self.weights.flat)))
-        cell, workspace = self.network.cells[-1], tape.cells[-1]
-        lags = cell.lag_norms(workspace)[:newest][::-1]
-        return GradientReport(
-            norm=norm,
-            clipped_norm=min(norm, self.spec.clip),
-            by_layer=by_layer,
-            update_ratio=change / size if size else 0.0,
-            lag_norms=tuple(float(v) for v in lags),
-            saturated=cell.saturated(workspace),
-        )
-
-    def _push(self, block: Block, ran: Tape | None, time: NDArray[np.float64], x: Array) -> None:
-        """Append the tick to the rings. The start state of a full window moves on by one step: the first step of the
-        update's own forward, made before the weights changed, or one step with today's weights without an update."""
-        B, T = len(x), self.spec.window
-        full = block.fill >= T
-        if full.any():
-            if ran is None:
-                ran = self._tape(1, B)
-                self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
-            block.start[full] = self.network.state_after(ran, 1)[:B][full]
-            block.ring[full, :-1] = block.ring[full, 1:]
-        u = calendar.inputs(time, self.spec.interval)
-        features, scale, value = self.network.observe(block.statistics, x, u)
-        block.fill[...] = np.minimum(block.fill + 1, T)
-        block.ring[np.arange(B), block.fill.astype(np.intp) - 1] = features
-        block.x[:, :-1] = block.x[:, 1:].copy()
-        block.x[:, -1] = value
-        block.scale[:, :-1] = block.scale[:, 1:].copy()
-        block.scale[:, -1] = scale
-        block.known[...] = np.minimum(block.known + 1, block.x.shape[1])
-        timed = ~np.isnan(time)
-        block.last_time[timed] = time[timed]
-
-    def _tape(self, T: int, B: int, purpose: str = "") -> Tape:
-        key = (T, B if not purpose else -B)
-        fixed = T in (1, self.spec.window, 2 * self.spec.window)
-        tapes = self._tapes if fixed else self._window_tapes  # those are of many lengths, and large
-        if key not in tapes:
-            if not fixed and len(tapes) == WINDOW_TAPES:
-                del tapes[next(iter(tapes))]
-            tapes[key] = self.network.tape(T, B)
-        return tapes[key]

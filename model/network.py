@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -137,3 +138,25 @@ class Network:
         layers = list(zip(self.cells, weights.cells, tape.cells, grad.cells, strict=True))
         for depth, (cell, p, workspace, dp) in reversed(list(enumerate(layers))):
             dH, _ = cell.backward(p, workspace, dH, dp, need_dX=depth > 0)
+
+
+class Tapes:
+    """Workspaces by shape, made when first asked for: all of the lengths T that are named, of others the last two."""
+
+    def __init__(self, network: Network, lengths: Collection[int]) -> None:
+        self._network, self._lengths = network, lengths
+        self._kept: dict[tuple[int, int, str], Tape] = {}
+        self._others: dict[tuple[int, int, str], Tape] = {}  # of many lengths, and large
+
+    def __len__(self) -> int:
+        return len(self._kept) + len(self._others)
+
+    def get(self, T: int, B: int, purpose: str = "") -> Tape:
+        """A workspace for windows of T ticks and B rows; another for each purpose."""
+        key, kept = (T, B, purpose), T in self._lengths
+        tapes = self._kept if kept else self._others
+        if key not in tapes:
+            if not kept and len(tapes) == 2:
+                del tapes[next(iter(tapes))]
+            tapes[key] = self._network.tape(T, B)
+        return tapes[key]

@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 
 GROUP_ROWS = 32  # throughput of a training step peaks at 32–64 rows
 PADDED_ROWS = (1, 4, 8, 16, 32)
+# 2⁶⁴ over the golden ratio, odd: multiples of it, modulo 2⁶⁴, are spread evenly, and so are any every-nth of them.
+GOLDEN = 0x9E3779B97F4A7C15
 
 
 def padded_rows(rows: int) -> int:
@@ -36,3 +38,13 @@ def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray
     for a, b in pairwise(starts):
         groups += [by_round[i : min(i + limit, b)] for i in range(a, b, limit)]
     return groups
+
+
+def one_in(every: int, before: int, n: int) -> NDArray[np.intp]:
+    """Places of those of n items that one keeps to keep one in `every`; before: how many items there were already.
+
+    Whoever takes turns with others in any pattern is kept about as often as they are: keeping every second of two
+    streams' labels that alternate would leave out one of the streams.
+    """
+    number = np.uint64(before) + np.arange(1, n + 1, dtype=np.uint64)
+    return np.flatnonzero(number * np.uint64(GOLDEN) <= np.uint64((2**64 - 1) // every))
