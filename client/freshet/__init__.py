@@ -26,6 +26,8 @@ from freshet.errors import (
     Unimplemented,
 )
 from freshet.forecast import Forecast
+from freshet.mux import Mux
+from freshet.packed import Packed
 from freshet.resume import ProtocolError
 from freshet.stream import Forecasts, Stream
 from freshet.ticks import Tick
@@ -40,7 +42,9 @@ __all__ = [
     "Forecasts",
     "FreshetError",
     "InvalidArgument",
+    "Mux",
     "NotFound",
+    "Packed",
     "PermissionDenied",
     "ProtocolError",
     "Reason",

@@ -12,7 +12,9 @@ from weakref import WeakSet
 import grpc
 
 from freshet.engine import Engine, Settings
+from freshet.kept import KeptStreams
 from freshet.models import RETRIES, Models
+from freshet.mux import Mux
 from freshet.stream import Stream
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
@@ -51,7 +53,7 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
     ]
 
 
-class Client(Models):
+class Client(Models, KeptStreams):
     """Models and streams of one server. Made by `connect`. For use in one event loop.
 
     Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
@@ -69,7 +71,7 @@ class Client(Models):
         super().__init__(timeout_s)
         self._target, self._credentials = target, credentials
         self._options = [*channel_options(max_message_bytes), *options]
-        self._streams: WeakSet[Stream] = WeakSet()
+        self._streams: WeakSet[Stream | Mux] = WeakSet()
 
     async def __aenter__(self) -> Self:
         if self._credentials is None:
@@ -118,3 +120,14 @@ class Client(Models):
         stream = Stream(Engine(self._open, streams_pb2.Hello(model=model, stream=stream_id), settings), in_flight)
         self._streams.add(stream)
         return stream
+
+    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0) -> Mux:
+        """Many streams of `model` in one call; open it with `async with`, then `await mux.step(ids, rows, time)`.
+
+        give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
+        """
+        self._connected()
+        stub = streams_pb2_grpc.StreamsStub(self._channel)  # type: ignore[arg-type]  # connected
+        mux = Mux(stub.Mux, lambda: self.get_model(model), model, give_up_s, close_s)
+        self._streams.add(mux)
+        return mux

@@ -1,0 +1,44 @@
+"""What a server keeps of streams: look at it, take it along, put it elsewhere, forget it."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+from freshet.calls import Calls
+from freshet.v1 import streams_pb2, streams_pb2_grpc
+
+
+class KeptStreams(Calls):
+    """The part of `Client` that speaks of streams without opening them."""
+
+    @property
+    def _kept(self) -> streams_pb2_grpc.StreamsAsyncStub:
+        return streams_pb2_grpc.StreamsStub(self._connected())
+
+    async def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> streams_pb2.Stream:
+        """One stream as it is now; with_state: its hidden state too, for `put_stream`. Raises NotFound."""
+        request = streams_pb2.GetStreamRequest(model=model, stream=stream_id, with_state=with_state)
+        return await self._unary(self._kept.Get, request)
+
+    async def put_stream(self, stream: streams_pb2.Stream) -> streams_pb2.Stream:
+        """Make the stream what `get_stream` with its state said, perhaps of another server, or model of the same spec.
+
+        Its next tick is last_seq + 1. Whoever has the stream open is fenced. Raises NotFound, InvalidArgument.
+        """
+        return await self._unary(self._kept.Put, streams_pb2.PutStreamRequest(stream=stream))
+
+    async def delete_stream(self, model: str, stream_id: str) -> None:
+        """Forget the stream; whoever has it open is fenced, and its id begins anew. Raises NotFound."""
+        await self._unary(self._kept.Delete, streams_pb2.DeleteStreamRequest(model=model, stream=stream_id))
+
+    async def list_streams(self, model: str, *, page_size: int = 1000) -> AsyncIterator[streams_pb2.Stream]:
+        """Every stream of the model, in the order of ids, asked for page by page. Raises NotFound."""
+        token = ""
+        while True:
+            request = streams_pb2.ListStreamsRequest(model=model, page_size=page_size, page_token=token)
+            page = await self._unary(self._kept.List, request)
+            for stream in page.streams:
+                yield stream
+            token = page.next_page_token
+            if not token:
+                return
