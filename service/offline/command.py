@@ -13,6 +13,7 @@ from service.errors import Invalid
 from service.offline.output import FILES, claim, history_json, write
 from service.offline.plan import OfflinePlan
 from service.offline.run import INTERRUPTED, Trained, train
+from service.offline.shown import beside
 from service.verbs import INTERRUPTED as INTERRUPTED_CODE
 
 
@@ -77,8 +78,9 @@ def tell(trained: Trained, out: Path) -> None:
     plan, best = trained.plan, trained.best
     print(f"best epoch    {best.epoch} of {trained.epochs[-1].number} ({trained.stopped})")
     if plan.held_out:
-        others = ", ".join(f"{loss:.4f} {name}" for name, loss in trained.baselines.items())
-        print(f"held out      {best.loss:.4f} freshet, {others}; loss per row, over {plan.held_out:,} rows")
+        still = "" if plan.labels is not None else "; least squares went on learning there, freshet did not"
+        print(f"held out      freshet {best.loss:.4f}, {beside(trained.baselines)}")
+        print(f"              loss per row over the last {plan.held_out:,}{still}")
     if not best.epoch:
         print("note          no epoch was better on the held-out rows than the first weights: these are they")
     if trained.voided:

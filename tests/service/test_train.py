@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
+import re
 import signal
 import subprocess
 import sys
@@ -157,6 +160,29 @@ def test_ctrl_c_keeps_the_best_weights_so_far_and_says_so(tmp_path):
     assert f"written       {out}" in printed
     assert contents(out).keys() == FILES
     load_weights(out, ModelSpec.from_mapping(tomllib.loads((out / "model.toml").read_text())))
+
+
+def test_on_a_terminal_the_epochs_are_one_line_that_names_the_best_so_far(tmp_path, file):
+    command = [sys.executable, "-m", "service.cli", "train", file, "--epochs", "3", "--out", tmp_path / "m"]
+    environment = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        "COLUMNS": "80",
+        "TERM": "xterm",
+    }
+    terminal, end = pty.openpty()
+    with subprocess.Popen(command, stderr=end, stdout=subprocess.DEVNULL, env=environment) as child:
+        os.close(end)
+        shown = b""
+        with contextlib.suppress(OSError):  # what a terminal answers when its other end is closed
+            while more := os.read(terminal, 1 << 16):
+                shown += more
+        assert child.wait(DEADLINE_S) == 0
+    os.close(terminal)
+    plain = re.sub("\x1b\\[[0-9;?]*[a-zA-Z]", "", shown.decode())
+    assert "held out beside: persistence 0." in plain
+    last = plain.rpartition("epoch 3")[2]
+    assert re.match(r": train \d+\.\d{4}, held out \d+\.\d{4}; best was [1-3] 0:00:\d\d", last), last
 
 
 def test_an_interrupt_before_the_first_epoch_leaves_nothing_behind(tmp_path, file, monkeypatch):
