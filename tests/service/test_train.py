@@ -250,6 +250,23 @@ def test_gaps_in_time_are_told_and_labels_across_them_void_where_max_gap_says_so
     assert json.loads((tmp_path / "void" / "history.json").read_text())["voided_labels"] == 3
 
 
+def test_where_missing_values_are_held_a_history_with_empty_cells_is_learned_beside_baselines(tmp_path):
+    rows = waves(400, 2)
+    rows[np.random.default_rng(0).random(rows.shape) < 0.15] = np.nan
+    rows[:10, 1] = np.nan
+    file = write(tmp_path / "a.csv", rows, ["a", "b"])
+    hold = ("--set", "missing=hold", "--set", "hidden=8")
+    result = run("train", file, *hold, "--epochs", 20, "--out", tmp_path / "m")
+    assert result.exit_code == 0, result.output
+    assert f"{int(np.isnan(rows).sum())} values are missing" in result.stderr
+    held_out = json.loads((tmp_path / "m" / "history.json").read_text())["held_out"]
+    assert 0 < held_out["freshet"] < 0.8 * held_out["persistence"]
+    assert 0 < held_out["rls"] < held_out["persistence"]
+    assert load_weights(
+        tmp_path / "m", ModelSpec.from_mapping(tomllib.loads((tmp_path / "m" / "model.toml").read_text()))
+    )
+
+
 @pytest.mark.parametrize("columns", ["all", "b"], ids=["one of two", "the only one"])
 def test_a_constant_column_is_told_and_learned_without_harm(tmp_path, columns):
     rows = waves(200, 2)
