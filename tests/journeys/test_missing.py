@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -18,6 +21,7 @@ from model import calendar
 from service.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawStream
+from tests.journeys.raw_mux import RawMux, columns, unpacked
 
 # No snapshot falls into a test: after one, old versions may go.
 SETTINGS = {"snapshot_s": 600.0}
@@ -44,7 +48,7 @@ async def replayed(client: freshet.Client, name: str, rows: NDArray[np.float32])
 
 
 def assert_answers(
-    forecasts: list[freshet.Forecast], rows: NDArray[np.float32], ahead: NDArray[np.float32], files: dict[int, bytes]
+    forecasts: Sequence[Any], rows: NDArray[np.float32], ahead: NDArray[np.float32], files: dict[int, bytes]
 ) -> None:
     """Each forecast is what the .onnx of its version says, run here from an empty state. ahead: [n, F]."""
     runners = {number: onnxruntime.InferenceSession(data) for number, data in files.items()}
@@ -92,6 +96,25 @@ async def test_a_tick_of_which_all_is_missing_needs_its_time_and_is_answered_aga
         assert other.reason == types_pb2.Refused.CONFLICT
         infinite = (await stream.tick(4, [NAN, math.inf], START_S + 3 * MINUTE)).refused
         assert (infinite.reason, infinite.field) == (types_pb2.Refused.NON_FINITE, "x[1]")
+
+
+async def test_packed_ticks_with_gaps_are_answered_as_the_onnx_says_and_infinities_refused_alone(client, channel, name):
+    await client.create_model(name, ["a", "b"], hidden=8, learn=False, missing="hold", head_init=0.3)
+    rows, other = gappy(120), gappy(240)[120:]
+    async with RawMux(channel, name) as mux:
+        await mux.bind({1: "s", 2: "t"})
+        seq = np.arange(1, 121)
+        answers = await mux.ticks([1] * 120 + [2] * 120, [*seq, *seq], np.concatenate([rows, other]))
+        await mux.say(ticks=columns([1, 2], [121, 121], [[NAN, NAN], [NAN, math.inf]]))
+        last = await mux.answer()
+    (refused,) = last.refused
+    assert (refused.handle, refused.refused.field) == (2, "x[1]")
+    answers |= unpacked(last.forecasts)
+    rows = np.append(rows, [[NAN, NAN]], axis=0).astype(np.float32)
+    files = {1: (await client.export(name, 1)).onnx}
+    for handle, sent in ((1, rows), (2, other)):
+        made = [SimpleNamespace(y=answers[handle, n + 1][0][None], version=1) for n in range(len(sent))]
+        assert_answers(made, sent, np.zeros((len(sent), 0), np.float32), files)
 
 
 async def test_a_model_not_made_for_it_refuses_nan_and_says_what_to_do(client, channel, name):
