@@ -64,11 +64,11 @@ class Contexts(Arena):
         self._rows[slots] = block.rows
         self._marks[slots] = block.marks
 
-    def put(self, stream: int, state: Array, last_time: float) -> None:
+    def put(self, stream: int, state: Array) -> None:
         """The stream goes on from a state row [S]: its statistics, then the hidden state before its next tick."""
         slots, block = self.take([stream])
         n = block.statistics.shape[1]
-        block.statistics[0], block.start[0], block.last_time[0] = state[:n], state[n:], last_time
+        block.statistics[0], block.start[0] = state[:n], state[n:]
         self.store(slots, block)
 
 

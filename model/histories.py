@@ -82,11 +82,11 @@ class Histories(Arena):
         self.ticks, self.last_time, seq = self._marks.T
         self.last_seq = seq.view(np.uint64)
 
-    def put(self, stream: int, state: Array, last_time: float) -> None:
+    def put(self, stream: int, state: Array) -> None:
         """The stream goes on from a state row [S]: its statistics, then the hidden state before its next tick."""
         (slot,) = self.slots([stream])
         n = self.statistics.shape[1]
-        self.statistics[slot], self.hidden[slot], self.last_time[slot] = state[:n], state[n:], last_time
+        self.statistics[slot], self.hidden[slot] = state[:n], state[n:]
 
     def append(
         self, slots: NDArray[np.intp], seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array

@@ -187,15 +187,15 @@ class Learner:
         """The stream begins anew: context dropped, pending labels voided and counted."""
         self.counts.voided += self.contexts.remove(stream)
 
-    def put(self, stream: int, state: Array, last_time: float = math.nan) -> None:
-        """The stream begins anew from a state row [S], which is copied. last_time: of its last tick, NaN if unknown.
+    def put(self, stream: int, state: Array) -> None:
+        """The stream begins anew from a state row [S], which is copied; what is not finite in it counts as 0.
 
         Raises ValueError for a row of another length.
         """
         if state.shape != (self.network.state_size,):
             raise ValueError(f"state has shape {state.shape}, expected ({self.network.state_size},)")
         self.reset(stream)
-        self.contexts.put(stream, np.nan_to_num(state), last_time)
+        self.contexts.put(stream, np.nan_to_num(state, posinf=0.0, neginf=0.0))
 
     def roll_back(self, flat: Array) -> None:
         """Continue from other weights (copied) with a fresh optimizer; contexts stay."""

@@ -12,7 +12,7 @@ from model.cell import Array
 from model.network import Network
 from model.rounds import GROUP_ROWS, padded_rows
 
-# Rows × ticks × units of one update: tapes hold some 70 bytes for each. A longer window goes alone.
+# Rows × ticks × (inputs + hidden units) of one update: it holds some 70 bytes for each. A longer window goes alone.
 MAX_UNROLLED = 1 << 20
 
 
@@ -80,7 +80,7 @@ def problem(network: Network, window: Window) -> str:
 
 def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:
     """Places of the windows that are learned together: at most 32, in order, as long as tapes stay small."""
-    units = network.spec.hidden * network.spec.layers
+    units = network.features + network.spec.hidden * network.spec.layers
     group: list[int] = []
     longest = 0
     for i, window in enumerate(windows):

@@ -58,16 +58,18 @@ def check_size(spec: ModelSpec) -> None:
             f"the model would have {network.layout.size} parameters, at most {MAX_PARAMETERS}: fewer units, or outputs"
         )
         raise Invalid("spec.hidden", spec.hidden, remedy)
-    unrolled = spec.window * (network.features + spec.layers * spec.hidden)
+    longest = spec.window * (2 if spec.label_horizon else 1)  # ticks that lead to a late label
+    unrolled = longest * (network.features + spec.layers * spec.hidden)
     if unrolled > MAX_UNROLLED:
-        remedy = f"window × (inputs + hidden units) is {unrolled}, at most {MAX_UNROLLED}: a shorter window"
+        remedy = f"ticks × (inputs + hidden units) is {unrolled}, at most {MAX_UNROLLED}: a shorter window"
         raise Invalid("spec.window", spec.window, remedy)
     context = 4 * width(network)
     if context > MAX_CONTEXT_BYTES:
         field = "horizon" if spec.horizon >= spec.learn_every else "learn_every"
+        field = "label_horizon" if spec.label_horizon else field
         remedy = f"learning keeps {context} bytes per stream, at most {MAX_CONTEXT_BYTES}: lower it, or fewer targets"
         raise Invalid(f"spec.{field}", getattr(spec, field), remedy)
-    labels = spec.window * spec.outputs
+    labels = longest * spec.outputs
     if labels > MAX_LABELS:
-        remedy = f"window × horizon × targets is {labels}, at most {MAX_LABELS}: a shorter window, or horizon"
+        remedy = f"ticks × outputs is {labels}, at most {MAX_LABELS}: a shorter window, or fewer outputs"
         raise Invalid("spec.window", spec.window, remedy)

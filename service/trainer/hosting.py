@@ -151,8 +151,8 @@ class HostedModel:
             case Promote(version=version):
                 self._begin_again(version, weights_of)
                 self.gate.promoted(version)
-            case StatePut(stream=stream, last_time=last_time, state=state):
-                self.learner.put(stream, state, last_time)
+            case StatePut(stream=stream, state=state):
+                self.learner.put(stream, state)
             case _:
                 pass  # kinds that do not touch learning: skips, stream bindings
         return []

@@ -155,11 +155,11 @@ def test_groups_hold_every_window_once_in_order_and_stay_small(lengths: list[int
     for group in made:
         longest = padded_ticks(max(lengths[i] for i in group))
         assert 1 <= len(group) <= GROUP_ROWS
-        assert len(group) == 1 or padded_rows(len(group)) * longest * 5 <= module.MAX_UNROLLED
+        assert len(group) == 1 or padded_rows(len(group)) * longest * (10 + 5) <= module.MAX_UNROLLED
 
 
 def test_a_group_ends_where_its_tapes_would_grow_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_UNROLLED", 5 * 4 * 16)
+    monkeypatch.setattr(module, "MAX_UNROLLED", (10 + 5) * 4 * 16)  # inputs and hidden units
     learner = Learner(label_spec())
     windows = [draw(learner, n) for n in (9, 16, 12, 14, 3, 17, 200, 1)]
     assert list(groups(learner.network, windows)) == [[0, 1, 2, 3], [4], [5], [6], [7]]

@@ -39,9 +39,16 @@ def test_what_is_left_to_learn_is_comfortable_or_the_thinning_is_at_its_end(back
 CHANNELS = tuple(f"c{i}" for i in range(4096))
 
 
+REGRESS: dict[str, Any] = {"task": "regress", "targets": ("t",)}
+CLASSIFY: dict[str, Any] = {"channels": ("a",), "task": "classify", "classes": CHANNELS[:1024]}
+
+
 @pytest.mark.parametrize(
     "spec",
     [
+        {**REGRESS, "channels": ("a",), "label_horizon": 50_000},
+        {**REGRESS, "channels": ("a",), "window": 2048},
+        CLASSIFY,
         {"channels": ("a",)},
         {"channels": ("a",), "hidden": 1024},
         {"channels": CHANNELS[:321], "hidden": 256},
@@ -63,8 +70,21 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
         ({"channels": CHANNELS[:8], "horizon": 1024, "hidden": 8}, "horizon"),
         ({"channels": CHANNELS[:4], "horizon": 512, "hidden": 8, "learn_every": 1024}, "learn_every"),
         ({"channels": CHANNELS[:20], "horizon": 100, "hidden": 8, "window": 4096}, "window"),
+        ({**REGRESS, "channels": CHANNELS[:4], "label_horizon": 100_000}, "label_horizon"),
+        ({**REGRESS, "channels": CHANNELS[:64], "window": 4096, "label_horizon": 1}, "window"),
+        ({**CLASSIFY, "window": 4096, "hidden": 8, "label_horizon": 1}, "window"),
     ],
-    ids=["deep and wide", "many outputs", "long and wide", "far", "rarely learned", "long and far"],
+    ids=[
+        "deep and wide",
+        "many outputs",
+        "long and wide",
+        "far",
+        "rarely learned",
+        "long and far",
+        "late",
+        "late and long",
+        "many classes",
+    ],
 )
 def test_a_model_that_would_take_all_the_memory_is_refused_by_field(spec: dict[str, Any], field: str):
     with pytest.raises(Invalid) as caught:
@@ -76,8 +96,12 @@ def test_a_model_that_would_take_all_the_memory_is_refused_by_field(spec: dict[s
 
 @pytest.mark.parametrize(
     ("spec", "contexts"),
-    [({"channels": ("a",), "hidden": 8}, 20_000), ({"channels": ("a",), "horizon": 1024, "hidden": 8}, 254)],
-    ids=["small", "as wide as can be"],
+    [
+        ({"channels": ("a",), "hidden": 8}, 20_000),
+        ({"channels": ("a",), "horizon": 1024, "hidden": 8}, 254),
+        ({**REGRESS, "channels": ("a",), "label_horizon": 50_000}, 447),
+    ],
+    ids=["small", "as wide as can be", "late labels"],
 )
 def test_the_contexts_of_a_model_fit_their_byte_budget(spec: dict[str, Any], contexts: int):
     learner = Learner(ModelSpec(**spec))
