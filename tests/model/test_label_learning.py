@@ -67,13 +67,47 @@ def test_late_labels_teach_what_they_teach_the_slow_learner(task: str, cell: str
     np.testing.assert_allclose(losses, slow.losses, rtol=1e-4, atol=1e-5)
 
 
-@every_task
-def test_whole_windows_teach_what_they_teach_the_slow_learner(task: str) -> None:
-    learner, slow = pair(task)
-    rng = np.random.default_rng(3)
-    for chunk in chunks([13] * 40, entities=1):
-        weight = rng.random((13, 2)).astype(np.float32) * (rng.random((13, 1)) < 0.7)
-        window = Window(chunk.x, labels_of(learner.spec, chunk.x, rng), weight)
+def start_with_the_weights_of_now(slow: SlowLabelLearner, stream: Any, tick: int) -> Any:
+    state = np.zeros(slow.state_size)
+    for feature in stream.features[:tick]:
+        state = slow.network_step(state, feature)[0]
+    return state
+
+
+def follow_without_rescaling(slow: SlowLabelLearner, labels: Any) -> None:
+    kept = slow.params["head.W"].copy()
+    SlowLabelLearner.follow(slow, labels)
+    slow.params["head.W"][...] = kept
+
+
+@pytest.mark.parametrize(
+    ("rule", "broken"),
+    [
+        ("first", lambda slow, tick: max(0, tick - slow.spec.window)),
+        ("start", start_with_the_weights_of_now),
+        ("follow", follow_without_rescaling),
+    ],
+)
+def test_a_rule_broken_on_purpose_is_seen(rule: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    learner, slow = pair("regress")
+    monkeypatch.setattr(slow, rule, lambda *args: broken(slow, *args))
+    for event in world(learner.spec, [10] * 20):
+        both(learner, slow, event)
+
+    assert difference(learner, slow) > 10 * WEIGHT_TOLERANCE
+
+
+@pytest.mark.parametrize("task", ["forecast", "regress", "classify"])
+@pytest.mark.parametrize("layers", [1, 2])
+def test_whole_windows_teach_what_they_teach_the_slow_learner(task: str, layers: int) -> None:
+    learner, slow = pair(task, layers=layers, **({"horizon": 2, "window": 16} if task == "forecast" else {}))
+    rng, outputs = np.random.default_rng(3), learner.spec.outputs
+    for chunk in chunks([15] * 40, entities=1):
+        weight = rng.random((13, outputs)).astype(np.float32) * (rng.random((13, 1)) < 0.7)
+        y = labels_of(learner.spec, chunk.x[:13], rng)
+        if task == "forecast":
+            y = np.concatenate([chunk.x[1:14], chunk.x[2:15]], axis=1)
+        window = Window(chunk.x[:13], y, weight)
         shorter = Window(*(part[:10] for part in window[:3]))
         updates, rejected = learner.windows([window, shorter])
         slow.windows([window, shorter])

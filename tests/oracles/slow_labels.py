@@ -68,14 +68,22 @@ class SlowLabelLearner(SlowLearner):
                     rejected[i] = "conflict"
             else:
                 stream.labels[number] = tuple(label)
-                T, tick = self.spec.window, history.index(number)
-                first = max(0, tick // T - 1) * T
+                tick = history.index(number)
+                first = self.first(tick)
                 at = slice(stream.begin + first, stream.begin + tick + 1)
                 targets = [None] * (tick - first) + [(label, np.ones_like(label), None, None)]
-                rows.append((stream.before[at.start], stream.features[at], targets))
+                rows.append((self.start(stream, at.start), stream.features[at], targets))
         for k in range(0, len(rows), 32):
             self.learn(rows[k : k + 32])
         return rejected
+
+    def first(self, tick):
+        """Where the ticks begin that a tick's label is learned over."""
+        return max(0, tick // self.spec.window - 1) * self.spec.window
+
+    def start(self, stream, tick):
+        """The state before a tick, made with the weights of its time."""
+        return stream.before[tick]
 
     def windows(self, windows):
         """Windows of one length that begin with nothing, at most 32: one update."""
