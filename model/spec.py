@@ -5,6 +5,7 @@ The wire's `ModelSpec` message has the same fields under the same names, and a m
 
 from __future__ import annotations
 
+import difflib
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
@@ -227,7 +228,9 @@ class ModelSpec:
         known = {field.name for field in fields(cls)}
         for name in mapping:
             if name not in known:
-                raise SpecError(name, mapping[name], f"unknown key; known are {', '.join(sorted(known))}")
+                [near] = difflib.get_close_matches(str(name), sorted(known), n=1) or [""]
+                meant = f"did you mean {near}? " if near else ""
+                raise SpecError(str(name), mapping[name], f"unknown key; {meant}known are {', '.join(sorted(known))}")
         if "channels" not in mapping:
             raise SpecError("channels", None, "name the channels of an observation")
         return cls(**mapping)

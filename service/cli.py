@@ -1,4 +1,4 @@
-"""The command line: `freshet serve`, `freshet train`, `freshet backtest`, `freshet demo`.
+"""The command line: `freshet serve`, `freshet models`, `freshet train`, `freshet backtest`, `freshet demo`.
 
 What a verb needs is imported inside it, so that `freshet --version` and `--help` start neither NumPy nor gRPC.
 """
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+from service.models_cli import models
 from service.train_cli import train
 from service.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
 
@@ -169,6 +170,7 @@ def _drain_at_end_of_input() -> None:
 # --- train, backtest and demo
 
 app.command()(train)
+app.add_typer(models)
 
 
 @app.command()

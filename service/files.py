@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from service.errors import Invalid
 from service.export import read_weights
 
 SPEC, WEIGHTS, ONNX = "model.toml", "weights.safetensors", "model.onnx"
+FACTS = "model.json"  # of an exported version: its facts, digests and spec
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
@@ -33,6 +35,48 @@ def _toml(value: Any) -> str:
         return f"[{', '.join(map(_toml, value))}]"
     # A JSON string of printable characters is a TOML basic string, and so are JSON's true, false and numbers.
     return json.dumps(value, ensure_ascii=False)
+
+
+def read_spec(source: Path) -> ModelSpec:
+    """The spec in a TOML or JSON file, or in the folder `source`. Raises Invalid, SpecError naming the key, OSError."""
+    file = source
+    if source.is_dir():
+        file = next((source / name for name in (SPEC, FACTS) if (source / name).is_file()), source / SPEC)
+    if not file.is_file():
+        raise Invalid("from", str(source), f"no such file, nor a folder with {SPEC} or {FACTS}")
+    if file.suffix not in (".toml", ".json"):
+        raise Invalid("from", str(file), "give a file whose name ends in .toml or .json")
+    try:
+        text = file.read_text(encoding="utf-8")
+        keys = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, object_pairs_hook=_once)
+    except ValueError as error:  # of either parser, or bytes that are no text
+        raise Invalid("from", str(file), f"not a {file.suffix[1:].upper()} file: {error}") from None
+    if isinstance(keys, dict) and isinstance(keys.get("spec"), dict):  # the facts of an exported version
+        keys = keys["spec"]
+    if not isinstance(keys, dict):
+        raise Invalid("from", str(file), "give an object of keys; `freshet models keys` lists them")
+    return ModelSpec.from_mapping(keys)
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object in which no key comes twice: which of them counts, nobody could tell."""
+    made: dict[str, Any] = {}
+    for name, value in pairs:
+        if name in made:
+            raise ValueError(f"key {name!r} comes twice")
+        made[name] = value
+    return made
+
+
+def recorded_digest(folder: Path) -> str:
+    """The sha256 that an export noted of its weights; empty where nothing was noted. Raises Invalid, OSError."""
+    file = folder / FACTS
+    if not file.is_file():
+        return ""
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["sha256"][WEIGHTS])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Invalid("from", str(file), f"not what an export wrote ({error!r}): repair or remove it") from None
 
 
 def spec_beside(weights: Path | None) -> Path | None:

@@ -7,6 +7,7 @@ from array import array
 from typing import Any, NamedTuple
 
 import numpy as np
+from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
@@ -27,7 +28,13 @@ NARROW = 50  # values: up to here an array is made faster by way of a list than 
 
 
 def spec(message: types_pb2.ModelSpec) -> ModelSpec:
-    """A spec message as a spec; fields left out take their defaults. Raises Invalid."""
+    """A spec message as a spec; fields left out take their defaults. Raises Invalid, also for fields that are not ours:
+    whoever set one would otherwise believe that it counts."""
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        last = max(field.number for field in message.DESCRIPTOR.fields)
+        remedy = f"this server knows fields 1 to {last}, of their own types: leave it out, or upgrade the server"
+        raise Invalid("spec", f"field number {unknown[0].field_number}", remedy)
     values: dict[str, Any] = {}
     for field, value in message.ListFields():
         values[field.name] = list(value) if field.is_repeated else value

@@ -72,7 +72,7 @@ def test_the_constructor_checks_as_from_mapping_does() -> None:
 
 
 def test_an_unknown_key_is_refused_with_the_known_ones_named() -> None:
-    with pytest.raises(SpecError, match=r"hiden = 3: unknown key; known are .*hidden") as caught:
+    with pytest.raises(SpecError, match=r"hiden = 3: unknown key; did you mean hidden\? known are .*hidden") as caught:
         ModelSpec.from_mapping(GOOD | {"hiden": 3})
     assert caught.value.field == "hiden"
 

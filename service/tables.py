@@ -1,0 +1,76 @@
+"""What the command line prints: tables for people, plain aligned lines for pipes, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from google.protobuf.message import Message
+
+CUT = 120  # characters of one cell
+
+
+def plain(message: Message) -> dict[str, Any]:
+    """A message as JSON-able values: every field by its name, enums by theirs; None for a field that is not set."""
+    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+
+
+def _field(message: Any, field: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(value)
+    if field.is_repeated:
+        return [plain(v) if isinstance(v, Message) else v for v in value]
+    if field.has_presence and not message.HasField(field.name):
+        return None
+    if field.enum_type is not None:
+        return field.enum_type.values_by_number[value].name if value in field.enum_type.values_by_number else value
+    return plain(value) if isinstance(value, Message) else value
+
+
+def print_json(value: Any, *, line: bool = False) -> None:
+    """The value as JSON; line: all of it on one."""
+    print(json.dumps(value, indent=None if line else 2, ensure_ascii=False), flush=line)
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
+    """A table on a terminal; elsewhere a line of names and one for each row, aligned, without any decoration."""
+    cells = [[shown(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
+        _print_rich(columns, cells, title)
+        return
+    if title:
+        print(f"{title}:")
+    widths = [max(map(len, column)) for column in zip(columns, *cells, strict=True)]
+    for row in [columns, *cells]:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def print_facts(facts: Mapping[str, object]) -> None:
+    """One fact a line, aligned."""
+    width = max(map(len, facts))
+    for name, value in facts.items():
+        print(f"{name.ljust(width)}  {shown(value)}".rstrip())
+
+
+def shown(value: object) -> str:
+    """A value as one line of text; empty for none."""
+    if value is None:
+        return ""
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    text = "".join(c if c.isprintable() else "?" for c in text)  # what a server sent must not steer a terminal
+    return text if len(text) <= CUT else text[: CUT - 1] + "…"
+
+
+def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], title: str) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(*columns, box=SIMPLE_HEAD, title=title or None, title_justify="left")
+    for row in cells:
+        table.add_row(*map(Text, row))  # as text: a name may look like markup
+    Console().print(table)
