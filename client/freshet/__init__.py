@@ -13,6 +13,7 @@ from freshet.errors import (
     FailedPrecondition,
     FreshetError,
     InvalidArgument,
+    LabelRefused,
     NotFound,
     PermissionDenied,
     Reason,
@@ -24,8 +25,10 @@ from freshet.errors import (
     TickRefused,
     Unavailable,
     Unimplemented,
+    WindowRefused,
 )
 from freshet.forecast import Forecast
+from freshet.learning import Learning
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.resume import ProtocolError
@@ -42,6 +45,8 @@ __all__ = [
     "Forecasts",
     "FreshetError",
     "InvalidArgument",
+    "LabelRefused",
+    "Learning",
     "Mux",
     "NotFound",
     "Packed",
@@ -58,5 +63,6 @@ __all__ = [
     "TickRefused",
     "Unavailable",
     "Unimplemented",
+    "WindowRefused",
     "connect",
 ]

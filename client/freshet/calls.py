@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -29,3 +30,9 @@ class Calls:
             return await method(request, timeout=self._timeout_s)
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
+
+
+def cancelled_from_outside() -> bool:
+    """Whether this task is being cancelled; gRPC raises the same exception where only the call was."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0

@@ -13,9 +13,10 @@ import grpc
 
 from freshet.engine import Engine, Settings
 from freshet.kept import KeptStreams
-from freshet.models import RETRIES, Models
+from freshet.models import RETRIES
 from freshet.mux import Mux
 from freshet.stream import Stream
+from freshet.training import Training
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
 MAX_MESSAGE_BYTES = 64 << 20  # the largest that a server sends: both files of a large version
@@ -53,11 +54,11 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
     ]
 
 
-class Client(Models, KeptStreams):
-    """Models and streams of one server. Made by `connect`. For use in one event loop.
+class Client(Training, KeptStreams):
+    """Models, streams and training of one server. Made by `connect`. For use in one event loop.
 
     Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
-    What is returned are the messages of freshet/v1/models.proto, whose comments are their documentation.
+    What is returned are the messages of freshet/v1/*.proto, whose comments are their documentation.
     """
 
     def __init__(

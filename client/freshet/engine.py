@@ -14,7 +14,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from freshet.calls import cancelled_from_outside
 from freshet.errors import RETRYABLE, FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
 from freshet.retry import Backoff
@@ -69,7 +71,7 @@ class Engine:
         self._open_call, self._hello, self._settings = open_call, hello, settings
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self.ledger = Ledger(settings.in_flight, settings.accept_lost)
-        self.outbox = self.ledger.outbox
+        self.outbox, self.labels = self.ledger.outbox, LabelBox()
         self.error: Exception | None = None  # why the stream is over
         self.calls = 0  # Welcomes so far
         self._closing = False
@@ -98,6 +100,16 @@ class Engine:
         """Check a tick and queue it; `pump` sends it. Raises TickRefused, and what `check` raises."""
         self.check()
         return self.ledger.accept(tick, max_staleness)
+
+    async def label(self, seq: int, y: Any) -> None:
+        """Send a label, and wait until it is on disk. Raises LabelRefused, and what `check` raises."""
+        self.check()
+        values = self.ledger.label_values(seq, y)
+        await self.until(lambda: len(self.labels) < self.ledger.max_undurable)
+        label = Label(seq, values, self._loop.create_future())
+        self.labels.append(label)
+        await self.pump()
+        await label.done
 
     def check(self) -> None:
         """Raise the reason why this stream takes nothing more, if there is one."""
@@ -141,8 +153,8 @@ class Engine:
     async def close(self) -> None:
         """Wait, at most `close_s`, until what was sent is answered and on disk; then end the call and every task.
 
-        Ticks that were never sent are dropped. Raises Unavailable if the disk was not confirmed in time, and nothing
-        if the stream had failed before. Calling it again does nothing.
+        Ticks never sent are dropped, labels are not. Raises Unavailable if the disk was not confirmed in time,
+        and nothing if the stream had failed before. Calling it again does nothing.
         """
         if self._closing:
             return
@@ -155,7 +167,7 @@ class Engine:
             if self._runner is not None and self.error is None and self.calls:
                 await asyncio.wait({self._runner}, timeout=self._settings.close_s)
         finally:
-            failed = self.error is not None
+            failed, labels = self.error is not None, len(self.labels)
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
@@ -167,6 +179,8 @@ class Engine:
                 f"closed after {self._settings.close_s:g} s with ticks {outbox.durable + 1} to {outbox.next_seq - 1} "
                 "sent and not confirmed on disk"
             )
+        if not failed and self.calls and labels:
+            raise Unavailable(f"closed after {self._settings.close_s:g} s with {labels} labels not confirmed on disk")
 
     # --- writing
 
@@ -177,20 +191,25 @@ class Engine:
             return
         link.writing = True
         try:
-            while link is self._link and (item := self.outbox.take()) is not None:
+            while link is self._link:
+                if (label := self.labels.take(self.outbox.known_before)) is not None:
+                    await link.call.write(pb.OpenRequest(label=pb.Label(seq=label.seq, y=label.y)))
+                    continue
+                if (item := self.outbox.take()) is None:
+                    break
                 now = self._loop.time()
                 if self.outbox.on_wire == 1:
                     link.heard = now
                 await link.call.write(self.ledger.request(item, now))
                 if isinstance(item, Reset):
                     self.notify()
-            if self._closing and self.outbox.quiet and not link.half_closed:
+            if self._closing and self.outbox.quiet and not self.labels.waiting and not link.half_closed:
                 link.half_closed = True
                 await link.call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
             pass  # the call is over: the reader learns why
         except asyncio.CancelledError:
-            if _cancelled_from_outside():
+            if cancelled_from_outside():
                 raise
         finally:
             link.writing = False
@@ -225,6 +244,7 @@ class Engine:
                 self._receive(link, message)
             if link.half_closed:  # the server ends a half-closed call well only once all is on disk
                 self.outbox.durable_through(self.outbox.next_seq - 1, self.outbox.judged)
+                self.labels.all_durable()
                 return None
             why = "ended by the server"
         except grpc.aio.AioRpcError as error:
@@ -232,12 +252,13 @@ class Engine:
                 raise from_rpc(error) from error
             why = f"{error.code().name}: {error.details()}"
         except asyncio.CancelledError:
-            if _cancelled_from_outside():
+            if cancelled_from_outside():
                 raise
             why = "cut: it owed an answer for too long, or the server was leaving"
         finally:
             self._link = None
             self.outbox.disconnected()
+            self.labels.disconnected()
             watchdog.cancel()
             link.call.cancel()
         return why
@@ -265,7 +286,11 @@ class Engine:
             self._backoff.succeeded()
         elif kind == "durable":
             self.outbox.durable_through(message.durable.seq, message.durable.judged_through)
+            self.labels.durable(message.durable.labels)
             self._backoff.succeeded()
+        elif kind == "refused" and message.refused.item:
+            if self.labels.refused(message.refused.item, label_refused(message.refused)):
+                self._loop.call_later(OVERLOAD_S, self._try_again)
         elif kind == "refused":
             if self.ledger.refused(message.refused, now) is Action.HOLD:
                 self._loop.call_later(OVERLOAD_S, self._try_again)
@@ -279,12 +304,13 @@ class Engine:
             self._loop.call_later(LEAVE_S, link.call.cancel)
         elif kind == "taken_over":
             raise TakenOver(f"another client has opened {self._hello.stream!r}: {message.taken_over.by}")
-        if self._closing or self.outbox.waiting:
+        if self._closing or self.outbox.waiting or self.labels.waiting:
             self._wake.set()
         self.notify()
 
     def _try_again(self) -> None:
         self.outbox.release()
+        self.labels.release()
         self._wake.set()
 
     def _fail(self, error: Exception) -> None:
@@ -292,10 +318,5 @@ class Engine:
         if self.error is None:
             self.error = error
             self.ledger.fail(error)
+            self.labels.fail(error)
             self.notify()
-
-
-def _cancelled_from_outside() -> bool:
-    """Whether this task is being cancelled; gRPC raises the same exception where only the call was."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0

@@ -13,7 +13,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Reason(enum.IntEnum):
-    """Why a tick was refused: `freshet.v1.Refused.Reason`, number by number."""
+    """Why a tick, a label or a window was refused: `freshet.v1.Refused.Reason`, number by number."""
 
     UNSPECIFIED = 0
     SHAPE = 1
@@ -45,8 +45,26 @@ class TickRefused(FreshetError):
         self.seq, self.field, self.value, self.remedy, self.reason = seq, field, value, remedy, reason
 
 
+class LabelRefused(FreshetError):
+    """One label was not taken. `field` held `value`; `remedy` says what to send. `stream`: empty for one's own."""
+
+    def __init__(self, seq: int, field: str, value: str, remedy: str, reason: Reason, stream: str = "") -> None:
+        whose = f" of {stream!r}" if stream else ""
+        super().__init__(f"label for tick {seq}{whose} refused ({reason.name}): {field} = {value}; {remedy}")
+        self.seq, self.field, self.value, self.remedy, self.reason = seq, field, value, remedy, reason
+        self.stream = stream
+
+
+class WindowRefused(FreshetError):
+    """One labelled window was not taken. `field` held `value`; `remedy` says what to send."""
+
+    def __init__(self, field: str, value: str, remedy: str, reason: Reason) -> None:
+        super().__init__(f"window refused ({reason.name}): {field} = {value}; {remedy}")
+        self.field, self.value, self.remedy, self.reason = field, value, remedy, reason
+
+
 class StreamClosed(FreshetError):
-    """The stream is closed, or closing: it takes no more ticks, and ticks that were never sent are dropped."""
+    """The stream is closed, or closing: it takes nothing more, and ticks that were never sent are dropped."""
 
 
 class TakenOver(FreshetError):

@@ -12,7 +12,8 @@ import numpy.typing as npt
 class Forecast:
     """The answer to one tick.
 
-    y: (horizon, targets) float32, in the units of the channels, owned by the caller; y[0] is the next tick.
+    y: float32, owned by the caller. Task forecast: (horizon, targets) in the units of the channels, y[0] is the next
+        tick. Task regress: (1, targets). Task classify: (1, classes), their probabilities.
     version: the version of the model that made it.
     judged_through: labels of ticks up to this seq were learned, and judged, in the weights that made it.
     latency_s: from first sending the tick to receiving the answer, seconds of the client's monotonic clock.

@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from freshet.errors import FreshetError, InvalidArgument, Reason, StateLost, TickRefused
+from freshet.errors import FreshetError, InvalidArgument, LabelRefused, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
+from freshet.labels import Answers, label_values
 from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
 from freshet.ticks import Checked, Layout, Tick, check
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
+
+MAX_UNDURABLE = 256  # where the server names no bound
 
 
 @dataclass(slots=True, eq=False)
@@ -56,7 +60,8 @@ class Ledger:
         self.latest: pb.Welcome | None = None
         self._accept_lost = accept_lost
         self._layout: Layout | None = None
-        self._forecast_shape = (1, 1)  # horizon, targets
+        self._answers = Answers("forecast", ())
+        self._forecast_shape = (1, 1)  # horizon, and targets or classes
         # Ticks with an event time since the last reset: the last answered one, and all behind it.
         self._timed: deque[Slot] = deque()
 
@@ -73,6 +78,19 @@ class Ledger:
             while len(self._timed) > 1 and self._timed[1].outcome is not None:
                 self._timed.popleft()
         return slot
+
+    def label_values(self, seq: int, y: Any) -> list[float]:
+        """A label for an answered tick, checked. Raises LabelRefused."""
+        values = label_values(self._answers, y, seq)
+        if not 1 <= seq <= self.outbox.answered:
+            remedy = f"label a tick once it is answered; the last one is {self.outbox.answered}"
+            raise LabelRefused(seq, "label.seq", str(seq), remedy, Reason.UNKNOWN_TICK)
+        return values
+
+    @property
+    def max_undurable(self) -> int:
+        """Labels, and ticks, that may be on their way to the disk at once."""
+        return (self.latest.max_undurable if self.latest else 0) or MAX_UNDURABLE
 
     def reset(self) -> None:
         """Put a Reset between the ticks so far and the next one, whose event time may be an earlier one."""
@@ -97,7 +115,8 @@ class Ledger:
         self.outbox.welcome(welcome.next_seq, welcome.durable_seq, welcome.judged_through, welcome.max_undurable)
         spec = welcome.spec
         self._layout = Layout(tuple(spec.channels), spec.interval, spec.missing == "hold")
-        self._forecast_shape = (spec.horizon or 1, len(spec.targets) or len(spec.channels))
+        self._answers = Answers.of(spec)
+        self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
         self.latest = welcome
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:

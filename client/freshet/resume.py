@@ -195,6 +195,11 @@ class Outbox(Generic[P]):
         return self._connected
 
     @property
+    def known_before(self) -> int:
+        """Ticks below this seq are answered, and the server has them or is sent them on this call: label those."""
+        return min(self.answered + 1, self._cursor) if self._connected else 0
+
+    @property
     def on_wire(self) -> int:
         """Ticks sent on this call and not answered on it."""
         return len(self._wire)

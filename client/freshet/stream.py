@@ -89,6 +89,16 @@ class Stream:
             raise InvalidArgument(text, "max_staleness", str(max_staleness), remedy)
         return Forecasts(self._engine, ticks(values, times), self._in_flight, max_staleness, on_refused == "skip")
 
+    async def label(self, seq: int, y: Any) -> None:
+        """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.
+
+        y: for task regress a number, or one per target in order; for task classify the class, by name or index, or the
+        probability of each. Of a tick's labels the first one wins. Several may be on their way at once: gather them.
+        Raises LabelRefused, e.g. for a tick that is too long ago; and whatever ended the stream. Cancelling does not
+        take the label back.
+        """
+        await self._engine.label(seq, y)
+
     async def reset(self) -> None:
         """Begin the state anew between the ticks so far and the next. Returns once the server has been told.
 

@@ -1,0 +1,81 @@
+"""Learning from outside of streams: labels and windows, and what could not be learned."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable
+from typing import Literal
+
+from freshet.learning import Learning, LearnSettings
+from freshet.models import Models
+from freshet.v1 import training_pb2, training_pb2_grpc, types_pb2
+
+REPLAYED_AT_ONCE = 256  # the most that a server takes in one request
+MAX_IN_FLIGHT = 1024  # where a server stops reading
+
+ACKNOWLEDGE = {"durable": training_pb2.LearnHello.DURABLE, "learned": training_pb2.LearnHello.LEARNED}
+
+
+class Training(Models):
+    """The part of `Client` that speaks of labels, windows and the quarantine."""
+
+    @property
+    def _training(self) -> training_pb2_grpc.TrainingAsyncStub:
+        return training_pb2_grpc.TrainingStub(self._connected())
+
+    def learn(
+        self,
+        model: str,
+        source: str,
+        acknowledge: Literal["durable", "learned"] = "durable",
+        *,
+        on_refused: Literal["raise", "keep"] = "raise",
+        in_flight: int = 256,
+        give_up_s: float = 60.0,
+        answer_s: float = 30.0,
+    ) -> Learning:
+        """Send labels and whole windows to `model`, from anywhere; open it with `async with`.
+
+        source: names the sender; the server numbers its windows and takes each once, so a second sender of the same
+            name takes over from the first. acknowledge: when an item counts as done, on the server's disk or learned.
+        on_refused: "raise" what the server refuses from the next call, or "keep" it in `Learning.refused`.
+        in_flight: items that may be unacknowledged, 1 to 1024; beyond, `window` and `label` wait.
+        give_up_s: fail after so long without any success. answer_s: cut and repeat a call not welcomed for so long.
+        """
+        for name, value, choices in (
+            ("acknowledge", acknowledge, list(ACKNOWLEDGE)), ("on_refused", on_refused, ["raise", "keep"]),
+        ):  # fmt: skip
+            if value not in choices:
+                raise ValueError(f"{name} = {value!r}; give {' or '.join(choices)}")
+        if not 1 <= in_flight <= MAX_IN_FLIGHT:
+            raise ValueError(f"in_flight = {in_flight}; give 1 to {MAX_IN_FLIGHT}")
+        call = self._training.Learn
+        settings = LearnSettings(
+            in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep"
+        )
+        hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
+
+        async def describe() -> types_pb2.ModelSpec:
+            return (await self.get_model(model)).spec
+
+        return Learning(call, hello, describe, settings)
+
+    async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
+        """What was acknowledged and could not be learned, oldest first, and why."""
+        after, page = 0, [training_pb2.Quarantined()]
+        while page:
+            request = training_pb2.QuarantineRequest(model=model, after=after, page_size=1000)
+            page = list((await self._unary(self._training.Quarantine, request)).items)
+            for item in page:
+                yield item
+                after = item.id
+
+    async def replay(self, model: str, ids: Iterable[int]) -> training_pb2.ReplayResponse:
+        """Learn from items of the quarantine after all: each becomes a window, a label with the ticks before it.
+
+        Returns the ids that are on their way into learning, on disk, and why each of the others is not.
+        """
+        answer, wanted = training_pb2.ReplayResponse(), list(ids)
+        for start in range(0, len(wanted), REPLAYED_AT_ONCE):
+            request = training_pb2.ReplayRequest(model=model, ids=wanted[start : start + REPLAYED_AT_ONCE])
+            answer.MergeFrom(await self._unary(self._training.Replay, request))
+        return answer

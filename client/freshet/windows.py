@@ -1,0 +1,123 @@
+"""What users may give as a labelled window, made ready for the wire."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple, NoReturn
+
+import numpy as np
+import numpy.typing as npt
+
+from freshet.errors import LabelRefused, Reason, WindowRefused
+from freshet.labels import Answers, label_values
+from freshet.ticks import LARGEST
+from freshet.v1 import training_pb2, types_pb2
+
+F32 = npt.NDArray[np.float32]
+
+
+class WindowLayout(NamedTuple):
+    """What the windows of a model are like."""
+
+    channels: tuple[str, ...]
+    outputs: int
+    missing: str
+    answers: Answers
+
+    @classmethod
+    def of(cls, spec: types_pb2.ModelSpec) -> WindowLayout:
+        """A model's."""
+        answers = Answers.of(spec)
+        return cls(tuple(spec.channels), (spec.horizon or 1) * len(answers.names), spec.missing, answers)
+
+
+def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_state: Any) -> training_pb2.Window:
+    """A window without its number; see `Learning.window`. Raises WindowRefused for what the server would refuse."""
+    rows = _numbers("x", x)
+    if len(layout.channels) == 1 and rows.ndim == 1:
+        rows = rows[:, None]
+    C = len(layout.channels)
+    if rows.ndim != 2 or rows.shape[1] != C or not len(rows):
+        _refuse("x", f"shape {rows.shape}", f"send (T, {C}): {', '.join(layout.channels)}"[:200])
+    _check_values("x", rows, nan_allowed=layout.missing == "hold")
+    labels, default = _labels(layout, y, len(rows))
+    _check_values("y", labels)
+    weights = default if weight is None else _weights(weight, labels.shape)
+    state = b""
+    if initial_state is not None:
+        row = _numbers("initial_state", initial_state)
+        if row.ndim != 1:
+            _refuse("initial_state", f"shape {row.shape}", "send one row")
+        _check_values("initial_state", row)
+        state = _packed(row)
+    return training_pb2.Window(
+        steps=len(rows),
+        x=_packed(rows),
+        y=_packed(labels),
+        weight=b"" if weights is None else _packed(weights),
+        initial_state=state,
+    )
+
+
+def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
+    """Labels (T, O), and the weights that they have of themselves: None for all 1, 1 at the last tick for one label."""
+    O = layout.outputs  # noqa: E741  # as in every shape
+    dims = () if isinstance(y, str) else np.shape(y)
+    if len(dims) == 2 or (len(dims) == 1 and O == 1):
+        rows = _numbers("y", y).reshape(len(y), -1)
+        if rows.shape != (T, O):
+            _refuse("y", f"shape {np.shape(y)}", f"send (T, outputs) = ({T}, {O}), or one label of the last tick")
+        return rows, None
+    if layout.answers.task == "forecast":
+        row = _numbers("y", y).reshape(-1)
+        if row.shape != (O,):
+            _refuse("y", f"shape {np.shape(y)}", f"send ({T}, {O}), or the {O} values that follow the last tick")
+    else:
+        try:
+            row = np.array(label_values(layout.answers, y, 0), np.float32)
+        except LabelRefused as error:
+            field = error.field.replace("label.", "window.")
+            raise WindowRefused(field, error.value, error.remedy, error.reason) from None
+    labels, weight = np.zeros((T, O), np.float32), np.zeros((T, O), np.float32)
+    labels[-1], weight[-1] = row, 1
+    return labels, weight
+
+
+def _weights(weight: Any, shape: tuple[int, ...]) -> F32:
+    rows = _numbers("weight", weight)
+    if rows.shape == shape[:1]:
+        rows = np.repeat(rows[:, None], shape[1], axis=1)
+    if rows.shape != shape:
+        _refuse("weight", f"shape {rows.shape}", f"send {shape[:1]} or {shape}")
+    _check_values("weight", rows)
+    if rows.min() < 0 or not rows.any():
+        _refuse("weight", f"smallest {rows.min():g}", "weights are 0 or above, one of them above 0", Reason.INVALID)
+    return rows
+
+
+def _numbers(field: str, values: Any) -> F32:
+    try:
+        with np.errstate(over="ignore"):
+            return np.asarray(values, np.float64).astype(np.float32)
+    except (TypeError, ValueError):
+        _refuse(field, repr(values)[:80], "every value must be a number")
+
+
+def _check_values(field: str, rows: F32, nan_allowed: bool = False) -> None:
+    sound = np.abs(rows) <= LARGEST
+    if nan_allowed:
+        sound |= np.isnan(rows)
+    if sound.all():
+        return
+    where = tuple(int(i) for i in np.argwhere(~sound)[0])
+    finite = np.isfinite(rows[where])
+    reason = Reason.TOO_LARGE if finite else Reason.NON_FINITE
+    place = f"{field}[{', '.join(map(str, where))}]"
+    _refuse(place, f"{rows[where]:g}", "send finite numbers up to 1e15", reason)
+
+
+def _refuse(field: str, value: str, remedy: str, reason: Reason = Reason.SHAPE) -> NoReturn:
+    raise WindowRefused(f"window.{field}", value, remedy, reason)
+
+
+def _packed(rows: F32) -> bytes:
+    return rows.astype("<f4").tobytes()
