@@ -62,10 +62,10 @@ class ModelSpec:
     schedule_updates: int = 10_000  # updates over which a schedule falls to a tenth of the rate
     freeze: tuple[str, ...] = ()  # parts that never learn: cell0, cell1 …, head
     clip: float = 1.0  # largest global gradient norm
-    scaler: str = "residual"
+    scaler: str = "residual"  # units of inputs and forecasts: running differences and level, running z-score, or none
     head_init: float = 0.0  # standard deviation of the readout's first weights; 0: a fresh model is persistence
     seed: int = 0
-    missing: str = "refuse"
+    missing: str = "refuse"  # NaN in an observation; hold: the last value stands in, nothing is learned from it
 
     def __post_init__(self) -> None:
         self._check_types()
