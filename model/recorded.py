@@ -46,15 +46,19 @@ def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array
         X[t], scale[t], last[t] = network.observe(statistics, x[t : t + 1], u[t : t + 1])
     voided = 0
     if labels is None:
-        labels, voided = _labels(x[:, network.targets], _runs(time, spec.max_gap), spec.horizon)
+        labels, voided = future(x[:, network.targets], time, spec.max_gap, spec.horizon)
     known = ~np.isnan(labels)
     Y = np.where(known, labels, 0).astype(np.float32)
     return Recorded(X, Y, known.astype(np.float32), last, scale, voided)
 
 
-def _labels(values: Array, run: NDArray[np.intp], horizon: int) -> tuple[Array, int]:
-    """[N, H·K]: the values of the next H ticks, NaN behind a gap and behind the end; and how many ticks gaps voided."""
+def future(values: Array, time: NDArray[np.float64], max_gap: float, horizon: int) -> tuple[Array, int]:
+    """[N, H·K]: the values of the next H ticks, NaN behind a gap and behind the end; and how many ticks gaps voided.
+
+    values: [N, K] of the forecast channels; time: [N] seconds, NaN where none; max_gap: 0 for none.
+    """
     N, K = values.shape
+    run = _runs(time, max_gap)
     labels, voided = np.full((N, horizon, K), np.nan, np.float32), 0
     for h in range(1, min(horizon, N - 1) + 1):
         joined = run[h:] == run[:-h]

@@ -55,12 +55,12 @@ def read_labels(table: Table, columns: Sequence[str], spec: ModelSpec) -> NDArra
     return read_classes(table, columns[0], spec.classes) if spec.classes else read_values(table, columns)
 
 
-def check_labels(labels: NDArray[np.float32], train_ticks: int) -> None:
+def check_labels(labels: NDArray[np.float32], train_ticks: int, remedy: str) -> None:
     """Refuse a history without any label to learn from, or to judge by. Raises Invalid."""
     known: NDArray[np.bool_] = np.asarray(np.isfinite(labels).any(axis=1))
     for part, what in ((known[:train_ticks], "to learn from"), (known[train_ticks:], "held out")):
         if len(part) and not part.any():
-            raise Invalid("labels", 0, f"none of the {len(part)} rows {what} has one: fill some in")
+            raise Invalid("labels", 0, f"none of the {len(part)} rows {what} has one: {remedy}")
 
 
 def class_names(table: Table, column: str) -> list[str]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from model.network import Network
 from model.offline import OfflineSettings
+from model.recorded import future
 from model.spec import ModelSpec, SpecError
 from service.backtest.plan import ALL, Plan, make_plan
 from service.backtest.scoring import check_between
@@ -137,7 +138,11 @@ def make_offline_plan(
     train_ticks = count - round(held_out * count)
     check_rows(spec, count, train_ticks)
     if known is not None:
-        check_labels(known, train_ticks)
+        check_labels(known, train_ticks, "fill some in")
+    else:
+        values = plan.series.x[:, spec.target_index]
+        remedy = "each later value is missing, or behind a gap longer than max_gap"
+        check_labels(future(values, plan.times, spec.max_gap, spec.horizon)[0], train_ticks, remedy)
     if mode == "whole":
         settings = OfflineSettings.whole(epochs, patience, segments or 1)
         check_whole(spec, train_ticks, settings.segments)
