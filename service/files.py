@@ -20,9 +20,14 @@ FACTS = "model.json"  # of an exported version: its facts, digests and spec
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
     """Write files by name, each complete or not at all. Raises OSError."""
     for name, data in contents.items():
-        part = folder / f".{name}.part"
+        part = part_of(folder, name)
         part.write_bytes(data)
         part.replace(folder / name)
+
+
+def part_of(folder: Path, name: str) -> Path:
+    """Where a file is while it is being written."""
+    return folder / f".{name}.part"
 
 
 def spec_toml(spec: ModelSpec) -> str:

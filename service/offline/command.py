@@ -10,7 +10,7 @@ from pathlib import Path
 import freshet
 from model.offline import Diverged
 from service.errors import Invalid
-from service.offline.output import FILES, claim, history_json, write
+from service.offline.output import FILES, claim, discard, history_json, write
 from service.offline.plan import OfflinePlan
 from service.offline.run import INTERRUPTED, Trained, train
 from service.offline.shown import beside
@@ -64,13 +64,6 @@ def run(plan: OfflinePlan, out: Path, force: bool, json: Path | None, target: Ta
 def remedy(plan: OfflinePlan) -> str:
     """What to do about a loss that is not finite."""
     return f"give a --learning-rate below {abs(plan.learning_rate):g}, or a smaller clip"
-
-
-def discard(folder: Path) -> None:
-    """Remove a folder that we made, with what was begun in it."""
-    for part in folder.iterdir():
-        part.unlink()
-    folder.rmdir()
 
 
 def tell(trained: Trained, out: Path) -> None:

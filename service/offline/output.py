@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
@@ -11,7 +12,7 @@ from model.network import Network
 from service.chart import Line, line_chart
 from service.errors import Invalid
 from service.export import export
-from service.files import ONNX, SPEC, WEIGHTS, spec_toml, write_all
+from service.files import ONNX, SPEC, WEIGHTS, part_of, spec_toml, write_all
 from service.offline.run import Trained
 
 HISTORY, PICTURE = "history.json", "loss.svg"
@@ -31,8 +32,19 @@ def claim(folder: Path, force: bool) -> bool:
         if not os.access(folder, os.W_OK):
             raise Invalid("out", str(folder), "cannot be written to: name another folder")
         return False
+    if not folder.parent.is_dir():
+        raise Invalid("out", str(folder), "name a folder in one that exists")
     folder.mkdir()
     return True
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that `claim` made, with what was begun in it; what others put there stays."""
+    for name in FILES:
+        for begun in (folder / name, part_of(folder, name)):
+            begun.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
 
 
 def write(folder: Path, trained: Trained) -> bytes:

@@ -321,7 +321,7 @@ def test_a_history_that_cannot_be_learned_from_is_refused_in_one_line(tmp_path, 
         (("--json", "no/such/folder.json"), ["json", "no/such/folder.json"]),
         (("--url", "localhost:1"), ["url = localhost:1", "--create"]),
         (("--create", "taxi"), ["create = taxi", "--url"]),
-        (("--out", "no/such/folder"), ["no/such/folder"]),
+        (("--out", "no/such/folder"), ["out = no/such/folder", "one that exists"]),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, tuple) else "",
 )
@@ -360,7 +360,7 @@ def test_what_a_folder_holds_is_kept_unless_its_replacement_is_forced(tmp_path, 
 
 
 def test_a_folder_that_cannot_be_made_is_refused_before_the_work(tmp_path, file):
-    for out, named in ((file, "is a file"), (file / "below", "Not a directory")):
+    for out, named in ((file, "is a file"), (file / "below", "in one that exists")):
         result = run("train", file, "--out", out)
         assert result.exit_code == 2
         assert len(result.stderr.splitlines()) == 1
