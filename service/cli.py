@@ -214,17 +214,18 @@ def backtest(
     from service.backtest.command import check_outputs, finish
     from service.backtest.plan import make_plan, model_keys
     from service.errors import Invalid
-    from service.files import spec_beside
+    from service.files import keys_beside
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)
         if url is not None and through is not Through.SERVICE:
             raise Invalid("url", url, "goes with --through service")
+        beside = keys_beside(weights) if config is None else {}
         plan = make_plan(
             file,
             time_column=time,
             columns=columns,
-            model=model_keys(config or spec_beside(weights), settings or (), horizon=horizon, seed=seed),
+            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed),
             weights=weights,
             train_rows=train_rows,
             score_from=score_from,

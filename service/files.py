@@ -84,10 +84,10 @@ def recorded_digest(folder: Path) -> str:
         raise Invalid("from", str(file), f"not what an export wrote ({error!r}): repair or remove it") from None
 
 
-def spec_beside(weights: Path | None) -> Path | None:
-    """The spec's file in a folder of weights, if it is a folder and has one."""
-    file = None if weights is None else weights / SPEC
-    return file if file is not None and file.is_file() else None
+def keys_beside(weights: Path | None) -> dict[str, Any]:
+    """Every key of the spec in a folder of weights; none for a file, or a folder without. Raises as `read_spec`."""
+    found = weights is not None and any((weights / name).is_file() for name in (SPEC, FACTS))
+    return read_spec(weights).to_mapping() if weights is not None and found else {}
 
 
 def load_weights(path: Path, spec: ModelSpec) -> bytes:

@@ -12,8 +12,8 @@ import pytest
 
 from model import calendar
 from service.backtest.command import backtest
-from service.backtest.plan import make_plan, model_keys
-from service.files import spec_beside
+from service.backtest.plan import make_plan
+from service.files import keys_beside
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
 DEADLINE_S = 60
@@ -82,7 +82,7 @@ def test_a_backtest_through_core_or_service_begins_with_the_weights(tmp_path, th
     out = tmp_path / "model"
     code, _, errors = asyncio.run(train(TAXI, "--rows", 600, "--set", "hidden=8", "--epochs", 4, "--out", out))
     assert code == 0, errors
-    keys = model_keys(spec_beside(out), ["learn=false"])
+    keys = keys_beside(out) | {"learn": False}
     plan = make_plan(TAXI, model=keys, rows=150, score_from=1, weights=out)
     made = tmp_path / "made.csv"
     backtest(plan, through, forecasts=made)
