@@ -35,7 +35,6 @@ from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
 from service.edge.streams import Streams
 from service.edge.training import Training
-from service.edge.unbuilt import answer_by_name
 from service.engine import Engine
 from service.events import Events
 from service.intake import Intake
@@ -229,8 +228,8 @@ class Server:
                 ("grpc.http2.settings_timeout", 5_000),
             ],
         )
-        streams = answer_by_name(Streams, streams_pb2_grpc.StreamsServicer)(self.intake)
-        models = answer_by_name(Models, models_pb2_grpc.ModelsServicer)(self.serving, self.control)
+        streams = Streams(self.intake)
+        models = Models(self.serving, self.control)
         training = Training(self.intake, Replayer(self.intake, self.trainer))
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)

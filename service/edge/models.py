@@ -16,7 +16,7 @@ from service.sessions import Sessions
 
 
 class Models(models_pb2_grpc.ModelsServicer):
-    """The Models service of freshet.v1; methods not built yet answer UNIMPLEMENTED by name."""
+    """The Models service of freshet.v1."""
 
     def __init__(self, serving: Serving, control: Control) -> None:
         self._serving, self._control = serving, control

@@ -158,7 +158,7 @@ class Call:
 
 
 class Streams(streams_pb2_grpc.StreamsServicer):
-    """The Streams service of freshet.v1; methods not built yet answer UNIMPLEMENTED by name."""
+    """The Streams service of freshet.v1."""
 
     def __init__(self, intake: Intake) -> None:
         self._intake, self._serving = intake, intake.serving
