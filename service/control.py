@@ -107,9 +107,12 @@ class Control:
 
     async def delete(self, name: str) -> None:
         """The model, its streams and its versions are gone for good; its number stays used, its name is free."""
+        self._serving.check_open()
+        # To its end also if the caller leaves: the versions go once the record is on disk.
+        await asyncio.shield(self._delete(self._serving.model(name)))
+
+    async def _delete(self, model: Sessions) -> None:
         serving = self._serving
-        serving.check_open()
-        model = serving.model(name)
         end = serving.record(model, ModelDelete())
         serving.remove_model(model)
         serving.emit(model, ev.DELETED, end, model.champion, BY_HAND)

@@ -237,7 +237,8 @@ async def delete(client: freshet.Client, name: str, yes: bool, as_json: bool) ->
             raise Invalid("yes", "not given", "say --yes: nobody is there to be asked")
         model = await client.get_model(name)
         print(f"{name}: version {model.champion}, {model.streams} streams. Nothing of it can be brought back.")
-        if (await asyncio.to_thread(input, f"Type {name} to delete it: ")).strip() != name:
+        print(f"Type {name} to delete it: ", end="", flush=True)
+        if sys.stdin.readline().strip() != name:
             print("nothing was deleted")
             return 1
     await client.delete_model(name)

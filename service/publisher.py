@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import deque
 from typing import Any, NamedTuple
 
@@ -75,6 +76,8 @@ class Publisher:
 
     async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
         serving, numbers = self._serving, dict(head["numbers"])
+        if await asyncio.to_thread(self._serves, model, onnx):
+            return "unchanged"
         try:
             version = new_version(model.number, model.champion, head["offset"], onnx, weights, serving.wall(), numbers)
             session, error = await asyncio.to_thread(serving.engine.prepare, onnx, Canary.unpack(canary))
@@ -94,6 +97,15 @@ class Publisher:
         serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))
         self._told(model, ev.PUBLISHED, head, number)
         return "publish"
+
+    def _serves(self, model: Sessions, onnx: bytes) -> bool:
+        """In a thread: whether this very graph serves, as when a trainer that began anew judges again what it had
+        published."""
+        try:
+            champion = self._serving.versions.get(model.number, model.champion)
+        except VersionMissing:  # deleted meanwhile
+            return False
+        return champion.digest == hashlib.sha256(onnx).hexdigest()
 
     async def _roll_back_if_kept(self, model: Sessions, head: Any) -> None:
         number = head["rollback"]

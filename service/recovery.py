@@ -15,12 +15,15 @@ from model.rounds import rounds
 from model.spec import ModelSpec
 from service.engine import StepSession
 from service.export import Canary
-from service.records import Chunk, ModelCreate, ModelDelete, Ticks, entries
+from service.records import Chunk, ModelCreate, ModelDelete, Ticks, decode_chunk, encode_record, entries
 from service.serving import WAVE_ROWS, Serving
 from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import Journal, JournalDamaged
 from service.storage.states import States
 from service.table import ABSENT
+
+SCAN_BYTES = 1 << 20
+MODEL_END = encode_record(ModelDelete())
 
 
 def recover(serving: Serving, states: States) -> int:
@@ -60,7 +63,15 @@ def recover(serving: Serving, states: States) -> int:
 
 def _deleted(journal: Journal, position: int) -> set[int]:
     """Models that end in the journal after `position`: their versions may be gone, so nothing of them is replayed."""
-    return {chunk.model for _, chunk in journal.replay(position) if isinstance(chunk.records[-1], ModelDelete)}
+    deleted = set()
+    while frames := journal.read(position, SCAN_BYTES):
+        position = frames[-1][0]
+        for _, payload in frames:
+            if payload.endswith(MODEL_END):  # few others do: to decode them all would cost as much as the replay
+                chunk = decode_chunk(payload)
+                if isinstance(chunk.records[-1], ModelDelete):
+                    deleted.add(chunk.model)
+    return deleted
 
 
 def _apply(serving: Serving, states: States, chunk: Chunk, ends: dict[int, int]) -> int:

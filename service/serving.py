@@ -129,6 +129,10 @@ class Serving:
         check_model_name(name)
         self.check_open()
         limits.check_size(spec)
+        # To its end also if the caller leaves: half a model is not to be seen by the next one.
+        return await asyncio.shield(self._find_or_create(name, spec, weights))
+
+    async def _find_or_create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
         async with self._creating:
             existing = self.by_name.get((TENANT, name))
             if existing is not None:
@@ -145,7 +149,8 @@ class Serving:
             return await self._create(name, spec, weights)
 
     async def _create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
-        model = Sessions(self.last_model + 1, TENANT, name, spec)
+        self.last_model += 1  # taken, whatever comes of it
+        model = Sessions(self.last_model, TENANT, name, spec)
         version, session = await asyncio.to_thread(self._first_version, model, weights)
         record = ModelCreate(model.tenant, name, json.dumps(spec.to_mapping()))
         self.journal.append(model.number, record)

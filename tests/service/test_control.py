@@ -228,6 +228,32 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
         assert (model.anchor, live.trainer.models[1].gate.anchor) == (2, 2)
 
 
+async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of_what_serves(tmp_path):
+    """It judges again what its checkpoint holds, for nobody knows whether that was published."""
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 4)
+        for n in range(5):
+            await live.tick(model, session, float(np.sin(n)))
+        await live.learn()
+        await live.control.promote("flow", 2)
+        await live.learn()
+        live.trainer._save()
+        before = [v.number for v in live.serving.versions.list(1)]
+
+        live.start_trainer().settings["publish_s"] = 0.0  # time is up
+        [again] = await live.learn()
+
+        assert again.head["verdict"] == "publish", "the trainer cannot know"
+        assert (model.champion, model.anchor) == (2, 2)
+        assert [v.number for v in live.serving.versions.list(1)] == before
+        assert model.judged_offset == again.head["offset"], "whoever waits for a verdict gets one"
+        verdicts = {
+            kind: live.server.registry.get_sample_value("freshet_verdicts_total", {"model": "flow", "kind": kind})
+            for kind in ("publish", "unchanged")
+        }
+        assert verdicts["unchanged"] == 1
+
+
 async def test_two_promotions_at_once_leave_the_last_one_in_the_journal_in_service(tmp_path):
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 5)
@@ -457,6 +483,32 @@ async def test_a_model_is_created_again_with_its_weights_or_without_any_and_not_
             await create(2)
         with pytest.raises(AlreadyExists, match="another spec"):
             await live.control.create("flow", ModelSpec.from_mapping(SPEC | {"seed": 1}))
+
+
+async def test_a_model_whose_creator_leaves_half_way_is_there_whole_for_the_next(tmp_path, monkeypatch):
+    prepare, entered, go_on = Engine.prepare, threading.Event(), threading.Event()
+    async with world(tmp_path / "data") as live:
+
+        def slow(self, onnx, canary):
+            entered.set()
+            assert go_on.wait(DEADLINE_S)
+            return prepare(self, onnx, canary)
+
+        spec = ModelSpec.from_mapping(SPEC)
+        monkeypatch.setattr(Engine, "prepare", slow)
+        creating = asyncio.create_task(live.control.create("flow", spec))
+        assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+        creating.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await creating
+        next_one = asyncio.create_task(live.control.create("flow", spec))
+        go_on.set()
+        model = await next_one
+
+        assert live.serving.model("flow") is model
+        assert list(live.serving.models) == [1]
+        assert [v.number for v in live.serving.versions.list(1)] == [1]
+        assert kinds(live, tmp_path) == [Kind.MODEL_CREATE, Kind.SWAP]
 
 
 async def test_a_model_created_with_weights_is_recovered_with_them(tmp_path):

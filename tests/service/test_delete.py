@@ -16,6 +16,7 @@ from service.engine import Engine
 from service.errors import NotFound
 from service.export import pack_weights
 from service.records import Kind
+from service.recovery import MODEL_END
 from service.serving import Fenced, Tick
 from service.storage.journal import JournalDamaged
 from service.storage.versions import VersionMissing, Versions
@@ -261,6 +262,23 @@ async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tm
 
     with pytest.raises(JournalDamaged, match="model 1: the journal goes on at entry"):
         World(copy)
+
+
+async def test_a_tick_whose_bytes_end_like_a_deletion_is_a_tick(tmp_path):
+    """Recovery looks for deletions by a chunk's last bytes first."""
+    async with world(tmp_path / "data") as live:
+        model = await live.model(channels=["a", "b"])
+        session = live.open(model, "pump")
+        await live.server.journal.flush()
+        x = np.frombuffer(MODEL_END, np.float32)
+        assert np.isfinite(x).all()
+        await live.serving.ticks.submit(Tick(model, session, 1, 1, np.nan, x, 0.0))
+        await live.server.journal.flush()
+        *_, (_, payload) = live.server.journal.read(0, 1 << 20)
+        assert payload.endswith(MODEL_END), "the test tests it"
+        now = seen(live)
+
+        assert await recovered(copy_of(live, tmp_path / "copy")) == now
 
 
 # ---- the trainer
