@@ -49,7 +49,7 @@ class Replayer:
 
     async def _names(self, model: Sessions, numbers: NDArray[np.uint32]) -> dict[int, str]:
         """Ids of streams by number; those that were deleted are left out."""
-        await self._serving.bring_numbers(model, numbers)
+        await self._serving.residency.bring_numbers(model, numbers)
         rows = model.table.rows_of(numbers)
         here = rows != ABSENT
         return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}

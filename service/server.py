@@ -43,7 +43,7 @@ from service.publisher import Publisher
 from service.recovery import recover
 from service.replaying import Replayer
 from service.serving import Serving
-from service.sessions import Part
+from service.snapshot import Part
 from service.storage.journal import Journal
 from service.storage.states import States
 from service.storage.versions import Versions
@@ -277,7 +277,7 @@ class Server:
         for part in parts:
             if part.model.model in models:
                 models[part.model.model].saved(part)
-        if self.serving.evict() + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
+        if self.serving.residency.evict() + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
             await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self.publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self.metrics.snapshot_seconds.observe(self.serving.clock() - started)

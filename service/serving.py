@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import heapq
 import json
 import time as clocks
 from collections.abc import Callable, Sequence
@@ -30,10 +29,11 @@ from service.export import Canary, export, pack_weights
 from service.metrics import Metrics
 from service.names import check_model_name
 from service.records import ModelCreate, Promote, Record, Reset, StateDelete, StatePut, StreamOpened, Swap, Ticks
+from service.residency import Residency
 from service.sequence import check_values, place, sound_ticks
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
-from service.storage.states import States, StreamRow
+from service.storage.states import States
 from service.storage.versions import Version, Versions
 from service.table import ABSENT, Rows
 
@@ -78,9 +78,10 @@ class Serving:
         wall: Callable[[], float] = clocks.time,
     ) -> None:
         self.config, self.journal, self.versions, self.engine = config, journal, versions, engine
-        self.states, self.metrics, self.events, self.clock, self.wall = states, metrics, events, clock, wall
+        self.metrics, self.events, self.clock, self.wall = metrics, events, clock, wall
         self.models: dict[int, Sessions] = {}
         self.by_name: dict[tuple[str, str], Sessions] = {}
+        self.residency = Residency(config, states, self.models, clock, self._evicted)
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
         self.on_commit: list[Callable[[Commit], None]] = []
@@ -195,27 +196,6 @@ class Serving:
 
     # ---- streams
 
-    async def bring(self, model: Sessions, ids: Sequence[str]) -> None:
-        """Bring into memory those of the streams that are stored and not there. Until the caller awaits, they stay."""
-        while model.known > len(model.table):
-            absent = [id for id in ids if id not in model.table.by_id]
-            removals = model.table.removals
-            found = await asyncio.to_thread(self.states.by_id, model.number, absent) if absent else []
-            if removals == model.table.removals:  # or what was read may be out of date
-                for stored in found:
-                    model.restore(stored, self.clock())
-                return
-
-    async def bring_numbers(self, model: Sessions, numbers: NDArray[np.uint32]) -> None:
-        """`bring`, by stream number."""
-        while (absent := numbers[model.table.rows_of(numbers) == ABSENT]).size:
-            removals = model.table.removals
-            found = await asyncio.to_thread(self.states.by_number, model.number, np.unique(absent).tolist())
-            if removals == model.table.removals:
-                for stored in found:
-                    model.restore(stored, self.clock())
-                return
-
     def check_stream_id(self, id: str) -> None:
         """Raises Invalid for what cannot name a stream."""
         if not 1 <= len(id) <= 256 or not id.isprintable():
@@ -277,38 +257,15 @@ class Serving:
         self._count(model)
         return Session(model, row)
 
-    async def list_streams(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
-        """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
-        behind which the next page begins, empty for none. A page may be shorter than the limit."""
-        stored = await asyncio.to_thread(self.states.page, model.number, after, limit)
-        t, full = model.table, len(stored) == limit
-        gone = model.deleted_among(np.array([row.stream for row in stored], np.uint32))
-        ids = {row.id: row for row, deleted in zip(stored, gone, strict=True) if not deleted}
-        # Of a full page, what is stored behind it is not known here.
-        fresh = [i for i in model.unsaved() if i > after and i in t.by_id and not (full and i > stored[-1].id)]
-        page = heapq.nsmallest(limit + 1, {*ids, *fresh})
-        more = page[limit - 1] if len(page) > limit else (stored[-1].id if full else "")
-        rows = [model.row(t.by_id[id]) if id in t.by_id else ids[id] for id in page[:limit]]
-        return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
-
     def _count(self, model: Sessions) -> None:
         if not model.deleted:  # its name may be another's by now
             self.metrics.of(model.name).streams.set(model.known)
             self.metrics.of(model.name).resident.set(len(model.table))
         self.metrics.open_streams.set(sum(m.open for m in self.models.values()))
 
-    def evict(self) -> int:
-        """Let idle streams leave memory, and say how many; to be called when a snapshot has just been saved."""
-        total = 0
-        now, excess = self.clock(), sum(len(m.table) for m in self.models.values()) - self.config.max_resident
-        for model in self.models.values():
-            gone = model.evict(now, self.config.idle_s, len(model.table) - max(0, excess))
-            excess -= gone
-            total += gone
-            if gone:
-                self.metrics.of(model.name).evicted_streams.inc(gone)
-                self._count(model)
-        return total
+    def _evicted(self, model: Sessions, streams: int) -> None:
+        self.metrics.of(model.name).evicted_streams.inc(streams)
+        self._count(model)
 
     def reset(self, model: Sessions, session: Session) -> None:
         """Begin the stream's state anew. A state that is fresh stays as it is: no record, however often it is asked."""

@@ -9,8 +9,8 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Callable, Iterator
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from service.records import (
     Swap,
     Window,
 )
+from service.snapshot import STORED, Part
 from service.sources import Sources
 from service.storage.states import AnswerBlock, ModelRow, StreamRow
 from service.table import ABSENT, Rows, StreamTable
@@ -389,37 +390,6 @@ class Sessions:
             self.log.unpack(block.first, block.data)
         self._saved_position = self.log.end
         self._judged_position, _, _ = self.log.judged_part(self.log.start, row.judged_offset)
-
-
-LINES_AT_ONCE = 1024
-STORED = ("number", "epoch", "last_seq", "last_time", "origin", "last_offset", "newest", "state")
-
-
-class Part(NamedTuple):
-    """One model's part of a snapshot."""
-
-    model: ModelRow
-    ids: list[str]
-    columns: dict[str, Any]  # of the changed streams: STORED and judged
-    deleted: list[int]  # stream numbers
-    block: AnswerBlock
-    answers_start: int  # position of the oldest answer kept
-
-    def streams(self) -> Iterator[StreamRow]:
-        """A line for each changed stream, made as they are taken: all at once would be far larger than the columns."""
-        c, names = (
-            self.columns,
-            ("number", "epoch", "last_seq", "last_time", "origin", "judged", "last_offset", "newest"),
-        )
-        for first in range(0, len(self.ids), LINES_AT_ONCE):
-            part = slice(first, first + LINES_AT_ONCE)
-            lists = [c[name][part].tolist() for name in names]
-            for id, state, number, epoch, seq, time, origin, judged, offset, newest in zip(
-                self.ids[part], c["state"][part], *lists, strict=True
-            ):
-                yield StreamRow(
-                    self.model.model, number, id, epoch, seq, time, origin, judged, offset, newest + 1, state.tobytes()
-                )
 
 
 def rows_in_memory(model: Sessions, numbers: NDArray[np.uint32]) -> Rows:

@@ -41,8 +41,10 @@ FLOORS = {
     "service.publisher": 2,
     "service.recovery": 2,
     "service.replaying": 2,
+    "service.residency": 2,
     "service.serving": 2,
     "service.sessions": 2,
+    "service.snapshot": 2,
     "service.storage": 2,
     "service.trainer": 2,
     # edges: the wire, the outside, the composition root

@@ -104,7 +104,7 @@ class MuxCall:
         if len(binds) > MAX_BINDS:
             raise Invalid("bind", f"{len(binds)} entries", f"bind at most {MAX_BINDS} streams in one message")
         bound, refused = [], []
-        await self.serving.bring(self.model, [bind.stream for bind in binds])
+        await self.serving.residency.bring(self.model, [bind.stream for bind in binds])
         for bind in binds:  # from here on nothing awaits: what was brought is there
             try:
                 session, origin = self._open(bind.handle, bind.stream)
@@ -168,12 +168,12 @@ class MuxCall:
     async def _ready(self, numbers: NDArray[np.uint32], seq: NDArray[np.uint64]) -> None:
         """Wait until the streams are in memory and have room for another tick that is not on disk."""
         table, bound = self.model.table, np.uint64(self.serving.config.max_undurable)
-        await self.serving.bring_numbers(self.model, numbers)
+        await self.serving.residency.bring_numbers(self.model, numbers)
         rows = table.rows_of(numbers)
         rows, seq = rows[rows != ABSENT], seq[rows != ABSENT]
         if (seq - table.durable_seq[rows] > bound).any() and (seq == table.last_seq[rows] + np.uint64(1)).any():
             await self.serving.journal.flush()
-            await self.serving.bring_numbers(self.model, numbers)
+            await self.serving.residency.bring_numbers(self.model, numbers)
 
     def _owned(
         self, index: NDArray[np.intp], handles: NDArray[np.uint32], numbers: NDArray[np.uint32]

@@ -171,7 +171,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
             model = self._serving.model(first.hello.model)
             self._serving.check_stream_id(first.hello.stream)
-            await self._serving.bring(model, [first.hello.stream])
+            await self._serving.residency.bring(model, [first.hello.stream])
             await both_sides(Call(self._intake, context, model, first.hello.stream))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
@@ -187,7 +187,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         """What is kept of a stream, at one moment."""
         async with statuses(context):
             model = self._serving.model(request.model)
-            await self._serving.bring(model, [request.stream])
+            await self._serving.residency.bring(model, [request.stream])
             row = model.table.by_id.get(request.stream)
             if row is None:
                 raise NotFound("stream", request.stream, "no such stream in this model; list them with Streams.List")
@@ -199,7 +199,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             serving, model = self._serving, self._serving.model(request.stream.model)
             put = wire.put_state(request.stream, model)
             serving.check_stream_id(put.id)
-            await serving.bring(model, [put.id])
+            await serving.residency.bring(model, [put.id])
             serving.check_open()
             stored = model.row(serving.put_stream(model, put.id, put.epoch, put.last_seq, put.last_time, put.state).row)
             await serving.journal.flush()
@@ -209,7 +209,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         """Forget a stream; that is on disk when this answers."""
         async with statuses(context):
             serving, model = self._serving, self._serving.model(request.model)
-            await serving.bring(model, [request.stream])
+            await serving.residency.bring(model, [request.stream])
             serving.check_open()
             serving.delete_stream(model, request.stream)
             await serving.journal.flush()
@@ -220,6 +220,6 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         async with statuses(context):
             model = self._serving.model(request.model)
             size = min(request.page_size or PAGE, MAX_PAGE)
-            rows, more = await self._serving.list_streams(model, request.page_token, size)
+            rows, more = await self._serving.residency.page(model, request.page_token, size)
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
             return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)

@@ -49,7 +49,7 @@ class LearnCall:
         while (request := await self.context.read()) is not grpc.aio.EOF:
             self._read += 1
             if request.HasField("label"):
-                await self.intake.serving.bring(self.model, [request.label.stream])
+                await self.intake.serving.residency.bring(self.model, [request.label.stream])
             refusal = self._take(request)
             if refusal:
                 await self.write(refused=wire.refusal_message(replace(refusal, item=self._read)))

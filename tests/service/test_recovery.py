@@ -15,7 +15,8 @@ import pytest
 from service import answers
 from service.answers import AnswerLog
 from service.records import Swap
-from service.sessions import Part, Sessions
+from service.sessions import Sessions
+from service.snapshot import Part
 from service.storage.journal import JournalDamaged
 from service.storage.log import SegmentLog
 from service.storage.states import States
@@ -74,7 +75,7 @@ async def recovered(data: Path) -> dict[int, Model]:
     async with world(data) as other:
         for model in other.serving.models.values():
             ids = [row.id for row in other.server.states.page(model.number, "", 10_000)]
-            await other.serving.bring(model, ids)
+            await other.serving.residency.bring(model, ids)
             assert len(model.table) == model.known
         return seen(other)
 
@@ -164,7 +165,7 @@ async def test_a_swap_in_the_middle_answers_the_ticks_behind_it_and_no_other(tmp
 
     async with world(copy) as other:
         model = other.serving.model("flow")
-        await other.serving.bring(model, ["pump"])
+        await other.serving.residency.bring(model, ["pump"])
         session = other.open(model, "pump")
         again = [await other.tick(model, session, float(n), 6 + n) for n in range(3)]
     assert list(map(repr, again)) == list(map(repr, after_swap))  # NaN equals NaN

@@ -1,0 +1,77 @@
+"""Which streams are in memory: brought from disk when they are wanted, let go when they are idle."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.config import ServeConfig
+from service.sessions import Sessions
+from service.storage.states import States, StreamRow
+from service.table import ABSENT
+
+
+class Residency:
+    """Moves streams between memory and states.db. models: by number, as they come and go; evicted: told how many."""
+
+    def __init__(
+        self,
+        config: ServeConfig,
+        states: States,
+        models: Mapping[int, Sessions],
+        clock: Callable[[], float],
+        evicted: Callable[[Sessions, int], None],
+    ) -> None:
+        self._config, self._states, self._models, self._clock = config, states, models, clock
+        self._evicted = evicted
+
+    async def bring(self, model: Sessions, ids: Sequence[str]) -> None:
+        """Bring into memory those of the streams that are stored and not there. Until the caller awaits, they stay."""
+        while model.known > len(model.table):
+            absent = [id for id in ids if id not in model.table.by_id]
+            removals = model.table.removals
+            found = await asyncio.to_thread(self._states.by_id, model.number, absent) if absent else []
+            if removals == model.table.removals:  # or what was read may be out of date
+                for stored in found:
+                    model.restore(stored, self._clock())
+                return
+
+    async def bring_numbers(self, model: Sessions, numbers: NDArray[np.uint32]) -> None:
+        """`bring`, by stream number."""
+        while (absent := numbers[model.table.rows_of(numbers) == ABSENT]).size:
+            removals = model.table.removals
+            found = await asyncio.to_thread(self._states.by_number, model.number, np.unique(absent).tolist())
+            if removals == model.table.removals:
+                for stored in found:
+                    model.restore(stored, self._clock())
+                return
+
+    async def page(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
+        """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
+        behind which the next page begins, empty for none. A page may be shorter than the limit."""
+        stored = await asyncio.to_thread(self._states.page, model.number, after, limit)
+        t, full = model.table, len(stored) == limit
+        gone = model.deleted_among(np.array([row.stream for row in stored], np.uint32))
+        ids = {row.id: row for row, deleted in zip(stored, gone, strict=True) if not deleted}
+        # Of a full page, what is stored behind it is not known here.
+        fresh = [i for i in model.unsaved() if i > after and i in t.by_id and not (full and i > stored[-1].id)]
+        page = heapq.nsmallest(limit + 1, {*ids, *fresh})
+        more = page[limit - 1] if len(page) > limit else (stored[-1].id if full else "")
+        rows = [model.row(t.by_id[id]) if id in t.by_id else ids[id] for id in page[:limit]]
+        return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
+
+    def evict(self) -> int:
+        """Let idle streams leave memory, and say how many; to be called when a snapshot has just been saved."""
+        total = 0
+        now, excess = self._clock(), sum(len(m.table) for m in self._models.values()) - self._config.max_resident
+        for model in self._models.values():
+            gone = model.evict(now, self._config.idle_s, len(model.table) - max(0, excess))
+            excess -= gone
+            total += gone
+            if gone:
+                self._evicted(model, gone)
+        return total
