@@ -56,7 +56,7 @@ class Control:
         self._serving.check_open()
         model = self._serving.model(name)
         check_digest("digest", digest, weights)
-        before = self._serving.versions.pinned(model.number)
+        before = await asyncio.to_thread(self._serving.versions.pinned, model.number)
         if len(before) >= limits.MAX_PINNED:
             remedy = f"the model keeps {len(before)} versions for good, its limit: create another from these weights"
             raise Exhausted("name", name, remedy)

@@ -36,7 +36,7 @@ def connected(url: str, verb: Callable[[freshet.Client], Awaitable[int]]) -> int
         return asyncio.run(run())
     except freshet.Unavailable as error:
         remedy = "start one with `freshet serve`, or name it with --url"
-        raise freshet.Unavailable(f"no server answers on {url} ({error}): {remedy}") from error
+        raise freshet.Unavailable(f"no working server on {url} ({error}): {remedy}") from error
 
 
 # --- look
@@ -48,13 +48,13 @@ async def list_models(client: freshet.Client, as_json: bool) -> int:
     if as_json:
         print_json([plain(model) for model in found])
     elif found:
-        print_table(("name", "task", "cell", "version", "anchor", "learning", "streams", "judged"), map_rows(found))
+        print_table(("name", "task", "cell", "version", "anchor", "learning", "streams", "judged"), model_rows(found))
     else:
         print("no models yet; make one: freshet models create NAME --from MODEL.toml")
     return 0
 
 
-def map_rows(found: list[Model]) -> list[tuple[object, ...]]:
+def model_rows(found: list[Model]) -> list[tuple[object, ...]]:
     """Models as rows of the list."""
     return [
         (

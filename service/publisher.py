@@ -90,8 +90,7 @@ class Publisher:
         if self._stale(model, head):
             return "stale"
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
-        if number != model.champion:
-            serving.record(model, Swap(number, head["offset"], bytes.fromhex(version.digest)))
+        serving.record(model, Swap(number, head["offset"], bytes.fromhex(version.digest)))
         self._into_service(model, number, session)
         serving.metrics.of(model.name).parity_error.set(error)
         serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))

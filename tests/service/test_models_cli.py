@@ -80,7 +80,7 @@ def test_a_server_that_is_not_there_is_named_with_what_to_do():
     answer = run("list", "--url", "127.0.0.1:1")
 
     assert answer.exit_code == 1
-    assert "no server answers on 127.0.0.1:1" in answer.stderr
+    assert "no working server on 127.0.0.1:1" in answer.stderr
     assert "freshet serve" in answer.stderr
     assert "\n" not in answer.stderr.strip()
 
