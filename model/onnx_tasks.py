@@ -25,18 +25,17 @@ def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: st
 
 
 def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
-    """Mean and scale are constants, and so part of the product."""
+    """The scale is part of the product. The mean is not: it may be large, and each rounding would be of its size."""
     W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"]
-    W[:, -1] += weights.target["mean"]
-    _gemm(g, features, W, outputs=["y"])
+    g.op("Add", _gemm(g, features, W), g.constant(weights.target["mean"]), outputs=["y"])
 
 
 def _classify(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
     g.op("Softmax", _gemm(g, features, weights.head["W"]), axis=1, outputs=["y"])
 
 
-def _gemm(g: Graph, features: str, W: Array, outputs: list[str] | int = 1) -> str:
-    product: str = g.op("Gemm", features, g.constant(W[:, :-1].T), g.constant(W[:, -1]), outputs=outputs)
+def _gemm(g: Graph, features: str, W: Array) -> str:
+    product: str = g.op("Gemm", features, g.constant(W[:, :-1].T), g.constant(W[:, -1]))
     return product
 
 

@@ -76,6 +76,35 @@ def test_the_canary_is_the_networks_own_step_from_states_off_zero(network):
     assert canary.scale.shape == canary.y.shape
 
 
+@pytest.mark.parametrize("mean", [0.0, 1e3, -1e5, 1e8])
+def test_a_regression_of_labels_far_from_zero_is_served_and_an_error_of_its_unit_is_not(mean):
+    network = Network(ModelSpec(channels=("a", "b"), task="regress", targets=("t", "v"), head_init=0.3))
+    weights = network.weights(network.init_params())
+    weights.target["mean"][...], weights.target["scale"][...] = mean, (1.0, 7e-3 * max(1, abs(mean)))
+
+    made = export(network, weights)
+
+    canary = Canary.unpack(made.canary)
+    np.testing.assert_array_equal(canary.scale, np.tile(weights.target["scale"], (len(canary.y), 1)))
+    _, error = Engine().prepare(made.onnx, canary)
+    assert error < PARITY
+    weights.target["mean"][1] += weights.target["scale"][1]
+    with pytest.raises(BadVersion, match="differ"):
+        Engine().prepare(export(network, weights).onnx, canary)
+
+
+def test_the_canary_of_a_classifier_is_compared_in_probabilities():
+    network = Network(ModelSpec(channels=("a", "b"), task="classify", classes=("n", "p", "q"), head_init=0.3))
+
+    made = export(network, network.weights(network.init_params()))
+
+    canary = Canary.unpack(made.canary)
+    np.testing.assert_allclose(canary.y.sum(axis=1), 1, rtol=1e-6)
+    assert np.std(canary.y) > 0.01
+    assert (canary.scale == 1).all()
+    assert Engine().prepare(made.onnx, canary)[1] < PARITY
+
+
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
 def test_the_canary_of_a_model_that_holds_has_gaps_and_a_graph_that_minds_them_is_not_served(scaler):
     network = Network(replace(SPEC, missing="hold", scaler=scaler))
