@@ -137,11 +137,31 @@ def test_labels_that_stand_still_for_long_leave_readout_and_scale_finite_and_the
     for _ in range(200):  # a day of a label each second
         follow(target, W, np.full(500, 12.0))
     assert 0 < target["scale"] < 1e-2
-    assert np.isfinite(W).all()
+    assert 1 < np.abs(W).max() <= 1.001 * popart.LARGEST
     for group in rng.normal(10, 2, (50, 32)):
         follow(target, W, group)
     assert abs(target["mean"] - 10) < 1
     assert 1 < target["scale"] < 4
+
+
+def test_labels_that_stand_still_until_nothing_is_left_of_their_scale_begin_again_from_the_mean() -> None:
+    rng = np.random.default_rng(0)
+    target, W = fresh(1, [[0.3, -0.3, 0.2, 0.1]])
+    follow(target, W, rng.normal(10, 2, 600))
+    still = np.full(20_000, 12.0)
+    for _ in range(80):
+        follow(target, W, still)
+    assert target["scale"] == 0
+    before = answers(target, W)
+
+    follow(target, W, [13.0])
+
+    np.testing.assert_allclose(before, 12.0, rtol=1e-6)
+    np.testing.assert_allclose(answers(target, W), before, rtol=0, atol=1e-5)
+    for group in rng.normal(10, 2, (50, 32)):
+        follow(target, W, group)
+    assert 1 < target["scale"] < 4
+    np.testing.assert_allclose(answers(target, W), before, rtol=0, atol=1e-4)
 
 
 def test_without_labels_nothing_moves() -> None:
