@@ -95,10 +95,9 @@ class Histories(Arena):
         the caller makes the states after them, and writes those to `hidden`."""
         spec = self.network.spec
         T = spec.window
-        with np.errstate(invalid="ignore"):
-            broken = seq != self.last_seq[slots] + np.uint64(1)
-            if spec.max_gap > 0:
-                broken |= time - self.last_time[slots] > spec.max_gap  # NaN compares false
+        broken = seq != self.last_seq[slots] + np.uint64(1)
+        if spec.max_gap > 0:
+            broken |= time - self.last_time[slots] > spec.max_gap  # NaN compares false
         self.ticks[slots[broken]] = 0
         self.digests[slots[broken]] = 0
         tick = self.ticks[slots].astype(np.intp)

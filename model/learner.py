@@ -143,11 +143,11 @@ class Learner:
             chosen = due[k : k + GROUP_ROWS]
             places = arrivals.accepted[chosen]
             start, X, position = contexts.windows(arrivals.slots[chosen], arrivals.ticks[chosen])
-            labels = np.zeros((len(X), *y[places].shape), np.float32)
-            weight = np.zeros_like(labels)
-            labels[position, np.arange(len(places))] = y[places]
-            weight[position, np.arange(len(places))] = 1
-            update, _ = self._learn(Unrolled(start, X, labels, weight, labels, labels), score_anchor)
+            labels, weight = (np.zeros((*X.shape[:2], y.shape[1]), np.float32) for _ in range(2))
+            at = position, np.arange(len(places))
+            labels[at], weight[at] = y[places], 1
+            no_forecast = np.zeros((*X.shape[:2], 0), np.float32)
+            update, _ = self._learn(Unrolled(start, X, labels, weight, no_forecast, no_forecast), score_anchor)
             updates.append(update)
             if update.refused:
                 rejected += [Rejected(int(i), NON_FINITE) for i in places]

@@ -47,7 +47,7 @@ class Unrolled(NamedTuple):
     X: Array  # [T, B, E]
     y: Array  # [T, B, O] labels as they came
     weight: Array  # [T, B, O]
-    last: Array  # [T, B, K] values of the forecast channels, or what stands for them
+    last: Array  # [T, B, K] values of the forecast channels, or what stands for them; K = 0 for other tasks
     scale: Array  # [T, B, H, K]
 
 
