@@ -20,6 +20,7 @@ import typer
 
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
 from service.models_cli import models
+from service.quarantine_cli import quarantine
 from service.train_cli import train
 from service.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
 
@@ -171,6 +172,7 @@ def _drain_at_end_of_input() -> None:
 
 app.command()(train)
 app.add_typer(models)
+app.add_typer(quarantine)
 
 
 @app.command()

@@ -52,6 +52,7 @@ FLOORS = {
     "service.cli": 3,
     "service.manage": 3,
     "service.models_cli": 3,
+    "service.quarantine_cli": 3,
     "service.spec_keys": 1,
     "service.tables": 3,
     "service.demo": 3,

@@ -19,14 +19,14 @@ from tests.journeys.crash import walk, within
 class Shell:
     """Runs the command in a folder, against one server."""
 
-    def __init__(self, url: str, folder: Path) -> None:
-        self._url, self._folder = url, folder
+    def __init__(self, url: str, folder: Path, group: str = "models") -> None:
+        self._url, self._folder, self._group = url, folder, group
 
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """The command under way. It inherits no terminal."""
         pipe = asyncio.subprocess.PIPE
         return await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "service.cli", "models", *arguments, "--url", self._url,
+            sys.executable, "-m", "service.cli", self._group, *arguments, "--url", self._url,
             stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=self._folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
         )  # fmt: skip
