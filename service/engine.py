@@ -63,7 +63,7 @@ class StepSession:
 
 
 def parity(session: StepSession, canary: Canary) -> float:
-    """Largest difference from the recorded answers, forecasts in scaled units, states as are; inf if not finite.
+    """Largest difference from the recorded answers, in the canary's units; inf if not finite.
 
     Raises BadVersion for a graph that does not take the canary's inputs, or answers in other shapes.
     """
@@ -76,8 +76,7 @@ def parity(session: StepSession, canary: Canary) -> float:
     # A float32 holds an answer to 2⁻²³ of its size: beside a mean of 1e5, a unit of 1 cannot agree to 1e-5.
     off = np.maximum(np.abs(y - canary.y) - np.abs(canary.y) * 2.0**-23, 0) / canary.scale
     worst = np.max(off, initial=0.0)
-    # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
-    off = np.abs(after - canary.next_state) / np.maximum(1, np.abs(canary.next_state))
+    off = np.abs(after - canary.next_state) / canary.state_scale
     worst = np.maximum(worst, np.max(off, initial=0.0))  # Python's max would pass over a NaN
     return float(worst) if np.isfinite(worst) else float("inf")
 

@@ -23,14 +23,15 @@ CANARY_TICKS = 24  # random-walk ticks that bring the recorded states off zero
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Inputs of one step and NumPy's answers to it. scale: [rows, O], the unit of each forecast."""
+    """Inputs of one step and NumPy's answers to it, and the unit in which another's may differ from each of them."""
 
     x: Array
     u: Array
     state: Array
     y: Array
     next_state: Array
-    scale: Array
+    scale: Array  # of y: [rows, O]
+    state_scale: Array  # of next_state: [rows, S]
 
     def pack(self) -> bytes:
         """As safetensors."""
@@ -113,4 +114,21 @@ def _canary(network: Network, weights: Weights) -> Canary:
         y, state = network.step(weights, seen, u, before, tape)
     statistics = before[:, : network.scaler.size].copy()
     _, scale, _ = network.observe(statistics, seen, u)
-    return Canary(seen, u, before, y, state, network.task.units(weights.target, scale))
+    reach = np.maximum(_reach(network, before), _reach(network, state))
+    # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
+    state_scale = np.maximum(1, np.abs(state))
+    state_scale[:, network.scaler.size :] = np.maximum(state_scale[:, network.scaler.size :], reach)
+    return Canary(seen, u, before, y, state, reach * network.task.units(weights.target, scale), state_scale)
+
+
+def _reach(network: Network, state: Array) -> Array:
+    """[rows, 1]: the largest output of any layer, at least 1: sums over outputs are rounded to 2⁻²³ of it.
+
+    Units of every cell but one with relu stay below 1.
+    """
+    reach, start = np.ones((len(state), 1), np.float32), network.scaler.size
+    for cell in network.cells:
+        outputs = np.abs(state[:, start : start + cell.hidden])
+        reach = np.maximum(reach, outputs.max(axis=1, keepdims=True))
+        start += cell.state_size
+    return reach

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from service.storage.database import Database
 
-FORMAT_VERSION = 202
+FORMAT_VERSION = 203
 
 _SCHEMA = """
 CREATE TABLE numbers (model INTEGER PRIMARY KEY, last INTEGER NOT NULL);

@@ -55,7 +55,11 @@ MODELS = {
     "lstm": {},
     "two layers of gru": {"cell": "gru", "layers": 2, "horizon": 3},
     "gaps": {"scaler": "standard", "missing": "hold"},
-}
+    "other weights, loss and steps": {
+        "cell": "rnn", "init": "orthogonal", "init_gain": 0.9, "layers": 2, "freeze": ["cell1"], "loss": "huber",
+        "huber_delta": 0.5, "optimizer": "adamw", "schedule": "cosine", "warmup": 50,
+    },
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)

@@ -136,3 +136,31 @@ def test_a_canary_comes_back_as_it_was(network):
 def test_bytes_that_are_no_canary_are_refused(data):
     with pytest.raises(ValueError, match="not a canary"):
         Canary.unpack(data)
+
+
+@pytest.mark.parametrize("init", [{"init_gain": 2.0}, {"init": "orthogonal", "init_gain": 1.4}, {"init": "identity"}])
+def test_units_that_grow_without_bound_are_compared_relative_to_the_largest(init):
+    """Small relu units are differences of large terms: float32 rounds them to the size of those."""
+    network = Network(ModelSpec(channels=("a", "b"), cell="rnn", activation="relu", layers=2, head_init=0.3, **init))
+    weights = network.weights(network.init_params())
+    made = export(network, weights)
+    canary = Canary.unpack(made.canary)
+    assert np.abs(canary.next_state[:, network.scaler.size :]).max() > 50
+
+    _, error = Engine().prepare(made.onnx, canary)
+
+    assert error < PARITY
+    weights.cells[1]["W"][:, -1] += np.float32(1e-2)
+    weights.cells[1]["W"][:, :-1] *= np.float32(1.001)
+    with pytest.raises(BadVersion, match="answers differ"):
+        Engine().prepare(export(network, weights).onnx, canary)
+
+
+@pytest.mark.parametrize("fields", [{"cell": "lstm"}, {"cell": "gru"}, {"cell": "rnn", "init_gain": 5.0}])
+def test_answers_of_cells_with_bounded_units_are_compared_in_scaled_units_as_they_are(fields):
+    network = Network(ModelSpec(channels=("a", "b"), layers=2, head_init=0.3, **fields))
+    weights = network.weights(network.init_params())
+    canary = Canary.unpack(export(network, weights).canary)
+    _, scale, _ = network.observe(canary.state[:, : network.scaler.size].copy(), canary.x, canary.u)
+    np.testing.assert_array_equal(canary.scale, network.task.units(weights.target, scale))
+    np.testing.assert_array_equal(canary.state_scale, np.maximum(1, np.abs(canary.next_state)))

@@ -117,7 +117,7 @@ class ModelSpec(_message.Message):
     momentum: _builtins.float
     """Of optimizers momentum and nesterov. Default 0.9."""
     weight_decay: _builtins.float
-    """Decoupled, of optimizer adamw. Default 0.01 there."""
+    """Decoupled, of optimizer adamw: an update takes learning_rate · weight_decay of a weight. Default 0.01 there."""
     schedule: _builtins.str
     """Of the learning rate, over updates: "constant", "cosine" (to a tenth of it in schedule_updates), "inverse_sqrt".
     Default "constant".
@@ -125,7 +125,9 @@ class ModelSpec(_message.Message):
     warmup: _builtins.int
     """Updates over which the rate rises from 0 to learning_rate, before the schedule. Default 0."""
     schedule_updates: _builtins.int
-    """Length of schedule cosine, updates. Default 10000."""
+    """Updates after which a tenth of the rate is left: of cosine, counted from the end of the warm-up; of inverse_sqrt
+    without a warm-up. Default 10000.
+    """
     huber_delta: _builtins.float
     """Of loss huber: errors beyond so many scaled units count linearly. Default 1."""
     label_horizon: _builtins.int
