@@ -117,6 +117,22 @@ def test_every_optimizer_and_schedule_learns_as_the_slow_learner_does(optimizer:
     assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 
+def test_with_the_loss_huber_both_learners_stay_alike() -> None:
+    # Bounded slopes of ½ and −½ cancel up to a rounding, which Adam's first steps would make as large as any gradient.
+    plain: dict[str, Any] = {"horizon": 3, "optimizer": "momentum", "learning_rate": 10 * RATE}
+    learner, slow = pair(loss="huber", huber_delta=0.5, **plain)
+    squared, _ = pair(**plain)
+    losses = []
+    for chunk in chunks([10] * 20):
+        losses += [update.loss for update in feed(learner, chunk)]
+        feed(squared, chunk)
+        slow_ticks(slow, chunk)
+
+    assert difference(learner, slow) < WEIGHT_TOLERANCE
+    np.testing.assert_allclose(losses, slow.losses, rtol=1e-4, atol=1e-5)
+    assert np.abs(learner.weights.flat - squared.weights.flat).max() > 100 * WEIGHT_TOLERANCE  # errors are beyond ½
+
+
 @pytest.mark.parametrize("freeze", [["cell0"], ["cell1"], ["head"]], ids="+".join)
 def test_with_frozen_parts_the_rest_learns_as_the_slow_learners(freeze: list[str]) -> None:
     learner, slow = pair(layers=2, freeze=freeze, clip=0.05)  # so that the norm of what is clipped matters

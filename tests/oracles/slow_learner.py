@@ -100,10 +100,11 @@ class SlowLearner:
             dstate = np.zeros(self.state_size)
             for t in range(len(stream.values) - 1, first - 1, -1):
                 cells, z, p = tapes[t - first]
-                dp = np.zeros_like(p)
+                dp, delta = np.zeros_like(p), self.spec.huber_delta if self.spec.loss == "huber" else np.inf
                 for h, y, usable in labels.get(t, []):
-                    dp[h] = np.where(usable, p[h] - y, 0)
-                loss += 0.5 * np.sum(dp**2)
+                    error = np.where(usable, p[h] - y, 0)
+                    dp[h] = np.clip(error, -delta, delta)
+                    loss += np.sum(dp[h] * (error - dp[h] / 2))
                 dstate = self.network_back(cells, z, dp.ravel(), dstate, grad)
             if len(stream.values) >= self.spec.window:
                 stream.starts.append(states[1])
