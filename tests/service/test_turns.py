@@ -11,7 +11,7 @@ import pytest
 from service.answers import Answer
 from service.serving import Fenced, Serving, Tick
 from service.sessions import Session, Sessions
-from tests.service.one_process import world
+from tests.service.one_process import NEVER_S, world
 
 
 def next_tick(model: Sessions, session: Session, x: float = 1.0) -> Tick:
@@ -55,6 +55,8 @@ async def test_of_many_streams_one_goes_ahead_and_the_others_share_a_step(tmp_pa
     async with world(tmp_path) as service:
         model = await service.model()
         sessions = [service.open(model, id) for id in "abcd"]
+        await service.server.journal.flush()
+        service.server.journal.pace_s = NEVER_S  # a commit between the two would begin the count anew
 
         answers = await together(service.serving, model, *sessions)
         answers += await together(service.serving, model, *sessions[::-1])
