@@ -126,6 +126,7 @@ def _serve(settings: ServeConfig) -> int:
     from service.storage.database import DatabaseRefused
     from service.storage.log import JournalLocked
     from service.storage.segments import JournalDamaged
+    from service.storage.space import NoSpace
     from service.storage.states import StatesCorrupt
     from service.storage.versions import VersionCorrupt, VersionMissing
 
@@ -138,7 +139,7 @@ def _serve(settings: ServeConfig) -> int:
     except KeyboardInterrupt:  # before the server listens to signals; nothing was taken in yet
         return INTERRUPTED
     except (
-        OSError, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing
+        OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing
     ) as error:  # fmt: skip
         raise refused(error) from None
 

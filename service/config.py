@@ -47,6 +47,8 @@ class ServeConfig(BaseSettings):
     segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
     # At most `answers.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
     max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
+    # Counts while the disk is full, when nothing else ends what is kept in memory until it can be written.
+    max_undurable_bytes: int = Field(256 << 20, ge=1, description="bytes kept for a full disk, all streams together")
     max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message")
     max_streams: int = Field(1_000_000, ge=1, description="streams known, all models together")
     idle_s: float = Field(600.0, ge=0, description="a stream without a tick for so long leaves memory, not the disk")

@@ -53,7 +53,7 @@ class Control:
 
         weights: safetensors; digest: their sha256, hex; onnx: their graph, to be compared with the one made here.
         """
-        self._serving.check_open()
+        self._serving.check_disk()
         model = self._serving.model(name)
         check_digest("digest", digest, weights)
         before = await asyncio.to_thread(self._serving.versions.pinned, model.number)
@@ -107,7 +107,7 @@ class Control:
 
     async def delete(self, name: str) -> None:
         """The model, its streams and its versions are gone for good; its number stays used, its name is free."""
-        self._serving.check_open()
+        self._serving.check_disk()
         # To its end also if the caller leaves: the versions go once the record is on disk.
         await asyncio.shield(self._delete(self._serving.model(name)))
 
@@ -128,7 +128,7 @@ class Control:
             raise NotFound("version", number, remedy) from error
 
     async def _return(self, kind: Return, name: str, number: int) -> Sessions:
-        self._serving.check_open()
+        self._serving.check_disk()
         model = self._serving.model(name)
         await self.version(model, number)
         if (model.champion, model.anchor) != (number, number):
@@ -143,7 +143,7 @@ class Control:
 
     async def _set_paused(self, name: str, paused: bool) -> Sessions:
         serving = self._serving
-        serving.check_open()
+        serving.check_disk()
         model = serving.model(name)
         if model.paused != paused:
             end = serving.record(model, Paused() if paused else Resumed())

@@ -16,6 +16,7 @@ from service.records import Promote, Rollback, Swap
 from service.serving import Serving, new_version
 from service.sessions import Sessions
 from service.storage.journal import Commit, JournalFailed
+from service.storage.space import NoSpace
 from service.storage.versions import Version, VersionCorrupt, VersionMissing
 from service.trainer.messages import Message
 
@@ -85,6 +86,10 @@ class Publisher:
         except BadVersion as bad:
             self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)
             return "veto"
+        except NoSpace as full:  # the next verdict brings what this one would have
+            serving.metrics.disk_full.labels("version").inc()
+            self._told(model, ev.VETOED, {**head, "reason": f"the disk is full: {full}"}, model.champion)
+            return "no_space"
         if model.deleted:  # meanwhile, and its versions with it: this one came too late
             await asyncio.to_thread(serving.versions.drop, model.number)
         if self._stale(model, head):
@@ -110,7 +115,8 @@ class Publisher:
         number = head["rollback"]
         try:
             prepared = await asyncio.to_thread(self._prepare_return, model.number, number)
-        except (VersionMissing, VersionCorrupt, BadVersion) as error:  # the champion serves on; the trainer asks again
+        except (VersionMissing, VersionCorrupt, BadVersion, NoSpace) as error:
+            # The champion serves on; the trainer asks again.
             log.error("cannot roll back", model=model.name, version=number, error=str(error))
             return
         if not self._stale(model, head):

@@ -44,7 +44,8 @@ from service.recovery import recover
 from service.replaying import Replayer
 from service.serving import Serving
 from service.snapshot import Part
-from service.storage.journal import Journal
+from service.storage.journal import Journal, JournalFailed
+from service.storage.space import NoSpace
 from service.storage.states import States
 from service.storage.versions import Versions
 from service.trainer.client import TrainerClient
@@ -102,6 +103,8 @@ class Server:
         self.serving.on_removed.append(self._removed)
         self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
         self.journal.learn_every_of = self._learn_every
+        self._was_full = False
+        self.journal.on_full.append(self._full)
         self.health = health.aio.HealthServicer()
         self.ready = False
 
@@ -164,8 +167,8 @@ class Server:
             wait_stop = asyncio.create_task(stopping.wait(), name="signal")
             done, _ = await asyncio.wait([*parts, wait_stop], return_when=asyncio.FIRST_COMPLETED)
             code = self._report([part for part in done if part is not wait_stop])
-            await self._drain(grpc_server)
-            return code
+            flushed = await self._drain(grpc_server)
+            return code if flushed else 1
         finally:
             http.stop()
             await self._stop(parts)
@@ -176,8 +179,9 @@ class Server:
             log.error("a part has ended", part=part.get_name(), error=str(part.exception()))
         return 1 if ended else 0
 
-    async def _drain(self, grpc_server: Any) -> None:
-        """Not serving, no intake, every stream told, everything flushed."""
+    async def _drain(self, grpc_server: Any) -> bool:
+        """Not serving, no intake, every stream told; whether everything is flushed: not with a disk that fails or is
+        full, and then it was not acknowledged either."""
         started = time.monotonic()
         self.ready = False
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -187,10 +191,19 @@ class Server:
             model.wake()
         self.intake.wake()
         await grpc_server.stop(self.config.drain_s)
-        if not self.journal.failure:
-            await self.journal.flush()
-            await self._snapshot()
+        flushed = await self._flushed()
+        if flushed:
+            await self._snapshot_if_room()
         log.info("drained", seconds=round(time.monotonic() - started, 3))
+        return flushed
+
+    async def _flushed(self) -> bool:
+        """Whether all is on disk that was taken in; not where the disk fails, or is full."""
+        with contextlib.suppress(JournalFailed):
+            await self.journal.flush(unless_full=True)
+        if entries := self.journal.pending_entries:
+            log.error("leaving what is not on disk", entries=entries, why=str(self.journal.no_space))
+        return not self.journal.failure and not self.journal.pending_entries
 
     async def _stop(self, parts: list[asyncio.Task[Any]]) -> None:
         for part in reversed(parts):  # the journal last: the trainer may still report
@@ -247,6 +260,8 @@ class Server:
     def _not_ready(self) -> str:
         if self.journal.failure:
             return str(self.journal.failure)
+        if self.journal.no_space:
+            return f"the disk is full: {self.journal.no_space}"
         return "" if self.ready else ("draining" if self.serving.draining else "starting")
 
     # ---- periodic work
@@ -254,7 +269,25 @@ class Server:
     async def _snapshots(self) -> None:
         while True:
             await asyncio.sleep(self.config.snapshot_s)
+            await self._snapshot_if_room()
+
+    async def _snapshot_if_room(self) -> None:
+        """Save what changed; on a full disk it is left to the next time: the journal has it all."""
+        try:
             await self._snapshot()
+        except NoSpace as error:
+            self.metrics.disk_full.labels("snapshot").inc()
+            log.error("no snapshot: the disk is full", why=str(error))
+
+    def _full(self, error: NoSpace | None) -> None:
+        if error is None:
+            log.info("the disk has room again")
+        else:
+            self.metrics.disk_full.labels("journal").inc()
+            if not self._was_full:
+                log.error("the disk is full: nothing is acknowledged until there is room", why=str(error))
+        self._was_full = error is not None
+        self.metrics.no_space.set(self._was_full)
 
     async def _snapshot(self) -> None:
         """Save what changed. The rows are taken at one moment; they are saved once the journal holds all of it."""

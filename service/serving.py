@@ -11,7 +11,7 @@ import json
 import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,6 +39,7 @@ from service.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
 WAVE_ROWS = 1024  # of one step
+DISK_FULL_S = 1.0  # between two tries of a client
 TENANT = "default"  # until credentials name one
 
 
@@ -128,7 +129,7 @@ class Serving:
         Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights that answer with no numbers.
         """
         check_model_name(name)
-        self.check_open()
+        self.check_disk()
         limits.check_size(spec)
         # To its end also if the caller leaves: half a model is not to be seen by the next one.
         return await asyncio.shield(self._find_or_create(name, spec, weights))
@@ -287,11 +288,27 @@ class Serving:
             raise NotFound("model", model.name, "deleted meanwhile; create it again, or list the models")
 
     def check_open(self) -> None:
-        """Raises Unavailable while the service is leaving, or cannot write."""
+        """Raises Unavailable while the service is leaving, or cannot write; Exhausted while the disk is full and all
+        that may wait for it does."""
         if self.draining:
             raise Unavailable("service", "draining", "connect again in a moment", retry_s=1.0)
         if self.journal.failure:
             raise Unavailable("journal", str(self.journal.failure), "the server must be restarted")
+        if self._no_room():
+            self._disk_full()
+
+    def check_disk(self) -> None:
+        """`check_open` for what would wait for the disk: raises Exhausted also as soon as the disk is full."""
+        self.check_open()
+        if self.journal.no_space:
+            self._disk_full()
+
+    def _no_room(self) -> bool:
+        """Whether the disk is full, and as much waits for it as may."""
+        return bool(self.journal.no_space) and self.journal.pending_bytes >= self.config.max_undurable_bytes
+
+    def _disk_full(self) -> NoReturn:
+        raise Exhausted("disk", "full", f"try again once there is room: {self.journal.no_space}", retry_s=DISK_FULL_S)
 
     # ---- ticks
 
@@ -360,8 +377,10 @@ class Serving:
         refusal = placed or check_values(
             seq, x, len(spec.channels), time, spec.interval > 0, session.last_time, spec.missing == "hold"
         )
-        if refusal is None and seq - session.durable_seq > self.config.max_undurable:
-            remedy = f"{self.config.max_undurable} ticks are not on disk yet: wait for Durable, then send it again"
+        if refusal is None and (seq - session.durable_seq > self.config.max_undurable or self._no_room()):
+            full = "; the disk is full" if self.journal.no_space else ""
+            remedy = f"{seq - 1 - session.durable_seq} ticks are not on disk yet: wait for Durable, then send it again"
+            remedy += full
             refusal = Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
         if refusal:
             self.metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
@@ -419,6 +438,8 @@ class Serving:
             seq, t.last_seq[rows], time, t.last_time[rows], x, model.spec.interval > 0, t.durable_seq[rows],
             self.config.max_undurable, model.spec.missing == "hold",
         )  # fmt: skip
+        if self._no_room():
+            sound[:] = False  # `decide` says why
         others = {
             int(i): self.decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])
             for i in np.flatnonzero(~sound)

@@ -166,13 +166,14 @@ class MuxCall:
             await self.write(forecasts=answers.message(), refused=refused)
 
     async def _ready(self, numbers: NDArray[np.uint32], seq: NDArray[np.uint64]) -> None:
-        """Wait until the streams are in memory and have room for another tick that is not on disk."""
+        """Wait until the streams are in memory and have room for another tick that is not on disk. A full disk is not
+        waited for: the ticks are refused then."""
         table, bound = self.model.table, np.uint64(self.serving.config.max_undurable)
         await self.serving.residency.bring_numbers(self.model, numbers)
         rows = table.rows_of(numbers)
         rows, seq = rows[rows != ABSENT], seq[rows != ABSENT]
         if (seq - table.durable_seq[rows] > bound).any() and (seq == table.last_seq[rows] + np.uint64(1)).any():
-            await self.serving.journal.flush()
+            await self.serving.journal.flush(unless_full=True)
             await self.serving.residency.bring_numbers(self.model, numbers)
 
     def _owned(
@@ -229,7 +230,7 @@ class MuxCall:
         if not self.serving.draining:
             self.intake.check_open(self.model)
         await self.write(reconnect=streams_pb2.Reconnect(reason="the server is leaving"))
-        await self.serving.journal.flush()
+        await self.serving.journal.flush(unless_full=True)
         await self._tell()
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
 

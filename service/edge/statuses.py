@@ -16,6 +16,7 @@ from grpc_status import rpc_status
 
 from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, ServiceError, Unavailable
 from service.storage.journal import JournalFailed
+from service.storage.space import NoSpace
 from service.storage.versions import VersionCorrupt, VersionMissing
 
 # What a write or read raises on a call that is over.
@@ -43,6 +44,8 @@ async def statuses(context: Any) -> AsyncIterator[None]:
         await _abort(context, NotFound("version", str(error), "list the versions that are kept"))
     except VersionCorrupt as error:
         await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+    except NoSpace as error:
+        await _abort(context, Exhausted("disk", "full", f"try again once there is room: {error}", retry_s=1.0))
     except JournalFailed as error:
         await _abort(context, Unavailable("journal", str(error), "the server must be restarted"))
 

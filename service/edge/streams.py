@@ -84,7 +84,7 @@ class Call:
             await self.write(OpenResponse(taken_over=streams_pb2.TakenOver(by="another call")))
             await self.context.abort(grpc.StatusCode.ABORTED, "taken over: another call has opened this stream")
         await self.write(OpenResponse(reconnect=streams_pb2.Reconnect(reason="the server is leaving")))
-        await self.serving.journal.flush()
+        await self.serving.journal.flush(unless_full=True)
         await self._tell()
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
 
@@ -200,7 +200,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             put = wire.put_state(request.stream, model)
             serving.check_stream_id(put.id)
             await serving.residency.bring(model, [put.id])
-            serving.check_open()
+            serving.check_disk()
             stored = model.row(serving.put_stream(model, put.id, put.epoch, put.last_seq, put.last_time, put.state).row)
             await serving.journal.flush()
             return wire.stream_message(model, stored, stored.last_seq, with_state=False)
@@ -210,7 +210,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         async with statuses(context):
             serving, model = self._serving, self._serving.model(request.model)
             await serving.residency.bring(model, [request.stream])
-            serving.check_open()
+            serving.check_disk()
             serving.delete_stream(model, request.stream)
             await serving.journal.flush()
             return streams_pb2.DeleteStreamResponse()

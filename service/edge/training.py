@@ -106,7 +106,7 @@ class LearnCall:
         """Acknowledge what can be, say why the server ends the call, and end it."""
         if not self.owned:
             await self.context.abort(grpc.StatusCode.ABORTED, f"taken over: another call sends as {self.source}")
-        await self.intake.serving.journal.flush()
+        await self.intake.serving.journal.flush(unless_full=True)
         await self._tell()
         self.intake.check_open(self.model)
         raise AssertionError("nothing else ends a call that is owned")

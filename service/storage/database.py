@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from service.storage.segments import sync_directory
+from service.storage.space import NoSpace, is_full
 
 APPLICATION_ID = 0x46526573  # "FRes", so that `file` and we tell our databases from others
 
@@ -45,7 +46,8 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The connection, in a transaction that is durable when the block ends, and undone if it raises.
 
-        Raises DatabaseRefused if SQLite finds the file corrupt; sqlite3.OperationalError for a full or failing disk.
+        Raises DatabaseRefused if SQLite finds the file corrupt; NoSpace for a full disk, sqlite3.OperationalError for
+        one that fails.
         """
         with self._lock:
             try:
@@ -58,6 +60,8 @@ class Database:
                         self._connection.execute("ROLLBACK")
                     raise
             except sqlite3.DatabaseError as error:
+                if is_full(error):
+                    raise NoSpace(f"{self.path}: {error}") from error
                 if type(error) is not sqlite3.DatabaseError:  # a subclass: disk full, locked …: not corruption
                     raise
                 raise self.refused(str(error)) from error

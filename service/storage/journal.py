@@ -7,6 +7,7 @@ commit and syncs it. Entries that arrive meanwhile are the next commit. An entry
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import time as clocks
 from collections.abc import Callable, Coroutine, Iterator
@@ -20,6 +21,7 @@ from service.records import F32, U32, U32_MAX, U64, U64_MAX, Chunk, Record, Reco
 from service.storage.log import JournalLocked, SegmentLog
 from service.storage.pending import PendingChunk
 from service.storage.segments import JournalDamaged
+from service.storage.space import NoSpace, again_s
 
 __all__ = ["Commit", "CommittedChunk", "Journal", "JournalDamaged", "JournalFailed", "JournalLocked"]
 
@@ -29,7 +31,8 @@ _F32 = np.dtype(np.float32)
 class JournalFailed(RuntimeError):
     """A write or sync failed, or the writer has ended: nothing more is taken. Restart, which recovers from the files.
 
-    Never retried: after a failed sync the kernel may have dropped the data and would report success.
+    Never retried: after a failed sync the kernel may have dropped the data and would report success. (A disk without
+    room is another matter: see `Journal.no_space`.)
     """
 
 
@@ -66,15 +69,19 @@ class Journal:
         self.learn_every_of: Callable[[int], int] = lambda model: 1
         self.pace_s = 0.0  # shortest time from one commit's start to the next: each costs CPU, however small
         self.failure: JournalFailed | None = None
+        self.no_space: NoSpace | None = None  # while the commit in flight waits for the disk to have room
+        self.on_full: list[Callable[[NoSpace | None], None]] = []  # at each try without room, and, None, when there is
+        self._tries, self._room = 0, asyncio.Event()
         self._pending: dict[int, PendingChunk] = {}  # by model, in order of first append
         self._oldest = 0.0  # clock seconds at the first append of what is pending
         self._in_flight: list[PendingChunk] = []
+        self._in_flight_oldest = 0.0
         self._ends: dict[int, int] = {}  # logical offset after what is committed or in flight
         self._durable: dict[int, int] = {}
         self._durable_position = log.end
         self._work = asyncio.Event()
         self._commits_begun = 0
-        self._waiters: list[tuple[int, asyncio.Future[None]]] = []  # commit number awaited
+        self._waiters: list[tuple[int, asyncio.Future[None], bool]] = []  # commit number awaited, or else a full disk
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
 
     @classmethod
@@ -145,28 +152,37 @@ class Journal:
         return self._added(chunk)
 
     async def run(self) -> None:
-        """Commit what is pending, again and again. Cancelled, it commits what is left and ends.
+        """Commit what is pending, again and again. Cancelled, it commits what is left, if there is room, and ends.
 
-        Raises JournalFailed if a commit fails. Afterwards nothing can be appended.
+        A commit that finds no room on the disk is tried until it does. Raises JournalFailed if a commit fails
+        otherwise. Afterwards nothing can be appended.
         """
         try:
             while True:
                 await self._work.wait()
                 started = self._clock()
                 await _to_its_end(self._commit())
+                while self.no_space:
+                    await self._until_room(again_s(self._tries))
+                    await _to_its_end(self._commit())
                 await asyncio.sleep(self.pace_s - (self._clock() - started))
         except asyncio.CancelledError:
-            while self._pending and not self.failure:
+            while (self._in_flight or self._pending) and not self.failure:
                 await _to_its_end(self._commit())
+                if self.no_space:
+                    break
             raise
         finally:
             self._fail(JournalFailed("the journal's writer has ended"))
 
-    async def flush(self) -> None:
-        """Wait until everything appended so far is durable; `run` does the work. Raises JournalFailed."""
+    async def flush(self, *, unless_full: bool = False) -> None:
+        """Wait until everything appended so far is durable, or, if asked, until it is known that the disk is full;
+        `run` does the work. Raises JournalFailed."""
+        if unless_full and self.no_space:
+            return
         if self._pending or self._in_flight:
             done = asyncio.get_running_loop().create_future()
-            self._waiters.append((self._commits_begun + bool(self._pending), done))
+            self._waiters.append((self._commits_begun + bool(self._pending), done, unless_full))
             await done
         elif self.failure:
             raise JournalFailed(str(self.failure))
@@ -186,7 +202,10 @@ class Journal:
 
     def drop_before(self, position: int) -> int:
         """Delete segments that lie wholly before `position` (never the last); returns how many. Raises OSError."""
-        return self._log.drop_before(position)
+        dropped = self._log.drop_before(position)
+        if dropped:
+            self._room.set()
+        return dropped
 
     def close(self) -> None:
         """Let go of the directory, after `run` has ended. What is still pending is not written."""
@@ -209,23 +228,43 @@ class Journal:
             self._work.set()
         return chunk.offset + chunk.count
 
-    async def _commit(self) -> None:
-        """Write all that is pending as one commit, then acknowledge it."""
-        started, oldest = self._clock(), self._oldest
-        batch = self._in_flight = list(self._pending.values())
-        self._pending = {}
+    async def _until_room(self, seconds: float) -> None:
+        """Wait so long, or until something here has made room."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._room.wait(), seconds)
+
+    def _begin(self) -> None:
+        """All that is pending is the commit in flight from here on."""
+        self._in_flight, self._pending = list(self._pending.values()), {}
+        self._in_flight_oldest = self._oldest
         self._work.clear()
         self._commits_begun += 1
+        for chunk in self._in_flight:
+            chunk.learn_every = self.learn_every_of(chunk.model)
+            self._ends[chunk.model] = chunk.end
+
+    async def _commit(self) -> None:
+        """Write all that is pending as one commit, or again the one that found no room; then acknowledge it."""
+        started = self._clock()
+        self._room.clear()
         try:
-            for chunk in batch:
-                chunk.learn_every = self.learn_every_of(chunk.model)
-                self._ends[chunk.model] = chunk.end
+            if not self._in_flight:
+                self._begin()
+            batch, oldest = self._in_flight, self._in_flight_oldest
             loop = asyncio.get_running_loop()
             position, ticks = await loop.run_in_executor(self._writer, self._write, batch)
+        except NoSpace as error:
+            self.no_space, self._tries = error, self._tries + 1
+            self._settle_waiters(self._commits_begun + 1, None, full=True)
+            self._tell_full()
+            return
         except Exception as error:
             self._fail(JournalFailed(f"journal commit failed: {error}. Nothing of it is acknowledged; restart"))
             raise JournalFailed(str(self.failure)) from error
         self._in_flight = []
+        if self.no_space:
+            self.no_space, self._tries = None, 0
+            self._tell_full()
         self._durable_position = position
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
@@ -236,6 +275,10 @@ class Journal:
             listener(commit)
         self._settle_waiters(self._commits_begun, None)
 
+    def _tell_full(self) -> None:
+        for listener in self.on_full:
+            listener(self.no_space)
+
     def _write(self, batch: list[PendingChunk]) -> tuple[int, list[tuple[U32, U64]]]:
         """In the writer's thread: (position after the commit, streams and seqs of each chunk's ticks)."""
         position = self._log.write([chunk.encode() for chunk in batch])
@@ -243,15 +286,19 @@ class Journal:
 
     def _fail(self, failure: JournalFailed) -> None:
         """Take nothing more; the first failure is the one that is kept. Whoever waits in `flush` gets it."""
-        self.failure = self.failure or failure
+        self.failure, self.no_space = self.failure or failure, None
         self._pending, self._in_flight = {}, []  # never acknowledged
         self._settle_waiters(self._commits_begun + 1, self.failure)
 
-    def _settle_waiters(self, commit: int, failure: JournalFailed | None) -> None:
-        due = [done for number, done in self._waiters if number <= commit and not done.done()]
-        self._waiters = [(number, done) for number, done in self._waiters if number > commit]
-        for done in due:
-            if failure:
+    def _settle_waiters(self, commit: int, failure: JournalFailed | None, *, full: bool = False) -> None:
+        """Let those go on who wait for a commit up to this one; full: of them, those who do not outwait a full disk."""
+        waiters, self._waiters = self._waiters, []
+        for number, done, unless_full in waiters:
+            if number > commit or (full and not unless_full):
+                self._waiters.append((number, done, unless_full))
+            elif done.done():  # its task was cancelled
+                continue
+            elif failure:
                 done.set_exception(JournalFailed(str(failure)))
             else:
                 done.set_result(None)

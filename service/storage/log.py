@@ -24,6 +24,7 @@ from service.storage.segments import (
     list_segments,
     sync_directory,
 )
+from service.storage.space import NoSpace, needing_space
 
 LOCK_NAME = "lock"
 REPLAY_BYTES = 1 << 20
@@ -71,7 +72,8 @@ class SegmentLog:
     def write(self, payloads: Sequence[bytes]) -> int:
         """Append one commit: a frame per payload, one write, one fdatasync; `end` advances after it.
 
-        Returns `end`. Raises OSError: then nothing may be taken as written, and `write` must not be called again.
+        Returns `end`. Raises NoSpace: nothing of it is there, the same may be written again. Raises OSError: then
+        nothing may be taken as written, and `write` must not be called again.
         """
         frames, chain = bytearray(), self._chain
         for payload in payloads:
@@ -83,7 +85,13 @@ class SegmentLog:
             frames += payload
         if self.end - self._segments[-1].start >= self._segment_bytes:
             self._begin_segment()
-        _write_all(self._fd, frames, self._segments[-1].file_offset(self.end))
+        at = self._segments[-1].file_offset(self.end)
+        try:
+            with needing_space(str(self._segments[-1].path)):
+                _write_all(self._fd, frames, at)
+        except NoSpace:
+            os.ftruncate(self._fd, at)  # the part that found room
+            raise
         os.fdatasync(self._fd)
         self._chain = chain
         self.end += len(frames)

@@ -24,6 +24,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.records import RecordError, decode_chunk
+from service.storage.space import needing_space
 
 FORMAT_VERSION = 1
 MAGIC = b"freshetJ"
@@ -110,15 +111,15 @@ class Segment:
 
 
 def create_segment(directory: Path, start: int, chain: int) -> Segment:
-    """A new empty segment, durable with its name when this returns. Raises OSError."""
+    """A new empty segment, durable with its name when this returns. Raises NoSpace, OSError."""
     header = HEADER.pack(MAGIC, FORMAT_VERSION, chain, start, 0)[:-4]
     path = directory / f"{start:020d}{SUFFIX}"
     unfinished = path.with_suffix(".tmp")
-    with unfinished.open("wb") as file:
-        file.write(header + struct.pack("<I", zlib.crc32(header)))
-        file.flush()
-        os.fsync(file.fileno())
-    unfinished.rename(path)
+    with needing_space(str(path)):
+        unfinished.write_bytes(header + struct.pack("<I", zlib.crc32(header)))
+    sync_file(unfinished)
+    with needing_space(str(path)):
+        unfinished.rename(path)
     sync_directory(directory)
     return Segment(path, start, chain)
 
@@ -180,7 +181,12 @@ def _is_chunk(payload: bytes) -> bool:
 
 def sync_directory(directory: Path) -> None:
     """Make the names in a directory durable. Raises OSError."""
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+    sync_file(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable, or the names in a directory. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
     finally:

@@ -8,9 +8,10 @@ import hashlib
 import os
 import platform
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib import metadata
 from pathlib import Path
+from typing import Generic, TypeVar
 
 from service.gate import GateSettings
 from service.storage.database import Database
@@ -32,6 +33,7 @@ CREATE TABLE quarantine (
     stream INTEGER NOT NULL, seq INTEGER NOT NULL, y BLOB NOT NULL, source TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (model, id))
 """
+T = TypeVar("T")
 PAGE_BYTES = 4 << 20  # of labels' values in one page of a quarantine
 
 
@@ -56,6 +58,21 @@ def _lock_file() -> str:
     return f"lock {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
 
 
+class Changes(Generic[T]):
+    """Rows to put and to remove, by key, of one save or of several: the removed go first."""
+
+    def __init__(self) -> None:
+        self.put: dict[int, T] = {}
+        self.removed: set[int] = set()
+
+    def note(self, put: Mapping[int, T], removed: Set[int]) -> None:
+        """What has changed since the last call."""
+        for key in removed:
+            self.put.pop(key, None)
+        self.put.update(put)
+        self.removed |= removed
+
+
 class Checkpoints:
     """The trainer's one file; the trainer is its only writer."""
 
@@ -67,13 +84,21 @@ class Checkpoints:
         except BaseException:
             os.close(self._lock)
             raise
+        self._unwritten: dict[int, tuple[Changes[bytes], Changes[Item]]] = {}  # by model: of contexts, of quarantine
 
     def save(self, position: int, models: Iterable[HostedModel]) -> None:
         """Store the models as they are after the journal's `position`, durable on return. Contexts: the changed.
 
-        models: all of them; what is stored of others goes.
+        models: all of them; what is stored of others goes. Raises NoSpace: nothing is stored, and the next `save` takes
+        along what this one would have.
         """
         models = list(models)
+        self._unwritten = {m.number: self._unwritten.get(m.number) or (Changes(), Changes()) for m in models}
+        for hosted in models:
+            contexts, items = self._unwritten[hosted.number]
+            contexts.note(*hosted.learner.contexts.changes())
+            added, gone = hosted.quarantine.changes()
+            items.note({item.id: item for item in added}, gone)
         with self._database.transaction() as sql:
             stored = {row[0] for row in sql.execute("SELECT model FROM models")}
             for number in stored - {hosted.number for hosted in models}:
@@ -81,25 +106,27 @@ class Checkpoints:
                     sql.execute(f"DELETE FROM {table} WHERE model = ?", (number,))
             for hosted in models:
                 head, blobs = hosted.pack()
-                changed, removed = hosted.learner.contexts.changes()
                 n = hosted.number
+                contexts, items = self._unwritten[n]
                 sql.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (n, head, zlib.crc32(head.encode())))
                 sql.executemany(
                     "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)",
                     [(n, name, data, hashlib.sha256(data).hexdigest()) for name, data in blobs.items()],
                 )
-                sql.executemany("DELETE FROM contexts WHERE model = ? AND stream = ?", [(n, s) for s in removed])
+                sql.executemany(
+                    "DELETE FROM contexts WHERE model = ? AND stream = ?", [(n, s) for s in contexts.removed]
+                )
                 sql.executemany(
                     "INSERT OR REPLACE INTO contexts VALUES (?, ?, ?, ?)",
-                    [(n, s, data, zlib.crc32(data)) for s, data in changed.items()],
+                    [(n, s, data, zlib.crc32(data)) for s, data in contexts.put.items()],
                 )
-                added, gone = hosted.quarantine.changes()
-                sql.executemany("DELETE FROM quarantine WHERE model = ? AND id = ?", [(n, i) for i in gone])
+                sql.executemany("DELETE FROM quarantine WHERE model = ? AND id = ?", [(n, i) for i in items.removed])
                 sql.executemany(
                     "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [(n, *item, _checksum(item)) for item in added],
+                    [(n, *item, _checksum(item)) for item in items.put.values()],
                 )
             sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine_kind()))
+        self._unwritten.clear()
 
     def load(self, settings: GateSettings) -> tuple[int, dict[int, HostedModel]]:
         """The position and the models by number; (0, {}) before the first save. Raises CheckpointCorrupt."""

@@ -159,6 +159,8 @@ class TrainerClient:
                         waiting.set_result(message)
                 elif message.kind == "problem":
                     log.warning("trainer has a problem", why=message.head["why"])
+                    if message.head.get("full"):
+                        self._metrics.disk_full.labels("checkpoint").inc()
                 answer = await self._handle(message)
                 if answer is not None:
                     self._write(answer)

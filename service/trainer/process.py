@@ -23,6 +23,7 @@ from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
 from service.gate import GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
+from service.storage.space import NoSpace
 from service.trainer.checkpoint import Checkpoints, machine_kind
 from service.trainer.hosting import HostedModel, WeightsGone
 from service.trainer.messages import Decoder, Message
@@ -287,8 +288,12 @@ class Trainer:
         self.channel.send("quarantine", {"ask": ask, "items": heads}, *(item.y for item in items))
 
     def _save(self) -> None:
-        self.checkpoints.save(self.position, self.models.values())
         self._unsaved = 0
+        try:
+            self.checkpoints.save(self.position, self.models.values())
+        except NoSpace as error:  # the next one takes it along; until then the journal has it
+            self.channel.send("problem", {"why": f"no checkpoint: the disk is full: {error}", "full": True})
+            return
         self.channel.send("saved", self._checkpointed())
 
     def _checkpointed(self) -> dict[str, Any]:

@@ -1,0 +1,222 @@
+"""Disks that are full, and disks that fail: a real server on a real small disk, a real client."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+import freshet
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import types_pb2
+from service.backtest.child import ServerChild
+from tests.journeys.conftest import QUICK
+from tests.journeys.crash import mutate
+from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
+from tests.journeys.raw_mux import RawMux, columns
+from tests.journeys.scraped import get, scrape, scraped_until
+
+LEARNING: dict[str, Any] = {"head_init": 0.3, "hidden": 8}
+ROWS = np.cumsum(np.random.default_rng(5).standard_normal((400, 2)), axis=0).astype(np.float32)
+MAX_UNDURABLE = 16
+OFTEN = {"snapshot_s": 0.2, "checkpoint_chunks": 2, "max_undurable": MAX_UNDURABLE}
+
+
+class SmallDisk:
+    """A file system of a few MiB that can be filled to the last byte, and emptied again."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self._ballast = path, path / "ballast"
+
+    def fill(self) -> None:
+        """Leave no room, again and again: what others give back meanwhile is taken too."""
+        with self._ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+            while True:
+                file.write(bytes(4096))
+
+    def empty(self) -> None:
+        """Give all that was taken back."""
+        self._ballast.unlink()
+
+
+@pytest.fixture
+def disk(tmp_path: Path) -> Iterator[SmallDisk]:
+    """A tmpfs of its own. Skips where mounting one is not permitted."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=24m", "freshet-test", str(path)], capture_output=True, text=True
+    )
+    if mounted.returncode:
+        pytest.skip(f"cannot mount a small file system here: {mounted.stderr.strip()}")
+    try:
+        yield SmallDisk(path)
+    finally:
+        subprocess.run(["umount", "-l", str(path)], check=True)
+
+
+@contextlib.asynccontextmanager
+async def a_server(data: Path, log: Path, **settings: object) -> AsyncIterator[ServerChild]:
+    child = ServerChild(data, log, settings={**QUICK, **OFTEN, **settings})
+    await child.start()
+    try:
+        yield child
+    finally:
+        if child.running:
+            await child.stop()
+
+
+async def until_full(stream: RawStream, seq: int, disk: SmallDisk) -> tuple[int, types_pb2.Refused]:
+    """Tick from `seq`, taking what room there is, until one is refused because of it: the last tick that was answered,
+    and the refusal. (One that is only ahead of the disk is sent again.)"""
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            disk.fill()
+            answer = await stream.tick(seq, ROWS[seq % len(ROWS)].tolist())
+            if answer.HasField("forecast"):
+                seq += 1
+            elif "the disk is full" in answer.refused.remedy:
+                return seq - 1, answer.refused
+
+
+async def packed_until_full(mux: RawMux) -> types_pb2.Refused:
+    """The same by Mux, on a stream of its own that is bound already."""
+    seq = 1
+    async with asyncio.timeout(DEADLINE_S):
+        while True:
+            await mux.say(ticks=columns([0], [seq], ROWS[seq : seq + 1]))
+            answer = await mux.answer()
+            if answer.refused:
+                return answer.refused[0].refused
+            seq += 1
+
+
+async def test_on_a_full_disk_forecasts_go_on_to_the_bound_and_all_is_durable_once_there_is_room(disk, tmp_path):
+    async with a_server(disk.path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
+        async with freshet.connect(child.grpc) as client:
+            await client.create_model("m", ["a", "b"], **LEARNING)
+            async with RawStream(channel, "m", "s") as stream, RawMux(channel, "m") as mux:
+                await mux.bind({0: "packed"})
+                for seq in range(1, 60):  # learned from, published, saved
+                    assert (await stream.tick(seq, ROWS[seq].tolist())).HasField("forecast")
+                    await stream.until_durable(seq)
+
+                disk.fill()
+                last, refused = await until_full(stream, 60, disk)
+                await stream.until_durable(last - MAX_UNDURABLE)
+                durable = stream.durable.seq
+
+                assert refused.reason == types_pb2.Refused.OVERLOADED
+                assert "the disk is full" in refused.remedy
+                assert last - durable == MAX_UNDURABLE, "forecasts go on up to the bound, and no further"
+                status, said = await asyncio.to_thread(get, f"http://{child.http}/readyz")
+                assert (status, "disk is full" in said) == (503, True)
+                assert (await asyncio.to_thread(get, f"http://{child.http}/healthz"))[0] == 200
+                with pytest.raises(freshet.ResourceExhausted) as caught:
+                    await client.create_model("another", ["a"])
+                assert caught.value.retry_delay_s
+                assert (await packed_until_full(mux)).reason == types_pb2.Refused.OVERLOADED
+                seen = await scrape(child.http)
+                assert seen.total("freshet_disk_full_total", what="journal") > 0
+                assert seen.total("freshet_journal_no_space") == 1
+                assert stream.durable.seq == durable, "nothing is acknowledged"
+
+                disk.empty()
+                await stream.until_durable(last)  # by itself
+                assert (await stream.tick(last + 1, ROWS[0].tolist())).HasField("forecast")
+                await stream.until_durable(last + 1)
+            await scraped_until(child.http, lambda s: s.total("freshet_snapshot_seconds_count") > 0)
+            assert (await asyncio.to_thread(get, f"http://{child.http}/readyz"))[0] == 200
+            await client.create_model("another", ["a"])
+        child.kill()
+        await child.wait()
+
+        await child.start()
+        async with channel_to(child.grpc) as again, RawStream(again, "m", "s") as stream:
+            assert (stream.welcome.next_seq, stream.welcome.durable_seq) == (last + 2, last + 1)
+        assert await child.stop() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def test_snapshots_versions_and_checkpoints_without_room_are_counted_and_come_later(disk, tmp_path):
+    data = disk.path / "data"
+    data.mkdir()
+    (tmp_path / "journal").mkdir()
+    (data / "journal").symlink_to(tmp_path / "journal")  # which keeps its room
+    async with a_server(data, tmp_path / "log") as child, channel_to(child.grpc) as channel:
+        async with freshet.connect(child.grpc) as client:
+            await client.create_model("m", ["a", "b"], **LEARNING)
+
+        async def tick_until(true: Any, seq: int) -> int:
+            """Tick until the metrics say so; the next seq."""
+            async with asyncio.timeout(2 * DEADLINE_S), RawStream(channel, "m", "s") as stream:
+                while not true(await scrape(child.http)):
+                    disk.fill() if full else None
+                    for seq in range(seq, seq + 8):  # noqa: B020  # goes on from where it was
+                        assert (await stream.tick(seq, ROWS[seq % len(ROWS)].tolist())).HasField("forecast")
+                        await stream.until_durable(seq)
+                    seq += 1
+            return seq
+
+        full = True
+        refused = ("snapshot", "version", "checkpoint")
+        seq = await tick_until(
+            lambda s: all(s.total("freshet_disk_full_total", what=what) for what in refused), seq=1
+        )  # fmt: skip
+        assert child.running
+
+        disk.empty()
+        full = False
+        before = await scrape(child.http)
+        grown = ("freshet_snapshot_seconds_count", "freshet_version", "freshet_learner_updates_total")
+        await tick_until(lambda s: all(s.total(name) > before.total(name) for name in grown), seq)
+        assert (await scrape(child.http)).total("freshet_trainer_restarts_total") == 0
+        assert await child.stop() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+FAILING_SYNC = """
+import os
+real = os.fdatasync
+def fdatasync(fd):
+    with open({calls!r}, "a") as calls:
+        calls.write("failed\\n" if os.path.exists({broken!r}) else "done\\n")
+    if os.path.exists({broken!r}):
+        raise OSError(5, "Input/output error")
+    real(fd)
+os.fdatasync = fdatasync
+"""
+
+
+async def test_after_a_failed_sync_clients_are_told_and_the_server_ends_without_trying_again(tmp_path, monkeypatch):
+    calls, broken = tmp_path / "calls", tmp_path / "broken"
+    mutate(monkeypatch, tmp_path, FAILING_SYNC.format(calls=str(calls), broken=str(broken)))
+    async with a_server(tmp_path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
+        async with freshet.connect(child.grpc) as client:
+            await client.create_model("m", ["a", "b"], **LEARNING)
+        async with RawStream(channel, "m", "s") as stream, RawStream(channel, "m", "idle") as idle:
+            await stream.tick(1, ROWS[0].tolist())
+            await stream.until_durable(1)
+
+            broken.touch()
+            await stream.say(tick=pb.Tick(seq=2, x=ROWS[1]))
+
+            assert (await stream.error()).code() is grpc.StatusCode.UNAVAILABLE
+            assert (await idle.error()).code() is grpc.StatusCode.UNAVAILABLE
+            assert stream.durable.seq == 1, "tick 2 is not acknowledged"
+        assert await asyncio.wait_for(child.wait(), DEADLINE_S) == 1
+        assert calls.read_text().split().count("failed") == 1
+
+        broken.unlink()
+        await child.start()  # from the log
+        async with channel_to(child.grpc) as again, RawStream(again, "m", "s") as stream:
+            assert stream.welcome.durable_seq >= 1
+            assert stream.welcome.next_seq == stream.welcome.durable_seq + 1
+        assert await child.stop() == 0
