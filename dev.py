@@ -4,6 +4,7 @@
 python3 dev.py setup                  make .venv and install the locked packages and the two of ours
 python3 dev.py demo [ARGS…]           set up, then run `freshet demo ARGS…`
 python3 dev.py test [--all] [ARGS…]   set up, then lint, types, tests; --all adds the long tests; ARGS go to pytest
+python3 dev.py torture [ARGS…]        set up, then provoke every fault; ARGS: --quick, --only KIND, --json OUT
 python3 dev.py bench NAME [ARGS…]     set up, then run the benchmark bench/NAME.py with ARGS (such as --json OUT)
 """
 
@@ -110,7 +111,13 @@ def bench(arguments: Sequence[str]) -> int:
     return run(PYTHON, "-m", f"bench.{arguments[0]}", *arguments[1:])
 
 
-VERBS = {"setup": setup, "demo": demo, "test": test, "bench": bench}
+def torture(arguments: Sequence[str]) -> int:
+    """Faults provoked for real, and what came of them; its own --help says more."""
+    setup()
+    return run(PYTHON, "-m", "tests.torture", *arguments)
+
+
+VERBS = {"setup": setup, "demo": demo, "test": test, "torture": torture, "bench": bench}
 
 
 def main(arguments: Sequence[str]) -> int:

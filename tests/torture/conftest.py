@@ -1,0 +1,12 @@
+"""All of these run in the event loop of the journeys: grpc.aio's poller outlives the loop that it was started on."""
+
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents and pytest_asyncio.is_async_test(item):
+            item.add_marker(pytest.mark.asyncio(loop_scope="session"), append=False)

@@ -1,0 +1,125 @@
+"""Failpoints, as they are inside a server or trainer process that was started with `failpoints.injected`.
+
+A plan, written by the torturer, names one seam and the pass at which the process must die. It is a file that each pass
+looks at, so that a process that has long been running can be told, and claimed by renaming it, so that it kills once.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import Any, NoReturn
+
+
+def always(*_: Any) -> bool:
+    return True
+
+
+class Seams:
+    """Wraps the places where a crash hurts most."""
+
+    def __init__(self, folder: Path) -> None:
+        self._plan, self._hit = folder / "plan", folder / "hit"
+        self._passes: Counter[str] = Counter()
+
+    def due(self, seam: str) -> bool:
+        """Count a pass; whether the process must die in it. The plan is done then."""
+        try:
+            plan = self._plan.read_text()
+        except FileNotFoundError:
+            return False
+        name, number, _ = plan.split()
+        self._passes[plan] += name == seam
+        if name != seam or self._passes[plan] < int(number):
+            return False
+        try:
+            self._plan.rename(self._hit)
+        except FileNotFoundError:  # another process was first
+            return False
+        return True
+
+    def at(self, seam: str) -> None:
+        """Die here if it is due."""
+        if self.due(seam):
+            die()
+
+    def around(
+        self, owner: Any, name: str, before: str = "", after: str = "", when: Callable[..., bool] = always
+    ) -> None:
+        """Wrap a function of a class or module with seams; `when` says of its arguments whether they count."""
+        inner = getattr(owner, name)
+
+        def wrapped(*args: Any, **kwargs: Any) -> Any:
+            counts = when(*args)
+            if before and counts:
+                self.at(before)
+            result = inner(*args, **kwargs)
+            if after and counts:
+                self.at(after)
+            return result
+
+        setattr(owner, name, wrapped)
+
+
+def die() -> NoReturn:
+    """kill -9 of this very process."""
+    os.kill(os.getpid(), signal.SIGKILL)
+    raise AssertionError("unreachable")
+
+
+def serving(seams: Seams) -> None:
+    """The seams of the serving process."""
+    from service import publisher, recovery
+    from service.storage import journal, log, states, versions
+
+    seams.around(log.SegmentLog, "write", "journal.before_write", "journal.after_write")
+    seams.around(os, "fdatasync", "journal.before_sync", "journal.after_sync")
+    seams.around(journal.Journal, "_settle_waiters", "journal.after_ack")
+    seams.around(log, "create_segment", "segment.before", "segment.after")
+    seams.around(states.States, "save", "snapshot.before", "snapshot.after")
+    seams.around(versions.Versions, "add", "version.before", "version.after")
+    seams.around(publisher.Publisher, "_into_service", "swap.recorded", "swap.installed")
+    seams.around(recovery, "_ticks", "recovery.mid")
+    seams.around(recovery, "recover", after="recovery.after")
+    write_all, save = log._write_all, states.States.save
+
+    def torn(fd: int, data: bytes | bytearray, offset: int) -> None:
+        if seams.due("journal.mid_write"):
+            write_all(fd, data[: random.randrange(1, len(data))], offset)
+            die()
+        write_all(fd, data, offset)
+
+    def half_saved(self: Any, position: int, models: Any, streams: Iterable[Any], *rest: Any) -> None:
+        def lines() -> Iterator[Any]:
+            for row in streams:
+                yield row
+                seams.at("snapshot.mid")
+
+        save(self, position, models, lines(), *rest)
+
+    log._write_all = torn
+    states.States.save = half_saved  # type: ignore[method-assign, assignment]
+
+
+def training(seams: Seams) -> None:
+    """The seams of the trainer process."""
+    from service import export
+    from service.trainer import checkpoint, hosting, messages, quarantine
+
+    seams.around(hosting.HostedModel, "apply", "learn.before", "learn.after")
+    seams.around(checkpoint.Checkpoints, "save", "checkpoint.before", "checkpoint.after")
+    seams.around(quarantine.Quarantine, "changes", "checkpoint.mid")  # asked for inside the transaction
+    seams.around(export, "export", "export.before", "export.after")
+    seams.around(messages.Message, "encode", "verdict.before", when=lambda message: message.kind == "verdict")
+
+
+def arm(folder: str) -> None:
+    """Called by the injected sitecustomize, before anything of the service runs."""
+    trainer = "service.trainer.process" in sys.orig_argv
+    if trainer or "service.cli" in sys.orig_argv:
+        (training if trainer else serving)(Seams(Path(folder)))

@@ -1,0 +1,170 @@
+"""Clients that go on until they are told to stop, and what each was told: the torturer's own ledgers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+import freshet
+from tests.journeys.crash import SMALL, Array, walk
+
+FLOW, LAB = "flow", "lab"  # models 1 and 2: forecasts by themselves; learns from labels and windows
+REGRESS: dict[str, Any] = {
+    "channels": ["x"], "task": "regress", "targets": ["q"], "hidden": 4, "window": 12, "label_horizon": 200,
+    "learning_rate": 1e-3,
+}  # fmt: skip
+ROWS = 50_000
+IN_FLIGHT = 16
+LEAD = 24  # ticks that a stream may be ahead of the one that waits for verdicts
+BURST = 8  # ticks between two rounds of labels
+WINDOW = 8  # ticks
+
+
+@dataclass
+class Told:
+    """What one stream's client sent and was told. Nothing here comes from the server's files."""
+
+    model: int
+    stream: str
+    rows: Array
+    answers: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # seq → version, forecast
+    durable: int = 0  # the highest seq that the server called durable
+    # Ticks that a server may have answered before it was killed and whose records did not survive: taken again.
+    redone: set[int] = field(default_factory=set)
+
+    def note(self, seq: int, version: int, y: Array) -> None:
+        assert seq == len(self.answers) + 1, f"{self.stream}: answer {seq} after {len(self.answers)}"
+        self.answers[seq] = version, np.ascontiguousarray(y, np.float32).tobytes()
+
+    def killed(self, kept: int) -> None:
+        """The server was killed, and the surviving journal holds ticks up to `kept`."""
+        self.redone |= set(range(kept + 1, max(kept, len(self.answers)) + IN_FLIGHT + 1))
+
+
+class Load:
+    """Streams by Open and by Mux of a model that learns by itself; a stream, labels and windows of one that does not.
+
+    One stream waits for verdicts, so that it is paced by learning; the others keep abreast of it.
+    """
+
+    def __init__(self, client: freshet.Client) -> None:
+        self._client = client
+        self.open = [Told(1, f"open-{n}", walk(ROWS, n)) for n in range(2)]
+        self.mux = [Told(1, f"mux-{n}", walk(ROWS, 10 + n)) for n in range(2)]
+        self.lab = Told(2, "bench", walk(ROWS, 20))
+        self.labels: set[int] = set()  # seqs of the bench's ticks whose label was acknowledged
+        self.windows = 0  # acknowledged
+        self.moved = asyncio.Event()  # set at each answer
+        self._stopping = False
+
+    @property
+    def told(self) -> list[Told]:
+        return [*self.open, *self.mux, self.lab]
+
+    @property
+    def acknowledged(self) -> int:
+        """Ticks, labels and windows."""
+        return sum(told.durable for told in self.told) + len(self.labels) + self.windows
+
+    def stop(self) -> None:
+        """Every client ends once what it sent is on disk."""
+        self._stopping = True
+        self.moved.set()
+
+    async def run(self) -> None:
+        await self._client.create_model(FLOW, **SMALL)
+        await self._client.create_model(LAB, **REGRESS)
+        async with asyncio.TaskGroup() as group:
+            for told in self.open:
+                group.create_task(self._open(told))
+            group.create_task(self._mux())
+            group.create_task(self._lab())
+
+    async def until_all_moved(self, answers: int) -> None:
+        """Until each stream has so many more answers."""
+        wanted = {told.stream: len(told.answers) + answers for told in self.told}
+        while any(len(told.answers) < wanted[told.stream] for told in self.told):
+            await self.next_answer()
+
+    async def next_answer(self) -> None:
+        """Until any stream has one more, or all are told to stop. Whoever clears the event, it wakes all that wait."""
+        self.moved.clear()
+        await self.moved.wait()
+
+    async def _open(self, told: Told) -> None:
+        waits = told is self.open[0]
+        async with self._client.stream(FLOW, told.stream, IN_FLIGHT) as stream:
+            source = self._rows(told) if not waits else self._until_stopped(told)
+            async for forecast in stream.forecasts(source, max_staleness=24 if waits else None):
+                assert not forecast.lost
+                told.note(forecast.seq, forecast.version, forecast.y)
+                told.durable = max(told.durable, stream.durable_seq)
+                self.moved.set()
+            await stream.durable()
+            told.durable = stream.durable_seq
+            if waits:
+                await stream.wait_judged(len(told.answers))
+
+    async def _until_stopped(self, told: Told) -> AsyncIterator[Array]:
+        for row in told.rows:
+            if self._stopping:
+                return
+            yield row
+
+    async def _rows(self, told: Told) -> AsyncIterator[Array]:
+        n = 0
+        while await self._abreast(n):
+            yield told.rows[n]
+            n += 1
+
+    async def _abreast(self, n: int) -> bool:
+        """Wait until the stream that waits for verdicts has come close to tick n; False: stop."""
+        while n > len(self.open[0].answers) + LEAD and not self._stopping:
+            await self.next_answer()
+        return not self._stopping
+
+    async def _mux(self) -> None:
+        ids = [told.stream for told in self.mux]
+        n = 0
+        async with self._client.mux(FLOW) as mux:
+            while await self._abreast(n):
+                packed = await mux.step(ids, np.stack([told.rows[n] for told in self.mux]))
+                assert not packed.refused, packed.refused
+                assert not packed.lost
+                for i, told in enumerate(self.mux):
+                    told.note(int(packed.seq[i]), int(packed.version[i]), packed.y[i])
+                self.moved.set()
+                n += 1
+
+    async def _lab(self) -> None:
+        told, n = self.lab, 0
+        async with (
+            self._client.stream(LAB, told.stream, IN_FLIGHT) as stream,
+            self._client.learn(LAB, source="torture") as learning,
+        ):
+            while await self._abreast(n):
+                for row in told.rows[n : n + BURST]:
+                    forecast = await stream.step(row)
+                    told.note(forecast.seq, forecast.version, forecast.y)
+                    self.moved.set()
+                await stream.durable()
+                told.durable = stream.durable_seq
+                await self._label(stream, learning, range(n + 1, n + BURST + 1))
+                n += BURST
+
+    async def _label(self, stream: freshet.Stream, learning: Any, seqs: range) -> None:
+        """A label for each of these ticks, by both ways, and a window; returns when all of it is acknowledged."""
+        x = self.lab.rows
+        for seq in seqs[::2]:
+            await learning.label(self.lab.stream, seq, float(x[seq - 1, 0]) * 2)
+        rows = x[seqs[0] - 1 : seqs[0] - 1 + WINDOW]
+        await learning.window(rows, rows[:, 0] * 2)
+        await asyncio.gather(*(stream.label(seq, float(x[seq - 1, 0]) * 2) for seq in seqs[1::2]))
+        self.labels |= set(seqs[1::2])
+        await learning.flush()
+        self.labels |= set(seqs[::2])
+        self.windows += 1

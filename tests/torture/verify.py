@@ -1,0 +1,132 @@
+"""What the files of a tortured server must hold, by ledgers that know nothing of its recovery.
+
+The counting learner learns nothing: it reads the surviving journal, and says how much must have been learned.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+from service.records import Chunk, Label, StreamOpened, Ticks, Window, entries
+from service.trainer.checkpoint import Checkpoints
+from service.trainer.hosting import HostedModel
+from tests.journeys.crash import GATE
+from tests.oracles import replay
+from tests.service.histories import digest
+from tests.torture.load import Load
+from tests.torture.report import Part
+
+FEW = 0.03  # of the answers, at most, belong to a line of events that a kill cut off
+
+
+class Counted(NamedTuple):
+    """What a model's records up to an offset hold."""
+
+    ticks: int
+    labels: set[tuple[str, int]]  # stream id and seq: of a tick's labels, the first counts
+    windows: dict[tuple[str, int], int]  # labelled ticks, by source and number
+
+    @property
+    def learned(self) -> int:
+        """Label vectors from outside that are to be learned, once."""
+        return len(self.labels) + sum(self.windows.values())
+
+
+def count(chunks: list[Chunk], model: int, until: int) -> Counted:
+    """Read a model's records up to journal offset `until`."""
+    names: dict[int, str] = {}
+    ticks = 0
+    labels: set[tuple[str, int]] = set()
+    windows: dict[tuple[str, int], int] = {}
+    for chunk in chunks:
+        for record in chunk.records if chunk.model == model and chunk.offset < until else ():
+            match record:
+                case StreamOpened(stream=number, id=id):
+                    names[number] = id
+                case Ticks():
+                    ticks += entries(record)
+                case Label(stream=number, seq=seq):
+                    labels.add((names[number], int(seq)))
+                case Window(source=source, window_seq=seq, weight=weight):
+                    windows[source, int(seq)] = int((weight > 0).any(axis=1).sum())
+    return Counted(ticks, labels, windows)
+
+
+def missing(chunks: list[Chunk], load: Load) -> list[str]:
+    """What was acknowledged and is not in the journal, in words."""
+    found = []
+    for told in load.told:
+        kept = replay.last_seqs(chunks, told.model).get(told.stream, 0)
+        found += [f"{told.stream}: tick {seq}" for seq in range(kept + 1, told.durable + 1)]
+    counted = count(chunks, load.lab.model, 1 << 62)
+    found += [f"label {seq}" for seq in sorted(load.labels) if (load.lab.stream, seq) not in counted.labels]
+    if len(counted.windows) < load.windows:
+        found.append(f"windows: {load.windows} acknowledged, {len(counted.windows)} in the journal")
+    return found
+
+
+def after_kill(part: Part, data: Path, copy: Path, load: Load) -> None:
+    """The process was killed just now: compare what clients were told with the journal that is left."""
+    chunks = replay.survivors(data, copy)
+    lost = missing(chunks, load)
+    part.lost += len(lost)
+    part.wrong += lost[:5]
+    for told in load.told:
+        told.killed(replay.last_seqs(chunks, told.model).get(told.stream, 0))
+
+
+def at_end(part: Part, data: Path, files: dict[int, replay.Files], load: Load) -> None:
+    """The server has drained: every answer, every label and the weights against the oracles."""
+    chunks = list(replay.read(data / "journal"))
+    part.acknowledged += load.acknowledged
+    lost = missing(chunks, load)
+    part.lost += len(lost)
+    part.wrong += lost[:5]
+    answers(part, chunks, files, load)
+    checkpoints = Checkpoints(data / "trainer.db")
+    _, models = checkpoints.load(GATE)
+    checkpoints.close()
+    for number, hosted in models.items():
+        learning(part, chunks, files[number], hosted)
+
+
+def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], load: Load) -> None:
+    """Each answer is bit for bit what the version that the journal names gives on an unbroken run."""
+    expected = {model: replay.served(chunks, files[model], model).answers for model in files}
+    compared = differ = 0
+    for told in load.told:
+        for seq, (version, y) in told.answers.items():
+            oracle = expected[told.model].get((told.stream, seq))
+            if oracle is None:
+                part.lost += 1
+                part.wrong.append(f"{told.stream}: tick {seq} was answered and is not in the journal")
+                continue
+            compared += 1
+            if oracle.x.tobytes() != told.rows[seq - 1].tobytes():
+                part.wrong.append(f"{told.stream}: tick {seq} is journaled with other values")
+            elif (version, y) != (oracle.version, oracle.y.tobytes()):
+                if seq in told.redone and version <= oracle.version:
+                    differ += 1  # its first answer, of before the kill
+                else:
+                    part.wrong.append(f"{told.stream}: tick {seq} was answered otherwise than by its version")
+    part.numbers["answers compared"] = part.numbers.get("answers compared", 0) + compared
+    part.numbers["of before a kill"] = part.numbers.get("of before a kill", 0) + differ
+    if differ > FEW * compared:
+        part.wrong.append(f"{differ} of {compared} answers belong to no journal")
+
+
+def learning(part: Part, chunks: list[Chunk], files: replay.Files, saved: HostedModel) -> None:
+    """The checkpoint against an uninterrupted fold, and its counts against those of the counting learner."""
+    whole = replay.learned(chunks, files, GATE, saved.offset, saved.number)
+    part.digests_unequal += digest(saved) != digest(whole)
+    must = count(chunks, saved.number, saved.offset)
+    counts = saved.learner.counts
+    done = [(counts.ticks, must.ticks)]
+    if saved.learner.spec.task != "forecast":
+        done.append((counts.learned + counts.unlearned + counts.rejected, must.learned))
+    for did, should in done:
+        part.learned_twice += max(0, did - should)
+        if did < should:
+            part.lost += should - did
+            part.wrong.append(f"model {saved.number}: {did} learned, {should} in the journal")
