@@ -213,7 +213,8 @@ class Publisher:
     def _committed(self, commit: Commit) -> None:
         now = self._serving.clock()
         for chunk in commit.chunks:
-            if len(chunk.seqs) and chunk.model in self._serving.models:
+            model = self._serving.models.get(chunk.model)
+            if model and (chunk.labels or (len(chunk.seqs) and model.spec.task == "forecast")):
                 marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
                 marks.append((chunk.end_offset, now))
 

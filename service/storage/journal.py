@@ -44,6 +44,7 @@ class CommittedChunk(NamedTuple):
     end_offset: int  # logical offset after the last entry
     streams: U32  # of its ticks, in order
     seqs: U64  # of its ticks: of several of a stream, the last one is the highest
+    labels: int  # labels and windows among its entries
 
 
 class Commit(NamedTuple):
@@ -268,7 +269,9 @@ class Journal:
         self._durable_position = position
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
-        chunks = tuple(CommittedChunk(c.model, c.offset, c.end, *t) for c, t in zip(batch, ticks, strict=True))
+        chunks = tuple(
+            CommittedChunk(c.model, c.offset, c.end, *t, c.labels) for c, t in zip(batch, ticks, strict=True)
+        )
         now = self._clock()
         commit = Commit(position, now - started, now - oldest, chunks)
         for listener in self.on_commit:

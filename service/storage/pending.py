@@ -6,7 +6,7 @@ from array import array
 
 import numpy as np
 
-from service.records import U32, U64, Record, Ticks, encode_record, join_chunk
+from service.records import U32, U64, Label, Record, Ticks, Window, encode_record, join_chunk
 
 TICK_BYTES = 20  # stream, seq, time: what a tick takes besides its values
 
@@ -36,12 +36,13 @@ class _Run:
 class PendingChunk:
     """A chunk in the making. Filled on the event loop; `encode` runs in the writer's thread once nobody fills it."""
 
-    __slots__ = ("_parts", "count", "learn_every", "model", "offset", "size")
+    __slots__ = ("_parts", "count", "labels", "learn_every", "model", "offset", "size")
 
     def __init__(self, model: int, offset: int) -> None:
         self.model, self.offset = model, offset
         self.learn_every = 1
         self.count = 0  # logical entries
+        self.labels = 0  # of them, labels and windows
         self.size = 0  # bytes, chunk header left out
         self._parts: list[bytes | _Run] = []
 
@@ -66,6 +67,7 @@ class PendingChunk:
         if not isinstance(record, Ticks):
             self._parts.append(encoded)
             self.count += 1
+            self.labels += isinstance(record, Label | Window)
             self.size += len(encoded)
             return
         run = self._run(record.x.itemsize * record.x.shape[1])

@@ -126,6 +126,8 @@ class Trainer:
             why = f"trainer.db was written by [{elsewhere}], this is [{machine_kind()}]: what is learned from here on "
             self.channel.send("problem", {"why": why + "need not be bit for bit what it would have been there"})
         self.channel.send("ready", self._checkpointed())
+        for hosted in self.models.values():  # where nothing comes any more, serving must know it all the same
+            self.channel.send("progress", progress(hosted, self.position, []))
         while not self.channel.ended:
             message = self.channel.receive(self._patience())
             while message is not None:
