@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import pytest
-
 from tests.torture import kill
-from tests.torture.failpoints import ALL
 
 # One of each kind: in the middle of what must be one commit, and at random.
 WORST = (
@@ -20,14 +17,3 @@ async def test_a_kill_at_the_worst_moments_loses_nothing_and_nothing_is_learned_
     assert part.good, part.as_json()
     assert set(part.hits_of) == set(WORST)
     assert part.acknowledged > 500
-
-
-@pytest.mark.long
-@pytest.mark.timeout(1200)
-@pytest.mark.parametrize("seed", [2, 3])
-async def test_seventy_five_kills_at_every_named_moment(tmp_path, seed):
-    part = await kill.rounds(tmp_path, kill.every_seam(75, seed), seed)
-
-    assert part.good, part.as_json()
-    assert part.hits >= 73, "a seam that is not passed in time is no hit"
-    assert set(part.hits_of) == set(ALL)
