@@ -1,4 +1,4 @@
-"""The command line: `freshet serve`, `freshet models`, `freshet train`, `freshet backtest`, `freshet demo`.
+"""The command line: `freshet serve`, `models`, `journal`, `train`, `backtest`, `demo`.
 
 What a verb needs is imported inside it, so that `freshet --version` and `--help` start neither NumPy nor gRPC.
 """
@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+from service.journal_cli import journal
 from service.models_cli import models
 from service.quarantine_cli import quarantine
 from service.train_cli import train
@@ -174,6 +175,7 @@ def _drain_at_end_of_input() -> None:
 app.command()(train)
 app.add_typer(models)
 app.add_typer(quarantine)
+app.add_typer(journal)
 
 
 @app.command()

@@ -50,6 +50,7 @@ FLOORS = {
     # edges: the wire, the outside, the composition root
     "service.backtest": 3,
     "service.cli": 3,
+    "service.journal_cli": 3,
     "service.manage": 3,
     "service.models_cli": 3,
     "service.quarantine_cli": 3,

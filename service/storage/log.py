@@ -13,15 +13,13 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from service.records import Chunk, RecordError, decode_chunk
+from service.storage.examine import Examined, examine
 from service.storage.segments import (
     COMMIT_FIRST,
     MAX_PAYLOAD,
     JournalDamaged,
-    Scan,
     Segment,
     create_segment,
-    find_later_commit,
-    list_segments,
     sync_directory,
 )
 from service.storage.space import NoSpace, needing_space
@@ -51,18 +49,22 @@ class SegmentLog:
         self._fd = -1
         directory.mkdir(parents=True, exist_ok=True)
         sync_directory(directory.parent)
-        self._lock = _lock(directory)
+        self._lock = lock(directory)
         try:
-            self._segments = list_segments(directory) or [create_segment(directory, 0, 0)]
-            last = self._verify()
+            for unfinished in directory.glob("*.tmp"):  # an interrupted `create_segment`
+                unfinished.unlink()
+            found = examine(directory)
+            if found.damage:
+                raise found.damage
+            self._segments = list(found.segments) or [create_segment(directory, 0, 0)]
             self._fd = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
-            self._settle(last)
+            self._settle(found)
         except BaseException:
             self.close()
             raise
-        self.end, self._chain = last.end, last.chain
+        self.end, self._chain = found.end, found.chain
         # Where the last reads ended, and the chains there: readers that go on do not scan a segment per read.
-        self._cursors: tuple[tuple[int, int], ...] = ((last.end, last.chain),)
+        self._cursors: tuple[tuple[int, int], ...] = ((self.end, self._chain),)
 
     @property
     def start(self) -> int:
@@ -169,30 +171,13 @@ class SegmentLog:
         others = [cursor for cursor in self._cursors if cursor[0] not in (began, at)]
         self._cursors = ((at, chain), *others[: MAX_READERS - 1])
 
-    def _verify(self) -> Scan:
-        """Scan every segment and check that each goes on where the one before ends; the scan of the last."""
-        scan = None
-        for i, segment in enumerate(self._segments):
-            if scan and (segment.start, segment.chain) != (scan.end, scan.chain):
-                raise segment.damaged(segment.start, f"it does not go on where the segment before ends ({scan.end})")
-            scan = segment.scan()
-            if i + 1 < len(self._segments) and scan.end != segment.start + segment.size():
-                raise segment.damaged(scan.end, "the frame there is broken, and later segments follow")
-        assert scan is not None  # there is at least one segment
-        return scan
-
-    def _settle(self, last: Scan) -> None:
+    def _settle(self, found: Examined) -> None:
         """Cut off a torn end, and write the last commit again: a crash, or a sync that failed, may have left it in
         the page cache only, and there a sync alone would not write it."""
         segment = self._segments[-1]
-        torn_at = segment.file_offset(last.end)
-        tail = os.pread(self._fd, os.fstat(self._fd).st_size - torn_at, torn_at)
-        later = find_later_commit(tail)
-        if later is not None:
-            raise segment.damaged(last.end, f"the frame there is broken, a later commit follows at {torn_at + later}")
+        torn_at, begin = segment.file_offset(found.end), segment.file_offset(found.last_commit)
         os.ftruncate(self._fd, torn_at)
-        self.truncated_bytes = len(tail)
-        begin = segment.file_offset(last.last_commit)
+        self.truncated_bytes = found.torn_bytes
         _write_all(self._fd, os.pread(self._fd, torn_at - begin, begin), begin)
         os.fdatasync(self._fd)
 
@@ -222,8 +207,11 @@ class SegmentLog:
         raise segment.damaged(position, "that is no frame boundary")
 
 
-def _lock(directory: Path) -> int:
-    """Take the directory for this process, until the descriptor is closed; a forked child must not keep it."""
+def lock(directory: Path) -> int:
+    """Take the directory for this process, until the descriptor is closed; a forked child must not keep it.
+
+    Raises JournalLocked, which names the process that has it.
+    """
     fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -231,7 +219,7 @@ def _lock(directory: Path) -> int:
         owner = os.pread(fd, 32, 0).decode(errors="replace").strip()
         os.close(fd)
         raise JournalLocked(
-            f"{directory} is in use by process {owner or 'unknown'}: stop it, or use another directory"
+            f"{directory / LOCK_NAME}: in use by process {owner or 'unknown'}: stop it, or use another directory"
         ) from error
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)

@@ -39,6 +39,10 @@ class JournalDamaged(RuntimeError):
     """The files do not hold what was acknowledged. Names file, byte and remedy; nothing is skipped or changed."""
 
 
+class JournalFormat(JournalDamaged):
+    """Written by another version of freshet: nothing is wrong with it."""
+
+
 class Frame(NamedTuple):
     """One valid frame."""
 
@@ -104,9 +108,11 @@ class Segment:
 
     def damaged(self, position: int, what: str) -> JournalDamaged:
         """The error for a fault at `position` of this segment, to be raised by the caller."""
+        data = self.path.parent.parent
         return JournalDamaged(
             f"{self.path}, byte {self.file_offset(position)}: {what}. Nothing was changed. Restore the journal "
-            "directory from a copy, or move the data directory away to start without what it held"
+            f"directory from a copy, or give up what is behind: freshet journal check {data} says what that is, "
+            f"freshet journal repair {data} cuts it off and keeps it aside"
         )
 
 
@@ -124,27 +130,19 @@ def create_segment(directory: Path, start: int, chain: int) -> Segment:
     return Segment(path, start, chain)
 
 
-def list_segments(directory: Path) -> list[Segment]:
-    """The segments in a directory, in order; removes what an interrupted `create_segment` left.
-
-    Raises JournalDamaged for a header that is not whole, of another format, or not the one the name tells.
-    """
-    for unfinished in directory.glob("*.tmp"):
-        unfinished.unlink()
-    return [_read_header(path) for path in sorted(directory.glob(f"*{SUFFIX}"))]
-
-
-def _read_header(path: Path) -> Segment:
+def read_header(path: Path) -> Segment:
+    """The segment in a file. Raises JournalDamaged for a header that is not whole or not the one the name tells;
+    JournalFormat, OSError."""
     with path.open("rb") as file:
         data = file.read(HEADER.size)
-    segment = Segment(path, 0, 0)
+    segment = Segment(path, HEADER.size, 0)  # so that position 0 is the file's first byte
     if len(data) < HEADER.size:
         raise segment.damaged(0, f"the segment header is cut off after {len(data)} bytes")
     magic, version, chain, start, crc = HEADER.unpack(data)
     if magic != MAGIC or crc != zlib.crc32(data[:-4]) or path.name != f"{start:020d}{SUFFIX}":
         raise segment.damaged(0, "the segment header is damaged or does not match the file's name")
     if version != FORMAT_VERSION:
-        raise JournalDamaged(
+        raise JournalFormat(
             f"{path}: written in journal format {version}, this version of freshet reads format {FORMAT_VERSION}; "
             "start the version that wrote it"
         )

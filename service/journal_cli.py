@@ -1,0 +1,97 @@
+"""`freshet journal …`: look at the journal of a stopped server, and cut a damaged one."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.verbs import refused
+
+if TYPE_CHECKING:
+    from service.storage.repair import Report, Span
+
+journal = typer.Typer(
+    name="journal",
+    help="The journal of a stopped server: check it, repair it.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+Data = Annotated[Path, typer.Argument(help="The directory that `freshet serve --data` is given.", metavar="DATA")]
+DAMAGED = 1
+
+
+@journal.command()
+def check(data: Data) -> None:
+    """Say what the journal holds and whether a server would start on it; changes nothing.
+
+    Ends with exit code 1 if a server would refuse it.
+    """
+
+    def work() -> int:
+        from service.storage.repair import check as verb
+
+        return _show(verb(data))
+
+    raise typer.Exit(_guarded(work))
+
+
+@journal.command()
+def repair(data: Data) -> None:
+    """Cut a damaged journal before the damage, and say what is lost.
+
+    The damaged segment and all behind it are copied to DATA/quarantine-… first. Nothing behind damage is used again.
+    """
+
+    def work() -> int:
+        from service.storage.repair import repair as verb
+
+        report, quarantine = verb(data, time.strftime("quarantine-%Y%m%dT%H%M%S"))
+        if quarantine is None:
+            code = _show(report)
+            print("nothing to repair" if code == 0 else "there is no damage that could be cut off")
+            return code
+        _show(report)
+        print(f"cut at position {report.end}; what was there is in {quarantine}")
+        return 0
+
+    raise typer.Exit(_guarded(work))
+
+
+def _show(report: Report) -> int:
+    print(f"segments {report.segments}, positions {report.start} to {report.end}")
+    for model, span in sorted(report.held.items()):
+        print(f"model {model}: {_entries(span)}")
+    if report.torn_bytes:
+        print(f"torn: {report.torn_bytes} bytes of a commit that was never acknowledged; the next start cuts them off")
+    for model, span in sorted(report.lost.items()):
+        print(f"model {model}: behind the damage, {_entries(span)}")
+    print(f"damaged: {report.problem}" if report.problem else "whole")
+    return DAMAGED if report.problem else 0
+
+
+def _entries(span: Span) -> str:
+    first, end = span
+    return f"{end - first} entries, offsets {first} to {end}"
+
+
+def _guarded(work: Callable[[], int]) -> int:
+    from service.records import RecordError
+    from service.storage.log import JournalLocked
+    from service.storage.repair import RepairRefused
+    from service.storage.segments import JournalDamaged
+
+    try:
+        return work()
+    except (OSError, JournalLocked, JournalDamaged, RecordError) as error:
+        raise refused(error) from None
+    except RepairRefused as error:
+        print(f"freshet: {error}", file=sys.stderr)
+        return DAMAGED

@@ -1,0 +1,159 @@
+"""What a stopped server's journal still holds, and how one that is damaged is cut: nothing behind damage is used again.
+
+`check` reads only. `repair` first copies whatever it takes away to DATA/quarantine-…, durably; killed at any moment, it
+leaves a journal that is refused as before, or is cut as it would have cut it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from service.records import decode_chunk
+from service.storage.examine import Examined, behind, examine
+from service.storage.log import lock
+from service.storage.segments import sync_directory
+
+Span = tuple[int, int]  # a model's logical offsets: first, and the one behind the last
+POSITIONS = {"states.db": "SELECT journal_end FROM snapshot", "trainer.db": "SELECT position FROM checkpoint"}
+REBUILT = "trainer.db"  # from the journal, by learning again
+
+
+class RepairRefused(RuntimeError):
+    """The journal cannot be cut there. Names why and the remedy; nothing was changed."""
+
+
+class Report(NamedTuple):
+    """What `check` finds."""
+
+    segments: int
+    start: int  # positions: of the oldest frame kept, and after the last that holds
+    end: int
+    held: dict[int, Span]  # by model
+    torn_bytes: int  # of a commit that nobody was promised: the next start cuts them off
+    damage: str  # empty: none
+    lost: dict[int, Span]  # by model, what could still be made out behind the damage
+    ahead: dict[str, int]  # files that name a position behind `end`, and that position
+
+    @property
+    def problem(self) -> str:
+        """Why a server would refuse this journal; empty if it would not."""
+        where = ", ".join(f"{name} names position {position}" for name, position in self.ahead.items())
+        older = f"the journal ends at position {self.end}, but {where}: restore both from the same moment"
+        return self.damage or (older if where else "")
+
+
+def check(data: Path) -> Report:
+    """Report on the journal in a data directory, changing nothing but the lock file.
+
+    Raises JournalLocked while a server runs, JournalFormat, OSError (FileNotFoundError: there is no journal).
+    """
+    with closing(_Locked(data)):
+        return _report(data, examine(data / "journal"))
+
+
+def repair(data: Path, name: str) -> tuple[Report, Path | None]:
+    """Cut a damaged journal before the damage; what is cut goes to the directory `name` in `data`.
+
+    Returns what was found, and that directory; None: there is no damage, nothing was changed. A trainer.db that is
+    ahead of the cut goes there too. Raises RepairRefused where states.db is ahead of it, and as `check`.
+    """
+    with closing(_Locked(data)):
+        found = examine(data / "journal")
+        report = _report(data, found)
+        if found.damage is None:
+            return report, None
+        if "states.db" in report.ahead:
+            raise RepairRefused(
+                f"states.db holds what the journal held up to position {report.ahead['states.db']}, which is behind "
+                f"the damage at {found.end}: cut there, the journal would be older than the streams' states. Nothing "
+                "was changed. Restore the journal directory from a copy, or the whole data directory from an older one"
+            )
+        quarantine = data / name
+        gone = list(found.broken)
+        if REBUILT in report.ahead:
+            gone += [path for path in sorted(data.glob(f"{REBUILT}*")) if path.is_file()]
+        _copy(gone, quarantine)
+        _cut(found, gone)
+        return report, quarantine
+
+
+class _Locked:
+    """The journal's lock, as long as this is open."""
+
+    def __init__(self, data: Path) -> None:
+        if not (data / "journal").is_dir():
+            raise FileNotFoundError(f"{data}: holds no journal; give the directory that freshet serve --data was given")
+        self._fd = lock(data / "journal")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _report(data: Path, found: Examined) -> Report:
+    held: dict[int, Span] = {}
+    for i, segment in enumerate(found.segments):
+        stop = found.end if i + 1 == len(found.segments) else segment.start + segment.size()
+        for frame in segment.frames(segment.start, segment.chain, stop):
+            _extend(held, frame.payload)
+    lost: dict[int, Span] = {}
+    for path in found.broken:
+        cut_here = found.segments and path == found.segments[-1].path
+        for payload in behind(path, found.end if cut_here else None):
+            _extend(lost, payload)
+    begins = int((found.segments[0].path if found.segments else found.broken[0]).stem) if found.damage else 0
+    for model, (first, end) in lost.items():  # from where what is held ends; of what never was dropped, from 0
+        lost[model] = (held[model][1] if model in held else first if begins else 0, end)
+    ahead = {name: at for name, at in _positions(data).items() if at > found.end}
+    start = found.segments[0].start if found.segments else 0
+    damage = str(found.damage or "")
+    return Report(len(found.segments), start, found.end, held, found.torn_bytes, damage, lost, ahead)
+
+
+def _extend(spans: dict[int, Span], payload: bytes) -> None:
+    chunk = decode_chunk(payload)
+    first, end = spans.get(chunk.model, (chunk.offset, chunk.offset))
+    spans[chunk.model] = (min(first, chunk.offset), max(end, chunk.end))
+
+
+def _positions(data: Path) -> dict[str, int]:
+    """The journal positions that the databases beside it name. Raises RepairRefused for one that cannot be read."""
+    found = {}
+    for name, query in POSITIONS.items():
+        path = data / name
+        if path.exists():
+            try:
+                with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sql:
+                    row = sql.execute(query).fetchone()
+            except sqlite3.Error as error:
+                raise RepairRefused(f"{path}: {error}. Nothing was changed. Restore it from a copy first") from error
+            found[name] = int(row[0]) if row else 0
+    return found
+
+
+def _copy(paths: list[Path], quarantine: Path) -> None:
+    """Copy files to a new directory, durable when this returns."""
+    quarantine.mkdir()
+    for path in paths:
+        shutil.copy2(path, quarantine / path.name)
+        with (quarantine / path.name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync_directory(quarantine)
+    sync_directory(quarantine.parent)
+
+
+def _cut(found: Examined, gone: list[Path]) -> None:
+    """Take away what was copied, the last first, and of the segment that still holds something its broken end only."""
+    kept = found.segments[-1].path if found.segments else None
+    for path in reversed(gone):
+        if path != kept:
+            path.unlink()
+            sync_directory(path.parent)
+    if kept in gone:
+        with kept.open("r+b") as file:
+            file.truncate(found.segments[-1].file_offset(found.end))
+            os.fsync(file.fileno())

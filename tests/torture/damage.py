@@ -1,0 +1,139 @@
+"""Journals cut at every byte and flipped in every record: what opens must be a true beginning of what was written.
+
+`run` judges with a list of its own of what was written, and never asks the journal what it thinks it lost.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import tempfile
+from bisect import bisect_right
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from service.records import Chunk, Ticks, encode_chunk
+from service.storage.log import SegmentLog
+from service.storage.segments import FRAME, HEADER, JournalDamaged
+
+NEAR = 16  # bytes on either side of a record's boundary
+MEMORY = Path("/dev/shm")  # where there is one: a sync costs nothing there, and nothing here is about the disk
+
+
+class Written:
+    """A journal of one segment, and what was written into it."""
+
+    def __init__(self, directory: Path, size: int, ticks: int) -> None:
+        """At least `size` bytes, in frames of `ticks` ticks; commits of one, two and three frames in turn."""
+        rng = np.random.default_rng(size)
+        log = SegmentLog(directory, 1 << 40)
+        self.payloads: list[bytes] = []
+        self.ends: list[int] = []  # file offsets behind each frame
+        self.last_commit = 0  # index of the first frame of the last commit
+        while log.end < size:
+            self.last_commit = len(self.payloads)
+            commit = [_payload(rng, len(self.payloads) + i, ticks) for i in range(1 + len(self.payloads) % 3)]
+            log.write(commit)
+            self.payloads += commit
+        log.close()
+        at = HEADER.size
+        for payload in self.payloads:
+            at += FRAME.size + len(payload)
+            self.ends.append(at)
+        [path] = directory.glob("*.journal")
+        self.name, self.data = path.name, path.read_bytes()
+        assert len(self.data) == at
+
+    def whole_frames(self, size: int) -> int:
+        """How many frames lie wholly within the first `size` bytes."""
+        return bisect_right(self.ends, size)
+
+
+def _payload(rng: np.random.Generator, n: int, ticks: int) -> bytes:
+    seq = np.arange(n * ticks, (n + 1) * ticks, dtype=np.uint64)
+    x = rng.standard_normal((ticks, 2)).astype(np.float32)
+    return encode_chunk(Chunk(1, n * ticks, 1, (Ticks(np.full(ticks, 7, np.uint32), seq, seq / 8, x),)))
+
+
+class Tally:
+    """Rounds so far, and what they found."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self.rounds = self.hits = self.wrong = self.silent = 0
+
+    def cut(self, written: Written, size: int) -> None:
+        """The first `size` bytes alone: all whole frames are there and no other, and the rest is counted."""
+        whole = written.whole_frames(size)
+        rest = size - (written.ends[whole - 1] if whole else HEADER.size)
+        self._judge(written, written.data[:size], whole, torn=rest, may_refuse=size < HEADER.size)
+
+    def flip(self, written: Written, at: int) -> None:
+        """One bit at byte `at`: refused; or, in the last commit, cut off there and counted."""
+        data = bytearray(written.data)
+        data[at] ^= 1 << at % 8
+        whole = written.whole_frames(at)
+        rest = len(data) - (written.ends[whole - 1] if whole else HEADER.size)
+        must_refuse = whole < written.last_commit or at < HEADER.size
+        self._judge(written, bytes(data), whole, torn=rest, may_refuse=must_refuse, must_refuse=must_refuse)
+
+    def _judge(
+        self, written: Written, data: bytes, whole: int, *, torn: int, may_refuse: bool, must_refuse: bool = False
+    ) -> None:
+        """data: the damaged file, of which `whole` frames are as they were, and `torn` bytes behind them are not."""
+        self.rounds += 1
+        (self._directory / written.name).write_bytes(data)
+        try:
+            log = SegmentLog(self._directory, 1 << 40)
+        except JournalDamaged:
+            self.hits += 1
+            self.wrong += not may_refuse  # a torn end must not keep a server from starting
+            return
+        try:
+            found = [payload for _, payload in log.read(0, 1 << 40)]
+            self.hits += log.truncated_bytes > 0
+            self.wrong += found != written.payloads[: len(found)]
+            self.silent += must_refuse or len(found) != whole or log.truncated_bytes != torn
+        finally:
+            log.close()
+
+
+def run(quick: bool) -> dict[str, int]:
+    """Cut and flip; returns rounds, hits (damage that was noticed: all but cuts at a boundary), wrong, silent_skips.
+
+    Full: 64 KiB cut at every byte, 1 MiB at each record's boundary ± 16, one bit flipped in every record. Quick: one
+    byte in 61 of the first, and the other two on 64 KiB.
+    """
+    base = MEMORY if os.access(MEMORY, os.W_OK) else None
+    folder = Path(tempfile.mkdtemp(prefix="damage-", dir=base))
+    try:
+        small = Written(folder / "small", 64 << 10, ticks=32)
+        large = small if quick else Written(folder / "large", 1 << 20, ticks=80)
+        tally = Tally(folder / "damaged")
+        (folder / "damaged").mkdir()
+        for size in range(0, len(small.data) + 1, 61 if quick else 1):
+            tally.cut(small, size)
+        for size in _near_boundaries(large, step=5 if quick else 1):
+            tally.cut(large, size)
+        for written in {small, large}:
+            for at in _one_in_each(written):
+                tally.flip(written, at)
+    finally:
+        shutil.rmtree(folder)
+    return {"rounds": tally.rounds, "hits": tally.hits, "wrong": tally.wrong, "silent_skips": tally.silent}
+
+
+def _near_boundaries(written: Written, step: int) -> Iterator[int]:
+    for end in [HEADER.size, *written.ends]:
+        yield from (size for size in range(end - NEAR, end + NEAR + 1, step) if 0 <= size <= len(written.data))
+
+
+def _one_in_each(written: Written) -> Iterator[int]:
+    """Bytes to flip: of the header, and of each record its length, its chain and somewhere in its payload."""
+    rng = random.Random(len(written.data))
+    yield rng.randrange(HEADER.size)
+    for begin, end in zip([HEADER.size, *written.ends], written.ends, strict=False):
+        yield from (begin + rng.randrange(4), begin + 4 + rng.randrange(4), rng.randrange(begin + FRAME.size, end))
