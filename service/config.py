@@ -45,6 +45,9 @@ class ServeConfig(BaseSettings):
     snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
     commit_s: float = Field(0.01, ge=0, le=1, description="shortest time between two journal commits")
     segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
+    # Whole segments, and only of what lies before the last snapshot and the trainer's last checkpoint.
+    journal_keep_bytes: int = Field(4 << 30, ge=0, description="journal beyond so much goes once nothing needs it")
+    journal_keep_s: float = Field(7 * 86400.0, ge=0, description="journal older than this goes once nothing needs it")
     # At most `answers.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
     max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
     # Counts while the disk is full, when nothing else ends what is kept in memory until it can be written.

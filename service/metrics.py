@@ -132,6 +132,8 @@ class Metrics:
         )
         self.commit_seconds = histogram("journal_commit_seconds", "One group commit, fsync included.", LATENCY_S)
         self.journal_bytes = gauge("journal_position_bytes", "Durable end of the journal.")
+        self.journal_size = gauge("journal_bytes", "Journal on disk.")
+        self.dropped = counter("journal_segments_dropped_total", "Segments that nothing needed any more, deleted.")
         self.truncated = counter("journal_truncated_bytes_total", "Bytes of a torn tail cut off at start.")
         self.no_space = gauge("journal_no_space", "1 while a commit waits for the disk to have room.")
         self.disk_full = counter("disk_full_total", "Writes that found no room, tried again later.", "what")

@@ -68,8 +68,9 @@ class Replayer:
         refused = dict.fromkeys(set(wanted) - {i.id for i in items}, "not in the quarantine, or not any more")
         longest = min(CONTEXT_WINDOWS * model.spec.window, self._intake.shape(model).steps)
         journal = self._serving.journal
-        chunks = (chunk for _, chunk in journal.replay(journal.first_position) if chunk.model == model.number)
-        found = await asyncio.to_thread(find, chunks, items, longest)
+        with journal.held() as start:
+            chunks = (chunk for _, chunk in journal.replay(start) if chunk.model == model.number)
+            found = await asyncio.to_thread(find, chunks, items, longest)
         replayed, size = [], 0
         for item in items:
             window = found.get(item.id)

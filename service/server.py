@@ -27,6 +27,7 @@ from prometheus_client import (
 )
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
+from service import events as ev
 from service import heap, limits
 from service.config import ServeConfig, split_address
 from service.control import Control
@@ -93,13 +94,19 @@ class Server:
         self.engine, self.events = Engine(), Events()
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
+        started = time.monotonic()
         replayed = recover(self.serving, self.states)
+        seconds = round(time.monotonic() - started, 3)
         self.versions.drop_all_but(set(self.serving.models))
-        log.info("recovered", models=len(self.serving.models), replayed=replayed, cut=self.journal.truncated_bytes)
+        facts = {"models": len(self.serving.models), "replayed": replayed, "seconds": seconds}
+        log.info("recovered", **facts, cut=self.journal.truncated_bytes)
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.control = Control(self.serving, self.publisher)
-        self.trainer = TrainerClient(config, self.journal, self.metrics, self._from_trainer, self.serving.census)
+        self.trainer = TrainerClient(
+            config, self.journal, self.metrics, self._from_trainer, self.serving.census, self._begin_anew
+        )
         self.learned: dict[int, int] = {}  # model → entries learned
+        self.checkpoint = 0  # position of the trainer's last; until it has said one, it may need everything
         self.serving.on_removed.append(self._removed)
         self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
         self.journal.learn_every_of = self._learn_every
@@ -123,10 +130,28 @@ class Server:
         elif message.kind == "anchored":
             self.publisher.anchored(message)
         elif message.kind in ("ready", "saved"):
+            self.checkpoint = message.head["position"]
             self.publisher.checkpointed(message)
         elif message.kind == "need_weights":
             return await asyncio.to_thread(self.publisher.weights, message)
         return None
+
+    def _begin_anew(self, checkpoint: int) -> dict[str, Any]:
+        """What a trainer begins with whose checkpoint needs journal that is gone: all models as they serve, now.
+
+        From the journal that is left, labels would be learned a second time: the weights that serve hold most of them.
+        """
+        position, first = self.journal.durable_position, self.journal.first_position
+        why = f"the trainer's checkpoint is lost or too old (position {checkpoint}; the journal is kept from {first})"
+        log.warning("learning begins anew from the versions that serve", why=why, position=position)
+        self.checkpoint, models = 0, []
+        for number, model in self.serving.models.items():
+            offset = self.journal.durable_offset(number)
+            if offset:  # or its first record is still to come
+                facts = {"model": number, "spec": model.spec.to_mapping(), "paused": model.paused}
+                models.append(facts | {"version": model.champion, "offset": offset})
+                self.serving.emit(model, ev.SKIPPED, offset, model.champion, f"{why}: learning begins anew here")
+        return {"position": position, "models": models}
 
     def _removed(self, model: int) -> None:
         self.learned.pop(model, None)
@@ -314,6 +339,18 @@ class Server:
             await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self.publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self.metrics.snapshot_seconds.observe(self.serving.clock() - started)
+        await self._retain(position)
+
+    async def _retain(self, snapshot: int) -> None:
+        """Let go of what is over size or age of the journal, and lies before the snapshot and the checkpoint."""
+        needed, keep = min(snapshot, self.checkpoint), (self.config.journal_keep_bytes, self.config.journal_keep_s)
+        try:
+            dropped = await self.journal.retain(needed, *keep, self.serving.wall())
+        except OSError as error:  # tried again after the next snapshot
+            log.warning("journal segments cannot be deleted", error=str(error))
+        else:
+            self.metrics.dropped.inc(dropped)
+            self.metrics.journal_size.set(self.journal.size)
 
     def _write_snapshot(self, position: int, parts: list[Part], journal_end: int) -> None:
         """In a thread: the parts as lines of the file."""

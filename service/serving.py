@@ -476,6 +476,7 @@ class Serving:
         self.metrics.commit_seconds.observe(commit.seconds)
         self.metrics.durable_seconds.observe(commit.lag)
         self.metrics.journal_bytes.set(commit.position)
+        self.metrics.journal_size.set(self.journal.size)
         self.metrics.durable_lag.set(self.journal.pending_entries)
         for listener in self.on_commit:
             listener(commit)

@@ -26,6 +26,7 @@ FLOORS = {
     "service.limits": 1,
     "service.names": 1,
     "service.records": 1,
+    "service.retention": 1,
     "service.sequence": 1,
     "service.sources": 1,
     "service.table": 1,

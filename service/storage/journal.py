@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import threading
 import time as clocks
 from collections.abc import Callable, Coroutine, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from service.records import F32, U32, U32_MAX, U64, U64_MAX, Chunk, Record, RecordError
+from service.retention import droppable
 from service.storage.log import JournalLocked, SegmentLog
 from service.storage.pending import PendingChunk
 from service.storage.segments import JournalDamaged
@@ -57,10 +59,10 @@ class Commit(NamedTuple):
 
 
 class Journal:
-    """The one writer of a journal directory, and its reader. Everything but `run` and `flush` is synchronous.
+    """The one writer of a journal directory, and its reader. Everything but `run`, `flush` and `retain` is synchronous.
 
-    All methods but `read` and `replay` belong to the event loop's thread; encoding, writing and syncing happen in a
-    thread of their own.
+    All methods but `read` and `replay` belong to the event loop's thread; encoding, writing and syncing
+    happen in a thread of their own.
     """
 
     def __init__(self, log: SegmentLog, clock: Callable[[], float] = clocks.perf_counter) -> None:
@@ -84,6 +86,8 @@ class Journal:
         self._commits_begun = 0
         self._waiters: list[tuple[int, asyncio.Future[None], bool]] = []  # commit number awaited, or else a full disk
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._held: list[int] = []  # positions that readers hold on to
+        self._retaining = threading.Lock()
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, segment_bytes: int = 64 << 20) -> Journal:
@@ -102,6 +106,11 @@ class Journal:
     def first_position(self) -> int:
         """Position of the oldest frame that is kept."""
         return self._log.start
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return self._log.size
 
     @property
     def truncated_bytes(self) -> int:
@@ -201,9 +210,23 @@ class Journal:
         """Every durable chunk from `position`, with the position after it. Raises as `read`."""
         return self._log.replay(position)
 
-    def drop_before(self, position: int) -> int:
-        """Delete segments that lie wholly before `position` (never the last); returns how many. Raises OSError."""
-        dropped = self._log.drop_before(position)
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """The oldest position that is kept, and stays kept until the block ends: for whoever reads from there."""
+        with self._retaining:
+            position = self.first_position
+            self._held.append(position)
+        try:
+            yield position
+        finally:
+            self._held.remove(position)
+
+    async def retain(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
+        """Delete the segments that `droppable` says, never what is `held` (never the last); returns how many.
+
+        Raises OSError.
+        """
+        dropped = await asyncio.to_thread(self._drop, needed, keep_bytes, keep_s, now)
         if dropped:
             self._room.set()
         return dropped
@@ -233,6 +256,12 @@ class Journal:
         """Wait so long, or until something here has made room."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._room.wait(), seconds)
+
+    def _drop(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
+        with self._retaining:
+            closed = self._log.closed_segments()
+            n = droppable(closed, self.size, min([needed, *self._held]), keep_bytes, keep_s, now)
+            return self._log.drop_before(closed[n - 1].end) if n else 0
 
     def _begin(self) -> None:
         """All that is pending is the commit in flight from here on."""

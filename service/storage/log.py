@@ -8,14 +8,17 @@ from __future__ import annotations
 import fcntl
 import itertools
 import os
+import threading
 import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from service.records import Chunk, RecordError, decode_chunk
+from service.retention import ClosedSegment
 from service.storage.examine import Examined, examine
 from service.storage.segments import (
     COMMIT_FIRST,
+    HEADER,
     MAX_PAYLOAD,
     JournalDamaged,
     Segment,
@@ -46,6 +49,7 @@ class SegmentLog:
             raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
         self._directory, self._segment_bytes = directory, segment_bytes
         self.truncated_bytes = 0
+        self._changing = threading.Lock()  # the list of segments: one thread appends to it, another drops
         self._fd = -1
         directory.mkdir(parents=True, exist_ok=True)
         sync_directory(directory.parent)
@@ -152,11 +156,24 @@ class SegmentLog:
         dropped = 0
         while len(self._segments) > 1 and self._segments[1].start <= position:
             self._segments[0].path.unlink()
-            self._segments = self._segments[1:]
+            sync_directory(self._directory)  # each: a power cut must not leave a hole
+            with self._changing:
+                self._segments = self._segments[1:]
             dropped += 1
-        if dropped:
-            sync_directory(self._directory)
         return dropped
+
+    def closed_segments(self) -> list[ClosedSegment]:
+        """All but the one that is written, oldest first. Raises OSError."""
+        found = []
+        for segment, following in itertools.pairwise(self._segments):
+            stat = segment.path.stat()
+            found.append(ClosedSegment(following.start, stat.st_size, stat.st_mtime))
+        return found
+
+    @property
+    def size(self) -> int:
+        """Bytes of the files."""
+        return self.end - self.start + HEADER.size * len(self._segments)
 
     def close(self) -> None:
         """Close the files and let go of the directory."""
@@ -186,7 +203,8 @@ class SegmentLog:
         fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
         os.close(self._fd)
         self._fd = fd
-        self._segments = [*self._segments, segment]
+        with self._changing:
+            self._segments = [*self._segments, segment]
 
     def _segment_at(self, position: int, end: int) -> tuple[Segment, int]:
         """The segment that holds the frame at `position`, and the position where it stops (`end` in the last)."""

@@ -42,10 +42,12 @@ class TrainerClient:
         metrics: Metrics,
         handle: Callable[[Message], Awaitable[Message | None]],
         census: Callable[[], dict[str, Any]],
+        begin_anew: Callable[[int], dict[str, Any]],
     ) -> None:
-        """census: which models there are (see `Serving.census`), asked at each start of the process."""
+        """census: which models there are (see `Serving.census`), asked at each start of the process. begin_anew: what
+        it begins with, given the position of a checkpoint that the journal no longer reaches back to."""
         self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
-        self._census = census
+        self._census, self._begin_anew = census, begin_anew
         self._sent = self._learned = 0  # journal positions
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
@@ -145,6 +147,9 @@ class TrainerClient:
         decoder = Decoder()
         while data := await self._process.stdout.read(READ_BYTES):
             for message in decoder.feed(data):
+                if message.kind == "ready" and message.head["position"] < self._journal.first_position:
+                    self._write(Message("begin", self._begin_anew(message.head["position"])))
+                    continue  # it will be ready again, at a position that is there
                 if message.kind == "ready":
                     self._begin_at(message.head["position"])
                     self.ready.set()

@@ -75,6 +75,16 @@ class HostedModel:
         learner.anchor = learner.weights.flat.copy()
         return cls(number, learner, Gate(settings))
 
+    def begin(self, version: int, offset: int, paused: bool, weights_of: WeightsOf) -> None:
+        """Learning begins behind entry `offset`, which is in the middle of the records, from a version's weights.
+
+        version: the one that serves, which is the anchor too; 0: none yet. Raises WeightsGone.
+        """
+        self.offset, self.learner.paused = offset, paused
+        if version:
+            self._begin_again(version, weights_of)
+            self.gate.promoted(version)
+
     def apply(self, chunk: Chunk, weights_of: WeightsOf) -> list[Update]:
         """Take one chunk in. A chunk that is in already is passed over.
 

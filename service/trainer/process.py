@@ -6,6 +6,7 @@ decides from a clock (when to give a verdict, when to checkpoint) leaves the wei
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import select
@@ -147,6 +148,8 @@ class Trainer:
     def _take(self, message: Message) -> None:
         if message.kind == "list_quarantine":
             self._list_quarantine(**message.head)
+        if message.kind == "begin":
+            self._begin(**message.head)
         if message.kind != "chunk":
             return
         chunk, position = decode_chunk(message.blobs[0]), message.head["position"]
@@ -165,6 +168,18 @@ class Trainer:
         full = hosted is not None and hosted.quarantine.unsaved >= UNSAVED_ITEMS
         if full or self._unsaved >= self.settings["checkpoint_chunks"]:
             self._save()
+
+    def _begin(self, position: int, models: list[dict[str, Any]]) -> None:
+        """The journal does not reach back to the checkpoint: go on at `position`, from the weights that serve."""
+        self.position = position
+        self.models, self.due = {}, {}
+        for facts in models:
+            number = facts["model"]
+            hosted = HostedModel.create(number, ModelCreate("", "", json.dumps(facts["spec"])), self.gate_settings)
+            self.models[number], self.due[number] = hosted, Due(1, since=time.monotonic())
+            hosted.begin(facts["version"], facts["offset"], facts["paused"], self._weights_of)
+        self._save()
+        self.channel.send("ready", self._checkpointed())
 
     def _is_gone(self, model: int) -> bool:
         """Whether the model was deleted: before this process began, which the settings say, or since."""

@@ -35,7 +35,7 @@ MOVES = [
     "freshet_streams_evicted_total", "freshet_event_loop_lag_seconds_count",
     # journal and snapshots
     "freshet_journal_commit_seconds_count", "freshet_journal_durable_lag_seconds_count",
-    "freshet_journal_position_bytes", "freshet_snapshot_seconds_count",
+    "freshet_journal_position_bytes", "freshet_journal_bytes", "freshet_snapshot_seconds_count",
     # learning
     "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
@@ -57,6 +57,7 @@ NOT_HERE = {
     "freshet_journal_undurable_entries": "what waits at the moment of the scrape, mostly nothing",
     "freshet_trainer_backlog_entries": "what waits at the moment of the scrape, mostly nothing",
     "freshet_gates_saturated_ratio": "no gate need be saturated; tests/service/test_metrics.py",
+    "freshet_journal_segments_dropped_total": "a journal over its size; tests/journeys/test_journal_retention.py",
     "freshet_journal_truncated_bytes_total": "a torn tail; tests/service/test_recovery.py",
     "freshet_journal_no_space": "a full disk; tests/journeys/test_disk.py",
     "freshet_disk_full_total": "a full disk; tests/journeys/test_disk.py",

@@ -114,6 +114,8 @@ class World:
         settings = {name: getattr(config, name) for name in ("publish_labels", "publish_s", "checkpoint_chunks")}
         self._checkpoints = Checkpoints(Path(config.data) / "trainer.db")
         self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
+        if self.trainer.position < self.server.journal.first_position:  # as TrainerClient does
+            self.trainer._take(Message("begin", self.server._begin_anew(self.trainer.position)))
         return self.trainer
 
     def stop_trainer(self) -> None:

@@ -545,11 +545,13 @@ def test_dropping_deletes_whole_segments_only_and_what_is_left_reopens(tmp_path)
     make(tmp_path, commits=4, segment_bytes=1)
     frames = replayed(tmp_path)
     with contextlib.closing(Journal.open(tmp_path)) as journal:
-        assert journal.drop_before(frames[4][0]) == 2  # into the third of four segments of two frames
+        assert (
+            asyncio.run(journal.retain(frames[4][0], 0, 0.0, 1e12)) == 2
+        )  # into the third of four segments of two frames
         assert journal.first_position == frames[3][0]
         with pytest.raises(JournalDamaged, match="begins at position"):
             journal.read(0, 1)
-        assert journal.drop_before(10**9) == 1  # never the last
+        assert asyncio.run(journal.retain(10**9, 0, 0.0, 1e12)) == 1  # never the last
 
     assert replayed(tmp_path) == frames[6:]
 
