@@ -1,0 +1,114 @@
+"""Start-up of a server that was killed: seconds from exec to ready with 100,000 streams stored and a tail to replay.
+
+Every stream ticks once and is saved in a snapshot; every stream ticks once more; once that is on disk the server is
+killed with -9. Starting again reads the snapshot, verifies the journal, and replays the ticks behind the snapshot, each
+through the version that answered it; the rate is that of this part, as the server's log tells it. The same start after
+an orderly stop, with nothing to replay, is measured beside it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+
+from bench.memory import BIND_AT_ONCE, metric, tick_all
+from bench.report import Row, finish, parser
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
+from service.backtest.child import ServerChild
+
+SNAPSHOT_S = 30.0  # long enough for the tail to be written and the server killed before the next one
+DEADLINE_S = 300.0
+HIDDEN = 32
+
+
+async def bind_all(channel: Any, streams: int) -> Any:
+    """A call of Mux with that many streams."""
+    spec = types_pb2.ModelSpec(channels=["v"], hidden=HIDDEN)
+    await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
+    call = streams_pb2_grpc.StreamsStub(channel).Mux()
+    for first in range(0, streams, BIND_AT_ONCE):
+        last = min(first + BIND_AT_ONCE, streams)
+        bind = [streams_pb2.Bind(handle=i, stream=f"meter-{i:08}") for i in range(first, last)]
+        await call.write(streams_pb2.MuxRequest(model="" if first else "m", bind=bind))
+        while not (await call.read()).bound:
+            pass
+    return call
+
+
+async def until(http: str, name: str, least: float) -> None:
+    """Wait until a metric has reached a value."""
+    while await metric(http, name) < least:
+        await asyncio.sleep(0.1)
+
+
+async def live_and_die(child: ServerChild, streams: int) -> None:
+    """Leave a data directory with all streams in a snapshot and one tick of each behind it."""
+    rng = np.random.default_rng(0)
+    options = [("grpc.max_receive_message_length", 64 << 20)]
+    async with grpc.aio.insecure_channel(child.grpc, options=options) as channel, asyncio.timeout(DEADLINE_S):
+        call = await bind_all(channel, streams)
+        await tick_all(call, streams, 1, rng)
+        snapshots = await metric(child.http, "freshet_snapshot_seconds_count")
+        await until(child.http, "freshet_snapshot_seconds_count", snapshots + 1)
+        before = await metric(child.http, "freshet_journal_position_bytes")
+        await tick_all(call, streams, 2, rng)
+        await until(child.http, "freshet_journal_position_bytes", before + 1)
+        while await metric(child.http, "freshet_journal_undurable_entries"):
+            await asyncio.sleep(0.1)
+        child.kill()
+        await child.wait()
+
+
+async def timed_start(child: ServerChild) -> float:
+    """Seconds from exec to ready."""
+    started = time.perf_counter()
+    await child.start(DEADLINE_S)
+    return time.perf_counter() - started
+
+
+async def measure(streams: int) -> list[Row]:
+    """The rows of one run."""
+    with tempfile.TemporaryDirectory() as folder:
+        log = Path(folder) / "log"
+        settings = {"snapshot_s": SNAPSHOT_S, "max_resident": 2 * streams}
+        child = ServerChild(Path(folder) / "data", log, settings=settings)
+        await child.start()
+        await live_and_die(child, streams)
+        after_kill = await timed_start(child)
+        told = log.read_text().splitlines()
+        facts = dict(re.findall(r"(\w+)=(\S+)", next(line for line in reversed(told) if "event=recovered" in line)))
+        replayed, recovery_s = int(facts["replayed"]), float(facts["seconds"])
+        if replayed < streams:
+            raise RuntimeError(f"only {replayed} entries were left to replay: a snapshot came between; run it again")
+        await child.stop(DEADLINE_S)
+        after_stop = await timed_start(child)
+        await child.stop(DEADLINE_S)
+    case = f"{streams} streams, H={HIDDEN}"
+    return [
+        Row(case, "to ready after an orderly stop", after_stop, "s"),
+        Row(case, "entries replayed after kill -9", replayed, "entries"),
+        Row(case, "to ready after kill -9", after_kill, "s"),
+        Row(case, "of it, snapshot and replay", recovery_s, "s"),
+        Row(case, "replayed per second", replayed / recovery_s, "entries/s", better="higher"),
+    ]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print and write the rows."""
+    options = parser(__doc__)
+    options.add_argument("--streams", type=int, default=100_000)
+    arguments = options.parse_args(argv)
+    return finish(asyncio.run(measure(arguments.streams)), arguments.json)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
