@@ -47,7 +47,8 @@ def check(data: Data) -> None:
 def repair(data: Data) -> None:
     """Cut a damaged journal before the damage, and say what is lost.
 
-    The damaged segment and all behind it are copied to DATA/quarantine-… first. Nothing behind damage is used again.
+    What is cut off is copied to DATA/quarantine-… first. Nothing behind damage is used again. Where the last snapshot
+    of the streams was saved behind the damage, the streams keep it, and a new journal goes on from there.
     """
 
     def work() -> int:
@@ -59,7 +60,7 @@ def repair(data: Data) -> None:
             print("nothing to repair" if code == 0 else "there is no damage that could be cut off")
             return code
         _show(report)
-        print(f"cut at position {report.end}; what was there is in {quarantine}")
+        print(f"the journal goes on at position {report.end}; what was cut off is in {quarantine}")
         return 0
 
     raise typer.Exit(_guarded(work))

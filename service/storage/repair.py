@@ -1,7 +1,7 @@
 """What a stopped server's journal still holds, and how one that is damaged is cut: nothing behind damage is used again.
 
-`check` reads only. `repair` first copies whatever it takes away to DATA/quarantine-…, durably; killed at any moment, it
-leaves a journal that is refused as before, or is cut as it would have cut it.
+`check` reads only. `repair` first copies whatever it changes to DATA/quarantine-…, durably; killed at any moment, it
+leaves a journal that is refused as before, or is as it would have left it.
 """
 
 from __future__ import annotations
@@ -9,22 +9,24 @@ from __future__ import annotations
 import os
 import shutil
 import sqlite3
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
 from service.records import decode_chunk
-from service.storage.examine import Examined, behind, examine
+from service.storage.examine import Examined, behind, examine, segment_files
 from service.storage.log import lock
-from service.storage.segments import sync_directory
+from service.storage.segments import create_segment, sync_directory
+from service.storage.states import States
 
 Span = tuple[int, int]  # a model's logical offsets: first, and the one behind the last
 POSITIONS = {"states.db": "SELECT journal_end FROM snapshot", "trainer.db": "SELECT position FROM checkpoint"}
-REBUILT = "trainer.db"  # from the journal, by learning again
+STATES, TRAINER = POSITIONS
 
 
 class RepairRefused(RuntimeError):
-    """The journal cannot be cut there. Names why and the remedy; nothing was changed."""
+    """A file beside the journal cannot be read. Names it and the remedy; nothing was changed."""
 
 
 class Report(NamedTuple):
@@ -48,7 +50,7 @@ class Report(NamedTuple):
 
 
 def check(data: Path) -> Report:
-    """Report on the journal in a data directory, changing nothing but the lock file.
+    """Report on the journal in a data directory, changing nothing but lock files.
 
     Raises JournalLocked while a server runs, JournalFormat, OSError (FileNotFoundError: there is no journal).
     """
@@ -59,27 +61,31 @@ def check(data: Path) -> Report:
 def repair(data: Path, name: str) -> tuple[Report, Path | None]:
     """Cut a damaged journal before the damage; what is cut goes to the directory `name` in `data`.
 
-    Returns what was found, and that directory; None: there is no damage, nothing was changed. A trainer.db that is
-    ahead of the cut goes there too. Raises RepairRefused where states.db is ahead of it, and as `check`.
+    Where states.db holds more than would be left, the streams keep those states: all of the journal is put aside, and a
+    new one goes on where it ended when they were saved. A trainer.db that is ahead of what is left goes aside too.
+    Returns what was found, and that directory; None: there is no damage, nothing was changed. `end` and `lost` are then
+    those of the journal that is left. Raises as `check`.
     """
     with closing(_Locked(data)):
         found = examine(data / "journal")
         report = _report(data, found)
         if found.damage is None:
             return report, None
-        if "states.db" in report.ahead:
-            raise RepairRefused(
-                f"states.db holds what the journal held up to position {report.ahead['states.db']}, which is behind "
-                f"the damage at {found.end}: cut there, the journal would be older than the streams' states. Nothing "
-                "was changed. Restore the journal directory from a copy, or the whole data directory from an older one"
-            )
-        quarantine = data / name
-        gone = list(found.broken)
-        if REBUILT in report.ahead:
-            gone += [path for path in sorted(data.glob(f"{REBUILT}*")) if path.is_file()]
-        _copy(gone, quarantine)
-        _cut(found, gone)
-        return report, quarantine
+        end = report.ahead.get(STATES, report.end)
+        trainer = sorted(data.glob(f"{TRAINER}*")) if report.ahead.get(TRAINER, 0) > end else []
+        gone = segment_files(data / "journal") if STATES in report.ahead else found.broken
+        states = sorted(data.glob(f"{STATES}*")) if STATES in report.ahead else []
+        _copy([*gone, *trainer, *states], data / name)
+        for path in reversed(trainer):  # while the journal is refused; SQLite's log before what it belongs to
+            path.unlink()
+        sync_directory(data)
+        if STATES in report.ahead:
+            offsets = _go_on_from(data, end, gone)
+            spans = ((model, (offsets.get(model, first), last)) for model, (first, last) in report.lost.items())
+            report = report._replace(end=end, lost={model: span for model, span in spans if span[0] < span[1]})
+        else:
+            _cut(found)
+        return report, data / name
 
 
 class _Locked:
@@ -135,7 +141,7 @@ def _positions(data: Path) -> dict[str, int]:
     return found
 
 
-def _copy(paths: list[Path], quarantine: Path) -> None:
+def _copy(paths: Sequence[Path], quarantine: Path) -> None:
     """Copy files to a new directory, durable when this returns."""
     quarantine.mkdir()
     for path in paths:
@@ -146,14 +152,30 @@ def _copy(paths: list[Path], quarantine: Path) -> None:
     sync_directory(quarantine.parent)
 
 
-def _cut(found: Examined, gone: list[Path]) -> None:
-    """Take away what was copied, the last first, and of the segment that still holds something its broken end only."""
+def _cut(found: Examined) -> None:
+    """Take away what is broken, the last first, and of the segment that still holds something its broken end only."""
     kept = found.segments[-1].path if found.segments else None
-    for path in reversed(gone):
+    for path in reversed(found.broken):
         if path != kept:
             path.unlink()
             sync_directory(path.parent)
-    if kept in gone:
+    if kept in found.broken:
         with kept.open("r+b") as file:
             file.truncate(found.segments[-1].file_offset(found.end))
             os.fsync(file.fileno())
+
+
+def _go_on_from(data: Path, position: int, gone: Sequence[Path]) -> dict[int, int]:
+    """An empty journal at `position`, which is where states.db goes on from; by model, the offset that it has there.
+
+    The new segment comes first: until the last old one is gone, it does not go on where they end, which is damage.
+    """
+    new = create_segment(data / "journal", position, 0)
+    with closing(States(data / STATES)) as states:
+        states.go_on_from(position)
+        offsets = {row.model: row.offset for row in states.load().models}
+    for path in reversed(gone):
+        if path != new.path:
+            path.unlink()
+            sync_directory(path.parent)
+    return offsets

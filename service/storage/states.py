@@ -186,6 +186,14 @@ class States:
             ).fetchall()
         return [_stream(*self._checked("stream", row)) for row in rows]
 
+    def go_on_from(self, position: int) -> None:
+        """Let recovery begin at `position` of a journal that holds nothing of before: the rows are as they were saved.
+
+        What the journal held behind each model's `offset` is given up.
+        """
+        with self._database.transaction() as sql:
+            sql.execute("UPDATE snapshot SET position = ?, journal_end = ?", (position, position))
+
     def close(self) -> None:
         """Close the file."""
         self._reader.close()

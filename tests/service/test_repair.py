@@ -20,6 +20,7 @@ from service.storage.repair import check, repair
 from service.storage.segments import HEADER, JournalDamaged
 from tests.service.one_process import world
 from tests.service.test_journal import make, replayed
+from tests.service.test_recovery import copy_of
 
 
 def run(*arguments: object):
@@ -159,7 +160,7 @@ def test_a_repair_that_is_killed_anywhere_has_lost_nothing_and_can_be_done_again
             done = killed_after(calls, patch)
             with contextlib.suppress(KeyboardInterrupt):
                 repair(data, "aside")
-        if len(done) < calls:
+        if "killed" not in done:
             break
         left = {path.name: path.read_bytes() for path in (data / "journal").glob("*.journal")}
         for name, content in damaged.items():  # where it was, or copied
@@ -191,6 +192,8 @@ def killed_after(calls: int, patch: pytest.MonkeyPatch) -> list[str]:
     step(repairing.shutil, "copy2")
     step(repairing.os, "fsync")
     step(repairing, "sync_directory")
+    step(repairing, "create_segment")
+    step(repairing.States, "go_on_from")
     step(Path, "unlink")
     return done
 
@@ -227,26 +230,76 @@ async def test_a_journal_cut_before_the_checkpoint_is_learned_again_to_the_same_
 
 
 def cut_frame_after(data: Path, position: int) -> None:
-    """Break the frame that begins at a position; it is in the only segment."""
-    [segment] = (data / "journal").glob("*.journal")
-    flip(segment, HEADER.size + position + 20)
+    """Break the frame that begins at a position of the first segment."""
+    flip(min((data / "journal").glob("*.journal")), HEADER.size + position + 20)
 
 
-async def test_states_that_hold_more_than_what_would_be_left_are_not_cut_off_from_their_journal(tmp_path):
+async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begins_anew(tmp_path):
     data = tmp_path / "data"
-    async with world(data) as live:
+    async with world(data, segment_bytes=4096) as live:
         model = await live.model()
         session = live.open(model, "pump")
-        for n in range(5):
-            await live.tick(model, session, float(n))
+        for n in range(100):
+            await live.tick(model, session, float(np.sin(n)))
             await live.server.journal.flush()
+        await live.learn()
+        live.trainer._save()
         await live.snapshot()
+        saved, champion = copy_of(live, tmp_path / "saved"), model.champion
+        for n in range(7):
+            await live.tick(model, session, float(np.sin(n)))
+            await live.server.journal.flush()
     cut_frame_after(data, 0)
-    before = files(data / "journal")
+    before = files(data)
 
     told = await asyncio.to_thread(run, "repair", data)
 
-    assert told.exit_code == 1
-    assert "states.db holds what the journal held up to position" in told.output
-    assert files(data / "journal") == before
-    assert not list(data.glob("quarantine-*"))
+    [quarantine] = data.glob("quarantine-*")
+    assert told.exit_code == 0
+    assert "model 1: behind the damage, 7 entries" in told.output
+    aside = files(quarantine)
+    for name, content in before.items():  # SQLite may have added a -wal and a -shm of its own
+        assert aside.get(name.removeprefix("journal/"), content) == content
+        assert not name.startswith(("journal/", "states.db")) or name.removeprefix("journal/") in aside
+    assert (await asyncio.to_thread(run, "check", data)).exit_code == 0
+    async with world(saved) as expected, world(data) as live:
+        answers = []
+        live.start_trainer()
+        for one in (expected, live):
+            await one.serving.residency.bring(one.serving.model("flow"), ["pump"])
+            session = one.open(one.serving.model("flow"), "pump")
+            assert (session.last_seq, one.serving.model("flow").champion) == (100, champion)
+            answers.append([(await one.tick(one.serving.model("flow"), session, 0.5)).y for _ in range(40)])
+        np.testing.assert_array_equal(answers[0], answers[1])
+        verdicts = await live.learn()
+        assert verdicts[-1].head["verdict"] == "publish"
+
+
+async def test_a_repair_behind_a_snapshot_that_is_killed_anywhere_can_be_done_again(tmp_path, monkeypatch):
+    data = tmp_path / "data"
+    async with world(data, segment_bytes=4096) as live:
+        model = await live.model()
+        session = live.open(model, "pump")
+        for n in range(100):
+            await live.tick(model, session, float(n))
+            await live.server.journal.flush()
+        await live.snapshot()
+        for n in range(5):
+            await live.tick(model, session, float(n))
+        await live.learn()
+        live.trainer._save()  # ahead of the snapshot: it goes aside too
+    cut_frame_after(data, 0)
+    for calls in range(1, 100):
+        copy = Path(shutil.copytree(data, tmp_path / f"killed-{calls}"))
+        with monkeypatch.context() as patch:
+            done = killed_after(calls, patch)
+            with contextlib.suppress(KeyboardInterrupt):
+                repair(copy, "aside")
+        if "killed" not in done:
+            break
+        repair(copy, "again")
+        async with world(copy) as live:
+            await live.serving.residency.bring(live.serving.model("flow"), ["pump"])
+            assert live.open(live.serving.model("flow"), "pump").last_seq == 100
+            assert live.start_trainer().position == live.server.journal.first_position
+    assert calls > 5, "the loop has met every step"
