@@ -24,12 +24,12 @@ class RNNTape:
         self.dW = ProductScratch(H, K, T, B, dtype)
         self.Q = np.empty((T, H, B), dtype)  # local derivatives
         self.dA = np.empty((T, H, B), dtype)
-        self.DH = np.empty((T, H, B), dtype)  # total gradient by h_t
+        self.DH = np.empty((T + 1, H, B), dtype)  # total gradient by h, from the start state's on
         self.dX = np.empty((T, cell.inputs, B), dtype)
         self.dh0 = np.empty((H, B), dtype)
         # Slicing inside the loop would cost as much as the arithmetic.
         self.forward_views = [(self.XH[t], self.XH[t + 1, :H]) for t in range(T)]
-        self.backward_views = [(self.DH[t], self.Q[t], self.dA[t], self.DH[max(t - 1, 0)]) for t in range(T)]
+        self.backward_views = [(self.DH[t + 1], self.Q[t], self.dA[t], self.DH[t]) for t in range(T)][::-1]
 
 
 @dataclass(frozen=True)
@@ -66,14 +66,15 @@ class RNN:
         H, s, W = self.hidden, tape, params["W"]
         s.XH[0, :H] = state.T
         s.XH[:-1, H:-1] = X.transpose(0, 2, 1)
+        dot, tanh, maximum, zero = np.dot, np.tanh, np.maximum, s.zero
         if self.activation == "relu":
             for xh, h in s.forward_views:
-                np.dot(W, xh, out=h)
-                np.maximum(h, s.zero, out=h)
+                dot(W, xh, out=h)
+                maximum(h, zero, out=h)
         else:
             for xh, h in s.forward_views:
-                np.dot(W, xh, out=h)
-                np.tanh(h, out=h)
+                dot(W, xh, out=h)
+                tanh(h, out=h)
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: RNNTape, steps: int) -> Array:
@@ -85,17 +86,17 @@ class RNN:
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.WhT, params["W"][:, :H].T)
-        s.DH[...] = dH.transpose(0, 2, 1)
-        for t in range(s.T - 1, -1, -1):
-            dh, q, da, before = s.backward_views[t]
-            np.multiply(dh, q, out=da)
-            np.dot(s.WhT, da, out=s.dh0)
-            if t:
-                np.add(before, s.dh0, out=before)
+        s.DH[0] = 0
+        s.DH[1:] = dH.transpose(0, 2, 1)
+        dot, multiply, add, WhT, dh0 = np.dot, np.multiply, np.add, s.WhT, s.dh0
+        for dh, q, da, before in s.backward_views:
+            multiply(dh, q, out=da)
+            dot(WhT, da, out=dh0)
+            add(before, dh0, out=before)
         accumulate_products(dparams["W"], s.dA, s.XH[:-1], s.dW)
         if need_dX:
             np.matmul(params["W"][:, H:-1].T, s.dA, out=s.dX)
-        return s.dX.transpose(0, 2, 1), s.dh0.T.copy()
+        return s.dX.transpose(0, 2, 1), s.DH[0].T.copy()
 
     def _local_derivatives(self, s: RNNTape) -> None:
         """dh per dh' for the whole window at once: 1 − h² of tanh; of relu 1 where it let something through."""
@@ -108,7 +109,7 @@ class RNN:
 
     def lag_norms(self, tape: RNNTape) -> Array:
         """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
-        return step_norms(tape.DH)
+        return step_norms(tape.DH[1:])
 
     def saturated(self, tape: RNNTape) -> float:
         """Fraction of units of the last forward that pass almost no gradient: tanh beyond ±0.9, or relu at 0."""
