@@ -51,19 +51,9 @@ FLOORS = {
     # edges: the wire, the outside, the composition root
     "service.backtest": 3,
     "service.cli": 3,
-    "service.journal_cli": 3,
-    "service.manage": 3,
-    "service.models_cli": 3,
-    "service.quarantine_cli": 3,
-    "service.spec_keys": 1,
-    "service.tables": 3,
-    "service.demo": 3,
     "service.edge": 3,
-    "service.files": 3,
     "service.offline": 3,
     "service.server": 3,
-    "service.train_cli": 3,
-    "service.verbs": 3,
     "service.wire": 3,
 }
 MODEL_STDLIB = {

@@ -14,8 +14,8 @@ import numpy.typing as npt
 from model.spec import ModelSpec, SpecError
 from service.backtest.scoring import Scorer
 from service.backtest.series import Series, read_series
+from service.cli.files import load_weights
 from service.errors import Invalid
-from service.files import load_weights
 
 ALL = "all"
 

@@ -9,12 +9,12 @@ from pathlib import Path
 
 import freshet
 from model.offline import Diverged
+from service.cli.verbs import INTERRUPTED as INTERRUPTED_CODE
 from service.errors import Invalid
 from service.offline.output import FILES, claim, discard, history_json, write
 from service.offline.plan import OfflinePlan
 from service.offline.run import INTERRUPTED, Trained, train
 from service.offline.shown import beside
-from service.verbs import INTERRUPTED as INTERRUPTED_CODE
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from model.network import Network
 from service.chart import Line, line_chart
+from service.cli.files import ONNX, SPEC, WEIGHTS, part_of, spec_toml, write_all
 from service.errors import Invalid
 from service.export import export
-from service.files import ONNX, SPEC, WEIGHTS, part_of, spec_toml, write_all
 from service.offline.run import Trained
 
 HISTORY, PICTURE = "history.json", "loss.svg"

@@ -13,7 +13,7 @@ import pytest
 from model import calendar
 from service.backtest.command import backtest
 from service.backtest.plan import make_plan
-from service.files import keys_beside
+from service.cli.files import keys_beside
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
 DEADLINE_S = 60

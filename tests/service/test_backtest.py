@@ -14,8 +14,8 @@ from service.backtest.command import backtest, finish
 from service.backtest.plan import make_plan, model_keys
 from service.backtest.report import Errors, Quantiles, Report
 from service.backtest.scrape import parse, quantile
-from service.cli import app
-from service.verbs import SPEC_KEYS
+from service.cli.main import app
+from service.cli.verbs import SPEC_KEYS
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
 KEYS = {

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from freshet.v1 import models_pb2, types_pb2
 from model.network import Network
 from model.spec import CHOICES, ModelSpec, SpecError
-from service import files, spec_keys, tables
-from service.cli import app
+from service.cli import files, spec_keys, tables
+from service.cli.main import app
 from service.errors import Invalid
 from service.export import pack_weights
 
@@ -61,7 +61,7 @@ def test_every_verb_says_what_it_takes(verb):
 
 def test_help_starts_neither_numpy_nor_grpc():
     code = (
-        "import sys; from typer.testing import CliRunner; from service.cli import app\n"
+        "import sys; from typer.testing import CliRunner; from service.cli.main import app\n"
         "assert CliRunner().invoke(app, ['models', '--help']).exit_code == 0\n"
         "assert not {'numpy', 'grpc', 'freshet'} & sys.modules.keys()"
     )

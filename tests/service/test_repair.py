@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from service.cli import app
+from service.cli.main import app
 from service.records import decode_chunk
 from service.storage import repair as repairing
 from service.storage.journal import Journal

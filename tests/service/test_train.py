@@ -24,9 +24,9 @@ from model.offline import score
 from model.recorded import prepare, settle
 from model.spec import ModelSpec
 from service.backtest.plan import make_plan
-from service.cli import app
+from service.cli.files import load_weights, spec_toml
+from service.cli.main import app
 from service.export import read_weights
-from service.files import load_weights, spec_toml
 from tests.service.test_backtest import waves, write
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
@@ -377,7 +377,7 @@ def test_weights_that_are_not_those_of_the_spec_are_refused(taxi, tmp_path, file
 
 
 def test_help_is_told_without_starting_numpy_or_grpc():
-    check = "import sys, service.cli; print(sorted({'numpy', 'grpc', 'onnx'} & sys.modules.keys()))"
+    check = "import sys, service.cli.main; print(sorted({'numpy', 'grpc', 'onnx'} & sys.modules.keys()))"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     asked = subprocess.run([sys.executable, "-c", check], capture_output=True, text=True, check=True, env=environment)
     assert asked.stdout == "[]\n"

@@ -18,12 +18,12 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.journal import journal
+from service.cli.models import models
+from service.cli.quarantine import quarantine
+from service.cli.train import train
+from service.cli.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
-from service.journal_cli import journal
-from service.models_cli import models
-from service.quarantine_cli import quarantine
-from service.train_cli import train
-from service.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
 
 VERSION = "0.1.0"
 
@@ -218,8 +218,8 @@ def backtest(
     from service.backtest.command import backtest as run
     from service.backtest.command import check_outputs, finish
     from service.backtest.plan import make_plan, model_keys
+    from service.cli.files import keys_beside
     from service.errors import Invalid
-    from service.files import keys_beside
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)
@@ -253,10 +253,6 @@ def demo(
 ) -> None:
     """Start a server, stream seven months of New York taxi rides through it, and show what it learned meanwhile."""
     one_blas_thread()
-    from service.demo import demo as run
+    from service.cli.demo import demo as run
 
     raise typer.Exit(guarded(lambda: run(rows, json, keep_serving)))
-
-
-if __name__ == "__main__":
-    main()

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from service.verbs import guarded
+from service.cli.verbs import guarded
 
 models = typer.Typer(
     name="models",
@@ -26,7 +26,7 @@ URL = "127.0.0.1:8300"
 
 
 def _run(url: str, verb: Callable[..., Awaitable[int]], *arguments: Any) -> typer.Exit:
-    from service.manage import connected
+    from service.cli.manage import connected
 
     return typer.Exit(guarded(lambda: connected(url, lambda client: verb(client, *arguments))))
 
@@ -34,7 +34,7 @@ def _run(url: str, verb: Callable[..., Awaitable[int]], *arguments: Any) -> type
 @models.command("list")
 def list_models(url: Url = URL, json: Json = False) -> None:
     """Every model: what serves, whether it learns, how far it is."""
-    from service.manage import list_models as verb
+    from service.cli.manage import list_models as verb
 
     raise _run(url, verb, json)
 
@@ -42,7 +42,7 @@ def list_models(url: Url = URL, json: Json = False) -> None:
 @models.command()
 def show(name: Name, url: Url = URL, json: Json = False) -> None:
     """One model with every key of its spec."""
-    from service.manage import show as verb
+    from service.cli.manage import show as verb
 
     raise _run(url, verb, name, json)
 
@@ -58,7 +58,7 @@ def history(
 
     Versions come newest first, events oldest first. The server remembers events since its start, 128 of each model.
     """
-    from service.manage import history as verb
+    from service.cli.manage import history as verb
 
     raise _run(url, verb, name, events, json)
 
@@ -81,7 +81,7 @@ def create(
     The folder is one that `freshet train` or `freshet models export` wrote: its weights are version 1. `freshet models
     keys` lists what the file may hold.
     """
-    from service.manage import create as verb
+    from service.cli.manage import create as verb
 
     raise _run(url, verb, name, source, weights, json)
 
@@ -97,7 +97,7 @@ def import_version(
     json: Json = False,
 ) -> None:
     """Add a version from files. It does not serve until it is promoted."""
-    from service.manage import import_version as verb
+    from service.cli.manage import import_version as verb
 
     raise _run(url, verb, name, source, promote, json)
 
@@ -115,7 +115,7 @@ def export(
 
     model.onnx is the whole forecaster and runs anywhere onnxruntime does; model.json has the version's facts.
     """
-    from service.manage import export as verb
+    from service.cli.manage import export as verb
 
     raise _run(url, verb, name, version, to, force, json)
 
@@ -128,7 +128,7 @@ def promote(
     json: Json = False,
 ) -> None:
     """Put a version into service; learning goes on from it."""
-    from service.manage import promote as verb
+    from service.cli.manage import promote as verb
 
     raise _run(url, verb, name, version, json)
 
@@ -144,7 +144,7 @@ def rollback(
 
     Nothing is published until some labels are learned again.
     """
-    from service.manage import roll_back as verb
+    from service.cli.manage import roll_back as verb
 
     raise _run(url, verb, name, version, json)
 
@@ -152,7 +152,7 @@ def rollback(
 @models.command()
 def pause(name: Name, url: Url = URL, json: Json = False) -> None:
     """Stop learning; serving goes on."""
-    from service.manage import pause as verb
+    from service.cli.manage import pause as verb
 
     raise _run(url, verb, name, json)
 
@@ -160,7 +160,7 @@ def pause(name: Name, url: Url = URL, json: Json = False) -> None:
 @models.command()
 def resume(name: Name, url: Url = URL, json: Json = False) -> None:
     """Go on learning."""
-    from service.manage import resume as verb
+    from service.cli.manage import resume as verb
 
     raise _run(url, verb, name, json)
 
@@ -173,7 +173,7 @@ def delete(
     json: Json = False,
 ) -> None:
     """Delete a model with its streams and versions, for good."""
-    from service.manage import delete as verb
+    from service.cli.manage import delete as verb
 
     raise _run(url, verb, name, yes, json)
 
@@ -186,7 +186,7 @@ def watch(
     json: Json = False,
 ) -> None:
     """Events as they happen, until Ctrl-C."""
-    from service.manage import watch as verb
+    from service.cli.manage import watch as verb
 
     raise _run(url, verb, name, events, json)
 
@@ -194,6 +194,6 @@ def watch(
 @models.command()
 def keys(json: Json = False) -> None:
     """Every key of a model's spec, for MODEL.toml."""
-    from service.manage import keys as verb
+    from service.cli.manage import keys as verb
 
     raise typer.Exit(verb(json))

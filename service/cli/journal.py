@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.verbs import refused
+from service.cli.verbs import refused
 
 if TYPE_CHECKING:
     from service.storage.repair import Report, Span

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.models_cli import URL, Json, Name, Url
-from service.verbs import guarded
+from service.cli.models import URL, Json, Name, Url
+from service.cli.verbs import guarded
 
 if TYPE_CHECKING:
     import freshet
@@ -24,7 +24,7 @@ quarantine = typer.Typer(
 
 
 def _run(url: str, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
-    from service.manage import connected
+    from service.cli.manage import connected
 
     return typer.Exit(guarded(lambda: connected(url, verb)))
 
@@ -34,7 +34,7 @@ def list_items(name: Name, url: Url = URL, json: Json = False) -> None:
     """What could not be learned, and why, oldest first."""
 
     async def verb(client: freshet.Client) -> int:
-        from service.tables import plain, print_json, print_table
+        from service.cli.tables import plain, print_json, print_table
 
         items = [item async for item in client.quarantine(name)]
         if json:
@@ -69,8 +69,8 @@ def replay(
     """
 
     async def verb(client: freshet.Client) -> int:
+        from service.cli.tables import plain, print_json
         from service.errors import Invalid
-        from service.tables import plain, print_json
 
         if bool(ids) == every:
             raise Invalid("ids", ids or "none", "name the items, or say --all")

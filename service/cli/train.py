@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.verbs import SPEC_KEYS, guarded, one_blas_thread
+from service.cli.verbs import SPEC_KEYS, guarded, one_blas_thread
 
 
 class Mode(StrEnum):

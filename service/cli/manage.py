@@ -12,10 +12,10 @@ from pathlib import Path
 
 import freshet
 from freshet.v1.models_pb2 import Model, ModelEvent
-from service import files, spec_keys
+from service.cli import files, spec_keys
+from service.cli.tables import plain, print_facts, print_json, print_table
 from service.config import split_address
 from service.errors import Invalid
-from service.tables import plain, print_facts, print_json, print_table
 from service.wire import spec as spec_of
 
 KINDS = {number: name.lower().replace("_", " ") for name, number in ModelEvent.Kind.items()}
