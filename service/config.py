@@ -58,6 +58,12 @@ class ServeConfig(BaseSettings):
     # About 60 MB with one channel and 32 hidden units; beyond it, the idlest leave early.
     max_resident: int = Field(100_000, ge=1, description="streams in memory, all models together")
     max_models: int = Field(100, ge=1, description="models")
+    max_connections: int = Field(10_000, ge=1, description="connections accepted at once; more are closed")
+    max_calls: int = Field(20_000, ge=1, description="gRPC calls open at once; more are RESOURCE_EXHAUSTED")
+    handshake_s: float = Field(5.0, gt=0, description="time for a new connection to speak HTTP/2, else it is closed")
+    keepalive_s: float = Field(10.0, ge=1, description="a connection this long silent is asked, and closed after again")
+    connection_idle_s: float = Field(300.0, gt=0, description="a connection without a call for so long is closed")
+    write_s: float = Field(10.0, gt=0, description="time for a client to take a message, else its call is cut")
     # Must stay below the orchestrator's kill timeout, 30 s in Kubernetes.
     drain_s: float = Field(10.0, gt=0, description="time for open streams to finish after SIGTERM")
 

@@ -42,6 +42,11 @@ def learn_every(backlog: int, comfortable: int) -> int:
     return n
 
 
+def is_overdue(since: float | None, now: float, allowed: float) -> bool:
+    """Whether something that began at `since` (None: nothing is under way) has taken longer than allowed. Seconds."""
+    return since is not None and now - since > allowed
+
+
 def window_steps(network: Network) -> int:
     """The most ticks that one labelled window may have: at least the spec's own window."""
     spec = network.spec

@@ -31,11 +31,13 @@ from service import events as ev
 from service import heap, limits
 from service.config import ServeConfig, split_address
 from service.control import Control
+from service.edge.call_limit import CallLimit
 from service.edge.http import HttpServer, application
 from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
 from service.edge.streams import Streams
 from service.edge.training import Training
+from service.edge.writing import Writers
 from service.engine import Engine
 from service.events import Events
 from service.intake import Intake
@@ -112,7 +114,7 @@ class Server:
         self.journal.learn_every_of = self._learn_every
         self._was_full = False
         self.journal.on_full.append(self._full)
-        self.health = health.aio.HealthServicer()
+        self.health, self.writers = health.aio.HealthServicer(), Writers(config.write_s)
         self.ready = False
 
     # ---- the trainer's words
@@ -177,6 +179,7 @@ class Server:
                 asyncio.create_task(self.trainer.run(), name="trainer"),
                 asyncio.create_task(self._snapshots(), name="snapshots"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
+                asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
                 asyncio.create_task(http.run(), name="http"),
             ]
             starting = asyncio.create_task(self.trainer.tried.wait(), name="start")
@@ -252,23 +255,27 @@ class Server:
         return stopping
 
     def _grpc_server(self) -> tuple[Any, int]:
-        size = self.config.max_message_bytes
+        config, size = self.config, self.config.max_message_bytes
         server = grpc.aio.server(
-            interceptors=[GrpcMetrics(self.registry)],
+            interceptors=[GrpcMetrics(self.registry), CallLimit(config.max_calls)],
             options=[
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", 64 << 20),
                 ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_time_ms", 30_000),
-                ("grpc.keepalive_timeout_ms", 10_000),
+                ("grpc.keepalive_time_ms", int(1000 * config.keepalive_s)),
+                ("grpc.keepalive_timeout_ms", int(1000 * config.keepalive_s)),
+                ("grpc.http2.ping_timeout_ms", int(1000 * config.keepalive_s)),  # 60 s by default, and it prevails
+                ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
-                ("grpc.server_handshake_timeout_ms", 5_000),
-                ("grpc.http2.settings_timeout", 5_000),
+                ("grpc.server_handshake_timeout_ms", int(1000 * config.handshake_s)),
+                ("grpc.http2.settings_timeout", int(1000 * config.handshake_s)),
+                ("grpc.max_connection_idle_ms", int(1000 * config.connection_idle_s)),
+                ("grpc.max_allowed_incoming_connections", config.max_connections),
             ],
         )
-        streams = Streams(self.intake)
+        streams = Streams(self.intake, self.writers)
         models = Models(self.serving, self.control)
-        training = Training(self.intake, Replayer(self.intake, self.trainer))
+        training = Training(self.intake, Replayer(self.intake, self.trainer), self.writers)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)
         training_pb2_grpc.add_TrainingServicer_to_server(training, server)

@@ -6,14 +6,16 @@ import asyncio
 from typing import Any, Protocol
 
 from service.edge.statuses import CLIENT_GONE
+from service.edge.writing import Writing
+from service.errors import Exhausted
 from service.serving import Fenced
 
 
 class Duplex(Protocol):
-    """A call with two sides. `writing` is held while a message is on its way: gRPC takes one at a time."""
+    """A call with two sides, and one way back that they share."""
 
     context: Any
-    writing: asyncio.Lock
+    writing: Writing
 
     async def serve(self) -> None:
         """Answer messages until the half-close. Raises Fenced when the call owns nothing any more."""
@@ -33,7 +35,10 @@ class Duplex(Protocol):
 
 
 async def both_sides(call: Duplex) -> None:
-    """Run both sides until one ends; whatever that was, nothing of the call is left behind."""
+    """Run both sides until one ends; whatever that was, nothing of the call is left behind.
+
+    Raises Exhausted where the client does not read.
+    """
     reading = asyncio.create_task(call.serve())
     tasks = reading, asyncio.create_task(call.tell_progress())
     try:
@@ -41,15 +46,18 @@ async def both_sides(call: Duplex) -> None:
         for task in done:
             task.result()
         if reading not in done:
-            async with call.writing:  # a write cancelled half-way would still be under way in gRPC
-                reading.cancel()
-                await asyncio.wait((reading,))
+            await call.writing.stop(reading)
             await call.leave()
     except Fenced:
         await call.leave()
     except CLIENT_GONE:
         if not call.context.done():
             raise
+    except asyncio.CancelledError:
+        this = asyncio.current_task()
+        if not call.writing.stuck or this is None or this.uncancel():
+            raise
+        raise Exhausted("call", "its client does not read", "read on, then connect again", retry_s=1.0) from None
     finally:
         call.end()
         for task in tasks:

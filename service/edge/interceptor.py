@@ -35,12 +35,7 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
             "server_stream" if handler.response_streaming else "unary"
         )  # fmt: skip
         labels = (kind, service, method)
-        name = {
-            "unary": "unary_unary",
-            "client_stream": "stream_unary",
-            "server_stream": "unary_stream",
-            "bidi_stream": "stream_stream",
-        }[kind]
+        name = behaviour(handler)
         inner = getattr(handler, name)
         wrapped = self._streaming(inner, labels) if inspect.isasyncgenfunction(inner) else self._awaited(inner, labels)
         return handler._replace(**{name: wrapped})  # type: ignore[no-any-return]
@@ -77,6 +72,12 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
         finally:
             self._handled.labels(*labels, code or _name(context.code())).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)
+
+
+def behaviour(handler: Any) -> str:
+    """The handler's field that holds the method."""
+    sides = (("unary", "stream")[bool(side)] for side in (handler.request_streaming, handler.response_streaming))
+    return "_".join(sides)
 
 
 def _name(code: Any) -> str:

@@ -18,6 +18,7 @@ from freshet.v1.streams_pb2 import MuxResponse
 from model.rounds import rounds
 from service import wire
 from service.answers import Answer
+from service.edge.writing import Writing
 from service.errors import Invalid, Reason, Refusal, ServiceError
 from service.intake import Intake
 from service.limits import MAX_BINDS, MAX_HANDLES
@@ -61,11 +62,13 @@ class Handles:
 class MuxCall:
     """One call of Mux."""
 
-    def __init__(self, intake: Intake, context: Any, model: Sessions, first: streams_pb2.MuxRequest) -> None:
+    def __init__(
+        self, intake: Intake, context: Any, writing: Writing, model: Sessions, first: streams_pb2.MuxRequest
+    ) -> None:
         """first: the call's first message, which named the model."""
         self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
         self._first = first
-        self.writing = asyncio.Lock()
+        self.writing = writing
         self.handles = Handles()
         self._moved = asyncio.Event()
         self._losses = model.losses  # of streams by owners, as far as looked at
@@ -77,8 +80,7 @@ class MuxCall:
 
     async def write(self, **message: Any) -> None:
         """Send one MuxResponse, after those under way."""
-        async with self.writing:
-            await self.context.write(MuxResponse(**message))
+        await self.writing.send(MuxResponse(**message))
 
     # ---- reading
 
@@ -97,8 +99,7 @@ class MuxCall:
             request = await self.context.read()
         await self.serving.journal.flush()
         await self._tell()
-        async with self.writing:  # the last message is on its way
-            pass
+        await self.writing.idle()  # the last message is on its way
 
     async def _bind(self, binds: Any) -> None:
         if len(binds) > MAX_BINDS:

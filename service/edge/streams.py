@@ -15,6 +15,7 @@ from service.answers import Answer
 from service.edge.duplex import both_sides
 from service.edge.mux import MuxCall
 from service.edge.statuses import statuses
+from service.edge.writing import Writers, Writing
 from service.errors import Invalid, NotFound, Reason, Refusal
 from service.intake import Intake
 from service.labels import Unacknowledged
@@ -27,11 +28,11 @@ PAGE, MAX_PAGE = 100, 1000  # streams of one List
 class Call:
     """One open stream: the session it owns, and the writing side that forecasts and progress share."""
 
-    def __init__(self, intake: Intake, context: Any, model: Sessions, id: str) -> None:
+    def __init__(self, intake: Intake, context: Any, writing: Writing, model: Sessions, id: str) -> None:
         """Opens the stream, which is in memory if it is known. Raises what `Serving.open_stream` does."""
         self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
         self.labels, self._labels_read = Unacknowledged(), 0
-        self.writing = asyncio.Lock()  # gRPC takes one write at a time
+        self.writing = writing
         self._moved = asyncio.Event()
         self.owner = model.owner(self._moved.set)
         try:
@@ -49,8 +50,7 @@ class Call:
 
     async def write(self, message: OpenResponse) -> None:
         """Send one message, after those under way."""
-        async with self.writing:
-            await self.context.write(message)
+        await self.writing.send(message)
 
     def welcome(self) -> OpenResponse:
         """The first message: where the stream stands."""
@@ -115,8 +115,7 @@ class Call:
         await self.serving.journal.flush()
         if self.owned:
             await self._tell()
-        async with self.writing:  # the last Durable is on its way
-            pass
+        await self.writing.idle()  # the last Durable is on its way
 
     async def _answer(self, request: Any, arrived: float) -> OpenResponse | None:
         kind = request.WhichOneof("message")
@@ -160,28 +159,28 @@ class Call:
 class Streams(streams_pb2_grpc.StreamsServicer):
     """The Streams service of freshet.v1."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake, self._serving = intake, intake.serving
+    def __init__(self, intake: Intake, writers: Writers) -> None:
+        self._intake, self._serving, self._writers = intake, intake.serving, writers
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
-        async with statuses(context):
+        async with self._writers.call(context) as writing:
             first = await context.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
             model = self._serving.model(first.hello.model)
             self._serving.check_stream_id(first.hello.stream)
             await self._serving.residency.bring(model, [first.hello.stream])
-            await both_sides(Call(self._intake, context, model, first.hello.stream))
+            await both_sides(Call(self._intake, context, writing, model, first.hello.stream))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Packed ticks of many streams; see `MuxCall`."""
-        async with statuses(context):
+        async with self._writers.call(context) as writing:
             first = await context.read()
             if first is grpc.aio.EOF or not first.model:
                 raise Invalid("model", "", "name the model in the first message")
             self._serving.check_open()
-            await both_sides(MuxCall(self._intake, context, self._serving.model(first.model), first))
+            await both_sides(MuxCall(self._intake, context, writing, self._serving.model(first.model), first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
         """What is kept of a stream, at one moment."""

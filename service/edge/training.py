@@ -11,7 +11,9 @@ import grpc
 from freshet.v1 import training_pb2, training_pb2_grpc
 from freshet.v1.training_pb2 import LearnHello, LearnResponse
 from service import wire
-from service.edge.statuses import CLIENT_GONE, statuses
+from service.edge.duplex import both_sides
+from service.edge.statuses import statuses
+from service.edge.writing import Writers, Writing
 from service.errors import Invalid, Refusal
 from service.intake import Intake
 from service.labels import Unacknowledged
@@ -26,16 +28,17 @@ DEFAULT_PAGE = 100
 class LearnCall:
     """One call of Learn: what it sent and is not acknowledged yet, and the writing side."""
 
-    def __init__(self, intake: Intake, context: Any, model: Sessions, source: str, learned: bool) -> None:
+    def __init__(
+        self, intake: Intake, context: Any, writing: Writing, model: Sessions, source: str, learned: bool
+    ) -> None:
         self.intake, self.context, self.model, self.source, self.learned = intake, context, model, source, learned
         self.items, self._read = Unacknowledged(), 0
-        self._writing = asyncio.Lock()  # gRPC takes one write at a time
+        self.writing = writing
         self._moved, self._room = asyncio.Event(), asyncio.Event()
 
     async def write(self, **message: Any) -> None:
         """Send one LearnResponse, after those under way."""
-        async with self._writing:
-            await self.context.write(LearnResponse(**message))
+        await self.writing.send(LearnResponse(**message))
 
     @property
     def owned(self) -> bool:
@@ -57,8 +60,7 @@ class LearnCall:
                 await self._until_moved()
         while self.items:
             await self._until_moved()
-        async with self._writing:  # the last acknowledgement is on its way
-            pass
+        await self.writing.idle()  # the last acknowledgement is on its way
 
     def _take(self, request: training_pb2.LearnRequest) -> Refusal | None:
         kind = request.WhichOneof("message")
@@ -115,37 +117,23 @@ class LearnCall:
         """Both sides of the call until one ends; whatever that was, nothing of the call is left behind."""
         self.intake.watch(self.model, self.moved)
         self.intake.own(self.model, self.source, self)
-        reading = asyncio.create_task(self.serve())
-        tasks = reading, asyncio.create_task(self.tell_progress())
-        try:
-            done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
-            for task in done:
-                task.result()
-            if reading not in done:
-                async with self._writing:  # a write cancelled half-way would still be under way in gRPC
-                    reading.cancel()
-                    await asyncio.wait((reading,))
-                await self.leave()
-        except CLIENT_GONE:
-            if not self.context.done():
-                raise
-        finally:
-            self.intake.disown(self.model, self.source, self)
-            self.intake.unwatch(self.model, self.moved)
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await both_sides(self)
+
+    def end(self) -> None:
+        """Leave nothing of the call behind."""
+        self.intake.disown(self.model, self.source, self)
+        self.intake.unwatch(self.model, self.moved)
 
 
 class Training(training_pb2_grpc.TrainingServicer):
     """The Training service of freshet.v1."""
 
-    def __init__(self, intake: Intake, replayer: Replayer) -> None:
-        self._intake, self._replayer = intake, replayer
+    def __init__(self, intake: Intake, replayer: Replayer, writers: Writers) -> None:
+        self._intake, self._replayer, self._writers = intake, replayer, writers
 
     async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Everything accepted is acknowledged once on disk, or once learned if Hello asks for that."""
-        async with statuses(context):
+        async with self._writers.call(context) as writing:
             first = await context.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with LearnHello{model, source}")
@@ -156,7 +144,7 @@ class Training(training_pb2_grpc.TrainingServicer):
             if hello.acknowledge not in LearnHello.Acknowledge.values():
                 raise Invalid("hello.acknowledge", hello.acknowledge, "choose DURABLE or LEARNED")
             learned = hello.acknowledge == LearnHello.LEARNED
-            await LearnCall(self._intake, context, model, hello.source, learned).run()
+            await LearnCall(self._intake, context, writing, model, hello.source, learned).run()
 
     async def Quarantine(
         self, request: training_pb2.QuarantineRequest, context: Any

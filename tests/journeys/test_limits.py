@@ -1,0 +1,158 @@
+"""Clients that do not do their part: half-open connections, calls that nobody reads, more of them than allowed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import resource
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+import freshet
+from freshet.v1 import streams_pb2 as pb
+from freshet.v1 import streams_pb2_grpc
+from service.backtest.child import ServerChild
+from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
+from tests.journeys.scraped import scrape, scraped_until
+from tests.journeys.test_bounds import retry_s
+
+SETTINGS = {"write_s": 1.0, "max_calls": 8, "handshake_s": 2.0, "keepalive_s": 1.0}
+
+SERVING_ONLY: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
+ROWS = np.cumsum(np.random.default_rng(5).standard_normal((60, 2)), axis=0).astype(np.float32)
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
+OUR_SETTINGS, ACKNOWLEDGED = b"\0\0\0\4\0\0\0\0\0", b"\0\0\0\4\1\0\0\0\0"
+# What a peer says before it falls silent: nothing; half a greeting; a greeting; all of it, and never answers a ping.
+SILENCES = (b"", PREFACE[:10], PREFACE + OUR_SETTINGS, PREFACE + OUR_SETTINGS + ACKNOWLEDGED)
+
+
+async def gone(target: str, said: bytes) -> None:
+    """Open a connection, say so much, and wait until the server closes it."""
+    host, _, port = target.rpartition(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        writer.write(said)
+        with contextlib.suppress(ConnectionResetError):
+            while await reader.read(1 << 12):
+                pass
+    finally:
+        writer.close()
+
+
+@pytest.mark.parametrize("connections", [200, pytest.param(2000, marks=pytest.mark.long)])
+async def test_half_open_connections_go_and_a_good_client_is_answered_meanwhile(server, client, name, connections):
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * connections + 500)), hard))
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    waiting = [asyncio.create_task(gone(server.grpc, SILENCES[n % len(SILENCES)])) for n in range(connections)]
+    try:
+        async with client.stream(name, "good") as stream:
+            for row in ROWS:
+                await stream.step(row)
+            await asyncio.wait_for(asyncio.gather(*waiting), DEADLINE_S)  # the server has closed every one of them
+            await stream.step(ROWS[0])
+    finally:
+        for task in waiting:
+            task.cancel()
+        await asyncio.gather(*waiting, return_exceptions=True)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def deaf_stream(channel: grpc.aio.Channel, model: str) -> RawStream:
+    """A stream whose client has asked for 10 MB of answers, which do not fit into the way back, and reads none."""
+    deaf = await RawStream(channel, model, "s").__aenter__()
+    for _ in range(2500):
+        await deaf.say(tick=pb.Tick(seq=1, x=ROWS[0]))
+    return deaf
+
+
+async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is_free(server, client, name):
+    await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
+    before = (await scrape(server.http)).total("freshet_calls_cut_total")
+    async with channel_to(server.grpc) as channel:
+        deaf = await deaf_stream(channel, name)
+        await scraped_until(server.http, lambda s: s.total("freshet_calls_cut_total") > before)
+
+        error = await deaf.error()  # once it reads on
+
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert retry_s(error) > 0
+        async with client.stream(name, "s") as stream:
+            assert stream.next_seq == 2
+            await stream.step(ROWS[1])
+
+
+async def test_a_call_that_is_never_read_ends_all_the_same(server, client, name):
+    await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
+    async with channel_to(server.grpc) as channel:
+        deaf = await deaf_stream(channel, name)
+        await scraped_until(server.http, lambda s: open_calls(s) == 0)  # nothing of it is left
+        async with client.stream(name, "other") as stream:
+            await stream.step(ROWS[0])
+        deaf.call.cancel()
+
+
+def open_calls(scraped: Any) -> float:
+    """Calls of Streams.Open that have begun and not ended."""
+    began, ended = (scraped.total(f"grpc_server_{n}_total", grpc_method="Open") for n in ("started", "handled"))
+    return began - ended
+
+
+async def test_a_call_more_than_allowed_is_refused_with_a_delay_and_health_still_answers(server, client, name):
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    async with channel_to(server.grpc) as channel, contextlib.AsyncExitStack() as stack:
+        streams = [await stack.enter_async_context(RawStream(channel, name, f"s{n}")) for n in range(8)]
+
+        refused = RawStream(channel)
+        await refused.say(hello=pb.Hello(model=name, stream="one too many"))
+        error = await refused.error()
+
+        assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert retry_s(error) > 0
+        health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=DEADLINE_S)
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        await streams[0].finish()
+        async with asyncio.timeout(DEADLINE_S):
+            while True:  # one has room as soon as the server has seen the end of another
+                with contextlib.suppress(grpc.aio.AioRpcError, AssertionError):
+                    async with RawStream(channel, name, "later") as stream:
+                        assert (await stream.tick(1, ROWS[0].tolist())).HasField("forecast")
+                        break
+
+
+async def test_connections_beyond_the_bound_are_closed_and_those_within_it_go_on(tmp_path):
+    child = ServerChild(tmp_path / "data", tmp_path / "log", settings={"max_connections": 4})
+    async with child, freshet.connect(child.grpc) as client, contextlib.AsyncExitStack() as stack:
+        await client.create_model("m", ["a", "b"], **SERVING_ONLY)
+        async with client.stream("m", "s") as stream:
+            await stream.step(ROWS[0])
+
+            channels = [await stack.enter_async_context(channel_to(child.grpc)) for _ in range(8)]
+            answers = await asyncio.gather(*map(reaches, channels))
+
+            assert 0 < sum(answers) < 8
+            await stream.step(ROWS[1])
+
+
+async def reaches(channel: grpc.aio.Channel) -> bool:
+    """Whether a call on the channel is answered at the first try."""
+    try:
+        await streams_pb2_grpc.StreamsStub(channel).List(pb.ListStreamsRequest(model="m"), timeout=DEADLINE_S)
+    except grpc.aio.AioRpcError as error:
+        return error.code() is not grpc.StatusCode.UNAVAILABLE
+    return True
+
+
+async def test_a_connection_without_a_call_is_closed_and_the_client_connects_again(tmp_path):
+    child = ServerChild(tmp_path / "data", tmp_path / "log", settings={"connection_idle_s": 1.0})
+    async with child, channel_to(child.grpc) as channel, asyncio.timeout(DEADLINE_S):
+        health = health_pb2_grpc.HealthStub(channel)
+        await health.Check(health_pb2.HealthCheckRequest())
+        while (state := channel.get_state()) is grpc.ChannelConnectivity.READY:
+            await channel.wait_for_state_change(state)
+
+        await health.Check(health_pb2.HealthCheckRequest())

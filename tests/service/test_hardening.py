@@ -1,0 +1,47 @@
+"""docs/hardening.md is the one table of limits: its settings, defaults and tests are those of the tree."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service import answers, limits, sequence
+from service.config import ServeConfig
+
+ROOT = Path(__file__).parents[2]
+CONSTANTS = vars(limits) | vars(sequence) | vars(answers)
+# Settings that bound nothing a client can ask for.
+NO_LIMITS = {
+    "listen", "http", "data", "insecure", "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice",
+    "comfortable_backlog", "worse_evidence", "anchor_labels", "score_every", "cool_down_labels", "snapshot_s",
+    "commit_s", "segment_bytes",
+}  # fmt: skip
+
+
+def rows() -> list[list[str]]:
+    """The cells of each row: limit, setting, default, beyond it, held by."""
+    lines = (ROOT / "docs" / "hardening.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    return [row for row in table if row[0] != "limit"]
+
+
+@pytest.mark.parametrize("row", rows(), ids=lambda row: row[0])
+def test_a_row_names_a_setting_its_default_and_a_test_that_is_there(row):
+    _, setting, default, beyond, held_by = row
+    name, value = setting.strip("`"), default.replace(",", "")
+
+    actual = ServeConfig.model_fields[name].default if name in ServeConfig.model_fields else CONSTANTS[name]
+    assert float(value) == actual
+    assert beyond
+    for path, test in re.findall(r"`(\S+)::(\S+)`", held_by) or pytest.fail("no test is named"):
+        assert re.search(rf"^ *(async )?def {test}\(", (ROOT / "tests" / path).read_text(), re.M), (
+            f"{path} has no {test}"
+        )
+
+
+def test_every_setting_that_bounds_something_is_in_the_table():
+    named = {row[1].strip("`") for row in rows()}
+
+    assert set(ServeConfig.model_fields) - NO_LIMITS <= named
