@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +21,10 @@ from freshet.v1 import models_pb2, models_pb2_grpc
 from freshet.v1 import streams_pb2 as pb
 from service.backtest.child import ServerChild, ServerFailed, free_port
 from tests.journeys.conftest import QUICK
-from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
+from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream, channel_to
+from tests.journeys.raw_mux import RawMux
 from tests.journeys.scraped import get, scrape
+from tests.journeys.test_training import window
 from tests.oracles.unbroken import Unbroken
 
 SERVING_ONLY: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
@@ -209,3 +212,108 @@ async def test_a_server_that_could_not_start_leaves_the_data_free_for_the_next(t
 
     async with server_at(tmp_path) as child:
         assert child.running
+
+
+async def test_under_load_from_every_kind_of_call_a_server_drains_and_all_that_was_answered_is_on_disk(tmp_path):
+    child = server_at(tmp_path, drain_s=10.0)
+    await child.start()
+    async with freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
+        await client.create_model("m", ["a", "b"], hidden=4)
+        opened = [await RawStream(channel, "m", f"s{n}").__aenter__() for n in range(8)]
+        muxes = [RawMux(channel, "m") for _ in range(2)]
+        for n, mux in enumerate(muxes):
+            await mux.bind({handle: f"mux{n}-{handle}" for handle in range(16)})
+        mills = [await RawLearn(channel, "m", f"mill{n}").__aenter__() for n in range(2)]
+        busy = Busy(len(opened) + len(muxes) + len(mills))
+        calls = [
+            *(load_stream(call, busy) for call in opened),
+            *(load_mux(call, busy) for call in muxes),
+            *(load_mill(call, busy) for call in mills),
+        ]
+        loads = [asyncio.create_task(call) for call in calls]
+        await asyncio.wait_for(busy.all.wait(), DEADLINE_S)  # every call is in the middle of its work
+
+        assert await child.stop() == 0
+        answered = await asyncio.wait_for(asyncio.gather(*loads), DEADLINE_S)
+
+    assert "Traceback" not in (tmp_path / "log").read_text()
+    await child.start()
+    async with channel_to(child.grpc) as channel:
+        for n, last in enumerate(answered[: len(opened)]):
+            async with RawStream(channel, "m", f"s{n}") as again:
+                assert again.welcome.next_seq > last
+                assert again.welcome.durable_seq == again.welcome.next_seq - 1
+        for n, last in enumerate(answered[len(opened) : -len(mills)]):
+            async with RawMux(channel, "m") as mux:
+                bound = await mux.bind({handle: f"mux{n}-{handle}" for handle in range(16)})
+                assert all(b.durable_seq >= last for b in bound.values())
+        for n, last in enumerate(answered[-len(mills) :]):
+            async with RawLearn(channel, "m", f"mill{n}") as learn:
+                assert learn.welcome.next_window_seq > last == mills[n].acknowledged.window_seq
+    assert await child.stop() == 0
+
+
+class Busy:
+    """Set once so many calls have been answered a few times each."""
+
+    def __init__(self, calls: int) -> None:
+        self._left, self.all = calls, asyncio.Event()
+
+    def answered(self, times: int) -> None:
+        self._left -= times == 5
+        if not self._left:
+            self.all.set()
+
+
+async def until_ended(call: Any, step: Callable[[], Awaitable[None]]) -> None:
+    """Repeat the step until the server, leaving, ends the call."""
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        while True:
+            await step()
+    # A write that meets the end of the call leaves gRPC's own INTERNAL of the status (grpc/grpc#36066).
+    assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
+
+
+async def load_stream(stream: RawStream, busy: Busy) -> int:
+    """Tick until the server ends the call; the last seq that was answered."""
+    seq = 0
+
+    async def tick() -> None:
+        nonlocal seq
+        answer = await stream.tick(seq + 1, ROWS[seq % len(ROWS)].tolist())
+        if answer.HasField("reconnect"):
+            raise await stream.error()
+        seq += answer.HasField("forecast")
+        busy.answered(seq)
+
+    await until_ended(stream.call, tick)
+    return seq
+
+
+async def load_mux(mux: RawMux, busy: Busy) -> int:
+    """Packed ticks of all 16 handles until the server ends the call; the last seq that was answered of all."""
+    seq = 0
+
+    async def ticks() -> None:
+        nonlocal seq
+        await mux.ticks(range(16), [seq + 1] * 16, ROWS[:16])
+        seq += 1
+        busy.answered(seq)
+
+    await until_ended(mux.call, ticks)
+    return seq
+
+
+async def load_mill(learn: RawLearn, busy: Busy) -> int:
+    """Windows until the server ends the call; the last one that was acknowledged."""
+    seq = 0
+
+    async def send() -> None:
+        nonlocal seq
+        seq += 1
+        await learn.say(window=window(seq))
+        await learn.until(windows=seq)
+        busy.answered(seq)
+
+    await until_ended(learn.call, send)
+    return learn.acknowledged.window_seq
