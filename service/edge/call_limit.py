@@ -1,4 +1,4 @@
-"""A bound on the calls that are open at once, of all methods together but health checks."""
+"""A bound on the calls that are open at once, of all methods together but health checks, which are short."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class CallLimit(grpc.aio.ServerInterceptor):
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
         """Wrap the method's handler."""
         handler = await continuation(handler_call_details)
-        if handler is None or handler_call_details.method.startswith("/grpc.health."):
+        if handler is None or handler_call_details.method == "/grpc.health.v1.Health/Check":
             return handler  # type: ignore[no-any-return]
         name = behaviour(handler)
         inner = getattr(handler, name)
