@@ -15,7 +15,7 @@ SERVER = {
     "journal.before_write": 40, "journal.mid_write": 40, "journal.before_sync": 40, "journal.after_sync": 40,
     "journal.after_write": 40, "journal.after_ack": 40, "segment.before": 2, "segment.after": 2,
     "snapshot.before": 2, "snapshot.mid": 8, "snapshot.after": 2, "version.before": 4, "version.after": 4,
-    "swap.recorded": 4, "swap.installed": 4,
+    "swap.recorded": 4, "swap.installed": 4, "swap.unwritten": 4,
 }  # fmt: skip
 STARTING = {"recovery.mid": 1, "recovery.after": 1}
 TRAINER = {

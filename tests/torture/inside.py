@@ -10,10 +10,13 @@ import os
 import random
 import signal
 import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
+
+STALL_S = 0.05
 
 
 def always(*_: Any) -> bool:
@@ -74,7 +77,7 @@ def die() -> NoReturn:
 
 def serving(seams: Seams) -> None:
     """The seams of the serving process."""
-    from service import publisher, recovery
+    from service import publisher, records, recovery
     from service.storage import journal, log, states, versions
 
     seams.around(log.SegmentLog, "write", "journal.before_write", "journal.after_write")
@@ -86,7 +89,17 @@ def serving(seams: Seams) -> None:
     seams.around(publisher.Publisher, "_into_service", "swap.recorded", "swap.installed")
     seams.around(recovery, "_ticks", "recovery.mid")
     seams.around(recovery, "recover", after="recovery.after")
-    write_all, save = log._write_all, states.States.save
+
+    def holds_swap(payloads: Sequence[bytes]) -> bool:
+        return any(isinstance(r, records.Swap) for data in payloads for r in records.decode_chunk(data).records)
+
+    write, write_all, save = log.SegmentLog.write, log._write_all, states.States.save
+
+    def unwritten(self: Any, payloads: Sequence[bytes]) -> int:
+        if holds_swap(payloads) and seams.due("swap.unwritten"):
+            time.sleep(STALL_S)  # a slow disk: the loop goes on, and sends what the new version answers
+            die()
+        return write(self, payloads)
 
     def torn(fd: int, data: bytes | bytearray, offset: int) -> None:
         if seams.due("journal.mid_write"):
@@ -102,6 +115,7 @@ def serving(seams: Seams) -> None:
 
         save(self, position, models, lines(), *rest)
 
+    log.SegmentLog.write = unwritten  # type: ignore[method-assign]
     log._write_all = torn
     states.States.save = half_saved  # type: ignore[method-assign, assignment]
 

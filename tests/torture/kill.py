@@ -30,7 +30,7 @@ from tests.torture.failpoints import (
 from tests.torture.load import Load
 from tests.torture.report import Part
 
-EPISODE = 27  # rounds with one server's files: every seam once
+EPISODE = len(ALL)  # rounds with one server's files: every seam once
 HIT_S = 20.0  # a seam that was not passed by then is no hit
 # Segments and snapshots often; the oracle needs the journal from its start.
 SETTINGS: dict[str, object] = {"segment_bytes": 4096, "snapshot_s": 0.3}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.torture import kill
+from tests.torture.failpoints import ALL
 
 # One of each kind: in the middle of what must be one commit, and at random.
 WORST = (
@@ -17,3 +20,13 @@ async def test_a_kill_at_the_worst_moments_loses_nothing_and_nothing_is_learned_
     assert part.good, part.as_json()
     assert set(part.hits_of) == set(WORST)
     assert part.acknowledged > 500
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+async def test_a_hundred_and_fifty_kills_at_every_named_moment(tmp_path):
+    part = await kill.rounds(tmp_path, kill.every_seam(150, seed=3), seed=3)
+
+    assert part.good, part.wrong or part.as_json()
+    assert part.hits >= 147, "a seam that is not passed in time is no hit"
+    assert set(part.hits_of) == set(ALL)
