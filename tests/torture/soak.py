@@ -1,0 +1,234 @@
+"""A steady load for a long time: memory, descriptors and threads of both processes must stop growing.
+
+Everything that comes and goes does so all the time: calls, streams, models, labels, windows, refused ticks, snapshots,
+segments of the journal. The same check must flag a server that keeps a little of every tick.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import os
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+import freshet
+from service.backtest.child import ServerChild
+from tests.journeys import crash
+from tests.journeys.crash import SMALL, trainer_of, walk
+from tests.torture.load import REGRESS
+from tests.torture.report import Part
+
+MiB = 1 << 20
+SAMPLE_S = 0.5
+WARM_UP = 1 / 3  # of the time, in which anything may grow
+# What the slope after the warm-up may come to until the end: an allocator's pages come and go in steps of so much.
+MAY_GROW = {"rss": 8 * MiB, "descriptors": 4, "threads": 4}
+FLOW, LAB = "flow", "lab"
+HANDLES = 32  # streams of one Mux call
+POOL = 256  # streams that come and go
+# Caps that are reached early, so that what they bound is at its bound when the warm-up ends.
+SETTINGS: dict[str, object] = {
+    "segment_bytes": 256 << 10, "journal_keep_bytes": 1 << 20, "snapshot_s": 2.0, "keep_versions": 8,
+    "checkpoint_chunks": 64, "max_resident": POOL, "idle_s": 1.0,
+}  # fmt: skip
+# A server that keeps a hundred bytes of every tick.
+LEAK = """
+import sys
+if "service.cli" in sys.orig_argv:
+    from service import engine
+    kept, inner = [], engine.StepSession.run
+    def run(self, x, u, state):
+        kept.append(b"x" * (100 * len(x)))
+        return inner(self, x, u, state)
+    engine.StepSession.run = run
+"""
+
+
+class Use(NamedTuple):
+    """What one process holds."""
+
+    rss: int  # bytes in memory
+    descriptors: int
+    threads: int
+
+    @classmethod
+    def of(cls, pid: int) -> Use:
+        """Read it from /proc. Raises OSError when the process has ended."""
+        proc = Path("/proc") / str(pid)
+        pages = int((proc / "statm").read_text().split()[1])
+        return cls(pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(proc / "fd")), len(os.listdir(proc / "task")))
+
+
+def slope(times: NDArray[np.float64], values: NDArray[np.float64]) -> float:
+    """Theil–Sen: the median slope over all pairs (Sen 1968), which a few jumps do not move."""
+    i, j = np.triu_indices(len(times), 1)
+    return float(np.median((values[j] - values[i]) / (times[j] - times[i])))
+
+
+@dataclass
+class Samples:
+    """One process over time."""
+
+    times: list[float] = field(default_factory=list)  # seconds
+    uses: list[Use] = field(default_factory=list)
+
+    def after_warm_up(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Times, and a column per field of Use."""
+        first = int(len(self.times) * WARM_UP)
+        return np.array(self.times[first:]), np.array(self.uses[first:], np.float64)
+
+    def growth(self) -> dict[str, float]:
+        """From the end of the warm-up to the end, by the slope; by field of Use."""
+        times, columns = self.after_warm_up()
+        return {name: (times[-1] - times[0]) * slope(times, columns[:, n]) for n, name in enumerate(Use._fields)}
+
+    def found(self, who: str) -> list[str]:
+        """In words, what grew more than it may."""
+        seconds = np.ptp(self.after_warm_up()[0])
+        return [
+            f"{who}: {name} grew by {grown:.0f} in {seconds:.0f} s, more than {MAY_GROW[name]}"
+            for name, grown in self.growth().items()
+            if grown > MAY_GROW[name]
+        ]
+
+
+class Load:
+    """Clients that do the same again and again, until they are cancelled."""
+
+    def __init__(self, client: freshet.Client, target: str) -> None:
+        self._client, self._target = client, target
+        self.ticks = self.labels = self.models = self.calls = self.refused = 0
+        self._rows = walk(4096, 1)
+
+    async def run(self) -> None:
+        """Raises the first error of any of them."""
+        await self._client.create_model(FLOW, **SMALL)
+        await self._client.create_model(LAB, **REGRESS)
+        async with asyncio.TaskGroup() as group:
+            for work in (self._open, self._mux, self._lab, self._models, self._hang_up):
+                group.create_task(self._again(work))
+
+    async def _again(self, work: Callable[[int], Awaitable[None]]) -> None:
+        for n in itertools.count():
+            await work(n)
+            self.calls += 1
+
+    async def _open(self, n: int) -> None:
+        async with self._client.stream(FLOW, f"open-{n % POOL}", 16) as stream:
+            async for _ in stream.forecasts(self._some(64), max_staleness=256):
+                self.ticks += 1
+            with contextlib.suppress(freshet.TickRefused):
+                await stream.step([float("nan")])
+            self.refused += 1
+
+    async def _mux(self, n: int) -> None:
+        ids = [f"mux-{(n * HANDLES // 2 + i) % POOL}" for i in range(HANDLES)]
+        async with self._client.mux(FLOW) as mux:
+            for step in range(32):
+                await mux.step(ids, np.repeat(self._rows[step][None], HANDLES, axis=0))
+                self.ticks += HANDLES
+
+    async def _lab(self, n: int) -> None:
+        id = f"bench-{n % 8}"
+        async with (
+            self._client.stream(LAB, id, 16) as stream,
+            self._client.learn(LAB, source=id) as learning,
+        ):
+            first = stream.next_seq
+            rows = self._rows[:24]
+            for row in rows:
+                await stream.step(row)
+            await stream.durable()
+            for i in range(8):
+                await learning.label(id, first + i, float(rows[i, 0]) * 2)
+            await learning.window(rows[:8], rows[:8, 0] * 2)
+            await learning.flush()
+        self.ticks += len(rows)
+        self.labels += 16
+
+    async def _models(self, n: int) -> None:
+        name = f"passing-{n}"
+        await self._client.create_model(name, **SMALL)
+        async with self._client.stream(name, f"of-{n}", 16) as stream:
+            async for _ in stream.forecasts(self._some(48), max_staleness=48):
+                self.ticks += 1
+        await self._client.pause(name)
+        await self._client.resume(name)
+        await self._client.delete_model(name)
+        self.models += 1
+
+    async def _hang_up(self, n: int) -> None:
+        """A client that goes away in the middle."""
+        async with freshet.connect(self._target) as client:
+            stream = client.stream(FLOW, f"gone-{n % POOL}", 16)
+            await stream.__aenter__()
+            await stream.step(self._rows[0])
+            self.ticks += 1
+
+    async def _some(self, n: int) -> AsyncIterator[NDArray[np.float32]]:
+        for row in self._rows[:n]:
+            yield row
+
+
+async def sample(pids: Sequence[tuple[str, int]], seconds: float) -> dict[str, Samples]:
+    """Look at processes twice a second for so long."""
+    started, found = time.monotonic(), {name: Samples() for name, _ in pids}
+    while (now := time.monotonic() - started) < seconds:
+        for name, pid in pids:
+            found[name].uses.append(Use.of(pid))
+            found[name].times.append(now)
+        await asyncio.sleep(SAMPLE_S)  # a measurement's pace, not a wait for something
+    return found
+
+
+async def soaked(folder: Path, seconds: float) -> Part:
+    """One server under load for so long."""
+    part = Part(rounds=1)
+    async with crash.a_server(folder, **SETTINGS) as server, freshet.connect(server.grpc) as client:
+        load = Load(client, server.grpc)
+        running = asyncio.create_task(load.run())
+        try:
+            pids = await _processes(server, running)
+            sampling = asyncio.create_task(sample(pids, seconds))
+            await asyncio.wait((sampling, running), return_when=asyncio.FIRST_COMPLETED)
+            if running.done():
+                sampling.cancel()
+                await running  # it never ends by itself, so this says why
+            samples = await sampling
+        finally:
+            running.cancel()
+            await asyncio.wait((running,))
+        segments = len(list((server.data / "journal").iterdir()))
+    part.hits = int(load.ticks > 0 and load.models > 0)
+    for name, its in samples.items():
+        part.wrong += its.found(name)
+        part.numbers[f"{name}: growth after the warm-up"] = {k: round(v, 1) for k, v in its.growth().items()}
+        part.numbers[f"{name}: at the end"] = its.uses[-1]._asdict()
+    part.numbers |= {"seconds": seconds, "ticks": load.ticks, "labels": load.labels, "calls": load.calls}
+    part.numbers |= {"models made and deleted": load.models, "journal segments at the end": segments}
+    grown = ", ".join(f"{name} {its.growth()['rss'] / MiB:+.2f} MiB" for name, its in samples.items())
+    part.summary = f"{seconds:.0f} s, {load.ticks} ticks, {load.models} models made and deleted; after a third: {grown}"
+    return part
+
+
+async def _processes(server: ServerChild, running: asyncio.Task[None]) -> list[tuple[str, int]]:
+    """The server and its trainer, once there is one."""
+    async with asyncio.timeout(crash.DEADLINE_S):
+        while not (trainer := trainer_of(server)):
+            if running.done():
+                await running
+            await asyncio.sleep(0.05)
+    return [("server", server.pid), ("trainer", trainer)]
+
+
+def run(folder: Path, quick: bool) -> Part:
+    """Quick: 5 minutes. Full: 60."""
+    return asyncio.run(soaked(folder, 300.0 if quick else 3600.0))

@@ -1,0 +1,52 @@
+"""The check of the soak, five minutes of it, and a server that leaks, which the same check must flag."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from tests.torture import soak
+from tests.torture.failpoints import injected
+from tests.torture.soak import MiB, Samples, Use
+
+
+def sampled(rss: np.ndarray, threads: int = 4) -> Samples:
+    """A process that held so much, looked at twice a second."""
+    return Samples([n * soak.SAMPLE_S for n in range(len(rss))], [Use(int(value), 20, threads) for value in rss])
+
+
+def test_pages_that_come_and_go_after_a_warm_up_are_no_growth():
+    rng, n = np.random.default_rng(0), np.arange(600)
+    warm = 100 * MiB + 50 * MiB * (1 - np.exp(-n / 40))
+
+    assert sampled(warm + rng.choice([-3 * MiB, 0, 3 * MiB], 600)).found("server") == []
+
+
+def test_a_jump_is_no_slope():
+    assert sampled(np.where(np.arange(600) < 580, 100 * MiB, 160 * MiB)).found("server") == []
+
+
+def test_slow_steady_growth_is_found_under_noise():
+    rng, n = np.random.default_rng(0), np.arange(600)
+    (found,) = sampled(100 * MiB + 0.05 * MiB * n + rng.choice([-3 * MiB, 0, 3 * MiB], 600)).found("server")
+
+    assert found.startswith("server: rss grew by")
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_five_minutes_of_everything_that_comes_and_goes_leave_nothing_behind(tmp_path):
+    part = await soak.soaked(tmp_path, 300.0)
+
+    assert part.good, part.wrong
+    assert part.numbers["ticks"] > 100_000
+    assert part.numbers["models made and deleted"] > 50
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+async def test_a_server_that_keeps_a_little_of_every_tick_is_flagged(tmp_path):
+    with injected(tmp_path / "inject", soak.LEAK):
+        part = await soak.soaked(tmp_path, 90.0)
+
+    assert any(line.startswith("server: rss grew") for line in part.wrong), part.as_json()
