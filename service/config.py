@@ -53,6 +53,9 @@ class ServeConfig(BaseSettings):
     # Counts while the disk is full, when nothing else ends what is kept in memory until it can be written.
     max_undurable_bytes: int = Field(256 << 20, ge=1, description="bytes kept for a full disk, all streams together")
     max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message")
+    # More than one stream, and one server, take in at all: whoever shares a server lowers them.
+    stream_ticks_per_s: float = Field(50_000.0, gt=0, description="ticks of a stream taken per second, on average")
+    ticks_per_s: float = Field(2_000_000.0, gt=0, description="ticks taken per second, all streams together")
     max_streams: int = Field(1_000_000, ge=1, description="streams known, all models together")
     idle_s: float = Field(600.0, ge=0, description="a stream without a tick for so long leaves memory, not the disk")
     # About 60 MB with one channel and 32 hidden units; beyond it, the idlest leave early.

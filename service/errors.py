@@ -68,3 +68,4 @@ class Refusal:
     value: str
     remedy: str
     item: int = 0  # of a label or a window: which of its call's, from 1
+    retry_s: float = 0.0  # of OVERLOADED: when to send it again; 0: after the next Durable

@@ -28,6 +28,7 @@ from service.events import Event, Events
 from service.export import Canary, export, pack_weights
 from service.metrics import Metrics
 from service.names import check_model_name
+from service.rates import Rate
 from service.records import ModelCreate, Promote, Record, Reset, StateDelete, StatePut, StreamOpened, Swap, Ticks
 from service.residency import Residency
 from service.sequence import check_values, place, sound_ticks
@@ -35,7 +36,7 @@ from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
 from service.storage.versions import Version, Versions
-from service.table import ABSENT, Rows
+from service.table import ABSENT, Rows, StreamTable
 
 Array = NDArray[np.float32]
 WAVE_ROWS = 1024  # of one step
@@ -88,6 +89,8 @@ class Serving:
         self.on_commit: list[Callable[[Commit], None]] = []
         self.on_removed: list[Callable[[int], None]] = []  # called with the number of a model that is gone
         self.last_model = 0  # the highest number ever given to a model
+        self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
+        self._full_at = 0.0  # of the server's own bucket, clock seconds
         self.draining = False
         self._creating = asyncio.Lock()
         journal.on_commit.append(self._committed)
@@ -377,14 +380,27 @@ class Serving:
         refusal = placed or check_values(
             seq, x, len(spec.channels), time, spec.interval > 0, session.last_time, spec.missing == "hold"
         )
-        if refusal is None and (seq - session.durable_seq > self.config.max_undurable or self._no_room()):
-            full = "; the disk is full" if self.journal.no_space else ""
-            remedy = f"{seq - 1 - session.durable_seq} ticks are not on disk yet: wait for Durable, then send it again"
-            remedy += full
-            refusal = Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
+        refusal = refusal or self._overloaded(model, session, seq)
         if refusal:
             self.metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
         return refusal
+
+    def _overloaded(self, model: Sessions, session: Session, seq: int) -> Refusal | None:
+        """Why a sound tick cannot be taken now; None: it is taken, and counts against the rates."""
+        if seq - session.durable_seq > self.config.max_undurable or self._no_room():
+            remedy = f"{seq - 1 - session.durable_seq} ticks are not on disk yet: wait for Durable, then send it again"
+            if self.journal.no_space:
+                remedy += "; the disk is full"
+            return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
+        now, t, row = self.clock(), model.table, session.row
+        full_at = float(t.full_at[row])
+        for rate, at, whose in ((self._stream_rate, full_at, "stream"), (self._rate, self._full_at, "server")):
+            if wait := rate.wait(at, now):
+                remedy = f"the {whose} takes {rate.per_s:g} ticks per second: send it again in {wait:.3g} s"
+                return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy, retry_s=wait)
+        t.full_at[row] = self._stream_rate.take(full_at, now)
+        self._full_at = self._rate.take(self._full_at, now)
+        return None
 
     def _advance(self, ticks: list[Tick]) -> list[Outcome | Exception]:
         """Step distinct streams of one model, journal their ticks, write their states, make their answers."""
@@ -438,8 +454,10 @@ class Serving:
             seq, t.last_seq[rows], time, t.last_time[rows], x, model.spec.interval > 0, t.durable_seq[rows],
             self.config.max_undurable, model.spec.missing == "hold",
         )  # fmt: skip
+        now = self.clock()
         if self._no_room():
             sound[:] = False  # `decide` says why
+        self._take_tokens(t, rows, sound, now)
         others = {
             int(i): self.decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])
             for i in np.flatnonzero(~sound)
@@ -448,7 +466,6 @@ class Serving:
         taken = np.flatnonzero(sound)
         if not len(taken):
             return Wave(taken, np.zeros((0, model.spec.outputs), np.float32), np.zeros(0, np.uint64), others)
-        now = self.clock()
         rows, seq, time, x = rows[taken], seq[taken], time[taken], np.ascontiguousarray(x[taken])
         y, states = self._compute(model, rows, time, x)
         if len(rows) == 1:
@@ -464,6 +481,17 @@ class Serving:
         metrics.staleness.observe_all(seq - judged)
         metrics.ticks.inc(n)
         return Wave(taken, y, judged, others)
+
+    def _take_tokens(self, t: StreamTable, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
+        """Count the sound ticks against the rates; those that are too many are not sound any more: `decide` says why.
+
+        rows: (n,), distinct; sound: (n,), modified.
+        """
+        sound &= self._stream_rate.has_token(t.full_at[rows], now)
+        sound[np.flatnonzero(sound)[self._rate.tokens(self._full_at, now) :]] = False
+        taken = rows[sound]
+        t.full_at[taken] = self._stream_rate.take_each(t.full_at[taken], now)
+        self._full_at = self._rate.take(self._full_at, now, len(taken))
 
     # ---- progress
 

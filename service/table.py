@@ -19,8 +19,9 @@ class StreamTable:
     number · epoch, one higher at each takeover · last_seq, durable_seq · last_time, of the last tick that had one,
     seconds since 1970, NaN: none · origin, see `Origin` · judged, seq through which labels are judged · last_offset,
     the journal's after the last tick · newest, position of the last answer in the model's log, −1: none · touched,
-    clock seconds · owner, who has it open, 0: nobody · pinned: must stay in memory · changed since the last snapshot ·
-    state [rows, S]. Memory that no stream has used yet is not touched, so doubling costs none.
+    clock seconds · full_at, clock seconds, see `rates` · owner, who has it open, 0: nobody · pinned: must stay in
+    memory · changed since the last snapshot · state [rows, S]. Memory that no stream has used yet is not touched, so
+    doubling costs none.
     """
 
     def __init__(self, state_size: int) -> None:
@@ -28,8 +29,8 @@ class StreamTable:
             "number": (np.uint32, ()), "epoch": (np.uint64, ()), "last_seq": (np.uint64, ()),
             "durable_seq": (np.uint64, ()), "last_time": (np.float64, ()), "origin": (np.uint8, ()),
             "judged": (np.uint64, ()), "last_offset": (np.uint64, ()), "newest": (np.int64, ()),
-            "touched": (np.float64, ()), "owner": (np.int32, ()), "pinned": (np.bool_, ()), "changed": (np.bool_, ()),
-            "state": (np.float32, (state_size,)),
+            "touched": (np.float64, ()), "full_at": (np.float64, ()), "owner": (np.int32, ()),
+            "pinned": (np.bool_, ()), "changed": (np.bool_, ()), "state": (np.float32, (state_size,)),
         }  # fmt: skip
         self.number: NDArray[np.uint32]
         self.epoch: NDArray[np.uint64]
@@ -41,6 +42,7 @@ class StreamTable:
         self.last_offset: NDArray[np.uint64]
         self.newest: NDArray[np.int64]
         self.touched: NDArray[np.float64]
+        self.full_at: NDArray[np.float64]
         self.owner: NDArray[np.int32]
         self.pinned: NDArray[np.bool_]
         self.changed: NDArray[np.bool_]

@@ -11,7 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
 from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
-from model.spec import ModelSpec, SpecError
+from model.spec import MAX_CHANNELS, ModelSpec, SpecError
 from service.answers import Answer
 from service.errors import Invalid, Refusal
 from service.events import Event
@@ -37,6 +37,8 @@ def spec(message: types_pb2.ModelSpec) -> ModelSpec:
         raise Invalid("spec", f"field number {unknown[0].field_number}", remedy)
     values: dict[str, Any] = {}
     for field, value in message.ListFields():
+        if field.is_repeated and len(value) > MAX_CHANNELS:
+            raise Invalid(f"spec.{field.name}", f"{len(value)} entries", f"give at most {MAX_CHANNELS}")
         values[field.name] = list(value) if field.is_repeated else value
     try:
         return ModelSpec.from_mapping(values)
@@ -180,6 +182,7 @@ def refusal_message(refusal: Refusal) -> types_pb2.Refused:
         remedy=refusal.remedy,
         reason=refusal.reason.value,  # type: ignore[arg-type]  # numbered alike
         item=refusal.item,
+        retry_s=refusal.retry_s,
     )
 
 

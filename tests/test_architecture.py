@@ -25,6 +25,7 @@ FLOORS = {
     "service.labels": 1,
     "service.limits": 1,
     "service.names": 1,
+    "service.rates": 1,
     "service.records": 1,
     "service.retention": 1,
     "service.sequence": 1,

@@ -27,7 +27,7 @@ Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
 
 MAX_IN_FLIGHT = 128  # a server keeps more answers than that, for ticks sent again
 LEAVE_S = 1.0  # a server that asked us to reconnect has this long to finish what it owes
-OVERLOAD_S = 0.1  # an overloaded server is asked again after this, unless Durable comes first
+OVERLOAD_S = 0.1  # an overloaded server that does not say when is asked again after this, unless Durable comes first
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,10 +290,10 @@ class Engine:
             self._backoff.succeeded()
         elif kind == "refused" and message.refused.item:
             if self.labels.refused(message.refused.item, label_refused(message.refused)):
-                self._loop.call_later(OVERLOAD_S, self._try_again)
+                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
         elif kind == "refused":
             if self.ledger.refused(message.refused, now) is Action.HOLD:
-                self._loop.call_later(OVERLOAD_S, self._try_again)
+                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
             self._backoff.succeeded()
         elif kind == "welcome":
             self.ledger.welcome(message.welcome)

@@ -14,11 +14,11 @@ import pytest
 
 import freshet
 from freshet.v1 import training_pb2 as pb
-from service.limits import MAX_UNACKNOWLEDGED
+from service.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
 from tests.journeys import crash
 from tests.journeys.crash import trainer_of, within
 from tests.journeys.raw import RawLearn, RawStream, channel_to
-from tests.journeys.scraped import scrape
+from tests.journeys.scraped import scrape, scraped_until
 
 SPEC: dict[str, Any] = {"channels": ["x"], "task": "regress", "targets": ["q"], "hidden": 4}
 LEARNED, DURABLE = pb.LearnHello.LEARNED, pb.LearnHello.DURABLE
@@ -118,10 +118,30 @@ async def test_a_sender_whose_items_are_not_acknowledged_is_read_no_further_and_
             assert patient.acknowledged.windows == 3 * MAX_UNACKNOWLEDGED
 
 
-async def flood(call: RawLearn) -> None:
+async def test_a_sender_of_long_windows_is_read_no_further_than_their_bytes_allow(tmp_path):
+    """As above; this one sends few windows, each of 4,096 ticks."""
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SPEC)
+        async with channel_to(server.grpc) as channel, RawLearn(channel, "flow", "patient", LEARNED) as patient:
+            allowed = MAX_UNACKNOWLEDGED_BYTES // window(1, 4096)["window"].ByteSize() + 1
+            os.kill(trainer_of(server), signal.SIGSTOP)
+            flooding = asyncio.create_task(flood(patient, 2 * allowed, steps=4096))
+            await scraped_until(server.http, lambda s: s.total("freshet_windows_total", model="flow") >= allowed)
+            async with RawLearn(channel, "flow", "quick", DURABLE) as quick:
+                await quick.say(**window(1))
+                await quick.finish()
+
+            assert (await scrape(server.http)).total("freshet_windows_total", model="flow") == allowed + 1
+            flooding.cancel()
+            await asyncio.gather(flooding, return_exceptions=True)
+        server.kill()  # to learn them all would take a minute
+        await server.wait()
+
+
+async def flood(call: RawLearn, windows: int = 3 * MAX_UNACKNOWLEDGED, steps: int = 3) -> None:
     """Far more than the server reads, and than connections hold."""
-    for seq in range(1, 3 * MAX_UNACKNOWLEDGED + 1):
-        await call.call.write(pb.LearnRequest(**window(seq)))
+    for seq in range(1, windows + 1):
+        await call.call.write(pb.LearnRequest(**window(seq, steps)))
 
 
 async def test_a_million_values_in_a_message_within_the_limit_are_refused_and_take_no_memory_that_stays(tmp_path):

@@ -14,13 +14,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import streams_pb2_grpc
+from freshet.v1 import streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
 from tests.journeys.scraped import scrape, scraped_until
 from tests.journeys.test_bounds import retry_s
 
-SETTINGS = {"write_s": 1.0, "max_calls": 8, "handshake_s": 2.0, "keepalive_s": 1.0}
+SETTINGS = {"write_s": 1.0, "max_calls": 8, "handshake_s": 2.0, "keepalive_s": 1.0, "stream_ticks_per_s": 40.0}
 
 SERVING_ONLY: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
 ROWS = np.cumsum(np.random.default_rng(5).standard_normal((60, 2)), axis=0).astype(np.float32)
@@ -126,6 +126,25 @@ async def test_a_call_more_than_allowed_is_refused_with_a_delay_and_health_still
                     async with RawStream(channel, name, "later") as stream:
                         assert (await stream.tick(1, ROWS[0].tolist())).HasField("forecast")
                         break
+
+
+async def test_a_stream_too_fast_is_told_when_to_come_again_and_the_sdk_does(server, client, channel, name):
+    """40 ticks per second: of 60 at once, 20 must wait."""
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    async with RawStream(channel, name, "by hand") as stream:
+        for seq, row in enumerate(ROWS, 1):
+            await stream.say(tick=pb.Tick(seq=seq, x=row))
+        while (answer := await stream.answer()).HasField("forecast"):
+            pass
+        assert answer.refused.reason == types_pb2.Refused.OVERLOADED
+        assert 0 < answer.refused.retry_s <= 1 / 40
+
+    before = (await scrape(server.http)).total("freshet_ticks_refused_total", reason="overloaded")
+    async with client.stream(name, "by the SDK") as stream:
+        forecasts = [forecast async for forecast in stream.forecasts(ROWS)]
+
+    assert [f.seq for f in forecasts] == list(range(1, len(ROWS) + 1))
+    assert (await scrape(server.http)).total("freshet_ticks_refused_total", reason="overloaded") > before
 
 
 async def test_connections_beyond_the_bound_are_closed_and_those_within_it_go_on(tmp_path):

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from model import spec
 from service import answers, limits, sequence
 from service.config import ServeConfig
 
 ROOT = Path(__file__).parents[2]
-CONSTANTS = vars(limits) | vars(sequence) | vars(answers)
+CONSTANTS = vars(limits) | vars(sequence) | vars(answers) | vars(spec)
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {
     "listen", "http", "data", "insecure", "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice",

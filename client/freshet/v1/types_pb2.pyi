@@ -344,7 +344,7 @@ class Refused(_message.Message):
         UNKNOWN_TICK: Refused._Reason.ValueType  # 8
         """a label for a tick that never was, or that is too old"""
         OVERLOADED: Refused._Reason.ValueType  # 9
-        """a bound is reached: wait for Durable, then send again"""
+        """a bound is reached: send it again after retry_s, or after the next Durable"""
         UNSUPPORTED: Refused._Reason.ValueType  # 10
         """the message kind is not served yet, or this model has no use for it"""
         INVALID: Refused._Reason.ValueType  # 11
@@ -369,7 +369,7 @@ class Refused(_message.Message):
     UNKNOWN_TICK: Refused.Reason.ValueType  # 8
     """a label for a tick that never was, or that is too old"""
     OVERLOADED: Refused.Reason.ValueType  # 9
-    """a bound is reached: wait for Durable, then send again"""
+    """a bound is reached: send it again after retry_s, or after the next Durable"""
     UNSUPPORTED: Refused.Reason.ValueType  # 10
     """the message kind is not served yet, or this model has no use for it"""
     INVALID: Refused.Reason.ValueType  # 11
@@ -381,6 +381,7 @@ class Refused(_message.Message):
     REMEDY_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     ITEM_FIELD_NUMBER: _builtins.int
+    RETRY_S_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """The tick meant, or the window; 0 where the message had none."""
     field: _builtins.str
@@ -392,6 +393,8 @@ class Refused(_message.Message):
     reason: Global___Refused.Reason.ValueType
     item: _builtins.int
     """Of a label or a window: which of the call's, 1, 2, 3 … in the order sent, both counted together. 0: a tick."""
+    retry_s: _builtins.float
+    """OVERLOADED: seconds from now after which to send it again; 0: after the next Durable."""
     def __init__(
         self,
         *,
@@ -401,10 +404,11 @@ class Refused(_message.Message):
         remedy: _builtins.str = ...,
         reason: Global___Refused.Reason.ValueType = ...,
         item: _builtins.int = ...,
+        retry_s: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "item", b"item", "reason", b"reason", "remedy", b"remedy", "seq", b"seq", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["field", b"field", "item", b"item", "reason", b"reason", "remedy", b"remedy", "retry_s", b"retry_s", "seq", b"seq", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,0 +1,155 @@
+"""Ticks per second, of a stream and of a server: never more than allowed, and no fewer than that."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.answers import Answer
+from service.errors import Reason, Refusal
+from service.rates import BURST_S, Rate
+from service.serving import Serving
+from service.sessions import Session, Sessions
+from tests.service.one_process import World, world
+from tests.service.test_serving import next_tick
+
+RATES = st.sampled_from([0.25, 1.0, 3.0, 10.0, 1000.0])
+PAUSES = st.lists(st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0, 7.0]), min_size=1, max_size=200)
+ROUNDING = 1e-5  # of a token: `ROUNDING_S` at the highest rate here, and what sums of seconds are off
+
+
+class Bucket:
+    """The plain twin: a number of tokens, filled as time passes."""
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s, self._most, self._at = per_s, max(per_s * BURST_S, 1.0), 0.0
+        self.tokens = self._most
+
+    def at(self, now: float) -> float:
+        self.tokens, self._at = min(self._most, self.tokens + (now - self._at) * self._per_s), now
+        return self.tokens
+
+
+@given(RATES, PAUSES)
+def test_a_token_is_there_whenever_the_plain_bucket_has_one(per_s, pauses):
+    rate, plain, full_at, now = Rate(per_s), Bucket(per_s), 0.0, 1e5
+    for pause in pauses:
+        now += pause
+        tokens = plain.at(now)
+        whole = {math.floor(tokens - ROUNDING), math.floor(tokens + ROUNDING)}
+
+        assert rate.tokens(full_at, now) in {max(n, 0) for n in whole}
+        wait = rate.wait(full_at, now)
+        assert wait == pytest.approx(max(1 - tokens, 0) / per_s, abs=ROUNDING)
+        assert rate.has_token(np.array([full_at]), now) == [wait == 0]
+
+        if wait == 0:
+            assert rate.take_each(np.array([full_at]), now) == [rate.take(full_at, now)]
+            full_at, plain.tokens = rate.take(full_at, now), tokens - 1
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def wound(service: World) -> Clock:
+    """The world's monotonic clock, from here on set by the test."""
+    clock = Clock()
+    service.serving.clock = service.serving.residency._clock = clock
+    return clock
+
+
+async def taken(service: World, model: Sessions, *sessions: Session) -> list[Answer | Refusal]:
+    """One tick of each, one after the other."""
+    now = service.serving.clock()
+    return [await service.serving.ticks.submit(replace(next_tick(model, s), arrived=now)) for s in sessions]
+
+
+def packed(serving: Serving, model: Sessions, *sessions: Session) -> list[bool]:
+    """One tick of each in one wave: which were taken. The others are refused, overloaded."""
+    rows = np.array([session.row for session in sessions])
+    seqs = np.array([session.last_seq + 1 for session in sessions], np.uint64)
+    wave = serving.wave(model, rows, seqs, np.full(len(rows), np.nan), np.ones((len(rows), 1), np.float32))
+    refused = [outcome for outcome in wave.others.values() if isinstance(outcome, Refusal)]
+    assert [(r.reason, r.retry_s > 0) for r in refused] == [(Reason.OVERLOADED, True)] * len(refused)
+    assert len(refused) + len(wave.taken) == len(rows)
+    return [i in wave.taken for i in range(len(rows))]
+
+
+async def test_a_stream_beyond_its_rate_is_told_when_to_come_again_and_the_others_go_on(tmp_path):
+    async with world(tmp_path, stream_ticks_per_s=2.0) as service:
+        model = await service.model()
+        hasty, other = service.open(model, "hasty"), service.open(model, "other")
+        clock = wound(service)
+
+        first, second, third, another = await taken(service, model, hasty, hasty, hasty, other)
+
+        assert isinstance(first, Answer) and isinstance(second, Answer) and isinstance(another, Answer)  # noqa: PT018
+        assert isinstance(third, Refusal)
+        assert (third.reason, third.retry_s) == (Reason.OVERLOADED, pytest.approx(0.5))
+        assert "2 ticks per second" in third.remedy
+        clock.now += third.retry_s
+        assert [a.seq for a in await taken(service, model, hasty)] == [3]
+        assert isinstance((await taken(service, model, hasty))[0], Refusal)
+
+
+async def test_repeated_and_refused_ticks_do_not_count_against_the_rate(tmp_path):
+    async with world(tmp_path, stream_ticks_per_s=2.0) as service:
+        model = await service.model()
+        session = service.open(model, "s")
+        wound(service)
+        await service.tick(model, session, 1.0)
+
+        for _ in range(5):
+            await service.tick(model, session, 1.0, seq=1)
+            assert isinstance(await service.serving.ticks.submit(next_tick(model, session, np.nan)), Refusal)
+
+        assert (await service.tick(model, session, 2.0)).seq == 2
+
+
+async def test_a_packed_wave_takes_what_streams_and_server_have_tokens_for(tmp_path):
+    async with world(tmp_path, stream_ticks_per_s=2.0, ticks_per_s=6.0) as service:
+        model = await service.model()
+        a, b, c = (service.open(model, id) for id in "abc")
+        clock = wound(service)
+
+        assert packed(service.serving, model, a, b) == [True, True]
+        assert packed(service.serving, model, a, b) == [True, True]
+        assert packed(service.serving, model, a, b, c) == [False, False, True]  # a and b have had two each
+        clock.now += 0.5  # one more for each, three more for the server, which has one left
+        assert packed(service.serving, model, a, b, c) == [True, True, True]
+        assert packed(service.serving, model, c) == [True]
+        assert packed(service.serving, model, c, a) == [False, False]  # the server has none
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+async def test_wall_clock_jumps_change_no_rate_and_no_idle_time(tmp_path, jump):
+    async with world(tmp_path, stream_ticks_per_s=2.0, idle_s=100.0) as service:
+        model = await service.model()
+        session, idle = service.open(model, "s"), service.serving.open_stream(model, "idle", pinned=False)[0]
+        clock = wound(service)
+        await taken(service, model, session, session, idle)
+        service.serving.judged(model, service.server.journal.offset(model.number))
+        before = service.serving.wall()
+
+        service.serving.wall = lambda: before + jump
+        await service.snapshot()
+
+        assert isinstance((await taken(service, model, session))[0], Refusal)
+        assert "idle" in model.table.by_id
+        clock.now += 0.5
+        assert isinstance((await taken(service, model, session))[0], Answer)
+        clock.now += 100.0
+        await service.snapshot()
+        assert "idle" not in model.table.by_id

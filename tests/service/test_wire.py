@@ -1,0 +1,49 @@
+"""Messages as values: what a hostile client puts into them costs no more than the bytes that it sent."""
+
+from __future__ import annotations
+
+import tracemalloc
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pytest
+
+from freshet.v1 import streams_pb2, training_pb2, types_pb2
+from model.spec import MAX_CHANNELS
+from service import wire
+from service.errors import Invalid
+
+MANY = 250_000  # as many float32 as a message of 1 MiB holds
+VALUES = np.ones(MANY, np.float32)
+
+
+def peak_bytes(act: Callable[[], object]) -> int:
+    """The most memory that it took at once."""
+    tracemalloc.start()
+    try:
+        act()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize(("read", "message"), [
+    (wire.tick, streams_pb2.Tick(x=VALUES)),
+    (wire.label, streams_pb2.Label(y=VALUES)),
+    (wire.label, training_pb2.StreamLabel(y=VALUES)),
+], ids=["Tick.x", "Label.y", "StreamLabel.y"])  # fmt: skip
+def test_far_too_many_values_take_no_more_than_their_bytes(read: Any, message: Any):
+    assert read(message)[-1].tolist() == VALUES.tolist()
+    assert peak_bytes(lambda: read(message)) < 1.1 * VALUES.nbytes
+
+
+@pytest.mark.parametrize(("field", "value"), [("channels", ""), ("freeze", ""), ("class_weights", 1.0)])
+def test_far_too_many_entries_of_a_spec_are_counted_and_not_read(field, value):
+    message = types_pb2.ModelSpec(**{field: [value] * 100_000})
+
+    def read() -> None:
+        with pytest.raises(Invalid, match=f"spec.{field} = 100000 entries: give at most {MAX_CHANNELS}"):
+            wire.spec(message)
+
+    assert peak_bytes(read) < 100_000
