@@ -28,6 +28,7 @@ from tests.torture.report import Part
 
 MiB = 1 << 20
 SAMPLE_S = 0.5
+PAUSE_S = 0.1  # between two rounds of a client: steady for an hour, not as fast as it goes
 WARM_UP = 1 / 3  # of the time, in which anything may grow
 # What the slope after the warm-up may come to until the end: an allocator's pages come and go in steps of so much.
 MAY_GROW = {"rss": 8 * MiB, "descriptors": 4, "threads": 4}
@@ -39,14 +40,14 @@ SETTINGS: dict[str, object] = {
     "segment_bytes": 256 << 10, "journal_keep_bytes": 1 << 20, "snapshot_s": 2.0, "keep_versions": 8,
     "checkpoint_chunks": 64, "max_resident": POOL, "idle_s": 1.0,
 }  # fmt: skip
-# A server that keeps a hundred bytes of every tick.
+# A server that keeps half a kilobyte of every tick.
 LEAK = """
 import sys
 if "service.cli" in sys.orig_argv:
     from service import engine
     kept, inner = [], engine.StepSession.run
     def run(self, x, u, state):
-        kept.append(b"x" * (100 * len(x)))
+        kept.append(b"x" * (512 * len(x)))
         return inner(self, x, u, state)
     engine.StepSession.run = run
 """
@@ -120,6 +121,7 @@ class Load:
         for n in itertools.count():
             await work(n)
             self.calls += 1
+            await asyncio.sleep(PAUSE_S)
 
     async def _open(self, n: int) -> None:
         async with self._client.stream(FLOW, f"open-{n % POOL}", 16) as stream:
