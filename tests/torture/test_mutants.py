@@ -1,0 +1,26 @@
+"""Every safety check was seen to fail, and the list of them is pinned."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.torture import mutants
+from tests.torture.report import Part
+
+PINNED = [
+    "ack before write", "trainer fed before fsync", "no CRC chain", "no dedupe of ticks", "no dedupe of windows",
+    "no epoch check", "no gate", "no digest check", "no idle eviction",
+]  # fmt: skip
+
+
+def test_no_mutant_leaves_the_list():
+    assert [mutant.name for mutant in mutants.MUTANTS] == PINNED
+
+
+@pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=[m.name for m in mutants.MUTANTS])
+async def test_without_the_check_its_scenario_turns_red(tmp_path, mutant):
+    part = Part()
+
+    await mutants.tried(part, mutant, tmp_path)
+
+    assert part.mutants_caught == [mutant.name]
