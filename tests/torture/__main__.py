@@ -11,10 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import kill, mutants, soak
+from tests.torture import kill, mutants, power, soak, swaps
 from tests.torture.report import Part, whole
 
-KINDS: dict[str, Callable[[Path, bool], Part]] = {"kill": kill.run, "mutants": mutants.run, "soak": soak.run}
+KINDS: dict[str, Callable[[Path, bool], Part]] = {
+    "kill": kill.run,
+    "power": power.run,
+    "swaps": swaps.run,
+    "mutants": mutants.run,
+    "soak": soak.run,
+}
 
 
 def main(arguments: list[str]) -> int:

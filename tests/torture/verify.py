@@ -14,7 +14,7 @@ from service.trainer.hosting import HostedModel
 from tests.journeys.crash import GATE
 from tests.oracles import replay
 from tests.service.histories import digest
-from tests.torture.load import Load
+from tests.torture.load import Load, Told
 from tests.torture.report import Part
 
 # Of the answers, at most, belong to a line of events that a kill cut off, and can be compared with nothing. It is what
@@ -85,7 +85,7 @@ def at_end(part: Part, data: Path, files: dict[int, replay.Files], load: Load) -
     lost = missing(chunks, load)
     part.lost += len(lost)
     part.wrong += lost[:5]
-    answers(part, chunks, files, load)
+    answers(part, chunks, files, load.told)
     checkpoints = Checkpoints(data / "trainer.db")
     _, models = checkpoints.load(GATE)
     checkpoints.close()
@@ -93,11 +93,11 @@ def at_end(part: Part, data: Path, files: dict[int, replay.Files], load: Load) -
         learning(part, chunks, files[number], hosted)
 
 
-def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], load: Load) -> None:
+def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], ledgers: list[Told]) -> None:
     """Each answer is bit for bit what the version that the journal names gives on an unbroken run."""
     expected = {model: replay.served(chunks, files[model], model).answers for model in files}
     compared = differ = 0
-    for told in load.told:
+    for told in ledgers:
         for seq, (version, y) in told.answers.items():
             oracle = expected[told.model].get((told.stream, seq))
             if oracle is None:

@@ -1,0 +1,31 @@
+"""A quick form of what `dev.py torture --only swaps` does a thousand times."""
+
+from __future__ import annotations
+
+from tests.torture import swaps
+from tests.torture.failpoints import injected
+
+ANSWERS_BY_ANOTHER = """
+from service.engine import Engine
+install = Engine.install
+
+def late(self, model, version, session):
+    former = next((s for (m, _), s in self._sessions.items() if m == model), session)
+    install(self, model, version, former)
+
+Engine.install = late
+"""
+
+
+async def test_fifty_swaps_under_load_fail_no_request_and_each_answer_is_its_versions(tmp_path):
+    part = await swaps.rounds(tmp_path, 50)
+
+    assert part.good, part.as_json()
+    assert part.hits == 50
+
+
+async def test_a_server_that_swaps_the_number_and_not_the_graph_would_be_noticed(tmp_path):
+    with injected(tmp_path / "inject", ANSWERS_BY_ANOTHER):
+        part = await swaps.rounds(tmp_path, 6)
+
+    assert any("answered otherwise" in line for line in part.wrong)
