@@ -10,7 +10,10 @@ from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
+import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
+
+log = structlog.get_logger("calls")
 
 LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
@@ -66,8 +69,9 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
             raise
         except grpc.aio.AbortError:  # the context knows the code
             raise
-        except Exception:  # what gRPC answers for it
+        except Exception:  # a bug, of which gRPC itself says nothing but this, and that to the client alone
             code = "UNKNOWN"
+            log.exception("a call has failed", method="/".join(labels[1:]))
             raise
         finally:
             self._handled.labels(*labels, code or _name(context.code())).inc()

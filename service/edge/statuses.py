@@ -43,7 +43,7 @@ async def statuses(context: Any) -> AsyncIterator[None]:
     except VersionMissing as error:
         await _abort(context, NotFound("version", str(error), "list the versions that are kept"))
     except VersionCorrupt as error:
-        await context.abort(grpc.StatusCode.DATA_LOSS, str(error))
+        await _end(context, grpc.StatusCode.DATA_LOSS, str(error))
     except NoSpace as error:
         await _abort(context, Exhausted("disk", "full", f"try again once there is room: {error}", retry_s=1.0))
     except JournalFailed as error:
@@ -67,5 +67,15 @@ async def _abort(context: Any, error: ServiceError) -> NoReturn:
         packed.append(box)
     status = status_pb2.Status(code=STATUS[type(error)].value[0], message=str(error), details=packed)
     whole = rpc_status.to_status(status)
-    await context.abort(whole.code, whole.details, whole.trailing_metadata)
+    await _end(context, whole.code, whole.details, whole.trailing_metadata)
+
+
+async def _end(context: Any, *status: Any) -> NoReturn:
+    """Abort the call. Raises CancelledError where its client has left, so that nobody can be told."""
+    try:
+        await context.abort(*status)
+    except CLIENT_GONE:
+        if not context.done():
+            raise
+        raise asyncio.CancelledError("the client has left") from None
     raise AssertionError("abort raises")
