@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import kill, mutants, power, soak, swaps
+from tests.torture import hostile, kill, mutants, power, soak, swaps
 from tests.torture.report import Part, whole
 
 KINDS: dict[str, Callable[[Path, bool], Part]] = {
@@ -19,6 +19,7 @@ KINDS: dict[str, Callable[[Path, bool], Part]] = {
     "power": power.run,
     "swaps": swaps.run,
     "mutants": mutants.run,
+    "hostile": hostile.part,
     "soak": soak.run,
 }
 

@@ -1,0 +1,254 @@
+"""A million hostile messages: on everything that reads bytes from outside, and on the port of a real server.
+
+Nothing may come of them but the errors that are documented, memory must not grow, and a good client must be answered
+meanwhile.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import itertools
+import os
+import random
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Awaitable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+import freshet
+from service.backtest.child import ServerChild
+from tests.journeys.scraped import scrape
+from tests.torture.decoders import SPEC, Decoder, decoders
+from tests.torture.mutate import Mutator
+from tests.torture.report import Part
+from tests.torture.soak import MiB, Use
+
+MAY_GROW = 64 * MiB
+KEPT = 500  # mutants that were taken for sound, to mutate again
+ATTACKS = (
+    "random bytes", "malformed frames", "rapid reset", "settings and pings", "huge headers", "slow loris",
+    "mutated messages",
+)  # fmt: skip
+# gRPC keeps a block of headers until it ends, and there is no setting against that: reported, not judged.
+UNBOUNDED = "endless continuation"
+# Small bounds, so that what clients may make the server keep is at its bound soon.
+BOUNDS: dict[str, object] = {"max_models": 2, "max_streams": 1000, "handshake_s": 1.0, "max_connections": 300}
+ROW = [1.0, 2.0]
+MEMORY = Path("/dev/shm")  # where there is one: the decoder of files writes one for each message
+ROOT = Path(__file__).parents[2]
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """All of it. Returns messages, by the way they were made; findings, in words; growth_mib, of this process and of
+    the server; latency_ms, of a good client, its median by attack; ratio, the largest of them to the quiet one;
+    unbounded, of the attack that gRPC does not bound: how far the server grew, and the ratio; summary."""
+    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+    try:
+        inside = on_decoders(folder, quick)
+        port = asyncio.run(on_port(folder, seconds=0.2 if quick else 30.0))
+    finally:
+        shutil.rmtree(folder)
+    messages, growth = inside["messages"] | port["messages"], inside["growth_mib"] | port["growth_mib"]
+    findings, latency, unbounded = inside["findings"] + port["findings"], port["latency_ms"], port["unbounded"]
+    worst = max(ATTACKS, key=latency.__getitem__)
+    ratio = latency[worst] / latency["quiet"]
+    summary = (
+        f"{sum(messages.values())} hostile messages ({', '.join(f'{n} {way}' for way, n in messages.items())}): "
+        f"{len(findings)} findings; memory grew by {', '.join(f'{mib:.0f} MiB ({of})' for of, mib in growth.items())}; "
+        f"a good client's median was {latency['quiet']:.2f} ms, at worst {ratio:.1f} times that ({worst}); not bounded "
+        f"by gRPC: {UNBOUNDED}, {unbounded['mib']:.0f} MiB at its peak, {unbounded['ratio']:.0f} times"
+    )
+    return {
+        "messages": messages, "findings": findings, "growth_mib": growth, "latency_ms": latency, "ratio": ratio,
+        "unbounded": unbounded, "summary": summary,
+    }  # fmt: skip
+
+
+# ---- decoders
+
+
+def part(folder: Path, quick: bool) -> Part:
+    """`run`, as a part of `dev.py torture`; each message is a round, and a hit."""
+    found = run(quick)
+    total = sum(found["messages"].values())
+    numbers = {name: found[name] for name in ("messages", "growth_mib", "latency_ms", "ratio", "unbounded")}
+    return Part(total, total, wrong=found["findings"], numbers=numbers, summary=found["summary"])
+
+
+def on_decoders(folder: Path, quick: bool) -> dict[str, Any]:
+    """Hostile messages on every decoder, in this process; with atheris, where it is installed, in another."""
+    (folder / "files").mkdir()
+    every = decoders(folder / "files")
+    findings: list[str] = []
+    mutated(every, random.Random(1), 2000, findings)  # what is made once is made now
+    before = Use.of(os.getpid()).rss
+    messages = Counter({
+        "generated": generated(every, 200 if quick else 20_000, findings),
+        "mutated": mutated(every, random.Random(2), 10_000 if quick else 650_000, findings),
+    })  # fmt: skip
+    growth = {"decoders": (Use.of(os.getpid()).rss - before) / MiB}
+    if importlib.util.find_spec("atheris") is None:
+        print("hostile: atheris is not installed, so nothing looked for new code by coverage")
+    elif not quick:
+        runs, grown = fuzzed(folder, 250_000, findings)
+        messages["by atheris"] = runs
+        growth["under atheris"] = grown
+    findings += [f"{what} grew by {mib:.0f} MiB" for what, mib in growth.items() if mib * MiB > MAY_GROW]
+    return {"messages": messages, "findings": findings, "growth_mib": growth}
+
+
+def generated(every: Mapping[str, Decoder], examples: int, findings: list[str]) -> int:
+    """Messages by hypothesis: any bytes, or a sound message with any bytes in any places. How many there were."""
+    made = 0
+    edits = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 20), st.binary(max_size=20)), max_size=5)
+
+    @settings(max_examples=examples, phases=[Phase.generate], database=None, derandomize=True, deadline=None)
+    @given(st.sampled_from(list(every)), st.data())
+    def feed(name: str, data: st.DataObject) -> None:
+        nonlocal made
+        made += 1
+        sound = st.builds(edit, st.sampled_from(every[name].sound), edits)
+        try_one(every, name, data.draw(sound | st.binary(max_size=300)), findings)
+
+    feed()
+    return made
+
+
+def edit(message: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
+    """The message with these (place, bytes to remove, bytes to put there)."""
+    for at, removed, put in edits:
+        message = message[:at] + put + message[at + removed :]
+    return message
+
+
+def mutated(every: Mapping[str, Decoder], rng: random.Random, total: int, findings: list[str]) -> int:
+    """Mutants of sound messages, and of mutants that were taken for sound. How many there were."""
+    mutator = Mutator(rng)
+    pools = {name: list(decoder.sound) for name, decoder in every.items()}
+    for name in itertools.islice(itertools.cycle(every), total):
+        pool = pools[name]
+        data = mutator.mutated_message(rng.choice(pool))
+        if try_one(every, name, data, findings):
+            if len(pool) < KEPT:
+                pool.append(data)
+            else:
+                pool[rng.randrange(len(every[name].sound), KEPT)] = data
+    return total
+
+
+def try_one(every: Mapping[str, Decoder], name: str, data: bytes, findings: list[str]) -> bool:
+    """Whether the message was taken for sound; what it should not have raised is a finding."""
+    try:
+        return every[name].read(data)
+    except Exception as error:
+        findings.append(f"{name}: {type(error).__name__}: {error}: {data.hex()}")
+        return False
+
+
+def fuzzed(folder: Path, runs: int, findings: list[str]) -> tuple[int, float]:
+    """The decoders under atheris, in a process of its own: how many messages, and how many MiB it grew meanwhile."""
+    (folder / "fuzz").mkdir()
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.torture.fuzz", str(runs), str(folder / "fuzz"), f"-artifact_prefix={folder}/"],
+        capture_output=True, text=True, timeout=3600, cwd=ROOT,
+    )  # fmt: skip
+    if done.returncode:
+        findings.append(f"under atheris: {done.stderr[-2000:]}")
+    rss = [int(mib) for mib in re.findall(r"rss: (\d+)Mb", done.stderr)]
+    counts = [int(n) for n in re.findall(r"^#(\d+)\s", done.stderr, re.M)]
+    return max(counts, default=0), float(rss[-1] - rss[0]) if rss else 0.0
+
+
+# ---- the port
+
+
+async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS) -> dict[str, Any]:
+    """Every attack for so long, while a good client ticks, and before them none for as long."""
+    child = ServerChild(folder / "data", folder / "log", settings=BOUNDS)
+    findings: list[str] = []
+    async with child, freshet.connect(child.grpc) as client, Abuser(child.grpc) as abuser:
+        await client.create_model("m", ["a", "b"], task="regress", targets=["q"], hidden=SPEC.hidden)
+        async with client.stream("m", "good") as stream:
+            for name in attacks:  # what is made once is made now
+                await abuser.attack(name, 0.1)
+            latency = {"quiet": (await medians(child, stream, asyncio.sleep(seconds)))[0]}
+            before, sent = Use.of(child.pid).rss, 0
+            for name in attacks:
+                latency[name], _, answer = await medians(child, stream, abuser.attack(name, seconds))
+                sent += answer
+            grown = (Use.of(child.pid).rss - before) / MiB
+            latency[UNBOUNDED], peak, _ = await medians(child, stream, abuser.attack(UNBOUNDED, seconds))
+        bugs = (await scrape(child.http)).total("grpc_server_handled_total", grpc_code="UNKNOWN")
+        if bugs:  # which is what gRPC makes of an exception that nobody expected
+            findings.append(f"the server has answered UNKNOWN {bugs:g} times")
+        if not child.running:
+            findings.append(f"the server has ended{child.last_words()}")
+        elif await child.stop() != 0:
+            findings.append(f"the server did not drain{child.last_words()}")
+    if grown * MiB > MAY_GROW:
+        findings.append(f"the server grew by {grown:.0f} MiB")
+    log = (folder / "log").read_text(errors="replace")  # gRPC says there what it was sent
+    if "Traceback" in log:
+        findings.append(log[log.index("Traceback") :][:2000])
+    return {
+        "messages": Counter({"on the port": sent}), "findings": findings, "growth_mib": {"server": grown},
+        "latency_ms": latency,
+        "unbounded": {"mib": (peak - before) / MiB, "ratio": latency[UNBOUNDED] / latency["quiet"]},
+    }  # fmt: skip
+
+
+async def medians(child: ServerChild, stream: freshet.Stream, meanwhile: Awaitable[Any]) -> tuple[float, int, Any]:
+    """Ticks, one after the other, until the other thing is done: their median latency in ms, the most bytes that the
+    server held, and what the other thing gave."""
+    other = asyncio.ensure_future(meanwhile)
+    latencies, most = [], 0
+    while not latencies or not other.done():
+        started = time.perf_counter()
+        await stream.step(ROW)
+        latencies.append(1e3 * (time.perf_counter() - started))
+        most = max(most, Use.of(child.pid).rss)
+        await asyncio.sleep(0.001)
+    return statistics.median(latencies), most, await other
+
+
+class Abuser:
+    """The attacker's process: tests/torture/abuse.py."""
+
+    def __init__(self, target: str) -> None:
+        self._target = target
+
+    async def __aenter__(self) -> Abuser:
+        self._process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "tests.torture.abuse", self._target, "1",
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
+        )  # fmt: skip
+        await self._line()  # it is ready
+        return self
+
+    async def __aexit__(self, *error: object) -> None:
+        self._process.kill()
+        await self._process.wait()
+
+    async def attack(self, name: str, seconds: float) -> int:
+        """How many messages it has sent."""
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{name}\t{seconds}\n".encode())
+        return int(await self._line())
+
+    async def _line(self) -> str:
+        assert self._process.stdout is not None
+        line = await self._process.stdout.readline()
+        if not line:
+            raise RuntimeError("the attacker has ended by itself; see its traceback above")
+        return line.decode()

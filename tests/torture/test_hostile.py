@@ -1,0 +1,78 @@
+"""Hostile bytes: an error that is documented, bounded memory, no crash. And what would not be so is noticed."""
+
+from __future__ import annotations
+
+from collections import deque
+
+import numpy as np
+import pytest
+
+from service import wire
+from tests.journeys.crash import mutate
+from tests.torture import hostile
+from tests.torture.decoders import Decoder
+
+
+def test_hostile_messages_on_every_decoder_and_on_the_port_do_no_harm():
+    found = hostile.run(quick=True)
+
+    print(found["summary"])
+    assert found["findings"] == []
+    assert sum(found["messages"].values()) > 10_000
+    assert found["messages"]["on the port"] > 100
+
+
+@pytest.mark.long
+@pytest.mark.timeout(1800)
+def test_a_million_hostile_messages_do_no_harm():
+    found = hostile.run(quick=False)
+
+    print(found["summary"])
+    assert found["findings"] == []
+    assert sum(found["messages"].values()) >= 1_000_000
+
+
+def unchecked(message, channels):
+    """`wire.columns` that believes what it is told."""
+    columns = (np.frombuffer(data, kind) for data, kind in ((message.handle, "<u4"), (message.seq, "<u8")))
+    x = np.frombuffer(message.x, "<f4").reshape(-1, channels)
+    return wire.Columns(*columns, x, np.frombuffer(message.time, "<f8"))
+
+
+def test_a_decoder_that_raises_what_it_should_not_would_be_noticed(tmp_path, monkeypatch):
+    monkeypatch.setattr(wire, "columns", unchecked)
+
+    findings = hostile.on_decoders(tmp_path, quick=True)["findings"]
+
+    assert {finding.partition(":")[0] for finding in findings} == {"Mux"}
+
+
+def test_a_decoder_that_keeps_what_it_has_read_would_be_noticed(tmp_path, monkeypatch):
+    kept: deque[bytes] = deque()
+
+    def hoards(data: bytes) -> bool:
+        kept.append(bytes(8192))
+        kept[-1].count(1)
+        return False
+
+    monkeypatch.setattr(hostile, "decoders", lambda folder: {"hoard": Decoder(hoards, [b"sound"])})
+
+    assert any("grew by" in finding for finding in hostile.on_decoders(tmp_path, quick=True)["findings"])
+
+
+async def test_a_server_that_trips_over_a_message_would_be_noticed(tmp_path, monkeypatch):
+    mutate(monkeypatch, tmp_path, TRIPS)
+
+    found = await hostile.on_port(tmp_path, 0.5, ["mutated messages"])
+
+    assert any("UNKNOWN" in finding for finding in found["findings"]), found
+
+
+TRIPS = """
+import sys
+if "service.cli" in sys.orig_argv:
+    from service import wire
+    def columns(message, channels):
+        return 1 / 0
+    wire.columns = columns
+"""
