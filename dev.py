@@ -27,6 +27,7 @@ STAMP = VENV / "freshet-setup.sha256"
 INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml")
 LINTED = ("model", "service", "client/freshet", "tests", "bench", "dev.py")
 MINIMUM = (3, 11)
+TOOLS = ("strace",)  # makes system calls fail
 
 
 def run(*command: object) -> int:
@@ -85,9 +86,18 @@ def demo(arguments: Sequence[str]) -> int:
     os.execv(freshet, [str(freshet), "demo", *arguments])
 
 
+def tools() -> None:
+    """On Debian, as root: install the system's tools that tests need and that are not there. Without them those tests
+    are skipped, and say so."""
+    missing = [name for name in TOOLS if shutil.which(name) is None]
+    if missing and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
+        run("apt-get", "install", "-y", "--no-install-recommends", *missing)
+
+
 def test(arguments: Sequence[str]) -> int:
     """Lint, format, types and tests. All of them run; the exit code is that of the first that failed."""
     setup()
+    tools()
     everything = "--all" in arguments
     linted = [name for name in LINTED if (ROOT / name).exists()]
     marked = ("-m", "long or not long") if everything else ()
@@ -114,6 +124,7 @@ def bench(arguments: Sequence[str]) -> int:
 def torture(arguments: Sequence[str]) -> int:
     """Faults provoked for real, and what came of them; its own --help says more."""
     setup()
+    tools()
     return run(PYTHON, "-m", "tests.torture", *arguments)
 
 

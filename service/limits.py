@@ -28,6 +28,8 @@ MAX_UNACKNOWLEDGED_BYTES = 8 << 20
 MAX_CONTEXT_BYTES = 8 << 20
 
 
+# For files, databases, the trainer's pipes, polling, and the side server.
+RESERVED_DESCRIPTORS = 48
 # Of one call of Mux: its handles are columns, 21 bytes each.
 MAX_HANDLES = 1 << 20
 # Of one message: each takes a record and a line of the answer.
@@ -40,6 +42,12 @@ def learn_every(backlog: int, comfortable: int) -> int:
     while backlog > comfortable * n and n < MAX_THINNING:
         n *= 2
     return n
+
+
+def connections(asked: int, descriptors: int) -> int:
+    """How many connections there may be in a process that may have so many descriptors: at most as many as asked, so
+    that there is always one for a file. At least 1."""
+    return max(1, min(asked, descriptors - RESERVED_DESCRIPTORS))
 
 
 def is_overdue(since: float | None, now: float, allowed: float) -> bool:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import resource
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -256,6 +258,9 @@ class Server:
 
     def _grpc_server(self) -> tuple[Any, int]:
         config, size = self.config, self.config.max_message_bytes
+        connections = limits.connections(config.max_connections, most_descriptors())
+        if connections < config.max_connections:
+            log.warning("fewer connections than configured, for want of descriptors", most=connections)
         server = grpc.aio.server(
             interceptors=[GrpcMetrics(self.registry), CallLimit(config.max_calls)],
             options=[
@@ -270,7 +275,7 @@ class Server:
                 ("grpc.server_handshake_timeout_ms", int(1000 * config.handshake_s)),
                 ("grpc.http2.settings_timeout", int(1000 * config.handshake_s)),
                 ("grpc.max_connection_idle_ms", int(1000 * config.connection_idle_s)),
-                ("grpc.max_allowed_incoming_connections", config.max_connections),
+                ("grpc.max_allowed_incoming_connections", connections),
             ],
         )
         streams = Streams(self.intake, self.writers)
@@ -383,6 +388,13 @@ class Server:
 def at_port(address: str, port: int) -> str:
     """HOST:PORT with the port that was picked."""
     return f"{address.rpartition(':')[0]}:{port}"
+
+
+def most_descriptors() -> int:
+    """How many descriptors this process may have: from here on all that the system allows it."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    return most if most != resource.RLIM_INFINITY else sys.maxsize
 
 
 def check_free(name: str, address: str) -> None:

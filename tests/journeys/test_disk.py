@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import shutil
 import subprocess
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
@@ -218,5 +219,55 @@ async def test_after_a_failed_sync_clients_are_told_and_the_server_ends_without_
         await child.start()  # from the log
         async with channel_to(child.grpc) as again, RawStream(again, "m", "s") as stream:
             assert stream.welcome.durable_seq >= 1
+            assert stream.welcome.next_seq == stream.welcome.durable_seq + 1
+        assert await child.stop() == 0
+
+
+@contextlib.asynccontextmanager
+async def failing(child: ServerChild, call: str, trace: Path) -> AsyncIterator[None]:
+    """Every such system call on the server's journal fails with EIO, in the kernel; those made are in `trace`."""
+    if shutil.which("strace") is None:
+        pytest.skip("no strace here, which makes system calls fail: `python3 dev.py test` installs it where it may")
+    [segment] = (child.data / "journal").glob("*.journal")
+    strace = await asyncio.create_subprocess_exec(
+        "strace", "-f", "-p", str(child.pid), "-P", str(segment), "-o", str(trace),
+        "-e", f"trace={call}", "-e", f"inject={call}:error=EIO", stderr=asyncio.subprocess.PIPE,
+    )  # fmt: skip
+    assert strace.stderr is not None
+    try:
+        said = (await asyncio.wait_for(strace.stderr.readline(), DEADLINE_S)).decode()
+        while "attached" not in said:  # after a note on what -P has found
+            if not said or "not permitted" in said:
+                pytest.skip(f"tracing is not permitted here: {said}")
+            said = (await asyncio.wait_for(strace.stderr.readline(), DEADLINE_S)).decode()
+        yield
+    finally:
+        if strace.returncode is None:
+            strace.terminate()  # which lets the server go on, where it still runs
+        await strace.wait()
+
+
+@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+async def test_after_an_io_error_of_the_kernel_nothing_is_tried_again_and_nothing_acknowledged_is_lost(tmp_path, call):
+    async with a_server(tmp_path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
+        async with freshet.connect(child.grpc) as client:
+            await client.create_model("m", ["a", "b"], learn=False, **LEARNING)
+        async with RawStream(channel, "m", "s") as stream, RawStream(channel, "m", "idle") as idle:
+            for seq in range(1, 6):
+                await stream.tick(seq, ROWS[seq].tolist())
+            await stream.until_durable(5)
+
+            async with failing(child, call, tmp_path / "trace"):
+                await stream.say(tick=pb.Tick(seq=6, x=ROWS[6]))
+
+                assert (await stream.error()).code() is grpc.StatusCode.UNAVAILABLE
+                assert (await idle.error()).code() is grpc.StatusCode.UNAVAILABLE
+                assert await asyncio.wait_for(child.wait(), DEADLINE_S) == 1
+            assert stream.durable.seq == 5, "tick 6 is not acknowledged"
+        assert (tmp_path / "trace").read_text().count("(INJECTED)") == 1
+
+        await child.start()  # from the log
+        async with channel_to(child.grpc) as again, RawStream(again, "m", "s") as stream:
+            assert stream.welcome.durable_seq >= 5
             assert stream.welcome.next_seq == stream.welcome.durable_seq + 1
         assert await child.stop() == 0

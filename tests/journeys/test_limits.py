@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -16,6 +17,7 @@ import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
+from tests.journeys.crash import mutate
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
 from tests.journeys.scraped import scrape, scraped_until
 from tests.journeys.test_bounds import retry_s
@@ -179,3 +181,58 @@ async def test_a_connection_without_a_call_is_closed_and_the_client_connects_aga
             await channel.wait_for_state_change(state)
 
         await health.Check(health_pb2.HealthCheckRequest())
+
+
+FEW_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))"
+NONE_RESERVED = """
+import sys
+if "service.cli" in sys.orig_argv:
+    from service import limits
+    limits.connections = lambda asked, descriptors: asked
+"""
+
+
+async def crowded(child: ServerChild) -> None:
+    """100 connections at once; meanwhile the server must go on to write, in one new file after the other."""
+    async with freshet.connect(child.grpc) as client, asyncio.timeout(DEADLINE_S):
+        await client.create_model("m", ["a", "b"], **SERVING_ONLY)
+        async with client.stream("m", "s") as stream:
+            await stream.step(ROWS[0])
+            crowd = [asyncio.create_task(gone(child.grpc, b"")) for _ in range(100)]
+            try:
+                await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)  # one of them was refused
+                segments: set[Path] = set()
+                while len(segments) < 4:
+                    await stream.step(ROWS[1])
+                    segments |= set((child.data / "journal").iterdir())
+                await stream.durable()
+            finally:
+                for task in crowd:
+                    task.cancel()
+                await asyncio.gather(*crowd, return_exceptions=True)
+
+
+def with_64_descriptors(tmp_path: Path) -> ServerChild:
+    settings = {"segment_bytes": 4096, "snapshot_s": 0.1, "handshake_s": 60.0}
+    return ServerChild(tmp_path / "data", tmp_path / "log", settings=settings)
+
+
+async def test_with_64_descriptors_a_server_refuses_connections_and_goes_on_writing_its_files(tmp_path, monkeypatch):
+    mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS)
+    async with with_64_descriptors(tmp_path) as child:
+        await crowded(child)
+        async with asyncio.timeout(DEADLINE_S):
+            while True:  # there is room again as soon as the server has seen that they are gone
+                async with channel_to(child.grpc) as another:
+                    if await reaches(another):
+                        break
+        assert await child.stop() == 0
+    assert "fewer connections than configured" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.long  # it waits for what does not come
+async def test_a_server_that_reserved_no_descriptors_for_files_would_be_noticed(tmp_path, monkeypatch):
+    mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS + NONE_RESERVED)
+    async with with_64_descriptors(tmp_path) as child:
+        with pytest.raises((TimeoutError, freshet.FreshetError)):
+            await crowded(child)

@@ -13,7 +13,7 @@ from model.learner import Learner
 from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec
 from service.errors import Invalid
-from service.limits import MAX_THINNING, check_size, learn_every
+from service.limits import MAX_THINNING, RESERVED_DESCRIPTORS, check_size, connections, learn_every
 
 
 def test_a_comfortable_backlog_is_learned_whole():
@@ -108,3 +108,10 @@ def test_the_contexts_of_a_model_fit_their_byte_budget(spec: dict[str, Any], con
 
     assert learner.contexts.limit == contexts >= GROUP_ROWS
     assert contexts * 4 * learner.contexts.width <= CONTEXT_BUDGET_BYTES
+
+
+@pytest.mark.parametrize(("asked", "descriptors", "allowed"), [
+    (10_000, 20_000, 10_000), (10_000, 1024, 1024 - RESERVED_DESCRIPTORS), (4, 64, 4), (10_000, 16, 1),
+])  # fmt: skip
+def test_connections_leave_descriptors_for_files(asked, descriptors, allowed):
+    assert connections(asked, descriptors) == allowed
