@@ -28,6 +28,8 @@ MAX_UNACKNOWLEDGED_BYTES = 8 << 20
 MAX_CONTEXT_BYTES = 8 << 20
 
 
+# Of the side server: for probes, and whoever scrapes.
+MAX_HTTP_CONNECTIONS = 16
 # For files, databases, the trainer's pipes, polling, and the side server.
 RESERVED_DESCRIPTORS = 48
 # Of one call of Mux: its handles are columns, 21 bytes each.

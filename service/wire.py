@@ -37,8 +37,8 @@ def spec(message: types_pb2.ModelSpec) -> ModelSpec:
         raise Invalid("spec", f"field number {unknown[0].field_number}", remedy)
     values: dict[str, Any] = {}
     for field, value in message.ListFields():
-        if field.is_repeated and len(value) > MAX_CHANNELS:
-            raise Invalid(f"spec.{field.name}", f"{len(value)} entries", f"give at most {MAX_CHANNELS}")
+        if field.type == field.TYPE_STRING and field.is_repeated and len(value) > MAX_CHANNELS:
+            raise Invalid(f"spec.{field.name}", f"{len(value)} names", f"give at most {MAX_CHANNELS} names")
         values[field.name] = list(value) if field.is_repeated else value
     try:
         return ModelSpec.from_mapping(values)

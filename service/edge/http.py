@@ -13,7 +13,11 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
+from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.limits import MAX_HTTP_CONNECTIONS
+
+BACKLOG = 8  # connections that are accepted at once
 INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
 
 
@@ -38,12 +42,30 @@ def application(registry: CollectorRegistry, not_ready: Callable[[], str]) -> St
     return Starlette(routes=routes)
 
 
+class Bounded(H11Protocol):
+    """A connection to the side server. Where it is one too many the oldest is closed, so that probes always get in."""
+
+    since = 0.0  # loop time, seconds
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
+        """Count it."""
+        super().connection_made(transport)
+        self.since = self.loop.time()
+        if len(self.connections) > MAX_HTTP_CONNECTIONS:
+            oldest = min((c for c in self.connections if isinstance(c, Bounded)), key=lambda c: c.since)
+            self.connections.discard(oldest)
+            oldest.transport.abort()
+
+
 class HttpServer:
     """uvicorn on the service's own loop, on a socket that is bound at once, so that the port is known."""
 
     def __init__(self, app: Starlette, host: str, port: int) -> None:
         self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-        config = uvicorn.Config(app, lifespan="off", log_level="warning", access_log=False, timeout_graceful_shutdown=2)
+        config = uvicorn.Config(
+            app, http=Bounded, backlog=BACKLOG, lifespan="off", log_level="warning", access_log=False,
+            timeout_graceful_shutdown=2,
+        )  # fmt: skip
         self._server = uvicorn.Server(config)
         self._server.capture_signals = _no_signals  # type: ignore[method-assign,assignment]  # the composition root owns signals
 

@@ -17,9 +17,10 @@ import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
+from service.limits import MAX_HTTP_CONNECTIONS
 from tests.journeys.crash import mutate
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
-from tests.journeys.scraped import scrape, scraped_until
+from tests.journeys.scraped import get, scrape, scraped_until
 from tests.journeys.test_bounds import retry_s
 
 SETTINGS = {"write_s": 1.0, "max_calls": 8, "handshake_s": 2.0, "keepalive_s": 1.0, "stream_ticks_per_s": 40.0}
@@ -170,6 +171,21 @@ async def reaches(channel: grpc.aio.Channel) -> bool:
     except grpc.aio.AioRpcError as error:
         return error.code() is not grpc.StatusCode.UNAVAILABLE
     return True
+
+
+async def test_the_side_server_closes_its_oldest_connections_and_answers_probes(server):
+    """Silent ones, each as a probe that never asks."""
+    crowd = [asyncio.create_task(gone(server.http, b"GET /")) for _ in range(3 * MAX_HTTP_CONNECTIONS)]
+    try:
+        async with asyncio.timeout(DEADLINE_S):
+            while sum(task.done() for task in crowd) < len(crowd) - MAX_HTTP_CONNECTIONS:
+                await asyncio.wait([task for task in crowd if not task.done()], return_when=asyncio.FIRST_COMPLETED)
+            for _ in range(3):
+                assert (await asyncio.to_thread(get, f"http://{server.http}/healthz"))[0] == 200
+    finally:
+        for task in crowd:
+            task.cancel()
+        await asyncio.gather(*crowd, return_exceptions=True)
 
 
 async def test_a_connection_without_a_call_is_closed_and_the_client_connects_again(tmp_path):

@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.errors import Invalid
 from service.labels import RawWindow
 from service.records import Chunk, Label, Record, Reset, StatePut, StreamOpened, Ticks, Window, entries
-from service.replaying import find, gone
+from service.replaying import MAX_REPLAYED, Replayer, find, gone
 from service.sources import REPLAY
 from service.trainer.quarantine import NO_STREAM, Item
 from tests.service.one_process import world
@@ -150,3 +151,11 @@ async def test_the_numbers_of_windows_survive_a_crash_and_nothing_else_of_them_i
         assert model.sources.pack() == {"mill": 4, "saw": 1}
         assert intake.window(model, "mill", raw(4)) == offset, "on disk, and not journaled again"
         assert intake.window(model, "mill", raw(5)) == offset + 1
+
+
+async def test_more_items_at_once_than_may_be_replayed_are_refused_before_anybody_is_asked(tmp_path):
+    async with world(tmp_path) as service:
+        replayer = Replayer(service.server.intake, service.server.trainer)
+
+        with pytest.raises(Invalid, match=f"{MAX_REPLAYED + 1} ids: send at most {MAX_REPLAYED}"):
+            await replayer.replay(await service.model(), range(1, MAX_REPLAYED + 2))
