@@ -15,11 +15,12 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import streams_pb2_grpc, types_pb2
+from freshet.v1 import streams_pb2_grpc, training_pb2, types_pb2
 from service.backtest.child import ServerChild
 from service.limits import MAX_HTTP_CONNECTIONS
 from tests.journeys.crash import mutate
-from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
+from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream, channel_to
+from tests.journeys.raw_mux import RawMux, columns
 from tests.journeys.scraped import get, scrape, scraped_until
 from tests.journeys.test_bounds import retry_s
 
@@ -70,19 +71,31 @@ def small_window(target: str) -> grpc.aio.Channel:
     return grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)])
 
 
-async def deaf_stream(channel: grpc.aio.Channel, model: str) -> RawStream:
-    """A stream whose client has asked for 2 MB of answers, which do not fit into the way back, and reads none."""
-    deaf = await RawStream(channel, model, "s").__aenter__()
-    for _ in range(1000):
-        await deaf.say(tick=pb.Tick(seq=1, x=ROWS[0]))
-    return deaf
+async def deaf_call(kind: str, channel: grpc.aio.Channel, model: str) -> RawStream | RawMux | RawLearn:
+    """A call whose client has asked for more answers than fit into the way back, and reads none."""
+    if kind == "Open":
+        stream = await RawStream(channel, model, "s").__aenter__()
+        for _ in range(1000):
+            await stream.say(tick=pb.Tick(seq=1, x=ROWS[0]))  # each time 2 kB
+        return stream
+    if kind == "Mux":
+        mux = RawMux(channel, model)
+        await mux.bind({0: "s"})
+        for _ in range(1000):
+            await mux.say(ticks=columns([0], [1], ROWS[:1]))
+        return mux
+    learn = await RawLearn(channel, model, "mill").__aenter__()
+    for _ in range(3000):
+        await learn.say(window=training_pb2.Window(window_seq=1))  # refused in a hundred bytes
+    return learn
 
 
-async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is_free(server, client, name):
+@pytest.mark.parametrize("kind", ["Open", "Mux", "Learn"])
+async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is_free(server, client, name, kind):
     await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
     before = (await scrape(server.http)).total("freshet_calls_cut_total")
     async with small_window(server.grpc) as channel:
-        deaf = await deaf_stream(channel, name)
+        deaf = await deaf_call(kind, channel, name)
         await scraped_until(server.http, lambda s: s.total("freshet_calls_cut_total") > before)
 
         error = await deaf.error()  # once it reads on
@@ -90,14 +103,14 @@ async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert retry_s(error) > 0
         async with client.stream(name, "s") as stream:
-            assert stream.next_seq == 2
+            assert stream.next_seq == (1 if kind == "Learn" else 2)
             await stream.step(ROWS[1])
 
 
 async def test_a_call_that_is_never_read_ends_all_the_same(server, client, name):
     await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
     async with small_window(server.grpc) as channel:
-        deaf = await deaf_stream(channel, name)
+        deaf = await deaf_call("Open", channel, name)
         await scraped_until(server.http, lambda s: open_calls(s) == 0)  # nothing of it is left
         async with client.stream(name, "other") as stream:
             await stream.step(ROWS[0])

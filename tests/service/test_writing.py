@@ -1,0 +1,83 @@
+"""The way back to a client that does not read: how long it may take, and what becomes of the call then."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+import pytest
+
+from service.edge.writing import Writers, Writing
+from service.limits import is_overdue
+
+WRITE_S = 10.0
+
+
+class Client:
+    """Takes a message when it is told to. Stands in for a call's context."""
+
+    def __init__(self) -> None:
+        self.reads = asyncio.Event()
+
+    async def write(self, message: object) -> None:
+        await self.reads.wait()
+
+
+@pytest.mark.parametrize(("since", "overdue"), [(None, False), (0.0, True), (5.0, False), (4.9, True)])
+def test_what_is_under_way_for_longer_than_allowed_is_overdue(since, overdue):
+    assert is_overdue(since, 15.0, WRITE_S) is overdue
+
+
+async def a_call(writers: Writers, client: Client) -> tuple[asyncio.Task[None], Writing]:
+    """A call that has a message under way."""
+    began: asyncio.Future[Writing] = asyncio.get_running_loop().create_future()
+
+    async def answer() -> None:
+        async with writers.call(client) as writing:
+            began.set_result(writing)
+            await writing.send("a forecast")
+
+    call = asyncio.create_task(answer())
+    writing = await began
+    while writing.since is None:
+        await asyncio.sleep(0)
+    return call, writing
+
+
+async def test_a_message_that_is_not_taken_in_time_ends_its_call_and_no_other():
+    writers, deaf, slow = Writers(WRITE_S), Client(), Client()
+    (cut, _), (kept, writing) = await a_call(writers, deaf), await a_call(writers, slow)
+    now = time.monotonic()
+    assert writers.sweep(now + 0.9 * WRITE_S) == 0
+
+    slow.reads.set()
+    await kept
+    assert writers.sweep(now + 1.1 * WRITE_S) == 1
+    with pytest.raises(asyncio.CancelledError):
+        await cut
+
+    assert (writing.stuck, writing.since) == (False, None)
+    assert writers.sweep(now + 9 * WRITE_S) == 0, "nothing is left of either"
+
+
+async def test_a_call_that_cannot_even_be_told_why_it_was_cut_is_cut_again_and_counted_once():
+    writers, deaf = Writers(WRITE_S), Client()
+
+    async def stubborn() -> None:
+        async with writers.call(deaf) as writing:
+            try:
+                await writing.send("a forecast")
+            except asyncio.CancelledError:
+                await deaf.write("why")  # as a status that does not leave
+
+    call = asyncio.create_task(stubborn())
+    await asyncio.sleep(0)
+    now = time.monotonic()
+
+    assert writers.sweep(now + 1.1 * WRITE_S) == 1
+    await asyncio.sleep(0)
+    assert writers.sweep(now + 1.2 * WRITE_S) == 0
+    assert not call.done()
+    assert writers.sweep(now + 2.3 * WRITE_S) == 0
+    with pytest.raises(asyncio.CancelledError):
+        await call
