@@ -34,6 +34,7 @@ class ServeConfig(BaseSettings):
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")
     checkpoint_chunks: int = Field(64, ge=1, description="journal chunks between two trainer checkpoints")
     trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
+    trainer_hang_s: float = Field(60.0, gt=0, description="silence of a trainer with work to do that gets it killed")
     comfortable_backlog: int = Field(20_000, ge=1, description="unlearned ticks above which labels are thinned")
 
     worse_evidence: float = Field(1e4, gt=1, description="evidence that makes a candidate worse than the anchor")

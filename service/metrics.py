@@ -143,6 +143,7 @@ class Metrics:
         self.updates = counter("learner_updates_total", "Weight updates.", "model")
         self.learned = counter("labels_learned_total", "Label vectors learned.", "model")
         self.thinned = counter("labels_thinned_total", "Label vectors left out under overload.", "model")
+        self.skipped = counter("entries_skipped_total", "Journal entries left out of learning by record.", "model")
         self.voided = counter("labels_voided_total", "Labels cut off by a gap, a reset or an eviction.", "model")
         self.learned_windows = counter("windows_learned_total", "Labelled windows learned.", "model")
         self.unlearned = counter("labels_unlearned_total", "Labels and windows that came while paused.", "model")

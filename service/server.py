@@ -29,7 +29,6 @@ from prometheus_client import (
 )
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
-from service import events as ev
 from service import heap, limits
 from service.config import ServeConfig, split_address
 from service.control import Control
@@ -45,9 +44,11 @@ from service.events import Events
 from service.intake import Intake
 from service.metrics import Metrics
 from service.publisher import Publisher
+from service.records import decode_chunk
 from service.recovery import recover
 from service.replaying import Replayer
 from service.serving import Serving
+from service.skips import DEATHS
 from service.snapshot import Part
 from service.storage.journal import Journal, JournalFailed
 from service.storage.space import NoSpace
@@ -107,7 +108,7 @@ class Server:
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.control = Control(self.serving, self.publisher)
         self.trainer = TrainerClient(
-            config, self.journal, self.metrics, self._from_trainer, self.serving.census, self._begin_anew
+            config, self.journal, self.metrics, self._from_trainer, self.serving.census, self._begin_anew, self._skip
         )
         self.learned: dict[int, int] = {}  # model → entries learned
         self.checkpoint = 0  # position of the trainer's last; until it has said one, it may need everything
@@ -140,22 +141,34 @@ class Server:
             return await asyncio.to_thread(self.publisher.weights, message)
         return None
 
-    def _begin_anew(self, checkpoint: int) -> dict[str, Any]:
+    async def _begin_anew(self, checkpoint: int) -> dict[str, Any]:
         """What a trainer begins with whose checkpoint needs journal that is gone: all models as they serve, now.
 
         From the journal that is left, labels would be learned a second time: the weights that serve hold most of them.
+        The others are skipped, by record.
         """
-        position, first = self.journal.durable_position, self.journal.first_position
-        why = f"the trainer's checkpoint is lost or too old (position {checkpoint}; the journal is kept from {first})"
-        log.warning("learning begins anew from the versions that serve", why=why, position=position)
-        self.checkpoint, models = 0, []
+        why = f"the trainer's checkpoint is lost or too old (position {checkpoint}; the journal is kept from "
+        why += f"{self.journal.first_position}): learning begins anew from the version that serves"
+        for number, model in self.serving.models.items():
+            learned, end = self.versions.get(number, model.champion).offset, self.journal.offset(number)
+            self.serving.skip(model, learned, end, why)
+        await self.journal.flush()
+        self.checkpoint, position, models = 0, self.journal.durable_position, []
         for number, model in self.serving.models.items():
             offset = self.journal.durable_offset(number)
             if offset:  # or its first record is still to come
                 facts = {"model": number, "spec": model.spec.to_mapping(), "paused": model.paused}
                 models.append(facts | {"version": model.champion, "offset": offset})
-                self.serving.emit(model, ev.SKIPPED, offset, model.champion, f"{why}: learning begins anew here")
         return {"position": position, "models": models}
+
+    async def _skip(self, position: int) -> None:
+        """The trainer dies of the chunk at this journal position, each time it is started: it is never learned."""
+        [(_, payload), *_] = await asyncio.to_thread(self.journal.read, position, 1)
+        chunk = decode_chunk(payload)
+        model = self.serving.models.get(chunk.model)
+        if model is not None:
+            self.serving.skip(model, chunk.offset, chunk.end, f"the trainer has died of it {DEATHS} times")
+            await self.journal.flush()  # a trainer is told of nothing that is not on disk
 
     def _removed(self, model: int) -> None:
         self.learned.pop(model, None)

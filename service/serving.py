@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
+import structlog
 from numpy.typing import NDArray
 
 from model.spec import ModelSpec
@@ -29,7 +30,7 @@ from service.export import Canary, export, pack_weights
 from service.metrics import Metrics
 from service.names import check_model_name
 from service.rates import Rate
-from service.records import ModelCreate, Promote, Record, Reset, StateDelete, StatePut, StreamOpened, Swap, Ticks
+from service.records import ModelCreate, Promote, Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Swap, Ticks
 from service.residency import Residency
 from service.sequence import check_values, place, sound_ticks
 from service.sessions import Origin, Session, Sessions
@@ -37,6 +38,8 @@ from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
 from service.storage.versions import Version, Versions
 from service.table import ABSENT, Rows, StreamTable
+
+log = structlog.get_logger("serving")
 
 Array = NDArray[np.float32]
 WAVE_ROWS = 1024  # of one step
@@ -122,8 +125,10 @@ class Serving:
             listener(model.number)
 
     def census(self) -> dict[str, Any]:
-        """Which models there are, for a trainer that begins: others up to `last_model` are gone."""
-        return {"models": sorted(self.models), "last_model": self.last_model}
+        """Which models there are, for a trainer that begins, and what of them it is not to learn: others up to
+        `last_model` are gone."""
+        skips = {number: model.skips.pack() for number, model in self.models.items()}
+        return {"models": sorted(self.models), "last_model": self.last_model, "skips": skips}
 
     async def create_model(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
@@ -183,6 +188,13 @@ class Serving:
         # Pinned: it is the gate's anchor until that has chosen one.
         number = self.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
         return self.versions.get(model.number, number), session
+
+    def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
+        """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
+        self.record(model, Skip(first, end, reason))
+        self.metrics.skipped.labels(model.name).inc(end - first)
+        log.error("left out of learning", model=model.name, first=first, end=end, why=reason)
+        self.emit(model, ev.SKIPPED, first, model.champion, reason, {"entries": float(end - first)})
 
     def emit(
         self,

@@ -28,12 +28,14 @@ from service.records import (
     Reset,
     Resumed,
     Rollback,
+    Skip,
     StateDelete,
     StatePut,
     StreamOpened,
     Swap,
     Window,
 )
+from service.skips import Skips
 from service.snapshot import STORED, Part
 from service.sources import Sources
 from service.storage.states import AnswerBlock, ModelRow, StreamRow
@@ -111,7 +113,7 @@ class Sessions:
         self.paused = self.deleted = False
         self.judged_offset = 0
         self.begun = 0  # offset just after the last record that named a version to go on from, since the start
-        self.sources = Sources()
+        self.sources, self.skips = Sources(), Skips()
         self.table = StreamTable(self.network.state_size)
         self.log = AnswerLog(len(spec.channels), spec.outputs)
         self.known = 0  # streams, in memory or not
@@ -154,11 +156,13 @@ class Sessions:
                 self.paused = False
             case Window(source=source, window_seq=seq):
                 self.sources.take(source, seq)
+            case Skip(first=first, last=end):
+                self.skips.add(first, end)
             case ModelDelete():
                 self.deleted = True
                 self.table.epoch[:] = 0  # whoever has a stream open finds itself fenced
             case _:
-                pass  # labels and skips touch no stream
+                pass  # labels touch no stream
 
     def _opened(self, number: int, id: str, epoch: int) -> None:
         row = self.table.row_of(number)
@@ -367,6 +371,7 @@ class Sessions:
         model = ModelRow(
             self.number, self.tenant, self.name, json.dumps(self.spec.to_mapping()), offset, self.champion, self.anchor,
             self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
+            json.dumps(self.skips.pack()),
         )  # fmt: skip
         return Part(model, self._saving, columns, list(self._deleted), block, self.log.start)
 
@@ -385,7 +390,7 @@ class Sessions:
         """Take the model's own facts back from a snapshot; known: its streams."""
         self.champion, self.anchor, self.paused = row.champion, row.anchor, row.paused
         self.judged_offset, self._last_number, self.known = row.judged_offset, row.last_stream, known
-        self.sources = Sources(json.loads(row.sources))
+        self.sources, self.skips = Sources(json.loads(row.sources)), Skips(json.loads(row.skips))
         for block in blocks:
             self.log.unpack(block.first, block.data)
         self._saved_position = self.log.end

@@ -29,6 +29,7 @@ FLOORS = {
     "service.records": 1,
     "service.retention": 1,
     "service.sequence": 1,
+    "service.skips": 1,
     "service.sources": 1,
     "service.table": 1,
     # components: each with one `run`, or the storage under it

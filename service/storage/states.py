@@ -18,7 +18,7 @@ from typing import Any
 
 from service.storage.database import Database
 
-FORMAT_VERSION = 104
+FORMAT_VERSION = 105
 SQLITE_INTEGER_MAX = 2**63 - 1
 MOST_VARIABLES = 500  # in one statement
 
@@ -28,7 +28,7 @@ CREATE TABLE snapshot (
 CREATE TABLE models (
     model INTEGER PRIMARY KEY, tenant TEXT NOT NULL, name TEXT NOT NULL, spec TEXT NOT NULL, "offset" INTEGER NOT NULL,
     champion INTEGER NOT NULL, anchor INTEGER NOT NULL, paused INTEGER NOT NULL, judged_offset INTEGER NOT NULL,
-    last_stream INTEGER NOT NULL, sources TEXT NOT NULL, checksum INTEGER NOT NULL);
+    last_stream INTEGER NOT NULL, sources TEXT NOT NULL, skips TEXT NOT NULL, checksum INTEGER NOT NULL);
 CREATE TABLE streams (
     model INTEGER NOT NULL REFERENCES models ON DELETE CASCADE DEFERRABLE INITIALLY DEFERRED, stream INTEGER NOT NULL,
     id TEXT NOT NULL, epoch INTEGER NOT NULL, last_seq INTEGER NOT NULL, last_time REAL, origin INTEGER NOT NULL,
@@ -60,6 +60,7 @@ class ModelRow:
     judged_offset: int
     last_stream: int  # the highest stream number ever used
     sources: str = "{}"  # the last window of each, as JSON
+    skips: str = "[]"  # ranges of entries that are not learned, as JSON
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,11 @@ import structlog
 
 from service.config import ServeConfig
 from service.errors import Unavailable
+from service.limits import is_overdue
 from service.metrics import Metrics
+from service.skips import Deaths
 from service.storage.journal import Commit, Journal, JournalDamaged
-from service.trainer.messages import Decoder, Message, MessageError
+from service.trainer.messages import NOT_THE_RECORDS, Decoder, Message, MessageError
 
 log = structlog.get_logger("trainer")
 
@@ -42,13 +45,18 @@ class TrainerClient:
         metrics: Metrics,
         handle: Callable[[Message], Awaitable[Message | None]],
         census: Callable[[], dict[str, Any]],
-        begin_anew: Callable[[int], dict[str, Any]],
+        begin_anew: Callable[[int], Awaitable[dict[str, Any]]],
+        skip: Callable[[int], Awaitable[None]],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """census: which models there are (see `Serving.census`), asked at each start of the process. begin_anew: what
-        it begins with, given the position of a checkpoint that the journal no longer reaches back to."""
+        it begins with, given the position of a checkpoint that the journal no longer reaches back to. skip: told the
+        position of a chunk that the process has died of as often as it may."""
         self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
-        self._census, self._begin_anew = census, begin_anew
+        self._census, self._begin_anew, self._skip, self._clock = census, begin_anew, skip, clock
         self._sent = self._learned = 0  # journal positions
+        self._owes: float | None = None  # since when the process has something to do, or last said something
+        self._deaths = Deaths()
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
@@ -96,10 +104,14 @@ class TrainerClient:
             try:
                 await self._live()
             finally:
+                was_ready = self.ready.is_set()
                 self.ready.clear()
                 self._fail_asked()
                 await self._stop()
             self.tried.set()
+            learning = was_ready and self._sent > self._learned and self._exit_code() != NOT_THE_RECORDS
+            if learning and self._deaths.died(self._learned):
+                await self._skip(self._learned)
             failures = 0 if self._learned > learned_before else failures + 1
             self._metrics.restarts.inc()
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -127,7 +139,9 @@ class TrainerClient:
         assert self._process.stdin
         assert self._process.stdout
         self._write(Message("settings", self._settings()))
+        self._owes = self._clock()
         listening, feeding = asyncio.create_task(self._listen()), asyncio.create_task(self._feed())
+        watching = asyncio.create_task(self._watch(self._process))
         try:
             await asyncio.wait((listening, feeding), return_when=asyncio.FIRST_COMPLETED)
             if feeding.done() and not listening.done():
@@ -136,9 +150,17 @@ class TrainerClient:
         except MessageError as error:
             log.error("trainer does not speak the protocol", error=str(error))
         finally:
-            for task in (listening, feeding):
+            for task in (listening, feeding, watching):
                 task.cancel()
-            await asyncio.gather(listening, feeding, return_exceptions=True)
+            await asyncio.gather(listening, feeding, watching, return_exceptions=True)
+
+    async def _watch(self, process: asyncio.subprocess.Process) -> None:
+        """Kill a process that has something to do and has said nothing for too long; that counts as a death."""
+        allowed = self._config.trainer_hang_s
+        while not is_overdue(self._owes, self._clock(), allowed):
+            await asyncio.sleep(allowed / 10)
+        log.error("the trainer hangs: it is killed, and started again", silent_s=allowed, position=self._learned)
+        process.kill()
 
     async def _listen(self) -> None:
         """Take in what the process says until it ends."""
@@ -148,7 +170,7 @@ class TrainerClient:
         while data := await self._process.stdout.read(READ_BYTES):
             for message in decoder.feed(data):
                 if message.kind == "ready" and message.head["position"] < self._journal.first_position:
-                    self._write(Message("begin", self._begin_anew(message.head["position"])))
+                    self._write(Message("begin", await self._begin_anew(message.head["position"])))
                     continue  # it will be ready again, at a position that is there
                 if message.kind == "ready":
                     self._begin_at(message.head["position"])
@@ -157,6 +179,7 @@ class TrainerClient:
                     self._more.set()
                 elif message.kind in ("progress", "passed"):
                     self._learned = message.head["position"]
+                    self._owes = self._clock() if self._sent > self._learned else None
                     self._more.set()
                 elif message.kind == "quarantine":
                     waiting = self._asked.get(message.head["ask"])
@@ -177,6 +200,7 @@ class TrainerClient:
                 f"{position}: it is older than trainer.db. Restore both from the same moment"
             )
         self._sent = self._learned = position
+        self._owes = None
 
     async def _feed(self) -> None:
         """Send durable chunks from the journal's files, as far ahead of what is learned as is allowed."""
@@ -192,6 +216,8 @@ class TrainerClient:
                 for position, payload in frames:
                     self._write(Message("chunk", {"position": position}, (payload,)))
                     self._sent = position
+                if self._owes is None:
+                    self._owes = self._clock()
                 self._fed.set()
                 try:
                     await self._process.stdin.drain()

@@ -37,8 +37,9 @@ from service.records import (
     Window,
     entries,
 )
+from service.skips import Skips
 from service.sources import REPLAY, Sources
-from service.trainer.quarantine import Quarantine
+from service.trainer.quarantine import SKIPPED, Quarantine
 
 Array = NDArray[np.float32]
 WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters; raises WeightsGone
@@ -65,6 +66,7 @@ class HostedModel:
     contender_weights: Array | None = None
     anchored: list[int] = field(default_factory=list)  # versions that became anchor, for the caller to take
     thrown_away: int | None = None  # of the last chunk's updates, those before it began again; None: it did not
+    skips: Skips = field(default_factory=Skips)  # those of all records, also of those to come: whoever feeds it says
     sources: Sources = field(default_factory=Sources)
     quarantine: Quarantine = field(default_factory=Quarantine)
 
@@ -101,7 +103,9 @@ class HostedModel:
         offset = self.offset
         for kind, run in groupby(chunk.records, type):  # consecutive labels are learned together, and so are windows
             records: list[Any] = list(run)
-            if kind is Label or kind is Window:
+            if offset in self.skips and kind in (Ticks, Label, Window):
+                self._pass_over(records, offset)
+            elif kind is Label or kind is Window:
                 updates += self._outside(records, offset, **how)
             else:
                 for record in records:
@@ -128,6 +132,15 @@ class HostedModel:
             self.quarantine.add(offset + place, found.reason, record)
         self._judge(updates)
         return updates
+
+    def _pass_over(self, records: list[Any], offset: int) -> None:
+        """Ticks, labels or windows that are never learned: streams begin anew behind them, the rest is quarantined."""
+        for place, record in enumerate(records):
+            if isinstance(record, Ticks):
+                for stream in np.unique(record.stream).tolist():
+                    self.learner.reset(stream)
+            elif isinstance(record, Label) or self._is_new(record):
+                self.quarantine.add(offset + place, SKIPPED, record)
 
     def _is_new(self, window: Window) -> bool:
         """Whether a window was not learned before. What is replayed leaves the quarantine here, once."""
@@ -164,7 +177,7 @@ class HostedModel:
             case StatePut(stream=stream, state=state):
                 self.learner.put(stream, state)
             case _:
-                pass  # kinds that do not touch learning: skips, stream bindings
+                pass  # kinds that do not touch learning: stream bindings; skips, which `skips` says already
         return []
 
     def _begin_again(self, version: int, weights_of: WeightsOf) -> None:

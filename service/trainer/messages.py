@@ -11,6 +11,7 @@ from typing import Any
 _FRAME = struct.Struct("<III")  # head bytes, blobs, body bytes
 _SIZE = struct.Struct("<I")
 MAX_BODY = 1 << 30
+NOT_THE_RECORDS = 75  # exit code of a trainer that could not go on for another reason than what it was to learn
 
 
 class MessageError(RuntimeError):

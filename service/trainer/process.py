@@ -10,6 +10,8 @@ import json
 import math
 import os
 import select
+import sqlite3
+import sys
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -24,10 +26,11 @@ from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
 from service.gate import GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
+from service.skips import Skips
 from service.storage.space import NoSpace
 from service.trainer.checkpoint import Checkpoints, machine_kind
 from service.trainer.hosting import HostedModel, WeightsGone
-from service.trainer.messages import Decoder, Message
+from service.trainer.messages import NOT_THE_RECORDS, Decoder, Message
 
 READ_BYTES = 1 << 20
 SHOWN_LAGS = 512  # a whole window may have thousands, and each is a series of its own
@@ -113,8 +116,11 @@ class Trainer:
         self.channel, self.checkpoints, self.settings = channel, checkpoints, settings
         self.gate_settings = GateSettings(**settings["gate"])
         self.position, models = checkpoints.load(self.gate_settings)
+        self.skips = {int(number): Skips(ranges) for number, ranges in settings["skips"].items()}
         self._deleted: set[int] = set()  # models, since the start
         self.models = {number: hosted for number, hosted in models.items() if not self._is_gone(number)}
+        for hosted in self.models.values():
+            hosted.skips = self._skips_of(hosted.number)
         now = time.monotonic()
         # Whatever the checkpoint holds, nobody knows what of it was judged or published: it is judged again.
         self.due = {n: Due(1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
@@ -176,6 +182,7 @@ class Trainer:
         for facts in models:
             number = facts["model"]
             hosted = HostedModel.create(number, ModelCreate("", "", json.dumps(facts["spec"])), self.gate_settings)
+            hosted.skips = self._skips_of(number)
             self.models[number], self.due[number] = hosted, Due(1, since=time.monotonic())
             hosted.begin(facts["version"], facts["offset"], facts["paused"], self._weights_of)
         self._save()
@@ -186,6 +193,9 @@ class Trainer:
         listed, last = self.settings["models"], self.settings["last_model"]
         return model in self._deleted or (model <= last and model not in listed)
 
+    def _skips_of(self, model: int) -> Skips:
+        return self.skips.setdefault(model, Skips())
+
     def _learn(self, chunk: Chunk, position: int) -> None:
         """Take one chunk in. Raises ModelGone: nothing of that model is to be learned any more."""
         if self._is_gone(chunk.model):
@@ -193,6 +203,7 @@ class Trainer:
         hosted = self.models.get(chunk.model)
         if hosted is None and isinstance(chunk.records[0], ModelCreate):
             hosted = HostedModel.create(chunk.model, chunk.records[0], self.gate_settings)
+            hosted.skips = self._skips_of(chunk.model)
             self.models[chunk.model], self.due[chunk.model] = hosted, Due()
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
@@ -373,8 +384,9 @@ def main() -> None:
     checkpoints = Checkpoints(Path(settings["data"]) / "trainer.db")
     try:
         Trainer(channel, checkpoints, settings).run()
-    except WeightsGone as error:
-        raise SystemExit(f"cannot learn on: {error}") from error
+    except (WeightsGone, sqlite3.Error) as error:
+        print(f"cannot learn on: {error}", file=sys.stderr)
+        raise SystemExit(NOT_THE_RECORDS) from error
     finally:
         checkpoints.close()
 

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 from service.records import Label, Window
 
 KEPT = 10_000  # items of a model; beyond them the oldest is dropped, and counted
+SKIPPED = "skipped"  # the reason of what a Skip record names
 NO_STREAM = -1  # of an item that is a window
 
 

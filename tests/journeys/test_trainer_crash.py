@@ -14,6 +14,7 @@ import pytest
 import freshet
 from service.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
+from service.trainer.hosting import HostedModel
 from tests.journeys import crash
 from tests.journeys.crash import GATE, SMALL, kill_trainer, trainer_of, walk, within
 from tests.journeys.scraped import scrape
@@ -52,8 +53,8 @@ async def kills(server: ServerChild, stream: freshet.Stream, times: int, rng: ra
     return sent
 
 
-async def check_weights(data: Path, files: replay.Files, ticks: int) -> None:
-    """The checkpoint equals an uninterrupted fold of the journal, up to the offset that it names."""
+async def check_weights(data: Path, files: replay.Files, ticks: int) -> HostedModel:
+    """The checkpoint equals an uninterrupted fold of the journal, up to the offset that it names; returns that."""
     checkpoints = Checkpoints(data / "trainer.db")
     _, models = checkpoints.load(GATE)
     checkpoints.close()
@@ -65,7 +66,7 @@ async def check_weights(data: Path, files: replay.Files, ticks: int) -> None:
 
     assert saved.learner.weights.flat.tobytes() == whole.learner.weights.flat.tobytes(), "the weights differ"
     assert digest(saved) == digest(whole)
-    assert whole.anchored, "the history has to be long enough to move the anchor"
+    return whole
 
 
 async def journey(folder: Path, times: int, seed: int) -> None:
@@ -78,7 +79,8 @@ async def journey(folder: Path, times: int, seed: int) -> None:
         restarts = (await scrape(server.http)).total("freshet_trainer_restarts_total")
         assert restarts == times
         files = replay.Files.of(server.data)
-    await check_weights(folder / "data", files, sent)
+    whole = await check_weights(folder / "data", files, sent)
+    assert whole.anchored, "the history has to be long enough to move the anchor"
 
 
 async def test_a_trainer_killed_at_twenty_random_moments_learns_what_an_uninterrupted_one_would_have(tmp_path):

@@ -23,7 +23,8 @@ from model import calendar
 from model.spec import ModelSpec
 from service.export import read_weights
 from service.gate import GateSettings
-from service.records import Chunk, ModelCreate, Promote, Reset, Rollback, StreamOpened, Swap, Ticks
+from service.records import Chunk, ModelCreate, Promote, Reset, Rollback, Skip, StreamOpened, Swap, Ticks
+from service.skips import Skips
 from service.storage.journal import Journal
 from service.trainer.hosting import HostedModel
 
@@ -164,6 +165,8 @@ def served(chunks: list[Chunk], files: Files, model: int = 1) -> Serving:
 def learned(chunks: list[Chunk], files: Files, gate: GateSettings, until: int, model: int = 1) -> HostedModel:
     """A model's learner after the journal's first `until` entries of it, learned without any interruption."""
     hosted: HostedModel | None = None
+    records = (record for chunk in chunks if chunk.model == model for record in chunk.records)
+    skips = Skips((record.first, record.last) for record in records if isinstance(record, Skip))
 
     def weights_of(model: int, version: int) -> Array:
         assert hosted is not None
@@ -176,6 +179,7 @@ def learned(chunks: list[Chunk], files: Files, gate: GateSettings, until: int, m
             first = chunk.records[0]
             assert isinstance(first, ModelCreate)
             hosted = HostedModel.create(model, first, gate)
+            hosted.skips = skips
         hosted.apply(chunk, weights_of)
     assert hosted is not None
     assert hosted.offset == until, f"the chunks end at {hosted.offset}, expected {until}"

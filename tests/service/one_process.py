@@ -106,7 +106,7 @@ class World:
 
     # ---- the trainer
 
-    def start_trainer(self) -> Trainer:
+    async def start_trainer(self) -> Trainer:
         """A trainer from the last checkpoint, as after a crash: a former one is forgotten where it stood."""
         self.stop_trainer()
         config, pipes = self.server.config, Pipes(self.server)
@@ -115,7 +115,7 @@ class World:
         self._checkpoints = Checkpoints(Path(config.data) / "trainer.db")
         self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
         if self.trainer.position < self.server.journal.first_position:  # as TrainerClient does
-            self.trainer._take(Message("begin", self.server._begin_anew(self.trainer.position)))
+            self.trainer._take(Message("begin", await self.server._begin_anew(self.trainer.position)))
         return self.trainer
 
     def stop_trainer(self) -> None:
@@ -126,7 +126,7 @@ class World:
     async def learn(self) -> list[Message]:
         """Feed the trainer all that is durable, and serving all that the trainer says; returns the verdicts."""
         await self.server.journal.flush()
-        trainer = self.trainer or self.start_trainer()
+        trainer = self.trainer or await self.start_trainer()
         for position, payload in self.server.journal.read(trainer.position, 1 << 30):
             trainer._take(Message("chunk", {"position": position}, (payload,)))
         trainer._give_verdicts(end_reached=True)

@@ -240,7 +240,7 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         live.trainer._save()
         before = [v.number for v in live.serving.versions.list(1)]
 
-        live.start_trainer().settings["publish_s"] = 0.0  # time is up
+        (await live.start_trainer()).settings["publish_s"] = 0.0  # time is up
         [again] = await live.learn()
 
         assert again.head["verdict"] == "publish", "the trainer cannot know"

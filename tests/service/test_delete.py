@@ -321,7 +321,7 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
         await live.learn()  # the swap that came of it
         trained = live.trainer.models[heat.number].pack()
 
-        live.start_trainer()
+        await live.start_trainer()
         await live.learn()
 
         assert list(live.trainer.models) == [heat.number]
@@ -332,7 +332,7 @@ async def test_a_trainer_that_is_behind_gives_a_model_up_when_its_versions_are_g
     """It was started before the deletion, and meets a promotion of the model first."""
     async with world(tmp_path / "data") as live:
         flow, pump, heat, boiler = await two_models(live)
-        live.start_trainer()
+        await live.start_trainer()
         await live.control.promote("flow", 2)
         await live.server.journal.flush()
         await live.ticks(flow, [(pump, 3.0)])
@@ -348,7 +348,7 @@ async def test_a_trainer_that_is_behind_gives_a_model_up_when_its_versions_are_g
 async def test_weights_that_are_gone_of_a_model_that_is_not_still_stop_the_trainer(tmp_path):
     async with world(tmp_path / "data") as live:
         _flow, *_ = await two_models(live)
-        live.start_trainer()
+        await live.start_trainer()
         await live.control.promote("flow", 2)
         await live.server.journal.flush()
         with sqlite3.connect(tmp_path / "data" / "versions.db") as sql:
@@ -364,7 +364,7 @@ async def test_chunks_of_a_deleted_model_that_come_late_are_passed_over_and_thei
         _flow, *_ = await two_models(live)
         await live.control.delete("flow")
         late = [(p, c) for p, c in live.server.journal.read(0, 1 << 30)]
-        trainer = live.start_trainer()
+        trainer = await live.start_trainer()
 
         for position, payload in late * 2:
             trainer._take(Message("chunk", {"position": position}, (payload,)))
@@ -381,7 +381,7 @@ async def test_a_checkpoint_drops_what_it_holds_of_models_that_are_gone(tmp_path
         await live.learn()
         live.trainer._save()
         await live.control.delete("flow")
-        trainer = live.start_trainer()
+        trainer = await live.start_trainer()
         trainer._save()
         live.stop_trainer()
 

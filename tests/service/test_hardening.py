@@ -8,14 +8,13 @@ from pathlib import Path
 import pytest
 
 from model import spec
-from service import answers, events, limits, replaying, sequence
+from service import answers, events, limits, replaying, sequence, skips
 from service.config import ServeConfig
 from service.trainer import quarantine
 
 ROOT = Path(__file__).parents[2]
-CONSTANTS = (
-    vars(limits) | vars(sequence) | vars(answers) | vars(spec) | vars(events) | vars(replaying) | vars(quarantine)
-)
+MODULES = (limits, sequence, answers, spec, events, replaying, quarantine, skips)
+CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {
     "listen", "http", "data", "insecure", "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice",

@@ -154,7 +154,7 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
         for path in (tmp_path / "data").glob("trainer.db*"):
             path.unlink()
 
-        trainer = live.start_trainer()
+        trainer = await live.start_trainer()
 
         for model in live.serving.models.values():
             hosted = trainer.models[model.number]
@@ -162,8 +162,11 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
             np.testing.assert_array_equal(hosted.learner.weights.flat, read_weights(model.network, stored))
             assert (hosted.gate.anchor, hosted.learner.paused) == (model.champion, model.paused)
             [event] = [e for e in live.server.events.recent(model.name, 100) if e.kind == ev.SKIPPED]
-            assert (event.version, event.offset) == (model.champion, live.server.journal.durable_offset(model.number))
+            learned = live.server.versions.get(model.number, model.champion).offset
+            assert (event.version, event.offset) == (model.champion, learned)
             assert "the journal is kept from" in event.reason
+            assert model.skips.pack() in ([], [[learned, hosted.offset - 1]]), "up to its own record"
+            assert hosted.offset == live.server.journal.durable_offset(model.number)
         flow = live.serving.model("flow")
         await live.control.resume("flow")
         session = live.open(flow, "pump-0")
@@ -175,7 +178,7 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
         assert verdicts[-1].head["offset"] == live.server.journal.durable_offset(flow.number)
         learned = trainer.models[flow.number].learner.weights.flat.copy()
 
-        live.start_trainer()  # the checkpoint that it left at once is one like any other
+        await live.start_trainer()  # the checkpoint that it left at once is one like any other
         await live.learn()
         np.testing.assert_array_equal(live.trainer.models[flow.number].learner.weights.flat, learned)
         assert len([e for e in live.server.events.recent("flow", 100) if e.kind == ev.SKIPPED]) == 1

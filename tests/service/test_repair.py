@@ -264,7 +264,7 @@ async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begin
     assert (await asyncio.to_thread(run, "check", data)).exit_code == 0
     async with world(saved) as expected, world(data) as live:
         answers = []
-        live.start_trainer()
+        await live.start_trainer()
         for one in (expected, live):
             await one.serving.residency.bring(one.serving.model("flow"), ["pump"])
             session = one.open(one.serving.model("flow"), "pump")
@@ -301,5 +301,5 @@ async def test_a_repair_behind_a_snapshot_that_is_killed_anywhere_can_be_done_ag
         async with world(copy) as live:
             await live.serving.residency.bring(live.serving.model("flow"), ["pump"])
             assert live.open(live.serving.model("flow"), "pump").last_seq == 100
-            assert live.start_trainer().position == live.server.journal.first_position
+            assert (await live.start_trainer()).position == live.server.journal.durable_position
     assert calls > 5, "the loop has met every step"

@@ -41,7 +41,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
         session = live.open(model, "pump")
-        live.start_trainer()
+        await live.start_trainer()
         for n in range(120):
             await live.tick(model, session, float(np.sin(n / 3)))
             await live.learn()
@@ -50,7 +50,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
         assert model.anchor > 20, "anchors have moved on far beyond the recent versions"
         trained = live.trainer.models[1].learner.weights.flat.copy()
 
-        live.start_trainer()  # the one before is gone, and left no checkpoint
+        await live.start_trainer()  # the one before is gone, and left no checkpoint
         await live.learn()
 
         np.testing.assert_array_equal(live.trainer.models[1].learner.weights.flat, trained)
@@ -110,7 +110,7 @@ async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_vers
         live.stop_trainer()
         (tmp_path / "data" / "trainer.db").rename(tmp_path / "moved away")
 
-        live.start_trainer()
+        await live.start_trainer()
         await live.learn()
 
         learner = live.trainer.models[1].learner

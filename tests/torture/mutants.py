@@ -20,6 +20,7 @@ from service.gate import Gate, GateSettings
 from service.records import Paused, Ticks, Window, encode_chunk
 from service.serving import Fenced, Serving, Tick
 from service.sessions import Sessions
+from service.skips import Skips
 from service.sources import Sources
 from service.storage import segments, versions
 from service.storage.journal import Journal, JournalDamaged
@@ -149,6 +150,14 @@ async def a_stream_that_was_taken_over_is_fenced(folder: Path) -> None:
         assert isinstance(outcome, Fenced), f"the former owner was answered {outcome}"
 
 
+async def what_is_skipped_is_not_learned(folder: Path) -> None:
+    hosted = HostedModel.create(histories.MODEL, histories.create(), histories.GATE)
+    hosted.skips = Skips([(0, 1 << 32)])
+    for chunk in histories.history():
+        hosted.apply(chunk, histories.weights_of)
+    assert not hosted.learner.counts.updates, "a record that is skipped was learned"
+
+
 async def a_worse_candidate_is_noticed(folder: Path) -> None:
     gate = Gate(GateSettings())
     for _ in range(100):
@@ -203,6 +212,7 @@ MUTANTS = (
     Mutant("no dedupe of ticks", Serving, "decide", lambda *_: None, a_repeated_tick_is_journaled_once),
     Mutant("no dedupe of windows", Sources, "take", lambda *_: True, a_repeated_window_is_learned_once),
     Mutant("no epoch check", Sessions, "owns", lambda *_: True, a_stream_that_was_taken_over_is_fenced),
+    Mutant("no skip", Skips, "__contains__", lambda *_: False, what_is_skipped_is_not_learned),
     Mutant("no gate", Gate, "worse", False, a_worse_candidate_is_noticed),
     Mutant("no digest check", versions, "_digest", _EqualText, damaged_versions_are_not_handed_out),
     Mutant("no idle eviction", Sessions, "evict", lambda *_: 0, idle_streams_leave_memory),
