@@ -44,7 +44,8 @@ def test_a_row_names_a_setting_its_default_and_a_test_that_is_there(row):
         )
 
 
-def test_every_setting_that_bounds_something_is_in_the_table():
+def test_every_setting_and_every_constant_that_bounds_something_is_in_the_table():
     named = {row[1].strip("`") for row in rows()}
 
     assert set(ServeConfig.model_fields) - NO_LIMITS <= named
+    assert {name for name in vars(limits) if name.startswith("MAX_")} <= named
