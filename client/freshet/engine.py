@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from freshet.calls import cancelled_from_outside
-from freshet.errors import RETRYABLE, FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc, passes
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
@@ -248,7 +248,7 @@ class Engine:
                 return None
             why = "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if error.code() not in RETRYABLE:
+            if not passes(error, self.calls > 0):
                 raise from_rpc(error) from error
             why = f"{error.code().name}: {error.details()}"
         except asyncio.CancelledError:

@@ -167,6 +167,14 @@ def from_rpc(error: Failed) -> FreshetError:
     return _BY_CODE.get(code, RpcError)(text, code)
 
 
+def passes(error: Failed, was_open: bool) -> bool:
+    """Whether the same call may succeed a little later. A bound of the server, reached, passes too where it says when;
+    but whoever never had a call open is told of it."""
+    if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
+        return was_open and _retry_delay_s(_rich_details(error)) is not None
+    return error.code() in RETRYABLE
+
+
 def _rich_details(error: Failed) -> status_pb2.Status:
     """The google.rpc.Status that came with the error; an empty one where there is none or it cannot be read."""
     metadata = error.trailing_metadata()

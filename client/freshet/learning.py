@@ -15,7 +15,6 @@ import grpc
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import cancelled_from_outside
 from freshet.errors import (
-    RETRYABLE,
     FreshetError,
     LabelRefused,
     Reason,
@@ -23,6 +22,7 @@ from freshet.errors import (
     Unavailable,
     WindowRefused,
     from_rpc,
+    passes,
 )
 from freshet.labels import Answers, label_refused, label_values
 from freshet.retry import Backoff
@@ -211,7 +211,7 @@ class Learning:
         except TimeoutError:
             return f"not welcomed within {self._settings.answer_s:g} s"
         except grpc.aio.AioRpcError as error:
-            if error.code() not in RETRYABLE:
+            if not passes(error, self._welcomes > 0):
                 raise from_rpc(error) from error
             return f"{error.code().name}: {error.details()}"
         except asyncio.CancelledError:

@@ -13,7 +13,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from freshet.errors import RETRYABLE, FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc
+from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc, passes
 from freshet.packed import Packed, Unconfirmed, Wave
 from freshet.retry import Backoff
 from freshet.ticks import seconds
@@ -47,6 +47,7 @@ class Mux:
         self._turn, self._moved = asyncio.Lock(), asyncio.Event()
         self._call: Any = None  # while every handle is bound
         self._leaving = False  # the server has asked for another call
+        self._was_open = False  # a call of it was ever answered
         self._error: Exception | None = None
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
@@ -224,7 +225,7 @@ class Mux:
                 await self._take(call, message)
             return "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if error.code() not in RETRYABLE:
+            if not passes(error, self._was_open):
                 raise from_rpc(error) from error
             return f"{error.code().name}: {error.details()}"
         finally:
@@ -233,6 +234,7 @@ class Mux:
 
     async def _take(self, call: Any, message: pb.MuxResponse) -> None:
         """Act on one message. Raises what ends the Mux."""
+        self._was_open = True
         if message.bound:
             for bound in message.bound:
                 self._take_bound(bound)

@@ -74,8 +74,8 @@ class FakeCall:
     def send(self, **message: object) -> None:
         self.out.put_nowait(pb.OpenResponse(**message))  # type: ignore[arg-type]
 
-    def end(self, code: grpc.StatusCode, why: str = "") -> None:
-        self.out.put_nowait((code, why))
+    def end(self, code: grpc.StatusCode, why: str = "", *metadata: object) -> None:
+        self.out.put_nowait((code, why, *metadata))  # type: ignore[arg-type]
 
 
 class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):

@@ -5,10 +5,14 @@ from __future__ import annotations
 import asyncio
 import datetime as dt
 import math
+from collections.abc import Callable
 
 import grpc
 import numpy as np
 import pytest
+from google.protobuf import any_pb2, duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+from grpc_status import rpc_status
 
 import freshet
 from freshet.v1 import models_pb2, types_pb2
@@ -436,6 +440,51 @@ async def test_a_call_that_the_server_breaks_off_is_made_again(client, server, c
     server.on_tick = break_off
     async with client.stream("m", "s", in_flight=16) as stream:
         assert_unbroken(await collect(stream.forecasts(VALUES)), VALUES)
+
+
+def exhausted(retry_s: int | None) -> tuple[object, ...]:
+    """RESOURCE_EXHAUSTED as a server says it: code, text, and the metadata that may hold a retry delay."""
+    details = [any_pb2.Any()] if retry_s is not None else []
+    for detail in details:
+        detail.Pack(error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=retry_s or 0)))
+    code = code_pb2.RESOURCE_EXHAUSTED
+    whole = rpc_status.to_status(status_pb2.Status(code=code, message="a bound", details=details))
+    return whole.code, whole.details, whole.trailing_metadata
+
+
+def ending(server: FakeServer, *status: object) -> Callable[[pb.Tick], None]:
+    """What ends the call of stream "s" once, at tick 50."""
+
+    def end(tick: pb.Tick) -> None:
+        call = server.streams["s"].call
+        if tick.seq == 50 and call is not None:
+            call.end(*status)  # type: ignore[arg-type]
+
+    return end
+
+
+async def test_a_stream_that_a_bound_of_the_server_has_cut_goes_on_when_the_server_says_that_it_may(client, server):
+    server.on_tick = ending(server, *exhausted(retry_s=1))
+    async with client.stream("m", "s", in_flight=16) as stream:
+        assert_unbroken(await collect(stream.forecasts(VALUES)), VALUES)
+        assert stream.reconnects == 1
+
+
+async def test_a_bound_that_will_not_pass_ends_the_stream(client, server):
+    server.on_tick = ending(server, *exhausted(retry_s=None))
+    async with client.stream("m", "s", in_flight=16) as stream:
+        with pytest.raises(freshet.ResourceExhausted):
+            await collect(stream.forecasts(VALUES))
+
+
+async def test_whoever_was_never_let_in_is_told_of_the_bound_and_when_to_come_again(client, server):
+    server.hello_status = exhausted(retry_s=1)
+    with pytest.raises(freshet.ResourceExhausted) as caught:
+        async with client.stream("m", "s"):
+            pass
+
+    assert caught.value.retry_delay_s == 1
+    assert server.hellos == 1
 
 
 async def test_a_server_that_stops_answering_is_called_again(client, server):
