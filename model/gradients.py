@@ -26,6 +26,19 @@ def clip_by_global_norm(grad: Array, max_norm: float) -> float:
     return norm
 
 
+def check_finite(weights: Array) -> None:
+    """Raise FloatingPointError where the flat weights are not finite, or so large that their norm is not."""
+    square = float(np.vdot(weights, weights))
+    if not math.isfinite(square):
+        raise FloatingPointError(f"the weights' squared norm is {square} after the update")
+
+
+def relative_change(after: Array, before: Array) -> float:
+    """‖after − before‖ / ‖before‖ of flat weights, L2; 0 where they are equal."""
+    moved, size = (math.sqrt(float(np.vdot(v, v))) for v in (after - before, before))
+    return moved / max(size, 1e-30)
+
+
 def layer_norms(grad: Array, layers: dict[str, slice]) -> dict[str, float]:
     """L2 norm of each layer's part of a flat gradient."""
     return {name: math.sqrt(float(np.vdot(grad[part], grad[part]))) for name, part in layers.items()}

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from model.bptt import Batch, gradient, pad_rows, padded, predict
 from model.cell import Array
 from model.contexts import Block, Contexts, due_labels, push, void_gaps
-from model.gradients import GradientReport, clip_by_global_norm, layer_norms, report_of
+from model.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
 from model.histories import NON_FINITE, Histories, Rejected
 from model.keeping import make_contexts
 from model.network import Network, Tape, Tapes
@@ -39,6 +39,7 @@ class Update:
     anchor_score: float = math.nan  # the anchor's on the same windows; NaN where it was not scored
     norm: float = math.nan  # gradient norm before the clip
     refused: str = ""  # why the weights were left as they were
+    refused_ticks: tuple[int, ...] = ()  # places, in the call of `ticks`, of those whose values were its labels
     report: GradientReport | None = None
 
 
@@ -84,6 +85,7 @@ class Learner:
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
         self.contexts = make_contexts(self.network, self.max_contexts)
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
+        self._before = np.empty_like(self.weights.flat)
         self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
 
     def ticks(
@@ -109,6 +111,7 @@ class Learner:
                 continue
             update = self._group(contexts, *of_group, learn_every, score_anchor)
             if update is not None:
+                update.refused_ticks = tuple(group[list(update.refused_ticks)].tolist())
                 updates.append(update)
         self.counts.ticks += len(streams)
         return updates
@@ -279,6 +282,7 @@ class Learner:
                 update = self._update(batch, ran, due.labels, score_anchor)
         push(self.network, block, self._moved_on(block, ran), time, x)
         if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
+            update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
             np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
         contexts.store(slots, block)
         return update
@@ -305,20 +309,34 @@ class Learner:
             report = counts.updates % REPORT_EVERY == 0
             by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
+            self._step(grad.flat)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
             return update
-        update_parts(
-            self.optimizer, self.network.learned, self.weights.flat, grad.flat, self.optimizer_state,
-            self.schedule(counts.updates),
-        )  # fmt: skip
         counts.updates += 1
         counts.learned += labels
         counts.clipped += update.norm > self.spec.clip
         if report:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
+
+    def _step(self, grad: Array) -> None:
+        """Move the weights by one step of the optimizer, which leaves it in `grad`.
+
+        Raises FloatingPointError where that breaks them: they are as before then, and the optimizer begins afresh,
+        since what it remembers would break them again.
+        """
+        np.copyto(self._before, self.weights.flat)
+        update_parts(
+            self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state,
+            self.schedule(self.counts.updates),
+        )  # fmt: skip
+        try:
+            check_finite(self.weights.flat)
+        except FloatingPointError:
+            self.roll_back(self._before)
+            raise
 
     def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
         """Fill in the clipped scores of candidate and, if asked, anchor: rows without a label do not count.

@@ -41,6 +41,7 @@ class ServeConfig(BaseSettings):
     anchor_labels: int = Field(512, ge=1, description="scored labels a version's line must hold to become the anchor")
     score_every: int = Field(4, ge=1, description="the anchor is scored on one in so many chunks")
     cool_down_labels: int = Field(256, ge=0, description="labels learned after a rollback before the next publish")
+    max_movement: float = Field(4.0, gt=0, description="relative change of weights between two versions, L2 norms")
 
     keep_versions: int = Field(32, ge=1, description="recent versions kept besides those that recovery needs")
     snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
@@ -85,7 +86,9 @@ class ServeConfig(BaseSettings):
     @property
     def gate(self) -> GateSettings:
         """The gate's part."""
-        return GateSettings(self.worse_evidence, self.anchor_labels, self.score_every, self.cool_down_labels)
+        return GateSettings(
+            self.worse_evidence, self.anchor_labels, self.score_every, self.cool_down_labels, self.max_movement
+        )
 
     @classmethod
     def settings_customise_sources(

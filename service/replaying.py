@@ -76,6 +76,10 @@ class Replayer:
             window = found.get(item.id)
             if window is None:
                 refused[item.id] = gone(item)
+            elif model.spec.task == "forecast" and item.stream != NO_STREAM:
+                refused[item.id] = (
+                    "a value of the stream itself, which has gone on: send it to Training.Learn as a window"
+                )
             elif model.paused:
                 refused[item.id] = "the model is paused: resume it first"
             else:

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.histories import NON_FINITE
 from model.learner import Counts, Learner, Update
 from model.spec import ModelSpec
 from service.gate import Gate, GateSettings
@@ -108,8 +109,10 @@ class HostedModel:
             elif kind is Label or kind is Window:
                 updates += self._outside(records, offset, **how)
             else:
+                at = offset
                 for record in records:
-                    updates += self._apply(record, weights_of, **how)
+                    updates += self._apply(record, at, weights_of, **how)
+                    at += entries(record)
             if kind is Rollback or kind is Promote:
                 self.thrown_away = len(updates)
             offset += sum(map(entries, records))
@@ -148,12 +151,11 @@ class HostedModel:
             return self.quarantine.release(window.window_seq)
         return self.sources.take(window.source, window.window_seq)
 
-    def _apply(self, record: Record, weights_of: WeightsOf, **how: Any) -> list[Update]:
+    def _apply(self, record: Record, offset: int, weights_of: WeightsOf, **how: Any) -> list[Update]:
+        """One record, which is entry `offset`."""
         match record:
             case Ticks():
-                updates = self.learner.ticks(record.stream, record.seq, record.time, record.x, **how)
-                self._judge(updates)
-                return updates
+                return self._ticks(record, offset, **how)
             case Reset(stream=stream) | StateDelete(stream=stream):
                 self.learner.reset(stream)
             case Paused():
@@ -179,6 +181,16 @@ class HostedModel:
             case _:
                 pass  # kinds that do not touch learning: stream bindings; skips, which `skips` says already
         return []
+
+    def _ticks(self, ticks: Ticks, offset: int, **how: Any) -> list[Update]:
+        """Ticks, the first being entry `offset`: the labels of a refused update are quarantined."""
+        updates = self.learner.ticks(ticks.stream, ticks.seq, ticks.time, ticks.x, **how)
+        targets = self.learner.spec.target_index
+        for at in (place for update in updates for place in update.refused_ticks):
+            label = Label(int(ticks.stream[at]), int(ticks.seq[at]), ticks.x[at, targets])
+            self.quarantine.add(offset + at, NON_FINITE, label)
+        self._judge(updates)
+        return updates
 
     def _begin_again(self, version: int, weights_of: WeightsOf) -> None:
         """Learning goes on from a version's weights, which are the anchor; what was learned since is thrown away."""

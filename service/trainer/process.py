@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.gradients import relative_change
 from model.learner import Update
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
@@ -124,6 +125,8 @@ class Trainer:
         now = time.monotonic()
         # Whatever the checkpoint holds, nobody knows what of it was judged or published: it is judged again.
         self.due = {n: Due(1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
+        # Weights last published, by model; where another process published them, serving is asked.
+        self.published: dict[int, NDArray[np.float32]] = {}
         self._unsaved = 0
 
     def run(self) -> None:
@@ -165,8 +168,8 @@ class Trainer:
             self._learn(chunk, position)
         except ModelGone:
             self._deleted.add(chunk.model)
-            self.models.pop(chunk.model, None)
-            self.due.pop(chunk.model, None)
+            for known in (self.models, self.due, self.published):
+                known.pop(chunk.model, None)
             self.position = position
             self.channel.send("passed", {"position": position})
         self._unsaved += 1
@@ -178,7 +181,7 @@ class Trainer:
     def _begin(self, position: int, models: list[dict[str, Any]]) -> None:
         """The journal does not reach back to the checkpoint: go on at `position`, from the weights that serve."""
         self.position = position
-        self.models, self.due = {}, {}
+        self.models, self.due, self.published = {}, {}, {}
         for facts in models:
             number = facts["model"]
             hosted = HostedModel.create(number, ModelCreate("", "", json.dumps(facts["spec"])), self.gate_settings)
@@ -205,6 +208,7 @@ class Trainer:
             hosted = HostedModel.create(chunk.model, chunk.records[0], self.gate_settings)
             hosted.skips = self._skips_of(chunk.model)
             self.models[chunk.model], self.due[chunk.model] = hosted, Due()
+            self.published[chunk.model] = hosted.learner.weights.flat.copy()
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
         updates = hosted.apply(chunk, self._weights_of)
@@ -221,6 +225,7 @@ class Trainer:
         due.fresh += fresh
         if hosted.thrown_away is not None:  # what was learned before is in no weights any more
             due = self.due[hosted.number] = Due(entries=due.entries, fresh=due.fresh, since=due.since)
+            self.published.pop(hosted.number, None)
         for update in updates[hosted.thrown_away or 0 :]:
             due.add(update)
         self.channel.send("progress", progress(hosted, self.position, updates))
@@ -249,7 +254,21 @@ class Trainer:
         elif not np.isfinite(hosted.learner.weights.flat).all():
             self._verdict(hosted, due, "veto", "non-finite weights", numbers, rollback=gate.anchor)
         else:
-            self._propose(hosted, due, numbers)
+            numbers["movement"] = self._movement(hosted)
+            if numbers["movement"] > gate.settings.max_movement:
+                self._verdict(hosted, due, "veto", "moved too far", numbers, rollback=gate.anchor)
+            else:
+                self._propose(hosted, due, numbers)
+
+    def _movement(self, hosted: HostedModel) -> float:
+        """How far the weights are from those published last, relative to these; 0 where nobody has them any more."""
+        try:
+            before = self.published.get(hosted.number)
+            if before is None:
+                before = self.published[hosted.number] = self._weights_of(hosted.number, hosted.version)
+        except WeightsGone:
+            return 0.0
+        return relative_change(hosted.learner.weights.flat, before)
 
     def _propose(self, hosted: HostedModel, due: Due, numbers: dict[str, float]) -> None:
         started = time.perf_counter()
@@ -265,6 +284,7 @@ class Trainer:
             return
         blobs = (made.onnx, made.weights, made.canary)
         self._verdict(hosted, due, "publish", "due", numbers, blobs=blobs, digest=made.digest.hex())
+        self.published[hosted.number] = hosted.learner.weights.flat.copy()
 
     def _verdict(
         self,
