@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from model.bptt import Batch, gradient, pad_rows, padded, predict
 from model.cell import Array
 from model.contexts import Block, Contexts, due_labels, push, void_gaps
+from model.drift import Drift
 from model.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
 from model.histories import NON_FINITE, Histories, Rejected
 from model.keeping import make_contexts
@@ -41,6 +42,7 @@ class Update:
     refused: str = ""  # why the weights were left as they were
     refused_ticks: tuple[int, ...] = ()  # places, in the call of `ticks`, of those whose values were its labels
     report: GradientReport | None = None
+    drift: dict[str, float] = field(default_factory=dict)  # the numbers of one that was found with these labels
 
 
 @dataclass(slots=True)
@@ -53,6 +55,7 @@ class Counts:
     voided: int = 0  # origins whose labels a gap, reset or eviction cut off
     refused: int = 0
     clipped: int = 0
+    drifts: int = 0
     ticks: int = 0
     # Of labels and windows from outside:
     offered: int = 0  # that could be learned: they were, or were thinned, or their update was refused
@@ -84,6 +87,7 @@ class Learner:
         self.schedule = SCHEDULES[self.spec.schedule](self.spec)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
         self.contexts = make_contexts(self.network, self.max_contexts)
+        self.drift = Drift()
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
         self._before = np.empty_like(self.weights.flat)
         self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
@@ -201,9 +205,10 @@ class Learner:
         self.contexts.put(stream, np.nan_to_num(state, posinf=0.0, neginf=0.0))
 
     def roll_back(self, flat: Array) -> None:
-        """Continue from other weights (copied) with a fresh optimizer; contexts stay."""
+        """Continue from other weights (copied) with a fresh optimizer, whose losses may be others; contexts stay."""
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
+        self.drift = Drift()
 
     def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
         """Which of n labels or windows from outside are learned: one in learn_every, and no pattern of arrival can
@@ -303,13 +308,14 @@ class Learner:
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor)
+        self._watch(update)
         try:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss}")
             report = counts.updates % REPORT_EVERY == 0
             by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
-            self._step(grad.flat)
+            self._step(grad.flat, labels)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -321,17 +327,26 @@ class Learner:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
 
-    def _step(self, grad: Array) -> None:
-        """Move the weights by one step of the optimizer, which leaves it in `grad`.
+    def _watch(self, update: Update) -> None:
+        """Look for drift in the scores, and begin what the spec wants done then."""
+        update.drift = self.drift.take(update.score, update.labels)
+        if not update.drift:
+            return
+        self.counts.drifts += 1
+        if self.spec.drift_reaction == "raise":
+            self.drift.raised = self.spec.drift_labels
+        self.drift.returning = self.spec.drift_reaction == "rollback"
+
+    def _step(self, grad: Array, labels: int) -> None:
+        """Move the weights by one step of the optimizer, learning so many labels, and leave it in `grad`.
 
         Raises FloatingPointError where that breaks them: they are as before then, and the optimizer begins afresh,
         since what it remembers would break them again.
         """
+        rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
+        self.drift.raised = max(0, self.drift.raised - labels)
         np.copyto(self._before, self.weights.flat)
-        update_parts(
-            self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state,
-            self.schedule(self.counts.updates),
-        )  # fmt: skip
+        update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
         try:
             check_finite(self.weights.flat)
         except FloatingPointError:

@@ -65,6 +65,9 @@ class ModelSpec:
     scaler: str = "residual"  # units of inputs and forecasts: running differences and level, running z-score, or none
     head_init: float = 0.0  # standard deviation of the readout's first weights; 0: a fresh model is persistence
     seed: int = 0
+    drift_reaction: str = "none"  # to a loss that rises for good: raise the rate for a while, or rollback to the anchor
+    drift_raise: float = 3.0  # factor on the learning rate, of drift_reaction raise
+    drift_labels: int = 1024  # labels for which it is raised
     missing: str = "refuse"  # NaN in an observation; hold: the last value stands in, nothing is learned from it
 
     def __post_init__(self) -> None:
@@ -175,6 +178,8 @@ class ModelSpec:
             ("interval", 0.0, 3.2e9),
             ("max_gap", 0.0, 3.2e9),
             ("clip", 1e-6, 1e6),
+            ("drift_raise", 0.01, 100.0),
+            ("drift_labels", 1, 10**9),
             ("head_init", 0.0, 10.0),
         ):
             value = getattr(self, name)
@@ -251,4 +256,5 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "schedule": ("constant", "cosine", "inverse_sqrt"),
     "scaler": ("residual", "standard", "none"),
     "missing": ("refuse", "hold"),
+    "drift_reaction": ("none", "raise", "rollback"),
 }

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
 
-CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED = range(1, 11)
+CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED, DRIFTED = range(1, 12)
 QUEUE = 1024
 REMEMBERED = 128  # events of each model
 

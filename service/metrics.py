@@ -155,6 +155,7 @@ class Metrics:
         self.quarantine_dropped = counter("quarantine_dropped_total", "Items that made room for newer ones.", "model")
         self.evicted = counter("contexts_evicted_total", "Learning contexts dropped for newer ones.", "model")
         self.clipped = counter("learner_clipped_total", "Updates whose gradient was clipped.", "model")
+        self.drifts = counter("drift_total", "Times the candidate's loss had risen for good.", "model")
         self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", "model", "reason")
         self.loss = gauge("loss_prequential", "Mean scaled loss of the candidate, last chunk.", "model")
         self.score = gauge(
@@ -217,6 +218,7 @@ class ModelMetrics:
             "thinned": metrics.thinned.labels(model),
             "voided": metrics.voided.labels(model),
             "clipped": metrics.clipped.labels(model),
+            "drifts": metrics.drifts.labels(model),
             "evicted": metrics.evicted.labels(model),
             "windows": metrics.learned_windows.labels(model),
             "unlearned": metrics.unlearned.labels(model),

@@ -44,6 +44,7 @@ class Publisher:
         ] = {}  # per model: (offset, clock seconds) of commits unjudged
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
         self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
+        self._drifted: dict[int, int] = {}  # per model: offset of the last drift that was told
         serving.on_commit.append(self._committed)
         serving.on_removed.append(self._removed)
 
@@ -168,6 +169,16 @@ class Publisher:
         model.anchor = version
         self._serving.emit(model, ev.ANCHORED, message.head["offset"], version, "held in service")
 
+    def drifted(self, message: Message) -> None:
+        """The trainer found drift; what one says that learns again after its checkpoint was told before."""
+        head = message.head
+        model = self._serving.models.get(head["model"])
+        if model is None or head["offset"] <= self._drifted.get(model.number, 0):
+            return
+        self._drifted[model.number] = head["offset"]
+        reason = f"the loss has risen; reaction: {head['reaction']}"
+        self._serving.emit(model, ev.DRIFTED, head["offset"], model.champion, reason, dict(head["numbers"]))
+
     def weights(self, message: Message) -> Message:
         """The answer to need_weights: the exact weights of a version, or why there are none."""
         model, number = message.head["model"], message.head["version"]
@@ -207,7 +218,7 @@ class Publisher:
         return keep
 
     def _removed(self, model: int) -> None:
-        for known in (self._on_disk, self._needed, self._checkpoint):
+        for known in (self._on_disk, self._needed, self._checkpoint, self._drifted):
             known.pop(model, None)
 
     def _committed(self, commit: Commit) -> None:

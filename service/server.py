@@ -134,6 +134,8 @@ class Server:
                 self.metrics.of(model.name).backlog.set(self._backlog(model.number))
         elif message.kind == "anchored":
             self.publisher.anchored(message)
+        elif message.kind == "drifted":
+            self.publisher.drifted(message)
         elif message.kind in ("ready", "saved"):
             self.checkpoint = message.head["position"]
             self.publisher.checkpointed(message)

@@ -18,7 +18,7 @@ from service.storage.database import Database
 from service.trainer.hosting import HostedModel
 from service.trainer.quarantine import Item
 
-FORMAT_VERSION = 303
+FORMAT_VERSION = 304
 
 _SCHEMA = """
 CREATE TABLE checkpoint (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, machine TEXT NOT NULL);

@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.drift import Drift
 from model.histories import NON_FINITE
 from model.learner import Counts, Learner, Update
 from model.spec import ModelSpec
@@ -233,6 +234,7 @@ class HostedModel:
             "step": learner.optimizer_state.step,
             "paused": learner.paused,
             "counts": asdict(learner.counts),
+            "drift": asdict(learner.drift),
             "evicted": learner.contexts.evicted,
             "gate": self.gate.pack(),
             "sources": self.sources.pack(),
@@ -261,6 +263,7 @@ class HostedModel:
         learner.optimizer_state.step = facts["step"]
         learner.paused = facts["paused"]
         learner.counts = Counts(**facts["counts"])
+        learner.drift = Drift(**facts["drift"])
         learner.anchor = np.frombuffer(blobs["anchor"], np.float32).copy() if blobs["anchor"] else None
         learner.contexts.restore(contexts, np.frombuffer(blobs["order"], np.uint32).tolist())
         learner.contexts.evicted = facts["evicted"]

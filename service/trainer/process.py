@@ -232,6 +232,9 @@ class Trainer:
         for version in hosted.anchored:
             self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
         hosted.anchored.clear()
+        for numbers in (update.drift for update in updates if update.drift):
+            head = {"offset": hosted.offset, "reaction": hosted.learner.spec.drift_reaction, "numbers": numbers}
+            self.channel.send("drifted", {"model": hosted.number, **head})
 
     def _give_verdicts(self, end_reached: bool) -> None:
         now = time.monotonic()
@@ -247,6 +250,8 @@ class Trainer:
         numbers = {"evidence": gate.evidence} | due.numbers()
         if gate.worse:
             self._verdict(hosted, due, "veto", "worse than the anchor", numbers, rollback=gate.anchor)
+        elif hosted.learner.drift.returning:
+            self._verdict(hosted, due, "veto", "drift", numbers, rollback=gate.anchor)
         elif not due.labels:
             self._verdict(hosted, due, "unchanged", "nothing learned", numbers)
         elif gate.cooling:
@@ -373,6 +378,7 @@ def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[
         "thinned": counts.thinned,
         "voided": counts.voided,
         "clipped": counts.clipped,
+        "drifts": counts.drifts,
         "evicted": hosted.learner.contexts.evicted,
         "windows": counts.windows,
         "unlearned": counts.unlearned,

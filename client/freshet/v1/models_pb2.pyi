@@ -505,6 +505,8 @@ class ModelEvent(_message.Message):
         """a version was added from outside; it does not serve yet"""
         DELETED: ModelEvent._Kind.ValueType  # 10
         """the model is gone"""
+        DRIFTED: ModelEvent._Kind.ValueType  # 11
+        """the candidate's loss has risen for good"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: ModelEvent.Kind.ValueType  # 0
@@ -524,6 +526,8 @@ class ModelEvent(_message.Message):
     """a version was added from outside; it does not serve yet"""
     DELETED: ModelEvent.Kind.ValueType  # 10
     """the model is gone"""
+    DRIFTED: ModelEvent.Kind.ValueType  # 11
+    """the candidate's loss has risen for good"""
 
     @_typing.final
     class NumbersEntry(_message.Message):

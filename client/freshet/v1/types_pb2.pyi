@@ -61,6 +61,9 @@ class ModelSpec(_message.Message):
     FREEZE_FIELD_NUMBER: _builtins.int
     LABEL_HORIZON_FIELD_NUMBER: _builtins.int
     CLASSES_FIELD_NUMBER: _builtins.int
+    DRIFT_REACTION_FIELD_NUMBER: _builtins.int
+    DRIFT_RAISE_FIELD_NUMBER: _builtins.int
+    DRIFT_LABELS_FIELD_NUMBER: _builtins.int
     horizon: _builtins.int
     """Forecasts reach 1..horizon ticks ahead. Default 1."""
     interval: _builtins.float
@@ -134,6 +137,14 @@ class ModelSpec(_message.Message):
     """Ticks that a label may come late: one for tick seq is taken while the stream's last tick is less than so many
     ahead of it. Default 512; 0 for task forecast, which reads its labels off the stream.
     """
+    drift_reaction: _builtins.str
+    """When the loss has risen for good (an event DRIFTED in any case): "none"; "raise": the learning rate, times
+    drift_raise for drift_labels labels; "rollback": serving and learning return to the anchor. Default "none".
+    """
+    drift_raise: _builtins.float
+    """Of drift_reaction "raise": factor on the learning rate. Default 3."""
+    drift_labels: _builtins.int
+    """Of drift_reaction "raise": labels for which the rate is raised. Default 1024."""
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the channels of an observation, in order. Required; 1 to 4096 names, all different."""
@@ -192,10 +203,13 @@ class ModelSpec(_message.Message):
         freeze: _abc.Iterable[_builtins.str] | None = ...,
         label_horizon: _builtins.int | None = ...,
         classes: _abc.Iterable[_builtins.str] | None = ...,
+        drift_reaction: _builtins.str | None = ...,
+        drift_raise: _builtins.float | None = ...,
+        drift_labels: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "clip", b"clip", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
@@ -203,6 +217,12 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__cell: _TypeAlias = _typing.Literal["_cell", b"_cell"]  # noqa: Y015
     _WhichOneofReturnType__clip: _TypeAlias = _typing.Literal["clip"]  # noqa: Y015
     _WhichOneofArgType__clip: _TypeAlias = _typing.Literal["_clip", b"_clip"]  # noqa: Y015
+    _WhichOneofReturnType__drift_labels: _TypeAlias = _typing.Literal["drift_labels"]  # noqa: Y015
+    _WhichOneofArgType__drift_labels: _TypeAlias = _typing.Literal["_drift_labels", b"_drift_labels"]  # noqa: Y015
+    _WhichOneofReturnType__drift_raise: _TypeAlias = _typing.Literal["drift_raise"]  # noqa: Y015
+    _WhichOneofArgType__drift_raise: _TypeAlias = _typing.Literal["_drift_raise", b"_drift_raise"]  # noqa: Y015
+    _WhichOneofReturnType__drift_reaction: _TypeAlias = _typing.Literal["drift_reaction"]  # noqa: Y015
+    _WhichOneofArgType__drift_reaction: _TypeAlias = _typing.Literal["_drift_reaction", b"_drift_reaction"]  # noqa: Y015
     _WhichOneofReturnType__head_init: _TypeAlias = _typing.Literal["head_init"]  # noqa: Y015
     _WhichOneofArgType__head_init: _TypeAlias = _typing.Literal["_head_init", b"_head_init"]  # noqa: Y015
     _WhichOneofReturnType__hidden: _TypeAlias = _typing.Literal["hidden"]  # noqa: Y015
@@ -259,6 +279,12 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cell) -> _WhichOneofReturnType__cell | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip) -> _WhichOneofReturnType__clip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drift_labels) -> _WhichOneofReturnType__drift_labels | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drift_raise) -> _WhichOneofReturnType__drift_raise | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__drift_reaction) -> _WhichOneofReturnType__drift_reaction | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__head_init) -> _WhichOneofReturnType__head_init | None: ...
     @_typing.overload

@@ -1,0 +1,146 @@
+"""Drift is hardly ever seen in losses that stay what they are, and soon where they rise; then the spec decides."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from model import drift
+from model.drift import Drift
+from model.learner import Learner
+from model.optimizers import Adam
+from tests.model import worlds
+
+LABELS = 16_000
+SHIFT_AT = 8_000
+
+
+def scores(seed: int, rises_by: float = 1.0, correlation: float = 0.9) -> list[float]:
+    """Clipped scores 0..1 of successive labels: heavy-tailed, their hardness an AR(1) process; multiplied by
+    `rises_by` from label SHIFT_AT on."""
+    rng = np.random.default_rng(seed)
+    noise, hardness, level = rng.normal(0, math.sqrt(1 - correlation**2), LABELS), np.empty(LABELS), 0.0
+    for n in range(LABELS):
+        level = hardness[n] = correlation * level + noise[n]
+    score = 0.12 * np.exp(0.9 * hardness - 0.405) * rng.exponential(1, LABELS)
+    score[SHIFT_AT:] *= rises_by
+    return np.minimum(score, 1).tolist()
+
+
+def found_at(values: list[float]) -> list[int]:
+    """Labels after which drift was found."""
+    watched = Drift()
+    return [n for n, value in enumerate(values, 1) if watched.take(value, 1)]
+
+
+def false_alarms(runs: int = 16) -> int:
+    return sum(len(found_at(scores(seed))) for seed in range(runs))
+
+
+def delays(rises_by: float, runs: int = 16) -> list[float]:
+    """Labels from the rise to its finding; infinite where it was not found."""
+    found = [found_at(scores(100 + seed, rises_by)) for seed in range(runs)]
+    return [min((n - SHIFT_AT for n in at if n > SHIFT_AT), default=math.inf) for at in found]
+
+
+def test_losses_that_hang_together_and_do_not_rise_are_hardly_ever_called_drift(monkeypatch):
+    """256,000 labels. Measured: none."""
+    assert false_alarms() <= 2
+
+    monkeypatch.setattr(drift, "BEYOND_BLOCKS", 1)
+    monkeypatch.setattr(drift, "THRESHOLD", 3.0)
+    assert false_alarms() > 10, "the simulation would not notice a nervous detector"
+
+
+@pytest.mark.parametrize(("rises_by", "within"), [(2.0, 2048), (3.0, 768)])
+def test_a_loss_that_doubles_is_found_within_two_thousand_labels_and_one_that_triples_within_eight_hundred(
+    monkeypatch, rises_by, within
+):
+    """Measured: half of them within 608 and 368, all within 1,536 and 736."""
+    assert max(delays(rises_by)) <= within
+
+    monkeypatch.setattr(drift, "THRESHOLD", 1e3)
+    assert max(delays(rises_by)) > within, "the simulation would not notice a detector that is asleep"
+
+
+def test_one_rise_is_one_drift_and_the_next_one_is_found_too():
+    steps = np.repeat([0.1, 0.3, 0.6], 4000) + np.random.default_rng(2).normal(0, 0.03, 12_000)
+
+    found = found_at(steps.tolist())
+
+    assert len(found) == 2
+    assert 4000 < found[0] < 4500
+    assert 8000 < found[1] < 8500
+
+
+def test_a_single_burst_is_no_drift():
+    values = scores(3)
+    values[9000:9064] = [1.0] * 64
+
+    assert found_at(values) == []
+
+
+def test_a_detector_that_was_packed_goes_on_as_if_it_had_not_been():
+    straight, broken = Drift(), Drift()
+    for n, value in enumerate(scores(100, 3.0)[: SHIFT_AT + 1000]):
+        if n % 500 == 77:
+            broken = Drift(**json.loads(json.dumps(asdict(broken))))
+        assert straight.take(value, 1) == broken.take(value, 1)
+
+    assert broken == straight
+
+
+def test_scores_that_are_not_finite_count_as_wrong_as_can_be():
+    nan, worst = Drift(), Drift()
+    for _ in range(40):
+        nan.take(math.nan, 1)
+        worst.take(1.0, 1)
+
+    assert nan == worst
+
+
+# ---- what the learner does then
+
+
+def rates(monkeypatch: pytest.MonkeyPatch, **spec: object) -> tuple[Learner, list[float]]:
+    """A learner told of drift at its tenth update, and the rate of each of its updates of 4 labels."""
+    learner = Learner(worlds.spec(learning_rate=0.001, **spec))
+    used: list[float] = []
+    update = type(learner.optimizer).update
+    calls = iter(range(10**6))
+
+    def noting(optimizer: Adam, *given: Any) -> None:
+        used.append(given[-1])
+        update(optimizer, *given)
+
+    monkeypatch.setattr(Drift, "take", lambda self, score, labels: {"excess": 16.0} if next(calls) == 10 else {})
+    monkeypatch.setattr(type(learner.optimizer), "update", noting)
+    for chunk in worlds.chunks([4] * 30, once=True):
+        learner.ticks(*chunk)
+    return learner, used
+
+
+def test_the_rate_is_raised_for_so_many_labels_from_the_drift_on(monkeypatch):
+    learner, used = rates(monkeypatch, drift_reaction="raise", drift_raise=5.0, drift_labels=24)
+
+    assert used[:10] == [0.001] * 10
+    assert used[10:16] == [0.005] * 6  # the four labels that showed the drift are learned with it
+    assert used[16:] == [0.001] * (len(used) - 16) != []
+    assert (learner.counts.drifts, learner.drift.returning) == (1, False)
+
+
+@pytest.mark.parametrize(("reaction", "returning"), [("none", False), ("rollback", True)])
+def test_without_that_reaction_the_rate_stays_and_a_return_is_wished_for_where_the_spec_says_so(
+    monkeypatch, reaction, returning
+):
+    learner, used = rates(monkeypatch, drift_reaction=reaction)
+
+    assert set(used) == {0.001}
+    assert (learner.counts.drifts, learner.drift.returning) == (1, returning)
+    learner.roll_back(learner.weights.flat.copy())
+    assert not learner.drift.returning
