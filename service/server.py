@@ -212,7 +212,7 @@ class Server:
             wait_stop = asyncio.create_task(stopping.wait(), name="signal")
             done, _ = await asyncio.wait([*parts, wait_stop], return_when=asyncio.FIRST_COMPLETED)
             code = self._report([part for part in done if part is not wait_stop])
-            flushed = await self._drain(grpc_server)
+            flushed = await self._drain(grpc_server, save=not code)
             return code if flushed else 1
         finally:
             http.stop()
@@ -224,9 +224,10 @@ class Server:
             log.error("a part has ended", part=part.get_name(), error=str(part.exception()))
         return 1 if ended else 0
 
-    async def _drain(self, grpc_server: Any) -> bool:
+    async def _drain(self, grpc_server: Any, save: bool) -> bool:
         """Not serving, no intake, every stream told; whether everything is flushed: not with a disk that fails or is
-        full, and then it was not acknowledged either."""
+        full, and then it was not acknowledged either. save: states too, which after a failure are left to the journal.
+        """
         started = time.monotonic()
         self.ready = False
         await self._set_health(health_pb2.HealthCheckResponse.NOT_SERVING)
@@ -237,7 +238,7 @@ class Server:
         self.intake.wake()
         await grpc_server.stop(self.config.drain_s)
         flushed = await self._flushed()
-        if flushed:
+        if flushed and save:
             await self._snapshot_if_room()
         log.info("drained", seconds=round(time.monotonic() - started, 3))
         return flushed

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import shutil
 import subprocess
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +19,10 @@ from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
 from service.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
-from tests.journeys.crash import mutate
+from tests.journeys.crash import mutate, trainer_of
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to
 from tests.journeys.raw_mux import RawMux, columns
-from tests.journeys.scraped import get, scrape, scraped_until
+from tests.journeys.scraped import Scraped, get, scrape, scraped_until
 
 LEARNING: dict[str, Any] = {"head_init": 0.3, "hidden": 8}
 ROWS = np.cumsum(np.random.default_rng(5).standard_normal((400, 2)), axis=0).astype(np.float32)
@@ -224,13 +224,12 @@ async def test_after_a_failed_sync_clients_are_told_and_the_server_ends_without_
 
 
 @contextlib.asynccontextmanager
-async def failing(child: ServerChild, call: str, trace: Path) -> AsyncIterator[None]:
-    """Every such system call on the server's journal fails with EIO, in the kernel; those made are in `trace`."""
+async def failing(pid: int, file: Path, call: str, trace: Path) -> AsyncIterator[None]:
+    """Every such system call of the process on the file fails with EIO, in the kernel; those made are in `trace`."""
     if shutil.which("strace") is None:
         pytest.skip("no strace here, which makes system calls fail: `python3 dev.py test` installs it where it may")
-    [segment] = (child.data / "journal").glob("*.journal")
     strace = await asyncio.create_subprocess_exec(
-        "strace", "-f", "-p", str(child.pid), "-P", str(segment), "-o", str(trace),
+        "strace", "-f", "-p", str(pid), "-P", str(file), "-o", str(trace),
         "-e", f"trace={call}", "-e", f"inject={call}:error=EIO", stderr=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert strace.stderr is not None
@@ -257,7 +256,8 @@ async def test_after_an_io_error_of_the_kernel_nothing_is_tried_again_and_nothin
                 await stream.tick(seq, ROWS[seq].tolist())
             await stream.until_durable(5)
 
-            async with failing(child, call, tmp_path / "trace"):
+            [segment] = (child.data / "journal").glob("*.journal")
+            async with failing(child.pid, segment, call, tmp_path / "trace"):
                 await stream.say(tick=pb.Tick(seq=6, x=ROWS[6]))
 
                 assert (await stream.error()).code() is grpc.StatusCode.UNAVAILABLE
@@ -271,3 +271,58 @@ async def test_after_an_io_error_of_the_kernel_nothing_is_tried_again_and_nothin
             assert stream.welcome.durable_seq >= 5
             assert stream.welcome.next_seq == stream.welcome.durable_seq + 1
         assert await child.stop() == 0
+
+
+@pytest.mark.parametrize("file", ["states.db-wal", "versions.db-wal"])
+async def test_a_database_whose_sync_fails_ends_the_server_and_costs_nothing_that_was_acknowledged(tmp_path, file):
+    async with a_server(tmp_path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
+        async with freshet.connect(child.grpc) as client:
+            await client.create_model("m", ["a", "b"], **LEARNING)
+        async with RawStream(channel, "m", "s") as stream:
+            seq = 0
+
+            async def go_on() -> None:
+                nonlocal seq
+                while True:
+                    seq += 1
+                    await stream.tick(seq, ROWS[seq % len(ROWS)].tolist())
+                    await stream.until_durable(seq)
+
+            async with failing(child.pid, child.data / file, "fdatasync", tmp_path / "trace"):
+                with pytest.raises(grpc.aio.AioRpcError) as told:
+                    await go_on()  # until there is a snapshot, or a version, to be saved
+                assert told.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert await asyncio.wait_for(child.wait(), DEADLINE_S) == 1
+            durable = stream.durable.seq
+        assert "(INJECTED)" in (tmp_path / "trace").read_text()
+
+        await child.start()
+        async with channel_to(child.grpc) as again, RawStream(again, "m", "s") as stream:
+            assert stream.welcome.durable_seq >= durable
+        assert await child.stop() == 0
+    assert "Traceback" not in (tmp_path / "log").read_text()
+
+
+async def test_a_checkpoint_whose_sync_fails_ends_the_trainer_which_begins_again_and_nobody_notices(tmp_path):
+    async with a_server(tmp_path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
+        async with freshet.connect(child.grpc) as client:
+            await client.create_model("m", ["a", "b"], **LEARNING)
+        async with RawStream(channel, "m", "s") as stream:
+            seq = 0
+
+            async def tick_until(true: Callable[[Scraped], bool]) -> Scraped:
+                nonlocal seq
+                while not true(seen := await scrape(child.http)):
+                    seq += 1
+                    assert (await stream.tick(seq, ROWS[seq % len(ROWS)].tolist())).HasField("forecast")
+                    await stream.until_durable(seq)
+                return seen
+
+            async with asyncio.timeout(2 * DEADLINE_S):
+                trainer = trainer_of(child)
+                async with failing(trainer, child.data / "trainer.db-wal", "fdatasync", tmp_path / "trace"):
+                    before = await tick_until(lambda s: s.total("freshet_trainer_restarts_total") > 0)
+                published = before.total("freshet_version") + 1
+                await tick_until(lambda s: s.total("freshet_version") > published)
+        assert "(INJECTED)" in (tmp_path / "trace").read_text()
+        assert trainer_of(child) != trainer
