@@ -246,7 +246,7 @@ async def failing(pid: int, file: Path, call: str, trace: Path) -> AsyncIterator
         await strace.wait()
 
 
-@pytest.mark.parametrize("call", ["fdatasync", "pwrite64"])
+@pytest.mark.parametrize("call", ["fdatasync", pytest.param("pwrite64", marks=pytest.mark.long)])
 async def test_after_an_io_error_of_the_kernel_nothing_is_tried_again_and_nothing_acknowledged_is_lost(tmp_path, call):
     async with a_server(tmp_path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
         async with freshet.connect(child.grpc) as client:
@@ -273,7 +273,7 @@ async def test_after_an_io_error_of_the_kernel_nothing_is_tried_again_and_nothin
         assert await child.stop() == 0
 
 
-@pytest.mark.parametrize("file", ["states.db-wal", "versions.db-wal"])
+@pytest.mark.parametrize("file", ["states.db-wal", pytest.param("versions.db-wal", marks=pytest.mark.long)])
 async def test_a_database_whose_sync_fails_ends_the_server_and_costs_nothing_that_was_acknowledged(tmp_path, file):
     async with a_server(tmp_path / "data", tmp_path / "log") as child, channel_to(child.grpc) as channel:
         async with freshet.connect(child.grpc) as client:
