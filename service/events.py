@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
 CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED, DRIFTED = range(1, 12)
@@ -48,7 +48,7 @@ class Events:
         rings = self._recent.values() if not model else [self._recent.get(model, ())]
         return sorted((event for ring in rings for event in ring), key=lambda event: event.time)[-n:] if n else []
 
-    async def watch(self, model: str, recent: int = 0) -> AsyncIterator[Event]:
+    async def watch(self, model: str, recent: int = 0) -> AsyncGenerator[Event, None]:
         """The `recent` events and those from now on of one model, or of all for an empty name; ends when the service
         does."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)

@@ -295,7 +295,7 @@ class Server:
             ],
         )
         streams = Streams(self.intake, self.writers)
-        models = Models(self.serving, self.control)
+        models = Models(self.serving, self.control, self.writers)
         training = Training(self.intake, Replayer(self.intake, self.trainer), self.writers)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)

@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any, Protocol
 
-from service.edge.statuses import CLIENT_GONE
 from service.edge.writing import Writing
-from service.errors import Exhausted
 from service.serving import Fenced
 
 
@@ -35,10 +33,7 @@ class Duplex(Protocol):
 
 
 async def both_sides(call: Duplex) -> None:
-    """Run both sides until one ends; whatever that was, nothing of the call is left behind.
-
-    Raises Exhausted where the client does not read.
-    """
+    """Run both sides until one ends; whatever that was, nothing of the call is left behind."""
     reading = asyncio.create_task(call.serve())
     tasks = reading, asyncio.create_task(call.tell_progress())
     try:
@@ -50,14 +45,6 @@ async def both_sides(call: Duplex) -> None:
             await call.leave()
     except Fenced:
         await call.leave()
-    except CLIENT_GONE:
-        if not call.context.done():
-            raise
-    except asyncio.CancelledError:
-        this = asyncio.current_task()
-        if not call.writing.stuck or this is None or this.uncancel():
-            raise
-        raise Exhausted("call", "its client does not read", "read on, then connect again", retry_s=1.0) from None
     finally:
         call.end()
         for task in tasks:

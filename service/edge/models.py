@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
 from typing import Any
 
 from freshet.v1 import models_pb2, models_pb2_grpc
 from service import wire
 from service.control import Control
 from service.edge.statuses import statuses
+from service.edge.writing import Writers
 from service.errors import Unavailable
 from service.serving import Serving
 from service.sessions import Sessions
@@ -18,8 +19,8 @@ from service.sessions import Sessions
 class Models(models_pb2_grpc.ModelsServicer):
     """The Models service of freshet.v1."""
 
-    def __init__(self, serving: Serving, control: Control) -> None:
-        self._serving, self._control = serving, control
+    def __init__(self, serving: Serving, control: Control, writers: Writers) -> None:
+        self._serving, self._control, self._writers = serving, control, writers
 
     def _message(self, model: Sessions) -> models_pb2.Model:
         return wire.model_message(model, self._serving.journal.offset(model.number))
@@ -89,17 +90,18 @@ class Models(models_pb2_grpc.ModelsServicer):
             await self._control.delete(request.name)
             return models_pb2.DeleteModelResponse()
 
-    async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> AsyncIterator[models_pb2.ModelEvent]:
-        """Recent events if asked, then those from now on, until the client leaves."""
-        async with statuses(context):
+    async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> None:  # type: ignore[override]  # writes
+        """Recent events if asked, then those from now on, until the client leaves, or does not read."""
+        async with self._writers.call(context) as writing:
             if request.name:
                 self._serving.model(request.name)
             await context.send_initial_metadata(())  # tells the client that events from here on will come
             events = self._serving.events
             if request.recent_only:
                 for event in events.recent(request.name, request.recent):
-                    yield wire.event_message(event)
+                    await writing.send(wire.event_message(event))
                 return
-            async for event in events.watch(request.name, request.recent):
-                yield wire.event_message(event)
+            async with contextlib.aclosing(events.watch(request.name, request.recent)) as watched:
+                async for event in watched:
+                    await writing.send(wire.event_message(event))
             raise Unavailable("service", "draining", "watch again in a moment", retry_s=1.0)

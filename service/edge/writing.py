@@ -12,7 +12,8 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
-from service.edge.statuses import statuses
+from service.edge.statuses import CLIENT_GONE, statuses
+from service.errors import Exhausted
 from service.limits import is_overdue
 
 
@@ -60,12 +61,23 @@ class Writers:
 
     @contextlib.asynccontextmanager
     async def call(self, context: Any) -> AsyncIterator[Writing]:
-        """`statuses`, and the call's way back, watched to the end."""
+        """`statuses`, and the call's way back, watched to the end. A call that is cut is told why; one whose client has
+        left ends."""
         writing = Writing(context)
         self._calls.add(writing)
         try:
             async with statuses(context):
-                yield writing
+                try:
+                    yield writing
+                except CLIENT_GONE:
+                    if not context.done():
+                        raise
+                except asyncio.CancelledError:
+                    this = asyncio.current_task()
+                    if not writing.stuck or this is None or this.uncancel():
+                        raise
+                    remedy = "read on, then connect again"
+                    raise Exhausted("call", "its client does not read", remedy, retry_s=1.0) from None
         finally:
             self._calls.discard(writing)
 

@@ -14,8 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import freshet
+from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2_grpc, training_pb2, types_pb2
 from freshet.v1 import streams_pb2 as pb
-from freshet.v1 import streams_pb2_grpc, training_pb2, types_pb2
 from service.backtest.child import ServerChild
 from service.limits import MAX_HTTP_CONNECTIONS
 from tests.journeys.crash import mutate
@@ -66,9 +66,10 @@ async def test_half_open_connections_go_and_a_good_client_is_answered_meanwhile(
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def small_window(target: str) -> grpc.aio.Channel:
-    """A channel that lets the server send 64 KiB ahead of what is read; by default that grows with the delay."""
-    return grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), ("grpc.http2.bdp_probe", 0)])
+def small_window(target: str, window_bytes: int = 1 << 16) -> grpc.aio.Channel:
+    """A channel that lets the server send so far ahead of what is read; by default that grows with the delay."""
+    options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", window_bytes)]
+    return grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), *options])
 
 
 async def deaf_call(kind: str, channel: grpc.aio.Channel, model: str) -> RawStream | RawMux | RawLearn:
@@ -105,6 +106,23 @@ async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is
         async with client.stream(name, "s") as stream:
             assert stream.next_seq == (1 if kind == "Learn" else 2)
             await stream.step(ROWS[1])
+
+
+async def test_a_watcher_that_does_not_read_is_cut(server, client, name):
+    before = (await scrape(server.http)).total("freshet_calls_cut_total")
+    await client.create_model(name, ["a", "b"], **SERVING_ONLY)
+    async with small_window(server.grpc, 1 << 10) as channel:
+        deaf = models_pb2_grpc.ModelsStub(channel).Watch(models_pb2.WatchRequest(name=name), timeout=2 * DEADLINE_S)
+        await deaf.initial_metadata()
+        async with asyncio.timeout(DEADLINE_S):
+            while (await scrape(server.http)).total("freshet_calls_cut_total") == before:
+                for act in (client.pause, client.resume) * 10:  # each is an event of some dozen bytes
+                    await act(name)
+
+        with pytest.raises(grpc.aio.AioRpcError) as cut:
+            async for _ in deaf:
+                pass
+    assert cut.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
 async def test_a_call_that_is_never_read_ends_all_the_same(server, client, name):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from typing import NoReturn
 
+import grpc
 import pytest
 
 from service.edge.writing import Writers, Writing
@@ -21,6 +23,9 @@ class Client:
 
     async def write(self, message: object) -> None:
         await self.reads.wait()
+
+    async def abort(self, code: grpc.StatusCode, *more: object) -> NoReturn:
+        raise grpc.aio.AbortError(code.name)
 
 
 @pytest.mark.parametrize(("since", "overdue"), [(None, False), (0.0, True), (5.0, False), (4.9, True)])
@@ -53,7 +58,7 @@ async def test_a_message_that_is_not_taken_in_time_ends_its_call_and_no_other():
     slow.reads.set()
     await kept
     assert writers.sweep(now + 1.1 * WRITE_S) == 1
-    with pytest.raises(asyncio.CancelledError):
+    with pytest.raises(grpc.aio.AbortError, match="RESOURCE_EXHAUSTED"):
         await cut
 
     assert (writing.stuck, writing.since) == (False, None)
