@@ -12,6 +12,7 @@ import structlog
 from service import events as ev
 from service.engine import BadVersion, StepSession
 from service.export import Canary
+from service.fallback import load
 from service.records import Promote, Rollback, Swap
 from service.serving import Serving, new_version
 from service.sessions import Sessions
@@ -115,7 +116,7 @@ class Publisher:
     async def _roll_back_if_kept(self, model: Sessions, head: Any) -> None:
         number = head["rollback"]
         try:
-            prepared = await asyncio.to_thread(self._prepare_return, model.number, number)
+            prepared = await asyncio.to_thread(self._prepare_return, model, number)
         except (VersionMissing, VersionCorrupt, BadVersion, NoSpace) as error:
             # The champion serves on; the trainer asks again.
             log.error("cannot roll back", model=model.name, version=number, error=str(error))
@@ -128,7 +129,7 @@ class Publisher:
 
         Raises VersionMissing, VersionCorrupt, BadVersion, JournalFailed: nothing has changed then.
         """
-        prepared = await asyncio.to_thread(self._prepare_return, model.number, number)
+        prepared = await asyncio.to_thread(self._prepare_return, model, number)
         self._begin_again(kind, model, *prepared, self._serving.journal.offset(model.number), reason)
 
     def _begin_again(
@@ -153,13 +154,12 @@ class Publisher:
         self._serving.engine.retire(model.number, {number})
         self._serving.metrics.of(model.name).version.set(number)
 
-    def _prepare_return(self, model: int, number: int) -> tuple[Version, StepSession]:
+    def _prepare_return(self, model: Sessions, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
         versions = self._serving.versions
-        blobs = versions.blobs(model, number)
-        session, _ = self._serving.engine.prepare(blobs.onnx, Canary.unpack(blobs.canary))
-        versions.pin(model, number)
-        return versions.get(model, number), session
+        session = load(self._serving, model, number)
+        versions.pin(model.number, number)
+        return versions.get(model.number, number), session
 
     def anchored(self, message: Message) -> None:
         """The trainer's gate chose a new anchor."""

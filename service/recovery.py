@@ -13,13 +13,25 @@ import numpy as np
 
 from model.rounds import rounds
 from model.spec import ModelSpec
-from service.engine import StepSession
-from service.export import Canary
-from service.records import Chunk, ModelCreate, ModelDelete, Ticks, decode_chunk, encode_record, entries
+from service.engine import BadVersion, StepSession
+from service.fallback import Unreadable, load, roll_back_to_readable
+from service.records import (
+    Chunk,
+    ModelCreate,
+    ModelDelete,
+    Reset,
+    StateDelete,
+    StatePut,
+    Ticks,
+    decode_chunk,
+    encode_record,
+    entries,
+)
 from service.serving import WAVE_ROWS, Serving
 from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import Journal, JournalDamaged
 from service.storage.states import States
+from service.storage.versions import VersionCorrupt, VersionMissing
 from service.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -27,8 +39,12 @@ MODEL_END = encode_record(ModelDelete())
 
 
 def recover(serving: Serving, states: States) -> int:
-    """Bring `serving` to where the journal ends; returns the entries replayed. Raises JournalDamaged, StatesCorrupt,
-    VersionMissing, VersionCorrupt, BadVersion: each names what and the remedy."""
+    """Bring `serving` to where the journal ends; returns the entries replayed.
+
+    Where a version cannot be read, the streams that it answered have lost their states, and an older version takes its
+    place. Raises JournalDamaged, StatesCorrupt; VersionMissing, VersionCorrupt, BadVersion where no version of a model
+    can be read: each names what and the remedy.
+    """
     snapshot = states.load()
     if serving.journal.durable_position < snapshot.journal_end:
         raise JournalDamaged(
@@ -43,15 +59,14 @@ def recover(serving: Serving, states: States) -> int:
         blocks = [block for block in snapshot.answers if block.model == row.model]
         model.restore_model(row, snapshot.streams.get(row.model, 0), blocks)
         serving.add_model(model)
-    ends = {row.model: row.offset for row in snapshot.models}
-    replayed = 0
-    for _, chunk in serving.journal.replay(snapshot.position):
-        if chunk.model not in deleted:
-            replayed += _apply(serving, states, chunk, ends)
+    replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
+    replayed = sum(
+        replay.apply(chunk) for _, chunk in serving.journal.replay(snapshot.position) if chunk.model not in deleted
+    )
     serving.last_model = max(serving.last_model, serving.versions.last_model())
     for number, model in serving.models.items():
-        serving.journal.start_offset(number, ends[number])
-        _runner(serving, model)
+        serving.journal.start_offset(number, replay.ends[number])
+        replay.settle(model)
         metrics = serving.metrics.of(model.name)
         metrics.version.set(model.champion)
         metrics.streams.set(model.known)
@@ -74,57 +89,82 @@ def _deleted(journal: Journal, position: int) -> set[int]:
     return deleted
 
 
-def _apply(serving: Serving, states: States, chunk: Chunk, ends: dict[int, int]) -> int:
-    """Apply what of a chunk the snapshot does not hold yet; returns how many entries."""
-    model = serving.models.get(chunk.model)
-    offset, contained = chunk.offset, ends.get(chunk.model, 0)
-    if offset > contained:
-        raise JournalDamaged(f"model {chunk.model}: the journal goes on at entry {offset}, expected {contained}")
-    for record in chunk.records:
-        n = entries(record)
-        skip = min(n, max(0, contained - offset))
-        if skip < n:
-            if isinstance(record, ModelCreate):
-                spec = ModelSpec.from_mapping(json.loads(record.spec))
-                model = Sessions(chunk.model, record.tenant, record.name, spec)
-                serving.add_model(model)
-            elif model is None:
-                raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
-            elif isinstance(record, Ticks):
-                _bring(states, model, record.stream[skip:])
-                _ticks(serving, model, record, offset, skip)
-            else:
-                _bring(states, model, getattr(record, "stream", ()))
-                model.apply(record, offset + n)
-        offset += n
-    ends[chunk.model] = max(contained, chunk.end)
-    return ends[chunk.model] - contained
+class Replay:
+    """Applies what of the journal the snapshot does not hold yet. ends: by model, the entries that are applied."""
 
+    def __init__(self, serving: Serving, states: States, ends: dict[int, int]) -> None:
+        self._serving, self._states, self.ends = serving, states, ends
+        self._lost: dict[int, set[int]] = {}  # by model: streams with ticks that cannot be computed again
+        self._unreadable: dict[tuple[int, int], Unreadable] = {}  # by model and version
 
-def _bring(states: States, model: Sessions, streams: Any) -> None:
-    """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
-    numbers = np.unique(np.asarray(streams, np.uint32))
-    absent = numbers[model.table.rows_of(numbers) == ABSENT]
-    for stored in states.by_number(model.number, absent.tolist()):
-        model.restore(stored)
+    def apply(self, chunk: Chunk) -> int:
+        """Take one chunk in; returns how many of its entries were new."""
+        model = self._serving.models.get(chunk.model)
+        offset, contained = chunk.offset, self.ends.get(chunk.model, 0)
+        if offset > contained:
+            raise JournalDamaged(f"model {chunk.model}: the journal goes on at entry {offset}, expected {contained}")
+        for record in chunk.records:
+            n = entries(record)
+            skip = min(n, max(0, contained - offset))
+            if skip < n:
+                if isinstance(record, ModelCreate):
+                    spec = ModelSpec.from_mapping(json.loads(record.spec))
+                    model = Sessions(chunk.model, record.tenant, record.name, spec)
+                    self._serving.add_model(model)
+                elif model is None:
+                    raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
+                elif isinstance(record, Ticks):
+                    self._bring(model, record.stream[skip:])
+                    self._ticks(model, record, offset, skip)
+                else:
+                    self._bring(model, getattr(record, "stream", ()))
+                    model.apply(record, offset + n)
+                    if isinstance(record, Reset | StatePut | StateDelete):
+                        self._lost.get(model.number, set()).discard(record.stream)
+            offset += n
+        self.ends[chunk.model] = max(contained, chunk.end)
+        return self.ends[chunk.model] - contained
 
+    def settle(self, model: Sessions) -> None:
+        """At the journal's end: the champion's session, or an older version's; what is lost stays so, ticks or none."""
+        if self._session(model) is None:
+            roll_back_to_readable(self._serving, model, self._unreadable[model.number, model.champion])
+        rows = model.table.rows_of(np.array(sorted(self._lost.get(model.number, ())), np.uint32))
+        model.lost(rows[rows != ABSENT])
 
-def _ticks(serving: Serving, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:
-    runner = _runner(serving, model)
-    for wave in rounds(ticks.stream[skip:], WAVE_ROWS):
-        index = wave + skip
-        rows = rows_in_memory(model, ticks.stream[index])
-        x, time = np.ascontiguousarray(ticks.x[index]), ticks.time[index]
-        y, states = model.step(runner, rows, time, x)
-        model.advance(rows, ticks.seq[index], time, x, y, states, offset + 1 + index)
+    def _bring(self, model: Sessions, streams: Any) -> None:
+        """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
+        numbers = np.unique(np.asarray(streams, np.uint32))
+        absent = numbers[model.table.rows_of(numbers) == ABSENT]
+        for stored in self._states.by_number(model.number, absent.tolist()):
+            model.restore(stored)
+            if not stored.state:
+                self._lost.setdefault(model.number, set()).add(stored.stream)
 
+    def _ticks(self, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:
+        session = self._session(model)
+        for wave in rounds(ticks.stream[skip:], WAVE_ROWS):
+            index = wave + skip
+            rows = rows_in_memory(model, ticks.stream[index])
+            seq, time, ends = ticks.seq[index], ticks.time[index], offset + 1 + index
+            if session is None:
+                model.pass_over(rows, seq, time, ends)
+                self._lost.setdefault(model.number, set()).update(ticks.stream[index].tolist())
+                continue
+            x = np.ascontiguousarray(ticks.x[index])
+            y, states = model.step(session, rows, time, x)
+            model.advance(rows, seq, time, x, y, states, ends)
 
-def _runner(serving: Serving, model: Sessions) -> StepSession:
-    """The champion's session, loaded from its stored file when the replay first needs it."""
-    runner = serving.engine.get(model.number, model.champion)
-    if runner is None:
-        blobs = serving.versions.blobs(model.number, model.champion)
-        runner, _ = serving.engine.prepare(blobs.onnx, Canary.unpack(blobs.canary))
-        serving.engine.retire(model.number, set())
-        serving.engine.install(model.number, model.champion, runner)
-    return runner
+    def _session(self, model: Sessions) -> StepSession | None:
+        """The champion's, loaded from its stored files when the replay first needs it; None if it cannot be."""
+        engine, key = self._serving.engine, (model.number, model.champion)
+        session = engine.get(*key)
+        if session is None and key not in self._unreadable:
+            try:
+                session = load(self._serving, model, model.champion)
+            except (VersionCorrupt, VersionMissing, BadVersion) as error:
+                self._unreadable[key] = error
+                return None
+            engine.retire(model.number, set())
+            engine.install(*key, session)
+        return session

@@ -143,14 +143,13 @@ class Server:
             return await asyncio.to_thread(self.publisher.weights, message)
         return None
 
-    async def _begin_anew(self, checkpoint: int) -> dict[str, Any]:
-        """What a trainer begins with whose checkpoint needs journal that is gone: all models as they serve, now.
+    async def _begin_anew(self, why: str) -> dict[str, Any]:
+        """What a trainer begins with that cannot go on from its checkpoint: all models as they serve, now.
 
         From the journal that is left, labels would be learned a second time: the weights that serve hold most of them.
         The others are skipped, by record.
         """
-        why = f"the trainer's checkpoint is lost or too old (position {checkpoint}; the journal is kept from "
-        why += f"{self.journal.first_position}): learning begins anew from the version that serves"
+        why = f"{why}: learning begins anew from the version that serves"
         for number, model in self.serving.models.items():
             learned, end = self.versions.get(number, model.champion).offset, self.journal.offset(number)
             self.serving.skip(model, learned, end, why)

@@ -240,7 +240,11 @@ class Serving:
         if former:
             model.lose(former)
         self._count(model)
-        return Session(model, row), Origin(int(t.origin[row]))
+        origin = Origin(int(t.origin[row]))
+        if origin is Origin.LOST:
+            self.metrics.corrupt.labels("stream").inc()
+            log.error("the state of a stream is lost, and its client is told", model=model.name, stream=id)
+        return Session(model, row), origin
 
     def close_stream(self, model: Sessions, owner: int) -> None:
         """The call that owned streams has ended."""

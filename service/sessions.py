@@ -324,10 +324,13 @@ class Sessions:
         return [self.table.ids[row] for row in self.table.changed_rows().tolist()] + self._saving
 
     def restore(self, stored: StreamRow, now: float = 0.0) -> None:
-        """Take a stream back into memory, unless it is there. Raises ValueError where a length is not this spec's."""
+        """Take a stream back into memory, unless it is there; without a state it is lost.
+
+        Raises ValueError where a length is not this spec's.
+        """
         if stored.id in self.table.by_id:
             return
-        if len(stored.state) != 4 * self.network.state_size:
+        if stored.state and len(stored.state) != 4 * self.network.state_size:
             raise ValueError(
                 f"stream {stored.id}: state of {len(stored.state)} bytes, expected {4 * self.network.state_size}"
             )
@@ -337,7 +340,23 @@ class Sessions:
         t.last_time[row], t.origin[row] = stored.last_time, stored.origin
         t.last_offset[row], t.newest[row] = stored.last_offset, stored.answers_end - 1
         t.judged[row] = max(stored.judged, self.log.judged_seq(stored.answers_end - 1, self.judged_offset))
-        t.state[row] = np.frombuffer(stored.state, np.float32)
+        if stored.state:
+            t.state[row] = np.frombuffer(stored.state, np.float32)
+        else:
+            self.lost(row)
+
+    def lost(self, rows: Any) -> None:
+        """The states of these rows are lost: they begin anew, and whoever opens the streams is told."""
+        t = self.table
+        t.state[rows], t.newest[rows] = 0, -1
+        t.origin[rows], t.changed[rows] = Origin.LOST, True
+
+    def pass_over(self, rows: Any, seq: Any, time: Any, offset: Any) -> None:
+        """Ticks of distinct streams whose answers cannot be computed again, as arrays: their states are lost."""
+        t = self.table
+        t.last_seq[rows], t.last_offset[rows] = seq, offset
+        t.last_time[rows] = np.where(np.isnan(time), t.last_time[rows], time)
+        self.lost(rows)
 
     def evict(self, now: float, idle_s: float, most: int) -> int:
         """Let go of streams that are saved, not pinned, and idle for `idle_s`, or the idlest beyond `most`; how many.

@@ -38,6 +38,7 @@ FLOORS = {
     "service.engine": 2,
     "service.export": 2,
     "service.events": 2,
+    "service.fallback": 2,
     "service.intake": 2,
     "service.heap": 2,
     "service.metrics": 2,

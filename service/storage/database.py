@@ -19,13 +19,18 @@ class DatabaseRefused(RuntimeError):
     """The file is not the database it should be, or SQLite finds it corrupt. Names file and remedy."""
 
 
+class DatabaseCorrupt(DatabaseRefused):
+    """SQLite finds the file corrupt."""
+
+
 class Database:
     """One connection, shared between threads under one lock; each use is one transaction."""
 
     def __init__(self, path: str | os.PathLike[str], format_version: int, schema: str) -> None:
         """Open the database, made with `schema` if there is none; syncs the directory then.
 
-        `format_version` (user_version, > 0) also tells our kinds of databases apart. Raises DatabaseRefused.
+        `format_version` (user_version, > 0) also tells our kinds of databases apart. Raises DatabaseRefused, of which
+        DatabaseCorrupt is one.
         """
         self.path = Path(path)
         self._lock = threading.RLock()
@@ -37,7 +42,7 @@ class Database:
                 sync_directory(self.path.parent)
         except sqlite3.DatabaseError as error:
             self._connection.close()
-            raise self.refused(str(error)) from error
+            raise self.corrupt(str(error)) from error
         except BaseException:
             self._connection.close()
             raise
@@ -46,7 +51,7 @@ class Database:
     def transaction(self) -> Iterator[sqlite3.Connection]:
         """The connection, in a transaction that is durable when the block ends, and undone if it raises.
 
-        Raises DatabaseRefused if SQLite finds the file corrupt; NoSpace for a full disk, sqlite3.OperationalError for
+        Raises DatabaseCorrupt if SQLite finds the file corrupt; NoSpace for a full disk, sqlite3.OperationalError for
         one that fails.
         """
         with self._lock:
@@ -64,7 +69,7 @@ class Database:
                     raise NoSpace(f"{self.path}: {error}") from error
                 if type(error) is not sqlite3.DatabaseError:  # a subclass: disk full, locked …: not corruption
                     raise
-                raise self.refused(str(error)) from error
+                raise self.corrupt(str(error)) from error
 
     def close(self) -> None:
         """Close the connection, which folds the WAL into the file."""
@@ -72,8 +77,15 @@ class Database:
             self._connection.close()
 
     def refused(self, what: str) -> DatabaseRefused:
+        """The error for a file that is not this database, to be raised by the caller."""
+        return DatabaseRefused(self._told(what))
+
+    def corrupt(self, what: str) -> DatabaseCorrupt:
         """The error for a fault in this file, to be raised by the caller."""
-        return DatabaseRefused(f"{self.path}: {what}. Restore it from a copy, or use another data directory")
+        return DatabaseCorrupt(self._told(what))
+
+    def _told(self, what: str) -> str:
+        return f"{self.path}: {what}. Restore it from a copy, or use another data directory"
 
     def _prepare(self, format_version: int, schema: str) -> None:
         # Read before anything is changed: a stranger's database must not become WAL.

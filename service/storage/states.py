@@ -77,7 +77,7 @@ class StreamRow:
     judged: int  # seq through which labels were judged
     last_offset: int  # the model's journal offset just after the last tick
     answers_end: int  # position in the model's log of answers just after the stream's newest; 0: none
-    state: bytes  # float32 row, little-endian
+    state: bytes  # float32 row, little-endian; empty: what was saved is damaged
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,15 +162,15 @@ class States:
         return Snapshot(position, models, answers, counts, end)
 
     def by_id(self, model: int, ids: Sequence[str]) -> list[StreamRow]:
-        """Those of the streams that are stored. Raises StatesCorrupt."""
+        """Those of the streams that are stored; one whose line is damaged has no state."""
         return self._where(model, "id", ids)
 
     def by_number(self, model: int, numbers: Sequence[int]) -> list[StreamRow]:
-        """Those of the streams that are stored. Raises StatesCorrupt."""
+        """Those of the streams that are stored; one whose line is damaged has no state."""
         return self._where(model, "stream", numbers)
 
     def page(self, model: int, after: str, limit: int) -> list[StreamRow]:
-        """At most `limit` streams in the order of their ids' bytes, behind the id `after`. Raises StatesCorrupt."""
+        """At most `limit` streams in the order of their ids' bytes, behind the id `after`, as `by_id`."""
         return self._read("id > ? ORDER BY id LIMIT ?", (model, after, limit))
 
     def _where(self, model: int, column: str, values: Sequence[object]) -> list[StreamRow]:
@@ -185,7 +185,7 @@ class States:
             rows = self._reader.execute(
                 f"{_select('streams', StreamRow)} WHERE model = ? AND {condition}", values
             ).fetchall()
-        return [_stream(*self._checked("stream", row)) for row in rows]
+        return [_stream(*row[:-1]) if _checksum(row[:-1]) == row[-1] else _damaged(*row[:-1]) for row in rows]
 
     def go_on_from(self, position: int) -> None:
         """Let recovery begin at `position` of a journal that holds nothing of before: the rows are as they were saved.
@@ -218,6 +218,15 @@ def _stream(
     model: int, stream: int, id: str, epoch: int, last_seq: int, last_time: float | None, *rest: Any
 ) -> StreamRow:
     return StreamRow(model, stream, id, epoch, last_seq, math.nan if last_time is None else last_time, *rest)
+
+
+def _damaged(
+    model: int, stream: int, id: str, epoch: object, last_seq: object, _time: object, origin: object, *_: object
+) -> StreamRow:
+    """A stream of which no more can be trusted than that it was there; its numbers, where they can be numbers."""
+    numbers = (value if isinstance(value, int) and value >= 0 else 0 for value in (epoch, last_seq, origin))
+    epoch, last_seq, origin = numbers
+    return StreamRow(model, stream, id, epoch, last_seq, math.nan, origin, last_seq, 0, 0, b"")
 
 
 def _to_sql(row: ModelRow | StreamRow | AnswerBlock) -> tuple[Any, ...]:

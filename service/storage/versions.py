@@ -105,6 +105,17 @@ class Versions:
 
     def blobs(self, model: int, number: int) -> Blobs:
         """The bytes of a version, checked against their digests. Raises VersionMissing, VersionCorrupt."""
+        intact = self.intact(model, number)
+        damaged = [name for name in Blobs._fields if name not in intact]
+        if damaged:
+            raise VersionCorrupt(
+                f"{self._database.path}: model {model} version {number}: {damaged[0]} does not match its sha256. "
+                "Roll back to another version"
+            )
+        return Blobs(**intact)
+
+    def intact(self, model: int, number: int) -> dict[str, bytes]:
+        """Those of the bytes of a version, by field of Blobs, that match their digests. Raises VersionMissing."""
         version = self.get(model, number)
         with self._database.transaction() as sql:
             row = sql.execute(
@@ -113,14 +124,21 @@ class Versions:
             ).fetchone()
         if row is None:  # pruned in between
             raise VersionMissing(f"model {model} has no version {number}: no longer kept")
-        blobs, digests = Blobs(*row[:3]), (version.digest, version.weights_digest, row[3])
-        for name, data, digest in zip(Blobs._fields, blobs, digests, strict=True):
-            if _digest(data) != digest:
-                raise VersionCorrupt(
-                    f"{self._database.path}: model {model} version {number}: {name} does not match its sha256 "
-                    f"{digest}. Roll back to another version"
-                )
-        return blobs
+        digests = version.digest, version.weights_digest, row[3]
+        found = zip(Blobs._fields, row[:3], digests, strict=True)
+        return {name: data for name, data, digest in found if _digest(data) == digest}
+
+    def mend(self, model: int, number: int, blobs: Blobs) -> None:
+        """Put the very bytes of a version again in the place of damaged ones. Raises ValueError for any others."""
+        version = self.get(model, number)
+        if (version.digest, version.weights_digest) != (_digest(blobs.onnx), _digest(blobs.weights)):
+            raise ValueError(f"these are not the bytes of model {model} version {number}")
+        with self._database.transaction() as sql:
+            sql.execute(
+                "UPDATE versions SET onnx = ?, weights = ?, canary = ?, canary_digest = ? "
+                "WHERE model = ? AND number = ?",
+                (*blobs, _digest(blobs.canary), model, number),
+            )
 
     def list(self, model: int) -> list[Version]:
         """The versions that are kept, newest first."""

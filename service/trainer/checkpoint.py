@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import functools
 import hashlib
+import itertools
 import os
 import platform
 import zlib
@@ -14,7 +16,8 @@ from pathlib import Path
 from typing import Generic, TypeVar
 
 from service.gate import GateSettings
-from service.storage.database import Database
+from service.storage.database import Database, DatabaseCorrupt
+from service.storage.segments import sync_directory
 from service.trainer.hosting import HostedModel
 from service.trainer.quarantine import Item
 
@@ -180,10 +183,29 @@ class Checkpoints:
 
     def _check(self, intact: bool, model: int, what: str) -> None:
         if not intact:
-            raise CheckpointCorrupt(
-                f"{self._database.path}: model {model}: {what} is not as it was saved. Move the file away: "
-                "the trainer then learns again from the journal"
-            )
+            raise CheckpointCorrupt(f"{self._database.path}: model {model}: {what} is not as it was saved")
+
+
+def open_or_set_aside(path: Path, settings: GateSettings) -> tuple[Checkpoints, str]:
+    """The file, sound; a damaged one is moved aside first, and the text says so: what it held is learned again.
+
+    Raises CheckpointInUse; DatabaseRefused for a file that is something else, or of another format.
+    """
+    checkpoints = None
+    try:
+        checkpoints = Checkpoints(path)
+        checkpoints.load(settings)
+        return checkpoints, ""
+    except (CheckpointCorrupt, DatabaseCorrupt) as error:
+        if checkpoints is not None:
+            checkpoints.close()
+        names = (path.with_name(f"{path.name}.damaged-{n}") for n in itertools.count(1))
+        aside = next(name for name in names if not name.exists())
+        for suffix in ("-wal", "-shm", ""):  # SQLite's log before what it belongs to
+            with contextlib.suppress(FileNotFoundError):
+                path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
+        sync_directory(path.parent)
+        return Checkpoints(path), f"{error}. It is {aside.name} now, and what the journal still holds is learned again"
 
 
 def _checksum(row: Sequence[object]) -> int:

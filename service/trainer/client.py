@@ -21,7 +21,7 @@ from service.limits import is_overdue
 from service.metrics import Metrics
 from service.skips import Deaths
 from service.storage.journal import Commit, Journal, JournalDamaged
-from service.trainer.messages import NOT_THE_RECORDS, Decoder, Message, MessageError
+from service.trainer.messages import NOT_THE_RECORDS, WEIGHTS_GONE, Decoder, Message, MessageError
 
 log = structlog.get_logger("trainer")
 
@@ -45,18 +45,19 @@ class TrainerClient:
         metrics: Metrics,
         handle: Callable[[Message], Awaitable[Message | None]],
         census: Callable[[], dict[str, Any]],
-        begin_anew: Callable[[int], Awaitable[dict[str, Any]]],
+        begin_anew: Callable[[str], Awaitable[dict[str, Any]]],
         skip: Callable[[int], Awaitable[None]],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """census: which models there are (see `Serving.census`), asked at each start of the process. begin_anew: what
-        it begins with, given the position of a checkpoint that the journal no longer reaches back to. skip: told the
+        it begins with where it cannot go on from its checkpoint, given the reason. skip: told the
         position of a chunk that the process has died of as often as it may."""
         self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
         self._census, self._begin_anew, self._skip, self._clock = census, begin_anew, skip, clock
         self._sent = self._learned = 0  # journal positions
         self._owes: float | None = None  # since when the process has something to do, or last said something
         self._deaths = Deaths()
+        self._anew = ""  # why the next process must not go on from its checkpoint
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
@@ -111,7 +112,10 @@ class TrainerClient:
             self.tried.set()
             learning = was_ready and self._sent > self._learned and self._exit_code() != NOT_THE_RECORDS
             if learning and self._deaths.died(self._learned):
-                await self._skip(self._learned)
+                if self._exit_code() == WEIGHTS_GONE:  # nothing is wrong with the record, and it never gets further
+                    self._anew = f"the weights that the journal names at position {self._learned} are gone"
+                else:
+                    await self._skip(self._learned)
             failures = 0 if self._learned > learned_before else failures + 1
             self._metrics.restarts.inc()
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
@@ -169,8 +173,9 @@ class TrainerClient:
         decoder = Decoder()
         while data := await self._process.stdout.read(READ_BYTES):
             for message in decoder.feed(data):
-                if message.kind == "ready" and message.head["position"] < self._journal.first_position:
-                    self._write(Message("begin", await self._begin_anew(message.head["position"])))
+                if message.kind == "ready" and (why := self._anew or self._out_of_reach(message.head["position"])):
+                    self._write(Message("begin", await self._begin_anew(why)))
+                    self._anew = ""
                     continue  # it will be ready again, at a position that is there
                 if message.kind == "ready":
                     self._begin_at(message.head["position"])
@@ -187,11 +192,20 @@ class TrainerClient:
                         waiting.set_result(message)
                 elif message.kind == "problem":
                     log.warning("trainer has a problem", why=message.head["why"])
+                    if message.head.get("corrupt"):
+                        self._metrics.corrupt.labels("checkpoint").inc()
                     if message.head.get("full"):
                         self._metrics.disk_full.labels("checkpoint").inc()
                 answer = await self._handle(message)
                 if answer is not None:
                     self._write(answer)
+
+    def _out_of_reach(self, position: int) -> str:
+        """Why nothing can be learned from there on; empty: it can."""
+        first = self._journal.first_position
+        if position >= first:
+            return ""
+        return f"the checkpoint is lost or too old: it ends at {position}, the journal is kept from {first}"
 
     def _begin_at(self, position: int) -> None:
         if position > self._journal.durable_position:

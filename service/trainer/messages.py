@@ -11,7 +11,9 @@ from typing import Any
 _FRAME = struct.Struct("<III")  # head bytes, blobs, body bytes
 _SIZE = struct.Struct("<I")
 MAX_BODY = 1 << 30
-NOT_THE_RECORDS = 75  # exit code of a trainer that could not go on for another reason than what it was to learn
+# Exit codes of a trainer that could not go on for another reason than what it was to learn.
+NOT_THE_RECORDS = 75
+WEIGHTS_GONE = 76  # the records name a version whose weights are pruned or damaged
 
 
 class MessageError(RuntimeError):

@@ -29,9 +29,9 @@ from service.gate import GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
 from service.storage.space import NoSpace
-from service.trainer.checkpoint import Checkpoints, machine_kind
+from service.trainer.checkpoint import Checkpoints, machine_kind, open_or_set_aside
 from service.trainer.hosting import HostedModel, WeightsGone
-from service.trainer.messages import NOT_THE_RECORDS, Decoder, Message
+from service.trainer.messages import NOT_THE_RECORDS, WEIGHTS_GONE, Decoder, Message
 
 READ_BYTES = 1 << 20
 SHOWN_LAGS = 512  # a whole window may have thousands, and each is a series of its own
@@ -407,11 +407,16 @@ def main() -> None:
         raise SystemExit("the trainer is started by the server, which sends it its settings")
     settings = dict(first.head)
     os.nice(settings["nice"])
-    checkpoints = Checkpoints(Path(settings["data"]) / "trainer.db")
+    checkpoints, problem = open_or_set_aside(Path(settings["data"]) / "trainer.db", GateSettings(**settings["gate"]))
+    if problem:
+        channel.send("problem", {"why": problem, "corrupt": True})
     try:
         Trainer(channel, checkpoints, settings).run()
-    except (WeightsGone, sqlite3.Error) as error:
+    except WeightsGone as error:
         print(f"cannot learn on: {error}", file=sys.stderr)
+        raise SystemExit(WEIGHTS_GONE) from error
+    except sqlite3.Error as error:
+        print(f"cannot keep what is learned: {error}", file=sys.stderr)
         raise SystemExit(NOT_THE_RECORDS) from error
     finally:
         checkpoints.close()

@@ -62,6 +62,7 @@ NOT_HERE = {
     "freshet_journal_no_space": "a full disk; tests/journeys/test_disk.py",
     "freshet_disk_full_total": "a full disk; tests/journeys/test_disk.py",
     "freshet_calls_cut_total": "a client that does not read; tests/journeys/test_limits.py",
+    "freshet_corrupt_total": "damaged files; tests/service/test_damaged_files.py",
     "freshet_entries_skipped_total": "a trainer that dies of a record; tests/journeys/test_poison_record.py",
     "freshet_contexts_evicted_total": "20,000 streams; tests/service/test_metrics.py",
     "freshet_quarantine_dropped_total": "10,000 items; tests/service/test_outside.py",

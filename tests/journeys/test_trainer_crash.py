@@ -150,7 +150,7 @@ async def test_a_trainer_that_is_stopped_holds_nobody_up_and_nothing_is_lost_whe
     await check_weights(tmp_path / "data", files, 1200)
 
 
-async def test_serving_starts_and_answers_although_the_trainer_cannot_start(tmp_path):
+async def test_a_damaged_checkpoint_is_set_aside_and_what_it_held_is_learned_again(tmp_path):
     async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)
         async with client.stream("flow", "pump") as stream:
@@ -166,7 +166,11 @@ async def test_serving_starts_and_answers_although_the_trainer_cannot_start(tmp_
             assert stream.welcome.next_seq == 41
             for row in walk(40, 2):
                 await within(stream.step(row))
-        assert "is not as it was saved" in (tmp_path / "log").read_text()
+            await within(stream.wait_judged(80))
+        seen = await scrape(server.http)
+        assert seen.total("freshet_corrupt_total", what="checkpoint") == 1
+        assert seen.total("freshet_labels_learned_total", model="flow") == 78, "all but the first two, once"
+        assert "is not as it was saved. It is trainer.db.damaged-1 now" in (tmp_path / "log").read_text()
 
 
 def spoil(database: Path) -> None:

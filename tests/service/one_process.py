@@ -19,7 +19,7 @@ from service.export import export
 from service.server import Server
 from service.serving import Tick
 from service.sessions import Session, Sessions
-from service.trainer.checkpoint import Checkpoints
+from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.messages import Message
 from service.trainer.process import Trainer
 
@@ -112,10 +112,10 @@ class World:
         config, pipes = self.server.config, Pipes(self.server)
         gate = {name: getattr(config.gate, name) for name in type(config.gate).__dataclass_fields__}
         settings = {name: getattr(config, name) for name in ("publish_labels", "publish_s", "checkpoint_chunks")}
-        self._checkpoints = Checkpoints(Path(config.data) / "trainer.db")
+        self._checkpoints, _ = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
         self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
-        if self.trainer.position < self.server.journal.first_position:  # as TrainerClient does
-            self.trainer._take(Message("begin", await self.server._begin_anew(self.trainer.position)))
+        if why := self.server.trainer._out_of_reach(self.trainer.position):  # as TrainerClient does
+            self.trainer._take(Message("begin", await self.server._begin_anew(why)))
         return self.trainer
 
     def stop_trainer(self) -> None:

@@ -67,7 +67,7 @@ async def test_a_version_that_cannot_be_rolled_back_to_leaves_the_champion_in_se
         session = live.open(model, "pump")
         await live.publish(model, 1)
         with sqlite3.connect(tmp_path / "data" / "versions.db") as sql:
-            sql.execute("UPDATE versions SET onnx = x'00' WHERE number = 1")
+            sql.execute("UPDATE versions SET onnx = x'00', weights = x'00' WHERE number = 1")
         sql.close()
 
         await live.verdict(model, "veto", rollback=1)

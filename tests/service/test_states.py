@@ -5,6 +5,7 @@ import math
 import sqlite3
 import threading
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -153,21 +154,36 @@ def test_a_number_that_sqlite_cannot_hold_is_refused_by_name(states):
         states.save(10, [FLOW], [stream(1, 1, last_seq=2**63)])
 
 
-@pytest.mark.parametrize(("table", "column"), [("streams", "state"), ("streams", "last_seq"), ("models", "champion")])
-def test_a_changed_row_is_refused_when_loaded(tmp_path, table, column):
-    states = States(tmp_path / "states.db")
-    states.save(10, [FLOW], [stream(1, 1)])
+def damaged(folder: Path, change: str) -> States:
+    """The file with two streams, changed from outside."""
+    states = States(folder / "states.db")
+    states.save(10, [FLOW], [stream(1, 1), stream(1, 2)])
     states.close()
-    with sqlite3.connect(tmp_path / "states.db") as sql:
-        value = b"\0" * 24 if column == "state" else 77
-        sql.execute(f"UPDATE {table} SET {column} = ?", (value,))
+    with sqlite3.connect(folder / "states.db") as sql:
+        sql.execute(change)
     sql.close()
+    return States(folder / "states.db")
 
-    reopened = States(tmp_path / "states.db")
+
+def test_a_changed_line_of_a_model_is_refused_when_loaded(tmp_path):
+    states = damaged(tmp_path, "UPDATE models SET champion = 77")
 
     with pytest.raises(StatesCorrupt, match=r"is not as it was saved"):
-        loaded(reopened)
-    reopened.close()
+        states.load()
+    states.close()
+
+
+@pytest.mark.parametrize("change", ["state = zeroblob(24)", "last_seq = 77", "last_seq = 'x'", "epoch = -1"])
+def test_a_stream_whose_line_was_changed_has_no_state_and_the_others_are_as_they_were(tmp_path, change):
+    states = damaged(tmp_path, f"UPDATE streams SET {change} WHERE stream = 1")
+
+    changed, other = states.by_number(1, [1, 2])
+
+    assert (changed.id, changed.state) == (stream(1, 1).id, b"")
+    assert min(changed.last_seq, changed.epoch) >= 0
+    assert other == stream(1, 2)
+    assert states.by_id(1, [changed.id]) == [changed]
+    states.close()
 
 
 @pytest.mark.parametrize("content", [b"not a database, but long enough to be looked at " * 20, "stranger", "versions"])

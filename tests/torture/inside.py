@@ -87,7 +87,7 @@ def serving(seams: Seams) -> None:
     seams.around(states.States, "save", "snapshot.before", "snapshot.after")
     seams.around(versions.Versions, "add", "version.before", "version.after")
     seams.around(publisher.Publisher, "_into_service", "swap.recorded", "swap.installed")
-    seams.around(recovery, "_ticks", "recovery.mid")
+    seams.around(recovery.Replay, "_ticks", "recovery.mid")
     seams.around(recovery, "recover", after="recovery.after")
 
     def holds_swap(payloads: Sequence[bytes]) -> bool:
