@@ -43,6 +43,7 @@ FLOORS = {
     "service.heap": 2,
     "service.metrics": 2,
     "service.publisher": 2,
+    "service.refold": 2,
     "service.recovery": 2,
     "service.replaying": 2,
     "service.residency": 2,

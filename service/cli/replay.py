@@ -1,0 +1,66 @@
+"""`freshet replay`: learn a stopped server's journal again, and say whether the same comes of it."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.verbs import one_blas_thread, refused
+
+OTHERWISE = 1
+
+
+def replay(
+    data: Annotated[Path, typer.Argument(help="The directory that `freshet serve --data` was given.", metavar="DATA")],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option("--from", help="A trainer.db, or a copy [default: the journal's start].", metavar="FILE"),
+    ] = None,
+) -> None:
+    """Learn the journal of a stopped server again, and print where each model's weights end.
+
+    On the way they must be those of every version that was published, and of the trainer's checkpoint; the exit code is
+    1 if any differ. On another kind of machine, or with other versions of the libraries, the last bits may.
+    """
+    one_blas_thread()
+    raise typer.Exit(_replay(data, checkpoint))
+
+
+def _replay(data: Path, checkpoint: Path | None) -> int:
+    from service.records import RecordError
+    from service.refold import refold
+    from service.storage.database import DatabaseRefused
+    from service.storage.log import JournalLocked
+    from service.storage.segments import JournalDamaged
+    from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse
+    from service.trainer.hosting import WeightsGone
+
+    unusable = (
+        OSError, JournalLocked, JournalDamaged, RecordError, DatabaseRefused, CheckpointCorrupt, CheckpointInUse,
+        WeightsGone,
+    )  # fmt: skip
+    try:
+        results = refold(data, checkpoint, _progress if sys.stderr.isatty() else _silent)
+    except unusable as error:
+        raise refused(error) from None
+    for found in results:
+        print(f"model {found.number}: entries {found.first} to {found.offset}, weights sha256 {found.digest}")
+        print(f"  {len(found.met)} recorded on the way are the same{_named(found.met[-1:], ', the last ')}")
+        if found.missed:
+            print(f"  {len(found.missed)} are NOT{_named(found.missed[:5], ': ')}")
+    return OTHERWISE if any(found.missed for found in results) else 0
+
+
+def _named(what: list[str], before: str) -> str:
+    return before + ", ".join(what) if what else ""
+
+
+def _progress(position: int, end: int) -> None:
+    print(f"\r{100 * position // end} % of {end / 1e6:.1f} MB", end="\n" if position >= end else "", file=sys.stderr)
+
+
+def _silent(position: int, end: int) -> None:
+    """Nobody looks."""
