@@ -13,6 +13,7 @@ from model import calendar
 from model.arena import Arena
 from model.cell import Array
 from model.network import Network
+from model.spec import ModelSpec
 from model.tasks import TARGET_CLIP
 
 
@@ -81,6 +82,16 @@ class Due(NamedTuple):
     thinned: int  # label vectors left out
 
 
+def out_of_range(spec: ModelSpec, values: Array) -> NDArray[np.bool_]:
+    """Which rows of values [.., targets or O] hold one beyond `label_range`: [..]. What is missing is not beyond it."""
+    if not spec.label_range:
+        return np.zeros(values.shape[:-1], np.bool_)
+    pairs = np.array(spec.label_range).reshape(-1, 2)
+    low, high = np.tile(pairs, (values.shape[-1] // len(pairs), 1)).T  # of outputs: step 1's targets first
+    beyond: NDArray[np.bool_] = ((values < low) | (values > high)).any(axis=-1)
+    return beyond
+
+
 def void_gaps(block: Block, time: NDArray[np.float64], max_gap: float) -> int:
     """After more than max_gap seconds (0: no limit) no label joins an earlier origin. Returns how many waited."""
     if max_gap <= 0:
@@ -118,6 +129,9 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         usable = valid[:, :, None] & (scale > 0)
         if network.scaler.hold:
             usable &= _observed(network, block, x, back)[:, None]
+        if spec.label_range:  # a value beyond it is no truth, nor what a change is measured from
+            sound = ~out_of_range(spec, truth)[:, None] & ~out_of_range(spec, block.x[:, origin])
+            usable &= sound[:, :, None]
         carries = usable.any(axis=(1, 2))
         labels += int((carries & due).sum())
         thinned += int((carries & ~due).sum())

@@ -21,7 +21,7 @@ from model.arena import Arena
 from model.cell import Array
 from model.network import Network
 
-LATE, UNKNOWN, CONFLICT, NON_FINITE = "late", "unknown", "conflict", "non-finite"
+LATE, UNKNOWN, CONFLICT, NON_FINITE, RANGE = "late", "unknown", "conflict", "non-finite", "range"
 
 
 def shapes(network: Network) -> tuple[tuple[int, ...], ...]:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 
 from model.bptt import Batch, gradient, pad_rows, padded, predict
 from model.cell import Array
-from model.contexts import Block, Contexts, due_labels, push, void_gaps
+from model.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.drift import Drift
 from model.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
-from model.histories import NON_FINITE, Histories, Rejected
+from model.histories import NON_FINITE, RANGE, Histories, Rejected
 from model.keeping import make_contexts
 from model.network import Network, Tape, Tapes
 from model.optimizers import OPTIMIZERS, OptimizerState, update_parts
@@ -133,7 +133,8 @@ class Learner:
         streams, seq: (n,) the ticks they are for; y: [n, O] finite. A label learns from the ticks up to its own. Of a
         tick's labels the first wins; the same value again is counted and otherwise passed over.
         Returns the updates, and the labels not learned: those of a tick that is "late", "unknown" or has another value
-        ("conflict"; see `Histories.arrive`), those "non-finite", and all of an update that was refused for that.
+        ("conflict"; see `Histories.arrive`), those beyond the spec's `label_range` ("range"), and all of an update that
+        was refused ("non-finite").
         While paused, labels are marked as seen, counted as unlearned, and never learned.
         Raises ValueError for task forecast, which reads its labels off the stream, and for another shape.
         """
@@ -144,12 +145,14 @@ class Learner:
             raise ValueError(f"labels have shape {y.shape}, expected ({len(streams)}, {self.spec.outputs})")
         arrivals = contexts.arrive(streams, seq, y)
         self.counts.duplicates += arrivals.duplicates
-        updates, rejected = [], arrivals.rejected
-        due = self._due(len(arrivals.accepted), learn_every)
+        beyond = out_of_range(self.spec, y[arrivals.accepted])
+        updates, rejected = [], arrivals.rejected + [Rejected(int(i), RANGE) for i in arrivals.accepted[beyond]]
+        accepted, slots, ticks = (part[~beyond] for part in arrivals[:3])
+        due = self._due(len(accepted), learn_every)
         for k in range(0, len(due), GROUP_ROWS):
             chosen = due[k : k + GROUP_ROWS]
-            places = arrivals.accepted[chosen]
-            start, X, position = contexts.windows(arrivals.slots[chosen], arrivals.ticks[chosen])
+            places = accepted[chosen]
+            start, X, position = contexts.windows(slots[chosen], ticks[chosen])
             labels, weight = (np.zeros((*X.shape[:2], y.shape[1]), np.float32) for _ in range(2))
             at = position, np.arange(len(places))
             labels[at], weight[at] = y[places], 1
@@ -167,7 +170,8 @@ class Learner:
         """Take consecutive whole windows in and learn from each at once, up to 32 side by side, in record order.
 
         They touch no stream. Labels of task forecast: the values of the targets at steps 1..H from each tick. Returns
-        the updates, and the windows not learned: of another "shape", "non-finite", with "no label" that can be judged
+        the updates, and the windows not learned: of another "shape", "non-finite", with a label beyond `label_range`
+        ("range"), or "no label" that can be judged
         (a forecast's first tick has no scale), and all of an update that was refused ("non-finite" too).
         """
         reasons = [problem(self.network, window) for window in windows]

@@ -50,6 +50,7 @@ class ModelSpec:
     task: str = "forecast"
     classes: tuple[str, ...] = ()  # names, for task classify
     class_weights: tuple[float, ...] = ()  # one per class, default all 1
+    label_range: tuple[float, ...] = ()  # low, high: of all targets, or a pair for each; beyond it nothing is learned
     label_horizon: int = 0  # ticks that a label may come late; default 512, or 0 for task forecast, which needs none
     loss: str = ""  # default mse, or cross_entropy for task classify
     huber_delta: float = 1.0  # scaled units, of loss huber
@@ -79,6 +80,7 @@ class ModelSpec:
             "targets": tuple(self.targets) or (tuple(self.channels) if forecast else ()),
             "classes": tuple(self.classes),
             "class_weights": tuple(map(float, self.class_weights)) or (1.0,) * len(self.classes),
+            "label_range": tuple(map(float, self.label_range)),
             "freeze": tuple(self.freeze),
             "window": self.window or max(16, self.horizon + self.learn_every - 1 + WINDOW_MARGIN),
             "label_horizon": self.label_horizon or (0 if forecast else 512),
@@ -147,6 +149,7 @@ class ModelSpec:
             raise SpecError("class_weights", self.class_weights, f"give {len(self.classes)}, one per class")
         if any(not 0 < weight <= 1e6 for weight in self.class_weights):
             raise SpecError("class_weights", self.class_weights, "give weights above 0 and at most 1e6")
+        self._check_label_range()
         if classify != (self.loss == "cross_entropy"):
             losses = [name for name in CHOICES["loss"] if (name == "cross_entropy") == classify]
             raise SpecError("loss", self.loss, f"task {self.task} takes {' or '.join(losses)}")
@@ -158,6 +161,15 @@ class ModelSpec:
                 raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
         if self.learn and len(self.freeze) == len(parts):
             raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
+
+    def _check_label_range(self) -> None:
+        if self.label_range and self.task == "classify":
+            raise SpecError("label_range", self.label_range, "task classify has probabilities: leave it out")
+        if len(self.label_range) not in (0, 2, 2 * len(self.targets)):
+            pairs = f"low and high, or {len(self.targets)} such pairs, one per target"
+            raise SpecError("label_range", self.label_range, f"give {pairs}")
+        if any(not low < high for low, high in zip(self.label_range[::2], self.label_range[1::2], strict=True)):
+            raise SpecError("label_range", self.label_range, "each low must be below its high")
 
     def _check_sizes(self) -> None:
         shortest = self.horizon + self.learn_every - 1 + WINDOW_MARGIN

@@ -9,6 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cell import Array
+from model.contexts import out_of_range
+from model.histories import RANGE
 from model.network import Network
 from model.rounds import GROUP_ROWS, padded_rows
 
@@ -75,6 +77,8 @@ def problem(network: Network, window: Window) -> str:
     x = np.nan_to_num(window.x, nan=0, posinf=np.inf, neginf=-np.inf) if network.scaler.hold else window.x
     if not all(np.isfinite(values).all() for values in (x, window.y[labels], window.weight, state)):
         return "non-finite"
+    if out_of_range(spec, np.where(labels, window.y, np.nan)).any():
+        return RANGE
     return "" if labels.any() else "no label"
 
 

@@ -27,6 +27,7 @@ KEYS = {
     "learn": "false: the model serves and never learns",
     "learn_every": "one update every so many ticks of a stream",
     "label_horizon": "ticks that a label may come late; 0: 512, and none for task forecast",
+    "label_range": "low, high of all targets, or a pair for each: values beyond it are quarantined, not learned",
     "loss": "empty: mse, or cross_entropy for task classify",
     "huber_delta": "of loss huber: errors beyond so many scaled units count linearly",
     "optimizer": "how a gradient becomes a step",

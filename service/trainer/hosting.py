@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from model.contexts import out_of_range
 from model.drift import Drift
-from model.histories import NON_FINITE
+from model.histories import NON_FINITE, RANGE
 from model.learner import Counts, Learner, Update
 from model.spec import ModelSpec
 from service.gate import Gate, GateSettings
@@ -184,12 +185,15 @@ class HostedModel:
         return []
 
     def _ticks(self, ticks: Ticks, offset: int, **how: Any) -> list[Update]:
-        """Ticks, the first being entry `offset`: the labels of a refused update are quarantined."""
-        updates = self.learner.ticks(ticks.stream, ticks.seq, ticks.time, ticks.x, **how)
-        targets = self.learner.spec.target_index
-        for at in (place for update in updates for place in update.refused_ticks):
-            label = Label(int(ticks.stream[at]), int(ticks.seq[at]), ticks.x[at, targets])
-            self.quarantine.add(offset + at, NON_FINITE, label)
+        """Ticks, the first being entry `offset`: values that are no labels, or whose update was refused, are listed."""
+        learner = self.learner
+        updates = learner.ticks(ticks.stream, ticks.seq, ticks.time, ticks.x, **how)
+        values = ticks.x[:, learner.spec.target_index]
+        found = {place: NON_FINITE for update in updates for place in update.refused_ticks}
+        if learner.spec.label_range and learner.spec.learn and not learner.paused and values.size:
+            found |= dict.fromkeys(np.flatnonzero(out_of_range(learner.spec, values)).tolist(), RANGE)
+        for at, reason in sorted(found.items()):
+            self.quarantine.add(offset + at, reason, Label(int(ticks.stream[at]), int(ticks.seq[at]), values[at]))
         self._judge(updates)
         return updates
 

@@ -33,6 +33,7 @@ BAD: list[tuple[str, Any]] = [
     *(("loss", v) for v in ("other", 0, None, "cross_entropy")),
     *(("classes", v) for v in (["a", "b"], "ab", 3, [1, 2])),
     *(("class_weights", v) for v in ([1.0], ["a"], 2.0, [True])),
+    *(("label_range", v) for v in ([1.0], [2.0, 1.0], [0.0, 0.0], "01", ["0", "1"], [0.0, float("inf")])),
     *(("label_horizon", v) for v in (1, -1, 1.5, "3")),
     *(("huber_delta", v) for v in (0.0, -1.0, float("nan"), "1")),
     *(("momentum", v) for v in (-0.1, 1.0, float("nan"), "0.9")),

@@ -1,6 +1,7 @@
 """A model in the trainer is a fold over its chunks: interrupted anywhere, it goes on to the same bits."""
 
 import hashlib
+import json
 import sqlite3
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from model.optimizers import OPTIMIZERS
+from model.spec import ModelSpec
 from service.gate import Gate
 from service.records import Promote, Rollback, Ticks
 from service.storage.database import DatabaseRefused
@@ -140,6 +142,22 @@ def test_a_gap_between_chunks_is_refused_and_changes_nothing(missing):
         hosted.apply(chunk, weights_of)
 
     assert digest(hosted) == before
+
+
+@pytest.mark.parametrize("paused", [False, True])
+def test_what_was_beyond_the_range_is_in_the_quarantine_with_its_place_unless_learning_is_off(paused):
+    made = ModelSpec(channels=("x",), hidden=4, label_range=(-9.0, 9.0), learn=not paused)
+    x = np.random.default_rng(5).normal(0, 1, (20, 1)).astype(np.float32)
+    x[10] = 1e6
+    seq = np.arange(1, 21, dtype=np.uint64)
+    ticks = Ticks(np.full(20, 10, np.uint32), seq, np.full(20, np.nan), x)
+
+    hosted = fold(chunks([create(made), swap(1), ticks]))
+
+    items, _ = hosted.quarantine.changes()
+    found = [(i.reason, i.stream, i.seq, i.offset, np.frombuffer(i.y, np.float32).tolist()) for i in items]
+    assert found == ([] if paused else [("range", 10, 11, 2 + 10, [1e6])])
+    assert json.loads(hosted.pack()[0])["quarantine"]["totals"] == ({} if paused else {"range": 1})
 
 
 # ---- rollback, swap, anchor, pause

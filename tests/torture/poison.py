@@ -1,0 +1,105 @@
+"""One stream of twenty sends absurd values, which are labels too: what that costs the others, with and without guards.
+
+In one process and without a clock: the learner alone, each stream forecast with the weights of its time.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import contexts, learner
+from model.learner import Learner
+from model.spec import ModelSpec
+from tests.torture.report import Part
+
+STREAMS = 20
+ABSURD_SHARE = 0.3  # of the ticks of stream 0
+ABSURD = 1e6  # where the others' values are about 1
+CONTAINED, HARMFUL = 1.05, 1.2  # others' error, over that without the poisoner: at most, and at least without guards
+SPEC = ModelSpec(channels=("x",), hidden=8, learning_rate=3e-3, label_range=(-5.0, 5.0))
+
+
+@contextlib.contextmanager
+def unguarded() -> Iterator[None]:
+    """A mutant of the learner: no range, no clip of targets, no clip of the gradient."""
+
+    def norm_only(grad: NDArray[np.float32], max_norm: float) -> float:
+        return float(np.linalg.norm(grad))
+
+    def in_range(spec: ModelSpec, values: NDArray[np.float32]) -> NDArray[np.bool_]:
+        return np.zeros(values.shape[:-1], np.bool_)
+
+    with (
+        mock.patch.object(contexts, "out_of_range", in_range),
+        mock.patch.object(contexts, "TARGET_CLIP", 1e30),
+        mock.patch.object(learner, "clip_by_global_norm", norm_only),
+    ):
+        yield
+
+
+def series(seed: int, ticks: int) -> NDArray[np.float32]:
+    """[ticks, streams] noisy sines, and then the absurd values of stream 0."""
+    rng = np.random.default_rng(seed)
+    phase, period = rng.uniform(0, 2 * np.pi, STREAMS), rng.uniform(4, 7, STREAMS)
+    time = np.arange(ticks)[:, None]
+    x = np.sin(2 * np.pi * time / period + phase) + 0.1 * rng.normal(0, 1, (ticks, STREAMS))
+    absurd = rng.random(ticks) < ABSURD_SHARE
+    x[absurd, 0] = ABSURD * rng.choice([-1, 1], int(absurd.sum()))
+    return x.astype(np.float32)
+
+
+def others_error(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC) -> float:
+    """Mean squared error of the forecasts of all streams but the first, learned with it or without, all ticks."""
+    learning = Learner(spec)
+    ids = np.arange(0 if poisoner else 1, STREAMS, dtype=np.uint32)
+    state = np.zeros((len(ids), learning.network.state_size), np.float32)
+    no_calendar = np.zeros((len(ids), learning.network.calendar_size), np.float32)
+    others = slice(1 if poisoner else 0, None)
+    errors, forecast = [], None
+    for seq, row in enumerate(x[:, ids], 1):
+        if forecast is not None:
+            errors.append(np.square(forecast[others, 0] - row[others]).mean(dtype=np.float64))
+        forecast, state = learning.network.step(learning.weights, row[:, None], no_calendar, state)
+        learning.ticks(ids, np.full(len(ids), seq, np.uint64), np.full(len(ids), np.nan), row[:, None])
+    return float(np.mean(errors))
+
+
+def run(quick: bool) -> dict[str, Any]:
+    """Others' error over that without the poisoner, worst of the seeds: guarded, unguarded, and without a range."""
+    seeds, ticks = (1, 300) if quick else (3, 1500)
+    ratios: dict[str, list[float]] = {"guarded": [], "without_range": [], "unguarded": []}
+    unlimited = ModelSpec.from_mapping(SPEC.to_mapping() | {"label_range": []})
+    for seed in range(seeds):
+        x = series(seed, ticks)
+        alone = others_error(x, poisoner=False)
+        ratios["guarded"].append(others_error(x, poisoner=True) / alone)
+        if not quick:
+            ratios["without_range"].append(others_error(x, poisoner=True, spec=unlimited) / alone)
+        with unguarded():
+            ratios["unguarded"].append(others_error(x, poisoner=True) / alone)
+    found: dict[str, Any] = {name: max(values) for name, values in ratios.items() if values}
+    return found | {"unguarded": min(ratios["unguarded"]), "seeds": seeds, "ticks": ticks}
+
+
+def part(folder: Path, quick: bool) -> Part:
+    """`run` as a part of the report."""
+    numbers = run(quick)
+    contained, harmful = numbers["guarded"] <= CONTAINED, numbers["unguarded"] >= HARMFUL
+    caught = {True: ["no guards against poison"], False: []}
+    summary = f"others' error {numbers['guarded']:.3f}× with the guards, {numbers['unguarded']:.1f}× without"
+    return Part(
+        rounds=numbers["seeds"],
+        hits=numbers["seeds"],
+        mutants_caught=caught[harmful],
+        mutants_survived=caught[not harmful],
+        wrong=[] if contained else [f"more than {CONTAINED}×: {summary}"],
+        numbers=numbers,
+        summary=summary,
+    )
