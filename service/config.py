@@ -39,6 +39,7 @@ class ServeConfig(BaseSettings):
 
     worse_evidence: float = Field(1e4, gt=1, description="evidence that makes a candidate worse than the anchor")
     anchor_labels: int = Field(512, ge=1, description="scored labels a version's line must hold to become the anchor")
+    anchor_scores: int = Field(512, ge=1, description="updates in which those must have been scored")
     score_every: int = Field(4, ge=1, description="the anchor is scored on one in so many chunks")
     cool_down_labels: int = Field(256, ge=0, description="labels learned after a rollback before the next publish")
     max_movement: float = Field(4.0, gt=0, description="relative change of weights between two versions, L2 norms")
@@ -87,7 +88,12 @@ class ServeConfig(BaseSettings):
     def gate(self) -> GateSettings:
         """The gate's part."""
         return GateSettings(
-            self.worse_evidence, self.anchor_labels, self.score_every, self.cool_down_labels, self.max_movement
+            self.worse_evidence,
+            self.anchor_labels,
+            self.anchor_scores,
+            self.score_every,
+            self.cool_down_labels,
+            self.max_movement,
         )
 
     @classmethod

@@ -20,6 +20,8 @@ class GateSettings:
 
     worse_evidence: float = 1e4  # 1/α
     anchor_labels: int = 512  # scored labels that the serving line must hold before its version becomes the anchor
+    # … and scores: the labels of an update are one score, however many, and the test sees nothing in a few of them.
+    anchor_scores: int = 512
     score_every: int = 4  # chunks; anchor scoring costs about a third of an update
     cool_down_labels: int = 256  # learned after a rollback before anything is published
     max_movement: float = 4.0  # ‖Δw‖ / ‖w‖ between two versions; learning at the default rate moves 0.26 in 500 updates
@@ -33,7 +35,8 @@ class Gate:
     wealth: list[float] = field(default_factory=lambda: [1.0] * len(BETS))
     anchor: int = 1
     contender: int = 0  # version put into service since the anchor was chosen; 0: none
-    contender_scored: int = 0
+    contender_scored: int = 0  # labels
+    contender_scores: int = 0
     cooling: int = 0  # labels left of a cool-down
 
     @property
@@ -51,7 +54,9 @@ class Gate:
         candidate = candidate if math.isfinite(candidate) else 1.0
         d = (candidate - anchor) if math.isfinite(anchor) else 0.0
         self.wealth = [min(max(m, 1.0) * (1 + bet * d), 1e300) for m, bet in zip(self.wealth, BETS, strict=True)]
-        self.contender_scored += labels if self.contender else 0
+        if self.contender:
+            self.contender_scored += labels
+            self.contender_scores += 1
 
     def learned(self, labels: int) -> None:
         """Labels learned, scored or not: they end a cool-down."""
@@ -60,19 +65,22 @@ class Gate:
     def swapped(self, version: int) -> None:
         """A version went into service: the first since the last anchor becomes the contender."""
         if not self.contender and version > self.anchor:
-            self.contender, self.contender_scored = version, 0
+            self._contend(version)
 
     def new_anchor(self) -> int:
         """The contender's number once it has proved itself, after which it is the anchor; else 0.
 
-        Proved: versions since it have served `anchor_labels` scored labels, and the evidence against them is below the
-        square root of what would veto. (Each version serves for a fraction of a second; the line of small steps from
-        one is what can be judged.)
+        Proved: versions since it have served `anchor_labels` scored labels in `anchor_scores` scores, and the evidence
+        against them is below the square root of what would veto. (Each version serves for a fraction of a second; the
+        line of small steps from one is what can be judged.)
         """
-        if not self.contender or self.contender_scored < self.settings.anchor_labels:
+        settings = self.settings
+        held = self.contender_scored >= settings.anchor_labels and self.contender_scores >= settings.anchor_scores
+        if not self.contender or not held:
             return 0
         proved = self.evidence < math.sqrt(self.settings.worse_evidence)
-        version, self.contender, self.contender_scored = self.contender, 0, 0
+        version = self.contender
+        self._contend(0)
         if not proved:
             return 0
         self.anchor = version
@@ -81,7 +89,8 @@ class Gate:
 
     def promoted(self, version: int) -> None:
         """Serving and learning go on from `version` by hand: it is the anchor, and no cool-down is left."""
-        self.anchor, self.contender, self.contender_scored = version, 0, 0
+        self.anchor = version
+        self._contend(0)
         self.wealth = [1.0] * len(BETS)
         self.cooling = 0
 
@@ -90,6 +99,9 @@ class Gate:
         self.promoted(version)
         self.cooling = self.settings.cool_down_labels
 
+    def _contend(self, version: int) -> None:
+        self.contender, self.contender_scored, self.contender_scores = version, 0, 0
+
     def pack(self) -> dict[str, object]:
         """What a checkpoint stores; `unpack` is its inverse."""
         return {
@@ -97,5 +109,6 @@ class Gate:
             "anchor": self.anchor,
             "contender": self.contender,
             "contender_scored": self.contender_scored,
+            "contender_scores": self.contender_scores,
             "cooling": self.cooling,
         }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections import deque
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import structlog
@@ -122,7 +123,7 @@ class Publisher:
             log.error("cannot roll back", model=model.name, version=number, error=str(error))
             return
         if not self._stale(model, head):
-            self._begin_again(Rollback, model, *prepared, head["offset"], head["reason"])
+            self._begin_again(Rollback, model, *prepared, head["offset"], head["reason"], head["numbers"])
 
     async def begin_again(self, kind: Return, model: Sessions, number: int, reason: str) -> None:
         """By hand: serving goes on with a kept version, and the learner with it when the record reaches it.
@@ -130,7 +131,7 @@ class Publisher:
         Raises VersionMissing, VersionCorrupt, BadVersion, JournalFailed: nothing has changed then.
         """
         prepared = await asyncio.to_thread(self._prepare_return, model, number)
-        self._begin_again(kind, model, *prepared, self._serving.journal.offset(model.number), reason)
+        self._begin_again(kind, model, *prepared, self._serving.journal.offset(model.number), reason, {})
 
     def _begin_again(
         self,
@@ -140,13 +141,14 @@ class Publisher:
         session: StepSession,
         offset: int,
         reason: str,
+        numbers: Mapping[str, float],
     ) -> None:
         """Between two steps. All labels up to the record are judged with it: what learned them is thrown away."""
         number = version.number
         self._serving.record(model, kind(number, offset, bytes.fromhex(version.digest), reason))
         self._into_service(model, number, session)
         event = ev.ROLLED_BACK if kind is Rollback else ev.PUBLISHED
-        self._serving.emit(model, event, offset, number, reason)
+        self._serving.emit(model, event, offset, number, reason, dict(numbers))
 
     def _into_service(self, model: Sessions, number: int, session: StepSession) -> None:
         """Between two steps, with the record that says so: this version answers from here on; no other stays."""

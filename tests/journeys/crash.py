@@ -26,9 +26,9 @@ DEADLINE_S = 60.0  # for anything that must come; on a loaded machine a process 
 # oracles replay the journal from its start, which recovery need not.
 BUSY = {
     "publish_s": 0.1, "publish_labels": 16, "checkpoint_chunks": 8, "score_every": 2, "anchor_labels": 64,
-    "keep_versions": 1_000_000,
+    "anchor_scores": 1, "keep_versions": 1_000_000,
 }  # fmt: skip
-GATE = GateSettings(anchor_labels=64, score_every=2)
+GATE = GateSettings(anchor_labels=64, anchor_scores=1, score_every=2)
 SMALL: dict[str, Any] = {"channels": ["x"], "hidden": 8}
 
 

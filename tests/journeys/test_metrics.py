@@ -21,7 +21,8 @@ from tests.journeys.scraped import Scraped, get, scrape, scraped_until
 # Any backlog is uncomfortable, so labels are thinned; the anchor is scored on every chunk, and soon replaced; a stream
 # that is not open soon leaves memory.
 SETTINGS = {
-    "comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "snapshot_s": 0.2, "idle_s": 0.2,
+    "comfortable_backlog": 1, "score_every": 1, "anchor_labels": 32, "anchor_scores": 1, "snapshot_s": 0.2,
+    "idle_s": 0.2,
 }  # fmt: skip
 
 MODEL = "moving"

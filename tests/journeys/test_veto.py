@@ -116,6 +116,7 @@ def check_events(seen: Seen) -> None:
     vetoed, rolled_back = seen.of(ModelEvent.VETOED), seen.of(ModelEvent.ROLLED_BACK)
     assert {event.reason for event in vetoed} == {"worse than the anchor", "cooling down after a rollback"}
     assert all(e.numbers["evidence"] >= GATE.worse_evidence for e in vetoed if e.reason == "worse than the anchor")
+    assert all(e.numbers["evidence"] >= GATE.worse_evidence and e.numbers["labels"] for e in rolled_back)
     assert {event.version for event in rolled_back} == {1}
     assert {event.reason for event in rolled_back} == {"worse than the anchor"}
 

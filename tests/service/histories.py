@@ -31,7 +31,7 @@ from tests.model import worlds
 MODEL = 7
 SPEC = worlds.spec(hidden=4, seed=3, head_init=0.3, learning_rate=0.003)
 # Small, so that a short history meets every branch: versions are tried, become the anchor, are dropped.
-GATE = GateSettings(worse_evidence=50.0, anchor_labels=25, score_every=2, cool_down_labels=12)
+GATE = GateSettings(worse_evidence=50.0, anchor_labels=25, anchor_scores=1, score_every=2, cool_down_labels=12)
 
 
 @cache

@@ -140,8 +140,8 @@ def test_only_loopback_is_local():
 
 
 def test_the_gates_settings_are_passed_on_by_name():
-    values: dict[str, Any] = {"worse_evidence": 5.0, "anchor_labels": 6, "score_every": 7, "cool_down_labels": 8,
-                              "max_movement": 9.0}  # fmt: skip
+    values: dict[str, Any] = {"worse_evidence": 5.0, "anchor_labels": 6, "anchor_scores": 10, "score_every": 7,
+                              "cool_down_labels": 8, "max_movement": 9.0}  # fmt: skip
 
     assert load(values).gate == GateSettings(**values)
 

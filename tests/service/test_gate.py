@@ -1,5 +1,6 @@
 """The gate as a decision: seldom wrong about a candidate no worse, quick about one that is, and what follows."""
 
+import dataclasses
 import json
 import math
 
@@ -8,7 +9,7 @@ import pytest
 
 from service.gate import BETS, Gate, GateSettings
 
-PROMPT = GateSettings(worse_evidence=1e4, anchor_labels=40, score_every=1, cool_down_labels=30)
+PROMPT = GateSettings(worse_evidence=1e4, anchor_labels=40, anchor_scores=1, score_every=1, cool_down_labels=30)
 
 
 class NeverWorse(Gate):
@@ -129,6 +130,18 @@ def test_the_first_version_after_the_anchor_becomes_the_anchor_once_its_line_has
     assert gate.new_anchor() == 2
     assert (gate.anchor, gate.contender, gate.wealth) == (2, 0, [1.0] * len(BETS))
     assert gate.new_anchor() == 0, "and only once"
+
+
+def test_a_line_is_not_the_anchor_before_it_has_held_enough_scores_however_many_labels_each_is_of():
+    gate = Gate(dataclasses.replace(PROMPT, anchor_scores=5))
+    gate.swapped(2)
+
+    for _ in range(4):
+        gate.scored(0.2, 0.3, 10 * PROMPT.anchor_labels)
+        assert gate.new_anchor() == 0
+    gate.scored(0.2, 0.3, 1)
+
+    assert gate.new_anchor() == 2
 
 
 def test_labels_scored_before_there_was_a_contender_do_not_count_for_it():

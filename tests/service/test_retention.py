@@ -11,7 +11,7 @@ from tests.service.one_process import World, world
 
 
 async def test_pruning_leaves_a_version_that_was_stored_meanwhile(tmp_path, monkeypatch):
-    async with world(tmp_path / "data", anchor_labels=1) as live:
+    async with world(tmp_path / "data", anchor_labels=1, anchor_scores=1) as live:
         model = await live.model()
         session = live.open(model, "pump")
         listed = Versions.list
@@ -37,7 +37,13 @@ def add_one_more(live: World, model) -> None:
 
 
 async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_next_checkpoint(tmp_path):
-    settings = {"anchor_labels": 8, "score_every": 1, "checkpoint_chunks": 1000, "publish_labels": 1}
+    settings = {
+        "anchor_labels": 8,
+        "anchor_scores": 1,
+        "score_every": 1,
+        "checkpoint_chunks": 1000,
+        "publish_labels": 1,
+    }
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
         session = live.open(model, "pump")
@@ -90,7 +96,7 @@ async def waves(live: World, model, session, first: int, last: int, checkpoints:
 
 async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_versions_were_pruned(tmp_path):
     """What was rolled back to is kept, over restarts too; a contender that is gone costs the gate alone."""
-    settings = {"anchor_labels": 8, "score_every": 1, "cool_down_labels": 4}
+    settings = {"anchor_labels": 8, "anchor_scores": 1, "score_every": 1, "cool_down_labels": 4}
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
         session = live.open(model, "pump")
