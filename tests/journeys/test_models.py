@@ -39,12 +39,8 @@ async def test_a_created_model_has_every_field_of_its_spec_filled_in(client, nam
     model = await client.create_model(name, ["a", "b"], horizon=2)
 
     assert wire.spec(model.spec) == ModelSpec(channels=("a", "b"), horizon=2)
-    lists_of_none = {
-        "classes",
-        "class_weights",
-        "label_range",
-        "freeze",
-    }  # a list is on the wire only where it has entries
+    # A list is on the wire only where it has entries.
+    lists_of_none = {"classes", "class_weights", "label_range", "freeze"}
     assert {f.name for f, _ in model.spec.ListFields()} | lists_of_none == {
         f.name for f in model.spec.DESCRIPTOR.fields
     }
