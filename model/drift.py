@@ -12,6 +12,7 @@ BLOCK_LABELS = 32  # one value of the test is the mean of so many labels' scores
 WARM_BLOCKS = 30  # from which mean and deviation are known before anything is called drift; also after each drift
 TOLERATED = 0.5  # δ: a rise by so many deviations of a block is no drift
 THRESHOLD = 15.0  # λ, in the same deviations
+MEMORY_BLOCKS = 512  # mean and deviation are of about so many: those of a model that had still to learn are forgotten
 LARGEST = 4.0  # a block counts for at most so many: one bad hour is no drift
 BEYOND_BLOCKS = 3  # the test must stay beyond λ for so many blocks in a row
 
@@ -45,7 +46,7 @@ class Drift:
             return {}
         value, self.total, self.labels = self.total / self.labels, 0.0, 0
         if self.blocks >= WARM_BLOCKS:
-            deviation = math.sqrt(self.squares / (self.blocks - 1))
+            deviation = math.sqrt(self.squares / (min(self.blocks, MEMORY_BLOCKS) - 1))
             z = min((value - self.mean) / max(deviation, 1e-9), LARGEST)
             self.excess = max(0.0, self.excess + z - TOLERATED)
             self.beyond = self.beyond + 1 if self.excess > THRESHOLD else 0
@@ -55,7 +56,8 @@ class Drift:
             return numbers
         self.blocks += 1
         step = value - self.mean
-        self.mean += step / self.blocks
+        self.mean += step / min(self.blocks, MEMORY_BLOCKS)
+        self.squares *= 1.0 if self.blocks <= MEMORY_BLOCKS else 1 - 1 / MEMORY_BLOCKS
         self.squares += step * (value - self.mean)
         return {}
 

@@ -68,6 +68,22 @@ def test_a_loss_that_doubles_is_found_within_two_thousand_labels_and_one_that_tr
     assert max(delays(rises_by)) > within, "the simulation would not notice a detector that is asleep"
 
 
+def delay_after_learning(seed: int) -> float:
+    """Of a loss that falls to a quarter while the model learns, and then doubles."""
+    values = np.array([*scores(seed), *scores(50 + seed), *scores(70 + seed), *scores(100 + seed, 2.0)])
+    values *= 1 + 3 * np.exp(-np.arange(len(values)) / 8000)
+    rise = 3 * LABELS + SHIFT_AT
+    return min((n - rise for n in found_at(np.minimum(values, 1).tolist()) if n > rise), default=math.inf)
+
+
+def test_what_the_loss_was_before_the_model_had_learned_is_forgotten(monkeypatch):
+    """Measured: half of them within 930 labels; within 2,624 if nothing were forgotten, and two not at all."""
+    assert np.median([delay_after_learning(seed) for seed in range(8)]) <= 1536
+
+    monkeypatch.setattr(drift, "MEMORY_BLOCKS", 10**9)
+    assert np.median([delay_after_learning(seed) for seed in range(8)]) > 1536, "the simulation would not notice"
+
+
 def test_one_rise_is_one_drift_and_the_next_one_is_found_too():
     steps = np.repeat([0.1, 0.3, 0.6], 4000) + np.random.default_rng(2).normal(0, 0.03, 12_000)
 
