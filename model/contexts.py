@@ -78,7 +78,7 @@ class Due(NamedTuple):
 
     Y: Array  # [T, B, O] targets
     weight: Array  # [T, B, O]
-    labels: int  # label vectors
+    by_row: NDArray[np.intp]  # [B] label vectors of each row
     thinned: int  # label vectors left out
 
 
@@ -117,7 +117,7 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
     weight = np.zeros_like(Y)
     ends = seq % spec.learn_every == 0
     due = ends & (seq // spec.learn_every % learn_every == 0)
-    labels = thinned = 0
+    thinned, by_row = 0, np.zeros(B, np.intp)
     rows, steps = np.arange(B)[:, None], np.arange(H)[None]
     for back in range(spec.learn_every):
         truth = x[:, index] if back == 0 else block.x[:, R - back]
@@ -133,13 +133,13 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
             sound = ~out_of_range(spec, truth)[:, None] & ~out_of_range(spec, block.x[:, origin])
             usable &= sound[:, :, None]
         carries = usable.any(axis=(1, 2))
-        labels += int((carries & due).sum())
+        by_row += carries & due
         thinned += int((carries & ~due).sum())
         usable &= due[:, None, None]
         y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
         Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
         weight[position, rows, steps] += usable
-    return Due(Y.reshape(T, B, -1), weight.reshape(T, B, -1), labels, thinned)
+    return Due(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned)
 
 
 def _observed(network: Network, block: Block, x: Array, back: int) -> Array:

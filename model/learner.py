@@ -23,6 +23,7 @@ from model.network import Network, Tape, Tapes
 from model.optimizers import OPTIMIZERS, OptimizerState, update_parts
 from model.rounds import GROUP_ROWS, one_in, padded_rows, rounds
 from model.schedules import SCHEDULES
+from model.shares import Shares
 from model.spec import ModelSpec
 from model.windows import Unrolled, Window, groups, problem, unroll
 
@@ -51,7 +52,7 @@ class Counts:
 
     updates: int = 0
     learned: int = 0  # label vectors
-    thinned: int = 0  # left out by a recorded learn_every
+    thinned: int = 0  # left out by a recorded learn_every, or as beyond their stream's share
     voided: int = 0  # origins whose labels a gap, reset or eviction cut off
     refused: int = 0
     clipped: int = 0
@@ -88,6 +89,7 @@ class Learner:
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
         self.contexts = make_contexts(self.network, self.max_contexts)
         self.drift = Drift()
+        self.shares = Shares()
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
         self._before = np.empty_like(self.weights.flat)
         self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
@@ -149,6 +151,7 @@ class Learner:
         updates, rejected = [], arrivals.rejected + [Rejected(int(i), RANGE) for i in arrivals.accepted[beyond]]
         accepted, slots, ticks = (part[~beyond] for part in arrivals[:3])
         due = self._due(len(accepted), learn_every)
+        due = due[self._admitted(streams[accepted[due]])]
         for k in range(0, len(due), GROUP_ROWS):
             chosen = due[k : k + GROUP_ROWS]
             places = accepted[chosen]
@@ -225,6 +228,14 @@ class Learner:
         self.counts.thinned += n - len(due)
         return due
 
+    def _admitted(self, streams: NDArray[np.uint32], labels: NDArray[np.intp] | int = 1) -> NDArray[np.bool_]:
+        """Which rows are within their stream's share of the learning; the `labels` of the others count as thinned."""
+        if self.spec.max_share >= 1:
+            return np.ones(len(streams), np.bool_)
+        admitted = self.shares.admit(streams.tolist(), self.spec.max_share)
+        self.counts.thinned += int((~admitted * labels).sum())
+        return admitted
+
     def _append(
         self,
         contexts: Histories,
@@ -284,11 +295,14 @@ class Learner:
         update, ran = None, None
         if self.spec.learn and not self.paused:
             due = due_labels(self.network, block, seq, x, learn_every)
+            carrying = np.flatnonzero(due.by_row)
+            left_out = carrying[~self._admitted(streams[carrying], due.by_row[carrying])]
+            due.weight[:, left_out], due.by_row[left_out] = 0, 0
             self.counts.thinned += due.thinned
-            if due.labels:
+            if due.by_row.any():
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
-                update = self._update(batch, ran, due.labels, score_anchor)
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor)
         push(self.network, block, self._moved_on(block, ran), time, x)
         if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())

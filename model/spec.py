@@ -66,6 +66,7 @@ class ModelSpec:
     scaler: str = "residual"  # units of inputs and forecasts: running differences and level, running z-score, or none
     head_init: float = 0.0  # standard deviation of the readout's first weights; 0: a fresh model is persistence
     seed: int = 0
+    max_share: float = 0.9  # of the last 4,096 labels, those learned of one stream, where there are others; 1: no limit
     drift_reaction: str = "none"  # to a loss that rises for good: raise the rate for a while, or rollback to the anchor
     drift_raise: float = 3.0  # factor on the learning rate, of drift_reaction raise
     drift_labels: int = 1024  # labels for which it is raised
@@ -190,6 +191,7 @@ class ModelSpec:
             ("interval", 0.0, 3.2e9),
             ("max_gap", 0.0, 3.2e9),
             ("clip", 1e-6, 1e6),
+            ("max_share", 0.001, 1.0),
             ("drift_raise", 0.01, 100.0),
             ("drift_labels", 1, 10**9),
             ("head_init", 0.0, 10.0),

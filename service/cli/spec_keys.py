@@ -38,6 +38,7 @@ KEYS = {
     "warmup": "updates over which the rate rises from 0, before the schedule",
     "schedule_updates": "length of schedule cosine, which falls to a tenth of the rate",
     "clip": "largest norm of a gradient; more is scaled down to it",
+    "max_share": "of the last 4,096 labels, at most this share is learned of one stream while others are active",
     "drift_reaction": "to a loss that rises for good, beside the event: raise the rate, or rollback to the anchor",
     "drift_raise": "factor on the learning rate, of drift_reaction raise",
     "drift_labels": "of drift_reaction raise: labels for which the rate is raised",

@@ -19,7 +19,7 @@ SPEC_KEYS = (
     "channels, targets, horizon, interval, max_gap, cell, activation, layers, hidden, init, init_gain, window, "
     "learn_every, learn, task, classes, class_weights, label_range, label_horizon, loss, huber_delta, optimizer, "
     "momentum, weight_decay, learning_rate, schedule, warmup, schedule_updates, freeze, clip, scaler, head_init, seed, "
-    "drift_reaction, drift_raise, drift_labels, missing"
+    "max_share, drift_reaction, drift_raise, drift_labels, missing"
 )
 
 

@@ -21,7 +21,7 @@ from service.storage.segments import sync_directory
 from service.trainer.hosting import HostedModel
 from service.trainer.quarantine import Item
 
-FORMAT_VERSION = 304
+FORMAT_VERSION = 305
 
 _SCHEMA = """
 CREATE TABLE checkpoint (id INTEGER PRIMARY KEY CHECK (id = 1), position INTEGER NOT NULL, machine TEXT NOT NULL);

@@ -21,6 +21,7 @@ from model.contexts import out_of_range
 from model.drift import Drift
 from model.histories import NON_FINITE, RANGE
 from model.learner import Counts, Learner, Update
+from model.shares import Shares
 from model.spec import ModelSpec
 from service.gate import Gate, GateSettings
 from service.records import (
@@ -250,6 +251,7 @@ class HostedModel:
             "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),
             "contender": b"" if self.contender_weights is None else self.contender_weights.tobytes(),
             "order": np.array(learner.contexts.order(), np.uint32).tobytes(),
+            "shares": learner.shares.pack(),
             "quarantined": np.array(self.quarantine.ids, np.uint64).tobytes(),
         }
         return json.dumps(head), blobs
@@ -267,6 +269,7 @@ class HostedModel:
         learner.optimizer_state.step = facts["step"]
         learner.paused = facts["paused"]
         learner.counts = Counts(**facts["counts"])
+        learner.shares = Shares.unpack(blobs["shares"])
         learner.drift = Drift(**facts["drift"])
         learner.anchor = np.frombuffer(blobs["anchor"], np.float32).copy() if blobs["anchor"] else None
         learner.contexts.restore(contexts, np.frombuffer(blobs["order"], np.uint32).tolist())

@@ -44,6 +44,7 @@ BAD: list[tuple[str, Any]] = [
     *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),
     *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),
     *(("clip", v) for v in (0.0, -1.0, 1e7, float("nan"), "1")),
+    *(("max_share", v) for v in (0.0, -0.5, 1.1, float("nan"), "1")),
     *(("drift_raise", v) for v in (0.0, -1.0, 101.0, float("nan"), "3")),
     *(("drift_labels", v) for v in (0, -1, 1.5, "3")),
     *(("head_init", v) for v in (-0.1, 11.0, float("inf"), "0")),

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from model import shares
 from model.optimizers import OPTIMIZERS
 from model.spec import ModelSpec
 from service.gate import Gate
 from service.records import Promote, Rollback, Ticks
 from service.storage.database import DatabaseRefused
-from service.trainer import checkpoint
+from service.trainer import checkpoint, hosting
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
 from service.trainer.hosting import HostedModel, OutOfOrder, WeightsGone
 from tests.model import worlds
@@ -434,3 +435,23 @@ def test_the_machine_kind_names_the_lock_file_that_is_beside_the_package():
     lock = Path(checkpoint.__file__).parents[2] / "requirements.lock"
 
     assert checkpoint.machine_kind().endswith(f"lock {hashlib.sha256(lock.read_bytes()).hexdigest()}")
+
+
+# ---- shares
+
+
+def elsewhere(path: Path) -> bool:
+    """Whether a restart in the middle of a history in which one stream is held back leads elsewhere."""
+    spec = worlds.spec(hidden=4, max_share=0.3)
+    whole = chunks([create(spec), swap(1)], *[[Ticks(*chunk)] for chunk in worlds.chunks([8] * 30, entities=2)])
+    straight = fold(whole)
+    assert straight.learner.counts.thinned
+    return digest(fold(whole[20:], through_a_file(path, fold(whole[:20])))) != digest(straight)
+
+
+def test_the_shares_of_streams_are_in_the_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.setattr(shares, "WINDOW", 40)
+    assert not elsewhere(tmp_path / "a.db")
+
+    monkeypatch.setattr(hosting.Shares, "unpack", lambda data: shares.Shares())
+    assert elsewhere(tmp_path / "b.db"), "a checkpoint without them would not be noticed"
