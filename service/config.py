@@ -51,6 +51,7 @@ class ServeConfig(BaseSettings):
     # Whole segments, and only of what lies before the last snapshot and the trainer's last checkpoint.
     journal_keep_bytes: int = Field(4 << 30, ge=0, description="journal beyond so much goes once nothing needs it")
     journal_keep_s: float = Field(7 * 86400.0, ge=0, description="journal older than this goes once nothing needs it")
+    journal_cap_bytes: int = Field(8 << 30, ge=1, description="unlearned journal; beyond so much it is skipped")
     # At most `answers.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
     max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
     # Counts while the disk is full, when nothing else ends what is kept in memory until it can be written.
@@ -82,6 +83,15 @@ class ServeConfig(BaseSettings):
                     f"{name} = {host}:{port}: reachable from other machines without TLS; "
                     "listen on 127.0.0.1, or accept that with --insecure"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _journal(self) -> ServeConfig:
+        if self.journal_cap_bytes < self.journal_keep_bytes:
+            raise ValueError(
+                f"journal_cap_bytes = {self.journal_cap_bytes}: below journal_keep_bytes, "
+                f"{self.journal_keep_bytes}; raise the one, or lower the other"
+            )
         return self
 
     @property

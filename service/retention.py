@@ -29,3 +29,11 @@ def droppable(
             return n
         size -= segment.size
     return len(closed)
+
+
+def is_held_too_long(end: int, first: int, checkpoint: int, cap_bytes: int) -> bool:
+    """Whether the trainer has not saved more of the journal than may be kept for it (R6).
+
+    end, first: of the journal, positions; checkpoint: the position that the trainer's last one contains, 0 for none.
+    """
+    return end - max(first, checkpoint) > cap_bytes

@@ -47,6 +47,7 @@ from service.publisher import Publisher
 from service.records import decode_chunk
 from service.recovery import recover
 from service.replaying import Replayer
+from service.retention import is_held_too_long
 from service.serving import Serving
 from service.skips import DEATHS
 from service.snapshot import Part
@@ -149,11 +150,7 @@ class Server:
         From the journal that is left, labels would be learned a second time: the weights that serve hold most of them.
         The others are skipped, by record.
         """
-        why = f"{why}: learning begins anew from the version that serves"
-        for number, model in self.serving.models.items():
-            learned, end = self.versions.get(number, model.champion).offset, self.journal.offset(number)
-            self.serving.skip(model, learned, end, why)
-        await self.journal.flush()
+        await self._skip_unlearned(why)
         self.checkpoint, position, models = 0, self.journal.durable_position, []
         for number, model in self.serving.models.items():
             offset = self.journal.durable_offset(number)
@@ -161,6 +158,14 @@ class Server:
                 facts = {"model": number, "spec": model.spec.to_mapping(), "paused": model.paused}
                 models.append(facts | {"version": model.champion, "offset": offset})
         return {"position": position, "models": models}
+
+    async def _skip_unlearned(self, why: str) -> None:
+        """Of each model, what the version that serves has not learned is never learned: recorded, on disk on return."""
+        why = f"{why}: learning begins anew from the version that serves"
+        for number, model in self.serving.models.items():
+            learned, end = self.versions.get(number, model.champion).offset, self.journal.offset(number)
+            self.serving.skip(model, model.skips.after(learned), end, why)
+        await self.journal.flush()
 
     async def _skip(self, position: int) -> None:
         """The trainer dies of the chunk at this journal position, each time it is started: it is never learned."""
@@ -370,6 +375,7 @@ class Server:
 
     async def _retain(self, snapshot: int) -> None:
         """Let go of what is over size or age of the journal, and lies before the snapshot and the checkpoint."""
+        await self._bound_unlearned()
         needed, keep = min(snapshot, self.checkpoint), (self.config.journal_keep_bytes, self.config.journal_keep_s)
         try:
             dropped = await self.journal.retain(needed, *keep, self.serving.wall())
@@ -378,6 +384,16 @@ class Server:
         else:
             self.metrics.dropped.inc(dropped)
             self.metrics.journal_size.set(self.journal.size)
+
+    async def _bound_unlearned(self) -> None:
+        """A trainer that does not get on, or saves nothing, does not hold the journal without bound."""
+        journal, cap = self.journal, self.config.journal_cap_bytes
+        tried = self.trainer.tried.is_set()  # before that, nobody knows of its checkpoint
+        if tried and is_held_too_long(journal.durable_position, journal.first_position, self.checkpoint, cap):
+            why = f"the trainer has saved nothing since position {self.checkpoint}, and journal_cap_bytes = {cap}"
+            await self.trainer.give_up(why)  # first, so that nothing is published that has learned what is skipped
+            await self._skip_unlearned(why)
+            self.checkpoint = journal.durable_position
 
     def _write_snapshot(self, position: int, parts: list[Part], journal_end: int) -> None:
         """In a thread: the parts as lines of the file."""

@@ -34,6 +34,11 @@ class Skips:
         at = bisect_right(self._ranges, (offset, 1 << 64)) - 1
         return at >= 0 and offset < self._ranges[at][1]
 
+    def after(self, offset: int) -> int:
+        """The first entry from `offset` on that is not skipped."""
+        at = bisect_right(self._ranges, (offset, 1 << 64)) - 1
+        return self._ranges[at][1] if offset in self else offset
+
     def pack(self) -> list[list[int]]:
         """[first, end] of each range, in order; JSON can hold it."""
         return [list(span) for span in self._ranges]

@@ -58,6 +58,8 @@ class TrainerClient:
         self._owes: float | None = None  # since when the process has something to do, or last said something
         self._deaths = Deaths()
         self._anew = ""  # why the next process must not go on from its checkpoint
+        self._ended = asyncio.Event()  # no process is there, and nothing is read for one
+        self._ended.set()
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
@@ -97,30 +99,44 @@ class TrainerClient:
         finally:
             del self._asked[number]
 
+    async def give_up(self, why: str) -> None:
+        """End the process; the next one begins anew. On return nobody reads the journal for it."""
+        self._anew = why
+        if self.pid and self._process:
+            self._process.kill()
+        await self._ended.wait()
+
     async def run(self) -> None:
         """Keep a trainer running until cancelled; then let it leave a checkpoint, within STOP_S."""
         failures = 0
         while True:
             learned_before = self._learned
             try:
-                await self._live()
+                await self._one_life()
             finally:
-                was_ready = self.ready.is_set()
-                self.ready.clear()
-                self._fail_asked()
-                await self._stop()
+                self._ended.set()
             self.tried.set()
-            learning = was_ready and self._sent > self._learned and self._exit_code() != NOT_THE_RECORDS
-            if learning and self._deaths.died(self._learned):
-                if self._exit_code() == WEIGHTS_GONE:  # nothing is wrong with the record, and it never gets further
-                    self._anew = f"the weights that the journal names at position {self._learned} are gone"
-                else:
-                    await self._skip(self._learned)
             failures = 0 if self._learned > learned_before else failures + 1
             self._metrics.restarts.inc()
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
             log.warning("trainer ended, starting it again", exit=self._exit_code(), again_in_s=pause)
             await asyncio.sleep(pause)
+
+    async def _one_life(self) -> None:
+        """One life of the process, and what its death says of the journal."""
+        try:
+            await self._live()
+        finally:
+            was_ready = self.ready.is_set()
+            self.ready.clear()
+            self._fail_asked()
+            await self._stop()
+        learning = was_ready and self._sent > self._learned and self._exit_code() != NOT_THE_RECORDS
+        if learning and not self._anew and self._deaths.died(self._learned):
+            if self._exit_code() == WEIGHTS_GONE:  # nothing is wrong with the record, and it never gets further
+                self._anew = f"the weights that the journal names at position {self._learned} are gone"
+            else:
+                await self._skip(self._learned)
 
     def _fail_asked(self) -> None:
         """Whoever waits for an answer of this process will not get it."""
@@ -140,6 +156,7 @@ class TrainerClient:
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
             start_new_session=True,  # Ctrl-C is for serving, which then stops its trainer in order
         )  # fmt: skip
+        self._ended.clear()
         assert self._process.stdin
         assert self._process.stdout
         self._write(Message("settings", self._settings()))

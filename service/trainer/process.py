@@ -179,13 +179,18 @@ class Trainer:
             self._save()
 
     def _begin(self, position: int, models: list[dict[str, Any]]) -> None:
-        """The journal does not reach back to the checkpoint: go on at `position`, from the weights that serve."""
+        """Nothing can be learned from the checkpoint on: go on at `position`, from the weights that serve.
+
+        What the quarantine holds, and which windows have come, stays known.
+        """
         self.position = position
-        self.models, self.due, self.published = {}, {}, {}
+        former, self.models, self.due, self.published = self.models, {}, {}, {}
         for facts in models:
             number = facts["model"]
             hosted = HostedModel.create(number, ModelCreate("", "", json.dumps(facts["spec"])), self.gate_settings)
             hosted.skips = self._skips_of(number)
+            if number in former:
+                hosted.quarantine, hosted.sources = former[number].quarantine, former[number].sources
             self.models[number], self.due[number] = hosted, Due(1, since=time.monotonic())
             hosted.begin(facts["version"], facts["offset"], facts["paused"], self._weights_of)
         self._save()

@@ -10,6 +10,12 @@ from tests.journeys import crash
 from tests.journeys.crash import SMALL, kill_trainer, walk, within
 from tests.journeys.scraped import scrape, scraped_until
 
+CAP = 65536
+CANNOT_START = """
+import os, sys
+if "service.trainer.process" in sys.orig_argv and os.path.exists({broken!r}):
+    os._exit(7)
+"""
 SHORT = {"segment_bytes": 4096, "journal_keep_bytes": 0, "snapshot_s": 0.1}
 
 
@@ -48,6 +54,33 @@ async def test_a_journal_stays_short_and_a_lost_checkpoint_costs_no_stream(tmp_p
         assert (await stream(client, 100, 10))[0].version > after[0].version, "it learns and publishes again"
         events = await client.history("flow")
         assert len([e for e in events if e.kind == ModelEvent.SKIPPED]) == 1
+
+
+async def test_a_trainer_that_cannot_start_does_not_hold_the_journal(tmp_path, monkeypatch):
+    broken = tmp_path / "broken"
+    crash.mutate(monkeypatch, tmp_path, CANNOT_START.format(broken=str(broken)))
+    async with (
+        crash.a_server(tmp_path, **SHORT, journal_cap_bytes=CAP) as server,
+        freshet.connect(server.grpc) as client,
+    ):
+        await client.create_model("flow", **SMALL)
+        await stream(client, 100, 0)
+        broken.touch()
+        kill_trainer(server)
+        async with client.stream("flow", "pump") as pump:
+            before = (await scrape(server.http)).total("freshet_journal_position_bytes")
+            while (await scrape(server.http)).total("freshet_journal_position_bytes") < before + 4 * CAP:
+                for row in walk(100, 1):
+                    await within(pump.step(row))
+                await within(pump.durable())
+            assert pump.reconnects == 0
+        seen = await scraped_until(server.http, lambda seen: seen.total("freshet_journal_bytes") < 2 * CAP)
+        assert seen.total("freshet_entries_skipped_total", model="flow") > 0
+        [event, *_] = [e for e in await client.history("flow") if e.kind == ModelEvent.SKIPPED]
+        assert "journal_cap_bytes" in event.reason
+
+        broken.unlink()
+        assert (await stream(client, 100, 2))[-1].version, "and it is judged: the trainer learns again"
 
 
 def lose_checkpoint(data: Path) -> None:
