@@ -150,6 +150,35 @@ async def test_a_trainer_that_is_stopped_holds_nobody_up_and_nothing_is_lost_whe
     await check_weights(tmp_path / "data", files, 1200)
 
 
+@pytest.mark.long
+@pytest.mark.parametrize("watched", [True, False], ids=["watched", "mutant"])
+async def test_a_trainer_that_stays_stopped_is_killed_after_a_while_and_nothing_is_lost(tmp_path, monkeypatch, watched):
+    if not watched:
+        crash.mutate(monkeypatch, tmp_path, "from service import limits\nlimits.is_overdue = lambda *_: False\n")
+    async with crash.a_server(tmp_path, **NO_SNAPSHOT, trainer_hang_s=5.0) as server:
+        async with freshet.connect(server.grpc) as client:
+            await client.create_model("flow", **SMALL)
+            async with client.stream("flow", "pump") as stream:
+                x = walk(400, 2)
+                for row in x[:200]:
+                    await within(stream.step(row))
+                await within(stream.wait_judged(200))
+                stopped = trainer_of(server)
+                os.kill(stopped, signal.SIGSTOP)
+                for row in x[200:]:
+                    await within(stream.step(row))
+                if not watched:
+                    with pytest.raises(TimeoutError):
+                        await asyncio.wait_for(stream.wait_judged(400), 15)
+                    assert trainer_of(server) == stopped
+                    kill_trainer(server)
+                await within(stream.wait_judged(400))
+                assert trainer_of(server) not in (0, stopped)
+                assert stream.reconnects == 0
+        files = replay.Files.of(server.data)
+    await check_weights(tmp_path / "data", files, 400)
+
+
 async def test_a_damaged_checkpoint_is_set_aside_and_what_it_held_is_learned_again(tmp_path):
     async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)
