@@ -33,22 +33,26 @@ class Residency:
         """Bring into memory those of the streams that are stored and not there. Until the caller awaits, they stay."""
         while model.known > len(model.table):
             absent = [id for id in ids if id not in model.table.by_id]
-            removals = model.table.removals
+            removals, gone = model.table.removals, model.deleted_numbers()
             found = await asyncio.to_thread(self._states.by_id, model.number, absent) if absent else []
             if removals == model.table.removals:  # or what was read may be out of date
-                for stored in found:
-                    model.restore(stored, self._clock())
+                self._restore(model, found, gone)
                 return
 
     async def bring_numbers(self, model: Sessions, numbers: NDArray[np.uint32]) -> None:
         """`bring`, by stream number."""
         while (absent := numbers[model.table.rows_of(numbers) == ABSENT]).size:
-            removals = model.table.removals
+            removals, gone = model.table.removals, model.deleted_numbers()
             found = await asyncio.to_thread(self._states.by_number, model.number, np.unique(absent).tolist())
             if removals == model.table.removals:
-                for stored in found:
-                    model.restore(stored, self._clock())
+                self._restore(model, found, gone)
                 return
+
+    def _restore(self, model: Sessions, found: list[StreamRow], gone: set[int]) -> None:
+        """gone: stream numbers that were deleted before the lines were read, which may hold them still."""
+        for stored in found:
+            if stored.stream not in gone:
+                model.restore(stored, self._clock())
 
     async def page(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
         """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id

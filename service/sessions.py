@@ -274,6 +274,10 @@ class Sessions:
         """Which of the stream numbers have been deleted since the last snapshot that is on disk."""
         return np.isin(numbers, self._deleted)
 
+    def deleted_numbers(self) -> set[int]:
+        """Numbers of the streams deleted since the last snapshot that is on disk: states.db still has their lines."""
+        return set(self._deleted)
+
     def wake(self, rows: Any = None) -> None:
         """Wake the owners of these rows, of all for None."""
         owners = list(self._owners) if rows is None else np.unique(self.table.owner[rows]).tolist()

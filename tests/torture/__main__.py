@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import hostile, kill, mutants, poison, power, soak, swaps
+from tests.torture import damage, hostile, kill, mutants, poison, power, soak, swaps
 from tests.torture.report import Part, whole
 
 KINDS: dict[str, Callable[[Path, bool], Part]] = {
@@ -19,6 +19,7 @@ KINDS: dict[str, Callable[[Path, bool], Part]] = {
     "power": power.run,
     "swaps": swaps.run,
     "mutants": mutants.run,
+    "damage": damage.part,
     "hostile": hostile.part,
     "poison": poison.part,
     "soak": soak.run,
