@@ -11,15 +11,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import damage, hostile, kill, mutants, poison, power, soak, swaps
+from tests.torture import damage, hostile, kill, machine, mutants, poison, power, soak, swaps
 from tests.torture.report import Part, whole
 
 KINDS: dict[str, Callable[[Path, bool], Part]] = {
     "kill": kill.run,
+    "model": machine.run,
+    "damage": damage.part,
     "power": power.run,
     "swaps": swaps.run,
     "mutants": mutants.run,
-    "damage": damage.part,
     "hostile": hostile.part,
     "poison": poison.part,
     "soak": soak.run,

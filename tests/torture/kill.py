@@ -57,7 +57,7 @@ class Episode:
                 await torturing
                 load.stop()
                 await asyncio.wait_for(running, 2 * crash.DEADLINE_S)
-                files = {model: replay.Files.of(server.data, model) for model in (1, 2)}
+        files = {model: replay.Files.of(server.data, model) for model in (1, 2)}  # drained: none is published any more
         await asyncio.to_thread(verify.at_end, self._part, server.data, files, load)
 
     async def _rounds(self, server: ServerChild, load: Load, seams: Sequence[str]) -> None:

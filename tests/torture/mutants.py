@@ -43,6 +43,9 @@ class Mutant(NamedTuple):
 
 
 class _EqualText(str):
+    def __eq__(self, other: object) -> bool:
+        return True
+
     def __ne__(self, other: object) -> bool:
         return False
 
