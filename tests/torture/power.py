@@ -1,7 +1,8 @@
 """Power cuts: the data directory is on an ext4 image, and the image is copied while the server writes to it.
 
 The copy is what a disk would hold after a cut: what the kernel only had in memory is not in it. It is mounted, its
-journal opened as a server would, and compared with what clients had been told until then.
+journal opened as a server would, and compared with what clients had been told until then. Of some cuts, a real server
+starts from all that is left, its streams are resumed, and its trainer's weights compared with an uninterrupted fold.
 """
 
 from __future__ import annotations
@@ -16,11 +17,14 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import freshet
+from freshet.v1 import streams_pb2
+from service.backtest.child import ServerChild
+from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
 from tests.oracles import replay
 from tests.torture import verify
 from tests.torture.failpoints import injected
-from tests.torture.load import Load
+from tests.torture.load import FLOW, LAB, Load, Told
 from tests.torture.report import Part
 
 IMAGE_BYTES = 64 << 20
@@ -51,22 +55,50 @@ def mounted(image: Path, at: Path) -> Iterator[Path]:
         at.rmdir()
 
 
-def cut(part: Part, image: Path, folder: Path, load: Load) -> None:
-    """One cut. Nothing awaits here, so that the ledgers stay as they were when the copy began."""
+def cut(part: Part, image: Path, folder: Path, load: Load) -> dict[str, int]:
+    """One cut: what is left is in folder/left, and returned what clients had been told: durable ticks, by stream.
+
+    Nothing awaits here, so that the ledgers stay as they were when the copy began.
+    """
     shutil.copyfile(image, folder / "cut.img")
     part.rounds += 1
     part.acknowledged += load.acknowledged
     with mounted(folder / "cut.img", folder / "cut") as left:
         lost = verify.missing(replay.survivors(left / "data", folder / "survivors"), load)
+        shutil.copytree(left / "data", folder / "left")
     shutil.rmtree(folder / "survivors")
     part.hits += 1
     part.hits_of["cut"] += 1
     part.lost += len(lost)
     part.wrong += lost[:3]
+    return {told.stream: told.durable for told in load.told}
 
 
-async def cuts(folder: Path, times: int, seed: int, code: str = "") -> Part:
-    """So many cuts under load, at random moments, of a server that runs this code first."""
+async def start_from(part: Part, left: Path, durable: dict[str, int], streams: list[Told]) -> None:
+    """A real server on what a cut left: each stream resumes behind all that was durable, and the weights are those of
+    an uninterrupted fold of the journal."""
+    async with ServerChild(left, left / "log", settings=crash.BUSY) as server, freshet.connect(server.grpc) as client:
+        for told in streams:
+            async with client.stream({1: FLOW, 2: LAB}[told.model], told.stream) as stream:
+                kept = stream.next_seq - 1
+                part.lost += max(0, durable[told.stream] - kept)
+                if kept and stream.welcome.state_origin != streams_pb2.Welcome.RESUMED:
+                    part.wrong.append(f"{told.stream} did not resume: {stream.welcome}")
+                await stream.step(told.rows[kept])
+        if await server.stop() != 0:
+            part.wrong.append(f"the server on what was left did not drain{server.last_words()}")
+    checkpoints = Checkpoints(left / "trainer.db")
+    _, models = checkpoints.load(crash.GATE)
+    checkpoints.close()
+    chunks = list(replay.read(left / "journal"))
+    for number, hosted in models.items():
+        verify.learning(part, chunks, replay.Files.of(left, number), hosted)
+    part.hits_of["a server started from what was left"] += 1
+
+
+async def cuts(folder: Path, times: int, seed: int, code: str = "", start_each: int = 0) -> Part:
+    """So many cuts under load, at random moments, of a server that runs this code first; from each so-manieth of what
+    is left, by default from none, a server is started."""
     rng, part, image = random.Random(seed), Part(), folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
@@ -75,23 +107,26 @@ async def cuts(folder: Path, times: int, seed: int, code: str = "") -> Part:
         async with crash.a_server(disk, snapshot_s=0.3) as server, freshet.connect(server.grpc) as client:
             load = Load(client)
             running = asyncio.create_task(load.run())
-            for _ in range(times):
+            for n in range(times):
                 async with asyncio.timeout(3 * crash.DEADLINE_S):
                     await load.until_all_moved(2)
                     for _ in range(rng.randint(1, 100)):
                         await load.next_answer()
-                cut(part, image, folder, load)
+                durable = cut(part, image, folder, load)
+                if start_each and n % start_each == 0:
+                    await start_from(part, folder / "left", durable, load.told)
+                shutil.rmtree(folder / "left")
             load.stop()
             await asyncio.wait_for(running, 2 * crash.DEADLINE_S)
     part.summary = f"{part.hits} power cuts, {part.acknowledged} acknowledged before them, {part.lost} lost"
     return part
 
 
-async def both(folder: Path, times: int) -> Part:
+async def both(folder: Path, times: int, start_each: int = 1) -> Part:
     """The server as it is, which must lose nothing; and the mutant without fsync, which must lose."""
     for name in ("sound", "mutant"):
         (folder / name).mkdir()
-    part = await cuts(folder / "sound", times, seed=0)
+    part = await cuts(folder / "sound", times, seed=0, start_each=start_each)
     mutant = await cuts(folder / "mutant", FEW_CUTS, seed=1, code=NO_FSYNC)
     (part.mutants_caught if mutant.lost else part.mutants_survived).append(MUTANT)
     part.numbers["lost by the mutant"] = mutant.lost
@@ -100,8 +135,8 @@ async def both(folder: Path, times: int) -> Part:
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Quick: 5 cuts; full: 200."""
+    """Quick: 5 cuts, and a server from each; full: 200, and from one in ten."""
     reason = why_not()
     if reason:
         return Part(summary=f"no power cuts: {reason}", skipped=True)
-    return asyncio.run(both(folder, FEW_CUTS if quick else 200))
+    return asyncio.run(both(folder, FEW_CUTS) if quick else both(folder, 200, start_each=10))
