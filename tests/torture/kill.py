@@ -28,7 +28,7 @@ from tests.torture.failpoints import (
     injected,
 )
 from tests.torture.load import Load
-from tests.torture.report import Part
+from tests.torture.report import Part, show
 
 EPISODE = len(ALL)  # rounds with one server's files: every seam once
 HIT_S = 20.0  # a seam that was not passed by then is no hit
@@ -135,6 +135,7 @@ async def rounds(folder: Path, plan: Sequence[str], seed: int) -> Part:
     for number, first in enumerate(range(0, len(plan), EPISODE)):
         await Episode(folder / f"{number}", part, rng).run(plan[first : first + EPISODE])
         shutil.rmtree(folder / f"{number}")
+        show(f"{part.hits} kills of {len(plan)}")
     answered = part.numbers["answers compared"]
     part.summary = f"{part.hits} kills at {len(part.hits_of)} places; {answered} answers compared with the oracle"
     return part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ class Part:
         """Everything, with the keys of the whole report first."""
         values = {name: getattr(self, name) for name in (*NUMBERS, *LISTS, "wrong", "numbers", "skipped", "summary")}
         return {"good": self.good, **values, "hits_of": dict(sorted(self.hits_of.items()))}
+
+
+def show(done: str) -> None:
+    """How far a kind is, for whoever waits."""
+    print(f"  … {done}", file=sys.stderr, flush=True)
 
 
 def whole(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:

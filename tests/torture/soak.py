@@ -24,7 +24,7 @@ from service.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, trainer_of, walk
 from tests.torture.load import REGRESS
-from tests.torture.report import Part
+from tests.torture.report import Part, show
 
 MiB = 1 << 20
 SAMPLE_S = 0.5
@@ -183,7 +183,11 @@ class Load:
 async def sample(pids: Sequence[tuple[str, int]], seconds: float) -> dict[str, Samples]:
     """Look at processes twice a second for so long."""
     started, found = time.monotonic(), {name: Samples() for name, _ in pids}
+    shown: list[float] = []
     while (now := time.monotonic() - started) < seconds:
+        if now // 60 > len(shown):
+            shown.append(now)
+            show(f"{len(shown)} minutes of {seconds / 60:.0f}")
         for name, pid in pids:
             found[name].uses.append(Use.of(pid))
             found[name].times.append(now)
