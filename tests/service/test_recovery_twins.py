@@ -104,7 +104,7 @@ def test_a_recovered_server_has_every_stream_as_the_live_one(history):
 @pytest.mark.timeout(900)
 @settings(max_examples=300, derandomize=True, phases=[Phase.generate])
 @given(histories)
-def test_five_hundred_histories_are_recovered_as_they_were(history):
+def test_three_hundred_histories_are_recovered_as_they_were(history):
     holds(history)
 
 
