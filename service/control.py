@@ -13,15 +13,16 @@ from model.network import Network
 from model.spec import ModelSpec
 from service import events as ev
 from service import limits
+from service.creation import Creation
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.errors import Exhausted, Invalid, NotFound
 from service.export import Array, Canary, Export, export, read_weights
 from service.names import check_model_name
 from service.publisher import Publisher, Return
 from service.records import ModelDelete, Paused, Promote, Resumed, Rollback
-from service.serving import Serving, new_version
+from service.serving import Serving
 from service.sessions import Sessions
-from service.storage.versions import Version, VersionMissing
+from service.storage.versions import Version, VersionMissing, new_version
 
 BY_HAND = "by hand"
 
@@ -30,7 +31,7 @@ class Control:
     """What people may do to models. Methods raise ServiceError's children, VersionCorrupt, JournalFailed."""
 
     def __init__(self, serving: Serving, publisher: Publisher) -> None:
-        self._serving, self._publisher = serving, publisher
+        self._serving, self._publisher, self._creation = serving, publisher, Creation(serving)
 
     async def create(self, name: str, spec: ModelSpec, weights: bytes = b"", digest: str = "") -> Sessions:
         """Create a model, or find it if it exists with this spec and, where some are given, these first weights.
@@ -38,13 +39,13 @@ class Control:
         weights: safetensors, those of version 1; empty: drawn from the spec's seed. digest: their sha256, hex.
         """
         if not weights and not digest:
-            return await self._serving.create_model(name, spec)
+            return await self._creation.create(name, spec)
         check_model_name(name)
         check_digest("weights_digest", digest, weights)
         limits.check_size(spec)
         flat = await asyncio.to_thread(checked_weights, Network(spec), weights)
         try:
-            return await self._serving.create_model(name, spec, flat)
+            return await self._creation.create(name, spec, flat)
         except BadVersion as bad:
             raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
 

@@ -15,11 +15,11 @@ from service.engine import BadVersion, StepSession
 from service.export import Canary
 from service.fallback import load
 from service.records import Promote, Rollback, Swap
-from service.serving import Serving, new_version
+from service.serving import Serving
 from service.sessions import Sessions
 from service.storage.journal import Commit, JournalFailed
 from service.storage.space import NoSpace
-from service.storage.versions import Version, VersionCorrupt, VersionMissing
+from service.storage.versions import Version, VersionCorrupt, VersionMissing, new_version
 from service.trainer.messages import Message
 
 log = structlog.get_logger("publisher")

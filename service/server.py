@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -42,21 +41,17 @@ from service.edge.writing import Writers
 from service.engine import Engine
 from service.events import Events
 from service.intake import Intake
+from service.learning import Learning
 from service.metrics import Metrics
 from service.publisher import Publisher
-from service.records import decode_chunk
 from service.recovery import recover
 from service.replaying import Replayer
-from service.retention import is_held_too_long
 from service.serving import Serving
-from service.skips import DEATHS
-from service.snapshot import Part
 from service.storage.journal import Journal, JournalFailed
 from service.storage.space import NoSpace
 from service.storage.states import States
 from service.storage.versions import Versions
-from service.trainer.client import TrainerClient
-from service.trainer.messages import Message
+from service.upkeep import Upkeep
 
 log = structlog.get_logger("server")
 
@@ -108,82 +103,13 @@ class Server:
         log.info("recovered", **facts, cut=self.journal.truncated_bytes)
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.control = Control(self.serving, self.publisher)
-        self.trainer = TrainerClient(
-            config, self.journal, self.metrics, self._from_trainer, self.serving.census, self._begin_anew, self._skip
-        )
-        self.learned: dict[int, int] = {}  # model → entries learned
-        self.checkpoint = 0  # position of the trainer's last; until it has said one, it may need everything
-        self.serving.on_removed.append(self._removed)
-        self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
-        self.journal.learn_every_of = self._learn_every
+        self.learning = Learning(config, self.serving, self.intake, self.publisher)
+        self.trainer = self.learning.trainer
+        self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
         self._was_full = False
         self.journal.on_full.append(self._full)
         self.health, self.writers = health.aio.HealthServicer(), Writers(config.write_s)
         self.ready = False
-
-    # ---- the trainer's words
-
-    async def _from_trainer(self, message: Message) -> Message | None:
-        if message.kind == "verdict":
-            await self.publisher.verdict(message)
-        elif message.kind == "progress":
-            model = self.serving.models.get(message.head["model"])
-            if model is not None:
-                self.learned[model.number] = message.head["offset"]
-                self.intake.has_learned(model.number, message.head["offset"])
-                self.metrics.of(model.name).learned(dict(message.head))
-                self.metrics.of(model.name).backlog.set(self._backlog(model.number))
-        elif message.kind == "anchored":
-            self.publisher.anchored(message)
-        elif message.kind == "drifted":
-            self.publisher.drifted(message)
-        elif message.kind in ("ready", "saved"):
-            self.checkpoint = message.head["position"]
-            self.publisher.checkpointed(message)
-        elif message.kind == "need_weights":
-            return await asyncio.to_thread(self.publisher.weights, message)
-        return None
-
-    async def _begin_anew(self, why: str) -> dict[str, Any]:
-        """What a trainer begins with that cannot go on from its checkpoint: all models as they serve, now.
-
-        From the journal that is left, labels would be learned a second time: the weights that serve hold most of them.
-        The others are skipped, by record.
-        """
-        await self._skip_unlearned(why)
-        self.checkpoint, position, models = 0, self.journal.durable_position, []
-        for number, model in self.serving.models.items():
-            offset = self.journal.durable_offset(number)
-            if offset:  # or its first record is still to come
-                facts = {"model": number, "spec": model.spec.to_mapping(), "paused": model.paused}
-                models.append(facts | {"version": model.champion, "offset": offset})
-        return {"position": position, "models": models}
-
-    async def _skip_unlearned(self, why: str) -> None:
-        """Of each model, what the version that serves has not learned is never learned: recorded, on disk on return."""
-        why = f"{why}: learning begins anew from the version that serves"
-        for number, model in self.serving.models.items():
-            learned, end = self.versions.get(number, model.champion).offset, self.journal.offset(number)
-            self.serving.skip(model, model.skips.after(learned), end, why)
-        await self.journal.flush()
-
-    async def _skip(self, position: int) -> None:
-        """The trainer dies of the chunk at this journal position, each time it is started: it is never learned."""
-        [(_, payload), *_] = await asyncio.to_thread(self.journal.read, position, 1)
-        chunk = decode_chunk(payload)
-        model = self.serving.models.get(chunk.model)
-        if model is not None:
-            self.serving.skip(model, chunk.offset, chunk.end, f"the trainer has died of it {DEATHS} times")
-            await self.journal.flush()  # a trainer is told of nothing that is not on disk
-
-    def _removed(self, model: int) -> None:
-        self.learned.pop(model, None)
-
-    def _backlog(self, model: int) -> int:
-        return self.journal.durable_offset(model) - self.learned.get(model, 0)
-
-    def _learn_every(self, model: int) -> int:
-        return limits.learn_every(self._backlog(model), self.config.comfortable_backlog) if model in self.learned else 1
 
     # ---- running
 
@@ -198,7 +124,7 @@ class Server:
             parts = [
                 asyncio.create_task(self.journal.run(), name="journal"),
                 asyncio.create_task(self.trainer.run(), name="trainer"),
-                asyncio.create_task(self._snapshots(), name="snapshots"),
+                asyncio.create_task(self.upkeep.run(), name="snapshots"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
                 asyncio.create_task(http.run(), name="http"),
@@ -243,7 +169,7 @@ class Server:
         await grpc_server.stop(self.config.drain_s)
         flushed = await self._flushed()
         if flushed and save:
-            await self._snapshot_if_room()
+            await self.upkeep.save_if_room()
         log.info("drained", seconds=round(time.monotonic() - started, 3))
         return flushed
 
@@ -321,21 +247,6 @@ class Server:
             return f"the disk is full: {self.journal.no_space}"
         return "" if self.ready else ("draining" if self.serving.draining else "starting")
 
-    # ---- periodic work
-
-    async def _snapshots(self) -> None:
-        while True:
-            await asyncio.sleep(self.config.snapshot_s)
-            await self._snapshot_if_room()
-
-    async def _snapshot_if_room(self) -> None:
-        """Save what changed; on a full disk it is left to the next time: the journal has it all."""
-        try:
-            await self._snapshot()
-        except NoSpace as error:
-            self.metrics.disk_full.labels("snapshot").inc()
-            log.error("no snapshot: the disk is full", why=str(error))
-
     def _full(self, error: NoSpace | None) -> None:
         if error is None:
             log.info("the disk has room again")
@@ -345,67 +256,6 @@ class Server:
                 log.error("the disk is full: nothing is acknowledged until there is room", why=str(error))
         self._was_full = error is not None
         self.metrics.no_space.set(self._was_full)
-
-    async def _snapshot(self) -> None:
-        """Save what changed. The rows are taken at one moment; they are saved once the journal holds all of it."""
-        async with self._saving:
-            await self._save_snapshot()
-
-    async def _save_snapshot(self) -> None:
-        started = self.serving.clock()
-        position = self.journal.durable_position
-        models = self.serving.models
-        parts = [model.snapshot(self.journal.offset(model.number)) for model in models.values()]
-        try:
-            await self.journal.flush()
-            await asyncio.to_thread(self._write_snapshot, position, parts, self.journal.durable_position)
-        except BaseException:
-            for part in parts:
-                if part.model.model in models:
-                    models[part.model.model].not_saved(part)
-            raise
-        for part in parts:
-            if part.model.model in models:
-                models[part.model.model].saved(part)
-        if self.serving.residency.evict() + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
-            await asyncio.to_thread(heap.trim)
-        await asyncio.to_thread(self.publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
-        self.metrics.snapshot_seconds.observe(self.serving.clock() - started)
-        await self._retain(position)
-
-    async def _retain(self, snapshot: int) -> None:
-        """Let go of what is over size or age of the journal, and lies before the snapshot and the checkpoint."""
-        await self._bound_unlearned()
-        needed, keep = min(snapshot, self.checkpoint), (self.config.journal_keep_bytes, self.config.journal_keep_s)
-        try:
-            dropped = await self.journal.retain(needed, *keep, self.serving.wall())
-        except OSError as error:  # tried again after the next snapshot
-            log.warning("journal segments cannot be deleted", error=str(error))
-        else:
-            self.metrics.dropped.inc(dropped)
-            self.metrics.journal_size.set(self.journal.size)
-
-    async def _bound_unlearned(self) -> None:
-        """A trainer that does not get on, or saves nothing, does not hold the journal without bound."""
-        journal, cap = self.journal, self.config.journal_cap_bytes
-        tried = self.trainer.tried.is_set()  # before that, nobody knows of its checkpoint
-        if tried and is_held_too_long(journal.durable_position, journal.first_position, self.checkpoint, cap):
-            why = f"the trainer has saved nothing since position {self.checkpoint}, and journal_cap_bytes = {cap}"
-            await self.trainer.give_up(why)  # first, so that nothing is published that has learned what is skipped
-            await self._skip_unlearned(why)
-            self.checkpoint = journal.durable_position
-
-    def _write_snapshot(self, position: int, parts: list[Part], journal_end: int) -> None:
-        """In a thread: the parts as lines of the file."""
-        self.states.save(
-            position,
-            [part.model for part in parts],
-            chain.from_iterable(part.streams() for part in parts),
-            [(part.model.model, number) for part in parts for number in part.deleted],
-            journal_end,
-            [part.block for part in parts],
-            {part.model.model: part.answers_start for part in parts},
-        )
 
     async def _loop_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -5,9 +5,6 @@ Between validating a tick and having its row written, its record appended and it
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
-import json
 import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -17,26 +14,22 @@ import numpy as np
 import structlog
 from numpy.typing import NDArray
 
-from model.spec import ModelSpec
 from service import events as ev
-from service import limits
 from service.answers import Answer
 from service.batcher import Batcher
 from service.config import ServeConfig
-from service.engine import Engine, StepSession
-from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
+from service.engine import Engine
+from service.errors import Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
 from service.events import Event, Events
-from service.export import Canary, export, pack_weights
 from service.metrics import Metrics
-from service.names import check_model_name
 from service.rates import Rate
-from service.records import ModelCreate, Promote, Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Swap, Ticks
+from service.records import Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Ticks
 from service.residency import Residency
 from service.sequence import check_values, place, sound_ticks
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
-from service.storage.versions import Version, Versions
+from service.storage.versions import Versions
 from service.table import ABSENT, Rows, StreamTable
 
 log = structlog.get_logger("serving")
@@ -95,7 +88,6 @@ class Serving:
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._full_at = 0.0  # of the server's own bucket, clock seconds
         self.draining = False
-        self._creating = asyncio.Lock()
         journal.on_commit.append(self._committed)
 
     # ---- models
@@ -129,65 +121,6 @@ class Serving:
         `last_model` are gone."""
         skips = {number: model.skips.pack() for number, model in self.models.items()}
         return {"models": sorted(self.models), "last_model": self.last_model, "skips": skips}
-
-    async def create_model(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
-        """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
-
-        weights: flat, version 1's; None: drawn from the seed. Given, an existing model must have begun with them.
-        Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights that answer with no numbers.
-        """
-        check_model_name(name)
-        self.check_disk()
-        limits.check_size(spec)
-        # To its end also if the caller leaves: half a model is not to be seen by the next one.
-        return await asyncio.shield(self._find_or_create(name, spec, weights))
-
-    async def _find_or_create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
-        async with self._creating:
-            existing = self.by_name.get((TENANT, name))
-            if existing is not None:
-                if existing.spec != spec:
-                    raise AlreadyExists(
-                        "name", name, "exists with another spec; a spec is immutable: choose another name"
-                    )
-                if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
-                    remedy = "began with other weights: import these as a version of it, or choose another name"
-                    raise AlreadyExists("name", name, remedy)
-                return existing
-            if len(self.models) >= self.config.max_models:
-                raise Exhausted("name", name, f"the server holds {len(self.models)} models, its limit", retry_s=60)
-            return await self._create(name, spec, weights)
-
-    async def _create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
-        self.last_model += 1  # taken, whatever comes of it
-        model = Sessions(self.last_model, TENANT, name, spec)
-        version, session = await asyncio.to_thread(self._first_version, model, weights)
-        record = ModelCreate(model.tenant, name, json.dumps(spec.to_mapping()))
-        self.journal.append(model.number, record)
-        digest = bytes.fromhex(version.digest)
-        if weights is None:
-            self.record(model, Swap(version.number, 0, digest))
-        else:  # the learner begins with them, not with the seed's
-            self.record(model, Promote(version.number, 0, digest, "its first weights"))
-        self.engine.install(model.number, version.number, session)
-        self.add_model(model)
-        self.metrics.of(name).version.set(version.number)
-        self.emit(model, ev.CREATED, 0, version.number, "created")
-        await self.journal.flush()
-        return model
-
-    def _began_with(self, model: Sessions, weights: Array) -> bool:
-        """Whether the model's first version, which is always kept, has these weights."""
-        first = self.versions.list(model.number)[-1]
-        return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
-
-    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession]:
-        made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
-        session, error = self.engine.prepare(made.onnx, Canary.unpack(made.canary))
-        version = new_version(model.number, 0, 0, made.onnx, made.weights, self.wall(), {"parity_error": error})
-        # Pinned: it is the gate's anchor until that has chosen one.
-        number = self.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
-        return self.versions.get(model.number, number), session
 
     def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
         """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
@@ -538,21 +471,3 @@ class Wave(NamedTuple):
     y: Array  # [k, O]
     judged: NDArray[np.uint64]  # (k,)
     others: dict[int, Outcome | None]  # by index: answered before, or refused
-
-
-def new_version(
-    model: int, parent: int, offset: int, onnx: bytes, weights: bytes, created: float, numbers: dict[str, float]
-) -> Version:
-    """The facts of a version that is about to be stored; number 0 asks for the next one."""
-    return Version(
-        model=model,
-        number=0,
-        parent=parent,
-        offset=offset,
-        digest=hashlib.sha256(onnx).hexdigest(),
-        weights_digest=hashlib.sha256(weights).hexdigest(),
-        created=created,
-        loss=numbers.get("loss"),
-        anchor_loss=numbers.get("anchor_score"),
-        parity_error=numbers.get("parity_error", 0.0),
-    )

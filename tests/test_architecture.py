@@ -35,12 +35,14 @@ FLOORS = {
     # components: each with one `run`, or the storage under it
     "service.batcher": 2,
     "service.control": 2,
+    "service.creation": 2,
     "service.engine": 2,
     "service.export": 2,
     "service.events": 2,
     "service.fallback": 2,
     "service.intake": 2,
     "service.heap": 2,
+    "service.learning": 2,
     "service.metrics": 2,
     "service.publisher": 2,
     "service.refold": 2,
@@ -52,6 +54,7 @@ FLOORS = {
     "service.snapshot": 2,
     "service.storage": 2,
     "service.trainer": 2,
+    "service.upkeep": 2,
     # edges: the wire, the outside, the composition root
     "service.backtest": 3,
     "service.cli": 3,

@@ -194,6 +194,24 @@ class Versions:
         self._database.close()
 
 
+def new_version(
+    model: int, parent: int, offset: int, onnx: bytes, weights: bytes, created: float, numbers: dict[str, float]
+) -> Version:
+    """The facts of a version that is about to be stored; number 0 asks for the next one."""
+    return Version(
+        model=model,
+        number=0,
+        parent=parent,
+        offset=offset,
+        digest=_digest(onnx),
+        weights_digest=_digest(weights),
+        created=created,
+        loss=numbers.get("loss"),
+        anchor_loss=numbers.get("anchor_score"),
+        parity_error=numbers.get("parity_error", 0.0),
+    )
+
+
 def _drop(sql: sqlite3.Connection, models: Set[int]) -> None:
     """Of the model with the highest number, the line in `numbers` stays: it tells which number was the last."""
     gone = [(model,) for model in models]

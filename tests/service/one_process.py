@@ -62,7 +62,7 @@ class World:
     async def model(self, name: str = "flow", **spec: Any) -> Sessions:
         """The model of that name, made if needed; one channel and a small network unless the spec says otherwise."""
         values = {"channels": ["x"], "hidden": 4, "head_init": 0.5} | spec
-        return await self.serving.create_model(name, ModelSpec.from_mapping(values))
+        return await self.control.create(name, ModelSpec.from_mapping(values))
 
     def open(self, model: Sessions, id: str) -> Session:
         """Open a stream that is new, or in memory."""
@@ -115,7 +115,7 @@ class World:
         self._checkpoints, _ = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
         self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
         if why := self.server.trainer._out_of_reach(self.trainer.position):  # as TrainerClient does
-            self.trainer._take(Message("begin", await self.server._begin_anew(why)))
+            self.trainer._take(Message("begin", await self.server.learning.begin_anew(why)))
         return self.trainer
 
     def stop_trainer(self) -> None:
@@ -134,12 +134,12 @@ class World:
         assert isinstance(pipes, Pipes)
         while pipes.said:
             message = pipes.said.popleft()
-            await self.server._from_trainer(message)
+            await self.server.learning.heard(message)
             verdicts += [message] * (message.kind == "verdict")
         return verdicts
 
     async def snapshot(self) -> None:
-        await self.server._snapshot()
+        await self.server.upkeep.save()
 
 
 @contextlib.asynccontextmanager

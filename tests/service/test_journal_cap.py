@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from service import events as ev
-from service import server as servers
+from service import learning
 from service.config import ConfigError, load
 from service.export import read_weights
 from service.records import Label
@@ -67,7 +67,7 @@ async def test_what_a_trainer_does_not_save_is_skipped_by_record_and_goes_at_the
 
 
 async def test_without_the_cap_the_same_journal_would_have_grown(tmp_path, monkeypatch):
-    monkeypatch.setattr(servers, "is_held_too_long", lambda *_: False)
+    monkeypatch.setattr(learning, "is_held_too_long", lambda *_: False)
     async with world(tmp_path / "data", **SMALL, **NOTHING, journal_cap_bytes=CAP) as live:
         assert await rounds_without_a_checkpoint(live, tmp_path / "data", 14) > CAP + ROUND + 2 * 4096
 
@@ -95,7 +95,7 @@ async def test_the_quarantine_outlives_a_trainer_that_begins_anew(tmp_path):
         live.trainer._save()
         trainer = await live.start_trainer()
 
-        trainer._begin(**await live.server._begin_anew("a test's"))
+        trainer._begin(**await live.server.learning.begin_anew("a test's"))
         trainer.models[flow.number].quarantine.add(9, "conflict", label)
         trainer._save()
 

@@ -86,7 +86,7 @@ async def test_what_only_the_trainer_or_only_a_snapshot_still_needs_stays(tmp_pa
         assert live.server.journal.first_position == 0, "there is no checkpoint"
 
         await checkpoint(live)
-        held = live.server.checkpoint
+        held = live.server.learning.checkpoint
         for _ in range(5):
             await some_history(live, rng, 30, snapshots=False)
         await live.snapshot()

@@ -1,0 +1,94 @@
+"""Making models: the first version, and the records that a model begins with."""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import json
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.spec import ModelSpec
+from service import events as ev
+from service import limits
+from service.engine import StepSession
+from service.errors import AlreadyExists, Exhausted
+from service.export import Canary, export, pack_weights
+from service.names import check_model_name
+from service.records import ModelCreate, Promote, Swap
+from service.serving import TENANT, Serving
+from service.sessions import Sessions
+from service.storage.versions import Version, new_version
+
+Array = NDArray[np.float32]
+
+
+class Creation:
+    """Makes one model at a time."""
+
+    def __init__(self, serving: Serving) -> None:
+        self._serving = serving
+        self._creating = asyncio.Lock()
+
+    async def create(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
+        """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
+
+        weights: flat, version 1's; None: drawn from the seed. Given, an existing model must have begun with them.
+        Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights that answer with no numbers.
+        """
+        check_model_name(name)
+        self._serving.check_disk()
+        limits.check_size(spec)
+        # To its end also if the caller leaves: half a model is not to be seen by the next one.
+        return await asyncio.shield(self._find_or_create(name, spec, weights))
+
+    async def _find_or_create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
+        serving = self._serving
+        async with self._creating:
+            existing = serving.by_name.get((TENANT, name))
+            if existing is not None:
+                if existing.spec != spec:
+                    raise AlreadyExists(
+                        "name", name, "exists with another spec; a spec is immutable: choose another name"
+                    )
+                if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
+                    remedy = "began with other weights: import these as a version of it, or choose another name"
+                    raise AlreadyExists("name", name, remedy)
+                return existing
+            if len(serving.models) >= serving.config.max_models:
+                raise Exhausted("name", name, f"the server holds {len(serving.models)} models, its limit", retry_s=60)
+            return await self._create(name, spec, weights)
+
+    async def _create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
+        serving = self._serving
+        serving.last_model += 1  # taken, whatever comes of it
+        model = Sessions(serving.last_model, TENANT, name, spec)
+        version, session = await asyncio.to_thread(self._first_version, model, weights)
+        record = ModelCreate(model.tenant, name, json.dumps(spec.to_mapping()))
+        serving.journal.append(model.number, record)
+        digest = bytes.fromhex(version.digest)
+        if weights is None:
+            serving.record(model, Swap(version.number, 0, digest))
+        else:  # the learner begins with them, not with the seed's
+            serving.record(model, Promote(version.number, 0, digest, "its first weights"))
+        serving.engine.install(model.number, version.number, session)
+        serving.add_model(model)
+        serving.metrics.of(name).version.set(version.number)
+        serving.emit(model, ev.CREATED, 0, version.number, "created")
+        await serving.journal.flush()
+        return model
+
+    def _began_with(self, model: Sessions, weights: Array) -> bool:
+        """Whether the model's first version, which is always kept, has these weights."""
+        first = self._serving.versions.list(model.number)[-1]
+        return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
+
+    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession]:
+        serving = self._serving
+        made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
+        session, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+        version = new_version(model.number, 0, 0, made.onnx, made.weights, serving.wall(), {"parity_error": error})
+        # Pinned: it is the gate's anchor until that has chosen one.
+        number = serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
+        return serving.versions.get(model.number, number), session

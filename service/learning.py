@@ -1,0 +1,107 @@
+"""What serving does with its trainer's words, and where that does not get on: what is skipped, from where it begins."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from service import limits
+from service.config import ServeConfig
+from service.intake import Intake
+from service.publisher import Publisher
+from service.records import decode_chunk
+from service.retention import is_held_too_long
+from service.serving import Serving
+from service.skips import DEATHS
+from service.trainer.client import TrainerClient
+from service.trainer.messages import Message
+
+
+class Learning:
+    """The trainer, seen from serving."""
+
+    def __init__(self, config: ServeConfig, serving: Serving, intake: Intake, publisher: Publisher) -> None:
+        self._config, self._serving, self._intake, self._publisher = config, serving, intake, publisher
+        self._journal = serving.journal
+        self.trainer = TrainerClient(
+            config, self._journal, serving.metrics, self.heard, serving.census, self.begin_anew, self.skip
+        )
+        self.checkpoint = 0  # position of the trainer's last; until it has said one, it may need everything
+        self._learned: dict[int, int] = {}  # model → entries learned
+        self._journal.learn_every_of = self._learn_every
+        serving.on_removed.append(self._removed)
+
+    async def heard(self, message: Message) -> Message | None:
+        """Take in one message of the trainer's; returns the answer to a question."""
+        if message.kind == "verdict":
+            await self._publisher.verdict(message)
+        elif message.kind == "progress":
+            model = self._serving.models.get(message.head["model"])
+            if model is not None:
+                self._learned[model.number] = message.head["offset"]
+                self._intake.has_learned(model.number, message.head["offset"])
+                self._serving.metrics.of(model.name).learned(dict(message.head))
+                self._serving.metrics.of(model.name).backlog.set(self._backlog(model.number))
+        elif message.kind == "anchored":
+            self._publisher.anchored(message)
+        elif message.kind == "drifted":
+            self._publisher.drifted(message)
+        elif message.kind in ("ready", "saved"):
+            self.checkpoint = message.head["position"]
+            self._publisher.checkpointed(message)
+        elif message.kind == "need_weights":
+            return await asyncio.to_thread(self._publisher.weights, message)
+        return None
+
+    async def begin_anew(self, why: str) -> dict[str, Any]:
+        """What a trainer begins with that cannot go on from its checkpoint: all models as they serve, now.
+
+        From the journal that is left, labels would be learned a second time: the weights that serve hold most of them.
+        The others are skipped, by record.
+        """
+        await self._skip_unlearned(why)
+        self.checkpoint, position, models = 0, self._journal.durable_position, []
+        for number, model in self._serving.models.items():
+            offset = self._journal.durable_offset(number)
+            if offset:  # or its first record is still to come
+                facts = {"model": number, "spec": model.spec.to_mapping(), "paused": model.paused}
+                models.append(facts | {"version": model.champion, "offset": offset})
+        return {"position": position, "models": models}
+
+    async def _skip_unlearned(self, why: str) -> None:
+        """Of each model, what the version that serves has not learned is never learned: recorded, on disk on return."""
+        why = f"{why}: learning begins anew from the version that serves"
+        for number, model in self._serving.models.items():
+            learned, end = self._serving.versions.get(number, model.champion).offset, self._journal.offset(number)
+            self._serving.skip(model, model.skips.after(learned), end, why)
+        await self._journal.flush()
+
+    async def skip(self, position: int) -> None:
+        """The trainer dies of the chunk at this journal position, each time it is started: it is never learned."""
+        [(_, payload), *_] = await asyncio.to_thread(self._journal.read, position, 1)
+        chunk = decode_chunk(payload)
+        model = self._serving.models.get(chunk.model)
+        if model is not None:
+            self._serving.skip(model, chunk.offset, chunk.end, f"the trainer has died of it {DEATHS} times")
+            await self._journal.flush()  # a trainer is told of nothing that is not on disk
+
+    async def bound_unlearned(self) -> None:
+        """A trainer that does not get on, or saves nothing, does not hold the journal without bound."""
+        journal, cap = self._journal, self._config.journal_cap_bytes
+        tried = self.trainer.tried.is_set()  # before that, nobody knows of its checkpoint
+        if tried and is_held_too_long(journal.durable_position, journal.first_position, self.checkpoint, cap):
+            why = f"the trainer has saved nothing since position {self.checkpoint}, and journal_cap_bytes = {cap}"
+            await self.trainer.give_up(why)  # first, so that nothing is published that has learned what is skipped
+            await self._skip_unlearned(why)
+            self.checkpoint = journal.durable_position
+
+    def _removed(self, model: int) -> None:
+        self._learned.pop(model, None)
+
+    def _backlog(self, model: int) -> int:
+        return self._journal.durable_offset(model) - self._learned.get(model, 0)
+
+    def _learn_every(self, model: int) -> int:
+        if model not in self._learned:
+            return 1
+        return limits.learn_every(self._backlog(model), self._config.comfortable_backlog)
