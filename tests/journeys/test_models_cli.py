@@ -29,6 +29,7 @@ class Shell:
             sys.executable, "-m", "service.cli", self._group, *arguments, "--url", self._url,
             stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=self._folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
         )  # fmt: skip
 
     async def __call__(self, *arguments: str, code: int = 0) -> str:
