@@ -13,7 +13,7 @@ import zlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib import metadata
 from pathlib import Path
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from service.gate import GateSettings
 from service.storage.database import Database, DatabaseCorrupt
@@ -186,16 +186,24 @@ class Checkpoints:
             raise CheckpointCorrupt(f"{self._database.path}: model {model}: {what} is not as it was saved")
 
 
-def open_or_set_aside(path: Path, settings: GateSettings) -> tuple[Checkpoints, str]:
-    """The file, sound; a damaged one is moved aside first, and the text says so: what it held is learned again.
+class Opened(NamedTuple):
+    """A sound file, and what `Checkpoints.load` gave."""
+
+    checkpoints: Checkpoints
+    position: int
+    models: dict[int, HostedModel]
+    problem: str = ""  # what was done without
+
+
+def open_or_set_aside(path: Path, settings: GateSettings) -> Opened:
+    """The file and what it holds; a damaged one is moved aside first: what it held is learned again.
 
     Raises CheckpointInUse; DatabaseRefused for a file that is something else, or of another format.
     """
     checkpoints = None
     try:
         checkpoints = Checkpoints(path)
-        checkpoints.load(settings)
-        return checkpoints, ""
+        return Opened(checkpoints, *checkpoints.load(settings))
     except (CheckpointCorrupt, DatabaseCorrupt) as error:
         if checkpoints is not None:
             checkpoints.close()
@@ -205,7 +213,8 @@ def open_or_set_aside(path: Path, settings: GateSettings) -> tuple[Checkpoints, 
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
         sync_directory(path.parent)
-        return Checkpoints(path), f"{error}. It is {aside.name} now, and what the journal still holds is learned again"
+        problem = f"{error}. It is {aside.name} now, and what the journal still holds is learned again"
+        return Opened(Checkpoints(path), 0, {}, problem)
 
 
 def _checksum(row: Sequence[object]) -> int:

@@ -29,7 +29,7 @@ from service.gate import GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
 from service.storage.space import NoSpace
-from service.trainer.checkpoint import Checkpoints, machine_kind, open_or_set_aside
+from service.trainer.checkpoint import Opened, machine_kind, open_or_set_aside
 from service.trainer.hosting import HostedModel, WeightsGone
 from service.trainer.messages import NOT_THE_RECORDS, WEIGHTS_GONE, Decoder, Message
 
@@ -113,13 +113,13 @@ class Due:
 class Trainer:
     """Models, checkpoint and channel. `run` is the process's life."""
 
-    def __init__(self, channel: Channel, checkpoints: Checkpoints, settings: dict[str, Any]) -> None:
-        self.channel, self.checkpoints, self.settings = channel, checkpoints, settings
+    def __init__(self, channel: Channel, opened: Opened, settings: dict[str, Any]) -> None:
+        self.channel, self.checkpoints, self.settings = channel, opened.checkpoints, settings
         self.gate_settings = GateSettings(**settings["gate"])
-        self.position, models = checkpoints.load(self.gate_settings)
+        self.position = opened.position
         self.skips = {int(number): Skips(ranges) for number, ranges in settings["skips"].items()}
         self._deleted: set[int] = set()  # models, since the start
-        self.models = {number: hosted for number, hosted in models.items() if not self._is_gone(number)}
+        self.models = {number: hosted for number, hosted in opened.models.items() if not self._is_gone(number)}
         for hosted in self.models.values():
             hosted.skips = self._skips_of(hosted.number)
         now = time.monotonic()
@@ -412,11 +412,11 @@ def main() -> None:
         raise SystemExit("the trainer is started by the server, which sends it its settings")
     settings = dict(first.head)
     os.nice(settings["nice"])
-    checkpoints, problem = open_or_set_aside(Path(settings["data"]) / "trainer.db", GateSettings(**settings["gate"]))
-    if problem:
-        channel.send("problem", {"why": problem, "corrupt": True})
+    opened = open_or_set_aside(Path(settings["data"]) / "trainer.db", GateSettings(**settings["gate"]))
+    if opened.problem:
+        channel.send("problem", {"why": opened.problem, "corrupt": True})
     try:
-        Trainer(channel, checkpoints, settings).run()
+        Trainer(channel, opened, settings).run()
     except WeightsGone as error:
         print(f"cannot learn on: {error}", file=sys.stderr)
         raise SystemExit(WEIGHTS_GONE) from error
@@ -424,7 +424,7 @@ def main() -> None:
         print(f"cannot keep what is learned: {error}", file=sys.stderr)
         raise SystemExit(NOT_THE_RECORDS) from error
     finally:
-        checkpoints.close()
+        opened.checkpoints.close()
 
 
 if __name__ == "__main__":

@@ -112,8 +112,9 @@ class World:
         config, pipes = self.server.config, Pipes(self.server)
         gate = {name: getattr(config.gate, name) for name in type(config.gate).__dataclass_fields__}
         settings = {name: getattr(config, name) for name in ("publish_labels", "publish_s", "checkpoint_chunks")}
-        self._checkpoints, _ = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
-        self.trainer = Trainer(pipes, self._checkpoints, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
+        opened = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
+        self._checkpoints = opened.checkpoints
+        self.trainer = Trainer(pipes, opened, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
         if why := self.server.trainer._out_of_reach(self.trainer.position):  # as TrainerClient does
             self.trainer._take(Message("begin", await self.server.learning.begin_anew(why)))
         return self.trainer
