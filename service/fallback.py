@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from hashlib import sha256
-
 import structlog
 
 from service import events as ev
@@ -12,40 +10,40 @@ from service.export import Canary, export, read_weights
 from service.records import Rollback
 from service.serving import Serving
 from service.sessions import Sessions
-from service.storage.versions import Blobs, VersionCorrupt, VersionMissing
+from service.storage.versions import Blobs, Version, VersionCorrupt, VersionMissing
 
 log = structlog.get_logger("versions")
 
-Unreadable = VersionCorrupt | VersionMissing | BadVersion
+UNREADABLE = VersionCorrupt, VersionMissing, BadVersion
 
 
 def load(serving: Serving, model: Sessions, number: int) -> StepSession:
     """A version's session, compared with its recorded answers; a damaged graph is made again from intact weights.
 
-    Raises VersionCorrupt, VersionMissing, BadVersion.
+    Raises UNREADABLE.
     """
     intact = serving.versions.intact(model.number, number)
     if "onnx" not in intact or "canary" not in intact:
-        if "weights" not in intact or not _mend(serving, model, number, intact["weights"]):
-            serving.versions.blobs(model.number, number)  # says what is damaged
+        made = _made_again(model, serving.versions.get(model.number, number), intact.get("weights"))
+        if made is None:
+            made = serving.versions.blobs(model.number, number)  # raises: it says what is damaged
+        serving.versions.mend(model.number, number, made)
         serving.metrics.corrupt.labels("version").inc()
         log.error("a damaged version was made again from its weights", model=model.name, version=number)
-        intact = serving.versions.intact(model.number, number)
+        intact = made._asdict()
     session, _ = serving.engine.prepare(intact["onnx"], Canary.unpack(intact["canary"]))
     return session
 
 
-def _mend(serving: Serving, model: Sessions, number: int, weights: bytes) -> bool:
-    """Equal weights give equal files: whether these gave the graph that was published."""
-    flat = read_weights(model.network, weights)
-    made = export(model.network, model.network.weights(flat))
-    if sha256(made.onnx).hexdigest() != serving.versions.get(model.number, number).digest:
-        return False
-    serving.versions.mend(model.number, number, Blobs(made.onnx, weights, made.canary))
-    return True
+def _made_again(model: Sessions, version: Version, weights: bytes | None) -> Blobs | None:
+    """A version's files from its intact weights, if there are: equal weights give equal files. None: not these."""
+    if weights is None:
+        return None
+    made = export(model.network, model.network.weights(read_weights(model.network, weights)))
+    return Blobs(made.onnx, weights, made.canary) if made.digest.hex() == version.digest else None
 
 
-def roll_back_to_readable(serving: Serving, model: Sessions, why: Unreadable) -> None:
+def roll_back_to_readable(serving: Serving, model: Sessions, why: Exception) -> None:
     """At start: the champion cannot be read, so the newest version before it that can serves, by record.
 
     Raises what the champion raised where there is none.
@@ -55,7 +53,7 @@ def roll_back_to_readable(serving: Serving, model: Sessions, why: Unreadable) ->
             continue
         try:
             session = load(serving, model, version.number)
-        except (VersionCorrupt, VersionMissing, BadVersion) as error:
+        except UNREADABLE as error:
             log.error("nor can this version be read", model=model.name, version=version.number, why=str(error))
             continue
         reason = f"version {model.champion} cannot be read: {why}"

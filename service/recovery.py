@@ -13,8 +13,8 @@ import numpy as np
 
 from model.rounds import rounds
 from model.spec import ModelSpec
-from service.engine import BadVersion, StepSession
-from service.fallback import Unreadable, load, roll_back_to_readable
+from service.engine import StepSession
+from service.fallback import UNREADABLE, load, roll_back_to_readable
 from service.records import (
     Chunk,
     ModelCreate,
@@ -31,7 +31,6 @@ from service.serving import WAVE_ROWS, Serving
 from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import Journal, JournalDamaged
 from service.storage.states import States
-from service.storage.versions import VersionCorrupt, VersionMissing
 from service.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -95,7 +94,7 @@ class Replay:
     def __init__(self, serving: Serving, states: States, ends: dict[int, int]) -> None:
         self._serving, self._states, self.ends = serving, states, ends
         self._lost: dict[int, set[int]] = {}  # by model: streams with ticks that cannot be computed again
-        self._unreadable: dict[tuple[int, int], Unreadable] = {}  # by model and version
+        self._unreadable: dict[tuple[int, int], Exception] = {}  # by model and version
 
     def apply(self, chunk: Chunk) -> int:
         """Take one chunk in; returns how many of its entries were new."""
@@ -162,7 +161,7 @@ class Replay:
         if session is None and key not in self._unreadable:
             try:
                 session = load(self._serving, model, model.champion)
-            except (VersionCorrupt, VersionMissing, BadVersion) as error:
+            except UNREADABLE as error:
                 self._unreadable[key] = error
                 return None
             engine.retire(model.number, set())
