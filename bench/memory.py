@@ -61,6 +61,24 @@ async def tick_all(call: Any, streams: int, seq: int, rng: np.random.Generator) 
                 raise RuntimeError(f"refused: {response.refused[0]}")
 
 
+async def create_model(channel: Any, learn: bool) -> None:
+    """The one model."""
+    spec = types_pb2.ModelSpec(channels=["v"], hidden=HIDDEN, learn=learn)
+    await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
+
+
+async def bind_all(channel: Any, streams: int) -> Any:
+    """A call of Mux with that many streams of the model."""
+    call = streams_pb2_grpc.StreamsStub(channel).Mux()
+    for first in range(0, streams, BIND_AT_ONCE):
+        last = min(first + BIND_AT_ONCE, streams)
+        bind = [streams_pb2.Bind(handle=i, stream=f"meter-{i:08}") for i in range(first, last)]
+        await call.write(streams_pb2.MuxRequest(model="" if first else "m", bind=bind))
+        while not (await call.read()).bound:
+            pass
+    return call
+
+
 async def measure(streams: int) -> list[Row]:
     """The rows of one run."""
     state = 4 * Network(ModelSpec(channels=("v",), hidden=HIDDEN)).state_size
@@ -70,16 +88,9 @@ async def measure(streams: int) -> list[Row]:
             ServerChild(Path(folder) / "data", Path(folder) / "log", settings=settings) as child,
             grpc.aio.insecure_channel(child.grpc, options=[("grpc.max_receive_message_length", 64 << 20)]) as channel,
         ):
-            spec = types_pb2.ModelSpec(channels=["v"], hidden=HIDDEN, learn=False)
-            await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
-            call = streams_pb2_grpc.StreamsStub(channel).Mux()
+            await create_model(channel, learn=False)
             before, rng = resident_bytes(child.pid), np.random.default_rng(0)
-            for first in range(0, streams, BIND_AT_ONCE):
-                last = min(first + BIND_AT_ONCE, streams)
-                bind = [streams_pb2.Bind(handle=i, stream=f"meter-{i:08}") for i in range(first, last)]
-                await call.write(streams_pb2.MuxRequest(model="" if first else "m", bind=bind))
-                while not (await call.read()).bound:
-                    pass
+            call = await bind_all(channel, streams)
             for seq in (1, 2):
                 await tick_all(call, streams, seq, rng)
             reading = asyncio.create_task(drain(call))

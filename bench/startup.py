@@ -15,33 +15,16 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import grpc
 import numpy as np
 
-from bench.memory import BIND_AT_ONCE, metric, tick_all
+from bench.memory import HIDDEN, bind_all, create_model, metric, tick_all
 from bench.report import Row, finish, parser
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
 
 SNAPSHOT_S = 30.0  # long enough for the tail to be written and the server killed before the next one
 DEADLINE_S = 300.0
-HIDDEN = 32
-
-
-async def bind_all(channel: Any, streams: int) -> Any:
-    """A call of Mux with that many streams."""
-    spec = types_pb2.ModelSpec(channels=["v"], hidden=HIDDEN)
-    await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
-    call = streams_pb2_grpc.StreamsStub(channel).Mux()
-    for first in range(0, streams, BIND_AT_ONCE):
-        last = min(first + BIND_AT_ONCE, streams)
-        bind = [streams_pb2.Bind(handle=i, stream=f"meter-{i:08}") for i in range(first, last)]
-        await call.write(streams_pb2.MuxRequest(model="" if first else "m", bind=bind))
-        while not (await call.read()).bound:
-            pass
-    return call
 
 
 async def until(http: str, name: str, least: float) -> None:
@@ -55,6 +38,7 @@ async def live_and_die(child: ServerChild, streams: int) -> None:
     rng = np.random.default_rng(0)
     options = [("grpc.max_receive_message_length", 64 << 20)]
     async with grpc.aio.insecure_channel(child.grpc, options=options) as channel, asyncio.timeout(DEADLINE_S):
+        await create_model(channel, learn=True)
         call = await bind_all(channel, streams)
         await tick_all(call, streams, 1, rng)
         snapshots = await metric(child.http, "freshet_snapshot_seconds_count")
