@@ -129,19 +129,25 @@ async def test_a_client_that_waits_for_verdicts_goes_on_after_the_trainer_is_kil
             await within(stream.wait_judged(250))
 
 
+async def ticks_past_a_stopped_trainer(server: ServerChild, stream: freshet.Stream, ticks: int) -> int:
+    """So many ticks, all answered although the trainer is stopped after the first 200; its process."""
+    x = walk(ticks, 2)
+    for row in x[:200]:
+        await within(stream.step(row))
+    await within(stream.wait_judged(200))
+    stopped = trainer_of(server)
+    os.kill(stopped, signal.SIGSTOP)
+    for row in x[200:]:
+        await within(stream.step(row))
+    return stopped
+
+
 async def test_a_trainer_that_is_stopped_holds_nobody_up_and_nothing_is_lost_when_it_is_killed(tmp_path):
     async with crash.a_server(tmp_path, **NO_SNAPSHOT) as server:
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)
             async with client.stream("flow", "pump") as stream:
-                x = walk(1200, 2)
-                for row in x[:200]:
-                    await within(stream.step(row))
-                await within(stream.wait_judged(200))
-                stopped = trainer_of(server)
-                os.kill(stopped, signal.SIGSTOP)
-                for row in x[200:]:
-                    await within(stream.step(row))
+                stopped = await ticks_past_a_stopped_trainer(server, stream, 1200)
                 await within(stream.durable())
                 assert trainer_of(server) == stopped
                 kill_trainer(server)
@@ -159,14 +165,7 @@ async def test_a_trainer_that_stays_stopped_is_killed_after_a_while_and_nothing_
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)
             async with client.stream("flow", "pump") as stream:
-                x = walk(400, 2)
-                for row in x[:200]:
-                    await within(stream.step(row))
-                await within(stream.wait_judged(200))
-                stopped = trainer_of(server)
-                os.kill(stopped, signal.SIGSTOP)
-                for row in x[200:]:
-                    await within(stream.step(row))
+                stopped = await ticks_past_a_stopped_trainer(server, stream, 400)
                 if not watched:
                     with pytest.raises(TimeoutError):
                         await asyncio.wait_for(stream.wait_judged(400), 15)

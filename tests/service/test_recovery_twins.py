@@ -78,14 +78,19 @@ async def happens(live: World, model: Sessions, step: Step) -> None:
             await live.snapshot()
 
 
+async def lives_through(live: World, history: list[Step]) -> None:
+    """All of a history, on disk, with every stream in memory at the end."""
+    model = await live.model()
+    for step in history:
+        await happens(live, model, step)
+    await live.server.journal.flush()
+    await live.serving.residency.bring(model, IDS)
+
+
 async def compare(history: list[Step], folder: Path) -> bool:
     """Whether a server recovered after this history is as the one that lived through it."""
     async with world(folder / "data", idle_s=0.0) as live:
-        model = await live.model()
-        for step in history:
-            await happens(live, model, step)
-        await live.server.journal.flush()
-        await live.serving.residency.bring(model, IDS)
+        await lives_through(live, history)
         return await recovered(copy_of(live, folder / "copy")) == seen(live)
 
 
@@ -118,11 +123,7 @@ EVERYTHING: list[Step] = [
 @pytest.mark.parametrize("forgotten", [StatePut, Reset, Paused, Promote, Swap])
 async def test_a_recovery_that_forgot_a_kind_of_record_would_be_noticed(tmp_path, monkeypatch, forgotten):
     async with world(tmp_path / "data", idle_s=0.0) as live:
-        model = await live.model()
-        for step in EVERYTHING:
-            await happens(live, model, step)
-        await live.server.journal.flush()
-        await live.serving.residency.bring(model, IDS)
+        await lives_through(live, EVERYTHING)
         now, copies = seen(live), [copy_of(live, tmp_path / name) for name in ("sound", "mutant")]
         assert await recovered(copies[0]) == now
         apply = Sessions.apply
