@@ -124,12 +124,9 @@ class _Fold:
 
     def _chunks(self, start: int) -> Iterator[tuple[int, Chunk]]:
         """From position `start` on, each with the position behind it."""
-        for n, segment in enumerate(self._journal.segments):
-            last = n + 1 == len(self._journal.segments)
-            stop = self._journal.end if last else segment.start + segment.size()
-            for frame in segment.frames(segment.start, segment.chain, stop):
-                if frame.end > start:
-                    yield frame.end, decode_chunk(frame.payload)
+        for frame in self._journal.frames():
+            if frame.end > start:
+                yield frame.end, decode_chunk(frame.payload)
 
     def _weights_of(self, model: int, version: int) -> Any:
         try:

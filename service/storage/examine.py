@@ -14,6 +14,7 @@ from service.storage.segments import (
     FRAME,
     MAX_PAYLOAD,
     SUFFIX,
+    Frame,
     JournalDamaged,
     JournalFormat,
     Segment,
@@ -32,6 +33,12 @@ class Examined(NamedTuple):
     torn_bytes: int  # behind `end`, left by a crash
     damage: JournalDamaged | None
     broken: tuple[Path, ...]  # files that are damaged, or lie behind damage
+
+    def frames(self) -> Iterator[Frame]:
+        """All that holds, in order."""
+        for i, segment in enumerate(self.segments):
+            stop = self.end if i + 1 == len(self.segments) else segment.start + segment.size()
+            yield from segment.frames(segment.start, segment.chain, stop)
 
 
 def segment_files(directory: Path) -> list[Path]:

@@ -102,10 +102,8 @@ class _Locked:
 
 def _report(data: Path, found: Examined) -> Report:
     held: dict[int, Span] = {}
-    for i, segment in enumerate(found.segments):
-        stop = found.end if i + 1 == len(found.segments) else segment.start + segment.size()
-        for frame in segment.frames(segment.start, segment.chain, stop):
-            _extend(held, frame.payload)
+    for frame in found.frames():
+        _extend(held, frame.payload)
     lost: dict[int, Span] = {}
     for path in found.broken:
         cut_here = found.segments and path == found.segments[-1].path
