@@ -25,11 +25,12 @@ class Shell:
     async def start(self, *arguments: str) -> asyncio.subprocess.Process:
         """The command under way. It inherits no terminal."""
         pipe = asyncio.subprocess.PIPE
+        if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # tests run in the background, whose children inherit it
+            signal.signal(signal.SIGINT, signal.default_int_handler)
         return await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service.cli", self._group, *arguments, "--url", self._url,
             stdin=asyncio.subprocess.DEVNULL, stdout=pipe, stderr=pipe, cwd=self._folder,
             env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a test run in the background ignores it
         )  # fmt: skip
 
     async def __call__(self, *arguments: str, code: int = 0) -> str:
