@@ -10,19 +10,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.verbs import refused
+from service.cli.verbs import group, refused
 
 if TYPE_CHECKING:
     from service.storage.repair import Report, Span
 
-journal = typer.Typer(
-    name="journal",
-    help="The journal of a stopped server: check it, repair it.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+journal = group("journal", "The journal of a stopped server: check it, repair it.")
 
 Data = Annotated[Path, typer.Argument(help="The directory that `freshet serve --data` is given.", metavar="DATA")]
 DAMAGED = 1

@@ -23,19 +23,12 @@ from service.cli.models import models
 from service.cli.quarantine import quarantine
 from service.cli.replay import replay
 from service.cli.train import train
-from service.cli.verbs import INTERRUPTED, SPEC_KEYS, guarded, one_blas_thread, refused
+from service.cli.verbs import INTERRUPTED, SPEC_KEYS, group, guarded, one_blas_thread, refused
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
 
 VERSION = "0.1.0"
 
-app = typer.Typer(
-    name="freshet",
-    help="A model server that learns from the streams it serves.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,  # it would take [default: 32] for markup
-    pretty_exceptions_enable=False,
-)
+app = group("freshet", "A model server that learns from the streams it serves.")
 
 
 class Through(StrEnum):

@@ -8,16 +8,9 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.verbs import guarded
+from service.cli.verbs import group, guarded
 
-models = typer.Typer(
-    name="models",
-    help="Models and versions of a running server: list, create, promote, roll back …",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+models = group("models", "Models and versions of a running server: list, create, promote, roll back …")
 
 Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
 Url = Annotated[str, typer.Option(help="The server.", metavar="HOST:PORT")]

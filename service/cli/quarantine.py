@@ -8,19 +8,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from service.cli.models import URL, Json, Name, Url
-from service.cli.verbs import guarded
+from service.cli.verbs import group, guarded
 
 if TYPE_CHECKING:
     import freshet
 
-quarantine = typer.Typer(
-    name="quarantine",
-    help="Labels and windows that a running server could not learn: list them, replay them.",
-    no_args_is_help=True,
-    add_completion=False,
-    rich_markup_mode=None,
-    pretty_exceptions_enable=False,
-)
+quarantine = group("quarantine", "Labels and windows that a running server could not learn: list them, replay them.")
 
 
 def _run(url: str, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:

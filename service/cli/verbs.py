@@ -23,6 +23,18 @@ SPEC_KEYS = (
 )
 
 
+def group(name: str, help: str) -> typer.Typer:
+    """Verbs that belong together, behaving as all of ours do."""
+    return typer.Typer(
+        name=name,
+        help=help,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,  # it would take [default: 32] for markup
+        pretty_exceptions_enable=False,
+    )
+
+
 def one_blas_thread() -> None:
     """As the trainer runs; before NumPy is imported, or it has no effect."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
