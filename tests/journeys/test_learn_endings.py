@@ -124,7 +124,8 @@ async def test_a_sender_of_long_windows_is_read_no_further_than_their_bytes_allo
         await client.create_model("flow", **SPEC)
         async with channel_to(server.grpc) as channel, RawLearn(channel, "flow", "patient", LEARNED) as patient:
             allowed = MAX_UNACKNOWLEDGED_BYTES // window(1, 4096)["window"].ByteSize() + 1
-            os.kill(trainer_of(server), signal.SIGSTOP)
+            trainer = trainer_of(server)
+            os.kill(trainer, signal.SIGSTOP)
             flooding = asyncio.create_task(flood(patient, 2 * allowed, steps=4096))
             await scraped_until(server.http, lambda s: s.total("freshet_windows_total", model="flow") >= allowed)
             async with RawLearn(channel, "flow", "quick", DURABLE) as quick:
@@ -136,6 +137,7 @@ async def test_a_sender_of_long_windows_is_read_no_further_than_their_bytes_allo
             await asyncio.gather(flooding, return_exceptions=True)
         server.kill()  # to learn them all would take a minute
         await server.wait()
+        os.kill(trainer, signal.SIGKILL)  # stopped, it does not see that its server is gone
 
 
 async def flood(call: RawLearn, windows: int = 3 * MAX_UNACKNOWLEDGED, steps: int = 3) -> None:
