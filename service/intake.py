@@ -52,7 +52,7 @@ class Intake:
             assert refusal is not None
             return self._refused(refusal)
         offset = self.serving.record(model, Label(session.number, seq, y))
-        self.serving.metrics.of(model.name).labels.inc()
+        self.serving.metrics.of(model.key).labels.inc()
         return offset
 
     def window(self, model: Sessions, source: str, raw: RawWindow) -> int | Refusal:
@@ -65,20 +65,20 @@ class Intake:
         if isinstance(repeated, Refusal):
             return self._refused(repeated)
         if repeated:
-            self.serving.metrics.of(model.name).repeated_windows.inc()
+            self.serving.metrics.of(model.key).repeated_windows.inc()
             return self.serving.journal.offset(model.number)  # at the latest
         checked = check_window(self.shape(model), raw)
         if isinstance(checked, Refusal):
             return self._refused(checked)
         offset = self.serving.record(model, Window(source, raw.seq, *checked))
-        self.serving.metrics.of(model.name).windows.inc()
+        self.serving.metrics.of(model.key).windows.inc()
         return offset
 
     def again(self, model: Sessions, window: Window) -> None:
         """Journal a window that takes an item out of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
         self.check_open(model)
         self.serving.record(model, window)
-        self.serving.metrics.of(model.name).replayed.inc()
+        self.serving.metrics.of(model.key).replayed.inc()
 
     def reached(self, model: Sessions, learned: bool) -> int:
         """The model's offset up to which entries are on disk, or learned."""

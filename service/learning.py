@@ -40,8 +40,8 @@ class Learning:
             if model is not None:
                 self._learned[model.number] = message.head["offset"]
                 self._intake.has_learned(model.number, message.head["offset"])
-                self._serving.metrics.of(model.name).learned(dict(message.head))
-                self._serving.metrics.of(model.name).backlog.set(self._backlog(model.number))
+                self._serving.metrics.of(model.key).learned(dict(message.head))
+                self._serving.metrics.of(model.key).backlog.set(self._backlog(model.number))
         elif message.kind == "anchored":
             self._publisher.anchored(message)
         elif message.kind == "drifted":

@@ -19,9 +19,10 @@ LATENCY_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2
 FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2, 3, 5, 10, 30)
 NORMS = tuple(10.0**e for e in range(-6, 4))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+OF_MODEL = "tenant", "model"  # the labels of what is counted by model
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
-
+ModelKey = tuple[str, str]  # values of OF_MODEL
 Made = TypeVar("Made", bound="Counter | Gauge | Histogram")
 
 
@@ -111,19 +112,19 @@ class Metrics:
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
         self.batch_rows = histogram("batch_rows", "Ticks in one batched model step.", ROWS)
         self.open_streams = gauge("streams_open", "Streams with a call open.")
-        self.streams = gauge("streams", "Streams known, in memory or on disk.", "model")
-        self.resident = gauge("streams_resident", "Streams in memory.", "model")
-        self.evicted_streams = counter("streams_evicted_total", "Times an idle stream left memory.", "model")
-        self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", "model")
-        self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", "model")
+        self.streams = gauge("streams", "Streams known, in memory or on disk.", *OF_MODEL)
+        self.resident = gauge("streams_resident", "Streams in memory.", *OF_MODEL)
+        self.evicted_streams = counter("streams_evicted_total", "Times an idle stream left memory.", *OF_MODEL)
+        self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", *OF_MODEL)
+        self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", *OF_MODEL)
         self.refused_ticks = counter("ticks_refused_total", "Ticks refused, by reason.", "reason")
-        self.labels = counter("labels_total", "Labels taken in, repeated ones too.", "model")
-        self.windows = counter("windows_total", "Labelled windows taken in.", "model")
-        self.repeated_windows = counter("windows_repeated_total", "Windows sent again, not taken in again.", "model")
-        self.replayed = counter("quarantine_replayed_total", "Items sent into learning after all.", "model")
+        self.labels = counter("labels_total", "Labels taken in, repeated ones too.", *OF_MODEL)
+        self.windows = counter("windows_total", "Labelled windows taken in.", *OF_MODEL)
+        self.repeated_windows = counter("windows_repeated_total", "Windows sent again, not taken in again.", *OF_MODEL)
+        self.replayed = counter("quarantine_replayed_total", "Items sent into learning after all.", *OF_MODEL)
         self.refused_labels = counter("labels_refused_total", "Labels and windows refused at the door.", "reason")
         self.staleness = histogram_by(
-            ("model",), "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS
+            OF_MODEL, "staleness_labels", "Labels arrived and not judged, per forecast.", STALENESS
         )
 
         self.durable_lag = gauge("journal_undurable_entries", "Journal entries appended and not yet on disk.")
@@ -141,121 +142,121 @@ class Metrics:
         self.disk_full = counter("disk_full_total", "Writes that found no room, tried again later.", "what")
         self.snapshot_seconds = histogram("snapshot_seconds", "One snapshot of stream states.", LATENCY_S)
 
-        self.updates = counter("learner_updates_total", "Weight updates.", "model")
-        self.learned = counter("labels_learned_total", "Label vectors learned.", "model")
-        self.thinned = counter("labels_thinned_total", "Label vectors left out under overload.", "model")
-        self.skipped = counter("entries_skipped_total", "Journal entries left out of learning by record.", "model")
-        self.voided = counter("labels_voided_total", "Labels cut off by a gap, a reset or an eviction.", "model")
-        self.learned_windows = counter("windows_learned_total", "Labelled windows learned.", "model")
-        self.unlearned = counter("labels_unlearned_total", "Labels and windows that came while paused.", "model")
-        self.duplicates = counter("labels_duplicate_total", "Labels that said again what was known.", "model")
+        self.updates = counter("learner_updates_total", "Weight updates.", *OF_MODEL)
+        self.learned = counter("labels_learned_total", "Label vectors learned.", *OF_MODEL)
+        self.thinned = counter("labels_thinned_total", "Label vectors left out under overload.", *OF_MODEL)
+        self.skipped = counter("entries_skipped_total", "Journal entries left out of learning by record.", *OF_MODEL)
+        self.voided = counter("labels_voided_total", "Labels cut off by a gap, a reset or an eviction.", *OF_MODEL)
+        self.learned_windows = counter("windows_learned_total", "Labelled windows learned.", *OF_MODEL)
+        self.unlearned = counter("labels_unlearned_total", "Labels and windows that came while paused.", *OF_MODEL)
+        self.duplicates = counter("labels_duplicate_total", "Labels that said again what was known.", *OF_MODEL)
         self.quarantined = counter(
-            "labels_quarantined_total", "Labels and windows put into quarantine, by reason.", "model", "reason"
+            "labels_quarantined_total", "Labels and windows put into quarantine, by reason.", *OF_MODEL, "reason"
         )
-        self.in_quarantine = gauge("quarantine_items", "Labels and windows in quarantine.", "model")
-        self.quarantine_dropped = counter("quarantine_dropped_total", "Items that made room for newer ones.", "model")
-        self.evicted = counter("contexts_evicted_total", "Learning contexts dropped for newer ones.", "model")
-        self.clipped = counter("learner_clipped_total", "Updates whose gradient was clipped.", "model")
-        self.drifts = counter("drift_total", "Times the candidate's loss had risen for good.", "model")
-        self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", "model", "reason")
-        self.loss = gauge("loss_prequential", "Mean scaled loss of the candidate, last chunk.", "model")
+        self.in_quarantine = gauge("quarantine_items", "Labels and windows in quarantine.", *OF_MODEL)
+        self.quarantine_dropped = counter("quarantine_dropped_total", "Items that made room for newer ones.", *OF_MODEL)
+        self.evicted = counter("contexts_evicted_total", "Learning contexts dropped for newer ones.", *OF_MODEL)
+        self.clipped = counter("learner_clipped_total", "Updates whose gradient was clipped.", *OF_MODEL)
+        self.drifts = counter("drift_total", "Times the candidate's loss had risen for good.", *OF_MODEL)
+        self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", *OF_MODEL, "reason")
+        self.loss = gauge("loss_prequential", "Mean scaled loss of the candidate, last chunk.", *OF_MODEL)
         self.score = gauge(
-            "score_candidate", "Clipped score 0..1 of the candidate, where the anchor was scored.", "model"
+            "score_candidate", "Clipped score 0..1 of the candidate, where the anchor was scored.", *OF_MODEL
         )
-        self.anchor_score = gauge("score_anchor", "Clipped score 0..1 of the anchor on the same labels.", "model")
+        self.anchor_score = gauge("score_anchor", "Clipped score 0..1 of the anchor on the same labels.", *OF_MODEL)
         self.gradient_norm = histogram_by(
-            ("model", "layer"), "gradient_norm", "Gradient norm before the clip, by layer.", NORMS
+            (*OF_MODEL, "layer"), "gradient_norm", "Gradient norm before the clip, by layer.", NORMS
         )
-        self.lag_norm = gauge("gradient_lag_norm", "Norm of dL/dh so many ticks back in the window.", "model", "lag")
+        self.lag_norm = gauge("gradient_lag_norm", "Norm of dL/dh so many ticks back in the window.", *OF_MODEL, "lag")
         self.update_ratio = histogram_by(
-            ("model",), "update_ratio", "Norm of an update over the norm of the weights.", NORMS
+            OF_MODEL, "update_ratio", "Norm of an update over the norm of the weights.", NORMS
         )
-        self.saturated = gauge("gates_saturated_ratio", "Gates (of an rnn, units) that pass no gradient.", "model")
-        self.backlog = gauge("trainer_backlog_entries", "Durable journal entries not yet learned.", "model")
+        self.saturated = gauge("gates_saturated_ratio", "Gates (of an rnn, units) that pass no gradient.", *OF_MODEL)
+        self.backlog = gauge("trainer_backlog_entries", "Durable journal entries not yet learned.", *OF_MODEL)
         self.restarts = counter("trainer_restarts_total", "Times the trainer process was started again.")
 
-        self.version = gauge("version", "The version that serves.", "model")
-        self.verdicts = counter("verdicts_total", "Verdicts on candidates.", "model", "kind")
+        self.version = gauge("version", "The version that serves.", *OF_MODEL)
+        self.verdicts = counter("verdicts_total", "Verdicts on candidates.", *OF_MODEL, "kind")
         self.export_seconds = histogram("export_seconds", "Making a version's ONNX file and checking it.", LATENCY_S)
-        self.parity_error = gauge("parity_error", "Largest ONNX against NumPy difference, scaled units.", "model")
+        self.parity_error = gauge("parity_error", "Largest ONNX against NumPy difference, scaled units.", *OF_MODEL)
         self.freshness = histogram_by(
-            ("model",),
+            OF_MODEL,
             "label_to_serving_seconds",
             "From a label on disk to weights in service that were judged with it.",
             FRESHNESS_S,
         )
         self.loop_lag = histogram("event_loop_lag_seconds", "How late a timer of the serving loop fires.", LATENCY_S)
-        self._models: dict[str, ModelMetrics] = {}
+        self._models: dict[ModelKey, ModelMetrics] = {}
 
-    def of(self, model: str) -> ModelMetrics:
+    def of(self, key: ModelKey) -> ModelMetrics:
         """The model's children, made once: looking labels up costs more than counting."""
-        if model not in self._models:
-            self._models[model] = ModelMetrics(self, model)
-        return self._models[model]
+        if key not in self._models:
+            self._models[key] = ModelMetrics(self, key)
+        return self._models[key]
 
-    def forget(self, model: str) -> None:
+    def forget(self, key: ModelKey) -> None:
         """Drop every series of a model that is gone: names that come and go must not pile up."""
-        self._models.pop(model, None)
+        self._models.pop(key, None)
         for metric in self._by_model:
-            metric.remove_by_labels({"model": model})
+            metric.remove_by_labels(dict(zip(OF_MODEL, key, strict=True)))
 
 
 class ModelMetrics:
     """One model's children of the labelled metrics, and how progress reports of the trainer become counts."""
 
-    def __init__(self, metrics: Metrics, model: str) -> None:
-        self._metrics, self.model = metrics, model
-        self.ticks, self.repeated = metrics.ticks.labels(model), metrics.repeated.labels(model)
-        self.labels, self.windows = metrics.labels.labels(model), metrics.windows.labels(model)
-        self.repeated_windows, self.replayed = metrics.repeated_windows.labels(model), metrics.replayed.labels(model)
-        self.staleness, self.freshness = metrics.staleness.labels(model), metrics.freshness.labels(model)
-        self.resident = metrics.resident.labels(model)
-        self.evicted_streams = metrics.evicted_streams.labels(model)
-        self.streams, self.backlog = metrics.streams.labels(model), metrics.backlog.labels(model)
-        self.version, self.parity_error = metrics.version.labels(model), metrics.parity_error.labels(model)
+    def __init__(self, metrics: Metrics, key: ModelKey) -> None:
+        self._metrics, self.key = metrics, key
+        self.ticks, self.repeated = metrics.ticks.labels(*key), metrics.repeated.labels(*key)
+        self.labels, self.windows = metrics.labels.labels(*key), metrics.windows.labels(*key)
+        self.repeated_windows, self.replayed = metrics.repeated_windows.labels(*key), metrics.replayed.labels(*key)
+        self.staleness, self.freshness = metrics.staleness.labels(*key), metrics.freshness.labels(*key)
+        self.resident = metrics.resident.labels(*key)
+        self.evicted_streams = metrics.evicted_streams.labels(*key)
+        self.streams, self.backlog = metrics.streams.labels(*key), metrics.backlog.labels(*key)
+        self.version, self.parity_error = metrics.version.labels(*key), metrics.parity_error.labels(*key)
         self._totals = {
-            "updates": metrics.updates.labels(model),
-            "learned": metrics.learned.labels(model),
-            "thinned": metrics.thinned.labels(model),
-            "voided": metrics.voided.labels(model),
-            "clipped": metrics.clipped.labels(model),
-            "drifts": metrics.drifts.labels(model),
-            "evicted": metrics.evicted.labels(model),
-            "windows": metrics.learned_windows.labels(model),
-            "unlearned": metrics.unlearned.labels(model),
-            "duplicates": metrics.duplicates.labels(model),
-            "quarantine_dropped": metrics.quarantine_dropped.labels(model),
+            "updates": metrics.updates.labels(*key),
+            "learned": metrics.learned.labels(*key),
+            "thinned": metrics.thinned.labels(*key),
+            "voided": metrics.voided.labels(*key),
+            "clipped": metrics.clipped.labels(*key),
+            "drifts": metrics.drifts.labels(*key),
+            "evicted": metrics.evicted.labels(*key),
+            "windows": metrics.learned_windows.labels(*key),
+            "unlearned": metrics.unlearned.labels(*key),
+            "duplicates": metrics.duplicates.labels(*key),
+            "quarantine_dropped": metrics.quarantine_dropped.labels(*key),
         }
         self._last: dict[str, int] = {}
 
     def learned(self, report: dict[str, Any]) -> None:
         """Take in one progress report (see `service.trainer.process.progress`). Totals that went back, after the
         trainer restarted from a checkpoint, count again only beyond what was counted."""
-        m, model = self._metrics, self.model
+        m, key = self._metrics, self.key
         for name, child in self._totals.items():
             self._count(name, report[name], child)
         for reason, total in report["quarantined"].items():
-            self._count(f"quarantined {reason}", total, m.quarantined.labels(model, reason))
-        m.in_quarantine.labels(model).set(report["in_quarantine"])
+            self._count(f"quarantined {reason}", total, m.quarantined.labels(*key, reason))
+        m.in_quarantine.labels(*key).set(report["in_quarantine"])
         if report["losses"]:
-            m.loss.labels(model).set(sum(report["losses"]) / len(report["losses"]))
+            m.loss.labels(*key).set(sum(report["losses"]) / len(report["losses"]))
         if report["scores"]:
             candidate, anchor = zip(*report["scores"], strict=True)
-            m.score.labels(model).set(sum(candidate) / len(candidate))
-            m.anchor_score.labels(model).set(sum(anchor) / len(anchor))
+            m.score.labels(*key).set(sum(candidate) / len(candidate))
+            m.anchor_score.labels(*key).set(sum(anchor) / len(anchor))
         for norm in report["norms"]:
-            m.gradient_norm.labels(model, "all").observe(norm)
+            m.gradient_norm.labels(*key, "all").observe(norm)
         for layers in report["by_layer"]:
             for layer, norm in layers.items():
-                m.gradient_norm.labels(model, layer).observe(norm)
+                m.gradient_norm.labels(*key, layer).observe(norm)
         for ratio in report["ratios"]:
-            m.update_ratio.labels(model).observe(ratio)
+            m.update_ratio.labels(*key).observe(ratio)
         for lag, norm in enumerate(report["lags"]):
-            m.lag_norm.labels(model, str(lag)).set(norm)
+            m.lag_norm.labels(*key, str(lag)).set(norm)
         if report["saturated"] is not None:
-            m.saturated.labels(model).set(report["saturated"])
+            m.saturated.labels(*key).set(report["saturated"])
         for _ in report["refused"]:
-            m.refused_updates.labels(model, "non-finite").inc()
+            m.refused_updates.labels(*key, "non-finite").inc()
 
     def _count(self, name: str, total: int, counter: Counter) -> None:
         seen = self._last.get(name, 0)

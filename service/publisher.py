@@ -70,7 +70,7 @@ class Publisher:
         except JournalFailed:
             return  # the journal's own task ends the process
         if not model.deleted:
-            self._serving.metrics.verdicts.labels(model.name, kind).inc()
+            self._serving.metrics.verdicts.labels(*model.key, kind).inc()
             self._judged(model, head["offset"], in_service=kind == "publish")
 
     def _stale(self, model: Sessions, head: Any) -> bool:
@@ -100,7 +100,7 @@ class Publisher:
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
         serving.record(model, Swap(number, head["offset"], bytes.fromhex(version.digest)))
         self._into_service(model, number, session)
-        serving.metrics.of(model.name).parity_error.set(error)
+        serving.metrics.of(model.key).parity_error.set(error)
         serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))
         self._told(model, ev.PUBLISHED, head, number)
         return "publish"
@@ -154,7 +154,7 @@ class Publisher:
         """Between two steps, with the record that says so: this version answers from here on; no other stays."""
         self._serving.engine.install(model.number, number, session)
         self._serving.engine.retire(model.number, {number})
-        self._serving.metrics.of(model.name).version.set(number)
+        self._serving.metrics.of(model.key).version.set(number)
 
     def _prepare_return(self, model: Sessions, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
@@ -233,7 +233,7 @@ class Publisher:
 
     def _judged(self, model: Sessions, offset: int, in_service: bool) -> None:
         marks, now = self._on_disk.get(model.number, deque()), self._serving.clock()
-        freshness = self._serving.metrics.of(model.name).freshness
+        freshness = self._serving.metrics.of(model.key).freshness
         while marks and marks[0][0] <= offset:
             _, on_disk = marks.popleft()
             if in_service:

@@ -66,7 +66,7 @@ def recover(serving: Serving, states: States) -> int:
     for number, model in serving.models.items():
         serving.journal.start_offset(number, replay.ends[number])
         replay.settle(model)
-        metrics = serving.metrics.of(model.name)
+        metrics = serving.metrics.of(model.key)
         metrics.version.set(model.champion)
         metrics.streams.set(model.known)
         metrics.resident.set(len(model.table))

@@ -102,17 +102,17 @@ class Serving:
     def add_model(self, model: Sessions) -> None:
         """Make a model known."""
         self.models[model.number] = model
-        self.by_name[model.tenant, model.name] = model
+        self.by_name[model.key] = model
         self.last_model = max(self.last_model, model.number)
 
     def remove_model(self, model: Sessions) -> None:
         """Forget a model whose end is recorded; whoever has a stream of it open is woken. Its number is never used
         again, its name may be."""
-        del self.models[model.number], self.by_name[model.tenant, model.name]
+        del self.models[model.number], self.by_name[model.key]
         self.engine.retire(model.number, set())
         model.wake()
         self._count(model)
-        self.metrics.forget(model.name)
+        self.metrics.forget(model.key)
         for listener in self.on_removed:
             listener(model.number)
 
@@ -125,7 +125,7 @@ class Serving:
     def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
         """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
         self.record(model, Skip(first, end, reason))
-        self.metrics.skipped.labels(model.name).inc(end - first)
+        self.metrics.skipped.labels(*model.key).inc(end - first)
         log.error("left out of learning", model=model.name, first=first, end=end, why=reason)
         self.emit(model, ev.SKIPPED, first, model.champion, reason, {"entries": float(end - first)})
 
@@ -212,12 +212,12 @@ class Serving:
 
     def _count(self, model: Sessions) -> None:
         if not model.deleted:  # its name may be another's by now
-            self.metrics.of(model.name).streams.set(model.known)
-            self.metrics.of(model.name).resident.set(len(model.table))
+            self.metrics.of(model.key).streams.set(model.known)
+            self.metrics.of(model.key).resident.set(len(model.table))
         self.metrics.open_streams.set(sum(m.open for m in self.models.values()))
 
     def _evicted(self, model: Sessions, streams: int) -> None:
-        self.metrics.of(model.name).evicted_streams.inc(streams)
+        self.metrics.of(model.key).evicted_streams.inc(streams)
         self._count(model)
 
     def reset(self, model: Sessions, session: Session) -> None:
@@ -323,7 +323,7 @@ class Serving:
         if seq != last_seq + 1:
             placed = place(seq, last_seq, x, time, session.find)
         if isinstance(placed, Answer):
-            self.metrics.of(model.name).repeated.inc()
+            self.metrics.of(model.key).repeated.inc()
             return placed
         spec = model.spec
         refusal = placed or check_values(
@@ -384,7 +384,7 @@ class Serving:
             return Unavailable("journal", str(error), "the server must be restarted")
         judged = int(model.advance(row, tick.seq, tick.time, tick.x, y, state, offset))
         model.table.touched[row] = tick.arrived
-        metrics = self.metrics.of(model.name)
+        metrics = self.metrics.of(model.key)
         metrics.staleness.observe(tick.seq - judged)
         metrics.ticks.inc()
         return Answer(tick.seq, tick.time, tick.x.tobytes(), y.tobytes(), model.champion, judged)
@@ -426,7 +426,7 @@ class Serving:
         n = len(rows)
         judged = np.broadcast_to(model.advance(rows, seq, time, x, y, states, np.arange(end - n + 1, end + 1)), n)
         t.touched[rows] = now
-        metrics = self.metrics.of(model.name)
+        metrics = self.metrics.of(model.key)
         metrics.staleness.observe_all(seq - judged)
         metrics.ticks.inc(n)
         return Wave(taken, y, judged, others)

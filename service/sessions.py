@@ -107,6 +107,7 @@ class Sessions:
 
     def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
+        self.key = tenant, name  # what people know it by
         self.network = Network(spec)
         self.champion = 0
         self.anchor = 0

@@ -248,7 +248,9 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         assert [v.number for v in live.serving.versions.list(1)] == before
         assert model.judged_offset == again.head["offset"], "whoever waits for a verdict gets one"
         verdicts = {
-            kind: live.server.registry.get_sample_value("freshet_verdicts_total", {"model": "flow", "kind": kind})
+            kind: live.server.registry.get_sample_value(
+                "freshet_verdicts_total", {"tenant": "default", "model": "flow", "kind": kind}
+            )
             for kind in ("publish", "unchanged")
         }
         assert verdicts["unchanged"] == 1

@@ -119,7 +119,7 @@ async def test_a_deleted_model_leaves_no_series_behind_and_one_of_the_same_name_
 
         again = await live.model("flow")
         await live.tick(again, live.open(again, "pump"), 1.0)
-        assert live.server.registry.get_sample_value("freshet_ticks_total", {"model": "flow"}) == 1
+        assert live.server.registry.get_sample_value("freshet_ticks_total", {"tenant": "default", "model": "flow"}) == 1
 
 
 async def test_the_name_may_be_created_anew_and_the_number_is_never_used_again(tmp_path):

@@ -65,7 +65,10 @@ async def test_a_loss_that_rises_is_an_event_with_its_numbers_and_a_metric(live)
     assert event.numbers["excess"] > drift.THRESHOLD
     assert event.numbers["score"] > event.numbers["mean_score"]
     assert event.reason == "the loss has risen; reaction: none"
-    assert live.server.metrics.registry.get_sample_value("freshet_drift_total", {"model": "flow"}) == 1
+    assert (
+        live.server.metrics.registry.get_sample_value("freshet_drift_total", {"tenant": "default", "model": "flow"})
+        == 1
+    )
     assert verdict == "due", "and nothing else happens"
 
 
@@ -77,7 +80,10 @@ async def test_a_drift_that_is_learned_again_after_a_crash_is_told_once(live):
 
     assert live.trainer.models[model.number].learner.counts.drifts == 1
     assert len(of_kind(live, model, ev.DRIFTED)) == 1
-    assert live.server.metrics.registry.get_sample_value("freshet_drift_total", {"model": "flow"}) == 1
+    assert (
+        live.server.metrics.registry.get_sample_value("freshet_drift_total", {"tenant": "default", "model": "flow"})
+        == 1
+    )
 
 
 async def test_the_reaction_rollback_returns_to_the_anchors_weights_bit_for_bit_and_cools_down(live):

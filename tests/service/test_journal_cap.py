@@ -46,7 +46,9 @@ async def test_what_a_trainer_does_not_save_is_skipped_by_record_and_goes_at_the
             event = next(e for e in live.server.events.recent(model.name, 1000) if e.kind == ev.SKIPPED)
             assert f"journal_cap_bytes = {CAP}" in event.reason
             assert event.offset in model.skips
-            assert live.server.registry.get_sample_value("freshet_entries_skipped_total", {"model": model.name})
+            assert live.server.registry.get_sample_value(
+                "freshet_entries_skipped_total", {"tenant": "default", "model": model.name}
+            )
         serves = seen(live)
         assert await recovered(copy_of(live, tmp_path / "copy")) == serves
 

@@ -36,7 +36,7 @@ def learned(model: HostedModel, values: list[float], first_seq: int = 1) -> list
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float:
-    return metrics.registry.get_sample_value(name, {"model": "m", **labels}) or 0.0
+    return metrics.registry.get_sample_value(name, {"tenant": "default", "model": "m", **labels}) or 0.0
 
 
 def test_an_update_refused_for_a_non_finite_gradient_is_counted_by_reason(metrics):
@@ -46,7 +46,7 @@ def test_an_update_refused_for_a_non_finite_gradient_is_counted_by_reason(metric
 
     with np.errstate(invalid="ignore"):
         updates = learned(model, [5, 6], first_seq=5)
-    metrics.of("m").learned(progress(model, 0, updates))
+    metrics.of(("default", "m")).learned(progress(model, 0, updates))
 
     assert [bool(u.refused) for u in updates] == [True, True]
     assert value(metrics, "freshet_learner_refused_total", reason="non-finite") == 2
@@ -60,7 +60,7 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
     report = progress(model, 0, updates)
     report["scores"] = [(0.25, 0.5), (0.75, 0.5)]
 
-    metrics.of("m").learned(report)
+    metrics.of(("default", "m")).learned(report)
 
     losses = [u.loss for u in updates]
     assert value(metrics, "freshet_loss_prequential") == pytest.approx(np.mean(losses))
@@ -83,14 +83,14 @@ def test_a_context_dropped_for_a_newer_one_is_counted(metrics):
     streams = np.arange(n, dtype=np.uint32)
 
     updates = model.learner.ticks(streams, np.ones(n, np.uint64), np.full(n, np.nan), np.zeros((n, 1), np.float32))
-    metrics.of("m").learned(progress(model, 0, updates))
+    metrics.of(("default", "m")).learned(progress(model, 0, updates))
 
     assert value(metrics, "freshet_contexts_evicted_total") == 1
 
 
 def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(metrics):
     model = hosted()
-    child = metrics.of("m")
+    child = metrics.of(("default", "m"))
     reports = []
     for first in (1, 11, 21):
         updates = learned(model, np.sin(np.arange(first, first + 10.0)).tolist(), first)
@@ -105,7 +105,7 @@ def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(met
 
 def test_a_loss_that_is_not_finite_does_not_reach_the_gauges(metrics):
     model = hosted()
-    metrics.of("m").learned(
+    metrics.of(("default", "m")).learned(
         progress(model, 0, [Update(1, loss=2.0), Update(1, loss=math.nan), Update(1, loss=math.inf)])
     )
 

@@ -153,7 +153,7 @@ async def test_freshness_is_observed_of_what_went_into_service_and_of_nothing_el
 
         async def observed() -> float:
             count = live.server.registry.get_sample_value(
-                "freshet_label_to_serving_seconds_count", {"model": model.name}
+                "freshet_label_to_serving_seconds_count", {"tenant": "default", "model": model.name}
             )
             return count or 0.0
 
