@@ -111,7 +111,7 @@ class Metrics:
         self.compute_seconds = histogram("step_seconds", "Wall time of one batched model step.", LATENCY_S)
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
         self.batch_rows = histogram("batch_rows", "Ticks in one batched model step.", ROWS)
-        self.open_streams = gauge("streams_open", "Streams with a call open.")
+        self.open_streams = gauge("streams_open", "Streams with a call open.", *OF_MODEL)
         self.streams = gauge("streams", "Streams known, in memory or on disk.", *OF_MODEL)
         self.resident = gauge("streams_resident", "Streams in memory.", *OF_MODEL)
         self.evicted_streams = counter("streams_evicted_total", "Times an idle stream left memory.", *OF_MODEL)
@@ -177,6 +177,7 @@ class Metrics:
 
         self.version = gauge("version", "The version that serves.", *OF_MODEL)
         self.verdicts = counter("verdicts_total", "Verdicts on candidates.", *OF_MODEL, "kind")
+        self.rollbacks = counter("rollbacks_total", "Returns to an earlier version, by hand too.", *OF_MODEL)
         self.export_seconds = histogram("export_seconds", "Making a version's ONNX file and checking it.", LATENCY_S)
         self.parity_error = gauge("parity_error", "Largest ONNX against NumPy difference, scaled units.", *OF_MODEL)
         self.freshness = histogram_by(
@@ -210,7 +211,7 @@ class ModelMetrics:
         self.labels, self.windows = metrics.labels.labels(*key), metrics.windows.labels(*key)
         self.repeated_windows, self.replayed = metrics.repeated_windows.labels(*key), metrics.replayed.labels(*key)
         self.staleness, self.freshness = metrics.staleness.labels(*key), metrics.freshness.labels(*key)
-        self.resident = metrics.resident.labels(*key)
+        self.open_streams, self.resident = metrics.open_streams.labels(*key), metrics.resident.labels(*key)
         self.evicted_streams = metrics.evicted_streams.labels(*key)
         self.streams, self.backlog = metrics.streams.labels(*key), metrics.backlog.labels(*key)
         self.version, self.parity_error = metrics.version.labels(*key), metrics.parity_error.labels(*key)

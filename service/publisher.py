@@ -147,6 +147,8 @@ class Publisher:
         number = version.number
         self._serving.record(model, kind(number, offset, bytes.fromhex(version.digest), reason))
         self._into_service(model, number, session)
+        if kind is Rollback:
+            self._serving.metrics.rollbacks.labels(*model.key).inc()
         event = ev.ROLLED_BACK if kind is Rollback else ev.PUBLISHED
         self._serving.emit(model, event, offset, number, reason, dict(numbers))
 

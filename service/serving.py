@@ -212,9 +212,10 @@ class Serving:
 
     def _count(self, model: Sessions) -> None:
         if not model.deleted:  # its name may be another's by now
-            self.metrics.of(model.key).streams.set(model.known)
-            self.metrics.of(model.key).resident.set(len(model.table))
-        self.metrics.open_streams.set(sum(m.open for m in self.models.values()))
+            metrics = self.metrics.of(model.key)
+            metrics.streams.set(model.known)
+            metrics.resident.set(len(model.table))
+            metrics.open_streams.set(model.open)
 
     def _evicted(self, model: Sessions, streams: int) -> None:
         self.metrics.of(model.key).evicted_streams.inc(streams)

@@ -47,7 +47,8 @@ MOVES = [
     "freshet_windows_learned_total", "freshet_labels_unlearned_total", "freshet_labels_duplicate_total",
     "freshet_labels_quarantined_total", "freshet_quarantine_items", "freshet_quarantine_replayed_total",
     # versions
-    "freshet_version", "freshet_verdicts_total", "freshet_export_seconds_count", "freshet_parity_error",
+    "freshet_version", "freshet_verdicts_total", "freshet_rollbacks_total",
+    "freshet_export_seconds_count", "freshet_parity_error",
     "freshet_label_to_serving_seconds_count",
     # calls
     "grpc_server_started_total", "grpc_server_handled_total", "grpc_server_handling_seconds_count",
@@ -93,6 +94,7 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     os.kill(trainer_of(server.pid), signal.SIGKILL)
     await scraped_until(server.http, lambda seen: seen.total("freshet_trainer_restarts_total") > 0)
     await learns_on(server, client)
+    await client.rollback(MODEL)
 
     async with RawStream(channel, MODEL, "another"):
         await scraped_until(server.http, lambda seen: sum(endings(seen).values()) == 5)
