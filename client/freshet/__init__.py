@@ -23,6 +23,7 @@ from freshet.errors import (
     StreamClosed,
     TakenOver,
     TickRefused,
+    Unauthenticated,
     Unavailable,
     Unimplemented,
     WindowRefused,
@@ -32,6 +33,7 @@ from freshet.learning import Learning
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.resume import ProtocolError
+from freshet.security import Tls
 from freshet.stream import Forecasts, Stream
 from freshet.ticks import Tick
 
@@ -61,6 +63,8 @@ __all__ = [
     "TakenOver",
     "Tick",
     "TickRefused",
+    "Tls",
+    "Unauthenticated",
     "Unavailable",
     "Unimplemented",
     "WindowRefused",

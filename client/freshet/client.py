@@ -12,9 +12,11 @@ from weakref import WeakSet
 import grpc
 
 from freshet.engine import Engine, Settings
+from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
 from freshet.models import RETRIES
 from freshet.mux import Mux
+from freshet.security import FilePath, Tls, Token, check_token, tls_of
 from freshet.stream import Stream
 from freshet.training import Training
 from freshet.v1 import streams_pb2, streams_pb2_grpc
@@ -25,18 +27,34 @@ MAX_MESSAGE_BYTES = 64 << 20  # the largest that a server sends: both files of a
 def connect(
     target: str,
     *,
+    token: Token | None = None,
+    tls: bool | FilePath | Tls | None = None,
     credentials: grpc.ChannelCredentials | None = None,
+    insecure_token: bool = False,
     timeout_s: float = 30.0,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
     """A client of the server at `target`, "host:port". Nothing is sent yet; use it with `async with`.
 
-    credentials: for TLS, from `grpc.ssl_channel_credentials`; None: plain text.
+    token: who calls, where the server asks; or what gives it, called for every call so that tokens can change (in the
+        event loop: it must not wait). insecure_token: send it in plain text to another machine all the same.
+    tls: None: plain text. True: TLS, as this machine trusts. A path: the PEM of who signed the server's certificate.
+        `freshet.Tls`: also a certificate of one's own (mTLS), and the name in the server's.
+    credentials: gRPC's, instead of `tls`.
     timeout_s: deadline of each call that is not a stream, retries included.
     options: gRPC channel options, which win over this function's.
+    Raises InvalidArgument for a token that would travel in plain text, and for files that are not PEM.
     """
-    return Client(target, credentials, timeout_s, max_message_bytes, options)
+    wanted = tls_of(tls)
+    if wanted is not None:
+        if credentials is not None:
+            remedy = "give one of them"
+            raise InvalidArgument(f"both tls and credentials; {remedy}", "credentials", "given", remedy)
+        credentials, options = wanted.credentials(), [*wanted.options(), *options]
+    if token is not None:
+        check_token(token, target, credentials is not None, insecure_token)
+    return Client(target, credentials, timeout_s, max_message_bytes, options, token)
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
@@ -68,8 +86,9 @@ class Client(Training, KeptStreams):
         timeout_s: float = 30.0,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
+        token: Token | None = None,
     ) -> None:
-        super().__init__(timeout_s)
+        super().__init__(timeout_s, token)
         self._target, self._credentials = target, credentials
         self._options = [*channel_options(max_message_bytes), *options]
         self._streams: WeakSet[Stream | Mux] = WeakSet()
@@ -79,7 +98,6 @@ class Client(Training, KeptStreams):
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
             self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
-        self._open = streams_pb2_grpc.StreamsStub(self._channel).Open
         return self
 
     async def __aexit__(
@@ -114,11 +132,12 @@ class Client(Training, KeptStreams):
         answer_s: cut and repeat a call that owes an answer for so long. close_s: longest wait for the disk at the end.
         accept_lost: start from a fresh state if the server has lost the stream's, instead of raising StateLost.
         """
-        self._connected()
+        open_call = streams_pb2_grpc.StreamsStub(self._connected()).Open
         settings = Settings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost
         )
-        stream = Stream(Engine(self._open, streams_pb2.Hello(model=model, stream=stream_id), settings), in_flight)
+        hello = streams_pb2.Hello(model=model, stream=stream_id)
+        stream = Stream(Engine(lambda: open_call(metadata=self._metadata()), hello, settings), in_flight)
         self._streams.add(stream)
         return stream
 
@@ -127,8 +146,9 @@ class Client(Training, KeptStreams):
 
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
         """
-        self._connected()
-        stub = streams_pb2_grpc.StreamsStub(self._channel)  # type: ignore[arg-type]  # connected
-        mux = Mux(stub.Mux, lambda: self.get_model(model), model, give_up_s, close_s)
+        open_call = streams_pb2_grpc.StreamsStub(self._connected()).Mux
+        mux = Mux(
+            lambda: open_call(metadata=self._metadata()), lambda: self.get_model(model), model, give_up_s, close_s
+        )
         self._streams.add(mux)
         return mux

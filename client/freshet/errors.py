@@ -104,7 +104,11 @@ class FailedPrecondition(RpcError):
 
 
 class PermissionDenied(RpcError):
-    """The credential is missing, wrong, or not enough."""
+    """The role of the credential is not enough."""
+
+
+class Unauthenticated(PermissionDenied):
+    """The credential is missing, wrong, expired or revoked. Never tried again by itself."""
 
 
 class ResourceExhausted(RpcError):
@@ -133,7 +137,7 @@ _BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
     grpc.StatusCode.ALREADY_EXISTS: AlreadyExists,
     grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
-    grpc.StatusCode.UNAUTHENTICATED: PermissionDenied,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,

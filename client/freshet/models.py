@@ -130,7 +130,8 @@ class Models(Calls):
         """The last events of one model (empty: of all) that the server remembers since its start, oldest first."""
         request = models_pb2.WatchRequest(name=name, recent=events, recent_only=True)
         try:
-            return [event async for event in self._models.Watch(request, timeout=self._timeout_s)]
+            call = self._models.Watch(request, timeout=self._timeout_s, metadata=self._metadata())
+            return [event async for event in call]
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
 
@@ -142,7 +143,7 @@ class Models(Calls):
         watch, loop = self._models.Watch, asyncio.get_running_loop()
         backoff = Backoff(give_up_s, random.Random())
         while True:
-            call = watch(models_pb2.WatchRequest(name=name))
+            call = watch(models_pb2.WatchRequest(name=name), metadata=self._metadata())
             why = "ended by the server"
             try:
                 await call.wait_for_connection()

@@ -57,7 +57,7 @@ class Training(Models):
         async def describe() -> types_pb2.ModelSpec:
             return (await self.get_model(model)).spec
 
-        return Learning(call, hello, describe, settings)
+        return Learning(lambda: call(metadata=self._metadata()), hello, describe, settings)
 
     async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
         """What was acknowledged and could not be learned, oldest first, and why."""

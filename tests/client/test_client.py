@@ -614,7 +614,7 @@ async def test_a_server_that_comes_late_is_waited_for(client, server):
     [
         (grpc.StatusCode.ABORTED, freshet.TakenOver),
         (grpc.StatusCode.FAILED_PRECONDITION, freshet.FailedPrecondition),
-        (grpc.StatusCode.UNAUTHENTICATED, freshet.PermissionDenied),
+        (grpc.StatusCode.UNAUTHENTICATED, freshet.Unauthenticated),
         (grpc.StatusCode.PERMISSION_DENIED, freshet.PermissionDenied),
         (grpc.StatusCode.ALREADY_EXISTS, freshet.AlreadyExists),
         (grpc.StatusCode.RESOURCE_EXHAUSTED, freshet.ResourceExhausted),

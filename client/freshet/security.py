@@ -1,0 +1,112 @@
+"""Who the client is, and whom it talks to: tokens, TLS, and what must not travel in the clear."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
+
+import grpc
+
+from freshet.errors import InvalidArgument
+
+Token: TypeAlias = "str | Callable[[], str]"
+FilePath: TypeAlias = "str | os.PathLike[str]"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tls:
+    """How to speak TLS. Each file is PEM, and is read when the client is made.
+
+    ca: who signed the server's certificate; None: whom this machine trusts. cert and key: who this client is, for
+    servers that ask (mTLS). server_name: the name in the server's certificate, where it is not the one in the target.
+    """
+
+    ca: FilePath | None = None
+    cert: FilePath | None = None
+    key: FilePath | None = None
+    server_name: str | None = None
+
+    def __post_init__(self) -> None:
+        if (self.cert is None) != (self.key is None):
+            missing = "key" if self.key is None else "cert"
+            remedy = "a client's certificate needs its key: give both, or none"
+            raise InvalidArgument(f"tls.{missing} = None; {remedy}", f"tls.{missing}", "None", remedy)
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """gRPC's. Raises InvalidArgument for a file that cannot be read or is not PEM."""
+        return grpc.ssl_channel_credentials(_pem("ca", self.ca), _pem("key", self.key), _pem("cert", self.cert))
+
+    def options(self) -> list[tuple[str, str]]:
+        """gRPC channel options."""
+        return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
+
+
+def tls_of(tls: bool | FilePath | Tls | None) -> Tls | None:
+    """What `connect` was given: None or False: plain text; True: as this machine trusts; a path: of a CA's PEM."""
+    if tls is None or isinstance(tls, Tls):
+        return tls
+    if isinstance(tls, bool):
+        return Tls() if tls else None
+    return Tls(ca=tls)
+
+
+def check_token(token: Token, target: str, encrypted: bool, insecure_token: bool) -> None:
+    """Refuse a token that cannot be sent, and one that others on the way could read. Raises InvalidArgument."""
+    if not callable(token):
+        bearer(token)
+    if not encrypted and not insecure_token and not is_local(target):
+        remedy = "use tls=…, or insecure_token=True where the network itself is private"
+        text = f"a token would go to {target!r} in plain text, readable on the way; {remedy}"
+        raise InvalidArgument(text, "token", target, remedy)
+
+
+def bearer(token: Token) -> str:
+    """The value of the authorization header. Raises InvalidArgument for what is no token; its text holds no secret."""
+    text = token() if callable(token) else token
+    stripped = text.strip() if isinstance(text, str) else ""
+    if not stripped or not all("!" <= char <= "~" for char in stripped):
+        got = f"{len(text)} characters" if isinstance(text, str) else type(text).__name__
+        remedy = "a token is printable ASCII without spaces, as `freshet token new` prints it"
+        raise InvalidArgument(f"token = {got}; {remedy}", "token", got, remedy)
+    return f"Bearer {stripped}"
+
+
+def is_local(target: str) -> bool:
+    """Whether a gRPC target surely stays on this machine. A name other than localhost is not resolved: False."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    address = target.rpartition("/")[2]  # of dns:///HOST:PORT
+    for scheme in ("ipv4:", "ipv6:", "dns:"):
+        address = address.removeprefix(scheme)
+    return all(_is_loopback(one) for one in address.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition("]")[0].lstrip("[") if address.startswith("[") else address
+    if host.count(":") == 1:
+        host = host.partition(":")[0]
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _pem(field: str, path: FilePath | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        remedy = "give the path of a PEM file"
+        raise InvalidArgument(f"tls.{field}: {error}; {remedy}", f"tls.{field}", str(path), remedy) from error
+    if b"-----BEGIN " not in data:
+        remedy = "give a PEM file, which has a line -----BEGIN …"
+        text = f"tls.{field} = {os.fspath(path)!r} holds no PEM; {remedy}"
+        raise InvalidArgument(text, f"tls.{field}", str(path), remedy)
+    return data
