@@ -1,0 +1,140 @@
+"""Every command and snippet of every page does what the page says."""
+
+import fcntl
+import re
+import tempfile
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+from tests.docs import checkout
+from tests.docs.markdown import anchors, blocks, links, name, pages, prose
+from tests.docs.session import OUTPUTS, PICTURES, shows
+
+LANGUAGES = {"sh", "python", "toml", "json", "text", "csv", "promql", *OUTPUTS, *PICTURES}
+SLOW: set[str] = set()  # pages that take more than 20 s
+MOST_LEFT_OUT = 12
+
+
+def follow(page: Path, folder: Path, *options: str) -> tuple[int, str]:
+    with ExitStack() as turn:
+        if not checkout.own_network():  # pages share the ports that they name: one at a time
+            lock = turn.enter_context(open(Path(tempfile.gettempdir()) / "freshet-docs.lock", "w"))
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        return checkout.follow(page, checkout.make(folder), options)
+
+
+def followed() -> list[Path]:
+    """Pages with something to run."""
+    return [page for page in pages() if any(b.language not in PICTURES for b in blocks(page.read_text()))]
+
+
+@pytest.mark.timeout(650)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, marks=pytest.mark.long if name(p) in SLOW else (), id=name(p)) for p in followed()],
+)
+def test_a_page_does_what_it_says(page, tmp_path):
+    code, said = follow(page, tmp_path)
+    assert code == 0, said
+
+
+@pytest.mark.long
+@pytest.mark.timeout(650)
+@pytest.mark.parametrize(
+    "page",
+    [pytest.param(p, id=name(p)) for p in followed() if any("long" in b.remarks for b in blocks(p.read_text()))],
+)
+def test_a_page_does_what_it_says_with_its_long_parts(page, tmp_path):
+    code, said = follow(page, tmp_path, "--long")
+    assert code == 0, said
+
+
+def test_what_is_not_run_says_why_and_is_little():
+    left_out = [
+        (f"{name(page)}:{block.line}", block.remarks[kind])
+        for page in pages()
+        for block in blocks(page.read_text())
+        for kind in ("not run", "long")
+        if kind in block.remarks
+    ]
+    print(*(f"{where}: {why}" for where, why in left_out), sep="\n")
+    assert all(len(why.split()) >= 3 for _, why in left_out), "a remark says why, in words"
+    assert len(left_out) <= MOST_LEFT_OUT
+
+
+def test_every_block_has_a_language_that_says_what_becomes_of_it():
+    wrong = [
+        f"{name(page)}:{block.line} {block.language!r}"
+        for page in pages()
+        for block in blocks(page.read_text())
+        if block.language not in LANGUAGES
+    ]
+    assert not wrong
+
+
+def test_every_link_leads_to_a_file_and_an_anchor_that_are_there():
+    wrong = []
+    for page in pages():
+        for link in links(page.read_text()):
+            path, _, anchor = link.partition("#")
+            target = (page.parent / path).resolve() if path else page
+            if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
+                wrong.append(f"{name(page)}: {link}")
+    assert not wrong
+
+
+def test_every_file_that_a_page_names_in_code_is_there():
+    wrong = [
+        f"{name(page)}: {named}"
+        for page in pages()
+        for named in re.findall(r"`((?:docs|deploy|examples|tests|bench|protos)/[\w./-]+)`", prose(page.read_text()))
+        if not (page.parent / named).exists() and not (checkout.ROOT / named).exists()
+    ]
+    assert not wrong
+
+
+# --- the checks are seen to fail
+
+
+@pytest.mark.parametrize(
+    ("page", "complaint"),
+    [
+        ("```sh\nfreshet nonsense\n```", "line 1: exit code 2"),
+        ("```sh\necho one\n```\n\n```text\ntwo\n```", "never printed 'two'"),
+        ("```python\nraise ValueError('no')\n```", "ValueError: no"),
+        ("```toml\nkey = 1\n```", "needs a first line"),
+        ("```sh\nfreshet serve --max-streams 0\n```", "the server ended with 2"),
+        ("<!-- fails: 2 -->\n```sh\ntrue\n```", "exit code 0, not 2"),
+        ("```text\nsaid by nobody\n```", "needs a first line"),
+        ("<!-- not run: it would never end -->\n```sh\nfalse\n```\n```text\nx\n```\n```sh\nfalse\n```", "line 8"),
+    ],
+)
+def test_a_page_that_does_not_do_what_it_says_is_told(page, complaint, tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text(page)
+    code, said = checkout.follow(file, checkout.make(tmp_path))
+    assert code == 1
+    assert complaint in said
+
+
+def test_a_page_is_one_shell_one_notebook_and_its_files(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text(
+        "```sh\nmkdir a; cd a\nNAME=world\n```\n"
+        "```python\nimport asyncio\nawait asyncio.sleep(0)\ncount = 3\n```\n"
+        "```python\n# b.py\nprint('hello')\n```\n"
+        "```sh\necho $NAME; python b.py\n```\n```text\nworld\nhello\n```\n"
+        "```python\nprint(count)\n```\n```text\n4\n```\n"
+    )
+    code, said = checkout.follow(file, checkout.make(tmp_path))
+    assert code == 0, said
+
+
+def test_an_output_is_compared_but_for_its_numbers():
+    said = "streaming\n            mse   mae\nfreshet  0.0177  9e-5\nready in 2.1 s\n"
+    assert shows("mse mae\nfreshet 0.02 0.1", said) == ""
+    assert shows("…\nready in …", said) == ""
+    assert shows("freshet 0.02 n/a", said) == "freshet 0.02 n/a"
+    assert shows("ready in 1 s\nmse mae", said) == "mse mae", "the order counts"
