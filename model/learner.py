@@ -25,10 +25,9 @@ from model.rounds import GROUP_ROWS, one_in, padded_rows, rounds
 from model.schedules import SCHEDULES
 from model.shares import Shares
 from model.spec import ModelSpec
-from model.windows import Unrolled, Window, groups, problem, unroll
+from model.windows import NO_LABEL, Unrolled, Window, groups, problem, unroll
 
 REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
-NO_LABEL = "no label"
 
 
 @dataclass(slots=True)
@@ -37,6 +36,7 @@ class Update:
 
     labels: int  # label vectors learned, one per row and due tick
     loss: float = math.nan  # scaled, summed over a row's outputs, mean over rows
+    persistence: float = math.nan  # the loss of p = 0 on the same labels: what an answer without a network loses
     score: float = math.nan  # clipped, scaled loss in 0..1, mean over rows
     anchor_score: float = math.nan  # the anchor's on the same windows; NaN where it was not scored
     norm: float = math.nan  # gradient norm before the clip
@@ -372,7 +372,8 @@ class Learner:
             raise
 
     def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
-        """Fill in the clipped scores of candidate and, if asked, anchor: rows without a label do not count.
+        """Fill in persistence's loss, and the clipped scores of candidate and, if asked, anchor: rows without a label
+        do not count.
 
         p: the candidate's forecasts at the positions of `span`.
         """
@@ -380,6 +381,7 @@ class Learner:
         task, Y, weight = self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]
         rows = weight.any(axis=(0, 2))
         update.score = float(task.score(p, Y, weight)[rows].mean())
+        update.persistence = float(self.network.loss(np.zeros_like(p), Y, weight)[0].sum()) / max(1, int(rows.sum()))
         if score_anchor and self.anchor is not None:
             anchor = self.network.weights(self.anchor)
             T, B = batch.X.shape[:2]

@@ -10,12 +10,14 @@ from numpy.typing import NDArray
 
 from model.cell import Array
 from model.contexts import out_of_range
-from model.histories import RANGE
+from model.histories import NON_FINITE, RANGE
 from model.network import Network
 from model.rounds import GROUP_ROWS, padded_rows
 
 # Rows × ticks × (inputs + hidden units) of one update: it holds some 70 bytes for each. A longer window goes alone.
 MAX_UNROLLED = 1 << 20
+
+SHAPE, NO_LABEL = "shape", "no label"  # why a window is not learned, beside what a label may suffer too
 
 
 class Window(Protocol):
@@ -70,16 +72,16 @@ def problem(network: Network, window: Window) -> str:
     T = len(window.x)
     state = np.zeros(S) if window.initial_state is None else window.initial_state
     if T < 1 or window.x.shape != (T, len(spec.channels)) or state.shape != (S,):
-        return "shape"
+        return SHAPE
     if window.y.shape != (T, spec.outputs) or window.weight.shape != (T, spec.outputs):
-        return "shape"
+        return SHAPE
     labels = known(network, window)
     x = np.nan_to_num(window.x, nan=0, posinf=np.inf, neginf=-np.inf) if network.scaler.hold else window.x
     if not all(np.isfinite(values).all() for values in (x, window.y[labels], window.weight, state)):
-        return "non-finite"
+        return NON_FINITE
     if out_of_range(spec, np.where(labels, window.y, np.nan)).any():
         return RANGE
-    return "" if labels.any() else "no label"
+    return "" if labels.any() else NO_LABEL
 
 
 def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:

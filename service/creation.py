@@ -74,7 +74,6 @@ class Creation:
             serving.record(model, Promote(version.number, 0, digest, "its first weights"))
         serving.engine.install(model.number, version.number, session)
         serving.add_model(model)
-        serving.metrics.of(model.key).version.set(version.number)
         serving.emit(model, ev.CREATED, 0, version.number, "created")
         await serving.journal.flush()
         return model

@@ -40,14 +40,17 @@ class Learning:
             if model is not None:
                 self._learned[model.number] = message.head["offset"]
                 self._intake.has_learned(model.number, message.head["offset"])
-                self._serving.metrics.of(model.key).learned(dict(message.head))
-                self._serving.metrics.of(model.key).backlog.set(self._backlog(model.number))
+                metrics = self._serving.metrics.of(model.key)
+                metrics.learned(dict(message.head))
+                metrics.backlog.set(self._backlog(model.number))
+                metrics.learn_every.set(self._learn_every(model.number))
         elif message.kind == "anchored":
             self._publisher.anchored(message)
         elif message.kind == "drifted":
             self._publisher.drifted(message)
         elif message.kind in ("ready", "saved"):
             self.checkpoint = message.head["position"]
+            self._serving.metrics.checkpoint_position.set(self.checkpoint)
             self._publisher.checkpointed(message)
         elif message.kind == "need_weights":
             return await asyncio.to_thread(self._publisher.weights, message)

@@ -2,18 +2,15 @@
 
 from __future__ import annotations
 
-from bisect import bisect_left
-from collections.abc import Iterable, Mapping, Sequence
-from itertools import accumulate
-from math import inf
+from collections.abc import Sequence
 from typing import Any, TypeVar
 
-import numpy as np
-from numpy.typing import NDArray
 from prometheus_client import CollectorRegistry, Counter, Gauge
-from prometheus_client.core import HistogramMetricFamily, Metric
-from prometheus_client.registry import Collector
-from prometheus_client.utils import floatToGoString
+
+from model.histories import CONFLICT, LATE, NON_FINITE, RANGE, UNKNOWN
+from model.windows import NO_LABEL, SHAPE
+from service.histograms import Histogram, Series
+from service.trainer.quarantine import SKIPPED
 
 LATENCY_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5)
 FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2, 3, 5, 10, 30)
@@ -22,63 +19,10 @@ ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
 OF_MODEL = "tenant", "model"  # the labels of what is counted by model
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
+QUARANTINED = (LATE, UNKNOWN, CONFLICT, RANGE, NON_FINITE, NO_LABEL, SHAPE, SKIPPED)  # why, all of them
+
 ModelKey = tuple[str, str]  # values of OF_MODEL
 Made = TypeVar("Made", bound="Counter | Gauge | Histogram")
-
-
-class Series:
-    """One series of a histogram, for the event loop alone. The library's own, with locks, costs five times as much, and
-    every message is observed five times."""
-
-    __slots__ = ("_bounds", "_counts", "_sum")
-
-    def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
-
-    def observe(self, value: float) -> None:
-        """Count a value in the first bucket whose bound is not below it."""
-        self._counts[bisect_left(self._bounds, value)] += 1
-        self._sum += value
-
-    def observe_all(self, values: NDArray[Any]) -> None:
-        """`observe` for each of an array of integers."""
-        kinds, counts = np.unique(values, return_counts=True)
-        for value, count in zip(kinds.tolist(), counts.tolist(), strict=True):
-            self._counts[bisect_left(self._bounds, value)] += count
-        self._sum += float(values.sum())
-
-    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
-        """(bound, values up to it) of each bucket, and the sum of the values."""
-        bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]
-        return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
-
-
-class Histogram(Collector):
-    """A histogram of Prometheus whose series are made once, by `labels`, and kept by whoever observes."""
-
-    def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
-        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
-        self._series: dict[tuple[str, ...], Series] = {}
-
-    def labels(self, *values: str) -> Series:
-        """The series of these label values."""
-        if values not in self._series:
-            self._series[values] = Series(self._bounds)
-        return self._series[values]
-
-    def remove_by_labels(self, labels: Mapping[str, str]) -> None:
-        """Drop every series that has all of these label values."""
-        wanted = [(self._labels.index(name), value) for name, value in labels.items()]
-        for values in [v for v in self._series if all(v[at] == value for at, value in wanted)]:
-            del self._series[values]
-
-    def collect(self) -> Iterable[Metric]:
-        """What a scrape sees."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
-        for values, series in self._series.items():
-            buckets, total = series.cumulative()
-            family.add_metric(values, buckets, total)
-        return [family]
 
 
 class Metrics:
@@ -107,6 +51,9 @@ class Metrics:
         def histogram(name: str, text: str, bounds: Sequence[float]) -> Series:
             return histogram_by((), name, text, bounds).labels()
 
+        self.build = gauge("build_info", "1; its labels say what runs.", "version", "python", "numpy", "onnxruntime")
+        self.ready = gauge("ready", "1 while streams are taken, as /readyz says.")
+        self.disk_free = gauge("disk_free_bytes", "Room on the disk of the data directory.")
         self.queue_seconds = histogram("message_queue_seconds", "From a tick's arrival to its batch.", LATENCY_S)
         self.compute_seconds = histogram("step_seconds", "Wall time of one batched model step.", LATENCY_S)
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
@@ -115,6 +62,7 @@ class Metrics:
         self.streams = gauge("streams", "Streams known, in memory or on disk.", *OF_MODEL)
         self.resident = gauge("streams_resident", "Streams in memory.", *OF_MODEL)
         self.evicted_streams = counter("streams_evicted_total", "Times an idle stream left memory.", *OF_MODEL)
+        self.opened = counter("streams_opened_total", "Streams opened, by where their state came from.", "origin")
         self.ticks = counter("ticks_total", "Ticks answered with a new forecast.", *OF_MODEL)
         self.repeated = counter("ticks_repeated_total", "Ticks answered again from the ring.", *OF_MODEL)
         self.refused_ticks = counter("ticks_refused_total", "Ticks refused, by reason.", "reason")
@@ -141,6 +89,8 @@ class Metrics:
         self.no_space = gauge("journal_no_space", "1 while a commit waits for the disk to have room.")
         self.disk_full = counter("disk_full_total", "Writes that found no room, tried again later.", "what")
         self.snapshot_seconds = histogram("snapshot_seconds", "One snapshot of stream states.", LATENCY_S)
+        self.snapshot_position = gauge("snapshot_position_bytes", "Journal position that the last snapshot holds.")
+        self.checkpoint_position = gauge("checkpoint_position_bytes", "As above, of the trainer's last checkpoint.")
 
         self.updates = counter("learner_updates_total", "Weight updates.", *OF_MODEL)
         self.learned = counter("labels_learned_total", "Label vectors learned.", *OF_MODEL)
@@ -160,6 +110,12 @@ class Metrics:
         self.drifts = counter("drift_total", "Times the candidate's loss had risen for good.", *OF_MODEL)
         self.refused_updates = counter("learner_refused_total", "Updates refused, by reason.", *OF_MODEL, "reason")
         self.loss = gauge("loss_prequential", "Mean scaled loss of the candidate, last chunk.", *OF_MODEL)
+        self.persistence = gauge(
+            "loss_persistence",
+            "What an answer without a network loses on the same labels: the present value; the running mean of a "
+            "regression's labels; equal probabilities.",
+            *OF_MODEL,
+        )
         self.score = gauge(
             "score_candidate", "Clipped score 0..1 of the candidate, where the anchor was scored.", *OF_MODEL
         )
@@ -172,10 +128,26 @@ class Metrics:
             OF_MODEL, "update_ratio", "Norm of an update over the norm of the weights.", NORMS
         )
         self.saturated = gauge("gates_saturated_ratio", "Gates (of an rnn, units) that pass no gradient.", *OF_MODEL)
+        self.paused = gauge("learning_paused", "1 while learning is paused by hand.", *OF_MODEL)
+        self.learn_every = gauge(
+            "learn_every", "One in so many labels is learned now: more than 1 is overload.", *OF_MODEL
+        )
+        self.trainer_ready = gauge("trainer_ready", "1 while the trainer process takes in what is to be learned.")
         self.backlog = gauge("trainer_backlog_entries", "Durable journal entries not yet learned.", *OF_MODEL)
         self.restarts = counter("trainer_restarts_total", "Times the trainer process was started again.")
 
         self.version = gauge("version", "The version that serves.", *OF_MODEL)
+        self.anchor = gauge(
+            "version_anchor", "The version that proved itself last, which a rollback goes to.", *OF_MODEL
+        )
+        self.published = gauge(
+            "published_timestamp_seconds", "When the version that serves went into service, since 1970.", *OF_MODEL
+        )
+        self.evidence = gauge(
+            "gate_evidence",
+            "Of the last verdict, for worse than the anchor: near 1; vetoed from worse_evidence on.",
+            *OF_MODEL,
+        )
         self.verdicts = counter("verdicts_total", "Verdicts on candidates.", *OF_MODEL, "kind")
         self.rollbacks = counter("rollbacks_total", "Returns to an earlier version, by hand too.", *OF_MODEL)
         self.export_seconds = histogram("export_seconds", "Making a version's ONNX file and checking it.", LATENCY_S)
@@ -214,7 +186,11 @@ class ModelMetrics:
         self.open_streams, self.resident = metrics.open_streams.labels(*key), metrics.resident.labels(*key)
         self.evicted_streams = metrics.evicted_streams.labels(*key)
         self.streams, self.backlog = metrics.streams.labels(*key), metrics.backlog.labels(*key)
-        self.version, self.parity_error = metrics.version.labels(*key), metrics.parity_error.labels(*key)
+        self.version, self.anchor = metrics.version.labels(*key), metrics.anchor.labels(*key)
+        self.published, self.paused = metrics.published.labels(*key), metrics.paused.labels(*key)
+        self.learn_every, self.evidence = metrics.learn_every.labels(*key), metrics.evidence.labels(*key)
+        self.parity_error = metrics.parity_error.labels(*key)
+        self._begin_at_zero()
         self._totals = {
             "updates": metrics.updates.labels(*key),
             "learned": metrics.learned.labels(*key),
@@ -229,18 +205,47 @@ class ModelMetrics:
             "quarantine_dropped": metrics.quarantine_dropped.labels(*key),
         }
         self._last: dict[str, int] = {}
+        self.resuming = False  # what the next report has in total was counted by a former server
+
+    def _begin_at_zero(self) -> None:
+        """Counters that alerts look at exist before they move: an increase from nothing is none to Prometheus."""
+        m, key = self._metrics, self.key
+        m.skipped.labels(*key)
+        m.rollbacks.labels(*key)
+        m.refused_updates.labels(*key, NON_FINITE)
+        for kind in ("publish", "veto"):
+            m.verdicts.labels(*key, kind)
+        for reason in QUARANTINED:
+            m.quarantined.labels(*key, reason)
+
+    def stands(self, version: int, anchor: int, paused: bool) -> None:
+        """The versions that count now, and whether learning is paused."""
+        self.version.set(version)
+        self.anchor.set(anchor)
+        self.paused.set(paused)
 
     def learned(self, report: dict[str, Any]) -> None:
         """Take in one progress report (see `service.trainer.process.progress`). Totals that went back, after the
         trainer restarted from a checkpoint, count again only beyond what was counted."""
+        self._count_all(report)
+        self._observe(report)
+
+    def _count_all(self, report: dict[str, Any]) -> None:
         m, key = self._metrics, self.key
         for name, child in self._totals.items():
             self._count(name, report[name], child)
         for reason, total in report["quarantined"].items():
             self._count(f"quarantined {reason}", total, m.quarantined.labels(*key, reason))
+        for _ in report["refused"]:
+            m.refused_updates.labels(*key, NON_FINITE).inc()
+        self.resuming = False
+
+    def _observe(self, report: dict[str, Any]) -> None:
+        m, key = self._metrics, self.key
         m.in_quarantine.labels(*key).set(report["in_quarantine"])
         if report["losses"]:
             m.loss.labels(*key).set(sum(report["losses"]) / len(report["losses"]))
+            m.persistence.labels(*key).set(sum(report["persistence"]) / len(report["persistence"]))
         if report["scores"]:
             candidate, anchor = zip(*report["scores"], strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))
@@ -256,10 +261,9 @@ class ModelMetrics:
             m.lag_norm.labels(*key, str(lag)).set(norm)
         if report["saturated"] is not None:
             m.saturated.labels(*key).set(report["saturated"])
-        for _ in report["refused"]:
-            m.refused_updates.labels(*key, "non-finite").inc()
 
     def _count(self, name: str, total: int, counter: Counter) -> None:
         seen = self._last.get(name, 0)
-        counter.inc(max(0, total - seen))
+        if not self.resuming:
+            counter.inc(max(0, total - seen))
         self._last[name] = max(seen, total)

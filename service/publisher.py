@@ -71,6 +71,7 @@ class Publisher:
             return  # the journal's own task ends the process
         if not model.deleted:
             self._serving.metrics.verdicts.labels(*model.key, kind).inc()
+            self._serving.metrics.of(model.key).evidence.set(head["numbers"].get("evidence", 1.0))
             self._judged(model, head["offset"], in_service=kind == "publish")
 
     def _stale(self, model: Sessions, head: Any) -> bool:
@@ -156,7 +157,6 @@ class Publisher:
         """Between two steps, with the record that says so: this version answers from here on; no other stays."""
         self._serving.engine.install(model.number, number, session)
         self._serving.engine.retire(model.number, {number})
-        self._serving.metrics.of(model.key).version.set(number)
 
     def _prepare_return(self, model: Sessions, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""

@@ -67,7 +67,9 @@ def recover(serving: Serving, states: States) -> int:
         serving.journal.start_offset(number, replay.ends[number])
         replay.settle(model)
         metrics = serving.metrics.of(model.key)
-        metrics.version.set(model.champion)
+        serving.stands(model)
+        metrics.published.set(serving.versions.get(number, model.champion).created)
+        metrics.resuming = True
         metrics.streams.set(model.known)
         metrics.resident.set(len(model.table))
         rows = model.table.rows()

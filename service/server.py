@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import platform
 import resource
+import shutil
 import signal
 import socket
 import sys
@@ -16,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy
+import onnxruntime
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
@@ -28,7 +32,7 @@ from prometheus_client import (
 )
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
-from service import heap, limits
+from service import __version__, heap, limits
 from service.config import ServeConfig, split_address
 from service.control import Control
 from service.edge.call_limit import CallLimit
@@ -89,6 +93,11 @@ class Server:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.metrics = Metrics(self.registry)
+        self.metrics.build.labels(
+            __version__, platform.python_version(), numpy.__version__, onnxruntime.__version__
+        ).set(1)
+        self.metrics.ready.set_function(lambda: not self._not_ready())
+        self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
@@ -105,6 +114,7 @@ class Server:
         self.control = Control(self.serving, self.publisher)
         self.learning = Learning(config, self.serving, self.intake, self.publisher)
         self.trainer = self.learning.trainer
+        ProcessCollector("freshet_trainer", lambda: self.trainer.pid or 0, registry=self.registry)
         self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
         self._was_full = False
         self.journal.on_full.append(self._full)

@@ -141,7 +141,17 @@ class Serving:
         """Tell the watchers what happened to a model; its end is the last that is told."""
         if model.deleted and kind != ev.DELETED:
             return
-        self.events.emit(Event(model.name, kind, offset, version, reason, self.wall(), numbers or {}))
+        now = self.wall()
+        self.events.emit(Event(model.name, kind, offset, version, reason, now, numbers or {}))
+        if kind == ev.DELETED:
+            return
+        self.stands(model)
+        if kind in (ev.CREATED, ev.PUBLISHED, ev.ROLLED_BACK):
+            self.metrics.of(model.key).published.set(now)
+
+    def stands(self, model: Sessions) -> None:
+        """Tell the metrics how a model stands."""
+        self.metrics.of(model.key).stands(model.champion, model.anchor, model.paused)
 
     # ---- streams
 
@@ -174,6 +184,7 @@ class Serving:
             model.lose(former)
         self._count(model)
         origin = Origin(int(t.origin[row]))
+        self.metrics.opened.labels(origin.name.lower()).inc()
         if origin is Origin.LOST:
             self.metrics.corrupt.labels("stream").inc()
             log.error("the state of a stream is lost, and its client is told", model=model.name, stream=id)

@@ -70,6 +70,7 @@ class Upkeep:
             await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self._serving.metrics.snapshot_seconds.observe(self._serving.clock() - started)
+        self._serving.metrics.snapshot_position.set(position)
         await self._retain(position)
 
     async def _retain(self, snapshot: int) -> None:

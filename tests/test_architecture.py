@@ -42,6 +42,7 @@ FLOORS = {
     "service.fallback": 2,
     "service.intake": 2,
     "service.heap": 2,
+    "service.histograms": 2,
     "service.learning": 2,
     "service.metrics": 2,
     "service.publisher": 2,

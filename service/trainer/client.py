@@ -63,6 +63,7 @@ class TrainerClient:
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
+        metrics.trainer_ready.set_function(self.ready.is_set)
         self._asked: dict[int, asyncio.Future[Message]] = {}  # by number of the question
         self._asks = 0
         self._fed = asyncio.Event()  # chunks were sent, or will not be

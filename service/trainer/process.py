@@ -392,6 +392,7 @@ def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[
         "in_quarantine": len(hosted.quarantine),
         "quarantine_dropped": hosted.quarantine.dropped,
         "losses": [u.loss for u in updates if math.isfinite(u.loss)],
+        "persistence": [u.persistence for u in updates if math.isfinite(u.loss)],
         "scores": [(u.score, u.anchor_score) for u in updates if math.isfinite(u.anchor_score)],
         "norms": [u.norm for u in updates if math.isfinite(u.norm)],
         "refused": [u.refused for u in updates if u.refused],

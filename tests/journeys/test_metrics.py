@@ -33,13 +33,15 @@ MOVES = [
     "freshet_message_queue_seconds_count", "freshet_step_seconds_count", "freshet_message_seconds_count",
     "freshet_batch_rows_count", "freshet_ticks_total", "freshet_ticks_repeated_total", "freshet_ticks_refused_total",
     "freshet_staleness_labels_count", "freshet_streams", "freshet_streams_open", "freshet_streams_resident",
-    "freshet_streams_evicted_total", "freshet_event_loop_lag_seconds_count",
+    "freshet_streams_evicted_total", "freshet_streams_opened_total", "freshet_event_loop_lag_seconds_count",
     # journal and snapshots
     "freshet_journal_commit_seconds_count", "freshet_journal_durable_lag_seconds_count",
     "freshet_journal_position_bytes", "freshet_journal_bytes", "freshet_snapshot_seconds_count",
+    "freshet_snapshot_position_bytes", "freshet_checkpoint_position_bytes",
     # learning
     "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
+    "freshet_loss_persistence",
     "freshet_score_candidate", "freshet_score_anchor", "freshet_gradient_norm_count", "freshet_gradient_lag_norm",
     "freshet_update_ratio_count", "freshet_trainer_restarts_total",
     # labels and windows from outside
@@ -47,15 +49,26 @@ MOVES = [
     "freshet_windows_learned_total", "freshet_labels_unlearned_total", "freshet_labels_duplicate_total",
     "freshet_labels_quarantined_total", "freshet_quarantine_items", "freshet_quarantine_replayed_total",
     # versions
-    "freshet_version", "freshet_verdicts_total", "freshet_rollbacks_total",
-    "freshet_export_seconds_count", "freshet_parity_error",
+    "freshet_version", "freshet_version_anchor", "freshet_published_timestamp_seconds", "freshet_verdicts_total",
+    "freshet_rollbacks_total", "freshet_export_seconds_count", "freshet_parity_error",
     "freshet_label_to_serving_seconds_count",
     # calls
     "grpc_server_started_total", "grpc_server_handled_total", "grpc_server_handling_seconds_count",
 ]  # fmt: skip
 
+TRAINER_FACTS = (
+    "cpu_seconds", "max_fds", "open_fds", "resident_memory_bytes", "start_time_seconds", "virtual_memory_bytes",
+)  # fmt: skip
+
 # Elsewhere: what this journey does not bring about, and where it is seen to move.
 NOT_HERE = {
+    "freshet_build_info": "what runs stays the same; tests/service/test_metrics.py",
+    "freshet_ready": "1 as long as anybody is served; tests/service/test_metrics.py",
+    "freshet_disk_free_bytes": "the disk is others' too; tests/service/test_metrics.py",
+    "freshet_trainer_ready": "1 but for a moment; tests/service/test_metrics.py",
+    "freshet_learning_paused": "paused and resumed by hand; tests/service/test_metrics.py",
+    "freshet_learn_every": "above 1 but for moments; tests/service/test_metrics.py",
+    "freshet_gate_evidence": "1 while no candidate is worse; tests/service/test_metrics.py",
     "freshet_journal_undurable_entries": "what waits at the moment of the scrape, mostly nothing",
     "freshet_trainer_backlog_entries": "what waits at the moment of the scrape, mostly nothing",
     "freshet_gates_saturated_ratio": "no gate need be saturated; tests/service/test_metrics.py",
@@ -70,6 +83,7 @@ NOT_HERE = {
     "freshet_quarantine_dropped_total": "10,000 items; tests/service/test_outside.py",
     "freshet_drift_total": "a loss that rises for good; tests/service/test_drift.py",
     "freshet_learner_refused_total": "a non-finite gradient cannot be sent; tests/service/test_metrics.py",
+    **{f"freshet_trainer_process_{fact}": "of the process that runs then; below" for fact in TRAINER_FACTS},
 }
 
 
@@ -109,6 +123,7 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     assert after.total("freshet_ticks_repeated_total", model=MODEL) == 1
     assert after.total("freshet_verdicts_total", kind="publish") > 0
     assert after.total("grpc_server_handled_total", grpc_method="Get", grpc_code="NOT_FOUND") == 1
+    assert all(after.families[f"freshet_trainer_process_{fact}"].samples[0].value > 0 for fact in TRAINER_FACTS)
     assert endings(after) == {"well or cancelled": 4, "INVALID_ARGUMENT": 1, "UNKNOWN": 0}
     assert {"all", "cell0", "head"} <= after.label_values("layer")
     lags = {s.labels["lag"] for s in after.families["freshet_gradient_lag_norm"].samples if s.labels["model"] == MODEL}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -96,12 +96,18 @@ class World:
         return model.champion
 
     async def verdict(
-        self, model: Sessions, verdict: str, *blobs: bytes, rollback: int = 0, offset: int | None = None
+        self,
+        model: Sessions,
+        verdict: str,
+        *blobs: bytes,
+        rollback: int = 0,
+        offset: int | None = None,
+        numbers: Mapping[str, float] | None = None,
     ) -> None:
         """What a trainer would say that has learned up to `offset`, by default the journal's durable end."""
         offset = self.server.journal.durable_offset(model.number) if offset is None else offset
-        head = {"model": model.number, "offset": offset, "verdict": verdict, "reason": "a test's", "numbers": {},
-                "rollback": rollback}  # fmt: skip
+        head = {"model": model.number, "offset": offset, "verdict": verdict, "reason": "a test's",
+                "numbers": numbers or {}, "rollback": rollback}  # fmt: skip
         await self.server.publisher.verdict(Message("verdict", head, blobs))
 
     # ---- the trainer

@@ -11,10 +11,13 @@ from prometheus_client import CollectorRegistry
 from model.learner import Learner, Update
 from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec
+from service import __version__
 from service.gate import Gate, GateSettings
 from service.metrics import Metrics
 from service.trainer.hosting import HostedModel
+from service.trainer.messages import Message
 from service.trainer.process import progress
+from tests.service.one_process import World, world
 
 
 @pytest.fixture
@@ -64,6 +67,7 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
 
     losses = [u.loss for u in updates]
     assert value(metrics, "freshet_loss_prequential") == pytest.approx(np.mean(losses))
+    assert value(metrics, "freshet_loss_persistence") == pytest.approx(np.mean([u.persistence for u in updates]))
     assert value(metrics, "freshet_score_candidate") == 0.5
     assert value(metrics, "freshet_score_anchor") == 0.5
     assert value(metrics, "freshet_labels_learned_total") == sum(u.labels for u in updates)
@@ -101,6 +105,93 @@ def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(met
 
     assert value(metrics, "freshet_learner_updates_total") == model.learner.counts.updates
     assert value(metrics, "freshet_labels_learned_total") == model.learner.counts.learned
+
+
+def test_what_a_former_server_counted_is_not_counted_again(metrics):
+    model = hosted()
+    learned(model, [1, 2, 3, 4, 5])
+    child = metrics.of(("default", "m"))
+    child.resuming = True  # as recovery leaves it
+
+    child.learned(progress(model, 0, []))
+    counted = value(metrics, "freshet_learner_updates_total")
+    child.learned(progress(model, 0, learned(model, [6, 7], first_seq=6)))
+
+    assert counted == 0
+    assert value(metrics, "freshet_learner_updates_total") == 2
+
+
+def test_what_alerts_count_is_there_before_it_moves(metrics):
+    metrics.of(("default", "m"))
+
+    there = {s.name for family in metrics.registry.collect() for s in family.samples if s.labels.get("model") == "m"}
+
+    assert {
+        "freshet_rollbacks_total", "freshet_verdicts_total", "freshet_entries_skipped_total",
+        "freshet_labels_quarantined_total", "freshet_learner_refused_total", "freshet_quarantine_dropped_total",
+    } <= there  # fmt: skip
+
+
+async def test_where_a_model_stands_is_told_as_it_changes_and_after_a_restart(tmp_path):
+    def stand(world: World) -> tuple[float | None, ...]:
+        names = ("version", "version_anchor", "learning_paused", "published_timestamp_seconds", "rollbacks_total")
+        labels = {"tenant": "default", "model": "flow"}
+        return tuple(world.server.registry.get_sample_value(f"freshet_{name}", labels) for name in names)
+
+    async with world(tmp_path) as live:
+        model = await live.model()
+        live.serving.wall = lambda: 100.0
+        number = await live.publish(model, seed=1)
+        live.serving.wall = lambda: 200.0
+        published = stand(live)
+        await live.control.promote("flow", number)
+        await live.control.pause("flow")
+        promoted = stand(live)
+        await live.control.roll_back("flow", 1)
+        returned = stand(live)
+    async with world(tmp_path) as again:
+        after = stand(again)
+
+    assert published == (number, 1, 0, 100.0, 0)
+    assert promoted == (number, number, 1, 200.0, 0)
+    assert returned == (1, 1, 1, 200.0, 1)
+    assert after[:3] == returned[:3]
+
+
+async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scraped(tmp_path):
+    async with world(tmp_path) as live:
+        before = {
+            name: live.server.registry.get_sample_value(name) for name in ("freshet_ready", "freshet_trainer_ready")
+        }
+        live.server.ready = True
+        live.server.trainer.ready.set()
+        [build] = live.server.metrics.build.collect()[0].samples
+
+        assert before == {"freshet_ready": 0, "freshet_trainer_ready": 0}
+        assert live.server.registry.get_sample_value("freshet_ready") == 1
+        assert live.server.registry.get_sample_value("freshet_trainer_ready") == 1
+        assert live.server.registry.get_sample_value("freshet_disk_free_bytes") > 0
+        assert (build.labels["version"], build.labels["numpy"]) == (__version__, np.__version__)
+
+
+async def test_overload_and_evidence_are_told_by_model(tmp_path):
+    async with world(tmp_path, comfortable_backlog=2) as live:
+        model = await live.model()
+        session = live.open(model, "pump")
+        await live.learn()
+        assert live.trainer
+        report = progress(live.trainer.models[model.number], 0, [])
+        for x in range(5):
+            await live.tick(model, session, float(x))
+        await live.server.journal.flush()
+
+        await live.server.learning.heard(Message("progress", report))
+        await live.verdict(model, "veto", numbers={"evidence": 7.5})
+
+        labels = {"tenant": "default", "model": "flow"}
+        assert live.server.registry.get_sample_value("freshet_trainer_backlog_entries", labels) == 5
+        assert live.server.registry.get_sample_value("freshet_learn_every", labels) > 1
+        assert live.server.registry.get_sample_value("freshet_gate_evidence", labels) == 7.5
 
 
 def test_a_loss_that_is_not_finite_does_not_reach_the_gauges(metrics):

@@ -1,0 +1,70 @@
+"""Histograms of Prometheus for the event loop alone."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import accumulate
+from math import inf
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from prometheus_client.core import HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+from prometheus_client.utils import floatToGoString
+
+
+class Series:
+    """One series of a histogram, for the event loop alone. The library's own, with locks, costs five times as much, and
+    every message is observed five times."""
+
+    __slots__ = ("_bounds", "_counts", "_sum")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
+
+    def observe(self, value: float) -> None:
+        """Count a value in the first bucket whose bound is not below it."""
+        self._counts[bisect_left(self._bounds, value)] += 1
+        self._sum += value
+
+    def observe_all(self, values: NDArray[Any]) -> None:
+        """`observe` for each of an array of integers."""
+        kinds, counts = np.unique(values, return_counts=True)
+        for value, count in zip(kinds.tolist(), counts.tolist(), strict=True):
+            self._counts[bisect_left(self._bounds, value)] += count
+        self._sum += float(values.sum())
+
+    def cumulative(self) -> tuple[list[tuple[str, float]], float]:
+        """(bound, values up to it) of each bucket, and the sum of the values."""
+        bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]
+        return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
+
+
+class Histogram(Collector):
+    """A histogram of Prometheus whose series are made once, by `labels`, and kept by whoever observes."""
+
+    def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
+        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
+        self._series: dict[tuple[str, ...], Series] = {}
+
+    def labels(self, *values: str) -> Series:
+        """The series of these label values."""
+        if values not in self._series:
+            self._series[values] = Series(self._bounds)
+        return self._series[values]
+
+    def remove_by_labels(self, labels: Mapping[str, str]) -> None:
+        """Drop every series that has all of these label values."""
+        wanted = [(self._labels.index(name), value) for name, value in labels.items()]
+        for values in [v for v in self._series if all(v[at] == value for at, value in wanted)]:
+            del self._series[values]
+
+    def collect(self) -> Iterable[Metric]:
+        """What a scrape sees."""
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        for values, series in self._series.items():
+            buckets, total = series.cumulative()
+            family.add_metric(values, buckets, total)
+        return [family]
