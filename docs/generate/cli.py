@@ -1,0 +1,37 @@
+"""docs/reference/cli.md: every verb of the command line."""
+
+from typing import Any
+
+import typer
+
+from docs.generate._tables import code, table
+from service.cli.main import app
+
+PAGE = "docs/reference/cli.md"
+
+INTRODUCTION = """\
+# The command line
+
+`freshet VERB --help` says the same. Exit codes: 0 done; 1 it did not work, or a check found something; 2 what was asked
+is wrong; 130 interrupted. Errors are one line on standard error, naming what was wrong and what to do.
+
+"""
+SETTINGS = "Options: `--config`, `--with-parent`, and one for each setting in [configuration.md](configuration.md)."
+
+
+def render() -> str:
+    """The page."""
+    return INTRODUCTION + "\n".join(_command(typer.main.get_command(app), "freshet"))
+
+
+def _command(command: Any, name: str) -> list[str]:
+    """A command's section, or those of a group's commands."""
+    if hasattr(command, "commands"):
+        return [part for verb, child in command.commands.items() for part in _command(child, f"{name} {verb}")]
+    context = typer.Context(command, info_name=name)
+    parts = [f"## {name}\n", f"`{' '.join([name, *command.collect_usage_pieces(context)])}`\n"]
+    parts += [" ".join(text.split()) + "\n" for text in (command.help or "").split("\n\n")]
+    if name == "freshet serve":
+        return [*parts, SETTINGS + "\n"]
+    records = [param.get_help_record(context) for param in command.params]
+    return [*parts, table(("", "meaning"), [(code(what), meaning) for what, meaning in filter(None, records)])]

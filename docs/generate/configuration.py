@@ -1,0 +1,61 @@
+"""docs/reference/configuration.md: every setting of the server."""
+
+from typing import Any
+
+from pydantic.fields import FieldInfo
+
+from docs.generate._tables import code, table
+from service.config import ENV_PREFIX, ServeConfig
+
+PAGE = "docs/reference/configuration.md"
+
+INTRODUCTION = f"""\
+# Settings of `freshet serve`
+
+Each setting may be given in three ways; the first that is there counts:
+
+1. a flag: `--max-streams 5000`
+2. a variable: `{ENV_PREFIX}MAX_STREAMS=5000`
+3. a line of a TOML file, `freshet serve --config freshet.toml`: `max_streams = 5000`
+
+An unknown name, or a value that cannot be, ends the server before it starts, with the name, the value and what to write
+instead. It prints every setting with its value and where that came from. Units are in the names: `_s` are seconds,
+`_bytes` bytes. What happens at each bound is in [hardening.md](../hardening.md).
+
+"""
+
+
+def render() -> str:
+    """The page."""
+    rows = [
+        (code(name), _kind(field), code(_shown(field.default)), _bounds(field), field.description or "")
+        for name, field in ServeConfig.model_fields.items()
+    ]
+    return INTRODUCTION + table(("setting", "type", "default", "bounds", "meaning"), rows)
+
+
+def _kind(field: FieldInfo) -> str:
+    names = {"str": "text", "int": "whole number", "float": "number", "bool": "true or false", "Path": "path"}
+    kind: Any = field.annotation
+    name = getattr(kind, "__name__", "")
+    if name in names:
+        return names[name]
+    return next((names[n] for n in names if n in str(kind)), str(kind))  # such as Path | None
+
+
+def _shown(value: object) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return f"{value:,.15g}".replace(",", "_")
+    return "" if value is None else str(value)
+
+
+def _bounds(field: FieldInfo) -> str:
+    signs = {"ge": "≥", "gt": ">", "le": "≤", "lt": "<"}
+    return ", ".join(
+        f"{sign} {getattr(bound, name):g}"
+        for bound in field.metadata
+        for name, sign in signs.items()
+        if hasattr(bound, name)
+    )
