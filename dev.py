@@ -27,7 +27,7 @@ STAMP = VENV / "freshet-setup.sha256"
 INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml")
 LINTED = ("model", "service", "client/freshet", "tests", "bench", "docs", "dev.py")
 MINIMUM = (3, 11)
-TOOLS = ("strace",)  # makes system calls fail
+TOOLS = ("strace", "prometheus")  # makes system calls fail; evaluates alerts, and the dashboard's queries
 
 
 def run(*command: object) -> int:
@@ -91,7 +91,8 @@ def tools() -> None:
     are skipped, and say so."""
     missing = [name for name in TOOLS if shutil.which(name) is None]
     if missing and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
-        run("apt-get", "install", "-y", "--no-install-recommends", *missing)
+        # Programs alone: a service of that name is not started.
+        run("env", "SYSTEMD_OFFLINE=1", "apt-get", "install", "-y", "--no-install-recommends", *missing)
 
 
 def test(arguments: Sequence[str]) -> int:
