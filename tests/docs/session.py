@@ -45,8 +45,10 @@ def shows(expected: str, said: str) -> str:
 
 
 def _pattern(line: str) -> str:
-    parts = ["[+-]?[0-9][0-9.,:e+-]*".join(map(re.escape, NUMBER.split(p))) for p in " ".join(line.split()).split("…")]
-    return ".*".join(parts)
+    number = "[+-]?[0-9][0-9.,:e+-]*"
+    return ".*".join(
+        number.join(map(re.escape, NUMBER.split(part))) for part in re.split(" *… *", " ".join(line.split()))
+    )
 
 
 class Session:
