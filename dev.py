@@ -27,7 +27,8 @@ STAMP = VENV / "freshet-setup.sha256"
 INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml")
 LINTED = ("model", "service", "client/freshet", "tests", "bench", "docs", "dev.py")
 MINIMUM = (3, 11)
-TOOLS = ("strace", "prometheus")  # makes system calls fail; evaluates alerts, and the dashboard's queries
+# Make system calls fail; evaluate alerts, and the dashboard's queries; be a terminal.
+TOOLS = ("strace", "prometheus", "tmux")
 
 
 def run(*command: object) -> int:

@@ -28,7 +28,7 @@ from bench.edge import UNDURABLE, drive, drive_packed
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from service.backtest.child import ServerChild
-from service.backtest.scrape import quantile
+from service.exposition import quantile
 
 ROUNDS = 9
 STREAMS, IN_FLIGHT, TICKS = 32, 8, 150

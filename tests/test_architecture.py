@@ -20,6 +20,7 @@ FLOORS = {
     "service.chart": 1,
     "service.config": 1,
     "service.errors": 1,
+    "service.exposition": 1,
     "service.fields": 1,
     "service.gate": 1,
     "service.labels": 1,
@@ -62,6 +63,7 @@ FLOORS = {
     "service.edge": 3,
     "service.offline": 3,
     "service.server": 3,
+    "service.top": 3,
     "service.wire": 3,
 }
 MODEL_STDLIB = {

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import math
 import urllib.request
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.backtest.report import Quantiles
+from service.exposition import quantile
 
 UPDATES = "freshet_learner_updates_total"
 FRESHNESS = "freshet_label_to_serving_seconds_bucket"
@@ -41,23 +40,6 @@ def parse(text: str, model: str) -> Scraped:
     updates = next((int(s.value) for s in samples if s.name == UPDATES), None)
     buckets = sorted((float(s.labels["le"]), s.value) for s in samples if s.name == FRESHNESS)
     return Scraped(updates, Quantiles(p50=quantile(buckets, 0.5), p95=quantile(buckets, 0.95)))
-
-
-def quantile(buckets: Sequence[tuple[float, float]], q: float) -> float | None:
-    """A quantile of a histogram, interpolated within its bucket as Prometheus' histogram_quantile does.
-
-    buckets: (upper bound, cumulative count), ascending, the last bound infinite. None without observations; the
-    largest finite bound if the quantile lies beyond it.
-    """
-    total = buckets[-1][1] if buckets else 0
-    if not total:
-        return None
-    low, below = 0.0, 0.0
-    for bound, count in buckets:
-        if count >= q * total:
-            return low if math.isinf(bound) else low + (bound - low) * (q * total - below) / (count - below)
-        low, below = bound, count
-    return low
 
 
 def _fetch(url: str) -> str:

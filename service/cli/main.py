@@ -1,4 +1,4 @@
-"""The command line: `freshet serve`, `models`, `quarantine`, `journal`, `replay`, `train`, `backtest`, `demo`.
+"""The command line: `freshet serve`, `models`, `quarantine`, `journal`, `replay`, `top`, `train`, `backtest`, `demo`.
 
 What a verb needs is imported inside it, so that `freshet --version` and `--help` start neither NumPy nor gRPC.
 """
@@ -22,6 +22,7 @@ from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.quarantine import quarantine
 from service.cli.replay import replay
+from service.cli.top import top
 from service.cli.train import train
 from service.cli.verbs import INTERRUPTED, SPEC_KEYS, group, guarded, one_blas_thread, refused
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
@@ -168,6 +169,7 @@ def _drain_at_end_of_input() -> None:
 
 app.command()(train)
 app.command()(replay)
+app.command()(top)
 app.add_typer(models)
 app.add_typer(quarantine)
 app.add_typer(journal)

@@ -13,7 +13,7 @@ from model.spec import ModelSpec, SpecError
 from service.backtest.command import backtest, finish
 from service.backtest.plan import make_plan, model_keys
 from service.backtest.report import Errors, Quantiles, Report
-from service.backtest.scrape import parse, quantile
+from service.backtest.scrape import parse
 from service.cli.main import app
 from service.cli.verbs import SPEC_KEYS
 
@@ -273,16 +273,6 @@ def test_errors_that_are_not_finite_are_null_in_json():
     broken, sound = Errors(math.nan, math.inf), Errors(1.0, 1.0)
     report = Report(rows=2, scored=1, horizon=1, freshet=broken, persistence=sound, rls=sound, wall_s=1.0)
     assert report.to_mapping()["freshet"] == {"mse": None, "mae": None}
-
-
-def test_a_histogram_s_quantiles_lie_where_the_observations_do():
-    observed = np.random.default_rng(3).uniform(0, 4, 10_000)
-    bounds = np.linspace(0.5, 4, 8)
-    buckets = [*((float(b), float((observed <= b).sum())) for b in bounds), (math.inf, 10_000.0)]
-    for q in (0.05, 0.5, 0.95):
-        assert quantile(buckets, q) == pytest.approx(np.quantile(observed, q), abs=0.05)  # uniform within each bucket
-    assert quantile([(1.0, 0.0), (math.inf, 5.0)], 0.5) == 1.0
-    assert quantile([(1.0, 0.0), (math.inf, 0.0)], 0.5) is None
 
 
 def test_metrics_of_other_models_are_not_counted():

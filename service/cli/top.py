@@ -1,0 +1,44 @@
+"""`freshet top`: what it takes. What it needs is imported inside, so that `freshet --help` stays quick."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated
+
+import typer
+
+from service.cli.models import URL, Json, Url
+from service.cli.verbs import guarded
+
+HTTP = "127.0.0.1:8301"
+
+
+def top(
+    models: Annotated[
+        list[str] | None, typer.Argument(help="Models to show [default: all].", metavar="[MODEL]…")
+    ] = None,
+    url: Url = URL,
+    http: Annotated[str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT")] = HTTP,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Between two looks.", metavar="SECONDS")] = 2.0,
+    once: Annotated[
+        bool, typer.Option("--once", help="Look twice, an interval apart, print what was seen, and leave.")
+    ] = False,
+    json: Json = False,
+) -> None:
+    """Watch a running server: its models, their streams, learning, versions.
+
+    Until q or Ctrl-C on a terminal; elsewhere, one line for each model and interval. Rates, means and quantiles are of
+    the last ten seconds.
+    """
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes by itself would be drawn over
+
+    def work() -> int:
+        from service.cli.manage import connected
+        from service.top.command import top as verb
+
+        try:
+            return connected(url, lambda client: verb(client, http, url, models or (), interval, once, json))
+        except KeyboardInterrupt:
+            return 0
+
+    raise typer.Exit(guarded(work))

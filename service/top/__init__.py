@@ -1,0 +1,1 @@
+"""`freshet top`: a running server on a terminal."""

@@ -1,0 +1,83 @@
+"""What is asked of a server at each look: its metrics and readiness over HTTP, its models and events over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NoReturn
+
+import freshet
+from freshet.v1.models_pb2 import Model, ModelEvent
+from service.exposition import Scrape
+from service.top.view import VERDICTS, Look, Verdict
+
+TIMEOUT_S = 5.0
+AGAIN_S = 1.0
+REMEMBERED = 10_000  # events asked for at first: more than the last verdict of each model
+
+
+class Server:
+    """A running server, seen through its two ports. What does not answer is told, never raised."""
+
+    def __init__(self, client: freshet.Client, http: str) -> None:
+        self._client, self._http = client, http
+        self._verdicts: dict[str, Verdict] = {}
+
+    async def look(self) -> Look:
+        """What it says now."""
+        (status, text, why), (_, ready, _), (models, no_models) = await asyncio.gather(
+            self._get("metrics"), self._get("readyz"), self._models()
+        )
+        metrics = None
+        if status == HTTPStatus.OK:
+            try:
+                metrics = await asyncio.to_thread(Scrape.parse, text)
+            except ValueError as error:
+                why = f"http://{self._http}/metrics is no page of a freshet server: {error}"
+        troubles = [trouble for trouble in (why, no_models) if trouble]
+        return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
+
+    async def listen(self) -> NoReturn:
+        """Take in events, for ever."""
+        while True:
+            try:
+                for event in await self._client.history("", REMEMBERED):
+                    self._hear(event)
+                async for event in self._client.watch():
+                    self._hear(event)
+            except freshet.FreshetError:  # `look` tells of it
+                await asyncio.sleep(AGAIN_S)
+
+    def _hear(self, event: ModelEvent) -> None:
+        if event.kind == ModelEvent.DELETED:
+            self._verdicts.pop(event.model, None)
+        elif event.kind in VERDICTS:
+            self._verdicts[event.model] = Verdict(VERDICTS[event.kind], event.reason)
+
+    async def _models(self) -> tuple[Sequence[Model] | None, str]:
+        try:
+            return await asyncio.wait_for(self._client.list_models(), TIMEOUT_S), ""
+        except TimeoutError:
+            return None, f"no list of models: no answer within {TIMEOUT_S:g} s"
+        except freshet.FreshetError as error:
+            return None, f"no list of models: {error}"
+
+    async def _get(self, path: str) -> tuple[int, str, str]:
+        """Status and text of a page, and why there is none."""
+        url = f"http://{self._http}/{path}"
+        try:
+            return *await asyncio.to_thread(_fetch, url), ""
+        except urllib.error.HTTPError as error:
+            with error:
+                return error.code, error.read().decode(errors="replace"), f"{url} answers {error.code} {error.reason}"
+        except OSError as error:
+            return 0, "", f"no {url}: {getattr(error, 'reason', error)}"
+
+
+def _fetch(url: str) -> tuple[int, str]:
+    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
+        return answer.status, answer.read().decode()

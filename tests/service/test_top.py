@@ -1,0 +1,267 @@
+"""What `freshet top` makes of what a server says, and how it fits a terminal."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+
+from freshet.v1.models_pb2 import Model
+from freshet.v1.types_pb2 import ModelSpec
+from service.exposition import Scrape
+from service.metrics import Metrics
+from service.top.lines import header, mapping, plain
+from service.top.screen import COLUMNS, ago, count, duration, screen, spark
+from service.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View
+
+NAMES = ("pumps", "taxi-demand", "a-model-with-a-rather-long-name")
+FACTS = [
+    Model(name="pumps", champion=7, anchor=3, streams=9, offset=100, judged_offset=90, spec=ModelSpec(learn=True)),
+    Model(name="taxi-demand", champion=2, paused=True, spec=ModelSpec(learn=True)),
+    Model(name="a-model-with-a-rather-long-name", champion=1, spec=ModelSpec(learn=False)),
+]
+VERDICTS = {"pumps": Verdict("vetoed", "worse than the anchor")}
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    made = Metrics(CollectorRegistry())
+    for number, name in enumerate(NAMES, 1):
+        of = made.of(("default", name))
+        of.version.set(number)
+        of.streams.set(10 * number)
+        of.open_streams.set(number)
+        of.backlog.set(0)
+        of.published.set(900.0)
+        of.paused.set(name == "taxi-demand")
+    return made
+
+
+def works(metrics: Metrics, name: str = "pumps") -> None:
+    """So much happens between two looks."""
+    key = ("default", name)
+    of = metrics.of(key)
+    of.ticks.inc(50)
+    for labels in (1,) * 90 + (20,) * 10:
+        of.staleness.observe(labels)
+    metrics.learned.labels(*key).inc(40)
+    metrics.verdicts.labels(*key, "publish").inc(3)
+    metrics.verdicts.labels(*key, "veto").inc()
+    metrics.rollbacks.labels(*key).inc()
+    for layer, norm in {"all": 0.5, "cell0": 0.3, "head": 0.4}.items():
+        metrics.gradient_norm.labels(*key, layer).observe(norm)
+    for _ in range(99):
+        metrics.total_seconds.observe(2e-4)
+    metrics.total_seconds.observe(2.0)
+    metrics.journal_size.set(12_345_678)
+
+
+def look(metrics: Metrics | None, at: float, models: list[Model] | None = FACTS, **more: object) -> Look:
+    text = generate_latest(metrics.registry).decode() if metrics else None
+    made = Look(at, 1000.0 + at, Scrape.parse(text) if text else None, models, "ready", (), VERDICTS)
+    return replace(made, **more)
+
+
+def seen(metrics: Metrics) -> tuple[View, History]:
+    history = History()
+    history.add(look(metrics, 0.0))
+    works(metrics)
+    return history.add(look(metrics, 5.0)), history
+
+
+def drawn(view: View, history: History, width: int, height: int) -> list[str]:
+    return [line.plain for line in screen(view, history.points, "127.0.0.1:8300", width, height)]
+
+
+def test_a_models_line_says_what_happened_between_two_looks(metrics):
+    metrics.loss.labels("default", "pumps").set(0.4)
+    view, history = seen(metrics)
+    metrics.loss.labels("default", "pumps").set(0.2)
+    view = history.add(look(metrics, 6.0))
+
+    [m] = [m for m in view.models if m.model == "pumps"]
+    assert (m.streams_open, m.streams, m.version, m.backlog, m.learning) == (1, 10, 1, 0, "yes")
+    assert (m.ticks_per_s, m.learned_per_s) == (50 / 6, 40 / 6)
+    assert m.loss == pytest.approx((0.4 + 0.4 + 0.2) / 3), "the mean over the window"
+    assert (m.staleness_p50, m.persistence) == (pytest.approx(0.5, abs=0.5), None)
+    assert m.staleness_p95 is not None
+    assert 16 < m.staleness_p95 <= 32
+    assert m.gradient == {"all": 0.5, "cell0": 0.3, "head": 0.4}
+    assert (m.published, m.vetoed, m.rolled_back) == (3, 1, 1)
+    assert (m.verdict, m.reason, m.published_s) == ("vetoed", "worse than the anchor", 106.0)
+    assert [m.learning for m in view.models] == ["never", "yes", "paused"], "by name"
+    assert view.server.latency_p50 == pytest.approx(2e-4, abs=5e-5)
+    assert view.server.journal_bytes == 12_345_678
+
+
+def test_the_loss_of_persistence_is_told_where_the_server_measures_it():
+    metrics = Metrics(CollectorRegistry())
+    for metric, value in ((metrics.loss, 0.3), (metrics.persistence, 0.6)):
+        metric.labels("default", "m").set(value)
+    view = History().add(look(metrics, 0.0, None))
+
+    [m] = view.models
+    assert (m.loss, m.persistence) == (0.3, 0.6)
+    assert "0.50" in " ".join(drawn(view, History(), 120, 20))
+
+
+def test_a_model_that_is_paused_or_thinned_and_a_trainer_that_is_away_are_told(metrics):
+    metrics.of(("default", "pumps")).learn_every.set(4)
+    metrics.trainer_ready.set(0)
+    view, history = seen(metrics)
+
+    assert [m.learning for m in view.models] == ["never", "1 in 4", "paused"]
+    assert "no trainer" in drawn(view, history, 150, 20)[0]
+    metrics.trainer_ready.set(1)
+    assert "no trainer" not in drawn(history.add(look(metrics, 9.0)), history, 150, 20)[0]
+
+
+def test_rates_are_those_of_the_window_not_of_all_time(metrics):
+    history = History()
+    works(metrics)
+    for at in range(0, 60, 2):
+        history.add(look(metrics, float(at)))
+    works(metrics)
+    view = history.add(look(metrics, 60.0))
+
+    assert view.models[1].ticks_per_s == 50 / WINDOW_S
+    for at in (62, 64, 66, 68, 70):
+        view = history.add(look(metrics, float(at)))
+    assert view.models[1].ticks_per_s == 0
+    assert view.models[1].staleness_p50 is None
+
+
+def test_a_server_that_is_away_keeps_what_was_seen_and_what_comes_back_begins_anew(metrics):
+    view, history = seen(metrics)
+    before = view.models
+
+    away = history.add(look(None, 7.0, None, ready="", troubles=("no http://x/metrics: Connection refused",)))
+    still = history.add(look(None, 9.0, None, ready=""))
+
+    assert (away.away, still.away) == (1007.0, 1007.0)
+    assert away.models == before
+    assert drawn(away, history, 80, 24)[0].startswith("freshet 127.0.0.1:8300   away since 00:16:47Z")
+    assert "! no http://x/metrics: Connection refused" in drawn(away, history, 80, 24)
+    assert plain(away) == ["# 00:16:47Z away since 00:16:47Z: no http://x/metrics: Connection refused"]
+    again = Metrics(CollectorRegistry())
+    again.of(("default", "pumps")).ticks.inc(3)
+    back = history.add(look(again, 11.0))
+    assert back.away is None
+    assert back.models[1].ticks_per_s is None, "two looks at the new process are needed"
+
+
+def test_whoever_may_not_read_metrics_sees_what_grpc_tells():
+    view = History().add(look(None, 0.0))
+
+    m = view.models[1]
+    assert (m.tenant, m.model, m.version, m.streams, m.backlog) == ("", "pumps", 7, 9, 10)
+    assert (m.ticks_per_s, m.verdict) == (None, "vetoed")
+
+
+def test_another_tenants_model_of_the_same_name_is_another_model(metrics):
+    metrics.of(("acme", "pumps")).version.set(44)
+    view, history = seen(metrics)
+
+    theirs, *ours = [m for m in view.models if m.model == "pumps"]
+    assert (theirs.tenant, theirs.version, theirs.verdict, theirs.learning) == ("acme", 44, "", "")
+    assert [m.version for m in ours] == [1]
+    assert any(line.startswith("acme/pumps ") for line in drawn(view, history, 120, 30))
+
+
+@pytest.mark.parametrize("width", [20, 40, 60, 80, 100, 140, 200])
+@pytest.mark.parametrize("height", [4, 10, 24, 60])
+def test_the_screen_fits_every_terminal(metrics, width, height):
+    view, history = seen(metrics)
+    lines = drawn(view, history, width, height)
+
+    assert len(lines) <= height
+    assert max(map(len, lines)) <= width
+    assert height < 10 or any(line.startswith("pumps") for line in lines)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 140, 200])
+def test_what_the_table_has_no_room_for_stands_below_it(metrics, width):
+    view, history = seen(metrics)
+    text = "\n".join(drawn(view, history, width, 100))
+
+    assert all(column.name in text for column in COLUMNS)
+    for words in ("1/10", "3/1/1", "gradient all ▅ 0.5", "gradient head ▅ 0.4", "last verdict vetoed: worse than the"):
+        assert words in text
+
+
+def test_models_that_do_not_fit_are_counted():
+    models = [ModelView("default", f"model-{n:02}", version=n) for n in range(40)]
+    view, _ = seen(Metrics(CollectorRegistry()))
+    lines = drawn(replace(view, models=models), History(), 80, 24)
+
+    shown = [line for line in lines if line.startswith("model-")]
+    assert shown[0].split()[0] == "model-00"
+    assert lines[-1] == f"… and {40 - len(shown)} more: name those to see"
+    assert len(lines) == 24
+
+
+def test_lines_for_programs_have_the_same_words_whatever_happens(metrics):
+    view, history = seen(metrics)
+    rows = [line.split(" ") for v in (view, history.add(look(metrics, 60.0))) for line in plain(v)]
+
+    names = header().split(" ")
+    rows = [row for row in rows if row[0] != "#"]
+    assert {len(row) for row in rows} == {len(names)}
+    pumps = dict(zip(names, rows[1], strict=True))
+    assert (pumps["model"], pumps["ticks_per_s"], pumps["verdict"]) == ("pumps", "10", "vetoed")
+    assert pumps["gradient"] == "all=0.5,cell0=0.3,head=0.4"
+    assert pumps["persistence"] == "-"
+
+
+def test_the_json_of_a_view_is_strict_json(metrics):
+    view, _ = seen(metrics)
+
+    told = json.loads(json.dumps(mapping(view), allow_nan=False))
+
+    assert told["models"][1]["gradient"] == {"all": 0.5, "cell0": 0.3, "head": 0.4}
+    assert told["server"]["ready"] == "ready"
+
+
+def test_what_a_server_says_does_not_steer_the_terminal(metrics):
+    metrics.of(("default", "\x1b[2J\x07evil")).version.set(1)
+    view, history = seen(metrics)
+    view = replace(view, troubles=("\x1b]0;title\x07",))
+
+    lines = [*drawn(view, history, 100, 50), *plain(view)]
+
+    assert all(line.isprintable() for line in lines)
+    assert any("evil" in line for line in lines)
+
+
+def test_a_line_that_is_drawn_keeps_its_last_points_and_ends_with_its_model(metrics):
+    history = History()
+    for at in range(60):
+        works(metrics)
+        history.add(look(metrics, float(at)))
+    assert len(history.points[("default", "pumps"), "cell0"]) == POINTS
+    history.add(look(Metrics(CollectorRegistry()), 61.0, []))
+    assert not history.points
+
+
+def test_blocks_follow_the_logarithm_over_at_least_a_factor_of_ten():
+    assert spark([1e-3, 1e-2, 1e-1, 1e0]) == "▁▃▆█"
+    assert spark([1.0, 1.01, 0.99]) == "▅▅▄"
+    assert spark([0.0, 5.0]) == "▅", "nothing is below every block"
+    assert spark([]) == ""
+
+
+@pytest.mark.parametrize(
+    ("made", "value", "text"),
+    [
+        (count, None, "–"), (count, 0, "0"), (count, 0.25, "0.25"), (count, 999.4, "999"), (count, 999.6, "1k"),
+        (count, 12_345, "12.3k"), (count, 999_999, "1M"), (count, 5e9, "5G"), (count, math.pi * 1e13, "31.4T"),
+        (duration, 2.5e-4, "250 µs"), (duration, 0.0123, "12.3 ms"), (duration, 3, "3 s"), (duration, None, "–"),
+        (ago, 0.04, "0.0 s ago"), (ago, 59.7, "60 s ago"), (ago, 90, "2 min ago"), (ago, 7200, "2 h ago"),
+        (ago, 200_000, "2 d ago"), (ago, None, "–"),
+    ],
+)  # fmt: skip
+def test_numbers_are_short(made, value, text):
+    assert made(value) == text
