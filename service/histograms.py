@@ -46,7 +46,7 @@ class Histogram(Collector):
     """A histogram of Prometheus whose series are made once, by `labels`, and kept by whoever observes."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
-        self._name, self._text, self._labels, self._bounds = name, text, labels, bounds
+        self._name, self._text, self._labelnames, self._bounds = name, text, labels, bounds
         self._series: dict[tuple[str, ...], Series] = {}
 
     def labels(self, *values: str) -> Series:
@@ -57,13 +57,13 @@ class Histogram(Collector):
 
     def remove_by_labels(self, labels: Mapping[str, str]) -> None:
         """Drop every series that has all of these label values."""
-        wanted = [(self._labels.index(name), value) for name, value in labels.items()]
+        wanted = [(self._labelnames.index(name), value) for name, value in labels.items()]
         for values in [v for v in self._series if all(v[at] == value for at, value in wanted)]:
             del self._series[values]
 
     def collect(self) -> Iterable[Metric]:
         """What a scrape sees."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labels)
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
         for values, series in self._series.items():
             buckets, total = series.cumulative()
             family.add_metric(values, buckets, total)

@@ -20,6 +20,7 @@ OF_MODEL = "tenant", "model"  # the labels of what is counted by model
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 QUARANTINED = (LATE, UNKNOWN, CONFLICT, RANGE, NON_FINITE, NO_LABEL, SHAPE, SKIPPED)  # why, all of them
+VERDICTS = ("publish", "veto", "unchanged", "stale", "no_space")
 
 ModelKey = tuple[str, str]  # values of OF_MODEL
 Made = TypeVar("Made", bound="Counter | Gauge | Histogram")
@@ -90,7 +91,9 @@ class Metrics:
         self.disk_full = counter("disk_full_total", "Writes that found no room, tried again later.", "what")
         self.snapshot_seconds = histogram("snapshot_seconds", "One snapshot of stream states.", LATENCY_S)
         self.snapshot_position = gauge("snapshot_position_bytes", "Journal position that the last snapshot holds.")
-        self.checkpoint_position = gauge("checkpoint_position_bytes", "As above, of the trainer's last checkpoint.")
+        self.checkpoint_position = gauge(
+            "checkpoint_position_bytes", "Journal position that the trainer's last checkpoint holds."
+        )
 
         self.updates = counter("learner_updates_total", "Weight updates.", *OF_MODEL)
         self.learned = counter("labels_learned_total", "Label vectors learned.", *OF_MODEL)
@@ -159,6 +162,10 @@ class Metrics:
             FRESHNESS_S,
         )
         self.loop_lag = histogram("event_loop_lag_seconds", "How late a timer of the serving loop fires.", LATENCY_S)
+        for what in ("journal", "snapshot", "version", "checkpoint"):  # there before they move, as alerts need it
+            self.disk_full.labels(what)
+        for what in ("version", "checkpoint", "stream"):
+            self.corrupt.labels(what)
         self._models: dict[ModelKey, ModelMetrics] = {}
 
     def of(self, key: ModelKey) -> ModelMetrics:
@@ -213,7 +220,7 @@ class ModelMetrics:
         m.skipped.labels(*key)
         m.rollbacks.labels(*key)
         m.refused_updates.labels(*key, NON_FINITE)
-        for kind in ("publish", "veto"):
+        for kind in VERDICTS:
             m.verdicts.labels(*key, kind)
         for reason in QUARANTINED:
             m.quarantined.labels(*key, reason)
