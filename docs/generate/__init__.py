@@ -21,4 +21,5 @@ def generators() -> list[ModuleType]:
 
 def page(module: ModuleType) -> tuple[Path, str]:
     """Where a generator's page is, and what it holds."""
-    return ROOT / module.PAGE, NOTE + module.render().rstrip() + "\n"
+    note = NOTE if module.PAGE.endswith(".md") else ""
+    return ROOT / module.PAGE, note + module.render().rstrip() + "\n"

@@ -14,6 +14,7 @@ import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import training_pb2, training_pb2_grpc
 from service.backtest.child import ServerChild
+from tests.conftest import ROOT
 from tests.journeys.processes import trainer_of
 from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream
 from tests.journeys.scraped import Scraped, get, scrape, scraped_until
@@ -118,6 +119,8 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     known = {name.removesuffix("_total") for name in after.families}
     told = {n.removesuffix("_count").removesuffix("_total") for n in (*MOVES, *NOT_HERE)}
     assert {name for name in known if name.startswith("freshet_")} <= told  # a new metric belongs into this journey
+    page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
+    assert not [name for name in after.families if f"| `{name}`" not in page and f"| `{name}_total`" not in page]
     assert after.total("freshet_ticks_refused_total", reason="gap") == 1
     assert after.total("freshet_ticks_refused_total", reason="conflict") == 1
     assert after.total("freshet_ticks_repeated_total", model=MODEL) == 1

@@ -1,0 +1,111 @@
+"""deploy/grafana/freshet.json: the dashboard, in the form that Grafana imports. Its panels are in `_panels`."""
+
+import json
+from dataclasses import dataclass
+from string import ascii_uppercase
+from typing import Any
+
+from docs.generate._panels import ROWS, Panel
+
+PAGE = "deploy/grafana/freshet.json"
+
+SCHEMA = 39  # of Grafana 10.4 and later
+COLUMNS, HEIGHT = 24, 8  # of Grafana's grid: a row's width, and a panel's height
+SOURCE = {"type": "prometheus", "uid": "${datasource}"}
+LAST = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
+COLORS = {"calculate": False, "color": {"mode": "scheme", "scheme": "Spectral"}, "cellGap": 0}
+INSTANT = {"instant": True, "range": False}
+
+
+@dataclass(frozen=True)
+class Kind:
+    """How Grafana draws a kind of panel: its type, its options, and what is asked for with each query."""
+
+    type: str
+    options: dict[str, Any]
+    query: dict[str, Any]
+
+
+KINDS = {
+    "timeseries": Kind("timeseries", {"legend": {"displayMode": "list"}, "tooltip": {"mode": "multi"}}, {}),
+    "stat": Kind("stat", {**LAST, "colorMode": "value", "graphMode": "area"}, INSTANT),
+    "bargauge": Kind("bargauge", {**LAST, "displayMode": "basic", "orientation": "vertical"}, INSTANT),
+    "heatmap": Kind("heatmap", COLORS, {}),
+    "histogram": Kind("heatmap", COLORS, {"format": "heatmap"}),
+}
+
+
+def render() -> str:
+    """The dashboard as Grafana imports and provisions it."""
+    return json.dumps(
+        {
+            "uid": "freshet",
+            "title": "freshet",
+            "tags": ["freshet"],
+            "schemaVersion": SCHEMA,
+            "editable": True,
+            "refresh": "10s",
+            "time": {"from": "now-1h", "to": "now"},
+            "templating": {"list": variables()},
+            "panels": placed(),
+        },
+        indent=1,
+    )
+
+
+def variables() -> list[dict[str, Any]]:
+    """What a reader chooses at the top."""
+    chosen: list[dict[str, Any]] = [
+        {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "source"}
+    ]
+    for name, query in (
+        ("tenant", "label_values(freshet_version, tenant)"),
+        ("model", 'label_values(freshet_version{tenant=~"$tenant"}, model)'),
+    ):
+        chosen.append({
+            "name": name, "type": "query", "datasource": SOURCE, "refresh": 2, "sort": 1, "multi": True,
+            "query": {"query": query, "refId": name}, "definition": query,
+            "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
+        })  # fmt: skip
+    return chosen
+
+
+def placed() -> list[dict[str, Any]]:
+    """Rows and panels, each with its place on the grid: left to right, as many as fit."""
+    out: list[dict[str, Any]] = []
+    y = 0
+    for title, row in ROWS.items():
+        place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
+        out.append({"id": len(out) + 1, "gridPos": place, "type": "row", "title": title, "panels": []})
+        y, x = y + 1, 0
+        height = HEIGHT // 2 if all(panel.kind == "stat" for panel in row) else HEIGHT
+        for panel in row:
+            if x + panel.width > COLUMNS:
+                y, x = y + height, 0
+            place = {"x": x, "y": y, "w": panel.width, "h": height}
+            out.append({"id": len(out) + 1, "gridPos": place, **shown(panel)})
+            x += panel.width
+        y += height
+    return out
+
+
+def shown(panel: Panel) -> dict[str, Any]:
+    """A panel as Grafana has it, but for its place."""
+    field: dict[str, Any] = {"unit": panel.unit}
+    if panel.kind == "timeseries":
+        field["custom"] = {"fillOpacity": 10, "showPoints": "never"}
+        if panel.log:
+            field["custom"]["scaleDistribution"] = {"type": "log", "log": 10}
+    kind = KINDS[panel.kind]
+    return {
+        "type": kind.type,
+        "title": panel.title,
+        "description": panel.text,
+        "datasource": SOURCE,
+        "fieldConfig": {"defaults": field, "overrides": []},
+        "options": kind.options,
+        "targets": [
+            {"refId": letter, "datasource": SOURCE, "expr": expr, "legendFormat": legend or "__auto", **kind.query}
+            for letter, (expr, legend) in zip(ascii_uppercase, panel.queries, strict=False)
+        ],
+    }
