@@ -7,7 +7,6 @@ async with freshet.connect("127.0.0.1:8300") as client:
             print(forecast.seq, forecast.y)
 """
 
-from freshet import sync
 from freshet.client import Client, connect
 from freshet.errors import (
     AlreadyExists,
@@ -70,5 +69,4 @@ __all__ = [
     "Unimplemented",
     "WindowRefused",
     "connect",
-    "sync",
 ]

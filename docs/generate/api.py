@@ -24,7 +24,7 @@ INTRODUCTION = """\
 # The wire contract
 
 Package `freshet.v1`, gRPC. The files are in `protos/freshet/v1`; a running server tells the same by reflection.
-An error is a gRPC status with `google.rpc` details: field, value
+[application.md](../application.md) shows it in use. An error is a gRPC status with `google.rpc` details: field, value
 and remedy in `BadRequest`, a delay in `RetryInfo`.
 
 """

@@ -11,7 +11,7 @@ INTRODUCTION = """\
 What a model sees and how it learns. The same names are keys of a `MODEL.toml` (`freshet models create --from`, `freshet
 train --config`, `freshet backtest --config`), of `--set KEY=VALUE`, arguments of `client.create_model`, and fields of
 `freshet.v1.ModelSpec`. Only `channels` is required. A spec never changes: another one is another model.
-`freshet models keys` prints this table.
+[learning.md](../learning.md) says how to choose. `freshet models keys` prints this table.
 
 """
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from tests.docs.markdown import Block, blocks
 
 LIMIT_S = 120.0
-SERVES = re.compile(r"^(?:\.venv/bin/)?freshet serve\b(?!.*--help)", re.M)
+SERVES = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?freshet serve\b(?!.*--help)", re.M)
 NUMBER = re.compile(r"[+-]?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?")
 OUTPUTS = ("text", "json")
 PICTURES = ("mermaid",)
@@ -110,7 +110,7 @@ class Session:
     async def _serve(self, text: str) -> str:
         await self.stop_server()
         self._server = await asyncio.create_subprocess_exec(
-            "bash", "-c", f"exec {text}",
+            "bash", "-c", f"exec env {text}",
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT,
             env=self._env,
         )  # fmt: skip

@@ -7,13 +7,15 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from prometheus_client import CollectorRegistry
 
+from service.metrics import Metrics
 from tests.docs import checkout
 from tests.docs.markdown import anchors, blocks, links, name, pages, prose
 from tests.docs.session import OUTPUTS, PICTURES, shows
 
 LANGUAGES = {"sh", "python", "toml", "json", "text", "csv", "promql", *OUTPUTS, *PICTURES}
-SLOW: set[str] = set()  # pages that take more than 20 s
+SLOW = {"docs/learning.md"}  # more than 20 s
 MOST_LEFT_OUT = 12
 
 
@@ -82,6 +84,30 @@ def test_every_link_leads_to_a_file_and_an_anchor_that_are_there():
             target = (page.parent / path).resolve() if path else page
             if not target.exists() or (anchor and anchor not in anchors(target.read_text())):
                 wrong.append(f"{name(page)}: {link}")
+    assert not wrong
+
+
+def test_every_alert_has_its_section_in_the_runbook():
+    alerts = (checkout.ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+    runbooks = re.findall(r"^ +runbook: (\S+)#(\S+)$", alerts, re.M)
+    assert len(runbooks) == alerts.count("- alert: ") > 0
+    wrong = [
+        f"{page}#{anchor}" for page, anchor in runbooks if anchor not in anchors((checkout.ROOT / page).read_text())
+    ]
+    assert not wrong
+
+
+def test_every_metric_that_a_page_names_is_one():
+    declared = set()
+    for family in Metrics(CollectorRegistry()).registry.collect():
+        suffixes = {"counter": ("_total",), "histogram": ("", "_bucket", "_sum", "_count")}.get(family.type, ("",))
+        declared |= {family.name + suffix for suffix in suffixes}
+    wrong = [
+        f"{name(page)}: {metric}"
+        for page in pages()
+        for metric in re.findall(r"\bfreshet_[a-z_]+\b", page.read_text())
+        if metric not in declared
+    ]
     assert not wrong
 
 
