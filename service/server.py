@@ -51,6 +51,7 @@ from service.publisher import Publisher
 from service.recovery import recover
 from service.replaying import Replayer
 from service.serving import Serving
+from service.storage.formats import check_formats
 from service.storage.journal import Journal, JournalFailed
 from service.storage.space import NoSpace
 from service.storage.states import States
@@ -88,6 +89,7 @@ class Server:
         self.config = config
         data = Path(config.data)
         data.mkdir(parents=True, exist_ok=True)
+        check_formats(data)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
         self.registry = CollectorRegistry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):

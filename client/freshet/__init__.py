@@ -7,6 +7,7 @@ async with freshet.connect("127.0.0.1:8300") as client:
             print(forecast.seq, forecast.y)
 """
 
+from freshet import sync
 from freshet.client import Client, connect
 from freshet.errors import (
     AlreadyExists,
@@ -69,4 +70,5 @@ __all__ = [
     "Unimplemented",
     "WindowRefused",
     "connect",
+    "sync",
 ]

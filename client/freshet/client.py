@@ -93,12 +93,16 @@ class Client(Training, KeptStreams):
         self._options = [*channel_options(max_message_bytes), *options]
         self._streams: WeakSet[Stream | Mux] = WeakSet()
 
-    async def __aenter__(self) -> Self:
+    async def open(self) -> Self:
+        """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
         if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
             self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -79,8 +79,11 @@ class Learning:
 
     # --- for the user
 
-    async def __aenter__(self) -> Self:
-        """Connect; returns once the server has said Welcome. Raises NotFound, InvalidArgument …; Unavailable."""
+    async def open(self) -> Self:
+        """Connect; returns once the server has said Welcome. `async with` does it at its start.
+
+        Raises NotFound, InvalidArgument …; Unavailable after `give_up_s`.
+        """
         if self._runner is not None:
             raise StreamClosed("this sender was opened before; make another with client.learn(…)")
         self._layout = WindowLayout.of(await self._describe())
@@ -92,13 +95,24 @@ class Learning:
             raise
         return self
 
+    async def __aenter__(self) -> Self:
+        return await self.open()
+
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Wait until everything is acknowledged; after an error in the block, leave at once."""
+        """Close; after an error in the block, leave at once."""
+        if error is None:
+            await self.aclose()
+        else:
+            await self._end()
+
+    async def aclose(self) -> None:
+        """Wait until everything is acknowledged, then end the call. Raises as `flush` does; safe to repeat."""
+        if self._closing or self._runner is None:
+            return
         try:
-            if error is None:
-                await self.flush()
+            await self.flush()
         except (LabelRefused, WindowRefused) as refused:
             if self._unraised:
                 refused.add_note(f"freshet: {len(self._unraised)} more were refused")

@@ -41,23 +41,28 @@ class Mux:
         self._handles: dict[str, int] = {}
         self._used = 0  # handles so far
         self._unbound: set[int] = set()  # handles that the server has not bound in this call
+        self._unasked: list[str] = []  # streams that it was not asked to bind yet
         self._next = np.zeros(0, np.uint64)  # by handle: the seq of its next tick, as far as was answered
         self._servers = np.zeros(0, np.uint64)  # by handle: the seq at which the server went on in this call
         self._sent = Unconfirmed()
-        self._turn, self._moved = asyncio.Lock(), asyncio.Event()
-        self._call: Any = None  # while every handle is bound
+        self._turn, self._writing, self._moved = asyncio.Lock(), asyncio.Lock(), asyncio.Event()
+        self._opened: Any = None  # a call that has named its model
+        self._call: Any = None  # the same, once every handle was bound
         self._leaving = False  # the server has asked for another call
         self._was_open = False  # a call of it was ever answered
         self._error: Exception | None = None
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
 
-    async def __aenter__(self) -> Self:
-        """Look the model up. Raises NotFound, Unavailable …"""
+    async def open(self) -> Self:
+        """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
         model: models_pb2.Model = await self._get_model()
         self.spec = model.spec
         self._runner = asyncio.create_task(self._run())
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -143,14 +148,18 @@ class Mux:
             grown = max(self._used, 2 * len(self._next))
             self._next, self._servers = _longer(self._next, grown), _longer(self._servers, grown)
             self._sent.grow(grown)
-        if new and self._call is not None:
-            await self._write_binds(self._call, new)
+        self._unasked += new
+        if self._opened is not None:
+            await self._ask(self._opened)
         await self._until(lambda: self._call is not None and not self._unbound)
 
-    async def _write_binds(self, call: Any, ids: Sequence[str], model: str = "") -> None:
-        for first in range(0, max(1, len(ids)), BIND_AT_ONCE):
-            bind = [pb.Bind(handle=self._handles[id], stream=id) for id in ids[first : first + BIND_AT_ONCE]]
-            await self._write(call, pb.MuxRequest(model="" if first else model, bind=bind))
+    async def _ask(self, call: Any, model: str = "") -> None:
+        """Ask for what is not bound in this call. model: named first, to open the call."""
+        while model or self._unasked:
+            ids, self._unasked = self._unasked[:BIND_AT_ONCE], self._unasked[BIND_AT_ONCE:]
+            bind = [pb.Bind(handle=self._handles[id], stream=id) for id in ids]
+            await self._write(call, pb.MuxRequest(model=model, bind=bind))
+            model = ""
 
     async def _send(self, wave: Wave) -> None:
         self._sent.waves.append(wave)
@@ -178,6 +187,10 @@ class Mux:
         return Packed(y.reshape(shape), seq, version, judged, refused, lost)
 
     async def _write(self, call: Any, message: pb.MuxRequest) -> None:
+        async with self._writing:
+            await self._write_now(call, message)
+
+    async def _write_now(self, call: Any, message: pb.MuxRequest) -> None:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # over: the reader learns why
             await call.write(message)
 
@@ -217,9 +230,10 @@ class Mux:
 
     async def _one_call(self) -> str:
         call = self._open_call()
-        self._unbound, self._leaving = set(self._handles.values()), False
+        self._unbound, self._unasked, self._leaving = set(self._handles.values()), list(self._handles), False
         try:
-            await self._write_binds(call, list(self._handles), self._name)
+            await self._ask(call, self._name)
+            self._opened = call
             await self._ready(call)
             async for message in call:
                 await self._take(call, message)
@@ -229,7 +243,7 @@ class Mux:
                 raise from_rpc(error) from error
             return f"{error.code().name}: {error.details()}"
         finally:
-            self._call = None
+            self._opened = self._call = None
             call.cancel()
 
     async def _take(self, call: Any, message: pb.MuxResponse) -> None:
@@ -256,16 +270,18 @@ class Mux:
         if message.taken_over:
             self._take_losses(set(message.taken_over))
         if message.HasField("reconnect"):
-            self._call, self._leaving = None, True
+            self._opened = self._call = None
+            self._leaving = True
             asyncio.get_running_loop().call_later(LEAVE_S, call.cancel)
         self._moved.set()
 
     async def _ready(self, call: Any) -> None:
-        """Once everything is bound: send again what must be, then take what is new."""
+        """Once everything is bound: send again what must be, and what is new behind it."""
         if not self._unbound and not self._leaving:
-            for columns in self._sent.again(self._servers):
-                await self._write(call, pb.MuxRequest(ticks=columns))
-            self._call = call
+            async with self._writing:
+                self._call = call
+                for columns in self._sent.again(self._servers):
+                    await self._write_now(call, pb.MuxRequest(ticks=columns))
 
     def _take_bound(self, bound: pb.Bound) -> None:
         handle = bound.handle

@@ -26,13 +26,16 @@ class Stream:
     def __init__(self, engine: Engine, in_flight: int) -> None:
         self._engine, self._in_flight = engine, in_flight
 
-    async def __aenter__(self) -> Self:
-        """Connect; returns once the server has said Welcome.
+    async def open(self) -> Self:
+        """Connect; returns once the server has said Welcome. `async with` does it at its start.
 
         Raises NotFound, InvalidArgument, PermissionDenied …; StateLost; Unavailable after `give_up_s`.
         """
         await self._engine.open()
         return self
+
+    async def __aenter__(self) -> Self:
+        return await self.open()
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -195,6 +198,20 @@ class Forecasts:
             else:
                 self._drop_oldest()
                 return forecast
+
+    async def several(self) -> list[Forecast]:
+        """The next forecast, and those behind it that have come already; an empty list after the last.
+
+        For who would rather wait once than once for each. Raises as iterating does.
+        """
+        try:
+            forecasts = [await anext(self)]
+        except StopAsyncIteration:
+            return []
+        while self._slots and isinstance(outcome := self._slots[0].outcome, Forecast):
+            forecasts.append(outcome)
+            self._drop_oldest()
+        return forecasts
 
     def _drop_oldest(self) -> None:
         self._slots.popleft()

@@ -23,23 +23,23 @@ class Progress(Protocol):
 
 
 @contextlib.contextmanager
-def progress(label: str, rows: int) -> Iterator[Progress]:
-    """Show how far a loop over so many rows is."""
+def progress(label: str, rows: int, unit: str = "row") -> Iterator[Progress]:
+    """Show how far a loop over so many rows is, or over so many of another unit."""
     if sys.stderr.isatty():
         with _bar(label, rows) as bar:
             yield bar
     else:
-        yield _Lines(label, rows)
+        yield _Lines(label, rows, unit)
 
 
 class _Lines:
-    def __init__(self, label: str, rows: int) -> None:
-        self._label, self._rows, self._done = label, rows, 0
+    def __init__(self, label: str, rows: int, unit: str) -> None:
+        self._label, self._rows, self._unit, self._done = label, rows, unit, 0
 
     def advance(self) -> None:
         before, self._done = self._done * LINES // self._rows, self._done + 1
         if self._done * LINES // self._rows > before:
-            self.note(f"{self._label}: row {self._done} of {self._rows}")
+            self.note(f"{self._label}: {self._unit} {self._done} of {self._rows}")
 
     def note(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)

@@ -18,6 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
+from service.cli.backup import backup, restore
 from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.quarantine import quarantine
@@ -170,6 +171,8 @@ def _drain_at_end_of_input() -> None:
 app.command()(train)
 app.command()(replay)
 app.command()(top)
+app.command()(backup)
+app.command()(restore)
 app.add_typer(models)
 app.add_typer(quarantine)
 app.add_typer(journal)

@@ -13,6 +13,7 @@ from service.storage.segments import sync_directory
 from service.storage.space import NoSpace, is_full
 
 APPLICATION_ID = 0x46526573  # "FRes", so that `file` and we tell our databases from others
+KIND = 100  # formats of one kind of database share their hundreds
 
 
 class DatabaseRefused(RuntimeError):
@@ -34,11 +35,11 @@ class Database:
         """
         self.path = Path(path)
         self._lock = threading.RLock()
-        is_new = not self.path.exists()
+        is_made = not self.path.exists()
         self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
         try:
             self._prepare(format_version, schema)
-            if is_new:
+            if is_made:
                 sync_directory(self.path.parent)
         except sqlite3.DatabaseError as error:
             self._connection.close()
@@ -76,35 +77,57 @@ class Database:
         with self._lock:
             self._connection.close()
 
-    def refused(self, what: str) -> DatabaseRefused:
-        """The error for a file that is not this database, to be raised by the caller."""
-        return DatabaseRefused(self._told(what))
-
     def corrupt(self, what: str) -> DatabaseCorrupt:
         """The error for a fault in this file, to be raised by the caller."""
-        return DatabaseCorrupt(self._told(what))
-
-    def _told(self, what: str) -> str:
-        return f"{self.path}: {what}. Restore it from a copy, or use another data directory"
+        return DatabaseCorrupt(f"{self.path}: {what}. Restore it from a copy, or use another data directory")
 
     def _prepare(self, format_version: int, schema: str) -> None:
         # Read before anything is changed: a stranger's database must not become WAL.
-        found = self._pragma("application_id"), self._pragma("user_version")
-        tables = self._connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
-        if found == (0, 0) and not tables:
+        if is_new(self._connection):
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(
                 f"BEGIN IMMEDIATE; {schema}; PRAGMA application_id = {APPLICATION_ID};"
                 f"PRAGMA user_version = {format_version}; COMMIT"
             )
-        elif found[0] != APPLICATION_ID:
-            raise self.refused(f"not a freshet database (application_id {found[0]:#x})")
-        elif found[1] != format_version:
-            raise self.refused(f"database format {found[1]}, this version of freshet reads format {format_version}")
+        else:
+            refuse_other_format(self.path, self._connection, format_version)
         self._connection.execute("PRAGMA journal_mode = WAL")
         self._connection.execute("PRAGMA synchronous = FULL")
         self._connection.execute("PRAGMA foreign_keys = ON")
 
-    def _pragma(self, name: str) -> int:
-        value: int = self._connection.execute(f"PRAGMA {name}").fetchone()[0]
-        return value
+
+def read_only(path: Path) -> sqlite3.Connection:
+    """A connection that changes nothing, to a database that another process may be writing. Raises sqlite3.Error."""
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
+
+
+def is_new(connection: sqlite3.Connection) -> bool:
+    """Whether nobody has put anything into the file yet."""
+    tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+    return not tables and not _pragma(connection, "application_id") and not _pragma(connection, "user_version")
+
+
+def refuse_other_format(path: Path, connection: sqlite3.Connection, expected: int) -> None:
+    """Raise DatabaseRefused for a database that is not in format `expected`: of another kind, or another version."""
+    application, found = _pragma(connection, "application_id"), _pragma(connection, "user_version")
+    if application != APPLICATION_ID or found // KIND != expected // KIND:
+        what = f"not the freshet database that belongs there (application_id {application:#x}, database format {found})"
+        raise DatabaseRefused(f"{path}: {what}. Restore it from a copy, or use another data directory")
+    if found != expected:
+        age, remedy = ("a newer", "or restore a backup that was made before") if found > expected else ("an older", "")
+        raise DatabaseRefused(
+            f"{path}: written by {age} version of freshet, in database format {found}; this one reads format "
+            f"{expected}. Nothing was changed: start the version that wrote it{', ' + remedy if remedy else ''}"
+        )
+
+
+def quick_check(path: Path, connection: sqlite3.Connection) -> None:
+    """Raise DatabaseCorrupt, naming `path`, where SQLite finds the file corrupt; sqlite3.Error."""
+    problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if problem != "ok":
+        raise DatabaseCorrupt(f"{path}: {problem}. Restore it from a copy")
+
+
+def _pragma(connection: sqlite3.Connection, name: str) -> int:
+    value: int = connection.execute(f"PRAGMA {name}").fetchone()[0]
+    return value

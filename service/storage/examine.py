@@ -6,7 +6,7 @@ is not as it was written is damage, and nothing behind damage is believed. Every
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -48,11 +48,16 @@ def segment_files(directory: Path) -> list[Path]:
 
 def examine(directory: Path) -> Examined:
     """Check every frame up to the first that is broken. Raises JournalFormat, OSError."""
-    paths = segment_files(directory)
+    return judge(segment_files(directory), read_header)
+
+
+def judge(paths: Sequence[Path], read: Callable[[Path], Segment]) -> Examined:
+    """`examine` for these files of one journal, in order of position, which `read` makes segments of as `read_header`
+    does."""
     found = Examined((), 0, 0, 0, 0, None, ())
     for i, path in enumerate(paths):
         try:
-            segment = read_header(path)
+            segment = read(path)
         except JournalFormat:
             raise
         except JournalDamaged as error:
@@ -105,6 +110,6 @@ def _damage(segment: Segment, end: int) -> str:
 
 
 def _tail(segment: Segment, position: int) -> bytes:
-    with segment.path.open("rb") as file:
+    with segment.open() as file:
         file.seek(segment.file_offset(position))
-        return file.read()
+        return file.read(segment.start + segment.size() - position)

@@ -19,7 +19,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import BinaryIO, NamedTuple
 
 import numpy as np
 
@@ -74,7 +74,7 @@ class Segment:
 
         Stops after the last valid frame: a caller that expected more compares positions.
         """
-        with self.path.open("rb") as file:
+        with self.open() as file:
             file.seek(self.file_offset(position))
             while position + FRAME.size <= end:
                 header = file.read(FRAME.size)
@@ -97,6 +97,10 @@ class Segment:
         for frame in self.frames(self.start, self.chain, self.start + self.size()):
             scan = Scan(frame.end, frame.chain, frame.start if frame.first else scan.last_commit)
         return scan
+
+    def open(self) -> BinaryIO:
+        """The file, to be read."""
+        return self.path.open("rb")
 
     def size(self) -> int:
         """Bytes after the header."""
@@ -134,7 +138,14 @@ def read_header(path: Path) -> Segment:
     """The segment in a file. Raises JournalDamaged for a header that is not whole or not the one the name tells;
     JournalFormat, OSError."""
     with path.open("rb") as file:
-        data = file.read(HEADER.size)
+        return parse_header(path, file.read(HEADER.size))
+
+
+def parse_header(path: Path, data: bytes) -> Segment:
+    """The segment whose file begins with `data`. Raises as `read_header`.
+
+    Every format begins with this header, so that its number can be read: what may change stands behind it.
+    """
     segment = Segment(path, HEADER.size, 0)  # so that position 0 is the file's first byte
     if len(data) < HEADER.size:
         raise segment.damaged(0, f"the segment header is cut off after {len(data)} bytes")

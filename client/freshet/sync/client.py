@@ -1,0 +1,176 @@
+"""The client that blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from types import TracebackType
+from typing import Any, Literal, Self
+
+import grpc
+
+from freshet import client as twin
+from freshet.security import FilePath, Tls, Token
+from freshet.sync.portal import Portal
+from freshet.sync.senders import Learning, Mux
+from freshet.sync.stream import Stream
+from freshet.sync.twins import documented_by
+from freshet.v1 import models_pb2, streams_pb2, training_pb2
+
+
+def connect(
+    target: str,
+    *,
+    token: Token | None = None,
+    tls: bool | FilePath | Tls | None = None,
+    credentials: grpc.ChannelCredentials | None = None,
+    insecure_token: bool = False,
+    timeout_s: float = 30.0,
+    max_message_bytes: int = twin.MAX_MESSAGE_BYTES,
+    options: Sequence[tuple[str, Any]] = (),
+) -> Client:
+    """A client of the server at `target`, "host:port". Nothing is sent yet; use it with `with`, or `close` it.
+
+    The arguments are those of `freshet.connect`.
+    """
+    return Client(
+        twin.connect(
+            target, token=token, tls=tls, credentials=credentials, insecure_token=insecure_token, timeout_s=timeout_s,
+            max_message_bytes=max_message_bytes, options=options,
+        )
+    )  # fmt: skip
+
+
+@documented_by(twin.Client)
+class Client:
+    """Models, streams and training of one server. Made by `connect`. Any thread may use it, until it is closed.
+
+    Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
+    What is returned are the messages of freshet/v1/*.proto, whose comments are their documentation.
+    """
+
+    def __init__(self, client: twin.Client) -> None:
+        self._portal, self._client = Portal(), client
+        self._portal.call(client.open())
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        if not self._portal.closed:
+            try:
+                self._portal.call(self._client.aclose())
+            finally:
+                self._portal.close()
+
+    # --- streams
+
+    def stream(
+        self,
+        model: str,
+        stream_id: str,
+        in_flight: int = 64,
+        *,
+        give_up_s: float = 60.0,
+        answer_s: float = 30.0,
+        close_s: float = 5.0,
+        accept_lost: bool = False,
+    ) -> Stream:
+        made = self._portal.run(
+            lambda: self._client.stream(
+                model, stream_id, in_flight,
+                give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost,
+            )
+        )  # fmt: skip
+        return Stream(self._portal, made)
+
+    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0) -> Mux:
+        return Mux(
+            self._portal, self._portal.run(lambda: self._client.mux(model, give_up_s=give_up_s, close_s=close_s))
+        )
+
+    def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> streams_pb2.Stream:
+        return self._portal.call(self._client.get_stream(model, stream_id, with_state=with_state))
+
+    def put_stream(self, stream: streams_pb2.Stream) -> streams_pb2.Stream:
+        return self._portal.call(self._client.put_stream(stream))
+
+    def delete_stream(self, model: str, stream_id: str) -> None:
+        self._portal.call(self._client.delete_stream(model, stream_id))
+
+    def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[streams_pb2.Stream]:
+        return self._portal.iterate(self._client.list_streams(model, page_size=page_size))
+
+    # --- training
+
+    def learn(
+        self,
+        model: str,
+        source: str,
+        acknowledge: Literal["durable", "learned"] = "durable",
+        *,
+        on_refused: Literal["raise", "keep"] = "raise",
+        in_flight: int = 256,
+        give_up_s: float = 60.0,
+        answer_s: float = 30.0,
+    ) -> Learning:
+        made = self._portal.run(
+            lambda: self._client.learn(
+                model, source, acknowledge,
+                on_refused=on_refused, in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s,
+            )
+        )  # fmt: skip
+        return Learning(self._portal, made)
+
+    def quarantine(self, model: str) -> Iterator[training_pb2.Quarantined]:
+        return self._portal.iterate(self._client.quarantine(model))
+
+    def replay(self, model: str, ids: Iterable[int]) -> training_pb2.ReplayResponse:
+        return self._portal.call(self._client.replay(model, ids))
+
+    # --- models
+
+    def create_model(
+        self, name: str, channels: Sequence[str], *, weights: bytes = b"", **spec: Any
+    ) -> models_pb2.Model:
+        return self._portal.call(self._client.create_model(name, channels, weights=weights, **spec))
+
+    def get_model(self, name: str) -> models_pb2.Model:
+        return self._portal.call(self._client.get_model(name))
+
+    def list_models(self) -> list[models_pb2.Model]:
+        return self._portal.call(self._client.list_models())
+
+    def versions(self, name: str) -> list[models_pb2.Version]:
+        return self._portal.call(self._client.versions(name))
+
+    def export(self, name: str, version: int = 0) -> models_pb2.ExportResponse:
+        return self._portal.call(self._client.export(name, version))
+
+    def import_version(self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = "") -> models_pb2.Version:
+        return self._portal.call(self._client.import_version(name, weights, onnx=onnx, digest=digest))
+
+    def promote(self, name: str, version: int) -> models_pb2.Model:
+        return self._portal.call(self._client.promote(name, version))
+
+    def rollback(self, name: str, version: int = 0) -> models_pb2.Model:
+        return self._portal.call(self._client.rollback(name, version))
+
+    def pause(self, name: str) -> models_pb2.Model:
+        return self._portal.call(self._client.pause(name))
+
+    def resume(self, name: str) -> models_pb2.Model:
+        return self._portal.call(self._client.resume(name))
+
+    def delete_model(self, name: str) -> None:
+        self._portal.call(self._client.delete_model(name))
+
+    def history(self, name: str = "", events: int = 50) -> list[models_pb2.ModelEvent]:
+        return self._portal.call(self._client.history(name, events))
+
+    def watch(self, name: str = "", *, give_up_s: float = 60.0) -> Iterator[models_pb2.ModelEvent]:
+        return self._portal.iterate(self._client.watch(name, give_up_s=give_up_s))

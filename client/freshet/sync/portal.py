@@ -1,0 +1,107 @@
+"""An event loop in a thread of its own, and the way into it for callers that block."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import os
+import threading
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
+from typing import Any, TypeVar
+
+from freshet.errors import FreshetError, StreamClosed
+
+T = TypeVar("T")
+
+
+class Portal:
+    """Runs coroutines in its thread and waits for them in the caller's. Any thread but its own may call it.
+
+    The thread ends at `close`; where that is forgotten, when nothing refers to the portal, or the interpreter ends.
+    """
+
+    def __init__(self) -> None:
+        self._process = os.getpid()
+        self._entering = threading.Lock()  # so that no work arrives behind the end of the loop
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=_run, args=(self._loop,), name="freshet", daemon=True)
+        self._thread.start()
+        self._finalizer = weakref.finalize(self, _end, self._loop, self._thread)
+
+    @property
+    def closed(self) -> bool:
+        """Whether it takes no work any more."""
+        return not self._finalizer.alive
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of `work`, or what it raises. If the wait is interrupted (Ctrl-C), the work is cancelled."""
+        try:
+            with self._entering:
+                self._check()
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except FreshetError:
+            work.close()
+            raise
+        try:
+            return future.result()
+        except concurrent.futures.CancelledError:
+            raise StreamClosed("the client was closed meanwhile") from None
+        finally:
+            future.cancel()
+
+    def run(self, function: Callable[[], T]) -> T:
+        """The same for a function that does not wait."""
+
+        async def work() -> T:
+            return function()
+
+        return self.call(work())
+
+    def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
+        """Its items, one by one. Leaving the loop early ends the source."""
+        try:
+            while True:
+                try:
+                    item = self.call(_next(source))
+                except StopAsyncIteration:
+                    return
+                yield item
+        finally:
+            with contextlib.suppress(FreshetError, RuntimeError):  # closed, or about to end by itself
+                self.call(_end_source(source))
+
+    def close(self) -> None:
+        """Cancel what still runs and end the thread. Safe any number of times."""
+        if os.getpid() == self._process:
+            with self._entering:
+                self._finalizer()
+
+    def _check(self) -> None:
+        if os.getpid() != self._process:
+            raise FreshetError("this client was made before a fork and is of no use after it: make one per process")
+        if threading.current_thread() is self._thread:
+            raise FreshetError("this is the client's own thread, which cannot wait for itself: call it from another")
+        if self.closed:
+            raise StreamClosed("the client is closed")
+
+
+def _run(loop: asyncio.AbstractEventLoop) -> None:
+    with asyncio.Runner(loop_factory=lambda: loop) as runner:
+        runner.get_loop().run_forever()
+
+
+def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+    loop.call_soon_threadsafe(loop.stop)
+    if thread is not threading.current_thread():  # in which garbage may be collected
+        thread.join()
+
+
+async def _next(source: AsyncIterator[T]) -> T:
+    return await anext(source)
+
+
+async def _end_source(source: AsyncIterator[Any]) -> None:
+    if isinstance(source, AsyncGenerator):
+        await source.aclose()

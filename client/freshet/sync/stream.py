@@ -1,0 +1,138 @@
+"""A stream that blocks."""
+
+from __future__ import annotations
+
+from collections import deque
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from freshet import stream as twin
+from freshet.errors import TickRefused
+from freshet.forecast import Forecast
+from freshet.sync.portal import Portal
+from freshet.sync.sources import without_blocking
+from freshet.sync.twins import documented_by
+from freshet.v1 import streams_pb2, types_pb2
+
+
+@documented_by(twin.Stream)
+class Stream:
+    """One entity's ticks and forecasts. Made by `Client.stream`; open it with `with`, or `open` and `close`.
+
+    It reconnects by itself: ticks without an answer are sent again, and so are answered ones that the server had not
+    yet written to disk when it died. Each tick gives exactly one outcome. Several threads may use it.
+    """
+
+    def __init__(self, portal: Portal, stream: twin.Stream) -> None:
+        self._portal, self._stream = portal, stream
+
+    def open(self) -> Self:
+        self._portal.call(self._stream.open())
+        return self
+
+    def __enter__(self) -> Self:
+        return self.open()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._portal.call(self._stream.__aexit__(kind, error, traceback))
+
+    def close(self) -> None:
+        self._portal.call(self._stream.aclose())
+
+    # --- ticks and forecasts
+
+    def step(self, x: Any, time: Any = None) -> Forecast:
+        return self._portal.call(self._stream.step(x, time))
+
+    def forecasts(
+        self,
+        values: Any,
+        times: Any = None,
+        *,
+        max_staleness: int | None = None,
+        on_refused: Literal["raise", "skip"] = "raise",
+    ) -> Forecasts:
+        """As `freshet.Stream.forecasts`. A generator, or any iterable without a length, may block: it is walked over
+        in a thread of its own, a few rows ahead."""
+        rows, at = without_blocking(values, times)
+        make = lambda: self._stream.forecasts(rows, at, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
+        return Forecasts(self._portal, self._portal.run(make))
+
+    def label(self, seq: int, y: Any) -> None:
+        self._portal.call(self._stream.label(seq, y))
+
+    def reset(self) -> None:
+        self._portal.call(self._stream.reset())
+
+    def durable(self, seq: int | None = None) -> None:
+        self._portal.call(self._stream.durable(seq))
+
+    def wait_judged(self, seq: int) -> None:
+        self._portal.call(self._stream.wait_judged(seq))
+
+    # --- what is known
+
+    @property
+    def welcome(self) -> streams_pb2.Welcome:
+        return self._stream.welcome
+
+    @property
+    def spec(self) -> types_pb2.ModelSpec:
+        return self._stream.spec
+
+    @property
+    def next_seq(self) -> int:
+        return self._stream.next_seq
+
+    @property
+    def durable_seq(self) -> int:
+        return self._stream.durable_seq
+
+    @property
+    def judged_through(self) -> int:
+        return self._stream.judged_through
+
+    @property
+    def reconnects(self) -> int:
+        return self._stream.reconnects
+
+
+@documented_by(twin.Forecasts)
+class Forecasts:
+    """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
+
+    Ticks are pulled from the source ahead of the forecasts, and forecasts that have come are fetched together. Leaving
+    the loop early leaves what was sent; `close` stops the pulling, and so does closing the stream. An error of the
+    source is raised after the forecasts of the ticks before it.
+    """
+
+    def __init__(self, portal: Portal, forecasts: twin.Forecasts) -> None:
+        self._portal, self._forecasts = portal, forecasts
+        self._come: deque[Forecast] = deque()
+
+    @property
+    def refused(self) -> list[TickRefused]:
+        """Ticks that were left out, with on_refused="skip"."""
+        return self._forecasts.refused
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Forecast:
+        if not self._come:
+            self._come.extend(self._portal.call(self._forecasts.several()))
+        if not self._come:
+            raise StopIteration
+        return self._come.popleft()
+
+    def several(self) -> list[Forecast]:
+        if not self._come:
+            return self._portal.call(self._forecasts.several())
+        come = list(self._come)
+        self._come.clear()
+        return come
+
+    def close(self) -> None:
+        self._portal.call(self._forecasts.aclose())

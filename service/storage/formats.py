@@ -1,0 +1,33 @@
+"""Whether this version reads the databases of a data directory: told of all of them before anything is touched."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+
+from service.storage import states, versions
+from service.storage.database import is_new, read_only, refuse_other_format
+from service.trainer import checkpoint
+
+FORMATS = {
+    "states.db": states.FORMAT_VERSION,
+    "trainer.db": checkpoint.FORMAT_VERSION,
+    "versions.db": versions.FORMAT_VERSION,
+}
+
+
+def check_formats(data: Path) -> None:
+    """Raise DatabaseRefused, naming file, formats and remedy, for a database that another version of freshet wrote.
+
+    One that is not there is no fault. One that cannot be read is left to whoever opens it, and knows what to do.
+    """
+    for name, expected in FORMATS.items():
+        path = data / name
+        if path.exists():
+            try:
+                with closing(read_only(path)) as connection:
+                    if not is_new(connection):
+                        refuse_other_format(path, connection, expected)
+            except sqlite3.Error:
+                continue
