@@ -19,6 +19,7 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.backup import backup, restore
+from service.cli.health import health
 from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.quarantine import quarantine
@@ -173,6 +174,7 @@ app.command()(replay)
 app.command()(top)
 app.command()(backup)
 app.command()(restore)
+app.command()(health)
 app.add_typer(models)
 app.add_typer(quarantine)
 app.add_typer(journal)

@@ -1,0 +1,43 @@
+"""deploy/freshet.toml: an example of the server's settings file, in which every setting is a comment."""
+
+import json
+import textwrap
+from pathlib import Path
+from typing import Any
+
+from service.config import ENV_PREFIX, ServeConfig
+
+PAGE = "deploy/freshet.toml"
+
+INTRODUCTION = f"""\
+# Settings of `freshet serve --config freshet.toml`, each with its default: made by `python -m docs.generate`.
+#
+# A flag (--max-streams 5000) counts before a variable ({ENV_PREFIX}MAX_STREAMS=5000), a variable before this file.
+# Units are in the names: _s are seconds, _bytes bytes. What happens at each bound: docs/hardening.md.
+"""
+UNSET = "(not set)"
+
+
+def render() -> str:
+    """The file."""
+    return INTRODUCTION + "".join(_setting(name, field) for name, field in ServeConfig.model_fields.items())
+
+
+def _setting(name: str, field: Any) -> str:
+    meaning = textwrap.wrap(f"{field.description or name}{f' {UNSET}' if field.default is None else ''}", 116)
+    return "".join(f"\n# {line}" if at == 0 else f"\n#   {line}" for at, line in enumerate(meaning)) + (
+        f"\n#{name} = {_value(name, field.default)}\n"
+    )
+
+
+def _value(name: str, default: Any) -> str:
+    match default:
+        case None:
+            return json.dumps(f"/etc/freshet/{name}")
+        case bool():
+            return str(default).lower()
+        case str() | Path():
+            return json.dumps(str(default))
+        case int() | float():
+            return f"{default:_}" if isinstance(default, int) else repr(default)
+    raise TypeError(f"{name} = {default!r}: say here how it is written in TOML")

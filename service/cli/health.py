@@ -1,0 +1,73 @@
+"""`freshet health`: what a container's health check, or a script, asks a server."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import sys
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from service.cli.verbs import refused
+from service.config import split_address
+
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server listens that listens everywhere
+SHOWN_BYTES = 1000
+
+
+def health(
+    http: Annotated[
+        str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT", envvar="FRESHET_HTTP")
+    ] = "127.0.0.1:8301",
+    live: Annotated[bool, typer.Option("--live", help="Ask only whether the process lives.")] = False,
+    tls: Annotated[
+        bool, typer.Option("--tls", help="Speak TLS, whoever answers [default: where FRESHET_TLS_CERT is set].")
+    ] = False,
+    ca: Annotated[
+        Path | None, typer.Option(help="Speak TLS, with one that this PEM file vouches for.", metavar="FILE")
+    ] = None,
+    timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Longest wait.", metavar="SECONDS")] = 3.0,
+) -> None:
+    """Ask a server whether it takes streams, and print its answer. Exit code 0: it does; 1: not, or it cannot be asked.
+
+    No token is needed, and none is sent; so without --ca it does not matter who answers, and no certificate is checked.
+    """
+    speaks_tls = tls or ca is not None or bool(os.environ.get("FRESHET_TLS_CERT"))
+    try:
+        host, port = split_address("http", http)
+        context = _context(ca) if speaks_tls else None
+    except (ValueError, OSError) as error:
+        raise refused(error) from None
+    try:
+        status, text = _asked(ANY.get(host, host), port, "/healthz" if live else "/readyz", context, timeout)
+    except (OSError, HTTPException) as error:
+        print(f"freshet: {http}: {error}", file=sys.stderr)
+        raise typer.Exit(1) from None
+    print(text)
+    raise typer.Exit(0 if status == 200 else 1)
+
+
+def _context(ca: Path | None) -> ssl.SSLContext:
+    if ca is not None:
+        return ssl.create_default_context(cafile=ca)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _asked(host: str, port: int, path: str, context: ssl.SSLContext | None, timeout: float) -> tuple[int, str]:
+    """Status and first line of the answer. Raises OSError, HTTPException."""
+    if context is None:
+        connection = HTTPConnection(host, port, timeout=timeout)
+    else:
+        connection = HTTPSConnection(host, port, timeout=timeout, context=context)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        lines = response.read(SHOWN_BYTES).decode(errors="replace").splitlines()
+        return response.status, "".join(c if c.isprintable() else "?" for c in lines[0]) if lines else ""
+    finally:
+        connection.close()
