@@ -17,6 +17,7 @@ from service.errors import Invalid
 from service.sequence import MAX_MAGNITUDE
 
 MISSING = frozenset({"", "na", "n/a", "nan", "null", "none", "?", "-"})
+A_TIME = "2014-07-01 00:30:00"  # as one may be written
 MONTH_FIRST = ("%m/%d/%Y %H:%M", "%m/%d/%Y %H:%M:%S", "%m/%d/%Y")  # as spreadsheets write it: 1/31/2010 0:00
 
 
@@ -95,7 +96,7 @@ class Table:
                 remedy = 'missing value: fill it in, leave the row or the column out, or say missing = "hold"'
                 raise self.refuse(n, column, remedy)
             if not is_number(cell):
-                raise self.refuse(n, column, "not a number: correct it, or name the numeric columns to use")
+                raise self.refuse(n, column, f"not a number: correct it, {self._numeric()}or write a time as {A_TIME}")
             if not abs(float(cell)) <= MAX_MAGNITUDE:
                 raise self.refuse(n, column, f"need a finite number of at most {MAX_MAGNITUDE:g}: correct it")
         return np.array([math.nan if is_missing(cell) else float(cell) for cell in cells])
@@ -109,12 +110,17 @@ class Table:
             if is_missing(cell):
                 raise self.refuse(n, column, "missing time: fill it in or leave the row out")
             if moment is None and not is_number(cell):
-                raise self.refuse(n, column, "not a time: write it as 2014-07-01 00:30:00")
+                raise self.refuse(n, column, f"not a time: write it as {A_TIME}")
             time[n] = float(cell) if is_number(cell) or moment is None else moment.timestamp()
             if not math.isfinite(time[n]) or (n and time[n] <= time[n - 1]):
                 remedy = f"does not come after {cells[n - 1]} in the row before: sort the rows, drop repeated times"
                 raise self.refuse(n, column, remedy)
         return time
+
+    def _numeric(self) -> str:
+        """How to leave out what holds no numbers, judged by the first row; nothing where that would leave nothing."""
+        found = [name for name, cell in zip(self.header, self.rows[0], strict=True) if is_number(cell)]
+        return f"say --columns {','.join(found)}, " if found else ""
 
     def refuse(self, row: int, column: str, remedy: str) -> SeriesError:
         """The error that points at one cell."""
@@ -132,6 +138,10 @@ def read_table(path: str | Path) -> Table:
     if len(read) < 3:
         raise SeriesError("rows", max(0, len(read) - 1), "need a header and at least 2 rows of values")
     (_, header), *rest = read
+    if ";" in header[0]:
+        raise SeriesError("header", header[0], "the cells are separated by ;: write commas, and points in numbers")
+    if all(map(is_number, header)) and not all(map(str.isdecimal, header)):  # 0,1,2 are names that programs give
+        raise SeriesError("header", ", ".join(header), "numbers, no names: put a line of column names above the rows")
     table = Table(header, [row for _, row in rest], [line for line, _ in rest])
     name, count = Counter(header).most_common(1)[0]
     if count > 1:

@@ -94,6 +94,10 @@ def test_constant_columns_fifty_columns_byte_order_marks_spaces_and_blank_lines_
         ("t,name\n2020-01-01,x\n2020-01-02,y\n", "columns", "name", "no numeric column"),
         ("t\n2020-01-01\n2020-01-02\n", "columns", "", "no numeric column"),
         ("a,b\n1,2\n3\n", "line 3, number of cells", "1", "the header has 2"),
+        ("t,site,a\n2020-01-01,x,1\n2020-01-02,x,2\n", "row 0 (line 2), column site", "x", "say --columns a,"),
+        ("t,a\n31.12.2020,1\n1.1.2021,2\n", "row 0 (line 2), column t", "31.12.2020", "a time as 2014-07-01 00:30:00"),
+        ("t;a\n2020-01-01;1,5\n2020-01-02;2,5\n", "header", "t;a", "separated by ;"),
+        ("1.5,2\n3,4\n5,6\n", "header", "1.5, 2", "column names"),
     ],
 )
 def test_what_cannot_be_replayed_is_refused_with_its_place_and_a_remedy(write, text, field, value, remedy):
