@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc, passes
+from freshet.frames import event_times, matrix, named_columns, plain
 from freshet.packed import Packed, Unconfirmed, Wave
 from freshet.retry import Backoff
 from freshet.ticks import seconds
@@ -87,10 +88,13 @@ class Mux:
         """Send one tick of each of n streams and wait for all their forecasts.
 
         streams: ids; one that occurs several times gets its ticks in that order. A stream that was never seen is
-        created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for one channel). time: one
-        for all, or n of them: seconds since 1970-01-01 UTC, datetime or datetime64; required when the model has an
-        interval. Refused ticks are in `Packed.refused`. Raises InvalidArgument for shapes, and what ended the Mux.
+        created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for one channel), or a
+        frame, its columns matched to the channels by name. time: one for all, or n of them: seconds since 1970-01-01
+        UTC, datetime or datetime64; required when the model has an interval. Refused ticks are in `Packed.refused`.
+        Raises InvalidArgument for shapes and names, and what ended the Mux.
         """
+        if hasattr(streams, "__array__"):
+            streams = np.asarray(streams).tolist()
         rows, times = self._checked(streams, x, time)
         async with self._turn:
             self._check()
@@ -121,7 +125,9 @@ class Mux:
 
     def _checked(self, streams: Sequence[str], x: Any, time: Any) -> tuple[Any, Any]:
         n, channels = len(streams), len(self.spec.channels)
-        rows = np.asarray(x, np.float32)
+        columns = named_columns(x)
+        values = plain(x) if columns is None else matrix(columns, self.spec.channels, "x")
+        rows = np.asarray(values, np.float32)
         if channels == 1 and rows.ndim == 1:
             rows = rows[:, None]
         if rows.shape != (n, channels):
@@ -132,7 +138,7 @@ class Mux:
                 raise InvalidArgument("time is missing: this model has an interval", "time", "None", "give event times")
             return rows, None
         several = isinstance(time, Iterable) and not isinstance(time, str)
-        times = np.array([seconds(t) for t in time] if several else [seconds(time)] * n)
+        times = np.array([seconds(t) for t in event_times(time)] if several else [seconds(time)] * n)
         if len(times) != n:
             raise InvalidArgument(f"{len(times)} times for {n} streams", "time", str(len(times)), f"give {n}, or one")
         return rows, times

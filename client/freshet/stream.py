@@ -59,9 +59,10 @@ class Stream:
     async def step(self, x: Any, time: Any = None) -> Forecast:
         """Send one tick and wait for its forecast.
 
-        x: one number per channel (array-like; a bare number for one channel). time: seconds since 1970-01-01 UTC,
-        datetime or datetime64; required when the model has an interval. Raises TickRefused, after which the next tick
-        is taken as if this one had not been; and whatever ended the stream. Cancelling does not take the tick back.
+        x: one number per channel (array-like; a bare number for one channel; a dict by name). time: seconds since
+        1970-01-01 UTC, datetime or datetime64; required when the model has an interval. Raises TickRefused, after which
+        the next tick is taken as if this one had not been; and whatever ended the stream. Cancelling does not take the
+        tick back.
         """
         slot = self._engine.accept(Tick(x, time))
         await self._engine.pump()
@@ -77,9 +78,10 @@ class Stream:
     ) -> Forecasts:
         """Send many ticks, several in flight, and iterate over their forecasts in order.
 
-        values: array (N, C), or (N,) for one channel; DataFrame; list, generator or async iterable of rows, of
-            (time, row) pairs, or of Ticks.
-        times: one per row, where values has rows only.
+        values: array (N, C), or (N,) for one channel; frame (pandas, polars, pyarrow …, or a dict of columns), its
+            columns matched to the channels by name; list, generator or async iterable of rows, of (time, row) pairs, or
+            of Ticks. Nulls are NaN.
+        times: one per row, where values has rows only; of a frame also the name of the column that has them.
         max_staleness: K >= 1; tick s is sent only once labels up to s - K are judged, so that no forecast is older.
         on_refused: what a refused tick does. "raise": TickRefused is raised in its place, and iterating the same
             object again goes on behind it. "skip": it is left out, and kept in `Forecasts.refused`.
@@ -90,7 +92,8 @@ class Stream:
             remedy = "give at least 1, for a model that learns"
             text = f"max_staleness = {max_staleness}; {remedy}"
             raise InvalidArgument(text, "max_staleness", str(max_staleness), remedy)
-        return Forecasts(self._engine, ticks(values, times), self._in_flight, max_staleness, on_refused == "skip")
+        source = ticks(values, times, lambda: self.spec.channels)
+        return Forecasts(self._engine, source, self._in_flight, max_staleness, on_refused == "skip")
 
     async def label(self, seq: int, y: Any) -> None:
         """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.

@@ -5,12 +5,13 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from freshet.errors import Reason, TickRefused
+from freshet.errors import InvalidArgument, Reason, TickRefused
+from freshet.frames import check_names, event_times, matrix, named_columns, plain
 
 LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
 
@@ -18,8 +19,8 @@ LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
 class Tick(NamedTuple):
     """One observation, as a user gives it.
 
-    x: one number per channel (any array-like; a bare number for one channel). NaN, or None, is a value that is missing:
-        for models created with missing = "hold".
+    x: one number per channel (any array-like; a bare number for one channel; a dict, or a row of a frame, by name).
+        NaN, or None, is a value that is missing: for models created with missing = "hold".
     time: event time; seconds since 1970-01-01 UTC, datetime (naive ones are taken as UTC), datetime64, or None.
     """
 
@@ -42,23 +43,35 @@ class Layout(NamedTuple):
     holds: bool = False
 
 
-def ticks(values: Any, times: Any = None) -> Iterator[Tick] | AsyncIterator[Tick]:
+def ticks(
+    values: Any, times: Any = None, channels: Callable[[], Sequence[str]] = tuple
+) -> Iterator[Tick] | AsyncIterator[Tick]:
     """Walk over observations as ticks.
 
-    values: array (N, C) or (N,), DataFrame, or any iterable or async iterable of rows, (time, row) pairs or Ticks.
+    values: array (N, C) or (N,); frame, whose columns are matched to the channels by name; or any iterable or async
+        iterable of rows, (time, row) pairs or Ticks.
     times: one per row, an iterable; then values are rows only. A length that differs raises ValueError when reached.
-    Raises TypeError for what cannot be walked over.
+        Of a frame also the name of the column that has them. channels: asked for where columns have names.
+    Raises TypeError for what cannot be walked over, InvalidArgument for other columns than the channels.
     """
     if isinstance(values, AsyncIterable):
         if times is not None:
             raise TypeError("times = given apart; an async iterable brings its own: yield (time, row) pairs")
         return _async_ticks(values)
-    if hasattr(values, "__array__"):
-        values = np.asarray(values)
-    if not isinstance(values, Iterable) or isinstance(values, (str, bytes, dict)):
-        raise TypeError(f"values = {type(values).__name__}; give an array, or an iterable of rows")
+    columns = named_columns(values)
+    if isinstance(times, str):
+        if columns is None or times not in columns:
+            remedy = "give times, or the name of a column of the frame"
+            raise InvalidArgument(f"times = {times!r}; {remedy}", "times", times, remedy)
+        times = columns.pop(times)
+    if columns is not None:
+        values = matrix(columns, channels())
+    elif hasattr(values, "__array__"):
+        values = plain(values)
+    if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
+        raise TypeError(f"values = {type(values).__name__}; give an array, a frame, or an iterable of rows")
     if times is not None:
-        return itertools.starmap(Tick, zip(values, times, strict=True))
+        return itertools.starmap(Tick, zip(values, event_times(times), strict=True))
     return map(as_tick, values)
 
 
@@ -88,6 +101,8 @@ def check(tick: Tick, seq: int, layout: Layout, after: float | None) -> Checked:
 
 def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:
     names = layout.channels
+    if hasattr(x, "keys"):
+        x = _by_name(x, seq, names)
     if isinstance(x, float) and len(names) == 1 and -LARGEST <= x <= LARGEST:
         return [x]  # the common case, without NumPy's cost for one number
     try:
@@ -104,6 +119,18 @@ def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:
             raise _bad_value(seq, int(np.argmax(bad)), row, names)
     values: list[float] = row.tolist()
     return values
+
+
+def _by_name(x: Any, seq: int, names: tuple[str, ...]) -> Any:
+    """A dict, or what has `keys` like one, in the order of the channels; as it is where its keys are no names."""
+    keys = list(x.keys())
+    if not all(isinstance(key, str) for key in keys):
+        return x
+    try:
+        check_names(keys, names, "x")
+    except InvalidArgument as error:
+        raise TickRefused(seq, "x", error.value, error.remedy, Reason.SHAPE) from None
+    return [x[name] for name in names]
 
 
 def _bad_value(seq: int, at: int, row: Any, names: tuple[str, ...]) -> TickRefused:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from freshet.errors import LabelRefused, Reason, WindowRefused
+from freshet.errors import InvalidArgument, LabelRefused, Reason, WindowRefused
+from freshet.frames import matrix, named_columns, plain
 from freshet.labels import Answers, label_values
 from freshet.ticks import LARGEST
 from freshet.v1 import training_pb2, types_pb2
@@ -32,7 +34,7 @@ class WindowLayout(NamedTuple):
 
 def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_state: Any) -> training_pb2.Window:
     """A window without its number; see `Learning.window`. Raises WindowRefused for what the server would refuse."""
-    rows = _numbers("x", x)
+    rows = _numbers("x", x, layout.channels)
     if len(layout.channels) == 1 and rows.ndim == 1:
         rows = rows[:, None]
     C = len(layout.channels)
@@ -63,7 +65,8 @@ def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
     O = layout.outputs  # noqa: E741  # as in every shape
     dims = () if isinstance(y, str) else np.shape(y)
     if len(dims) == 2 or (len(dims) == 1 and O == 1):
-        rows = _numbers("y", y).reshape(len(y), -1)
+        names = layout.answers.names if len(layout.answers.names) == O else None
+        rows = _numbers("y", y, names).reshape(len(y), -1)
         if rows.shape != (T, O):
             _refuse("y", f"shape {np.shape(y)}", f"send (T, outputs) = ({T}, {O}), or one label of the last tick")
         return rows, None
@@ -94,10 +97,15 @@ def _weights(weight: Any, shape: tuple[int, ...]) -> F32:
     return rows
 
 
-def _numbers(field: str, values: Any) -> F32:
+def _numbers(field: str, values: Any, names: Sequence[str] | None = None) -> F32:
+    """As an array; the columns of a frame in the order of the names."""
     try:
+        columns = None if names is None else named_columns(values)
         with np.errstate(over="ignore"):
-            return np.asarray(values, np.float64).astype(np.float32)
+            found = plain(values) if columns is None else matrix(columns, names or (), field)
+            return found.astype(np.float64).astype(np.float32)
+    except InvalidArgument as error:
+        _refuse(field, error.value, error.remedy)
     except (TypeError, ValueError):
         _refuse(field, repr(values)[:80], "every value must be a number")
 

@@ -135,3 +135,13 @@ async def test_a_step_of_several_messages_outlasts_the_end_of_a_call_at_any_mome
 
         assert packed.y.ravel().tolist() == list(range(9))
         assert not packed.refused
+
+
+async def test_ids_rows_and_times_may_be_columns_of_a_frame(client, fake):
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"id": ["a", "b"], "x": [1, None], "when": pandas.DatetimeIndex(["2024-01-01"] * 2)})
+    async with client.mux("m") as mux:
+        packed = await mux.step(frame["id"], frame[["x"]], frame["when"])
+        np.testing.assert_array_equal(packed.y.ravel(), [1.0, np.nan])
+        with pytest.raises(freshet.InvalidArgument, match="no column 'x' and 'when', which is no channel"):
+            await mux.step(frame["id"], frame[["when"]])

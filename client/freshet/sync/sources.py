@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import threading
-from collections.abc import AsyncIterator, Iterator, Sized
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from typing import Any
 
 from freshet.ticks import Tick, ticks
@@ -14,16 +13,14 @@ from freshet.ticks import Tick, ticks
 AHEAD = 16  # ticks that are fetched before anyone asks for them
 
 
-def without_blocking(values: Any, times: Any) -> tuple[Any, Any]:
-    """What `freshet.Stream.forecasts` takes, so that walking over it does not hold up the event loop.
+def source(values: Any, times: Any, channels: Callable[[], Sequence[str]]) -> Iterator[Tick] | AsyncIterator[Tick]:
+    """Ticks for `freshet.Stream.forecasts`, which walks over them in the event loop and must not be held up there.
 
-    What has a length is an array, a list, a frame, and stays as it is; anything else may wait for a sensor.
+    What has a length is an array, a list, a frame; anything else may wait for a sensor.
     """
-    if isinstance(values, Sized):
-        apart = times is not None and not isinstance(times, Sized)
-        return values, list(itertools.islice(times, len(values) + 1)) if apart else times
-    source = ticks(values, times)
-    return source if isinstance(source, AsyncIterator) else pulled(source), None
+    found = ticks(values, times, channels)
+    there = isinstance(values, Sized) and (times is None or isinstance(times, Sized))
+    return found if there or isinstance(found, AsyncIterator) else pulled(found)
 
 
 async def pulled(source: Iterator[Tick]) -> AsyncIterator[Tick]:

@@ -10,7 +10,7 @@ from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
 from freshet.sync.portal import Portal
-from freshet.sync.sources import without_blocking
+from freshet.sync.sources import source
 from freshet.sync.twins import documented_by
 from freshet.v1 import streams_pb2, types_pb2
 
@@ -56,8 +56,8 @@ class Stream:
     ) -> Forecasts:
         """As `freshet.Stream.forecasts`. A generator, or any iterable without a length, may block: it is walked over
         in a thread of its own, a few rows ahead."""
-        rows, at = without_blocking(values, times)
-        make = lambda: self._stream.forecasts(rows, at, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
+        found = source(values, times, lambda: self.spec.channels)
+        make = lambda: self._stream.forecasts(found, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
         return Forecasts(self._portal, self._portal.run(make))
 
     def label(self, seq: int, y: Any) -> None:

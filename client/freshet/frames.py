@@ -1,0 +1,102 @@
+"""Values that know the names of their columns, and times of any library: made NumPy's, by what they can do.
+
+Nothing here imports pandas, polars or pyarrow: a frame is what gives its columns by name, and a column is what NumPy
+can read (`__array__`), where nulls come out as NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from freshet.errors import InvalidArgument
+
+F64 = npt.NDArray[np.float64]
+
+
+def named_columns(values: Any) -> dict[str, Any] | None:
+    """The columns of a DataFrame, table, record batch, structured array or mapping; None for what names none.
+
+    Raises InvalidArgument for a name that occurs twice.
+    """
+    names, column = _names(values)
+    if not names or not all(isinstance(name, str) for name in names):  # pandas numbers what nobody named
+        return None
+    twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
+    if twice is not None:
+        raise _wrong("values", f"two columns {twice!r}", "give each channel once")
+    return {name: column(name) for name in names}
+
+
+def _names(values: Any) -> tuple[list[Any], Any]:
+    if isinstance(values, Mapping):
+        return list(values), values.__getitem__
+    if getattr(getattr(values, "dtype", None), "names", None):  # NumPy's structured arrays
+        return list(values.dtype.names), values.__getitem__
+    if hasattr(values, "column_names") and hasattr(values, "column"):  # pyarrow
+        return list(values.column_names), values.column
+    if hasattr(values, "columns") and hasattr(values, "__getitem__"):  # pandas, polars, and what is like them
+        return list(values.columns), values.__getitem__
+    return [], None
+
+
+def matrix(columns: Mapping[str, Any], channels: Sequence[str], field: str = "values") -> F64:
+    """(N, C): the columns in the order of the channels, whatever theirs is; nulls as NaN.
+
+    Raises InvalidArgument that names a channel without a column, a column that is no channel, or one without numbers.
+    """
+    check_names(list(columns), channels, field)
+    found = [_numbers(columns[name], name, field) for name in channels]
+    if len({len(column) for column in found}) > 1:
+        lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(channels, found, strict=True))
+        raise _wrong(field, f"columns of several lengths: {lengths}"[:200], "give a value of each channel in each row")
+    return np.column_stack(found)
+
+
+def check_names(names: Sequence[str], channels: Sequence[str], field: str) -> None:
+    """Raises InvalidArgument where they are not the same, in any order."""
+    missing = [name for name in channels if name not in names]
+    more = [name for name in names if name not in channels]
+    if missing or more:
+        without = f"no column {', '.join(map(repr, missing))}" if missing else ""
+        unknown = f"{', '.join(map(repr, more))}, which is no channel" if more else ""
+        remedy = f"give just the channels {', '.join(channels)}"[:200]
+        raise _wrong(field, " and ".join(filter(None, (without, unknown)))[:200], remedy)
+
+
+def _numbers(column: Any, name: str, field: str) -> F64:
+    values = plain(column)
+    if values.dtype.kind not in "mM" and values.ndim == 1:
+        try:
+            return values.astype(np.float64)
+        except (TypeError, ValueError):
+            pass
+    got = f"{values.dtype}" if values.ndim == 1 else f"shape {values.shape}"
+    raise _wrong(field, f"column {name!r} of {got}", "give one number per row")
+
+
+def plain(values: Any) -> npt.NDArray[Any]:
+    """A NumPy array of anything that NumPy reads, masked values as NaN."""
+    if isinstance(values, np.ma.MaskedArray):
+        return np.ma.filled(values.astype(np.float64), np.nan)
+    return np.asarray(values)
+
+
+def event_times(times: Any) -> Any:
+    """Something to walk over: one time per row, each a number, or what `ticks.seconds` reads; NaT as NaN."""
+    if not hasattr(times, "__array__"):
+        return times
+    array = np.asarray(times)
+    return in_seconds(array).tolist() if array.dtype.kind == "M" else array
+
+
+def in_seconds(times: npt.NDArray[np.datetime64]) -> F64:
+    """Seconds since 1970-01-01 UTC. NumPy's times have no zone: what had one was turned to UTC on the way."""
+    return np.asarray((times - np.datetime64(0, "s")) / np.timedelta64(1, "s"))
+
+
+def _wrong(field: str, value: str, remedy: str) -> InvalidArgument:
+    return InvalidArgument(f"{field}: {value}; {remedy}", field, value, remedy)
