@@ -43,7 +43,7 @@ async def metric(http: str, name: str) -> float:
     writer.write(f"GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n".encode())
     text = (await reader.read()).decode()
     writer.close()
-    found = re.search(rf'^{name}(?:{{model="m"}})? (\S+)$', text, re.M)
+    found = re.search(rf'^{name}(?:{{[^}}]*model="m"[^}}]*}})? (\S+)$', text, re.M)
     return float(found[1]) if found else 0.0
 
 

@@ -2,9 +2,12 @@
 
 import fcntl
 import re
+import subprocess
+import sys
 import tempfile
 from contextlib import ExitStack
 from pathlib import Path
+from textwrap import indent
 
 import pytest
 
@@ -49,6 +52,30 @@ def test_a_page_does_what_it_says(page, tmp_path):
 def test_a_page_does_what_it_says_with_its_long_parts(page, tmp_path):
     code, said = follow(page, tmp_path, "--long")
     assert code == 0, said
+
+
+@pytest.mark.long
+def test_every_snippet_passes_a_type_checker(tmp_path):
+    """A page's cells are one coroutine, its files are files."""
+    for number, page in enumerate(pages()):
+        python = [block for block in blocks(page.read_text()) if block.language == "python"]
+        cells = [indent(block.text, "    ") for block in python if not block.file]
+        (tmp_path / f"cells_{number}.py").write_text("\n".join(["async def page() -> None:", *cells, "    pass\n"]))
+        for block in python:
+            if block.file:
+                (tmp_path / f"page_{number}_{Path(block.file).name}").write_text(block.text)
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--ignore-missing-imports",
+        "--allow-untyped-defs",
+        "--allow-untyped-calls",
+    ]
+    done = subprocess.run(
+        [*command, *sorted(tmp_path.glob("*.py"))], cwd=checkout.ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout
 
 
 def test_what_is_not_run_says_why_and_is_little():
