@@ -9,7 +9,9 @@ from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from model.histories import CONFLICT, LATE, NON_FINITE, RANGE, UNKNOWN
 from model.windows import NO_LABEL, SHAPE
+from service.errors import Reason
 from service.histograms import Histogram, Series
+from service.sessions import Origin
 from service.trainer.quarantine import SKIPPED
 
 LATENCY_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5)
@@ -162,11 +164,20 @@ class Metrics:
             FRESHNESS_S,
         )
         self.loop_lag = histogram("event_loop_lag_seconds", "How late a timer of the serving loop fires.", LATENCY_S)
-        for what in ("journal", "snapshot", "version", "checkpoint"):  # there before they move, as alerts need it
+        self._begin_at_zero()
+        self._models: dict[ModelKey, ModelMetrics] = {}
+
+    def _begin_at_zero(self) -> None:
+        """Counters are there before they move: an increase from nothing is none to Prometheus."""
+        for what in ("journal", "snapshot", "version", "checkpoint"):
             self.disk_full.labels(what)
         for what in ("version", "checkpoint", "stream"):
             self.corrupt.labels(what)
-        self._models: dict[ModelKey, ModelMetrics] = {}
+        for origin in Origin:
+            self.opened.labels(origin.name.lower())
+        for reason in Reason:
+            self.refused_ticks.labels(reason.name.lower())
+            self.refused_labels.labels(reason.name.lower())
 
     def of(self, key: ModelKey) -> ModelMetrics:
         """The model's children, made once: looking labels up costs more than counting."""
@@ -215,7 +226,7 @@ class ModelMetrics:
         self.resuming = False  # what the next report has in total was counted by a former server
 
     def _begin_at_zero(self) -> None:
-        """Counters that alerts look at exist before they move: an increase from nothing is none to Prometheus."""
+        """As `Metrics._begin_at_zero`, of what is not made above."""
         m, key = self._metrics, self.key
         m.skipped.labels(*key)
         m.rollbacks.labels(*key)
