@@ -29,6 +29,7 @@ class ServeConfig(BaseSettings):
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
     data: Path = Field(Path("freshet-data"), description="directory of journal, snapshots and versions")
     insecure: bool = Field(False, description="allow addresses other than this machine's, without TLS")
+    access: Path | None = Field(None, description="TOML file of tokens and quotas; without it nobody needs a token")
 
     publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")

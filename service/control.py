@@ -17,7 +17,7 @@ from service.creation import Creation
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.errors import Exhausted, Invalid, NotFound
 from service.export import Array, Canary, Export, export, read_weights
-from service.names import check_model_name
+from service.names import ModelKey, check_model_name
 from service.publisher import Publisher, Return
 from service.records import ModelDelete, Paused, Promote, Resumed, Rollback
 from service.serving import Serving
@@ -33,38 +33,38 @@ class Control:
     def __init__(self, serving: Serving, publisher: Publisher) -> None:
         self._serving, self._publisher, self._creation = serving, publisher, Creation(serving)
 
-    async def create(self, name: str, spec: ModelSpec, weights: bytes = b"", digest: str = "") -> Sessions:
+    async def create(self, key: ModelKey, spec: ModelSpec, weights: bytes = b"", digest: str = "") -> Sessions:
         """Create a model, or find it if it exists with this spec and, where some are given, these first weights.
 
         weights: safetensors, those of version 1; empty: drawn from the spec's seed. digest: their sha256, hex.
         """
         if not weights and not digest:
-            return await self._creation.create(name, spec)
-        check_model_name(name)
+            return await self._creation.create(key, spec)
+        check_model_name(key.name)
         check_digest("weights_digest", digest, weights)
         limits.check_size(spec)
         flat = await asyncio.to_thread(checked_weights, Network(spec), weights)
         try:
-            return await self._creation.create(name, spec, flat)
+            return await self._creation.create(key, spec, flat)
         except BadVersion as bad:
             raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
 
-    async def import_version(self, name: str, weights: bytes, digest: str, onnx: bytes = b"") -> Version:
+    async def import_version(self, key: ModelKey, weights: bytes, digest: str, onnx: bytes = b"") -> Version:
         """Store a version that does not serve yet. The same weights again are the version that they are already.
 
         weights: safetensors; digest: their sha256, hex; onnx: their graph, to be compared with the one made here.
         """
         self._serving.check_disk()
-        model = self._serving.model(name)
+        model = self._serving.model(key)
         check_digest("digest", digest, weights)
         before = await asyncio.to_thread(self._serving.versions.pinned, model.number)
         if len(before) >= limits.MAX_PINNED:
             remedy = f"the model keeps {len(before)} versions for good, its limit: create another from these weights"
-            raise Exhausted("name", name, remedy)
+            raise Exhausted("name", key.name, remedy)
         number = await asyncio.to_thread(self._import, model, weights, onnx)
         if model.deleted:  # meanwhile, and its versions with it: this one came too late
             await asyncio.to_thread(self._serving.versions.drop, model.number)
-            raise NotFound("model", name, "deleted meanwhile")
+            raise NotFound("model", key.name, "deleted meanwhile")
         if number not in before:
             self._serving.emit(model, ev.IMPORTED, self._serving.journal.offset(model.number), number, BY_HAND)
         return await self.version(model, number)
@@ -84,33 +84,33 @@ class Control:
         version = new_version(model.number, model.champion, 0, made.onnx, made.weights, serving.wall(), numbers)
         return serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
 
-    async def promote(self, name: str, number: int) -> Sessions:
+    async def promote(self, key: ModelKey, number: int) -> Sessions:
         """A kept version serves from here on, is the anchor, and learning goes on from its weights."""
-        return await self._return(Promote, name, number)
+        return await self._return(Promote, key, number)
 
-    async def roll_back(self, name: str, number: int = 0) -> Sessions:
+    async def roll_back(self, key: ModelKey, number: int = 0) -> Sessions:
         """Serving and learning return to an earlier version, by default the anchor; then nothing is published for a
         while."""
-        model = self._serving.model(name)
+        model = self._serving.model(key)
         number = number or model.anchor
         if number > model.champion:
             remedy = f"later than the version that serves, {model.champion}: promote it instead"
             raise Invalid("version", number, remedy)
-        return await self._return(Rollback, name, number)
+        return await self._return(Rollback, key, number)
 
-    async def pause(self, name: str) -> Sessions:
+    async def pause(self, key: ModelKey) -> Sessions:
         """Learning stops: labels that come from here on are never learned. Serving goes on."""
-        return await self._set_paused(name, True)
+        return await self._set_paused(key, True)
 
-    async def resume(self, name: str) -> Sessions:
+    async def resume(self, key: ModelKey) -> Sessions:
         """Learning goes on from here."""
-        return await self._set_paused(name, False)
+        return await self._set_paused(key, False)
 
-    async def delete(self, name: str) -> None:
+    async def delete(self, key: ModelKey) -> None:
         """The model, its streams and its versions are gone for good; its number stays used, its name is free."""
         self._serving.check_disk()
         # To its end also if the caller leaves: the versions go once the record is on disk.
-        await asyncio.shield(self._delete(self._serving.model(name)))
+        await asyncio.shield(self._delete(self._serving.model(key)))
 
     async def _delete(self, model: Sessions) -> None:
         serving = self._serving
@@ -128,24 +128,24 @@ class Control:
             remedy = f"model {model.name} has no version {number}, or keeps it no longer: list its versions"
             raise NotFound("version", number, remedy) from error
 
-    async def _return(self, kind: Return, name: str, number: int) -> Sessions:
+    async def _return(self, kind: Return, key: ModelKey, number: int) -> Sessions:
         self._serving.check_disk()
-        model = self._serving.model(name)
+        model = self._serving.model(key)
         await self.version(model, number)
         if (model.champion, model.anchor) != (number, number):
             try:
                 await self._publisher.begin_again(kind, model, number, BY_HAND)
             except VersionMissing as error:  # since it was looked up
-                raise NotFound("version", number, f"model {name} keeps it no longer: list its versions") from error
+                raise NotFound("version", number, f"model {key.name} keeps it no longer: list its versions") from error
             except BadVersion as bad:
                 raise Invalid("version", number, f"it cannot serve here: {bad}; choose another version") from bad
         await self._serving.journal.flush()
         return model
 
-    async def _set_paused(self, name: str, paused: bool) -> Sessions:
+    async def _set_paused(self, key: ModelKey, paused: bool) -> Sessions:
         serving = self._serving
         serving.check_disk()
-        model = serving.model(name)
+        model = serving.model(key)
         if model.paused != paused:
             end = serving.record(model, Paused() if paused else Resumed())
             serving.emit(model, ev.PAUSED if paused else ev.RESUMED, end, model.champion, BY_HAND)

@@ -15,9 +15,9 @@ from service import limits
 from service.engine import StepSession
 from service.errors import AlreadyExists, Exhausted
 from service.export import Canary, export, pack_weights
-from service.names import check_model_name
+from service.names import ModelKey, check_model_name
 from service.records import ModelCreate, Promote, Swap
-from service.serving import TENANT, Serving
+from service.serving import Serving
 from service.sessions import Sessions
 from service.storage.versions import Version, new_version
 
@@ -31,41 +31,43 @@ class Creation:
         self._serving = serving
         self._creating = asyncio.Lock()
 
-    async def create(self, name: str, spec: ModelSpec, weights: Array | None = None) -> Sessions:
+    async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> Sessions:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
 
         weights: flat, version 1's; None: drawn from the seed. Given, an existing model must have begun with them.
         Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights that answer with no numbers.
         """
-        check_model_name(name)
+        check_model_name(key.name)
         self._serving.check_disk()
         limits.check_size(spec)
         # To its end also if the caller leaves: half a model is not to be seen by the next one.
-        return await asyncio.shield(self._find_or_create(name, spec, weights))
+        return await asyncio.shield(self._find_or_create(key, spec, weights))
 
-    async def _find_or_create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
+    async def _find_or_create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
         serving = self._serving
         async with self._creating:
-            existing = serving.by_name.get((TENANT, name))
+            existing = serving.by_key.get(key)
             if existing is not None:
                 if existing.spec != spec:
                     raise AlreadyExists(
-                        "name", name, "exists with another spec; a spec is immutable: choose another name"
+                        "name", key.name, "exists with another spec; a spec is immutable: choose another name"
                     )
                 if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
                     remedy = "began with other weights: import these as a version of it, or choose another name"
-                    raise AlreadyExists("name", name, remedy)
+                    raise AlreadyExists("name", key.name, remedy)
                 return existing
             if len(serving.models) >= serving.config.max_models:
-                raise Exhausted("name", name, f"the server holds {len(serving.models)} models, its limit", retry_s=60)
-            return await self._create(name, spec, weights)
+                raise Exhausted(
+                    "name", key.name, f"the server holds {len(serving.models)} models, its limit", retry_s=60
+                )
+            return await self._create(key, spec, weights)
 
-    async def _create(self, name: str, spec: ModelSpec, weights: Array | None) -> Sessions:
+    async def _create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
         serving = self._serving
         serving.last_model += 1  # taken, whatever comes of it
-        model = Sessions(serving.last_model, TENANT, name, spec)
+        model = Sessions(serving.last_model, key.tenant, key.name, spec)
         version, session = await asyncio.to_thread(self._first_version, model, weights)
-        record = ModelCreate(model.tenant, name, json.dumps(spec.to_mapping()))
+        record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_mapping()))
         serving.journal.append(model.number, record)
         digest = bytes.fromhex(version.digest)
         if weights is None:

@@ -38,6 +38,14 @@ class Exhausted(ServiceError):
     """A bound is reached; `retry_s` says when to try again."""
 
 
+class Unauthenticated(ServiceError):
+    """Who calls is not known: no token, or none that is good."""
+
+
+class Forbidden(ServiceError):
+    """Who calls is known, and may not do this."""
+
+
 class Unavailable(ServiceError):
     """The service cannot take this now: it is starting, draining, or its disk has failed."""
 
@@ -56,6 +64,7 @@ class Reason(enum.IntEnum):
     OVERLOADED = 9
     UNSUPPORTED = 10
     INVALID = 11
+    NOT_ALLOWED = 12
 
 
 @dataclass(frozen=True, slots=True)

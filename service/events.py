@@ -7,6 +7,8 @@ from collections import deque
 from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
 
+from service.names import ModelKey
+
 CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED, DRIFTED = range(1, 12)
 QUEUE = 1024
 REMEMBERED = 128  # events of each model
@@ -16,7 +18,7 @@ REMEMBERED = 128  # events of each model
 class Event:
     """One thing that happened to a model; `kind` is numbered as on the wire, `time` in seconds since 1970."""
 
-    model: str
+    key: ModelKey
     kind: int
     offset: int
     version: int
@@ -25,39 +27,44 @@ class Event:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
+def concerns(asked: ModelKey, model: ModelKey) -> bool:
+    """Whether a model is among those asked for; an empty name asks for all of the tenant's."""
+    return asked.tenant == model.tenant and asked.name in ("", model.name)
+
+
 class Events:
     """Passes events on to every open watch, and remembers the last ones of each model."""
 
     def __init__(self) -> None:
         self._watchers: set[asyncio.Queue[Event | None]] = set()
-        self._recent: dict[str, deque[Event]] = {}
+        self._recent: dict[ModelKey, deque[Event]] = {}
 
     def emit(self, event: Event) -> None:
         """Tell every watcher; a full queue loses its oldest event. A model that is deleted is forgotten."""
         if event.kind == DELETED:
-            self._recent.pop(event.model, None)
+            self._recent.pop(event.key, None)
         else:
-            self._recent.setdefault(event.model, deque(maxlen=REMEMBERED)).append(event)
+            self._recent.setdefault(event.key, deque(maxlen=REMEMBERED)).append(event)
         for queue in self._watchers:
             if queue.full():
                 queue.get_nowait()
             queue.put_nowait(event)
 
-    def recent(self, model: str, n: int) -> list[Event]:
-        """The last `n` events that are remembered of one model, or of all for an empty name, oldest first."""
-        rings = self._recent.values() if not model else [self._recent.get(model, ())]
+    def recent(self, key: ModelKey, n: int) -> list[Event]:
+        """The last `n` events that are remembered of a model, of all the tenant's for an empty name, oldest first."""
+        rings = [ring for other, ring in self._recent.items() if concerns(key, other)]
         return sorted((event for ring in rings for event in ring), key=lambda event: event.time)[-n:] if n else []
 
-    async def watch(self, model: str, recent: int = 0) -> AsyncGenerator[Event, None]:
-        """The `recent` events and those from now on of one model, or of all for an empty name; ends when the service
-        does."""
+    async def watch(self, key: ModelKey, recent: int = 0) -> AsyncGenerator[Event, None]:
+        """The `recent` events and those from now on of a model, or of all the tenant's for an empty name; ends when the
+        service does."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
         self._watchers.add(queue)
         try:
-            for past in self.recent(model, recent):
+            for past in self.recent(key, recent):
                 yield past
             while (event := await queue.get()) is not None:
-                if not model or event.model == model:
+                if concerns(key, event.key):
                     yield event
         finally:
             self._watchers.discard(queue)

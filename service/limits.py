@@ -30,6 +30,8 @@ MAX_CONTEXT_BYTES = 8 << 20
 
 # Of the side server: for probes, and whoever scrapes.
 MAX_HTTP_CONNECTIONS = 16
+# Of the access file: some 20,000 tokens.
+MAX_ACCESS_BYTES = 4 << 20
 # For files, databases, the trainer's pipes, polling, and the side server.
 RESERVED_DESCRIPTORS = 48
 # Of one call of Mux: its handles are columns, 21 bytes each.

@@ -11,6 +11,7 @@ from model.histories import CONFLICT, LATE, NON_FINITE, RANGE, UNKNOWN
 from model.windows import NO_LABEL, SHAPE
 from service.errors import Reason
 from service.histograms import Histogram, Series
+from service.names import ModelKey
 from service.sessions import Origin
 from service.trainer.quarantine import SKIPPED
 
@@ -18,13 +19,12 @@ LATENCY_S = (1e-5, 2.5e-5, 5e-5, 1e-4, 2.5e-4, 5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2
 FRESHNESS_S = (0.01, 0.025, 0.05, 0.1, 0.2, 0.4, 0.6, 0.8, 1.0, 1.2, 1.5, 2, 3, 5, 10, 30)
 NORMS = tuple(10.0**e for e in range(-6, 4))
 ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
-OF_MODEL = "tenant", "model"  # the labels of what is counted by model
+OF_MODEL = "tenant", "model"  # labels of what is counted by model; a ModelKey is their values
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 QUARANTINED = (LATE, UNKNOWN, CONFLICT, RANGE, NON_FINITE, NO_LABEL, SHAPE, SKIPPED)  # why, all of them
 VERDICTS = ("publish", "veto", "unchanged", "stale", "no_space")
 
-ModelKey = tuple[str, str]  # values of OF_MODEL
 Made = TypeVar("Made", bound="Counter | Gauge | Histogram")
 
 
@@ -163,6 +163,9 @@ class Metrics:
             "From a label on disk to weights in service that were judged with it.",
             FRESHNESS_S,
         )
+        self.access_invalid = gauge("access_invalid", "1 while the access file cannot be taken as it is.")
+        self.revoked = counter("calls_revoked_total", "Calls ended because their token was good no longer.")
+        self.denied = counter("calls_denied_total", "Calls not let in, by reason.", "reason")
         self.loop_lag = histogram("event_loop_lag_seconds", "How late a timer of the serving loop fires.", LATENCY_S)
         self._begin_at_zero()
         self._models: dict[ModelKey, ModelMetrics] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from typing import NamedTuple
 
 from service.errors import Invalid
 
@@ -15,6 +16,13 @@ RESERVED = {
     "default": "the tenant",
     "freshet": "the server itself",
 }
+
+
+class ModelKey(NamedTuple):
+    """What people know a model by. The tenant comes from the credential of whoever asks, never from a field."""
+
+    tenant: str
+    name: str
 
 
 def check_model_name(name: str) -> None:

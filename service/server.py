@@ -33,12 +33,15 @@ from prometheus_client import (
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from service import __version__, heap, limits
+from service.access_file import AccessFile
 from service.config import ServeConfig, split_address
 from service.control import Control
 from service.edge.call_limit import CallLimit
+from service.edge.health import Health
 from service.edge.http import HttpServer, application
 from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
+from service.edge.security import Security
 from service.edge.streams import Streams
 from service.edge.training import Training
 from service.edge.writing import Writers
@@ -100,6 +103,8 @@ class Server:
         ).set(1)
         self.metrics.ready.set_function(lambda: not self._not_ready())
         self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
+        self.access = AccessFile(config.access, self.metrics)
+        self.security = Security(lambda: self.access.current, self.metrics)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
@@ -120,7 +125,7 @@ class Server:
         self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
         self._was_full = False
         self.journal.on_full.append(self._full)
-        self.health, self.writers = health.aio.HealthServicer(), Writers(config.write_s)
+        self.health, self.writers = Health(), Writers(config.write_s)
         self.ready = False
 
     # ---- running
@@ -130,7 +135,7 @@ class Server:
         stopping = self._signals()
         grpc_server, port = self._grpc_server()
         host, http_port = split_address("http", self.config.http)
-        http = HttpServer(application(self.registry, self._not_ready), host, http_port)
+        http = HttpServer(application(self.registry, self._not_ready, self.security.check_metrics), host, http_port)
         parts: list[asyncio.Task[Any]] = []
         try:
             parts = [
@@ -139,6 +144,7 @@ class Server:
                 asyncio.create_task(self.upkeep.run(), name="snapshots"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
+                asyncio.create_task(self.access.run(self.security.sweep), name="access"),
                 asyncio.create_task(http.run(), name="http"),
             ]
             starting = asyncio.create_task(self.trainer.tried.wait(), name="start")
@@ -220,7 +226,7 @@ class Server:
         if connections < config.max_connections:
             log.warning("fewer connections than configured, for want of descriptors", most=connections)
         server = grpc.aio.server(
-            interceptors=[GrpcMetrics(self.registry), CallLimit(config.max_calls)],
+            interceptors=[GrpcMetrics(self.registry), self.security, CallLimit(config.max_calls)],
             options=[
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", 64 << 20),

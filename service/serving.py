@@ -22,6 +22,7 @@ from service.engine import Engine
 from service.errors import Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
 from service.events import Event, Events
 from service.metrics import Metrics
+from service.names import ModelKey
 from service.rates import Rate
 from service.records import Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Ticks
 from service.residency import Residency
@@ -37,7 +38,6 @@ log = structlog.get_logger("serving")
 Array = NDArray[np.float32]
 WAVE_ROWS = 1024  # of one step
 DISK_FULL_S = 1.0  # between two tries of a client
-TENANT = "default"  # until credentials name one
 
 
 class Fenced(Exception):
@@ -78,7 +78,7 @@ class Serving:
         self.config, self.journal, self.versions, self.engine = config, journal, versions, engine
         self.metrics, self.events, self.clock, self.wall = metrics, events, clock, wall
         self.models: dict[int, Sessions] = {}
-        self.by_name: dict[tuple[str, str], Sessions] = {}
+        self.by_key: dict[ModelKey, Sessions] = {}
         self.residency = Residency(config, states, self.models, clock, self._evicted)
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
@@ -92,23 +92,23 @@ class Serving:
 
     # ---- models
 
-    def model(self, name: str) -> Sessions:
-        """The model of that name. Raises NotFound."""
-        found = self.by_name.get((TENANT, name))
+    def model(self, key: ModelKey) -> Sessions:
+        """The tenant's model of that name. Raises NotFound, whether there is none or it is another's."""
+        found = self.by_key.get(key)
         if found is None:
-            raise NotFound("model", name, "no such model; create it first, or list the models")
+            raise NotFound("model", key.name, "no such model; create it first, or list the models")
         return found
 
     def add_model(self, model: Sessions) -> None:
         """Make a model known."""
         self.models[model.number] = model
-        self.by_name[model.key] = model
+        self.by_key[model.key] = model
         self.last_model = max(self.last_model, model.number)
 
     def remove_model(self, model: Sessions) -> None:
         """Forget a model whose end is recorded; whoever has a stream of it open is woken. Its number is never used
         again, its name may be."""
-        del self.models[model.number], self.by_name[model.key]
+        del self.models[model.number], self.by_key[model.key]
         self.engine.retire(model.number, set())
         model.wake()
         self._count(model)
@@ -142,7 +142,7 @@ class Serving:
         if model.deleted and kind != ev.DELETED:
             return
         now = self.wall()
-        self.events.emit(Event(model.name, kind, offset, version, reason, now, numbers or {}))
+        self.events.emit(Event(model.key, kind, offset, version, reason, now, numbers or {}))
         if kind == ev.DELETED:
             return
         self.stands(model)

@@ -20,6 +20,7 @@ from model.network import Network
 from model.spec import ModelSpec
 from service.answers import Answer, AnswerLog
 from service.engine import StepSession
+from service.names import ModelKey
 from service.records import (
     ModelDelete,
     Paused,
@@ -107,7 +108,7 @@ class Sessions:
 
     def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
-        self.key = tenant, name  # what people know it by
+        self.key = ModelKey(tenant, name)
         self.network = Network(spec)
         self.champion = 0
         self.anchor = 0

@@ -228,7 +228,7 @@ def version_message(version: Version) -> models_pb2.Version:
 def event_message(event: Event) -> models_pb2.ModelEvent:
     """An event as a watch message."""
     return models_pb2.ModelEvent(
-        model=event.model,
+        model=event.key.name,
         kind=event.kind,  # type: ignore[arg-type]  # numbered alike
         offset=event.offset,
         version=event.version,

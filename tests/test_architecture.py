@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 FLOORS = {
     "model": 0,
     # decisions: pure functions and records
+    "service.access": 1,
     "service.answers": 1,
     "service.chart": 1,
     "service.config": 1,
@@ -34,6 +35,7 @@ FLOORS = {
     "service.sources": 1,
     "service.table": 1,
     # components: each with one `run`, or the storage under it
+    "service.access_file": 2,
     "service.batcher": 2,
     "service.control": 2,
     "service.creation": 2,

@@ -27,6 +27,7 @@ class Reason(enum.IntEnum):
     OVERLOADED = 9
     UNSUPPORTED = 10
     INVALID = 11
+    NOT_ALLOWED = 12
 
     @classmethod
     def _missing_(cls, value: object) -> Reason:  # a newer server may know more reasons

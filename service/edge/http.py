@@ -15,16 +15,26 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from service.errors import Forbidden, Unauthenticated
 from service.limits import MAX_HTTP_CONNECTIONS
 
 BACKLOG = 8  # connections that are accepted at once
 INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
 
 
-def application(registry: CollectorRegistry, not_ready: Callable[[], str]) -> Starlette:
-    """The routes. not_ready() says why the service takes no streams, or nothing."""
+def application(
+    registry: CollectorRegistry, not_ready: Callable[[], str], check: Callable[[str | None], None]
+) -> Starlette:
+    """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization) raises
+    Unauthenticated or Forbidden for whoever may not read the metrics of all tenants."""
 
     async def metrics(request: Request) -> Response:
+        try:
+            check(request.headers.get("authorization"))
+        except Unauthenticated as error:
+            return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
+        except Forbidden as error:
+            return PlainTextResponse(f"{error}\n", 403)
         # Rendered off the loop: thousands of series take milliseconds, and forecasts must not wait for them.
         return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
 

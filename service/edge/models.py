@@ -9,6 +9,7 @@ from typing import Any
 from freshet.v1 import models_pb2, models_pb2_grpc
 from service import wire
 from service.control import Control
+from service.edge.security import caller, key
 from service.edge.statuses import statuses
 from service.edge.writing import Writers
 from service.errors import Unavailable
@@ -29,29 +30,30 @@ class Models(models_pb2_grpc.ModelsServicer):
         """Answers once the model is on disk and serves."""
         async with statuses(context):
             spec = wire.spec(request.spec)
-            model = await self._control.create(request.name, spec, request.weights, request.weights_digest)
+            model = await self._control.create(key(request.name), spec, request.weights, request.weights_digest)
             return self._message(model)
 
     async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """One model."""
         async with statuses(context):
-            return self._message(self._serving.model(request.name))
+            return self._message(self._serving.model(key(request.name)))
 
     async def List(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
-        """All models."""
-        return models_pb2.ListModelsResponse(models=[self._message(m) for m in self._serving.models.values()])
+        """All models of the tenant."""
+        mine = (m for m in self._serving.models.values() if m.tenant == caller().tenant)
+        return models_pb2.ListModelsResponse(models=[self._message(m) for m in mine])
 
     async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:
         """The versions kept, newest first."""
         async with statuses(context):
-            model = self._serving.model(request.name)
+            model = self._serving.model(key(request.name))
             versions = await asyncio.to_thread(self._serving.versions.list, model.number)
             return models_pb2.VersionsResponse(versions=[wire.version_message(v) for v in versions])
 
     async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
         """A version's files, checked against their digests."""
         async with statuses(context):
-            model, store = self._serving.model(request.name), self._serving.versions
+            model, store = self._serving.model(key(request.name)), self._serving.versions
             version = await self._control.version(model, request.version or model.champion)
             blobs = await asyncio.to_thread(store.blobs, model.number, version.number)
             return models_pb2.ExportResponse(
@@ -61,47 +63,49 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Import(self, request: models_pb2.ImportRequest, context: Any) -> models_pb2.Version:
         """Answers once the version is stored; it serves when it is promoted."""
         async with statuses(context):
-            version = await self._control.import_version(request.name, request.weights, request.digest, request.onnx)
+            version = await self._control.import_version(
+                key(request.name), request.weights, request.digest, request.onnx
+            )
             return wire.version_message(version)
 
     async def Promote(self, request: models_pb2.PromoteRequest, context: Any) -> models_pb2.Model:
         """Answers once it is on disk; from the swap on, every forecast is the version's."""
         async with statuses(context):
-            return self._message(await self._control.promote(request.name, request.version))
+            return self._message(await self._control.promote(key(request.name), request.version))
 
     async def Rollback(self, request: models_pb2.RollbackRequest, context: Any) -> models_pb2.Model:
         """As Promote, to an earlier version."""
         async with statuses(context):
-            return self._message(await self._control.roll_back(request.name, request.version))
+            return self._message(await self._control.roll_back(key(request.name), request.version))
 
     async def Pause(self, request: models_pb2.PauseRequest, context: Any) -> models_pb2.Model:
         """Answers once it is on disk."""
         async with statuses(context):
-            return self._message(await self._control.pause(request.name))
+            return self._message(await self._control.pause(key(request.name)))
 
     async def Resume(self, request: models_pb2.ResumeRequest, context: Any) -> models_pb2.Model:
         """Answers once it is on disk."""
         async with statuses(context):
-            return self._message(await self._control.resume(request.name))
+            return self._message(await self._control.resume(key(request.name)))
 
     async def Delete(self, request: models_pb2.DeleteModelRequest, context: Any) -> models_pb2.DeleteModelResponse:
         """Answers once it is on disk."""
         async with statuses(context):
-            await self._control.delete(request.name)
+            await self._control.delete(key(request.name))
             return models_pb2.DeleteModelResponse()
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> None:  # type: ignore[override]  # writes
         """Recent events if asked, then those from now on, until the client leaves, or does not read."""
         async with self._writers.call(context) as writing:
             if request.name:
-                self._serving.model(request.name)
+                self._serving.model(key(request.name))
             await context.send_initial_metadata(())  # tells the client that events from here on will come
             events = self._serving.events
             if request.recent_only:
-                for event in events.recent(request.name, request.recent):
+                for event in events.recent(key(request.name), request.recent):
                     await writing.send(wire.event_message(event))
                 return
-            async with contextlib.aclosing(events.watch(request.name, request.recent)) as watched:
+            async with contextlib.aclosing(events.watch(key(request.name), request.recent)) as watched:
                 async for event in watched:
                     await writing.send(wire.event_message(event))
             raise Unavailable("service", "draining", "watch again in a moment", retry_s=1.0)

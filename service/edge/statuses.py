@@ -14,7 +14,16 @@ from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
-from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, ServiceError, Unavailable
+from service.errors import (
+    AlreadyExists,
+    Exhausted,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
 from service.storage.journal import JournalFailed
 from service.storage.space import NoSpace
 from service.storage.versions import VersionCorrupt, VersionMissing
@@ -27,6 +36,8 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     NotFound: grpc.StatusCode.NOT_FOUND,
     AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
     Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
 }
 
@@ -50,12 +61,16 @@ async def statuses(context: Any) -> AsyncIterator[None]:
         await _abort(context, Unavailable("journal", str(error), "the server must be restarted"))
 
 
+def reason_of(error: ServiceError) -> str:
+    """The kind of an error as one word, in lower case."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+
+
 async def _abort(context: Any, error: ServiceError) -> NoReturn:
     violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.remedy)
-    reason = re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).upper()
     details: list[Message] = [
         error_details_pb2.BadRequest(field_violations=[violation]),
-        error_details_pb2.ErrorInfo(reason=reason, domain=DOMAIN, metadata={"value": error.value}),
+        error_details_pb2.ErrorInfo(reason=reason_of(error).upper(), domain=DOMAIN, metadata={"value": error.value}),
     ]
     if error.retry_s is not None:
         delay = duration_pb2.Duration(nanos=int(error.retry_s % 1 * 1e9), seconds=int(error.retry_s))

@@ -11,9 +11,11 @@ import grpc
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
 from service import wire
+from service.access import Role
 from service.answers import Answer
 from service.edge.duplex import both_sides
 from service.edge.mux import MuxCall
+from service.edge.security import caller, key
 from service.edge.statuses import statuses
 from service.edge.writing import Writers, Writing
 from service.errors import Invalid, NotFound, Reason, Refusal
@@ -33,6 +35,7 @@ class Call:
         self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
         self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = writing
+        self._may_teach = caller().role >= Role.TRAIN
         self._moved = asyncio.Event()
         self.owner = model.owner(self._moved.set)
         try:
@@ -139,7 +142,11 @@ class Call:
         self._labels_read += 1
         seq, y = wire.label(message)
         outcome: int | Refusal
-        if len(self.labels) >= self.serving.config.max_undurable:
+        if not self._may_teach:
+            outcome = Refusal(
+                seq, Reason.NOT_ALLOWED, "label", "role predict", "send labels with a token of role train"
+            )
+        elif len(self.labels) >= self.serving.config.max_undurable:
             remedy = f"{len(self.labels)} labels are not on disk yet: wait for Durable, then send it again"
             outcome = Refusal(seq, Reason.OVERLOADED, "label.seq", str(seq), remedy)
         else:
@@ -168,7 +175,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             first = await context.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
-            model = self._serving.model(first.hello.model)
+            model = self._serving.model(key(first.hello.model))
             self._serving.check_stream_id(first.hello.stream)
             await self._serving.residency.bring(model, [first.hello.stream])
             await both_sides(Call(self._intake, context, writing, model, first.hello.stream))
@@ -180,12 +187,12 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             if first is grpc.aio.EOF or not first.model:
                 raise Invalid("model", "", "name the model in the first message")
             self._serving.check_open()
-            await both_sides(MuxCall(self._intake, context, writing, self._serving.model(first.model), first))
+            await both_sides(MuxCall(self._intake, context, writing, self._serving.model(key(first.model)), first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
         """What is kept of a stream, at one moment."""
         async with statuses(context):
-            model = self._serving.model(request.model)
+            model = self._serving.model(key(request.model))
             await self._serving.residency.bring(model, [request.stream])
             row = model.table.by_id.get(request.stream)
             if row is None:
@@ -195,7 +202,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Put(self, request: streams_pb2.PutStreamRequest, context: Any) -> streams_pb2.Stream:
         """Put a stream's state, instead of what there was; it is on disk when this answers."""
         async with statuses(context):
-            serving, model = self._serving, self._serving.model(request.stream.model)
+            serving, model = self._serving, self._serving.model(key(request.stream.model))
             put = wire.put_state(request.stream, model)
             serving.check_stream_id(put.id)
             await serving.residency.bring(model, [put.id])
@@ -207,7 +214,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Delete(self, request: streams_pb2.DeleteStreamRequest, context: Any) -> streams_pb2.DeleteStreamResponse:
         """Forget a stream; that is on disk when this answers."""
         async with statuses(context):
-            serving, model = self._serving, self._serving.model(request.model)
+            serving, model = self._serving, self._serving.model(key(request.model))
             await serving.residency.bring(model, [request.stream])
             serving.check_disk()
             serving.delete_stream(model, request.stream)
@@ -217,7 +224,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
         """The streams of a model in the order of their ids, page by page."""
         async with statuses(context):
-            model = self._serving.model(request.model)
+            model = self._serving.model(key(request.model))
             size = min(request.page_size or PAGE, MAX_PAGE)
             rows, more = await self._serving.residency.page(model, request.page_token, size)
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]

@@ -12,6 +12,7 @@ from freshet.v1 import training_pb2, training_pb2_grpc
 from freshet.v1.training_pb2 import LearnHello, LearnResponse
 from service import wire
 from service.edge.duplex import both_sides
+from service.edge.security import key
 from service.edge.statuses import statuses
 from service.edge.writing import Writers, Writing
 from service.errors import Invalid, Refusal
@@ -139,7 +140,7 @@ class Training(training_pb2_grpc.TrainingServicer):
                 raise Invalid("message", "no Hello", "begin the call with LearnHello{model, source}")
             hello = first.hello
             self._intake.serving.check_open()
-            model = self._intake.serving.model(hello.model)
+            model = self._intake.serving.model(key(hello.model))
             check_source(hello.source)
             if hello.acknowledge not in LearnHello.Acknowledge.values():
                 raise Invalid("hello.acknowledge", hello.acknowledge, "choose DURABLE or LEARNED")
@@ -151,13 +152,13 @@ class Training(training_pb2_grpc.TrainingServicer):
     ) -> training_pb2.QuarantineResponse:
         """A page of what could not be learned; large items make it shorter. An empty page is the end."""
         async with statuses(context):
-            model = self._intake.serving.model(request.model)
+            model = self._intake.serving.model(key(request.model))
             items = await self._replayer.items(model, request.after, request.page_size or DEFAULT_PAGE)
             return training_pb2.QuarantineResponse(items=[wire.quarantined_message(*item) for item in items])
 
     async def Replay(self, request: training_pb2.ReplayRequest, context: Any) -> training_pb2.ReplayResponse:
         """Answers once what can be replayed is on disk."""
         async with statuses(context):
-            model = self._intake.serving.model(request.model)
+            model = self._intake.serving.model(key(request.model))
             replayed, refused = await self._replayer.replay(model, request.ids)
             return training_pb2.ReplayResponse(replayed=replayed, refused=refused)

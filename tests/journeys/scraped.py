@@ -31,23 +31,24 @@ class Scraped:
         return {v for s in samples for k, v in s.labels.items() if k != "le" and label in (None, k)}
 
 
-def get(url: str) -> tuple[int, str]:
+def get(url: str, token: str | None = None) -> tuple[int, str]:
     """Status and body, redirects not followed."""
+    request = urllib.request.Request(url, headers={} if token is None else {"Authorization": f"Bearer {token}"})
 
     class Stay(urllib.request.HTTPRedirectHandler):
         def redirect_request(self, *request: object) -> None:
             return None
 
     try:
-        with urllib.request.build_opener(Stay).open(url, timeout=DEADLINE_S) as answer:
+        with urllib.request.build_opener(Stay).open(request, timeout=DEADLINE_S) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
 
 
-async def scrape(http: str) -> Scraped:
+async def scrape(http: str, token: str | None = None) -> Scraped:
     """Read http://HOST:PORT/metrics, which must answer 200."""
-    status, text = await asyncio.to_thread(get, f"http://{http}/metrics")
+    status, text = await asyncio.to_thread(get, f"http://{http}/metrics", token)
     assert status == 200, text
     return Scraped({family.name: family for family in text_string_to_metric_families(text)})
 

@@ -13,9 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.spec import ModelSpec
+from service.access import DEFAULT_TENANT
 from service.answers import Answer
 from service.config import ServeConfig
 from service.export import export
+from service.names import ModelKey
 from service.server import Server
 from service.serving import Tick
 from service.sessions import Session, Sessions
@@ -25,6 +27,11 @@ from service.trainer.process import Trainer
 
 Array = NDArray[np.float32]
 NEVER_S = 1e9  # nothing here happens because time has passed
+
+
+def key(name: str) -> ModelKey:
+    """What serving knows a model of the tests by."""
+    return ModelKey(DEFAULT_TENANT, name)
 
 
 class Pipes:
@@ -62,7 +69,7 @@ class World:
     async def model(self, name: str = "flow", **spec: Any) -> Sessions:
         """The model of that name, made if needed; one channel and a small network unless the spec says otherwise."""
         values = {"channels": ["x"], "hidden": 4, "head_init": 0.5} | spec
-        return await self.control.create(name, ModelSpec.from_mapping(values))
+        return await self.control.create(key(name), ModelSpec.from_mapping(values))
 
     def open(self, model: Sessions, id: str) -> Session:
         """Open a stream that is new, or in memory."""

@@ -20,7 +20,7 @@ from service.records import Kind, ModelCreate, Swap
 from service.storage.versions import Version
 from service.trainer.messages import Message
 from tests.oracles import replay
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 
 SPEC = {"channels": ["x"], "hidden": 4, "head_init": 0.5}
 DEADLINE_S = 20.0
@@ -85,7 +85,7 @@ async def test_a_promoted_version_answers_the_next_tick_and_is_the_anchor(tmp_pa
         model, session = await published(live, 4)
         told = Told(live, monkeypatch)
 
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
 
         assert (model.champion, model.anchor) == (2, 2)
         assert (await live.tick(model, session, 9.0)).version == 2
@@ -100,7 +100,7 @@ async def test_learning_goes_on_from_a_promoted_versions_weights_at_once(tmp_pat
             await live.tick(model, session, float(np.sin(n)))
         await live.learn()
 
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         assert await live.learn() == [], "nothing was learned since: nothing is to be judged"
         learner = live.trainer.models[1].learner
         np.testing.assert_array_equal(learner.weights.flat, weights_of(live, model, 2))
@@ -118,7 +118,7 @@ async def test_a_rollback_by_hand_returns_to_the_anchor_and_publishes_nothing_fo
         model, session = await published(live, 4)
         told = Told(live, monkeypatch)
 
-        await live.control.roll_back("flow")
+        await live.control.roll_back(key("flow"))
         await live.tick(model, session, 1.0)
         [verdict] = await live.learn()
 
@@ -133,7 +133,7 @@ async def test_what_is_so_already_is_answered_without_another_record(tmp_path, w
         model, _ = await published(live, 3)
 
         for _ in range(3):
-            await getattr(live.control, what)("flow", 2)
+            await getattr(live.control, what)(key("flow"), 2)
 
         assert kinds(live, tmp_path).count(Kind.PROMOTE if what == "promote" else Kind.ROLLBACK) == 1
         assert model.champion == 2
@@ -146,7 +146,7 @@ async def test_a_version_that_is_not_kept_is_not_found_by_number(tmp_path, what)
         live.serving.versions.prune(1, {1, 2, 5})
 
         with pytest.raises(NotFound, match=r"version = 3: model flow has no version 3, or keeps it no longer: list"):
-            await getattr(live.control, what)("flow", 3)
+            await getattr(live.control, what)(key("flow"), 3)
 
         assert model.champion == 5
 
@@ -154,11 +154,11 @@ async def test_a_version_that_is_not_kept_is_not_found_by_number(tmp_path, what)
 async def test_a_rollback_to_a_later_version_is_refused(tmp_path):
     async with world(tmp_path / "data") as live:
         model, _ = await published(live, 4)
-        await live.control.roll_back("flow", 2)
+        await live.control.roll_back(key("flow"), 2)
 
         with pytest.raises(Invalid, match="version = 4: later than the version that serves, 2: promote it instead"):
-            await live.control.roll_back("flow", 4)
-        await live.control.promote("flow", 4)
+            await live.control.roll_back(key("flow"), 4)
+        await live.control.promote(key("flow"), 4)
 
         assert model.champion == 4
 
@@ -181,7 +181,7 @@ async def test_a_candidate_that_was_on_its_way_does_not_replace_what_was_promote
             patch.setattr(Engine, "prepare", slow)
             publishing = asyncio.create_task(live.publish(model, 7))
             assert await asyncio.to_thread(entered.wait, DEADLINE_S)
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         go_on.set()
         await publishing
 
@@ -204,7 +204,7 @@ async def test_a_rollback_that_the_trainer_wished_for_does_not_undo_a_promotion(
             patch.setattr(Engine, "prepare", slow)
             judging = asyncio.create_task(live.verdict(model, "veto", rollback=1))
             assert await asyncio.to_thread(entered.wait, DEADLINE_S)
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         go_on.set()
         await judging
 
@@ -217,7 +217,7 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
         before = live.server.journal.durable_offset(1)
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         told = Told(live, monkeypatch)
 
         live.server.publisher.anchored(Message("anchored", {"model": 1, "version": 3, "offset": before}))
@@ -235,7 +235,7 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         for n in range(5):
             await live.tick(model, session, float(np.sin(n)))
         await live.learn()
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         await live.learn()
         live.trainer._save()
         before = [v.number for v in live.serving.versions.list(1)]
@@ -260,7 +260,7 @@ async def test_two_promotions_at_once_leave_the_last_one_in_the_journal_in_servi
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 5)
 
-        await asyncio.gather(*(live.control.promote("flow", n) for n in (2, 3, 4, 2, 3)))
+        await asyncio.gather(*(live.control.promote(key("flow"), n) for n in (2, 3, 4, 2, 3)))
 
         answer = await live.tick(model, session, 1.0)
         await live.server.journal.flush()
@@ -274,7 +274,8 @@ async def test_nothing_is_promoted_while_the_server_leaves(tmp_path):
         model, _ = await published(live)
         live.serving.draining = True
 
-        for change in (live.control.promote("flow", 1), live.control.pause("flow"), live.control.roll_back("flow")):
+        flow, control = key("flow"), live.control
+        for change in (control.promote(flow, 1), control.pause(flow), control.roll_back(flow)):
             with pytest.raises(Unavailable, match="draining"):
                 await change
 
@@ -285,7 +286,7 @@ async def test_nothing_is_promoted_while_the_server_leaves(tmp_path):
 
 
 async def imported(live: World, model, data: bytes, onnx: bytes = b"", digest: str = "") -> Version:
-    return await live.control.import_version(model.name, data, digest or sha256(data).hexdigest(), onnx)
+    return await live.control.import_version(model.key, data, digest or sha256(data).hexdigest(), onnx)
 
 
 async def test_an_imported_version_waits_for_its_promotion_and_then_serves_and_learns_on(tmp_path, monkeypatch):
@@ -301,7 +302,7 @@ async def test_an_imported_version_waits_for_its_promotion_and_then_serves_and_l
         assert version.digest == sha256(made.onnx).hexdigest()
         assert 0 <= version.parity_error <= 1e-5
         assert told() == [(ev.IMPORTED, 4, "by hand")]
-        await live.control.promote("flow", 4)
+        await live.control.promote(key("flow"), 4)
         assert (await live.tick(model, session, 1.0)).version == 4
         await live.server.journal.flush()
         chunks = replay.survivors(tmp_path / "data", tmp_path / "copy")
@@ -340,7 +341,7 @@ async def test_an_imported_version_outlives_the_versions_that_come_and_go_until_
             await live.snapshot()
             await live.snapshot()
 
-        await live.control.promote("flow", kept.number)
+        await live.control.promote(key("flow"), kept.number)
 
         assert (await live.tick(model, session, 1.0)).version == kept.number
 
@@ -360,7 +361,7 @@ async def test_bad_weights_are_refused_by_field_and_no_version_is_made(tmp_path,
         data, digest = made if isinstance(made, tuple) else (made, sha256(made).hexdigest())
 
         with pytest.raises(Invalid, match=remedy) as refused:
-            await live.control.import_version("flow", data, digest)
+            await live.control.import_version(key("flow"), data, digest)
 
         assert refused.value.field == field
         assert len(live.serving.versions.list(1)) == 2
@@ -418,7 +419,7 @@ async def test_nothing_is_learned_of_what_comes_while_a_model_is_paused(tmp_path
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 1)
         told = Told(live, monkeypatch)
-        await live.control.pause("flow")
+        await live.control.pause(key("flow"))
         for n in range(10):
             await live.tick(model, session, float(n))
         verdicts = await live.learn()
@@ -429,7 +430,7 @@ async def test_nothing_is_learned_of_what_comes_while_a_model_is_paused(tmp_path
         assert live.trainer.models[1].learner.counts.learned == 0
         assert model.judged_offset == verdicts[0].head["offset"], "nobody waits for labels that are never learned"
 
-        await live.control.resume("flow")
+        await live.control.resume(key("flow"))
         await live.tick(model, session, 1.0)
         [verdict] = await live.learn()
         assert (verdict.head["verdict"], verdict.head["numbers"]["labels"]) == ("publish", 1)
@@ -444,7 +445,7 @@ async def test_pausing_and_resuming_again_adds_no_record(tmp_path):
         await live.model()
 
         for what in ("resume", "pause", "pause", "resume", "resume", "pause"):
-            await getattr(live.control, what)("flow")
+            await getattr(live.control, what)(key("flow"))
 
         assert kinds(live, tmp_path)[2:] == [Kind.PAUSE, Kind.RESUME, Kind.PAUSE]
 
@@ -458,7 +459,7 @@ async def test_a_model_created_with_weights_answers_and_learns_from_them(tmp_pat
         flat = some_weights(other)
         data = pack_weights(other.network, flat)
 
-        model = await live.control.create("flow", other.spec, data, sha256(data).hexdigest())
+        model = await live.control.create(key("flow"), other.spec, data, sha256(data).hexdigest())
         await live.learn()
 
         assert (model.champion, model.anchor) == (1, 1)
@@ -474,17 +475,17 @@ async def test_a_model_is_created_again_with_its_weights_or_without_any_and_not_
 
         async def create(seed: int):
             data = pack_weights(network, some_weights(network, seed))
-            return await live.control.create("flow", spec, data, sha256(data).hexdigest())
+            return await live.control.create(key("flow"), spec, data, sha256(data).hexdigest())
 
         model = await create(1)
         await live.publish(model, 3)
 
         assert await create(1) is model
-        assert await live.control.create("flow", spec) is model
+        assert await live.control.create(key("flow"), spec) is model
         with pytest.raises(AlreadyExists, match="name = flow: began with other weights: import these"):
             await create(2)
         with pytest.raises(AlreadyExists, match="another spec"):
-            await live.control.create("flow", ModelSpec.from_mapping(SPEC | {"seed": 1}))
+            await live.control.create(key("flow"), ModelSpec.from_mapping(SPEC | {"seed": 1}))
 
 
 async def test_a_model_whose_creator_leaves_half_way_is_there_whole_for_the_next(tmp_path, monkeypatch):
@@ -498,16 +499,16 @@ async def test_a_model_whose_creator_leaves_half_way_is_there_whole_for_the_next
 
         spec = ModelSpec.from_mapping(SPEC)
         monkeypatch.setattr(Engine, "prepare", slow)
-        creating = asyncio.create_task(live.control.create("flow", spec))
+        creating = asyncio.create_task(live.control.create(key("flow"), spec))
         assert await asyncio.to_thread(entered.wait, DEADLINE_S)
         creating.cancel()
         with pytest.raises(asyncio.CancelledError):
             await creating
-        next_one = asyncio.create_task(live.control.create("flow", spec))
+        next_one = asyncio.create_task(live.control.create(key("flow"), spec))
         go_on.set()
         model = await next_one
 
-        assert live.serving.model("flow") is model
+        assert live.serving.model(key("flow")) is model
         assert list(live.serving.models) == [1]
         assert [v.number for v in live.serving.versions.list(1)] == [1]
         assert kinds(live, tmp_path) == [Kind.MODEL_CREATE, Kind.SWAP]
@@ -517,14 +518,14 @@ async def test_a_model_created_with_weights_is_recovered_with_them(tmp_path):
     async with world(tmp_path / "data") as live:
         network = (await live.model("other")).network
         data = pack_weights(network, some_weights(network))
-        model = await live.control.create("flow", ModelSpec.from_mapping(SPEC), data, sha256(data).hexdigest())
+        model = await live.control.create(key("flow"), ModelSpec.from_mapping(SPEC), data, sha256(data).hexdigest())
         session = live.open(model, "pump")
         answers = [await live.tick(model, session, float(n)) for n in range(4)]
         judged = model.judged_offset
         await live.server.journal.flush()
 
     async with world(tmp_path / "data") as again:
-        model = again.serving.model("flow")
+        model = again.serving.model(key("flow"))
         assert [a.y for a in model.session("pump").answers] == [a.y for a in answers]
         assert (model.champion, model.anchor, model.judged_offset) == (1, 1, judged)
 
@@ -538,7 +539,7 @@ async def test_bad_first_weights_are_refused_by_field_and_no_model_is_made(tmp_p
         data, digest = made if isinstance(made, tuple) else (made, sha256(made).hexdigest())
 
         with pytest.raises(Invalid, match=remedy) as refused:
-            await live.control.create("flow", ModelSpec.from_mapping(SPEC), data, digest)
+            await live.control.create(key("flow"), ModelSpec.from_mapping(SPEC), data, digest)
 
         assert refused.value.field == field
         assert [m.name for m in live.serving.models.values()] == ["other"]
@@ -550,7 +551,7 @@ async def test_weights_of_another_spec_are_refused_and_both_layouts_named(tmp_pa
         data = pack_weights(other.network, some_weights(other))
 
         with pytest.raises(Invalid, match=r"cell0\.W is float32 \(24, 9\), expected float32 \(16, 7\)"):
-            await live.control.create("flow", ModelSpec.from_mapping(SPEC), data, sha256(data).hexdigest())
+            await live.control.create(key("flow"), ModelSpec.from_mapping(SPEC), data, sha256(data).hexdigest())
 
 
 @pytest.mark.parametrize(
@@ -575,7 +576,7 @@ async def test_weights_of_another_spec_are_refused_and_both_layouts_named(tmp_pa
 async def test_a_name_that_a_model_may_not_have_is_refused(tmp_path, name, shown):
     async with world(tmp_path / "data") as live:
         with pytest.raises(Invalid, match=shown) as refused:
-            await live.control.create(name, ModelSpec.from_mapping(SPEC))
+            await live.control.create(key(name), ModelSpec.from_mapping(SPEC))
 
         assert refused.value.field == "name"
         assert not live.serving.models
@@ -583,7 +584,7 @@ async def test_a_name_that_a_model_may_not_have_is_refused(tmp_path, name, shown
 
 async def test_the_control_of_these_tests_a_model_from_the_seed_begins_with_a_swap(tmp_path):
     async with world(tmp_path / "data") as live:
-        await live.control.create("flow", ModelSpec.from_mapping(SPEC))
+        await live.control.create(key("flow"), ModelSpec.from_mapping(SPEC))
         [chunk] = replay.survivors(tmp_path / "data", tmp_path / "read")
 
         assert [type(r) for r in chunk.records] == [ModelCreate, Swap]

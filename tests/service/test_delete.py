@@ -23,7 +23,7 @@ from service.storage.versions import VersionMissing, Versions
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.messages import Message
 from tests.oracles import replay
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 from tests.service.test_control import DEADLINE_S, Told, imported, kinds, published, some_weights
 from tests.service.test_recovery import copy_of, recovered, seen
 
@@ -62,13 +62,13 @@ async def test_a_deleted_model_is_not_found_under_its_name_and_the_other_goes_on
         flow, _, heat, boiler = await two_models(live)
         told = Told(live, monkeypatch)
 
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
 
         with pytest.raises(NotFound, match="model = flow: no such model"):
-            live.serving.model("flow")
+            live.serving.model(key("flow"))
         assert list(live.serving.models) == [heat.number]
         assert told() == [(ev.DELETED, flow.champion, "by hand")]
-        assert live.serving.events.recent("flow", 10) == []
+        assert live.serving.events.recent(key("flow"), 10) == []
         assert (await live.tick(heat, boiler, 9.0)).version == 1
         assert kinds(live, tmp_path)[-1] is Kind.MODEL_DELETE
 
@@ -80,7 +80,7 @@ async def test_every_owner_of_a_stream_is_woken_and_finds_itself_fenced(tmp_path
         owner = flow.owner(lambda: woken.append(1))
         session, _ = live.serving.open_stream(flow, "valve", owner)
 
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
 
         assert woken
         for stream in (pump, session):
@@ -111,7 +111,7 @@ async def test_a_deleted_model_leaves_no_series_behind_and_one_of_the_same_name_
 
         before = len(series("heat"))
         assert len(series("flow")) >= before > 20
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         live.serving.close_stream(flow, owner)
         await live.learn()
         assert series("flow") == set()
@@ -130,13 +130,13 @@ async def test_the_name_may_be_created_anew_and_the_number_is_never_used_again(t
             numbers.append(model.number)
             assert model.known == 0
             await live.tick(model, live.open(model, "pump"), 1.0)
-            await live.control.delete("flow")
+            await live.control.delete(key("flow"))
         assert numbers == [1, 2, 3, 4]
     for _ in range(2):  # whether or not a snapshot was taken
         async with world(tmp_path / "data") as again:
             model = await again.model("flow")
             numbers.append(model.number)
-            await again.control.delete("flow")
+            await again.control.delete(key("flow"))
             await again.snapshot()
     assert numbers == [1, 2, 3, 4, 5, 6]
 
@@ -157,10 +157,10 @@ async def test_a_candidate_or_an_import_that_comes_too_late_leaves_nothing_behin
         with monkeypatch.context() as patch:
             patch.setattr(Engine, "prepare", slow)
             publishing = asyncio.create_task(live.publish(flow, 5))
-            promoting = asyncio.create_task(live.control.promote("flow", 1))
+            promoting = asyncio.create_task(live.control.promote(key("flow"), 1))
             importing = asyncio.create_task(imported(live, flow, data))
             assert await asyncio.to_thread(all_in.wait, DEADLINE_S)
-            await live.control.delete("flow")
+            await live.control.delete(key("flow"))
             go_on.set()
             await publishing
             for refused in (promoting, importing):
@@ -169,16 +169,16 @@ async def test_a_candidate_or_an_import_that_comes_too_late_leaves_nothing_behin
 
         assert live.serving.versions.list(flow.number) == []
         assert live.serving.engine.get(flow.number, flow.champion) is None
-        assert live.serving.events.recent("flow", 10) == []
+        assert live.serving.events.recent(key("flow"), 10) == []
 
 
 async def test_deleting_what_is_not_there_is_refused(tmp_path):
     async with world(tmp_path / "data") as live:
         await two_models(live)
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
 
         with pytest.raises(NotFound, match="flow"):
-            await live.control.delete("flow")
+            await live.control.delete(key("flow"))
 
 
 # ---- files and recovery
@@ -194,7 +194,7 @@ async def test_serving_is_recovered_without_the_model_and_with_the_other_as_it_w
             await live.ticks(flow, [(pump, 7.0)])
             await live.publish(flow, 9)
             await live.ticks(flow, [(pump, 8.0)])
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         await live.tick(heat, boiler, 3.0)
         if after:
             await live.snapshot()
@@ -212,7 +212,7 @@ async def test_a_crash_before_the_deletion_is_on_disk_keeps_the_model_whole(tmp_
         await two_models(live)
         await live.server.journal.flush()
         now, copy = seen(live), copy_of(live, tmp_path / "copy")
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
 
         assert await recovered(copy) == now
 
@@ -221,7 +221,7 @@ async def test_a_crash_between_the_record_and_the_dropping_of_the_versions_leave
     async with world(tmp_path / "data") as live:
         flow, *_ = await two_models(live)
         monkeypatch.setattr(Versions, "drop", lambda self, model: None)
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         assert live.serving.versions.list(flow.number)
 
     async with world(tmp_path / "data") as again:
@@ -237,7 +237,7 @@ async def test_nothing_is_left_of_a_deleted_model_once_both_processes_have_saved
         await live.snapshot()
         assert all(rows_of(tmp_path / "data", flow.number)[f"{file} models"] for file in ("states.db", "trainer.db"))
 
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         await live.learn()
         live.trainer._save()
         await live.snapshot()
@@ -290,7 +290,7 @@ async def test_the_trainer_forgets_the_model_and_goes_on_with_the_other(tmp_path
         await live.learn()
         before = live.trainer.models[heat.number].learner.weights.flat.copy()
 
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         for n in range(4):
             await live.tick(heat, boiler, float(np.sin(n)))
         [verdict] = await live.learn()
@@ -308,14 +308,14 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
         await live.learn()
         if checkpoint:
             live.trainer._save()
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         await live.ticks(flow, [(pump, 3.0)])
-        await live.control.pause("heat")
+        await live.control.pause(key("heat"))
         await live.tick(heat, boiler, 0.5)
-        await live.control.resume("heat")
-        await live.control.promote("heat", 1)
+        await live.control.resume(key("heat"))
+        await live.control.promote(key("heat"), 1)
         await live.learn()
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         await live.tick(heat, boiler, 0.25)
         await live.learn()
         await live.learn()  # the swap that came of it
@@ -333,10 +333,10 @@ async def test_a_trainer_that_is_behind_gives_a_model_up_when_its_versions_are_g
     async with world(tmp_path / "data") as live:
         flow, pump, heat, boiler = await two_models(live)
         await live.start_trainer()
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         await live.server.journal.flush()
         await live.ticks(flow, [(pump, 3.0)])
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         await live.tick(heat, boiler, 0.25)
 
         await live.learn()
@@ -349,7 +349,7 @@ async def test_weights_that_are_gone_of_a_model_that_is_not_still_stop_the_train
     async with world(tmp_path / "data") as live:
         _flow, *_ = await two_models(live)
         await live.start_trainer()
-        await live.control.promote("flow", 2)
+        await live.control.promote(key("flow"), 2)
         await live.server.journal.flush()
         with sqlite3.connect(tmp_path / "data" / "versions.db") as sql:
             sql.execute("DELETE FROM versions WHERE number = 2")
@@ -362,7 +362,7 @@ async def test_weights_that_are_gone_of_a_model_that_is_not_still_stop_the_train
 async def test_chunks_of_a_deleted_model_that_come_late_are_passed_over_and_their_place_is_kept(tmp_path):
     async with world(tmp_path / "data") as live:
         _flow, *_ = await two_models(live)
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         late = [(p, c) for p, c in live.server.journal.read(0, 1 << 30)]
         trainer = await live.start_trainer()
 
@@ -380,7 +380,7 @@ async def test_a_checkpoint_drops_what_it_holds_of_models_that_are_gone(tmp_path
         _flow, *_ = await two_models(live)
         await live.learn()
         live.trainer._save()
-        await live.control.delete("flow")
+        await live.control.delete(key("flow"))
         trainer = await live.start_trainer()
         trainer._save()
         live.stop_trainer()

@@ -55,7 +55,7 @@ async def a_drift(live: World, reaction: str) -> tuple[Sessions, str]:
 
 
 def of_kind(live: World, model: Sessions, kind: int) -> list[ev.Event]:
-    return [event for event in live.server.events.recent(model.name, 1000) if event.kind == kind]
+    return [event for event in live.server.events.recent(model.key, 1000) if event.kind == kind]
 
 
 async def test_a_loss_that_rises_is_an_event_with_its_numbers_and_a_metric(live):

@@ -8,10 +8,12 @@ from collections.abc import AsyncIterator
 import pytest
 
 from service.events import CREATED, DELETED, PUBLISHED, QUEUE, REMEMBERED, Event, Events
+from service.names import ModelKey
+from tests.service.one_process import key
 
 
 def event(number: int, model: str = "m", kind: int = PUBLISHED) -> Event:
-    return Event(model, kind, offset=number, version=number, reason="due", time=float(number))
+    return Event(key(model), kind, offset=number, version=number, reason="due", time=float(number))
 
 
 async def begun(watch: AsyncIterator[Event]) -> asyncio.Task[Event]:
@@ -24,7 +26,7 @@ async def begun(watch: AsyncIterator[Event]) -> asyncio.Task[Event]:
 async def test_a_watcher_gets_what_happens_from_then_on_in_order():
     events = Events()
     events.emit(event(1))
-    watch = events.watch("")
+    watch = events.watch(key(""))
     first = await begun(watch)
 
     for number in (2, 3, 4):
@@ -35,7 +37,7 @@ async def test_a_watcher_gets_what_happens_from_then_on_in_order():
 
 async def test_a_watch_of_one_model_passes_over_the_others():
     events = Events()
-    watch = events.watch("mine")
+    watch = events.watch(key("mine"))
     first = await begun(watch)
 
     events.emit(event(1, "other"))
@@ -46,7 +48,7 @@ async def test_a_watch_of_one_model_passes_over_the_others():
 
 async def test_every_watcher_gets_every_event():
     events = Events()
-    watches = [events.watch("") for _ in range(3)]
+    watches = [events.watch(key("")) for _ in range(3)]
     firsts = [await begun(watch) for watch in watches]
 
     events.emit(event(1))
@@ -56,7 +58,7 @@ async def test_every_watcher_gets_every_event():
 
 async def test_a_watcher_that_does_not_read_loses_the_oldest_and_holds_up_nobody():
     events = Events()
-    slow, quick = events.watch(""), events.watch("")
+    slow, quick = events.watch(key("")), events.watch(key(""))
     first_of_slow, first_of_quick = await begun(slow), await begun(quick)
     events.emit(event(0))
     assert (await first_of_quick).version == 0
@@ -73,7 +75,7 @@ async def test_a_watcher_that_does_not_read_loses_the_oldest_and_holds_up_nobody
 @pytest.mark.parametrize("waiting", [0, QUEUE])
 async def test_closing_ends_every_watch_even_a_full_one(waiting):
     events = Events()
-    watch = events.watch("")
+    watch = events.watch(key(""))
     first = await begun(watch)
     events.emit(event(0))
     await first
@@ -87,7 +89,7 @@ async def test_closing_ends_every_watch_even_a_full_one(waiting):
 
 async def test_a_watcher_that_left_is_forgotten():
     events = Events()
-    watch = events.watch("")
+    watch = events.watch(key(""))
     first = await begun(watch)
     events.emit(event(1))
     await first
@@ -103,15 +105,15 @@ def test_the_last_events_of_a_model_are_remembered_until_it_is_deleted():
         events.emit(event(number, "mine"))
         events.emit(event(number, "other"))
 
-    assert [e.version for e in events.recent("mine", 3)] == [REMEMBERED + 7, REMEMBERED + 8, REMEMBERED + 9]
-    assert len(events.recent("mine", 10**6)) == REMEMBERED
-    assert [(e.model, e.version) for e in events.recent("", 2)] == [
+    assert [e.version for e in events.recent(key("mine"), 3)] == [REMEMBERED + 7, REMEMBERED + 8, REMEMBERED + 9]
+    assert len(events.recent(key("mine"), 10**6)) == REMEMBERED
+    assert [(e.key.name, e.version) for e in events.recent(key(""), 2)] == [
         ("mine", REMEMBERED + 9),
         ("other", REMEMBERED + 9),
     ]
-    assert events.recent("mine", 0) == events.recent("nobody", 5) == []
+    assert events.recent(key("mine"), 0) == events.recent(key("nobody"), 5) == []
     events.emit(event(1, "mine", DELETED))
-    assert events.recent("mine", 5) == []
+    assert events.recent(key("mine"), 5) == []
 
 
 async def test_a_watch_may_begin_with_what_was_and_misses_nothing_in_between():
@@ -119,8 +121,23 @@ async def test_a_watch_may_begin_with_what_was_and_misses_nothing_in_between():
     for number in (1, 2, 3):
         events.emit(event(number))
 
-    watch = events.watch("m", recent=2)
+    watch = events.watch(key("m"), recent=2)
     first = await anext(watch)
     events.emit(event(4))
 
     assert [first.version, (await anext(watch)).version, (await anext(watch)).version] == [2, 3, 4]
+
+
+async def test_a_watch_of_all_models_is_of_one_tenants():
+    events = Events()
+    theirs = Event(ModelKey("other", "m"), CREATED, offset=0, version=1, reason="created", time=0.0)
+    watch = events.watch(key(""), recent=5)
+
+    events.emit(theirs)
+    events.emit(event(1))
+    first = await begun(watch)
+    events.emit(theirs)
+    events.emit(event(2))
+
+    assert (await first, await anext(watch)) == (event(1), event(2))
+    assert events.recent(ModelKey("other", ""), 5) == events.recent(ModelKey("other", "m"), 5) == [theirs, theirs]

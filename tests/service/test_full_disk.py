@@ -58,11 +58,11 @@ async def test_what_would_wait_for_a_full_disk_is_refused_at_once_and_streams_ar
         with pytest.raises(Exhausted) as creating:
             await service.model("another")
         with pytest.raises(Exhausted):
-            await service.control.pause(model.name)
+            await service.control.pause(model.key)
         service.open(model, "t")
 
         assert creating.value.retry_s
         disk.room = True
         async with asyncio.timeout(20):
             await journal.flush()
-        await service.control.pause(model.name)
+        await service.control.pause(model.key)

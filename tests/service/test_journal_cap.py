@@ -14,7 +14,7 @@ from service.export import read_weights
 from service.records import Label
 from service.retention import is_held_too_long
 from service.skips import Skips
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 from tests.service.test_journal_retention import NOTHING, SMALL, checkpoint
 from tests.service.test_recovery import copy_of, recovered, seen, some_history
 
@@ -43,7 +43,7 @@ async def test_what_a_trainer_does_not_save_is_skipped_by_record_and_goes_at_the
         assert most <= CAP + ROUND + 2 * 4096, "the cap, a round behind it, and the open segment"
         assert live.server.journal.first_position > CAP
         for model in live.serving.models.values():
-            event = next(e for e in live.server.events.recent(model.name, 1000) if e.kind == ev.SKIPPED)
+            event = next(e for e in live.server.events.recent(model.key, 1000) if e.kind == ev.SKIPPED)
             assert f"journal_cap_bytes = {CAP}" in event.reason
             assert event.offset in model.skips
             assert live.server.registry.get_sample_value(
@@ -59,8 +59,8 @@ async def test_what_a_trainer_does_not_save_is_skipped_by_record_and_goes_at_the
             np.testing.assert_array_equal(
                 trainer.models[number].learner.weights.flat, read_weights(model.network, stored)
             )
-        await live.control.resume("flow")
-        flow = live.serving.model("flow")
+        await live.control.resume(key("flow"))
+        flow = live.serving.model(key("flow"))
         session = live.open(flow, "pump-0")
         for n in range(60):
             await live.tick(flow, session, float(np.sin(n)))

@@ -16,7 +16,7 @@ from service.retention import ClosedSegment, droppable
 from service.storage import journal as journals
 from service.storage.journal import JournalDamaged
 from tests.service.histories import digest
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 from tests.service.test_recovery import copy_of, recovered, seen, some_history
 
 SMALL = {"segment_bytes": 4096, "keep_versions": 10**6}
@@ -161,14 +161,14 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
             stored = live.serving.versions.blobs(model.number, served[model.number]).weights
             np.testing.assert_array_equal(hosted.learner.weights.flat, read_weights(model.network, stored))
             assert (hosted.gate.anchor, hosted.learner.paused) == (model.champion, model.paused)
-            [event] = [e for e in live.server.events.recent(model.name, 100) if e.kind == ev.SKIPPED]
+            [event] = [e for e in live.server.events.recent(model.key, 100) if e.kind == ev.SKIPPED]
             learned = live.server.versions.get(model.number, model.champion).offset
             assert (event.version, event.offset) == (model.champion, learned)
             assert "the journal is kept from" in event.reason
             assert model.skips.pack() in ([], [[learned, hosted.offset - 1]]), "up to its own record"
             assert hosted.offset == live.server.journal.durable_offset(model.number)
-        flow = live.serving.model("flow")
-        await live.control.resume("flow")
+        flow = live.serving.model(key("flow"))
+        await live.control.resume(key("flow"))
         session = live.open(flow, "pump-0")
         for n in range(60):
             await live.tick(flow, session, float(np.sin(n)))
@@ -181,4 +181,4 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
         await live.start_trainer()  # the checkpoint that it left at once is one like any other
         await live.learn()
         np.testing.assert_array_equal(live.trainer.models[flow.number].learner.weights.flat, learned)
-        assert len([e for e in live.server.events.recent("flow", 100) if e.kind == ev.SKIPPED]) == 1
+        assert len([e for e in live.server.events.recent(key("flow"), 100) if e.kind == ev.SKIPPED]) == 1

@@ -48,7 +48,7 @@ async def a_jump_is_vetoed(live: World) -> bool:
         return False
     assert verdict.head["reason"] == "moved too far"
     assert 2 * LIMIT < verdict.head["numbers"]["movement"] < 4 * LIMIT
-    events = live.server.events.recent(model.name, 2)
+    events = live.server.events.recent(model.key, 2)
     assert [(e.kind, e.version) for e in events] == [(ev.ROLLED_BACK, anchor), (ev.VETOED, anchor)]
     assert {"evidence", "labels", "loss", "movement"} <= verdict.head["numbers"].keys()
     assert events[0].numbers == events[1].numbers == verdict.head["numbers"]

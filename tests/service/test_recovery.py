@@ -21,7 +21,7 @@ from service.storage.journal import JournalDamaged
 from service.storage.log import SegmentLog
 from service.storage.states import States
 from tests.oracles import replay
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 
 # Live batches have other sizes than those of the replay. onnxruntime 1.23 to 1.27 gave the same bits for batches of 1
 # to 64 rows on x86-64 with these small graphs; where that changes, a tolerance and its reason belong here.
@@ -104,11 +104,11 @@ async def some_history(live: World, rng: np.random.Generator, steps: int, snapsh
             case 6 if model.champion > 2:
                 await live.verdict(model, "veto", rollback=int(rng.integers(1, model.champion)))
             case 7:
-                await live.control.promote(model.name, int(rng.integers(1, model.champion + 1)))
+                await live.control.promote(model.key, int(rng.integers(1, model.champion + 1)))
             case 8:
-                await live.control.pause(model.name)
+                await live.control.pause(model.key)
             case 9:
-                await live.control.resume(model.name)
+                await live.control.resume(model.key)
             case _:
                 picked = rng.integers(0, len(streams), int(rng.integers(1, 9)))
                 await live.ticks(model, [(streams[int(i)], float(rng.normal())) for i in picked])
@@ -164,7 +164,7 @@ async def test_a_swap_in_the_middle_answers_the_ticks_behind_it_and_no_other(tmp
         copy = copy_of(live, tmp_path / "copy")
 
     async with world(copy) as other:
-        model = other.serving.model("flow")
+        model = other.serving.model(key("flow"))
         await other.serving.residency.bring(model, ["pump"])
         session = other.open(model, "pump")
         again = [await other.tick(model, session, float(n), 6 + n) for n in range(3)]
@@ -339,7 +339,7 @@ async def test_a_rollback_judges_everything_before_its_record_also_after_a_crash
         copy = copy_of(live, tmp_path / "copy")
 
     async with world(copy) as other:
-        model = other.serving.model("flow")
+        model = other.serving.model(key("flow"))
         before = other.server.journal.offset(1)
         await other.verdict(model, "veto", rollback=1, offset=model.judged_offset - 1)
 

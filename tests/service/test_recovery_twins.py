@@ -65,13 +65,13 @@ async def happens(live: World, model: Sessions, step: Step) -> None:
         case "publish":
             await live.publish(model, seed=live.server.journal.offset(model.number))  # other weights each time
         case "roll back":
-            await live.control.roll_back(model.name, max(1, model.champion - back))
+            await live.control.roll_back(model.key, max(1, model.champion - back))
         case "promote":
-            await live.control.promote(model.name, max(1, model.champion - back))
+            await live.control.promote(model.key, max(1, model.champion - back))
         case "pause":
-            await live.control.pause(model.name)
+            await live.control.pause(model.key)
         case "resume":
-            await live.control.resume(model.name)
+            await live.control.resume(model.key)
         case "commit":
             await live.server.journal.flush()
         case "snapshot":

@@ -13,7 +13,7 @@ from service.records import Chunk, Label, Record, Reset, StatePut, StreamOpened,
 from service.replaying import MAX_REPLAYED, Replayer, find, gone
 from service.sources import REPLAY
 from service.trainer.quarantine import NO_STREAM, Item
-from tests.service.one_process import world
+from tests.service.one_process import key, world
 
 X = np.arange(200, dtype=np.float32).reshape(100, 2)
 
@@ -147,7 +147,7 @@ async def test_the_numbers_of_windows_survive_a_crash_and_nothing_else_of_them_i
         offset = live.server.journal.offset(model.number)
 
     async with world(tmp_path / "data") as again:
-        model, intake = again.serving.model("flow"), again.server.intake
+        model, intake = again.serving.model(key("flow")), again.server.intake
         assert model.sources.pack() == {"mill": 4, "saw": 1}
         assert intake.window(model, "mill", raw(4)) == offset, "on disk, and not journaled again"
         assert intake.window(model, "mill", raw(5)) == offset + 1

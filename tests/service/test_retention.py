@@ -7,7 +7,7 @@ import sqlite3
 import numpy as np
 
 from service.storage.versions import Versions
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 
 
 async def test_pruning_leaves_a_version_that_was_stored_meanwhile(tmp_path, monkeypatch):
@@ -106,7 +106,7 @@ async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_vers
         await live.verdict(model, "veto", rollback=returned_to)
         await waves(live, model, session, 30, 50)
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
-        model = live.serving.model("flow")
+        model = live.serving.model(key("flow"))
         session = live.open(model, "pump")
         await waves(live, model, session, session.last_seq, session.last_seq + 40)
         learner = live.trainer.models[1].learner

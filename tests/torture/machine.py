@@ -24,7 +24,7 @@ from service.serving import Tick
 from service.sessions import Origin, Session, Sessions
 from tests.oracles import replay
 from tests.service.histories import digest
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 from tests.torture import verify
 from tests.torture.report import Part
 
@@ -235,7 +235,7 @@ class Machine(RuleBasedStateMachine):
         self._do(self._context.__aexit__(None, None, None))
 
     def _model(self, name: str) -> Sessions:
-        return self.live.serving.model(name)
+        return self.live.serving.model(key(name))
 
     def _session(self, model: str, id: str) -> tuple[Session, Sent]:
         """The stream, opened anew, in the state that the dicts say."""

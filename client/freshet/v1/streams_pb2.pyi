@@ -159,7 +159,7 @@ Global___Tick: _TypeAlias = Tick  # noqa: Y015
 
 @_typing.final
 class Label(_message.Message):
-    """The true value for a tick, where it cannot be read off the stream itself."""
+    """The true value for a tick, where it cannot be read off the stream itself. Needs the role TRAIN; else it is Refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 

@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from freshet.v1 import access_pb2 as freshet_dot_v1_dot_access__pb2
 from freshet.v1 import types_pb2 as freshet_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66reshet/v1/training.proto\x12\nfreshet.v1\x1a\x16\x66reshet/v1/types.proto\"\x92\x01\n\x0cLearnRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.freshet.v1.LearnHelloH\x00\x12(\n\x05label\x18\x02 \x01(\x0b\x32\x17.freshet.v1.StreamLabelH\x00\x12$\n\x06window\x18\x03 \x01(\x0b\x32\x12.freshet.v1.WindowH\x00\x42\t\n\x07message\"\xaa\x01\n\nLearnHello\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x37\n\x0b\x61\x63knowledge\x18\x03 \x01(\x0e\x32\".freshet.v1.LearnHello.Acknowledge\"D\n\x0b\x41\x63knowledge\x12\x1b\n\x17\x41\x43KNOWLEDGE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x44URABLE\x10\x01\x12\x0b\n\x07LEARNED\x10\x02\"5\n\x0bStreamLabel\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\t\n\x01y\x18\x03 \x03(\x02\"h\n\x06Window\x12\x12\n\nwindow_seq\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\x0c\x12\t\n\x01y\x18\x04 \x01(\x0c\x12\x0e\n\x06weight\x18\x05 \x01(\x0c\x12\x15\n\rinitial_state\x18\x06 \x01(\x0c\"\xa1\x01\n\rLearnResponse\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.freshet.v1.LearnWelcomeH\x00\x12\x30\n\x0c\x61\x63knowledged\x18\x02 \x01(\x0b\x32\x18.freshet.v1.AcknowledgedH\x00\x12&\n\x07refused\x18\x03 \x01(\x0b\x32\x13.freshet.v1.RefusedH\x00\x42\t\n\x07message\"8\n\x0cLearnWelcome\x12\x17\n\x0fnext_window_seq\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\"C\n\x0c\x41\x63knowledged\x12\x0e\n\x06labels\x18\x01 \x01(\x04\x12\x0f\n\x07windows\x18\x02 \x01(\x04\x12\x12\n\nwindow_seq\x18\x03 \x01(\x04\"D\n\x11QuarantineRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"<\n\x12QuarantineResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.freshet.v1.Quarantined\"\x85\x01\n\x0bQuarantined\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12\x0b\n\x03seq\x18\x05 \x01(\x04\x12\t\n\x01y\x18\x06 \x03(\x02\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x12\n\nwindow_seq\x18\x08 \x01(\x04\"+\n\rReplayRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\x04\"\x8c\x01\n\x0eReplayResponse\x12\x10\n\x08replayed\x18\x01 \x03(\x04\x12\x38\n\x07refused\x18\x02 \x03(\x0b\x32\'.freshet.v1.ReplayResponse.RefusedEntry\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xda\x01\n\x08Training\x12@\n\x05Learn\x12\x18.freshet.v1.LearnRequest\x1a\x19.freshet.v1.LearnResponse(\x01\x30\x01\x12K\n\nQuarantine\x12\x1d.freshet.v1.QuarantineRequest\x1a\x1e.freshet.v1.QuarantineResponse\x12?\n\x06Replay\x12\x19.freshet.v1.ReplayRequest\x1a\x1a.freshet.v1.ReplayResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x19\x66reshet/v1/training.proto\x12\nfreshet.v1\x1a\x17\x66reshet/v1/access.proto\x1a\x16\x66reshet/v1/types.proto\"\x92\x01\n\x0cLearnRequest\x12\'\n\x05hello\x18\x01 \x01(\x0b\x32\x16.freshet.v1.LearnHelloH\x00\x12(\n\x05label\x18\x02 \x01(\x0b\x32\x17.freshet.v1.StreamLabelH\x00\x12$\n\x06window\x18\x03 \x01(\x0b\x32\x12.freshet.v1.WindowH\x00\x42\t\n\x07message\"\xaa\x01\n\nLearnHello\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06source\x18\x02 \x01(\t\x12\x37\n\x0b\x61\x63knowledge\x18\x03 \x01(\x0e\x32\".freshet.v1.LearnHello.Acknowledge\"D\n\x0b\x41\x63knowledge\x12\x1b\n\x17\x41\x43KNOWLEDGE_UNSPECIFIED\x10\x00\x12\x0b\n\x07\x44URABLE\x10\x01\x12\x0b\n\x07LEARNED\x10\x02\"5\n\x0bStreamLabel\x12\x0e\n\x06stream\x18\x01 \x01(\t\x12\x0b\n\x03seq\x18\x02 \x01(\x04\x12\t\n\x01y\x18\x03 \x03(\x02\"h\n\x06Window\x12\x12\n\nwindow_seq\x18\x01 \x01(\x04\x12\r\n\x05steps\x18\x02 \x01(\r\x12\t\n\x01x\x18\x03 \x01(\x0c\x12\t\n\x01y\x18\x04 \x01(\x0c\x12\x0e\n\x06weight\x18\x05 \x01(\x0c\x12\x15\n\rinitial_state\x18\x06 \x01(\x0c\"\xa1\x01\n\rLearnResponse\x12+\n\x07welcome\x18\x01 \x01(\x0b\x32\x18.freshet.v1.LearnWelcomeH\x00\x12\x30\n\x0c\x61\x63knowledged\x18\x02 \x01(\x0b\x32\x18.freshet.v1.AcknowledgedH\x00\x12&\n\x07refused\x18\x03 \x01(\x0b\x32\x13.freshet.v1.RefusedH\x00\x42\t\n\x07message\"8\n\x0cLearnWelcome\x12\x17\n\x0fnext_window_seq\x18\x01 \x01(\x04\x12\x0f\n\x07version\x18\x02 \x01(\x04\"C\n\x0c\x41\x63knowledged\x12\x0e\n\x06labels\x18\x01 \x01(\x04\x12\x0f\n\x07windows\x18\x02 \x01(\x04\x12\x12\n\nwindow_seq\x18\x03 \x01(\x04\"D\n\x11QuarantineRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\r\n\x05\x61\x66ter\x18\x03 \x01(\x04\"<\n\x12QuarantineResponse\x12&\n\x05items\x18\x01 \x03(\x0b\x32\x17.freshet.v1.Quarantined\"\x85\x01\n\x0bQuarantined\x12\n\n\x02id\x18\x01 \x01(\x04\x12\x0e\n\x06offset\x18\x02 \x01(\x04\x12\x0e\n\x06reason\x18\x03 \x01(\t\x12\x0e\n\x06stream\x18\x04 \x01(\t\x12\x0b\n\x03seq\x18\x05 \x01(\x04\x12\t\n\x01y\x18\x06 \x03(\x02\x12\x0e\n\x06source\x18\x07 \x01(\t\x12\x12\n\nwindow_seq\x18\x08 \x01(\x04\"+\n\rReplayRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0b\n\x03ids\x18\x02 \x03(\x04\"\x8c\x01\n\x0eReplayResponse\x12\x10\n\x08replayed\x18\x01 \x03(\x04\x12\x38\n\x07refused\x18\x02 \x03(\x0b\x32\'.freshet.v1.ReplayResponse.RefusedEntry\x1a.\n\x0cRefusedEntry\x12\x0b\n\x03key\x18\x01 \x01(\x04\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x32\xec\x01\n\x08Training\x12\x46\n\x05Learn\x12\x18.freshet.v1.LearnRequest\x1a\x19.freshet.v1.LearnResponse\"\x04\xa0\xb8\x19\x02(\x01\x30\x01\x12Q\n\nQuarantine\x12\x1d.freshet.v1.QuarantineRequest\x1a\x1e.freshet.v1.QuarantineResponse\"\x04\xa0\xb8\x19\x02\x12\x45\n\x06Replay\x12\x19.freshet.v1.ReplayRequest\x1a\x1a.freshet.v1.ReplayResponse\"\x04\xa0\xb8\x19\x02\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +35,40 @@ if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REPLAYRESPONSE_REFUSEDENTRY']._loaded_options = None
   _globals['_REPLAYRESPONSE_REFUSEDENTRY']._serialized_options = b'8\001'
-  _globals['_LEARNREQUEST']._serialized_start=66
-  _globals['_LEARNREQUEST']._serialized_end=212
-  _globals['_LEARNHELLO']._serialized_start=215
-  _globals['_LEARNHELLO']._serialized_end=385
-  _globals['_LEARNHELLO_ACKNOWLEDGE']._serialized_start=317
-  _globals['_LEARNHELLO_ACKNOWLEDGE']._serialized_end=385
-  _globals['_STREAMLABEL']._serialized_start=387
-  _globals['_STREAMLABEL']._serialized_end=440
-  _globals['_WINDOW']._serialized_start=442
-  _globals['_WINDOW']._serialized_end=546
-  _globals['_LEARNRESPONSE']._serialized_start=549
-  _globals['_LEARNRESPONSE']._serialized_end=710
-  _globals['_LEARNWELCOME']._serialized_start=712
-  _globals['_LEARNWELCOME']._serialized_end=768
-  _globals['_ACKNOWLEDGED']._serialized_start=770
-  _globals['_ACKNOWLEDGED']._serialized_end=837
-  _globals['_QUARANTINEREQUEST']._serialized_start=839
-  _globals['_QUARANTINEREQUEST']._serialized_end=907
-  _globals['_QUARANTINERESPONSE']._serialized_start=909
-  _globals['_QUARANTINERESPONSE']._serialized_end=969
-  _globals['_QUARANTINED']._serialized_start=972
-  _globals['_QUARANTINED']._serialized_end=1105
-  _globals['_REPLAYREQUEST']._serialized_start=1107
-  _globals['_REPLAYREQUEST']._serialized_end=1150
-  _globals['_REPLAYRESPONSE']._serialized_start=1153
-  _globals['_REPLAYRESPONSE']._serialized_end=1293
-  _globals['_REPLAYRESPONSE_REFUSEDENTRY']._serialized_start=1247
-  _globals['_REPLAYRESPONSE_REFUSEDENTRY']._serialized_end=1293
-  _globals['_TRAINING']._serialized_start=1296
-  _globals['_TRAINING']._serialized_end=1514
+  _globals['_TRAINING'].methods_by_name['Learn']._loaded_options = None
+  _globals['_TRAINING'].methods_by_name['Learn']._serialized_options = b'\240\270\031\002'
+  _globals['_TRAINING'].methods_by_name['Quarantine']._loaded_options = None
+  _globals['_TRAINING'].methods_by_name['Quarantine']._serialized_options = b'\240\270\031\002'
+  _globals['_TRAINING'].methods_by_name['Replay']._loaded_options = None
+  _globals['_TRAINING'].methods_by_name['Replay']._serialized_options = b'\240\270\031\002'
+  _globals['_LEARNREQUEST']._serialized_start=91
+  _globals['_LEARNREQUEST']._serialized_end=237
+  _globals['_LEARNHELLO']._serialized_start=240
+  _globals['_LEARNHELLO']._serialized_end=410
+  _globals['_LEARNHELLO_ACKNOWLEDGE']._serialized_start=342
+  _globals['_LEARNHELLO_ACKNOWLEDGE']._serialized_end=410
+  _globals['_STREAMLABEL']._serialized_start=412
+  _globals['_STREAMLABEL']._serialized_end=465
+  _globals['_WINDOW']._serialized_start=467
+  _globals['_WINDOW']._serialized_end=571
+  _globals['_LEARNRESPONSE']._serialized_start=574
+  _globals['_LEARNRESPONSE']._serialized_end=735
+  _globals['_LEARNWELCOME']._serialized_start=737
+  _globals['_LEARNWELCOME']._serialized_end=793
+  _globals['_ACKNOWLEDGED']._serialized_start=795
+  _globals['_ACKNOWLEDGED']._serialized_end=862
+  _globals['_QUARANTINEREQUEST']._serialized_start=864
+  _globals['_QUARANTINEREQUEST']._serialized_end=932
+  _globals['_QUARANTINERESPONSE']._serialized_start=934
+  _globals['_QUARANTINERESPONSE']._serialized_end=994
+  _globals['_QUARANTINED']._serialized_start=997
+  _globals['_QUARANTINED']._serialized_end=1130
+  _globals['_REPLAYREQUEST']._serialized_start=1132
+  _globals['_REPLAYREQUEST']._serialized_end=1175
+  _globals['_REPLAYRESPONSE']._serialized_start=1178
+  _globals['_REPLAYRESPONSE']._serialized_end=1318
+  _globals['_REPLAYRESPONSE_REFUSEDENTRY']._serialized_start=1272
+  _globals['_REPLAYRESPONSE_REFUSEDENTRY']._serialized_end=1318
+  _globals['_TRAINING']._serialized_start=1321
+  _globals['_TRAINING']._serialized_end=1557
 # @@protoc_insertion_point(module_scope)

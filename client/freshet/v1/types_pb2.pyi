@@ -394,6 +394,8 @@ class Refused(_message.Message):
         """the message kind is not served yet, or this model has no use for it"""
         INVALID: Refused._Reason.ValueType  # 11
         """values that do not fit together: probabilities that do not sum to 1, a negative weight"""
+        NOT_ALLOWED: Refused._Reason.ValueType  # 12
+        """the token's role is too low for it: a label in a call of Streams.Open, with less than TRAIN"""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     REASON_UNSPECIFIED: Refused.Reason.ValueType  # 0
@@ -419,6 +421,8 @@ class Refused(_message.Message):
     """the message kind is not served yet, or this model has no use for it"""
     INVALID: Refused.Reason.ValueType  # 11
     """values that do not fit together: probabilities that do not sum to 1, a negative weight"""
+    NOT_ALLOWED: Refused.Reason.ValueType  # 12
+    """the token's role is too low for it: a label in a call of Streams.Open, with less than TRAIN"""
 
     SEQ_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int

@@ -1,0 +1,193 @@
+"""Who may do what: the access file's words, and whom a token lets in."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.access import DEFAULT_TENANT, EVERYBODY, OPEN, Access, AccessError, Grant, Quota, Role, parse, token_digest
+from service.access_file import AccessFile
+from service.errors import Unauthenticated
+from service.limits import MAX_ACCESS_BYTES
+from service.metrics import Metrics
+
+NOW = 1_800_000_000.0  # 2027-01-15
+ENTRY = '[[token]]\nsha256 = "{digest}"\ntenant = "{tenant}"\nrole = "{role}"\n'
+
+
+def entry(token: str, tenant: str = "acme", role: str = "train", more: str = "") -> str:
+    return ENTRY.format(digest=token_digest(token), tenant=tenant, role=role) + more
+
+
+def test_a_token_lets_in_whom_its_entry_names():
+    access = parse(entry("one") + entry("two", "other", "admin", 'name = "gateway"\n'))
+
+    assert access.admit("Bearer one", NOW) == Grant("acme", Role.TRAIN, token_digest("one"))
+    assert access.admit("Bearer two", NOW) == Grant("other", Role.ADMIN, token_digest("two"), "gateway")
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [None, "", "one", "bearer one", "Bearer ", "Bearer  one", "Bearer one ", "Bearer wrong", "Bearer " + "x" * 10**6],
+    ids=range(9),
+)
+def test_without_a_token_that_is_known_nobody_is_let_in_and_no_error_repeats_it(sent):
+    with pytest.raises(Unauthenticated) as caught:
+        parse(entry("one")).admit(sent, NOW)
+
+    assert caught.value.field == "authorization"
+    assert caught.value.value in ("(none)", "another scheme", "a token")
+
+
+def test_a_token_is_good_until_it_expires():
+    access = parse(entry("one", more="expires = 2027-01-15T08:00:00Z\n"))
+    [grant] = access.grants.values()
+
+    assert grant.expires == NOW
+    assert access.admit("Bearer one", NOW - 1e-3) == grant
+    assert access.still(grant, NOW - 1e-3)
+    assert not access.still(grant, NOW)
+    with pytest.raises(Unauthenticated, match="expired"):
+        access.admit("Bearer one", NOW)
+
+
+def test_without_an_access_file_everybody_is_the_default_tenants_admin():
+    assert OPEN.admit(None, NOW) == OPEN.admit("Bearer whatever", NOW) == EVERYBODY
+    assert OPEN.still(EVERYBODY, NOW)
+    assert OPEN.quota(DEFAULT_TENANT) == Quota()
+
+
+def test_an_empty_access_file_lets_in_nobody():
+    access = parse("")
+
+    assert not access.open
+    assert not access.still(EVERYBODY, NOW)
+    with pytest.raises(Unauthenticated):
+        access.admit("Bearer x", NOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "stays"),
+    [
+        ("", False),
+        (entry("one", "other"), False),
+        (entry("one", role="predict"), False),
+        (entry("two"), False),
+        (entry("one", more="expires = 2020-01-01T00:00:00Z\n"), False),
+        (entry("one"), True),
+        (entry("one", role="admin"), True),
+        (entry("one", more='name = "renamed"\n'), True),
+        (entry("one", more="expires = 2040-01-01T00:00:00Z\n"), True),
+    ],
+)
+def test_an_open_call_stays_while_its_token_still_stands_for_as_much(change, stays):
+    grant = parse(entry("one")).admit("Bearer one", NOW)
+
+    assert parse(change).still(grant, NOW) is stays
+
+
+@pytest.mark.parametrize(
+    ("text", "named"),
+    [
+        ("[[token", "TOML"),
+        ("tokens = 1", "tokens"),
+        ("token = 1", "token"),
+        ("[tenant]\nacme = 3", "tenant.acme"),
+        ('[[token]]\nsha256 = "abc"', "sha256"),
+        (ENTRY.format(digest="A" * 64, tenant="acme", role="train"), "sha256"),
+        (entry("one", "Acme"), "tenant"),
+        (entry("one", ""), "tenant"),
+        (entry("one", role="root"), "root"),
+        (entry("one", more="name = 3\n"), "name"),
+        (entry("one", more='name = "a\\nb"\n'), "name"),
+        (entry("one", more="expires = 2027-01-01T00:00:00\n"), "expires"),
+        (entry("one", more='expires = "soon"\n'), "expires"),
+        (entry("one", more='secret = "one"\n'), "secret"),
+        (entry("one") + entry("one", "other"), "twice"),
+        ("[tenant.acme]\nstreams = -1", "tenant.acme.streams"),
+        ("[tenant.acme]\nstreams = 1.5", "tenant.acme.streams"),
+        ("[tenant.acme]\nmodels = true", "tenant.acme.models"),
+        ("[tenant.acme]\nticks_per_s = 0", "tenant.acme.ticks_per_s"),
+        ("[tenant.acme]\nticks_per_s = nan", "tenant.acme.ticks_per_s"),
+        ("[tenant.acme]\npumps = 1", "tenant.acme.pumps"),
+        ("[tenant.Acme]\nmodels = 1", "Acme"),
+    ],
+)
+def test_an_access_file_that_is_not_understood_is_refused_by_name(text, named):
+    with pytest.raises(AccessError, match=named):
+        parse(text)
+
+
+def test_quotas_are_a_tenants_and_what_is_not_named_is_unlimited():
+    access = parse("[tenant.acme]\nmodels = 2\nticks_per_s = 1.5\n")
+
+    assert access.quota("acme") == Quota(models=2, ticks_per_s=1.5)
+    assert access.quota("other") == Quota()
+    assert access.quota("acme").streams > 2**60
+    assert math.isinf(access.quota("other").ticks_per_s)
+
+
+class Files:
+    """An access file, and what is in force after each change of it."""
+
+    def __init__(self, path: Path, text: str) -> None:
+        self.path, self.metrics = path, Metrics(CollectorRegistry())
+        path.write_text(text)
+        self.file = AccessFile(path, self.metrics)
+
+    def after(self, text: str | bytes) -> Access:
+        """What is in force once the file has been replaced, as editors and orchestrators do it."""
+        fresh = self.path.with_name("fresh")
+        fresh.write_bytes(text if isinstance(text, bytes) else text.encode())
+        fresh.replace(self.path)
+        self.file.look()
+        return self.file.current
+
+    @property
+    def invalid(self) -> float | None:
+        return self.metrics.registry.get_sample_value("freshet_access_invalid")
+
+
+def test_a_changed_file_is_in_force_at_the_next_look(tmp_path):
+    files = Files(tmp_path / "access.toml", entry("one"))
+
+    assert files.after(entry("two")) == parse(entry("two"))
+    assert not files.file.look()
+
+
+@pytest.mark.parametrize(
+    "bad", ["[[token]]", "\xff".encode("latin1"), "#" * (MAX_ACCESS_BYTES + 1)], ids=["entry", "bytes", "size"]
+)
+def test_a_file_that_becomes_invalid_changes_nothing_and_it_is_said(tmp_path, bad, capsys):
+    files = Files(tmp_path / "access.toml", entry("one"))
+
+    assert files.after(bad) == parse(entry("one"))
+    assert files.invalid == 1
+    assert "stays in force" in capsys.readouterr().out
+
+    assert files.after(entry("two")) == parse(entry("two"))
+    assert files.invalid == 0
+
+
+def test_a_file_that_is_gone_changes_nothing_and_that_is_said_once(tmp_path, capsys):
+    files = Files(tmp_path / "access.toml", entry("one"))
+    files.path.unlink()
+
+    for _ in range(3):
+        assert not files.file.look()
+
+    assert files.file.current == parse(entry("one"))
+    assert capsys.readouterr().out.count("stays in force") == 1
+
+
+@pytest.mark.parametrize("text", [None, "[[token]]"])
+def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
+    path = tmp_path / "access.toml"
+    if text is not None:
+        path.write_text(text)
+
+    with pytest.raises(AccessError, match=str(path)):
+        AccessFile(path, Metrics(CollectorRegistry()))
