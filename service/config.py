@@ -28,7 +28,10 @@ class ServeConfig(BaseSettings):
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
     data: Path = Field(Path("freshet-data"), description="directory of journal, snapshots and versions")
-    insecure: bool = Field(False, description="allow addresses other than this machine's, without TLS")
+    insecure: bool = Field(False, description="allow addresses other than this machine's to whoever comes")
+    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and chain: TLS on both ports")
+    tls_key: Path | None = Field(None, description="PEM file of its key")
+    tls_client_ca: Path | None = Field(None, description="PEM file: gRPC clients need a certificate signed by these")
     access: Path | None = Field(None, description="TOML file of tokens and quotas; without it nobody needs a token")
 
     publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
@@ -76,14 +79,27 @@ class ServeConfig(BaseSettings):
     drain_s: float = Field(10.0, gt=0, description="time for open streams to finish after SIGTERM")
 
     @model_validator(mode="after")
+    def _files(self) -> ServeConfig:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            missing = "tls_key" if self.tls_key is None else "tls_cert"
+            raise ValueError(f"{missing} = None: a certificate and its key go together; give both, or none")
+        if self.tls_client_ca and not self.tls_cert:
+            raise ValueError(f"tls_client_ca = {self.tls_client_ca}: needs TLS; give tls_cert and tls_key too")
+        return self
+
+    @model_validator(mode="after")
     def _addresses(self) -> ServeConfig:
-        for name in ("listen", "http"):
+        guards = {"listen": self.access or self.tls_client_ca, "http": self.access}
+        for name, guard in guards.items():
             host, port = split_address(name, getattr(self, name))
-            if not self.insecure and not is_local(host):
-                raise ValueError(
-                    f"{name} = {host}:{port}: reachable from other machines without TLS; "
-                    "listen on 127.0.0.1, or accept that with --insecure"
-                )
+            if self.insecure or is_local(host) or (self.tls_cert and guard):
+                continue
+            lacks = "without saying who may come" if self.tls_cert else "without TLS"
+            needs = "tls_cert, tls_key and access" + (" or tls_client_ca" if name == "listen" else "")
+            raise ValueError(
+                f"{name} = {host}:{port}: reachable from other machines {lacks}; "
+                f"listen on 127.0.0.1, or give {needs}, or accept that with --insecure"
+            )
         return self
 
     @model_validator(mode="after")

@@ -163,7 +163,7 @@ class Metrics:
             "From a label on disk to weights in service that were judged with it.",
             FRESHNESS_S,
         )
-        self.access_invalid = gauge("access_invalid", "1 while the access file cannot be taken as it is.")
+        self.file_invalid = gauge("file_invalid", "1 while a file has changed and cannot be taken as it is.", "file")
         self.revoked = counter("calls_revoked_total", "Calls ended because their token was good no longer.")
         self.denied = counter("calls_denied_total", "Calls not let in, by reason.", "reason")
         self.loop_lag = histogram("event_loop_lag_seconds", "How late a timer of the serving loop fires.", LATENCY_S)

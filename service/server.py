@@ -33,9 +33,9 @@ from prometheus_client import (
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from service import __version__, heap, limits
-from service.access_file import AccessFile
 from service.config import ServeConfig, split_address
 from service.control import Control
+from service.credentials import Certificates, access_file
 from service.edge.call_limit import CallLimit
 from service.edge.health import Health
 from service.edge.http import HttpServer, application
@@ -72,6 +72,7 @@ SERVICES = [
     )
 ]
 LAG_PERIOD_S = 0.1
+FILES_PERIOD_S = 1.0  # between two looks at what may have changed
 TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
 
 
@@ -103,7 +104,10 @@ class Server:
         ).set(1)
         self.metrics.ready.set_function(lambda: not self._not_ready())
         self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
-        self.access = AccessFile(config.access, self.metrics)
+        self.access = access_file(config.access, self.metrics)
+        self.certificates = None
+        if config.tls_cert and config.tls_key:
+            self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, self.metrics)
         self.security = Security(lambda: self.access.current, self.metrics)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
@@ -135,7 +139,10 @@ class Server:
         stopping = self._signals()
         grpc_server, port = self._grpc_server()
         host, http_port = split_address("http", self.config.http)
-        http = HttpServer(application(self.registry, self._not_ready, self.security.check_metrics), host, http_port)
+        context = self.certificates.context if self.certificates else None
+        http = HttpServer(
+            application(self.registry, self._not_ready, self.security.check_metrics), host, http_port, context
+        )
         parts: list[asyncio.Task[Any]] = []
         try:
             parts = [
@@ -144,7 +151,7 @@ class Server:
                 asyncio.create_task(self.upkeep.run(), name="snapshots"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
-                asyncio.create_task(self.access.run(self.security.sweep), name="access"),
+                asyncio.create_task(self._watch_files(), name="files"),
                 asyncio.create_task(http.run(), name="http"),
             ]
             starting = asyncio.create_task(self.trainer.tried.wait(), name="start")
@@ -251,6 +258,8 @@ class Server:
         health_pb2_grpc.add_HealthServicer_to_server(self.health, server)
         names = [*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME]
         reflection.enable_server_reflection(names, server)
+        if self.certificates:
+            return server, server.add_secure_port(self.config.listen, self.certificates.grpc())
         port = server.add_insecure_port(self.config.listen)
         return server, port
 
@@ -274,6 +283,14 @@ class Server:
                 log.error("the disk is full: nothing is acknowledged until there is room", why=str(error))
         self._was_full = error is not None
         self.metrics.no_space.set(self._was_full)
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(FILES_PERIOD_S)
+            self.access.look()
+            if self.certificates:
+                self.certificates.look()
+            self.security.sweep()  # tokens also expire while their file stays as it is
 
     async def _loop_lag(self) -> None:
         loop = asyncio.get_running_loop()

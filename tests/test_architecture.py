@@ -35,10 +35,10 @@ FLOORS = {
     "service.sources": 1,
     "service.table": 1,
     # components: each with one `run`, or the storage under it
-    "service.access_file": 2,
     "service.batcher": 2,
     "service.control": 2,
     "service.creation": 2,
+    "service.credentials": 2,
     "service.engine": 2,
     "service.export": 2,
     "service.events": 2,
@@ -59,6 +59,7 @@ FLOORS = {
     "service.storage": 2,
     "service.trainer": 2,
     "service.upkeep": 2,
+    "service.watched": 2,
     # edges: the wire, the outside, the composition root
     "service.backtest": 3,
     "service.cli": 3,

@@ -119,6 +119,8 @@ def _show(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> No
 def _serve(settings: ServeConfig) -> int:
     import asyncio
 
+    from service.access import AccessError
+    from service.credentials import CertificateError
     from service.server import Addresses
     from service.server import serve as run
     from service.storage.database import DatabaseRefused
@@ -137,7 +139,8 @@ def _serve(settings: ServeConfig) -> int:
     except KeyboardInterrupt:  # before the server listens to signals; nothing was taken in yet
         return INTERRUPTED
     except (
-        OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing
+        OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing,
+        AccessError, CertificateError,
     ) as error:  # fmt: skip
         raise refused(error) from None
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import Callable
 
 import uvicorn
@@ -70,12 +71,15 @@ class Bounded(H11Protocol):
 class HttpServer:
     """uvicorn on the service's own loop, on a socket that is bound at once, so that the port is known."""
 
-    def __init__(self, app: Starlette, host: str, port: int) -> None:
+    def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
+        """context: for TLS; None: plain text."""
         self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
         config = uvicorn.Config(
             app, http=Bounded, backlog=BACKLOG, lifespan="off", log_level="warning", access_log=False,
             timeout_graceful_shutdown=2,
         )  # fmt: skip
+        config.load()
+        config.ssl = context
         self._server = uvicorn.Server(config)
         self._server.capture_signals = _no_signals  # type: ignore[method-assign,assignment]  # the composition root owns signals
 

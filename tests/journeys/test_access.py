@@ -277,7 +277,7 @@ async def test_a_token_file_that_becomes_invalid_lets_in_the_same_as_before_and_
     replace(house.access, written(*ENTRIES) + "[[token]]\nsha256 = 3\n")
 
     async with asyncio.timeout(DEADLINE_S):
-        while not await house.scraped("freshet_access_invalid"):
+        while not await house.scraped("freshet_file_invalid"):
             pass
     for token, code in (("a-predict", OK), ("wrong", UNKNOWN_CALLER)):
         assert (await house.status(f"{MODELS}/Get", token))[0] is code
@@ -287,7 +287,7 @@ async def test_a_token_file_that_becomes_invalid_lets_in_the_same_as_before_and_
     async with asyncio.timeout(DEADLINE_S):
         while (await house.status(f"{MODELS}/Get", "fresh"))[0] is UNKNOWN_CALLER:
             pass
-    assert not await house.scraped("freshet_access_invalid")
+    assert not await house.scraped("freshet_file_invalid")
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/"])

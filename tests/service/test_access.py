@@ -9,7 +9,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.access import DEFAULT_TENANT, EVERYBODY, OPEN, Access, AccessError, Grant, Quota, Role, parse, token_digest
-from service.access_file import AccessFile
+from service.credentials import access_file
 from service.errors import Unauthenticated
 from service.limits import MAX_ACCESS_BYTES
 from service.metrics import Metrics
@@ -136,7 +136,7 @@ class Files:
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.metrics = path, Metrics(CollectorRegistry())
         path.write_text(text)
-        self.file = AccessFile(path, self.metrics)
+        self.file = access_file(path, self.metrics)
 
     def after(self, text: str | bytes) -> Access:
         """What is in force once the file has been replaced, as editors and orchestrators do it."""
@@ -148,7 +148,7 @@ class Files:
 
     @property
     def invalid(self) -> float | None:
-        return self.metrics.registry.get_sample_value("freshet_access_invalid")
+        return self.metrics.registry.get_sample_value("freshet_file_invalid", {"file": "access"})
 
 
 def test_a_changed_file_is_in_force_at_the_next_look(tmp_path):
@@ -189,5 +189,5 @@ def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
     if text is not None:
         path.write_text(text)
 
-    with pytest.raises(AccessError, match=str(path)):
-        AccessFile(path, Metrics(CollectorRegistry()))
+    with pytest.raises((AccessError, OSError), match=str(path)):
+        access_file(path, Metrics(CollectorRegistry()))

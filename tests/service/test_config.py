@@ -116,6 +116,42 @@ def test_an_address_that_others_can_reach_is_refused_unless_that_is_accepted(doo
     assert getattr(load({door: f"{host}:8300", "insecure": True}), door) == f"{host}:8300"
 
 
+TLS = {"tls_cert": "server.pem", "tls_key": "server.key"}
+
+
+@pytest.mark.parametrize(
+    ("door", "guards", "missing"),
+    [
+        ("listen", {"access": "a.toml"}, "without TLS"),
+        ("http", {"access": "a.toml"}, "without TLS"),
+        ("listen", TLS, "without saying who may come"),
+        ("http", TLS, "without saying who may come"),
+        ("http", TLS | {"tls_client_ca": "ca.pem"}, "without saying who may come"),
+        ("listen", TLS | {"access": "a.toml"}, None),
+        ("listen", TLS | {"tls_client_ca": "ca.pem"}, None),
+        ("http", TLS | {"access": "a.toml"}, None),
+    ],
+)
+def test_other_machines_are_listened_to_with_tls_and_a_say_in_who_may_come(door, guards, missing):
+    wish = {door: "0.0.0.0:8300", **guards}
+
+    if missing is None:
+        assert getattr(load(wish), door) == "0.0.0.0:8300"
+    else:
+        with pytest.raises(ConfigError, match=missing) as caught:
+            load(wish)
+        assert str(caught.value).startswith(door)
+
+
+@pytest.mark.parametrize(
+    ("given", "named"),
+    [({"tls_cert": "c"}, "tls_key"), ({"tls_key": "k"}, "tls_cert"), ({"tls_client_ca": "ca"}, "tls_client_ca")],
+)
+def test_files_of_tls_that_need_others_are_refused_alone(given, named):
+    with pytest.raises(ConfigError, match=f"^{named}"):
+        load(given)
+
+
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.0.0.2:80", "localhost:65535", "[::1]:8300"])
 def test_an_address_of_this_machine_alone_is_taken(address):
     assert load({"listen": address}).listen == address

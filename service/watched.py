@@ -1,0 +1,56 @@
+"""What is read from files, and again whenever one of them changes: tokens, certificates. One that is no good changes
+nothing, and that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Generic, TypeVar
+
+import structlog
+from prometheus_client import Gauge
+
+log = structlog.get_logger("files")
+
+Value = TypeVar("Value")
+
+
+class Watched(Generic[Value]):
+    """`current` is what is in force; it changes in `look`. Without paths nothing ever changes."""
+
+    def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], Value], invalid: Gauge) -> None:
+        """Reads it. read: raises ValueError or OSError for what is no good, and so does this. what: for people."""
+        self._what, self._paths, self._read, self._invalid = what, paths, read, invalid
+        self._complaint = ""
+        self._seen = self._signature()
+        self.current = read()
+        invalid.set(0)
+
+    def look(self) -> bool:
+        """Read again if a file has changed; whether something else is in force now."""
+        try:
+            seen = self._signature()
+            if seen == self._seen:
+                return False
+            self._seen = seen
+            fresh = self._read()
+        except (ValueError, OSError) as error:
+            self._complain(str(error))
+            return False
+        self._complaint = ""
+        self._invalid.set(0)
+        changed, self.current = fresh != self.current, fresh
+        if changed:
+            log.info("read again, and in force from here on", file=self._what)
+        return changed
+
+    def _complain(self, why: str) -> None:
+        self._invalid.set(1)
+        if why != self._complaint:
+            self._complaint = why
+            log.error("no good: what was read before stays in force", file=self._what, why=why)
+
+    def _signature(self) -> list[tuple[int, int, int]]:
+        """What changes with the files' content. Raises OSError."""
+        stats = [path.stat() for path in self._paths]
+        return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats]

@@ -1,0 +1,175 @@
+"""TLS on both ports, by real handshakes: who is believed, who is asked, and new certificates without a restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+import ssl
+import urllib.error
+import urllib.request
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import pytest
+
+import freshet
+from service.backtest.child import ServerChild, ServerFailed
+from tests.client.certificates import Authority
+from tests.journeys.conftest import QUICK
+from tests.journeys.raw import DEADLINE_S
+
+
+class House:
+    """A server with a certificate of `authority`, in files that tests may replace."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder, self.authority = folder, Authority(folder)
+        self.cert, self.key = folder / "server.pem", folder / "server.key"
+        self.install(self.authority)
+
+    def install(self, authority: Authority, **how: object) -> None:
+        """Put another certificate in the place of the one there; the key last, so that for a moment they do not fit."""
+        for made, place in zip(authority.sign("fresh", **how), (self.cert, self.key), strict=True):  # type: ignore[arg-type]
+            shutil.copy(made, self.folder / "next")
+            (self.folder / "next").replace(place)
+
+    @contextlib.asynccontextmanager
+    async def started(self, **settings: object) -> AsyncIterator[ServerChild]:
+        tls = {"tls_cert": self.cert, "tls_key": self.key}
+        async with ServerChild(self.folder / "data", self.folder / "log", settings=QUICK | tls | settings) as child:
+            yield child
+        assert "Traceback" not in (self.folder / "log").read_text()
+
+    def log(self) -> str:
+        return (self.folder / "log").read_text()
+
+
+async def outcome(target: str, tls: object) -> str:
+    """Whether a client gets an answer: "in", or which error it is told."""
+    try:
+        async with freshet.connect(target, tls=tls, timeout_s=3.0) as client:  # type: ignore[arg-type]
+            await client.list_models()
+    except freshet.FreshetError as error:
+        return type(error).__name__
+    return "in"
+
+
+def at_localhost(address: str) -> str:
+    """The same address by the name that the certificates are for."""
+    return f"localhost:{address.rpartition(':')[2]}"
+
+
+def probe(address: str, path: str, ca: Path | None) -> int | str:
+    """The status of a GET over TLS, trusting `ca`; over plain text without; the reason where there is none."""
+    context = ssl.create_default_context(cafile=str(ca)) if ca else None
+    scheme = "https" if ca else "http"
+    try:
+        with urllib.request.urlopen(f"{scheme}://{address}{path}", timeout=DEADLINE_S, context=context) as answer:
+            return int(answer.status)
+    except urllib.error.URLError as error:
+        return str(error.reason)
+    except OSError as error:
+        return str(error)
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return House(tmp_path)
+
+
+async def test_a_client_that_trusts_the_authority_is_answered_and_nobody_in_plain_text(house):
+    other = Authority(house.folder, "other")
+    async with house.started() as server:
+        target = at_localhost(server.grpc)
+        async with freshet.connect(target, tls=house.authority.pem) as client:
+            await client.create_model("flow", channels=["x"], hidden=4)
+            async with client.stream("flow", "pump") as stream:
+                assert (await stream.step(1.0)).seq == 1
+
+        assert await outcome(target, house.authority.pem) == "in"
+        assert await outcome(target, None) == "Unavailable"
+        assert await outcome(target, other.pem) == "Unavailable"
+        assert await outcome(target, freshet.Tls(ca=house.authority.pem, server_name="elsewhere")) == "Unavailable"
+
+        http = at_localhost(server.http)
+        assert await asyncio.to_thread(probe, http, "/readyz", house.authority.pem) == 200
+        assert "CERTIFICATE_VERIFY_FAILED" in str(await asyncio.to_thread(probe, http, "/readyz", other.pem))
+        assert await asyncio.to_thread(probe, http, "/readyz", None) != 200
+
+
+@pytest.mark.parametrize("how", [{"days": -1}, {"host": "elsewhere"}], ids=["expired", "of another name"])
+async def test_a_server_whose_certificate_is_not_good_is_not_talked_to(house, how):
+    house.install(house.authority, **how)
+    async with house.started() as server:
+        assert await outcome(at_localhost(server.grpc), house.authority.pem) == "Unavailable"
+        assert "CERTIFICATE_VERIFY_FAILED" in str(
+            await asyncio.to_thread(probe, at_localhost(server.http), "/healthz", house.authority.pem)
+        )
+
+
+async def test_with_mtls_only_clients_with_a_good_certificate_come_in(house):
+    ours, theirs = Authority(house.folder, "clients"), Authority(house.folder, "strangers")
+    pairs = {
+        "good": ours.sign("gateway"),
+        "expired": ours.sign("old", days=-1),
+        "another authority's": theirs.sign("stranger"),
+        "the server authority's": house.authority.sign("cousin"),
+    }
+    async with house.started(tls_client_ca=ours.pem) as server:
+        target, ca = at_localhost(server.grpc), house.authority.pem
+        got = {name: await outcome(target, freshet.Tls(ca=ca, cert=c, key=k)) for name, (c, k) in pairs.items()}
+
+        assert got == dict.fromkeys(pairs, "Unavailable") | {"good": "in"}
+        assert await outcome(target, ca) == "Unavailable"
+        assert await asyncio.to_thread(probe, at_localhost(server.http), "/readyz", ca) == 200
+
+
+async def test_a_new_certificate_serves_new_connections_and_open_streams_go_on(house):
+    fresh = Authority(house.folder, "fresh")
+    async with house.started() as server:
+        target = at_localhost(server.grpc)
+        async with freshet.connect(target, tls=house.authority.pem) as client:
+            await client.create_model("flow", channels=["x"], hidden=4)
+            async with client.stream("flow", "pump") as stream:
+                await stream.step(1.0)
+                house.install(fresh)
+
+                async with asyncio.timeout(DEADLINE_S):
+                    while await outcome(target, fresh.pem) != "in":
+                        pass
+                assert await outcome(target, house.authority.pem) == "Unavailable"
+                assert (await stream.step(2.0)).seq == 2
+                assert stream.reconnects == 0
+        assert await asyncio.to_thread(probe, at_localhost(server.http), "/healthz", fresh.pem) == 200
+
+
+async def test_a_new_certificate_that_is_no_good_is_not_taken_and_it_is_said(house):
+    async with house.started() as server:
+        target = at_localhost(server.grpc)
+        house.cert.write_text("not a certificate")
+        async with asyncio.timeout(DEADLINE_S):
+            while "stays in force" not in house.log():
+                assert await outcome(target, house.authority.pem) == "in"
+
+        house.install(house.authority)
+        assert await outcome(target, house.authority.pem) == "in"
+
+
+@pytest.mark.parametrize("fault", ["no such file", "not PEM", "another's key", "an encrypted key"])
+async def test_a_server_does_not_start_with_files_that_make_no_certificate(house, fault):
+    if fault == "no such file":
+        house.cert.unlink()
+    elif fault == "not PEM":
+        house.cert.write_text("nothing")
+    elif fault == "another's key":
+        shutil.copy(house.authority.sign("another")[1], house.key)
+    else:
+        house.key.write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIB\n-----END ENCRYPTED PRIVATE KEY-----\n")
+
+    with pytest.raises(ServerFailed, match="ended with exit code") as caught:
+        async with house.started():
+            pass
+
+    assert str(house.cert) in str(caught.value)
+    assert "Traceback" not in str(caught.value)
