@@ -14,6 +14,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.gate import GateSettings
 
 ENV_PREFIX = "FRESHET_"
+CLIENT_VARIABLES = {"url", "token", "ca", "cert", "key"}  # of verbs that ask a server, not of the server
 
 
 class ConfigError(ValueError):
@@ -145,7 +146,7 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
     unknown = [
         name
         for name in os.environ
-        if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in fields()
+        if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in {*fields(), *CLIENT_VARIABLES}
     ]
     if unknown:
         raise ConfigError(

@@ -65,6 +65,7 @@ FLOORS = {
     "service.cli": 3,
     "service.edge": 3,
     "service.offline": 3,
+    "service.remote": 1,
     "service.server": 3,
     "service.top": 3,
     "service.wire": 3,

@@ -21,6 +21,7 @@ from service.backtest.scoring import ForecastFile, Scorer
 from service.backtest.scrape import Scraped
 from service.backtest.through_service import Observed
 from service.errors import Invalid
+from service.remote import Remote
 
 Through = Literal["core", "service"]
 Forecast = npt.NDArray[np.floating[Any]]
@@ -30,7 +31,7 @@ def backtest(
     plan: Plan,
     through: Through = "core",
     *,
-    url: str | None = None,
+    server: Remote | None = None,
     max_staleness: int = through_service.STALENESS,
     forecasts: Path | None = None,
 ) -> Report:
@@ -50,7 +51,7 @@ def backtest(
             def take(row: int, forecast: Forecast) -> None:
                 count(scorer, keep, shown, row, forecast)
 
-            observed, scraped = asyncio.run(through_service.run(plan, url, max_staleness, take))
+            observed, scraped = asyncio.run(through_service.run(plan, server, max_staleness, take))
     return service_report(plan, scorer, observed, scraped)
 
 

@@ -21,6 +21,7 @@ from service.backtest.child import ServerChild, ServerFailed
 from service.backtest.plan import Plan
 from service.backtest.scrape import Scraped, scrape
 from service.config import ServeConfig
+from service.remote import Remote
 
 STALENESS = 32  # K, in labels
 # One at a time, as a sensor sends them: with more, the latency of a message would be that of our own queue.
@@ -65,14 +66,14 @@ class Observed:
         self.published.add(forecast.version)
 
 
-async def replay(target: str, model: str, stream_id: str, plan: Plan, max_staleness: int, take: Take) -> Observed:
+async def replay(target: Remote, model: str, stream_id: str, plan: Plan, max_staleness: int, take: Take) -> Observed:
     """Create the model, send the plan's rows as one stream's ticks, and pass each forecast to `take`.
 
-    target: HOST:PORT. A tick is sent only once labels up to `max_staleness` before it are judged. On return every tick
+    A tick is sent only once labels up to `max_staleness` before it are judged. On return every tick
     is on the server's disk, and judged. Raises FreshetError; Stalled for waits longer than STALL_S and SETTLE_S.
     """
     spec, seen = plan.spec, Observed()
-    async with freshet.connect(target) as client:
+    async with target.connect() as client:
         keys = {name: value for name, value in spec.to_mapping().items() if name != "channels"}
         await client.create_model(model, spec.channels, weights=plan.weights or b"", **keys)
         watching = asyncio.create_task(_watch(client, model, seen))
@@ -129,19 +130,20 @@ async def _watch(client: freshet.Client, model: str, seen: Observed) -> None:
             seen.vetoes += 1
 
 
-async def run(plan: Plan, url: str | None, max_staleness: int, take: Take) -> tuple[Observed, Scraped]:
-    """Replay through the server at `url`, HOST:PORT, or through one of its own that lives as long as the replay.
+async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: Take) -> tuple[Observed, Scraped]:
+    """Replay through a running server, or through one of its own that lives as long as the replay.
 
     The model is new and has a name of its own: on a running server it stays behind. A server that is not ours does not
     tell where its /metrics are, so nothing is scraped. Raises what `replay` raises, and ServerFailed.
     """
     model = f"backtest-{uuid.uuid4().hex[:12]}"
-    if url is not None:
-        return await replay(url, model, "replay", plan, max_staleness, take), Scraped()
+    if remote is not None:
+        return await replay(remote, model, "replay", plan, max_staleness, take), Scraped()
     # Else the throttle would wait for the timer, publish_s, after every few ticks.
     publish_labels = min(max_staleness, ServeConfig.model_fields["publish_labels"].default)
     async with own_server(publish_labels=publish_labels) as server:
-        observed = await beside(must_live(server), replay(server.grpc, model, "replay", plan, max_staleness, take))
+        replaying = replay(Remote(server.grpc), model, "replay", plan, max_staleness, take)
+        observed = await beside(must_live(server), replaying)
         return observed, await scrape(server.http, model)
 
 

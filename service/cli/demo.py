@@ -25,6 +25,7 @@ from service.backtest.progress import progress
 from service.backtest.report import Report
 from service.backtest.scrape import scrape
 from service.backtest.through_service import STALENESS, beside, replay
+from service.remote import Remote
 
 SERIES = resources.files("service") / "data" / "nyc_taxi.csv"
 MODEL, STREAM = "taxi", "nyc"
@@ -72,7 +73,7 @@ async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving
         def take(row: int, forecast: npt.NDArray[np.floating[Any]]) -> None:
             count(scorer, None, shown, row, forecast)
 
-        observed = await replay(server.grpc, MODEL, STREAM, plan, STALENESS, take)
+        observed = await replay(Remote(server.grpc), MODEL, STREAM, plan, STALENESS, take)
     scraped = await scrape(server.http, MODEL)
     report = await asyncio.to_thread(service_report, plan, scorer, observed, scraped)
     print()

@@ -24,10 +24,12 @@ from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.quarantine import quarantine
 from service.cli.replay import replay
+from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
-from service.cli.verbs import INTERRUPTED, SPEC_KEYS, group, guarded, one_blas_thread, refused
+from service.cli.verbs import INTERRUPTED, SPEC_KEYS, asking, group, guarded, one_blas_thread, refused
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+from service.remote import Remote
 
 VERSION = "0.1.0"
 
@@ -181,9 +183,11 @@ app.command()(health)
 app.add_typer(models)
 app.add_typer(quarantine)
 app.add_typer(journal)
+app.add_typer(token)
 
 
 @app.command()
+@asking
 def backtest(
     file: Annotated[Path, typer.Argument(help="The recorded series.", metavar="FILE.csv")],
     time: Annotated[str | None, typer.Option(help="Column of event times [default: found by itself].")] = None,
@@ -206,9 +210,7 @@ def backtest(
         int | None, typer.Option(help="Row behind the last scored [default: the end].", metavar="ROW")
     ] = None,
     through: Annotated[Through, typer.Option(help="The learner itself, or a real server and client.")] = Through.CORE,
-    url: Annotated[
-        str | None, typer.Option(help="A running server [default: one of its own].", metavar="HOST:PORT")
-    ] = None,
+    server: Remote | None = None,
     max_staleness: Annotated[
         int, typer.Option(min=1, help="No forecast is older than so many labels (service only).", metavar="K")
     ] = 32,
@@ -228,8 +230,8 @@ def backtest(
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)
-        if url is not None and through is not Through.SERVICE:
-            raise Invalid("url", url, "goes with --through service")
+        if server is not None and through is not Through.SERVICE:
+            raise Invalid("url", server.url, "goes with --through service")
         beside = keys_beside(weights) if config is None else {}
         plan = make_plan(
             file,
@@ -242,7 +244,7 @@ def backtest(
             score_to=score_to,
         )
         print(plan.describe(), file=sys.stderr, flush=True)
-        report = run(plan, through.value, url=url, max_staleness=max_staleness, forecasts=forecasts)
+        report = run(plan, through.value, server=server, max_staleness=max_staleness, forecasts=forecasts)
         return finish(report, json, max_staleness)
 
     raise typer.Exit(guarded(work))

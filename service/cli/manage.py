@@ -14,29 +14,25 @@ import freshet
 from freshet.v1.models_pb2 import Model, ModelEvent
 from service.cli import files, spec_keys
 from service.cli.tables import plain, print_facts, print_json, print_table
-from service.config import split_address
 from service.errors import Invalid
+from service.remote import Remote
 from service.wire import spec as spec_of
 
 KINDS = {number: name.lower().replace("_", " ") for name, number in ModelEvent.Kind.items()}
 
 
-def connected(url: str, verb: Callable[[freshet.Client], Awaitable[int]]) -> int:
-    """Run a verb with a client of the server at `url`. Raises Invalid for no address, FreshetError, OSError."""
-    try:
-        split_address("url", url)
-    except ValueError as error:
-        raise Invalid("url", url, "give HOST:PORT, e.g. 127.0.0.1:8300") from error
+def connected(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> int:
+    """Run a verb with a client of the server. Raises Invalid for no address, FreshetError, OSError."""
 
     async def run() -> int:
-        async with freshet.connect(url) as client:
+        async with server.connect() as client:
             return await verb(client)
 
     try:
         return asyncio.run(run())
     except freshet.Unavailable as error:
         remedy = "start one with `freshet serve`, or name it with --url"
-        raise freshet.Unavailable(f"no working server on {url} ({error}): {remedy}") from error
+        raise freshet.Unavailable(f"no working server on {server} ({error}): {remedy}") from error
 
 
 # --- look

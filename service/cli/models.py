@@ -8,43 +8,45 @@ from typing import Annotated, Any
 
 import typer
 
-from service.cli.verbs import group, guarded
+from service.cli.verbs import LOCAL, asking, group, guarded
+from service.remote import Remote
 
 models = group("models", "Models and versions of a running server: list, create, promote, roll back …")
 
 Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
-Url = Annotated[str, typer.Option(help="The server.", metavar="HOST:PORT")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-URL = "127.0.0.1:8300"
 
 
-def _run(url: str, verb: Callable[..., Awaitable[int]], *arguments: Any) -> typer.Exit:
+def _run(server: Remote, verb: Callable[..., Awaitable[int]], *arguments: Any) -> typer.Exit:
     from service.cli.manage import connected
 
-    return typer.Exit(guarded(lambda: connected(url, lambda client: verb(client, *arguments))))
+    return typer.Exit(guarded(lambda: connected(server, lambda client: verb(client, *arguments))))
 
 
 @models.command("list")
-def list_models(url: Url = URL, json: Json = False) -> None:
+@asking
+def list_models(server: Remote = LOCAL, json: Json = False) -> None:
     """Every model: what serves, whether it learns, how far it is."""
     from service.cli.manage import list_models as verb
 
-    raise _run(url, verb, json)
+    raise _run(server, verb, json)
 
 
 @models.command()
-def show(name: Name, url: Url = URL, json: Json = False) -> None:
+@asking
+def show(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """One model with every key of its spec."""
     from service.cli.manage import show as verb
 
-    raise _run(url, verb, name, json)
+    raise _run(server, verb, name, json)
 
 
 @models.command()
+@asking
 def history(
     name: Name,
     events: Annotated[int, typer.Option(min=0, help="The last so many events.", metavar="N")] = 20,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Versions that are kept, with their losses; recent events.
@@ -53,10 +55,11 @@ def history(
     """
     from service.cli.manage import history as verb
 
-    raise _run(url, verb, name, events, json)
+    raise _run(server, verb, name, events, json)
 
 
 @models.command()
+@asking
 def create(
     name: Name,
     source: Annotated[
@@ -66,7 +69,7 @@ def create(
         Path | None,
         typer.Option(help="First weights [default: the folder's, or drawn from the seed].", metavar="FILE"),
     ] = None,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Create a model from a spec's file, or a trained folder.
@@ -76,32 +79,34 @@ def create(
     """
     from service.cli.manage import create as verb
 
-    raise _run(url, verb, name, source, weights, json)
+    raise _run(server, verb, name, source, weights, json)
 
 
 @models.command("import")
+@asking
 def import_version(
     name: Name,
     source: Annotated[
         Path, typer.Option("--from", help="Weights, or a folder that has them.", metavar="DIR|FILE.safetensors")
     ],
     promote: Annotated[bool, typer.Option("--promote", help="Put it into service too.")] = False,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Add a version from files. It does not serve until it is promoted."""
     from service.cli.manage import import_version as verb
 
-    raise _run(url, verb, name, source, promote, json)
+    raise _run(server, verb, name, source, promote, json)
 
 
 @models.command()
+@asking
 def export(
     name: Name,
     to: Annotated[Path | None, typer.Option(help="Folder [default: NAME-VERSION].", metavar="DIR")] = None,
     version: Annotated[int, typer.Option(min=0, help="0: the one that serves.", metavar="N")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Write a version's files: .onnx, weights, spec, facts.
@@ -110,27 +115,29 @@ def export(
     """
     from service.cli.manage import export as verb
 
-    raise _run(url, verb, name, version, to, force, json)
+    raise _run(server, verb, name, version, to, force, json)
 
 
 @models.command()
+@asking
 def promote(
     name: Name,
     version: Annotated[int, typer.Argument(min=1, help="A version that is kept.", metavar="VERSION")],
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Put a version into service; learning goes on from it."""
     from service.cli.manage import promote as verb
 
-    raise _run(url, verb, name, version, json)
+    raise _run(server, verb, name, version, json)
 
 
 @models.command()
+@asking
 def rollback(
     name: Name,
     version: Annotated[int, typer.Argument(min=0, help="0: the anchor.", metavar="VERSION")] = 0,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Return serving and learning to an earlier version.
@@ -139,49 +146,53 @@ def rollback(
     """
     from service.cli.manage import roll_back as verb
 
-    raise _run(url, verb, name, version, json)
+    raise _run(server, verb, name, version, json)
 
 
 @models.command()
-def pause(name: Name, url: Url = URL, json: Json = False) -> None:
+@asking
+def pause(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """Stop learning; serving goes on."""
     from service.cli.manage import pause as verb
 
-    raise _run(url, verb, name, json)
+    raise _run(server, verb, name, json)
 
 
 @models.command()
-def resume(name: Name, url: Url = URL, json: Json = False) -> None:
+@asking
+def resume(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """Go on learning."""
     from service.cli.manage import resume as verb
 
-    raise _run(url, verb, name, json)
+    raise _run(server, verb, name, json)
 
 
 @models.command()
+@asking
 def delete(
     name: Name,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Delete a model with its streams and versions, for good."""
     from service.cli.manage import delete as verb
 
-    raise _run(url, verb, name, yes, json)
+    raise _run(server, verb, name, yes, json)
 
 
 @models.command()
+@asking
 def watch(
     name: Annotated[str, typer.Argument(help="A model [default: all].", metavar="[NAME]")] = "",
     events: Annotated[int, typer.Option(min=0, help="First the last so many events.", metavar="N")] = 0,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Events as they happen, until Ctrl-C."""
     from service.cli.manage import watch as verb
 
-    raise _run(url, verb, name, events, json)
+    raise _run(server, verb, name, events, json)
 
 
 @models.command()

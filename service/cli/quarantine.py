@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.models import URL, Json, Name, Url
-from service.cli.verbs import group, guarded
+from service.cli.models import Json, Name
+from service.cli.verbs import LOCAL, asking, group, guarded
+from service.remote import Remote
 
 if TYPE_CHECKING:
     import freshet
@@ -16,14 +17,15 @@ if TYPE_CHECKING:
 quarantine = group("quarantine", "Labels and windows that a running server could not learn: list them, replay them.")
 
 
-def _run(url: str, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
+def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
     from service.cli.manage import connected
 
-    return typer.Exit(guarded(lambda: connected(url, verb)))
+    return typer.Exit(guarded(lambda: connected(server, verb)))
 
 
 @quarantine.command("list")
-def list_items(name: Name, url: Url = URL, json: Json = False) -> None:
+@asking
+def list_items(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """What could not be learned, and why, oldest first."""
 
     async def verb(client: freshet.Client) -> int:
@@ -45,15 +47,16 @@ def list_items(name: Name, url: Url = URL, json: Json = False) -> None:
             print(f"{name}: nothing is in quarantine")
         return 0
 
-    raise _run(url, verb)
+    raise _run(server, verb)
 
 
 @quarantine.command()
+@asking
 def replay(
     name: Name,
     ids: Annotated[list[int] | None, typer.Argument(help="Items, as `list` numbers them.", metavar="ID…")] = None,
     every: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
-    url: Url = URL,
+    server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Learn from items after all: each becomes a window, a label with the ticks before it.
@@ -79,4 +82,4 @@ def replay(
                 print(f"{id}: {why}")
         return 1 if answer.refused else 0
 
-    raise _run(url, verb)
+    raise _run(server, verb)

@@ -7,17 +7,19 @@ from typing import Annotated
 
 import typer
 
-from service.cli.models import URL, Json, Url
-from service.cli.verbs import guarded
+from service.cli.models import Json
+from service.cli.verbs import LOCAL, asking, guarded
+from service.remote import Remote
 
 HTTP = "127.0.0.1:8301"
 
 
+@asking
 def top(
     models: Annotated[
         list[str] | None, typer.Argument(help="Models to show [default: all].", metavar="[MODEL]…")
     ] = None,
-    url: Url = URL,
+    server: Remote = LOCAL,
     http: Annotated[str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT")] = HTTP,
     interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Between two looks.", metavar="SECONDS")] = 2.0,
     once: Annotated[
@@ -37,7 +39,7 @@ def top(
         from service.top.command import top as verb
 
         try:
-            return connected(url, lambda client: verb(client, http, url, models or (), interval, once, json))
+            return connected(server, lambda client: verb(client, http, server, models or (), interval, once, json))
         except KeyboardInterrupt:
             return 0
 

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from service.cli.verbs import SPEC_KEYS, guarded, one_blas_thread
+from service.cli.verbs import SPEC_KEYS, asking, guarded, one_blas_thread
+from service.remote import Remote
 
 
 class Mode(StrEnum):
@@ -18,6 +19,7 @@ class Mode(StrEnum):
     WHOLE = "whole"
 
 
+@asking
 def train(
     file: Annotated[Path, typer.Argument(help="The recorded history.", metavar="HISTORY.csv")],
     config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
@@ -50,7 +52,7 @@ def train(
     out: Annotated[Path | None, typer.Option(help="Folder to write [default: HISTORY-model].", metavar="DIR")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier training in DIR.")] = False,
     json: Annotated[Path | None, typer.Option(help="Also write history.json there.", metavar="OUT")] = None,
-    url: Annotated[str | None, typer.Option(help="A running server, for --create.", metavar="HOST:PORT")] = None,
+    server: Remote | None = None,
     create: Annotated[
         str | None, typer.Option(help="Create a model with these weights as version 1.", metavar="NAME")
     ] = None,
@@ -68,8 +70,8 @@ def train(
 
     def work() -> int:
         check_outputs(json=json)
-        if (url is None) != (create is None):
-            given, value, other = ("create", create, "url") if url is None else ("url", url, "create")
+        if (server is None) != (create is None):
+            given, value, other = ("create", create, "url") if server is None else ("url", server.url, "create")
             raise Invalid(given, value, f"goes with --{other}")
         plan = make_offline_plan(
             file,
@@ -85,7 +87,7 @@ def train(
             held_out=held_out,
             learning_rate=learning_rate,
         )
-        target = Target(url, create) if url is not None and create is not None else None
+        target = Target(server, create) if server is not None and create is not None else None
         return run(plan, out or Path(f"{file.stem}-model"), force, json, target)
 
     raise typer.Exit(guarded(work))

@@ -5,13 +5,19 @@ Imports neither NumPy nor gRPC, so that `freshet --help` stays quick.
 
 from __future__ import annotations
 
+import functools
+import inspect
 import os
 import sys
 from collections.abc import Callable
+from typing import Annotated, Any
 
 import typer
 
+from service.remote import SYSTEM, Remote
+
 USAGE_ERROR = 2
+LOCAL = Remote("127.0.0.1:8300")
 INTERRUPTED = 130
 
 # Written out, so that --help need not import NumPy; a test compares it with ModelSpec.
@@ -33,6 +39,39 @@ def group(name: str, help: str) -> typer.Typer:
         rich_markup_mode=None,  # it would take [default: 32] for markup
         pretty_exceptions_enable=False,
     )
+
+
+# Where a server is, who asks, and whom to trust; each also as a variable, `config.CLIENT_VARIABLES`.
+_REMOTE = {
+    "url": ("HOST:PORT", "The server."),
+    "token": ("TOKEN", "Who asks. Better in the variable, as others can read a command line."),
+    "ca": ("FILE", f"Speak TLS, trusting the authorities of this PEM file; {SYSTEM}: those of this machine."),
+    "cert": ("FILE", "Certificate to show, PEM, for a server that asks (mTLS)."),
+    "key": ("FILE", "Its key, PEM."),
+}
+
+
+def asking(verb: Callable[..., None]) -> Callable[..., None]:
+    """A verb whose parameter `server`, a Remote, is made of options; without --url it is the parameter's default."""
+
+    @functools.wraps(verb)
+    def called(**given: Any) -> None:
+        remote = {name: given.pop(name) for name in _REMOTE}
+        url = remote.pop("url") or default
+        verb(**given, server=None if url is None else Remote(str(url), **remote))
+
+    parameters = dict(inspect.signature(verb, eval_str=True).parameters)
+    default: Remote | None = parameters.pop("server").default
+    for name, (metavar, text) in _REMOTE.items():
+        shown = f"{text} [default: {default}]" if name == "url" and default else text
+        variable = None if name == "url" and default is None else f"FRESHET_{name.upper()}"
+        option = typer.Option(help=shown, metavar=metavar, envvar=variable)
+        parameters[name] = inspect.Parameter(
+            name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=Annotated[str | None, option]
+        )
+    called.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+    called.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+    return called
 
 
 def one_blas_thread() -> None:

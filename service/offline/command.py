@@ -15,13 +15,14 @@ from service.offline.output import FILES, claim, discard, history_json, write
 from service.offline.plan import OfflinePlan
 from service.offline.run import INTERRUPTED, Trained, train
 from service.offline.shown import beside
+from service.remote import Remote
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to create the model: a server, HOST:PORT, and the model's name there."""
+    """Where to create the model: a server, and the model's name there."""
 
-    url: str
+    server: Remote
     name: str
 
 
@@ -57,7 +58,7 @@ def run(plan: OfflinePlan, out: Path, force: bool, json: Path | None, target: Ta
         return INTERRUPTED_CODE
     if target is not None:
         asyncio.run(create(target, trained, weights))
-        print(f"created       {target.name} at {target.url}: version 1 are these weights, and it goes on learning")
+        print(f"created       {target.name} at {target.server}: version 1 are these weights, and it goes on learning")
     return 0
 
 
@@ -86,16 +87,16 @@ def tell(trained: Trained, out: Path) -> None:
 
 async def check_free(target: Target) -> None:
     """Refuse, before the work, a name that the server has already. Raises Invalid, FreshetError."""
-    async with freshet.connect(target.url) as client:
+    async with target.server.connect() as client:
         try:
             await client.get_model(target.name)
         except freshet.NotFound:
             return
-    raise Invalid("create", target.name, f"{target.url} has a model of that name: choose another")
+    raise Invalid("create", target.name, f"{target.server} has a model of that name: choose another")
 
 
 async def create(target: Target, trained: Trained, weights: bytes) -> None:
     """Create the model with these weights as version 1. Raises FreshetError."""
     keys = trained.plan.spec.to_mapping()
-    async with freshet.connect(target.url) as client:
+    async with target.server.connect() as client:
         await client.create_model(target.name, keys.pop("channels"), weights=weights, **keys)

@@ -20,6 +20,7 @@ from rich.text import Text
 
 import freshet
 from service.backtest.through_service import beside
+from service.remote import Remote
 from service.top import lines
 from service.top.screen import screen
 from service.top.server import Server
@@ -31,13 +32,19 @@ Show = Callable[[View], None]
 
 
 async def top(
-    client: freshet.Client, http: str, url: str, models: Collection[str], interval_s: float, once: bool, as_json: bool
+    client: freshet.Client,
+    http: str,
+    remote: Remote,
+    models: Collection[str],
+    interval_s: float,
+    once: bool,
+    as_json: bool,
 ) -> int:
     """Look and show until the user quits; returns the exit code. once: one view, of two looks; 1 if nothing answers.
 
     models: names to show; empty: all.
     """
-    server, history = Server(client, http), History()
+    server, history = Server(client, remote, http), History()
 
     async def views() -> AsyncIterator[View]:
         while True:
@@ -59,7 +66,7 @@ async def top(
             await go_on(_print_json if as_json else _lines())
         else:
             quit = asyncio.Event()
-            with _terminal(history, url, quit) as show:
+            with _terminal(history, remote.url, quit) as show:
                 await beside(go_on(show), quit.wait())
         return 0
     finally:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import time
 import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from http import HTTPStatus
 from typing import NoReturn
@@ -13,6 +12,7 @@ from typing import NoReturn
 import freshet
 from freshet.v1.models_pb2 import Model, ModelEvent
 from service.exposition import Scrape
+from service.remote import Remote
 from service.top.view import VERDICTS, Look, Verdict
 
 TIMEOUT_S = 5.0
@@ -23,8 +23,8 @@ REMEMBERED = 10_000  # events asked for at first: more than the last verdict of 
 class Server:
     """A running server, seen through its two ports. What does not answer is told, never raised."""
 
-    def __init__(self, client: freshet.Client, http: str) -> None:
-        self._client, self._http = client, http
+    def __init__(self, client: freshet.Client, remote: Remote, http: str) -> None:
+        self._client, self._remote, self._http = client, remote, http
         self._verdicts: dict[str, Verdict] = {}
 
     async def look(self) -> Look:
@@ -37,7 +37,7 @@ class Server:
             try:
                 metrics = await asyncio.to_thread(Scrape.parse, text)
             except ValueError as error:
-                why = f"http://{self._http}/metrics is no page of a freshet server: {error}"
+                why = f"{self._http}/metrics is no page of a freshet server: {error}"
         troubles = [trouble for trouble in (why, no_models) if trouble]
         return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
 
@@ -68,16 +68,11 @@ class Server:
 
     async def _get(self, path: str) -> tuple[int, str, str]:
         """Status and text of a page, and why there is none."""
-        url = f"http://{self._http}/{path}"
+        url = f"{self._http}/{path}"
         try:
-            return *await asyncio.to_thread(_fetch, url), ""
+            return *await asyncio.to_thread(self._remote.fetch, self._http, path, TIMEOUT_S), ""
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode(errors="replace"), f"{url} answers {error.code} {error.reason}"
         except OSError as error:
             return 0, "", f"no {url}: {getattr(error, 'reason', error)}"
-
-
-def _fetch(url: str) -> tuple[int, str]:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-        return answer.status, answer.read().decode()

@@ -13,6 +13,7 @@ from model.learner import Learner
 from service.backtest import core, through_service
 from service.backtest.child import ServerChild
 from service.backtest.plan import Plan, make_plan
+from service.remote import Remote
 
 ROWS = 2000
 # z-units of the first 400 rows. Float32: the counts reach 4e4, where one rounding is 2e-3, or 3e-7 in z-units; scale
@@ -42,7 +43,7 @@ async def through_the_service(server: ServerChild, name: str, plan: Plan) -> np.
     def take(row: int, y: np.ndarray) -> None:
         answers[row] = y
 
-    await through_service.replay(server.grpc, name, "taxi", plan, 32, take)
+    await through_service.replay(Remote(server.grpc), name, "taxi", plan, 32, take)
     assert np.isfinite(answers).all(), "every row was answered"
     return answers
 

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 import ssl
+import subprocess
+import sys
 import urllib.error
 import urllib.request
 from collections.abc import AsyncIterator
@@ -17,6 +20,7 @@ import freshet
 from service.backtest.child import ServerChild, ServerFailed
 from tests.client.certificates import Authority
 from tests.journeys.conftest import QUICK
+from tests.journeys.credentials import Entry, written
 from tests.journeys.raw import DEADLINE_S
 
 
@@ -173,3 +177,34 @@ async def test_a_server_does_not_start_with_files_that_make_no_certificate(house
 
     assert str(house.cert) in str(caught.value)
     assert "Traceback" not in str(caught.value)
+
+
+async def test_the_command_line_shows_its_token_and_speaks_tls(house):
+    access = house.folder / "access.toml"
+    access.write_text(written(Entry("fr-a", "a", "predict"), Entry("fr-ops", "default", "admin")))
+    async with house.started(access=access) as server:
+        target, http = at_localhost(server.grpc), at_localhost(server.http)
+
+        async def told(*words: object, **variables: object) -> tuple[int, str]:
+            command = [sys.executable, "-m", "service.cli", *map(str, words), "--url", target]
+            environment = os.environ | {f"FRESHET_{name.upper()}": str(value) for name, value in variables.items()}
+            done = await asyncio.to_thread(
+                subprocess.run, command, capture_output=True, text=True, timeout=60, env=environment
+            )
+            return done.returncode, done.stdout + done.stderr
+
+        ca = house.authority.pem
+        for way in (("--ca", ca, "--token", "fr-a"), ()):
+            code, seen = await told("models", "list", *way, **({} if way else {"token": "fr-ops", "ca": ca}))
+            assert (code, "no models yet" in seen) == (0, True), seen
+        code, seen = await told("top", "--once", "--json", "--interval", 0.2, "--http", http, token="fr-ops", ca=ca)
+        assert code == 0, seen
+        for words, variables, named in (
+            (("models", "list"), {"ca": ca}, "authorization"),
+            (("models", "list"), {"ca": ca, "token": "wrong"}, "authorization"),
+            (("models", "delete", "flow", "--yes"), {"ca": ca, "token": "fr-a"}, "admin"),
+            (("models", "list"), {"token": "fr-a"}, "no working server"),
+        ):
+            code, seen = await told(*words, **variables)
+            assert (code, named in seen) == (1, True), seen
+            assert "Traceback" not in seen

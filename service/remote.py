@@ -1,0 +1,54 @@
+"""A running server as the command line names it: where it is, who asks, and whom to trust."""
+
+from __future__ import annotations
+
+import ssl
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from service.config import split_address
+from service.errors import Invalid
+
+if TYPE_CHECKING:
+    import freshet
+
+SYSTEM = "system"  # in the place of a CA's file: whom this machine trusts
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """`url`: HOST:PORT of its gRPC port. ca: TLS, trusting this PEM file's authorities; cert, key: who asks (mTLS)."""
+
+    url: str
+    token: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def connect(self) -> freshet.Client:
+        """A client of it, not yet open. Raises Invalid for no address; freshet.InvalidArgument for what it refuses."""
+        import freshet
+
+        try:
+            split_address("url", self.url)
+        except ValueError as error:
+            raise Invalid("url", self.url, "give HOST:PORT, e.g. 127.0.0.1:8300") from error
+        tls = None
+        if self.ca or self.cert or self.key:
+            tls = freshet.Tls(ca=None if self.ca in (None, SYSTEM) else self.ca, cert=self.cert, key=self.key)
+        return freshet.connect(self.url, token=self.token, tls=tls)
+
+    def fetch(self, http: str, path: str, timeout_s: float) -> tuple[int, str]:
+        """Status and body of GET `path` at its HTTP port, HOST:PORT. Raises OSError, which urllib's HTTPError is."""
+        context, scheme = None, "http"
+        if self.ca:
+            scheme = "https"
+            context = ssl.create_default_context(cafile=None if self.ca == SYSTEM else self.ca)
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        request = urllib.request.Request(f"{scheme}://{http}/{path}", headers=headers)
+        with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:
+            return answer.status, answer.read().decode()
