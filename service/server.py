@@ -39,6 +39,7 @@ from service.credentials import Certificates, access_file
 from service.edge.call_limit import CallLimit
 from service.edge.health import Health
 from service.edge.http import HttpServer, application
+from service.edge.in_flight import InFlight
 from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
 from service.edge.security import Security
@@ -114,6 +115,7 @@ class Server:
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
         self.engine, self.events = Engine(), Events()
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
+        self.serving.tenants.apply(self.access.current)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
         started = time.monotonic()
         replayed = recover(self.serving, self.states)
@@ -233,7 +235,12 @@ class Server:
         if connections < config.max_connections:
             log.warning("fewer connections than configured, for want of descriptors", most=connections)
         server = grpc.aio.server(
-            interceptors=[GrpcMetrics(self.registry), self.security, CallLimit(config.max_calls)],
+            interceptors=[
+                GrpcMetrics(self.registry),
+                self.security,
+                CallLimit(config.max_calls),
+                InFlight(self.serving.tenants),
+            ],
             options=[
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", 64 << 20),
@@ -263,6 +270,11 @@ class Server:
         port = server.add_insecure_port(self.config.listen)
         return server, port
 
+    def _interceptors(self) -> list[Any]:
+        """The outermost first: every call is counted, strangers hold no place among those that are open."""
+        limit, flight = CallLimit(self.config.max_calls), InFlight(self.serving.tenants)
+        return [GrpcMetrics(self.registry), self.security, limit, flight]
+
     async def _set_health(self, status: Any) -> None:
         for name in ("", *SERVICES):
             await self.health.set(name, status)
@@ -287,7 +299,8 @@ class Server:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(FILES_PERIOD_S)
-            self.access.look()
+            if self.access.look():
+                self.serving.tenants.apply(self.access.current)
             if self.certificates:
                 self.certificates.look()
             self.security.sweep()  # tokens also expire while their file stays as it is

@@ -31,7 +31,8 @@ from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
 from service.storage.versions import Versions
-from service.table import ABSENT, Rows, StreamTable
+from service.table import ABSENT, Rows
+from service.tenants import Tenants
 
 log = structlog.get_logger("serving")
 
@@ -87,6 +88,7 @@ class Serving:
         self.last_model = 0  # the highest number ever given to a model
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._full_at = 0.0  # of the server's own bucket, clock seconds
+        self.tenants = Tenants(metrics)
         self.draining = False
         journal.on_commit.append(self._committed)
 
@@ -169,10 +171,7 @@ class Serving:
         self.check_stream_id(id)
         t, row = model.table, model.table.by_id.get(id, ABSENT)
         if row == ABSENT:
-            if sum(m.known for m in self.models.values()) >= self.config.max_streams:
-                raise Exhausted(
-                    "stream", id, f"the server holds {self.config.max_streams} streams, its limit", retry_s=60
-                )
+            self._check_room(model, id)
             number, epoch = model.next_number(), 1
         else:
             number, epoch = int(t.number[row]), int(t.epoch[row]) + 1
@@ -189,6 +188,14 @@ class Serving:
             self.metrics.corrupt.labels("stream").inc()
             log.error("the state of a stream is lost, and its client is told", model=model.name, stream=id)
         return Session(model, row), origin
+
+    def _check_room(self, model: Sessions, id: str) -> None:
+        """Raises Exhausted if there may be no other stream, of the server or of the model's tenant."""
+        if sum(m.known for m in self.models.values()) >= self.config.max_streams:
+            remedy = f"the server holds {self.config.max_streams} streams, its limit"
+            raise Exhausted("stream", id, remedy, retry_s=60)
+        of_tenant = sum(m.known for m in self.models.values() if m.tenant == model.tenant)
+        self.tenants.of(model.tenant).check_streams(of_tenant, id)
 
     def close_stream(self, model: Sessions, owner: int) -> None:
         """The call that owned streams has ended."""
@@ -213,6 +220,8 @@ class Serving:
         if id in model.table.by_id:
             epoch = max(epoch, int(model.table.epoch[model.table.by_id[id]]))
             self.delete_stream(model, id)
+        else:
+            self._check_room(model, id)
         number = model.next_number()
         self.record(model, StreamOpened(number, id, epoch + 1))
         self.record(model, StatePut(number, last_seq, last_time, state))
@@ -354,12 +363,15 @@ class Serving:
                 remedy += "; the disk is full"
             return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
         now, t, row = self.clock(), model.table, session.row
-        full_at = float(t.full_at[row])
-        for rate, at, whose in ((self._stream_rate, full_at, "stream"), (self._rate, self._full_at, "server")):
-            if wait := rate.wait(at, now):
-                remedy = f"the {whose} takes {rate.per_s:g} ticks per second: send it again in {wait:.3g} s"
-                return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy, retry_s=wait)
+        full_at, tenant = float(t.full_at[row]), self.tenants.of(model.tenant)
+        if wait := self._stream_rate.wait(full_at, now):
+            return too_fast(seq, "stream", self._stream_rate, wait)
+        if wait := tenant.wait(now):
+            return too_fast(seq, "tenant", tenant.rate or self._rate, wait)
+        if wait := self._rate.wait(self._full_at, now):
+            return too_fast(seq, "server", self._rate, wait)
         t.full_at[row] = self._stream_rate.take(full_at, now)
+        tenant.ticked(now)
         self._full_at = self._rate.take(self._full_at, now)
         return None
 
@@ -418,7 +430,7 @@ class Serving:
         now = self.clock()
         if self._no_room():
             sound[:] = False  # `decide` says why
-        self._take_tokens(t, rows, sound, now)
+        self._take_tokens(model, rows, sound, now)
         others = {
             int(i): self.decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])
             for i in np.flatnonzero(~sound)
@@ -443,15 +455,18 @@ class Serving:
         metrics.ticks.inc(n)
         return Wave(taken, y, judged, others)
 
-    def _take_tokens(self, t: StreamTable, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
+    def _take_tokens(self, model: Sessions, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
         """Count the sound ticks against the rates; those that are too many are not sound any more: `decide` says why.
 
         rows: (n,), distinct; sound: (n,), modified.
         """
+        t, tenant = model.table, self.tenants.of(model.tenant)
         sound &= self._stream_rate.has_token(t.full_at[rows], now)
-        sound[np.flatnonzero(sound)[self._rate.tokens(self._full_at, now) :]] = False
+        asked = np.flatnonzero(sound)
+        sound[asked[min(tenant.tokens(now, len(asked)), self._rate.tokens(self._full_at, now)) :]] = False
         taken = rows[sound]
         t.full_at[taken] = self._stream_rate.take_each(t.full_at[taken], now)
+        tenant.ticked(now, len(taken))
         self._full_at = self._rate.take(self._full_at, now, len(taken))
 
     # ---- progress
@@ -474,6 +489,12 @@ class Serving:
         """Labels up to `offset` are judged, whatever the verdict; open streams are told."""
         model.judge(offset)
         model.wake()
+
+
+def too_fast(seq: int, whose: str, rate: Rate, wait: float) -> Refusal:
+    """Why a tick comes too early, and when to send it again, seconds from now."""
+    remedy = f"the {whose} takes {rate.per_s:g} ticks per second: send it again in {wait:.3g} s"
+    return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy, retry_s=wait)
 
 
 class Wave(NamedTuple):

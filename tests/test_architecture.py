@@ -57,6 +57,7 @@ FLOORS = {
     "service.sessions": 2,
     "service.snapshot": 2,
     "service.storage": 2,
+    "service.tenants": 2,
     "service.trainer": 2,
     "service.upkeep": 2,
     "service.watched": 2,

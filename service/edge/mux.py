@@ -18,6 +18,7 @@ from freshet.v1.streams_pb2 import MuxResponse
 from model.rounds import rounds
 from service import wire
 from service.answers import Answer
+from service.edge.in_flight import in_flight
 from service.edge.writing import Writing
 from service.errors import Invalid, Reason, Refusal, ServiceError
 from service.intake import Intake
@@ -67,7 +68,7 @@ class MuxCall:
     ) -> None:
         """first: the call's first message, which named the model."""
         self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
-        self._first = first
+        self._first, self._tenant = first, intake.serving.tenants.of(model.tenant)
         self.writing = writing
         self.handles = Handles()
         self._moved = asyncio.Event()
@@ -91,11 +92,12 @@ class MuxCall:
             if request.model and request.model != self.model.name:
                 raise Invalid("model", request.model, f"this call is for {self.model.name}: open another for that")
             arrived = self.serving.clock()
-            if request.bind:
-                await self._bind(request.bind)
-            if request.HasField("ticks"):
-                await self._ticks(wire.columns(request.ticks, len(self.model.spec.channels)))
-                self.serving.metrics.total_seconds.observe(self.serving.clock() - arrived)
+            with in_flight(self._tenant, request.ByteSize()):
+                if request.bind:
+                    await self._bind(request.bind)
+                if request.HasField("ticks"):
+                    await self._ticks(wire.columns(request.ticks, len(self.model.spec.channels)))
+                    self.serving.metrics.total_seconds.observe(self.serving.clock() - arrived)
             request = await self.context.read()
         await self.serving.journal.flush()
         await self._tell()

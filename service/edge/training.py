@@ -34,6 +34,7 @@ class LearnCall:
     ) -> None:
         self.intake, self.context, self.model, self.source, self.learned = intake, context, model, source, learned
         self.items, self._read = Unacknowledged(), 0
+        self._tenant = intake.serving.tenants.of(model.tenant)
         self.writing = writing
         self._moved, self._room = asyncio.Event(), asyncio.Event()
 
@@ -64,21 +65,30 @@ class LearnCall:
         await self.writing.idle()  # the last acknowledgement is on its way
 
     def _take(self, request: training_pb2.LearnRequest) -> Refusal | None:
-        kind = request.WhichOneof("message")
-        if kind == "label":
-            seq, y = wire.label(request.label)
-            outcome = self.intake.label(self.model, request.label.stream, seq, y)
-            size, window_seq = y.nbytes, 0
-        elif kind == "window":
-            window = wire.window(request.window)
-            outcome = self.intake.window(self.model, self.source, window)
-            size, window_seq = request.ByteSize(), window.seq
-        else:
-            raise Invalid("message", kind or "empty", "send Hello once, then StreamLabel or Window")
+        """Take an item in; it is in flight until it is acknowledged. Raises Exhausted where that is too much."""
+        size = request.ByteSize()
+        self._tenant.take(size)
+        try:
+            outcome, window_seq = self._taken(request)
+        except BaseException:
+            self._tenant.give_back(size)
+            raise
         if isinstance(outcome, Refusal):
+            self._tenant.give_back(size)
             return outcome
         self.items.add(outcome, size, window_seq)
         return None
+
+    def _taken(self, request: training_pb2.LearnRequest) -> tuple[int | Refusal, int]:
+        """What became of an item, and the number of a window."""
+        kind = request.WhichOneof("message")
+        if kind == "label":
+            seq, y = wire.label(request.label)
+            return self.intake.label(self.model, request.label.stream, seq, y), 0
+        if kind == "window":
+            window = wire.window(request.window)
+            return self.intake.window(self.model, self.source, window), window.seq
+        raise Invalid("message", kind or "empty", "send Hello once, then StreamLabel or Window")
 
     async def _until_moved(self) -> None:
         self._room.clear()
@@ -96,8 +106,9 @@ class LearnCall:
             await self._tell()
 
     async def _tell(self) -> None:
-        items = self.items
+        items, before = self.items, self.items.bytes
         if items.reached(self.intake.reached(self.model, self.learned)):
+            self._tenant.give_back(before - items.bytes)
             await self.write(
                 acknowledged=training_pb2.Acknowledged(
                     labels=items.labels, windows=items.windows, window_seq=items.window_seq
@@ -122,6 +133,7 @@ class LearnCall:
 
     def end(self) -> None:
         """Leave nothing of the call behind."""
+        self._tenant.give_back(self.items.bytes)
         self.intake.disown(self.model, self.source, self)
         self.intake.unwatch(self.model, self.moved)
 

@@ -1,0 +1,97 @@
+"""What each tenant has of its quota. For the event loop alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.access import UNLIMITED, Access, Quota
+from service.errors import Exhausted
+from service.metrics import Metrics
+from service.rates import Rate
+
+RETRY_S = 1.0  # for what passes soon: bytes in flight
+RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
+
+
+class Tenant:
+    """One tenant. `rate`: its ticks per second, None: unlimited; `full_at`: of that bucket, clock seconds."""
+
+    __slots__ = ("_reached", "full_at", "in_flight", "name", "quota", "rate")
+
+    def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None]) -> None:
+        self.name, self._reached = name, reached
+        self.full_at, self.in_flight = 0.0, 0
+        self.assign(quota)
+
+    def assign(self, quota: Quota) -> None:
+        """Another quota from here on; what is there already stays."""
+        self.quota = quota
+        self.rate = Rate(quota.ticks_per_s) if quota.ticks_per_s < UNLIMITED.ticks_per_s else None
+
+    def check_models(self, models: int, name: str) -> None:
+        """Raises Exhausted where the tenant has `models` and wants another, called `name`."""
+        if models >= self.quota.models:
+            raise self._exhausted("models", "name", name, f"{models} models, its quota: delete one", RETRY_LATER_S)
+
+    def check_streams(self, streams: int, id: str) -> None:
+        """Raises Exhausted where the tenant has `streams` and wants another."""
+        if streams >= self.quota.streams:
+            raise self._exhausted("streams", "stream", id, f"{streams} streams, its quota: delete some", RETRY_LATER_S)
+
+    def take(self, size: int) -> None:
+        """So many bytes more are in flight: received, and not answered yet. One message alone may be of any size.
+
+        Raises Exhausted.
+        """
+        if self.in_flight and self.in_flight + size > self.quota.in_flight_bytes:
+            remedy = f"{self.in_flight} bytes in flight, of {self.quota.in_flight_bytes}: wait for answers"
+            raise self._exhausted("in_flight_bytes", "message", f"{size} bytes", remedy, RETRY_S)
+        self.in_flight += size
+
+    def give_back(self, size: int) -> None:
+        """So many bytes are answered, or will never be."""
+        self.in_flight -= size
+
+    def wait(self, now: float) -> float:
+        """Seconds until another tick may come; 0: it may now."""
+        wait = self.rate.wait(self.full_at, now) if self.rate else 0.0
+        if wait:
+            self._reached(self.name, "ticks_per_s")
+        return wait
+
+    def tokens(self, now: float, wanted: int) -> int:
+        """How many of so many ticks may come now."""
+        return min(wanted, self.rate.tokens(self.full_at, now)) if self.rate else wanted
+
+    def ticked(self, now: float, ticks: int = 1) -> None:
+        """So many ticks have come."""
+        if self.rate:
+            self.full_at = self.rate.take(self.full_at, now, ticks)
+
+    def _exhausted(self, quota: str, field: str, value: str, has: str, retry_s: float) -> Exhausted:
+        self._reached(self.name, quota)
+        return Exhausted(field, value, f"the tenant has {has}, or ask for a larger one", retry_s=retry_s)
+
+
+class Tenants:
+    """All tenants that were ever asked for; quotas are those of the access file in force."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._access = Access()
+        self._tenants: dict[str, Tenant] = {}
+        self._metrics = metrics
+
+    def of(self, name: str) -> Tenant:
+        """The tenant."""
+        if name not in self._tenants:
+            self._tenants[name] = Tenant(name, self._access.quota(name), self._count)
+        return self._tenants[name]
+
+    def apply(self, access: Access) -> None:
+        """The quotas of this access file are in force from here on."""
+        self._access = access
+        for tenant in self._tenants.values():
+            tenant.assign(access.quota(tenant.name))
+
+    def _count(self, tenant: str, quota: str) -> None:
+        self._metrics.quota_reached.labels(tenant, quota).inc()
