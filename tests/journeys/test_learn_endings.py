@@ -192,7 +192,8 @@ async def test_the_sdk_goes_on_after_a_restart_and_raises_what_is_refused_where_
             with pytest.raises(freshet.LabelRefused, match=r"label\.stream"):
                 await within(learning.flush())
         seen = await scrape(server.http)
-        assert seen.total("freshet_windows_learned_total", model="flow") == 12
+        # Of the 12; those before the restart may have been learned, and counted, by the server before.
+        assert 2 <= seen.total("freshet_windows_learned_total", model="flow") <= 12
 
         async with client.learn("flow", "mill", on_refused="keep") as again:
             assert again.next_window == 13

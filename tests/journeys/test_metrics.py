@@ -63,6 +63,10 @@ TRAINER_FACTS = (
 
 # Elsewhere: what this journey does not bring about, and where it is seen to move.
 NOT_HERE = {
+    "freshet_file_invalid": "a file that becomes invalid; tests/journeys/test_access.py",
+    "freshet_calls_revoked_total": "a token that is good no longer; tests/journeys/test_access.py",
+    "freshet_calls_denied_total": "a call without a good token; tests/journeys/test_access.py",
+    "freshet_quota_reached_total": "a tenant at its quota; tests/journeys/test_quotas.py",
     "freshet_build_info": "what runs stays the same; tests/service/test_metrics.py",
     "freshet_ready": "1 as long as anybody is served; tests/service/test_metrics.py",
     "freshet_disk_free_bytes": "the disk is others' too; tests/service/test_metrics.py",

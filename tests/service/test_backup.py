@@ -25,7 +25,7 @@ from service.storage.segments import JournalDamaged
 from service.storage.space import NoSpace
 from service.storage.staging import InUse, staging
 from tests.service.histories import digest
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 from tests.service.test_journal_retention import NOTHING, SMALL, checkpoint, long_history
 from tests.service.test_recovery import recovered, seen, some_history
 
@@ -179,7 +179,7 @@ async def test_a_model_that_is_deleted_while_it_looks_is_not_in_it_by_half(tmp_p
         await live.snapshot()
 
         async def deleted() -> None:
-            await live.control.delete("flow")
+            await live.control.delete(key("flow"))
 
         await in_between(live, tmp_path / "b.tar", "_hold", deleted, monkeypatch, "versions.db")
     assert await starts_as(tmp_path / "b.tar", tmp_path / "new", {}) != is_mutant

@@ -17,7 +17,7 @@ from service.metrics import Metrics
 from service.trainer.hosting import HostedModel
 from service.trainer.messages import Message
 from service.trainer.process import progress
-from tests.service.one_process import World, world
+from tests.service.one_process import World, key, world
 
 
 @pytest.fixture
@@ -144,10 +144,10 @@ async def test_where_a_model_stands_is_told_as_it_changes_and_after_a_restart(tm
         number = await live.publish(model, seed=1)
         live.serving.wall = lambda: 200.0
         published = stand(live)
-        await live.control.promote("flow", number)
-        await live.control.pause("flow")
+        await live.control.promote(key("flow"), number)
+        await live.control.pause(key("flow"))
         promoted = stand(live)
-        await live.control.roll_back("flow", 1)
+        await live.control.roll_back(key("flow"), 1)
         returned = stand(live)
     async with world(tmp_path) as again:
         after = stand(again)

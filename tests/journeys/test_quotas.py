@@ -1,0 +1,229 @@
+"""A tenant at its quota is told so, and when to try again; its neighbours notice nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from collections.abc import AsyncIterator
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+import pytest_asyncio
+
+import freshet
+from freshet.v1 import models_pb2, streams_pb2, streams_pb2_grpc, training_pb2, types_pb2
+from freshet.v1.models_pb2_grpc import ModelsStub
+from freshet.v1.training_pb2_grpc import TrainingStub
+from service.backtest.child import ServerChild
+from tests.journeys.conftest import QUICK
+from tests.journeys.crash import mutate, trainer_of
+from tests.journeys.credentials import Entry, bearer, replace, written
+from tests.journeys.raw import DEADLINE_S, channel_to
+from tests.journeys.raw_mux import columns
+from tests.journeys.scraped import scrape
+
+TOKENS = Entry("fr-small", "small", "admin"), Entry("fr-big", "big", "admin"), Entry("fr-scrape", "ops", "metrics")
+SMALL = {"channels": ["x"], "hidden": 4}
+BURST_S = 1.0  # of every bucket: service.rates
+
+
+class House:
+    """A server with two tenants: "small", whose quota tests change, and "big", who has none."""
+
+    def __init__(self, child: ServerChild, access: Path) -> None:
+        self.child, self.access = child, access
+
+    async def limit(self, **quota: object) -> None:
+        """The quota of tenant small from here on; returns once it is in force."""
+        lines = "".join(f"{name} = {value}\n" for name, value in quota.items())
+        marker = Entry(f"fr-{len(lines)}-{hash(lines)}", "small", "predict")
+        replace(self.access, written(*TOKENS, marker, quotas=f"[tenant.small]\n{lines}"))
+        async with channel_to(self.child.grpc) as channel, asyncio.timeout(DEADLINE_S):
+            ask = ModelsStub(channel)
+            while True:
+                with contextlib.suppress(grpc.aio.AioRpcError):
+                    await ask.List(models_pb2.ListModelsRequest(), metadata=bearer(marker.token), timeout=DEADLINE_S)
+                    return
+
+    def client(self, tenant: str) -> freshet.Client:
+        return freshet.connect(self.child.grpc, token=f"fr-{tenant}")
+
+    async def reached(self, quota: str) -> float:
+        """How often small has been refused for it."""
+        scraped = await scrape(self.child.http, "fr-scrape")
+        return scraped.total("freshet_quota_reached_total", tenant="small", quota=quota)
+
+
+@contextlib.asynccontextmanager
+async def a_house(folder: Path) -> AsyncIterator[House]:
+    access = folder / "access.toml"
+    access.write_text(written(*TOKENS))
+    async with ServerChild(folder / "data", folder / "log", settings=QUICK | {"access": access}) as child:
+        yield House(child, access)
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="session")
+async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[House]:
+    async with a_house(tmp_path_factory.mktemp("house")) as house:
+        yield house
+
+
+@pytest_asyncio.fixture(loop_scope="session")
+async def house(shared: House) -> AsyncIterator[House]:
+    yield shared
+    await shared.limit()
+    for tenant in ("small", "big"):
+        async with shared.client(tenant) as client:
+            for model in await client.list_models():
+                await client.delete_model(model.name)
+
+
+async def test_the_model_that_is_one_too_many_is_refused_and_others_make_theirs(house):
+    await house.limit(models=1)
+    async with house.client("small") as small, house.client("big") as big:
+        await small.create_model("one", **SMALL)
+        with pytest.raises(freshet.ResourceExhausted, match="quota") as caught:
+            await small.create_model("two", **SMALL)
+
+        await small.create_model("one", **SMALL)  # it is there
+        await big.create_model("one", **SMALL)
+        await big.create_model("two", **SMALL)
+        await small.delete_model("one")
+        await small.create_model("two", **SMALL)
+    assert caught.value.retry_delay_s == 60
+    assert await house.reached("models") == 1
+
+
+async def test_streams_are_counted_over_all_models_however_they_are_made(house):
+    await house.limit(streams=2)
+    async with house.client("small") as small, house.client("big") as big:
+        for client in (small, big):
+            await client.create_model("one", **SMALL)
+            await client.create_model("two", **SMALL)
+        async with small.stream("one", "a") as a, small.stream("two", "b"):
+            await a.step(1.0)
+            with pytest.raises(freshet.ResourceExhausted, match="quota"):
+                async with small.stream("one", "c"):
+                    pass
+            async with small.mux("one") as mux:
+                with pytest.raises(freshet.FreshetError, match="quota"):
+                    await mux.step(["c"], np.ones((1, 1)))
+            with pytest.raises(freshet.ResourceExhausted, match="quota"):
+                await put(house, "fr-small", "one", "c")
+            await a.step(2.0)  # what is there goes on
+            async with big.stream("one", "a") as other, big.stream("one", "b"), big.stream("one", "c"):
+                assert (await other.step(1.0)).seq == 1
+        async with small.stream("one", "a") as again:
+            assert again.next_seq == 3
+    assert await house.reached("streams") == 3
+
+
+async def put(house: House, token: str, model: str, stream: str) -> None:
+    """Streams.Put of a fresh state."""
+    async with channel_to(house.child.grpc) as channel:
+        stub = streams_pb2_grpc.StreamsStub(channel)
+        how = {"metadata": bearer(token), "timeout": DEADLINE_S}
+        seen = await stub.Get(streams_pb2.GetStreamRequest(model=model, stream="a", with_state=True), **how)
+        seen.stream = stream
+        try:
+            await stub.Put(streams_pb2.PutStreamRequest(stream=seen), **how)
+        except grpc.aio.AioRpcError as error:
+            raise freshet.errors.from_rpc(error) from error
+
+
+async def test_ticks_that_come_too_fast_are_put_off_and_none_is_lost(house):
+    await house.limit(ticks_per_s=20)
+    n = 50
+    async with house.client("small") as small, house.client("big") as big:
+        for client in (small, big):
+            await client.create_model("one", **SMALL)
+        async with small.stream("one", "a") as a, big.stream("one", "a") as other:
+            answers = [forecast.seq async for forecast in a.forecasts(np.arange(n, dtype=float))]
+            others = [forecast.seq async for forecast in other.forecasts(np.arange(n, dtype=float))]
+    assert answers == others == list(range(1, n + 1))
+    assert await house.reached("ticks_per_s") > 0
+
+
+async def test_a_tick_beyond_the_rate_is_told_when_to_come_again_alone_and_packed(house):
+    await house.limit(ticks_per_s=0.001)
+    async with house.client("small") as small, channel_to(house.child.grpc) as channel:
+        await small.create_model("one", **SMALL)
+        streams = streams_pb2_grpc.StreamsStub(channel)
+        call = streams.Open(metadata=bearer("fr-small"), timeout=DEADLINE_S)
+        await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model="one", stream="a")))
+        assert (await call.read()).HasField("welcome")
+        answers = []
+        for seq in (1, 2):
+            await call.write(streams_pb2.OpenRequest(tick=streams_pb2.Tick(seq=seq, x=[1.0])))
+        while len(answers) < 2:
+            message = await call.read()
+            answers += [message] if not message.HasField("durable") else []
+        call.cancel()
+
+        mux = streams.Mux(metadata=bearer("fr-small"), timeout=DEADLINE_S)
+        bind = [streams_pb2.Bind(handle=0, stream="b")]
+        await mux.write(streams_pb2.MuxRequest(model="one", bind=bind))
+        await mux.read()
+        await mux.write(streams_pb2.MuxRequest(ticks=columns([0], [1], [1.0])))
+        packed = (await mux.read()).refused[0].refused
+        mux.cancel()
+
+    assert answers[0].forecast.seq == 1
+    for refused in (answers[1].refused, packed):
+        assert refused.reason == types_pb2.Refused.OVERLOADED
+        assert "tenant" in refused.remedy
+        assert 0 < refused.retry_s <= 1000
+
+
+async def test_bytes_in_flight_are_a_tenants_and_are_given_back(house):
+    await house.limit(in_flight_bytes=2000)
+    column = np.ones(64, "<f4").tobytes()
+    window = training_pb2.Window(steps=64, x=column, y=column)
+    async with house.client("small") as small, house.client("big") as big, channel_to(house.child.grpc) as channel:
+        for client in (small, big):
+            await client.create_model("one", **SMALL)
+        trainer = trainer_of(house.child)
+
+        async def send(token: str) -> grpc.aio.StreamStreamCall[object, object]:
+            call = TrainingStub(channel).Learn(metadata=bearer(token), timeout=DEADLINE_S)
+            hello = training_pb2.LearnHello(model="one", source=token, acknowledge=training_pb2.LearnHello.LEARNED)
+            await call.write(training_pb2.LearnRequest(hello=hello))
+            await call.read()
+            for seq in range(1, 9):
+                window.window_seq = seq
+                with contextlib.suppress(asyncio.InvalidStateError):
+                    await call.write(training_pb2.LearnRequest(window=window))
+            return call
+
+        os.kill(trainer, signal.SIGSTOP)  # so that what waits to be learned stays in flight
+        try:
+            refused, other = await send("fr-small"), await send("fr-big")
+            code = await refused.code()
+        finally:
+            os.kill(trainer, signal.SIGCONT)
+        assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "bytes in flight" in (await refused.details() or "")
+        await other.done_writing()
+        while (message := await other.read()) is not grpc.aio.EOF:
+            last = message
+        assert last.acknowledged.windows == 8
+        await small.list_models()  # the call is over, and what it had in flight given back
+    assert await house.reached("in_flight_bytes") >= 1
+
+
+UNLIMITED = """
+import service.access
+service.access.Access.quota = lambda self, tenant: service.access.UNLIMITED
+"""
+
+
+async def test_a_quota_that_is_not_kept_would_be_noticed(monkeypatch, tmp_path):
+    mutate(monkeypatch, tmp_path, UNLIMITED)
+    async with a_house(tmp_path) as house:
+        with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
+            await test_the_model_that_is_one_too_many_is_refused_and_others_make_theirs(house)
