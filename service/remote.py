@@ -42,13 +42,14 @@ class Remote:
             tls = freshet.Tls(ca=None if self.ca in (None, SYSTEM) else self.ca, cert=self.cert, key=self.key)
         return freshet.connect(self.url, token=self.token, tls=tls)
 
-    def fetch(self, http: str, path: str, timeout_s: float) -> tuple[int, str]:
-        """Status and body of GET `path` at its HTTP port, HOST:PORT. Raises OSError, which urllib's HTTPError is."""
-        context, scheme = None, "http"
-        if self.ca:
-            scheme = "https"
-            context = ssl.create_default_context(cafile=None if self.ca == SYSTEM else self.ca)
+    def page(self, http: str, path: str) -> str:
+        """The URL of a page at its HTTP port, HOST:PORT."""
+        return f"{'https' if self.ca else 'http'}://{http}/{path}"
+
+    def fetch(self, page: str, timeout_s: float) -> tuple[int, str]:
+        """Status and body of a GET. Raises OSError, which urllib's HTTPError is."""
+        context = ssl.create_default_context(cafile=None if self.ca == SYSTEM else self.ca) if self.ca else None
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
-        request = urllib.request.Request(f"{scheme}://{http}/{path}", headers=headers)
+        request = urllib.request.Request(page, headers=headers)
         with urllib.request.urlopen(request, timeout=timeout_s, context=context) as answer:
             return answer.status, answer.read().decode()

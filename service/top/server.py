@@ -37,7 +37,7 @@ class Server:
             try:
                 metrics = await asyncio.to_thread(Scrape.parse, text)
             except ValueError as error:
-                why = f"{self._http}/metrics is no page of a freshet server: {error}"
+                why = f"{self._remote.page(self._http, 'metrics')} is no page of a freshet server: {error}"
         troubles = [trouble for trouble in (why, no_models) if trouble]
         return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
 
@@ -68,9 +68,9 @@ class Server:
 
     async def _get(self, path: str) -> tuple[int, str, str]:
         """Status and text of a page, and why there is none."""
-        url = f"{self._http}/{path}"
+        url = self._remote.page(self._http, path)
         try:
-            return *await asyncio.to_thread(self._remote.fetch, self._http, path, TIMEOUT_S), ""
+            return *await asyncio.to_thread(self._remote.fetch, url, TIMEOUT_S), ""
         except urllib.error.HTTPError as error:
             with error:
                 return error.code, error.read().decode(errors="replace"), f"{url} answers {error.code} {error.reason}"
