@@ -25,7 +25,7 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "freshet-setup.sha256"
 INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml")
-LINTED = ("model", "service", "client/freshet", "tests", "bench", "docs", "dev.py")
+LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "dev.py")
 MINIMUM = (3, 11)
 # Make system calls fail; evaluate alerts, and the dashboard's queries; be a terminal.
 TOOLS = ("strace", "prometheus", "tmux")
