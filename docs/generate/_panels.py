@@ -98,6 +98,14 @@ LATENCY = [
         "ops",
     ),
     Panel(
+        "Messages", "Per second, by method: what clients sent, and what they were sent.",
+        [
+            (f"sum by (grpc_method) (rate(grpc_server_msg_received_total[{WINDOW}]))", "{{grpc_method}} received"),
+            (f"sum by (grpc_method) (rate(grpc_server_msg_sent_total[{WINDOW}]))", "{{grpc_method}} sent"),
+        ],
+        "ops",
+    ),
+    Panel(
         "Open calls", "Begun and not ended; a stream is one call.",
         [("sum by (grpc_method) (grpc_server_started_total) - sum by (grpc_method) "
           "(sum without (grpc_code) (grpc_server_handled_total))", "{{grpc_method}}")],

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCo
 from docs.generate import ROOT
 from docs.generate._panels import panels
 from docs.generate._tables import code, table
+from service.edge.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.interceptor import GrpcMetrics
 from service.errors import Reason
 from service.metrics import QUARANTINED, Metrics
@@ -91,7 +92,8 @@ def registry() -> CollectorRegistry:
 def label_names() -> dict[str, tuple[str, ...]]:
     """Label names by family."""
     made = [*vars(Metrics(CollectorRegistry())).values(), *vars(GrpcMetrics(CollectorRegistry())).values()]
-    return {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
+    labelled = {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
+    return labelled | dict.fromkeys(("grpc_server_msg_received", "grpc_server_msg_sent"), LABELS_OF_CALLS)
 
 
 def uses() -> dict[str, list[str]]:

@@ -6,25 +6,63 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import grpc
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import CounterMetricFamily, Metric
+from prometheus_client.registry import Collector
 
 log = structlog.get_logger("calls")
 
 LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
+class Messages:
+    """One method's messages, counted by the event loop alone: a counter with locks would cost each of them more."""
+
+    __slots__ = ("received", "sent")
+
+    def __init__(self) -> None:
+        self.received = self.sent = 0
+
+
+MESSAGES: ContextVar[Messages | None] = ContextVar("messages", default=None)  # those of the call that this code serves
+
+
+class MessageCounts(Collector):
+    """All methods' messages."""
+
+    def __init__(self) -> None:
+        self._methods: dict[tuple[str, ...], Messages] = {}
+
+    def of(self, labels: tuple[str, ...]) -> Messages:
+        """Those of one method."""
+        return self._methods.setdefault(labels, Messages())
+
+    def collect(self) -> Iterable[Metric]:
+        """What a scrape sees."""
+        received = CounterMetricFamily("grpc_server_msg_received", "Messages received.", labels=LABELS)
+        sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent.", labels=LABELS)
+        for labels, messages in list(self._methods.items()):
+            received.add_metric(labels, messages.received)
+            sent.add_metric(labels, messages.sent)
+        return received, sent
+
+
 class GrpcMetrics(grpc.aio.ServerInterceptor):
-    """Counts calls started and handled, by method and code; messages are measured where they are handled."""
+    """Counts calls started and handled, by method and code, and messages: those of handlers that read and write by
+    themselves are counted where they do, in MESSAGES."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._started = Counter("grpc_server_started", "Calls started.", LABELS, registry=registry)
         self._handled = Counter("grpc_server_handled", "Calls ended.", (*LABELS, "grpc_code"), registry=registry)
         self._seconds = Histogram("grpc_server_handling_seconds", "Life of a call.", LABELS, registry=registry)
+        self._messages = MessageCounts()
+        registry.register(self._messages)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -45,25 +83,35 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
 
     def _awaited(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            with self._observed(labels, context):
-                return await inner(request, context)
+            with self._observed(labels, context) as messages:
+                messages.received += labels[0] in ("unary", "server_stream")
+                response = await inner(request, context)
+                messages.sent += labels[0] in ("unary", "client_stream")
+                return response
 
         return call
 
     def _streaming(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            with self._observed(labels, context):
+            with self._observed(labels, context) as messages:
+                if labels[0] == "bidi_stream":
+                    request = counted(request, messages)
+                else:
+                    messages.received += 1
                 async for response in inner(request, context):
+                    messages.sent += 1
                     yield response
 
         return call
 
     @contextlib.contextmanager
-    def _observed(self, labels: tuple[str, ...], context: Any) -> Iterator[None]:
+    def _observed(self, labels: tuple[str, ...], context: Any) -> Iterator[Messages]:
         self._started.labels(*labels).inc()
+        messages = self._messages.of(labels)
+        MESSAGES.set(messages)
         started, code = time.perf_counter(), ""
         try:
-            yield
+            yield messages
         except (asyncio.CancelledError, GeneratorExit):  # the client has left, or its deadline or our drain is over
             code = "CANCELLED"
             raise
@@ -76,6 +124,13 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
         finally:
             self._handled.labels(*labels, code or _name(context.code())).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)
+
+
+async def counted(requests: AsyncIterator[Any], messages: Messages) -> AsyncIterator[Any]:
+    """The same requests, counted as they are read."""
+    async for request in requests:
+        messages.received += 1
+        yield request
 
 
 def behaviour(handler: Any) -> str:

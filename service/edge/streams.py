@@ -107,7 +107,7 @@ class Call:
         metrics, clock = self.serving.metrics, self.serving.clock
         await self.write(self.welcome())
         while True:
-            request = await self.context.read()
+            request = await self.writing.read()
             if request is grpc.aio.EOF:
                 break
             arrived = clock()
@@ -172,7 +172,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
         async with self._writers.call(context) as writing:
-            first = await context.read()
+            first = await writing.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
             model = self._serving.model(key(first.hello.model))
@@ -183,7 +183,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Packed ticks of many streams; see `MuxCall`."""
         async with self._writers.call(context) as writing:
-            first = await context.read()
+            first = await writing.read()
             if first is grpc.aio.EOF or not first.model:
                 raise Invalid("model", "", "name the model in the first message")
             self._serving.check_open()

@@ -51,7 +51,7 @@ class LearnCall:
         """Take in item after item until the half-close, then see everything to what Hello asked for."""
         next_seq = self.model.sources.last(self.source) + 1
         await self.write(welcome=training_pb2.LearnWelcome(next_window_seq=next_seq, version=self.model.champion))
-        while (request := await self.context.read()) is not grpc.aio.EOF:
+        while (request := await self.writing.read()) is not grpc.aio.EOF:
             self._read += 1
             if request.HasField("label"):
                 await self.intake.serving.residency.bring(self.model, [request.label.stream])
@@ -147,7 +147,7 @@ class Training(training_pb2_grpc.TrainingServicer):
     async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Everything accepted is acknowledged once on disk, or once learned if Hello asks for that."""
         async with self._writers.call(context) as writing:
-            first = await context.read()
+            first = await writing.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with LearnHello{model, source}")
             hello = first.hello

@@ -12,20 +12,31 @@ import time
 from collections.abc import AsyncIterator
 from typing import Any
 
+import grpc
+
+from service.edge.interceptor import MESSAGES, Messages
 from service.edge.statuses import CLIENT_GONE, statuses
 from service.errors import Exhausted
 from service.limits import is_overdue
 
 
 class Writing:
-    """One call's way back. Belongs to the task that it was made in, which is the one that a sweep cancels."""
+    """One call's messages, counted, and above all its way back. Belongs to the task that it was made in, which is the
+    one that a sweep cancels."""
 
-    __slots__ = ("_context", "_lock", "_task", "since", "stuck")
+    __slots__ = ("_context", "_lock", "_messages", "_task", "since", "stuck")
 
     def __init__(self, context: Any) -> None:
         self._context, self._lock, self._task = context, asyncio.Lock(), asyncio.current_task()
+        self._messages = MESSAGES.get() or Messages()  # outside of calls, some that nobody looks at
         self.since: float | None = None  # monotonic seconds: when the message under way was handed over
         self.stuck = False  # cut for that
+
+    async def read(self) -> Any:
+        """The client's next message; grpc.aio.EOF once it says no more."""
+        message = await self._context.read()
+        self._messages.received += message is not grpc.aio.EOF
+        return message
 
     async def send(self, message: Any) -> None:
         """Send one message, after those under way."""
@@ -33,6 +44,7 @@ class Writing:
             self.since = time.monotonic()
             await self._context.write(message)
             self.since = None
+            self._messages.sent += 1
 
     async def idle(self) -> None:
         """Wait until no message is under way."""

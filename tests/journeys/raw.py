@@ -29,6 +29,7 @@ class RawStream:
         self.call: Any = streams_pb2_grpc.StreamsStub(channel).Open(timeout=2 * DEADLINE_S)
         self._hello = pb.Hello(model=model, stream=stream)
         self.durable = pb.Durable()  # the newest
+        self.heard = 0  # messages
 
     async def __aenter__(self) -> Self:
         """Say Hello and wait for the Welcome."""
@@ -49,6 +50,7 @@ class RawStream:
         message = await asyncio.wait_for(self.call.read(), DEADLINE_S)
         if not isinstance(message, pb.OpenResponse):
             return None
+        self.heard += 1
         if message.HasField("durable"):
             self.durable = message.durable
         return message

@@ -55,6 +55,7 @@ MOVES = [
     "freshet_label_to_serving_seconds_count",
     # calls
     "grpc_server_started_total", "grpc_server_handled_total", "grpc_server_handling_seconds_count",
+    "grpc_server_msg_received_total", "grpc_server_msg_sent_total",
 ]  # fmt: skip
 
 TRAINER_FACTS = (
@@ -195,6 +196,38 @@ async def learns_on(server: ServerChild, client: freshet.Client) -> None:
             pass
         await asyncio.wait_for(stream.wait_judged(first + 99), DEADLINE_S)
     await scraped_until(server.http, lambda seen: seen.total("freshet_labels_learned_total", model=MODEL) > learned)
+
+
+async def test_messages_are_counted_by_method_whoever_reads_and_writes_them(server, client, channel, name):
+    async def counted(method: str, code: str, calls: int) -> tuple[float, float]:
+        """Messages received and sent by a method, once so many calls of it have ended with the code."""
+
+        def ended(seen: Scraped) -> bool:
+            return seen.total("grpc_server_handled_total", grpc_method=method, grpc_code=code) >= calls
+
+        seen = await scraped_until(server.http, ended)
+        return tuple(seen.total(f"grpc_server_msg_{way}_total", grpc_method=method) for way in ("received", "sent"))
+
+    def calls(seen: Scraped, method: str, code: str) -> int:
+        return int(seen.total("grpc_server_handled_total", grpc_method=method, grpc_code=code))
+
+    await client.create_model(name, ["x"], learn=False, hidden=4)
+    before = await scrape(server.http)
+    opened, versions = await counted("Open", "OK", 0), await counted("Versions", "OK", 0)
+
+    async with RawStream(channel, name, "pump") as stream:
+        for seq in range(1, 6):
+            await stream.tick(seq, [float(seq)])
+        await stream.finish()
+    await client.versions(name)
+    with pytest.raises(freshet.NotFound):
+        await client.versions(f"{name}-not")
+
+    after = await counted("Open", "OK", calls(before, "Open", "OK") + 1)
+    assert after[0] - opened[0] == 1 + 5, "Hello and five ticks"
+    assert after[1] - opened[1] == stream.heard >= 1 + 5, "Welcome, forecasts, and Durable as often as it was told"
+    after = await counted("Versions", "NOT_FOUND", calls(before, "Versions", "NOT_FOUND") + 1)
+    assert (after[0] - versions[0], after[1] - versions[1]) == (2, 1), "an error is no message"
 
 
 async def test_no_label_holds_what_a_client_made_up(server, client, channel):
