@@ -24,6 +24,7 @@ from service.names import ModelKey
 
 PUBLIC = "/grpc.health.v1.Health/Check"  # of whoever would restart or route around us; it is short, and says little
 ANYBODY = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # with a token
+Read = Callable[[Any], Any]  # bytes of a request, or the requests themselves, to what a method takes
 _CALLER: ContextVar[Grant] = ContextVar("caller")
 
 
@@ -59,6 +60,11 @@ def check_role(grant: Grant, method: str) -> None:
         raise Forbidden("role", grant.role.name.lower(), remedy)
 
 
+def as_it_is(request: Any) -> Any:
+    """What a call of many requests is given: it reads each itself."""
+    return request
+
+
 class Admitted:
     """A call that was let in, and may have to leave again."""
 
@@ -85,22 +91,25 @@ class Security(grpc.aio.ServerInterceptor):
             return handler  # type: ignore[no-any-return]
         method, sent = handler_call_details.method, handler_call_details.invocation_metadata or ()
         authorization = next((value for name, value in sent if name == "authorization"), None)
-        name = behaviour(handler)
+        name, read = behaviour(handler), as_it_is
         inner = getattr(handler, name)
+        if not handler.request_streaming:  # gRPC would read the one message first, whoever sent it
+            read = handler.request_deserializer or as_it_is
+            handler = handler._replace(request_deserializer=None)
         wrap = self._streaming if inspect.isasyncgenfunction(inner) else self._awaited
-        return handler._replace(**{name: wrap(inner, method, authorization)})  # type: ignore[no-any-return]
+        return handler._replace(**{name: wrap(inner, read, method, authorization)})  # type: ignore[no-any-return]
 
-    def _awaited(self, inner: Any, method: str, authorization: str | None) -> Any:
+    def _awaited(self, inner: Any, read: Read, method: str, authorization: str | None) -> Any:
         async def call(request: Any, context: Any) -> Any:
             async with self._admitted(context, method, authorization):
-                return await inner(request, context)
+                return await inner(read(request), context)
 
         return call
 
-    def _streaming(self, inner: Any, method: str, authorization: str | None) -> Any:
+    def _streaming(self, inner: Any, read: Read, method: str, authorization: str | None) -> Any:
         async def call(request: Any, context: Any) -> Any:
             async with self._admitted(context, method, authorization):
-                async for response in inner(request, context):
+                async for response in inner(read(request), context):
                     yield response
 
         return call

@@ -178,6 +178,18 @@ async def test_a_door_that_lets_in_others_would_be_noticed(mutant, monkeypatch, 
         assert await wrong_admissions(house) != []
 
 
+@pytest.mark.parametrize("method", [f"{MODELS}/Create", f"{MODELS}/Watch", f"{STREAMS}/Get", f"{STREAMS}/Open"])
+async def test_what_a_stranger_sends_is_not_even_read(house, method):
+    garbage = b"\xff" * 100
+
+    assert (await status(house.channel, method, "wrong", garbage))[0] is UNKNOWN_CALLER
+    code, why = await status(house.channel, method, "a-admin", garbage)
+    assert (code, why.split(":")[0]) == (
+        grpc.StatusCode.INVALID_ARGUMENT,
+        "message = bytes that are no message",
+    ), "which the same bytes are, of somebody who is known"
+
+
 async def test_what_is_anothers_looks_exactly_as_what_is_not_there(house):
     for method in NAMING:
         theirs = await house.status(method, "b-admin")
