@@ -36,19 +36,19 @@ class Events:
     """Passes events on to every open watch, and remembers the last ones of each model."""
 
     def __init__(self) -> None:
-        self._watchers: set[asyncio.Queue[Event | None]] = set()
+        self._watchers: dict[asyncio.Queue[Event | None], ModelKey] = {}
         self._recent: dict[ModelKey, deque[Event]] = {}
 
     def emit(self, event: Event) -> None:
-        """Tell every watcher; a full queue loses its oldest event. A model that is deleted is forgotten."""
+        """Tell every watcher that it concerns, and nobody else loses an event to it: a full queue loses its oldest. A
+        model that is deleted is forgotten."""
         if event.kind == DELETED:
             self._recent.pop(event.key, None)
         else:
             self._recent.setdefault(event.key, deque(maxlen=REMEMBERED)).append(event)
-        for queue in self._watchers:
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(event)
+        for queue, asked in self._watchers.items():
+            if concerns(asked, event.key):
+                _put(queue, event)
 
     def recent(self, key: ModelKey, n: int) -> list[Event]:
         """The last `n` events that are remembered of a model, of all the tenant's for an empty name, oldest first."""
@@ -59,19 +59,22 @@ class Events:
         """The `recent` events and those from now on of a model, or of all the tenant's for an empty name; ends when the
         service does."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
-        self._watchers.add(queue)
+        self._watchers[queue] = key
         try:
             for past in self.recent(key, recent):
                 yield past
             while (event := await queue.get()) is not None:
-                if concerns(key, event.key):
-                    yield event
+                yield event
         finally:
-            self._watchers.discard(queue)
+            del self._watchers[queue]
 
     def close(self) -> None:
         """End every watch."""
         for queue in self._watchers:
-            if queue.full():
-                queue.get_nowait()
-            queue.put_nowait(None)
+            _put(queue, None)
+
+
+def _put(queue: asyncio.Queue[Event | None], event: Event | None) -> None:
+    if queue.full():
+        queue.get_nowait()
+    queue.put_nowait(event)

@@ -72,6 +72,20 @@ async def test_a_watcher_that_does_not_read_loses_the_oldest_and_holds_up_nobody
     assert (await anext(slow)).version == 12
 
 
+async def test_a_watcher_that_does_not_read_loses_nothing_to_what_happens_to_others():
+    events = Events()
+    watch = events.watch(key("mine"))
+    first = await begun(watch)
+    for number in range(3):
+        events.emit(event(number, "mine"))
+
+    for number in range(QUEUE + 1):
+        events.emit(event(number, "other"))
+        events.emit(Event(ModelKey("another tenant", "mine"), PUBLISHED, number, number, "due", float(number)))
+
+    assert [(await first).version, (await anext(watch)).version, (await anext(watch)).version] == [0, 1, 2]
+
+
 @pytest.mark.parametrize("waiting", [0, QUEUE])
 async def test_closing_ends_every_watch_even_a_full_one(waiting):
     events = Events()
