@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import socket
 import ssl
 from collections.abc import Callable
+from typing import Any
 
 import uvicorn
 from prometheus_client import CollectorRegistry, generate_latest
@@ -20,6 +22,7 @@ from service.errors import Forbidden, Unauthenticated
 from service.limits import MAX_HTTP_CONNECTIONS
 
 BACKLOG = 8  # connections that are accepted at once
+CLOSED = -1  # the descriptor of a socket that is
 INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
 
 
@@ -53,19 +56,22 @@ def application(
     return Starlette(routes=routes)
 
 
-class Bounded(H11Protocol):
-    """A connection to the side server. Where it is one too many the oldest is closed, so that probes always get in."""
+class Door(socket.socket):
+    """A socket that listens. Where a connection is one too many the oldest is closed, so that probes always get in: also
+    one that has not begun to speak TLS, of which nobody else knows yet."""
 
-    since = 0.0  # loop time, seconds
+    def __init__(self, listening: socket.socket) -> None:
+        super().__init__(fileno=listening.detach())
+        self._connections: list[socket.socket] = []
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as uvicorn has it
-        """Count it."""
-        super().connection_made(transport)
-        self.since = self.loop.time()
-        if len(self.connections) > MAX_HTTP_CONNECTIONS:
-            oldest = min((c for c in self.connections if isinstance(c, Bounded)), key=lambda c: c.since)
-            self.connections.discard(oldest)
-            oldest.transport.abort()
+    def accept(self) -> tuple[socket.socket, Any]:
+        """The next connection, which is counted until it is closed."""
+        connection, address = super().accept()
+        self._connections = [c for c in self._connections if c.fileno() != CLOSED] + [connection]
+        if len(self._connections) > MAX_HTTP_CONNECTIONS:
+            with contextlib.suppress(OSError):  # its peer has left
+                self._connections.pop(0).shutdown(socket.SHUT_RDWR)  # whoever reads it finds its end, and closes it
+        return connection, address
 
 
 class HttpServer:
@@ -73,9 +79,10 @@ class HttpServer:
 
     def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
         """context: for TLS; None: plain text."""
-        self._socket = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = Door(socket.create_server((host, port), family=family))
         config = uvicorn.Config(
-            app, http=Bounded, backlog=BACKLOG, lifespan="off", log_level="warning", access_log=False,
+            app, http=H11Protocol, backlog=BACKLOG, lifespan="off", log_level="warning", access_log=False,
             timeout_graceful_shutdown=2,
         )  # fmt: skip
         config.load()
