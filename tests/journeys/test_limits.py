@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import resource
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -206,13 +207,20 @@ async def reaches(channel: grpc.aio.Channel) -> bool:
 
 async def test_the_side_server_closes_its_oldest_connections_and_answers_probes(server):
     """Silent ones, each as a probe that never asks."""
-    crowd = [asyncio.create_task(gone(server.http, b"GET /")) for _ in range(3 * MAX_HTTP_CONNECTIONS)]
+    async with crowd_at(server.http, b"GET /"):
+        for _ in range(3):
+            assert (await asyncio.to_thread(get, f"http://{server.http}/healthz"))[0] == 200
+
+
+@contextlib.asynccontextmanager
+async def crowd_at(http: str, said: bytes) -> AsyncIterator[None]:
+    """Three times as many connections as there may be, each of which says no more than this; the oldest are gone."""
+    crowd = [asyncio.create_task(gone(http, said)) for _ in range(3 * MAX_HTTP_CONNECTIONS)]
     try:
         async with asyncio.timeout(DEADLINE_S):
             while sum(task.done() for task in crowd) < len(crowd) - MAX_HTTP_CONNECTIONS:
                 await asyncio.wait([task for task in crowd if not task.done()], return_when=asyncio.FIRST_COMPLETED)
-            for _ in range(3):
-                assert (await asyncio.to_thread(get, f"http://{server.http}/healthz"))[0] == 200
+        yield
     finally:
         for task in crowd:
             task.cancel()

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
+import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -20,8 +21,10 @@ import freshet
 from service.backtest.child import ServerChild, ServerFailed
 from tests.client.certificates import Authority
 from tests.journeys.conftest import QUICK
+from tests.journeys.crash import mutate
 from tests.journeys.credentials import Entry, written
 from tests.journeys.raw import DEADLINE_S
+from tests.journeys.test_limits import crowd_at
 
 
 class House:
@@ -208,3 +211,60 @@ async def test_the_command_line_shows_its_token_and_speaks_tls(house):
             code, seen = await told(*words, **variables)
             assert (code, named in seen) == (1, True), seen
             assert "Traceback" not in seen
+
+
+async def test_connections_that_fall_silent_before_they_speak_tls_do_not_pile_up(house):
+    async with house.started() as server, crowd_at(server.http, HALF_A_GREETING):
+        at = at_localhost(server.http)
+        assert await asyncio.to_thread(probe, at, "/healthz", house.authority.pem) == 200
+
+
+@pytest.mark.long
+async def test_a_side_server_that_counts_only_who_speaks_tls_would_be_noticed(house, monkeypatch):
+    mutate(monkeypatch, house.folder, "import service.edge.http\nservice.edge.http.Door = lambda listening: listening")
+    async with house.started() as server:
+        with pytest.raises(TimeoutError):
+            async with crowd_at(server.http, HALF_A_GREETING):
+                pass
+
+
+HALF_A_GREETING = b"\x16\x03\x01"
+VERSIONS = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
+
+
+async def spoken(address: str, version: ssl.TLSVersion, ca: Path) -> str:
+    """The version that a handshake of exactly this one comes to, or "refused"."""
+    context = ssl.create_default_context(cafile=str(ca))
+    context.set_ciphers("ALL:@SECLEVEL=0")  # or this side would refuse the old ones itself
+    context.set_alpn_protocols(["h2", "http/1.1"])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        context.minimum_version = context.maximum_version = version
+    host, _, port = address.rpartition(":")
+    try:
+        _, writer = await asyncio.wait_for(asyncio.open_connection(host, int(port), ssl=context), DEADLINE_S)
+    except (ssl.SSLError, ConnectionResetError):
+        return "refused"
+    writer.close()
+    return str(writer.get_extra_info("ssl_object").version())
+
+
+async def test_both_ports_speak_tls_1_2_and_1_3_and_nothing_older(house):
+    async with house.started() as server:
+        for address in (server.grpc, server.http):
+            got = [await spoken(at_localhost(address), version, house.authority.pem) for version in VERSIONS]
+            assert got == ["refused", "refused", "TLSv1.2", "TLSv1.3"], address
+
+
+async def test_a_port_that_speaks_what_is_older_would_be_noticed(house, monkeypatch):
+    code = """
+import ssl
+real = ssl.SSLContext.minimum_version
+def lax(context, version):
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    real.__set__(context, ssl.TLSVersion.TLSv1)
+ssl.SSLContext.minimum_version = property(real.__get__, lax)
+"""
+    mutate(monkeypatch, house.folder, code)
+    async with house.started() as server:
+        assert await spoken(at_localhost(server.http), ssl.TLSVersion.TLSv1_1, house.authority.pem) == "TLSv1.1"
