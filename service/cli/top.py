@@ -16,9 +16,7 @@ HTTP = "127.0.0.1:8301"
 
 @asking
 def top(
-    models: Annotated[
-        list[str] | None, typer.Argument(help="Models to show [default: all].", metavar="[MODEL]…")
-    ] = None,
+    models: Annotated[list[str] | None, typer.Argument(help="Models to show [default: all].", metavar="MODEL")] = None,
     server: Remote = LOCAL,
     http: Annotated[str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT")] = HTTP,
     interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Between two looks.", metavar="SECONDS")] = 2.0,

@@ -57,8 +57,8 @@ def application(
 
 
 class Door(socket.socket):
-    """A socket that listens. Where a connection is one too many the oldest is closed, so that probes always get in: also
-    one that has not begun to speak TLS, of which nobody else knows yet."""
+    """A socket that listens. Where a connection is one too many the oldest is closed, so that probes always get in:
+    also one that has not begun to speak TLS, of which nobody else knows yet."""
 
     def __init__(self, listening: socket.socket) -> None:
         super().__init__(fileno=listening.detach())

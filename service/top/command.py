@@ -11,7 +11,6 @@ import sys
 import termios
 import tty
 from collections.abc import AsyncIterator, Callable, Collection, Iterator
-from dataclasses import replace
 from typing import NoReturn
 
 from rich.console import Console, ConsoleDimensions, Group
@@ -24,7 +23,7 @@ from service.remote import Remote
 from service.top import lines
 from service.top.screen import screen
 from service.top.server import Server
-from service.top.view import History, View
+from service.top.view import History, View, only
 
 QUIT = b"q"
 
@@ -49,8 +48,7 @@ async def top(
     async def views() -> AsyncIterator[View]:
         while True:
             seen = history.add(await server.look())
-            chosen = [m for m in seen.models if not models or m.model in models]
-            yield replace(seen, models=chosen)
+            yield only(seen, models) if models else seen
             await asyncio.sleep(interval_s)
 
     async def go_on(show: Show) -> NoReturn:

@@ -75,7 +75,7 @@ def screen(view: View, points: Points, url: str, width: int, height: int) -> lis
             if len(lines) + 1 + len(detail) > height:
                 break
             lines += [Text(), *detail]
-    elif view.away is None:
+    elif view.away is None and not view.troubles:
         lines.append(Text("no models yet; make one: freshet models create NAME --from MODEL.toml"))
     if view.away is not None:
         for line in lines[1:]:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from statistics import fmean
 
 from freshet.v1.models_pb2 import Model, ModelEvent
@@ -149,6 +149,13 @@ def view(looks: Sequence[Look]) -> View:
         for key in keys
     ]
     return View(now.time, server_view(now.ready, scrapes, seconds), models, now.troubles)
+
+
+def only(seen: View, names: Collection[str]) -> View:
+    """The models of these names; that one is not there is told."""
+    missing = sorted(set(names) - {m.model for m in seen.models}) if seen.away is None else []
+    troubles = [*seen.troubles, *(f"no model {name}" for name in missing)]
+    return replace(seen, models=[m for m in seen.models if m.model in names], troubles=troubles)
 
 
 def model_view(

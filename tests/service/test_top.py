@@ -15,7 +15,7 @@ from service.exposition import Scrape
 from service.metrics import Metrics
 from service.top.lines import header, mapping, plain
 from service.top.screen import COLUMNS, ago, count, duration, screen, spark
-from service.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View
+from service.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
 
 NAMES = ("pumps", "taxi-demand", "a-model-with-a-rather-long-name")
 FACTS = [
@@ -201,6 +201,15 @@ def test_models_that_do_not_fit_are_counted():
     assert shown[0].split()[0] == "model-00"
     assert lines[-1] == f"… and {40 - len(shown)} more: name those to see"
     assert len(lines) == 24
+
+
+def test_a_model_that_is_asked_for_and_not_there_is_told(metrics):
+    view, history = seen(metrics)
+    some = only(view, {"pumps", "pumsp"})
+
+    assert [m.model for m in some.models] == ["pumps"]
+    assert "! no model pumsp" in drawn(some, history, 80, 24)
+    assert plain(some)[1].endswith(" no model pumsp")
 
 
 def test_lines_for_programs_have_the_same_words_whatever_happens(metrics):
