@@ -179,9 +179,11 @@ class Metrics:
             self.corrupt.labels(what)
         for origin in Origin:
             self.opened.labels(origin.name.lower())
-        for reason in Reason:
-            self.refused_ticks.labels(reason.name.lower())
-            self.refused_labels.labels(reason.name.lower())
+        for reason in ("unauthenticated", "forbidden"):
+            self.denied.labels(reason)
+        for refusal in Reason:
+            self.refused_ticks.labels(refusal.name.lower())
+            self.refused_labels.labels(refusal.name.lower())
 
     def of(self, key: ModelKey) -> ModelMetrics:
         """The model's children, made once: looking labels up costs more than counting."""

@@ -84,6 +84,8 @@ class Tenants:
     def of(self, name: str) -> Tenant:
         """The tenant."""
         if name not in self._tenants:
+            for quota in Quota.__dataclass_fields__:
+                self._metrics.quota_reached.labels(name, quota)  # there before it moves, as alerts and panels need it
             self._tenants[name] = Tenant(name, self._access.quota(name), self._count)
         return self._tenants[name]
 

@@ -247,6 +247,26 @@ VERSIONS = [
     ),
 ]  # fmt: skip
 
+ACCESS = [
+    Panel(
+        "Calls not let in", "Per second: no good token, or a role that is too low.",
+        [(f"sum by (reason) (rate(freshet_calls_denied_total[{WINDOW}]))", "{{reason}}")], "ops",
+    ),
+    Panel(
+        "Quotas reached", "Refusals per second, by tenant and quota.",
+        [(rate("freshet_quota_reached_total", "tenant, quota", 'tenant=~"$tenant"'), "{{tenant}} {{quota}}")], "ops",
+    ),
+    Panel(
+        "Files not taken, calls ended",
+        "1 while an access file or certificate has changed and is no good; calls ended in five minutes because their "
+        "token was good no longer.",
+        [
+            ("max by (file) (freshet_file_invalid)", "{{file}} is no good"),
+            ("sum(increase(freshet_calls_revoked_total[5m]))", "calls ended"),
+        ],
+    ),
+]  # fmt: skip
+
 DISK = [
     Panel(
         "Journal commits, p99", "One group commit; and from an entry's append to the disk.",
@@ -315,7 +335,7 @@ PROCESSES = [
 
 ROWS = {
     "Service": SERVICE, "Latency": LATENCY, "Streams": STREAMS, "Learning": LEARNING, "Gradient flow": GRADIENT,
-    "Versions": VERSIONS, "Journal and disk": DISK, "Processes": PROCESSES,
+    "Versions": VERSIONS, "Access": ACCESS, "Journal and disk": DISK, "Processes": PROCESSES,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCo
 from docs.generate import ROOT
 from docs.generate._panels import panels
 from docs.generate._tables import code, table
+from service.access import Quota
 from service.edge.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.interceptor import GrpcMetrics
 from service.errors import Reason
@@ -38,8 +39,10 @@ LABELS = {
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),
     "reason": (
         f"of ticks and labels refused at the door: {', '.join(code(reason.name.lower()) for reason in Reason)}; "
-        f"of the quarantine: {', '.join(map(code, QUARANTINED))}"
+        f"of the quarantine: {', '.join(map(code, QUARANTINED))}; of calls: `unauthenticated`, `forbidden`"
     ),
+    "tenant, quota": f"tenants of the access file; {', '.join(code(field) for field in Quota.__dataclass_fields__)}",
+    "file": "`access`, `certificate`",
     "kind": "`publish`, `veto`, `unchanged` (nothing new), `stale` (came too late), `no_space`",
     "what": "`journal`, `snapshot`, `version`, `checkpoint`, `stream`",
     "grpc_type, grpc_service, grpc_method, grpc_code": "of the methods that there are",

@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import re
 import shutil
 import urllib.error
 import urllib.parse
 import urllib.request
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from service.backtest.child import free_port
 from tests.conftest import ROOT
 
 DEADLINE_S = 60.0
-RULES = ROOT / "deploy" / "prometheus" / "alerts.yml"
+DEPLOYED = ROOT / "deploy" / "prometheus"
+OFTEN = "500ms"  # between two scrapes
 PROGRAM = shutil.which("prometheus")
 
 needs_prometheus = pytest.mark.skipif(PROGRAM is None, reason="prometheus is not there (Debian: prometheus)")
@@ -64,16 +66,24 @@ class Prometheus:
                 await asyncio.sleep(0)
 
 
+def deployed(http: str, files: Mapping[str, Path] | None = None) -> str:
+    """The configuration in deploy/ for a server at HOST:PORT, scraped often. files: what stands for the token and the
+    CA that its comments name; given, the lines for access and TLS are no comments any more."""
+    text = (DEPLOYED / "prometheus.yml").read_text()
+    if files:
+        text = re.sub(r"^    # ( *\w+:( \S+)?)$", r"    \1", text, flags=re.MULTILINE)
+    places = {"freshet:8301": http, "15s": OFTEN, "alerts.yml": DEPLOYED / "alerts.yml", **(files or {})}
+    for there, here in places.items():
+        assert there in text
+        text = text.replace(there, str(here))
+    return text
+
+
 @contextlib.asynccontextmanager
-async def scraping(folder: Path, http: str) -> AsyncIterator[Prometheus]:
-    """A Prometheus that scrapes this server every half second, as job freshet; it is stopped at the end."""
+async def scraping(folder: Path, config: str) -> AsyncIterator[Prometheus]:
+    """A Prometheus with this configuration; it is stopped at the end."""
     assert PROGRAM
-    config = {
-        "global": {"scrape_interval": "500ms", "evaluation_interval": "1s"},
-        "rule_files": [str(RULES)],
-        "scrape_configs": [{"job_name": "freshet", "static_configs": [{"targets": [http]}]}],
-    }
-    (folder / "prometheus.yml").write_text(json.dumps(config))  # which is YAML too
+    (folder / "prometheus.yml").write_text(config)
     address = f"127.0.0.1:{free_port()}"
     with (folder / "prometheus.log").open("wb") as log:
         process = await asyncio.create_subprocess_exec(

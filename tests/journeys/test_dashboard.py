@@ -16,7 +16,7 @@ import freshet
 from docs.generate._panels import panels
 from freshet.v1 import models_pb2, training_pb2
 from service.backtest.child import ServerChild
-from tests.journeys.prometheus import Prometheus, needs_prometheus, scraping
+from tests.journeys.prometheus import Prometheus, deployed, needs_prometheus, scraping
 from tests.journeys.raw import RawLearn, RawStream
 
 # Anchors soon, so that rollbacks have one to go to; streams soon leave memory; snapshots and checkpoints often.
@@ -117,7 +117,7 @@ async def test_every_panel_shows_numbers_and_every_alert_can_be_evaluated(
     tmp_path: Path, server: ServerChild, client: freshet.Client, channel: grpc.aio.Channel
 ):
     asked = queries(expression for panel in panels() for expression, _ in panel.queries)
-    async with scraping(tmp_path, server.http) as prometheus, loaded(client, channel):
+    async with scraping(tmp_path, deployed(server.http)) as prometheus, loaded(client, channel):
         empty = asked
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(LOAD_S):
