@@ -14,6 +14,7 @@ COLUMNS, HEIGHT = 24, 8  # of Grafana's grid: a row's width, and a panel's heigh
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 LAST = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
 COLORS = {"calculate": False, "color": {"mode": "scheme", "scheme": "Spectral"}, "cellGap": 0}
+LEGEND = {"showLegend": True, "displayMode": "list", "placement": "bottom"}
 INSTANT = {"instant": True, "range": False}
 
 
@@ -27,7 +28,7 @@ class Kind:
 
 
 KINDS = {
-    "timeseries": Kind("timeseries", {"legend": {"displayMode": "list"}, "tooltip": {"mode": "multi"}}, {}),
+    "timeseries": Kind("timeseries", {"legend": LEGEND, "tooltip": {"mode": "multi"}}, {}),
     "stat": Kind("stat", {**LAST, "colorMode": "value", "graphMode": "area"}, INSTANT),
     "bargauge": Kind("bargauge", {**LAST, "displayMode": "basic", "orientation": "vertical"}, INSTANT),
     "heatmap": Kind("heatmap", COLORS, {}),
@@ -64,7 +65,7 @@ def variables() -> list[dict[str, Any]]:
     ):
         chosen.append({
             "name": name, "type": "query", "datasource": SOURCE, "refresh": 2, "sort": 1, "multi": True,
-            "query": {"query": query, "refId": name}, "definition": query,
+            "query": {"query": query, "refId": name},
             "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
         })  # fmt: skip
     return chosen
