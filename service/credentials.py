@@ -14,6 +14,8 @@ from service.limits import MAX_ACCESS_BYTES
 from service.metrics import Metrics
 from service.watched import Watched
 
+HTTP_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: forward secret and authenticated, as the gRPC port's
+
 
 class CertificateError(ValueError):
     """Files that make no certificate: names the setting, the file and what is wrong."""
@@ -56,8 +58,8 @@ class Certificates:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # of the HTTP port, where no client is asked who it is
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         paths = [path for path in self._files if path]
+        self.context.set_ciphers(HTTP_CIPHERS)
         self._watched = Watched("certificate", paths, self._read, metrics.file_invalid.labels("certificate"))
-        self.context.load_cert_chain(cert, key)
         self._served = self._watched.current
 
     def grpc(self) -> grpc.ServerCredentials:
@@ -68,8 +70,7 @@ class Certificates:
 
     def look(self) -> None:
         """Read the files again if they have changed."""
-        if self._watched.look():
-            self.context.load_cert_chain(*self._files[:2])
+        self._watched.look()
 
     def _fresh(self) -> Any:
         """On one of gRPC's threads, before each handshake: what has changed since the last, or nothing."""
@@ -80,20 +81,22 @@ class Certificates:
         return configuration(current)
 
     def _read(self) -> Pem:
+        """What the files hold, which the HTTP port's next handshakes are with. They may be replaced at any moment."""
         cert, key, client_ca = self._files
         trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        try:
-            trial.load_cert_chain(cert, key, password=encrypted)
-        except ssl.SSLError as error:
-            raise CertificateError(
-                f"tls_cert = {cert}, tls_key = {key}: no pair of PEM files: {error.reason}"
-            ) from error
         try:
             if client_ca:
                 trial.load_verify_locations(client_ca)
         except ssl.SSLError as error:
             raise CertificateError(
                 f"tls_client_ca = {client_ca}: no PEM file of certificates: {error.reason}"
+            ) from error
+        try:
+            for context in (trial, self.context):
+                context.load_cert_chain(cert, key, password=encrypted)
+        except ssl.SSLError as error:
+            raise CertificateError(
+                f"tls_cert = {cert}, tls_key = {key}: no pair of PEM files: {error.reason}"
             ) from error
         return Pem(cert.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
 

@@ -299,7 +299,7 @@ class Server:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(FILES_PERIOD_S)
-            if self.access.look():
+            if await asyncio.to_thread(self.access.look):  # thousands of tokens take a while to read
                 self.serving.tenants.apply(self.access.current)
             if self.certificates:
                 self.certificates.look()

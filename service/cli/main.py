@@ -119,6 +119,7 @@ def _show(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> No
 
 
 def _serve(settings: ServeConfig) -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or each handshake of a stranger that fails is a line of the log
     import asyncio
 
     from service.access import AccessError

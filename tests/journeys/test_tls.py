@@ -24,7 +24,7 @@ from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate
 from tests.journeys.credentials import Entry, written
 from tests.journeys.raw import DEADLINE_S
-from tests.journeys.test_limits import crowd_at
+from tests.journeys.test_limits import crowd_at, gone
 
 
 class House:
@@ -232,10 +232,11 @@ HALF_A_GREETING = b"\x16\x03\x01"
 VERSIONS = (ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1, ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3)
 
 
-async def spoken(address: str, version: ssl.TLSVersion, ca: Path) -> str:
-    """The version that a handshake of exactly this one comes to, or "refused"."""
+async def spoken(address: str, version: ssl.TLSVersion, ca: Path, ciphers: str = "ALL:@SECLEVEL=0") -> str:
+    """The version that a handshake of exactly this one comes to, or "refused". ciphers: those up to TLS 1.2; by default
+    all, or this side would refuse the old versions itself."""
     context = ssl.create_default_context(cafile=str(ca))
-    context.set_ciphers("ALL:@SECLEVEL=0")  # or this side would refuse the old ones itself
+    context.set_ciphers(ciphers)
     context.set_alpn_protocols(["h2", "http/1.1"])
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)
@@ -256,14 +257,30 @@ async def test_both_ports_speak_tls_1_2_and_1_3_and_nothing_older(house):
             assert got == ["refused", "refused", "TLSv1.2", "TLSv1.3"], address
 
 
+async def test_tls_1_2_is_authenticated_encryption_with_forward_secrecy(house):
+    async with house.started() as server:
+        for address in (server.grpc, server.http):
+            got = {}
+            for ciphers in ("ECDHE+AESGCM", "ECDHE+AES:!AESGCM", "kRSA", "aNULL"):
+                how = at_localhost(address), ssl.TLSVersion.TLSv1_2, house.authority.pem, f"{ciphers}:@SECLEVEL=0"
+                got[ciphers] = await spoken(*how)
+            assert got == dict.fromkeys(got, "refused") | {"ECDHE+AESGCM": "TLSv1.2"}, address
+
+
+async def test_handshakes_of_strangers_do_not_fill_the_log(house):
+    async with house.started() as server:
+        before = house.log()
+        for address in (server.grpc, server.http) * 20:
+            await gone(address, b"GET / HTTP/1.0\r\n\r\n")
+        assert house.log() == before
+
+
 async def test_a_port_that_speaks_what_is_older_would_be_noticed(house, monkeypatch):
     code = """
 import ssl
-real = ssl.SSLContext.minimum_version
-def lax(context, version):
-    context.set_ciphers("ALL:@SECLEVEL=0")
-    real.__set__(context, ssl.TLSVersion.TLSv1)
-ssl.SSLContext.minimum_version = property(real.__get__, lax)
+minimum, choose = ssl.SSLContext.minimum_version, ssl.SSLContext.set_ciphers
+ssl.SSLContext.minimum_version = property(minimum.__get__, lambda of, _: minimum.__set__(of, ssl.TLSVersion.TLSv1))
+ssl.SSLContext.set_ciphers = lambda of, _: choose(of, "ALL:@SECLEVEL=0")
 """
     mutate(monkeypatch, house.folder, code)
     async with house.started() as server:

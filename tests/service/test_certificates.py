@@ -1,0 +1,58 @@
+"""Certificates that are replaced while they are read."""
+
+from __future__ import annotations
+
+import shutil
+import ssl
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+
+from service.credentials import Certificates
+from service.metrics import Metrics
+from tests.client.certificates import Authority
+
+
+def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(monkeypatch, tmp_path):
+    metrics, authority = Metrics(CollectorRegistry()), Authority(tmp_path)
+    (cert, key), (next_cert, next_key) = authority.sign("old"), authority.sign("new")
+    certificates = Certificates(cert, key, None, metrics)
+    before, load = certificates._watched.current, ssl.SSLContext.load_cert_chain
+    keys = iter([next_key, authority.sign("third")[1]])  # what is there when it is read, and when it is read again
+
+    def replaced(context: ssl.SSLContext, *files: Path, **how: object) -> None:
+        shutil.copy(next(keys, next_key), key)
+        load(context, *files, **how)  # type: ignore[arg-type]
+
+    shutil.copy(next_cert, cert)
+    with monkeypatch.context() as patched:
+        patched.setattr(ssl.SSLContext, "load_cert_chain", replaced)
+        certificates.look()
+        assert certificates._watched.current == before
+        assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "certificate"}) == 1
+
+    shutil.copy(next_key, key)
+    certificates.look()
+    assert certificates._watched.current.cert == next_cert.read_bytes()
+    assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "certificate"}) == 0
+
+
+def test_a_certificate_that_is_gone_changes_nothing(tmp_path):
+    metrics = Metrics(CollectorRegistry())
+    cert, key = Authority(tmp_path).sign("old")
+    certificates = Certificates(cert, key, None, metrics)
+    before = certificates._watched.current
+
+    cert.unlink()
+    certificates.look()
+
+    assert certificates._watched.current == before
+    assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "certificate"}) == 1
+
+
+def test_a_pair_that_does_not_fit_at_the_start_is_refused(tmp_path):
+    authority = Authority(tmp_path)
+    (cert, _), (_, key) = authority.sign("one"), authority.sign("other")
+    with pytest.raises(ValueError, match=f"tls_key = {key}"):
+        Certificates(cert, key, None, Metrics(CollectorRegistry()))
