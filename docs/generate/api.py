@@ -13,10 +13,12 @@ from google.protobuf.descriptor_pb2 import (
     FieldDescriptorProto,
     FileDescriptorProto,
     FileDescriptorSet,
+    MethodDescriptorProto,
 )
 
 from docs.generate import ROOT
 from docs.generate._tables import table
+from freshet.v1 import access_pb2
 
 PAGE = "docs/reference/api.md"
 
@@ -25,7 +27,8 @@ INTRODUCTION = """\
 
 Package `freshet.v1`, gRPC. The files are in `protos/freshet/v1`; a running server tells the same by reflection.
 [application.md](../application.md) shows it in use. An error is a gRPC status with `google.rpc` details: field, value
-and remedy in `BadRequest`, a delay in `RetryInfo`.
+and remedy in `BadRequest`, a delay in `RetryInfo`. The role is the lowest that may call the RPC, where the server has
+an access file: see [access.md](../access.md).
 
 """
 
@@ -62,10 +65,10 @@ def _file(file: FileDescriptorProto) -> Iterator[str]:
             yield f"{about}\n"
         rows = [
             (f"`{m.name}`", f"{_stream(m.client_streaming)}{_type(m.input_type)}",
-             f"{_stream(m.server_streaming)}{_type(m.output_type)}", said.get((SERVICE, i, METHOD, j), ""))
+             f"{_stream(m.server_streaming)}{_type(m.output_type)}", _role(m), said.get((SERVICE, i, METHOD, j), ""))
             for j, m in enumerate(service.method)
         ]  # fmt: skip
-        yield table(("RPC", "takes", "answers", "meaning"), rows)
+        yield table(("RPC", "takes", "answers", "role", "meaning"), rows)
     for i, message in enumerate(file.message_type):
         yield from _message(message, (MESSAGE, i), message.name, said)
     for i, enum in enumerate(file.enum_type):
@@ -119,6 +122,11 @@ def _type(name: str) -> str:
 
 def _stream(streams: bool) -> str:
     return "stream of " if streams else ""
+
+
+def _role(method: MethodDescriptorProto) -> str:
+    """The lowest role that may call it."""
+    return access_pb2.Role.Name(method.options.Extensions[access_pb2.role]).lower()
 
 
 def _comment(*parts: str) -> str:
