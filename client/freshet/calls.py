@@ -4,12 +4,34 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import TypeAlias, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
 
 from freshet.errors import from_rpc
 from freshet.security import Token, bearer
+
+# What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
+# what is done already as it answered the first time. Not so Models.Delete, after which the name may be somebody else's,
+# Streams.Put and Delete, after which the stream may have gone on, and Training.Replay. (A more specific entry wins.)
+RETRIES: list[dict[str, Any]] = [
+    {
+        "name": [
+            {"service": "freshet.v1.Models"},
+            {"service": "freshet.v1.Streams", "method": "Get"},
+            {"service": "freshet.v1.Streams", "method": "List"},
+            {"service": "freshet.v1.Training", "method": "Quarantine"},
+        ],
+        "retryPolicy": {
+            "maxAttempts": 5,
+            "initialBackoff": "0.1s",
+            "maxBackoff": "2s",
+            "backoffMultiplier": 2,
+            "retryableStatusCodes": ["UNAVAILABLE"],
+        },
+    },
+    {"name": [{"service": "freshet.v1.Models", "method": "Delete"}]},
+]
 
 Response = TypeVar("Response")
 Metadata: TypeAlias = "tuple[tuple[str, str], ...]"

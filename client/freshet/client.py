@@ -11,10 +11,10 @@ from weakref import WeakSet
 
 import grpc
 
+from freshet.calls import RETRIES
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
-from freshet.models import RETRIES
 from freshet.mux import Mux
 from freshet.security import FilePath, Tls, Token, check_token, tls_of
 from freshet.stream import Stream
@@ -62,6 +62,8 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
     return [
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.ping_timeout_ms", 10_000),  # 60 s by default, and it prevails
+        ("grpc.http2.max_pings_without_data", 0),  # no limit: by default it asks twice, then hardly any more
         ("grpc.initial_reconnect_backoff_ms", 100),
         ("grpc.min_reconnect_backoff_ms", 2_000),  # despite its name: how long one attempt to connect may take
         ("grpc.max_reconnect_backoff_ms", 2_000),
@@ -90,7 +92,8 @@ class Client(Training, KeptStreams):
     ) -> None:
         super().__init__(timeout_s, token)
         self._target, self._credentials = target, credentials
-        self._options = [*channel_options(max_message_bytes), *options]
+        # Each name once: of two, gRPC heeds the first.
+        self._options = list((dict(channel_options(max_message_bytes)) | dict(options)).items())
         self._streams: WeakSet[Stream | Mux] = WeakSet()
 
     async def open(self) -> Self:

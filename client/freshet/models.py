@@ -15,23 +15,6 @@ from freshet.errors import RETRYABLE, InvalidArgument, Unavailable, from_rpc
 from freshet.retry import Backoff
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 
-_SERVICE = "freshet.v1.Models"
-# Unary calls of Models may be repeated: the server answers what is done already as it answered the first time. Not so
-# Delete, after which the name may be somebody else's. (A more specific entry wins.)
-RETRIES: list[dict[str, Any]] = [
-    {
-        "name": [{"service": _SERVICE}],
-        "retryPolicy": {
-            "maxAttempts": 5,
-            "initialBackoff": "0.1s",
-            "maxBackoff": "2s",
-            "backoffMultiplier": 2,
-            "retryableStatusCodes": ["UNAVAILABLE"],
-        },
-    },
-    {"name": [{"service": _SERVICE, "method": "Delete"}]},
-]
-
 
 class Models(Calls):
     """The part of `Client` that speaks of models."""

@@ -109,7 +109,8 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
     # --- life
 
     async def start(self) -> None:
-        self._server = grpc.aio.server()
+        often = [("grpc.http2.min_ping_interval_without_data_ms", 10)]  # a client may ask whether it is there
+        self._server = grpc.aio.server(options=often)
         pb_grpc.add_StreamsServicer_to_server(self, self._server)
         models_pb2_grpc.add_ModelsServicer_to_server(self, self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
