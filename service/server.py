@@ -93,7 +93,7 @@ class Server:
         """Opens the data directory and recovers. Raises what the stores raise: each names the file and the remedy."""
         self.config = config
         data = Path(config.data)
-        data.mkdir(parents=True, exist_ok=True)
+        data.mkdir(0o700, parents=True, exist_ok=True)  # all that clients sent is in it
         check_formats(data)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
         self.registry = CollectorRegistry()

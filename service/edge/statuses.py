@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any, NoReturn
 
 import grpc
+import structlog
 from google.protobuf import any_pb2, duration_pb2
 from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
@@ -27,6 +28,8 @@ from service.errors import (
 from service.storage.journal import JournalFailed
 from service.storage.space import NoSpace
 from service.storage.versions import VersionCorrupt, VersionMissing
+
+log = structlog.get_logger("calls")
 
 # What a write or read raises on a call that is over.
 CLIENT_GONE = (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
@@ -51,14 +54,15 @@ async def statuses(context: Any) -> AsyncIterator[None]:
         await _abort(context, error)
     except DecodeError:
         await _abort(context, Invalid("message", "bytes that are no message", "send messages of freshet.v1"))
-    except VersionMissing as error:
-        await _abort(context, NotFound("version", str(error), "list the versions that are kept"))
-    except VersionCorrupt as error:
-        await _end(context, grpc.StatusCode.DATA_LOSS, str(error))
-    except NoSpace as error:
-        await _abort(context, Exhausted("disk", "full", f"try again once there is room: {error}", retry_s=1.0))
-    except JournalFailed as error:
-        await _abort(context, Unavailable("journal", str(error), "the server must be restarted"))
+    except VersionMissing:
+        await _abort(context, NotFound("version", "gone", "it is no longer kept: list the versions that are"))
+    except VersionCorrupt as error:  # whose text names files and numbers of ours, which are not the caller's business
+        log.error("a version is damaged, and whoever asked for it is told", why=str(error))
+        await _end(context, grpc.StatusCode.DATA_LOSS, "the version's files are damaged: roll back to another")
+    except NoSpace:
+        await _abort(context, Exhausted("disk", "full", "try again once there is room", retry_s=1.0))
+    except JournalFailed:
+        await _abort(context, Unavailable("journal", "not written", "the server must be restarted"))
 
 
 def reason_of(error: ServiceError) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import stat
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -316,3 +317,7 @@ async def test_metrics_are_of_all_tenants_and_for_whoever_may_see_all(house):
     assert all("freshet_ticks_total" not in body for code, body in answers.values() if code != 200)
     assert 'model="flow"' in answers["scraper"][1]
     assert 'tenant="a"' in answers["scraper"][1]
+
+
+async def test_what_clients_sent_is_kept_for_the_servers_own_user_alone(house):
+    assert stat.S_IMODE(house.child.data.stat().st_mode) == 0o700

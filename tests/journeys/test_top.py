@@ -20,6 +20,7 @@ import pytest
 import freshet
 from service.backtest.child import ServerChild
 from tests.journeys.crash import DEADLINE_S, a_server, walk, within
+from tests.journeys.credentials import Entry, written
 from tests.journeys.scraped import scrape
 
 needs_tmux = pytest.mark.skipif(shutil.which("tmux") is None, reason="tmux is the terminal")
@@ -143,6 +144,30 @@ async def test_a_pipe_gets_lines_in_columns_until_interrupted(server, client, na
     assert float(last["ticks_per_s"]) > 0
     assert float(last["loss"]) > 0
     assert {part.split("=")[0] for part in last["gradient"].split(",")} == {"all", "cell0", "head"}
+
+
+async def test_a_token_shows_what_its_role_may_see(tmp_path):
+    tokens = [Entry("reads", "acme", "predict"), Entry("makes", "acme", "admin"), Entry("scrapes", "ops", "metrics")]
+    (tmp_path / "access.toml").write_text(written(*tokens, Entry("runs", "default", "admin")))
+    seen = {}
+    async with a_server(tmp_path, access=tmp_path / "access.toml") as server:
+        async with freshet.connect(server.grpc, token="makes") as client:
+            await client.create_model("pumps", ["x"], hidden=8)
+            await client.pause("pumps")
+        for token in ("reads", "scrapes", "runs"):
+            process = await started(server, "--once", "--json", "--token", token)
+            out, err = await within(process.communicate())
+            assert process.returncode == 0, err.decode()
+            seen[token] = json.loads(out)
+
+    [reads], [scrapes], [runs] = (seen[token]["models"] for token in ("reads", "scrapes", "runs"))
+    assert (reads["tenant"], reads["version"], reads["learning"], reads["ticks_per_s"]) == ("", 1, "paused", None)
+    assert scrapes.pop("published_s") < runs.pop("published_s"), "a while later"
+    assert scrapes == runs
+    assert (runs["tenant"], runs["version"], runs["learning"], runs["ticks_per_s"]) == ("acme", 1, "paused", 0)
+    assert ["answers 403" in trouble for trouble in seen["reads"]["troubles"]] == [True]
+    assert [trouble.startswith("no list of models: ") for trouble in seen["scrapes"]["troubles"]] == [True]
+    assert seen["runs"]["troubles"] == []
 
 
 async def test_a_server_that_is_not_there_is_one_line_and_exit_code_1(tmp_path):
