@@ -57,7 +57,10 @@ class Residency:
     async def page(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
         """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
         behind which the next page begins, empty for none. A page may be shorter than the limit."""
-        stored = await asyncio.to_thread(self._states.page, model.number, after, limit)
+        saves = -1
+        while saves != model.saves:  # a snapshot that came between makes out of date what was read, or what is unsaved
+            saves = model.saves
+            stored = await asyncio.to_thread(self._states.page, model.number, after, limit)
         t, full = model.table, len(stored) == limit
         gone = model.deleted_among(np.array([row.stream for row in stored], np.uint32))
         ids = {row.id: row for row, deleted in zip(stored, gone, strict=True) if not deleted}

@@ -121,6 +121,7 @@ class Sessions:
         self.known = 0  # streams, in memory or not
         self._last_number = 0
         self._deleted: list[int] = []  # numbers, since the last snapshot that is on disk
+        self.saves = 0  # snapshots of this model that are on disk, since the start
         self._saving: list[str] = []  # ids of the streams that a snapshot under way will hold
         self._judged_position = self._saved_position = 0  # in the log
         self.losses = 0  # how often an owner has lost a stream to another, or to its deletion
@@ -402,6 +403,7 @@ class Sessions:
 
     def saved(self, part: Part) -> None:
         """The part is on disk."""
+        self.saves += 1
         self._saved_position, self._saving = part.block.end, []
         self._deleted = self._deleted[len(part.deleted) :]
 

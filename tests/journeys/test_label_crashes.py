@@ -228,12 +228,19 @@ Journal.run = run
 """
 
 
+async def three_journeys(folder: Path) -> None:
+    """On a busy machine, the six kills of one may all fall where nothing had just been acknowledged."""
+    for seed in range(3):
+        (folder / str(seed)).mkdir()
+        await journey(folder / str(seed), kills=6, ticks=600, windows=200, seed=seed)
+
+
 async def test_a_server_that_acknowledges_before_the_disk_would_be_noticed(tmp_path, monkeypatch):
     """The control of the ledgers above: items are called durable when they are appended, half a second too early."""
     crash.mutate(monkeypatch, tmp_path, LIAR)
 
     with pytest.raises(ExceptionGroup) as caught:
-        await journey(tmp_path, kills=6, ticks=600, windows=200, seed=0)
+        await three_journeys(tmp_path)
 
     assert caught.group_contains((AssertionError, freshet.StateLost), match="acknowledged")
 
@@ -254,5 +261,6 @@ HostedModel.unpack = classmethod(forget)
 async def test_a_trainer_that_forgets_which_labels_came_when_it_restarts_would_be_noticed(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, FORGETFUL)
 
-    with pytest.raises(AssertionError, match="each is learned once"):
+    # Where the kills fall decides which of the two sees it first.
+    with pytest.raises(AssertionError, match=r"each is learned once|as if nothing had happened"):
         await journey(tmp_path, kills=4, ticks=600, windows=200, seed=0)

@@ -243,6 +243,33 @@ async def test_a_snapshot_takes_no_rows_before_the_one_under_way_is_saved(tmp_pa
         assert await recovered(copy_of(live, tmp_path / "copy")) == now
 
 
+async def test_a_page_of_streams_is_right_though_a_snapshot_is_saved_while_it_is_read(tmp_path, monkeypatch):
+    page, entered, go_on = States.page, threading.Event(), threading.Event()
+
+    def slow(self, *args):
+        rows = page(self, *args)
+        entered.set()
+        assert go_on.wait(DEADLINE_S)
+        return rows
+
+    async with world(tmp_path / "data", idle_s=0.0) as live:
+        model = await live.model()
+        old, gone = live.open(model, "old"), live.open(model, "gone")
+        await live.ticks(model, [(old, 1.0), (gone, 1.0)])
+        await live.snapshot()
+        live.serving.delete_stream(model, "gone")
+        await live.tick(model, live.open(model, "new"), 1.0)
+        monkeypatch.setattr(States, "page", slow)
+
+        listing = asyncio.create_task(live.serving.residency.page(model, "", 10))
+        assert await asyncio.to_thread(entered.wait, DEADLINE_S)
+        await live.snapshot()  # what was read still holds "gone" and not "new"
+        go_on.set()
+        rows, more = await listing
+
+        assert ([row.id for row, _ in rows], more) == (["new", "old"], "")
+
+
 async def test_a_snapshot_that_failed_leaves_its_streams_to_the_next_one(tmp_path, monkeypatch):
     async with world(tmp_path / "data") as live:
         model = await live.model()
