@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 
 from service.access import OPEN, Access, AccessError, parse
+from service.expiry import expiry
 from service.limits import MAX_ACCESS_BYTES
 from service.metrics import Metrics
 from service.watched import Watched
@@ -23,11 +24,13 @@ class CertificateError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Pem:
-    """The bytes of a certificate chain, its key, and who signs clients' certificates (None: nobody is asked)."""
+    """The bytes of a certificate chain, its key, and who signs clients' certificates (None: nobody is asked).
+    expires: seconds since 1970."""
 
     cert: bytes
     key: bytes
     client_ca: bytes | None
+    expires: float
 
 
 def access_file(path: Path | None, metrics: Metrics) -> Watched[Access]:
@@ -61,6 +64,8 @@ class Certificates:
         self.context.set_ciphers(HTTP_CIPHERS)
         self._watched = Watched("certificate", paths, self._read, metrics.file_invalid.labels("certificate"))
         self._served = self._watched.current
+        self._expires = metrics.certificate_expiry.labels("certificate")
+        self._expires.set(self._served.expires)
 
     def grpc(self) -> grpc.ServerCredentials:
         """Credentials of the gRPC port: each handshake is with the files in force then."""
@@ -70,7 +75,8 @@ class Certificates:
 
     def look(self) -> None:
         """Read the files again if they have changed."""
-        self._watched.look()
+        if self._watched.look():
+            self._expires.set(self._watched.current.expires)
 
     def _fresh(self) -> Any:
         """On one of gRPC's threads, before each handshake: what has changed since the last, or nothing."""
@@ -98,7 +104,12 @@ class Certificates:
             raise CertificateError(
                 f"tls_cert = {cert}, tls_key = {key}: no pair of PEM files: {error.reason}"
             ) from error
-        return Pem(cert.read_bytes(), key.read_bytes(), client_ca.read_bytes() if client_ca else None)
+        chain = cert.read_bytes()
+        try:
+            expires = expiry(chain)
+        except ValueError as error:
+            raise CertificateError(f"tls_cert = {cert}: no PEM file of certificates: {error}") from error
+        return Pem(chain, key.read_bytes(), client_ca.read_bytes() if client_ca else None, expires)
 
 
 def configuration(pem: Pem) -> Any:

@@ -164,6 +164,9 @@ class Metrics:
             FRESHNESS_S,
         )
         self.file_invalid = gauge("file_invalid", "1 while a file has changed and cannot be taken as it is.", "file")
+        self.certificate_expiry = gauge(
+            "certificate_expiry_timestamp_seconds", "When the server's certificate ends, since 1970.", "file"
+        )
         self.quota_reached = counter("quota_reached_total", "Refusals, by quota of the tenant.", "tenant", "quota")
         self.revoked = counter("calls_revoked_total", "Calls ended because their token was good no longer.")
         self.denied = counter("calls_denied_total", "Calls not let in, by reason.", "reason")

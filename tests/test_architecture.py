@@ -22,6 +22,7 @@ FLOORS = {
     "service.config": 1,
     "service.errors": 1,
     "service.exposition": 1,
+    "service.expiry": 1,
     "service.fields": 1,
     "service.gate": 1,
     "service.labels": 1,

@@ -64,6 +64,7 @@ def verdicts(published: str, vetoed: str) -> dict[str, str]:
     return {f'freshet_verdicts_total{{{OF}, kind="{kind}"}}': values for kind, values in counts.items()}
 
 
+CERTIFICATE = f'freshet_certificate_expiry_timestamp_seconds{{{ON}, file="certificate"}}'
 WELL = {
     f"up{{{ON}}}": "1x60",
     f"freshet_ready{{{ON}}}": "1x60",
@@ -79,6 +80,8 @@ WELL = {
     f'freshet_learner_refused_total{{{OF}, reason="non-finite"}}': "0x60",
     f"freshet_entries_skipped_total{{{OF}}}": "0x60",
     f"freshet_quarantine_dropped_total{{{OF}}}": "0x60",
+    f'freshet_file_invalid{{{ON}, file="access"}}': "0x60",
+    CERTIFICATE: "4e6x60",  # the time of these tests begins in 1970
     **latency("freshet_message_seconds", 0),
     **latency("freshet_journal_durable_lag_seconds", 0),
     **learning("0.2x60", "0.5x60"),
@@ -137,6 +140,13 @@ SCENARIOS = [
         "the quarantine overflows", {f"freshet_quarantine_dropped_total{{{OF}}}": lately(7, 0, 1)},
         "FreshetLabelsNotLearned", about=FLOW,
     ),
+    Scenario("the certificate ends in eleven days", {CERTIFICATE: "1e6x60"}, "FreshetCredentials"),
+    Scenario("the certificate ends in seventeen days", {CERTIFICATE: "1.5e6x60"}),
+    Scenario(
+        "a new access file is no good", {f'freshet_file_invalid{{{ON}, file="access"}}': lately(6, 0, 1)},
+        "FreshetCredentials",
+    ),
+    Scenario("a file is half written", {f'freshet_file_invalid{{{ON}, file="access"}}': lately(3, 0, 1)}),
 ]  # fmt: skip
 
 
@@ -206,10 +216,10 @@ def test_prometheus_accepts_configuration_and_rules():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_there_are_six_and_each_names_its_place_in_the_runbook():
+def test_there_are_seven_and_each_names_its_place_in_the_runbook():
     runbooks = re.findall(r"runbook: docs/operations\.md#(\w+)", ALERTS)
 
-    assert len(NAMES) == 6
+    assert len(NAMES) == 7
     assert runbooks == [name.lower() for name in NAMES]
 
 

@@ -1,4 +1,5 @@
 """Each alert's fault, provoked on a real server that a real Prometheus scrapes: its condition comes true, and only its.
+(That of certificates: test_prometheus.)
 
 How long a condition must hold before the alert fires is tested in tests/deploy/test_alerts.py.
 """

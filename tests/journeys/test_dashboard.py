@@ -132,6 +132,6 @@ async def test_every_panel_shows_numbers_and_every_alert_can_be_evaluated(
     assert not still, "once answered, always answered"
     assert len(mutant) == 1, "a panel with a renamed metric is found"
     assert "freshet_version_anker" in mutant[0]
-    assert len(rules) == 6
-    assert [rule["health"] for rule in rules] == ["ok"] * 6, rules
+    assert len(rules) == 7
+    assert [rule["health"] for rule in rules] == ["ok"] * 7, rules
     print(f"{len(panels())} panels, {len(asked)} queries, {len(rules)} alerts")

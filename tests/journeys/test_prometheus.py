@@ -22,7 +22,7 @@ async def until_up(prometheus: Prometheus, up: int) -> None:
 @needs_prometheus
 async def test_a_server_with_tls_and_access_is_scraped_by_what_the_comments_say_and_by_no_other_token(tmp_path: Path):
     authority = Authority(tmp_path)
-    cert, key = authority.sign("server")
+    cert, key = authority.sign("server", days=60)
     access, token = tmp_path / "access.toml", tmp_path / "token"
     access.write_text(written(Entry("scraper", "acme", "metrics"), Entry("gateway", "acme", "admin")))
     token.write_text("scraper")
@@ -32,5 +32,11 @@ async def test_a_server_with_tls_and_access_is_scraped_by_what_the_comments_say_
         at = f"localhost:{server.http.rpartition(':')[2]}"  # the name that the certificate is for
         async with scraping(tmp_path, deployed(at, files)) as prometheus:
             await until_up(prometheus, 1)
+            [ends] = [rule["query"] for rule in await prometheus.rules() if rule["name"] == "FreshetCredentials"]
+            assert not await prometheus.query(ends)
+            authority.sign("server", days=2)  # in the place of the one before
+            async with asyncio.timeout(DEADLINE_S):
+                while not await prometheus.query(ends):
+                    await asyncio.sleep(0)
             token.write_text("gateway")  # of a tenant's admin: metrics are of all tenants
             await until_up(prometheus, 0)
