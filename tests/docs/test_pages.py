@@ -16,7 +16,7 @@ from tests.docs.markdown import anchors, blocks, links, name, pages, prose
 from tests.docs.session import OUTPUTS, PICTURES, shows
 
 LANGUAGES = {"sh", "python", "toml", "json", "text", "csv", "promql", *OUTPUTS, *PICTURES}
-SLOW = {"docs/learning.md"}  # more than 20 s
+SLOW = {"docs/access.md", "docs/learning.md"}  # more than 20 s
 MOST_LEFT_OUT = 12
 
 
