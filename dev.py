@@ -28,7 +28,7 @@ INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" /
 LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "dev.py")
 MINIMUM = (3, 11)
 # Make system calls fail; evaluate alerts, and the dashboard's queries; be a terminal.
-TOOLS = ("strace", "prometheus", "tmux")
+TOOLS = ("openssl", "prometheus", "strace", "tmux")
 
 
 def run(*command: object) -> int:
@@ -93,7 +93,11 @@ def tools() -> None:
     missing = [name for name in TOOLS if shutil.which(name) is None]
     if missing and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
         # Programs alone: a service of that name is not started.
-        run("env", "SYSTEMD_OFFLINE=1", "apt-get", "install", "-y", "--no-install-recommends", *missing)
+        quietly = ("env", "SYSTEMD_OFFLINE=1", "DEBIAN_FRONTEND=noninteractive", "apt-get")
+        install = (*quietly, "install", "-y", "--no-install-recommends", *missing)
+        if run(*install):  # with no list of packages, or an old one
+            run(*quietly, "update")
+            run(*install)
 
 
 def test(arguments: Sequence[str]) -> int:
