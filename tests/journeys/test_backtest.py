@@ -12,6 +12,7 @@ from service.backtest.child import ServerChild, ServerFailed
 from service.backtest.command import backtest
 from service.backtest.plan import make_plan
 from service.backtest.through_service import beside, must_live, own_server, run
+from service.remote import Remote
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
 
@@ -53,7 +54,7 @@ async def test_a_running_server_can_be_used_again_and_again():
     async with own_server() as server:
         for _ in range(2):
             forecasts: list[np.ndarray] = []
-            await run(plan, server.grpc, 32, lambda row, y, into=forecasts: into.append(y))
+            await run(plan, Remote(server.grpc), 32, lambda row, y, into=forecasts: into.append(y))
             made.append(np.array(forecasts))
     assert made[0].shape == (50, 1, 1)
     np.testing.assert_array_equal(made[0], made[1])

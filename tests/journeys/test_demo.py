@@ -65,7 +65,8 @@ def trainer_of(demo_pid: int) -> int:
 
 def check(report: dict, stdout: str) -> None:
     """What a demo of ROWS rows must have found, whatever happened to its processes."""
-    assert (report["rows"], report["scored"], report["updates"]) == (ROWS, 450, ROWS - 2)  # each label learned once
+    assert (report["rows"], report["scored"]) == (ROWS, 450)
+    assert report["updates"] <= ROWS - 2  # each label learned at most once; a server counts its own alone
     assert report["staleness"]["max"] <= 32
     assert report["versions"] > 0
     assert report["freshet"]["mse"] < 0.8 * report["persistence"]["mse"]
@@ -81,7 +82,9 @@ async def test_the_demo_ends_with_what_a_newcomer_wants_to_see(tmp_path):
     async with demo("--rows", ROWS, "--json", tmp_path / "out.json") as process:
         stdout, stderr = await process.communicate()
     assert process.returncode == 0, stderr.decode()
-    check(json.loads((tmp_path / "out.json").read_text()), stdout.decode())
+    report = json.loads((tmp_path / "out.json").read_text())
+    check(report, stdout.decode())
+    assert report["updates"] == ROWS - 2
 
 
 @needs_proc
@@ -92,8 +95,11 @@ async def test_the_demo_survives_a_kill_half_way(tmp_path, victim: Callable[[int
         os.kill(victim(process.pid), signal.SIGKILL)
         stdout, stderr = await process.communicate()
     assert process.returncode == 0, stderr.decode()
-    check(json.loads((tmp_path / "out.json").read_text()), stdout.decode())
-    if victim is server_of:
+    report = json.loads((tmp_path / "out.json").read_text())
+    check(report, stdout.decode())
+    if victim is trainer_of:
+        assert report["updates"] == ROWS - 2
+    else:
         assert b"ended by signal 9; starting it again" in stderr
         assert b"with 0 answers lost" in stdout
 

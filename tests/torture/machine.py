@@ -178,13 +178,13 @@ class Machine(RuleBasedStateMachine):
         number = self._model(model).champion - back
         if number >= 1:
             way = self.live.control.promote if promote else self.live.control.roll_back
-            self._do(way(model, number))
+            self._do(way(key(model), number))
             assert self._model(model).champion == number
 
     @rule(on=st.booleans())
     def pause_or_resume(self, on: bool) -> None:
         """Of the model that learns by itself: of the other one, the labels of windows are counted."""
-        self._do((self.live.control.resume if on else self.live.control.pause)(FLOW))
+        self._do((self.live.control.resume if on else self.live.control.pause)(key(FLOW)))
 
     @rule(seconds=st.floats(0, 1e6), wall=st.floats(-1e6, 1e6))
     def time_passes_and_the_wall_clock_jumps(self, seconds: float, wall: float) -> None:
