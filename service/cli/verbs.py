@@ -90,6 +90,8 @@ def guarded(work: Callable[[], int]) -> int:
 
     try:
         return work()
+    except BrokenPipeError:  # whoever read our output has seen enough, as `head` does: typer ends quietly
+        raise
     except (Invalid, SpecError, OSError) as error:
         raise refused(error) from None
     except (FreshetError, ServerFailed, Stalled) as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import fields
@@ -98,6 +99,21 @@ def write(tmp_path):
         return path
 
     return write
+
+
+def test_output_that_nobody_reads_any_more_ends_a_verb_without_a_word(tmp_path):
+    series = tmp_path / "series.csv"
+    series.write_text("a\n" + "1\n2\n" * 20)
+    unread, out = os.pipe()
+    os.close(unread)
+    done = subprocess.run(
+        [sys.executable, "-u", "-m", "service.cli", "backtest", series], stdout=out, stderr=subprocess.PIPE, text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}, timeout=60, check=False,
+    )  # fmt: skip
+    os.close(out)
+    assert done.returncode == 1
+    assert "freshet: [Errno" not in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_spec_is_read_alike_from_toml_json_an_export_and_a_folder(write, tmp_path):
