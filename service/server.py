@@ -280,10 +280,11 @@ class Server:
             await self.health.set(name, status)
 
     def _not_ready(self) -> str:
+        """Why no streams are taken, in words that strangers may read: the log names the files."""
         if self.journal.failure:
-            return str(self.journal.failure)
+            return "the disk has failed"
         if self.journal.no_space:
-            return f"the disk is full: {self.journal.no_space}"
+            return "the disk is full"
         return "" if self.ready else ("draining" if self.serving.draining else "starting")
 
     def _full(self, error: NoSpace | None) -> None:

@@ -266,7 +266,7 @@ class Serving:
         if self.draining:
             raise Unavailable("service", "draining", "connect again in a moment", retry_s=1.0)
         if self.journal.failure:
-            raise Unavailable("journal", str(self.journal.failure), "the server must be restarted")
+            raise journal_failed()
         if self._no_room():
             self._disk_full()
 
@@ -281,7 +281,7 @@ class Serving:
         return bool(self.journal.no_space) and self.journal.pending_bytes >= self.config.max_undurable_bytes
 
     def _disk_full(self) -> NoReturn:
-        raise Exhausted("disk", "full", f"try again once there is room: {self.journal.no_space}", retry_s=DISK_FULL_S)
+        raise Exhausted("disk", "full", "try again once there is room", retry_s=DISK_FULL_S)
 
     # ---- ticks
 
@@ -404,8 +404,8 @@ class Serving:
         model, row = tick.model, tick.session.row
         try:
             offset = self.journal.append_tick(model.number, tick.session.number, tick.seq, tick.time, tick.x)
-        except JournalFailed as error:
-            return Unavailable("journal", str(error), "the server must be restarted")
+        except JournalFailed:
+            return journal_failed()
         judged = int(model.advance(row, tick.seq, tick.time, tick.x, y, state, offset))
         model.table.touched[row] = tick.arrived
         metrics = self.metrics.of(model.key)
@@ -446,7 +446,7 @@ class Serving:
         try:
             end = self.journal.append(model.number, Ticks(t.number[rows], seq, time, x))
         except JournalFailed as error:
-            raise Unavailable("journal", str(error), "the server must be restarted") from error
+            raise journal_failed() from error
         n = len(rows)
         judged = np.broadcast_to(model.advance(rows, seq, time, x, y, states, np.arange(end - n + 1, end + 1)), n)
         t.touched[rows] = now
@@ -489,6 +489,11 @@ class Serving:
         """Labels up to `offset` are judged, whatever the verdict; open streams are told."""
         model.judge(offset)
         model.wake()
+
+
+def journal_failed() -> Unavailable:
+    """What callers are told of a journal that takes nothing more; which file, is in the log."""
+    return Unavailable("journal", "not written", "the server must be restarted")
 
 
 def too_fast(seq: int, whose: str, rate: Rate, wait: float) -> Refusal:
