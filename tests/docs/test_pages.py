@@ -112,6 +112,13 @@ def test_every_link_leads_to_a_file_and_an_anchor_that_are_there():
     assert not wrong
 
 
+def test_every_page_is_in_the_index():
+    docs = checkout.ROOT / "docs"
+    index = {(docs / link.partition("#")[0]).resolve() for link in links((docs / "README.md").read_text())}
+    missing = [name(page) for page in docs.rglob("*.md") if page not in index and page.name != "README.md"]
+    assert not missing
+
+
 def test_every_alert_has_its_section_in_the_runbook():
     alerts = (checkout.ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
     runbooks = re.findall(r"^ +runbook: (\S+)#(\S+)$", alerts, re.M)
