@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from service.storage.archive import Head, Told, Writer
-from service.storage.database import quick_check, read_only
+from service.storage.database import naming, quick_check, read_only
 from service.storage.examine import judge, segment_files
 from service.storage.formats import check_formats
 from service.storage.segments import HEADER, Segment, parse_header, sync_directory
@@ -136,12 +136,12 @@ def _look(data: Path, stack: ExitStack) -> Moment | None:
     files: dict[Path, int] = {}
     _open_segments(data / "journal", files, stack)
     databases = {name: _hold(data / name, stack) for name in POSITIONS if (data / name).exists()}
-    before = {name: _position(databases.get(name), name) for name in POSITIONS}
-    models = _models(stack.enter_context(closing(read_only(data / VERSIONS))))
+    before = {name: _position(data / name, databases.get(name)) for name in POSITIONS}
+    models = _models(data / VERSIONS, stack.enter_context(closing(read_only(data / VERSIONS))))
     _open_segments(data / "journal", files, stack)
     sizes = {path: os.fstat(fd).st_size for path, fd in files.items()}
     databases[VERSIONS] = _hold(data / VERSIONS, stack)
-    if not models <= _models(databases[VERSIONS]) or before != _positions(data):
+    if not models <= _models(data / VERSIONS, databases[VERSIONS]) or before != _positions(data):
         return None
     segments, end = _judge(files, sizes)
     return Moment(databases, segments, end)
@@ -181,9 +181,10 @@ def _judge(files: dict[Path, int], sizes: dict[Path, int]) -> tuple[list[OpenSeg
 
 def _hold(path: Path, stack: ExitStack) -> sqlite3.Connection:
     """A connection that goes on seeing what is in the database now."""
-    connection = stack.enter_context(closing(read_only(path)))
-    connection.execute("BEGIN")
-    connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    with naming(path):
+        connection = stack.enter_context(closing(read_only(path)))
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
     return connection
 
 
@@ -192,17 +193,19 @@ def _positions(data: Path) -> dict[str, int]:
     found = {}
     for name in POSITIONS:
         with ExitStack() as stack:
-            found[name] = _position(_hold(data / name, stack) if (data / name).exists() else None, name)
+            found[name] = _position(data / name, _hold(data / name, stack) if (data / name).exists() else None)
     return found
 
 
-def _position(connection: sqlite3.Connection | None, name: str) -> int:
-    row = connection.execute(POSITIONS[name]).fetchone() if connection else None
+def _position(path: Path, connection: sqlite3.Connection | None) -> int:
+    with naming(path):
+        row = connection.execute(POSITIONS[path.name]).fetchone() if connection else None
     return int(row[0]) if row else 0
 
 
-def _models(connection: sqlite3.Connection) -> set[int]:
-    return {row[0] for row in connection.execute("SELECT DISTINCT model FROM versions")}
+def _models(path: Path, connection: sqlite3.Connection) -> set[int]:
+    with naming(path):
+        return {row[0] for row in connection.execute("SELECT DISTINCT model FROM versions")}
 
 
 def _number(connection: sqlite3.Connection, pragma: str) -> int:
@@ -211,7 +214,9 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 
 def _copy_database(source: Path, connection: sqlite3.Connection, target: Path) -> None:
     """What the connection sees as a file of its own. Raises DatabaseCorrupt, NoSpace, sqlite3.Error."""
-    with closing(sqlite3.connect(target, isolation_level=None)) as copy:
+    with naming(source):
+        quick_check(source, connection)
+    with naming(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
         copy.execute("PRAGMA synchronous = OFF")  # it is read once, and not kept
         try:
             connection.backup(copy)
@@ -219,4 +224,3 @@ def _copy_database(source: Path, connection: sqlite3.Connection, target: Path) -
             if is_full(error):
                 raise NoSpace(f"{target}: {error}") from error
             raise
-        quick_check(source, copy)

@@ -101,6 +101,15 @@ def read_only(path: Path) -> sqlite3.Connection:
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
 
 
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Around a use of SQLite's own connection: its errors name the file."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise type(error)(f"{path}: {error}") from error
+
+
 def is_new(connection: sqlite3.Connection) -> bool:
     """Whether nobody has put anything into the file yet."""
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]

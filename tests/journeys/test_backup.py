@@ -7,6 +7,8 @@ import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+import pytest
+
 import freshet
 from freshet.v1 import streams_pb2
 from service.backtest.child import ServerChild
@@ -99,6 +101,7 @@ async def one_stream(client: freshet.Client, ledger: Ledger, enough: asyncio.Eve
     async with client.stream("flow", ledger.stream, 16) as stream, asyncio.timeout(2 * crash.DEADLINE_S):
         async for forecast in stream.forecasts(rows(), max_staleness=32):
             ledger.note(stream, forecast)
+            ledger.moved.set()
 
 
 async def goes_on(data: Path, ledgers: list[Ledger], durable: dict[str, int]) -> None:
@@ -159,3 +162,39 @@ async def test_what_cannot_be_backed_up_is_told_and_an_interrupted_backup_leaves
     code, said = await command("backup", "--data", tmp_path / "data", "--out", tmp_path / "b.tar", code=INTERRUPTED)
     assert (code, said.strip()) == (130, "freshet: interrupted; nothing is left of it")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log"]
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+async def test_backups_of_a_server_that_is_killed_again_and_again_are_whole_and_lose_nothing_that_was_durable(tmp_path):
+    ledgers, enough = [Ledger(f"pump-{n}", walk(20_000, n)) for n in range(3)], asyncio.Event()
+    promised: list[dict[str, int]] = []
+    async with crash.a_server(tmp_path, snapshot_s=0.1) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SMALL)
+
+        async def backups() -> None:
+            while not enough.is_set():
+                promised.append({ledger.stream: ledger.durable for ledger in ledgers})
+                out = tmp_path / f"{len(promised)}.tar"
+                code, said = await command("backup", "--data", server.data, "--out", out)
+                assert code == 0, said
+
+        async with asyncio.TaskGroup() as group:
+            for ledger in ledgers:
+                group.create_task(one_stream(client, ledger, enough))
+            group.create_task(backups())
+            for kill in range(1, 4):
+                async with asyncio.timeout(crash.DEADLINE_S):
+                    while len(promised) < 2 * kill or len(ledgers[0].answers) < 100 * kill:
+                        ledgers[0].moved.clear()
+                        await ledgers[0].moved.wait()
+                server.kill()
+                await server.wait()
+                await server.start()
+            enough.set()
+    for number, durable in enumerate(promised, 1):
+        data = tmp_path / str(number)
+        code, said = await command("restore", tmp_path / f"{number}.tar", "--data", data)
+        assert code == 0, said
+        kept = replay.last_seqs(list(replay.read(data / "journal")))
+        assert {stream: seq for stream, seq in durable.items() if kept.get(stream, 0) < seq} == {}

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import os
+import re
 import shutil
 import sqlite3
+import subprocess
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
@@ -176,7 +179,7 @@ async def test_a_snapshot_while_it_looks_takes_no_version_away_that_it_needs(tmp
 @pytest.mark.parametrize("is_mutant", [False, True], ids=["looked at again", "not looked at again"])
 async def test_a_model_that_is_deleted_while_it_looks_is_not_in_it_by_half(tmp_path, monkeypatch, is_mutant):
     if is_mutant:
-        monkeypatch.setattr(backups, "_models", lambda connection: set())
+        monkeypatch.setattr(backups, "_models", lambda path, connection: set())
     async with world(tmp_path / "data") as live:
         model = await live.model()
         await live.tick(model, live.open(model, "pump"), 1.0)
@@ -187,6 +190,16 @@ async def test_a_model_that_is_deleted_while_it_looks_is_not_in_it_by_half(tmp_p
 
         await in_between(live, tmp_path / "b.tar", "_hold", deleted, monkeypatch, "versions.db")
     assert await starts_as(tmp_path / "b.tar", tmp_path / "new", {}) != is_mutant
+
+
+def test_where_nothing_ever_holds_still_it_gives_up_and_says_what_to_do(tmp_path, whole, monkeypatch):
+    data = restored(whole, tmp_path / "data")
+    looks = iter(range(10**6))
+    monkeypatch.setattr(backups, "_positions", lambda data: {"states.db": next(looks)})
+    with pytest.raises(BackupRefused, match="set snapshot_s higher, or stop the server"):
+        backup(data, tmp_path / "b.tar", 1.0, untold)
+    assert next(looks) == backups.TRIES
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 # ---- what is restored
@@ -389,14 +402,41 @@ def test_a_directory_without_data_and_a_damaged_one_are_refused(tmp_path, whole)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
-def test_a_database_that_sqlite_finds_corrupt_is_not_backed_up(tmp_path, whole):
+@pytest.mark.parametrize("at", [0, 4096])
+@pytest.mark.parametrize("name", ["states.db", "versions.db", "trainer.db"])
+def test_a_database_that_sqlite_finds_corrupt_is_not_backed_up_and_is_named(tmp_path, whole, name, at):
     data = restored(whole, tmp_path / "data")
-    with (data / "versions.db").open("r+b") as file:
-        file.seek(4096)
+    with (data / name).open("r+b") as file:
+        file.seek(at)
         file.write(b"x" * 8192)
-    with pytest.raises((DatabaseRefused, sqlite3.DatabaseError), match=r"versions\.db|malformed"):
+    with pytest.raises((DatabaseRefused, sqlite3.DatabaseError), match=re.escape(str(data / name))):
         backup(data, tmp_path / "b.tar", 1.0, untold)
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
+
+
+@pytest.fixture(params=[1, 9, 24, 40])
+def small(request, tmp_path):
+    """A disk with room for so many pages of 4 KiB. Skips where mounting one is not permitted."""
+    folder = tmp_path / "small"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", f"size={4096 * request.param}", "freshet-test", folder]
+    if subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("cannot mount a small file system here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+def test_a_disk_that_becomes_full_meanwhile_is_told_and_nothing_is_left_on_it(tmp_path, whole, small, monkeypatch):
+    data = restored(whole, tmp_path / "data")
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: mock.Mock(free=10**12))
+    for attempt in (
+        lambda: backup(data, small / "b.tar", 1.0, untold),
+        lambda: restore(whole, small / "data", untold),
+    ):
+        with pytest.raises((NoSpace, OSError)) as refused:
+            attempt()
+        assert isinstance(refused.value, NoSpace) or refused.value.errno == errno.ENOSPC
+        assert not list(small.iterdir())
 
 
 def test_two_that_make_the_same_do_not_meet(tmp_path, whole):
