@@ -61,6 +61,7 @@ class Quota:
     streams: int = 2**63
     ticks_per_s: float = math.inf
     in_flight_bytes: int = 2**63  # received and not yet answered, all calls together
+    calls: int = 2**63  # open, of any method
 
 
 UNLIMITED = Quota()

@@ -235,12 +235,7 @@ class Server:
         if connections < config.max_connections:
             log.warning("fewer connections than configured, for want of descriptors", most=connections)
         server = grpc.aio.server(
-            interceptors=[
-                GrpcMetrics(self.registry),
-                self.security,
-                CallLimit(config.max_calls),
-                InFlight(self.serving.tenants),
-            ],
+            interceptors=self._interceptors(),
             options=[
                 ("grpc.max_receive_message_length", size),
                 ("grpc.max_send_message_length", 64 << 20),
@@ -272,7 +267,8 @@ class Server:
 
     def _interceptors(self) -> list[Any]:
         """The outermost first: every call is counted, strangers hold no place among those that are open."""
-        limit, flight = CallLimit(self.config.max_calls), InFlight(self.serving.tenants)
+        tenants = self.serving.tenants
+        limit, flight = CallLimit(self.config.max_calls, tenants), InFlight(tenants)
         return [GrpcMetrics(self.registry), self.security, limit, flight]
 
     async def _set_health(self, status: Any) -> None:

@@ -16,11 +16,11 @@ RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
 class Tenant:
     """One tenant. `rate`: its ticks per second, None: unlimited; `full_at`: of that bucket, clock seconds."""
 
-    __slots__ = ("_reached", "full_at", "in_flight", "name", "quota", "rate")
+    __slots__ = ("_reached", "calls", "full_at", "in_flight", "name", "quota", "rate")
 
     def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None]) -> None:
         self.name, self._reached = name, reached
-        self.full_at, self.in_flight = 0.0, 0
+        self.full_at, self.in_flight, self.calls = 0.0, 0, 0
         self.assign(quota)
 
     def assign(self, quota: Quota) -> None:
@@ -37,6 +37,16 @@ class Tenant:
         """Raises Exhausted where the tenant has `streams` and wants another."""
         if streams >= self.quota.streams:
             raise self._exhausted("streams", "stream", id, f"{streams} streams, its quota: delete some", RETRY_LATER_S)
+
+    def begin_call(self) -> None:
+        """A call more is open. Raises Exhausted."""
+        if self.calls >= self.quota.calls:
+            raise self._exhausted("calls", "call", "one more", f"{self.calls} calls open, its quota: end one", RETRY_S)
+        self.calls += 1
+
+    def end_call(self) -> None:
+        """One of them has ended."""
+        self.calls -= 1
 
     def take(self, size: int) -> None:
         """So many bytes more are in flight: received, and not answered yet. One message alone may be of any size.

@@ -8,6 +8,7 @@ import os
 import signal
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -214,6 +215,107 @@ async def test_bytes_in_flight_are_a_tenants_and_are_given_back(house):
         assert last.acknowledged.windows == 8
         await small.list_models()  # the call is over, and what it had in flight given back
     assert await house.reached("in_flight_bytes") >= 1
+
+
+async def test_calls_that_are_open_are_a_tenants_and_others_come_in_meanwhile(house):
+    await house.limit(calls=3)
+    async with channel_to(house.child.grpc) as channel, house.client("big") as big:
+        ask = ModelsStub(channel)
+        watches = [ask.Watch(models_pb2.WatchRequest(), metadata=bearer("fr-small")) for _ in range(3)]
+        for watch in watches:
+            await watch.initial_metadata()
+
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await ask.List(models_pb2.ListModelsRequest(), metadata=bearer("fr-small"), timeout=DEADLINE_S)
+
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert "3 calls open, its quota" in (caught.value.details() or "")
+        await big.list_models()
+        watches.pop().cancel()
+        async with asyncio.timeout(DEADLINE_S), house.client("small") as small:
+            while True:
+                with contextlib.suppress(freshet.ResourceExhausted):
+                    await small.list_models()
+                    break
+        for watch in watches:
+            watch.cancel()
+    assert await house.reached("calls") >= 1
+
+
+async def test_whoever_races_for_the_last_place_gets_no_more_than_the_quota(house):
+    await house.limit(models=2, streams=5)
+    async with house.client("small") as small, channel_to(house.child.grpc) as channel:
+        made = await asyncio.gather(*(small.create_model(f"m{n}", **SMALL) for n in range(12)), return_exceptions=True)
+        assert sum(isinstance(one, models_pb2.Model) for one in made) == 2
+        assert sum(isinstance(one, freshet.ResourceExhausted) for one in made) == 10
+        names = [model.name for model in await small.list_models()]
+        assert len(names) == 2
+
+        hellos = [streams_pb2.Hello(model=names[n % 2], stream=f"s{n}") for n in range(40)]
+        calls = [streams_pb2_grpc.StreamsStub(channel).Open(metadata=bearer("fr-small")) for _ in hellos]
+
+        async def welcome(call: Any, hello: streams_pb2.Hello) -> bool:
+            try:
+                await call.write(streams_pb2.OpenRequest(hello=hello))
+                return bool((await call.read()).HasField("welcome"))
+            except grpc.aio.AioRpcError:
+                return False
+
+        async with asyncio.timeout(DEADLINE_S):
+            welcomed = await asyncio.gather(*map(welcome, calls, hellos))
+            codes = [await call.code() for call, in_ in zip(calls, welcomed, strict=True) if not in_]
+        assert sum(welcomed) == 5
+        assert set(codes) == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert sum(model.streams for model in await small.list_models()) == 5
+        for call in calls:
+            call.cancel()
+
+
+async def test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(house):
+    column = np.ones(64, "<f4").tobytes()
+
+    def learn(source: str, seqs: range) -> list[training_pb2.LearnRequest]:
+        hello = training_pb2.LearnHello(model="one", source=source, acknowledge=training_pb2.LearnHello.LEARNED)
+        windows = [training_pb2.Window(window_seq=seq, steps=64, x=column, y=column) for seq in seqs]
+        return [training_pb2.LearnRequest(hello=hello), *(training_pb2.LearnRequest(window=w) for w in windows)]
+
+    size = learn("s", range(1, 2))[1].ByteSize()
+    await house.limit(in_flight_bytes=7 * size // 2)
+    rng = np.random.default_rng(3)
+    async with house.client("small") as small, channel_to(house.child.grpc) as channel:
+        await small.create_model("one", **SMALL)
+        stub = TrainingStub(channel)
+
+        async def leave(number: int) -> None:
+            call = stub.Learn(metadata=bearer("fr-small"), timeout=DEADLINE_S)
+            with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                for message in learn(f"s{number}", range(1, 1 + number % 4)):
+                    await call.write(message)
+                if rng.integers(0, 2):
+                    await call.read()
+            call.cancel()
+
+        async def ended(messages: list[training_pb2.LearnRequest]) -> str:
+            """Why the server ends a call that sends these."""
+            call = stub.Learn(metadata=bearer("fr-small"), timeout=DEADLINE_S)
+            try:
+                for message in messages:
+                    await call.write(message)
+                async for _ in call:
+                    pass
+            except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
+                pass
+            return await call.details() or ""
+
+        await asyncio.gather(*map(leave, range(120)))
+        trainer = trainer_of(house.child)
+        os.kill(trainer, signal.SIGSTOP)  # so that what waits to be learned stays in flight
+        try:
+            async with asyncio.timeout(DEADLINE_S):
+                while f"{3 * size} bytes in flight" not in await ended(learn("stays", range(1, 5))):
+                    pass  # until all that were left have ended
+        finally:
+            os.kill(trainer, signal.SIGCONT)
 
 
 UNLIMITED = """
