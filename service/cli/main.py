@@ -1,4 +1,4 @@
-"""The command line: `freshet serve`, `models`, `quarantine`, `journal`, `replay`, `top`, `train`, `backtest`, `demo`.
+"""The command line: `freshet serve`, `models`, `quarantine`, `journal`, `replay`, `backup`, `top`, `train` …
 
 What a verb needs is imported inside it, so that `freshet --version` and `--help` start neither NumPy nor gRPC.
 """

@@ -83,6 +83,7 @@ def backup(data: Path, out: Path, created: float, total: Callable[[int], Told]) 
     created: seconds since 1970, for the file to say. total: given the bytes to copy, returns what is told of them.
     Raises BackupRefused; JournalDamaged, DatabaseRefused for what a server would not start from; NoSpace, OSError.
     """
+    out = out.resolve()
     if out.exists():
         raise BackupRefused(f"{out}: exists; give another name, or remove it first")
     for name in ("states.db", VERSIONS):

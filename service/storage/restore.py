@@ -39,6 +39,7 @@ def restore(archive: Path, data: Path, total: Callable[[int], Told]) -> Restored
     total: given the bytes to write, returns what is told of them. Raises RestoreRefused, ArchiveRefused; JournalFormat
     and DatabaseRefused for what another version of freshet wrote; NoSpace, OSError.
     """
+    data = data.resolve()
     if data.exists() and any(data.iterdir()):
         raise RestoreRefused(f"{data}: is not empty; give a new directory, or move away what is there")
     size = archive.stat().st_size

@@ -19,6 +19,7 @@ from unittest import mock
 import numpy as np
 import pytest
 
+from service.cli.backup import MIB, _progress
 from service.storage import backup as backups
 from service.storage.archive import ArchiveRefused, Head, Writer
 from service.storage.backup import BackupRefused, backup
@@ -365,6 +366,27 @@ def test_files_that_do_not_belong_together_are_refused_although_each_is_as_it_wa
 # ---- where it goes
 
 
+def test_without_a_terminal_it_tells_how_far_it_is_in_plain_lines(capsys):
+    with _progress("backup") as total:
+        told = total(20 * MIB + 5)
+        for _ in range(41):
+            told(MIB // 2)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == [f"backup: MiB {n} of 20" for n in range(2, 21, 2)]
+
+
+def test_on_a_terminal_it_shows_a_bar(monkeypatch):
+    shown = io.StringIO()
+    shown.isatty = lambda: True
+    monkeypatch.setattr("sys.stderr", shown)
+    with _progress("restore") as total:
+        told = total(3 * MIB)
+        for _ in range(3):
+            told(MIB)
+    assert "restore" in shown.getvalue()
+    assert "3/3" in shown.getvalue()
+
+
 def test_a_directory_that_holds_something_is_left_alone(tmp_path, whole):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "mine").write_text("kept")
@@ -377,6 +399,16 @@ def test_an_empty_directory_is_filled(tmp_path, whole):
     (tmp_path / "data").mkdir()
     restore(whole, tmp_path / "data", untold)
     assert (tmp_path / "data" / "states.db").is_file()
+
+
+def test_the_directory_may_be_the_present_one(tmp_path, whole, monkeypatch):
+    (tmp_path / "data").mkdir()
+    monkeypatch.chdir(tmp_path / "data")
+    restore(whole, Path(), untold)
+    assert (tmp_path / "data" / "states.db").is_file()
+    monkeypatch.chdir(tmp_path / "data")
+    backup(Path(), Path("..") / "b.tar", 1.0, untold)
+    assert (tmp_path / "b.tar").is_file()
 
 
 def test_a_backup_is_the_owners_alone_and_replaces_nothing(tmp_path, whole):
