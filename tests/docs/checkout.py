@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
@@ -66,7 +67,7 @@ def follow(page: Path, tree: Path, options: Sequence[str] = (), limit_s: float =
     try:
         said, _ = process.communicate(timeout=limit_s)
     finally:
-        if process.poll() is None:
+        with suppress(ProcessLookupError):  # the group is what it has started, also where itself has ended
             os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+        process.wait()
     return process.returncode, said

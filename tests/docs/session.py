@@ -74,7 +74,7 @@ class Session:
         raise Wrong(f"a {block.language or 'nameless'} block needs a first line `# name.ext`, or a command before it")
 
     async def _shell(self, block: Block) -> str:
-        script = f"set -aeuo pipefail\n{block.text}\n{{ env -0; }} >&3\n"
+        script = f"set -aeuo pipefail\n{{\n{block.text}\n}} 3>&-\nenv -0 >&3\n"
         read, write = os.pipe()
         process = await asyncio.create_subprocess_exec(
             "bash", "-c", f"exec 3>&{write} {write}>&-\n{script}",

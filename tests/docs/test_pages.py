@@ -1,11 +1,13 @@
 """Every command and snippet of every page does what the page says."""
 
+import contextlib
 import fcntl
+import os
 import re
+import select
 import subprocess
 import sys
 import tempfile
-from contextlib import ExitStack
 from pathlib import Path
 from textwrap import indent
 
@@ -21,7 +23,7 @@ MOST_LEFT_OUT = 12
 
 
 def follow(page: Path, folder: Path, *options: str) -> tuple[int, str]:
-    with ExitStack() as turn:
+    with contextlib.ExitStack() as turn:
         if not checkout.own_network():  # pages share the ports that they name: one at a time
             lock = turn.enter_context(open(Path(tempfile.gettempdir()) / "freshet-docs.lock", "w"))
             fcntl.flock(lock, fcntl.LOCK_EX)
@@ -186,6 +188,18 @@ def test_a_page_is_one_shell_one_notebook_and_its_files(tmp_path):
     )
     code, said = checkout.follow(file, checkout.make(tmp_path))
     assert code == 0, said
+
+
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="only Linux tells when a process that is no child has ended")
+def test_nothing_that_a_page_started_outlives_it(tmp_path):
+    file = tmp_path / "page.md"
+    file.write_text("```sh\nsleep 1000 > /dev/null 2>&1 &\necho $! > pid\nfalse\n```\n")
+    tree = checkout.make(tmp_path)
+    code, _ = checkout.follow(file, tree)
+    assert code == 1
+    with contextlib.suppress(ProcessLookupError):  # gone already
+        process = os.pidfd_open(int((tree / "pid").read_text()))
+        assert select.select([process], [], [], 20.0)[0], "it lives on"
 
 
 def test_an_output_is_compared_but_for_its_numbers():
