@@ -26,6 +26,7 @@ HEAD, MANIFEST = "head.json", "manifest.json"
 NAMES = re.compile(r"(states|trainer|versions)\.db|journal/\d{20}\.journal")
 BLOCK = tarfile.BLOCKSIZE
 COPY_BYTES = 1 << 20
+LAST = 2**40  # seconds: no backup is from after that
 MOST_JSON_BYTES = 64 << 20  # of the manifest: half a million segments
 
 Told = Callable[[int], None]  # given the bytes that were written since the last call
@@ -129,7 +130,7 @@ class _Reader:
                     f"{self._path}: written in backup format {version}, this version of freshet reads format "
                     f"{FORMAT_VERSION}; restore it with the version that wrote it"
                 )
-            case {"format": int(), "created": int(created), "position": int(position)}:
+            case {"format": int(), "created": int(created), "position": int(position)} if 0 <= created < LAST:
                 return Head(created, position)
         raise self._refused(f"{HEAD} is damaged")
 

@@ -41,7 +41,7 @@ class Database:
             self._prepare(format_version, schema)
             if is_made:
                 sync_directory(self.path.parent)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             self._connection.close()
             raise self.corrupt(str(error)) from error
         except BaseException:
@@ -106,6 +106,8 @@ def naming(path: Path) -> Iterator[None]:
     """Around a use of SQLite's own connection: its errors name the file."""
     try:
         yield
+    except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
+        raise sqlite3.DatabaseError(f"{path}: damaged, {error}") from error
     except sqlite3.Error as error:
         raise type(error)(f"{path}: {error}") from error
 

@@ -7,7 +7,7 @@ from contextlib import closing
 from pathlib import Path
 
 from service.storage import states, versions
-from service.storage.database import is_new, read_only, refuse_other_format
+from service.storage.database import is_new, naming, read_only, refuse_other_format
 from service.trainer import checkpoint
 
 FORMATS = {
@@ -26,7 +26,7 @@ def check_formats(data: Path) -> None:
         path = data / name
         if path.exists():
             try:
-                with closing(read_only(path)) as connection:
+                with naming(path), closing(read_only(path)) as connection:
                     if not is_new(connection):
                         refuse_other_format(path, connection, expected)
             except sqlite3.Error:

@@ -9,6 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+from service.records import RecordError
 from service.storage.archive import Head, Told, unpack
 from service.storage.database import DatabaseCorrupt, quick_check, read_only
 from service.storage.formats import FORMATS, check_formats
@@ -70,17 +71,19 @@ def _checked(archive: Path, folder: Path, head: Head) -> tuple[Report, int]:
                 with closing(read_only(folder / name)) as sql:
                     quick_check(folder / name, sql)
         with closing(read_only(folder / "states.db")) as sql:
-            models = sql.execute("SELECT count(*) FROM models").fetchone()[0]
-            (position,) = sql.execute("SELECT position FROM snapshot").fetchone() or (0,)
+            models = int(sql.execute("SELECT count(*) FROM models").fetchone()[0])
+            position = int((sql.execute("SELECT position FROM snapshot").fetchone() or (0,))[0])
         report = check(folder)
-    except (sqlite3.Error, DatabaseCorrupt, RepairRefused) as error:
+    except RecordError as error:
+        raise _refused(archive, f"its journal holds what is no record: {error}") from error
+    except (sqlite3.Error, DatabaseCorrupt, RepairRefused, TypeError, ValueError) as error:
         raise _refused(archive, f"a database in it is damaged: {error}") from error
     if report.problem:
         raise _refused(archive, report.problem)
     if report.start > position or report.end != head.position:
         where = f"positions {report.start} to {report.end}"
         raise _refused(archive, f"its journal holds {where}, and should hold {position} to {head.position}")
-    return report, int(models)
+    return report, models
 
 
 def _refused(archive: Path, what: str) -> RestoreRefused:

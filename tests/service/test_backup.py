@@ -235,6 +235,14 @@ HOSTILE = {
     "a name twice": ([HEAD, (member("states.db"), b"x"), (member("states.db"), b"y")], "states.db twice"),
     "another tar": ([(member("readme"), b"hello")], "is no backup of freshet"),
     "a head that is no JSON": ([(member("head.json"), b"[" * 100_000)], "head.json is damaged"),
+    "a head of a time that no clock shows": (
+        [(member("head.json"), b'{"format": 1, "created": 1e99, "position": 0}')],
+        "head.json is damaged",
+    ),
+    "a head of a time after all others": (
+        [(member("head.json"), b'{"format": 1, "created": 99999999999999999999, "position": 0}')],
+        "head.json is damaged",
+    ),
     "a head without a format": ([(member("head.json"), b"{}")], "head.json is damaged"),
     "no manifest": ([HEAD, (member("states.db"), b"x")], "ends before its manifest: it is cut off"),
     "a manifest of nothing": ([HEAD, (member("manifest.json"), b"{}")], "holds no states.db"),
@@ -361,6 +369,27 @@ def test_files_that_do_not_belong_together_are_refused_although_each_is_as_it_wa
         restore(rebuilt(data, tmp_path / "b.tar", position), tmp_path / "new", untold)
     assert says in str(refused.value)
     assert not (tmp_path / "new").exists()
+
+
+def test_whatever_is_in_its_files_an_archive_is_restored_or_refused_and_never_half(tmp_path, whole):
+    data, rng = restored(whole, tmp_path / "data"), np.random.default_rng(3)
+    position = restore(whole, tmp_path / "again", untold).head.position
+    paths, refusals = sorted(path for path in data.rglob("*") if path.is_file()), 0
+    for n in range(60):
+        path = paths[n % len(paths)]
+        intact = bytearray(path.read_bytes())
+        spoilt = intact.copy()
+        for at in rng.integers(0, min(len(spoilt), 4096 * (1 + n % 3)), 1 + n % 20):
+            spoilt[at] = rng.integers(256)
+        path.write_bytes(spoilt)
+        new = tmp_path / f"new-{n}"
+        try:
+            restore(rebuilt(data, tmp_path / "b.tar", position), new, untold)
+        except (RestoreRefused, DatabaseRefused, JournalDamaged):
+            assert not new.exists()
+            refusals += 1
+        path.write_bytes(intact)
+    assert refusals > 20
 
 
 # ---- where it goes

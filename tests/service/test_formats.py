@@ -12,7 +12,7 @@ import pytest
 
 from service.config import ServeConfig
 from service.server import Server
-from service.storage.database import DatabaseRefused
+from service.storage.database import DatabaseCorrupt, DatabaseRefused
 from service.storage.formats import FORMATS, check_formats
 from service.storage.segments import HEADER, JournalFormat
 from tests.service.one_process import world
@@ -72,6 +72,13 @@ async def test_what_is_not_there_or_cannot_be_read_is_left_to_whoever_opens_it(d
     check_formats(tmp_path)
     (data / "trainer.db").write_bytes(b"no database at all" * 100)
     check_formats(data)
+
+
+async def test_a_database_whose_schema_is_no_text_any_more_is_called_corrupt_by_name(data):
+    damaged = (data / "states.db").read_bytes().replace(b"CREATE TABLE", b"CREATE \xdfABLE")
+    (data / "states.db").write_bytes(damaged)
+    with pytest.raises(DatabaseCorrupt, match=r"states\.db: .*Restore it from a copy"):
+        start(data)
 
 
 async def test_a_newer_journal_is_named_with_both_formats_and_the_remedy(data):
