@@ -272,14 +272,14 @@ async def test_whoever_races_for_the_last_place_gets_no_more_than_the_quota(hous
 
 
 async def test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(house):
-    column = np.ones(64, "<f4").tobytes()
-
-    def learn(source: str, seqs: range) -> list[training_pb2.LearnRequest]:
+    def learn(source: str, seqs: range, steps: int = 64) -> list[training_pb2.LearnRequest]:
+        column = np.ones(steps, "<f4").tobytes()
         hello = training_pb2.LearnHello(model="one", source=source, acknowledge=training_pb2.LearnHello.LEARNED)
-        windows = [training_pb2.Window(window_seq=seq, steps=64, x=column, y=column) for seq in seqs]
+        windows = [training_pb2.Window(window_seq=seq, steps=steps, x=column, y=column) for seq in seqs]
         return [training_pb2.LearnRequest(hello=hello), *(training_pb2.LearnRequest(window=w) for w in windows)]
 
-    size = learn("s", range(1, 2))[1].ByteSize()
+    others = learn("stays", range(1, 5), steps=60)  # of another size, so that what is left of the others would be seen
+    size = others[1].ByteSize()
     await house.limit(in_flight_bytes=7 * size // 2)
     rng = np.random.default_rng(3)
     async with house.client("small") as small, channel_to(house.child.grpc) as channel:
@@ -312,7 +312,7 @@ async def test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(h
         os.kill(trainer, signal.SIGSTOP)  # so that what waits to be learned stays in flight
         try:
             async with asyncio.timeout(DEADLINE_S):
-                while f"{3 * size} bytes in flight" not in await ended(learn("stays", range(1, 5))):
+                while f"{3 * size} bytes in flight" not in await ended(others):
                     pass  # until all that were left have ended
         finally:
             os.kill(trainer, signal.SIGCONT)
@@ -329,3 +329,20 @@ async def test_a_quota_that_is_not_kept_would_be_noticed(monkeypatch, tmp_path):
     async with a_house(tmp_path) as house:
         with pytest.raises(pytest.fail.Exception, match="DID NOT RAISE"):
             await test_the_model_that_is_one_too_many_is_refused_and_others_make_theirs(house)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("sign", ["+", "-"], ids=["kept", "given back twice"])
+async def test_bytes_that_are_not_given_back_once_would_be_noticed(sign, monkeypatch, tmp_path):
+    code = f"""
+from service.edge.training import LearnCall
+end = LearnCall.end
+def wrong(self):
+    self._tenant.in_flight {sign}= self.items.bytes
+    end(self)
+LearnCall.end = wrong
+"""
+    mutate(monkeypatch, tmp_path, code)
+    async with a_house(tmp_path) as house:
+        with pytest.raises(TimeoutError):
+            await test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(house)
