@@ -197,14 +197,17 @@ async def test_bytes_in_flight_are_a_tenants_and_are_given_back(house):
             await call.read()
             for seq in range(1, 9):
                 window.window_seq = seq
-                with contextlib.suppress(asyncio.InvalidStateError):
+                with contextlib.suppress(asyncio.InvalidStateError, grpc.aio.AioRpcError):
                     await call.write(training_pb2.LearnRequest(window=window))
             return call
 
         os.kill(trainer, signal.SIGSTOP)  # so that what waits to be learned stays in flight
         try:
-            refused, other = await send("fr-small"), await send("fr-big")
-            code = await refused.code()
+            other = await send("fr-big")
+            code = grpc.StatusCode.INTERNAL  # where a write raced the end, which hides it (grpc/grpc#36066)
+            while code is grpc.StatusCode.INTERNAL:
+                refused = await send("fr-small")
+                code = await refused.code()
         finally:
             os.kill(trainer, signal.SIGCONT)
         assert code is grpc.StatusCode.RESOURCE_EXHAUSTED
