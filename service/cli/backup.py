@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -14,6 +15,7 @@ import typer
 from service.cli.verbs import INTERRUPTED, refused
 
 MIB = 1 << 20
+NICE = 10  # serving goes first, as it does before the trainer
 
 DataToSave = Annotated[
     Path, typer.Option("--data", help="The directory that `freshet serve --data` is given.", metavar="DIR")
@@ -26,13 +28,14 @@ File = Annotated[Path, typer.Argument(help="What `freshet backup` wrote.", metav
 
 
 def backup(data: DataToSave, out: Out) -> None:
-    """Copy a data directory into a file, also while a server runs on it, which goes on undisturbed.
+    """Copy a data directory into a file, also while a server runs on it, which goes on serving.
 
     All that the server had acknowledged when this began is in it. The file is there once it is whole. It needs room for
     itself, and for the time being for the largest database once more.
     """
 
     def work() -> str:
+        os.nice(NICE)
         from service.storage.backup import allow_all_descriptors
         from service.storage.backup import backup as verb
 
