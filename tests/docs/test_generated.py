@@ -1,12 +1,14 @@
 """Pages that are made from the code say what the code says now."""
 
 import re
+from dataclasses import fields
 
 import pytest
 
 from docs import generate
 from docs.generate import api, cli, configuration, spec
 from model.spec import ModelSpec
+from service.access import Quota, Role
 from service.config import ServeConfig
 from tests.docs.markdown import name
 
@@ -32,3 +34,9 @@ def test_nothing_is_left_out_of_the_reference():
     methods = [method.name for file in api.parsed() for service in file.service for method in service.method]
     assert all(f"| `{method}` |" in api.render() for method in methods)
     assert re.search(r"^\| `Delete` \| \S*DeleteModelRequest\S* \| \S* \| admin \|", api.render(), re.M)
+
+
+def test_every_quota_and_role_is_in_the_guide():
+    guide = (generate.ROOT / "docs" / "access.md").read_text(encoding="utf-8")
+    assert all(f"\n{field.name} = " in guide for field in fields(Quota))
+    assert all(f"| `{role.name.lower()}` |" in guide for role in Role)
