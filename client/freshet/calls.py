@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, Generic, TypeAlias, TypeVar
 
 import grpc
 
-from freshet.errors import from_rpc
+from freshet.errors import Failed, from_rpc, passes
 from freshet.security import Token, bearer
 
 # What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
@@ -34,7 +34,28 @@ RETRIES: list[dict[str, Any]] = [
 ]
 
 Response = TypeVar("Response")
+Call = TypeVar("Call")
 Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
+
+
+class Opener(Generic[Call]):
+    """Opens one call after the other of a method that streams, each with the token of its moment."""
+
+    def __init__(self, method: Callable[..., Call], metadata: Callable[[], Metadata]) -> None:
+        self._method, self._metadata = method, metadata
+        self._sent: Metadata = ()
+
+    def __call__(self, *request: object) -> Call:
+        """One more call."""
+        self._sent = self._metadata()
+        return self._method(*request, metadata=self._sent)
+
+    def passes(self, error: Failed, was_open: bool) -> bool:
+        """Whether another call may succeed a little later. A token that is refused is not sent again; but whoever once
+        had a call open may have another token by now."""
+        if error.code() is grpc.StatusCode.UNAUTHENTICATED:
+            return was_open and self._metadata() != self._sent
+        return passes(error, was_open)
 
 
 class Calls:
@@ -47,6 +68,9 @@ class Calls:
     def _metadata(self) -> Metadata:
         """What goes out with every call, streams included: the token, read anew."""
         return () if self._token is None else (("authorization", bearer(self._token)),)
+
+    def _opener(self, method: Callable[..., Call]) -> Opener[Call]:
+        return Opener(method, self._metadata)
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:

@@ -37,8 +37,9 @@ def connect(
 ) -> Client:
     """A client of the server at `target`, "host:port". Nothing is sent yet; use it with `async with`.
 
-    token: who calls, where the server asks; or what gives it, called for every call so that tokens can change (in the
-        event loop: it must not wait). insecure_token: send it in plain text to another machine all the same.
+    token: who calls, where the server asks; or a function that gives it, asked at each call (in the event loop: it must
+        not wait). What is open when its token ends goes on if the function gives another by then.
+    insecure_token: send it in plain text to another machine all the same.
     tls: None: plain text. True: TLS, as this machine trusts. A path: the PEM of who signed the server's certificate.
         `freshet.Tls`: also a certificate of one's own (mTLS), and the name in the server's.
     credentials: gRPC's, instead of `tls`.
@@ -139,12 +140,12 @@ class Client(Training, KeptStreams):
         answer_s: cut and repeat a call that owes an answer for so long. close_s: longest wait for the disk at the end.
         accept_lost: start from a fresh state if the server has lost the stream's, instead of raising StateLost.
         """
-        open_call = streams_pb2_grpc.StreamsStub(self._connected()).Open
+        open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
         settings = Settings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost
         )
         hello = streams_pb2.Hello(model=model, stream=stream_id)
-        stream = Stream(Engine(lambda: open_call(metadata=self._metadata()), hello, settings), in_flight)
+        stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._streams.add(stream)
         return stream
 
@@ -153,9 +154,7 @@ class Client(Training, KeptStreams):
 
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
         """
-        open_call = streams_pb2_grpc.StreamsStub(self._connected()).Mux
-        mux = Mux(
-            lambda: open_call(metadata=self._metadata()), lambda: self.get_model(model), model, give_up_s, close_s
-        )
+        open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
+        mux = Mux(open_call, lambda: self.get_model(model), model, give_up_s, close_s)
         self._streams.add(mux)
         return mux

@@ -14,8 +14,8 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from freshet.calls import cancelled_from_outside
-from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc, passes
+from freshet.calls import Opener, cancelled_from_outside
+from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
@@ -66,7 +66,7 @@ class Engine:
     """One stream's calls, one after the other, from `open` to `close`."""
 
     def __init__(
-        self, open_call: Callable[[], Call], hello: pb.Hello, settings: Settings, rng: random.Random | None = None
+        self, open_call: Opener[Call], hello: pb.Hello, settings: Settings, rng: random.Random | None = None
     ) -> None:
         self._open_call, self._hello, self._settings = open_call, hello, settings
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
@@ -248,7 +248,7 @@ class Engine:
                 return None
             why = "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if not passes(error, self.calls > 0):
+            if not self._open_call.passes(error, self.calls > 0):
                 raise from_rpc(error) from error
             why = f"{error.code().name}: {error.details()}"
         except asyncio.CancelledError:

@@ -109,7 +109,7 @@ class PermissionDenied(RpcError):
 
 
 class Unauthenticated(PermissionDenied):
-    """The credential is missing, wrong, expired or revoked. Never tried again by itself."""
+    """The credential is missing, wrong, expired or revoked. The same one is never tried again."""
 
 
 class ResourceExhausted(RpcError):

@@ -13,7 +13,7 @@ from typing import Any, Self, TypeAlias
 import grpc
 
 from freshet.backlog import Backlog, Verdict
-from freshet.calls import cancelled_from_outside
+from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import (
     FreshetError,
     LabelRefused,
@@ -22,7 +22,6 @@ from freshet.errors import (
     Unavailable,
     WindowRefused,
     from_rpc,
-    passes,
 )
 from freshet.labels import Answers, label_refused, label_values
 from freshet.retry import Backoff
@@ -59,14 +58,14 @@ class Learning:
 
     def __init__(
         self,
-        call: Callable[[], Call],
+        open_call: Opener[Call],
         hello: pb.LearnHello,
         describe: Callable[[], Awaitable[types_pb2.ModelSpec]],
         settings: LearnSettings,
         rng: random.Random | None = None,
     ) -> None:
         self.refused: list[LabelRefused | WindowRefused] = []  # with on_refused="keep"
-        self._call, self._hello, self._describe, self._settings = call, hello, describe, settings
+        self._open_call, self._hello, self._describe, self._settings = open_call, hello, describe, settings
         self._layout = WindowLayout((), 0, "", Answers("forecast", ()))  # until the model is described
         self._backlog: Backlog[pb.LearnRequest] = Backlog(settings.in_flight, MAX_BYTES)
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
@@ -213,7 +212,7 @@ class Learning:
 
     async def _one_call(self) -> str:
         """One call from Hello to its end. Returns why to call again. Raises FreshetError."""
-        call = self._call()
+        call = self._open_call()
         sending = asyncio.create_task(self._send(call))
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
@@ -225,7 +224,7 @@ class Learning:
         except TimeoutError:
             return f"not welcomed within {self._settings.answer_s:g} s"
         except grpc.aio.AioRpcError as error:
-            if not passes(error, self._welcomes > 0):
+            if not self._open_call.passes(error, self._welcomes > 0):
                 raise from_rpc(error) from error
             return f"{error.code().name}: {error.details()}"
         except asyncio.CancelledError:

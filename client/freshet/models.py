@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 
 from freshet.calls import Calls
-from freshet.errors import RETRYABLE, InvalidArgument, Unavailable, from_rpc
+from freshet.errors import InvalidArgument, Unavailable, from_rpc
 from freshet.retry import Backoff
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 
@@ -123,18 +123,19 @@ class Models(Calls):
 
         Reconnects by itself; what happens in between is missed. Raises Unavailable after `give_up_s` without success.
         """
-        watch, loop = self._models.Watch, asyncio.get_running_loop()
-        backoff = Backoff(give_up_s, random.Random())
+        open_call, loop = self._opener(self._models.Watch), asyncio.get_running_loop()
+        backoff, was_open = Backoff(give_up_s, random.Random()), False
         while True:
-            call = watch(models_pb2.WatchRequest(name=name), metadata=self._metadata())
+            call = open_call(models_pb2.WatchRequest(name=name))
             why = "ended by the server"
             try:
                 await call.wait_for_connection()
+                was_open = True
                 backoff.succeeded()
                 async for event in call:
                     yield event
             except grpc.aio.AioRpcError as error:
-                if error.code() not in RETRYABLE:
+                if not open_call.passes(error, was_open):
                     raise from_rpc(error) from error
                 why = f"{error.code().name}: {error.details()}"
             finally:

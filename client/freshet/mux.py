@@ -13,7 +13,8 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
-from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc, passes
+from freshet.calls import Opener
+from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc
 from freshet.frames import event_times, matrix, named_columns, plain
 from freshet.packed import Packed, Unconfirmed, Wave
 from freshet.retry import Backoff
@@ -34,7 +35,7 @@ class Mux:
     """
 
     def __init__(
-        self, open_call: Callable[[], Any], model: Callable[[], Any], name: str, give_up_s: float, close_s: float
+        self, open_call: Opener[Any], model: Callable[[], Any], name: str, give_up_s: float, close_s: float
     ) -> None:
         self._open_call, self._get_model, self._name = open_call, model, name
         self._give_up_s, self._close_s = give_up_s, close_s
@@ -245,7 +246,7 @@ class Mux:
                 await self._take(call, message)
             return "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if not passes(error, self._was_open):
+            if not self._open_call.passes(error, self._was_open):
                 raise from_rpc(error) from error
             return f"{error.code().name}: {error.details()}"
         finally:

@@ -48,7 +48,7 @@ class Training(Models):
                 raise ValueError(f"{name} = {value!r}; give {' or '.join(choices)}")
         if not 1 <= in_flight <= MAX_IN_FLIGHT:
             raise ValueError(f"in_flight = {in_flight}; give 1 to {MAX_IN_FLIGHT}")
-        call = self._training.Learn
+        open_call = self._opener(self._training.Learn)
         settings = LearnSettings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep"
         )
@@ -57,7 +57,7 @@ class Training(Models):
         async def describe() -> types_pb2.ModelSpec:
             return (await self.get_model(model)).spec
 
-        return Learning(lambda: call(metadata=self._metadata()), hello, describe, settings)
+        return Learning(open_call, hello, describe, settings)
 
     async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
         """What was acknowledged and could not be learned, oldest first, and why."""
