@@ -3,17 +3,39 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import concurrent.futures
 import contextlib
+import contextvars
 import os
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, TypeVarTuple
 
 from freshet.errors import FreshetError, StreamClosed
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+
+
+class Loop(asyncio.SelectorEventLoop):
+    """An event loop that may still be called when it is closed, to no effect.
+
+    gRPC has one poller for all loops of a process. What comes too late for a loop that is gone must not raise in the
+    loop that reads it, or what follows waits there for good.
+    """
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
+    ) -> asyncio.Handle:
+        """As of any loop."""
+        try:
+            return super().call_soon_threadsafe(callback, *args, context=context)
+        except RuntimeError:
+            if not self.is_closed():
+                raise
+            return asyncio.Handle(callback, args, self)
 
 
 class Portal:
@@ -25,10 +47,12 @@ class Portal:
     def __init__(self) -> None:
         self._process = os.getpid()
         self._entering = threading.Lock()  # so that no work arrives behind the end of the loop
-        self._loop = asyncio.new_event_loop()
+        self._loop = Loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="freshet", daemon=True)
         self._thread.start()
-        self._finalizer = weakref.finalize(self, _end, self._loop, self._thread)
+        self._finalizer = weakref.finalize(self, _stop, self._loop)
+        self._finalizer.atexit = False
+        _open.add(self)
 
     @property
     def closed(self) -> bool:
@@ -76,14 +100,16 @@ class Portal:
         """Cancel what still runs and end the thread. Safe any number of times."""
         if os.getpid() == self._process:
             with self._entering:
-                self._finalizer()
+                if self._finalizer.detach():
+                    _stop(self._loop)
+            self._thread.join()
 
     def _check(self) -> None:
         if os.getpid() != self._process:
             raise FreshetError("this client was made before a fork and is of no use after it: make one per process")
         if threading.current_thread() is self._thread:
             raise FreshetError("this is the client's own thread, which cannot wait for itself: call it from another")
-        if self.closed:
+        if self.closed or self._loop.is_closed():
             raise StreamClosed("the client is closed")
 
 
@@ -92,10 +118,18 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
         runner.get_loop().run_forever()
 
 
-def _end(loop: asyncio.AbstractEventLoop, thread: threading.Thread) -> None:
+def _stop(loop: asyncio.AbstractEventLoop) -> None:
+    """Without waiting: garbage is collected in any thread, also in one that this loop still needs."""
     loop.call_soon_threadsafe(loop.stop)
-    if thread is not threading.current_thread():  # in which garbage may be collected
-        thread.join()
+
+
+_open: weakref.WeakSet[Portal] = weakref.WeakSet()
+
+
+@atexit.register
+def _close_all() -> None:
+    for portal in list(_open):
+        portal.close()
 
 
 async def _next(source: AsyncIterator[T]) -> T:

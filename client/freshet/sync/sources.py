@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from typing import Any
@@ -32,8 +31,7 @@ async def pulled(source: Iterator[Tick]) -> AsyncIterator[Tick]:
     room, over = threading.Semaphore(AHEAD), threading.Event()
 
     def tell(item: Tick | Exception | None) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits
-            loop.call_soon_threadsafe(come.put_nowait, item)
+        loop.call_soon_threadsafe(come.put_nowait, item)
 
     def pull() -> None:
         last: Exception | None = None
