@@ -35,7 +35,7 @@ class Pem:
 
 def access_file(path: Path | None, metrics: Metrics) -> Watched[Access]:
     """Who may do what, from a file; None: nobody needs a token. Raises AccessError, OSError."""
-    paths = [path] if path else []
+    paths = {"access": path} if path else {}
     return Watched("access", paths, lambda: read_access(path) if path else OPEN, metrics.file_invalid.labels("access"))
 
 
@@ -60,8 +60,9 @@ class Certificates:
         self._files = cert, key, client_ca
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # of the HTTP port, where no client is asked who it is
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
-        paths = [path for path in self._files if path]
         self.context.set_ciphers(HTTP_CIPHERS)
+        files = {"tls_cert": cert, "tls_key": key, "tls_client_ca": client_ca}
+        paths = {setting: path for setting, path in files.items() if path}
         self._watched = Watched("certificate", paths, self._read, metrics.file_invalid.labels("certificate"))
         self._served = self._watched.current
         self._expires = metrics.certificate_expiry.labels("certificate")

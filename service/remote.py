@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import ssl
 import urllib.request
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ if TYPE_CHECKING:
     import freshet
 
 SYSTEM = "system"  # in the place of a CA's file: whom this machine trusts
+LISTENING_S = 2.0  # longest wait for a connection
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +43,14 @@ class Remote:
         if self.ca or self.cert or self.key:
             tls = freshet.Tls(ca=None if self.ca in (None, SYSTEM) else self.ca, cert=self.cert, key=self.key)
         return freshet.connect(self.url, token=self.token, tls=tls)
+
+    def listens(self) -> bool:
+        """Whether something takes connections there, whatever it says on them."""
+        try:
+            socket.create_connection(split_address("url", self.url), LISTENING_S).close()
+        except (OSError, ValueError):
+            return False
+        return True
 
     def page(self, http: str, path: str) -> str:
         """The URL of a page at its HTTP port, HOST:PORT."""

@@ -3,7 +3,8 @@ nothing, and that is said."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Generic, TypeVar
 
@@ -18,8 +19,11 @@ Value = TypeVar("Value")
 class Watched(Generic[Value]):
     """`current` is what is in force; it changes in `look`. Without paths nothing ever changes."""
 
-    def __init__(self, what: str, paths: Sequence[Path], read: Callable[[], Value], invalid: Gauge) -> None:
-        """Reads it. read: raises ValueError or OSError for what is no good, and so does this. what: for people."""
+    def __init__(self, what: str, paths: Mapping[str, Path], read: Callable[[], Value], invalid: Gauge) -> None:
+        """Reads it. read: raises ValueError or OSError for what is no good, and so does this.
+
+        what: for people. paths: by setting.
+        """
         self._what, self._paths, self._read, self._invalid = what, paths, read, invalid
         self._complaint = ""
         self._seen = self._signature()
@@ -51,6 +55,15 @@ class Watched(Generic[Value]):
             log.error("no good: what was read before stays in force", file=self._what, why=why)
 
     def _signature(self) -> list[tuple[int, int, int]]:
-        """What changes with the files' content. Raises OSError."""
-        stats = [path.stat() for path in self._paths]
+        """What changes with the files' content. Raises OSError naming the setting."""
+        stats = [_stat(setting, path) for setting, path in self._paths.items()]
         return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats]
+
+
+def _stat(setting: str, path: Path) -> os.stat_result:
+    """Of a file that can be opened. Raises OSError naming the setting."""
+    try:
+        with path.open("rb") as file:
+            return os.fstat(file.fileno())
+    except OSError as error:
+        raise OSError(f"{setting} = {path}: {error.strerror}") from error

@@ -16,6 +16,7 @@ INTRODUCTION = f"""\
 # Units are in the names: _s are seconds, _bytes bytes. What happens at each bound: docs/hardening.md.
 """
 UNSET = "(not set)"
+FILES = {"tls_cert": "server.crt", "tls_key": "server.key", "tls_client_ca": "clients.crt", "access": "access.toml"}
 
 
 def render() -> str:
@@ -33,7 +34,7 @@ def _setting(name: str, field: Any) -> str:
 def _value(name: str, default: Any) -> str:
     match default:
         case None:
-            return json.dumps(f"/etc/freshet/{name}")
+            return json.dumps(f"/etc/freshet/{FILES[name]}")
         case bool():
             return str(default).lower()
         case str() | Path():

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import ssl
 import sys
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
-from pathlib import Path
+from http.client import BadStatusLine, HTTPConnection, HTTPException, HTTPSConnection
 from typing import Annotated
 
 import typer
 
 from service.cli.verbs import refused
 from service.config import split_address
+from service.remote import SYSTEM
 
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server listens that listens everywhere
 SHOWN_BYTES = 1000
@@ -27,7 +27,12 @@ def health(
         bool, typer.Option("--tls", help="Speak TLS, whoever answers [default: where FRESHET_TLS_CERT is set].")
     ] = False,
     ca: Annotated[
-        Path | None, typer.Option(help="Speak TLS, with one that this PEM file vouches for.", metavar="FILE")
+        str | None,
+        typer.Option(
+            help=f"Speak TLS, with one that this PEM file vouches for; {SYSTEM}: the authorities of this machine.",
+            metavar="FILE",
+            envvar="FRESHET_CA",
+        ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Longest wait.", metavar="SECONDS")] = 3.0,
 ) -> None:
@@ -44,15 +49,20 @@ def health(
     try:
         status, text = _asked(ANY.get(host, host), port, "/healthz" if live else "/readyz", context, timeout)
     except (OSError, HTTPException) as error:
-        print(f"freshet: {http}: {error}", file=sys.stderr)
+        closed = context is None and isinstance(error, ConnectionResetError | BadStatusLine)
+        hint = ": does it speak TLS? give --ca FILE or --tls" if closed else ""
+        print(f"freshet: {http}: {error}{hint}", file=sys.stderr)
         raise typer.Exit(1) from None
     print(text)
     raise typer.Exit(0 if status == 200 else 1)
 
 
-def _context(ca: Path | None) -> ssl.SSLContext:
+def _context(ca: str | None) -> ssl.SSLContext:
     if ca is not None:
-        return ssl.create_default_context(cafile=ca)
+        try:
+            return ssl.create_default_context(cafile=None if ca == SYSTEM else ca)
+        except OSError as error:
+            raise OSError(f"ca = {ca}: {error.strerror or error}") from error
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context

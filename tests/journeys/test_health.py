@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from service.cli.main import app
 from tests.client.certificates import Authority
+from tests.journeys.crash import a_server
 
 
 async def health(*arguments: object, **environment: str) -> Result:
@@ -75,10 +76,31 @@ async def test_with_an_authority_it_believes_no_other(draining, tmp_path):
     assert "certificate verify failed" in told.output
 
 
+@pytest.mark.parametrize("draining", ["TLS"], indirect=True)
+async def test_the_variable_of_the_other_verbs_names_the_authority(draining, tmp_path):
+    address, ca = draining
+    told = await health("--http", address, FRESHET_CA=str(ca))
+    assert (told.exit_code, told.output) == (1, "not ready: ?[31mdraining\n")
+    told = await health("--http", address, FRESHET_CA=str(Authority(tmp_path, "other").pem))
+    assert "certificate verify failed" in told.output
+    told = await health("--http", address, FRESHET_CA=str(tmp_path / "none.pem"))
+    assert told.exit_code == 2
+    assert f"freshet: ca = {tmp_path / 'none.pem'}: No such file or directory" in told.output
+
+
+async def test_a_port_that_speaks_tls_and_is_asked_in_plain_text_gives_a_hint(tmp_path):
+    cert, key = Authority(tmp_path).sign("server")
+    async with a_server(tmp_path, tls_cert=cert, tls_key=key) as server:
+        told = await health("--http", server.http)
+    assert told.exit_code == 1
+    assert told.output.endswith("does it speak TLS? give --ca FILE or --tls\n")
+
+
 async def test_where_nobody_answers_or_the_address_is_none_it_says_so():
     told = await health("--http", "127.0.0.1:1")
     assert told.exit_code == 1
     assert "freshet: 127.0.0.1:1: " in told.output
+    assert "TLS" not in told.output
     told = await health("--http", "localhost")
     assert told.exit_code == 2
     assert "give HOST:PORT" in told.output

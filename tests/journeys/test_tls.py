@@ -179,6 +179,8 @@ async def test_a_server_does_not_start_with_files_that_make_no_certificate(house
             pass
 
     assert str(house.cert) in str(caught.value)
+    if fault == "no such file":
+        assert f"freshet: tls_cert = {house.cert}: No such file or directory" in str(caught.value)
     assert "Traceback" not in str(caught.value)
 
 
@@ -196,7 +198,7 @@ async def test_the_command_line_shows_its_token_and_speaks_tls(house):
             )
             return done.returncode, done.stdout + done.stderr
 
-        ca = house.authority.pem
+        ca, other = house.authority.pem, Authority(house.folder, "other").pem
         for way in (("--ca", ca, "--token", "fr-a"), ()):
             code, seen = await told("models", "list", *way, **({} if way else {"token": "fr-ops", "ca": ca}))
             assert (code, "no models yet" in seen) == (0, True), seen
@@ -206,7 +208,9 @@ async def test_the_command_line_shows_its_token_and_speaks_tls(house):
             (("models", "list"), {"ca": ca}, "authorization"),
             (("models", "list"), {"ca": ca, "token": "wrong"}, "authorization"),
             (("models", "delete", "flow", "--yes"), {"ca": ca, "token": "fr-a"}, "admin"),
-            (("models", "list"), {"token": "fr-a"}, "no working server"),
+            (("models", "list"), {"token": "fr-a"}, "closes the connection"),
+            (("models", "list"), {"token": "fr-a"}, "does it speak TLS (--ca)"),
+            (("models", "list"), {"ca": other, "token": "fr-a"}, "is its certificate for this name and from --ca"),
         ):
             code, seen = await told(*words, **variables)
             assert (code, named in seen) == (1, True), seen

@@ -183,6 +183,17 @@ def test_a_file_that_is_gone_changes_nothing_and_that_is_said_once(tmp_path, cap
     assert capsys.readouterr().out.count("stays in force") == 1
 
 
+@pytest.mark.parametrize("how", ["not there", "a folder"])
+def test_a_file_that_cannot_be_read_at_the_start_is_named_with_its_setting(tmp_path, how):
+    path = tmp_path / "access.toml"
+    if how == "a folder":
+        path.mkdir()
+    reason = {"not there": "No such file or directory", "a folder": "Is a directory"}[how]
+
+    with pytest.raises(OSError, match=f"^access = {path}: {reason}$"):
+        access_file(path, Metrics(CollectorRegistry()))
+
+
 @pytest.mark.parametrize("text", [None, "[[token]]"])
 def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
     path = tmp_path / "access.toml"
