@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import gc
 import inspect
@@ -282,6 +283,29 @@ def test_the_thread_ends_at_close_and_where_that_was_forgotten(server):
     del stream
     gc.collect()
     until(lambda: threading.active_count() <= before)
+
+
+def test_collecting_garbage_does_not_wait_for_its_thread():
+    """It may happen in any thread, also in one that the other still waits for."""
+    collected, tasks = threading.Event(), []
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            collected.wait(DEADLINE_S)
+
+    portals = [Portal()]
+    thread = portals[0]._thread
+    portals[0].run(lambda: tasks.append(asyncio.create_task(stubborn())))
+    portals[0].call(asyncio.sleep(0))  # it has begun
+    portals.clear()
+    gc.collect()
+
+    assert thread.is_alive()
+    collected.set()
+    thread.join(DEADLINE_S)
+    assert not thread.is_alive()
 
 
 def test_closing_wakes_whoever_waits(client, server):
