@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import inspect
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from typing import Any
 
@@ -83,7 +83,7 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
 
     def _awaited(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            with self._observed(labels, context) as messages:
+            async with self._observed(labels, context) as messages:
                 messages.received += labels[0] in ("unary", "server_stream")
                 response = await inner(request, context)
                 messages.sent += labels[0] in ("unary", "client_stream")
@@ -93,7 +93,7 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
 
     def _streaming(self, inner: Any, labels: tuple[str, ...]) -> Any:
         async def call(request: Any, context: Any) -> Any:
-            with self._observed(labels, context) as messages:
+            async with self._observed(labels, context) as messages:
                 if labels[0] == "bidi_stream":
                     request = counted(request, messages)
                 else:
@@ -104,8 +104,8 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
 
         return call
 
-    @contextlib.contextmanager
-    def _observed(self, labels: tuple[str, ...], context: Any) -> Iterator[Messages]:
+    @contextlib.asynccontextmanager
+    async def _observed(self, labels: tuple[str, ...], context: Any) -> AsyncIterator[Messages]:
         self._started.labels(*labels).inc()
         messages = self._messages.of(labels)
         MESSAGES.set(messages)
@@ -117,10 +117,12 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
             raise
         except grpc.aio.AbortError:  # the context knows the code
             raise
-        except Exception:  # a bug, of which gRPC itself says nothing but this, and that to the client alone
-            code = "UNKNOWN"
+        except Exception:  # a bug: whoever called is told that much, and its text, of which nobody knows what it tells
+            code = "UNKNOWN"  # of whom, stays here
             log.exception("a call has failed", method="/".join(labels[1:]))
-            raise
+            if context.done():
+                raise
+            await context.abort(grpc.StatusCode.UNKNOWN, "a fault of the server: its log says more")
         finally:
             self._handled.labels(*labels, code or _name(context.code())).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 import grpc
 import pytest
+from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
+from service.edge.interceptor import GrpcMetrics
 from service.edge.statuses import statuses
 from service.storage.journal import JournalFailed
 from service.storage.space import NoSpace
@@ -21,6 +25,22 @@ CODES = {
 }
 
 
+async def told(
+    method: Callable[[bytes, Any], Awaitable[bytes]], *interceptors: grpc.aio.ServerInterceptor
+) -> tuple[grpc.StatusCode, str]:
+    """The status, and all the text, of a call of this method."""
+    server = grpc.aio.server(interceptors=interceptors)
+    handler = grpc.unary_unary_rpc_method_handler(method)
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", {"Do": handler}),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+        call = channel.unary_unary("/a.Service/Do")(b"", timeout=DEADLINE_S)
+        code, said = await call.code(), f"{await call.details()} {await call.trailing_metadata()}"
+    await server.stop(DEADLINE_S)  # once the handler has ended too
+    return code, said
+
+
 @pytest.mark.parametrize("kind", CODES)
 async def test_errors_of_the_stores_are_told_without_paths_and_numbers(kind):
     async def fail(request: bytes, context: Any) -> bytes:
@@ -28,16 +48,24 @@ async def test_errors_of_the_stores_are_told_without_paths_and_numbers(kind):
             raise kind("/var/lib/freshet/versions.db: model 4711 version 3: does not match")
         return b""
 
-    server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(fail)
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", {"Do": handler}),))
-    port = server.add_insecure_port("127.0.0.1:0")
-    await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary("/a.Service/Do")(b"", timeout=DEADLINE_S)
-        code, said = await call.code(), f"{await call.details()} {await call.trailing_metadata()}"
-    await server.stop(None)
+    code, said = await told(fail)
 
     assert code is CODES[kind]
     assert len(said) > 20
     assert not [word for word in ("/var", "versions.db", "4711") if word in said]
+
+
+async def test_a_fault_of_the_server_is_in_its_log_and_not_in_the_answer():
+    async def fail(request: bytes, context: Any) -> bytes:
+        raise KeyError("another tenant's model")
+
+    registry = CollectorRegistry()
+    with capture_logs() as logged:
+        code, said = await told(fail, GrpcMetrics(registry))
+
+    assert code is grpc.StatusCode.UNKNOWN
+    assert "a fault of the server" in said
+    assert "tenant" not in said
+    assert [(line["event"], line["method"]) for line in logged] == [("a call has failed", "a.Service/Do")]
+    labels = {"grpc_type": "unary", "grpc_service": "a.Service", "grpc_method": "Do", "grpc_code": "UNKNOWN"}
+    assert registry.get_sample_value("grpc_server_handled_total", labels) == 1
