@@ -20,7 +20,7 @@ from pathlib import Path
 
 from tests.docs.markdown import Block, blocks
 
-LIMIT_S = 120.0
+LIMIT_S = 240.0
 SERVES = re.compile(r"^(?:[A-Z_]+=\S+ )*(?:\.venv/bin/)?freshet serve\b(?!.*--help)", re.M)
 NUMBER = re.compile(r"[+-]?\d+(?:[.,:]\d+)*(?:e[+-]?\d+)?")
 OUTPUTS = ("text", "json")
@@ -136,20 +136,20 @@ class Session:
 async def follow(text: str, long: bool) -> None:
     """Run a page's blocks in the current directory. Raises Wrong naming the line."""
     session = Session()
-    before: Block | None = None  # the last one that is no output
-    said: str | None = None
+    said: str | None = None  # by the last block that is no output
+    skipped = False  # that block
     try:
         for block in blocks(text):
-            skipped = "not run" in block.remarks or ("long" in block.remarks and not long)
-            print(f"--- line {block.line}: {'skipped' if skipped else block.language}", flush=True)
-            if block.language in PICTURES or (block.language in OUTPUTS and before is not None and said is None):
+            if block.language in PICTURES or (block.language in OUTPUTS and skipped):
                 continue
+            print(f"--- line {block.line}: {block.language}", flush=True)
             try:
                 if block.language in OUTPUTS and said is not None:
                     if missing := shows(block.text, said):
                         raise Wrong(f"never printed {missing!r} but\n{said}")
                     continue
-                before, said = block, None
+                skipped = "not run" in block.remarks or ("long" in block.remarks and not long)
+                said = None
                 if not skipped:
                     async with asyncio.timeout(LIMIT_S):
                         said = await session.run(block)

@@ -17,7 +17,7 @@ from tests.docs import checkout
 from tests.docs.markdown import anchors, blocks, links, name, pages, prose
 from tests.docs.session import OUTPUTS, PICTURES, shows
 
-LANGUAGES = {"sh", "python", "toml", "json", "text", "csv", "promql", *OUTPUTS, *PICTURES}
+LANGUAGES = {"sh", "python", "toml", *OUTPUTS, *PICTURES}
 SLOW = {"docs/access.md", "docs/learning.md"}  # more than 20 s
 MOST_LEFT_OUT = 12
 
@@ -166,6 +166,7 @@ def test_every_file_that_a_page_names_in_code_is_there():
         ("```sh\nfreshet serve --max-streams 0\n```", "the server ended with 2"),
         ("<!-- fails: 2 -->\n```sh\ntrue\n```", "exit code 0, not 2"),
         ("```text\nsaid by nobody\n```", "needs a first line"),
+        ("```toml\n# a.toml\nkey = 1\n```\n```text\nsaid by a file\n```", "line 5: a text block needs"),
         ("<!-- not run: it would never end -->\n```sh\nfalse\n```\n```text\nx\n```\n```sh\nfalse\n```", "line 8"),
     ],
 )
