@@ -62,13 +62,20 @@ def repair(data: Data) -> None:
 def _show(report: Report) -> int:
     print(f"segments {report.segments}, positions {report.start} to {report.end}")
     for model, span in sorted(report.held.items()):
-        print(f"model {model}: {_entries(span)}")
+        print(f"{_model(model, report)}: {_entries(span)}")
     if report.torn_bytes:
         print(f"torn: {report.torn_bytes} bytes of a commit that was never acknowledged; the next start cuts them off")
     for model, span in sorted(report.lost.items()):
-        print(f"model {model}: behind the damage, {_entries(span)}")
+        print(f"{_model(model, report)}: behind the damage, {_entries(span)}")
     print(f"damaged: {report.problem}" if report.problem else "whole")
     return DAMAGED if report.problem else 0
+
+
+def _model(number: int, report: Report) -> str:
+    from service.cli.tables import shown
+
+    name = report.names.get(number, "").removeprefix("default/")
+    return f"model {number}, {shown(name)}" if name else f"model {number}"
 
 
 def _entries(span: Span) -> str:

@@ -224,7 +224,13 @@ async def promote(client: freshet.Client, name: str, version: int, as_json: bool
 
 async def roll_back(client: freshet.Client, name: str, version: int, as_json: bool) -> int:
     """Return to an earlier version."""
-    return said(await client.rollback(name, version), as_json)
+    before = await client.get_model(name)
+    after = await client.rollback(name, version)
+    said(after, as_json)
+    if not as_json and after.champion != before.champion:
+        again = f"return with `freshet models promote {name} {before.champion}`"
+        print(f"{name}: from version {before.champion} back to {after.champion}; {again}")
+    return 0
 
 
 async def pause(client: freshet.Client, name: str, as_json: bool) -> int:

@@ -7,19 +7,27 @@ import json
 import os
 import secrets
 import sys
+from dataclasses import asdict
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from service.access import Access, AccessError, Role, parse, token_digest
+from service.access import Access, AccessError, Quota, Role, parse, token_digest
 from service.cli.verbs import group, guarded, refused
 from service.errors import Invalid
 
 token = group("token", "Tokens of the access file: make one, look at who has one.")
 
 PREFIX = "freshet_"  # so that scanners for leaked secrets can know one
+UNITS = {
+    "models": "models",
+    "streams": "streams",
+    "ticks_per_s": "ticks/s",
+    "in_flight_bytes": "bytes in flight",
+    "calls": "calls",
+}
 Choice = StrEnum("Choice", {role.name: role.name.lower() for role in Role})  # type: ignore[misc]
 
 
@@ -68,7 +76,14 @@ def list_tokens(file: Annotated[Path, typer.Argument(help="The access file.", me
         raise refused(error if isinstance(error, OSError) else AccessError(f"{file}: {error}")) from None
     print_table(("sha256", "tenant", "role", "name", "expires"), rows(access))
     for tenant, quota in sorted(access.quotas.items()):
-        print(f"{tenant}: {quota}")
+        print(f"{tenant}: {limits(quota)}")
+
+
+def limits(quota: Quota) -> str:
+    """What a quota limits, in words."""
+    unlimited, limited = asdict(Quota()), asdict(quota)
+    words = (f"{limited[name]:,.15g} {unit}" for name, unit in UNITS.items() if limited[name] != unlimited[name])
+    return ", ".join(words) or "no limits"
 
 
 def rows(access: Access) -> list[tuple[object, ...]]:

@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from service.records import decode_chunk
+from service.records import Chunk, ModelCreate, decode_chunk
 from service.storage.examine import Examined, behind, examine, segment_files
 from service.storage.log import lock
 from service.storage.segments import create_segment, sync_directory
@@ -23,6 +23,7 @@ from service.storage.states import States
 Span = tuple[int, int]  # a model's logical offsets: first, and the one behind the last
 POSITIONS = {"states.db": "SELECT journal_end FROM snapshot", "trainer.db": "SELECT position FROM checkpoint"}
 STATES, TRAINER = POSITIONS
+NAMES = "SELECT model, tenant, name FROM models"
 
 
 class RepairRefused(RuntimeError):
@@ -40,6 +41,7 @@ class Report(NamedTuple):
     damage: str  # empty: none
     lost: dict[int, Span]  # by model, what could still be made out behind the damage
     ahead: dict[str, int]  # files that name a position behind `end`, and that position
+    names: dict[int, str]  # TENANT/NAME by model, of those that a record or the last snapshot names
 
     @property
     def problem(self) -> str:
@@ -102,8 +104,12 @@ class _Locked:
 
 def _report(data: Path, found: Examined) -> Report:
     held: dict[int, Span] = {}
+    names = _names(data)
     for frame in found.frames():
-        _extend(held, frame.payload)
+        chunk = _extend(held, frame.payload)
+        for record in chunk.records:
+            if isinstance(record, ModelCreate):
+                names[chunk.model] = f"{record.tenant}/{record.name}"
     lost: dict[int, Span] = {}
     for path in found.broken:
         cut_here = found.segments and path == found.segments[-1].path
@@ -115,13 +121,30 @@ def _report(data: Path, found: Examined) -> Report:
     ahead = {name: at for name, at in _positions(data).items() if at > found.end}
     start = found.segments[0].start if found.segments else 0
     damage = str(found.damage or "")
-    return Report(len(found.segments), start, found.end, held, found.torn_bytes, damage, lost, ahead)
+    return Report(len(found.segments), start, found.end, held, found.torn_bytes, damage, lost, ahead, names)
 
 
-def _extend(spans: dict[int, Span], payload: bytes) -> None:
+def _extend(spans: dict[int, Span], payload: bytes) -> Chunk:
     chunk = decode_chunk(payload)
     first, end = spans.get(chunk.model, (chunk.offset, chunk.offset))
     spans[chunk.model] = (min(first, chunk.offset), max(end, chunk.end))
+    return chunk
+
+
+def _names(data: Path) -> dict[int, str]:
+    """The models that the last snapshot knows; none where it cannot be read."""
+    path = data / STATES
+    if not path.exists():
+        return {}
+    try:
+        with closing(_read_only(path)) as sql:
+            return {model: f"{tenant}/{name}" for model, tenant, name in sql.execute(NAMES)}
+    except sqlite3.Error:
+        return {}
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
 
 
 def _positions(data: Path) -> dict[str, int]:
@@ -131,7 +154,7 @@ def _positions(data: Path) -> dict[str, int]:
         path = data / name
         if path.exists():
             try:
-                with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as sql:
+                with closing(_read_only(path)) as sql:
                     row = sql.execute(query).fetchone()
             except sqlite3.Error as error:
                 raise RepairRefused(f"{path}: {error}. Nothing was changed. Restore it from a copy first") from error

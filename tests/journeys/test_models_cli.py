@@ -82,7 +82,10 @@ async def test_a_person_makes_watches_moves_and_deletes_models_from_the_command_
 
     await export_and_import(run, client, name, champion, tmp_path)
 
-    assert "version 1 serves, anchor 1, learning: paused" in await run("rollback", name, "1")
+    said = f"{name}: version 1 serves, anchor 1, learning: paused\n"
+    again = f"return with `freshet models promote {name} {champion}`"
+    assert await run("rollback", name, "1") == f"{said}{name}: from version {champion} back to 1; {again}\n"
+    assert await run("rollback", name) == said
     assert f"version {champion} serves" in await run("promote", name, str(champion))
     assert "learning: yes" in await run("resume", name)
     assert "say --yes" in await run("delete", name, code=2)

@@ -65,6 +65,21 @@ def test_check_counts_what_is_there_and_leaves_it_alone(tmp_path):
     assert "torn: 4 bytes" in told.output
 
 
+async def test_models_are_told_by_name_where_a_record_or_the_snapshot_names_them(tmp_path):
+    async with world(tmp_path) as live:
+        await live.model()
+        await live.snapshot()
+    recorded = await asyncio.to_thread(run, "check", tmp_path)
+
+    await asyncio.to_thread(a_journal, tmp_path / "other")  # without a record of a model's creation
+    told = (await asyncio.to_thread(run, "check", tmp_path / "other")).output
+    shutil.copy(tmp_path / "states.db", tmp_path / "other")
+
+    assert "model 1, flow: " in recorded.output
+    assert "model 1: 6 entries" in told
+    assert check(tmp_path / "other").names == {1: "default/flow"}
+
+
 def test_a_damaged_journal_is_refused_with_segment_byte_and_the_command_that_repairs_it(tmp_path):
     segments = a_journal(tmp_path)
     flip(segments[1], HEADER.size + 12)
@@ -256,7 +271,7 @@ async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begin
 
     [quarantine] = data.glob("quarantine-*")
     assert told.exit_code == 0
-    assert "model 1: behind the damage, 7 entries" in told.output
+    assert "model 1, flow: behind the damage, 7 entries" in told.output
     aside = files(quarantine)
     for name, content in before.items():  # SQLite may have added a -wal and a -shm of its own
         assert aside.get(name.removeprefix("journal/"), content) == content

@@ -5,11 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
 
-from service.access import Role, parse
+from service.access import Quota, Role, parse
+from service.cli.token import UNITS, limits
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
@@ -75,6 +77,13 @@ def test_a_file_that_is_no_good_is_left_as_it_is(tmp_path: Path):
     assert path.read_text() == "[[token]]\n"
 
 
+def test_of_a_quota_what_is_limited_is_told_in_words():
+    assert limits(Quota()) == "no limits"
+    assert limits(Quota(models=10, ticks_per_s=50_000.0)) == "10 models, 50,000 ticks/s"
+    assert limits(Quota(in_flight_bytes=2**40, calls=0)) == "1,099,511,627,776 bytes in flight, 0 calls"
+    assert set(UNITS) == {field.name for field in fields(Quota)}
+
+
 def test_a_list_tells_who_has_a_token_and_no_secret(tmp_path: Path):
     path = tmp_path / "access.toml"
     secret = run("new", "--tenant", "acme", "--role", "train", "--name", "gw", "--append", path).stdout.strip()
@@ -83,7 +92,7 @@ def test_a_list_tells_who_has_a_token_and_no_secret(tmp_path: Path):
     told = run("list", path)
 
     assert told.returncode == 0
-    assert all(word in told.stdout for word in ("acme", "train", "gw", "never", "models=3"))
+    assert all(word in told.stdout for word in ("acme", "train", "gw", "never", "\nacme: 3 models\n"))
     assert secret not in told.stdout
     assert run("list", tmp_path / "none.toml").returncode == 2
     path.write_text("tokens = 1")
