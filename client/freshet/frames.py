@@ -64,6 +64,8 @@ def check_names(names: Sequence[str], channels: Sequence[str], field: str) -> No
         without = f"no column {', '.join(map(repr, missing))}" if missing else ""
         unknown = f"{', '.join(map(repr, more))}, which is no channel" if more else ""
         remedy = f"give just the channels {', '.join(channels)}"[:200]
+        if field == "values" and not missing and len(more) == 1:
+            remedy += f"; if it holds the times, add times={more[0]!r}"
         raise _wrong(field, " and ".join(filter(None, (without, unknown)))[:200], remedy)
 
 
@@ -91,6 +93,18 @@ def event_times(times: Any) -> Any:
         return times
     array = np.asarray(times)
     return in_seconds(array).tolist() if array.dtype.kind == "M" else array
+
+
+def index_times(values: Any) -> Any:
+    """The index of a frame or a series whose index is of times; None for all else."""
+    index = getattr(values, "index", None)
+    return index if str(getattr(index, "dtype", "")).startswith("datetime64") else None
+
+
+def check_lengths(values: Any, times: Any) -> None:
+    """Raises InvalidArgument for another number of times than of rows, where both are known."""
+    if hasattr(values, "__len__") and hasattr(times, "__len__") and len(values) != len(times):
+        raise _wrong("times", f"{len(times)} times of {len(values)} rows", "give one for each row")
 
 
 def in_seconds(times: npt.NDArray[np.datetime64]) -> F64:

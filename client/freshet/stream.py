@@ -81,7 +81,8 @@ class Stream:
         values: array (N, C), or (N,) for one channel; frame (pandas, polars, pyarrow …, or a dict of columns), its
             columns matched to the channels by name; list, generator or async iterable of rows, of (time, row) pairs, or
             of Ticks. Nulls are NaN.
-        times: one per row, where values has rows only; of a frame also the name of the column that has them.
+        times: one per row, where values has rows only; of a frame also the name of the column that has them. None: the
+            index of a frame, or a series, whose index is of times (pandas).
         max_staleness: K >= 1; tick s is sent only once labels up to s - K are judged, so that no forecast is older.
         on_refused: what a refused tick does. "raise": TickRefused is raised in its place, and iterating the same
             object again goes on behind it. "skip": it is left out, and kept in `Forecasts.refused`.

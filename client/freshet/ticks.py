@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from freshet.errors import InvalidArgument, Reason, TickRefused
-from freshet.frames import check_names, event_times, matrix, named_columns, plain
+from freshet.frames import check_lengths, check_names, event_times, index_times, matrix, named_columns, plain
 
 LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
 
@@ -64,6 +64,8 @@ def ticks(
             remedy = "give times, or the name of a column of the frame"
             raise InvalidArgument(f"times = {times!r}; {remedy}", "times", times, remedy)
         times = columns.pop(times)
+    if times is None:
+        times = index_times(values)
     if columns is not None:
         values = matrix(columns, channels())
     elif hasattr(values, "__array__"):
@@ -71,6 +73,7 @@ def ticks(
     if not isinstance(values, Iterable) or isinstance(values, (str, bytes)):
         raise TypeError(f"values = {type(values).__name__}; give an array, a frame, or an iterable of rows")
     if times is not None:
+        check_lengths(values, times)
         return itertools.starmap(Tick, zip(values, event_times(times), strict=True))
     return map(as_tick, values)
 

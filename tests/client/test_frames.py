@@ -136,6 +136,30 @@ async def test_the_times_may_be_a_column(server, stream, frame):
     np.testing.assert_array_equal(received(server), ROWS)
 
 
+@pytest.mark.parametrize("zone", [BERLIN, None], ids=["of a zone", "naive"])
+async def test_the_times_may_be_the_index(server, stream, zone):
+    index = library("pandas").DatetimeIndex(ZONED if zone else NAIVE_UTC)
+    async for _ in stream.forecasts(library("pandas").DataFrame({"c1": B, "c0": A}, index)):
+        pass
+
+    assert [tick.time for tick in server.received] == MOMENTS
+    np.testing.assert_array_equal(received(server), ROWS)
+
+
+async def test_times_given_apart_go_before_those_of_the_index(server, stream):
+    index = library("pandas").DatetimeIndex(ZONED) + library("pandas").Timedelta(days=1)
+    async for _ in stream.forecasts(library("pandas").DataFrame({"c1": B, "c0": A}, index), MOMENTS):
+        pass
+
+    assert [tick.time for tick in server.received] == MOMENTS
+
+
+async def test_another_number_of_times_than_of_rows_is_told_before_anything_is_sent(server, stream):
+    with pytest.raises(freshet.InvalidArgument, match="times: 2 times of 3 rows; give one for each row"):
+        stream.forecasts(ROWS, MOMENTS[:2])
+    assert not server.received
+
+
 async def test_series_of_one_channel_are_its_values():
     server = FakeServer()
     server.spec.missing = "hold"
@@ -166,6 +190,7 @@ async def test_one_row_may_be_a_dict(server, stream):
     [
         ({"c0": A}, r"values: no column 'c1'; give just the channels c0, c1"),
         ({"c0": A, "c1": A, "c2": A, "c3": A}, r"'c2', 'c3', which is no channel"),
+        ({"c0": A, "c1": A, "when": A}, r"'when', which is no channel; .* holds the times, add times='when'"),
         ({"c0": A, "C1": A}, r"no column 'c1' and 'C1', which is no channel"),
         ({"c0": A, "c1": A[:2]}, r"columns of several lengths: c0 3, c1 2"),
         ({"c0": A, "c1": ["x", "y", "z"]}, r"column 'c1' of <U1"),
