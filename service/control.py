@@ -93,6 +93,7 @@ class Control:
         while."""
         model = self._serving.model(key)
         number = number or model.anchor
+        await self.version(model, number)
         if number > model.champion:
             remedy = f"later than the version that serves, {model.champion}: promote it instead"
             raise Invalid("version", number, remedy)

@@ -160,20 +160,26 @@ async def test_another_number_of_times_than_of_rows_is_told_before_anything_is_s
     assert not server.received
 
 
-async def test_series_of_one_channel_are_its_values():
-    server = FakeServer()
+VALUES = [1.0, None, 3.0]
+SERIES: dict[str, Any] = {
+    "masked array": lambda: np.ma.masked_invalid([1.0, np.nan, 3.0]),
+    "objects": lambda: np.array(VALUES, object),
+    "pandas": lambda: library("pandas").Series(VALUES, dtype="Float64"),
+    "polars": lambda: library("polars").Series(VALUES),
+    "pyarrow": lambda: library("pyarrow").array(VALUES),
+    "pyarrow chunks": lambda: library("pyarrow").chunked_array([VALUES]),
+}
+
+
+@pytest.mark.parametrize("kind", SERIES)
+async def test_a_series_of_one_channel_is_its_values(kind):
+    given, server = SERIES[kind](), FakeServer()
     server.spec.missing = "hold"
     await server.start()
-    values = [1.0, None, 3.0]
-    series: list[Any] = [np.ma.masked_invalid([1.0, np.nan, 3.0]), np.array(values, object)]
-    series += [library("pandas").Series(values, dtype="Float64"), library("polars").Series(values)]
-    series += [library("pyarrow").array(values), library("pyarrow").chunked_array([values])]
-    async with freshet.connect(f"127.0.0.1:{server.port}") as client:
-        for number, given in enumerate(series):
-            async with client.stream("m", f"s{number}") as stream:
-                async for _ in stream.forecasts(given):
-                    pass
-            np.testing.assert_array_equal(server.rows(f"s{number}"), [[1.0], [np.nan], [3.0]])
+    async with freshet.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "s") as stream:
+        async for _ in stream.forecasts(given):
+            pass
+    np.testing.assert_array_equal(server.rows(), [[1.0], [np.nan], [3.0]])
     await server.stop()
 
 

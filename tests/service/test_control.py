@@ -158,6 +158,8 @@ async def test_a_rollback_to_a_later_version_is_refused(tmp_path):
 
         with pytest.raises(Invalid, match="version = 4: later than the version that serves, 2: promote it instead"):
             await live.control.roll_back(key("flow"), 4)
+        with pytest.raises(NotFound, match="version = 99"):
+            await live.control.roll_back(key("flow"), 99)
         await live.control.promote(key("flow"), 4)
 
         assert model.champion == 4
