@@ -12,6 +12,7 @@ import math
 from dataclasses import dataclass, field
 
 BETS = (0.25, 0.5, 0.9)
+COOLING_DOWN = "cooling down after a rollback"  # the reason of a veto that says nothing of the candidate
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ OF_MODEL = "tenant", "model"  # labels of what is counted by model; a ModelKey i
 STALENESS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 QUARANTINED = (LATE, UNKNOWN, CONFLICT, RANGE, NON_FINITE, NO_LABEL, SHAPE, SKIPPED)  # why, all of them
-VERDICTS = ("publish", "veto", "unchanged", "stale", "no_space")
+VERDICTS = ("publish", "veto", "cooling_down", "unchanged", "stale", "no_space")
 
 Made = TypeVar("Made", bound="Counter | Gauge | Histogram")
 

@@ -14,6 +14,7 @@ from service import events as ev
 from service.engine import BadVersion, StepSession
 from service.export import Canary
 from service.fallback import load
+from service.gate import COOLING_DOWN
 from service.records import Promote, Rollback, Swap
 from service.serving import Serving
 from service.sessions import Sessions
@@ -67,6 +68,7 @@ class Publisher:
                     await self._roll_back_if_kept(model, head)
                 if kind == "veto":
                     self._told(model, ev.VETOED, head, model.champion)
+                    kind = "cooling_down" if head["reason"] == COOLING_DOWN else kind
         except JournalFailed:
             return  # the journal's own task ends the process
         if not model.deleted:

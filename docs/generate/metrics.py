@@ -43,7 +43,7 @@ LABELS = {
     ),
     "tenant, quota": f"tenants of the access file; {', '.join(code(field) for field in Quota.__dataclass_fields__)}",
     "file": "`access`, `certificate`",
-    "kind": "`publish`, `veto`, `unchanged` (nothing new), `stale` (came too late), `no_space`",
+    "kind": "`publish`, `veto`, `cooling_down`, `unchanged` (nothing new), `stale` (came too late), `no_space`",
     "what": "`journal`, `snapshot`, `version`, `checkpoint`, `stream`",
     "grpc_type, grpc_service, grpc_method, grpc_code": "of the methods that there are",
 }

@@ -21,7 +21,10 @@ def top(
     http: Annotated[str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT")] = HTTP,
     interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Between two looks.", metavar="SECONDS")] = 2.0,
     once: Annotated[
-        bool, typer.Option("--once", help="Look twice, an interval apart, print what was seen, and leave.")
+        bool,
+        typer.Option(
+            "--once", help="Look twice, an interval apart, print what was seen, and leave: with 1 if not all."
+        ),
     ] = False,
     json: Json = False,
 ) -> None:

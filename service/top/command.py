@@ -39,8 +39,9 @@ async def top(
     once: bool,
     as_json: bool,
 ) -> int:
-    """Look and show until the user quits; returns the exit code. once: one view, of two looks; 1 if nothing answers.
+    """Look and show until the user quits; returns the exit code.
 
+    once: one view, of two looks; 1 if anything is refused or does not answer, or a model is not there.
     models: names to show; empty: all.
     """
     server, history = Server(client, remote, http), History()
@@ -79,7 +80,7 @@ async def _once(views: AsyncIterator[View], as_json: bool) -> int:
         print(f"freshet: {'; '.join(view.troubles)}", file=sys.stderr)
         return 1
     (_print_json if as_json else _lines())(view)
-    return 0
+    return 1 if view.troubles else 0
 
 
 def _print_json(view: View) -> None:

@@ -15,7 +15,14 @@ from service.top.view import Key, ModelView, View
 NONE = "–"
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = "   "
-STYLES = {"published": "green", "vetoed": "yellow", "rolled back": "red", "paused": "yellow", "never": "dim"}
+STYLES = {
+    "published": "green",
+    "vetoed": "yellow",
+    "cooling down": "yellow",
+    "rolled back": "red",
+    "paused": "yellow",
+    "never": "dim",
+}
 SIZES = ((1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 Points = Mapping[tuple[Key, str], Sequence[float]]

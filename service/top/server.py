@@ -17,6 +17,7 @@ from service.top.view import VERDICTS, Look, Verdict
 
 TIMEOUT_S = 5.0
 AGAIN_S = 1.0
+SHOWN_BYTES = 1000  # of a page that is not what was asked for
 REMEMBERED = 10_000  # events asked for at first: more than the last verdict of each model
 
 
@@ -56,7 +57,7 @@ class Server:
         if event.kind == ModelEvent.DELETED:
             self._verdicts.pop(event.model, None)
         elif event.kind in VERDICTS:
-            self._verdicts[event.model] = Verdict(VERDICTS[event.kind], event.reason)
+            self._verdicts[event.model] = Verdict.of(event)
 
     async def _models(self) -> tuple[Sequence[Model] | None, str]:
         try:
@@ -73,6 +74,8 @@ class Server:
             return *await asyncio.to_thread(self._remote.fetch, url, TIMEOUT_S), ""
         except urllib.error.HTTPError as error:
             with error:
-                return error.code, error.read().decode(errors="replace"), f"{url} answers {error.code} {error.reason}"
+                text = error.read(SHOWN_BYTES).decode(errors="replace")
+            said = "".join(f": {line}" for line in text.splitlines()[:1])
+            return error.code, text, f"{url} answers {error.code} {error.reason}{said}"
         except OSError as error:
             return 0, "", f"no {url}: {getattr(error, 'reason', error)}"

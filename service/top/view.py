@@ -10,6 +10,7 @@ from statistics import fmean
 from freshet.v1.models_pb2 import Model, ModelEvent
 from service.cli.manage import learning
 from service.exposition import NOTHING, Between, Scrape
+from service.gate import COOLING_DOWN
 
 WINDOW_S = 10.0  # rates, means and quantiles are of the last so many seconds
 POINTS = 40  # of each line that is drawn
@@ -24,8 +25,14 @@ Key = tuple[str, str]  # tenant and name of a model
 class Verdict:
     """The last thing that was said of a model's versions, and why."""
 
-    kind: str = ""  # one of VERDICTS
+    kind: str = ""  # one of VERDICTS, or cooling down: of candidates after a rollback, whatever they are worth
     reason: str = ""
+
+    @classmethod
+    def of(cls, event: ModelEvent) -> Verdict:
+        """What an event of a kind in VERDICTS says."""
+        cooling = event.kind == ModelEvent.VETOED and event.reason == COOLING_DOWN
+        return cls("cooling down" if cooling else VERDICTS[event.kind], event.reason)
 
 
 @dataclass(frozen=True, slots=True)

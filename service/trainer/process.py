@@ -25,7 +25,7 @@ from model.gradients import relative_change
 from model.learner import Update
 from service.engine import PARITY, BadVersion, StepSession, parity
 from service.export import Canary, export, read_weights
-from service.gate import GateSettings
+from service.gate import COOLING_DOWN, GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
 from service.storage.space import NoSpace
@@ -260,7 +260,7 @@ class Trainer:
         elif not due.labels:
             self._verdict(hosted, due, "unchanged", "nothing learned", numbers)
         elif gate.cooling:
-            self._verdict(hosted, due, "veto", "cooling down after a rollback", numbers)
+            self._verdict(hosted, due, "veto", COOLING_DOWN, numbers)
         elif not np.isfinite(hosted.learner.weights.flat).all():
             self._verdict(hosted, due, "veto", "non-finite weights", numbers, rollback=gate.anchor)
         else:

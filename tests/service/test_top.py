@@ -9,9 +9,10 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from freshet.v1.models_pb2 import Model
+from freshet.v1.models_pb2 import Model, ModelEvent
 from freshet.v1.types_pb2 import ModelSpec
 from service.exposition import Scrape
+from service.gate import COOLING_DOWN
 from service.metrics import Metrics
 from service.top.lines import header, mapping, plain
 from service.top.screen import COLUMNS, ago, count, duration, screen, spark
@@ -159,6 +160,15 @@ def test_whoever_may_not_read_metrics_sees_what_grpc_tells():
     m = view.models[1]
     assert (m.tenant, m.model, m.version, m.streams, m.backlog) == ("", "pumps", 7, 9, 10)
     assert (m.ticks_per_s, m.verdict) == (None, "vetoed")
+
+
+def test_a_candidate_that_has_to_wait_after_a_rollback_is_no_veto():
+    for reason, kind in (("worse than the anchor", "vetoed"), (COOLING_DOWN, "cooling down")):
+        said = Verdict.of(ModelEvent(kind=ModelEvent.VETOED, reason=reason))
+        assert said == Verdict(kind, reason)
+        history = History()
+        view = history.add(look(None, 0.0, verdicts={"pumps": said}))
+        assert any(f"last verdict {kind}: {reason}" in line for line in drawn(view, history, 200, 60))
 
 
 def test_another_tenants_model_of_the_same_name_is_another_model(metrics):
