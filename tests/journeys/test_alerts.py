@@ -40,7 +40,7 @@ def slow(self, *arguments):
 StepSession.run = slow
 """
 
-pytestmark = [pytest.mark.long, needs_prometheus]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400), needs_prometheus]
 
 
 class Disk:

@@ -112,6 +112,7 @@ async def hands(client: freshet.Client) -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(400)  # seven seconds, but each panel's query waits for a busy machine
 @needs_prometheus
 async def test_every_panel_shows_numbers_and_every_alert_can_be_evaluated(
     tmp_path: Path, server: ServerChild, client: freshet.Client, channel: grpc.aio.Channel

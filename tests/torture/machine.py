@@ -46,7 +46,12 @@ class Sent:
         self.x: list[float] = []
         self.answers: list[tuple[int, bytes]] = []  # version and values, of tick 1, 2 …
         self.durable = 0
-        self.fresh = True  # no tick since the start or a reset
+        self.reset_at = 0  # ticks there were at the last reset, or none at the start
+
+    @property
+    def fresh(self) -> bool:
+        """No tick since the start or a reset; a crash may have taken those that there were."""
+        return len(self.x) <= self.reset_at
 
 
 class Machine(RuleBasedStateMachine):
@@ -79,7 +84,6 @@ class Machine(RuleBasedStateMachine):
             assert isinstance(answer, Answer), answer
             sent.x.append(x)
             sent.answers.append((answer.version, bytes(answer.y)))
-        sent.fresh = False
 
     @rule(model=models, id=streams)
     def the_same_tick_again(self, model: str, id: str) -> None:
@@ -111,7 +115,8 @@ class Machine(RuleBasedStateMachine):
         _, sent = self._session(LAB, id)
         for back in backs:
             seq = len(sent.x) - back
-            outcome = self.live.server.intake.label(self._model(LAB), id, seq, np.array([y], np.float32))
+            same = self.labels["taken"].get((id, seq), y)  # another one would be refused, each time that it comes
+            outcome = self.live.server.intake.label(self._model(LAB), id, seq, np.array([same], np.float32))
             allowed = seq > 0 and back < LATEST
             assert isinstance(outcome, Refusal) != allowed, (seq, back, outcome)
             if allowed:
@@ -131,7 +136,7 @@ class Machine(RuleBasedStateMachine):
     def reset(self, model: str, id: str) -> None:
         session, sent = self._session(model, id)
         self.live.serving.reset(self._model(model), session)
-        sent.fresh = True
+        sent.reset_at = len(sent.x)
         assert session.origin is Origin.FRESH
 
     @rule(id=streams)
