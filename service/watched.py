@@ -34,9 +34,14 @@ class Watched(Generic[Value]):
         """Read again if a file has changed; whether something else is in force now."""
         try:
             seen = self._signature()
-            if seen == self._seen:
-                return False
-            self._seen = seen
+        except OSError as error:
+            self._seen = []  # it may come back as it was
+            self._complain(str(error))
+            return False
+        if seen == self._seen:
+            return False
+        self._seen = seen
+        try:
             fresh = self._read()
         except (ValueError, OSError) as error:
             self._complain(str(error))

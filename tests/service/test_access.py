@@ -183,6 +183,19 @@ def test_a_file_that_is_gone_changes_nothing_and_that_is_said_once(tmp_path, cap
     assert capsys.readouterr().out.count("stays in force") == 1
 
 
+def test_a_file_that_was_gone_and_comes_back_as_it_was_is_good_again(tmp_path):
+    files = Files(tmp_path / "access.toml", entry("one"))
+    away = files.path.rename(tmp_path / "away")
+    files.file.look()
+    assert files.invalid == 1
+
+    away.rename(files.path)
+    files.file.look()
+
+    assert files.invalid == 0
+    assert files.file.current == parse(entry("one"))
+
+
 @pytest.mark.parametrize("how", ["not there", "a folder"])
 def test_a_file_that_cannot_be_read_at_the_start_is_named_with_its_setting(tmp_path, how):
     path = tmp_path / "access.toml"
