@@ -31,7 +31,8 @@ from tests.test_distributions import wheel
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's own means")]
 DEADLINE_S = 60.0
-# A root of its own: what there is, read-only; the volume and /tmp in memory; what was installed in /mnt.
+# A root of its own: what there is, read-only; the volume and /tmp in memory; what was installed in /mnt, and the packages
+# that it takes from this environment, which may be in /tmp, in /opt.
 READ_ONLY = """
 set -e
 root=$1
@@ -40,9 +41,10 @@ mount --rbind / $root
 mount -o remount,ro,bind $root
 mount --bind "$2" $root/mnt
 mount -o remount,ro,bind $root/mnt
+mount --bind "$3" $root/opt
 mount -t tmpfs none $root/tmp
 mount -t tmpfs none $root/srv
-shift 2
+shift 3
 exec chroot $root setpriv --bounding-set=-all --inh-caps=-all --no-new-privs -- "$@"
 """
 # 65: PR_SET_MDWE, which goes on to all that is started from here. 0: it is there.
@@ -67,7 +69,9 @@ def installed(tmp_path_factory) -> Path:
     for name, source in (("client", sources / "client"), ("server", sources)):
         with wheel(source, folder / name) as archive:
             archive.extractall(packages)
-    (packages / "others.pth").write_text(sysconfig.get_path("purelib"))  # behind ours, and its own .pth are not read
+    (packages / "others.pth").write_text(
+        f"{sysconfig.get_path('purelib')}\n/opt\n"
+    )  # behind ours, and its own .pth are not read
     script = folder / "env" / "bin" / "freshet"
     script.write_text("#!/mnt/bin/python\nfrom service.cli.main import main\nmain()\n")
     script.chmod(0o755)
@@ -129,7 +133,8 @@ def test_the_images_commands_run_on_a_read_only_root_without_any_capability(inst
     variables |= {"FRESHET_LISTEN": "127.0.0.1:0", "FRESHET_HTTP": "127.0.0.1:0"}
     root = tmp_path / "root"
     root.mkdir()
-    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", root, installed, script, *json.loads(last("CMD"))]
+    folders = (root, installed, sysconfig.get_path("purelib"))
+    command = ["unshare", "--mount", "sh", "-c", READ_ONLY, "sh", *folders, script, *json.loads(last("CMD"))]
     with started(*command, **variables) as (pid, grpc, http):
         assert "Read-only file system" in inside("touch", "/probe").stderr
         assert re.search(r"^CapBnd:\s*0+$", Path(f"/proc/{pid}/status").read_text(), re.M)
