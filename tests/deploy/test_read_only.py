@@ -31,8 +31,8 @@ from tests.test_distributions import wheel
 
 pytestmark = [pytest.mark.long, pytest.mark.skipif(sys.platform != "linux", reason="these are Linux's own means")]
 DEADLINE_S = 60.0
-# A root of its own: what there is, read-only; the volume and /tmp in memory; what was installed in /mnt, and the packages
-# that it takes from this environment, which may be in /tmp, in /opt.
+# A root of its own: what there is, read-only; the volume and /tmp in memory; what was installed in /mnt; in /opt the
+# packages that it takes from this environment, which may be in /tmp.
 READ_ONLY = """
 set -e
 root=$1
