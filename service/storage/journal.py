@@ -254,8 +254,10 @@ class Journal:
 
     async def _until_room(self, seconds: float) -> None:
         """Wait so long, or until something here has made room."""
+        # Not wait_for: in Python 3.11 it drops a cancellation that meets its result (bpo-42130).
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._room.wait(), seconds)
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
 
     def _drop(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
         with self._retaining:

@@ -61,7 +61,8 @@ class Server:
 
     async def _models(self) -> tuple[Sequence[Model] | None, str]:
         try:
-            return await asyncio.wait_for(self._client.list_models(), TIMEOUT_S), ""
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._client.list_models(), ""
         except TimeoutError:
             return None, f"no list of models: no answer within {TIMEOUT_S:g} s"
         except freshet.FreshetError as error:

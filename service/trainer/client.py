@@ -288,7 +288,8 @@ class TrainerClient:
         try:
             # Its last words must be read, or a full pipe keeps it from leaving.
             assert process.stdout
-            await asyncio.wait_for(asyncio.gather(process.stdout.read(), process.wait()), STOP_S)
+            async with asyncio.timeout(STOP_S):
+                await asyncio.gather(process.stdout.read(), process.wait())
         except TimeoutError:
             process.kill()
             await process.wait()
