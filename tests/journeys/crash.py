@@ -89,7 +89,8 @@ def kill_trainer(server: ServerChild) -> int:
 
 async def within(awaitable: Any) -> Any:
     """The result, or TimeoutError after DEADLINE_S."""
-    return await asyncio.wait_for(awaitable, DEADLINE_S)
+    async with asyncio.timeout(DEADLINE_S):
+        return await awaitable
 
 
 @dataclass

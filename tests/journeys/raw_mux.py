@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import streams_pb2_grpc
-from tests.journeys.raw import DEADLINE_S
+from tests.journeys.raw import DEADLINE_S, within
 
 Array = NDArray[np.float32]
 
@@ -40,11 +39,11 @@ class RawMux:
         """Send one MuxRequest; the first names the model."""
         request = pb.MuxRequest(**({"model": self._model} | message))
         self._model = ""
-        await asyncio.wait_for(self.call.write(request), DEADLINE_S)
+        await within(self.call.write(request))
 
     async def hear(self) -> pb.MuxResponse | None:
         """The next message; None at the end of the call."""
-        message = await asyncio.wait_for(self.call.read(), DEADLINE_S)
+        message = await within(self.call.read())
         if not isinstance(message, pb.MuxResponse):
             return None
         if message.HasField("durable"):

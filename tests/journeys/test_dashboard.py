@@ -60,11 +60,8 @@ async def loaded(client: freshet.Client, channel: grpc.aio.Channel) -> AsyncIter
         try:
             yield
         finally:
-            # Until they have ended: wait_for of Python 3.11 drops a cancellation that meets its result (bpo-42130).
-            while running := [task for task in tasks if not task.done()]:
-                for task in running:
-                    task.cancel()
-                await asyncio.wait(running, timeout=1)
+            for task in tasks:
+                task.cancel()
 
 
 async def steady(client: freshet.Client) -> None:
