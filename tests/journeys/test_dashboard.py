@@ -16,7 +16,7 @@ import freshet
 from docs.generate._panels import panels
 from freshet.v1 import models_pb2, training_pb2
 from service.backtest.child import ServerChild
-from tests.journeys.prometheus import Prometheus, deployed, needs_prometheus, scraping
+from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_prometheus, scraping
 from tests.journeys.raw import RawLearn, RawStream
 
 # Anchors soon, so that rollbacks have one to go to; streams soon leave memory; snapshots and checkpoints often.
@@ -69,7 +69,7 @@ async def steady(client: freshet.Client) -> None:
     for number in range(10**6):
         t = np.arange(50)
         rows = np.stack([np.sin(t / 3 + number), np.cos(t / 5)], axis=1)
-        async with client.stream("steady", f"pump-{number % 20}") as stream:
+        async with client.stream("steady", f"pump-{number % 20}", close_s=DEADLINE_S) as stream:
             async for _ in stream.forecasts(rows):
                 pass
 
@@ -77,7 +77,7 @@ async def steady(client: freshet.Client) -> None:
 async def drifting(client: freshet.Client) -> None:
     """A wave whose noise grows for good."""
     rng, level = np.random.default_rng(0), 0.01
-    async with client.stream("drifting", "river") as stream:
+    async with client.stream("drifting", "river", close_s=DEADLINE_S) as stream:
         while True:
             async for _ in stream.forecasts(np.sin(np.arange(100) / 3) + rng.normal(0, level, 100)):
                 pass
