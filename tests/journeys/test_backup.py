@@ -66,6 +66,7 @@ for last in range(1, 99):
 """
 
 
+@pytest.mark.long
 async def test_backups_under_load_hold_all_that_was_durable_and_go_on_as_the_server_did(tmp_path):
     ledgers, enough = [Ledger(f"pump-{n}", walk(5000, n)) for n in range(3)], asyncio.Event()
     promised: list[dict[str, int]] = []
@@ -123,6 +124,7 @@ async def goes_on(data: Path, ledgers: list[Ledger], durable: dict[str, int]) ->
             assert (forecast.version, forecast.y.tobytes()) == (told.version, told.y.tobytes())
 
 
+@pytest.mark.long
 async def test_killed_at_any_step_neither_command_leaves_anything_half(tmp_path):
     async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)

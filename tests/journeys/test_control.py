@@ -416,6 +416,7 @@ async def test_a_watch_sees_whatever_a_person_does_in_its_order(client, channel,
 # ---- crashes
 
 
+@pytest.mark.long
 async def test_what_a_person_did_just_before_a_kill_is_so_after_it(tmp_path):
     x = walk(200, 7)
     async with crash.a_server(tmp_path, snapshot_s=3600) as server, freshet.connect(server.grpc) as client:
@@ -486,6 +487,7 @@ def check_fold(data: Any, chunks: list[Any], files: replay.Files) -> None:
     assert 3 not in models, "of the deleted model nothing is left"
 
 
+@pytest.mark.long
 async def test_a_trainer_killed_between_promotions_pauses_and_a_deletion_learns_what_an_unbroken_one_would(tmp_path):
     x = walk(600, 9)
     async with crash.a_server(tmp_path, snapshot_s=3600) as server, freshet.connect(server.grpc) as client:

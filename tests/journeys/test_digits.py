@@ -71,6 +71,7 @@ async def learn_in_one_pass(client: freshet.Client, name: str, images: Array, sh
     return right
 
 
+@pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_handwritten_digits_are_learned_online_in_one_pass(server, client, name, capsys):
     images, shown = digits()
