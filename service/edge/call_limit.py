@@ -4,13 +4,12 @@ are short."""
 from __future__ import annotations
 
 import contextlib
-import inspect
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import grpc
 
-from service.edge.interceptor import behaviour
+from service.edge.interceptor import guarded
 from service.edge.security import PUBLIC, caller
 from service.edge.statuses import statuses
 from service.errors import Exhausted
@@ -32,28 +31,10 @@ class CallLimit(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler_call_details.method == PUBLIC:
             return handler  # type: ignore[no-any-return]
-        name = behaviour(handler)
-        inner = getattr(handler, name)
-        wrapped = self._streaming(inner) if inspect.isasyncgenfunction(inner) else self._awaited(inner)
-        return handler._replace(**{name: wrapped})  # type: ignore[no-any-return]
-
-    def _awaited(self, inner: Any) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            async with self._counted(context):
-                return await inner(request, context)
-
-        return call
-
-    def _streaming(self, inner: Any) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            async with self._counted(context):
-                async for response in inner(request, context):
-                    yield response
-
-        return call
+        return guarded(handler, self._counted)  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
-    async def _counted(self, context: Any) -> AsyncIterator[None]:
+    async def _counted(self, request: Any, context: Any) -> AsyncIterator[None]:
         tenant = self._tenants.of(caller().tenant)
         async with statuses(context):
             if self._open >= self._most:

@@ -5,12 +5,12 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Any
 
 import grpc
 
-from service.edge.interceptor import behaviour
+from service.edge.interceptor import behaviour, guarded
 from service.edge.security import PUBLIC, caller
 from service.edge.statuses import statuses
 from service.tenants import Tenant, Tenants
@@ -39,14 +39,12 @@ class InFlight(grpc.aio.ServerInterceptor):
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming or handler_call_details.method == PUBLIC:
             return handler  # type: ignore[no-any-return]
-        name = behaviour(handler)
-        inner = getattr(handler, name)
-        if inspect.isasyncgenfunction(inner):  # looks on, and holds no request
+        if inspect.isasyncgenfunction(getattr(handler, behaviour(handler))):  # looks on, and holds no request
             return handler  # type: ignore[no-any-return]
+        return guarded(handler, self._held)  # type: ignore[no-any-return]
 
-        async def call(request: Any, context: Any) -> Any:
-            async with statuses(context):
-                with in_flight(self._tenants.of(caller().tenant), request.ByteSize()):
-                    return await inner(request, context)
-
-        return handler._replace(**{name: call})  # type: ignore[no-any-return]
+    @contextlib.asynccontextmanager
+    async def _held(self, request: Any, context: Any) -> AsyncIterator[None]:
+        async with statuses(context):
+            with in_flight(self._tenants.of(caller().tenant), request.ByteSize()):
+                yield

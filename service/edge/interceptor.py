@@ -18,6 +18,7 @@ from prometheus_client.registry import Collector
 
 log = structlog.get_logger("calls")
 
+Guard = Callable[[Any, Any], contextlib.AbstractAsyncContextManager[None]]  # of a request and its call's context
 LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -133,6 +134,28 @@ async def counted(requests: AsyncIterator[Any], messages: Messages) -> AsyncIter
     async for request in requests:
         messages.received += 1
         yield request
+
+
+def as_it_is(request: Any) -> Any:
+    """What a call of many requests is given: it reads each itself."""
+    return request
+
+
+def guarded(handler: Any, guard: Guard, read: Callable[[Any], Any] = as_it_is) -> Any:
+    """The handler, its method run inside `guard(request, context)`. read: what comes, to what the method takes."""
+    name = behaviour(handler)
+    inner = getattr(handler, name)
+
+    async def awaited(request: Any, context: Any) -> Any:
+        async with guard(request, context):
+            return await inner(read(request), context)
+
+    async def streaming(request: Any, context: Any) -> Any:
+        async with guard(request, context):
+            async for response in inner(read(request), context):
+                yield response
+
+    return handler._replace(**{name: streaming if inspect.isasyncgenfunction(inner) else awaited})
 
 
 def behaviour(handler: Any) -> str:

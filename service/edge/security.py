@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import inspect
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
@@ -16,7 +15,7 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from freshet.v1 import access_pb2
 from service.access import Access, Grant, Role, refused
-from service.edge.interceptor import behaviour
+from service.edge.interceptor import as_it_is, guarded
 from service.edge.statuses import reason_of, statuses
 from service.errors import Forbidden, Unauthenticated
 from service.metrics import Metrics
@@ -60,9 +59,11 @@ def check_role(grant: Grant, method: str) -> None:
         raise Forbidden("role", grant.role.name.lower(), remedy)
 
 
-def as_it_is(request: Any) -> Any:
-    """What a call of many requests is given: it reads each itself."""
-    return request
+def check_sees_all(grant: Grant) -> None:
+    """Raises Forbidden unless the grant may know what is counted of every tenant."""
+    if not grant.sees_all:
+        remedy = "metrics are of all tenants: use a token of role metrics, or of tenant default's role admin"
+        raise Forbidden("role", grant.role.name.lower(), remedy)
 
 
 class Admitted:
@@ -91,33 +92,20 @@ class Security(grpc.aio.ServerInterceptor):
             return handler  # type: ignore[no-any-return]
         method, sent = handler_call_details.method, handler_call_details.invocation_metadata or ()
         authorization = next((value for name, value in sent if name == "authorization"), None)
-        name, read = behaviour(handler), as_it_is
-        inner = getattr(handler, name)
+        read: Read = as_it_is
         if not handler.request_streaming:  # gRPC would read the one message first, whoever sent it
             read = handler.request_deserializer or as_it_is
             handler = handler._replace(request_deserializer=None)
-        wrap = self._streaming if inspect.isasyncgenfunction(inner) else self._awaited
-        return handler._replace(**{name: wrap(inner, read, method, authorization)})  # type: ignore[no-any-return]
 
-    def _awaited(self, inner: Any, read: Read, method: str, authorization: str | None) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            async with self._admitted(context, method, authorization):
-                return await inner(read(request), context)
+        def guard(request: Any, context: Any) -> contextlib.AbstractAsyncContextManager[None]:
+            return self._admitted(context, method, authorization)
 
-        return call
-
-    def _streaming(self, inner: Any, read: Read, method: str, authorization: str | None) -> Any:
-        async def call(request: Any, context: Any) -> Any:
-            async with self._admitted(context, method, authorization):
-                async for response in inner(read(request), context):
-                    yield response
-
-        return call
+        return guarded(handler, guard, read)  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
     async def _admitted(self, context: Any, method: str, authorization: str | None) -> AsyncIterator[None]:
         async with statuses(context):
-            call = Admitted(self._admit(method, authorization))
+            call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method)))
             _CALLER.set(call.grant)
             self._calls.add(call)
             try:
@@ -131,16 +119,13 @@ class Security(grpc.aio.ServerInterceptor):
 
     def check_metrics(self, authorization: str | None) -> None:
         """Raises Unauthenticated, or Forbidden, for whoever may not read what is counted of all tenants."""
-        self._admit("/metrics", authorization)
+        self._admit(authorization, check_sees_all)
 
-    def _admit(self, method: str, authorization: str | None) -> Grant:
+    def _admit(self, authorization: str | None, check: Callable[[Grant], None]) -> Grant:
+        """Who comes. check: raises Forbidden for who may not do what they came for."""
         try:
             grant = self._access().admit(authorization, self._wall())
-            if method != "/metrics":
-                check_role(grant, method)
-            elif not grant.sees_all:
-                remedy = "metrics are of all tenants: use a token of role metrics, or of tenant default's role admin"
-                raise Forbidden("role", grant.role.name.lower(), remedy)
+            check(grant)
         except (Unauthenticated, Forbidden) as error:
             self._metrics.denied.labels(reason_of(error)).inc()
             raise
