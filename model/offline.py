@@ -8,7 +8,7 @@ is whole-sequence BPTT. A held-out tail decides whose epoch's weights are kept.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import NamedTuple
@@ -22,7 +22,7 @@ from model.gradients import clip_by_global_norm
 from model.network import Network
 from model.optimizers import OPTIMIZERS, update_parts
 from model.parameters import Weights
-from model.recorded import Recorded, known_by, settle
+from model.recorded import Recorded, Span, known_by, settle
 from model.schedules import SCHEDULES
 
 ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
@@ -80,25 +80,36 @@ class Best(NamedTuple):
 class OfflineTraining:
     """A network's weights on their way through a history. `best` is replaced as a whole, never half.
 
-    recorded: as `prepare` gives it; the attribute is settled. train_ticks: so many ticks are learned from, with the
-    labels known by then; the others are held out. Of those that do not fill a segment the oldest are left out. The
-    spec's seed decides first weights and order.
+    recorded: as `prepare` or `side_by_side` gives it; the attribute is settled. train_ticks: so many ticks are learned
+    from, with the labels known by then; the others are held out. Of those that do not fill a segment the oldest are
+    left out. spans: where each of several series stands; None for one. first: [n] weights to begin with, copied; None:
+    drawn by the spec's seed, which decides the order too.
     """
 
-    def __init__(self, network: Network, recorded: Recorded, train_ticks: int, settings: OfflineSettings) -> None:
+    def __init__(
+        self,
+        network: Network,
+        recorded: Recorded,
+        train_ticks: int,
+        settings: OfflineSettings,
+        spans: Sequence[Span] | None = None,
+        first: Array | None = None,
+    ) -> None:
         spec = network.spec
         self.network, self.train_ticks, self.settings = network, train_ticks, settings
-        self.weights = network.weights(network.init_params())
+        self.spans = tuple(spans or [Span(0, train_ticks, train_ticks, len(recorded.X))])
+        self.weights = network.weights(network.init_params() if first is None else first.copy())
         self.recorded = settle(network, self.weights, recorded, train_ticks)
         self.best = Best(0, math.inf, self.weights.flat.copy())
         self.updates = self.clipped = 0
         self._optimizer = OPTIMIZERS[spec.optimizer](spec)
         self._schedule = SCHEDULES[spec.schedule](spec)
         self._optimizer_state = self._optimizer.init(network.layout.size)
-        self._length = train_ticks // settings.segments
+        self._length, self._begins = cut_segments(self.spans, settings.segments)
+        self._follows = np.flatnonzero(np.diff(self._begins) == self._length)  # segments whose successor goes on there
+        self._follows = np.array([s for s in self._follows if _same(self.spans, *self._begins[s : s + 2])], np.intp)
         self._chunk = min(settings.chunk or self._length, self._length)
-        self._first = train_ticks - self._length * settings.segments
-        self._weight = known_by(self.recorded, spec.horizon, train_ticks)
+        self._weight = known_by(self.recorded, spec.horizon, train_ticks, self.spans)
         self._starts = np.zeros((settings.segments, network.hidden_size), np.float32)
         self._rng = np.random.default_rng((spec.seed, 1))
         self._grad = network.weights(np.empty_like(self.weights.flat))
@@ -115,7 +126,7 @@ class OfflineTraining:
     def _judge(self, number: int, train: float) -> Epoch:
         held_out, end = math.nan, len(self.recorded.X)
         if self.train_ticks < end:
-            held_out = score(self.network, self.weights, self.recorded, self.train_ticks, end)
+            held_out = score(self.network, self.weights, self.recorded, self.train_ticks, end, self.spans)
             if not math.isfinite(held_out):
                 raise Diverged(f"the held-out loss after epoch {number} is {held_out}")
         best = self.train_ticks >= end or held_out < self.best.loss
@@ -138,7 +149,8 @@ class OfflineTraining:
                     self.network.forward(self.weights, batch.start, batch.X, self._tape)
                 state = self.network.state_after(self._tape, t1 - t0)
             ends[group] = state
-        self._starts[1:] = ends[:-1]  # in the next pass a segment begins where the one before it has ended
+        # In the next pass a segment begins where the one before it has ended; the first of a series, from zeros.
+        self._starts[self._follows + 1] = ends[self._follows]
         return total / ticks if ticks else math.nan
 
     def _cuts(self) -> list[int]:
@@ -151,7 +163,7 @@ class OfflineTraining:
 
     def _batch(self, group: NDArray[np.intp], state: Array, t0: int, t1: int) -> tuple[Batch, int]:
         """Ticks t0..t1 of the group's segments, padded to a chunk, and how many of them have a label."""
-        ticks = self._first + self._length * group[None] + np.arange(t0, t1)[:, None]
+        ticks = self._begins[group][None] + np.arange(t0, t1)[:, None]
         missing = self._chunk - (t1 - t0)
 
         def rows(values: Array) -> Array:
@@ -182,23 +194,63 @@ class OfflineTraining:
         return loss
 
 
-def forecasts(network: Network, weights: Weights, recorded: Recorded, start: int, end: int) -> Array:
-    """Scaled forecasts p [end − start, O] of the ticks start..end, the state warmed from zeros before them."""
-    begin = max(0, start - WARM_TICKS)
+def cut_segments(spans: Sequence[Span], segments: int) -> tuple[int, NDArray[np.intp]]:
+    """The length of so many equal segments, the longest that the series give, and where each begins, in order.
+
+    A segment is of one series and ends at its cut or where the next begins; the oldest ticks are left out.
+    """
+    ticks = [span.cut - span.begin for span in spans]
+    length = sum(ticks) // segments
+    while sum(n // length for n in ticks) < segments:
+        length -= 1
+    counts = [n // length for n in ticks]
+    while sum(counts) > segments:
+        counts[counts.index(max(counts))] -= 1
+    begins = [span.cut - length * n for span, count in zip(spans, counts, strict=True) for n in range(count, 0, -1)]
+    return length, np.array(begins, np.intp)
+
+
+def _same(spans: Sequence[Span], one: int, other: int) -> bool:
+    """Whether two ticks to learn from are of one series."""
+    return any(span.begin <= one < span.cut and span.begin <= other < span.cut for span in spans)
+
+
+def forecasts(
+    network: Network, weights: Weights, recorded: Recorded, start: int, end: int, spans: Sequence[Span] | None = None
+) -> Array:
+    """Scaled forecasts p [end − start, O] of the ticks start..end, the state warmed from zeros before them.
+
+    spans: of several series whose held-out ticks are start..end; each is warmed by its own.
+    """
+    if spans is None or len(spans) == 1:
+        begin = max(0, start - WARM_TICKS)
+        return _forecasts(network, weights, recorded.X[begin:end], start - begin)
+    made = []
+    for span in spans:
+        begin = max(span.begin, span.cut - WARM_TICKS)
+        X = np.concatenate([recorded.X[begin : span.cut], recorded.X[span.held : span.end]])
+        made.append(_forecasts(network, weights, X, span.cut - begin))
+    return np.concatenate(made)
+
+
+def _forecasts(network: Network, weights: Weights, rows: Array, warm: int) -> Array:
+    """Scaled forecasts [N − warm, O] of feature rows [N, E] of one series, but those that only warm the state."""
     state, made = np.zeros((1, network.hidden_size), np.float32), []
-    tape = network.tape(min(SCORED_TICKS, end - begin), 1)
-    for t in range(begin, end, tape.T):
-        ticks = min(tape.T, end - t)
-        X = np.pad(recorded.X[t : t + ticks], ((0, tape.T - ticks), (0, 0)))[:, None]
+    tape = network.tape(min(SCORED_TICKS, len(rows)), 1)
+    for t in range(0, len(rows), tape.T):
+        ticks = min(tape.T, len(rows) - t)
+        X = np.pad(rows[t : t + ticks], ((0, tape.T - ticks), (0, 0)))[:, None]
         p = predict(network, weights, Batch(state, X, X, X), tape, (0, ticks))
         made.append(p[:, 0])
         state = network.state_after(tape, ticks)
-    return np.concatenate(made)[start - begin :]
+    return np.concatenate(made)[warm:]
 
 
-def score(network: Network, weights: Weights, recorded: Recorded, start: int, end: int) -> float:
+def score(
+    network: Network, weights: Weights, recorded: Recorded, start: int, end: int, spans: Sequence[Span] | None = None
+) -> float:
     """Loss of the ticks start..end as `Epoch` states it; nothing is learned. recorded: settled, with these weights."""
-    return loss_of(network, recorded, forecasts(network, weights, recorded, start, end), start, end)
+    return loss_of(network, recorded, forecasts(network, weights, recorded, start, end, spans), start, end)
 
 
 def loss_of(network: Network, recorded: Recorded, p: Array, start: int, end: int) -> float:

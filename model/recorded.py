@@ -6,6 +6,7 @@ seen online; what is learned from these rows can go on learning on a stream.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -27,6 +28,37 @@ class Recorded(NamedTuple):
     last: Array  # [N, K] present values of the K forecast channels, or what stands for them
     scale: Array  # [N, H, K] unit of each forecast; 0 where nothing is known of it yet
     voided: int  # labels that lie behind a gap longer than max_gap
+
+
+class Span(NamedTuple):
+    """Where one series stands among several in a `Recorded`: begin..cut is learned from, held..end judges.
+
+    Of one series alone, held is cut. Every cut comes before every held.
+    """
+
+    begin: int
+    cut: int
+    held: int
+    end: int
+
+
+def side_by_side(series: Sequence[Recorded], cuts: Sequence[int]) -> tuple[Recorded, tuple[Span, ...]]:
+    """Several series as one: the ticks of each up to its cut, one series after the other, then likewise the rest."""
+    lengths = [len(one.X) for one in series]
+    ends = np.cumsum([0, *cuts])
+    held = ends[-1] + np.cumsum([0, *(length - cut for length, cut in zip(lengths, cuts, strict=True))])
+    spans = tuple(Span(*map(int, span)) for span in zip(ends[:-1], ends[1:], held[:-1], held[1:], strict=True))
+    if len(series) == 1:
+        return series[0], spans
+
+    def joined(field: str) -> Array:
+        parts: list[Array] = [getattr(one, field) for one in series]
+        first = [part[:cut] for part, cut in zip(parts, cuts, strict=True)]
+        rest = [part[cut:] for part, cut in zip(parts, cuts, strict=True)]
+        return np.concatenate([*first, *rest])
+
+    X, Y, weight, last, scale = (joined(field) for field in ("X", "Y", "weight", "last", "scale"))
+    return Recorded(X, Y, weight, last, scale, sum(one.voided for one in series)), spans
 
 
 def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array | None = None) -> Recorded:
@@ -90,9 +122,13 @@ def settle(network: Network, weights: Weights, recorded: Recorded, end: int) -> 
     return recorded._replace(Y=Y[:, 0], weight=weight[:, 0])
 
 
-def known_by(recorded: Recorded, horizon: int, end: int) -> Array:
-    """The mask of the first `end` ticks with only those labels that had arrived by then: [end, O], new."""
+def known_by(recorded: Recorded, horizon: int, end: int, spans: Sequence[Span] | None = None) -> Array:
+    """The mask of the first `end` ticks with only those labels that had arrived by the cut of their series.
+
+    spans: None for one series with its cut at `end`. Returns [end, O], new.
+    """
     weight = recorded.weight[:end].reshape(end, horizon, -1).copy()
-    for h in range(1, min(horizon, end) + 1):
-        weight[end - h :, h - 1] = 0
+    for begin, cut, _, _ in spans or [Span(0, end, end, end)]:
+        for h in range(1, min(horizon, cut - begin) + 1):
+            weight[cut - h : cut, h - 1] = 0
     return weight.reshape(end, -1)

@@ -35,6 +35,7 @@ FLOORS = {
     "service.skips": 1,
     "service.sources": 1,
     "service.table": 1,
+    "service.tables": 1,
     # components: each with one `run`, or the storage under it
     "service.batcher": 2,
     "service.control": 2,

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +23,7 @@ from service.backtest.through_service import Observed
 from service.errors import Invalid
 from service.remote import Remote
 
+MOST_STREAMS = 256  # series of one replay through a server, side by side
 Through = Literal["core", "service"]
 Forecast = npt.NDArray[np.floating[Any]]
 
@@ -42,33 +43,36 @@ def backtest(
     """
     if plan.spec.task != "forecast":
         raise Invalid("task", plan.spec.task, "a backtest replays forecasts: leave it out")
-    scorer = plan.scorer()
-    with _kept(forecasts, scorer, plan) as keep:
+    if through == "service" and len(plan.entities) > MOST_STREAMS:
+        remedy = f"through the service at most {MOST_STREAMS} series, each a call: --through core has no such bound"
+        raise Invalid("id", f"{len(plan.entities)} entities", remedy)
+    scorers = plan.scorers()
+    with _kept(forecasts, scorers, plan) as keep:
         if through == "core":
-            return _through_core(plan, scorer, keep)
-        with progress("freshet", plan.rows) as shown:
+            return _through_core(plan, scorers, keep)
+        with progress("freshet", plan.all_rows) as shown:
 
-            def take(row: int, forecast: Forecast) -> None:
-                count(scorer, keep, shown, row, forecast)
+            def take(series: int, row: int, forecast: Forecast) -> None:
+                count(scorers[series], keep, shown, row, forecast, series)
 
             observed, scraped = asyncio.run(through_service.run(plan, server, max_staleness, take))
-    return service_report(plan, scorer, observed, scraped)
+    return service_report(plan, scorers, observed, scraped)
 
 
-def _through_core(plan: Plan, scorer: Scorer, keep: ForecastFile | None) -> Report:
+def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | None) -> Report:
     learner, started = core.learner(plan), time.perf_counter()
-    with progress("freshet", plan.rows) as shown:
-        for row, forecast in enumerate(core.forecasts(learner, plan)):
-            count(scorer, keep, shown, row, forecast)
+    with progress("freshet", plan.all_rows) as shown:
+        for series, row, forecast in core.every_forecast(learner, plan):
+            count(scorers[series], keep, shown, row, forecast, series)
     wall_s = time.perf_counter() - started
-    return _report(plan, scorer, wall_s=wall_s, updates=learner.counts.updates)
+    return _report(plan, scorers, wall_s=wall_s, updates=learner.counts.updates)
 
 
-def service_report(plan: Plan, scorer: Scorer, observed: Observed, scraped: Scraped) -> Report:
+def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped) -> Report:
     """The report of a replay through a server; the baselines run now, so that they did not disturb it."""
     return _report(
         plan,
-        scorer,
+        scorers,
         wall_s=observed.wall_s,
         updates=scraped.updates,
         versions=observed.versions,
@@ -79,13 +83,13 @@ def service_report(plan: Plan, scorer: Scorer, observed: Observed, scraped: Scra
     )
 
 
-def _report(plan: Plan, scorer: Scorer, **measured: Any) -> Report:
+def _report(plan: Plan, scorers: Sequence[Scorer], **measured: Any) -> Report:
     errors = baseline_errors(plan)
     return Report(
-        rows=plan.rows,
-        scored=scorer.scored,
+        rows=plan.all_rows,
+        scored=sum(scorer.scored for scorer in scorers),
         horizon=plan.spec.horizon,
-        freshet=Errors.of(scorer),
+        freshet=Errors.of(*scorers),
         persistence=errors["persistence"],
         rls=errors["rls"],
         **measured,
@@ -93,31 +97,38 @@ def _report(plan: Plan, scorer: Scorer, **measured: Any) -> Report:
 
 
 def baseline_errors(plan: Plan) -> dict[str, Errors]:
-    """The baselines over the same rows, by name."""
-    running = {name: core.baseline_forecasts(baseline, plan) for name, baseline in core.baselines(plan).items()}
-    scorers = {name: plan.scorer() for name in running}
-    with progress("baselines", plan.rows) as shown:
-        for row in range(plan.rows):
-            for name, forecasts in running.items():
-                scorers[name].add(row, next(forecasts))
-            shown.advance()
-    return {name: Errors.of(scorer) for name, scorer in scorers.items()}
+    """The baselines over the same rows, by name; of several series, each has its own."""
+    scorers: dict[str, list[Scorer]] = {name: plan.scorers() for name in core.baselines(plan)}
+    with progress("baselines", plan.all_rows) as shown:
+        for n, series in enumerate(plan.entities):
+            alone = plan.alone(series)
+            running = {
+                name: core.baseline_forecasts(baseline, alone) for name, baseline in core.baselines(alone).items()
+            }
+            for row in range(alone.rows):
+                for name, forecasts in running.items():
+                    scorers[name][n].add(row, next(forecasts))
+                shown.advance()
+    return {name: Errors.of(*each) for name, each in scorers.items()}
 
 
-def count(scorer: Scorer, keep: ForecastFile | None, shown: Progress, row: int, forecast: Forecast) -> None:
+def count(
+    scorer: Scorer, keep: ForecastFile | None, shown: Progress, row: int, forecast: Forecast, series: int = 0
+) -> None:
     """Score, keep and show one forecast."""
     scorer.add(row, forecast)
     if keep is not None:
-        keep.add(row, forecast)
+        keep.add(row, forecast, series)
     shown.advance()
 
 
 @contextlib.contextmanager
-def _kept(path: Path | None, scorer: Scorer, plan: Plan) -> Iterator[ForecastFile | None]:
+def _kept(path: Path | None, scorers: Sequence[Scorer], plan: Plan) -> Iterator[ForecastFile | None]:
     if path is None:
         yield None
     else:
-        with ForecastFile(path, scorer, plan.spec.targets) as file:
+        entities = [series.entity for series in plan.entities if series.entity]
+        with ForecastFile(path, scorers, plan.spec.targets, entities) as file:
             yield file
 
 

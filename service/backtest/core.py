@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -26,20 +26,39 @@ def learner(plan: Plan) -> Learner:
 
 
 def forecasts(learner: Learner, plan: Plan) -> Iterator[Array]:
-    """Replay the plan's rows: learn with the tick, then forecast with the new weights.
+    """The forecasts of a plan of one series: (horizon, targets) per row, see `every_forecast`."""
+    yield from (forecast for _, _, forecast in every_forecast(learner, plan))
 
-    Yields (horizon, targets) per row, in raw units. No forecast depends on anything behind its row.
+
+def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Array]]:
+    """Replay the plan's rows in the order of their times: learn with the tick, then forecast with the new weights.
+
+    Each series is a stream of the model. Yields (series, row, forecast): (horizon, targets) per row, in raw units. No
+    forecast depends on a later row.
     """
     network, spec = learner.network, plan.spec
-    x, times = plan.series.x, plan.times
-    ahead = calendar.inputs(times, spec.interval)
-    state, tape = np.zeros((1, network.state_size), np.float32), network.tape(1, 1)
-    stream = np.zeros(1, np.uint32)
-    for row in range(plan.rows):
-        now = slice(row, row + 1)
-        learner.ticks(stream, np.array([row + 1], np.uint64), times[now], x[now])
-        y, state = network.step(learner.weights, x[now], ahead[now], state, tape)
-        yield y.reshape(spec.horizon, len(spec.targets))
+    every = [plan.alone(series) for series in plan.entities]
+    ahead = [calendar.inputs(each.times, spec.interval) for each in every]
+    state = [np.zeros((1, network.state_size), np.float32) for _ in every]
+    tape = network.tape(1, 1)
+    for n, row in in_time_order(every):
+        x, now = every[n].series.x, slice(row, row + 1)
+        learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], x[now])
+        y, state[n] = network.step(learner.weights, x[now], ahead[n][now], state[n], tape)
+        yield n, row, y.reshape(spec.horizon, len(spec.targets))
+
+
+def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
+    """(series, row) of every row to replay, by time; at one time, and without times, the series in turn."""
+    if len(plans) == 1:
+        yield from ((0, row) for row in range(plans[0].rows))
+        return
+    series = np.concatenate([np.full(plan.rows, n) for n, plan in enumerate(plans)])
+    rows = np.concatenate([np.arange(plan.rows) for plan in plans])
+    untimed = plans[0].series.time is None
+    times = rows if untimed else np.concatenate([plan.times[: plan.rows] for plan in plans])
+    for place in np.lexsort((series, times)):
+        yield int(series[place]), int(rows[place])
 
 
 def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:

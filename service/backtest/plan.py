@@ -13,19 +13,32 @@ import numpy.typing as npt
 
 from model.spec import ModelSpec, SpecError
 from service.backtest.scoring import Scorer
-from service.backtest.series import Series, read_series
+from service.backtest.series import Series, every_series
 from service.cli.files import load_weights
 from service.errors import Invalid
+from service.tables.names import listed
+from service.tables.options import DEFAULT, Options
+from service.tables.order import Gaps, find_gaps
+from service.tables.reading import read
+from service.tables.recording import Recording
+from service.tables.timing import is_timelike
 
 ALL = "all"
+MOST_DESCRIBED = 20  # entities whose constant columns are named
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One replay of a recorded series. None among the rows stands for the scorer's default."""
+    """One replay of a recorded series, or of those of a file's entities side by side: each is a stream of the model.
 
-    series: Series
+    None among the rows stands for the scorer's default; rows are counted for each series by itself. how: how the file
+    was read, in one line.
+    """
+
+    series: Series  # the first
     spec: ModelSpec
+    others: tuple[Series, ...] = ()
+    how: str = ""
     train_rows: int | None = None
     score_from: int | None = None
     score_to: int | None = None
@@ -42,22 +55,63 @@ class Plan:
         """Rows to replay: what lies behind the last scored row changes nothing that is reported."""
         return len(self.series.x) if self.score_to is None else self.score_to
 
+    @property
+    def entities(self) -> tuple[Series, ...]:
+        """Every series."""
+        return (self.series, *self.others)
+
+    def scorers(self) -> list[Scorer]:
+        """A fresh scorer for each series, in units of its own."""
+        return [self.alone(series).scorer() for series in self.entities]
+
+    @property
+    def all_rows(self) -> int:
+        """Rows to replay of all series together."""
+        return sum(self.alone(series).rows for series in self.entities)
+
+    def alone(self, series: Series) -> Plan:
+        """The plan of one series by itself."""
+        return replace(self, series=series, others=())
+
     def describe(self) -> str:
         """What the file was taken to be, and what in it deserves a second look, in a line each."""
         names, spec = self.series.names, self.spec
         time = f"a row every {spec.interval:g} s" if spec.interval else "no event times, so no calendar"
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        lines = [
-            f"{len(self.series.x):,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}"
-        ]
+        rows = sum(len(series.x) for series in self.entities)
+        lines = [self.how] if self.how else []
+        lines.append(f"{rows:,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}")
         lines += [
             f"{n} is forecast like any column: if it is the time, say --time {n}" for n in names if is_timelike(n)
         ]
-        gaps = int(np.isnan(self.series.x).sum())
-        lines += [f"{gaps:,} values are missing: held, never learned from, not scored"] if gaps else []
-        constant = [names[spec.target_index[c]] for c in self.scorer().constant]
-        lines += [f"{n} is constant over the train rows: its errors are in units of all rows" for n in constant]
+        missing = sum(int(np.isnan(series.x).sum()) for series in self.entities)
+        lines += [f"{missing:,} values are missing: held, never learned from, not scored"] if missing else []
+        lines += [note for note in [self._gaps()] if note]
+        for series in self.entities[:MOST_DESCRIBED]:
+            of = f" of {series.entity}" if series.entity else ""
+            constant = [names[spec.target_index[c]] for c in self.alone(series).scorer().constant]
+            lines += [f"{n}{of} is constant over the train rows: its errors are in units of all rows" for n in constant]
         return "\n".join(lines)
+
+    def _gaps(self) -> str:
+        """Where rows are missing in time, and what becomes of the labels there; empty if nowhere."""
+        max_gap, interval = self.spec.max_gap, self.series.interval
+        found: list[tuple[Gaps, Series]] = []
+        for series in self.entities:
+            gaps = None if series.time is None else find_gaps(series.time, interval)
+            found += [] if gaps is None else [(gaps, series)]
+        if not found:
+            return ""
+        kept = f"labels across them count: --set max_gap={2 * interval:.10g} would void them"
+        if max_gap:
+            voided = sum(int((np.diff(series.time) > max_gap).sum()) for _, series in found if series.time is not None)
+            kept = f"max_gap = {max_gap:.10g} voids the labels across {voided:,} of them"
+        worst, series = max(found, key=lambda pair: pair[0].longest)
+        of = f" of {series.entity}" if series.entity else ""
+        return (
+            f"{sum(gaps.count for gaps, _ in found):,} gaps in time, the longest {worst.longest:.10g} s before row "
+            f"{worst.row}{of}, where a row comes every {interval:.10g} s; {kept}"
+        )
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -65,15 +119,10 @@ class Plan:
         return np.full(len(self.series.x), np.nan) if self.series.time is None else self.series.time
 
 
-def is_timelike(name: str) -> bool:
-    """Whether a column's name says that it holds the time."""
-    return name.strip().lower() in {"time", "timestamp", "date", "datetime", "ts", "epoch"}
-
-
 def make_plan(
     file: Path,
     *,
-    time_column: str | None = None,
+    options: Options = DEFAULT,
     columns: str = ALL,
     model: Mapping[str, Any] | None = None,
     rows: int | None = None,
@@ -82,37 +131,54 @@ def make_plan(
     score_to: int | None = None,
     weights: Path | None = None,
 ) -> Plan:
-    """Read the series and settle everything that a replay needs to know.
+    """Read the file and settle everything that a replay needs to know.
 
-    columns: "a,b,…" or "all". model: keys of ModelSpec; channels are the columns, the interval that of the file, unless
-    they are given. rows: only the first so many. weights: a file, or a folder with one.
-    Raises Invalid, SpecError or OSError: nothing is found out later.
+    options: how to read it. columns: a list of names, or "all". model: keys of ModelSpec; channels are the columns, the
+    interval that of the file, unless they are given. rows: only the first of each series. weights: a file, or a folder
+    with one. Raises Invalid, SpecError or OSError: nothing is found out later.
     """
-    keys = dict(model or {})
-    holds = keys.get("missing") == "hold"
-    series = read_series(file, time_column, chosen_columns(columns, keys.get("channels")), holds)
+    asked = {"train_rows": train_rows, "score_from": score_from, "score_to": score_to}
+    return plan_of(read(file, options), columns, dict(model or {}), rows, weights, **asked)
+
+
+def plan_of(
+    recording: Recording,
+    columns: str,
+    keys: dict[str, Any],
+    rows: int | None = None,
+    weights: Path | None = None,
+    **asked: int | None,
+) -> Plan:
+    """The plan of a file that was read. keys: changed; the rest as of `make_plan`."""
+    every = every_series(recording, chosen_columns(columns, keys.get("channels")), keys.get("missing") == "hold")
     if rows is not None:
-        if not 2 <= rows <= len(series.x):
-            raise Invalid("rows", rows, f"the series has {len(series.x)} rows: give 2 to {len(series.x)}")
-        time = None if series.time is None else series.time[:rows]
-        series = replace(series, x=series.x[:rows], time=time)
+        shortest = min(len(series.x) for series in every)
+        if not 2 <= rows <= shortest:
+            raise Invalid("rows", rows, f"the series has {shortest} rows: give 2 to {shortest}")
+        every = [series.head(rows) for series in every]
+    series = every[0]
     if tuple(keys.setdefault("channels", series.names)) != series.names:
-        raise SpecError("channels", keys["channels"], f"the columns are {', '.join(series.names)}: leave channels out")
+        raise SpecError("channels", keys["channels"], f"the columns are {listed(series.names)}: leave channels out")
     spec = ModelSpec.from_mapping({"interval": series.interval, **keys})
     if spec.interval > 0 and series.time is None:
         raise SpecError("interval", spec.interval, "the calendar needs event times: name the column with --time")
     given = None if weights is None else load_weights(weights, spec)
-    plan = Plan(
-        series=series, spec=spec, train_rows=train_rows, score_from=score_from, score_to=score_to, weights=given
-    )
-    plan.scorer()
+    how = recording.describe()
+    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=given, how=how, **asked)
+    for one in every:
+        try:
+            plan.alone(one).scorer()
+        except Invalid as error:
+            if one.entity:
+                raise Invalid(f"{error.field} of {one.entity}", error.value, error.remedy) from None
+            raise
     return plan
 
 
-def chosen_columns(columns: str, channels: Any) -> Sequence[str] | None:
-    """The value columns to read: those named, else the model file's channels, else None for all."""
+def chosen_columns(columns: str, channels: Any) -> str | Sequence[str] | None:
+    """The value columns to read: those of the list, else the model file's channels, else None for all."""
     if columns != ALL:
-        return [name.strip() for name in columns.split(",")]
+        return columns
     return channels if isinstance(channels, list) and all(isinstance(name, str) for name in channels) else None
 
 

@@ -25,9 +25,16 @@ class Errors:
     mae: float
 
     @classmethod
-    def of(cls, scorer: Scorer) -> Errors:
-        """A scorer's errors so far."""
-        return cls(scorer.mse, scorer.mae)
+    def of(cls, *scorers: Scorer) -> Errors:
+        """The errors so far of one scorer, or of several: the mean over all that they scored."""
+        if len(scorers) == 1:
+            return cls(scorers[0].mse, scorers[0].mae)
+        counted = [scorer for scorer in scorers if scorer.pairs]
+        pairs = sum(scorer.pairs for scorer in counted) or math.nan
+        return cls(
+            sum(scorer.mse * scorer.pairs for scorer in counted) / pairs,
+            sum(scorer.mae * scorer.pairs for scorer in counted) / pairs,
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -84,6 +84,11 @@ class Scorer:
         self._scored[rows] |= known.any(axis=1)
 
     @property
+    def pairs(self) -> int:
+        """Values that were forecast and are known: what the errors are a mean over."""
+        return self._pairs
+
+    @property
     def mse(self) -> float:
         """Mean squared error over scored rows, steps and channels; NaN before the first."""
         return self._squared / self._pairs if self._pairs else math.nan
@@ -102,27 +107,35 @@ class Scorer:
 class ForecastFile:
     """Writes the scored forecasts of one forecaster as CSV, in the file's own units; use it with `with`.
 
+    scorers: one for each series; names: of the targets; entities: of the series, empty for one. Of several, the column
+    `series` comes first.
+
     Horizon 1: `row`, then `truth_c` and `forecast_c` per channel c. Above: one line per origin and step, with
     `origin`, `step` and `row` before them. Rows are counted from 0, without the header.
     """
 
-    def __init__(self, path: str | Path, scorer: Scorer, names: Sequence[str]) -> None:
+    def __init__(
+        self, path: str | Path, scorers: Scorer | Sequence[Scorer], names: Sequence[str], entities: Sequence[str] = ()
+    ) -> None:
+        self._scorers = [scorers] if isinstance(scorers, Scorer) else list(scorers)
+        self._entities = list(entities)
+        scorer = self._scorers[0]
         if len(names) != len(scorer.targets):
             raise ValueError(f"need one name per target, {len(scorer.targets)}, got {len(names)}")
-        self._scorer = scorer
         self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 — closed by __exit__
         self._writer = csv.writer(self._file, lineterminator="\n")
-        place = ("row",) if scorer.horizon == 1 else ("origin", "step", "row")
+        place: tuple[str, ...] = ("row",) if scorer.horizon == 1 else ("origin", "step", "row")
+        place = ("series", *place) if entities else place
         self._writer.writerow([*place, *(f"{kind}_{name}" for name in names for kind in ("truth", "forecast"))])
 
-    def add(self, origin_row: int, forecast: Array) -> None:
+    def add(self, origin_row: int, forecast: Array, series: int = 0) -> None:
         """Write the scored part of the forecasts made at one row. forecast: (horizon, targets), raw units."""
-        for step in self._scorer.steps(origin_row):
+        scorer = self._scorers[series]
+        for step in scorer.steps(origin_row):
             row = origin_row + step
-            place = (row,) if self._scorer.horizon == 1 else (origin_row, step, row)
-            pairs = np.stack(
-                [self._scorer.truth[row], forecast[step - 1]], axis=1, dtype=np.float32, casting="same_kind"
-            )
+            place: tuple[object, ...] = (row,) if scorer.horizon == 1 else (origin_row, step, row)
+            place = (self._entities[series], *place) if self._entities else place
+            pairs = np.stack([scorer.truth[row], forecast[step - 1]], axis=1, dtype=np.float32, casting="same_kind")
             self._writer.writerow([*place, *map(str, pairs.ravel())])  # the shortest text that reads back as the same
 
     def __enter__(self) -> ForecastFile:

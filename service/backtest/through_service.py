@@ -7,8 +7,9 @@ import contextlib
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -35,6 +36,7 @@ class Stalled(RuntimeError):
 
 
 Take = Callable[[int, npt.NDArray[np.float32]], None]  # (origin row, forecast [horizon, targets])
+TakeEach = Callable[[int, int, npt.NDArray[np.float32]], None]  # (series, origin row, forecast)
 Result = TypeVar("Result")
 
 
@@ -67,10 +69,18 @@ class Observed:
 
 
 async def replay(target: Remote, model: str, stream_id: str, plan: Plan, max_staleness: int, take: Take) -> Observed:
-    """Create the model, send the plan's rows as one stream's ticks, and pass each forecast to `take`.
+    """Create the model, send the plan's one series as a stream's ticks, and pass each forecast to `take`."""
+    return await replay_all(target, model, [stream_id], plan, max_staleness, lambda _, row, y: take(row, y))
 
-    A tick is sent only once labels up to `max_staleness` before it are judged. On return every tick
-    is on the server's disk, and judged. Raises FreshetError; Stalled for waits longer than STALL_S and SETTLE_S.
+
+async def replay_all(
+    target: Remote, model: str, stream_ids: Sequence[str], plan: Plan, max_staleness: int, take: TakeEach
+) -> Observed:
+    """Create the model, send each series of the plan as a stream's ticks, side by side; pass forecasts to `take`.
+
+    stream_ids: one for each series. A tick is sent only once labels up to `max_staleness` before it are judged.
+    On return every tick is on the server's disk, and judged. Raises FreshetError; Stalled for waits longer than
+    STALL_S and SETTLE_S.
     """
     spec, seen = plan.spec, Observed()
     async with target.connect() as client:
@@ -78,17 +88,46 @@ async def replay(target: Remote, model: str, stream_id: str, plan: Plan, max_sta
         await client.create_model(model, spec.channels, weights=plan.weights or b"", **keys)
         watching = asyncio.create_task(_watch(client, model, seen))
         try:
-            async with client.stream(model, stream_id, IN_FLIGHT) as stream:
-                started = time.perf_counter()
-                seen.published.add(stream.welcome.version)
-                await _send(stream, plan, max_staleness if spec.learn else None, take, seen)
-                seen.wall_s = time.perf_counter() - started
-                await _settle(stream, plan.rows)
-                seen.reconnects = stream.reconnects
+            started = time.perf_counter()
+            streams = [
+                _stream(client, model, id, plan.alone(series), max_staleness, partial(take, n), seen, started)
+                for n, (id, series) in enumerate(zip(stream_ids, plan.entities, strict=True))
+            ]
+            await _together(streams)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     return seen
+
+
+async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
+    """Run all side by side; the first that fails ends the others, and its error is raised."""
+    tasks = [asyncio.create_task(one) for one in work]
+    try:
+        await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _stream(
+    client: freshet.Client,
+    model: str,
+    id: str,
+    plan: Plan,
+    max_staleness: int,
+    take: Take,
+    seen: Observed,
+    started: float,
+) -> None:
+    """Send the plan's one series. started: when the replay was, performance counter."""
+    async with client.stream(model, id, IN_FLIGHT) as stream:
+        seen.published.add(stream.welcome.version)
+        await _send(stream, plan, max_staleness if plan.spec.learn else None, take, seen)
+        seen.wall_s = max(seen.wall_s, time.perf_counter() - started)
+        await _settle(stream, plan.rows)
+        seen.reconnects += stream.reconnects
 
 
 async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed) -> None:
@@ -130,19 +169,20 @@ async def _watch(client: freshet.Client, model: str, seen: Observed) -> None:
             seen.vetoes += 1
 
 
-async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: Take) -> tuple[Observed, Scraped]:
+async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: TakeEach) -> tuple[Observed, Scraped]:
     """Replay through a running server, or through one of its own that lives as long as the replay.
 
     The model is new and has a name of its own: on a running server it stays behind. A server that is not ours does not
     tell where its /metrics are, so nothing is scraped. Raises what `replay` raises, and ServerFailed.
     """
     model = f"backtest-{uuid.uuid4().hex[:12]}"
+    ids = [series.entity or "replay" for series in plan.entities]
     if remote is not None:
-        return await replay(remote, model, "replay", plan, max_staleness, take), Scraped()
+        return await replay_all(remote, model, ids, plan, max_staleness, take), Scraped()
     # Else the throttle would wait for the timer, publish_s, after every few ticks.
     publish_labels = min(max_staleness, ServeConfig.model_fields["publish_labels"].default)
     async with own_server(publish_labels=publish_labels) as server:
-        replaying = replay(Remote(server.grpc), model, "replay", plan, max_staleness, take)
+        replaying = replay_all(Remote(server.grpc), model, ids, plan, max_staleness, take)
         observed = await beside(must_live(server), replaying)
         return observed, await scrape(server.http, model)
 

@@ -75,7 +75,7 @@ async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving
 
         observed = await replay(Remote(server.grpc), MODEL, STREAM, plan, STALENESS, take)
     scraped = await scrape(server.http, MODEL)
-    report = await asyncio.to_thread(service_report, plan, scorer, observed, scraped)
+    report = await asyncio.to_thread(service_report, plan, [scorer], observed, scraped)
     print()
     code = finish(report, json, STALENESS)
     if observed.reconnects:

@@ -23,6 +23,7 @@ from service.cli.health import health
 from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.quarantine import quarantine
+from service.cli.reading import reading
 from service.cli.replay import replay
 from service.cli.token import token
 from service.cli.top import top
@@ -189,10 +190,12 @@ app.add_typer(token)
 
 @app.command()
 @asking
+@reading
 def backtest(
     file: Annotated[Path, typer.Argument(help="The recorded series.", metavar="FILE.csv")],
-    time: Annotated[str | None, typer.Option(help="Column of event times [default: found by itself].")] = None,
-    columns: Annotated[str, typer.Option(help="Columns to forecast: a,b,… or all.")] = "all",
+    columns: Annotated[str, typer.Option(help="Columns to forecast, a line of CSV: a,b,… or all.")] = "all",
+    options: Any = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first rows, of each series.", metavar="N")] = None,
     horizon: Annotated[int | None, typer.Option(help="Forecast 1..H rows ahead [default: 1].", metavar="H")] = None,
     config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of the first weights [default: 0].", metavar="S")] = None,
@@ -236,8 +239,9 @@ def backtest(
         beside = keys_beside(weights) if config is None else {}
         plan = make_plan(
             file,
-            time_column=time,
+            options=options(),
             columns=columns,
+            rows=rows,
             model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed),
             weights=weights,
             train_rows=train_rows,

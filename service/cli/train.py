@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from service.cli.reading import reading
 from service.cli.verbs import SPEC_KEYS, asking, guarded, one_blas_thread
 from service.remote import Remote
 
@@ -20,6 +21,7 @@ class Mode(StrEnum):
 
 
 @asking
+@reading
 def train(
     file: Annotated[Path, typer.Argument(help="The recorded history.", metavar="HISTORY.csv")],
     config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
@@ -27,13 +29,17 @@ def train(
         list[str] | None,
         typer.Option("--set", help=f"A key of the model's spec; repeatable. Keys: {SPEC_KEYS}.", metavar="KEY=VALUE"),
     ] = None,
-    time: Annotated[str | None, typer.Option(help="Column of event times [default: found by itself].")] = None,
-    columns: Annotated[str, typer.Option(help="Channels: a,b,… or all.")] = "all",
+    columns: Annotated[str, typer.Option(help="Channels, a line of CSV: a,b,… or all.")] = "all",
+    options: Any = None,
     labels: Annotated[
         str | None,
         typer.Option(help="Columns of the labels, or of the class, for --set task=regress or classify."),
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Only the first so many rows.", metavar="N")] = None,
+    horizon: Annotated[int | None, typer.Option(help="Forecast 1..H rows ahead [default: 1].", metavar="H")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Begin with these: a file, or a folder of `freshet train`.", metavar="DIR")
+    ] = None,
+    rows: Annotated[int | None, typer.Option(help="Only the first rows, of each series.", metavar="N")] = None,
     seed: Annotated[int | None, typer.Option(help="Seed of first weights and order [default: 0].", metavar="S")] = None,
     mode: Annotated[
         Mode, typer.Option(help="Gradient cut after every window, or through whole segments.")
@@ -64,6 +70,7 @@ def train(
     one_blas_thread()
     from service.backtest.command import check_outputs
     from service.backtest.plan import model_keys
+    from service.cli.files import keys_beside
     from service.errors import Invalid
     from service.offline.command import Target, run
     from service.offline.plan import make_offline_plan
@@ -73,11 +80,13 @@ def train(
         if (server is None) != (create is None):
             given, value, other = ("create", create, "url") if server is None else ("url", server.url, "create")
             raise Invalid(given, value, f"goes with --{other}")
+        beside = keys_beside(weights) if config is None else {}
         plan = make_offline_plan(
             file,
-            time_column=time,
+            options=options(),
             columns=columns,
-            model=model_keys(config, settings or (), seed=seed),
+            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed),
+            weights=weights,
             labels=labels,
             rows=rows,
             mode=mode.value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,15 +12,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.network import Network
-from model.offline import OfflineSettings
+from model.offline import ROWS, SEGMENT_WINDOWS, OfflineSettings
 from model.recorded import future
 from model.spec import ModelSpec, SpecError
-from service.backtest.plan import ALL, Plan, make_plan
+from service.backtest.plan import ALL, Plan, plan_of
 from service.backtest.scoring import check_between
-from service.backtest.series import read_table
 from service.errors import Invalid
 from service.limits import MAX_LABELS, MAX_UNROLLED, check_size
 from service.offline.labels import LABELLED, check_labels, read_labels, settle_keys
+from service.tables.options import DEFAULT, Options
+from service.tables.reading import read
 
 Mode = Literal["truncated", "whole"]
 
@@ -30,20 +31,20 @@ EPOCHS, PATIENCE, HELD_OUT = 100, 10, 0.2
 RATE_FACTOR = 4.0
 MOST_COUNTED = 1_000_000  # epochs, patience
 MAX_HISTORY_BYTES = 2 << 30  # of features, labels, masks and scales, all in memory
-GAP_INTERVALS = 1.5  # a longer step of event time is told: the rows between are missing
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflinePlan:
-    """One training. plan: series and spec; learning_rate: of this training, the spec keeps its own."""
+    """One training. plan: the series and their spec; learning_rate: of this training, the spec keeps its own."""
 
     plan: Plan
-    labels: NDArray[np.float32] | None  # [N, O], NaN where there is none; None: task forecast reads them off the series
+    # [N, O] of each series, NaN where there is none; None: task forecast reads them off the series
+    labels: tuple[NDArray[np.float32], ...] | None
     file: Path
     digest: str  # sha256 of the file, hex
     mode: Mode
     settings: OfflineSettings
-    train_ticks: int
+    cuts: tuple[int, ...]  # of each series, how many ticks are learned from
     learning_rate: float
 
     @property
@@ -53,12 +54,17 @@ class OfflinePlan:
 
     @property
     def rows(self) -> int:
-        """Rows of the history."""
-        return len(self.plan.series.x)
+        """Rows of the history, all series together."""
+        return sum(len(series.x) for series in self.plan.entities)
+
+    @property
+    def train_ticks(self) -> int:
+        """Rows that are learned from."""
+        return sum(self.cuts)
 
     @property
     def held_out(self) -> int:
-        """Rows at its end that are not learned from."""
+        """Rows at the end of each series that are not learned from."""
         return self.rows - self.train_ticks
 
     def network(self) -> Network:
@@ -68,7 +74,7 @@ class OfflinePlan:
     def describe(self) -> str:
         """What the file was taken to be, what in it deserves a second look, and how it is gone through."""
         s, lines = self.settings, [self.plan.describe()]
-        lines += [note for note in (self._gaps(), self._labels()) if note]
+        lines += [note for note in (self._labels(),) if note]
         how = f"chunks of {s.chunk} rows" if s.chunk else "whole segments"
         lines.append(
             f"{self.train_ticks:,} rows to learn from in {s.segments} segments, {s.rows} side by side, {how}; "
@@ -80,40 +86,24 @@ class OfflinePlan:
         """How many rows have a label, and of classes how many each; empty for task forecast."""
         if self.labels is None:
             return ""
-        known = ~np.isnan(self.labels)
+        labels = np.concatenate(self.labels)
+        known = ~np.isnan(labels)
         if not self.spec.classes:
             each = zip(self.spec.targets, known.sum(axis=0), strict=True)
             return "labels: " + ", ".join(f"{n:,} of {name}" for name, n in each)
-        each = zip(self.spec.classes, np.nansum(self.labels, axis=0).astype(int), strict=True)
+        each = zip(self.spec.classes, np.nansum(labels, axis=0).astype(int), strict=True)
         return f"labels: {int(known[:, 0].sum()):,}, of these " + ", ".join(f"{n:,} {name}" for name, n in each)
-
-    def _gaps(self) -> str:
-        """Where rows are missing in time, and what becomes of the labels there; empty if nowhere."""
-        time, max_gap = self.plan.series.time, self.spec.max_gap
-        if time is None:
-            return ""
-        steps = np.diff(time)
-        longer = np.flatnonzero(steps > GAP_INTERVALS * self.plan.series.interval)
-        if not len(longer):
-            return ""
-        worst, interval = int(longer[np.argmax(steps[longer])]), self.plan.series.interval
-        kept = f"labels across them count: --set max_gap={2 * interval:.10g} would void them"
-        if max_gap:
-            kept = f"max_gap = {max_gap:.10g} voids the labels across {int((steps > max_gap).sum()):,} of them"
-        return (
-            f"{len(longer):,} gaps in time, the longest {steps[worst]:.10g} s before row {worst + 1}, "
-            f"where a row comes every {interval:.10g} s; {kept}"
-        )
 
 
 def make_offline_plan(
     file: Path,
     *,
-    time_column: str | None = None,
+    options: Options = DEFAULT,
     columns: str = ALL,
     model: Mapping[str, Any] | None = None,
     labels: str | None = None,
     rows: int | None = None,
+    weights: Path | None = None,
     mode: Mode = "truncated",
     segments: int | None = None,
     epochs: int = EPOCHS,
@@ -123,51 +113,76 @@ def make_offline_plan(
 ) -> OfflinePlan:
     """Read the history and settle everything. model: keys of ModelSpec, as for `make_plan`; rows: only the first.
 
-    labels: columns of the labels, "a,b,…"; of the class, for task classify. segments: pieces of a whole-sequence
+    options: how to read it. labels: columns of the labels, a list; of the class, for task classify. weights: a file, or
+    a folder with one, that the training begins with. segments: pieces of a whole-sequence
     training, side by side (default 1). Raises Invalid, SpecError or OSError, naming what it is about: nothing is found
     out later.
     """
     check_settings(epochs, patience, held_out, mode, segments)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()
-    plan, known = read_history(file, time_column, columns, model or {}, labels, rows)
-    spec, count = plan.spec, len(plan.series.x)
+    plan, known = read_history(file, options, columns, model or {}, labels, rows, weights)
+    spec, every = plan.spec, plan.entities
     if not spec.learn:
         raise SpecError("learn", spec.learn, "a model that never learns cannot be trained: leave it out")
     check_size(spec)
-    train_ticks = count - round(held_out * count)
-    check_rows(spec, count, train_ticks)
+    cuts = [len(series.x) - round(held_out * len(series.x)) for series in every]
+    for series, cut in zip(every, cuts, strict=True):
+        check_rows(spec, len(series.x), cut, series.entity)
+    check_memory(spec, sum(len(series.x) for series in every))
     if known is not None:
-        check_labels(known, train_ticks, "fill some in")
+        check_labels(known, cuts, "fill some in")
     else:
-        values = plan.series.x[:, spec.target_index]
-        remedy = "each later value is missing, or behind a gap longer than max_gap"
-        check_labels(future(values, plan.times, spec.max_gap, spec.horizon)[0], train_ticks, remedy)
-    if mode == "whole":
-        settings = OfflineSettings.whole(epochs, patience, segments or 1)
-        check_whole(spec, train_ticks, settings.segments)
-    else:
-        settings = OfflineSettings.truncated(epochs, patience, train_ticks, spec.window)
+        values = (plan.alone(series) for series in every)
+        made = [future(p.series.x[:, spec.target_index], p.times, spec.max_gap, spec.horizon)[0] for p in values]
+        check_labels(made, cuts, "each later value is missing, or behind a gap longer than max_gap")
     return OfflinePlan(
-        plan=plan, labels=known, file=file, digest=digest, mode=mode, settings=settings, train_ticks=train_ticks,
+        plan=plan, labels=None if known is None else tuple(known), file=file, digest=digest, mode=mode,
+        settings=settings_of(spec, mode, epochs, patience, segments, cuts), cuts=tuple(cuts),
         learning_rate=checked_rate(learning_rate, spec),
     )  # fmt: skip
 
 
+def settings_of(
+    spec: ModelSpec, mode: Mode, epochs: int, patience: int, segments: int | None, cuts: Sequence[int]
+) -> OfflineSettings:
+    """How to go through series of which so many ticks are learned from. Raises Invalid."""
+    total, many = sum(cuts), len(cuts) > 1
+    if mode == "whole":
+        if many and segments is not None:
+            raise Invalid("segments", segments, "goes with one series: with --id each is a segment of its own")
+        settings = OfflineSettings.whole(epochs, patience, len(cuts) if many else segments or 1)
+        check_whole(spec, len(cuts) * min(cuts) if many else total, settings.segments)
+        return settings
+    settings = OfflineSettings.truncated(epochs, patience, total, spec.window)
+    if not many:
+        return settings
+    # Segments as long as usual, or as the shortest series, so that each series has at least one.
+    length = min(SEGMENT_WINDOWS * spec.window, min(cuts))
+    count = sum(cut // length for cut in cuts)
+    return replace(settings, rows=min(ROWS, count), segments=count - count % min(ROWS, count))
+
+
 def read_history(
-    file: Path, time_column: str | None, columns: str, model: Mapping[str, Any], labels: str | None, rows: int | None
-) -> tuple[Plan, NDArray[np.float32] | None]:
-    """The series with its spec, and the labels beside it, None for task forecast. Raises as `make_offline_plan`."""
+    file: Path,
+    options: Options,
+    columns: str,
+    model: Mapping[str, Any],
+    labels: str | None,
+    rows: int | None,
+    weights: Path | None = None,
+) -> tuple[Plan, list[NDArray[np.float32]] | None]:
+    """The series with their spec, and the labels beside each, None for task forecast. Raises as `make_offline_plan`."""
     keys = dict(model)
     if keys.get("task") not in LABELLED:
         if labels is not None:
             raise Invalid("labels", labels, "goes with --set task=regress or task=classify: a forecast needs none")
-        return make_plan(file, time_column=time_column, columns=columns, model=keys, rows=rows), None
-    table = read_table(file)
-    time_column = time_column or table.find_time_column()
-    names = settle_keys(keys, labels, columns, table, time_column)
-    plan = make_plan(file, time_column=time_column, columns=columns, model=keys, rows=rows)
-    return plan, read_labels(table, names, plan.spec)[: len(plan.series.x)]
+        return plan_of(read(file, options), columns, keys, rows, weights), None
+    recording = read(file, options)
+    names = settle_keys(keys, labels, columns, recording)
+    plan = plan_of(recording, columns, keys, rows, weights)
+    found = read_labels(recording, names, plan.spec)
+    return plan, [each[: len(series.x)] for each, series in zip(found, plan.entities, strict=True)]
 
 
 def check_settings(epochs: int, patience: int, held_out: float, mode: Mode, segments: int | None) -> None:
@@ -190,8 +205,8 @@ def checked_rate(given: float | None, spec: ModelSpec) -> float:
     return given
 
 
-def check_rows(spec: ModelSpec, count: int, train_ticks: int) -> None:
-    """Refuse a history too short to learn from and to judge by, or too long for the memory. Raises Invalid."""
+def check_rows(spec: ModelSpec, count: int, train_ticks: int, entity: str = "") -> None:
+    """Refuse a series too short to learn from and to judge by. Raises Invalid."""
     least = spec.window + spec.horizon
     held = count - train_ticks
     if train_ticks < least or 0 < held <= spec.horizon:
@@ -199,7 +214,11 @@ def check_rows(spec: ModelSpec, count: int, train_ticks: int) -> None:
             f"{train_ticks} to learn from and {held} held out; window {spec.window} with horizon {spec.horizon} needs "
             f"{least} and, unless held_out is 0, {spec.horizon + 1}: more rows, or a smaller window"
         )
-        raise Invalid("rows", count, remedy)
+        raise Invalid(f"rows of {entity}" if entity else "rows", count, remedy)
+
+
+def check_memory(spec: ModelSpec, count: int) -> None:
+    """Refuse a history too long for the memory. Raises Invalid."""
     size = 4 * count * (Network(spec).features + 7 * spec.outputs)
     if size > MAX_HISTORY_BYTES:
         remedy = f"features and labels would take {size} bytes, at most {MAX_HISTORY_BYTES}: fewer --rows, or targets"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,11 @@ import numpy as np
 from model.cell import Array
 from model.network import Network
 from model.offline import Best, Diverged, Epoch, OfflineTraining, loss_of
-from model.recorded import Recorded, prepare
+from model.recorded import Recorded, Span, prepare, side_by_side
 from model.references import references
 from service.backtest import core
 from service.backtest.progress import progress
+from service.export import read_weights
 from service.offline.plan import OfflinePlan
 from service.offline.shown import shown_epochs
 
@@ -64,10 +66,11 @@ def train(plan: OfflinePlan) -> Trained:
     Raises KeyboardInterrupt before the first epoch is done: there is nothing to keep then. Likewise Diverged.
     """
     network = plan.network()
-    series = plan.plan.series
-    recorded = prepare(network, series.x, plan.plan.times, plan.labels)
-    training = OfflineTraining(network, recorded, plan.train_ticks, plan.settings)
-    baselines = baseline_losses(plan, network, training.recorded)
+    recorded, spans = side_by_side(each_recorded(plan, network), plan.cuts)
+    given = plan.plan.weights
+    first = None if given is None else read_weights(network, given)
+    training = OfflineTraining(network, recorded, plan.train_ticks, plan.settings, spans, first)
+    baselines = baseline_losses(plan, network, training.recorded, spans)
     trained = Trained(plan, baselines, recorded.voided, training.best)
     started = time.perf_counter()
     # What overflows ends the training with a message of its own.
@@ -90,26 +93,38 @@ def train(plan: OfflinePlan) -> Trained:
     return trained
 
 
-def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded) -> dict[str, float]:
+def each_recorded(plan: OfflinePlan, network: Network) -> list[Recorded]:
+    """Every series as the network sees it."""
+    labels = plan.labels or [None] * len(plan.plan.entities)
+    alone = (plan.plan.alone(series) for series in plan.plan.entities)
+    return [prepare(network, p.series.x, p.times, own) for p, own in zip(alone, labels, strict=True)]
+
+
+def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded, spans: Sequence[Span]) -> dict[str, float]:
     """Held-out loss by name of what needs no recurrence, in the network's units. recorded: settled."""
-    made = _replayed(plan, recorded) if plan.labels is None else references(network, recorded, plan.train_ticks)
+    replayed = plan.labels is None
+    made = _replayed(plan, recorded, spans) if replayed else references(network, recorded, plan.train_ticks)
     return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
 
 
-def _replayed(plan: OfflinePlan, recorded: Recorded) -> dict[str, Array]:
+def _replayed(plan: OfflinePlan, recorded: Recorded, spans: Sequence[Span]) -> dict[str, Array]:
     """Scaled forecasts of the held-out rows by the backtest's baselines, which go on learning from them."""
-    running = {name: core.baseline_forecasts(b, plan.plan) for name, b in core.baselines(plan.plan).items()}
-    made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in running}
+    made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in core.baselines(plan.plan)}
     if not plan.held_out:
         return made
     unit = np.where(recorded.scale > 0, recorded.scale, np.float32(1))
     with progress("baselines", plan.rows) as shown:
-        for row in range(plan.rows):
-            for name, forecasts in running.items():
-                change = next(forecasts) - recorded.last[row]
-                if row >= plan.train_ticks:
-                    made[name][row - plan.train_ticks] = (change / unit[row]).ravel()
-            shown.advance()
+        for series, span in zip(plan.plan.entities, spans, strict=True):
+            alone = plan.plan.alone(series)
+            running = {name: core.baseline_forecasts(b, alone) for name, b in core.baselines(alone).items()}
+            for row in range(len(series.x)):
+                cut = span.cut - span.begin
+                place = span.begin + row if row < cut else span.held + row - cut
+                for name, forecasts in running.items():
+                    change = next(forecasts) - recorded.last[place]
+                    if row >= cut:
+                        made[name][place - plan.train_ticks] = (change / unit[place]).ravel()
+                shown.advance()
     return made
 
 

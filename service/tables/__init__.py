@@ -1,0 +1,1 @@
+"""Reading tables of recorded values: plain functions from bytes to numbers and times, and refusals that name a cell."""
