@@ -11,10 +11,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from service.answers import Answer
+from service.dates import as_date
 from service.errors import Reason, Refusal, shown
 
 MAX_MAGNITUDE = 1e15  # squares of it still fit float32
 MAX_TIME_S = 1e12  # of event time, seconds since 1970
+RESET_FREES = "If that time was wrong, reset the stream: what it remembers and labels still awaited are lost, not what was learned"
 NEVER_MISSING = 'send a finite number, or create the model with missing = "hold"'
 _DOUBLE = Struct("<d")
 
@@ -32,8 +34,12 @@ def check_values(
     needs_time: bool,
     last_time: float,
     holds: bool = False,
+    latest: float = math.inf,
 ) -> Refusal | None:
-    """Why a tick's content cannot be taken, or None. Order is `place`'s affair. holds: NaN is a missing value."""
+    """Why a tick's content cannot be taken, or None. Order is `place`'s affair.
+
+    holds: NaN is a missing value. latest: the last event time that is taken, `latest_time`.
+    """
     if len(x) != channels:
         return Refusal(seq, Reason.SHAPE, "x", f"{len(x)} values", f"send {channels} values, one per channel")
     # One reduction answers for all values in the usual case: the sum of magnitudes is finite and small.
@@ -45,11 +51,40 @@ def check_values(
         remedy = "the model has an interval: send the event time of every tick"
         return Refusal(seq, Reason.TIME, "time", "none, or nan", remedy)
     if math.isinf(time) or abs(time) > MAX_TIME_S:
-        return Refusal(seq, Reason.TIME, "time", shown(time), "send seconds since 1970-01-01 UTC")
+        return Refusal(seq, Reason.TIME, "time", shown(time), f"send seconds since 1970-01-01 UTC{in_seconds(time)}")
+    if time > latest:
+        return Refusal(seq, Reason.TIME, "time", dated(time), too_far_ahead(time, latest))
     if time <= last_time:
-        remedy = f"event time must increase; the tick before has {last_time:.3f}"
-        return Refusal(seq, Reason.TIME, "time", f"{time:.3f}", remedy)
+        remedy = f"event time must increase; the tick before has {dated(last_time)}. {RESET_FREES}"
+        return Refusal(seq, Reason.TIME, "time", dated(time), remedy)
     return None
+
+
+def dated(time: float) -> str:
+    """A time as a date, and as the number that was sent."""
+    return f"{as_date(time)} ({time:.3f})"
+
+
+def latest_time(now: float, max_ahead_s: float) -> float:
+    """The last event time that is taken while the clock says `now`, seconds since 1970: a later one is a clock's fault.
+
+    Taken once, it would refuse every true tick after it.
+    """
+    return now + max_ahead_s
+
+
+def too_far_ahead(time: float, latest: float) -> str:
+    """The remedy for an event time after `latest`."""
+    clock = f"this server takes event times up to {as_date(latest)}, its clock plus max_ahead_s"
+    return f"{clock}: correct the time, or the clock that made it{in_seconds(time)}"
+
+
+def in_seconds(time: float) -> str:
+    """A further remedy where a time would be one of this century in a smaller unit."""
+    for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
+        if 9e8 <= time / factor < 4.2e9:
+            return f"; as {unit} it is {as_date(time / factor)}: divide by {factor:.0e}"
+    return ""
 
 
 def sound_ticks(
@@ -62,6 +97,7 @@ def sound_ticks(
     durable_seq: NDArray[np.uint64],
     max_undurable: int,
     holds: bool = False,
+    latest: float = math.inf,
 ) -> NDArray[np.bool_]:
     """(n,) which ticks are the next of their streams and plainly good: what `place` and `check_values` would pass.
 
@@ -72,7 +108,7 @@ def sound_ticks(
     sound &= np.add.reduce(np.abs(x), axis=1, dtype=np.float64, where=here) <= MAX_MAGNITUDE
     if needs_time:
         sound &= ~np.isnan(time)
-    sound &= ~(np.abs(time) > MAX_TIME_S) & ~(time <= last_time)
+    sound &= ~(np.abs(time) > MAX_TIME_S) & ~(time <= last_time) & ~(time > latest)
     sound &= seq <= durable_seq + np.uint64(max_undurable)
     return sound
 

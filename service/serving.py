@@ -5,6 +5,7 @@ Between validating a tick and having its row written, its record appended and it
 
 from __future__ import annotations
 
+import math
 import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,7 @@ from service import events as ev
 from service.answers import Answer
 from service.batcher import Batcher
 from service.config import ServeConfig
+from service.dates import as_date
 from service.engine import Engine
 from service.errors import Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
 from service.events import Event, Events
@@ -26,7 +28,7 @@ from service.names import ModelKey
 from service.rates import Rate
 from service.records import Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Ticks
 from service.residency import Residency
-from service.sequence import check_values, place, sound_ticks
+from service.sequence import check_values, latest_time, place, sound_ticks, too_far_ahead
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
@@ -216,7 +218,12 @@ class Serving:
     def put_stream(
         self, model: Sessions, id: str, epoch: int, last_seq: int, last_time: float, state: Array
     ) -> Session:
-        """A stream with this state, instead of the one of that id if there is one (it must be in memory then)."""
+        """A stream with this state, instead of the one of that id if there is one (it must be in memory then).
+
+        Raises Invalid for a last time so far ahead of the clock that no tick would be taken after it.
+        """
+        if last_time > (latest := self._latest(last_time)):
+            raise Invalid("stream.last_time", as_date(last_time), too_far_ahead(last_time, latest))
         if id in model.table.by_id:
             epoch = max(epoch, int(model.table.epoch[model.table.by_id[id]]))
             self.delete_stream(model, id)
@@ -348,12 +355,17 @@ class Serving:
             return placed
         spec = model.spec
         refusal = placed or check_values(
-            seq, x, len(spec.channels), time, spec.interval > 0, session.last_time, spec.missing == "hold"
-        )
+            seq, x, len(spec.channels), time, spec.interval > 0, session.last_time, spec.missing == "hold",
+            self._latest(time),
+        )  # fmt: skip
         refusal = refusal or self._overloaded(model, session, seq)
         if refusal:
             self.metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
         return refusal
+
+    def _latest(self, time: float) -> float:
+        """The last event time that is taken; the clock is not asked for a tick without one."""
+        return math.inf if math.isnan(time) else latest_time(self.wall(), self.config.max_ahead_s)
 
     def _overloaded(self, model: Sessions, session: Session, seq: int) -> Refusal | None:
         """Why a sound tick cannot be taken now; None: it is taken, and counts against the rates."""
@@ -425,7 +437,7 @@ class Serving:
         t = model.table
         sound = sound_ticks(
             seq, t.last_seq[rows], time, t.last_time[rows], x, model.spec.interval > 0, t.durable_seq[rows],
-            self.config.max_undurable, model.spec.missing == "hold",
+            self.config.max_undurable, model.spec.missing == "hold", latest_time(self.wall(), self.config.max_ahead_s),
         )  # fmt: skip
         now = self.clock()
         if self._no_room():

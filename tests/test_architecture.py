@@ -20,6 +20,7 @@ FLOORS = {
     "service.answers": 1,
     "service.chart": 1,
     "service.config": 1,
+    "service.dates": 1,
     "service.errors": 1,
     "service.exposition": 1,
     "service.expiry": 1,

@@ -157,8 +157,20 @@ def _check_time(time: Any, seq: int, layout: Layout, after: float | None) -> flo
     if not math.isfinite(value):
         raise TickRefused(seq, "time", str(value), "send a finite time", Reason.TIME)
     if after is not None and value <= after:
-        raise TickRefused(seq, "time", repr(value), f"send a time after {after!r}", Reason.TIME)
+        remedy = (
+            f"send a time after {after!r} ({as_date(after)}); if that was wrong, reset the stream: it forgets its past"
+        )
+        raise TickRefused(seq, "time", f"{value!r} ({as_date(value)})", remedy, Reason.TIME)
     return value
+
+
+def as_date(value: float) -> str:
+    """Seconds since 1970 as a date in UTC; as a number where no calendar reaches."""
+    try:
+        moment = dt.datetime.fromtimestamp(value, dt.UTC)
+    except (OverflowError, ValueError, OSError):
+        return f"{value:g}"
+    return moment.isoformat(timespec="seconds" if moment.microsecond == 0 else "milliseconds").replace("+00:00", "Z")
 
 
 def seconds(time: Any) -> float:

@@ -23,6 +23,7 @@ from service.backtest.plan import Plan
 from service.backtest.scrape import Scraped, scrape
 from service.config import ServeConfig
 from service.remote import Remote
+from service.sequence import MAX_TIME_S
 
 STALENESS = 32  # K, in labels
 # One at a time, as a sensor sends them: with more, the latency of a message would be that of our own queue.
@@ -181,7 +182,8 @@ async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: TakeE
         return await replay_all(remote, model, ids, plan, max_staleness, take), Scraped()
     # Else the throttle would wait for the timer, publish_s, after every few ticks.
     publish_labels = min(max_staleness, ServeConfig.model_fields["publish_labels"].default)
-    async with own_server(publish_labels=publish_labels) as server:
+    # Recorded or made up, the file's times are what they are: this server's clock has no say.
+    async with own_server(publish_labels=publish_labels, max_ahead_s=MAX_TIME_S) as server:
         replaying = replay_all(Remote(server.grpc), model, ids, plan, max_staleness, take)
         observed = await beside(must_live(server), replaying)
         return observed, await scrape(server.http, model)

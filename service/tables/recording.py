@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
 
 import numpy as np
 from numpy.typing import NDArray
 
+from service.dates import as_date
 from service.sequence import MAX_MAGNITUDE
 from service.tables.errors import TableError
 from service.tables.names import chosen, listed, no_such, quoted
@@ -185,12 +185,3 @@ class Recording:
         notes = ["sorted by time"] if sorted_rows else []
         how = "their mean" if self.options.duplicates == "mean" else "the last"
         return [*notes, *([f"{repeated:,} rows of a time that has been: {how} counts"] if repeated else [])]
-
-
-def as_date(seconds: float) -> str:
-    """Seconds since 1970 as a date in UTC; as a number where no calendar reaches."""
-    try:
-        moment = datetime.fromtimestamp(seconds, UTC)
-    except (OverflowError, ValueError, OSError):
-        return f"{seconds:g}"
-    return moment.isoformat(timespec="seconds" if moment.microsecond == 0 else "milliseconds").replace("+00:00", "Z")

@@ -15,7 +15,7 @@ from freshet.engine import MAX_IN_FLIGHT
 from service.answers import KEPT_ANSWERS, Answer
 from service.config import ServeConfig
 from service.errors import Reason, Refusal
-from service.sequence import MAX_MAGNITUDE, check_values, payload_digest, place, sound_ticks
+from service.sequence import MAX_MAGNITUDE, check_values, latest_time, payload_digest, place, sound_ticks
 
 X, TIME = np.array([7.0], np.float32), 5.0
 OTHER = np.array([8.0], np.float32)
@@ -242,11 +242,11 @@ def test_many_ticks_at_once_are_sound_only_where_each_alone_would_be_taken(
         x.astype(np.float32),
     )
 
-    sound = sound_ticks(seq, last, time, last_time, x, needs_time, durable, max_undurable=2, holds=holds)
+    sound = sound_ticks(seq, last, time, last_time, x, needs_time, durable, max_undurable=2, holds=holds, latest=5.5)
 
     for i, (s, la, t, lt, _, d) in enumerate(rows):
         taken = place(s, la, x[i], t, none) is None and s - d <= 2
-        taken &= check_values(s, x[i], 2, t, needs_time, lt, holds) is None
+        taken &= check_values(s, x[i], 2, t, needs_time, lt, holds, 5.5) is None
         # Two values of 1e15 are taken one by one, and looked at one by one: the sum only says "surely good".
         total = np.nansum if holds else np.sum
         assert sound[i] == (taken and total(np.abs(x[i]).astype(np.float64)) <= MAX_MAGNITUDE)
@@ -256,3 +256,38 @@ def test_a_stream_keeps_an_answer_for_every_tick_that_a_client_may_send_again():
     assert ServeConfig(max_undurable=KEPT_ANSWERS).max_undurable >= MAX_IN_FLIGHT
     with pytest.raises(ValueError, match="max_undurable"):
         ServeConfig(max_undurable=KEPT_ANSWERS + 1)
+
+
+# --- clocks
+
+NOW = 1.6e9  # 2020-09-13T12:26:40Z
+
+
+def test_an_event_time_far_ahead_of_the_clock_is_refused_with_both_dates():
+    latest = latest_time(NOW, 86_400.0)
+    assert check_values(1, X, 1, latest, True, math.nan, latest=latest) is None
+
+    refusal = check_values(1, X, 1, 4070908800.0, True, math.nan, latest=latest)
+
+    assert refusal is not None
+    assert (refusal.reason, refusal.field) == (Reason.TIME, "time")
+    assert refusal.value == "2099-01-01T00:00:00Z (4070908800.000)"
+    assert "2020-09-14T12:26:40Z" in refusal.remedy
+    assert "max_ahead_s" in refusal.remedy
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)])
+def test_a_time_in_a_smaller_unit_is_refused_by_the_name_of_the_unit(unit, factor):
+    refusal = check_values(1, X, 1, NOW * factor, True, math.nan, latest=latest_time(NOW, 86_400.0))
+
+    assert refusal is not None
+    assert f"as {unit} it is 2020-09-13T12:26:40Z" in refusal.remedy
+
+
+def test_a_time_that_is_not_after_the_last_names_the_reset_that_frees_the_stream_and_its_price():
+    refusal = check_values(2, X, 1, NOW, True, 4070908800.0, latest=math.inf)
+
+    assert refusal is not None
+    assert "2099-01-01T00:00:00Z" in refusal.remedy
+    assert "reset the stream" in refusal.remedy
+    assert "lost" in refusal.remedy
