@@ -16,7 +16,9 @@ from service.errors import Reason, Refusal, shown
 
 MAX_MAGNITUDE = 1e15  # squares of it still fit float32
 MAX_TIME_S = 1e12  # of event time, seconds since 1970
-RESET_FREES = "If that time was wrong, reset the stream: what it remembers and labels still awaited are lost, not what was learned"
+RESET_FREES = (
+    "If that time was wrong, reset the stream: its state and labels still awaited are lost, what was learned stays"
+)
 NEVER_MISSING = 'send a finite number, or create the model with missing = "hold"'
 _DOUBLE = Struct("<d")
 

@@ -78,9 +78,10 @@ class NumberReader:
         """A column's numbers, or the first row that is none and why."""
         cells = self.table.cells(column)
         if self.decimal != COMMA and not self.words and (values := plain_numbers(cells)) is not None:
-            if self.decimal is None and self._shown == COMMA and _groups_of_points(cells):
-                note = "points read as thousands, as the file's decimals are commas"
-                return _as(cells, range(len(cells)), COMMA, note)
+            if self.decimal is None and _groups_of_points(cells):
+                everywhere = range(len(cells))
+                if self._shown == COMMA or _narrower(cells, everywhere) == COMMA:
+                    return _as(cells, everywhere, COMMA, "points read as thousands")
             return Numbers(values)
         rows = [n for n, cell in enumerate(cells) if not is_missing(cell, self.words)]
         bare, percent = _without_percent(cells, rows)
@@ -118,7 +119,8 @@ class NumberReader:
             return self._no_number(cells, rows, wrong)
         commas = next((n for n in rows if "," in cells[n]), None)
         if commas is None:
-            return self._shown or POINT if _groups_of_points([cells[n] for n in rows]) else POINT
+            points = _groups_of_points([cells[n] for n in rows])
+            return self._shown or _narrower(cells, rows) or POINT if points else POINT
         found = self._shown or _narrower(cells, rows) or (COMMA if self.table.separator == ";" else None)
         return found or (commas, "thousands or a decimal comma? Say --decimal point or --decimal comma")
 

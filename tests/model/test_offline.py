@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from model.network import Network
-from model.offline import Diverged, Epoch, OfflineSettings, OfflineTraining, forecasts, loss_of, score
-from model.recorded import Recorded, prepare
+from model.offline import Diverged, Epoch, OfflineSettings, OfflineTraining, cut_segments, forecasts, loss_of, score
+from model.recorded import Recorded, known_by, prepare, side_by_side
 from model.references import references
 from model.spec import ModelSpec
 from tests.model.worlds import INTERVAL_S, START_S
@@ -280,3 +280,33 @@ def test_references_are_least_squares_means_and_frequencies_of_the_train_ticks()
     training = OfflineTraining(of, prepare(of, x, np.full(300, np.nan), labels), 200, OfflineSettings.whole(1, 1))
     made = references(of, training.recorded, 200)
     np.testing.assert_allclose(np.exp(made["frequency"][0]), [151 / 202, 51 / 202], rtol=1e-6)
+
+
+# --- several series
+
+
+def test_several_series_are_laid_side_by_side_without_a_label_or_a_segment_across():
+    of, lengths, cuts = network(horizon=2), (90, 120, 50), (72, 96, 40)
+    series = [recorded(of, oscillation(n)) for n in lengths]
+    joined, spans = side_by_side(series, cuts)
+    for one, span, cut in zip(series, spans, cuts, strict=True):
+        np.testing.assert_array_equal(joined.X[span.begin : span.cut], one.X[:cut])
+        np.testing.assert_array_equal(joined.Y[span.held : span.end], one.Y[cut:])
+    assert (spans[0].begin, spans[-1].cut, spans[0].held, spans[-1].end) == (0, 208, 208, 260)
+    weight = known_by(joined, 2, 208, spans)
+    parts = np.concatenate([known_by(one, 2, cut) for one, cut in zip(series, cuts, strict=True)])
+    np.testing.assert_array_equal(weight, parts)
+    length, begins = cut_segments(spans, 5)
+    assert len(begins) == 5
+    for begin in begins:
+        assert any(span.begin <= begin and begin + length <= span.cut for span in spans)
+
+
+def test_a_series_beside_others_is_forecast_as_alone():
+    of = network()
+    series = [recorded(of, oscillation(n)) for n in (90, 120)]
+    joined, spans = side_by_side(series, (72, 96))
+    weights = of.weights(of.init_params())
+    made = forecasts(of, weights, joined, 168, 210, spans)
+    alone = [forecasts(of, weights, one, cut, len(one.X)) for one, cut in zip(series, (72, 96), strict=True)]
+    np.testing.assert_array_equal(made, np.concatenate(alone))

@@ -109,8 +109,8 @@ def test_an_hour_that_comes_twice_is_named_as_the_end_of_summer_time_and_its_zon
     "form",
     [
         "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%dT%H:%M:%S.%f+00:00",
-        "%Y/%m/%d %H:%M", "%Y%m%d%H%M", "%Y%m%d%H%M%S", "%Y%m%d%H", "%Y%m%dT%H%M%S", "%d.%m.%Y %H:%M", "%d-%b-%Y %H:%M:%S",
-        "%B %d %Y %I:%M %p", "%a %d %b %Y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S +0000", "%Y-%m-%d %I:%M:%S %p",
+        "%Y/%m/%d %H:%M", "%Y%m%d%H%M", "%Y%m%d%H%M%S", "%Y%m%d%H", "%Y%m%dT%H%M%S", "%d.%m.%Y %H:%M",
+        "%d-%b-%Y %H:%M:%S", "%B %d %Y %I:%M %p", "%a %d %b %Y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S +0000", "%Y-%m-%d %I:%M:%S %p",
         "%Y.%m.%d %H:%M",
     ],
 )  # fmt: skip
@@ -508,3 +508,8 @@ def test_each_entity_of_a_file_is_a_series_of_its_own(tmp_path):
             read(file, Options(id="site"))
     with pytest.raises(TableError, match="id = town: no such column"):
         read(file, Options(id="town"))
+
+
+def test_a_number_with_a_point_beside_one_that_only_thousands_make_alike_is_in_thousands(taken):
+    assert taken(rows("1.051", "980", "1.102", header="a"))[1] == [[1051], [980], [1102]]
+    np.testing.assert_allclose(taken(rows("1.051", "1", "1.102", header="a"))[1], [[1.051], [1], [1.102]], rtol=1e-6)
