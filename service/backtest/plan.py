@@ -16,7 +16,8 @@ from service.backtest.scoring import Scorer
 from service.backtest.series import Series, every_series
 from service.cli.files import load_weights
 from service.errors import Invalid
-from service.tables.names import listed
+from service.tables.names import listed, quoted
+from service.tables.numeric_times import could_be_unix
 from service.tables.options import DEFAULT, Options
 from service.tables.order import Gaps, find_gaps
 from service.tables.reading import read
@@ -81,8 +82,11 @@ class Plan:
         rows = sum(len(series.x) for series in self.entities)
         lines = [self.how] if self.how else []
         lines.append(f"{rows:,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}")
+        timeless = self.series.time is None
         lines += [
-            f"{n} is forecast like any column: if it is the time, say --time {n}" for n in names if is_timelike(n)
+            f"{n} is forecast like any column: if it is the time, say --time {quoted(n)}"
+            for n, values in zip(names, self.series.x.T, strict=True)
+            if is_timelike(n) or (timeless and could_be_unix(values))
         ]
         missing = sum(int(np.isnan(series.x).sum()) for series in self.entities)
         lines += [f"{missing:,} values are missing: held, never learned from, not scored"] if missing else []

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.spec import ModelSpec, SpecError
 from service.backtest.plan import ALL, chosen_columns
 from service.errors import Invalid
-from service.tables.names import chosen, listed, no_such
+from service.tables.names import chosen, listed
 from service.tables.recording import Recording
 from service.tables.table import Table
 from service.tables.words import is_unlabelled, own_words
@@ -36,7 +36,7 @@ def settle_keys(keys: dict[str, Any], labels: str | None, columns: str, recordin
     names = chosen(labels, table.header) if labels is not None else list(targets or ())
     for name in names:
         if name not in table.header:
-            raise Invalid("labels", name, no_such(name, table.header))
+            raise Invalid("labels", name, table.no_such(name))
     if not regress and len(names) != 1:
         raise Invalid("labels", listed(names), "task classify has one column, with the name of the class")
     if regress and keys.setdefault("targets", names) != names:

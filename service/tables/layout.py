@@ -17,6 +17,7 @@ from service.tables.times import is_moment
 from service.tables.words import is_missing
 
 INDEX_NAMES = ("", "unnamed: 0", "unnamed:0")  # what pandas writes over its own numbering
+MOST_TITLES = 20  # lines above the header
 MAX_CELL = 1 << 20  # characters; the csv module's own bound would be lower
 
 
@@ -49,6 +50,8 @@ def lay_out(text: str, encoding: str = "UTF-8", separator: str | None = None, he
         body = rows
     else:
         names, body = (rows[0], rows[1:]) if rows else (Line(0, []), [])
+    names, body = _below_titles(names, body, notes) if header is None else (names, body)
+    names = Line(names.number, [" ".join(cell.split()) for cell in names.cells])
     names, body, more = _even(names, body)
     notes += more
     if header is not False and _is_units(names.cells, body):
@@ -57,8 +60,11 @@ def lay_out(text: str, encoding: str = "UTF-8", separator: str | None = None, he
         body = body[1:]
     if len(body) < 2:
         raise TableError("rows", len(body), "need a header and at least 2 rows of values")
-    made = _named(names.cells, body, notes)
-    return Table(*made, [row.number for row in body], separator, encoding, tuple(notes))
+    given, columns, empty = _named(names.cells, body, notes)
+    if not given:
+        raise TableError("header", listed(names.cells), "every cell is missing: nothing is left")
+    lines_of = [row.number for row in body]
+    return Table(given, columns, lines_of, separator, encoding, tuple(notes), tuple(empty))
 
 
 def _said(text: str, separator: str | None) -> tuple[str, str | None]:
@@ -115,6 +121,20 @@ def _check_header(rows: Sequence[Line]) -> None:
         raise TableError("header", ", ".join(header), remedy)
 
 
+def _below_titles(names: Line, body: list[Line], notes: list[str]) -> tuple[Line, list[Line]]:
+    """The header and the rows below it, where lines of a title, most of them empty, stand above it."""
+    for n, row in enumerate(body[:MOST_TITLES]):
+        titled = [names, *body[:n]]
+        if len(row.cells) < 2:
+            continue
+        if any(2 * sum(map(bool, line.cells)) > len(row.cells) for line in titled):
+            break
+        if all(row.cells) and not any(map(_is_value, row.cells)):
+            notes.append(f"{n + 1} lines above the header left out")
+            return row, body[n + 1 :]
+    return names, body
+
+
 def _even(names: Line, body: list[Line]) -> tuple[Line, list[Line], list[str]]:
     """Names and rows of one length. Empty cells behind the last name, and rows without any cell, are left out."""
     notes = []
@@ -151,13 +171,20 @@ def _is_value(cell: str) -> bool:
     return bool(cell) and (number(cell.removesuffix("%"), ".") is not None or is_moment(cell))
 
 
-def _named(header: list[str], body: Sequence[Line], notes: list[str]) -> tuple[list[str], list[Sequence[str]]]:
-    """Names and columns: those without a name get one, a numbering of the rows and empty columns are left out."""
+def _named(
+    header: list[str], body: Sequence[Line], notes: list[str]
+) -> tuple[list[str], list[Sequence[str]], list[str]]:
+    """Names, columns, and the names of those left out because every cell is missing.
+
+    Columns without a name get one; a numbering of the rows is left out.
+    """
     columns: list[Sequence[str]] = list(zip(*(row.cells for row in body), strict=True))
     made: list[tuple[str, Sequence[str]]] = []
+    empty: list[str] = []
     for place, (name, cells) in enumerate(zip(header, columns, strict=True), 1):
-        if not any(cells):
+        if all(map(is_missing, cells)):
             notes.append(f"column {quoted(name) if name else place} is empty in every row: left out")
+            empty.append(name)
         elif place == 1 and len(columns) > 1 and name.lower() in INDEX_NAMES and _is_numbering(cells):
             notes.append("column 1 numbers the rows: left out")
         else:
@@ -165,7 +192,7 @@ def _named(header: list[str], body: Sequence[Line], notes: list[str]) -> tuple[l
     count = Counter(name for name, _ in made).most_common(1)
     if count and count[0][1] > 1:
         raise TableError("header", count[0][0], f"{count[0][1]} columns have that name: give each its own")
-    return [name for name, _ in made], [cells for _, cells in made]
+    return [name for name, _ in made], [cells for _, cells in made], empty
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:

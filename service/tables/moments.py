@@ -30,7 +30,7 @@ _CLOCK = (
 )
 _ZONE = (
     r"\s*(?:(?P<zone>[A-Za-z]{1,5}|[A-Za-z_]+/[A-Za-z_/+\-0-9]+))?"
-    r"(?:(?P<sign>[+-])(?P<oh>\d{2}):?(?P<om>\d{2})?)?(?:\[(?P<region>[A-Za-z_/]+)\])?"
+    r"(?:(?P<sign>[+-])(?P<oh>\d{1,2}):?(?P<om>\d{2})?)?(?:\[(?P<region>[A-Za-z_/]+)\])?"
 )
 MOMENT = re.compile(rf"(?:{_DATE})(?:(?:\s*[Tt,_]\s*|\s+|:)(?:{_CLOCK}){_ZONE}|\s*(?P<z>[Zz]|UTC))?")
 CLOCK = re.compile(_CLOCK)

@@ -17,6 +17,7 @@ DIGITS = {  # formats by the number of their digits
     14: "yyyymmddhhmmss", 12: "yyyymmddhhmm", 10: "yyyymmddhh", 8: "yyyymmdd", 6: "yyyymm",
 }  # fmt: skip
 FIRST_YEAR, LAST_YEAR = 1900, 2100  # of digits that are taken for a date
+FROM_S, TO_S = 6.3e8, 4.2e9  # 1990 to 2103: of numbers that are taken for a time without being named as one
 EXCEL_EPOCH = 25_569  # the day number of 1970-01-01
 FIRST_EXCEL, LAST_EXCEL = 29_221, 65_746  # 1980 to 2079
 _WHOLE = re.compile(r"\d+(\.0*)?")
@@ -124,15 +125,23 @@ FORMS: dict[str, Reader] = {
 }
 
 
-def looks_like_times(cells: Sequence[str]) -> bool:
-    """Whether numbers are plainly times that increase: Unix times after 1990, or dates as digits."""
+def looks_like_times(cells: Sequence[str]) -> str:
+    """The form of numbers that are plainly times that do not decrease, after 1990; empty for others."""
     try:
         values = np.array(list(map(float, cells)))
     except ValueError:
-        return False
+        return ""
     if not np.isfinite(values).all() or not (np.diff(values) >= 0).all():
-        return False
+        return ""
     found = read_numeric(cells)
-    if not isinstance(found, Times) or (found.form == "Unix seconds" and values.min() < 6.3e8):
+    if not isinstance(found, Times) or not ((found.seconds >= FROM_S) & (found.seconds < TO_S)).all():
+        return ""
+    return found.form
+
+
+def could_be_unix(values: np.ndarray) -> bool:
+    """Whether numbers increase within this age as Unix times in any unit: [N] of a column taken for values."""
+    if len(values) < 2 or not (np.diff(values) >= 0).all() or values[0] == values[-1]:
         return False
-    return bool((found.seconds >= 6.3e8).all() and (found.seconds < 4.2e9).all())
+    first, last = float(values[0]), float(values[-1])
+    return any(first / per >= FROM_S and last / per < TO_S for _, per, _ in UNITS)

@@ -117,6 +117,8 @@ def _remedy(time: NDArray[np.float64], row: int, sort: bool) -> str:
     if _set_back(time, row):
         zone = "say --zone, such as Europe/Berlin, or write offsets"
         ways.append(f"a clock set back as summer time ends repeats an hour: {zone}")
+    if not sort and -12.5 * 3600 <= steps[row - 1] <= -10 * 3600:
+        ways.append("a clock of 12 hours without AM and PM: write them, or 24 hours")
     if (steps == 0).sum() > len(time) / 4:
         ways.append("a date without its hour: if a column has it, name both, --time DATE,HOUR")
     if len(np.unique(time)) < len(time):

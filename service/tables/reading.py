@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from datetime import tzinfo
 from pathlib import Path
 
@@ -11,7 +13,8 @@ from numpy.typing import NDArray
 from service.sequence import MAX_TIME_S
 from service.tables.errors import TableError
 from service.tables.layout import lay_out
-from service.tables.names import chosen, listed, no_such
+from service.tables.names import chosen, listed, quoted
+from service.tables.numbers import is_number
 from service.tables.options import DEFAULT, Options
 from service.tables.order import Order, put_in_order
 from service.tables.recording import Entity, Recording
@@ -31,7 +34,7 @@ def read(path: str | Path, options: Options = DEFAULT) -> Recording:
     asked = Asked(options.time_format, options.day_first, own_words(options.missing))
     columns = _time_columns(table, options, asked)
     if options.id is not None and options.id not in table.header:
-        raise TableError("id", options.id, no_such(options.id, table.header))
+        raise TableError("id", options.id, table.no_such(options.id))
     groups = _groups(table, options.id)
     if not columns:
         if zone is not None:
@@ -58,7 +61,7 @@ def _time_columns(table: Table, options: Options, asked: Asked) -> tuple[str, ..
     columns = tuple(chosen(options.time, table.header))
     for name in columns:
         if name not in table.header:
-            raise TableError("column", name, no_such(name, table.header))
+            raise TableError("column", name, table.no_such(name))
     if len(columns) > 2 and not is_parts(columns):
         raise TableError("time", options.time, "give one column, a date and its hour, or year, month, day and on")
     return columns
@@ -102,8 +105,34 @@ def _ordered(table: Table, column: str, rows: NDArray[np.intp], time: NDArray[np
     found = put_in_order(time, options.sort, options.duplicates)
     if isinstance(found, tuple):
         row, remedy = found
+        remedy = "; ".join(part for part in (*_causes(table, column, rows, time, row, options), remedy) if part)
         before = table.cells(column)[rows[row - 1]]
         raise table.refuse(int(rows[row]), column, f"does not come after {before} in the row before: {remedy}")
     if len(found.time) < 2:
         raise TableError("rows", len(found.time), "need at least 2 rows of different times")
     return found
+
+
+def _causes(
+    table: Table, column: str, rows: NDArray[np.intp], time: NDArray[np.float64], row: int, options: Options
+) -> list[str]:
+    """What the table itself says about why a time does not come after the one before."""
+    made = []
+    if re.fullmatch(r"[\d.]+[eE]\+?\d+", table.cells(column)[rows[row]]):
+        made.append("a spreadsheet has cut its digits: export the column as whole numbers")
+    if options.id is None:
+        by = next((name for name in table.header if name != column and _names_entities(table.cells(name), time)), None)
+        made += [f"one series for each {quoted(by)}? Say --id {quoted(by)}"] if by is not None else []
+    return made
+
+
+def _names_entities(cells: Sequence[str], time: NDArray[np.float64]) -> bool:
+    """Whether words in a column part the rows into series of which each is in order."""
+    last: dict[str, float] = {}
+    if any(is_number(cell) for cell in cells[:100]):
+        return False
+    for cell, now in zip(cells, time.tolist(), strict=True):
+        if last.get(cell, -np.inf) >= now:
+            return False
+        last[cell] = now
+    return 1 < len(last) <= len(cells) / 2

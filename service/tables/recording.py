@@ -10,13 +10,14 @@ from numpy.typing import NDArray
 
 from service.dates import as_date
 from service.sequence import MAX_MAGNITUDE
-from service.tables.errors import TableError
-from service.tables.names import chosen, listed, no_such, quoted
+from service.tables.errors import TableError, printable
+from service.tables.names import chosen, listed, quoted
 from service.tables.numbers import NumberReader, is_number, number
 from service.tables.options import DECIMALS, Options
 from service.tables.order import Order, find_gaps
 from service.tables.separators import SEPARATORS
 from service.tables.table import Table
+from service.tables.timing import is_timelike
 from service.tables.words import is_missing, own_words
 
 HOLD = 'missing value: fill it in, leave the row or the column out, or say missing = "hold" (--set missing=hold)'
@@ -79,7 +80,7 @@ class Recording:
         )  # fmt: skip
         for name in names:
             if name not in header:
-                raise TableError("column", name, no_such(name, header))
+                raise TableError("column", name, self.table.no_such(name))
             if name in self.time_columns:
                 raise TableError("columns", name, "that is the time column: leave it out of the value columns")
         return names
@@ -115,13 +116,16 @@ class Recording:
         table = self.table
         separator = SEPARATORS.get(table.separator, repr(table.separator))
         where = f"row 0 (line {table.lines[0]}), column {quoted(names[0])}"
-        return f"; {where} has {table.cells(names[0])[0]!r}, where the cells are {separator}-separated"
+        spaced = "; if spaces separate the cells, say --separator ' '" if " " in table.header[0] else ""
+        return f"; {where} has {table.cells(names[0])[0]!r}, where the cells are {separator}-separated{spaced}"
 
     def _column(self, reader: NumberReader, name: str, holds: bool, remedy: str) -> NDArray[np.float64]:
         found = reader.read(name)
         if isinstance(found, tuple):
             row, why = found
-            if why == "not a number":
+            if why == "not a number" and is_timelike(name) and not self.time_columns:
+                why = "not a time: write it as 2014-07-01 00:30:00, or leave the column out"
+            elif why == "not a number":
                 why += f": {remedy or f'correct it, {self._numeric(name)}or write a time as 2014-07-01 00:30:00'}"
             raise self.table.refuse(row, name, why)
         values = found.values
@@ -164,7 +168,7 @@ class Recording:
             parts.append("no times")
         if options.id is not None:
             parts.append(f"{len(self.entities):,} entities by {quoted(options.id)}")
-        return "read as " + "; ".join([*parts, *self._changed(), *table.notes, *self.notes])
+        return printable("read as " + "; ".join([*parts, *self._changed(), *table.notes, *self.notes]))
 
     def _span(self) -> str:
         times = [entity.time for entity in self.entities if entity.time is not None]

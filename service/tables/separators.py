@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections import Counter
 from collections.abc import Sequence
 from itertools import islice
 
@@ -13,7 +14,7 @@ SAMPLE_ROWS = 100
 
 
 def find_separator(lines: Sequence[str]) -> str:
-    """Return the separator that gives the most rows the header's number of cells, and cells that hold values.
+    """Return the separator that gives most rows one number of cells, and cells that hold values.
 
     lines: of the file, comments left out. A comma where no separator makes more than one cell.
     """
@@ -26,9 +27,9 @@ def _fit(lines: Sequence[str], separator: str) -> tuple[float, float, int]:
         rows = [row for row in islice(csv.reader(lines, delimiter=separator), SAMPLE_ROWS) if row]
     except csv.Error:
         return 0.0, 0.0, 0
-    if not rows or len(rows[0]) < 2:
+    width = Counter(map(len, rows)).most_common(1)[0][0] if rows else 0
+    if width < 2:
         return 0.0, 0.0, 0
-    width = len(rows[0])
     body = rows[1:] or rows
     alike = sum(len(row) in (width, width + 1) for row in body) / len(body)
     cells = [cell.strip() for row in body for cell in row]

@@ -42,6 +42,8 @@ def decode(data: bytes, name: str) -> tuple[str, str]:
         )
     else:
         encoding, shown = "utf-8-sig", "UTF-8"
+    if data.lstrip()[:2] in (b"[{", b'{"', b"[["):
+        raise TableError("file", name, "a JSON file, not a CSV file: convert it to CSV in UTF-8")
     try:
         return data.decode(encoding), shown
     except UnicodeDecodeError as error:

@@ -48,12 +48,15 @@ def _iso(cell: str) -> datetime | None:
         return None
 
 
-def read_texts(cells: Sequence[str], day_first: bool | None = None) -> Times | Problem:
+def read_texts(
+    cells: Sequence[str], day_first: bool | None = None, beside: NDArray[np.float64] | None = None
+) -> Times | Problem:
     """Read a column of times in text, or say which row is none and what to do.
 
-    day_first: of dates such as 1/2/2021; None decides from the whole column, and refuses what stays open.
+    day_first: of dates such as 1/2/2021; None decides from the whole column, and refuses what stays open. beside: (N,)
+    seconds of the day in another column, which help to decide and are not added.
     """
-    return _all_iso(cells) or _mixed(cells, day_first)
+    return _all_iso(cells) or _mixed(cells, day_first, beside)
 
 
 def _all_iso(cells: Sequence[str]) -> Times | None:
@@ -75,7 +78,7 @@ def _all_iso(cells: Sequence[str]) -> Times | None:
     return Times(made, bool(aware), "year-month-day" if bare.all() else "ISO 8601", bare)
 
 
-def _mixed(cells: Sequence[str], day_first: bool | None) -> Times | Problem:
+def _mixed(cells: Sequence[str], day_first: bool | None, beside: NDArray[np.float64] | None) -> Times | Problem:
     found: list[Moment] = []
     for n, cell in enumerate(cells):
         one = _of_iso(cell) or moment(cell)
@@ -88,7 +91,8 @@ def _mixed(cells: Sequence[str], day_first: bool | None) -> Times | Problem:
             return n, f"not written as the time in row 0 is, {cells[0]}: write all alike"
         if (one.offset is None and not one.zone) != (first.offset is None and not first.zone):
             return n, "some times of the column have a zone or an offset and others none: write all alike"
-    days = _days(cells, found, day_first)
+    clock = np.array([one.seconds or 0.0 for one in found]) if beside is None else beside
+    days = _days(cells, found, day_first, clock)
     if not isinstance(days[0], np.ndarray):
         return days
     seconds = days[0] * DAY_S + np.array([one.seconds or 0.0 for one in found])
@@ -113,7 +117,7 @@ def _of_iso(cell: str) -> Moment | None:
 
 
 def _days(
-    cells: Sequence[str], found: Sequence[Moment], day_first: bool | None
+    cells: Sequence[str], found: Sequence[Moment], day_first: bool | None, clock: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], str] | Problem:
     """(N,) days since 1970 and how they are written, or the first cell that is no day."""
     if found[0].order != "by place":
@@ -124,7 +128,7 @@ def _days(
     if not orders:
         return _no_order(cells, found, day_first)
     readings = {order: _in_order(cells, found, order, FORMS[order].format(mark))[0] for order in orders}
-    chosen, why = _choose(readings, found, mark)  # type: ignore[arg-type]
+    chosen, why = _choose(readings, clock, mark)  # type: ignore[arg-type]
     if chosen is None:
         row = next(n for n, one in enumerate(found) if one.parts[0] != one.parts[1])
         return row, "day or month first? No row of the column decides it: say --day-first or --month-first"
@@ -166,7 +170,7 @@ def _no_order(cells: Sequence[str], found: Sequence[Moment], day_first: bool | N
 
 
 def _choose(
-    readings: dict[tuple[int, int, int], NDArray[np.float64]], found: Sequence[Moment], mark: str
+    readings: dict[tuple[int, int, int], NDArray[np.float64]], clock: NDArray[np.float64], mark: str
 ) -> tuple[tuple[int, int, int] | None, str]:
     """The order that the column decides, and by what; None where it is open."""
     orders = list(readings)
@@ -175,7 +179,6 @@ def _choose(
     first = readings[orders[0]]
     if all(np.array_equal(first, days) for days in readings.values()):
         return (DAY_FIRST if mark == "." else MONTH_FIRST), ""
-    clock = np.array([one.seconds or 0.0 for one in found])
     steps = {order: np.diff(days * DAY_S + clock) for order, days in readings.items()}
     rising = [order for order, step in steps.items() if len(step) and (step > 0).all()]
     if len(rising) == 1:

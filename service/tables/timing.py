@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
@@ -16,8 +17,22 @@ from service.tables.table import Table
 from service.tables.times import DAY_S, HOUR_S, Times, is_moment, read_texts
 from service.tables.words import is_missing
 
-TIMELIKE = {"time", "timestamp", "date", "datetime", "ts", "epoch", "unix", "unixtime", "unix_time", "epoch_ms", "ms"}
+TIMELIKE = {
+    "time",
+    "times",
+    "timestamp",
+    "stamp",
+    "date",
+    "datetime",
+    "ts",
+    "epoch",
+    "unix",
+    "unixtime",
+    "zeit",
+    "datum",
+}
 HOURS = {"hour", "hours", "hr", "hrs", "he", "hour ending", "hour_ending", "hourending", "stunde", "uhrzeit", "heure"}
+MOST_HOURS = 30  # some files count on where summer time ends; refused by its cell, not taken for a value
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 SHORT = {"yr": "year", "mo": "month", "mon": "month", "dy": "day", "hr": "hour", "min": "minute", "sec": "second"}
 
@@ -32,8 +47,9 @@ class Asked:
 
 
 def is_timelike(name: str) -> bool:
-    """Whether a column's name says that it holds the time."""
-    return name.strip().lower() in TIMELIKE
+    """Whether a column's name says that it holds the time: by one of its words."""
+    words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
+    return not TIMELIKE.isdisjoint(words) and len(words) <= 3
 
 
 def find_time_columns(table: Table, asked: Asked) -> tuple[str, ...]:
@@ -50,7 +66,8 @@ def find_time_columns(table: Table, asked: Asked) -> tuple[str, ...]:
     if parts := _parts(table):
         return parts
     for name, cells in zip(table.header, table.columns, strict=True):
-        if is_timelike(name) and looks_like_times(cells):
+        plainly = looks_like_times(cells) if is_timelike(name) else ""
+        if plainly and (plainly.startswith("Unix") or name.strip().lower() in TIMELIKE):
             beside = _clock_column(table, name, asked) if all(len(cell) == 8 for cell in cells) else None
             return (name,) if beside is None else (name, beside)
     return ()
@@ -70,19 +87,24 @@ def read_times(table: Table, columns: Sequence[str], asked: Asked) -> Times | tu
     dated, hours = columns[0], columns[1]
     if _are_clocks(table.cells(dated)) and not _are_clocks(table.cells(hours)):
         dated, hours = hours, dated
-    days = _read_one(table.cells(dated), dated, asked)
+    seconds = _hours(table, hours)
+    if isinstance(seconds, tuple):
+        return seconds
+    days = _read_one(table.cells(dated), dated, asked, seconds)
     if not isinstance(days, Times):
         return days[0], dated, days[1]
-    return _join(table, days, hours)
+    return _join(table, days, hours, seconds)
 
 
-def _read_one(cells: Sequence[str], name: str, asked: Asked) -> Times | tuple[int, str]:
+def _read_one(
+    cells: Sequence[str], name: str, asked: Asked, beside: NDArray[np.float64] | None = None
+) -> Times | tuple[int, str]:
     if asked.form in FORMS or (asked.form is None and all(map(is_number, cells))):
         wrong = next((n for n, cell in enumerate(cells) if not is_number(cell)), None)
         return read_numeric(cells, asked.form, name) if wrong is None else (wrong, f"not a number: not {asked.form}")
     if all(clock(cell) is not None for cell in cells):
         return 0, "a time of day without its date: name the date's column too, --time DATE,TIME"
-    return read_texts(cells, asked.day_first)
+    return read_texts(cells, asked.day_first, beside)
 
 
 def _is_bare(cells: Sequence[str], asked: Asked) -> bool:
@@ -108,21 +130,28 @@ def _is_hours(name: str) -> bool:
 
 
 def _are_hours(cells: Sequence[str]) -> bool:
-    return all(is_number(cell) and 0 <= float(cell) <= 24 for cell in cells)
+    return all(is_number(cell) and 0 <= float(cell) <= MOST_HOURS for cell in cells)
 
 
-def _join(table: Table, days: Times, hours: str) -> Times | tuple[int, str, str]:
-    """Days and the hours or times of day beside them; hour 24 is the end of the day."""
-    cells = table.cells(hours)
+def _hours(table: Table, column: str) -> NDArray[np.float64] | tuple[int, str, str]:
+    """(N,) seconds of the day in a column of hours or times of day; hour 24 is the end of the day."""
+    cells = table.cells(column)
     seconds = np.empty(len(cells))
     numbers = all(map(is_number, cells))
     for n, cell in enumerate(cells):
         found = HOUR_S * float(cell) if numbers else clock(cell)
         if found is None or not 0 <= found <= DAY_S:
-            return n, hours, "no hour of a day: write 0 to 24, or a time such as 17:30"
+            return n, column, "no hour of a day: write 0 to 24, or a time such as 17:30"
         seconds[n] = found
+    return seconds
+
+
+def _join(table: Table, days: Times, hours: str, seconds: NDArray[np.float64]) -> Times | tuple[int, str, str]:
+    """Days and the hours or times of day beside them."""
     if days.bare is not None and not days.bare.all():
         return int(np.flatnonzero(~days.bare)[0]), hours, "its date has a time of day already: name that column alone"
+    cells = table.cells(hours)
+    numbers = all(map(is_number, cells))
     span = f"hour {min(map(float, cells)):g} to {max(map(float, cells)):g}" if numbers else "a time of day"
     return Times(days.seconds + seconds, days.utc, f"{days.form} with {span} beside it")
 

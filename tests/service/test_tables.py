@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -110,8 +111,8 @@ def test_an_hour_that_comes_twice_is_named_as_the_end_of_summer_time_and_its_zon
     [
         "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%SZ", "%Y-%m-%d %H:%M:%S UTC", "%Y-%m-%dT%H:%M:%S.%f+00:00",
         "%Y/%m/%d %H:%M", "%Y%m%d%H%M", "%Y%m%d%H%M%S", "%Y%m%d%H", "%Y%m%dT%H%M%S", "%d.%m.%Y %H:%M",
-        "%d-%b-%Y %H:%M:%S", "%B %d %Y %I:%M %p", "%a %d %b %Y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S +0000", "%Y-%m-%d %I:%M:%S %p",
-        "%Y.%m.%d %H:%M",
+        "%d-%b-%Y %H:%M:%S", "%B %d %Y %I:%M %p", "%a %d %b %Y %H:%M:%S GMT", "%d/%b/%Y:%H:%M:%S +0000",
+        "%Y-%m-%d %I:%M:%S %p", "%Y.%m.%d %H:%M",
     ],
 )  # fmt: skip
 def test_a_time_is_read_however_it_is_written(taken, form):
@@ -451,8 +452,48 @@ def test_a_column_without_a_name_is_named_by_its_place(taken):
 def test_rows_of_another_length_name_their_line(taken):
     with pytest.raises(TableError, match=r"line 3, number of cells = 1: the header has 2"):
         taken("a,b\n1,2\n3\n")
-    with pytest.raises(TableError, match=r"the first line has 1, most rows have 2: leave out lines above the header"):
-        taken("A fine title\ntime,load\n2021-03-04 22:00,1\n2021-03-04 23:00,2\n")
+    with pytest.raises(TableError, match=r"line 2, number of cells = 2: the first line has 3, most rows have 2"):
+        taken("a,b,c\n1,2\n3,4\n")
+
+
+@pytest.mark.parametrize("title", ["A fine title\n", "A fine title;\n;\n", "A fine title\nof two lines\n"])
+def test_lines_of_a_title_above_the_header_are_left_out_with_a_line(taken, title):
+    shown, x, told = taken(title + "time;load\n2021-03-04 22:00;1,5\n2021-03-04 23:00;2\n")
+    assert (shown, x) == (HOURS[:2], [[1.5], [2]])
+    assert "above the header left out" in told
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [
+        (rows("2021-03-04 22:00,x,1", "2021-03-04 22:00,y,2", "2021-03-04 23:00,x,1", "2021-03-04 23:00,y,2",
+              header="time,city,load"), "Say --id city"),
+        (rows("1/1/2021 11:00,1", "1/1/2021 12:00,2", "1/1/2021 1:00,3"), "a clock of 12 hours without AM and PM"),
+        (rows("1.60946E+12,1", "1.60946E+12,2"), "cut its digits"),
+        (rows("soon,1", "later,2"), "column time = soon: not a time"),
+        ('[{"time": 1}]\n', "a JSON file"),
+        ("a\n1 2\n3 4\n", "no numeric column"),
+        ("a b\n1 2\n3 4\n", "say --separator ' '"),
+        (rows("2021-03-04 22:00,NaN", "2021-03-04 23:00,"), "no numeric column"),
+    ],
+)  # fmt: skip
+def test_the_likely_cause_is_named(taken, text, remedy):
+    with pytest.raises(TableError, match=re.escape(remedy)):
+        taken(text)
+
+
+def test_what_a_file_holds_is_printed_on_one_line_without_control_characters(taken):
+    with pytest.raises(TableError) as caught:
+        taken(rows("2021-03-04 22:00,1", "2021-03-04 23:00,\x1b[31m\x00"))
+    assert str(caught.value).isprintable()
+    assert taken('time,"load\n(kW)"\n2021-03-04 22:00,1\n2021-03-04 23:00,2\n', "load (kW)")[1] == [[1], [2]]
+
+
+def test_a_column_whose_every_cell_is_missing_is_left_out_and_asked_for_it_says_so(taken):
+    text = rows("2021-03-04 22:00,1,NaN", "2021-03-04 23:00,2,", header="time,load,flow")
+    assert "column flow is empty in every row: left out" in taken(text)[2]
+    with pytest.raises(TableError, match="column = flow: every cell of it is missing"):
+        taken(text, "flow")
 
 
 # --- names
