@@ -55,7 +55,7 @@ def backtest(
             def take(series: int, row: int, forecast: Forecast) -> None:
                 count(scorers[series], keep, shown, row, forecast, series)
 
-            observed, scraped = asyncio.run(through_service.run(plan, server, max_staleness, take))
+            observed, scraped = asyncio.run(through_service.run_all(plan, server, max_staleness, take))
     return service_report(plan, scorers, observed, scraped)
 
 

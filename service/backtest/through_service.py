@@ -170,7 +170,12 @@ async def _watch(client: freshet.Client, model: str, seen: Observed) -> None:
             seen.vetoes += 1
 
 
-async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: TakeEach) -> tuple[Observed, Scraped]:
+async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: Take) -> tuple[Observed, Scraped]:
+    """`run_all` for a plan of one series."""
+    return await run_all(plan, remote, max_staleness, lambda _, row, y: take(row, y))
+
+
+async def run_all(plan: Plan, remote: Remote | None, max_staleness: int, take: TakeEach) -> tuple[Observed, Scraped]:
     """Replay through a running server, or through one of its own that lives as long as the replay.
 
     The model is new and has a name of its own: on a running server it stays behind. A server that is not ours does not

@@ -13,6 +13,7 @@ from service.backtest.command import backtest
 from service.backtest.plan import make_plan
 from service.backtest.through_service import beside, must_live, own_server, run
 from service.remote import Remote
+from service.tables.options import Options
 
 TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
 
@@ -89,3 +90,19 @@ async def test_a_server_drains_when_the_program_that_started_it_is_gone(tmp_path
         server.let_go()
         assert await server.wait() == 0
         assert "drained" in (tmp_path / "log").read_text()
+
+
+def test_the_series_of_a_file_go_through_the_service_as_streams_of_one_model(tmp_path):
+    file, out = tmp_path / "many.csv", tmp_path / "made.csv"
+    levels = (("north", 0), ("south", 90))
+    hours = [f"2024-01-{1 + n // 24:02d} {n % 24:02d}:00" for n in range(48)]
+    lines = [f"{time},{site},{n % 7 + level}" for n, time in enumerate(hours) for site, level in levels]
+    file.write_text("\n".join(["time,site,load", *lines]) + "\n")
+    plan = make_plan(file, model={"learn": False, "hidden": 4}, options=Options(id="site"), score_from=1)
+
+    report = backtest(plan, "service", forecasts=out)
+
+    assert (report.rows, report.scored) == (96, 94)
+    assert report.freshet.mse == pytest.approx(report.persistence.mse)
+    with out.open() as opened:
+        assert {row["series"] for row in csv.DictReader(opened)} == {"north", "south"}
