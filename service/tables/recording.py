@@ -132,9 +132,7 @@ class Recording:
         bad = np.flatnonzero(~(np.abs(values) <= MAX_MAGNITUDE))
         for row in bad.tolist():
             if not np.isnan(values[row]):
-                raise self.table.refuse(
-                    int(row), name, f"need a finite number of at most {MAX_MAGNITUDE:g}: correct it"
-                )
+                raise self.table.refuse(row, name, f"need a finite number of at most {MAX_MAGNITUDE:g}: correct it")
             if not holds:
                 raise self.table.refuse(row, name, HOLD)
         if found.note:
@@ -150,10 +148,12 @@ class Recording:
         """How to leave out a column that holds no numbers, judged by the first rows; empty if that leaves nothing."""
         reader = self._reader()
         found = [name for name in self.value_columns if name != wrong and not isinstance(reader.read(name), tuple)]
+        if not found:
+            return ""
         texts = set(self.table.cells(wrong))
-        by_id = f"or --id {quoted(wrong)} if it names the entity of the row, " if self.options.id is None else ""
-        some_numbers = any(is_number(cell) for cell in texts)
-        return f"say --columns {listed(found).replace(', ', ',')}, {'' if some_numbers else by_id}" if found else ""
+        repeats = 2 * len(texts) <= len(self.table) and not any(map(is_number, texts))
+        by_id = f"or --id {quoted(wrong)} if it names the entity of the row, "
+        return f"say --columns {','.join(map(quoted, found))}, {by_id if repeats and self.options.id is None else ''}"
 
     def describe(self) -> str:
         """In one line, how the file was read: separator, time, zone, step, gaps, and what was left out."""

@@ -18,19 +18,9 @@ from service.tables.times import DAY_S, HOUR_S, Times, is_moment, read_texts
 from service.tables.words import is_missing
 
 TIMELIKE = {
-    "time",
-    "times",
-    "timestamp",
-    "stamp",
-    "date",
-    "datetime",
-    "ts",
-    "epoch",
-    "unix",
-    "unixtime",
-    "zeit",
-    "datum",
-}
+    "time", "times", "timestamp", "stamp", "date", "datetime", "ts", "epoch", "unix", "unixtime", "zeit", "datum",
+    "year",
+}  # fmt: skip
 HOURS = {"hour", "hours", "hr", "hrs", "he", "hour ending", "hour_ending", "hourending", "stunde", "uhrzeit", "heure"}
 MOST_HOURS = 30  # some files count on where summer time ends; refused by its cell, not taken for a value
 PARTS = ("year", "month", "day", "hour", "minute", "second")

@@ -554,3 +554,11 @@ def test_each_entity_of_a_file_is_a_series_of_its_own(tmp_path):
 def test_a_number_with_a_point_beside_one_that_only_thousands_make_alike_is_in_thousands(taken):
     assert taken(rows("1.051", "980", "1.102", header="a"))[1] == [[1051], [980], [1102]]
     np.testing.assert_allclose(taken(rows("1.051", "1", "1.102", header="a"))[1], [[1.051], [1], [1.102]], rtol=1e-6)
+
+
+def test_the_columns_that_a_refusal_names_can_be_pasted(taken):
+    cells = ("2021-03-04 22:00,x,1,2", "2021-03-04 23:00,x,1,2")
+    text = rows(*cells, header='time,site,"Power, kW",b')
+    with pytest.raises(TableError, match='say --columns "Power, kW",b, or --id site'):
+        taken(text)
+    assert taken(text, '"Power, kW",b')[1] == [[1, 2], [1, 2]]
