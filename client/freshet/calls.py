@@ -77,9 +77,13 @@ class Calls:
             raise RuntimeError("the client is not open: use `async with freshet.connect(…) as client`")
         return self._channel
 
-    async def _unary(self, method: Callable[..., Awaitable[Response]], request: object) -> Response:
+    async def _unary(
+        self, method: Callable[..., Awaitable[Response]], request: object, within_s: float = 0.0
+    ) -> Response:
+        """The answer. within_s: a deadline that may be shorter than the client's, seconds; 0: it is the client's."""
+        timeout_s = min(self._timeout_s, within_s or self._timeout_s)
         try:
-            return await method(request, timeout=self._timeout_s, metadata=self._metadata())
+            return await method(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
 

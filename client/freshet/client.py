@@ -149,12 +149,13 @@ class Client(Training, KeptStreams):
         self._streams.add(stream)
         return stream
 
-    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0) -> Mux:
+    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0, accept_lost: bool = False) -> Mux:
         """Many streams of `model` in one call; open it with `async with`, then `await mux.step(ids, rows, time)`.
 
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
+        accept_lost: go on from what the server has of a stream whose state it has lost, instead of raising StateLost.
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
-        mux = Mux(open_call, lambda: self.get_model(model), model, give_up_s, close_s)
+        mux = Mux(open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost)
         self._streams.add(mux)
         return mux

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import enum
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import grpc
 from google.protobuf.message import DecodeError
 from google.rpc import error_details_pb2, status_pb2
+
+if TYPE_CHECKING:
+    from freshet.packed import Packed
 
 _DETAILS_KEY = "grpc-status-details-bin"
 
@@ -73,7 +76,13 @@ class TakenOver(FreshetError):
 
 
 class StateLost(FreshetError):
-    """The server no longer has what this stream was built on, nor can the client send it again."""
+    """The server no longer has what this stream was built on, nor can the client send it again.
+
+    Of a Mux: `streams` are those it happened to; `packed` the answers of the step during which it did, or None.
+    """
+
+    streams: tuple[str, ...] = ()
+    packed: Packed | None = None
 
 
 class RpcError(FreshetError):

@@ -48,7 +48,10 @@ class Models(Calls):
 
     async def get_model(self, name: str) -> models_pb2.Model:
         """One model, as it is now."""
-        return await self._unary(self._models.Get, models_pb2.GetModelRequest(name=name))
+        return await self._get_model(name)
+
+    async def _get_model(self, name: str, within_s: float = 0.0) -> models_pb2.Model:
+        return await self._unary(self._models.Get, models_pb2.GetModelRequest(name=name), within_s)
 
     async def list_models(self) -> list[models_pb2.Model]:
         """Every model that this client may see."""

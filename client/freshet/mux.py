@@ -5,26 +5,26 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import grpc
 import numpy as np
-import numpy.typing as npt
 
-from freshet.calls import Opener
-from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc
-from freshet.frames import event_times, matrix, named_columns, plain
+from freshet.batch import Batch
+from freshet.bindings import Bindings
+from freshet.calls import Opener, cancelled_from_outside
+from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, TakenOver, Unavailable, from_rpc
 from freshet.packed import Packed, Unconfirmed, Wave
 from freshet.retry import Backoff
-from freshet.ticks import seconds
 from freshet.v1 import models_pb2
 from freshet.v1 import streams_pb2 as pb
+from freshet.waits import Waits
 
-BIND_AT_ONCE = 10_000
-MESSAGE_BYTES = 1 << 19  # of packed ticks: half of what a server takes by default
-LEAVE_S = 1.0
+LEAVE_S = 1.0  # a server that asked us to reconnect has this long to finish what it owes
+NAMED = 5  # streams that a message names
 
 
 class Mux:
@@ -34,22 +34,25 @@ class Mux:
     take turns: one is answered before the next is sent.
     """
 
+    # A step only waits: one task reads the call and another writes it, so that a step may be cancelled at any moment.
+
     def __init__(
-        self, open_call: Opener[Any], model: Callable[[], Any], name: str, give_up_s: float, close_s: float
+        self,
+        open_call: Opener[Any],
+        model: Callable[[], Any],
+        name: str,
+        give_up_s: float,
+        close_s: float,
+        accept_lost: bool = False,
     ) -> None:
         self._open_call, self._get_model, self._name = open_call, model, name
-        self._give_up_s, self._close_s = give_up_s, close_s
-        self._backoff = Backoff(give_up_s, random.Random())
-        self._handles: dict[str, int] = {}
-        self._used = 0  # handles so far
-        self._unbound: set[int] = set()  # handles that the server has not bound in this call
-        self._unasked: list[str] = []  # streams that it was not asked to bind yet
-        self._next = np.zeros(0, np.uint64)  # by handle: the seq of its next tick, as far as was answered
-        self._servers = np.zeros(0, np.uint64)  # by handle: the seq at which the server went on in this call
-        self._sent = Unconfirmed()
-        self._turn, self._writing, self._moved = asyncio.Lock(), asyncio.Lock(), asyncio.Event()
-        self._opened: Any = None  # a call that has named its model
-        self._call: Any = None  # the same, once every handle was bound
+        self._give_up_s, self._close_s, self._accept_lost = give_up_s, close_s, accept_lost
+        self._backoff, self._waits = Backoff(give_up_s, random.Random()), Waits(give_up_s, self._check)
+        self._bindings, self._sent = Bindings(), Unconfirmed()
+        self._turns: deque[object] = deque()  # the steps under way, the one whose turn it is first
+        self._outgoing: deque[pb.Columns] = deque()  # to be written on this call
+        self._progress = 0  # answers so far
+        self._ready = False  # the call has bound every stream, and what must be sent again is on its way
         self._leaving = False  # the server has asked for another call
         self._was_open = False  # a call of it was ever answered
         self._error: Exception | None = None
@@ -58,6 +61,8 @@ class Mux:
 
     async def open(self) -> Self:
         """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
+        if self._runner is not None or self._closing:
+            raise StreamClosed("this Mux was opened before; make another with client.mux(…)")
         model: models_pb2.Model = await self._get_model()
         self.spec = model.spec
         self._runner = asyncio.create_task(self._run())
@@ -73,15 +78,19 @@ class Mux:
 
     async def aclose(self) -> None:
         """Wait, at most `close_s`, until what was answered is on disk; then end the call. Safe any number of times."""
-        if self._runner is None or self._closing:
+        if self._closing:
             return
         self._closing = True
-        with contextlib.suppress(TimeoutError, FreshetError):
-            async with asyncio.timeout(self._close_s):
-                await self._until(lambda: not self._sent.waves)
-        self._runner.cancel()
-        await asyncio.gather(self._runner, return_exceptions=True)
-        self._fail(StreamClosed("this Mux is closed"))
+        if self._runner is None:
+            return
+        try:
+            with contextlib.suppress(TimeoutError, FreshetError):
+                async with asyncio.timeout(self._close_s):
+                    await self._waits.until(lambda: not self._sent.waves)
+        finally:
+            self._runner.cancel()
+            self._fail(StreamClosed("this Mux is closed"))
+            await asyncio.gather(self._runner, return_exceptions=True)
 
     # --- what is asked
 
@@ -91,115 +100,63 @@ class Mux:
         streams: ids; one that occurs several times gets its ticks in that order. A stream that was never seen is
         created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for one channel), or a
         frame, its columns matched to the channels by name. time: one for all, or n of them: seconds since 1970-01-01
-        UTC, datetime or datetime64; required when the model has an interval. Refused ticks are in `Packed.refused`.
-        Raises InvalidArgument for shapes and names, and what ended the Mux.
+        UTC, datetime or datetime64; required when the model has an interval.
+        Refused ticks, and ids that none can be, are in `Packed.refused`; the other rows are answered. Cancelling does
+        not take back what was sent. Raises InvalidArgument for shapes and names; StateLost, once for each stream that
+        the server has lost: the next step goes on from what the server has of it; and what ended the Mux, Unavailable
+        after `give_up_s` without any answer.
         """
-        if hasattr(streams, "__array__"):
-            streams = np.asarray(streams).tolist()
-        rows, times = self._checked(streams, x, time)
-        async with self._turn:
-            self._check()
-            await self._bind(streams)
-            handle = np.array([self._handles[id] for id in streams], np.uint32)
-            seq = self._next[handle] + _occurrence(handle)
-            size = max(1, MESSAGE_BYTES // (20 + 4 * rows.shape[1]))
-            waves = [
-                Wave(handle[i : i + size], seq[i : i + size], rows[i : i + size],
-                     None if times is None else times[i : i + size], self._outputs)
-                for i in range(0, len(handle), size)
-            ]  # fmt: skip
-            for wave in waves:
-                await self._send(wave)
-            return self._packed(waves)
+        self._check()
+        if self._closing:
+            raise StreamClosed("this Mux is closed")
+        batch, turn = Batch.of(self.spec, streams, x, time), object()
+        self._turns.append(turn)
+        try:
+            await self._until(lambda: self._turns[0] is turn and self._sent.answered, "the answers to an earlier step")
+            await self._bind(batch)
+            self._raise_lost(self._bindings.lost.keys() & set(batch.ids))
+            waves = batch.waves(self._bindings.handle, self._bindings.next)
+            self._send(waves)  # nothing has awaited since the streams were bound
+            await self._until(lambda: all(wave.done for wave in waves), f"the forecasts of {len(batch.ids)} ticks")
+        finally:
+            self._turns.remove(turn)
+            self._waits.notify()
+        packed = batch.packed(waves)
+        self._raise_lost({batch.id(i) for i, error in packed.refused.items() if isinstance(error, StateLost)}, packed)
+        return packed
 
     @property
     def streams(self) -> list[str]:
         """Ids of the streams that have been stepped, in the order of their first tick."""
-        return list(self._handles)
+        return list(self._bindings.handle)
 
     # --- inside
 
-    @property
-    def _outputs(self) -> int:
-        spec = self.spec
-        return len(spec.classes) or (spec.horizon or 1) * (len(spec.targets) or len(spec.channels))
+    async def _bind(self, batch: Batch) -> None:
+        """Make sure that every stream is bound in whatever call there is, or refused."""
+        ids, bindings = batch.ids, self._bindings
+        bindings.want(ids)
+        self._sent.grow(bindings.size)
+        self._waits.notify()
+        await self._until(lambda: self._ready and bindings.settled(ids), f"{len(ids)} streams to be bound")
+        batch.refuse(bindings.refused)
 
-    def _checked(self, streams: Sequence[str], x: Any, time: Any) -> tuple[Any, Any]:
-        n, channels = len(streams), len(self.spec.channels)
-        columns = named_columns(x)
-        values = plain(x) if columns is None else matrix(columns, self.spec.channels, "x")
-        rows = np.asarray(values, np.float32)
-        if channels == 1 and rows.ndim == 1:
-            rows = rows[:, None]
-        if rows.shape != (n, channels):
-            remedy = f"give [{n}, {channels}]: a row per stream, a value per channel"
-            raise InvalidArgument(f"x has shape {rows.shape}; {remedy}", "x", str(rows.shape), remedy)
-        if time is None:
-            if self.spec.interval > 0:
-                raise InvalidArgument("time is missing: this model has an interval", "time", "None", "give event times")
-            return rows, None
-        several = isinstance(time, Iterable) and not isinstance(time, str)
-        times = np.array([seconds(t) for t in event_times(time)] if several else [seconds(time)] * n)
-        if len(times) != n:
-            raise InvalidArgument(f"{len(times)} times for {n} streams", "time", str(len(times)), f"give {n}, or one")
-        return rows, times
+    def _send(self, waves: Sequence[Wave]) -> None:
+        self._sent.waves.extend(waves)
+        self._outgoing.extend(wave.message() for wave in waves)
+        self._waits.notify()
 
-    async def _bind(self, streams: Sequence[str]) -> None:
-        """Make sure that all of the streams are bound, in whatever call there is."""
-        new = [id for id in dict.fromkeys(streams) if id not in self._handles]
-        for id in new:
-            self._handles[id] = self._used
-            self._unbound.add(self._used)
-            self._used += 1
-        if self._used > len(self._next):
-            grown = max(self._used, 2 * len(self._next))
-            self._next, self._servers = _longer(self._next, grown), _longer(self._servers, grown)
-            self._sent.grow(grown)
-        self._unasked += new
-        if self._opened is not None:
-            await self._ask(self._opened)
-        await self._until(lambda: self._call is not None and not self._unbound)
-
-    async def _ask(self, call: Any, model: str = "") -> None:
-        """Ask for what is not bound in this call. model: named first, to open the call."""
-        while model or self._unasked:
-            ids, self._unasked = self._unasked[:BIND_AT_ONCE], self._unasked[BIND_AT_ONCE:]
-            bind = [pb.Bind(handle=self._handles[id], stream=id) for id in ids]
-            await self._write(call, pb.MuxRequest(model=model, bind=bind))
-            model = ""
-
-    async def _send(self, wave: Wave) -> None:
-        self._sent.waves.append(wave)
-        if self._call is not None:
-            await self._write(self._call, pb.MuxRequest(ticks=wave.message()))
-        await self._until(lambda: wave.done)
-        taken = np.ones(len(wave.seq), np.bool_)
-        taken[list(wave.refused)] = False
-        np.maximum.at(self._next, wave.handle[taken], wave.seq[taken] + np.uint64(1))
-        self._sent.confirm(np.zeros(0, np.uint32), np.zeros(0, np.uint64))
-
-    def _packed(self, waves: Sequence[Wave]) -> Packed:
-        y = np.concatenate([wave.y for wave in waves])
-        refused: dict[int, FreshetError] = {}
-        lost: list[int] = []
-        at = 0
-        for wave in waves:
-            refused |= {at + i: error for i, error in wave.refused.items()}
-            lost += [at + i for i in wave.lost]
-            at += len(wave.seq)
-        seq, version, judged = (
-            np.concatenate([getattr(wave, name) for wave in waves]) for name in ("seq", "version", "judged")
-        )
-        shape = (len(y), self.spec.horizon or 1, -1) if not self.spec.classes else (len(y), 1, -1)
-        return Packed(y.reshape(shape), seq, version, judged, refused, lost)
-
-    async def _write(self, call: Any, message: pb.MuxRequest) -> None:
-        async with self._writing:
-            await self._write_now(call, message)
-
-    async def _write_now(self, call: Any, message: pb.MuxRequest) -> None:
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # over: the reader learns why
-            await call.write(message)
+    def _raise_lost(self, ids: set[str], packed: Packed | None = None) -> None:
+        """Tell of streams whose state is lost, once."""
+        why = {id: self._bindings.lost.pop(id, "") for id in sorted(ids)}
+        if why and not self._accept_lost:
+            names = ", ".join(map(repr, list(why)[:NAMED])) + (" …" if len(why) > NAMED else "")
+            error = StateLost(
+                f"the server has lost the state of {len(why)} streams, {names}: {next(iter(why.values()))}; step them "
+                "again to go on from the server's state, or make the Mux with accept_lost=True"
+            )
+            error.streams, error.packed = tuple(why), packed
+            raise error
 
     def _check(self) -> None:
         if self._error is not None:
@@ -207,16 +164,21 @@ class Mux:
         if self._runner is None:
             raise FreshetError("the Mux is not open: use `async with client.mux(…) as mux`")
 
-    async def _until(self, done: Callable[[], bool]) -> None:
-        while not done():
-            self._check()
-            self._moved.clear()
-            await self._moved.wait()
+    async def _until(self, done: Callable[[], bool], what: str) -> None:
+        """Wait for what the server owes. If nothing comes for `give_up_s`, the Mux is over."""
+        try:
+            await self._waits.until(done, (what, lambda: self._progress))
+        except Unavailable as error:
+            self._fail(error)
+            raise
 
     def _fail(self, error: Exception) -> None:
+        """The Mux is over: everyone who waits is told why. Only the first reason counts."""
         if self._error is None:
             self._error = error
-        self._moved.set()
+            if self._runner is not None:
+                self._runner.cancel()
+        self._waits.notify()
 
     # --- calling and reading
 
@@ -225,100 +187,115 @@ class Mux:
         loop = asyncio.get_running_loop()
         try:
             while True:
-                why = await self._one_call()
+                self._waits.last_call = why = await self._one_call()
                 wait = self._backoff.failed(loop.time())
                 if wait is None:
                     raise Unavailable(f"no success for {self._give_up_s:g} s; the last call: {why}")
                 await asyncio.sleep(wait)
-        except asyncio.CancelledError:
-            raise
         except Exception as error:
             self._fail(error)
 
     async def _one_call(self) -> str:
         call = self._open_call()
-        self._unbound, self._unasked, self._leaving = set(self._handles.values()), list(self._handles), False
+        self._bindings.begin()
+        self._leaving = False
+        sending = asyncio.create_task(self._write(call))
+        sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
-            await self._ask(call, self._name)
-            self._opened = call
-            await self._ready(call)
-            async for message in call:
-                await self._take(call, message)
+            self._see_ready()
+            async for message in call:  # not `read`, which forgets what has arrived once a write has failed
+                self._take(call, message)
             return "ended by the server"
         except grpc.aio.AioRpcError as error:
             if not self._open_call.passes(error, self._was_open):
                 raise from_rpc(error) from error
             return f"{error.code().name}: {error.details()}"
+        except asyncio.CancelledError:
+            if cancelled_from_outside():
+                raise
+            if sending.done():
+                sending.result()  # what no server can cause stays loud
+            return "cut: the server was leaving"
         finally:
-            self._opened = self._call = None
+            self._ready = False
+            self._outgoing.clear()
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
             call.cancel()
 
-    async def _take(self, call: Any, message: pb.MuxResponse) -> None:
-        """Act on one message. Raises what ends the Mux."""
-        self._was_open = True
-        if message.bound:
-            for bound in message.bound:
-                self._take_bound(bound)
-            if self._call is None:
-                await self._ready(call)
-        if message.HasField("forecasts"):
-            self._backoff.succeeded()
-            for wave in self._sent.waves:
-                wave.forecasts(message.forecasts)
-        for refused in message.refused:
-            if refused.refused.seq == 0:
-                r = refused.refused
-                raise InvalidArgument(f"{r.field} = {r.value}; {r.remedy}", r.field, r.value, r.remedy)
-            for wave in self._sent.waves:
-                wave.refuse(refused)
-        if message.HasField("durable"):
-            durable = message.durable
-            self._sent.confirm(np.frombuffer(durable.handle, "<u4"), np.frombuffer(durable.seq, "<u8"))
-        if message.taken_over:
-            self._take_losses(set(message.taken_over))
-        if message.HasField("reconnect"):
-            self._opened = self._call = None
-            self._leaving = True
-            asyncio.get_running_loop().call_later(LEAVE_S, call.cancel)
-        self._moved.set()
+    async def _write(self, call: Any) -> None:
+        """The model's name, then whatever is to be bound or sent, as long as the call lives."""
+        message = pb.MuxRequest(model=self._name, bind=self._bindings.ask())
+        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # over: the reader learns why
+            while True:
+                await call.write(message)
+                await self._waits.until(lambda: not self._leaving and (self._bindings.unasked or bool(self._outgoing)))
+                if self._bindings.unasked:
+                    message = pb.MuxRequest(bind=self._bindings.ask())
+                else:
+                    message = pb.MuxRequest(ticks=self._outgoing.popleft())
 
-    async def _ready(self, call: Any) -> None:
-        """Once everything is bound: send again what must be, and what is new behind it."""
-        if not self._unbound and not self._leaving:
-            async with self._writing:
-                self._call = call
-                for columns in self._sent.again(self._servers):
-                    await self._write_now(call, pb.MuxRequest(ticks=columns))
+    def _take(self, call: Any, message: pb.MuxResponse) -> None:
+        """Act on one message, then let everyone it may concern look again. Raises what ends the Mux."""
+        self._was_open = True
+        before = self._progress
+        for bound in message.bound:
+            self._take_bound(bound)
+        for refused in message.refused:
+            self._take_refused(refused)
+        if message.HasField("forecasts"):
+            self._progress += sum(wave.forecasts(message.forecasts) for wave in self._sent.waves if not wave.done)
+        if message.HasField("durable"):
+            self._sent.confirm(np.frombuffer(message.durable.handle, "<u4"), np.frombuffer(message.durable.seq, "<u8"))
+        for handle in message.taken_over:
+            self._forget(handle, TakenOver("another client has opened this stream"))
+        if message.HasField("reconnect"):
+            self._ready, self._leaving = False, True
+            asyncio.get_running_loop().call_later(LEAVE_S, call.cancel)
+        self._count()
+        self._see_ready()
+        if self._progress != before:
+            self._backoff.succeeded()
+        self._waits.notify()
+
+    def _see_ready(self) -> None:
+        """Once everything is bound: send again what must be; what is new comes behind it."""
+        if not self._ready and not self._leaving and not self._bindings.unbound:
+            self._ready = True
+            self._outgoing.extend(self._sent.again(self._bindings.servers))
+            self._waits.notify()
+
+    def _count(self) -> None:
+        """Take what was answered into the numbers of the streams, whether anybody still waits for it or not."""
+        for wave in self._sent.waves:
+            if wave.done and not wave.counted:
+                wave.counted, taken = True, wave.taken
+                self._bindings.count(wave.handle[taken], wave.seq[taken])
+        self._sent.forget()
 
     def _take_bound(self, bound: pb.Bound) -> None:
         handle = bound.handle
-        if bound.state_origin == pb.Welcome.LOST:
-            lost = next(id for id, h in self._handles.items() if h == handle)
-            raise StateLost(f"the server has lost the state of stream {lost!r}")
-        self._unbound.discard(handle)
-        self._servers[handle] = bound.next_seq
+        if handle not in self._bindings:
+            return
+        self._progress += 1
+        lost = self._bindings.bound(bound, int(self._sent.durable[handle]))
+        if lost is not None:
+            self._sent.drop(handle, bound.durable_seq, StateLost(f"the server has lost this stream's state: {lost}"))
         self._sent.confirm(np.array([handle], np.uint32), np.array([bound.durable_seq], np.uint64))
-        self._next[handle] = max(self._next[handle], np.uint64(bound.next_seq))
 
-    def _take_losses(self, handles: set[int]) -> None:
-        for wave in self._sent.waves:
-            wave.taken_over(handles)
-        for id in [id for id, handle in self._handles.items() if handle in handles]:
-            del self._handles[id]  # stepped again, it is bound, and taken over, again
-        self._unbound -= handles
+    def _take_refused(self, message: pb.HandleRefused) -> None:
+        r = message.refused
+        if r.seq:
+            self._progress += sum(wave.refuse(message) for wave in self._sent.waves if not wave.done)
+            return
+        error = InvalidArgument(f"{r.field} = {r.value}; {r.remedy}", r.field, r.value, r.remedy)
+        if message.handle not in self._bindings:
+            raise error
+        self._progress += 1
+        self._forget(message.handle, error)
 
-
-def _longer(column: Any, size: int) -> Any:
-    out = np.zeros(size, column.dtype)
-    out[: len(column)] = column
-    return out
-
-
-def _occurrence(handle: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
-    """(n,) how many times the handle occurs before."""
-    order = np.argsort(handle, kind="stable")
-    ranked = handle[order]
-    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(handle) else np.zeros(0, np.intp)
-    out = np.empty(len(handle), np.uint64)
-    out[order] = np.arange(len(handle)) - np.repeat(first, np.diff(np.append(first, len(handle))))
-    return out
+    def _forget(self, handle: int, error: FreshetError) -> None:
+        """The server does not bind this handle, or no longer: its stream, stepped again, gets another."""
+        if handle in self._bindings:
+            self._bindings.refuse(handle, error)
+            self._sent.drop(handle, int(self._sent.durable[handle]), error)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from freshet.errors import FreshetError, Reason, TakenOver, TickRefused
+from freshet.errors import FreshetError, Reason, TickRefused
 from freshet.v1 import streams_pb2 as pb
 
 Array = npt.NDArray[np.float32]
@@ -21,8 +21,10 @@ class Packed:
     """The answers to n ticks, in their order; arrays are owned by the caller.
 
     y: [n, horizon, targets] float32 in the units of the channels (for other tasks than forecast [n, 1, outputs]); NaN
-    where there is no forecast. seq, version, judged_through: (n,), as in Forecast; version is 0 where there is none.
-    refused: by index, why a tick was not taken; its stream goes on as if it had not been sent.
+    where there is no forecast. seq, version, judged_through: (n,), as in Forecast; version is 0 where there is none,
+    seq where the tick was never sent.
+    refused: by index, why a tick was not taken, or a stream could not be bound (InvalidArgument); the stream goes on as
+    if it had not been sent.
     lost: indices of ticks that were taken, but whose answers the server no longer had, after a long reconnect.
     """
 
@@ -42,7 +44,8 @@ class Wave:
     ) -> None:
         n = len(handle)
         self.handle, self.seq, self.x, self.time = handle, seq, x, time
-        self.settled = np.zeros(n, np.bool_)
+        self.settled, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: never sent again
+        self.counted = False  # in the numbers of its streams
         self.y = np.full((n, outputs), np.nan, np.float32)
         self.version, self.judged = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
         self.refused: dict[int, FreshetError] = {}
@@ -63,22 +66,31 @@ class Wave:
             time=b"" if self.time is None else self.time[part].astype("<f8").tobytes(),
         )
 
-    def forecasts(self, message: pb.Forecasts) -> None:
-        """Take in the forecasts that are this wave's; others are passed over."""
+    @property
+    def taken(self) -> npt.NDArray[np.bool_]:
+        """Which ticks have become part of their streams, as far as is known."""
+        taken = self.settled & ~self.dropped
+        taken[list(self.refused)] = False
+        return taken
+
+    def forecasts(self, message: pb.Forecasts) -> int:
+        """Take in the forecasts that are this wave's and new, and return how many; others are passed over."""
         handle, seq = np.frombuffer(message.handle, "<u4"), np.frombuffer(message.seq, "<u8")
         y = np.frombuffer(message.y, "<f4").reshape(len(handle), -1)
         judged = np.frombuffer(message.judged_through, "<u8")
         found = [self._where.get(key, -1) for key in zip(handle.tolist(), seq.tolist(), strict=True)]
         mine = np.array(found, np.intp)
         here = mine >= 0
+        here[here] = ~self.settled[mine[here]]
         at = mine[here]
         self.y[at], self.judged[at], self.version[at], self.settled[at] = y[here], judged[here], message.version, True
+        return len(at)
 
-    def refuse(self, message: pb.HandleRefused) -> None:
-        """A tick of this wave, or another's, was refused."""
+    def refuse(self, message: pb.HandleRefused) -> bool:
+        """A tick was refused; whether it is of this wave, and had no answer."""
         i = self._where.get((message.handle, message.refused.seq), -1)
         if i < 0 or self.settled[i]:
-            return
+            return False
         r = message.refused
         self.settled[i] = True
         reason = Reason(r.reason)
@@ -86,13 +98,15 @@ class Wave:
             self.lost.append(i)
         else:
             self.refused[i] = TickRefused(r.seq, r.field, r.value, r.remedy, reason)
+        return True
 
-    def taken_over(self, handles: set[int]) -> None:
-        """These handles are another's: their ticks come to nothing."""
-        for i in np.flatnonzero(~self.settled).tolist():
-            if int(self.handle[i]) in handles:
-                self.settled[i] = True
-                self.refused[i] = TakenOver("another client has opened this stream")
+    def drop(self, handle: int, error: FreshetError) -> None:
+        """This handle's ticks are not sent again; those without an answer are refused."""
+        mine = self.handle == handle
+        self.dropped |= mine
+        for i in np.flatnonzero(mine & ~self.settled).tolist():
+            self.settled[i] = True
+            self.refused[i] = error
 
 
 class Unconfirmed:
@@ -109,16 +123,31 @@ class Unconfirmed:
             longer[: len(self.durable)] = self.durable
             self.durable = longer
 
+    @property
+    def answered(self) -> bool:
+        """Whether every tick has come to something."""
+        return all(wave.done for wave in reversed(self.waves))
+
+    def drop(self, handle: int, durable: int, error: FreshetError) -> None:
+        """The ticks of a handle are lost to its stream, which is on disk up to `durable`."""
+        for wave in self.waves:
+            wave.drop(handle, error)
+        self.durable[handle] = durable
+
     def confirm(self, handle: Handles, seq: UInts) -> None:
         """These handles' ticks are on disk up to these seqs."""
         self.durable[handle] = np.maximum(self.durable[handle], seq)
-        while self.waves and self.waves[0].done and not self._missing(self.waves[0]).any():
+        self.forget()
+
+    def forget(self) -> None:
+        """Keep no waves that are counted and need not be sent again."""
+        while self.waves and self.waves[0].counted and not self._missing(self.waves[0]).any():
             self.waves.popleft()
 
     def _missing(self, wave: Wave) -> npt.NDArray[np.bool_]:
         missing = wave.seq > self.durable[wave.handle]
         missing[list(wave.refused)] = False
-        return np.asarray(missing)
+        return np.asarray(missing & ~wave.dropped)
 
     def again(self, next_seq: UInts) -> list[pb.Columns]:
         """What must be sent again to a server that goes on at next_seq, by handle: what it lost, or did not answer."""

@@ -55,7 +55,7 @@ class Training(Models):
         hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
 
         async def describe() -> types_pb2.ModelSpec:
-            return (await self.get_model(model)).spec
+            return (await self._get_model(model, give_up_s)).spec
 
         return Learning(open_call, hello, describe, settings)
 

@@ -4,91 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from typing import Any
 
-import grpc
 import numpy as np
 import pytest
 
 import freshet
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2_grpc, types_pb2
-from freshet.v1 import streams_pb2 as pb
-
-
-class FakeMux(streams_pb2_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
-    """Forecasts what it was sent. `binding` cleared: it binds nothing yet; `end` ends the open call."""
-
-    def __init__(self) -> None:
-        self.binding = asyncio.Event()
-        self.binding.set()
-        self.end = asyncio.Event()
-        self.calls: list[list[str]] = []  # the streams that each call asked for
-        self.asked = asyncio.Condition()
-        self.next: dict[str, int] = {}  # by stream
-
-    async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
-        return models_pb2.Model(name="m", spec=types_pb2.ModelSpec(channels=["x"], horizon=1))
-
-    async def Mux(self, requests: Any, context: Any) -> AsyncIterator[pb.MuxResponse]:
-        self.end.clear()
-        out: asyncio.Queue[pb.MuxResponse | None] = asyncio.Queue()
-        asked: list[str] = []
-        self.calls.append(asked)
-        tasks = [asyncio.create_task(self._read(requests, asked, out)), asyncio.create_task(self._end(out))]
-        try:
-            while (answer := await out.get()) is not None:
-                yield answer
-            await context.abort(grpc.StatusCode.UNAVAILABLE, "ended by the test")
-        finally:
-            for task in tasks:
-                task.cancel()
-
-    async def _end(self, out: Any) -> None:
-        await self.end.wait()
-        out.put_nowait(None)
-
-    async def _read(self, requests: Any, asked: list[str], out: Any) -> None:
-        streams: dict[int, str] = {}
-        async for request in requests:
-            for bind in request.bind:
-                streams[bind.handle] = bind.stream
-                asked.append(bind.stream)
-            async with self.asked:
-                self.asked.notify_all()
-            await self.binding.wait()
-            bound = [pb.Bound(handle=b.handle, next_seq=self.next.get(b.stream, 1)) for b in request.bind]
-            out.put_nowait(pb.MuxResponse(bound=bound))
-            handle, seqs = np.frombuffer(request.ticks.handle, "<u4"), np.frombuffer(request.ticks.seq, "<u8")
-            for number, seq in zip(handle.tolist(), seqs.tolist(), strict=True):
-                self.next[streams[number]] = seq + 1
-            if len(handle):
-                columns = request.ticks
-                out.put_nowait(pb.MuxResponse(
-                    forecasts=pb.Forecasts(handle=columns.handle, seq=columns.seq, y=columns.x,
-                                           judged_through=bytes(8 * len(handle)), version=1),
-                    durable=pb.DurableColumns(handle=columns.handle, seq=columns.seq),
-                ))  # fmt: skip
-
-    async def until(self, calls: int, streams: list[str]) -> None:
-        """Wait until the call of this number has asked for just these."""
-        async with self.asked:
-            await self.asked.wait_for(lambda: len(self.calls) == calls and self.calls[-1] == streams)
+from tests.client.fake_mux import FakeMux
 
 
 @pytest.fixture
 async def fake() -> AsyncIterator[FakeMux]:
-    fake, server = FakeMux(), grpc.aio.server()
-    streams_pb2_grpc.add_StreamsServicer_to_server(fake, server)
-    models_pb2_grpc.add_ModelsServicer_to_server(fake, server)
-    fake.port = server.add_insecure_port("127.0.0.1:0")  # type: ignore[attr-defined]
-    await server.start()
+    fake = FakeMux()
+    await fake.start()
     yield fake
-    await server.stop(0)
+    await fake.stop()
 
 
 @pytest.fixture
 async def client(fake: FakeMux) -> AsyncIterator[freshet.Client]:
-    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:  # type: ignore[attr-defined]
+    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:
         yield connected
 
 
@@ -123,7 +57,7 @@ async def test_a_stream_that_comes_while_others_are_being_bound_again_is_asked_f
 
 @pytest.mark.parametrize("turns", range(0, 60, 12))
 async def test_a_step_of_several_messages_outlasts_the_end_of_a_call_at_any_moment(client, fake, monkeypatch, turns):
-    monkeypatch.setattr("freshet.mux.MESSAGE_BYTES", 48)  # two ticks a message
+    monkeypatch.setattr("freshet.batch.MESSAGE_BYTES", 48)  # two ticks a message
     ids = [f"s{n}" for n in range(9)]
     async with client.mux("m", close_s=0.0) as mux:
         await mux.step(ids, np.zeros(9))
@@ -133,8 +67,8 @@ async def test_a_step_of_several_messages_outlasts_the_end_of_a_call_at_any_mome
         fake.end.set()
         packed = await step
 
+        assert not packed.refused, packed
         assert packed.y.ravel().tolist() == list(range(9))
-        assert not packed.refused
 
 
 async def test_ids_rows_and_times_may_be_columns_of_a_frame(client, fake):

@@ -88,10 +88,11 @@ class Client:
         )  # fmt: skip
         return Stream(self._portal, made)
 
-    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0) -> Mux:
-        return Mux(
-            self._portal, self._portal.run(lambda: self._client.mux(model, give_up_s=give_up_s, close_s=close_s))
+    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0, accept_lost: bool = False) -> Mux:
+        made = self._portal.run(
+            lambda: self._client.mux(model, give_up_s=give_up_s, close_s=close_s, accept_lost=accept_lost)
         )
+        return Mux(self._portal, made)
 
     def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> streams_pb2.Stream:
         return self._portal.call(self._client.get_stream(model, stream_id, with_state=with_state))

@@ -1,0 +1,139 @@
+"""What a step of a Mux was given: checked before anything is sent, and put together again from what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+import numpy.typing as npt
+
+from freshet.errors import FreshetError, InvalidArgument
+from freshet.frames import event_times, matrix, named_columns, plain
+from freshet.ids import refused_id
+from freshet.packed import Packed, Wave
+from freshet.ticks import seconds
+from freshet.v1 import types_pb2
+
+MESSAGE_BYTES = 1 << 19  # of packed ticks: half of what a server takes by default
+
+
+class Batch:
+    """n ticks of streams of one model. ids: of the rows that may be sent; refused: of the others, by row, why not.
+
+    x: (n, channels) float32. time: (n,) float64 seconds, or None.
+    """
+
+    def __init__(self, spec: types_pb2.ModelSpec, ids: Sequence[Any], x: Any, time: Any) -> None:
+        self._spec, self.x, self.time = spec, x, time
+        self.refused: dict[int, FreshetError] = {
+            row: error for row, id in enumerate(ids) if (error := refused_id(id, f"streams[{row}]")) is not None
+        }
+        self._all: Sequence[Any] = ids
+
+    @classmethod
+    def of(cls, spec: types_pb2.ModelSpec, streams: Any, x: Any, time: Any) -> Self:
+        """As `Mux.step` takes them. Raises InvalidArgument for shapes, not for single ids."""
+        ids = _listed(streams)
+        rows, times = _rows(spec, len(ids), x), _times(spec, len(ids), time)
+        return cls(spec, ids, rows, times)
+
+    @property
+    def ids(self) -> list[str]:
+        """The streams of the rows that are not refused, in order."""
+        return [self._all[row] for row in self.rows]
+
+    @property
+    def rows(self) -> list[int]:
+        """Which rows are not refused."""
+        if not self.refused:
+            return list(range(len(self._all)))
+        return [row for row in range(len(self._all)) if row not in self.refused]
+
+    def id(self, row: int) -> str:
+        """The stream of a row that may be sent."""
+        id: str = self._all[row]
+        return id
+
+    def refuse(self, refused: Mapping[str, FreshetError]) -> None:
+        """These streams cannot be sent anything."""
+        if refused:
+            self.refused |= {row: refused[self._all[row]] for row in self.rows if self._all[row] in refused}
+
+    def waves(self, handles: Mapping[str, int], next_seq: npt.NDArray[np.uint64]) -> list[Wave]:
+        """The rows that are not refused as messages. next_seq: by handle."""
+        rows = np.array(self.rows, np.intp)
+        handle = np.array([handles[id] for id in self.ids], np.uint32)
+        seq = next_seq[handle] + _occurrence(handle)
+        size = max(1, MESSAGE_BYTES // (20 + 4 * self.x.shape[1]))
+        parts = [slice(at, at + size) for at in range(0, len(rows), size)]
+        return [
+            Wave(handle[part], seq[part], self.x[rows[part]],
+                 None if self.time is None else self.time[rows[part]], self._outputs)
+            for part in parts
+        ]  # fmt: skip
+
+    def packed(self, waves: Sequence[Wave]) -> Packed:
+        """What came of the ticks, once every wave is done."""
+        n, spec = len(self._all), self._spec
+        y = np.full((n, self._outputs), np.nan, np.float32)
+        seq, version, judged = (np.zeros(n, np.uint64) for _ in range(3))
+        rows, lost, at = np.array(self.rows, np.intp), [], 0
+        refused = dict(self.refused)
+        for wave in waves:
+            mine = rows[at : at + len(wave.seq)]
+            at += len(mine)
+            y[mine], seq[mine], version[mine], judged[mine] = wave.y, wave.seq, wave.version, wave.judged
+            refused |= {int(mine[i]): error for i, error in wave.refused.items()}
+            lost += [int(mine[i]) for i in wave.lost]
+        horizon = 1 if spec.classes else spec.horizon or 1
+        return Packed(y.reshape(n, horizon, self._outputs // horizon), seq, version, judged, refused, lost)
+
+    @property
+    def _outputs(self) -> int:
+        spec = self._spec
+        return len(spec.classes) or (spec.horizon or 1) * (len(spec.targets) or len(spec.channels))
+
+
+def _listed(streams: Any) -> list[Any]:
+    if isinstance(streams, str | bytes | set | frozenset | Mapping) or not isinstance(streams, Iterable):
+        remedy = "give a list of ids, one per row of x"
+        text = f"streams is a {type(streams).__name__}; {remedy}"
+        raise InvalidArgument(text, "streams", repr(streams)[:80], remedy)
+    if hasattr(streams, "__array__"):
+        streams = np.asarray(streams).tolist()
+    return list(streams)
+
+
+def _rows(spec: types_pb2.ModelSpec, n: int, x: Any) -> npt.NDArray[np.float32]:
+    channels, columns = len(spec.channels), named_columns(x)
+    values = plain(x) if columns is None else matrix(columns, spec.channels, "x")
+    rows = np.asarray(values, np.float32)
+    if channels == 1 and rows.ndim == 1:
+        rows = rows[:, None]
+    if rows.shape != (n, channels):
+        remedy = f"give [{n}, {channels}]: a row per stream, a value per channel"
+        raise InvalidArgument(f"x has shape {rows.shape}; {remedy}", "x", str(rows.shape), remedy)
+    return rows
+
+
+def _times(spec: types_pb2.ModelSpec, n: int, time: Any) -> npt.NDArray[np.float64] | None:
+    if time is None:
+        if spec.interval > 0:
+            raise InvalidArgument("time is missing: this model has an interval", "time", "None", "give event times")
+        return None
+    several = isinstance(time, Iterable) and not isinstance(time, str)
+    times = np.array([seconds(t) for t in event_times(time)] if several else [seconds(time)] * n)
+    if len(times) != n:
+        raise InvalidArgument(f"{len(times)} times for {n} streams", "time", str(len(times)), f"give {n}, or one")
+    return times
+
+
+def _occurrence(handle: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+    """(n,) how many times the handle occurs before."""
+    order = np.argsort(handle, kind="stable")
+    ranked = handle[order]
+    first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(handle) else np.zeros(0, np.intp)
+    out = np.empty(len(handle), np.uint64)
+    out[order] = np.arange(len(handle)) - np.repeat(first, np.diff(np.append(first, len(handle))))
+    return out

@@ -1,0 +1,69 @@
+"""Waits for what a server owes: looked at after each of its messages, and ended where nothing comes for too long."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from freshet.errors import Unavailable
+
+AT_LEAST_S = 30.0  # for whoever tries no call again (give_up_s = 0) and still waits for the answers to the first
+
+Wanted = tuple[str, Callable[[], object]]
+
+
+class Waits:
+    """The waits of one stream, Mux or sender. A wait may be cancelled at any moment: it holds nothing.
+
+    give_up_s: how long a wait may see no progress, seconds; 0 stands for AT_LEAST_S. check: raises what ended the
+    object, if anything has.
+    """
+
+    def __init__(self, give_up_s: float, check: Callable[[], None]) -> None:
+        self.give_up_s, self._check = give_up_s or AT_LEAST_S, check
+        self.last_call = ""  # how the last call ended, for messages
+        self._waiters: set[asyncio.Future[None]] = set()
+
+    def notify(self) -> None:
+        """Let every wait look again."""
+        for waiter in self._waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
+        """Wait until `done()`, looked at after each `notify`.
+
+        wanted: what is waited for, as a message names it, and how far it has come: without a change of that for
+        `give_up_s`, Unavailable is raised. None: the wait has no bound, as what it waits for is not the server's.
+        Raises what `check` raises, too.
+        """
+        loop = asyncio.get_running_loop()
+        since, seen = loop.time(), wanted and wanted[1]()
+        while not done():
+            self._check()
+            waiter: asyncio.Future[None] = loop.create_future()
+            timer = wanted and loop.call_at(since + self.give_up_s, _wake, waiter)
+            self._waiters.add(waiter)
+            try:
+                await waiter
+            finally:
+                self._waiters.discard(waiter)
+                if timer:
+                    timer.cancel()
+            if wanted and not done():
+                now = loop.time()
+                if (come := wanted[1]()) != seen:
+                    since, seen = now, come
+                elif now - since >= self.give_up_s:
+                    self._check()
+                    raise self.gave_up(wanted[0])
+
+    def gave_up(self, what: str) -> Unavailable:
+        """The error of a wait for `what` that saw no progress for too long. The caller raises it."""
+        why = self.last_call or "it is still open"
+        return Unavailable(f"no success for {self.give_up_s:g} s, waiting for {what}; the last call: {why}")
+
+
+def _wake(waiter: asyncio.Future[None]) -> None:
+    if not waiter.done():
+        waiter.set_result(None)
