@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Any, Generic, TypeAlias, TypeVar
+from weakref import WeakSet
 
 import grpc
 
-from freshet.errors import Failed, from_rpc, passes
+from freshet.errors import Failed, StreamClosed, from_rpc, passes
 from freshet.security import Token, bearer
 
 # What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
@@ -64,6 +65,7 @@ class Calls:
     def __init__(self, timeout_s: float, token: Token | None = None) -> None:
         self._timeout_s, self._token = timeout_s, token
         self._channel: grpc.aio.Channel | None = None
+        self._open: WeakSet[Any] = WeakSet()  # streams, Muxes and senders, which are closed before the channel
 
     def _metadata(self) -> Metadata:
         """What goes out with every call, streams included: the token, read anew."""
@@ -86,6 +88,10 @@ class Calls:
             return await method(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
             raise from_rpc(error) from error
+        except asyncio.CancelledError:
+            if cancelled_from_outside():
+                raise
+            raise StreamClosed("the client was closed meanwhile") from None
 
 
 def cancelled_from_outside() -> bool:

@@ -7,7 +7,6 @@ import json
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
-from weakref import WeakSet
 
 import grpc
 
@@ -95,7 +94,6 @@ class Client(Training, KeptStreams):
         self._target, self._credentials = target, credentials
         # Each name once: of two, gRPC heeds the first.
         self._options = list((dict(channel_options(max_message_bytes)) | dict(options)).items())
-        self._streams: WeakSet[Stream | Mux] = WeakSet()
 
     async def open(self) -> Self:
         """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
@@ -114,12 +112,16 @@ class Client(Training, KeptStreams):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what streams are still open, then the connection. Safe any number of times."""
+        """Close what is still open, streams, Muxes and senders, then the connection. Safe any number of times. Raises
+        the first error of closing them, once all are closed."""
         try:
-            await asyncio.gather(*(stream.aclose() for stream in self._streams))
+            closed = await asyncio.gather(*(one.aclose() for one in self._open), return_exceptions=True)
         finally:
             if self._channel is not None:
                 await self._channel.close()
+        for error in closed:
+            if isinstance(error, BaseException):
+                raise error
 
     # --- streams
 
@@ -146,7 +148,7 @@ class Client(Training, KeptStreams):
         )
         hello = streams_pb2.Hello(model=model, stream=stream_id)
         stream = Stream(Engine(open_call, hello, settings), in_flight)
-        self._streams.add(stream)
+        self._open.add(stream)
         return stream
 
     def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0, accept_lost: bool = False) -> Mux:
@@ -157,5 +159,5 @@ class Client(Training, KeptStreams):
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
         mux = Mux(open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost)
-        self._streams.add(mux)
+        self._open.add(mux)
         return mux

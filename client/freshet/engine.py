@@ -22,6 +22,7 @@ from freshet.resume import Action, Reset
 from freshet.retry import Backoff
 from freshet.ticks import Tick
 from freshet.v1 import streams_pb2 as pb
+from freshet.waits import Waits, Wanted
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
 
@@ -58,7 +59,6 @@ class Link:
 
     call: Call
     heard: float
-    writing: bool = False
     half_closed: bool = False
 
 
@@ -77,7 +77,8 @@ class Engine:
         self._closing = False
         self._link: Link | None = None  # where to write; None: not connected, or the server is leaving
         self._wake = asyncio.Event()
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waits = Waits(settings.give_up_s, self.check)
+        self._owed_since = 0.0  # loop time, seconds: when the ticks without an answer last came nearer to one
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
 
@@ -90,26 +91,39 @@ class Engine:
         self._loop = asyncio.get_running_loop()
         self._runner = self.spawn(self._run())
         self.spawn(self._send())
+        self.spawn(self._watch_ticks())
         try:
-            await self.until(lambda: self.calls > 0)
+            await self.until(lambda: self.calls > 0, ("the server's Welcome", lambda: self.calls))
         except BaseException:
             await self.close()
             raise
 
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
-        """Check a tick and queue it; `pump` sends it. Raises TickRefused, and what `check` raises."""
+        """Check a tick and queue it to be sent. Raises TickRefused, and what `check` raises."""
         self.check()
-        return self.ledger.accept(tick, max_staleness)
+        owed = self.outbox.owes
+        slot = self.ledger.accept(tick, max_staleness)
+        if not owed:
+            self._owed_since = self._loop.time()
+        self._wake.set()
+        return slot
+
+    def reset(self) -> None:
+        """Queue a Reset behind the ticks so far. Raises what `check` raises."""
+        self.check()
+        self.ledger.reset()
+        self._wake.set()
 
     async def label(self, seq: int, y: Any) -> None:
         """Send a label, and wait until it is on disk. Raises LabelRefused, and what `check` raises."""
         self.check()
         values = self.ledger.label_values(seq, y)
-        await self.until(lambda: len(self.labels) < self.ledger.max_undurable)
+        coming = "labels to reach the server's disk", lambda: self.labels.settled
+        await self.until(lambda: len(self.labels) < self.ledger.max_undurable, coming)
         label = Label(seq, values, self._loop.create_future())
         self.labels.append(label)
-        await self.pump()
-        await label.done
+        self._wake.set()
+        await self._waits.settled(label.done, (f"the label of tick {seq} to reach the server's disk", coming[1]))
 
     def check(self) -> None:
         """Raise the reason why this stream takes nothing more, if there is one."""
@@ -120,22 +134,13 @@ class Engine:
         if self._runner is None:
             raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
 
-    async def until(self, done: Callable[[], bool]) -> None:
-        """Wait until `done()`, looked at after every message. Raises the stream's error if that comes first."""
-        while not done():
-            self.check()
-            waiter: asyncio.Future[None] = self._loop.create_future()
-            self._waiters.add(waiter)
-            try:
-                await waiter
-            finally:
-                self._waiters.discard(waiter)
+    async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
+        """Wait as `Waits.until` does, looking after every message. Raises the stream's error if that comes first."""
+        await self._waits.until(done, wanted)
 
     def notify(self) -> None:
         """Let everyone in `until` look again."""
-        for waiter in self._waiters:
-            if not waiter.done():
-                waiter.set_result(None)
+        self._waits.notify()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Run `work` until it ends or the stream closes."""
@@ -171,8 +176,8 @@ class Engine:
             tasks = list(self._tasks)
             for task in tasks:
                 task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
             self._fail(StreamClosed("the stream is closed"))
+            await asyncio.gather(*tasks, return_exceptions=True)
         outbox = self.outbox
         if not failed and self.calls and outbox.durable < outbox.next_seq - 1:
             raise Unavailable(
@@ -184,12 +189,11 @@ class Engine:
 
     # --- writing
 
-    async def pump(self) -> None:
-        """Write whatever may be sent now. If someone else is writing, they take what is new along."""
+    async def _pump(self) -> None:
+        """Write whatever may be sent now."""
         link = self._link
-        if link is None or link.writing:
+        if link is None:
             return
-        link.writing = True
         try:
             while link is self._link:
                 if (label := self.labels.take(self.outbox.known_before)) is not None:
@@ -211,14 +215,17 @@ class Engine:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
-        finally:
-            link.writing = False
 
     async def _send(self) -> None:
-        while True:
-            await self._wake.wait()
-            self._wake.clear()
-            await self.pump()
+        """Write whenever there may be something. Only this task writes: gRPC ends a call whose write is cancelled, and
+        whoever waits for a tick may be."""
+        try:
+            while True:
+                await self._wake.wait()
+                self._wake.clear()
+                await self._pump()
+        except Exception as error:  # what no server can cause stays loud
+            self._end(error)
 
     # --- calling and reading
 
@@ -226,6 +233,7 @@ class Engine:
         """One call after the other, until the stream is closed or fails."""
         try:
             while (why := await self._one_call()) is not None:
+                self._waits.last_call = why
                 wait = self._backoff.failed(self._loop.time())
                 if wait is None:
                     raise Unavailable(f"no success for {self._settings.give_up_s:g} s; the last call: {why}")
@@ -277,10 +285,22 @@ class Engine:
             elif self._loop.time() - link.heard > limit:
                 link.call.cancel()
 
+    async def _watch_ticks(self) -> None:
+        """End the stream once its ticks have come no nearer to an answer for `give_up_s`."""
+        most = self._waits.give_up_s
+        while True:
+            left = self._owed_since + most - self._loop.time() if self.outbox.owes else most
+            if left <= 0:
+                late = self.ledger.put_off
+                why = f", which the server puts off: {late}" if late else ""
+                return self._end(self._waits.gave_up(self.outbox.wants + why))
+            await asyncio.sleep(left)
+
     def _receive(self, link: Link, message: pb.OpenResponse) -> None:
         """Act on one message, then let everyone it may concern look again. Raises what ends the stream."""
         link.heard = now = self._loop.time()
-        kind = message.WhichOneof("message")
+        kind, outbox = message.WhichOneof("message"), self.outbox
+        before = outbox.answered, outbox.durable, outbox.judged
         if kind == "forecast":
             self.ledger.forecast(message.forecast, now)
             self._backoff.succeeded()
@@ -292,8 +312,11 @@ class Engine:
             if self.labels.refused(message.refused.item, label_refused(message.refused)):
                 self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
         elif kind == "refused":
-            if self.ledger.refused(message.refused, now) is Action.HOLD:
+            action = self.ledger.refused(message.refused, now)
+            if action is Action.HOLD:
                 self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
+            elif action is Action.DROP:
+                self._owed_since = now
             self._backoff.succeeded()
         elif kind == "welcome":
             self.ledger.welcome(message.welcome)
@@ -304,7 +327,9 @@ class Engine:
             self._loop.call_later(LEAVE_S, link.call.cancel)
         elif kind == "taken_over":
             raise TakenOver(f"another client has opened {self._hello.stream!r}: {message.taken_over.by}")
-        if self._closing or self.outbox.waiting or self.labels.waiting:
+        if outbox.answered > before[0] or (not outbox.on_wire and (outbox.durable, outbox.judged) > before[1:]):
+            self._owed_since = now
+        if self._closing or outbox.waiting or self.labels.waiting:
             self._wake.set()
         self.notify()
 
@@ -312,6 +337,12 @@ class Engine:
         self.outbox.release()
         self.labels.release()
         self._wake.set()
+
+    def _end(self, error: Exception) -> None:
+        """The stream is over, and calls no more."""
+        self._fail(error)
+        if self._runner is not None:
+            self._runner.cancel()
 
     def _fail(self, error: Exception) -> None:
         """The stream is over: everyone who waits for anything is told why. Only the first reason counts."""

@@ -93,6 +93,9 @@ class Label:
     y: list[float]
     done: asyncio.Future[None]
 
+    def __post_init__(self) -> None:
+        self.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits any more
+
     def settle(self, error: Exception | None = None) -> None:
         """Set the outcome, once."""
         if not self.done.done():
@@ -110,6 +113,7 @@ class LabelBox:
         self._sent: dict[int, Label] = {}  # on this call and not refused: by which of its labels it was
         self._sent_count = self._durable = 0  # of this call's labels
         self._held = False  # the server is overloaded
+        self.settled = 0  # labels that have come to something
 
     def __len__(self) -> int:
         return len(self._unsent) + len(self._sent)
@@ -138,6 +142,7 @@ class LabelBox:
         while self._durable < count and self._sent:
             self._sent.pop(next(iter(self._sent))).settle()
             self._durable += 1
+            self.settled += 1
 
     def refused(self, item: int, error: LabelRefused) -> bool:
         """The call's label number `item` was refused. True: it goes out again, after the next Durable or `release`."""
@@ -149,6 +154,7 @@ class LabelBox:
             self._held = True
             return True
         label.settle(error)
+        self.settled += 1
         return False
 
     def release(self) -> None:

@@ -27,6 +27,7 @@ from freshet.labels import Answers, label_refused, label_values
 from freshet.retry import Backoff
 from freshet.v1 import training_pb2 as pb
 from freshet.v1 import types_pb2
+from freshet.waits import Waits
 from freshet.windows import WindowLayout, window_message
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.LearnRequest, pb.LearnResponse]"
@@ -71,9 +72,11 @@ class Learning:
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self._unraised: list[LabelRefused | WindowRefused] = []
         self._error: Exception | None = None
+        self._told = False  # that error was raised
         self._runner: asyncio.Task[None] | None = None
-        self._moved = asyncio.Condition()
+        self._waits = Waits(settings.give_up_s, self._check)
         self._welcomes = 0
+        self._progress = 0  # what has come of the server
         self._closing = False
 
     # --- for the user
@@ -83,12 +86,12 @@ class Learning:
 
         Raises NotFound, InvalidArgument …; Unavailable after `give_up_s`.
         """
-        if self._runner is not None:
+        if self._runner is not None or self._closing:
             raise StreamClosed("this sender was opened before; make another with client.learn(…)")
         self._layout = WindowLayout.of(await self._describe())
         self._runner = asyncio.create_task(self._run())
         try:
-            await self._until(lambda: self._welcomes > 0)
+            await self._until(lambda: self._welcomes > 0, "the server's Welcome")
         except BaseException:
             await self._end()
             raise
@@ -107,11 +110,14 @@ class Learning:
             await self._end()
 
     async def aclose(self) -> None:
-        """Wait until everything is acknowledged, then end the call. Raises as `flush` does; safe to repeat."""
+        """Wait until everything is acknowledged, then end the call. Raises as `flush` does, but not again what ended
+        the sender; safe to repeat."""
         if self._closing or self._runner is None:
+            self._closing = True
             return
         try:
-            await self.flush()
+            if not self._told:
+                await self.flush()
         except (LabelRefused, WindowRefused) as refused:
             if self._unraised:
                 refused.add_note(f"freshet: {len(self._unraised)} more were refused")
@@ -144,8 +150,8 @@ class Learning:
 
     async def flush(self) -> None:
         """Wait until all that was sent is acknowledged: on disk, or learned where that was asked for; or is refused,
-        which is raised then, one at a time."""
-        await self._until(lambda: not len(self._backlog), patient=True)
+        which is raised then, one at a time. Raises Unavailable once nothing was acknowledged for `give_up_s`."""
+        await self._until(lambda: not len(self._backlog), "what was sent to be acknowledged", patient=True)
 
     @property
     def next_window(self) -> int:
@@ -160,55 +166,66 @@ class Learning:
     # --- inside
 
     async def _add(self, message: pb.LearnRequest, window: bool) -> None:
-        await self._until(lambda: self._backlog.room)
+        await self._until(lambda: self._backlog.room, "room for one more, behind what is not acknowledged")
         self._backlog.add(message, message.ByteSize(), window)
-        await self._notify()
+        self._waits.notify()
 
-    async def _until(self, true: Callable[[], bool], patient: bool = False) -> None:
+    async def _until(self, true: Callable[[], bool], what: str, patient: bool = False) -> None:
         """Wait until it is true, looked at after every change. Raises what ended the sender, or a refusal: the patient
-        wait first."""
-        async with self._moved:
-            while True:
-                done = true()
-                if self._unraised and (done or not patient):
-                    raise self._unraised.pop(0)
-                if self._error is not None:
-                    raise self._error
-                if self._runner is None:
-                    raise FreshetError("the sender is not open: use `async with client.learn(…) as learning`")
-                if done:
-                    return
-                await self._moved.wait()
+        wait first. If nothing comes of the server for `give_up_s`, the sender is over."""
+        try:
+            await self._waits.until(
+                lambda: true() or bool(self._unraised and not patient), (what, lambda: self._progress)
+            )
+        except Unavailable as error:
+            self._fail(error)
+            self._told = True
+            raise
+        if self._unraised:
+            raise self._unraised.pop(0)
+        self._check()
 
-    async def _notify(self) -> None:
-        async with self._moved:
-            self._moved.notify_all()
+    def _check(self) -> None:
+        if self._error is not None:
+            self._told = True
+            raise self._error
+        if self._runner is None:
+            raise FreshetError("the sender is not open: use `async with client.learn(…) as learning`")
+
+    def _fail(self, error: Exception) -> None:
+        """The sender is over. Only the first reason counts."""
+        if self._error is None:
+            self._error = error
+            if self._runner is not None:
+                self._runner.cancel()
+        self._waits.notify()
 
     async def _end(self) -> None:
         """End the call, well where nothing waits any more."""
         self._closing = True
-        await self._notify()
-        if self._runner is not None:
-            if not len(self._backlog) and self._error is None:
+        self._waits.notify()
+        try:
+            if self._runner is not None and not len(self._backlog) and self._error is None:
                 await asyncio.wait({self._runner}, timeout=LEAVE_S)
-            self._runner.cancel()
-            await asyncio.gather(self._runner, return_exceptions=True)
-        self._error = self._error or StreamClosed("the sender is closed")
-        self._backlog.clear()
-        await self._notify()
+        finally:
+            self._fail(StreamClosed("the sender is closed"))
+            self._backlog.clear()
+            if self._runner is not None:
+                self._runner.cancel()
+                await asyncio.gather(self._runner, return_exceptions=True)
 
     async def _run(self) -> None:
         """One call after the other, until the sender is closed or fails."""
         loop = asyncio.get_running_loop()
         try:
             while (why := await self._one_call()) and not self._closing:
+                self._waits.last_call = why
                 wait = self._backoff.failed(loop.time())
                 if wait is None:
                     raise Unavailable(f"no success for {self._settings.give_up_s:g} s; the last call: {why}")
                 await asyncio.sleep(wait)
         except Exception as error:
-            self._error = error
-            await self._notify()
+            self._fail(error)
 
     async def _one_call(self) -> str:
         """One call from Hello to its end. Returns why to call again. Raises FreshetError."""
@@ -219,7 +236,7 @@ class Learning:
             async with asyncio.timeout(self._settings.answer_s) as welcomed:
                 async for message in call:  # not `read`, which forgets what has arrived once a write has failed
                     welcomed.reschedule(None)
-                    await self._receive(message)
+                    self._receive(message)
             return "ended by the server"
         except TimeoutError:
             return f"not welcomed within {self._settings.answer_s:g} s"
@@ -244,15 +261,14 @@ class Learning:
         with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # over: the reader learns why
             await call.write(pb.LearnRequest(hello=self._hello))
             while not self._closing:
-                async with self._moved:
-                    await self._moved.wait_for(lambda: self._backlog.sendable or self._closing)
+                await self._waits.until(lambda: self._backlog.sendable or self._closing)
                 while (item := self._backlog.take()) is not None:
                     if item.number:
                         item.payload.window.window_seq = item.number
                     await call.write(item.payload)
             await call.done_writing()
 
-    async def _receive(self, message: pb.LearnResponse) -> None:
+    def _receive(self, message: pb.LearnResponse) -> None:
         kind = message.WhichOneof("message")
         if kind == "welcome":
             self._backlog.welcome(message.welcome.next_window_seq)
@@ -263,7 +279,8 @@ class Learning:
         elif kind == "refused":
             self._refuse(message.refused)
             self._backoff.succeeded()
-        await self._notify()
+        self._progress += 1
+        self._waits.notify()
 
     def _refuse(self, refused: types_pb2.Refused) -> None:
         reason = Reason(refused.reason)

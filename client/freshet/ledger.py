@@ -58,6 +58,7 @@ class Ledger:
     def __init__(self, in_flight: int, accept_lost: bool) -> None:
         self.outbox: Outbox[Slot] = Outbox(in_flight)
         self.latest: pb.Welcome | None = None
+        self.put_off = ""  # what the server says of the tick that it does not take yet
         self._accept_lost = accept_lost
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
@@ -131,6 +132,7 @@ class Ledger:
             raise ProtocolError(
                 f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}"
             ) from None
+        self.put_off = ""
         slot.settle(Forecast(seq, y, answer.version, judged, now - slot.sent_at))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
@@ -140,6 +142,7 @@ class Ledger:
             raise InvalidArgument(text, refused.field, refused.value, refused.remedy)
         error = TickRefused(refused.seq, refused.field, refused.value, refused.remedy, Reason(refused.reason))
         action, slot = self.outbox.refused(refused.seq, error.reason)
+        self.put_off = refused.remedy if action is Action.HOLD else ""
         if action is Action.FAIL:
             raise error
         if action is Action.DROP and slot is not None:

@@ -10,8 +10,8 @@ from typing import Any
 
 import grpc
 
-from freshet.calls import Calls
-from freshet.errors import InvalidArgument, Unavailable, from_rpc
+from freshet.calls import Calls, cancelled_from_outside
+from freshet.errors import InvalidArgument, StreamClosed, Unavailable, from_rpc
 from freshet.retry import Backoff
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 
@@ -132,7 +132,8 @@ class Models(Calls):
             call = open_call(models_pb2.WatchRequest(name=name))
             why = "ended by the server"
             try:
-                await call.wait_for_connection()
+                async with asyncio.timeout(give_up_s or None):
+                    await call.wait_for_connection()
                 was_open = True
                 backoff.succeeded()
                 async for event in call:
@@ -141,6 +142,12 @@ class Models(Calls):
                 if not open_call.passes(error, was_open):
                     raise from_rpc(error) from error
                 why = f"{error.code().name}: {error.details()}"
+            except TimeoutError:
+                raise Unavailable(f"no answer to Watch within {give_up_s:g} s") from None
+            except asyncio.CancelledError:
+                if cancelled_from_outside():
+                    raise
+                raise StreamClosed("the client was closed meanwhile") from None
             finally:
                 call.cancel()
             wait = backoff.failed(loop.time())

@@ -195,6 +195,26 @@ class Outbox(Generic[P]):
         return self._connected
 
     @property
+    def owes(self) -> bool:
+        """Whether a tick has no answer."""
+        return self.answered + 1 < self.next_seq
+
+    @property
+    def wants(self) -> str:
+        """What the oldest tick without an answer waits for, in words."""
+        seq = self.answered + 1
+        staleness = self._entries[seq - self.base].max_staleness
+        if not self._connected:
+            return f"a call that takes tick {seq}"
+        if seq < self._cursor or self._held:
+            return f"the answer to tick {seq}"
+        if staleness is not None and self.judged < seq - staleness:
+            return f"labels up to {seq - staleness} to be judged (max_staleness), {self.judged} are"
+        if self._max_undurable and seq > self.durable + self._max_undurable:
+            return f"tick {seq - self._max_undurable} to reach the server's disk, {self.durable} has"
+        return f"the answer to tick {seq}"
+
+    @property
     def known_before(self) -> int:
         """Ticks below this seq are answered, and the server has them or is sent them on this call: label those."""
         return min(self.answered + 1, self._cursor) if self._connected else 0

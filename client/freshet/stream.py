@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -64,9 +64,7 @@ class Stream:
         the next tick is taken as if this one had not been; and whatever ended the stream. Cancelling does not take the
         tick back.
         """
-        slot = self._engine.accept(Tick(x, time))
-        await self._engine.pump()
-        return await slot.result()
+        return await self._engine.accept(Tick(x, time)).result()
 
     def forecasts(
         self,
@@ -111,22 +109,37 @@ class Stream:
 
         It is told when every tick before has been answered, and again after a reconnect if that was in doubt.
         """
-        self._engine.check()
-        self._engine.ledger.reset()
-        await self._engine.pump()
-        await self._engine.until(lambda: not self._engine.outbox.reset_waiting)
+        outbox = self._engine.outbox
+        self._engine.reset()
+        await self._engine.until(
+            lambda: not outbox.reset_waiting, ("the answers to the ticks before a reset", lambda: outbox.answered)
+        )
 
     async def durable(self, seq: int | None = None) -> None:
-        """Wait until ticks up to `seq` (default: all so far) are on the server's disk."""
+        """Wait until ticks up to `seq` (default: all so far) are on the server's disk. Raises Unavailable once that has
+        come no nearer for `give_up_s`."""
         outbox = self._engine.outbox
         target = outbox.next_seq - 1 if seq is None else seq
-        await self._engine.until(lambda: outbox.durable >= target)
+        await self._engine.until(
+            lambda: outbox.durable >= target,
+            (f"tick {target} to reach the server's disk", self._owed(target, lambda: outbox.durable)),
+        )
 
     async def wait_judged(self, seq: int) -> None:
-        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve."""
+        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve. Raises Unavailable
+        once that has come no nearer for `give_up_s`."""
         if not self.spec.learn:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
-        await self._engine.until(lambda: self._engine.outbox.judged >= seq)
+        outbox = self._engine.outbox
+        await self._engine.until(
+            lambda: outbox.judged >= seq,
+            (f"labels up to {seq} to be judged", self._owed(seq, lambda: outbox.judged)),
+        )
+
+    def _owed(self, seq: int, progress: Callable[[], int]) -> Callable[[], object]:
+        """The progress, from when tick `seq` is given on: until then the server owes nothing, and any time may pass."""
+        outbox = self._engine.outbox
+        return lambda: object() if seq >= outbox.next_seq else progress()
 
     # --- what is known
 
@@ -263,4 +276,3 @@ class Forecasts:
         self._slots.append(slot)
         if len(self._slots) == 1:
             self._engine.notify()
-        await self._engine.pump()

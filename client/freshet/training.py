@@ -57,7 +57,9 @@ class Training(Models):
         async def describe() -> types_pb2.ModelSpec:
             return (await self._get_model(model, give_up_s)).spec
 
-        return Learning(open_call, hello, describe, settings)
+        learning = Learning(open_call, hello, describe, settings)
+        self._open.add(learning)
+        return learning
 
     async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
         """What was acknowledged and could not be learned, oldest first, and why."""

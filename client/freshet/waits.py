@@ -58,6 +58,19 @@ class Waits:
                     self._check()
                     raise self.gave_up(wanted[0])
 
+    async def settled(self, future: asyncio.Future[None], wanted: Wanted) -> None:
+        """Wait for the outcome of a future, as in `until`; raises it where it is an error. Cancelling this does not
+        cancel the future."""
+        loop = asyncio.get_running_loop()
+        since, seen = loop.time(), wanted[1]()
+        while not future.done():
+            await asyncio.wait({future}, timeout=since + self.give_up_s - loop.time())
+            if (come := wanted[1]()) != seen:
+                since, seen = loop.time(), come
+            elif not future.done() and loop.time() - since >= self.give_up_s:
+                raise self.gave_up(wanted[0])
+        future.result()
+
     def gave_up(self, what: str) -> Unavailable:
         """The error of a wait for `what` that saw no progress for too long. The caller raises it."""
         why = self.last_call or "it is still open"

@@ -69,6 +69,7 @@ class FakeCall:
     """One Open: what it will be sent, ended by a status."""
 
     mute: bool = False
+    labels: int = 0
     out: asyncio.Queue[pb.OpenResponse | Ended] = field(default_factory=asyncio.Queue)
 
     def send(self, **message: object) -> None:
@@ -88,6 +89,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         self.models: dict[str, models_pb2.Model] = {"m": models_pb2.Model(name="m", spec=self.spec)}
         self.events: asyncio.Queue[models_pb2.ModelEvent] = asyncio.Queue()
         self.received: list[pb.Tick] = []  # every Tick of every call
+        self.labels: list[tuple[int, list[float]]] = []  # every Label of every call
         self.hellos = 0
         self.judged_when_received: dict[int, int] = {}
         # Knobs.
@@ -97,6 +99,8 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         self.disk = asyncio.Event()  # cleared: a half-closed call waits
         self.disk.set()
         self.judge_every = 1  # labels are judged in groups of so many, at a commit
+        self.welcoming = asyncio.Event()  # cleared: no Hello is answered, nor a plain call
+        self.welcoming.set()
         self.mute = False  # calls opened now take ticks and answer nothing
         self.overloaded = False
         self.refuse: Callable[[pb.Tick], types_pb2.Refused | None] = lambda tick: None
@@ -111,10 +115,14 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
     async def start(self) -> None:
         often = [("grpc.http2.min_ping_interval_without_data_ms", 10)]  # a client may ask whether it is there
         self._server = grpc.aio.server(options=often)
-        pb_grpc.add_StreamsServicer_to_server(self, self._server)
-        models_pb2_grpc.add_ModelsServicer_to_server(self, self._server)
+        self.serve(self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
+
+    def serve(self, server: grpc.aio.Server) -> None:
+        """Add the services."""
+        pb_grpc.add_StreamsServicer_to_server(self, server)
+        models_pb2_grpc.add_ModelsServicer_to_server(self, server)
 
     async def stop(self) -> None:
         server, self._server = self._server, None
@@ -144,7 +152,8 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
             stream.durable = len(stream.ticks)
             stream.judged = max(stream.judged, stream.durable // self.judge_every * self.judge_every)
             if stream.call is not None:
-                stream.call.send(durable=pb.Durable(seq=stream.durable, judged_through=stream.judged))
+                durable = pb.Durable(seq=stream.durable, judged_through=stream.judged, labels=stream.call.labels)
+                stream.call.send(durable=durable)
 
     def reconnect(self) -> None:
         """Ask every client to come back, as when draining."""
@@ -164,6 +173,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
     ) -> AsyncIterator[pb.OpenResponse]:
         hello = (await anext(requests)).hello
         self.hellos += 1
+        await self.welcoming.wait()
         if self.hello_status is not None:
             await context.abort(*self.hello_status)
         if hello.model not in self.models:
@@ -210,6 +220,11 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
                 return
             if request.HasField("reset"):
                 stream.resets.add(len(stream.ticks) + 1)
+            elif request.HasField("label"):
+                call.labels += 1
+                self.labels.append((request.label.seq, list(request.label.y)))
+                if self.commit_every:
+                    self.commit()
             elif request.HasField("tick"):
                 self._tick(request.tick, stream, call)
         if self._server is None:  # not half-closed, dead
@@ -264,6 +279,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         return known
 
     async def Get(self, request, context):  # type: ignore[no-untyped-def]
+        await self.welcoming.wait()
         if request.name not in self.models:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name!r}")
         return self.models[request.name]
@@ -279,6 +295,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         return models_pb2.ExportResponse(version=version, onnx=b"onnx", weights=b"weights")
 
     async def Watch(self, request, context):  # type: ignore[no-untyped-def]
+        await self.welcoming.wait()
         while True:
             yield await self.events.get()
 
