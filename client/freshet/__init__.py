@@ -7,11 +7,13 @@ async with freshet.connect("127.0.0.1:8300") as client:
             print(forecast.seq, forecast.y)
 """
 
+from freshet import forks as forks  # first of all: it looks at how gRPC is imported
 from freshet import sync
 from freshet.client import Client, connect
 from freshet.errors import (
     AlreadyExists,
     FailedPrecondition,
+    Forked,
     FreshetError,
     InvalidArgument,
     LabelRefused,
@@ -46,6 +48,7 @@ __all__ = [
     "FailedPrecondition",
     "Forecast",
     "Forecasts",
+    "Forked",
     "FreshetError",
     "InvalidArgument",
     "LabelRefused",

@@ -9,6 +9,7 @@ from weakref import WeakSet
 
 import grpc
 
+from freshet import forks
 from freshet.errors import Failed, StreamClosed, from_rpc, passes
 from freshet.security import Token, bearer
 
@@ -47,7 +48,8 @@ class Opener(Generic[Call]):
         self._sent: Metadata = ()
 
     def __call__(self, *request: object) -> Call:
-        """One more call."""
+        """One more call. Raises Forked."""
+        forks.check()
         self._sent = self._metadata()
         return self._method(*request, metadata=self._sent)
 
@@ -77,6 +79,7 @@ class Calls:
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
             raise RuntimeError("the client is not open: use `async with freshet.connect(…) as client`")
+        forks.check()
         return self._channel
 
     async def _unary(

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import grpc
 
+from freshet import forks
 from freshet.calls import RETRIES
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
@@ -46,6 +47,7 @@ def connect(
     options: gRPC channel options, which win over this function's.
     Raises InvalidArgument for a token that would travel in plain text, and for files that are not PEM.
     """
+    forks.check()
     wanted = tls_of(tls)
     if wanted is not None:
         if credentials is not None:
@@ -97,6 +99,7 @@ class Client(Training, KeptStreams):
 
     async def open(self) -> Self:
         """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
+        forks.use()
         if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
@@ -113,7 +116,9 @@ class Client(Training, KeptStreams):
 
     async def aclose(self) -> None:
         """Close what is still open, streams, Muxes and senders, then the connection. Safe any number of times. Raises
-        the first error of closing them, once all are closed."""
+        the first error of closing them, once all are closed. Behind a fork it does nothing."""
+        if forks.forked():
+            return
         try:
             closed = await asyncio.gather(*(one.aclose() for one in self._open), return_exceptions=True)
         finally:

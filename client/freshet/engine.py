@@ -14,6 +14,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from freshet import forks
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
 from freshet.labels import Label, LabelBox, label_refused
@@ -86,6 +87,7 @@ class Engine:
 
     async def open(self) -> None:
         """Connect and wait for the first Welcome. Raises FreshetError; nothing is left running then."""
+        forks.check()
         if self._closing or self._runner is not None:
             raise StreamClosed("this stream was opened before; make another with client.stream(…)")
         self._loop = asyncio.get_running_loop()
@@ -127,6 +129,7 @@ class Engine:
 
     def check(self) -> None:
         """Raise the reason why this stream takes nothing more, if there is one."""
+        forks.check()
         if self.error is not None:
             raise self.error
         if self._closing:
@@ -136,6 +139,7 @@ class Engine:
 
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
         """Wait as `Waits.until` does, looking after every message. Raises the stream's error if that comes first."""
+        forks.check()
         await self._waits.until(done, wanted)
 
     def notify(self) -> None:
@@ -161,7 +165,7 @@ class Engine:
         Ticks never sent are dropped, labels are not. Raises Unavailable if the disk was not confirmed in time,
         and nothing if the stream had failed before. Calling it again does nothing.
         """
-        if self._closing:
+        if self._closing or forks.forked():
             return
         self._closing = True
         for slot in self.outbox.discard_unsent():

@@ -85,6 +85,10 @@ class StateLost(FreshetError):
     packed: Packed | None = None
 
 
+class Forked(FreshetError):
+    """This process was forked from one that had used gRPC, which does not survive that: use spawn or forkserver."""
+
+
 class RpcError(FreshetError):
     """A call that the server ended with an error. `code` is its gRPC status."""
 

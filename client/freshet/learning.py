@@ -12,6 +12,7 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 
+from freshet import forks
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import (
@@ -86,6 +87,7 @@ class Learning:
 
         Raises NotFound, InvalidArgument …; Unavailable after `give_up_s`.
         """
+        forks.check()
         if self._runner is not None or self._closing:
             raise StreamClosed("this sender was opened before; make another with client.learn(…)")
         self._layout = WindowLayout.of(await self._describe())
@@ -112,7 +114,7 @@ class Learning:
     async def aclose(self) -> None:
         """Wait until everything is acknowledged, then end the call. Raises as `flush` does, but not again what ended
         the sender; safe to repeat."""
-        if self._closing or self._runner is None:
+        if self._closing or self._runner is None or forks.forked():
             self._closing = True
             return
         try:
@@ -186,6 +188,7 @@ class Learning:
         self._check()
 
     def _check(self) -> None:
+        forks.check()
         if self._error is not None:
             self._told = True
             raise self._error
@@ -203,6 +206,8 @@ class Learning:
     async def _end(self) -> None:
         """End the call, well where nothing waits any more."""
         self._closing = True
+        if forks.forked():
+            return
         self._waits.notify()
         try:
             if self._runner is not None and not len(self._backlog) and self._error is None:

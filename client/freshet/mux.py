@@ -13,6 +13,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 
+from freshet import forks
 from freshet.batch import Batch
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
@@ -61,6 +62,7 @@ class Mux:
 
     async def open(self) -> Self:
         """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
+        forks.check()
         if self._runner is not None or self._closing:
             raise StreamClosed("this Mux was opened before; make another with client.mux(…)")
         model: models_pb2.Model = await self._get_model()
@@ -78,7 +80,7 @@ class Mux:
 
     async def aclose(self) -> None:
         """Wait, at most `close_s`, until what was answered is on disk; then end the call. Safe any number of times."""
-        if self._closing:
+        if self._closing or forks.forked():
             return
         self._closing = True
         if self._runner is None:
@@ -159,6 +161,7 @@ class Mux:
             raise error
 
     def _check(self) -> None:
+        forks.check()
         if self._error is not None:
             raise self._error
         if self._runner is None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from freshet import forks
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, TickRefused
 from freshet.forecast import Forecast
@@ -243,6 +244,7 @@ class Forecasts:
 
     async def _oldest(self) -> Slot:
         """The first slot without a taken outcome; raises the source's error, or StopAsyncIteration, after the last."""
+        forks.check()
         if self._feeder is None:
             self._feeder = self._engine.spawn(self._feed())
         feeder = self._feeder

@@ -4,8 +4,8 @@ with freshet.sync.connect("127.0.0.1:8300") as client, client.stream("taxi", "ny
     for forecast in stream.forecasts(values, times):
         print(forecast.seq, forecast.y)
 
-Each client has a thread of its own in which all of its work is done, until it is closed; any thread may call it. It is
-not carried over a fork. Ctrl-C ends a wait, as cancelling does: a tick that was sent stays sent.
+Each client has a thread of its own in which all of its work is done, until it is closed; any thread may call it. Behind
+a fork it raises Forked. Ctrl-C ends a wait, as cancelling does: a tick that was sent stays sent.
 """
 
 from freshet.sync.client import Client, connect

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 import grpc
 
 from freshet import client as twin
+from freshet import forks
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
 from freshet.sync.senders import Learning, Mux
@@ -61,7 +62,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        if not self._portal.closed:
+        if not self._portal.closed and not forks.forked():
             try:
                 self._portal.call(self._client.aclose())
             finally:

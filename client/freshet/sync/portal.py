@@ -13,6 +13,7 @@ import weakref
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Iterator
 from typing import Any, TypeVar, TypeVarTuple
 
+from freshet import forks
 from freshet.errors import FreshetError, StreamClosed
 
 T = TypeVar("T")
@@ -62,6 +63,7 @@ class Portal:
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of `work`, or what it raises. If the wait is interrupted (Ctrl-C), the work is cancelled."""
         try:
+            forks.check()  # before the lock, which another thread may have held at the fork
             with self._entering:
                 self._check()
                 future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -105,8 +107,6 @@ class Portal:
             self._thread.join()
 
     def _check(self) -> None:
-        if os.getpid() != self._process:
-            raise FreshetError("this client was made before a fork and is of no use after it: make one per process")
         if threading.current_thread() is self._thread:
             raise FreshetError("this is the client's own thread, which cannot wait for itself: call it from another")
         if self.closed or self._loop.is_closed():
