@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import shutil
 from typing import Any
 
 import numpy as np
@@ -132,3 +134,73 @@ async def test_a_stream_is_taken_along_to_another_server(tmp_path, client, name)
         await client.delete_stream(name, "pump")
         with pytest.raises(freshet.NotFound):
             await client.get_stream(name, "pump")
+
+
+async def test_steps_cancelled_at_any_moment_leave_every_stream_in_order(client, name):
+    model = await client.create_model(name, **SPEC)
+    ids, x = ["a", "b"], walk(120, 2, 5)
+    oracle = Unbroken(model, await client.export(name))
+    async with asyncio.timeout(2 * DEADLINE_S), client.mux(name) as mux:
+        for turns, rows in enumerate(x):
+            step = asyncio.create_task(mux.step(ids, rows))
+            for _ in range(turns // 2):
+                await asyncio.sleep(0)
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(mux.step(["c"], rows[:1]), 0.0001 * (turns % 20))
+        answers = await mux.step(["a", "b", "new", "new"], np.ones((4, 2)))
+        assert not answers.refused
+        taken = {s.stream: s.last_seq async for s in client.list_streams(name)}
+        assert [taken[id] for id in ["a", "b", "new"]] == [*answers.seq[:2].tolist(), 2]
+        for i in (2, 3):
+            oracle.agrees(answers.y[i], np.ones(2, np.float32))
+
+
+async def test_steps_of_one_stream_cancelled_at_any_moment_leave_it_in_order(client, name):
+    await client.create_model(name, **SPEC)
+    async with asyncio.timeout(2 * DEADLINE_S), client.stream(name, "pump") as stream:
+        for turns, row in enumerate(walk(120, 1, 6)[:, 0]):
+            step = asyncio.create_task(stream.step(row))
+            for _ in range(turns // 2):
+                await asyncio.sleep(0)
+            step.cancel()
+            await asyncio.gather(step, return_exceptions=True)
+        forecast = await stream.step([1.0, 2.0])
+        assert forecast.seq == (await client.get_stream(name, "pump")).last_seq
+        assert stream.reconnects == 0
+
+
+@pytest.mark.parametrize("bad", [7, "", None, "a\tb", "x" * 257, ["a"]], ids=lambda bad: repr(bad)[:9])
+async def test_a_bad_id_is_refused_alone(client, name, bad):
+    await client.create_model(name, **SPEC)
+    async with asyncio.timeout(DEADLINE_S), client.mux(name) as mux:
+        for seq in (1, 2):
+            answers = await mux.step(["a", bad, "b"], np.ones((3, 2)))
+            assert list(answers.refused) == [1]
+            assert answers.seq.tolist() == [seq, 0, seq]
+
+
+async def test_a_mux_is_told_of_a_server_restored_from_an_earlier_copy_and_goes_on(tmp_path):
+    ids, x = ["a", "b"], walk(30, 2, 7)
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SPEC)
+        async with asyncio.timeout(4 * DEADLINE_S), client.mux("flow") as mux:
+            for rows in x[:5]:
+                await mux.step(ids, rows)
+            assert await server.stop() == 0
+            shutil.copytree(server.data, tmp_path / "copy")
+            await server.start()
+            for rows in x[5:20]:
+                await mux.step(ids, rows)
+            assert await server.stop() == 0
+            shutil.rmtree(server.data)
+            shutil.copytree(tmp_path / "copy", server.data)
+            await server.start()
+
+            with pytest.raises(freshet.StateLost) as caught:
+                await mux.step(ids, x[20])
+
+            assert caught.value.streams == ("a", "b")
+            answers = await mux.step([*ids, "new"], np.ones((3, 2)))
+            assert (answers.refused, answers.seq.tolist()) == ({}, [6, 6, 1])
