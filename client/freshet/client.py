@@ -11,6 +11,7 @@ from weakref import WeakSet
 
 import grpc
 
+from freshet.arguments import identifier, named
 from freshet.calls import RETRIES
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
@@ -144,7 +145,7 @@ class Client(Training, KeptStreams):
         settings = Settings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost
         )
-        hello = streams_pb2.Hello(model=model, stream=stream_id)
+        hello = streams_pb2.Hello(model=named(model, "model"), stream=identifier(stream_id))
         stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._streams.add(stream)
         return stream
@@ -154,6 +155,7 @@ class Client(Training, KeptStreams):
 
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
         """
+        model = named(model, "model")
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
         mux = Mux(open_call, lambda: self.get_model(model), model, give_up_s, close_s)
         self._streams.add(mux)

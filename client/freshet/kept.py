@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+from freshet.arguments import identifier, named, whole
 from freshet.calls import Calls
 from freshet.v1 import streams_pb2, streams_pb2_grpc
+
+MAX_PAGE = 2**32 - 1
 
 
 class KeptStreams(Calls):
@@ -17,7 +20,9 @@ class KeptStreams(Calls):
 
     async def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> streams_pb2.Stream:
         """One stream as it is now; with_state: its hidden state too, for `put_stream`. Raises NotFound."""
-        request = streams_pb2.GetStreamRequest(model=model, stream=stream_id, with_state=with_state)
+        request = streams_pb2.GetStreamRequest(
+            model=named(model, "model"), stream=identifier(stream_id), with_state=with_state
+        )
         return await self._unary(self._kept.Get, request)
 
     async def put_stream(self, stream: streams_pb2.Stream) -> streams_pb2.Stream:
@@ -29,11 +34,14 @@ class KeptStreams(Calls):
 
     async def delete_stream(self, model: str, stream_id: str) -> None:
         """Forget the stream; whoever has it open is fenced, and its id begins anew. Raises NotFound."""
-        await self._unary(self._kept.Delete, streams_pb2.DeleteStreamRequest(model=model, stream=stream_id))
+        await self._unary(
+            self._kept.Delete,
+            streams_pb2.DeleteStreamRequest(model=named(model, "model"), stream=identifier(stream_id)),
+        )
 
     async def list_streams(self, model: str, *, page_size: int = 1000) -> AsyncIterator[streams_pb2.Stream]:
         """Every stream of the model, in the order of ids, asked for page by page. Raises NotFound."""
-        token = ""
+        token, model, page_size = "", named(model, "model"), whole(page_size, "page_size", 1, MAX_PAGE)
         while True:
             request = streams_pb2.ListStreamsRequest(model=model, page_size=page_size, page_token=token)
             page = await self._unary(self._kept.List, request)

@@ -12,6 +12,7 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 
+from freshet.arguments import identifier, whole
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import (
@@ -138,6 +139,7 @@ class Learning:
         Returns once there is room for it. Raises LabelRefused for what cannot be sent, or what an earlier item was
         refused for; this is not sent then.
         """
+        stream, seq = identifier(stream), whole(seq, "seq")
         values = label_values(self._layout.answers, y, seq, stream)
         message = pb.StreamLabel(stream=stream, seq=seq, y=values)
         await self._add(pb.LearnRequest(label=message), window=False)

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Iterator
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from freshet.arguments import invalid, whole
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, TickRefused
 from freshet.forecast import Forecast
@@ -89,10 +90,10 @@ class Stream:
         """
         if on_refused not in ("raise", "skip"):
             raise InvalidArgument(f"on_refused = {on_refused!r}; give 'raise' or 'skip'", "on_refused", on_refused)
-        if max_staleness is not None and (max_staleness < 1 or not self.spec.learn):
-            remedy = "give at least 1, for a model that learns"
-            text = f"max_staleness = {max_staleness}; {remedy}"
-            raise InvalidArgument(text, "max_staleness", str(max_staleness), remedy)
+        if max_staleness is not None:
+            max_staleness = whole(max_staleness, "max_staleness", 1)
+            if not self.spec.learn:
+                raise invalid("max_staleness", max_staleness, "leave it out: this model does not learn")
         source = ticks(values, times, lambda: self.spec.channels)
         return Forecasts(self._engine, source, self._in_flight, max_staleness, on_refused == "skip")
 
@@ -104,7 +105,7 @@ class Stream:
         Raises LabelRefused, e.g. for a tick that is too long ago; and whatever ended the stream. Cancelling does not
         take the label back.
         """
-        await self._engine.label(seq, y)
+        await self._engine.label(whole(seq, "seq"), y)
 
     async def reset(self) -> None:
         """Begin the state anew between the ticks so far and the next. Returns once the server has been told.
@@ -119,11 +120,12 @@ class Stream:
     async def durable(self, seq: int | None = None) -> None:
         """Wait until ticks up to `seq` (default: all so far) are on the server's disk."""
         outbox = self._engine.outbox
-        target = outbox.next_seq - 1 if seq is None else seq
+        target = outbox.next_seq - 1 if seq is None else whole(seq, "seq")
         await self._engine.until(lambda: outbox.durable >= target)
 
     async def wait_judged(self, seq: int) -> None:
         """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve."""
+        seq = whole(seq, "seq")
         if not self.spec.learn:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
         await self._engine.until(lambda: self._engine.outbox.judged >= seq)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Set
 from typing import Literal
 
+from freshet.arguments import identifier, listed, named, whole
 from freshet.learning import Learning, LearnSettings
 from freshet.models import Models
 from freshet.v1 import training_pb2, training_pb2_grpc, types_pb2
@@ -52,6 +53,7 @@ class Training(Models):
         settings = LearnSettings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep"
         )
+        model, source = named(model, "model"), identifier(source, "source")
         hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
 
         async def describe() -> types_pb2.ModelSpec:
@@ -61,6 +63,7 @@ class Training(Models):
 
     async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
         """What was acknowledged and could not be learned, oldest first, and why."""
+        model = named(model, "model")
         after, page = 0, [training_pb2.Quarantined()]
         while page:
             request = training_pb2.QuarantineRequest(model=model, after=after, page_size=1000)
@@ -74,7 +77,8 @@ class Training(Models):
 
         Returns the ids that are on their way into learning, on disk, and why each of the others is not.
         """
-        answer, wanted = training_pb2.ReplayResponse(), list(ids)
+        answer, model = training_pb2.ReplayResponse(), named(model, "model")
+        wanted = [whole(id, "ids") for id in (ids if isinstance(ids, Set) else listed(ids, "ids"))]
         for start in range(0, len(wanted), REPLAYED_AT_ONCE):
             request = training_pb2.ReplayRequest(model=model, ids=wanted[start : start + REPLAYED_AT_ONCE])
             answer.MergeFrom(await self._unary(self._training.Replay, request))

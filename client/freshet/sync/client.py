@@ -135,7 +135,7 @@ class Client:
     # --- models
 
     def create_model(
-        self, name: str, channels: Sequence[str], *, weights: bytes = b"", **spec: Any
+        self, name: str, channels: Iterable[str] = (), *, weights: bytes = b"", **spec: Any
     ) -> models_pb2.Model:
         return self._portal.call(self._client.create_model(name, channels, weights=weights, **spec))
 
