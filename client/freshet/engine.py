@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from freshet.calls import Opener, cancelled_from_outside
-from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
@@ -248,9 +248,7 @@ class Engine:
                 return None
             why = "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if not self._open_call.passes(error, self.calls > 0):
-                raise from_rpc(error) from error
-            why = f"{error.code().name}: {error.details()}"
+            why = await self._open_call.failed(error, self.calls > 0)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

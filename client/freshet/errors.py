@@ -123,7 +123,16 @@ class Unimplemented(RpcError):
 
 
 class Unavailable(RpcError):
-    """No working server within the time allowed."""
+    """No working server within the time allowed.
+
+    Where no connection came about and the reason was found, `problem` is a word for it: "refused", "silent",
+    "unreachable", "unresolved", "proxy"; "tls" (the server speaks it), "plain" (it does not), "http" (no gRPC);
+    "untrusted", "name", "expired" (its certificate), "certificate" (the client's), "files", "closed". `found` and
+    `remedy` say it in words. lasting: a later call cannot succeed as long as both sides stay as they are.
+    """
+
+    problem = found = remedy = ""
+    lasting = False
 
     def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         super().__init__(message, code)

@@ -12,7 +12,7 @@ import grpc
 
 from freshet.arguments import binary, named, whole
 from freshet.calls import Calls
-from freshet.errors import Unavailable, from_rpc
+from freshet.errors import Unavailable
 from freshet.retry import Backoff
 from freshet.spec import spec_message
 from freshet.v1 import models_pb2, models_pb2_grpc
@@ -126,7 +126,7 @@ class Models(Calls):
             call = self._models.Watch(request, timeout=self._timeout_s, metadata=self._metadata())
             return [event async for event in call]
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+            raise await self._explained(error) from error
 
     async def watch(self, name: str = "", *, give_up_s: float = 60.0) -> AsyncIterator[models_pb2.ModelEvent]:
         """Events of one model (empty: of all) as they happen, until the loop is left.
@@ -146,9 +146,7 @@ class Models(Calls):
                 async for event in call:
                     yield event
             except grpc.aio.AioRpcError as error:
-                if not open_call.passes(error, was_open):
-                    raise from_rpc(error) from error
-                why = f"{error.code().name}: {error.details()}"
+                why = await open_call.failed(error, was_open)
             finally:
                 call.cancel()
             wait = backoff.failed(loop.time())

@@ -18,7 +18,6 @@ from service.errors import Invalid
 from service.remote import Remote
 from service.wire import spec as spec_of
 
-UNCONNECTED = ("failed to connect", "Socket closed", "handshake")  # how gRPC says that a connection came to nothing
 KINDS = {number: name.lower().replace("_", " ") for name, number in ModelEvent.Kind.items()}
 
 
@@ -32,18 +31,7 @@ def connected(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) 
     try:
         return asyncio.run(run())
     except freshet.Unavailable as error:
-        raise freshet.Unavailable(unavailable(server, str(error))) from error
-
-
-def unavailable(server: Remote, why: str) -> str:
-    """What to say of a server that did not answer, and what to do."""
-    if any(words in why for words in UNCONNECTED) and server.listens():
-        if server.ca:
-            remedy = "is its certificate for this name and from --ca, and does it ask for one (--cert, --key)?"
-            return f"something listens on {server} but no TLS connection comes about ({why}): {remedy}"
-        remedy = "does it speak TLS (--ca), or ask for a certificate (--cert, --key)?"
-        return f"something listens on {server} but closes the connection ({why}): {remedy}"
-    return f"no working server on {server} ({why}): start one with `freshet serve`, or name it with --url"
+        raise freshet.Unavailable(server.unavailable(error)) from error
 
 
 # --- look

@@ -65,6 +65,8 @@ class Server:
                 return await self._client.list_models(), ""
         except TimeoutError:
             return None, f"no list of models: no answer within {TIMEOUT_S:g} s"
+        except freshet.Unavailable as error:
+            return None, f"no list of models: {self._remote.unavailable(error)}"
         except freshet.FreshetError as error:
             return None, f"no list of models: {error}"
 
