@@ -33,6 +33,19 @@ from freshet.forecast import Forecast
 from freshet.learning import Learning
 from freshet.mux import Mux
 from freshet.packed import Packed
+from freshet.results import (
+    EventKind,
+    Export,
+    KeptStream,
+    Model,
+    ModelEvent,
+    ModelSpec,
+    Quarantined,
+    Replayed,
+    StateOrigin,
+    Version,
+    Welcome,
+)
 from freshet.resume import ProtocolError
 from freshet.security import Tls
 from freshet.stream import Forecasts, Stream
@@ -43,22 +56,31 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyExists",
     "Client",
+    "EventKind",
+    "Export",
     "FailedPrecondition",
     "Forecast",
     "Forecasts",
     "FreshetError",
     "InvalidArgument",
+    "KeptStream",
     "LabelRefused",
     "Learning",
+    "Model",
+    "ModelEvent",
+    "ModelSpec",
     "Mux",
     "NotFound",
     "Packed",
     "PermissionDenied",
     "ProtocolError",
+    "Quarantined",
     "Reason",
+    "Replayed",
     "ResourceExhausted",
     "RpcError",
     "StateLost",
+    "StateOrigin",
     "Stream",
     "StreamClosed",
     "TakenOver",
@@ -68,6 +90,8 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "Version",
+    "Welcome",
     "WindowRefused",
     "connect",
     "sync",

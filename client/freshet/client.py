@@ -93,7 +93,7 @@ class Client(Training, KeptStreams):
     """Models, streams and training of one server. Made by `connect`. For use in one event loop.
 
     Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
-    What is returned are the messages of freshet/v1/*.proto, whose comments are their documentation.
+    Results are small frozen objects, `freshet.results`, with the field names of freshet/v1/*.proto.
     """
 
     def __init__(

@@ -25,6 +25,7 @@ from freshet.errors import (
     from_rpc,
 )
 from freshet.labels import Answers, label_refused, label_values
+from freshet.results import ModelSpec
 from freshet.retry import Backoff
 from freshet.v1 import training_pb2 as pb
 from freshet.v1 import types_pb2
@@ -61,7 +62,7 @@ class Learning:
         self,
         open_call: Opener[Call],
         hello: pb.LearnHello,
-        describe: Callable[[], Awaitable[types_pb2.ModelSpec]],
+        describe: Callable[[], Awaitable[ModelSpec]],
         settings: LearnSettings,
         rng: random.Random | None = None,
     ) -> None:

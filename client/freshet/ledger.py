@@ -12,6 +12,7 @@ import numpy as np
 from freshet.errors import FreshetError, InvalidArgument, LabelRefused, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
 from freshet.labels import Answers, label_values
+from freshet.results import Welcome
 from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
 from freshet.ticks import Checked, Layout, Tick, check
 from freshet.v1 import streams_pb2 as pb
@@ -57,7 +58,8 @@ class Ledger:
 
     def __init__(self, in_flight: int, accept_lost: bool) -> None:
         self.outbox: Outbox[Slot] = Outbox(in_flight)
-        self.latest: pb.Welcome | None = None
+        self.latest: Welcome | None = None
+        self.last_time: float | None = None  # event time of the last tick answered, or of the stream as it was found
         self._accept_lost = accept_lost
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
@@ -100,6 +102,7 @@ class Ledger:
     def request(self, item: Entry[Slot] | Reset, now: float) -> pb.OpenRequest:
         """The message for what the outbox gave."""
         if isinstance(item, Reset):
+            self.last_time = None
             return pb.OpenRequest(reset=pb.Reset())
         slot = item.payload
         slot.sent_at = slot.sent_at or now
@@ -113,11 +116,13 @@ class Ledger:
                 "open it with accept_lost=True to start over from a fresh one"
             )
         self.outbox.welcome(welcome.next_seq, welcome.durable_seq, welcome.judged_through, welcome.max_undurable)
-        spec = welcome.spec
-        self._layout = Layout(tuple(spec.channels), spec.interval, spec.missing == "hold")
+        if self.latest is None and welcome.HasField("last_time"):
+            self.last_time = welcome.last_time
+        self.latest = Welcome.of(welcome)
+        spec = self.latest.spec
+        self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold")
         self._answers = Answers.of(spec)
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
-        self.latest = welcome
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:
         """A tick is answered. Raises ProtocolError for an answer that nothing asked for, or of another size."""
@@ -131,6 +136,7 @@ class Ledger:
             raise ProtocolError(
                 f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}"
             ) from None
+        self._answered(slot)
         slot.settle(Forecast(seq, y, answer.version, judged, now - slot.sent_at))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
@@ -147,9 +153,14 @@ class Ledger:
                 self._timed.remove(slot)
             slot.settle(error)
         elif action is Action.LOST and slot is not None:
+            self._answered(slot)
             y = np.full(self._forecast_shape, np.nan, np.float32)
             slot.settle(Forecast(refused.seq, y, 0, self.outbox.judged, now - slot.sent_at, lost=True))
         return action
+
+    def _answered(self, slot: Slot) -> None:
+        if slot.tick.time is not None:
+            self.last_time = slot.tick.time
 
     def fail(self, error: Exception) -> None:
         """Every tick without an outcome gets this one."""

@@ -13,6 +13,7 @@ import grpc
 from freshet.arguments import binary, named, whole
 from freshet.calls import Calls
 from freshet.errors import Unavailable
+from freshet.results import Export, Model, ModelEvent, Version
 from freshet.retry import Backoff
 from freshet.spec import spec_message
 from freshet.v1 import models_pb2, models_pb2_grpc
@@ -31,7 +32,7 @@ class Models(Calls):
 
     async def create_model(
         self, name: str, channels: Iterable[str] = (), *, weights: bytes = b"", **spec: Any
-    ) -> models_pb2.Model:
+    ) -> Model:
         """Create a model, or answer the existing one if its spec, and the weights if some are given, are the same.
 
         spec: fields of freshet.v1.ModelSpec, e.g. horizon=24, interval=1800.0, cell="gru", hidden=64; the server fills
@@ -44,33 +45,33 @@ class Models(Calls):
         request = models_pb2.CreateModelRequest(name=named(name), spec=message, weights=weights)
         if weights:
             request.weights_digest = _digest(weights)
-        return await self._unary(self._models.Create, request)
+        return Model.of(await self._unary(self._models.Create, request))
 
-    async def get_model(self, name: str) -> models_pb2.Model:
+    async def get_model(self, name: str) -> Model:
         """One model, as it is now."""
-        return await self._unary(self._models.Get, models_pb2.GetModelRequest(name=named(name)))
+        return Model.of(await self._unary(self._models.Get, models_pb2.GetModelRequest(name=named(name))))
 
-    async def list_models(self) -> list[models_pb2.Model]:
+    async def list_models(self) -> list[Model]:
         """Every model that this client may see."""
         answer = await self._unary(self._models.List, models_pb2.ListModelsRequest())
-        return list(answer.models)
+        return [Model.of(model) for model in answer.models]
 
-    async def versions(self, name: str) -> list[models_pb2.Version]:
+    async def versions(self, name: str) -> list[Version]:
         """The versions that are kept, newest first."""
         answer = await self._unary(self._models.Versions, models_pb2.VersionsRequest(name=named(name)))
-        return list(answer.versions)
+        return [Version.of(version) for version in answer.versions]
 
-    async def export(self, name: str, version: int = 0) -> models_pb2.ExportResponse:
+    async def export(self, name: str, version: int = 0) -> Export:
         """A version's files: `.onnx`, the whole forecaster, and `.weights` (safetensors). 0: what serves."""
-        return await self._unary(
-            self._models.Export, models_pb2.ExportRequest(name=named(name), version=whole(version, "version"))
+        return Export.of(
+            await self._unary(
+                self._models.Export, models_pb2.ExportRequest(name=named(name), version=whole(version, "version"))
+            )
         )
 
     # --- change
 
-    async def import_version(
-        self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = ""
-    ) -> models_pb2.Version:
+    async def import_version(self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = "") -> Version:
         """Add a version from weights of the same spec. It serves once it is promoted; the same weights are added once.
 
         weights: safetensors, as `export` gives them. onnx: their graph, if it is to be compared with the server's own.
@@ -80,33 +81,37 @@ class Models(Calls):
         weights, onnx = binary(weights, "weights"), binary(onnx, "onnx")
         digest = named(digest, "digest") or _digest(weights)
         request = models_pb2.ImportRequest(name=named(name), weights=weights, digest=digest, onnx=onnx)
-        return await self._unary(self._models.Import, request)
+        return Version.of(await self._unary(self._models.Import, request))
 
-    async def promote(self, name: str, version: int) -> models_pb2.Model:
+    async def promote(self, name: str, version: int) -> Model:
         """Put a kept version into service; learning goes on from its weights, and it is the anchor.
 
         On return that is on disk. Raises NotFound for a version that is not kept.
         """
-        return await self._unary(
-            self._models.Promote, models_pb2.PromoteRequest(name=named(name), version=whole(version, "version"))
+        return Model.of(
+            await self._unary(
+                self._models.Promote, models_pb2.PromoteRequest(name=named(name), version=whole(version, "version"))
+            )
         )
 
-    async def rollback(self, name: str, version: int = 0) -> models_pb2.Model:
+    async def rollback(self, name: str, version: int = 0) -> Model:
         """Return serving and learning to an earlier version (0: the anchor), publishing nothing for a while.
 
         On return that is on disk. Raises NotFound for a version that is not kept, InvalidArgument for a later one.
         """
-        return await self._unary(
-            self._models.Rollback, models_pb2.RollbackRequest(name=named(name), version=whole(version, "version"))
+        return Model.of(
+            await self._unary(
+                self._models.Rollback, models_pb2.RollbackRequest(name=named(name), version=whole(version, "version"))
+            )
         )
 
-    async def pause(self, name: str) -> models_pb2.Model:
+    async def pause(self, name: str) -> Model:
         """Stop learning; serving goes on. What arrives meanwhile is never learned."""
-        return await self._unary(self._models.Pause, models_pb2.PauseRequest(name=named(name)))
+        return Model.of(await self._unary(self._models.Pause, models_pb2.PauseRequest(name=named(name))))
 
-    async def resume(self, name: str) -> models_pb2.Model:
+    async def resume(self, name: str) -> Model:
         """Go on learning."""
-        return await self._unary(self._models.Resume, models_pb2.ResumeRequest(name=named(name)))
+        return Model.of(await self._unary(self._models.Resume, models_pb2.ResumeRequest(name=named(name))))
 
     async def delete_model(self, name: str) -> None:
         """Delete a model with its streams and versions, for good. Its open streams end with NotFound.
@@ -117,18 +122,18 @@ class Models(Calls):
 
     # --- watch
 
-    async def history(self, name: str = "", events: int = 50) -> list[models_pb2.ModelEvent]:
+    async def history(self, name: str = "", events: int = 50) -> list[ModelEvent]:
         """The last events of one model (empty: of all) that the server remembers since its start, oldest first."""
         request = models_pb2.WatchRequest(
             name=named(name), recent=whole(events, "events", 0, MAX_EVENTS), recent_only=True
         )
         try:
             call = self._models.Watch(request, timeout=self._timeout_s, metadata=self._metadata())
-            return [event async for event in call]
+            return [ModelEvent.of(event) async for event in call]
         except grpc.aio.AioRpcError as error:
             raise await self._explained(error) from error
 
-    async def watch(self, name: str = "", *, give_up_s: float = 60.0) -> AsyncIterator[models_pb2.ModelEvent]:
+    async def watch(self, name: str = "", *, give_up_s: float = 60.0) -> AsyncIterator[ModelEvent]:
         """Events of one model (empty: of all) as they happen, until the loop is left.
 
         Reconnects by itself; what happens in between is missed. Raises Unavailable after `give_up_s` without success.
@@ -144,7 +149,7 @@ class Models(Calls):
                 was_open = True
                 backoff.succeeded()
                 async for event in call:
-                    yield event
+                    yield ModelEvent.of(event)
             except grpc.aio.AioRpcError as error:
                 why = await open_call.failed(error, was_open)
             finally:

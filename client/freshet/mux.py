@@ -17,9 +17,9 @@ from freshet.calls import Opener
 from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc
 from freshet.frames import event_times, matrix, named_columns, plain
 from freshet.packed import Packed, Unconfirmed, Wave
+from freshet.results import Model
 from freshet.retry import Backoff
 from freshet.ticks import seconds
-from freshet.v1 import models_pb2
 from freshet.v1 import streams_pb2 as pb
 
 BIND_AT_ONCE = 10_000
@@ -58,7 +58,7 @@ class Mux:
 
     async def open(self) -> Self:
         """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
-        model: models_pb2.Model = await self._get_model()
+        model: Model = await self._get_model()
         self.spec = model.spec
         self._runner = asyncio.create_task(self._run())
         return self

@@ -13,8 +13,8 @@ from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, TickRefused
 from freshet.forecast import Forecast
 from freshet.ledger import Slot
-from freshet.ticks import Tick, ticks
-from freshet.v1 import streams_pb2, types_pb2
+from freshet.results import ModelSpec, Welcome
+from freshet.ticks import Tick, event_seconds, ticks
 
 
 class Stream:
@@ -133,14 +133,14 @@ class Stream:
     # --- what is known
 
     @property
-    def welcome(self) -> streams_pb2.Welcome:
+    def welcome(self) -> Welcome:
         """The latest Welcome. Raises FreshetError before the stream is open."""
         if self._engine.ledger.latest is None:
             raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
         return self._engine.ledger.latest
 
     @property
-    def spec(self) -> types_pb2.ModelSpec:
+    def spec(self) -> ModelSpec:
         """The model's spec, every field filled in."""
         return self.welcome.spec
 
@@ -148,6 +148,21 @@ class Stream:
     def next_seq(self) -> int:
         """The number that the next tick gets."""
         return self._engine.outbox.next_seq
+
+    @property
+    def last_time(self) -> float | None:
+        """Event time of the last tick that was answered here, or of the stream as it was found; seconds since
+        1970-01-01 UTC. None for a fresh stream, after a reset, and where ticks have no time."""
+        return self._engine.ledger.last_time
+
+    def is_new(self, time: Any) -> bool:
+        """Whether a row with this event time comes after `last_time`: what a source that begins again is to send.
+
+        time: seconds since 1970-01-01 UTC, datetime or datetime64. A count of rows, such as `next_seq`, does not know
+        it: rows that were refused or left out have no number. Raises InvalidArgument for what is no time.
+        """
+        last, at = self.last_time, event_seconds(time)
+        return last is None or at > last
 
     @property
     def durable_seq(self) -> int:

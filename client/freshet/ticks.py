@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from freshet.arguments import invalid
 from freshet.errors import InvalidArgument, Reason, TickRefused
 from freshet.frames import check_lengths, check_names, event_times, index_times, matrix, named_columns, plain
 
@@ -171,6 +172,17 @@ def as_date(value: float) -> str:
     except (OverflowError, ValueError, OSError):
         return f"{value:g}"
     return moment.isoformat(timespec="seconds" if moment.microsecond == 0 else "milliseconds").replace("+00:00", "Z")
+
+
+def event_seconds(time: Any) -> float:
+    """`seconds`, where InvalidArgument is raised for what is no time."""
+    try:
+        value = seconds(time)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise invalid("time", time, "give seconds, datetime or datetime64")
+    return value
 
 
 def seconds(time: Any) -> float:

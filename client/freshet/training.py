@@ -8,7 +8,8 @@ from typing import Literal
 from freshet.arguments import identifier, listed, named, whole
 from freshet.learning import Learning, LearnSettings
 from freshet.models import Models
-from freshet.v1 import training_pb2, training_pb2_grpc, types_pb2
+from freshet.results import ModelSpec, Quarantined, Replayed
+from freshet.v1 import training_pb2, training_pb2_grpc
 
 REPLAYED_AT_ONCE = 256  # the most that a server takes in one request
 MAX_IN_FLIGHT = 1024  # where a server stops reading
@@ -56,12 +57,12 @@ class Training(Models):
         model, source = named(model, "model"), identifier(source, "source")
         hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
 
-        async def describe() -> types_pb2.ModelSpec:
+        async def describe() -> ModelSpec:
             return (await self.get_model(model)).spec
 
         return Learning(open_call, hello, describe, settings)
 
-    async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
+    async def quarantine(self, model: str) -> AsyncIterator[Quarantined]:
         """What was acknowledged and could not be learned, oldest first, and why."""
         model = named(model, "model")
         after, page = 0, [training_pb2.Quarantined()]
@@ -69,10 +70,10 @@ class Training(Models):
             request = training_pb2.QuarantineRequest(model=model, after=after, page_size=1000)
             page = list((await self._unary(self._training.Quarantine, request)).items)
             for item in page:
-                yield item
+                yield Quarantined.of(item)
                 after = item.id
 
-    async def replay(self, model: str, ids: Iterable[int]) -> training_pb2.ReplayResponse:
+    async def replay(self, model: str, ids: Iterable[int]) -> Replayed:
         """Learn from items of the quarantine after all: each becomes a window, a label with the ticks before it.
 
         Returns the ids that are on their way into learning, on disk, and why each of the others is not.
@@ -82,4 +83,4 @@ class Training(Models):
         for start in range(0, len(wanted), REPLAYED_AT_ONCE):
             request = training_pb2.ReplayRequest(model=model, ids=wanted[start : start + REPLAYED_AT_ONCE])
             answer.MergeFrom(await self._unary(self._training.Replay, request))
-        return answer
+        return Replayed.of(answer)

@@ -9,10 +9,10 @@ from typing import Any, Literal, Self
 from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
+from freshet.results import ModelSpec, Welcome
 from freshet.sync.portal import Portal
 from freshet.sync.sources import source
 from freshet.sync.twins import documented_by
-from freshet.v1 import streams_pb2, types_pb2
 
 
 @documented_by(twin.Stream)
@@ -75,16 +75,23 @@ class Stream:
     # --- what is known
 
     @property
-    def welcome(self) -> streams_pb2.Welcome:
+    def welcome(self) -> Welcome:
         return self._stream.welcome
 
     @property
-    def spec(self) -> types_pb2.ModelSpec:
+    def spec(self) -> ModelSpec:
         return self._stream.spec
 
     @property
     def next_seq(self) -> int:
         return self._stream.next_seq
+
+    @property
+    def last_time(self) -> float | None:
+        return self._stream.last_time
+
+    def is_new(self, time: Any) -> bool:
+        return self._stream.is_new(time)
 
     @property
     def durable_seq(self) -> int:
