@@ -9,7 +9,7 @@ from typing import Any, Generic, TypeAlias, TypeVar
 import grpc
 
 from freshet.connection import Route
-from freshet.errors import Failed, FreshetError, Unavailable, from_rpc, passes
+from freshet.errors import Failed, FreshetError, NotOpen, Unavailable, from_rpc, passes
 from freshet.security import Token, bearer
 
 # What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
@@ -95,7 +95,7 @@ class Calls:
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
-            raise RuntimeError("the client is not open: use `async with freshet.connect(…) as client`")
+            raise NotOpen("client", "freshet.connect(…) as client")
         return self._channel
 
     async def _unary(self, method: Callable[..., Awaitable[Response]], request: object) -> Response:

@@ -15,7 +15,7 @@ from typing import Any, TypeAlias
 import grpc
 
 from freshet.calls import Opener, cancelled_from_outside
-from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable
+from freshet.errors import NotOpen, StreamClosed, TakenOver, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
@@ -118,7 +118,7 @@ class Engine:
         if self._closing:
             raise StreamClosed("the stream is closed")
         if self._runner is None:
-            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+            raise NotOpen("stream", "client.stream(…) as stream")
 
     async def until(self, done: Callable[[], bool]) -> None:
         """Wait until `done()`, looked at after every message. Raises the stream's error if that comes first."""

@@ -68,6 +68,18 @@ class StreamClosed(FreshetError):
     """The stream is closed, or closing: it takes nothing more, and ticks that were never sent are dropped."""
 
 
+class NotOpen(FreshetError):
+    """It was used before it was opened. thing: its name; how: what to write behind `async with`, or `with`."""
+
+    def __init__(self, thing: str, how: str, statement: str = "async with") -> None:
+        super().__init__(f"the {thing} is not open: use `{statement} {how}`")
+        self._thing, self._how = thing, how
+
+    def blocking(self) -> NotOpen:
+        """The same for clients that block."""
+        return NotOpen(self._thing, self._how, "with")
+
+
 class TakenOver(FreshetError):
     """Another client has opened this stream. The SDK does not reconnect: two clients would fight for it."""
 

@@ -16,8 +16,8 @@ from freshet.arguments import identifier, whole
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import (
-    FreshetError,
     LabelRefused,
+    NotOpen,
     Reason,
     StreamClosed,
     Unavailable,
@@ -178,7 +178,7 @@ class Learning:
                 if self._error is not None:
                     raise self._error
                 if self._runner is None:
-                    raise FreshetError("the sender is not open: use `async with client.learn(…) as learning`")
+                    raise NotOpen("sender", "client.learn(…) as learning")
                 if done:
                     return
                 await self._moved.wait()

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from freshet.errors import FreshetError, InvalidArgument, LabelRefused, Reason, StateLost, TickRefused
+from freshet.errors import InvalidArgument, LabelRefused, NotOpen, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
 from freshet.labels import Answers, label_values
 from freshet.results import Welcome
@@ -70,7 +70,7 @@ class Ledger:
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
         """Check a tick and queue it. Raises TickRefused."""
         if self._layout is None:
-            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+            raise NotOpen("stream", "client.stream(…) as stream")
         last_time = self._timed[-1].tick.time if self._timed else None
         checked = check(tick, self.outbox.next_seq, self._layout, last_time)
         slot = Slot(checked)

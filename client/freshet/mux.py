@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freshet.calls import Opener
-from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, Unavailable, from_rpc
+from freshet.errors import FreshetError, InvalidArgument, NotOpen, StateLost, StreamClosed, Unavailable, from_rpc
 from freshet.frames import event_times, matrix, named_columns, plain
 from freshet.packed import Packed, Unconfirmed, Wave
 from freshet.results import Model
@@ -94,6 +94,7 @@ class Mux:
         UTC, datetime or datetime64; required when the model has an interval. Refused ticks are in `Packed.refused`.
         Raises InvalidArgument for shapes and names, and what ended the Mux.
         """
+        self._check()
         if hasattr(streams, "__array__"):
             streams = np.asarray(streams).tolist()
         rows, times = self._checked(streams, x, time)
@@ -205,7 +206,7 @@ class Mux:
         if self._error is not None:
             raise self._error
         if self._runner is None:
-            raise FreshetError("the Mux is not open: use `async with client.mux(…) as mux`")
+            raise NotOpen("Mux", "client.mux(…) as mux")
 
     async def _until(self, done: Callable[[], bool]) -> None:
         while not done():

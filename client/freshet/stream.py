@@ -10,7 +10,7 @@ from typing import Any, Literal, Self
 
 from freshet.arguments import invalid, whole
 from freshet.engine import Engine
-from freshet.errors import FreshetError, InvalidArgument, TickRefused
+from freshet.errors import FreshetError, InvalidArgument, NotOpen, TickRefused
 from freshet.forecast import Forecast
 from freshet.ledger import Slot
 from freshet.results import ModelSpec, Welcome
@@ -136,7 +136,7 @@ class Stream:
     def welcome(self) -> Welcome:
         """The latest Welcome. Raises FreshetError before the stream is open."""
         if self._engine.ledger.latest is None:
-            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+            raise NotOpen("stream", "client.stream(…) as stream")
         return self._engine.ledger.latest
 
     @property

@@ -10,7 +10,7 @@ from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
 from freshet.results import ModelSpec, Welcome
-from freshet.sync.portal import Portal
+from freshet.sync.portal import Portal, blocking
 from freshet.sync.sources import source
 from freshet.sync.twins import documented_by
 
@@ -76,11 +76,11 @@ class Stream:
 
     @property
     def welcome(self) -> Welcome:
-        return self._stream.welcome
+        return blocking(lambda: self._stream.welcome)
 
     @property
     def spec(self) -> ModelSpec:
-        return self._stream.spec
+        return blocking(lambda: self._stream.spec)
 
     @property
     def next_seq(self) -> int:
