@@ -13,6 +13,7 @@ from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, NotOpen, TickRefused
 from freshet.forecast import Forecast
 from freshet.ledger import Slot
+from freshet.patience import Reported
 from freshet.results import ModelSpec, Welcome
 from freshet.ticks import Tick, event_seconds, ticks
 
@@ -85,6 +86,7 @@ class Stream:
         times: one per row, where values has rows only; of a frame also the name of the column that has them. None: the
             index of a frame, or a series, whose index is of times (pandas).
         max_staleness: K >= 1; tick s is sent only once labels up to s - K are judged, so that no forecast is older.
+            While one waits, a warning in the log `freshet` says for what, after some seconds and then ever more rarely.
         on_refused: what a refused tick does. "raise": TickRefused is raised in its place, and iterating the same
             object again goes on behind it. "skip": it is left out, and kept in `Forecasts.refused`.
         """
@@ -124,11 +126,15 @@ class Stream:
         await self._engine.until(lambda: outbox.durable >= target)
 
     async def wait_judged(self, seq: int) -> None:
-        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve."""
+        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve.
+
+        After some seconds, and then ever more rarely, a warning in the log `freshet` says how far they are.
+        """
         seq = whole(seq, "seq")
         if not self.spec.learn:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
-        await self._engine.until(lambda: self._engine.outbox.judged >= seq)
+        with Reported(lambda: _unjudged(self._engine, seq, f"wait_judged({seq}) waits")):
+            await self._engine.until(lambda: self._engine.outbox.judged >= seq)
 
     # --- what is known
 
@@ -180,6 +186,18 @@ class Stream:
         return max(0, self._engine.calls - 1)
 
 
+def _unjudged(engine: Engine, seq: int, why: str) -> str:
+    """What is said of labels that are waited for; nothing where they are judged, and where the server is away."""
+    outbox, latest = engine.outbox, engine.ledger.latest
+    if outbox.judged >= seq or latest is None:
+        return ""
+    away = "" if outbox.connected else "; the connection is down"
+    return (
+        f"stream {latest.stream_id!r}: {why} until labels up to tick {seq} are judged; they are up to "
+        f"{outbox.judged}{away}. Does the model learn, or is its learning paused, or behind? `freshet top` shows it"
+    )
+
+
 class Forecasts:
     """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
 
@@ -210,7 +228,7 @@ class Forecasts:
         while True:
             slot = await self._oldest()
             try:
-                forecast = await slot.result()  # cancelled here, the slot stays the oldest
+                forecast = await self._result(slot)  # cancelled here, the slot stays the oldest
             except TickRefused as error:
                 self._drop_oldest()
                 if not self._skip or error is self._engine.error:
@@ -233,6 +251,19 @@ class Forecasts:
             forecasts.append(outcome)
             self._drop_oldest()
         return forecasts
+
+    async def _result(self, slot: Slot) -> Forecast:
+        if self._max_staleness is None or slot.outcome is not None:
+            return await slot.result()
+        with Reported(self._held):
+            return await slot.result()
+
+    def _held(self) -> str:
+        """What the oldest tick without an answer waits for."""
+        assert self._max_staleness is not None
+        seq = self._engine.outbox.answered + 1
+        why = f"max_staleness = {self._max_staleness} holds tick {seq} back"
+        return _unjudged(self._engine, seq - self._max_staleness, why)
 
     def _drop_oldest(self) -> None:
         self._slots.popleft()
