@@ -63,6 +63,7 @@ class Ledger:
         self._accept_lost = accept_lost
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
+        self._interval = 0.0  # from step to step, seconds; 0 where there is none
         self._forecast_shape = (1, 1)  # horizon, and targets or classes
         # Ticks with an event time since the last reset: the last answered one, and all behind it.
         self._timed: deque[Slot] = deque()
@@ -122,6 +123,7 @@ class Ledger:
         spec = self.latest.spec
         self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold")
         self._answers = Answers.of(spec)
+        self._interval = spec.interval if self._answers.task == "forecast" else 0.0
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:
@@ -137,7 +139,8 @@ class Ledger:
                 f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}"
             ) from None
         self._answered(slot)
-        slot.settle(Forecast(seq, y, answer.version, judged, now - slot.sent_at))
+        waited, time = now - slot.sent_at, slot.tick.time
+        slot.settle(Forecast(seq, y, answer.version, judged, waited, time=time, interval=self._interval))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
         """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""
@@ -155,7 +158,10 @@ class Ledger:
         elif action is Action.LOST and slot is not None:
             self._answered(slot)
             y = np.full(self._forecast_shape, np.nan, np.float32)
-            slot.settle(Forecast(refused.seq, y, 0, self.outbox.judged, now - slot.sent_at, lost=True))
+            waited, time = now - slot.sent_at, slot.tick.time
+            slot.settle(
+                Forecast(refused.seq, y, 0, self.outbox.judged, waited, lost=True, time=time, interval=self._interval)
+            )
         return action
 
     def _answered(self, slot: Slot) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Iterator
+from collections.abc import AsyncIterable
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -12,6 +12,7 @@ from freshet.arguments import invalid, whole
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, NotOpen, TickRefused
 from freshet.forecast import Forecast
+from freshet.framed import Rows, columns_of, framer, no_frame
 from freshet.ledger import Slot
 from freshet.patience import Reported
 from freshet.results import ModelSpec, Welcome
@@ -96,8 +97,10 @@ class Stream:
             max_staleness = whole(max_staleness, "max_staleness", 1)
             if not self.spec.learn:
                 raise invalid("max_staleness", max_staleness, "leave it out: this model does not learn")
-        source = ticks(values, times, lambda: self.spec.channels)
-        return Forecasts(self._engine, source, self._in_flight, max_staleness, on_refused == "skip")
+        rows = values
+        if not isinstance(rows, Rows):
+            rows = Rows(ticks(values, times, lambda: self.spec.channels), framer(values, times))
+        return Forecasts(self._engine, rows, self._in_flight, max_staleness, on_refused == "skip")
 
     async def label(self, seq: int, y: Any) -> None:
         """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.
@@ -209,13 +212,14 @@ class Forecasts:
     def __init__(
         self,
         engine: Engine,
-        source: Iterator[Tick] | AsyncIterator[Tick],
+        rows: Rows,
         in_flight: int,
         max_staleness: int | None,
         skip: bool,
     ) -> None:
         self.refused: list[TickRefused] = []  # with on_refused="skip"
-        self._engine, self._source, self._in_flight = engine, source, in_flight
+        self._engine, self._source, self._in_flight = engine, rows.ticks, in_flight
+        self._frame, self._taken = rows.frame, 0
         self._max_staleness, self._skip = max_staleness, skip
         self._slots: deque[Slot] = deque()
         self._room = asyncio.Event()
@@ -252,6 +256,25 @@ class Forecasts:
             self._drop_oldest()
         return forecasts
 
+    async def frame(self) -> Any:
+        """All forecasts as a frame of the library that the rows came in: pandas, polars, pyarrow, a dict of columns.
+
+        A row per row, with its index (pandas) or its times as first column; NaN for one that was skipped. A column has
+        the name of its target, or class; above horizon 1 it is NAME+H for H steps ahead. Waits for all: call it before
+        iterating. Raises as iterating does; InvalidArgument where the rows came in no frame.
+        """
+        if self._frame is None:
+            raise no_frame()
+        if self._taken:
+            raise FreshetError("some forecasts were taken already: call frame() before iterating")
+        outcomes: list[Forecast | None] = []
+        async for forecast in self:
+            outcomes += [None] * (self._taken - 1 - len(outcomes))  # skipped before it
+            outcomes.append(forecast)
+        outcomes += [None] * (self._taken - len(outcomes))
+        spec = self._engine.ledger.latest.spec if self._engine.ledger.latest else ModelSpec()
+        return self._frame(columns_of(spec, outcomes))
+
     async def _result(self, slot: Slot) -> Forecast:
         if self._max_staleness is None or slot.outcome is not None:
             return await slot.result()
@@ -267,6 +290,7 @@ class Forecasts:
 
     def _drop_oldest(self) -> None:
         self._slots.popleft()
+        self._taken += 1
         self._room.set()
 
     async def aclose(self) -> None:

@@ -141,5 +141,8 @@ class Forecasts:
         self._come.clear()
         return come
 
+    def frame(self) -> Any:
+        return self._portal.call(self._forecasts.frame())
+
     def close(self) -> None:
         self._portal.call(self._forecasts.aclose())
