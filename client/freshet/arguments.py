@@ -33,7 +33,7 @@ def identifier(value: object, field: str = "stream") -> str:
 
     Raises InvalidArgument for other types, and for text that is not 1 to 256 printable characters.
     """
-    number = integer(value)
+    number = as_integer(value)
     text = value if number is None else str(number)
     if not isinstance(text, str):
         raise invalid(field, value, f"give text or a whole number{_example(value)}")
@@ -72,15 +72,29 @@ def binary(value: object, field: str) -> bytes:
 
 def whole(value: object, field: str, low: int = 0, high: int = MAX_COUNT) -> int:
     """A whole number from low to high, NumPy's included. Raises InvalidArgument, for bool too."""
-    number = integer(value)
-    if number is None:
-        raise invalid(field, value, "give a whole number")
+    number = integer(value, field)
     if not low <= number <= high:
         raise invalid(field, value, f"give a whole number from {low} to {high}")
     return number
 
 
-def integer(value: object) -> int | None:
+def integer(value: object, field: str) -> int:
+    """A whole number of any size and sign, NumPy's included. Raises InvalidArgument, for bool too."""
+    number = as_integer(value)
+    if number is None:
+        raise invalid(field, value, "give a whole number")
+    return number
+
+
+def number(value: object, field: str) -> float:
+    """A number, such as seconds to wait; infinite is one. Raises InvalidArgument for other types, bool and NaN."""
+    plain = value.item() if isinstance(value, np.generic) else value
+    if isinstance(plain, bool) or not isinstance(plain, int | float) or plain != plain:
+        raise invalid(field, value, "give a number")
+    return plain
+
+
+def as_integer(value: object) -> int | None:
     """The value as int where it is an integer of any library; None for all else, bool included."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
         return None

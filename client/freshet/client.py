@@ -11,7 +11,7 @@ from weakref import WeakSet
 
 import grpc
 
-from freshet.arguments import identifier, named
+from freshet.arguments import identifier, integer, named, number
 from freshet.calls import RETRIES
 from freshet.connection import Encryption, Route
 from freshet.engine import Engine, Settings
@@ -55,6 +55,7 @@ def connect(
     are not PEM.
     """
     check_target(target)
+    number(timeout_s, "timeout_s")
     wanted = tls_of(tls)
     if wanted is not None:
         if credentials is not None:
@@ -159,7 +160,11 @@ class Client(Training, KeptStreams):
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
         settings = Settings(
-            in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost
+            in_flight=integer(in_flight, "in_flight"),
+            give_up_s=number(give_up_s, "give_up_s"),
+            answer_s=number(answer_s, "answer_s"),
+            close_s=number(close_s, "close_s"),
+            accept_lost=accept_lost,
         )
         hello = streams_pb2.Hello(model=named(model, "model"), stream=identifier(stream_id))
         stream = Stream(Engine(open_call, hello, settings), in_flight)
@@ -171,7 +176,7 @@ class Client(Training, KeptStreams):
 
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
         """
-        model = named(model, "model")
+        model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
         mux = Mux(open_call, lambda: self.get_model(model), model, give_up_s, close_s)
         self._streams.add(mux)

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from freshet.arguments import binary, named, whole
+from freshet.arguments import binary, named, number, whole
 from freshet.calls import Calls
 from freshet.errors import Unavailable
 from freshet.results import Export, Model, ModelEvent, Version
@@ -138,7 +138,7 @@ class Models(Calls):
 
         Reconnects by itself; what happens in between is missed. Raises Unavailable after `give_up_s` without success.
         """
-        request = models_pb2.WatchRequest(name=named(name))
+        request, give_up_s = models_pb2.WatchRequest(name=named(name)), number(give_up_s, "give_up_s")
         open_call, loop = self._opener(self._models.Watch), asyncio.get_running_loop()
         backoff, was_open = Backoff(give_up_s, random.Random()), False
         while True:

@@ -188,7 +188,7 @@ class Welcome(Result):
     """What a server says of a stream when it is opened; `Stream` has what has changed since.
 
     next_seq: the tick to send next. last_time: event time of the last tick that had one, seconds since 1970-01-01 UTC;
-    None for a fresh stream, and of servers before 0.2.
+    None for a fresh stream, and of a server that does not know this field.
     """
 
     FRESH: ClassVar = StateOrigin.FRESH

@@ -73,9 +73,7 @@ def _number(key: str, value: Any) -> float:
 
 
 def _whole(key: str, value: Any) -> int:
-    number = integer(value)
-    if number is None:
-        raise invalid(key, value, "give a whole number")
+    number = integer(value, key)
     bits = UINT_BITS[FIELDS[key].type]
     if not 0 <= number < 2**bits:
         raise invalid(key, value, f"give a whole number from 0 to {2**bits - 1}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Set
 from typing import Literal
 
-from freshet.arguments import identifier, listed, named, whole
+from freshet.arguments import identifier, integer, listed, named, number, whole
 from freshet.learning import Learning, LearnSettings
 from freshet.models import Models
 from freshet.results import ModelSpec, Quarantined, Replayed
@@ -48,6 +48,8 @@ class Training(Models):
         ):  # fmt: skip
             if value not in choices:
                 raise ValueError(f"{name} = {value!r}; give {' or '.join(choices)}")
+        in_flight, give_up_s = integer(in_flight, "in_flight"), number(give_up_s, "give_up_s")
+        answer_s = number(answer_s, "answer_s")
         if not 1 <= in_flight <= MAX_IN_FLIGHT:
             raise ValueError(f"in_flight = {in_flight}; give 1 to {MAX_IN_FLIGHT}")
         open_call = self._opener(self._training.Learn)

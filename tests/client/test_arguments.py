@@ -259,3 +259,24 @@ async def test_numbers_of_ticks_are_whole(client):
                 await use()
         with pytest.raises(freshet.InvalidArgument, match="max_staleness = '3'"):
             stream.forecasts([1.0], max_staleness="3")
+
+
+@pytest.mark.parametrize("wrong", ["60", None, True, HOUR, float("nan")], ids=repr)
+async def test_waits_and_bounds_are_numbers(client, wrong):
+    uses = {
+        "give_up_s": lambda: client.stream("m", "s", give_up_s=wrong),
+        "answer_s": lambda: client.stream("m", "s", answer_s=wrong),
+        "close_s": lambda: client.stream("m", "s", close_s=wrong),
+        "in_flight": lambda: client.stream("m", "s", wrong),
+        "give_up_s of mux": lambda: client.mux("m", give_up_s=wrong),
+        "close_s of mux": lambda: client.mux("m", close_s=wrong),
+        "in_flight of learn": lambda: client.learn("m", "here", in_flight=wrong),
+        "give_up_s of learn": lambda: client.learn("m", "here", give_up_s=wrong),
+        "answer_s of learn": lambda: client.learn("m", "here", answer_s=wrong),
+        "give_up_s of watch": lambda: anext(client.watch("m", give_up_s=wrong)),
+        "timeout_s": lambda: freshet.connect("127.0.0.1:1", timeout_s=wrong),
+    }
+    for name, use in uses.items():
+        with pytest.raises(freshet.InvalidArgument) as refused:
+            await made(use)
+        assert refused.value.field == name.split()[0]
