@@ -13,6 +13,7 @@ import grpc
 import numpy as np
 import numpy.typing as npt
 
+from freshet.arguments import listed
 from freshet.calls import Opener
 from freshet.errors import FreshetError, InvalidArgument, NotOpen, StateLost, StreamClosed, Unavailable, from_rpc
 from freshet.frames import event_times, matrix, named_columns, plain
@@ -95,8 +96,7 @@ class Mux:
         Raises InvalidArgument for shapes and names, and what ended the Mux.
         """
         self._check()
-        if hasattr(streams, "__array__"):
-            streams = np.asarray(streams).tolist()
+        streams = np.asarray(streams).tolist() if hasattr(streams, "__array__") else listed(streams, "streams")
         rows, times = self._checked(streams, x, time)
         async with self._turn:
             self._check()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -59,6 +59,9 @@ def ticks(
         if times is not None:
             raise TypeError("times = given apart; an async iterable brings its own: yield (time, row) pairs")
         return _async_ticks(values)
+    for field, given in (("values", values), ("times", times)):
+        if isinstance(given, Set):
+            raise invalid(field, given, "give a list or an array: a set has no order")
     columns = named_columns(values)
     if isinstance(times, str):
         if columns is None or times not in columns:

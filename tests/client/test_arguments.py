@@ -280,3 +280,16 @@ async def test_waits_and_bounds_are_numbers(client, wrong):
         with pytest.raises(freshet.InvalidArgument) as refused:
             await made(use)
         assert refused.value.field == name.split()[0]
+
+
+async def test_sets_and_text_are_no_rows_no_times_and_no_streams(client):
+    async with client.stream("m", "s") as stream, client.mux("m") as mux:
+        for field, use in (
+            ("values", lambda: stream.forecasts({1.0, 2.0})),
+            ("times", lambda: stream.forecasts([1.0, 2.0], {1.0, 2.0})),
+            ("streams", lambda: mux.step("pump", np.zeros((4, 1)))),
+            ("streams", lambda: mux.step({"a", "b"}, np.zeros((2, 1)))),
+        ):
+            with pytest.raises(freshet.InvalidArgument, match="give a list") as refused:
+                await made(use)
+            assert refused.value.field == field

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.server
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 
@@ -65,11 +67,13 @@ def test_the_http_port_in_the_place_of_grpcs_is_named(page):
     assert "tls=" not in answer.stderr
 
 
-def test_a_certificate_asked_of_a_plain_server_is_named(tmp_path, page):
-    answer = listed("--url", page, "--ca", Authority(tmp_path).pem)
+def test_tls_spoken_to_a_port_of_plain_text_is_named_in_one_line(tmp_path, page):
+    words = ("models", "list", "--url", page, "--ca", Authority(tmp_path).pem)
+    answer = subprocess.run([sys.executable, "-m", "service.cli", *map(str, words)], capture_output=True, text=True)
 
-    assert answer.exit_code == 1
+    assert answer.returncode == 1
     assert "gRPC port" in answer.stderr
+    assert answer.stderr.count("\n") == 1, "gRPC has written too"
 
 
 @pytest.mark.parametrize(
