@@ -10,22 +10,24 @@ from typing import Self
 
 log = logging.getLogger("freshet")
 
-FIRST_S = 5.0  # of waiting before the first word; each further one comes after twice as long
+FIRST_S = 5.0  # of waiting without any progress before the first word; each further one comes after twice as long
+ANYWAY_S = 30.0  # of waiting, whatever the progress
 
 
 class Reported:
-    """Around a wait: a warning in the log `freshet` after FIRST_S, and then whenever the wait has doubled.
+    """Around a wait: a warning in the log `freshet` after FIRST_S without progress, then ever more rarely.
 
-    describe: what is waited for, asked at that time; empty where there is nothing to say. For use in one event loop.
+    describe: what is waited for, asked at that time; empty where there is nothing to say. progress: a number that
+    changes as the wait goes on. For use in one event loop.
     """
 
-    def __init__(self, describe: Callable[[], str]) -> None:
-        self._describe = describe
+    def __init__(self, describe: Callable[[], str], progress: Callable[[], int]) -> None:
+        self._describe, self._progress = describe, progress
 
     def __enter__(self) -> Self:
         self._loop = asyncio.get_running_loop()
-        self._waited = FIRST_S
-        self._timer = self._loop.call_later(FIRST_S, self._report)
+        self._seen, self._step, self._waited = self._progress(), FIRST_S, 0.0
+        self._timer = self._loop.call_later(self._step, self._look)
         return self
 
     def __exit__(
@@ -33,8 +35,10 @@ class Reported:
     ) -> None:
         self._timer.cancel()
 
-    def _report(self) -> None:
-        if text := self._describe():
+    def _look(self) -> None:
+        self._waited += self._step
+        before, self._seen = self._seen, self._progress()
+        if (before == self._seen or self._waited >= ANYWAY_S) and (text := self._describe()):
             log.warning("%s (for %.0f s so far)", text, self._waited)
-        self._timer = self._loop.call_later(self._waited, self._report)
-        self._waited *= 2
+            self._step = self._waited
+        self._timer = self._loop.call_later(self._step, self._look)

@@ -87,7 +87,7 @@ class Stream:
         times: one per row, where values has rows only; of a frame also the name of the column that has them. None: the
             index of a frame, or a series, whose index is of times (pandas).
         max_staleness: K >= 1; tick s is sent only once labels up to s - K are judged, so that no forecast is older.
-            While one waits, a warning in the log `freshet` says for what, after some seconds and then ever more rarely.
+            Where one waits and none is judged for some seconds, a warning in the log `freshet` says for what.
         on_refused: what a refused tick does. "raise": TickRefused is raised in its place, and iterating the same
             object again goes on behind it. "skip": it is left out, and kept in `Forecasts.refused`.
         """
@@ -131,13 +131,14 @@ class Stream:
     async def wait_judged(self, seq: int) -> None:
         """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve.
 
-        After some seconds, and then ever more rarely, a warning in the log `freshet` says how far they are.
+        Where none is judged for some seconds, a warning in the log `freshet` says how far they are.
         """
         seq = whole(seq, "seq")
         if not self.spec.learn:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
-        with Reported(lambda: _unjudged(self._engine, seq, f"wait_judged({seq}) waits")):
-            await self._engine.until(lambda: self._engine.outbox.judged >= seq)
+        outbox = self._engine.outbox
+        with Reported(lambda: _unjudged(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged):
+            await self._engine.until(lambda: outbox.judged >= seq)
 
     # --- what is known
 
@@ -278,7 +279,7 @@ class Forecasts:
     async def _result(self, slot: Slot) -> Forecast:
         if self._max_staleness is None or slot.outcome is not None:
             return await slot.result()
-        with Reported(self._held):
+        with Reported(self._held, lambda: self._engine.outbox.judged):
             return await slot.result()
 
     def _held(self) -> str:

@@ -94,3 +94,14 @@ async def test_a_wait_that_is_over_says_nothing_more(server, heard):
         timers = [handle for handle in asyncio.get_running_loop()._scheduled if not handle.cancelled()]  # type: ignore[attr-defined]
 
     assert not any("Reported" in repr(timer) for timer in timers)
+
+
+async def test_progress_keeps_a_wait_quiet_until_it_has_lasted_long(server, heard, monkeypatch):
+    """Seen through the parts: a wait in which something is judged at each look."""
+    looks: list[float] = []
+    monkeypatch.setattr(patience, "ANYWAY_S", 0.03)
+    with patience.Reported(lambda: "waiting", lambda: looks.append(0.0) or len(looks)):
+        text = await heard.texts.get()
+
+    assert "waiting" in text
+    assert len(looks) >= 4, "one at the beginning, and three looks of 0.01 s"
