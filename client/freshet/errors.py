@@ -68,8 +68,11 @@ class StreamClosed(FreshetError):
     """The stream is closed, or closing: it takes nothing more, and ticks that were never sent are dropped."""
 
 
-class NotOpen(FreshetError):
-    """It was used before it was opened. thing: its name; how: what to write behind `async with`, or `with`."""
+class NotOpen(FreshetError, RuntimeError):
+    """It was used before it was opened: a RuntimeError too, as it was for clients.
+
+    thing: its name; how: what to write after `async with`, or `with`.
+    """
 
     def __init__(self, thing: str, how: str, statement: str = "async with") -> None:
         super().__init__(f"the {thing} is not open: use `{statement} {how}`")
