@@ -31,6 +31,7 @@ from freshet.errors import (
     WindowRefused,
 )
 from freshet.forecast import Forecast
+from freshet.forecasts import Forecasts
 from freshet.learning import Learning
 from freshet.mux import Mux
 from freshet.packed import Packed
@@ -49,7 +50,7 @@ from freshet.results import (
 )
 from freshet.resume import ProtocolError
 from freshet.security import Tls
-from freshet.stream import Forecasts, Stream
+from freshet.stream import Stream
 from freshet.ticks import Tick
 
 __version__ = "0.1.0"

@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
+from freshet.forecasts import Forecasts as Awaited
 from freshet.results import ModelSpec, Welcome
 from freshet.sync.portal import Portal, blocking
 from freshet.sync.sources import source
@@ -106,7 +107,7 @@ class Stream:
         return self._stream.reconnects
 
 
-@documented_by(twin.Forecasts)
+@documented_by(Awaited)
 class Forecasts:
     """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
 
@@ -115,7 +116,7 @@ class Forecasts:
     source is raised after the forecasts of the ticks before it.
     """
 
-    def __init__(self, portal: Portal, forecasts: twin.Forecasts) -> None:
+    def __init__(self, portal: Portal, forecasts: Awaited) -> None:
         self._portal, self._forecasts = portal, forecasts
         self._come: deque[Forecast] = deque()
 
