@@ -256,8 +256,12 @@ class ModelSpec:
 
 
 def _check_number(field: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise SpecError(field, value, "give a finite number")
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return
+    except OverflowError:  # an integer beyond every float, as TOML and JSON can hold
+        pass
+    raise SpecError(field, value, "give a finite number")
 
 
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from model.spec import ModelSpec
 from service import events as ev
 from service import limits
+from service.differences import differences
 from service.engine import StepSession
 from service.errors import AlreadyExists, Exhausted
 from service.export import Canary, export, pack_weights
@@ -49,9 +50,9 @@ class Creation:
             existing = serving.by_key.get(key)
             if existing is not None:
                 if existing.spec != spec:
-                    raise AlreadyExists(
-                        "name", key.name, "exists with another spec; a spec is immutable: choose another name"
-                    )
+                    apart = differences(existing.spec, spec)
+                    remedy = f"exists with another spec: {apart}; a spec is immutable: choose another name"
+                    raise AlreadyExists("name", key.name, remedy)
                 if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)

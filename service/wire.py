@@ -115,6 +115,11 @@ def durable_columns(handle: Any, seq: Any) -> streams_pb2.DurableColumns:
     return streams_pb2.DurableColumns(handle=handle.astype("<u4").tobytes(), seq=seq.astype("<u8").tobytes())
 
 
+def event_time(last_time: float) -> float | None:
+    """A stream's last event time as messages have it: absent where there is none."""
+    return None if math.isnan(last_time) else last_time
+
+
 def stream_message(model: Sessions, row: StreamRow, durable_seq: int, with_state: bool) -> streams_pb2.Stream:
     """What is told of a stream."""
     return streams_pb2.Stream(
@@ -122,7 +127,7 @@ def stream_message(model: Sessions, row: StreamRow, durable_seq: int, with_state
         stream=row.id,
         last_seq=row.last_seq,
         durable_seq=durable_seq,
-        last_time=None if math.isnan(row.last_time) else row.last_time,
+        last_time=event_time(row.last_time),
         state_origin=row.origin,  # type: ignore[arg-type]  # numbered alike
         state=row.state if with_state else b"",
         epoch=row.epoch,

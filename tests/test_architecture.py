@@ -21,6 +21,7 @@ FLOORS = {
     "service.chart": 1,
     "service.config": 1,
     "service.dates": 1,
+    "service.differences": 1,
     "service.errors": 1,
     "service.exposition": 1,
     "service.expiry": 1,

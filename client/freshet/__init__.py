@@ -18,6 +18,7 @@ from freshet.errors import (
     InvalidArgument,
     LabelRefused,
     NotFound,
+    NotOpen,
     PermissionDenied,
     Reason,
     ResourceExhausted,
@@ -32,12 +33,26 @@ from freshet.errors import (
     WindowRefused,
 )
 from freshet.forecast import Forecast
+from freshet.forecasts import Forecasts
 from freshet.learning import Learning
 from freshet.mux import Mux
 from freshet.packed import Packed
+from freshet.results import (
+    EventKind,
+    Export,
+    KeptStream,
+    Model,
+    ModelEvent,
+    ModelSpec,
+    Quarantined,
+    Replayed,
+    StateOrigin,
+    Version,
+    Welcome,
+)
 from freshet.resume import ProtocolError
 from freshet.security import Tls
-from freshet.stream import Forecasts, Stream
+from freshet.stream import Stream
 from freshet.ticks import Tick
 
 __version__ = "0.1.0"
@@ -45,23 +60,33 @@ __version__ = "0.1.0"
 __all__ = [
     "AlreadyExists",
     "Client",
+    "EventKind",
+    "Export",
     "FailedPrecondition",
     "Forecast",
     "Forecasts",
     "Forked",
     "FreshetError",
     "InvalidArgument",
+    "KeptStream",
     "LabelRefused",
     "Learning",
+    "Model",
+    "ModelEvent",
+    "ModelSpec",
     "Mux",
     "NotFound",
+    "NotOpen",
     "Packed",
     "PermissionDenied",
     "ProtocolError",
+    "Quarantined",
     "Reason",
+    "Replayed",
     "ResourceExhausted",
     "RpcError",
     "StateLost",
+    "StateOrigin",
     "Stream",
     "StreamClosed",
     "TakenOver",
@@ -71,6 +96,8 @@ __all__ = [
     "Unauthenticated",
     "Unavailable",
     "Unimplemented",
+    "Version",
+    "Welcome",
     "WindowRefused",
     "connect",
     "sync",

@@ -8,12 +8,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from freshet.arguments import identifier, listed
 from freshet.errors import FreshetError, InvalidArgument
 from freshet.frames import event_times, matrix, named_columns, plain
-from freshet.ids import refused_id
 from freshet.packed import Packed, Wave
+from freshet.results import ModelSpec
 from freshet.ticks import seconds
-from freshet.v1 import types_pb2
 
 MESSAGE_BYTES = 1 << 19  # of packed ticks: half of what a server takes by default
 
@@ -24,19 +24,25 @@ class Batch:
     x: (n, channels) float32. time: (n,) float64 seconds, or None.
     """
 
-    def __init__(self, spec: types_pb2.ModelSpec, ids: Sequence[Any], x: Any, time: Any) -> None:
+    def __init__(self, spec: ModelSpec, ids: Sequence[Any], x: Any, time: Any) -> None:
         self._spec, self.x, self.time = spec, x, time
-        self.refused: dict[int, FreshetError] = {
-            row: error for row, id in enumerate(ids) if (error := refused_id(id, f"streams[{row}]")) is not None
-        }
-        self._all: Sequence[Any] = ids
+        self.refused: dict[int, FreshetError] = {}
+        self._all = [self._identifier(row, id) for row, id in enumerate(ids)]
 
     @classmethod
-    def of(cls, spec: types_pb2.ModelSpec, streams: Any, x: Any, time: Any) -> Self:
+    def of(cls, spec: ModelSpec, streams: Any, x: Any, time: Any) -> Self:
         """As `Mux.step` takes them. Raises InvalidArgument for shapes, not for single ids."""
-        ids = _listed(streams)
+        ids = listed(np.asarray(streams).tolist() if hasattr(streams, "__array__") else streams, "streams")
         rows, times = _rows(spec, len(ids), x), _times(spec, len(ids), time)
         return cls(spec, ids, rows, times)
+
+    def _identifier(self, row: int, id: object) -> str:
+        """The id of a row as the wire has it, or "" where the row is refused."""
+        try:
+            return identifier(id, f"streams[{row}]")
+        except InvalidArgument as error:
+            self.refused[row] = error
+            return ""
 
     @property
     def ids(self) -> list[str]:
@@ -52,8 +58,7 @@ class Batch:
 
     def id(self, row: int) -> str:
         """The stream of a row that may be sent."""
-        id: str = self._all[row]
-        return id
+        return self._all[row]
 
     def refuse(self, refused: Mapping[str, FreshetError]) -> None:
         """These streams cannot be sent anything."""
@@ -95,17 +100,7 @@ class Batch:
         return len(spec.classes) or (spec.horizon or 1) * (len(spec.targets) or len(spec.channels))
 
 
-def _listed(streams: Any) -> list[Any]:
-    if isinstance(streams, str | bytes | set | frozenset | Mapping) or not isinstance(streams, Iterable):
-        remedy = "give a list of ids, one per row of x"
-        text = f"streams is a {type(streams).__name__}; {remedy}"
-        raise InvalidArgument(text, "streams", repr(streams)[:80], remedy)
-    if hasattr(streams, "__array__"):
-        streams = np.asarray(streams).tolist()
-    return list(streams)
-
-
-def _rows(spec: types_pb2.ModelSpec, n: int, x: Any) -> npt.NDArray[np.float32]:
+def _rows(spec: ModelSpec, n: int, x: Any) -> npt.NDArray[np.float32]:
     channels, columns = len(spec.channels), named_columns(x)
     values = plain(x) if columns is None else matrix(columns, spec.channels, "x")
     rows = np.asarray(values, np.float32)
@@ -117,7 +112,7 @@ def _rows(spec: types_pb2.ModelSpec, n: int, x: Any) -> npt.NDArray[np.float32]:
     return rows
 
 
-def _times(spec: types_pb2.ModelSpec, n: int, time: Any) -> npt.NDArray[np.float64] | None:
+def _times(spec: ModelSpec, n: int, time: Any) -> npt.NDArray[np.float64] | None:
     if time is None:
         if spec.interval > 0:
             raise InvalidArgument("time is missing: this model has an interval", "time", "None", "give event times")

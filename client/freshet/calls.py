@@ -10,7 +10,8 @@ from weakref import WeakSet
 import grpc
 
 from freshet import forks
-from freshet.errors import Failed, StreamClosed, from_rpc, passes
+from freshet.connection import Route
+from freshet.errors import Failed, FreshetError, NotOpen, StreamClosed, Unavailable, from_rpc, passes
 from freshet.security import Token, bearer
 
 # What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
@@ -43,8 +44,10 @@ Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
 class Opener(Generic[Call]):
     """Opens one call after the other of a method that streams, each with the token of its moment."""
 
-    def __init__(self, method: Callable[..., Call], metadata: Callable[[], Metadata]) -> None:
-        self._method, self._metadata = method, metadata
+    def __init__(
+        self, method: Callable[..., Call], metadata: Callable[[], Metadata], route: Route | None = None
+    ) -> None:
+        self._method, self._metadata, self._route = method, metadata, route
         self._sent: Metadata = ()
 
     def __call__(self, *request: object) -> Call:
@@ -60,12 +63,30 @@ class Opener(Generic[Call]):
             return was_open and self._metadata() != self._sent
         return passes(error, was_open)
 
+    async def failed(self, error: grpc.aio.AioRpcError, was_open: bool) -> str:
+        """Why a call came to nothing, in words; raises the error where another call cannot succeed a little later.
+
+        A client that never had a call open looks at the connection: what both sides must change first ends it at once.
+        """
+        if not self.passes(error, was_open):
+            raise from_rpc(error) from error
+        if not was_open and self._route is not None:
+            explained = await self._route.explained(from_rpc(error))
+            if isinstance(explained, Unavailable) and explained.problem:
+                if explained.lasting:
+                    raise explained from error
+                return str(explained)
+        return f"{error.code().name}: {error.details()}"
+
 
 class Calls:
-    """A channel that is opened later, the deadline of each call that is not a stream, seconds, and who calls."""
+    """A channel that is opened later, the deadline of each call that is not a stream, seconds, and who calls.
 
-    def __init__(self, timeout_s: float, token: Token | None = None) -> None:
-        self._timeout_s, self._token = timeout_s, token
+    route: where the channel goes, for errors that say why it does not get there.
+    """
+
+    def __init__(self, timeout_s: float, token: Token | None = None, route: Route | None = None) -> None:
+        self._timeout_s, self._token, self._route = timeout_s, token, route
         self._channel: grpc.aio.Channel | None = None
         self._open: WeakSet[Any] = WeakSet()  # streams, Muxes and senders, which are closed before the channel
 
@@ -74,11 +95,11 @@ class Calls:
         return () if self._token is None else (("authorization", bearer(self._token)),)
 
     def _opener(self, method: Callable[..., Call]) -> Opener[Call]:
-        return Opener(method, self._metadata)
+        return Opener(method, self._metadata, self._route)
 
     def _connected(self) -> grpc.aio.Channel:
         if self._channel is None:
-            raise RuntimeError("the client is not open: use `async with freshet.connect(…) as client`")
+            raise NotOpen("client", "freshet.connect(…) as client")
         forks.check()
         return self._channel
 
@@ -90,11 +111,16 @@ class Calls:
         try:
             return await method(request, timeout=timeout_s, metadata=self._metadata())
         except grpc.aio.AioRpcError as error:
-            raise from_rpc(error) from error
+            raise await self._explained(error) from error
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
             raise StreamClosed("the client was closed meanwhile") from None
+
+    async def _explained(self, error: grpc.aio.AioRpcError) -> FreshetError:
+        """The exception for a call that failed for good."""
+        mended = from_rpc(error)
+        return mended if self._route is None else await self._route.explained(mended)
 
 
 def cancelled_from_outside() -> bool:

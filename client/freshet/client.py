@@ -11,16 +11,20 @@ from typing import Any, Self
 import grpc
 
 from freshet import forks
+from freshet.arguments import identifier, integer, named, number
 from freshet.calls import RETRIES
+from freshet.connection import Encryption, Route
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
 from freshet.mux import Mux
 from freshet.security import FilePath, Tls, Token, check_token, tls_of
 from freshet.stream import Stream
+from freshet.target import address_of, check_target, has_no_proxy, is_local, proxy_of
 from freshet.training import Training
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
+PROXIES = "grpc.enable_http_proxy"
 MAX_MESSAGE_BYTES = 64 << 20  # the largest that a server sends: both files of a large version
 
 
@@ -37,6 +41,8 @@ def connect(
 ) -> Client:
     """A client of the server at `target`, "host:port". Nothing is sent yet; use it with `async with`.
 
+    This machine's own addresses are never reached through a proxy, whatever the environment says.
+
     token: who calls, where the server asks; or a function that gives it, asked at each call (in the event loop: it must
         not wait). What is open when its token ends goes on if the function gives another by then.
     insecure_token: send it in plain text to another machine all the same.
@@ -45,9 +51,12 @@ def connect(
     credentials: gRPC's, instead of `tls`.
     timeout_s: deadline of each call that is not a stream, retries included.
     options: gRPC channel options, which win over this function's.
-    Raises InvalidArgument for a token that would travel in plain text, and for files that are not PEM.
+    Raises InvalidArgument for a target that is no address, a token that would travel in plain text, and for files that
+    are not PEM.
     """
     forks.check()
+    check_target(target)
+    number(timeout_s, "timeout_s")
     wanted = tls_of(tls)
     if wanted is not None:
         if credentials is not None:
@@ -56,7 +65,7 @@ def connect(
         credentials, options = wanted.credentials(), [*wanted.options(), *options]
     if token is not None:
         check_token(token, target, credentials is not None, insecure_token)
-    return Client(target, credentials, timeout_s, max_message_bytes, options, token)
+    return Client(target, credentials, timeout_s, max_message_bytes, options, token, wanted)
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
@@ -76,11 +85,17 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
     ]
 
 
+def _route(target: str, encryption: Encryption, options: dict[str, Any]) -> Route:
+    address = address_of(target)
+    proxy = proxy_of(address.host) if address and options[PROXIES] else None
+    return Route(target, address, encryption, proxy)
+
+
 class Client(Training, KeptStreams):
     """Models, streams and training of one server. Made by `connect`. For use in one event loop.
 
     Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
-    What is returned are the messages of freshet/v1/*.proto, whose comments are their documentation.
+    Results are small frozen objects, `freshet.results`, with the field names of freshet/v1/*.proto.
     """
 
     def __init__(
@@ -91,11 +106,14 @@ class Client(Training, KeptStreams):
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
         token: Token | None = None,
+        tls: Tls | None = None,
     ) -> None:
-        super().__init__(timeout_s, token)
-        self._target, self._credentials = target, credentials
+        address = address_of(target)
+        through_proxies = not is_local(target) and not (address and has_no_proxy(address.host))
         # Each name once: of two, gRPC heeds the first.
-        self._options = list((dict(channel_options(max_message_bytes)) | dict(options)).items())
+        chosen = dict(channel_options(max_message_bytes)) | {PROXIES: int(through_proxies)} | dict(options)
+        self._target, self._credentials, self._options = target, credentials, list(chosen.items())
+        super().__init__(timeout_s, token, _route(target, tls or ("unknown" if credentials else None), chosen))
 
     async def open(self) -> Self:
         """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
@@ -149,9 +167,13 @@ class Client(Training, KeptStreams):
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
         settings = Settings(
-            in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost
+            in_flight=integer(in_flight, "in_flight"),
+            give_up_s=number(give_up_s, "give_up_s"),
+            answer_s=number(answer_s, "answer_s"),
+            close_s=number(close_s, "close_s"),
+            accept_lost=accept_lost,
         )
-        hello = streams_pb2.Hello(model=model, stream=stream_id)
+        hello = streams_pb2.Hello(model=named(model, "model"), stream=identifier(stream_id))
         stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._open.add(stream)
         return stream
@@ -162,6 +184,7 @@ class Client(Training, KeptStreams):
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
         accept_lost: go on from what the server has of a stream whose state it has lost, instead of raising StateLost.
         """
+        model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
         mux = Mux(open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost)
         self._open.add(mux)

@@ -16,7 +16,7 @@ import grpc
 
 from freshet import forks
 from freshet.calls import Opener, cancelled_from_outside
-from freshet.errors import FreshetError, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.errors import NotOpen, StreamClosed, TakenOver, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
 from freshet.resume import Action, Reset
@@ -135,7 +135,7 @@ class Engine:
         if self._closing:
             raise StreamClosed("the stream is closed")
         if self._runner is None:
-            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+            raise NotOpen("stream", "client.stream(…) as stream")
 
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
         """Wait as `Waits.until` does, looking after every message. Raises the stream's error if that comes first."""
@@ -260,9 +260,7 @@ class Engine:
                 return None
             why = "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if not self._open_call.passes(error, self.calls > 0):
-                raise from_rpc(error) from error
-            why = f"{error.code().name}: {error.details()}"
+            why = await self._open_call.failed(error, self.calls > 0)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

@@ -71,6 +71,21 @@ class StreamClosed(FreshetError):
     """The stream is closed, or closing: it takes nothing more, and ticks that were never sent are dropped."""
 
 
+class NotOpen(FreshetError, RuntimeError):
+    """It was used before it was opened: a RuntimeError too, as it was for clients.
+
+    thing: its name; how: what to write after `async with`, or `with`.
+    """
+
+    def __init__(self, thing: str, how: str, statement: str = "async with") -> None:
+        super().__init__(f"the {thing} is not open: use `{statement} {how}`")
+        self._thing, self._how = thing, how
+
+    def blocking(self) -> NotOpen:
+        """The same for clients that block."""
+        return NotOpen(self._thing, self._how, "with")
+
+
 class TakenOver(FreshetError):
     """Another client has opened this stream. The SDK does not reconnect: two clients would fight for it."""
 
@@ -136,7 +151,16 @@ class Unimplemented(RpcError):
 
 
 class Unavailable(RpcError):
-    """No working server within the time allowed."""
+    """No working server within the time allowed.
+
+    Where no connection came about and the reason was found, `problem` is a word for it: "refused", "silent",
+    "unreachable", "unresolved", "proxy"; "tls" (the server speaks it), "plain" (it does not), "http" (no gRPC);
+    "untrusted", "name", "expired" (its certificate), "certificate" (the client's), "files", "closed". `found` and
+    `remedy` say it in words. lasting: a later call cannot succeed as long as both sides stay as they are.
+    """
+
+    problem = found = remedy = ""
+    lasting = False
 
     def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE) -> None:
         super().__init__(message, code)

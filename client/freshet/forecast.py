@@ -19,6 +19,8 @@ class Forecast:
     latency_s: from first sending the tick to receiving the answer, seconds of the client's monotonic clock.
     lost: the tick was taken, but its answer is no longer kept by the server (after a long reconnect): y is NaN,
         version is 0, and the stream goes on.
+    time: event time of the tick, seconds since 1970-01-01 UTC; None where it had none. interval: seconds from one step
+        to the next, 0 where the model has none, or does not forecast.
     """
 
     seq: int
@@ -27,6 +29,18 @@ class Forecast:
     judged_through: int
     latency_s: float
     lost: bool = False
+    time: float | None = None
+    interval: float = 0.0
+
+    @property
+    def times(self) -> npt.NDArray[np.float64] | None:
+        """(horizon,) event times that y is for, seconds since 1970-01-01 UTC, as `times.astype("datetime64[s]")` reads.
+
+        None but for task forecast, where the tick had a time and the model has an interval.
+        """
+        if self.time is None or self.interval <= 0:
+            return None
+        return self.time + self.interval * np.arange(1, len(self.y) + 1, dtype=np.float64)
 
     @property
     def staleness(self) -> int:

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from freshet.errors import LabelRefused, Reason
+from freshet.results import ModelSpec
 from freshet.ticks import LARGEST
 from freshet.v1 import types_pb2
 
@@ -29,7 +30,7 @@ class Answers(NamedTuple):
     names: tuple[str, ...]  # of the targets, or of the classes
 
     @classmethod
-    def of(cls, spec: types_pb2.ModelSpec) -> Answers:
+    def of(cls, spec: ModelSpec) -> Answers:
         """A model's."""
         return cls(spec.task or "forecast", tuple(spec.classes or spec.targets or spec.channels))
 

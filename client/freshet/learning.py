@@ -13,18 +13,19 @@ from typing import Any, Self, TypeAlias
 import grpc
 
 from freshet import forks
+from freshet.arguments import identifier, whole
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import (
-    FreshetError,
     LabelRefused,
+    NotOpen,
     Reason,
     StreamClosed,
     Unavailable,
     WindowRefused,
-    from_rpc,
 )
 from freshet.labels import Answers, label_refused, label_values
+from freshet.results import ModelSpec
 from freshet.retry import Backoff
 from freshet.v1 import training_pb2 as pb
 from freshet.v1 import types_pb2
@@ -62,7 +63,7 @@ class Learning:
         self,
         open_call: Opener[Call],
         hello: pb.LearnHello,
-        describe: Callable[[], Awaitable[types_pb2.ModelSpec]],
+        describe: Callable[[], Awaitable[ModelSpec]],
         settings: LearnSettings,
         rng: random.Random | None = None,
     ) -> None:
@@ -146,6 +147,7 @@ class Learning:
         Returns once there is room for it. Raises LabelRefused for what cannot be sent, or what an earlier item was
         refused for; this is not sent then.
         """
+        stream, seq = identifier(stream), whole(seq, "seq")
         values = label_values(self._layout.answers, y, seq, stream)
         message = pb.StreamLabel(stream=stream, seq=seq, y=values)
         await self._add(pb.LearnRequest(label=message), window=False)
@@ -193,7 +195,7 @@ class Learning:
             self._told = True
             raise self._error
         if self._runner is None:
-            raise FreshetError("the sender is not open: use `async with client.learn(…) as learning`")
+            raise NotOpen("sender", "client.learn(…) as learning")
 
     def _fail(self, error: Exception) -> None:
         """The sender is over. Only the first reason counts."""
@@ -246,9 +248,7 @@ class Learning:
         except TimeoutError:
             return f"not welcomed within {self._settings.answer_s:g} s"
         except grpc.aio.AioRpcError as error:
-            if not self._open_call.passes(error, self._welcomes > 0):
-                raise from_rpc(error) from error
-            return f"{error.code().name}: {error.details()}"
+            return await self._open_call.failed(error, self._welcomes > 0)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

@@ -9,9 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from freshet.errors import FreshetError, InvalidArgument, LabelRefused, Reason, StateLost, TickRefused
+from freshet.errors import InvalidArgument, LabelRefused, NotOpen, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
 from freshet.labels import Answers, label_values
+from freshet.results import Welcome
 from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
 from freshet.ticks import Checked, Layout, Tick, check
 from freshet.v1 import streams_pb2 as pb
@@ -57,11 +58,13 @@ class Ledger:
 
     def __init__(self, in_flight: int, accept_lost: bool) -> None:
         self.outbox: Outbox[Slot] = Outbox(in_flight)
-        self.latest: pb.Welcome | None = None
+        self.latest: Welcome | None = None
+        self.last_time: float | None = None  # event time of the last tick answered, or of the stream as it was found
         self.put_off = ""  # what the server says of the tick that it does not take yet
         self._accept_lost = accept_lost
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
+        self._interval = 0.0  # from step to step, seconds; 0 where there is none
         self._forecast_shape = (1, 1)  # horizon, and targets or classes
         # Ticks with an event time since the last reset: the last answered one, and all behind it.
         self._timed: deque[Slot] = deque()
@@ -69,7 +72,7 @@ class Ledger:
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
         """Check a tick and queue it. Raises TickRefused."""
         if self._layout is None:
-            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+            raise NotOpen("stream", "client.stream(…) as stream")
         last_time = self._timed[-1].tick.time if self._timed else None
         checked = check(tick, self.outbox.next_seq, self._layout, last_time)
         slot = Slot(checked)
@@ -101,6 +104,7 @@ class Ledger:
     def request(self, item: Entry[Slot] | Reset, now: float) -> pb.OpenRequest:
         """The message for what the outbox gave."""
         if isinstance(item, Reset):
+            self.last_time = None
             return pb.OpenRequest(reset=pb.Reset())
         slot = item.payload
         slot.sent_at = slot.sent_at or now
@@ -114,11 +118,14 @@ class Ledger:
                 "open it with accept_lost=True to start over from a fresh one"
             )
         self.outbox.welcome(welcome.next_seq, welcome.durable_seq, welcome.judged_through, welcome.max_undurable)
-        spec = welcome.spec
-        self._layout = Layout(tuple(spec.channels), spec.interval, spec.missing == "hold")
+        if self.latest is None and welcome.HasField("last_time"):
+            self.last_time = welcome.last_time
+        self.latest = Welcome.of(welcome)
+        spec = self.latest.spec
+        self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold")
         self._answers = Answers.of(spec)
+        self._interval = spec.interval if self._answers.task == "forecast" else 0.0
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
-        self.latest = welcome
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:
         """A tick is answered. Raises ProtocolError for an answer that nothing asked for, or of another size."""
@@ -133,7 +140,9 @@ class Ledger:
                 f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}"
             ) from None
         self.put_off = ""
-        slot.settle(Forecast(seq, y, answer.version, judged, now - slot.sent_at))
+        self._answered(slot)
+        waited, time = now - slot.sent_at, slot.tick.time
+        slot.settle(Forecast(seq, y, answer.version, judged, waited, time=time, interval=self._interval))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
         """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""
@@ -150,9 +159,17 @@ class Ledger:
                 self._timed.remove(slot)
             slot.settle(error)
         elif action is Action.LOST and slot is not None:
+            self._answered(slot)
             y = np.full(self._forecast_shape, np.nan, np.float32)
-            slot.settle(Forecast(refused.seq, y, 0, self.outbox.judged, now - slot.sent_at, lost=True))
+            waited, time = now - slot.sent_at, slot.tick.time
+            slot.settle(
+                Forecast(refused.seq, y, 0, self.outbox.judged, waited, lost=True, time=time, interval=self._interval)
+            )
         return action
+
+    def _answered(self, slot: Slot) -> None:
+        if slot.tick.time is not None:
+            self.last_time = slot.tick.time
 
     def fail(self, error: Exception) -> None:
         """Every tick without an outcome gets this one."""

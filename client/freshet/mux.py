@@ -17,10 +17,10 @@ from freshet import forks
 from freshet.batch import Batch
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
-from freshet.errors import FreshetError, InvalidArgument, StateLost, StreamClosed, TakenOver, Unavailable, from_rpc
+from freshet.errors import FreshetError, InvalidArgument, NotOpen, StateLost, StreamClosed, TakenOver, Unavailable
 from freshet.packed import Packed, Unconfirmed, Wave
+from freshet.results import Model
 from freshet.retry import Backoff
-from freshet.v1 import models_pb2
 from freshet.v1 import streams_pb2 as pb
 from freshet.waits import Waits
 
@@ -65,7 +65,7 @@ class Mux:
         forks.check()
         if self._runner is not None or self._closing:
             raise StreamClosed("this Mux was opened before; make another with client.mux(…)")
-        model: models_pb2.Model = await self._get_model()
+        model: Model = await self._get_model()
         self.spec = model.spec
         self._runner = asyncio.create_task(self._run())
         return self
@@ -99,10 +99,10 @@ class Mux:
     async def step(self, streams: Sequence[str], x: Any, time: Any = None) -> Packed:
         """Send one tick of each of n streams and wait for all their forecasts.
 
-        streams: ids; one that occurs several times gets its ticks in that order. A stream that was never seen is
-        created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for one channel), or a
-        frame, its columns matched to the channels by name. time: one for all, or n of them: seconds since 1970-01-01
-        UTC, datetime or datetime64; required when the model has an interval.
+        streams: ids, an integer as its digits; one that occurs several times gets its ticks in that order. A stream
+        that was never seen is created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for
+        one channel), or a frame, its columns matched to the channels by name. time: one for all, or n of them: seconds
+        since 1970-01-01 UTC, datetime or datetime64; required when the model has an interval.
         Refused ticks, and ids that none can be, are in `Packed.refused`; the other rows are answered. Cancelling does
         not take back what was sent. Raises InvalidArgument for shapes and names; StateLost, once for each stream that
         the server has lost: the next step goes on from what the server has of it; and what ended the Mux, Unavailable
@@ -165,7 +165,7 @@ class Mux:
         if self._error is not None:
             raise self._error
         if self._runner is None:
-            raise FreshetError("the Mux is not open: use `async with client.mux(…) as mux`")
+            raise NotOpen("Mux", "client.mux(…) as mux")
 
     async def _until(self, done: Callable[[], bool], what: str) -> None:
         """Wait for what the server owes. If nothing comes for `give_up_s`, the Mux is over."""
@@ -210,9 +210,7 @@ class Mux:
                 self._take(call, message)
             return "ended by the server"
         except grpc.aio.AioRpcError as error:
-            if not self._open_call.passes(error, self._was_open):
-                raise from_rpc(error) from error
-            return f"{error.code().name}: {error.details()}"
+            return await self._open_call.failed(error, self._was_open)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise

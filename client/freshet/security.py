@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import TypeAlias
 import grpc
 
 from freshet.errors import InvalidArgument
+from freshet.target import is_local
 
 Token: TypeAlias = "str | Callable[[], str]"
 FilePath: TypeAlias = "str | os.PathLike[str]"
@@ -73,28 +73,6 @@ def bearer(token: Token) -> str:
         remedy = "a token is printable ASCII without spaces, as `freshet token new` prints it"
         raise InvalidArgument(f"token = {got}; {remedy}", "token", got, remedy)
     return f"Bearer {stripped}"
-
-
-def is_local(target: str) -> bool:
-    """Whether a gRPC target surely stays on this machine. A name other than localhost is not resolved: False."""
-    if target.startswith(("unix:", "unix-abstract:")):
-        return True
-    address = target.rpartition("/")[2]  # of dns:///HOST:PORT
-    for scheme in ("ipv4:", "ipv6:", "dns:"):
-        address = address.removeprefix(scheme)
-    return all(_is_loopback(one) for one in address.split(","))
-
-
-def _is_loopback(address: str) -> bool:
-    host = address.rpartition("]")[0].lstrip("[") if address.startswith("[") else address
-    if host.count(":") == 1:
-        host = host.partition(":")[0]
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
 
 
 def _pem(field: str, path: FilePath | None) -> bytes | None:

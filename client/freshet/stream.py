@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterator
+from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
-from freshet import forks
+from freshet.arguments import invalid, whole
 from freshet.engine import Engine
-from freshet.errors import FreshetError, InvalidArgument, TickRefused
+from freshet.errors import FreshetError, InvalidArgument, NotOpen
 from freshet.forecast import Forecast
-from freshet.ledger import Slot
-from freshet.ticks import Tick, ticks
-from freshet.v1 import streams_pb2, types_pb2
+from freshet.forecasts import Forecasts, unjudged
+from freshet.framed import Rows, framer
+from freshet.patience import Reported
+from freshet.results import ModelSpec, Welcome
+from freshet.ticks import Tick, event_seconds, ticks
 
 
 class Stream:
@@ -83,17 +83,20 @@ class Stream:
         times: one per row, where values has rows only; of a frame also the name of the column that has them. None: the
             index of a frame, or a series, whose index is of times (pandas).
         max_staleness: K >= 1; tick s is sent only once labels up to s - K are judged, so that no forecast is older.
+            Where one waits and none is judged for some seconds, a warning in the log `freshet` says for what.
         on_refused: what a refused tick does. "raise": TickRefused is raised in its place, and iterating the same
             object again goes on behind it. "skip": it is left out, and kept in `Forecasts.refused`.
         """
         if on_refused not in ("raise", "skip"):
             raise InvalidArgument(f"on_refused = {on_refused!r}; give 'raise' or 'skip'", "on_refused", on_refused)
-        if max_staleness is not None and (max_staleness < 1 or not self.spec.learn):
-            remedy = "give at least 1, for a model that learns"
-            text = f"max_staleness = {max_staleness}; {remedy}"
-            raise InvalidArgument(text, "max_staleness", str(max_staleness), remedy)
-        source = ticks(values, times, lambda: self.spec.channels)
-        return Forecasts(self._engine, source, self._in_flight, max_staleness, on_refused == "skip")
+        if max_staleness is not None:
+            max_staleness = whole(max_staleness, "max_staleness", 1)
+            if not self.spec.learn:
+                raise invalid("max_staleness", max_staleness, "leave it out: this model does not learn")
+        rows = values
+        if not isinstance(rows, Rows):
+            rows = Rows(ticks(values, times, lambda: self.spec.channels), framer(values, times))
+        return Forecasts(self._engine, rows, self._in_flight, max_staleness, on_refused == "skip")
 
     async def label(self, seq: int, y: Any) -> None:
         """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.
@@ -103,7 +106,7 @@ class Stream:
         Raises LabelRefused, e.g. for a tick that is too long ago; and whatever ended the stream. Cancelling does not
         take the label back.
         """
-        await self._engine.label(seq, y)
+        await self._engine.label(whole(seq, "seq"), y)
 
     async def reset(self) -> None:
         """Begin the state anew between the ticks so far and the next. Returns once the server has been told.
@@ -120,22 +123,25 @@ class Stream:
         """Wait until ticks up to `seq` (default: all so far) are on the server's disk. Raises Unavailable once that has
         come no nearer for `give_up_s`."""
         outbox = self._engine.outbox
-        target = outbox.next_seq - 1 if seq is None else seq
+        target = outbox.next_seq - 1 if seq is None else whole(seq, "seq")
         await self._engine.until(
             lambda: outbox.durable >= target,
             (f"tick {target} to reach the server's disk", self._owed(target, lambda: outbox.durable)),
         )
 
     async def wait_judged(self, seq: int) -> None:
-        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve. Raises Unavailable
-        once that has come no nearer for `give_up_s`."""
+        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve.
+
+        Where none is judged for some seconds, a warning in the log `freshet` says how far they are. Raises Unavailable
+        once that has come no nearer for `give_up_s`.
+        """
+        seq = whole(seq, "seq")
         if not self.spec.learn:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
         outbox = self._engine.outbox
-        await self._engine.until(
-            lambda: outbox.judged >= seq,
-            (f"labels up to {seq} to be judged", self._owed(seq, lambda: outbox.judged)),
-        )
+        coming = f"labels up to {seq} to be judged", self._owed(seq, lambda: outbox.judged)
+        with Reported(lambda: unjudged(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged):
+            await self._engine.until(lambda: outbox.judged >= seq, coming)
 
     def _owed(self, seq: int, progress: Callable[[], int]) -> Callable[[], object]:
         """The progress, from when tick `seq` is given on: until then the server owes nothing, and any time may pass."""
@@ -145,14 +151,14 @@ class Stream:
     # --- what is known
 
     @property
-    def welcome(self) -> streams_pb2.Welcome:
+    def welcome(self) -> Welcome:
         """The latest Welcome. Raises FreshetError before the stream is open."""
         if self._engine.ledger.latest is None:
-            raise FreshetError("the stream is not open: use `async with client.stream(…) as stream`")
+            raise NotOpen("stream", "client.stream(…) as stream")
         return self._engine.ledger.latest
 
     @property
-    def spec(self) -> types_pb2.ModelSpec:
+    def spec(self) -> ModelSpec:
         """The model's spec, every field filled in."""
         return self.welcome.spec
 
@@ -160,6 +166,21 @@ class Stream:
     def next_seq(self) -> int:
         """The number that the next tick gets."""
         return self._engine.outbox.next_seq
+
+    @property
+    def last_time(self) -> float | None:
+        """Event time of the last tick that was answered here, or of the stream as it was found; seconds since
+        1970-01-01 UTC. None for a fresh stream, after a reset, and where ticks have no time."""
+        return self._engine.ledger.last_time
+
+    def is_new(self, time: Any) -> bool:
+        """Whether a row with this event time comes after `last_time`: what a source that begins again is to send.
+
+        time: seconds since 1970-01-01 UTC, datetime or datetime64. A count of rows, such as `next_seq`, does not know
+        it: rows that were refused or left out have no number. Raises InvalidArgument for what is no time.
+        """
+        last, at = self.last_time, event_seconds(time)
+        return last is None or at > last
 
     @property
     def durable_seq(self) -> int:
@@ -175,106 +196,3 @@ class Stream:
     def reconnects(self) -> int:
         """Times that the stream was resumed on another call."""
         return max(0, self._engine.calls - 1)
-
-
-class Forecasts:
-    """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
-
-    Ticks are pulled from the source ahead of the forecasts, at most `in_flight` of them; leaving the loop early leaves
-    those sent. `aclose` stops the pulling; closing the stream does so too. An error of the source is raised after the
-    forecasts of the ticks before it.
-    """
-
-    def __init__(
-        self,
-        engine: Engine,
-        source: Iterator[Tick] | AsyncIterator[Tick],
-        in_flight: int,
-        max_staleness: int | None,
-        skip: bool,
-    ) -> None:
-        self.refused: list[TickRefused] = []  # with on_refused="skip"
-        self._engine, self._source, self._in_flight = engine, source, in_flight
-        self._max_staleness, self._skip = max_staleness, skip
-        self._slots: deque[Slot] = deque()
-        self._room = asyncio.Event()
-        self._feeder: asyncio.Task[None] | None = None
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> Forecast:
-        while True:
-            slot = await self._oldest()
-            try:
-                forecast = await slot.result()  # cancelled here, the slot stays the oldest
-            except TickRefused as error:
-                self._drop_oldest()
-                if not self._skip or error is self._engine.error:
-                    raise
-                self.refused.append(error)
-            else:
-                self._drop_oldest()
-                return forecast
-
-    async def several(self) -> list[Forecast]:
-        """The next forecast, and those behind it that have come already; an empty list after the last.
-
-        For who would rather wait once than once for each. Raises as iterating does.
-        """
-        try:
-            forecasts = [await anext(self)]
-        except StopAsyncIteration:
-            return []
-        while self._slots and isinstance(outcome := self._slots[0].outcome, Forecast):
-            forecasts.append(outcome)
-            self._drop_oldest()
-        return forecasts
-
-    def _drop_oldest(self) -> None:
-        self._slots.popleft()
-        self._room.set()
-
-    async def aclose(self) -> None:
-        """Pull no more ticks. What was sent stays sent."""
-        self._source = iter(())
-        if self._feeder is not None:
-            self._feeder.cancel()
-            await asyncio.gather(self._feeder, return_exceptions=True)
-
-    async def _oldest(self) -> Slot:
-        """The first slot without a taken outcome; raises the source's error, or StopAsyncIteration, after the last."""
-        forks.check()
-        if self._feeder is None:
-            self._feeder = self._engine.spawn(self._feed())
-        feeder = self._feeder
-        if not self._slots:
-            await self._engine.until(lambda: bool(self._slots) or feeder.done())
-        if self._slots:
-            return self._slots[0]
-        if not feeder.cancelled():
-            feeder.result()
-        raise StopAsyncIteration
-
-    async def _feed(self) -> None:
-        """Move ticks from the source to the engine as long as there is room."""
-        if isinstance(self._source, AsyncIterable):
-            async for tick in self._source:
-                await self._push(tick)
-        else:
-            for tick in self._source:
-                await self._push(tick)
-
-    async def _push(self, tick: Tick) -> None:
-        while len(self._slots) >= self._in_flight:
-            self._room.clear()
-            await self._room.wait()
-        try:
-            slot = self._engine.accept(tick, self._max_staleness)
-        except TickRefused as error:
-            if error is self._engine.error:
-                raise
-            slot = Slot.refused(error)
-        self._slots.append(slot)
-        if len(self._slots) == 1:
-            self._engine.notify()

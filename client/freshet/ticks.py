@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import itertools
 import math
-from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator, Sequence, Set
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from freshet.arguments import invalid
 from freshet.errors import InvalidArgument, Reason, TickRefused
 from freshet.frames import check_lengths, check_names, event_times, index_times, matrix, named_columns, plain
 
@@ -58,6 +59,9 @@ def ticks(
         if times is not None:
             raise TypeError("times = given apart; an async iterable brings its own: yield (time, row) pairs")
         return _async_ticks(values)
+    for field, given in (("values", values), ("times", times)):
+        if isinstance(given, Set):
+            raise invalid(field, given, "give a list or an array: a set has no order")
     columns = named_columns(values)
     if isinstance(times, str):
         if columns is None or times not in columns:
@@ -171,6 +175,17 @@ def as_date(value: float) -> str:
     except (OverflowError, ValueError, OSError):
         return f"{value:g}"
     return moment.isoformat(timespec="seconds" if moment.microsecond == 0 else "milliseconds").replace("+00:00", "Z")
+
+
+def event_seconds(time: Any) -> float:
+    """`seconds`, where InvalidArgument is raised for what is no time."""
+    try:
+        value = seconds(time)
+    except (TypeError, ValueError):
+        value = math.nan
+    if not math.isfinite(value):
+        raise invalid("time", time, "give seconds, datetime or datetime64")
+    return value
 
 
 def seconds(time: Any) -> float:

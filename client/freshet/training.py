@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Set
 from typing import Literal
 
+from freshet.arguments import identifier, integer, listed, named, number, whole
 from freshet.learning import Learning, LearnSettings
 from freshet.models import Models
-from freshet.v1 import training_pb2, training_pb2_grpc, types_pb2
+from freshet.results import ModelSpec, Quarantined, Replayed
+from freshet.v1 import training_pb2, training_pb2_grpc
 
 REPLAYED_AT_ONCE = 256  # the most that a server takes in one request
 MAX_IN_FLIGHT = 1024  # where a server stops reading
@@ -46,38 +48,43 @@ class Training(Models):
         ):  # fmt: skip
             if value not in choices:
                 raise ValueError(f"{name} = {value!r}; give {' or '.join(choices)}")
+        in_flight, give_up_s = integer(in_flight, "in_flight"), number(give_up_s, "give_up_s")
+        answer_s = number(answer_s, "answer_s")
         if not 1 <= in_flight <= MAX_IN_FLIGHT:
             raise ValueError(f"in_flight = {in_flight}; give 1 to {MAX_IN_FLIGHT}")
         open_call = self._opener(self._training.Learn)
         settings = LearnSettings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep"
         )
+        model, source = named(model, "model"), identifier(source, "source")
         hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
 
-        async def describe() -> types_pb2.ModelSpec:
+        async def describe() -> ModelSpec:
             return (await self._get_model(model, give_up_s)).spec
 
         learning = Learning(open_call, hello, describe, settings)
         self._open.add(learning)
         return learning
 
-    async def quarantine(self, model: str) -> AsyncIterator[training_pb2.Quarantined]:
+    async def quarantine(self, model: str) -> AsyncIterator[Quarantined]:
         """What was acknowledged and could not be learned, oldest first, and why."""
+        model = named(model, "model")
         after, page = 0, [training_pb2.Quarantined()]
         while page:
             request = training_pb2.QuarantineRequest(model=model, after=after, page_size=1000)
             page = list((await self._unary(self._training.Quarantine, request)).items)
             for item in page:
-                yield item
+                yield Quarantined.of(item)
                 after = item.id
 
-    async def replay(self, model: str, ids: Iterable[int]) -> training_pb2.ReplayResponse:
+    async def replay(self, model: str, ids: Iterable[int]) -> Replayed:
         """Learn from items of the quarantine after all: each becomes a window, a label with the ticks before it.
 
         Returns the ids that are on their way into learning, on disk, and why each of the others is not.
         """
-        answer, wanted = training_pb2.ReplayResponse(), list(ids)
+        answer, model = training_pb2.ReplayResponse(), named(model, "model")
+        wanted = [whole(id, "ids") for id in (ids if isinstance(ids, Set) else listed(ids, "ids"))]
         for start in range(0, len(wanted), REPLAYED_AT_ONCE):
             request = training_pb2.ReplayRequest(model=model, ids=wanted[start : start + REPLAYED_AT_ONCE])
             answer.MergeFrom(await self._unary(self._training.Replay, request))
-        return answer
+        return Replayed.of(answer)

@@ -11,8 +11,9 @@ import numpy.typing as npt
 from freshet.errors import InvalidArgument, LabelRefused, Reason, WindowRefused
 from freshet.frames import matrix, named_columns, plain
 from freshet.labels import Answers, label_values
+from freshet.results import ModelSpec
 from freshet.ticks import LARGEST
-from freshet.v1 import training_pb2, types_pb2
+from freshet.v1 import training_pb2
 
 F32 = npt.NDArray[np.float32]
 
@@ -26,7 +27,7 @@ class WindowLayout(NamedTuple):
     answers: Answers
 
     @classmethod
-    def of(cls, spec: types_pb2.ModelSpec) -> WindowLayout:
+    def of(cls, spec: ModelSpec) -> WindowLayout:
         """A model's."""
         answers = Answers.of(spec)
         return cls(tuple(spec.channels), (spec.horizon or 1) * len(answers.names), spec.missing, answers)

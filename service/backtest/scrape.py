@@ -10,6 +10,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.backtest.report import Quantiles
 from service.exposition import quantile
+from service.remote import fetch
 
 UPDATES = "freshet_learner_updates_total"
 FRESHNESS = "freshet_label_to_serving_seconds_bucket"
@@ -43,6 +44,4 @@ def parse(text: str, model: str) -> Scraped:
 
 
 def _fetch(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=TIMEOUT_S) as answer:
-        text: str = answer.read().decode()
-    return text
+    return fetch(urllib.request.Request(url), TIMEOUT_S)[1]

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 import freshet
-from freshet.v1.models_pb2 import ModelEvent
+from freshet import EventKind
 from service.backtest.child import ServerChild, ServerFailed
 from service.backtest.plan import Plan
 from service.backtest.scrape import Scraped, scrape
@@ -164,9 +164,9 @@ async def _settle(stream: freshet.Stream, rows: int) -> None:
 async def _watch(client: freshet.Client, model: str, seen: Observed) -> None:
     """Count verdicts. Events during a reconnect are missed; versions are also seen on the forecasts."""
     async for event in client.watch(model):
-        if event.kind == ModelEvent.PUBLISHED:
+        if event.kind == EventKind.PUBLISHED:
             seen.published.add(event.version)
-        elif event.kind == ModelEvent.VETOED:
+        elif event.kind == EventKind.VETOED:
             seen.vetoes += 1
 
 

@@ -11,15 +11,12 @@ from hashlib import sha256
 from pathlib import Path
 
 import freshet
-from freshet.v1.models_pb2 import Model, ModelEvent
+from freshet import Model, ModelEvent
+from model.spec import ModelSpec
 from service.cli import files, spec_keys
 from service.cli.tables import plain, print_facts, print_json, print_table
 from service.errors import Invalid
 from service.remote import Remote
-from service.wire import spec as spec_of
-
-UNCONNECTED = ("failed to connect", "Socket closed", "handshake")  # how gRPC says that a connection came to nothing
-KINDS = {number: name.lower().replace("_", " ") for name, number in ModelEvent.Kind.items()}
 
 
 def connected(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> int:
@@ -32,18 +29,7 @@ def connected(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) 
     try:
         return asyncio.run(run())
     except freshet.Unavailable as error:
-        raise freshet.Unavailable(unavailable(server, str(error))) from error
-
-
-def unavailable(server: Remote, why: str) -> str:
-    """What to say of a server that did not answer, and what to do."""
-    if any(words in why for words in UNCONNECTED) and server.listens():
-        if server.ca:
-            remedy = "is its certificate for this name and from --ca, and does it ask for one (--cert, --key)?"
-            return f"something listens on {server} but no TLS connection comes about ({why}): {remedy}"
-        remedy = "does it speak TLS (--ca), or ask for a certificate (--cert, --key)?"
-        return f"something listens on {server} but closes the connection ({why}): {remedy}"
-    return f"no working server on {server} ({why}): start one with `freshet serve`, or name it with --url"
+        raise freshet.Unavailable(server.unavailable(error)) from error
 
 
 # --- look
@@ -89,7 +75,7 @@ async def show(client: freshet.Client, name: str, as_json: bool) -> int:
             "streams": model.streams, "records": model.offset, "judged": model.judged_offset,
         }
     )  # fmt: skip
-    print("\n" + files.spec_toml(spec_of(model.spec)), end="")
+    print("\n" + files.spec_toml(ModelSpec.from_mapping(model.spec.to_mapping())), end="")
     return 0
 
 
@@ -104,8 +90,8 @@ async def history(client: freshet.Client, name: str, events: int, as_json: bool)
         return 0
     rows = [
         (
-            v.number, v.parent or None, when(v.created), v.offset, v.loss if v.HasField("loss") else None,
-            v.anchor_loss if v.HasField("anchor_loss") else None,
+            v.number, v.parent or None, when(v.created), v.offset, v.loss,
+            v.anchor_loss,
             ", ".join(["serves"] * (v.number == model.champion) + ["anchor"] * (v.number == model.anchor)),
         )
         for v in versions
@@ -125,7 +111,7 @@ def when(seconds: float) -> str:
 def event_row(event: ModelEvent) -> tuple[str, ...]:
     """An event: its model, time, kind, version, reason and numbers."""
     numbers = " ".join(f"{name}={value:.4g}" for name, value in sorted(event.numbers.items()))
-    kind = KINDS.get(event.kind, "unknown")
+    kind = event.kind.name.lower().replace("_", " ")
     return event.model, when(event.time), kind, str(event.version), event.reason, numbers
 
 
@@ -192,7 +178,7 @@ async def export(client: freshet.Client, name: str, version: int, to: Path | Non
     """Write a version's files."""
     model, made = await asyncio.gather(client.get_model(name), client.export(name, version))
     folder = to or Path(f"{name}-{made.version.number}")
-    spec = spec_of(model.spec)
+    spec = ModelSpec.from_mapping(model.spec.to_mapping())
     facts = {
         "model": name,
         "version": plain(made.version),

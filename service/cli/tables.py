@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from google.protobuf.message import Message
+
+if TYPE_CHECKING:
+    from freshet.messages import Result
 
 CUT = 120  # characters of one cell
 
 
-def plain(message: Message) -> dict[str, Any]:
-    """A message as JSON-able values: every field by its name, enums by theirs; None for a field that is not set."""
-    return {field.name: _field(message, field) for field in message.DESCRIPTOR.fields}
+def plain(result: Result | Message) -> dict[str, Any]:
+    """A result of the SDK, or a message, as JSON-able values: fields by their names, enums by theirs, None where one is
+    not set."""
+    if isinstance(result, Message):
+        return {field.name: _field(result, field) for field in result.DESCRIPTOR.fields}
+    return {field.name: _value(getattr(result, field.name)) for field in dataclasses.fields(cast("Any", result))}
+
+
+def _value(value: Any) -> Any:
+    from freshet.messages import Result, WireEnum
+
+    if isinstance(value, WireEnum):
+        return value.name if value.name in type(value).__members__ else int(value)
+    if isinstance(value, tuple):
+        return [_value(item) for item in value]
+    if isinstance(value, Mapping):
+        return dict(value)
+    return plain(value) if isinstance(value, Result) else value
 
 
 def _field(message: Any, field: Any) -> Any:

@@ -56,6 +56,7 @@ def asking(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def called(**given: Any) -> None:
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a failure is one line, and it is ours
         remote = {name: given.pop(name) for name in _REMOTE}
         url = remote.pop("url") or default
         verb(**given, server=None if url is None else Remote(str(url), **remote))

@@ -122,6 +122,7 @@ class MuxCall:
                     next_seq=session.last_seq + 1,
                     durable_seq=session.durable_seq,
                     state_origin=origin,  # type: ignore[arg-type]  # numbered alike
+                    last_time=wire.event_time(session.last_time),
                 )
             )
         await self.write(bound=bound, refused=refused)

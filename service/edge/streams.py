@@ -68,6 +68,7 @@ class Call:
                 spec=wire.spec_message(model.spec),
                 judged_through=self._told[2],
                 max_undurable=self.serving.config.max_undurable,
+                last_time=wire.event_time(session.last_time),
             )
         )
 

@@ -10,7 +10,7 @@ from http import HTTPStatus
 from typing import NoReturn
 
 import freshet
-from freshet.v1.models_pb2 import Model, ModelEvent
+from freshet import EventKind, Model, ModelEvent
 from service.exposition import Scrape
 from service.remote import Remote
 from service.top.view import VERDICTS, Look, Verdict
@@ -54,7 +54,7 @@ class Server:
                 await asyncio.sleep(AGAIN_S)
 
     def _hear(self, event: ModelEvent) -> None:
-        if event.kind == ModelEvent.DELETED:
+        if event.kind == EventKind.DELETED:
             self._verdicts.pop(event.model, None)
         elif event.kind in VERDICTS:
             self._verdicts[event.model] = Verdict.of(event)
@@ -65,6 +65,8 @@ class Server:
                 return await self._client.list_models(), ""
         except TimeoutError:
             return None, f"no list of models: no answer within {TIMEOUT_S:g} s"
+        except freshet.Unavailable as error:
+            return None, f"no list of models: {self._remote.unavailable(error)}"
         except freshet.FreshetError as error:
             return None, f"no list of models: {error}"
 

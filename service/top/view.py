@@ -7,7 +7,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from freshet.v1.models_pb2 import Model, ModelEvent
+from freshet import EventKind, Model, ModelEvent
 from service.cli.manage import learning
 from service.exposition import NOTHING, Between, Scrape
 from service.gate import COOLING_DOWN
@@ -15,7 +15,7 @@ from service.gate import COOLING_DOWN
 WINDOW_S = 10.0  # rates, means and quantiles are of the last so many seconds
 POINTS = 40  # of each line that is drawn
 OWN_TENANT = "default"  # whoever may read /metrics and list models too is an administrator of this tenant
-VERDICTS = {ModelEvent.PUBLISHED: "published", ModelEvent.VETOED: "vetoed", ModelEvent.ROLLED_BACK: "rolled back"}
+VERDICTS = {EventKind.PUBLISHED: "published", EventKind.VETOED: "vetoed", EventKind.ROLLED_BACK: "rolled back"}
 STREAMING = ("Open", "Mux", "Learn")  # the calls of clients that stay open
 
 Key = tuple[str, str]  # tenant and name of a model
@@ -31,7 +31,7 @@ class Verdict:
     @classmethod
     def of(cls, event: ModelEvent) -> Verdict:
         """What an event of a kind in VERDICTS says."""
-        cooling = event.kind == ModelEvent.VETOED and event.reason == COOLING_DOWN
+        cooling = event.kind == EventKind.VETOED and event.reason == COOLING_DOWN
         return cls("cooling down" if cooling else VERDICTS[event.kind], event.reason)
 
 

@@ -57,6 +57,11 @@ class FakeStream:
         for column, value in ((self.ticks, tick), (self.states, state), (self.answers, y)):
             column.append(value)  # type: ignore[attr-defined]
 
+    @property
+    def last_time(self) -> float | None:
+        times = [t.time for t in self.ticks[max(self.resets, default=1) - 1 :] if t.HasField("time")]
+        return times[-1] if times else None
+
     def cut(self, length: int) -> None:
         """Forget what came after."""
         for column in (self.ticks, self.states, self.answers):
@@ -209,6 +214,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
                 spec=self.spec,
                 judged_through=stream.judged,
                 max_undurable=self.max_undurable,
+                last_time=stream.last_time,
             )
         )
         stream.origin = pb.Welcome.RESUMED

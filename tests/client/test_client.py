@@ -821,7 +821,14 @@ async def test_settings_that_make_no_sense_are_refused(client):
 async def test_a_stream_that_is_not_open_says_so(client):
     stream = client.stream("m", "s")
     for use in (stream.step(1.0), stream.durable(1), stream.reset(), anext(stream.forecasts([1.0]))):
-        with pytest.raises(freshet.FreshetError, match="not open"):
+        with pytest.raises(freshet.FreshetError, match=r"not open: use `async with client.stream"):
             await use
+    with pytest.raises(freshet.NotOpen, match=r"the Mux is not open: use `async with client.mux"):
+        await client.mux("m").step(["a"], [1.0])
     with pytest.raises(freshet.FreshetError, match="not open"):
         _ = stream.welcome
+
+
+async def test_a_client_that_is_not_open_says_so():
+    with pytest.raises(freshet.NotOpen, match=r"use `async with freshet.connect"):
+        await freshet.connect("127.0.0.1:8300").list_models()

@@ -128,8 +128,15 @@ async def test_closing_may_be_cancelled_and_ends_the_mux_all_the_same(client, fa
 # --- refused
 
 
+class Strange:
+    """An object that cannot even be shown."""
+
+    def __repr__(self) -> str:
+        raise OSError("not now")
+
+
 BAD_IDS: dict[str, Any] = {
-    "a number": 7, "NumPy's number": np.int64(7), "a float": 1.5, "empty": "", "none": None, "a tab": "a\tb",
+    "a float": 1.5, "NumPy's float": np.float64(7), "a stranger": Strange(), "empty": "", "none": None, "a tab": "a\tb",
     "too long": "x" * 257, "bytes": b"a", "a list": ["a"], "half a surrogate": "\ud800", "a line": "a\n", "true": True,
 }  # fmt: skip
 
@@ -147,10 +154,19 @@ async def test_an_id_that_none_can_be_is_refused_alone(client, fake, case, first
         error = packed.refused[1]
         assert isinstance(error, freshet.InvalidArgument)
         assert error.field == "streams[1]"
-        assert f"{error.value}; {error.remedy}" in str(error)
+        assert f"{error.value}: {error.remedy}" in str(error)
         np.testing.assert_array_equal(packed.y.ravel(), [1.0, np.nan, 3.0])
         assert (await mux.step(["a", "b"], [4.0, 5.0])).y.ravel().tolist() == [4.0, 5.0]
         assert mux.streams == ["a", "b"]
+
+
+@pytest.mark.parametrize("ids", [[7, "7", "a"], [np.int64(7), 7, "a"], np.array([7, 7, 8])], ids=repr)
+async def test_a_whole_number_is_the_id_of_its_decimal_digits(client, fake, ids):
+    async with client.mux("m") as mux:
+        packed = await mux.step(ids, [1.0, 2.0, 3.0])
+        assert (packed.refused, packed.seq.tolist()) == ({}, [1, 2, 1])
+        assert mux.streams == ["7", str(ids[2])]
+        assert fake.streams["7"].rows == [1.0, 2.0]
 
 
 async def test_an_id_that_the_server_does_not_bind_is_refused_alone_and_may_be_tried_again(client, fake):
@@ -189,7 +205,7 @@ async def test_a_batch_of_nothing_or_of_bad_ids_alone_is_answered_at_once(client
 @pytest.mark.parametrize("streams", ["ab", {"a", "b"}, {"a": 1, "b": 2}, 7, None], ids=repr)
 async def test_what_is_no_list_of_ids_is_refused_by_name(client, streams):
     async with client.mux("m") as mux:
-        with pytest.raises(freshet.InvalidArgument, match=r"streams is a .*; give a list of ids") as caught:
+        with pytest.raises(freshet.InvalidArgument, match=r"streams = .*: give a list") as caught:
             await mux.step(streams, [1.0, 2.0])
         assert caught.value.field == "streams"
 

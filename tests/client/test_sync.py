@@ -94,6 +94,26 @@ def test_a_change_on_one_side_would_be_seen(monkeypatch):
         test_both_forms_have_the_same_names_arguments_types_and_words(freshet.Client, freshet.sync.Client)
 
 
+@pytest.mark.parametrize(("there", "here"), TWINS, ids=freshet.sync.__all__)
+def test_the_documentation_of_the_blocking_form_awaits_nothing(there, here):
+    documented = [member for name, member in inspect.getmembers(here) if not name.startswith("_")]
+    for thing in (here, *documented):
+        assert not re.search(r"async with|await |aclose", thing.__doc__ or ""), thing
+
+
+def test_what_is_used_before_it_is_open_says_with_and_not_async_with(client):
+    stream, mux, learning = client.stream("m", "s"), client.mux("m"), client.learn("m", "here")
+    uses: list[Callable[[], Any]] = [
+        lambda: stream.step(1.0), lambda: stream.durable(1), lambda: stream.reset(), lambda: stream.label(1, 1.0),
+        lambda: stream.forecasts([1.0]).several(), lambda: stream.forecasts([1.0], max_staleness=1),
+        lambda: stream.welcome, lambda: stream.spec, lambda: mux.step(["a"], [1.0]), lambda: learning.flush(),
+    ]  # fmt: skip
+    for use in uses:
+        with pytest.raises(freshet.NotOpen, match="is not open: use `with client") as refused:
+            use()
+        assert "async" not in str(refused.value)
+
+
 # --- a server in a thread of its own, so that a test may block
 
 

@@ -8,6 +8,7 @@ What was made for a release is never made again: every later version must open i
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import json
 import lzma
 import sys
@@ -69,8 +70,7 @@ async def first_life(client: freshet.Client) -> None:
         await learn.window(rows(16, 1, 3), rows(16, 1, 4))
         await learn.flush()
     copy = await client.get_stream("flow", "pump-0", with_state=True)
-    copy.stream = "copy"
-    await client.put_stream(copy)
+    await client.put_stream(dataclasses.replace(copy, stream="copy"))
     await client.delete_model("gone")
 
 

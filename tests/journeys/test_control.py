@@ -19,7 +19,6 @@ import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 from model.network import Network
 from model.spec import ModelSpec
-from service import wire
 from service.export import export, pack_weights, read_weights
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
@@ -71,9 +70,9 @@ async def stepped(stream: freshet.Stream, local: Local, rows: np.ndarray) -> lis
     return forecasts
 
 
-def other_weights(model: models_pb2.Model, seed: int) -> bytes:
-    """Weights of the model's spec that forecast something else than persistence."""
-    network = Network(wire.spec(model.spec))
+def other_weights(model: freshet.Model, seed: int, **changed: Any) -> bytes:
+    """Weights of the spec of a model, or of one with other keys, that forecast something else than persistence."""
+    network = Network(ModelSpec.from_mapping(model.spec.to_mapping() | changed))
     rng = np.random.default_rng(seed)
     return pack_weights(network, rng.normal(0, 0.3, network.layout.size).astype(np.float32))
 
@@ -113,7 +112,7 @@ async def test_a_promoted_version_answers_the_next_tick_and_learning_goes_on_fro
 
 async def difference(client: freshet.Client, name: str, one: int, other: int) -> np.ndarray:
     """Between the weights of two versions."""
-    network = Network(wire.spec((await client.get_model(name)).spec))
+    network = Network(ModelSpec.from_mapping((await client.get_model(name)).spec.to_mapping()))
     a, b = [read_weights(network, (await client.export(name, n)).weights) for n in (one, other)]
     return a - b
 
@@ -258,9 +257,9 @@ async def refusal(call: Any) -> tuple[str, str, str]:
 async def test_what_cannot_be_imported_is_refused_by_field_value_and_remedy(client, stub, name):
     model = await client.create_model(name, **LINEAR)
     good = other_weights(model, 1)
-    network = Network(wire.spec(model.spec))
+    network = Network(ModelSpec.from_mapping(model.spec.to_mapping()))
     onnx = export(network, network.weights(network.init_params())).onnx
-    narrow = other_weights(models_pb2.Model(spec=types_pb2.ModelSpec(channels=["x"], hidden=7)), 1)
+    narrow = other_weights(model, 1, hidden=7)
     elsewhere = ModelProto.FromString(onnx)
     tensor = elsewhere.graph.initializer[0]
     tensor.data_location = TensorProto.EXTERNAL
@@ -297,7 +296,7 @@ async def test_a_model_moves_to_another_server_as_files_and_answers_there_as_her
         await within(stream.wait_judged(150))
     champion = (await client.get_model(name)).champion
     exported = await client.export(name, champion)
-    spec = {f.name: list(v) if f.is_repeated else v for f, v in model.spec.ListFields()}
+    spec = model.spec.to_mapping()
     async with crash.a_server(tmp_path) as there, freshet.connect(there.grpc) as other:
         with pytest.raises(freshet.InvalidArgument, match="weights"):
             await other.create_model(name, weights=b"nonsense", **spec)

@@ -11,7 +11,6 @@ import pytest
 from numpy.typing import NDArray
 
 import freshet
-from freshet.v1 import models_pb2
 from tests.journeys.raw import DEADLINE_S
 
 # No snapshot falls into a test: after one, old versions may go.
@@ -118,6 +117,6 @@ async def test_streams_of_one_model_learn_together_and_each_is_told_its_own_prog
 
     await asyncio.gather(*map(one, range(4)))
 
-    model: models_pb2.Model = await client.get_model(name)
+    model = await client.get_model(name)
     assert model.streams == 4
     assert model.champion > 1

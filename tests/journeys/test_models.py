@@ -35,15 +35,16 @@ SERVICES = ["freshet.v1.Streams", "freshet.v1.Models", "freshet.v1.Training"]
 # --- create, get, list, versions
 
 
-async def test_a_created_model_has_every_field_of_its_spec_filled_in(client, name):
+async def test_a_created_model_has_every_field_of_its_spec_filled_in(client, channel, name):
     model = await client.create_model(name, ["a", "b"], horizon=2)
+    models = models_pb2_grpc.ModelsStub(channel)
+    sent = (await models.Get(models_pb2.GetModelRequest(name=name), timeout=DEADLINE_S)).spec
 
-    assert wire.spec(model.spec) == ModelSpec(channels=("a", "b"), horizon=2)
+    assert ModelSpec.from_mapping(model.spec.to_mapping()) == ModelSpec(channels=("a", "b"), horizon=2)
+    assert wire.spec(sent) == ModelSpec(channels=("a", "b"), horizon=2)
     # A list is on the wire only where it has entries.
     lists_of_none = {"classes", "class_weights", "label_range", "freeze"}
-    assert {f.name for f, _ in model.spec.ListFields()} | lists_of_none == {
-        f.name for f in model.spec.DESCRIPTOR.fields
-    }
+    assert {f.name for f, _ in sent.ListFields()} | lists_of_none == {f.name for f in sent.DESCRIPTOR.fields}
     assert (model.name, model.champion, model.anchor, model.paused, model.streams) == (name, 1, 1, False, 0)
     assert await client.get_model(name) == model
 
@@ -62,8 +63,14 @@ async def test_creating_a_model_again_with_its_spec_answers_the_existing_one(cli
 async def test_creating_a_model_again_with_another_spec_is_refused(client, channel, name):
     await client.create_model(name, ["a"])
 
-    with pytest.raises(freshet.AlreadyExists, match="another spec"):
+    with pytest.raises(freshet.AlreadyExists, match="another spec: hidden = 64 there, 8 here; a spec is immutable"):
         await client.create_model(name, ["a"], hidden=8)
+    for long in (["\N{GRINNING FACE}" * 256], [f"{i}" * 128 for i in range(1, 10)]):  # fits in an answer's header
+        with pytest.raises(freshet.AlreadyExists, match=r"another spec: channels.*; and in .*missing"):
+            await client.create_model(
+                name, long, hidden=8, interval=1.0, max_gap=9.0, cell="gru", layers=2, window=99, learn_every=3,
+                loss="huber", huber_delta=2.0, optimizer="adamw", schedule="cosine", warmup=5, missing="hold",
+            )  # fmt: skip
 
     assert (await client.get_model(name)).spec.hidden == 64
 
@@ -93,7 +100,7 @@ async def test_the_first_version_has_no_parent_and_is_the_initial_weights(client
     assert (version.number, version.parent, version.offset) == (1, 0, 0)
     assert 0 <= version.parity_error <= 1e-5
     assert before - 1 <= version.created <= time.time() + 1  # the same machine's clock
-    assert not version.HasField("loss")
+    assert version.loss is None
 
 
 @pytest.mark.parametrize(

@@ -249,7 +249,7 @@ async def test_whoever_races_for_the_last_place_gets_no_more_than_the_quota(hous
     await house.limit(models=2, streams=5)
     async with house.client("small") as small, channel_to(house.child.grpc) as channel:
         made = await asyncio.gather(*(small.create_model(f"m{n}", **SMALL) for n in range(12)), return_exceptions=True)
-        assert sum(isinstance(one, models_pb2.Model) for one in made) == 2
+        assert sum(isinstance(one, freshet.results.Model) for one in made) == 2
         assert sum(isinstance(one, freshet.ResourceExhausted) for one in made) == 10
         names = [model.name for model in await small.list_models()]
         assert len(names) == 2

@@ -7,10 +7,10 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-from freshet.v1 import models_pb2
+import freshet
 from model import calendar
 from model.network import Network
-from service import wire
+from model.spec import ModelSpec
 from service.export import read_weights
 
 Array = NDArray[np.float32]
@@ -22,8 +22,8 @@ TOLERANCE = 1e-5
 class Unbroken:
     """One stream's oracle. `exported`: what the server serves."""
 
-    def __init__(self, model: models_pb2.Model, exported: models_pb2.ExportResponse) -> None:
-        self.spec = wire.spec(model.spec)
+    def __init__(self, model: freshet.Model, exported: freshet.Export) -> None:
+        self.spec = ModelSpec.from_mapping(model.spec.to_mapping())
         self._network = Network(self.spec)
         self._weights = self._network.weights(read_weights(self._network, exported.weights))
         self.reset()

@@ -10,12 +10,13 @@ import grpc
 
 from freshet import client as twin
 from freshet import forks
+from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
 from freshet.sync.senders import Learning, Mux
 from freshet.sync.stream import Stream
 from freshet.sync.twins import documented_by
-from freshet.v1 import models_pb2, streams_pb2, training_pb2
+from freshet.v1 import streams_pb2
 
 
 def connect(
@@ -46,7 +47,7 @@ class Client:
     """Models, streams and training of one server. Made by `connect`. Any thread may use it, until it is closed.
 
     Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
-    What is returned are the messages of freshet/v1/*.proto, whose comments are their documentation.
+    Results are small frozen objects, `freshet.results`, with the field names of freshet/v1/*.proto.
     """
 
     def __init__(self, client: twin.Client) -> None:
@@ -95,16 +96,16 @@ class Client:
         )
         return Mux(self._portal, made)
 
-    def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> streams_pb2.Stream:
+    def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> KeptStream:
         return self._portal.call(self._client.get_stream(model, stream_id, with_state=with_state))
 
-    def put_stream(self, stream: streams_pb2.Stream) -> streams_pb2.Stream:
+    def put_stream(self, stream: KeptStream | streams_pb2.Stream) -> KeptStream:
         return self._portal.call(self._client.put_stream(stream))
 
     def delete_stream(self, model: str, stream_id: str) -> None:
         self._portal.call(self._client.delete_stream(model, stream_id))
 
-    def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[streams_pb2.Stream]:
+    def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[KeptStream]:
         return self._portal.iterate(self._client.list_streams(model, page_size=page_size))
 
     # --- training
@@ -128,51 +129,49 @@ class Client:
         )  # fmt: skip
         return Learning(self._portal, made)
 
-    def quarantine(self, model: str) -> Iterator[training_pb2.Quarantined]:
+    def quarantine(self, model: str) -> Iterator[Quarantined]:
         return self._portal.iterate(self._client.quarantine(model))
 
-    def replay(self, model: str, ids: Iterable[int]) -> training_pb2.ReplayResponse:
+    def replay(self, model: str, ids: Iterable[int]) -> Replayed:
         return self._portal.call(self._client.replay(model, ids))
 
     # --- models
 
-    def create_model(
-        self, name: str, channels: Sequence[str], *, weights: bytes = b"", **spec: Any
-    ) -> models_pb2.Model:
+    def create_model(self, name: str, channels: Iterable[str] = (), *, weights: bytes = b"", **spec: Any) -> Model:
         return self._portal.call(self._client.create_model(name, channels, weights=weights, **spec))
 
-    def get_model(self, name: str) -> models_pb2.Model:
+    def get_model(self, name: str) -> Model:
         return self._portal.call(self._client.get_model(name))
 
-    def list_models(self) -> list[models_pb2.Model]:
+    def list_models(self) -> list[Model]:
         return self._portal.call(self._client.list_models())
 
-    def versions(self, name: str) -> list[models_pb2.Version]:
+    def versions(self, name: str) -> list[Version]:
         return self._portal.call(self._client.versions(name))
 
-    def export(self, name: str, version: int = 0) -> models_pb2.ExportResponse:
+    def export(self, name: str, version: int = 0) -> Export:
         return self._portal.call(self._client.export(name, version))
 
-    def import_version(self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = "") -> models_pb2.Version:
+    def import_version(self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = "") -> Version:
         return self._portal.call(self._client.import_version(name, weights, onnx=onnx, digest=digest))
 
-    def promote(self, name: str, version: int) -> models_pb2.Model:
+    def promote(self, name: str, version: int) -> Model:
         return self._portal.call(self._client.promote(name, version))
 
-    def rollback(self, name: str, version: int = 0) -> models_pb2.Model:
+    def rollback(self, name: str, version: int = 0) -> Model:
         return self._portal.call(self._client.rollback(name, version))
 
-    def pause(self, name: str) -> models_pb2.Model:
+    def pause(self, name: str) -> Model:
         return self._portal.call(self._client.pause(name))
 
-    def resume(self, name: str) -> models_pb2.Model:
+    def resume(self, name: str) -> Model:
         return self._portal.call(self._client.resume(name))
 
     def delete_model(self, name: str) -> None:
         self._portal.call(self._client.delete_model(name))
 
-    def history(self, name: str = "", events: int = 50) -> list[models_pb2.ModelEvent]:
+    def history(self, name: str = "", events: int = 50) -> list[ModelEvent]:
         return self._portal.call(self._client.history(name, events))
 
-    def watch(self, name: str = "", *, give_up_s: float = 60.0) -> Iterator[models_pb2.ModelEvent]:
+    def watch(self, name: str = "", *, give_up_s: float = 60.0) -> Iterator[ModelEvent]:
         return self._portal.iterate(self._client.watch(name, give_up_s=give_up_s))

@@ -14,7 +14,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, 
 from typing import Any, TypeVar, TypeVarTuple
 
 from freshet import forks
-from freshet.errors import FreshetError, StreamClosed
+from freshet.errors import FreshetError, NotOpen, StreamClosed
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -72,6 +72,8 @@ class Portal:
             raise
         try:
             return future.result()
+        except NotOpen as error:
+            raise error.blocking() from None
         except concurrent.futures.CancelledError:
             raise StreamClosed("the client was closed meanwhile") from None
         finally:
@@ -111,6 +113,14 @@ class Portal:
             raise FreshetError("this is the client's own thread, which cannot wait for itself: call it from another")
         if self.closed or self._loop.is_closed():
             raise StreamClosed("the client is closed")
+
+
+def blocking(function: Callable[[], T]) -> T:
+    """The result of what neither waits nor needs the thread, in the words of clients that block."""
+    try:
+        return function()
+    except NotOpen as error:
+        raise error.blocking() from None
 
 
 def _run(loop: asyncio.AbstractEventLoop) -> None:

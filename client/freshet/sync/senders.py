@@ -9,9 +9,9 @@ from typing import Any, Self
 from freshet import learning, mux
 from freshet.errors import LabelRefused, WindowRefused
 from freshet.packed import Packed
+from freshet.results import ModelSpec
 from freshet.sync.portal import Portal
 from freshet.sync.twins import documented_by
-from freshet.v1 import types_pb2
 
 
 @documented_by(mux.Mux)
@@ -48,7 +48,7 @@ class Mux:
         return self._portal.run(lambda: self._mux.streams)
 
     @property
-    def spec(self) -> types_pb2.ModelSpec:
+    def spec(self) -> ModelSpec:
         """The model's spec, every field filled in."""
         return self._mux.spec
 

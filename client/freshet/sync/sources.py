@@ -7,19 +7,21 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from typing import Any
 
+from freshet.framed import Rows, framer
 from freshet.ticks import Tick, ticks
 
 AHEAD = 16  # ticks that are fetched before anyone asks for them
 
 
-def source(values: Any, times: Any, channels: Callable[[], Sequence[str]]) -> Iterator[Tick] | AsyncIterator[Tick]:
-    """Ticks for `freshet.Stream.forecasts`, which walks over them in the event loop and must not be held up there.
+def source(values: Any, times: Any, channels: Callable[[], Sequence[str]]) -> Rows:
+    """Rows for `freshet.Stream.forecasts`, which walks over them in the event loop and must not be held up there.
 
     What has a length is an array, a list, a frame; anything else may wait for a sensor.
     """
     found = ticks(values, times, channels)
     there = isinstance(values, Sized) and (times is None or isinstance(times, Sized))
-    return found if there or isinstance(found, AsyncIterator) else pulled(found)
+    ready = found if there or isinstance(found, AsyncIterator) else pulled(found)
+    return Rows(ready, framer(values, times))
 
 
 async def pulled(source: Iterator[Tick]) -> AsyncIterator[Tick]:

@@ -9,10 +9,11 @@ from typing import Any, Literal, Self
 from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
-from freshet.sync.portal import Portal
+from freshet.forecasts import Forecasts as Awaited
+from freshet.results import ModelSpec, Welcome
+from freshet.sync.portal import Portal, blocking
 from freshet.sync.sources import source
 from freshet.sync.twins import documented_by
-from freshet.v1 import streams_pb2, types_pb2
 
 
 @documented_by(twin.Stream)
@@ -75,16 +76,23 @@ class Stream:
     # --- what is known
 
     @property
-    def welcome(self) -> streams_pb2.Welcome:
-        return self._stream.welcome
+    def welcome(self) -> Welcome:
+        return blocking(lambda: self._stream.welcome)
 
     @property
-    def spec(self) -> types_pb2.ModelSpec:
-        return self._stream.spec
+    def spec(self) -> ModelSpec:
+        return blocking(lambda: self._stream.spec)
 
     @property
     def next_seq(self) -> int:
         return self._stream.next_seq
+
+    @property
+    def last_time(self) -> float | None:
+        return self._stream.last_time
+
+    def is_new(self, time: Any) -> bool:
+        return self._stream.is_new(time)
 
     @property
     def durable_seq(self) -> int:
@@ -99,7 +107,7 @@ class Stream:
         return self._stream.reconnects
 
 
-@documented_by(twin.Forecasts)
+@documented_by(Awaited)
 class Forecasts:
     """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
 
@@ -108,7 +116,7 @@ class Forecasts:
     source is raised after the forecasts of the ticks before it.
     """
 
-    def __init__(self, portal: Portal, forecasts: twin.Forecasts) -> None:
+    def __init__(self, portal: Portal, forecasts: Awaited) -> None:
         self._portal, self._forecasts = portal, forecasts
         self._come: deque[Forecast] = deque()
 
@@ -133,6 +141,9 @@ class Forecasts:
         come = list(self._come)
         self._come.clear()
         return come
+
+    def frame(self) -> Any:
+        return self._portal.call(self._forecasts.frame())
 
     def close(self) -> None:
         self._portal.call(self._forecasts.aclose())

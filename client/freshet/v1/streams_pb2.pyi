@@ -240,6 +240,7 @@ class Welcome(_message.Message):
     SPEC_FIELD_NUMBER: _builtins.int
     JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
     MAX_UNDURABLE_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     next_seq: _builtins.int
     """Send this tick next. The SDK starts here."""
@@ -252,6 +253,10 @@ class Welcome(_message.Message):
     """Labels of ticks up to here are judged in the weights that serve now."""
     max_undurable: _builtins.int
     """At most this many ticks may be sent beyond durable_seq."""
+    last_time: _builtins.float
+    """Event time of the stream's last tick that had one, seconds since 1970-01-01 UTC; absent in a fresh stream. A source
+    goes on behind it: rows that were refused, or left out, are in no count.
+    """
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
     def __init__(
@@ -265,12 +270,15 @@ class Welcome(_message.Message):
         spec: _types_pb2.ModelSpec | None = ...,
         judged_through: _builtins.int = ...,
         max_undurable: _builtins.int = ...,
+        last_time: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "last_time", b"last_time", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_seq", b"durable_seq", "judged_through", b"judged_through", "max_undurable", b"max_undurable", "next_seq", b"next_seq", "spec", b"spec", "state_origin", b"state_origin", "stream_id", b"stream_id", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_seq", b"durable_seq", "judged_through", b"judged_through", "last_time", b"last_time", "max_undurable", b"max_undurable", "next_seq", b"next_seq", "spec", b"spec", "state_origin", b"state_origin", "stream_id", b"stream_id", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last_time: _TypeAlias = _typing.Literal["last_time"]  # noqa: Y015
+    _WhichOneofArgType__last_time: _TypeAlias = _typing.Literal["_last_time", b"_last_time"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_time) -> _WhichOneofReturnType__last_time | None: ...
 
 Global___Welcome: _TypeAlias = Welcome  # noqa: Y015
 
@@ -515,10 +523,13 @@ class Bound(_message.Message):
     NEXT_SEQ_FIELD_NUMBER: _builtins.int
     DURABLE_SEQ_FIELD_NUMBER: _builtins.int
     STATE_ORIGIN_FIELD_NUMBER: _builtins.int
+    LAST_TIME_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     next_seq: _builtins.int
     durable_seq: _builtins.int
     state_origin: Global___Welcome.StateOrigin.ValueType
+    last_time: _builtins.float
+    """As in Welcome."""
     def __init__(
         self,
         *,
@@ -526,12 +537,15 @@ class Bound(_message.Message):
         next_seq: _builtins.int = ...,
         durable_seq: _builtins.int = ...,
         state_origin: Global___Welcome.StateOrigin.ValueType = ...,
+        last_time: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["durable_seq", b"durable_seq", "handle", b"handle", "next_seq", b"next_seq", "state_origin", b"state_origin"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_seq", b"durable_seq", "handle", b"handle", "last_time", b"last_time", "next_seq", b"next_seq", "state_origin", b"state_origin"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    def WhichOneof(self, oneof_group: _Never) -> None: ...
+    _WhichOneofReturnType__last_time: _TypeAlias = _typing.Literal["last_time"]  # noqa: Y015
+    _WhichOneofArgType__last_time: _TypeAlias = _typing.Literal["_last_time", b"_last_time"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__last_time) -> _WhichOneofReturnType__last_time | None: ...
 
 Global___Bound: _TypeAlias = Bound  # noqa: Y015
 

@@ -1,0 +1,68 @@
+"""Small frozen objects made of messages: what they have in common."""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Callable, Mapping
+from dataclasses import fields
+from typing import Any, ClassVar, Self, cast
+
+from google.protobuf.message import Message
+
+SHOWN_CHARACTERS = 60
+
+
+class WireEnum(enum.IntEnum):
+    """A number of the wire with a name. A number that only a newer server knows has the name UNKNOWN_n."""
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self:
+        if not isinstance(value, int):
+            raise ValueError(f"{value!r} is no {cls.__name__}")
+        unknown = int.__new__(cls, value)
+        unknown._name_, unknown._value_ = f"UNKNOWN_{value}", value
+        return unknown
+
+    @classmethod
+    def Name(cls, number: int) -> str:  # as of protobuf's enums
+        """The name of a number."""
+        return cls(number).name
+
+
+class Result:
+    """Makes results of messages, and shows them in one line."""
+
+    __slots__ = ()
+    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # how fields of other types are read, by name
+
+    @classmethod
+    def of(cls, message: Message) -> Self:
+        """The result that a message stands for."""
+        known = {field.name for field in fields(cast("Any", cls))}
+        named = (field for field in message.DESCRIPTOR.fields if field.name in known)
+        return cls(**{field.name: _value(message, field, cls.READ.get(field.name)) for field in named})
+
+    def __repr__(self) -> str:
+        shown = (f"{field.name}={short(getattr(self, field.name))}" for field in fields(cast("Any", self)))
+        return f"{type(self).__name__}({', '.join(shown)})"
+
+
+def _value(message: Message, field: Any, read: Any) -> Any:
+    value = getattr(message, field.name)
+    if field.message_type is not None and field.message_type.GetOptions().map_entry:
+        return dict(value)
+    if field.is_repeated:
+        return tuple(map(read, value) if read else value)
+    if field.message_type is None and field.has_presence and not message.HasField(field.name):
+        return None
+    return read(value) if read else value
+
+
+def short(value: Any) -> str:
+    """A value in at most SHOWN_CHARACTERS."""
+    if isinstance(value, bytes):
+        return f"<{len(value)} bytes>"
+    if isinstance(value, WireEnum):
+        return value.name
+    text = repr(value)
+    return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

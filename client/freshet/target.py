@@ -1,0 +1,134 @@
+"""Where a server is: the address as users give it, whether it stays on this machine, and which proxy gRPC would use."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import re
+from typing import NamedTuple
+from urllib.parse import urlsplit
+
+from freshet.arguments import invalid
+from freshet.errors import InvalidArgument
+
+# What gRPC resolves by itself, and we do not look into; dns: has an address behind it.
+SCHEMES = re.compile(r"(unix|unix-abstract|vsock|xds|google-c2p|passthrough|ipv4|ipv6):")
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]@,]+):([0-9]{1,6})")
+# gRPC's, in its order; it reads them in lower case only.
+PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
+NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
+
+
+class Address(NamedTuple):
+    """A host, without the brackets of IPv6, and a port."""
+
+    host: str
+    port: int
+
+
+class Proxy(NamedTuple):
+    """A proxy, without user and password, and the variable that names it."""
+
+    variable: str
+    url: str
+
+
+def check_target(target: object) -> None:
+    """Raises InvalidArgument for what is not "host:port", nor a target in gRPC's own forms."""
+    if not isinstance(target, str) or not target:
+        raise invalid("target", target, 'give "HOST:PORT", e.g. "127.0.0.1:8300"')
+    if SCHEMES.match(target):
+        return
+    if "://" in target and not target.startswith("dns:"):
+        raise _url(target)
+    for one in target.split(","):  # of several, a token is sent to none in plain text that is not this machine's
+        if (address := address_of(one)) is None:
+            raise invalid("target", target, _remedy(one.removeprefix("dns:").lstrip("/")))
+        if not 0 < address.port <= 65535:
+            raise invalid("target", target, "give a port from 1 to 65535")
+
+
+def _url(target: str) -> InvalidArgument:
+    """The refusal of a URL, with the address that it holds."""
+    scheme, _, rest = target.partition("://")
+    host = rest.rpartition("@")[2].partition("/")[0]
+    example = f'"{host}"' if address_of(host) else f'"{host or "HOST"}:PORT"'
+    remedy = f"give HOST:PORT without {scheme}://, as in {example}"
+    return invalid("target", target, remedy + (", and tls=True" if scheme.lower() == "https" else ""))
+
+
+def _remedy(target: str) -> str:
+    host, colon, port = target.rpartition(":")
+    if target.count(":") > 1 and not target.startswith("["):
+        return f'give HOST:PORT with IPv6 in brackets, e.g. "[{target}]:8300"'
+    if not colon or (target.startswith("[") and target.endswith("]")):
+        return f'give HOST:PORT, e.g. "{target.strip() or "HOST"}:8300": the port is missing'
+    if not host:
+        return f'give HOST:PORT, e.g. "127.0.0.1:{port}": the host is missing'
+    return f'give HOST:PORT, e.g. "{host.strip()}:8300"'
+
+
+def address_of(target: str) -> Address | None:
+    """Host and port of "host:port", "[IPv6]:port" or "dns:…"; None for all else."""
+    found = ADDRESS.fullmatch(target) or ADDRESS.fullmatch(re.sub(r"^dns:(//[^/]*/)?", "", target))
+    return Address(found[1].strip("[]"), int(found[2])) if found else None
+
+
+def is_local(target: str) -> bool:
+    """Whether a gRPC target surely stays on this machine. A name other than localhost is not resolved: False."""
+    if target.startswith(("unix:", "unix-abstract:")):
+        return True
+    address = target.rpartition("/")[2]  # of dns:///HOST:PORT
+    for scheme in ("ipv4:", "ipv6:", "dns:"):
+        address = address.removeprefix(scheme)
+    return all(_is_loopback(one) for one in address.split(","))
+
+
+def _is_loopback(address: str) -> bool:
+    host = address.rpartition("]")[0].lstrip("[") if address.startswith("[") else address
+    if host.count(":") == 1:
+        host = host.partition(":")[0]
+    return is_local_host(host)
+
+
+def is_local_host(host: str) -> bool:
+    """Whether a host, without a port, is surely this machine's loopback."""
+    ip = _ip(host)
+    return host.lower() == "localhost" or (ip is not None and ip.is_loopback)
+
+
+def has_no_proxy(host: str) -> bool:
+    """Whether no proxy can reach the host, whatever the environment says: loopback, also as 0.0.0.0 or ::."""
+    ip = _ip(host)
+    return is_local_host(host) or (ip is not None and ip.is_unspecified)
+
+
+def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+    try:
+        ip = ipaddress.ip_address(host)
+    except ValueError:
+        return None
+    return (ip.ipv4_mapped or ip) if isinstance(ip, ipaddress.IPv6Address) else ip
+
+
+def proxy_of(host: str) -> Proxy | None:
+    """The proxy that gRPC goes through to a host that is not this machine, as the environment says now."""
+    variable = next((name for name in PROXY_VARIABLES if os.environ.get(name)), None)
+    if variable is None or _excepted(host):
+        return None
+    url = os.environ[variable]
+    parts = urlsplit(url if "://" in url else f"//{url}")
+    return Proxy(variable, f"{parts.scheme or 'http'}://{parts.netloc.rpartition('@')[2]}")
+
+
+def _excepted(host: str) -> bool:
+    """Whether the environment excepts the host from proxies, as gRPC reads it."""
+    entries = next((os.environ[name] for name in NO_PROXY_VARIABLES if os.environ.get(name)), "")
+    return any(_matches(host, entry.strip()) for entry in entries.split(",") if entry.strip())
+
+
+def _matches(host: str, entry: str) -> bool:
+    try:
+        return ipaddress.ip_address(host) in ipaddress.ip_network(entry, strict=False)
+    except ValueError:
+        return host.lower().endswith(entry.lower())

@@ -1,0 +1,50 @@
+"""Where two specs differ, in words short enough for the header of a gRPC answer."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from model.spec import ModelSpec
+
+VALUE_CHARACTERS = 40
+# The whole text: a client refuses headers above 8 kB, and one character can take 13 bytes in the two places it is sent.
+CHARACTERS = 400
+
+
+def differences(there: ModelSpec, here: ModelSpec) -> str:
+    """Every key that differs by name and, as far as they fit, both values: the existing model's, and the given one."""
+    keys = [key.name for key in fields(ModelSpec) if getattr(there, key.name) != getattr(here, key.name)]
+    told: list[str] = []
+    for at, key in enumerate(keys):
+        text = _difference(key, getattr(there, key), getattr(here, key))
+        if len("; ".join([*told, text])) + len(_also(keys[at + 1 :])) > CHARACTERS:
+            return "; ".join(told) + _also(keys[at:])
+        told.append(text)
+    return "; ".join(told)
+
+
+def _also(keys: list[str]) -> str:
+    return f"; and in {', '.join(keys)}" if keys else ""
+
+
+def _difference(key: str, there: Any, here: Any) -> str:
+    if isinstance(there, tuple) and max(len(_shown(there)), len(_shown(here))) > VALUE_CHARACTERS:
+        at = next((i for i, (a, b) in enumerate(zip(there, here, strict=False)) if a != b), None)
+        if len(there) != len(here):
+            return f"{key} has {len(there)} items there, {len(here)} here{_first(at, there, here)}"
+        return f"{key}{_first(at, there, here).removeprefix(', ')}"
+    return f"{key} = {_cut(there)} there, {_cut(here)} here"
+
+
+def _first(at: int | None, there: Any, here: Any) -> str:
+    return "" if at is None else f", [{at}] = {_cut(there[at])} there, {_cut(here[at])} here"
+
+
+def _shown(value: Any) -> str:
+    return repr(list(value) if isinstance(value, tuple) else value)
+
+
+def _cut(value: Any) -> str:
+    text = _shown(value)
+    return text if len(text) <= VALUE_CHARACTERS else text[: VALUE_CHARACTERS - 1] + "…"
