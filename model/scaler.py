@@ -91,6 +91,6 @@ def count(before: Array, observed: Array | None) -> Array:
 
 
 def rate(t: Array, observed: Array | None) -> Array:
-    """How much the t-th value counts in running statistics: 1/t, α at least, and 0 where it was not observed."""
+    """Rate of running statistics at the t-th value: 1/t, α at least, and 0 where it was not observed."""
     a: Array = np.maximum(1 / np.maximum(t, np.float32(1)), np.float32(ALPHA))
     return a if observed is None else a * observed

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import Any
 
 MAX_CHANNELS = 4096
@@ -254,6 +254,27 @@ class ModelSpec:
             raise SpecError("channels", None, "name the channels of an observation")
         return cls(**mapping)
 
+    def to_stored(self) -> dict[str, Any]:
+        """`to_mapping`, with the revision of what the names mean: what `from_stored` reads."""
+        return self.to_mapping() | {"revision": REVISION}
+
+    @classmethod
+    def from_stored(cls, mapping: Mapping[str, Any]) -> ModelSpec:
+        """A spec that this version or an earlier one has stored. Raises SpecError, also for one of a later version.
+
+        Release 0.1.0 wrote no revision; its scalers `residual` and `standard`, with their state rows, are today's
+        `residual_v1` and `standard_v1`.
+        """
+        values = dict(mapping)
+        revision = values.pop("revision", 1)
+        if revision not in (1, REVISION):
+            raise SpecError("revision", revision, f"this release reads 1 and {REVISION}: upgrade the server")
+        return cls.from_mapping(values).as_of_first_release() if revision == 1 else cls.from_mapping(values)
+
+    def as_of_first_release(self) -> ModelSpec:
+        """What release 0.1.0 meant by this spec."""
+        return replace(self, scaler=FIRST_SCALERS.get(self.scaler, self.scaler))
+
 
 def _check_number(field: str, value: object) -> None:
     try:
@@ -264,6 +285,9 @@ def _check_number(field: str, value: object) -> None:
     raise SpecError(field, value, "give a finite number")
 
 
+# Of what stored names mean; 2: the robust scalers have the names of those of 0.1.0.
+REVISION = 2
+FIRST_SCALERS = {"residual": "residual_v1", "standard": "standard_v1"}
 CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("lstm", "gru", "rnn"),
     "activation": ("tanh", "relu"),
@@ -272,7 +296,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "loss": ("mse", "huber", "cross_entropy"),
     "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
     "schedule": ("constant", "cosine", "inverse_sqrt"),
-    "scaler": ("residual", "standard", "none"),
+    "scaler": ("residual", "standard", "none", "residual_v1", "standard_v1"),
     "missing": ("refuse", "hold"),
     "drift_reaction": ("none", "raise", "rollback"),
 }

@@ -49,7 +49,7 @@ class Creation:
         async with self._creating:
             existing = serving.by_key.get(key)
             if existing is not None:
-                if existing.spec != spec:
+                if existing.spec not in (spec, spec.as_of_first_release()):  # which asks for the same by name
                     apart = differences(existing.spec, spec)
                     remedy = f"exists with another spec: {apart}; a spec is immutable: choose another name"
                     raise AlreadyExists("name", key.name, remedy)
@@ -70,7 +70,7 @@ class Creation:
         serving.last_model += 1  # taken, whatever comes of it
         model = Sessions(serving.last_model, key.tenant, key.name, spec)
         version, session = await asyncio.to_thread(self._first_version, model, weights)
-        record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_mapping()))
+        record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
         serving.journal.append(model.number, record)
         digest = bytes.fromhex(version.digest)
         if weights is None:

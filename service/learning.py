@@ -67,7 +67,7 @@ class Learning:
         for number, model in self._serving.models.items():
             offset = self._journal.durable_offset(number)
             if offset:  # or its first record is still to come
-                facts = {"model": number, "spec": model.spec.to_mapping(), "paused": model.paused}
+                facts = {"model": number, "spec": model.spec.to_stored(), "paused": model.paused}
                 models.append(facts | {"version": model.champion, "offset": offset})
         return {"position": position, "models": models}
 

@@ -54,7 +54,7 @@ def recover(serving: Serving, states: States) -> int:
     for row in snapshot.models:
         if row.model in deleted:
             continue
-        model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_mapping(json.loads(row.spec)))
+        model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
         blocks = [block for block in snapshot.answers if block.model == row.model]
         model.restore_model(row, snapshot.streams.get(row.model, 0), blocks)
         serving.add_model(model)
@@ -109,7 +109,7 @@ class Replay:
             skip = min(n, max(0, contained - offset))
             if skip < n:
                 if isinstance(record, ModelCreate):
-                    spec = ModelSpec.from_mapping(json.loads(record.spec))
+                    spec = ModelSpec.from_stored(json.loads(record.spec))
                     model = Sessions(chunk.model, record.tenant, record.name, spec)
                     self._serving.add_model(model)
                 elif model is None:

@@ -395,7 +395,7 @@ class Sessions:
         first, data = self.log.pack(self._saved_position)
         block = AnswerBlock(self.number, first, self.log.end, data)
         model = ModelRow(
-            self.number, self.tenant, self.name, json.dumps(self.spec.to_mapping()), offset, self.champion, self.anchor,
+            self.number, self.tenant, self.name, json.dumps(self.spec.to_stored()), offset, self.champion, self.anchor,
             self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
             json.dumps(self.skips.pack()),
         )  # fmt: skip

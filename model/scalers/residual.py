@@ -1,9 +1,9 @@
 """The residual scaler: running statistics that turn raw values into inputs and scaled forecasts back into values.
 
-Per channel it follows the level (exponential mean and variance) and, for each step h = 1..H, the size of h-step
-differences. All statistics are float32 and incremental (West 1979, for the exponential form Finch 2009, eq. 143),
-so that an offset of 1e5 costs no digits of the spread, and every floor is relative to the running deviation, so
-that forecasts are equivariant under x → a·x + b.
+Per channel it follows the level (exponential mean and variance, in West's incremental form of 1979) and, for each step
+h = 1..H, the size of h-step differences, all robustly (`robust`). All statistics are float32, so that an offset of 1e5
+costs no digits of the spread, and every floor is relative to the running deviation, so that forecasts are equivariant
+under x → a·x + b.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import TINY, Array, count, rate
+from model.scaler import TINY, Array, count
+from model.scalers.robust import CAP, follow_level, follow_pace, hasty_rate, pull
 
-WARM_DIFFERENCES = 50  # from here on, squared differences are capped at CAP times their running scale squared
-CAP = 25.0
 RELATIVE_FLOOR = 1e-3  # of the running deviation
 LEVEL_CLIP = 4.0
 DIFFERENCE_CLIP = 6.0
@@ -26,7 +25,8 @@ class ResidualScaler:
     """Settings and layout; the statistics themselves live in a state row.
 
     A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the h-step
-    difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C].
+    difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C], and pace, trend,
+    haste and shift [C each, see `robust`].
     """
 
     channels: int
@@ -35,9 +35,9 @@ class ResidualScaler:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Sizes of the row's parts, in order: count, mean, variance, difference squares, last values, last input."""
+        """Sizes of the row's parts, in the order of the class's docstring."""
         C, H = self.channels, self.horizon
-        return (C if self.hold else 1, C, C, H * C, H * C, C)
+        return (C if self.hold else 1, C, C, H * C, H * C, C, C, C, C, C)
 
     @property
     def size(self) -> int:
@@ -67,43 +67,58 @@ class ResidualScaler:
         difference was seen yet: such a forecast is the last value, and a label for such an origin does not count.
         A difference counts when its newer end was observed; its older end may be a value that stood in.
         """
-        C, H, n = self.channels, self.horizon, self.parts[0]
-        B = len(x)
-        mean, var = row[:, n : n + C], row[:, n + C : n + 2 * C]
-        square, last, last_u = (
-            row[:, n + 2 * C : n + (2 + H) * C],
-            row[:, n + (2 + H) * C : n + (2 + 2 * H) * C],
-            row[:, n + (2 + 2 * H) * C :],
-        )
-        t = count(row[:, :n], observed)
-        row[:, :n] = t
+        C, H, B = self.channels, self.horizon, len(x)
+        ends = np.cumsum(self.parts)[:-1]
+        t, mean, var, square, last, last_u, pace, trend, haste, shift = np.split(row, ends, axis=1)
+        t[...] = count(t, observed)
+        begun = np.clip(t - 1, 0, 1)
+        d = x[:, None, :] - last.reshape(B, H, C)
+        change = d[:, 0] * begun
 
-        a = rate(t, observed)
-        e = np.where(t > 1, x - mean, np.float32(0))
-        mean += a * e
-        np.copyto(mean, x, where=t == 1)
-        var[...] = (1 - a) * (var + a * (e * e))
         sigma = np.sqrt(var)
-        level = np.clip(e / (sigma + np.float32(TINY)), -LEVEL_CLIP, LEVEL_CLIP)
+        square = square.reshape(B, H, C)  # a view
+        seen = t[:, None, :] - np.arange(1, H + 1, dtype=np.float32)[None, :, None]  # differences, this one included
+        valid = np.clip(seen, 0, 1)
+        follow_pace(pace, trend, change)
+        self._take(square, d, seen, valid, pace, haste, np.float32(RELATIVE_FLOOR) * sigma, observed)
+        factor, jolt = pull(pace, haste, np.sqrt(square[:, 0]), observed)
+        square *= factor[:, None]
+        var *= factor
+        root = np.sqrt(square)
 
-        d = (x[:, None, :] - last.reshape(B, H, C)).reshape(B, H * C)
-        ended = None if observed is None else np.tile(observed, (1, H))
-        # (B, H·C) differences of each step, this one included
-        seen = (t if observed is None else np.tile(t, (1, H))) - self._steps()
-        floor = np.float32(RELATIVE_FLOOR) * np.broadcast_to(sigma[:, None, :], (B, H, C)).reshape(B, H * C)
-        bound = np.sqrt(square) + floor
-        q = np.where(seen > WARM_DIFFERENCES, np.minimum(d * d, np.float32(CAP) * bound * bound), d * d)
-        square += np.where(seen >= 1, rate(seen, ended) * (q - square), np.float32(0))
-        scale = np.where(seen >= 1, np.sqrt(square) + floor + np.float32(TINY), np.float32(0))
+        off = x - mean
+        mean += follow_level(shift, var, off, jolt, root[:, 0], t, hasty_rate(t, haste, observed), observed)
+        sigma = np.sqrt(var)
+        level = begun * np.clip(off / (sigma + TINY), -LEVEL_CLIP, LEVEL_CLIP)
 
-        first = scale[:, :C]
-        u = np.where(t > 1, d[:, :C] / np.where(first > 0, first, np.float32(1)), np.float32(0))
-        u = np.clip(u, -DIFFERENCE_CLIP, DIFFERENCE_CLIP)
+        usable = root + (np.float32(RELATIVE_FLOOR) * sigma)[:, None] + np.float32(TINY)
+        u = np.clip(change / usable[:, 0], -DIFFERENCE_CLIP, DIFFERENCE_CLIP)
         features = np.concatenate([last_u, u, level], axis=1)
         last_u[...] = u
         last[:, C:] = last[:, :-C].copy()
         last[:, :C] = x
-        return features, scale.reshape(B, H, C)
+        return features, usable * valid
 
-    def _steps(self) -> Array:
-        return np.repeat(np.arange(1, self.horizon + 1, dtype=np.float32), self.channels)[None]
+    def _take(
+        self,
+        square: Array,
+        d: Array,
+        seen: Array,
+        valid: Array,
+        pace: Array,
+        haste: Array,
+        floor: Array,
+        observed: Array | None,
+    ) -> None:
+        """Take differences d [B, H, C] into their mean squares [B, H, C], each capped.
+
+        The first difference of a step has no mean square to be capped by: it is compared with h times that of one step,
+        as in a random walk.
+        """
+        steps = np.arange(1, self.horizon + 1, dtype=np.float32)[None, :, None]
+        first = np.clip(2 - seen, 0, 1)
+        known = square + first * steps * square[:, :1]
+        bound = np.maximum(np.sqrt(known), pace[:, None]) + floor[:, None]
+        capped = np.minimum(d * d, np.float32(CAP) * bound * bound)
+        ended = None if observed is None else observed[:, None]
+        square += valid * hasty_rate(seen, haste[:, None], ended) * (capped - square)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import TINY, Array, count, rate
+from model.scaler import TINY, Array, count
+from model.scalers.robust import CAP, follow_level, follow_pace, hasty_rate, pull
 
 Z_CLIP = 6.0
 
@@ -15,11 +16,11 @@ Z_CLIP = 6.0
 class StandardScaler:
     """Settings and layout; the statistics themselves live in a state row.
 
-    Exponential mean and variance (West 1979, Finch 2009, eq. 143). The mean is kept as what is left of the newest value
-    after it, x − m, which needs only differences of x: a mean held by itself in float32 would stop following at an
-    offset of 1e5 spreads, where α times a deviation is less than half a rounding step.
+    Exponential mean and variance (West 1979, Finch 2009, eq. 143), robustly (`robust`). The mean is kept as the newest
+    value's deviation from it, x − m, which needs only differences of x: a mean held by itself in float32 would stop
+    following at an offset of 1e5 spreads, where α times a deviation is less than half a rounding step.
     A row of `size` float32 holds: ticks seen [1, or C with `hold`], last value [C], its deviation from the mean [C],
-    variance [C].
+    variance [C], mean square of the one-step change [C], and pace, trend, haste and shift [C each, see `robust`].
     """
 
     channels: int
@@ -28,9 +29,9 @@ class StandardScaler:
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Sizes of the row's parts, in order: count, last value, deviation, variance."""
+        """Sizes of the row's parts, in the order of the class's docstring."""
         C = self.channels
-        return (C if self.hold else 1, C, C, C)
+        return (C if self.hold else 1, *(C,) * 8)
 
     @property
     def size(self) -> int:
@@ -53,22 +54,28 @@ class StandardScaler:
         return slice(self.parts[0], self.parts[0] + self.channels)
 
     def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
-        """Take one tick in: returns z [B, C], clipped to ±6, and scales [B, H, C], both new arrays.
+        """Returns z [B, C], clipped to ±6, and scales [B, H, C], both new arrays.
 
         row: (B, size), modified in place; x, observed: (B, C), see `fill`. The scale is the deviation of the values so
         far, the same for every step; it is 0 until a channel has moved.
         """
-        C, n = self.channels, self.parts[0]
-        last, deviation, variance = row[:, n : n + C], row[:, n + C : n + 2 * C], row[:, n + 2 * C :]
-        t = count(row[:, :n], observed)
-        row[:, :n] = t
+        ends = np.cumsum(self.parts)[:-1]
+        t, last, deviation, variance, square, pace, trend, haste, shift = np.split(row, ends, axis=1)
+        t[...] = count(t, observed)
+        d = x - last
+        change = d * np.clip(t - 1, 0, 1)
 
-        a = rate(t, observed)
-        kept = 1 - a  # 0 at the first tick, which is thereby its own mean; 1 at a missing one, whose difference is 0
-        e = deviation + (x - last)  # x minus the mean before it
-        deviation[...] = kept * e
-        variance[...] = kept * (variance + a * (e * e))
+        follow_pace(pace, trend, change)
+        capped = np.minimum(change * change, np.float32(CAP) * np.maximum(square, pace * pace))
+        square += np.clip(t - 1, 0, 1) * hasty_rate(t - 1, haste, observed) * (capped - square)
+        factor, jolt = pull(pace, haste, np.sqrt(square), observed)
+        square *= factor
+        variance *= factor
+
+        off = deviation + d  # x minus the mean before it
+        a = hasty_rate(t, haste, observed)
+        deviation[...] = off - follow_level(shift, variance, off, jolt, np.sqrt(square), t, a, observed)
         last[...] = x
         sigma = np.sqrt(variance)
-        z: Array = np.clip(deviation / (sigma + np.float32(TINY)), -Z_CLIP, Z_CLIP)
+        z: Array = np.clip(deviation / (sigma + TINY), -Z_CLIP, Z_CLIP)
         return z, np.repeat(sigma[:, None], self.horizon, axis=1)

@@ -18,7 +18,7 @@ KEYS = {
     "interval": "seconds of event time from tick to tick; above 0 the calendar becomes an input",
     "max_gap": "seconds; a larger gap in event time voids labels that are pending; 0: no limit",
     "missing": "NaN in an observation: refuse it, or hold the last value, masked and never learned from",
-    "scaler": "residual: differences and levels; standard: running mean and deviation; none: values as they come",
+    "scaler": "residual: differences and levels; standard: running z-score; none: raw values; *_v1: as in 0.1.0",
     "cell": "recurrent cell",
     "activation": "of cell rnn",
     "layers": "recurrent layers",

@@ -77,7 +77,7 @@ class HostedModel:
     @classmethod
     def create(cls, number: int, record: ModelCreate, settings: GateSettings) -> HostedModel:
         """A model at its first record: weights from its seed, which are also version 1 and the first anchor."""
-        learner = Learner(ModelSpec.from_mapping(json.loads(record.spec)))
+        learner = Learner(ModelSpec.from_stored(json.loads(record.spec)))
         learner.anchor = learner.weights.flat.copy()
         return cls(number, learner, Gate(settings))
 
@@ -232,7 +232,7 @@ class HostedModel:
         """What a checkpoint stores besides contexts: a JSON text and named blobs."""
         learner = self.learner
         head = {
-            "spec": learner.spec.to_mapping(),
+            "spec": learner.spec.to_stored(),
             "offset": self.offset,
             "chunks": self.chunks,
             "version": self.version,
@@ -262,7 +262,7 @@ class HostedModel:
     ) -> HostedModel:
         """The inverse of `pack`; contexts by stream number. Raises ValueError or KeyError for anything else."""
         facts = json.loads(head)
-        learner = Learner(ModelSpec.from_mapping(facts["spec"]))
+        learner = Learner(ModelSpec.from_stored(facts["spec"]))
         learner.weights.flat[...] = np.frombuffer(blobs["weights"], np.float32)
         moments = learner.optimizer_state.moments  # as many rows as the spec's optimizer has
         moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(moments.shape)

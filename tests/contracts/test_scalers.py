@@ -22,7 +22,13 @@ from tests.oracles.slow_scaler import SLOW_SCALERS
 
 FLOAT32_EPS = 2.0**-23
 PARITY = 1e-5
-EQUIVARIANT = {"residual": True, "standard": True, "none": False}  # under x → a·x + b, as each one's file says
+EQUIVARIANT = {  # under x → a·x + b, as each one's file says
+    "residual": True,
+    "standard": True,
+    "none": False,
+    "residual_v1": True,
+    "standard_v1": True,
+}
 
 
 def proven_scalers(registry: Any) -> list[str]:

@@ -111,7 +111,7 @@ class Serving:
         for record in chunk.records:
             match record:
                 case ModelCreate(spec=spec):
-                    self.spec = ModelSpec.from_mapping(json.loads(spec))
+                    self.spec = ModelSpec.from_stored(json.loads(spec))
                 case StreamOpened(stream=number, id=id):
                     self._ids[number] = id
                 case Reset(stream=number):

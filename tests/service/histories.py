@@ -48,7 +48,7 @@ def weights_of(model: int, version: int) -> NDArray[np.float32]:
 
 
 def create(spec: ModelSpec = SPEC) -> ModelCreate:
-    return ModelCreate("default", "flow", json.dumps(spec.to_mapping()))
+    return ModelCreate("default", "flow", json.dumps(spec.to_stored()))
 
 
 def swap(version: int) -> Swap:

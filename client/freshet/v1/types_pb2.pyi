@@ -101,7 +101,8 @@ class ModelSpec(_message.Message):
     """Largest global gradient norm; more is scaled down to it. Default 1."""
     scaler: _builtins.str
     """"residual": running scale of differences and levels; "standard": running mean and deviation; "none": values as they
-    come. Default "residual".
+    come. Default "residual". A model of release 0.1.0 has "residual_v1" or "standard_v1", whose running statistics are
+    not robust; asking for it again as "residual" or "standard" finds it.
     """
     head_init: _builtins.float
     """Standard deviation of the readout's initial weights. Default 0: a fresh model is exactly persistence."""

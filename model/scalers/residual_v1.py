@@ -1,0 +1,111 @@
+"""The residual scaler of release 0.1.0, for the models made by it: not robust (see `residual`).
+
+Running statistics turn raw values into inputs and scaled forecasts back into values.
+
+Per channel it follows the level (exponential mean and variance) and, for each step h = 1..H, the size of h-step
+differences. All statistics are float32 and incremental (West 1979, for the exponential form Finch 2009, eq. 143),
+so that an offset of 1e5 costs no digits of the spread, and every floor is relative to the running deviation, so
+that forecasts are equivariant under x → a·x + b.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.scaler import TINY, Array, count, rate
+
+WARM_DIFFERENCES = 50  # from here on, squared differences are capped at CAP times their running scale squared
+CAP = 25.0
+RELATIVE_FLOOR = 1e-3  # of the running deviation
+LEVEL_CLIP = 4.0
+DIFFERENCE_CLIP = 6.0
+
+
+@dataclass(frozen=True)
+class ResidualScalerV1:
+    """Settings and layout; the statistics themselves live in a state row.
+
+    A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the h-step
+    difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C].
+    """
+
+    channels: int
+    horizon: int
+    hold: bool = False
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Sizes of the row's parts, in order: count, mean, variance, difference squares, last values, last input."""
+        C, H = self.channels, self.horizon
+        return (C if self.hold else 1, C, C, H * C, H * C, C)
+
+    @property
+    def size(self) -> int:
+        """Length of the statistics part of a state row."""
+        return sum(self.parts)
+
+    @property
+    def features(self) -> int:
+        """3C: the difference input of the tick before, that of this tick, the level."""
+        return 3 * self.channels
+
+    @property
+    def unseen(self) -> int:
+        """C: the difference input of the tick before, which the cells have seen."""
+        return self.channels
+
+    @property
+    def held(self) -> slice:
+        """The newest of the last values."""
+        start = sum(self.parts[:4])
+        return slice(start, start + self.channels)
+
+    def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
+        """Take one tick in: returns features [B, 3C] = (u_{t-1}, u_t, l_t) and scales [B, H, C], both new arrays.
+
+        row: (B, size), modified in place; x, observed: (B, C), see `fill`. A scale is 0 for a step of which no
+        difference was seen yet: such a forecast is the last value, and a label for such an origin does not count.
+        A difference counts when its newer end was observed; its older end may be a value that stood in.
+        """
+        C, H, n = self.channels, self.horizon, self.parts[0]
+        B = len(x)
+        mean, var = row[:, n : n + C], row[:, n + C : n + 2 * C]
+        square, last, last_u = (
+            row[:, n + 2 * C : n + (2 + H) * C],
+            row[:, n + (2 + H) * C : n + (2 + 2 * H) * C],
+            row[:, n + (2 + 2 * H) * C :],
+        )
+        t = count(row[:, :n], observed)
+        row[:, :n] = t
+
+        a = rate(t, observed)
+        e = np.where(t > 1, x - mean, np.float32(0))
+        mean += a * e
+        np.copyto(mean, x, where=t == 1)
+        var[...] = (1 - a) * (var + a * (e * e))
+        sigma = np.sqrt(var)
+        level = np.clip(e / (sigma + np.float32(TINY)), -LEVEL_CLIP, LEVEL_CLIP)
+
+        d = (x[:, None, :] - last.reshape(B, H, C)).reshape(B, H * C)
+        ended = None if observed is None else np.tile(observed, (1, H))
+        # (B, H·C) differences of each step, this one included
+        seen = (t if observed is None else np.tile(t, (1, H))) - self._steps()
+        floor = np.float32(RELATIVE_FLOOR) * np.broadcast_to(sigma[:, None, :], (B, H, C)).reshape(B, H * C)
+        bound = np.sqrt(square) + floor
+        q = np.where(seen > WARM_DIFFERENCES, np.minimum(d * d, np.float32(CAP) * bound * bound), d * d)
+        square += np.where(seen >= 1, rate(seen, ended) * (q - square), np.float32(0))
+        scale = np.where(seen >= 1, np.sqrt(square) + floor + np.float32(TINY), np.float32(0))
+
+        first = scale[:, :C]
+        u = np.where(t > 1, d[:, :C] / np.where(first > 0, first, np.float32(1)), np.float32(0))
+        u = np.clip(u, -DIFFERENCE_CLIP, DIFFERENCE_CLIP)
+        features = np.concatenate([last_u, u, level], axis=1)
+        last_u[...] = u
+        last[:, C:] = last[:, :-C].copy()
+        last[:, :C] = x
+        return features, scale.reshape(B, H, C)
+
+    def _steps(self) -> Array:
+        return np.repeat(np.arange(1, self.horizon + 1, dtype=np.float32), self.channels)[None]

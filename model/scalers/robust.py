@@ -1,0 +1,111 @@
+"""Robust running statistics, shared by the scalers: no single value, unit, level or first value can spoil them.
+
+A mean square that takes each value with its whole weight follows one absurd value for thousands of ticks. Here every
+value has a bounded influence from the first on, and a sustained change is followed within some tens of ticks:
+
+- *pace*: the typical size of a nonzero one-step change, followed in its logarithm, so that a change of any size moves
+  it by a bounded factor. *trend* is the evidence that the pace is too large or too small; the larger, the faster the
+  pace follows.
+- Squares of changes are capped at CAP times their running mean (winsorised), and pulled back by a factor where their
+  root leaves the band around the pace. *haste* then raises the rate of all running statistics, and fades as 1/n.
+- *shift* is the evidence that the level lies far off on one side; as it grows, the level jumps.
+
+The bounded influence is Huber's (1964). Everything is continuous in its inputs, so that float32 NumPy and ONNX cannot
+part at a threshold; made of operations that IEEE 754 rounds exactly (roots in place of logarithms and exponentials,
+which vector units round in ways of their own), so that a row has the same bits in any batch; and relative to the
+channel's own sizes, so that forecasts stay equivariant. All arrays are float32 [B, C]; the functions change their state
+arguments in place.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from model.scaler import TINY, Array, rate
+
+CAP = 25.0  # of a square of a change, in running mean squares
+PACE_REACH = 400.0  # a change further from the pace than by this factor counts as this far
+PACE_ROOTS = 4  # square roots of change / pace: a memory of 2⁴ nonzero changes
+PACE_HURRY = 0.8  # share of a full trend's step, by the square root of the ratio, in the pace's step
+TREND_RATE = 1 / 4
+TREND_GAIN = 1.25  # a change 9 times the pace, or a ninth of it, is full evidence
+TREND_DEAD = 0.6  # evidence below this hurries nothing: well above what independent changes reach by chance
+BAND = 5.0  # largest ratio of root mean square and pace either way; of normal changes it is 1.9
+JOLT_FROM = 1.5  # beyond the band by this factor, the level begins to jump with the unit
+JOLT_TO = 3.0  # by this one, it jumps to the value
+HASTE_COUNT = 24.0  # after a full pull, statistics go on as if they had seen this many ticks
+LEVEL_CAP = 5.0  # of a deviation from the level, in deviations or changes, whichever is larger
+SHIFT_RATE = 1 / 8
+SHIFT_UNIT = 4.0  # deviations: this far from the level is full evidence
+SHIFT_DEAD = 0.75  # evidence below this moves the level no faster
+SHIFT_DOUBT = 0.25  # evidence above this keeps the value out of the variance
+SHIFT_JUMP = 0.5  # share of the distance that the level moves with full evidence
+FIRST = 1e16  # beyond any value: the first one is its own level
+
+
+def above(value: Array, dead: float) -> Array:
+    """How far a value is on its way from `dead` to 1: 0 to 1."""
+    share: Array = np.clip((value - dead) / (1 - dead), 0, 1)
+    return share
+
+
+def follow_pace(pace: Array, trend: Array, change: Array) -> None:
+    """Take in one-step changes; where one is 0 the pace stays, and the first nonzero one is the pace."""
+    size = np.abs(change)
+    moved = np.minimum(size, TINY) / np.float32(TINY)
+    unset = 1 - np.minimum(pace, TINY) / np.float32(TINY)
+    evidence = moved * np.clip(TREND_GAIN * ((size - pace) / (size + pace + TINY)), -1, 1)
+    trend += TREND_RATE * moved * (evidence - trend)
+    ratio = np.clip((size + TINY) / (pace + TINY), 1 / PACE_REACH, PACE_REACH)
+    swift = slow = np.sqrt(ratio)
+    for _ in range(PACE_ROOTS - 1):
+        slow = np.sqrt(slow)
+    factor = slow + PACE_HURRY * above(trend * evidence, TREND_DEAD) * (swift - slow)
+    pace += pace * (moved * (factor - 1)) + unset * size
+
+
+def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tuple[Array, Array]:
+    """Return the factor for all mean squares that brings the root mean square change halfway back to the band around
+    the pace, 1 within it, and the share of its distance that the level jumps: 0, up to 1 far outside of the band.
+
+    root: root mean square of the one-step changes; only read. Where nothing was observed, nothing is pulled.
+    """
+    ratio = (root + TINY) / (pace + TINY)
+    factor = np.clip(ratio, 1 / BAND, BAND) / ratio
+    if observed is not None:
+        factor = 1 + observed * (factor - 1)
+    excess = np.maximum(factor, 1 / factor)
+    fading = haste / (1 + (haste if observed is None else haste * observed))
+    haste[...] = np.maximum(fading, (1 - 1 / np.sqrt(excess)) / HASTE_COUNT)
+    return factor, np.clip((excess - JOLT_FROM) / (JOLT_TO - JOLT_FROM), 0, 1)
+
+
+def hasty_rate(seen: Array, haste: Array, observed: Array | None) -> Array:
+    """`rate`, or haste if that is larger; 0 where nothing was observed."""
+    a: Array = np.maximum(rate(seen, None), haste)
+    return a if observed is None else a * observed
+
+
+def follow_level(
+    shift: Array, variance: Array, off: Array, jolt: Array, root: Array, t: Array, a: Array, observed: Array | None
+) -> Array:
+    """Return how far the level moves, new; the variance around it takes the value in.
+
+    off: distance of the value from the level before it; jolt: share of it that the level jumps whatever the evidence
+    (`pull`); root: root mean square of the one-step changes; t: ticks seen, this one included; a: rate of the
+    statistics, 0 where nothing was observed.
+    """
+    begun = np.clip(t - 1, 0, 1)
+    wide = np.maximum(np.sqrt(variance), root)
+    evidence = begun * np.clip(off / (SHIFT_UNIT * wide + TINY), -1, 1)
+    noticed = evidence - shift
+    shift += SHIFT_RATE * (noticed if observed is None else noticed * observed)
+    agreed = shift * evidence
+    jump = SHIFT_JUMP * above(agreed, SHIFT_DEAD)
+    jump = np.maximum(jump if observed is None else jump * observed, jolt)
+    bound = LEVEL_CAP * wide + (1 - begun) * np.float32(FIRST)
+    rest = np.clip((1 - jump) * off, -bound, bound)
+    trusted = a * (1 - above(agreed, SHIFT_DOUBT))
+    variance[...] = (1 - trusted) * (variance + trusted * rest * rest)
+    moved: Array = jump * off + a * rest
+    return moved
