@@ -195,11 +195,13 @@ class Publisher:
         return Message("weights", {"model": model, "version": number}, (blobs.weights,))
 
     def checkpointed(self, message: Message) -> None:
-        """A checkpoint of the trainer is on disk, or was loaded: learning again from there needs its versions."""
-        self._checkpoint = {
-            facts["model"]: CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
-            for facts in message.head["models"]
-        }
+        """A checkpoint of the trainer is on disk, which names the models that changed, or was loaded, which names all:
+        learning again from there needs its versions."""
+        if message.kind == "ready":
+            self._checkpoint.clear()
+        for facts in message.head["models"]:
+            known = CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
+            self._checkpoint[facts["model"]] = known
 
     def snapshot_taken(self, champions: dict[int, int]) -> None:
         """A snapshot with these champions is on disk: versions before them that nothing else needs may go."""

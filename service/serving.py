@@ -121,10 +121,11 @@ class Serving:
             listener(model.number)
 
     def census(self) -> dict[str, Any]:
-        """Which models there are, for a trainer that begins, and what of them it is not to learn: others up to
-        `last_model` are gone."""
+        """Which models there are, for a trainer that begins, what of them it is not to learn, and how many entries of
+        each are judged: others up to `last_model` are gone."""
         skips = {number: model.skips.pack() for number, model in self.models.items()}
-        return {"models": sorted(self.models), "last_model": self.last_model, "skips": skips}
+        judged = {number: model.judged_offset for number, model in self.models.items()}
+        return {"models": sorted(self.models), "last_model": self.last_model, "skips": skips, "judged": judged}
 
     def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
         """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
