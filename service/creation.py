@@ -60,8 +60,7 @@ class Creation:
                 raise Exhausted(
                     "name", key.name, f"the server holds {len(serving.models)} models, its limit", retry_s=60
                 )
-            of_tenant = sum(model.tenant == key.tenant for model in serving.models.values())
-            serving.tenants.of(key.tenant).check_models(of_tenant, key.name)
+            serving.tenants.of(key.tenant).check_models(serving.totals.models_of(key.tenant), key.name)
             return await self._create(key, spec, weights)
 
     async def _create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:

@@ -47,6 +47,7 @@ class Publisher:
         ] = {}  # per model: (offset, clock seconds) of commits unjudged
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
         self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
+        self._prunable: set[int] = set()  # models of which a version may have become superfluous since it was pruned
         self._drifted: dict[int, int] = {}  # per model: offset of the last drift that was told
         serving.on_commit.append(self._committed)
         serving.on_removed.append(self._removed)
@@ -173,6 +174,8 @@ class Publisher:
         if model is None or message.head["offset"] < model.begun or model.anchor == version:
             return  # or by a trainer that has not seen yet that somebody chose another
         model.anchor = version
+        model.change()
+        self._prunable.add(model.number)
         self._serving.emit(model, ev.ANCHORED, message.head["offset"], version, "held in service")
 
     def drifted(self, message: Message) -> None:
@@ -201,16 +204,24 @@ class Publisher:
             self._checkpoint.clear()
         for facts in message.head["models"]:
             known = CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
-            self._checkpoint[facts["model"]] = known
+            if self._checkpoint.get(facts["model"]) != known:
+                self._checkpoint[facts["model"]] = known
+                self._prunable.add(facts["model"])
 
     def snapshot_taken(self, champions: dict[int, int]) -> None:
-        """A snapshot with these champions is on disk: versions before them that nothing else needs may go."""
-        for number, champion in champions.items():
-            needed = self._needed.get(number, champion)
-            self._needed[number] = champion
+        """A snapshot is on disk, with these champions of the models that changed: versions before them that nothing
+        else needs may go."""
+        noted = self._prunable  # the loop adds to it meanwhile
+        self._prunable = set()
+        for number in noted | champions.keys():
             model = self._serving.models.get(number)
-            if model is not None:
-                self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
+            if model is None or (number not in self._needed and number not in champions):
+                continue  # no snapshot of this process holds it: recovery may begin with any version
+            needed = self._needed.get(number, champions.get(number, 0))
+            champion = self._needed[number] = champions.get(number, needed)
+            if needed != champion:  # the version that the former snapshot needed may go with the next one
+                self._prunable.add(number)
+            self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
 
     def _keep(self, model: Sessions, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
@@ -228,6 +239,7 @@ class Publisher:
     def _removed(self, model: int) -> None:
         for known in (self._on_disk, self._needed, self._checkpoint, self._drifted):
             known.pop(model, None)
+        self._prunable.discard(model)
 
     def _committed(self, commit: Commit) -> None:
         now = self._serving.clock()

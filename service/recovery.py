@@ -30,7 +30,7 @@ from service.records import (
 from service.serving import WAVE_ROWS, Serving
 from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import Journal, JournalDamaged
-from service.storage.states import States
+from service.storage.states import AnswerBlock, States
 from service.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -51,12 +51,15 @@ def recover(serving: Serving, states: States) -> int:
             f"{snapshot.journal_end}: it is older. Restore both from the same moment"
         )
     deleted = _deleted(serving.journal, snapshot.position)
+    answers: dict[int, list[AnswerBlock]] = {}
+    for block in snapshot.answers:
+        answers.setdefault(block.model, []).append(block)
     for row in snapshot.models:
         if row.model in deleted:
+            serving.gone_models.add(row.model)
             continue
         model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_mapping(json.loads(row.spec)))
-        blocks = [block for block in snapshot.answers if block.model == row.model]
-        model.restore_model(row, snapshot.streams.get(row.model, 0), blocks)
+        model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         serving.add_model(model)
     replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
     replayed = sum(
@@ -70,8 +73,7 @@ def recover(serving: Serving, states: States) -> int:
         serving.stands(model)
         metrics.published.set(serving.versions.get(number, model.champion).created)
         metrics.resuming = True
-        metrics.streams.set(model.known)
-        metrics.resident.set(len(model.table))
+        serving.counted(model)
         rows = model.table.rows()
         model.table.durable_seq[rows] = model.table.last_seq[rows]
     return replayed

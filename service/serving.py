@@ -35,6 +35,7 @@ from service.storage.states import States
 from service.storage.versions import Versions
 from service.table import ABSENT, Rows
 from service.tenants import Tenants
+from service.totals import Totals
 
 log = structlog.get_logger("serving")
 
@@ -82,7 +83,10 @@ class Serving:
         self.metrics, self.events, self.clock, self.wall = metrics, events, clock, wall
         self.models: dict[int, Sessions] = {}
         self.by_key: dict[ModelKey, Sessions] = {}
-        self.residency = Residency(config, states, self.models, clock, self._evicted)
+        self.totals = Totals()
+        self.changed_models: set[int] = set()  # numbers of those that the next snapshot has to write of
+        self.gone_models: set[int] = set()  # numbers of those that the next snapshot has to remove
+        self.residency = Residency(config, states, self.models, self.totals, clock, self._moved)
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
         self.on_commit: list[Callable[[Commit], None]] = []
@@ -107,6 +111,10 @@ class Serving:
         """Make a model known."""
         self.models[model.number] = model
         self.by_key[model.key] = model
+        model.changed_models = self.changed_models
+        if model.is_changed:
+            self.changed_models.add(model.number)
+        self.totals.count(model.number, model.tenant, model.known, len(model.table))
         self.last_model = max(self.last_model, model.number)
 
     def remove_model(self, model: Sessions) -> None:
@@ -114,8 +122,11 @@ class Serving:
         again, its name may be."""
         del self.models[model.number], self.by_key[model.key]
         self.engine.retire(model.number, set())
+        self.totals.forget(model.number)
+        self.changed_models.discard(model.number)
+        self.gone_models.add(model.number)
+        model.changed_models = set()  # whoever still holds the model changes nothing that is saved
         model.wake()
-        self._count(model)
         self.metrics.forget(model.key)
         for listener in self.on_removed:
             listener(model.number)
@@ -184,7 +195,7 @@ class Serving:
         t.owner[row], t.pinned[row], t.touched[row] = owner, pinned, self.clock()
         if former:
             model.lose(former)
-        self._count(model)
+        self.counted(model)
         origin = Origin(int(t.origin[row]))
         self.metrics.opened.labels(origin.name.lower()).inc()
         if origin is Origin.LOST:
@@ -194,16 +205,16 @@ class Serving:
 
     def _check_room(self, model: Sessions, id: str) -> None:
         """Raises Exhausted if there may be no other stream, of the server or of the model's tenant."""
-        if sum(m.known for m in self.models.values()) >= self.config.max_streams:
+        if self.totals.streams >= self.config.max_streams:
             remedy = f"the server holds {self.config.max_streams} streams, its limit"
             raise Exhausted("stream", id, remedy, retry_s=60)
-        of_tenant = sum(m.known for m in self.models.values() if m.tenant == model.tenant)
-        self.tenants.of(model.tenant).check_streams(of_tenant, id)
+        self.tenants.of(model.tenant).check_streams(self.totals.streams_of(model.tenant), id)
 
     def close_stream(self, model: Sessions, owner: int) -> None:
         """The call that owned streams has ended."""
         model.release(owner)
-        self._count(model)
+        self.residency.look_at(model)
+        self.counted(model)
 
     def delete_stream(self, model: Sessions, id: str) -> None:
         """Forget a stream that is in memory; its owner finds itself fenced. Its number is not used again."""
@@ -214,7 +225,7 @@ class Serving:
         self.record(model, StateDelete(int(model.table.number[row])))
         if owner:
             model.lose(owner)
-        self._count(model)
+        self.counted(model)
 
     def put_stream(
         self, model: Sessions, id: str, epoch: int, last_seq: int, last_time: float, state: Array
@@ -235,19 +246,23 @@ class Serving:
         self.record(model, StatePut(number, last_seq, last_time, state))
         row = model.table.row_of(number)
         model.table.touched[row] = self.clock()
-        self._count(model)
+        self.counted(model)
         return Session(model, row)
 
-    def _count(self, model: Sessions) -> None:
+    def counted(self, model: Sessions) -> None:
+        """The model's streams have come or gone: note how many there are."""
         if not model.deleted:  # its name may be another's by now
+            self.totals.count(model.number, model.tenant, model.known, len(model.table))
             metrics = self.metrics.of(model.key)
             metrics.streams.set(model.known)
             metrics.resident.set(len(model.table))
             metrics.open_streams.set(model.open)
 
-    def _evicted(self, model: Sessions, streams: int) -> None:
-        self.metrics.of(model.key).evicted_streams.inc(streams)
-        self._count(model)
+    def _moved(self, model: Sessions, evicted: int) -> None:
+        """Streams of a model have come into memory, or so many have left it."""
+        if evicted:
+            self.metrics.of(model.key).evicted_streams.inc(evicted)
+        self.counted(model)
 
     def reset(self, model: Sessions, session: Session) -> None:
         """Begin the stream's state anew. A state that is fresh stays as it is: no record, however often it is asked."""

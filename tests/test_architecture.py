@@ -61,6 +61,7 @@ FLOORS = {
     "service.snapshot": 2,
     "service.storage": 2,
     "service.tenants": 2,
+    "service.totals": 1,
     "service.trainer": 2,
     "service.upkeep": 2,
     "service.watched": 2,
