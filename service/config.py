@@ -38,6 +38,7 @@ class ServeConfig(BaseSettings):
     publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")
     checkpoint_chunks: int = Field(64, ge=1, description="journal chunks between two trainer checkpoints")
+    session_memory_bytes: int = Field(1 << 28, ge=1, description="versions loaded for ticks; of idle models they leave")
     trainer_memory_bytes: int = Field(1 << 30, ge=1, description="arrays of models in the trainer; idle ones leave")
     trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
     trainer_hang_s: float = Field(60.0, gt=0, description="silence of a trainer with work to do that gets it killed")

@@ -75,7 +75,7 @@ class Creation:
             serving.record(model, Swap(version.number, 0, digest))
         else:  # the learner begins with them, not with the seed's
             serving.record(model, Promote(version.number, 0, digest, "its first weights"))
-        serving.engine.install(model.number, version.number, session)
+        serving.engine.offer(model.number, version.number, session)
         serving.add_model(model)
         serving.emit(model, ev.CREATED, 0, version.number, "created")
         await serving.journal.flush()

@@ -13,7 +13,6 @@ import structlog
 from service import events as ev
 from service.engine import BadVersion, StepSession
 from service.export import Canary
-from service.fallback import load
 from service.gate import COOLING_DOWN
 from service.records import Promote, Rollback, Swap
 from service.serving import Serving
@@ -158,13 +157,12 @@ class Publisher:
 
     def _into_service(self, model: Sessions, number: int, session: StepSession) -> None:
         """Between two steps, with the record that says so: this version answers from here on; no other stays."""
-        self._serving.engine.install(model.number, number, session)
-        self._serving.engine.retire(model.number, {number})
+        self._serving.engine.replace(model.number, number, session)
 
     def _prepare_return(self, model: Sessions, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
         versions = self._serving.versions
-        session = load(self._serving, model, number)
+        session = self._serving.loader.load(model, number)
         versions.pin(model.number, number)
         return versions.get(model.number, number), session
 

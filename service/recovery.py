@@ -14,7 +14,7 @@ import numpy as np
 from model.rounds import rounds
 from model.spec import ModelSpec
 from service.engine import StepSession
-from service.fallback import UNREADABLE, load, roll_back_to_readable
+from service.loading import UNREADABLE
 from service.records import (
     Chunk,
     ModelCreate,
@@ -129,9 +129,13 @@ class Replay:
         return self.ends[chunk.model] - contained
 
     def settle(self, model: Sessions) -> None:
-        """At the journal's end: the champion's session, or an older version's; what is lost stays so, ticks or none."""
-        if self._session(model) is None:
-            roll_back_to_readable(self._serving, model, self._unreadable[model.number, model.champion])
+        """At the journal's end: the champion's files are sound, or an older version serves; what is lost stays so,
+        ticks or none. The session of a model that had no ticks to replay is loaded when it is wanted."""
+        champion, loader = model.champion, self._serving.loader
+        loaded = self._serving.engine.get(model.number, champion) is not None
+        if not loaded and not loader.is_intact(model, champion) and self._session(model) is None:
+            why = self._unreadable[model.number, champion]
+            self._serving.fall_back(model, *loader.readable_before(model, champion, why), why)
         rows = model.table.rows_of(np.array(sorted(self._lost.get(model.number, ())), np.uint32))
         model.lost(rows[rows != ABSENT])
 
@@ -164,7 +168,7 @@ class Replay:
         session = engine.get(*key)
         if session is None and key not in self._unreadable:
             try:
-                session = load(self._serving, model, model.champion)
+                session = self._serving.loader.load(model, model.champion)
             except UNREADABLE as error:
                 self._unreadable[key] = error
                 return None

@@ -113,7 +113,8 @@ class Server:
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
-        self.engine, self.events = Engine(), Events()
+        self.engine, self.events = Engine(config.session_memory_bytes), Events()
+        self.metrics.sessions.set_function(lambda: len(self.engine))
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.serving.tenants.apply(self.access.current)
         self.metrics.truncated.inc(self.journal.truncated_bytes)

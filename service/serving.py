@@ -5,6 +5,7 @@ Between validating a tick and having its row written, its record appended and it
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time as clocks
 from collections.abc import Callable, Sequence
@@ -20,19 +21,20 @@ from service.answers import Answer
 from service.batcher import Batcher
 from service.config import ServeConfig
 from service.dates import as_date
-from service.engine import Engine
+from service.engine import Engine, StepSession
 from service.errors import Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
 from service.events import Event, Events
+from service.loading import UNREADABLE, Loader
 from service.metrics import Metrics
 from service.names import ModelKey
 from service.rates import Rate
-from service.records import Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Ticks
+from service.records import Record, Reset, Rollback, Skip, StateDelete, StatePut, StreamOpened, Ticks
 from service.residency import Residency
 from service.sequence import check_values, latest_time, place, sound_ticks, too_far_ahead
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
-from service.storage.versions import Versions
+from service.storage.versions import Version, Versions
 from service.table import ABSENT, Rows
 from service.tenants import Tenants
 from service.totals import Totals
@@ -41,6 +43,7 @@ log = structlog.get_logger("serving")
 
 Array = NDArray[np.float32]
 WAVE_ROWS = 1024  # of one step
+LOADS_AT_ONCE = 2  # of sessions, in threads that snapshots and commits of versions need too
 DISK_FULL_S = 1.0  # between two tries of a client
 
 
@@ -86,6 +89,9 @@ class Serving:
         self.totals = Totals()
         self.changed_models: set[int] = set()  # numbers of those that the next snapshot has to write of
         self.gone_models: set[int] = set()  # numbers of those that the next snapshot has to remove
+        self.loader = Loader(versions, engine, metrics)
+        self._loads: dict[int, asyncio.Task[None]] = {}  # by model: sessions on their way
+        self._loaders = asyncio.Semaphore(LOADS_AT_ONCE)
         self.residency = Residency(config, states, self.models, self.totals, clock, self._moved)
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
@@ -168,6 +174,47 @@ class Serving:
     def stands(self, model: Sessions) -> None:
         """Tell the metrics how a model stands."""
         self.metrics.of(model.key).stands(model.champion, model.anchor, model.paused)
+
+    # ---- sessions
+
+    async def bring_session(self, model: Sessions) -> None:
+        """Load the session of the version that serves, unless it is loaded. Until the caller awaits, it stays.
+
+        Where that version cannot be read, an older one serves from here on, by record. Raises UNREADABLE where there
+        is none; NotFound for a model that was deleted meanwhile.
+        """
+        while self.engine.get(model.number, model.champion) is None:
+            self._check_there(model)
+            if model.number not in self._loads:
+                task = self._loads[model.number] = asyncio.create_task(self._load(model))
+                task.add_done_callback(lambda _: self._loads.pop(model.number))
+            await asyncio.shield(self._loads[model.number])  # others wait for it too
+
+    async def _load(self, model: Sessions) -> None:
+        number = model.champion
+        async with self._loaders:
+            started = self.clock()
+            try:
+                session = await asyncio.to_thread(self.loader.load, model, number)
+            except UNREADABLE as error:
+                found = await asyncio.to_thread(self.loader.readable_before, model, number, error)
+                if model.champion == number and not model.deleted:
+                    self.fall_back(model, *found, error)
+                return
+        self.metrics.session_load_seconds.observe(self.clock() - started)
+        if model.champion == number and not model.deleted:
+            self.engine.install(model.number, number, session)
+
+    def fall_back(self, model: Sessions, version: Version, session: StepSession, why: Exception) -> None:
+        """The version that serves cannot be read: an older one serves from here on, by record."""
+        reason = f"version {model.champion} cannot be read: {why}"
+        log.error("an older version serves", model=model.name, version=version.number, why=reason)
+        offset = self.journal.offset(model.number)
+        self.record(model, Rollback(version.number, offset, bytes.fromhex(version.digest), reason))
+        self.engine.install(model.number, version.number, session)
+        self.engine.retire(model.number, {version.number})
+        self.metrics.corrupt.labels("version").inc()
+        self.emit(model, ev.ROLLED_BACK, offset, version.number, reason)
 
     # ---- streams
 
@@ -314,6 +361,8 @@ class Serving:
         At once goes the stream that ticked first since the last commit: a turn of the loop costs as much as the step
         itself, which a stream alone need not pay, and among many it is only one that shares no step.
         """
+        if self.engine.get(tick.model.number, tick.model.champion) is None:
+            await self.bring_session(tick.model)
         if self._lone is None:
             self._lone = tick.session
         if self._lone is not tick.session:
@@ -419,8 +468,9 @@ class Serving:
     def _compute(self, model: Sessions, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
         """Forecasts and next states of distinct streams of one model, by the version that serves."""
         runner = self.engine.get(model.number, model.champion)
-        if runner is None:
-            raise RuntimeError(f"version {model.champion} of model {model.name} is not loaded")
+        if runner is None:  # it has left again since `bring_session`, for others that came between: rare
+            runner = self.loader.load(model, model.champion)
+            self.engine.install(model.number, model.champion, runner)
         started = self.clock()
         computed = model.step(runner, rows, times, x)
         self.metrics.compute_seconds.observe(self.clock() - started)
