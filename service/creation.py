@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+from collections import Counter
+from collections.abc import AsyncIterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,12 +27,17 @@ from service.storage.versions import Version, new_version
 Array = NDArray[np.float32]
 
 
+AT_ONCE = 4  # models made at the same time: more would only wait for each other's processor
+
+
 class Creation:
-    """Makes one model at a time."""
+    """Makes models, several at a time; calls that name the same one take turns."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._creating = asyncio.Lock()
+        self._making = asyncio.Semaphore(AT_ONCE)
+        self._names: dict[ModelKey, tuple[asyncio.Lock, int]] = {}  # of calls under way: their lock, how many they are
+        self._places: Counter[str] = Counter()  # of models on their way, by tenant: they count as there
 
     async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> Sessions:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
@@ -45,7 +53,7 @@ class Creation:
 
     async def _find_or_create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
         serving = self._serving
-        async with self._creating:
+        async with self._turn(key):
             existing = serving.by_key.get(key)
             if existing is not None:
                 if existing.spec != spec:
@@ -56,17 +64,40 @@ class Creation:
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)
                 return existing
-            if len(serving.models) >= serving.config.max_models:
-                raise Exhausted(
-                    "name", key.name, f"the server holds {len(serving.models)} models, its limit", retry_s=60
-                )
-            serving.tenants.of(key.tenant).check_models(serving.totals.models_of(key.tenant), key.name)
-            return await self._create(key, spec, weights)
+            held = len(serving.models) + self._places.total()
+            if held >= serving.config.max_models:
+                raise Exhausted("name", key.name, f"the server holds {held} models, its limit", retry_s=60)
+            of_tenant = serving.totals.models_of(key.tenant) + self._places[key.tenant]
+            serving.tenants.of(key.tenant).check_models(of_tenant, key.name)
+            self._places[key.tenant] += 1
+            serving.last_model += 1  # taken, whatever comes of it
+            model = Sessions(serving.last_model, key.tenant, key.name, spec)
+            serving.coming.add(model.number)
+            try:
+                async with self._making:
+                    await self._create(model, spec, weights)
+            finally:
+                serving.coming.discard(model.number)
+                self._places[key.tenant] -= 1
+            await serving.journal.flush()
+            return model
 
-    async def _create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
+    @contextlib.asynccontextmanager
+    async def _turn(self, key: ModelKey) -> AsyncIterator[None]:
+        """Until it ends, no other call creates, or looks for, a model of this name."""
+        lock, calls = self._names.get(key, (asyncio.Lock(), 0))
+        self._names[key] = lock, calls + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, calls = self._names.pop(key)
+            if calls > 1:
+                self._names[key] = lock, calls - 1
+
+    async def _create(self, model: Sessions, spec: ModelSpec, weights: Array | None) -> None:
+        """Make the first version, then, without a pause, the records; they are not on disk yet on return."""
         serving = self._serving
-        serving.last_model += 1  # taken, whatever comes of it
-        model = Sessions(serving.last_model, key.tenant, key.name, spec)
         version, session = await asyncio.to_thread(self._first_version, model, weights)
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_mapping()))
         serving.journal.append(model.number, record)
@@ -78,8 +109,6 @@ class Creation:
         serving.engine.offer(model.number, version.number, session)
         serving.add_model(model)
         serving.emit(model, ev.CREATED, 0, version.number, "created")
-        await serving.journal.flush()
-        return model
 
     def _began_with(self, model: Sessions, weights: Array) -> bool:
         """Whether the model's first version, which is always kept, has these weights."""

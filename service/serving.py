@@ -98,6 +98,7 @@ class Serving:
         self.on_commit: list[Callable[[Commit], None]] = []
         self.on_removed: list[Callable[[int], None]] = []  # called with the number of a model that is gone
         self.last_model = 0  # the highest number ever given to a model
+        self.coming: set[int] = set()  # numbers given to models whose records are still to come
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._full_at = 0.0  # of the server's own bucket, clock seconds
         self.tenants = Tenants(metrics)
@@ -138,11 +139,15 @@ class Serving:
             listener(model.number)
 
     def census(self) -> dict[str, Any]:
-        """Which models there are, for a trainer that begins, what of them it is not to learn, and how many entries of
-        each are judged: others up to `last_model` are gone."""
-        skips = {number: model.skips.pack() for number, model in self.models.items()}
-        judged = {number: model.judged_offset for number, model in self.models.items()}
-        return {"models": sorted(self.models), "last_model": self.last_model, "skips": skips, "judged": judged}
+        """Which models there are, or will be, for a trainer that begins: others up to `last_model` are gone. Of those
+        that there are, the entries that it is not to learn, and how many entries are judged."""
+        models = self.models.items()
+        return {
+            "models": sorted(self.models.keys() | self.coming),
+            "last_model": self.last_model,
+            "skips": {number: model.skips.pack() for number, model in models},
+            "judged": {number: model.judged_offset for number, model in models},
+        }
 
     def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
         """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
