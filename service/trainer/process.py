@@ -38,6 +38,9 @@ from service.trainer.models import Models
 
 READ_BYTES = 1 << 20
 MEMORY_BYTES = 1 << 28  # of models, where serving says nothing
+LONG_SAVE_S = 0.25
+RESTING = 9  # a tenth of the time for saves that take long
+MOST_INTERVALS = 64  # what a crash makes it learn again must stay little
 BEGINNING = 0  # position of a checkpoint that is not whole yet: whoever finds it begins again
 OBSERVED = ("losses", "persistence", "scores", "norms", "refused", "by_layer", "ratios", "lags")  # of a progress report
 SHOWN_LAGS = 512  # a whole window may have thousands, and each is a series of its own
@@ -100,7 +103,8 @@ class Trainer:
         self._resumed = {number: opened.models[number] for number in self.models}
         self.due = Pending(settings["publish_labels"], settings["publish_s"])
         self._judge_again(settings.get("judged", {}))
-        self._unsaved = 0
+        self._unsaved = 0  # chunks
+        self._saved_at, self._save_s = time.monotonic(), 0.0  # when the last save ended, and how long it took
 
     def run(self) -> None:
         """Learn until the input ends, or until `stop` comes, which leaves a checkpoint."""
@@ -160,8 +164,18 @@ class Trainer:
             self.channel.send("passed", {"position": position})
         self._unsaved += 1
         full = chunk.model in self.models and self.models[chunk.model].quarantine.unsaved >= UNSAVED_ITEMS
-        if full or not self.models.make_room() or self._unsaved >= self.settings["checkpoint_chunks"]:
+        if full or not self.models.make_room() or self._is_save_due():
             self._save()
+
+    def _is_save_due(self) -> bool:
+        """Whether to save now: every `checkpoint_chunks`, but where many or large models have changed, and a save takes
+        long, only once learning has had RESTING times as long, at the latest after MOST_INTERVALS times as many chunks.
+        """
+        chunks = self.settings["checkpoint_chunks"]
+        if self._unsaved < chunks:
+            return False
+        took = self._save_s if self._save_s > LONG_SAVE_S else 0.0
+        return time.monotonic() - self._saved_at >= RESTING * took or self._unsaved >= MOST_INTERVALS * chunks
 
     def _begin(self, position: int, models: list[dict[str, Any]]) -> None:
         """Nothing can be learned from the checkpoint on: go on at `position`, from the weights that serve.
@@ -330,8 +344,10 @@ class Trainer:
 
     def _save(self) -> None:
         """Save what has changed, and tell serving; where the disk is full, the next save writes it."""
-        self._unsaved = 0
+        self._unsaved, started = 0, time.monotonic()
         saved = self._store(self.position)
+        self._saved_at = time.monotonic()
+        self._save_s = self._saved_at - started
         if saved is not None:
             self.channel.send("saved", self._checkpointed(saved))
 

@@ -12,6 +12,7 @@ import pytest
 
 from service.storage.space import NoSpace
 from service.trainer import models as resident
+from service.trainer import process
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.due import Pending
 from service.trainer.hosting import HostedModel
@@ -240,6 +241,32 @@ async def test_a_trainer_that_dies_while_it_begins_anew_begins_anew_again(tmp_pa
         opened = open_or_set_aside(tmp_path / "data" / "trainer.db", live.server.config.gate)
         with closing(opened.checkpoints):
             assert opened.position == BEGINNING
+
+
+async def saves_of(live: World, took: float, ticks: int) -> int:
+    """How often the trainer saves in so many chunks, after a save that took so long."""
+    model = live.serving.model((await live.model("flow")).key)
+    trainer = live.trainer
+    assert trainer is not None
+    trainer._save()
+    trainer._save_s = took
+    trainer.channel.said.clear()
+    for n in range(ticks):
+        await live.tick(model, model.session("pump"), 0.01 * n)
+        await live.server.journal.flush()
+        for position, payload in live.server.journal.read(trainer.position, 1 << 30):
+            trainer._take(Message("chunk", {"position": position}, (payload,)))
+    return sum(message.kind == "saved" for message in trainer.channel.said)
+
+
+async def test_saves_that_take_long_come_less_often_and_are_not_put_off_for_ever(tmp_path, monkeypatch):
+    monkeypatch.setattr(process, "MOST_INTERVALS", 5)
+    async with world(tmp_path / "data", checkpoint_chunks=2) as live:
+        await two_learned(live)
+
+        assert await saves_of(live, 0.0, 8) == 4
+        assert await saves_of(live, 1e6, 8) == 0, "learning has had no time yet"
+        assert await saves_of(live, 1e6, 10) == 1, "and yet"
 
 
 # ---- what is due
