@@ -55,6 +55,7 @@ FLOORS = {
     "service.publisher": 2,
     "service.refold": 2,
     "service.recovery": 2,
+    "service.rendering": 2,
     "service.replaying": 2,
     "service.residency": 2,
     "service.serving": 2,
