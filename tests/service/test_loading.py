@@ -58,6 +58,8 @@ async def test_a_server_that_starts_loads_nothing_and_the_first_tick_loads_off_t
 
         assert seen == [(model.number, 2, False)]
         assert [a.version for a in answers] == [2, 2]
+        sample = live.server.registry.get_sample_value
+        assert (sample("freshet_sessions_loaded"), sample("freshet_session_load_seconds_count")) == (1.0, 1.0)
 
 
 async def test_ticks_that_come_while_a_session_is_loading_wait_for_the_one_load(tmp_path, monkeypatch):
