@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import hashlib
 import json
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator
 
 import numpy as np
@@ -17,7 +17,7 @@ from service import events as ev
 from service import limits
 from service.engine import StepSession
 from service.errors import AlreadyExists, Exhausted
-from service.export import Canary, export, pack_weights
+from service.export import Canary, Export, export, pack_weights
 from service.names import ModelKey, check_model_name
 from service.records import ModelCreate, Promote, Swap
 from service.serving import Serving
@@ -28,6 +28,8 @@ Array = NDArray[np.float32]
 
 
 AT_ONCE = 4  # models made at the same time: more would only wait for each other's processor
+KEPT_SPECS = 8  # first versions that are kept for another model of the same spec
+KEPT_BYTES = 1 << 20  # of each, its graph
 
 
 class Creation:
@@ -37,6 +39,8 @@ class Creation:
         self._serving = serving
         self._making = asyncio.Semaphore(AT_ONCE)
         self._names: dict[ModelKey, tuple[asyncio.Lock, int]] = {}  # of calls under way: their lock, how many they are
+        # By spec, JSON: the last first versions that were drawn from a seed, and their parity: many models are alike.
+        self._made: OrderedDict[str, tuple[Export, float]] = OrderedDict()
         self._places: Counter[str] = Counter()  # of models on their way, by tenant: they count as there
 
     async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> Sessions:
@@ -106,19 +110,34 @@ class Creation:
             serving.record(model, Swap(version.number, 0, digest))
         else:  # the learner begins with them, not with the seed's
             serving.record(model, Promote(version.number, 0, digest, "its first weights"))
-        serving.engine.offer(model.number, version.number, session)
+        if session is not None:
+            serving.engine.offer(model.number, version.number, session)
         serving.add_model(model)
         serving.emit(model, ev.CREATED, 0, version.number, "created")
+
+    def _keep(self, spec: str, made: Export, error: float) -> None:
+        if spec and len(made.onnx) <= KEPT_BYTES:
+            self._made[spec] = made, error
+            while len(self._made) > KEPT_SPECS:
+                self._made.popitem(last=False)
 
     def _began_with(self, model: Sessions, weights: Array) -> bool:
         """Whether the model's first version, which is always kept, has these weights."""
         first = self._serving.versions.list(model.number)[-1]
         return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
 
-    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession]:
+    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession | None]:
+        """In a thread: the stored version, and its session unless the same files were checked before."""
         serving = self._serving
-        made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
-        session, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+        spec = "" if flat is not None else json.dumps(model.spec.to_mapping())
+        session = None
+        kept = self._made.get(spec)
+        if kept is not None:
+            made, error = kept
+        else:
+            made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
+            session, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+            self._keep(spec, made, error)
         version = new_version(model.number, 0, 0, made.onnx, made.weights, serving.wall(), {"parity_error": error})
         # Pinned: it is the gate's anchor until that has chosen one.
         number = serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import hashlib
 import threading
 
+import numpy as np
 import pytest
 
 from model.spec import ModelSpec
+from service import creation
 from service.creation import AT_ONCE
 from service.errors import AlreadyExists, Exhausted
+from service.export import pack_weights
 from service.records import ModelCreate
 from service.sessions import Sessions
 from tests.service.one_process import World, key, world
@@ -101,3 +106,33 @@ async def test_a_creation_that_fails_leaves_its_place_to_others(tmp_path, monkey
         assert live.serving.coming == set()
 
         assert (await live.control.create(key("flow"), SPEC)).number == 2
+
+
+async def test_models_of_the_same_spec_share_the_making_of_their_first_version(tmp_path, monkeypatch):
+    async with world(tmp_path) as live:
+        made = []
+        monkeypatch.setattr(creation, "export", lambda *args, export=creation.export: made.append(1) or export(*args))
+        specs = [SPEC, SPEC, dataclasses.replace(SPEC, seed=1), SPEC]
+        models = [await live.control.create(key(f"m{n}"), spec) for n, spec in enumerate(specs)]
+
+        assert len(made) == 2
+        digests = [live.serving.versions.get(model.number, 1).digest for model in models]
+        assert digests[0] == digests[1] == digests[3] != digests[2]
+        for model in models:
+            answer = await live.tick(model, live.open(model, "pump"), 1.0)
+            assert answer.version == 1
+
+        for seed in range(2, 2 + creation.KEPT_SPECS):
+            await live.control.create(key(f"other-{seed}"), dataclasses.replace(SPEC, seed=seed))
+        assert len(live.control._creation._made) == creation.KEPT_SPECS
+
+
+async def test_first_weights_of_a_clients_own_are_not_taken_for_those_of_the_seed(tmp_path):
+    async with world(tmp_path) as live:
+        first = await live.control.create(key("first"), SPEC)
+        flat = first.network.init_params() + np.float32(0.25)
+        weights = pack_weights(first.network, flat)
+        own = await live.control.create(key("own"), SPEC, weights, hashlib.sha256(weights).hexdigest())
+
+        assert live.serving.versions.blobs(own.number, 1).weights == weights
+        assert live.serving.versions.get(first.number, 1).digest != live.serving.versions.get(own.number, 1).digest
