@@ -45,6 +45,11 @@ class Arena:
     def __len__(self) -> int:
         return len(self._slots)
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the contexts."""
+        return self._rows.nbytes + self._marks.nbytes
+
     def waiting(self, slot: int) -> int:
         """How many labels a context waits for, as far as one can know."""
         raise NotImplementedError

@@ -94,6 +94,12 @@ class Learner:
         self._before = np.empty_like(self.weights.flat)
         self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
 
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays: weights, optimizer state, contexts, and the workspaces of updates."""
+        flat = (self.weights.flat, self._grad.flat, self._before, self.anchor, self.optimizer_state.moments)
+        return sum(a.nbytes for a in flat if a is not None) + self.contexts.nbytes + self._tapes.nbytes
+
     def ticks(
         self,
         streams: NDArray[np.uint32],

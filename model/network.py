@@ -28,6 +28,8 @@ class Tape:
         self.dH = np.zeros((T, B, network.spec.hidden), dtype)
         self.X = np.zeros((T, B, network.features), dtype)
         self.H: Array = self.dH
+        arrays = [self.dH, self.X, *(a for cell in self.cells for a in vars(cell).values())]
+        self.nbytes = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray) and a.base is None)
 
 
 class Network:
@@ -150,6 +152,11 @@ class Tapes:
 
     def __len__(self) -> int:
         return len(self._kept) + len(self._others)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays of all of them."""
+        return sum(tape.nbytes for tapes in (self._kept, self._others) for tape in tapes.values())
 
     def get(self, T: int, B: int, purpose: str = "") -> Tape:
         """A workspace for windows of T ticks and B rows; another for each purpose."""

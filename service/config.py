@@ -38,6 +38,8 @@ class ServeConfig(BaseSettings):
     publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")
     checkpoint_chunks: int = Field(64, ge=1, description="journal chunks between two trainer checkpoints")
+    session_memory_bytes: int = Field(1 << 28, ge=1, description="versions loaded for ticks; of idle models they leave")
+    trainer_memory_bytes: int = Field(1 << 30, ge=1, description="arrays of models in the trainer; idle ones leave")
     trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
     trainer_hang_s: float = Field(60.0, gt=0, description="silence of a trainer with work to do that gets it killed")
     comfortable_backlog: int = Field(20_000, ge=1, description="unlearned ticks above which labels are thinned")
@@ -71,7 +73,8 @@ class ServeConfig(BaseSettings):
     idle_s: float = Field(600.0, ge=0, description="a stream without a tick for so long leaves memory, not the disk")
     # About 60 MB with one channel and 32 hidden units; beyond it, the idlest leave early.
     max_resident: int = Field(100_000, ge=1, description="streams in memory, all models together")
-    max_models: int = Field(100, ge=1, description="models")
+    # Of 1,000 idle ones, a server that was just started holds 80 MB, its trainer 4 MB; see bench/idle.py.
+    max_models: int = Field(1_000, ge=1, description="models")
     max_connections: int = Field(10_000, ge=1, description="connections accepted at once; more are closed")
     max_calls: int = Field(20_000, ge=1, description="gRPC calls open at once; more are RESOURCE_EXHAUSTED")
     handshake_s: float = Field(5.0, gt=0, description="time for a new connection to speak HTTP/2, else it is closed")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import json
+from collections import Counter, OrderedDict
+from collections.abc import AsyncIterator
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,7 @@ from service import limits
 from service.differences import differences
 from service.engine import StepSession
 from service.errors import AlreadyExists, Exhausted
-from service.export import Canary, export, pack_weights
+from service.export import Canary, Export, export, pack_weights
 from service.names import ModelKey, check_model_name
 from service.records import ModelCreate, Promote, Swap
 from service.serving import Serving
@@ -25,12 +28,21 @@ from service.storage.versions import Version, new_version
 Array = NDArray[np.float32]
 
 
+AT_ONCE = 4  # models made at the same time: more would only wait for each other's processor
+KEPT_SPECS = 8  # first versions that are kept for another model of the same spec
+KEPT_BYTES = 1 << 20  # of each, its graph
+
+
 class Creation:
-    """Makes one model at a time."""
+    """Makes models, several at a time; calls that name the same one take turns."""
 
     def __init__(self, serving: Serving) -> None:
         self._serving = serving
-        self._creating = asyncio.Lock()
+        self._making = asyncio.Semaphore(AT_ONCE)
+        self._names: dict[ModelKey, tuple[asyncio.Lock, int]] = {}  # of calls under way: their lock, how many they are
+        # By spec, JSON: the last first versions that were drawn from a seed, and their parity: many models are alike.
+        self._made: OrderedDict[str, tuple[Export, float]] = OrderedDict()
+        self._places: Counter[str] = Counter()  # of models on their way, by tenant: they count as there
 
     async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> Sessions:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
@@ -46,7 +58,7 @@ class Creation:
 
     async def _find_or_create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
         serving = self._serving
-        async with self._creating:
+        async with self._turn(key):
             existing = serving.by_key.get(key)
             if existing is not None:
                 if existing.spec not in (spec, spec.as_of_first_release()):  # which asks for the same by name
@@ -57,18 +69,40 @@ class Creation:
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)
                 return existing
-            if len(serving.models) >= serving.config.max_models:
-                raise Exhausted(
-                    "name", key.name, f"the server holds {len(serving.models)} models, its limit", retry_s=60
-                )
-            of_tenant = sum(model.tenant == key.tenant for model in serving.models.values())
+            held = len(serving.models) + self._places.total()
+            if held >= serving.config.max_models:
+                raise Exhausted("name", key.name, f"the server holds {held} models, its limit", retry_s=60)
+            of_tenant = serving.totals.models_of(key.tenant) + self._places[key.tenant]
             serving.tenants.of(key.tenant).check_models(of_tenant, key.name)
-            return await self._create(key, spec, weights)
+            self._places[key.tenant] += 1
+            serving.last_model += 1  # taken, whatever comes of it
+            model = Sessions(serving.last_model, key.tenant, key.name, spec)
+            serving.coming.add(model.number)
+            try:
+                async with self._making:
+                    await self._create(model, spec, weights)
+            finally:
+                serving.coming.discard(model.number)
+                self._places[key.tenant] -= 1
+            await serving.journal.flush()
+            return model
 
-    async def _create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
+    @contextlib.asynccontextmanager
+    async def _turn(self, key: ModelKey) -> AsyncIterator[None]:
+        """Until it ends, no other call creates, or looks for, a model of this name."""
+        lock, calls = self._names.get(key, (asyncio.Lock(), 0))
+        self._names[key] = lock, calls + 1
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, calls = self._names.pop(key)
+            if calls > 1:
+                self._names[key] = lock, calls - 1
+
+    async def _create(self, model: Sessions, spec: ModelSpec, weights: Array | None) -> None:
+        """Make the first version, then, without a pause, the records; they are not on disk yet on return."""
         serving = self._serving
-        serving.last_model += 1  # taken, whatever comes of it
-        model = Sessions(serving.last_model, key.tenant, key.name, spec)
         version, session = await asyncio.to_thread(self._first_version, model, weights)
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
         serving.journal.append(model.number, record)
@@ -77,21 +111,34 @@ class Creation:
             serving.record(model, Swap(version.number, 0, digest))
         else:  # the learner begins with them, not with the seed's
             serving.record(model, Promote(version.number, 0, digest, "its first weights"))
-        serving.engine.install(model.number, version.number, session)
+        if session is not None:
+            serving.engine.offer(model.number, version.number, session)
         serving.add_model(model)
         serving.emit(model, ev.CREATED, 0, version.number, "created")
-        await serving.journal.flush()
-        return model
+
+    def _keep(self, spec: str, made: Export, error: float) -> None:
+        if spec and len(made.onnx) <= KEPT_BYTES:
+            self._made[spec] = made, error
+            while len(self._made) > KEPT_SPECS:
+                self._made.popitem(last=False)
 
     def _began_with(self, model: Sessions, weights: Array) -> bool:
         """Whether the model's first version, which is always kept, has these weights."""
         first = self._serving.versions.list(model.number)[-1]
         return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
 
-    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession]:
+    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession | None]:
+        """In a thread: the stored version, and its session unless the same files were checked before."""
         serving = self._serving
-        made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
-        session, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+        spec = "" if flat is not None else json.dumps(model.spec.to_mapping())
+        session = None
+        kept = self._made.get(spec)
+        if kept is not None:
+            made, error = kept
+        else:
+            made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
+            session, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+            self._keep(spec, made, error)
         version = new_version(model.number, 0, 0, made.onnx, made.weights, serving.wall(), {"parity_error": error})
         # Pinned: it is the gate's anchor until that has chosen one.
         number = serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)

@@ -1,7 +1,8 @@
-"""Running a version: one onnxruntime session per served version, checked before it serves, called on the event loop."""
+"""Running a version: an onnxruntime session, checked before it serves, called on the event loop; the idlest leave."""
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,12 @@ Array = NDArray[np.float32]
 onnxruntime.disable_telemetry_events()  # a server tells nobody what it runs
 
 PARITY = 1e-5  # scaled units; float32 rounding over one step is two orders below
+
+
+SESSION_MEMORY_BYTES = 1 << 28
+KEPT = 4  # sessions loaded, however large: models that tick in turn must not be loaded for every tick
+# What onnxruntime takes for a session, measured: so much, and so many times the file.
+SESSION_BYTES, SESSION_FACTOR = 256 << 10, 3
 
 
 class BadVersion(RuntimeError):
@@ -36,6 +43,7 @@ class StepSession:
         try:
             self._session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
             self._bind()
+            self.nbytes = SESSION_BYTES + SESSION_FACTOR * len(onnx)  # about
         except Exception as error:  # onnxruntime's own exceptions share no base class
             raise BadVersion(f"the ONNX file does not load: {error}") from error
 
@@ -82,10 +90,19 @@ def parity(session: StepSession, canary: Canary) -> float:
 
 
 class Engine:
-    """The versions that serve, by model and number. Loading may happen on any thread; running only on the loop's."""
+    """Sessions of the versions that serve, by model and number, as far as they are loaded.
 
-    def __init__(self) -> None:
-        self._sessions: dict[tuple[int, int], StepSession] = {}
+    Beyond `limit_bytes` the least recently used leave, but for the last KEPT; whoever wants one again loads it again.
+    Loading may happen on any thread; everything else on the loop's.
+    """
+
+    def __init__(self, limit_bytes: int = SESSION_MEMORY_BYTES) -> None:
+        self._limit, self._size = limit_bytes, 0
+        self._sessions: OrderedDict[tuple[int, int], StepSession] = OrderedDict()  # least recently used first
+        self._versions: dict[int, set[int]] = {}  # that are loaded, by model
+
+    def __len__(self) -> int:
+        return len(self._sessions)
 
     def prepare(self, onnx: bytes, canary: Canary) -> tuple[StepSession, float]:
         """Load a graph, compare it with its recorded answers: the session and the parity error. Raises BadVersion."""
@@ -98,14 +115,42 @@ class Engine:
         return session, error
 
     def install(self, model: int, version: int, session: StepSession) -> None:
-        """Make a prepared session available under its version number."""
+        """Make a prepared session available under its version number; others leave where there is no room."""
+        self._drop(model, version)
         self._sessions[model, version] = session
+        self._versions.setdefault(model, set()).add(version)
+        self._size += session.nbytes
+        while self._size > self._limit and len(self._sessions) > KEPT:
+            self._drop(*next(iter(self._sessions)))
+
+    def offer(self, model: int, version: int, session: StepSession) -> None:
+        """`install`, where that makes no other model's session leave."""
+        if len(self._sessions) < KEPT or self._size + session.nbytes <= self._limit:
+            self.install(model, version, session)
+
+    def replace(self, model: int, version: int, session: StepSession) -> None:
+        """From here on this version serves: it takes the place of the model's session, if one is loaded. A model that
+        nobody uses is not loaded for it."""
+        if model in self._versions:
+            self.retire(model, set())  # first, or another model's would leave for want of room
+            self.install(model, version, session)
 
     def get(self, model: int, version: int) -> StepSession | None:
-        """The session of a version, if it is loaded."""
-        return self._sessions.get((model, version))
+        """The session of a version, if it is loaded: it is the last to leave then."""
+        session = self._sessions.get((model, version))
+        if session is not None:
+            self._sessions.move_to_end((model, version))
+        return session
 
     def retire(self, model: int, keep: set[int]) -> None:
         """Drop a model's sessions except those of the versions to keep."""
-        for key in [k for k in self._sessions if k[0] == model and k[1] not in keep]:
-            del self._sessions[key]
+        for version in self._versions.get(model, set()) - keep:
+            self._drop(model, version)
+
+    def _drop(self, model: int, version: int) -> None:
+        session = self._sessions.pop((model, version), None)
+        if session is not None:
+            self._size -= session.nbytes
+            self._versions[model].discard(version)
+            if not self._versions[model]:
+                del self._versions[model]

@@ -27,50 +27,50 @@ class Event:
     numbers: Mapping[str, float] = field(default_factory=dict)
 
 
-def concerns(asked: ModelKey, model: ModelKey) -> bool:
-    """Whether a model is among those asked for; an empty name asks for all of the tenant's."""
-    return asked.tenant == model.tenant and asked.name in ("", model.name)
-
-
 class Events:
     """Passes events on to every open watch, and remembers the last ones of each model."""
 
     def __init__(self) -> None:
-        self._watchers: dict[asyncio.Queue[Event | None], ModelKey] = {}
+        self._watchers: dict[ModelKey, set[asyncio.Queue[Event | None]]] = {}  # by what they ask for
         self._recent: dict[ModelKey, deque[Event]] = {}
 
     def emit(self, event: Event) -> None:
-        """Tell every watcher that it concerns, and nobody else loses an event to it: a full queue loses its oldest. A
-        model that is deleted is forgotten."""
+        """Pass it to the watchers of the model, and of all of the tenant's; a full queue loses its oldest. A model that
+        is deleted is forgotten."""
         if event.kind == DELETED:
             self._recent.pop(event.key, None)
         else:
             self._recent.setdefault(event.key, deque(maxlen=REMEMBERED)).append(event)
-        for queue, asked in self._watchers.items():
-            if concerns(asked, event.key):
+        for asked in (event.key, ModelKey(event.key.tenant, "")):
+            for queue in self._watchers.get(asked, ()):
                 _put(queue, event)
 
     def recent(self, key: ModelKey, n: int) -> list[Event]:
         """The last `n` events that are remembered of a model, of all the tenant's for an empty name, oldest first."""
-        rings = [ring for other, ring in self._recent.items() if concerns(key, other)]
+        if key.name:
+            rings = [self._recent[key]] if key in self._recent else []
+        else:
+            rings = [ring for other, ring in self._recent.items() if other.tenant == key.tenant]
         return sorted((event for ring in rings for event in ring), key=lambda event: event.time)[-n:] if n else []
 
     async def watch(self, key: ModelKey, recent: int = 0) -> AsyncGenerator[Event, None]:
         """The `recent` events and those from now on of a model, or of all the tenant's for an empty name; ends when the
         service does."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
-        self._watchers[queue] = key
+        self._watchers.setdefault(key, set()).add(queue)
         try:
             for past in self.recent(key, recent):
                 yield past
             while (event := await queue.get()) is not None:
                 yield event
         finally:
-            del self._watchers[queue]
+            self._watchers[key].discard(queue)
+            if not self._watchers[key]:
+                del self._watchers[key]
 
     def close(self) -> None:
         """End every watch."""
-        for queue in self._watchers:
+        for queue in (queue for queues in self._watchers.values() for queue in queues):
             _put(queue, None)
 
 

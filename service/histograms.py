@@ -36,6 +36,10 @@ class Series:
             self._counts[bisect_left(self._bounds, value)] += count
         self._sum += float(values.sum())
 
+    def mark(self) -> object:
+        """Equal to a former one if nothing was counted since."""
+        return tuple(self._counts), self._sum
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """(bound, values up to it) of each bucket, and the sum of the values."""
         bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]
@@ -61,10 +65,18 @@ class Histogram(Collector):
         for values in [v for v in self._series if all(v[at] == value for at, value in wanted)]:
             del self._series[values]
 
+    def series(self) -> dict[tuple[str, ...], Series]:
+        """A copy of the series by label values."""
+        return self._series.copy()
+
+    def family(self, series: Mapping[tuple[str, ...], Series]) -> Metric:
+        """What a scrape sees of these series."""
+        family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
+        for values, one in series.items():
+            buckets, total = one.cumulative()
+            family.add_metric(values, buckets, total)
+        return family
+
     def collect(self) -> Iterable[Metric]:
         """What a scrape sees."""
-        family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
-        for values, series in self._series.items():
-            buckets, total = series.cumulative()
-            family.add_metric(values, buckets, total)
-        return [family]
+        return [self.family(self.series())]

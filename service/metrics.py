@@ -60,6 +60,10 @@ class Metrics:
         self.queue_seconds = histogram("message_queue_seconds", "From a tick's arrival to its batch.", LATENCY_S)
         self.compute_seconds = histogram("step_seconds", "Wall time of one batched model step.", LATENCY_S)
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
+        self.sessions = gauge("sessions_loaded", "Versions in memory, ready to answer.")
+        self.session_load_seconds = histogram(
+            "session_load_seconds", "Loading the version that serves, for a tick of a model that was idle.", LATENCY_S
+        )
         self.batch_rows = histogram("batch_rows", "Ticks in one batched model step.", ROWS)
         self.open_streams = gauge("streams_open", "Streams with a call open.", *OF_MODEL)
         self.streams = gauge("streams", "Streams known, in memory or on disk.", *OF_MODEL)

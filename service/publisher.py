@@ -13,7 +13,6 @@ import structlog
 from service import events as ev
 from service.engine import BadVersion, StepSession
 from service.export import Canary
-from service.fallback import load
 from service.gate import COOLING_DOWN
 from service.records import Promote, Rollback, Swap
 from service.serving import Serving
@@ -47,6 +46,7 @@ class Publisher:
         ] = {}  # per model: (offset, clock seconds) of commits unjudged
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
         self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
+        self._prunable: set[int] = set()  # models of which a version may have become superfluous since it was pruned
         self._drifted: dict[int, int] = {}  # per model: offset of the last drift that was told
         serving.on_commit.append(self._committed)
         serving.on_removed.append(self._removed)
@@ -157,13 +157,12 @@ class Publisher:
 
     def _into_service(self, model: Sessions, number: int, session: StepSession) -> None:
         """Between two steps, with the record that says so: this version answers from here on; no other stays."""
-        self._serving.engine.install(model.number, number, session)
-        self._serving.engine.retire(model.number, {number})
+        self._serving.engine.replace(model.number, number, session)
 
     def _prepare_return(self, model: Sessions, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
         versions = self._serving.versions
-        session = load(self._serving, model, number)
+        session = self._serving.loader.load(model, number)
         versions.pin(model.number, number)
         return versions.get(model.number, number), session
 
@@ -173,6 +172,8 @@ class Publisher:
         if model is None or message.head["offset"] < model.begun or model.anchor == version:
             return  # or by a trainer that has not seen yet that somebody chose another
         model.anchor = version
+        model.change()
+        self._prunable.add(model.number)
         self._serving.emit(model, ev.ANCHORED, message.head["offset"], version, "held in service")
 
     def drifted(self, message: Message) -> None:
@@ -195,20 +196,30 @@ class Publisher:
         return Message("weights", {"model": model, "version": number}, (blobs.weights,))
 
     def checkpointed(self, message: Message) -> None:
-        """A checkpoint of the trainer is on disk, or was loaded: learning again from there needs its versions."""
-        self._checkpoint = {
-            facts["model"]: CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
-            for facts in message.head["models"]
-        }
+        """A checkpoint of the trainer is on disk, which names the models that changed, or was loaded, which names all:
+        learning again from there needs its versions."""
+        if message.kind == "ready":
+            self._checkpoint.clear()
+        for facts in message.head["models"]:
+            known = CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
+            if self._checkpoint.get(facts["model"]) != known:
+                self._checkpoint[facts["model"]] = known
+                self._prunable.add(facts["model"])
 
     def snapshot_taken(self, champions: dict[int, int]) -> None:
-        """A snapshot with these champions is on disk: versions before them that nothing else needs may go."""
-        for number, champion in champions.items():
-            needed = self._needed.get(number, champion)
-            self._needed[number] = champion
+        """A snapshot is on disk, with these champions of the models that changed: versions before them that nothing
+        else needs may go."""
+        noted = self._prunable  # the loop adds to it meanwhile
+        self._prunable = set()
+        for number in noted | champions.keys():
             model = self._serving.models.get(number)
-            if model is not None:
-                self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
+            if model is None or (number not in self._needed and number not in champions):
+                continue  # no snapshot of this process holds it: recovery may begin with any version
+            needed = self._needed.get(number, champions.get(number, 0))
+            champion = self._needed[number] = champions.get(number, needed)
+            if needed != champion:  # the version that the former snapshot needed may go with the next one
+                self._prunable.add(number)
+            self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
 
     def _keep(self, model: Sessions, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
@@ -226,6 +237,7 @@ class Publisher:
     def _removed(self, model: int) -> None:
         for known in (self._on_disk, self._needed, self._checkpoint, self._drifted):
             known.pop(model, None)
+        self._prunable.discard(model)
 
     def _committed(self, commit: Commit) -> None:
         now = self._serving.clock()

@@ -14,7 +14,7 @@ import numpy as np
 from model.rounds import rounds
 from model.spec import ModelSpec
 from service.engine import StepSession
-from service.fallback import UNREADABLE, load, roll_back_to_readable
+from service.loading import UNREADABLE
 from service.records import (
     Chunk,
     ModelCreate,
@@ -30,7 +30,7 @@ from service.records import (
 from service.serving import WAVE_ROWS, Serving
 from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import Journal, JournalDamaged
-from service.storage.states import States
+from service.storage.states import AnswerBlock, States
 from service.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -51,12 +51,15 @@ def recover(serving: Serving, states: States) -> int:
             f"{snapshot.journal_end}: it is older. Restore both from the same moment"
         )
     deleted = _deleted(serving.journal, snapshot.position)
+    answers: dict[int, list[AnswerBlock]] = {}
+    for block in snapshot.answers:
+        answers.setdefault(block.model, []).append(block)
     for row in snapshot.models:
         if row.model in deleted:
+            serving.gone_models.add(row.model)
             continue
         model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
-        blocks = [block for block in snapshot.answers if block.model == row.model]
-        model.restore_model(row, snapshot.streams.get(row.model, 0), blocks)
+        model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         serving.add_model(model)
     replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
     replayed = sum(
@@ -70,8 +73,7 @@ def recover(serving: Serving, states: States) -> int:
         serving.stands(model)
         metrics.published.set(serving.versions.get(number, model.champion).created)
         metrics.resuming = True
-        metrics.streams.set(model.known)
-        metrics.resident.set(len(model.table))
+        serving.counted(model)
         rows = model.table.rows()
         model.table.durable_seq[rows] = model.table.last_seq[rows]
     return replayed
@@ -127,9 +129,13 @@ class Replay:
         return self.ends[chunk.model] - contained
 
     def settle(self, model: Sessions) -> None:
-        """At the journal's end: the champion's session, or an older version's; what is lost stays so, ticks or none."""
-        if self._session(model) is None:
-            roll_back_to_readable(self._serving, model, self._unreadable[model.number, model.champion])
+        """At the journal's end: the champion's files are sound, or an older version serves; what is lost stays so,
+        ticks or none. The session of a model that had no ticks to replay is loaded when it is wanted."""
+        champion, loader = model.champion, self._serving.loader
+        loaded = self._serving.engine.get(model.number, champion) is not None
+        if not loaded and not loader.is_intact(model, champion) and self._session(model) is None:
+            why = self._unreadable[model.number, champion]
+            self._serving.fall_back(model, *loader.readable_before(model, champion, why), why)
         rows = model.table.rows_of(np.array(sorted(self._lost.get(model.number, ())), np.uint32))
         model.lost(rows[rows != ABSENT])
 
@@ -162,7 +168,7 @@ class Replay:
         session = engine.get(*key)
         if session is None and key not in self._unreadable:
             try:
-                session = load(self._serving, model, model.champion)
+                session = self._serving.loader.load(model, model.champion)
             except UNREADABLE as error:
                 self._unreadable[key] = error
                 return None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,21 +14,29 @@ from service.config import ServeConfig
 from service.sessions import Sessions
 from service.storage.states import States, StreamRow
 from service.table import ABSENT
+from service.totals import Totals
 
 
 class Residency:
-    """Moves streams between memory and states.db. models: by number, as they come and go; evicted: told how many."""
+    """Moves streams between memory and states.db.
+
+    models: by number, as they come and go; moved: called after streams have moved, with how many have left memory.
+    """
 
     def __init__(
         self,
         config: ServeConfig,
         states: States,
         models: Mapping[int, Sessions],
+        totals: Totals,
         clock: Callable[[], float],
-        evicted: Callable[[Sessions, int], None],
+        moved: Callable[[Sessions, int], None],
     ) -> None:
         self._config, self._states, self._models, self._clock = config, states, models, clock
-        self._evicted = evicted
+        self._totals, self._moved = totals, moved
+        self._look: set[int] = set()  # models of which streams may go that could not before
+        self._idle_at: list[tuple[float, int]] = []  # a heap: from when on a model may have an idle stream, its number
+        self._expected: dict[int, float] = {}  # by model: the time in the heap that counts
 
     async def bring(self, model: Sessions, ids: Sequence[str]) -> None:
         """Bring into memory those of the streams that are stored and not there. Until the caller awaits, they stay."""
@@ -53,6 +62,9 @@ class Residency:
         for stored in found:
             if stored.stream not in gone:
                 model.restore(stored, self._clock())
+        if found:
+            self.look_at(model)
+            self._moved(model, 0)
 
     async def page(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
         """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
@@ -71,14 +83,46 @@ class Residency:
         rows = [model.row(t.by_id[id]) if id in t.by_id else ids[id] for id in page[:limit]]
         return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
 
-    def evict(self) -> int:
-        """Let idle streams leave memory, and say how many; to be called when a snapshot has just been saved."""
+    def look_at(self, model: Sessions) -> None:
+        """Streams of the model may be let go that could not before."""
+        self._look.add(model.number)
+
+    def evict(self, saved: Iterable[int]) -> int:
+        """Let idle streams leave memory; returns how many. To be called when a snapshot has just been saved.
+
+        saved: numbers of the models that it wrote. Only models that may have something to let go are visited: these,
+        those of `look_at`, those whose streams have become idle since; all while there are more than `max_resident`.
+        """
         total = 0
-        now, excess = self._clock(), sum(len(m.table) for m in self._models.values()) - self._config.max_resident
-        for model in self._models.values():
+        now, excess = self._clock(), self._totals.resident - self._config.max_resident
+        for number in [*self._models] if excess > 0 else self._due(now, saved):
+            model = self._models.get(number)
+            if model is None:
+                self._expected.pop(number, None)
+                continue
             gone = model.evict(now, self._config.idle_s, len(model.table) - max(0, excess))
             excess -= gone
             total += gone
+            self._expect(model, now)
             if gone:
-                self._evicted(model, gone)
+                self._moved(model, gone)
         return total
+
+    def _due(self, now: float, saved: Iterable[int]) -> list[int]:
+        """Models that may have a stream to let go, each once, ascending."""
+        due = self._look | set(saved)
+        self._look = set()
+        while self._idle_at and self._idle_at[0][0] <= now:
+            at, number = heapq.heappop(self._idle_at)
+            if self._expected.get(number) == at:
+                due.add(number)
+        return sorted(due)
+
+    def _expect(self, model: Sessions, now: float) -> None:
+        """Note when the model may have an idle stream next; what is idle and cannot go waits for a change."""
+        at = model.oldest() + self._config.idle_s
+        if not now < at < math.inf:
+            self._expected.pop(model.number, None)
+        elif self._expected.get(model.number) != at:
+            self._expected[model.number] = at
+            heapq.heappush(self._idle_at, (at, model.number))

@@ -24,7 +24,6 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 from prometheus_client import (
-    CollectorRegistry,
     GCCollector,
     PlatformCollector,
     ProcessCollector,
@@ -53,6 +52,7 @@ from service.learning import Learning
 from service.metrics import Metrics
 from service.publisher import Publisher
 from service.recovery import recover
+from service.rendering import Registry
 from service.replaying import Replayer
 from service.serving import Serving
 from service.storage.formats import check_formats
@@ -96,7 +96,7 @@ class Server:
         data.mkdir(0o700, parents=True, exist_ok=True)  # all that clients sent is in it
         check_formats(data)
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
-        self.registry = CollectorRegistry()
+        self.registry = Registry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.metrics = Metrics(self.registry)
@@ -113,7 +113,8 @@ class Server:
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
-        self.engine, self.events = Engine(), Events()
+        self.engine, self.events = Engine(config.session_memory_bytes), Events()
+        self.metrics.sessions.set_function(lambda: len(self.engine))
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.serving.tenants.apply(self.access.current)
         self.metrics.truncated.inc(self.journal.truncated_bytes)

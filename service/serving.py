@@ -5,6 +5,7 @@ Between validating a tick and having its row written, its record appended and it
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time as clocks
 from collections.abc import Callable, Sequence
@@ -20,26 +21,29 @@ from service.answers import Answer
 from service.batcher import Batcher
 from service.config import ServeConfig
 from service.dates import as_date
-from service.engine import Engine
+from service.engine import Engine, StepSession
 from service.errors import Exhausted, Invalid, NotFound, Reason, Refusal, Unavailable
 from service.events import Event, Events
+from service.loading import UNREADABLE, Loader
 from service.metrics import Metrics
 from service.names import ModelKey
 from service.rates import Rate
-from service.records import Record, Reset, Skip, StateDelete, StatePut, StreamOpened, Ticks
+from service.records import Record, Reset, Rollback, Skip, StateDelete, StatePut, StreamOpened, Ticks
 from service.residency import Residency
 from service.sequence import check_values, latest_time, place, sound_ticks, too_far_ahead
 from service.sessions import Origin, Session, Sessions
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
-from service.storage.versions import Versions
+from service.storage.versions import Version, Versions
 from service.table import ABSENT, Rows
 from service.tenants import Tenants
+from service.totals import Totals
 
 log = structlog.get_logger("serving")
 
 Array = NDArray[np.float32]
 WAVE_ROWS = 1024  # of one step
+LOADS_AT_ONCE = 2  # of sessions, in threads that snapshots and commits of versions need too
 DISK_FULL_S = 1.0  # between two tries of a client
 
 
@@ -82,12 +86,19 @@ class Serving:
         self.metrics, self.events, self.clock, self.wall = metrics, events, clock, wall
         self.models: dict[int, Sessions] = {}
         self.by_key: dict[ModelKey, Sessions] = {}
-        self.residency = Residency(config, states, self.models, clock, self._evicted)
+        self.totals = Totals()
+        self.changed_models: set[int] = set()  # numbers of those that the next snapshot has to write of
+        self.gone_models: set[int] = set()  # numbers of those that the next snapshot has to remove
+        self.loader = Loader(versions, engine, metrics)
+        self._loads: dict[int, asyncio.Task[None]] = {}  # by model: sessions on their way
+        self._loaders = asyncio.Semaphore(LOADS_AT_ONCE)
+        self.residency = Residency(config, states, self.models, self.totals, clock, self._moved)
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
         self.on_commit: list[Callable[[Commit], None]] = []
         self.on_removed: list[Callable[[int], None]] = []  # called with the number of a model that is gone
         self.last_model = 0  # the highest number ever given to a model
+        self.coming: set[int] = set()  # numbers given to models whose records are still to come
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._full_at = 0.0  # of the server's own bucket, clock seconds
         self.tenants = Tenants(metrics)
@@ -107,6 +118,10 @@ class Serving:
         """Make a model known."""
         self.models[model.number] = model
         self.by_key[model.key] = model
+        model.changed_models = self.changed_models
+        if model.is_changed:
+            self.changed_models.add(model.number)
+        self.totals.count(model.number, model.tenant, model.known, len(model.table))
         self.last_model = max(self.last_model, model.number)
 
     def remove_model(self, model: Sessions) -> None:
@@ -114,17 +129,25 @@ class Serving:
         again, its name may be."""
         del self.models[model.number], self.by_key[model.key]
         self.engine.retire(model.number, set())
+        self.totals.forget(model.number)
+        self.changed_models.discard(model.number)
+        self.gone_models.add(model.number)
+        model.changed_models = set()  # whoever still holds the model changes nothing that is saved
         model.wake()
-        self._count(model)
         self.metrics.forget(model.key)
         for listener in self.on_removed:
             listener(model.number)
 
     def census(self) -> dict[str, Any]:
-        """Which models there are, for a trainer that begins, and what of them it is not to learn: others up to
-        `last_model` are gone."""
-        skips = {number: model.skips.pack() for number, model in self.models.items()}
-        return {"models": sorted(self.models), "last_model": self.last_model, "skips": skips}
+        """Which models there are, or will be, for a trainer that begins: others up to `last_model` are gone. Of those
+        that there are, the entries that it is not to learn, and how many entries are judged."""
+        models = self.models.items()
+        return {
+            "models": sorted(self.models.keys() | self.coming),
+            "last_model": self.last_model,
+            "skips": {number: model.skips.pack() for number, model in models},
+            "judged": {number: model.judged_offset for number, model in models},
+        }
 
     def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
         """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
@@ -157,6 +180,47 @@ class Serving:
         """Tell the metrics how a model stands."""
         self.metrics.of(model.key).stands(model.champion, model.anchor, model.paused)
 
+    # ---- sessions
+
+    async def bring_session(self, model: Sessions) -> None:
+        """Load the session of the version that serves, unless it is loaded. Until the caller awaits, it stays.
+
+        Where that version cannot be read, an older one serves from here on, by record. Raises UNREADABLE where there
+        is none; NotFound for a model that was deleted meanwhile.
+        """
+        while self.engine.get(model.number, model.champion) is None:
+            self._check_there(model)
+            if model.number not in self._loads:
+                task = self._loads[model.number] = asyncio.create_task(self._load(model))
+                task.add_done_callback(lambda _: self._loads.pop(model.number))
+            await asyncio.shield(self._loads[model.number])  # others wait for it too
+
+    async def _load(self, model: Sessions) -> None:
+        number = model.champion
+        async with self._loaders:
+            started = self.clock()
+            try:
+                session = await asyncio.to_thread(self.loader.load, model, number)
+            except UNREADABLE as error:
+                found = await asyncio.to_thread(self.loader.readable_before, model, number, error)
+                if model.champion == number and not model.deleted:
+                    self.fall_back(model, *found, error)
+                return
+        self.metrics.session_load_seconds.observe(self.clock() - started)
+        if model.champion == number and not model.deleted:
+            self.engine.install(model.number, number, session)
+
+    def fall_back(self, model: Sessions, version: Version, session: StepSession, why: Exception) -> None:
+        """The version that serves cannot be read: an older one serves from here on, by record."""
+        reason = f"version {model.champion} cannot be read: {why}"
+        log.error("an older version serves", model=model.name, version=version.number, why=reason)
+        offset = self.journal.offset(model.number)
+        self.record(model, Rollback(version.number, offset, bytes.fromhex(version.digest), reason))
+        self.engine.install(model.number, version.number, session)
+        self.engine.retire(model.number, {version.number})
+        self.metrics.corrupt.labels("version").inc()
+        self.emit(model, ev.ROLLED_BACK, offset, version.number, reason)
+
     # ---- streams
 
     def check_stream_id(self, id: str) -> None:
@@ -183,7 +247,7 @@ class Serving:
         t.owner[row], t.pinned[row], t.touched[row] = owner, pinned, self.clock()
         if former:
             model.lose(former)
-        self._count(model)
+        self.counted(model)
         origin = Origin(int(t.origin[row]))
         self.metrics.opened.labels(origin.name.lower()).inc()
         if origin is Origin.LOST:
@@ -193,16 +257,16 @@ class Serving:
 
     def _check_room(self, model: Sessions, id: str) -> None:
         """Raises Exhausted if there may be no other stream, of the server or of the model's tenant."""
-        if sum(m.known for m in self.models.values()) >= self.config.max_streams:
+        if self.totals.streams >= self.config.max_streams:
             remedy = f"the server holds {self.config.max_streams} streams, its limit"
             raise Exhausted("stream", id, remedy, retry_s=60)
-        of_tenant = sum(m.known for m in self.models.values() if m.tenant == model.tenant)
-        self.tenants.of(model.tenant).check_streams(of_tenant, id)
+        self.tenants.of(model.tenant).check_streams(self.totals.streams_of(model.tenant), id)
 
     def close_stream(self, model: Sessions, owner: int) -> None:
         """The call that owned streams has ended."""
         model.release(owner)
-        self._count(model)
+        self.residency.look_at(model)
+        self.counted(model)
 
     def delete_stream(self, model: Sessions, id: str) -> None:
         """Forget a stream that is in memory; its owner finds itself fenced. Its number is not used again."""
@@ -213,7 +277,7 @@ class Serving:
         self.record(model, StateDelete(int(model.table.number[row])))
         if owner:
             model.lose(owner)
-        self._count(model)
+        self.counted(model)
 
     def put_stream(
         self, model: Sessions, id: str, epoch: int, last_seq: int, last_time: float, state: Array
@@ -234,19 +298,23 @@ class Serving:
         self.record(model, StatePut(number, last_seq, last_time, state))
         row = model.table.row_of(number)
         model.table.touched[row] = self.clock()
-        self._count(model)
+        self.counted(model)
         return Session(model, row)
 
-    def _count(self, model: Sessions) -> None:
+    def counted(self, model: Sessions) -> None:
+        """The model's streams have come or gone: note how many there are."""
         if not model.deleted:  # its name may be another's by now
+            self.totals.count(model.number, model.tenant, model.known, len(model.table))
             metrics = self.metrics.of(model.key)
             metrics.streams.set(model.known)
             metrics.resident.set(len(model.table))
             metrics.open_streams.set(model.open)
 
-    def _evicted(self, model: Sessions, streams: int) -> None:
-        self.metrics.of(model.key).evicted_streams.inc(streams)
-        self._count(model)
+    def _moved(self, model: Sessions, evicted: int) -> None:
+        """Streams of a model have come into memory, or so many have left it."""
+        if evicted:
+            self.metrics.of(model.key).evicted_streams.inc(evicted)
+        self.counted(model)
 
     def reset(self, model: Sessions, session: Session) -> None:
         """Begin the stream's state anew. A state that is fresh stays as it is: no record, however often it is asked."""
@@ -298,6 +366,8 @@ class Serving:
         At once goes the stream that ticked first since the last commit: a turn of the loop costs as much as the step
         itself, which a stream alone need not pay, and among many it is only one that shares no step.
         """
+        if self.engine.get(tick.model.number, tick.model.champion) is None:
+            await self.bring_session(tick.model)
         if self._lone is None:
             self._lone = tick.session
         if self._lone is not tick.session:
@@ -403,8 +473,9 @@ class Serving:
     def _compute(self, model: Sessions, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
         """Forecasts and next states of distinct streams of one model, by the version that serves."""
         runner = self.engine.get(model.number, model.champion)
-        if runner is None:
-            raise RuntimeError(f"version {model.champion} of model {model.name} is not loaded")
+        if runner is None:  # it has left again since `bring_session`, for others that came between: rare
+            runner = self.loader.load(model, model.champion)
+            self.engine.install(model.number, model.champion, runner)
         started = self.clock()
         computed = model.step(runner, rows, times, x)
         self.metrics.compute_seconds.observe(self.clock() - started)

@@ -122,6 +122,8 @@ class Sessions:
         self._last_number = 0
         self._deleted: list[int] = []  # numbers, since the last snapshot that is on disk
         self.saves = 0  # snapshots of this model that are on disk, since the start
+        self.is_changed = True  # since the last snapshot
+        self.changed_models: set[int] = set()  # numbers of those that are; one set for all models that are served
         self._saving: list[str] = []  # ids of the streams that a snapshot under way will hold
         self._judged_position = self._saved_position = 0  # in the log
         self.losses = 0  # how often an owner has lost a stream to another, or to its deletion
@@ -135,6 +137,7 @@ class Sessions:
 
         A stream that the record names must be in memory.
         """
+        self.change()
         match record:
             case StreamOpened(stream=number, id=id, epoch=epoch):
                 self._opened(number, id, epoch)
@@ -167,6 +170,11 @@ class Sessions:
             case _:
                 pass  # labels touch no stream
 
+    def change(self) -> None:
+        """The next snapshot has to write of this model."""
+        self.is_changed = True
+        self.changed_models.add(self.number)
+
     def _opened(self, number: int, id: str, epoch: int) -> None:
         row = self.table.row_of(number)
         if row == ABSENT:
@@ -197,6 +205,7 @@ class Sessions:
         """Labels up to `offset` are judged."""
         if offset <= self.judged_offset:
             return
+        self.change()
         self.judged_offset = offset
         self._judged_position, streams, seqs = self.log.judged_part(self._judged_position, offset)
         rows = self.table.rows_of(streams)
@@ -231,6 +240,8 @@ class Sessions:
         rows, seq, time, offset: scalars with x [C], y [O], state [S], or arrays of n with [n, …]. offset: the
         journal's, just after each tick.
         """
+        if not self.is_changed:
+            self.change()
         t, one = self.table, isinstance(rows, int)
         judged = self.judged(rows)
         t.newest[rows] = self.log.append(
@@ -354,6 +365,7 @@ class Sessions:
 
     def lost(self, rows: Any) -> None:
         """The states of these rows are lost: they begin anew, and whoever opens the streams is told."""
+        self.change()
         t = self.table
         t.state[rows], t.newest[rows] = 0, -1
         t.origin[rows], t.changed[rows] = Origin.LOST, True
@@ -383,11 +395,19 @@ class Sessions:
             t.shrink()
         return len(gone)
 
+    def oldest(self) -> float:
+        """When the stream in memory that is not pinned ticked that has been idle for longest, clock seconds; infinite
+        without one."""
+        t, rows = self.table, self.table.rows()
+        return float(t.touched[rows[~t.pinned[rows]]].min(initial=math.inf))
+
     # ---- snapshots
 
     def snapshot(self, offset: int) -> Part:
         """What the next snapshot has to write of this model, copied; offset: its journal entries so far."""
         t, rows = self.table, self.table.changed_rows()
+        self.is_changed = False
+        self.changed_models.discard(self.number)
         t.changed[rows] = False
         self._saving = [t.ids[row] for row in rows.tolist()]
         columns = {name: getattr(t, name)[rows].copy() for name in STORED}
@@ -409,12 +429,14 @@ class Sessions:
 
     def not_saved(self, part: Part) -> None:
         """The part could not be saved: the next snapshot has to write it, or would claim to hold it."""
+        self.change()
         rows = self.table.rows_of(part.columns["number"])
         self.table.changed[rows[rows != ABSENT]] = True
         self._saving = []
 
     def restore_model(self, row: ModelRow, known: int, blocks: list[AnswerBlock]) -> None:
         """Take the model's own facts back from a snapshot; known: its streams."""
+        self.is_changed = False
         self.champion, self.anchor, self.paused = row.champion, row.anchor, row.paused
         self.judged_offset, self._last_number, self.known = row.judged_offset, row.last_stream, known
         self.sources, self.skips = Sources(json.loads(row.sources)), Skips(json.loads(row.skips))

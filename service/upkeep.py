@@ -22,7 +22,7 @@ TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
 
 
 class Upkeep:
-    """Saves the streams every `snapshot_s`; what lies before that and the trainer's checkpoint may go."""
+    """Saves what has changed every `snapshot_s`; what lies before that and the trainer's checkpoint may go."""
 
     def __init__(
         self, config: ServeConfig, serving: Serving, states: States, publisher: Publisher, learning: Learning
@@ -53,11 +53,11 @@ class Upkeep:
     async def _save(self) -> None:
         started = self._serving.clock()
         position = self._journal.durable_position
-        models = self._serving.models
-        parts = [model.snapshot(self._journal.offset(model.number)) for model in models.values()]
+        models, gone = self._serving.models, list(self._serving.gone_models)
+        parts = [models[n].snapshot(self._journal.offset(n)) for n in sorted(self._serving.changed_models)]
         try:
             await self._journal.flush()
-            await asyncio.to_thread(self._write, position, parts, self._journal.durable_position)
+            await asyncio.to_thread(self._write, position, parts, self._journal.durable_position, gone)
         except BaseException:
             for part in parts:
                 if part.model.model in models:
@@ -66,7 +66,11 @@ class Upkeep:
         for part in parts:
             if part.model.model in models:
                 models[part.model.model].saved(part)
-        if self._serving.residency.evict() + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
+        self._serving.gone_models.difference_update(gone)
+        if (
+            self._serving.residency.evict(part.model.model for part in parts) + sum(len(part.ids) for part in parts)
+            > TRIM_STREAMS
+        ):
             await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self._serving.metrics.snapshot_seconds.observe(self._serving.clock() - started)
@@ -86,8 +90,8 @@ class Upkeep:
             self._serving.metrics.dropped.inc(dropped)
             self._serving.metrics.journal_size.set(self._journal.size)
 
-    def _write(self, position: int, parts: list[Part], journal_end: int) -> None:
-        """In a thread: the parts as lines of the file."""
+    def _write(self, position: int, parts: list[Part], journal_end: int, gone: list[int]) -> None:
+        """In a thread: the parts as lines of the file, and no line more of the models that are gone."""
         self._states.save(
             position,
             [part.model for part in parts],
@@ -96,4 +100,5 @@ class Upkeep:
             journal_end,
             [part.block for part in parts],
             {part.model.model: part.answers_start for part in parts},
+            gone,
         )

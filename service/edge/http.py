@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import uvicorn
-from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
@@ -20,15 +19,14 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.errors import Forbidden, Unauthenticated
 from service.limits import MAX_HTTP_CONNECTIONS
+from service.rendering import Registry
 
 BACKLOG = 8  # connections that are accepted at once
 CLOSED = -1  # the descriptor of a socket that is
 INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
 
 
-def application(
-    registry: CollectorRegistry, not_ready: Callable[[], str], check: Callable[[str | None], None]
-) -> Starlette:
+def application(registry: Registry, not_ready: Callable[[], str], check: Callable[[str | None], None]) -> Starlette:
     """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization) raises
     Unauthenticated or Forbidden for whoever may not read the metrics of all tenants."""
 
@@ -40,7 +38,7 @@ def application(
         except Forbidden as error:
             return PlainTextResponse(f"{error}\n", 403)
         # Rendered off the loop: thousands of series take milliseconds, and forecasts must not wait for them.
-        return Response(await asyncio.to_thread(generate_latest, registry), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(registry.text), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("alive\n")

@@ -173,6 +173,7 @@ class MuxCall:
         """Wait until the streams are in memory and have room for another tick that is not on disk. A full disk is not
         waited for: the ticks are refused then."""
         table, bound = self.model.table, np.uint64(self.serving.config.max_undurable)
+        await self.serving.bring_session(self.model)
         await self.serving.residency.bring_numbers(self.model, numbers)
         rows = table.rows_of(numbers)
         rows, seq = rows[rows != ABSENT], seq[rows != ABSENT]

@@ -122,10 +122,11 @@ class States:
         journal_end: int = 0,
         answers: Iterable[AnswerBlock] = (),
         answers_start: Mapping[int, int] | None = None,
+        gone: Iterable[int] = (),
     ) -> None:
         """Make the snapshot the one at `position`, in one transaction, durable on return.
 
-        models: all of them; the streams of a model that is not among them go with it. streams: those that changed.
+        models: those that changed. gone: numbers of models to remove, with their streams. streams: those that changed.
         deleted: (model, stream) of those that are gone; their ids may be those of new streams. journal_end: where the
         journal ends that holds all of it; 0: at `position`. answers: those made since the last snapshot.
         answers_start: by model, the oldest position of an answer that is still kept.
@@ -136,8 +137,6 @@ class States:
             stored = sql.execute("SELECT position FROM snapshot").fetchone()
             if stored and position < stored[0]:
                 raise ValueError(f"position {position} is older than the snapshot's, {stored[0]}")
-            known = {row[0] for row in sql.execute("SELECT model FROM models")}
-            gone = known - {row[0] for row in model_rows}
             sql.executemany("DELETE FROM models WHERE model = ?", [(model,) for model in gone])
             sql.executemany(_upsert("models", ModelRow, "model"), model_rows)
             sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)

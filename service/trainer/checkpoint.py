@@ -7,18 +7,21 @@ import fcntl
 import functools
 import hashlib
 import itertools
+import json
 import os
 import platform
+import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence, Set
 from importlib import metadata
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
-from service.gate import GateSettings
+from model.drift import Drift
+from service.gate import Gate, GateSettings
 from service.storage.database import Database, DatabaseCorrupt
 from service.storage.segments import sync_directory
-from service.trainer.hosting import HostedModel
+from service.trainer.hosting import COUNTED, HostedModel, Standing
 from service.trainer.quarantine import Item
 
 FORMAT_VERSION = 305
@@ -61,6 +64,32 @@ def _lock_file() -> str:
     return f"lock {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
 
 
+class Stored(NamedTuple):
+    """Facts of a stored model that need no loading of it."""
+
+    standing: Standing
+    heard: int  # its entries up to the last tick, label or window
+    returning: bool  # it has asked for a rollback whose record has not come
+    totals: dict[str, Any]  # see `HostedModel.totals`
+
+    @classmethod
+    def of(cls, head: str, settings: GateSettings) -> Stored:
+        """From what `HostedModel.pack` gave."""
+        facts = json.loads(head)
+        gate = Gate(settings, **facts["gate"])
+        counts, quarantine = facts["counts"], facts["quarantine"]
+        totals = {name: counts[name] for name in COUNTED} | {
+            "offset": facts["offset"],
+            "evicted": facts["evicted"],
+            "quarantined": quarantine["totals"],
+            "quarantine_dropped": quarantine["dropped"],
+            "in_quarantine": 0,  # the ids are a blob: the caller counts them
+        }
+        standing = Standing(facts["version"], gate.anchor, gate.contender)
+        returning = gate.worse or Drift(**facts["drift"]).returning
+        return cls(standing, facts.get("heard", facts["offset"]), returning, totals)
+
+
 class Changes(Generic[T]):
     """Rows to put and to remove, by key, of one save or of several: the removed go first."""
 
@@ -87,68 +116,118 @@ class Checkpoints:
         except BaseException:
             os.close(self._lock)
             raise
-        self._unwritten: dict[int, tuple[Changes[bytes], Changes[Item]]] = {}  # by model: of contexts, of quarantine
+        # By model: changes of contexts and of the quarantine that a failed save left to the next.
+        self._unwritten: dict[int, tuple[Changes[bytes], Changes[Item]]] = {}
+        self._digests: dict[int, dict[str, str]] = {}  # by model in memory and name: sha256 of the stored blob
 
-    def save(self, position: int, models: Iterable[HostedModel]) -> None:
-        """Store the models as they are after the journal's `position`, durable on return. Contexts: the changed.
+    def save(
+        self, position: int, models: Iterable[HostedModel], gone: Iterable[int] = (), whole: Iterable[int] = ()
+    ) -> None:
+        """Store these models as they are after the journal's `position`, durable on return; all others stay as stored.
 
-        models: all of them; what is stored of others goes. Raises NoSpace: nothing is stored, and the next `save` takes
-        along what this one would have.
+        models: those that changed since they were saved. Of each, only the blobs and contexts that differ from the
+        stored ones are written. gone: numbers of models to remove. whole: numbers of models that replace the stored
+        ones of these numbers, whose contexts are removed. Raises NoSpace: nothing is stored then, and the next `save`
+        of a model also writes what this one would have.
         """
-        models = list(models)
-        self._unwritten = {m.number: self._unwritten.get(m.number) or (Changes(), Changes()) for m in models}
-        for hosted in models:
-            contexts, items = self._unwritten[hosted.number]
-            contexts.note(*hosted.learner.contexts.changes())
-            added, gone = hosted.quarantine.changes()
-            items.note({item.id: item for item in added}, gone)
+        packed = [(hosted.number, *self._pack(hosted)) for hosted in models]
         with self._database.transaction() as sql:
-            stored = {row[0] for row in sql.execute("SELECT model FROM models")}
-            for number in stored - {hosted.number for hosted in models}:
+            for number in gone:
                 for table in ("models", "blobs", "contexts", "quarantine"):
                     sql.execute(f"DELETE FROM {table} WHERE model = ?", (number,))
-            for hosted in models:
-                head, blobs = hosted.pack()
-                n = hosted.number
-                contexts, items = self._unwritten[n]
-                sql.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (n, head, zlib.crc32(head.encode())))
-                sql.executemany(
-                    "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)",
-                    [(n, name, data, hashlib.sha256(data).hexdigest()) for name, data in blobs.items()],
-                )
-                sql.executemany(
-                    "DELETE FROM contexts WHERE model = ? AND stream = ?", [(n, s) for s in contexts.removed]
-                )
-                sql.executemany(
-                    "INSERT OR REPLACE INTO contexts VALUES (?, ?, ?, ?)",
-                    [(n, s, data, zlib.crc32(data)) for s, data in contexts.put.items()],
-                )
-                sql.executemany("DELETE FROM quarantine WHERE model = ? AND id = ?", [(n, i) for i in items.removed])
-                sql.executemany(
-                    "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
-                    [(n, *item, _checksum(item)) for item in items.put.values()],
-                )
+            sql.executemany("DELETE FROM contexts WHERE model = ?", [(number,) for number in whole])
+            for number, head, blobs in packed:
+                self._write(sql, number, head, blobs)
             sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine_kind()))
-        self._unwritten.clear()
+        for number, _, blobs in packed:
+            self._digests.setdefault(number, {}).update({name: digest for name, (_, digest) in blobs.items()})
+            del self._unwritten[number]
+        for number in gone:
+            self.forget(number)
 
-    def load(self, settings: GateSettings) -> tuple[int, dict[int, HostedModel]]:
-        """The position and the models by number; (0, {}) before the first save. Raises CheckpointCorrupt."""
+    def _pack(self, hosted: HostedModel) -> tuple[str, dict[str, tuple[bytes, str]]]:
+        """The model's head, and those of its blobs that are not stored yet, each with its sha256; notes the contexts
+        and items to write."""
+        contexts, items = self._unwritten.setdefault(hosted.number, (Changes(), Changes()))
+        contexts.note(*hosted.learner.contexts.changes())
+        added, removed = hosted.quarantine.changes()
+        items.note({item.id: item for item in added}, removed)
+        head, blobs = hosted.pack()
+        stored = self._digests.get(hosted.number, {})
+        digests = {name: hashlib.sha256(data).hexdigest() for name, data in blobs.items()}
+        return head, {name: (blobs[name], digest) for name, digest in digests.items() if stored.get(name) != digest}
+
+    def _write(self, sql: sqlite3.Connection, n: int, head: str, blobs: Mapping[str, tuple[bytes, str]]) -> None:
+        contexts, items = self._unwritten[n]
+        sql.execute("INSERT OR REPLACE INTO models VALUES (?, ?, ?)", (n, head, zlib.crc32(head.encode())))
+        sql.executemany(
+            "INSERT OR REPLACE INTO blobs VALUES (?, ?, ?, ?)", [(n, name, *found) for name, found in blobs.items()]
+        )
+        sql.executemany("DELETE FROM contexts WHERE model = ? AND stream = ?", [(n, s) for s in contexts.removed])
+        sql.executemany(
+            "INSERT OR REPLACE INTO contexts VALUES (?, ?, ?, ?)",
+            [(n, s, data, zlib.crc32(data)) for s, data in contexts.put.items()],
+        )
+        sql.executemany("DELETE FROM quarantine WHERE model = ? AND id = ?", [(n, i) for i in items.removed])
+        sql.executemany(
+            "INSERT OR REPLACE INTO quarantine VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+            [(n, *item, _checksum(item)) for item in items.put.values()],
+        )
+
+    def forget(self, number: int) -> None:
+        """Release what is kept in memory of a model that has left it."""
+        self._digests.pop(number, None)
+        self._unwritten.pop(number, None)
+
+    def replaced(self, number: int) -> None:
+        """Another model takes this one's number: contexts that a failed save left to write are void."""
+        if number in self._unwritten:
+            self._unwritten[number] = Changes(), self._unwritten[number][1]
+
+    def survey(self, settings: GateSettings) -> tuple[int, dict[int, Stored]]:
+        """The position, and the facts of each model by number, after reading every row once; (0, {}) before the first
+        save. At most one model's blobs are in memory at a time. Raises CheckpointCorrupt."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
-            heads: dict[int, str] = {}
+            facts = {}
             for number, head, checksum in sql.execute("SELECT model, head, checksum FROM models"):
                 self._check(zlib.crc32(head.encode()) == checksum, number, "head")
-                heads[number] = head
-            blobs: dict[int, dict[str, bytes]] = {n: {} for n in heads}
+                facts[number] = Stored.of(head, settings)
             for number, name, data, digest in sql.execute("SELECT model, name, data, digest FROM blobs"):
                 self._check(hashlib.sha256(data).hexdigest() == digest, number, name)
-                blobs[number][name] = data
-            contexts: dict[int, dict[int, bytes]] = {n: {} for n in heads}
+                if name == "quarantined" and number in facts:
+                    facts[number].totals["in_quarantine"] = len(data) // 8
             for number, stream, data, checksum in sql.execute("SELECT model, stream, data, checksum FROM contexts"):
                 self._check(zlib.crc32(data) == checksum, number, f"the context of stream {stream}")
-                contexts[number][stream] = data
-        models = {n: HostedModel.unpack(n, head, blobs[n], contexts[n], settings) for n, head in heads.items()}
-        return (stored[0] if stored else 0), models
+        return (stored[0] if stored else 0), facts
+
+    def load(self, settings: GateSettings) -> tuple[int, dict[int, HostedModel]]:
+        """The position and all models by number; (0, {}) before the first save. Raises CheckpointCorrupt."""
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT position FROM checkpoint").fetchone()
+            numbers = [row[0] for row in sql.execute("SELECT model FROM models ORDER BY model")]
+        return (stored[0] if stored else 0), {n: self.load_model(n, settings) for n in numbers}
+
+    def load_model(self, number: int, settings: GateSettings) -> HostedModel:
+        """One model as it was saved last. Raises KeyError where it is not stored, CheckpointCorrupt."""
+        with self._database.transaction() as sql:
+            found = sql.execute("SELECT head, checksum FROM models WHERE model = ?", (number,)).fetchone()
+            if found is None:
+                raise KeyError(number)
+            head, checksum = found
+            self._check(zlib.crc32(head.encode()) == checksum, number, "head")
+            blobs: dict[str, bytes] = {}
+            digests: dict[str, str] = {}
+            for name, data, digest in sql.execute("SELECT name, data, digest FROM blobs WHERE model = ?", (number,)):
+                self._check(hashlib.sha256(data).hexdigest() == digest, number, name)
+                blobs[name], digests[name] = data, digest
+            contexts: dict[int, bytes] = {}
+            query = "SELECT stream, data, checksum FROM contexts WHERE model = ?"
+            for stream, data, checksum in sql.execute(query, (number,)):
+                self._check(zlib.crc32(data) == checksum, number, f"the context of stream {stream}")
+                contexts[stream] = data
+        self._digests[number] = digests
+        return HostedModel.unpack(number, head, blobs, contexts, settings)
 
     def quarantined(self, model: int, after: int, limit: int, ids: Sequence[int] = ()) -> list[Item]:
         """Saved items of a model with ids above `after`, in their order, only those of `ids` if there are any.
@@ -187,11 +266,11 @@ class Checkpoints:
 
 
 class Opened(NamedTuple):
-    """A sound file, and what `Checkpoints.load` gave."""
+    """A sound file, and what `Checkpoints.survey` gave."""
 
     checkpoints: Checkpoints
     position: int
-    models: dict[int, HostedModel]
+    models: dict[int, Stored]
     problem: str = ""  # what was done without
 
 
@@ -203,7 +282,7 @@ def open_or_set_aside(path: Path, settings: GateSettings) -> Opened:
     checkpoints = None
     try:
         checkpoints = Checkpoints(path)
-        return Opened(checkpoints, *checkpoints.load(settings))
+        return Opened(checkpoints, *checkpoints.survey(settings))
     except (CheckpointCorrupt, DatabaseCorrupt) as error:
         if checkpoints is not None:
             checkpoints.close()

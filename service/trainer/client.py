@@ -273,6 +273,7 @@ class TrainerClient:
             "publish_labels": config.publish_labels,
             "publish_s": config.publish_s,
             "checkpoint_chunks": config.checkpoint_chunks,
+            "trainer_memory_bytes": config.trainer_memory_bytes,
             **self._census(),
             "gate": {name: getattr(gate, name) for name in type(gate).__dataclass_fields__},
         }

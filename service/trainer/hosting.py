@@ -12,7 +12,7 @@ import math
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -49,6 +49,19 @@ Array = NDArray[np.float32]
 WeightsOf = Callable[[int, int], Array]  # (model, version) → flat parameters; raises WeightsGone
 
 
+COUNTED = (
+    "updates", "learned", "thinned", "voided", "clipped", "drifts", "windows", "unlearned", "duplicates",
+)  # fmt: skip
+
+
+class Standing(NamedTuple):
+    """The versions that going on from a checkpoint of a model needs."""
+
+    version: int  # the one that serves, as far as the records say
+    anchor: int
+    contender: int  # 0: none
+
+
 class WeightsGone(LookupError):
     """The weights of a version are pruned or damaged, and learning cannot go on without them."""
 
@@ -65,6 +78,7 @@ class HostedModel:
     learner: Learner
     gate: Gate
     offset: int = 0  # journal entries of the model that are in the weights
+    heard: int = 0  # of them, those up to the last tick, label or window
     chunks: int = 0
     version: int = 0  # the one that serves, as far as the records say
     contender_weights: Array | None = None
@@ -86,7 +100,7 @@ class HostedModel:
 
         version: the one that serves, which is the anchor too; 0: none yet. Raises WeightsGone.
         """
-        self.offset, self.learner.paused = offset, paused
+        self.offset, self.heard, self.learner.paused = offset, offset, paused
         if version:
             self._begin_again(version, weights_of)
             self.gate.promoted(version)
@@ -119,6 +133,8 @@ class HostedModel:
             if kind is Rollback or kind is Promote:
                 self.thrown_away = len(updates)
             offset += sum(map(entries, records))
+            if kind in (Ticks, Label, Window):
+                self.heard = offset
         self.chunks += 1
         self.offset = offset
         return updates
@@ -228,12 +244,35 @@ class HostedModel:
         if self.gate.contender != contender:
             self.contender_weights = None
 
+    @property
+    def standing(self) -> Standing:
+        """The versions that learning needs to go on from here."""
+        return Standing(self.version, self.gate.anchor, self.gate.contender)
+
+    def totals(self) -> dict[str, Any]:
+        """Counts since the model's first record, for the metrics; JSON can hold them."""
+        counts = self.learner.counts
+        return {name: getattr(counts, name) for name in COUNTED} | {
+            "offset": self.offset,
+            "evicted": self.learner.contexts.evicted,
+            "quarantined": self.quarantine.totals,
+            "in_quarantine": len(self.quarantine),
+            "quarantine_dropped": self.quarantine.dropped,
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the arrays of the model, and of a copy of its weights for the version published last."""
+        contender = self.contender_weights
+        return self.learner.nbytes + self.learner.weights.flat.nbytes + (0 if contender is None else contender.nbytes)
+
     def pack(self) -> tuple[str, dict[str, bytes]]:
         """What a checkpoint stores besides contexts: a JSON text and named blobs."""
         learner = self.learner
         head = {
             "spec": learner.spec.to_stored(),
             "offset": self.offset,
+            "heard": self.heard,
             "chunks": self.chunks,
             "version": self.version,
             "step": learner.optimizer_state.step,
@@ -275,7 +314,8 @@ class HostedModel:
         learner.contexts.restore(contexts, np.frombuffer(blobs["order"], np.uint32).tolist())
         learner.contexts.evicted = facts["evicted"]
         gate = Gate(settings, **facts["gate"])
-        hosted = cls(number, learner, gate, facts["offset"], facts["chunks"], facts["version"])
+        heard = facts.get("heard", facts["offset"])  # written by 0.1.0: it did not tell them apart
+        hosted = cls(number, learner, gate, facts["offset"], heard, facts["chunks"], facts["version"])
         hosted.sources = Sources(facts["sources"])
         ids = np.frombuffer(blobs["quarantined"], np.uint64).tolist()
         hosted.quarantine = Quarantine(ids, **facts["quarantine"])

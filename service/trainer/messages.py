@@ -26,9 +26,9 @@ class Message:
 
     To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, no_weights{why, deleted},
     stop{}, list_quarantine{ask, model, after, limit, ids}.
-    From it: ready{position, models}, saved{position, models}, progress{position, model, …}, passed{position},
-    verdict{…}+(onnx, weights, canary), need_weights{model, version}, anchored{model, version, offset},
-    drifted{model, offset, reaction, numbers}, problem{why},
+    From it: ready{position, models: all}, saved{position, models: those that changed}, progress{position, model, …},
+    passed{position}, verdict{…}+(onnx, weights, canary), need_weights{model, version},
+    anchored{model, version, offset}, drifted{model, offset, reaction, numbers}, problem{why},
     quarantine{ask, items}+(y of each).
     """
 

@@ -14,7 +14,7 @@ import sqlite3
 import sys
 import time
 from collections import deque
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +28,21 @@ from service.export import Canary, export, read_weights
 from service.gate import COOLING_DOWN, GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
+from service.storage.database import DatabaseCorrupt
 from service.storage.space import NoSpace
-from service.trainer.checkpoint import Opened, machine_kind, open_or_set_aside
-from service.trainer.hosting import HostedModel, WeightsGone
+from service.trainer.checkpoint import CheckpointCorrupt, Opened, Stored, machine_kind, open_or_set_aside
+from service.trainer.due import Due, Pending
+from service.trainer.hosting import HostedModel, Standing, WeightsGone
 from service.trainer.messages import NOT_THE_RECORDS, WEIGHTS_GONE, Decoder, Message
+from service.trainer.models import Models
 
 READ_BYTES = 1 << 20
+MEMORY_BYTES = 1 << 28  # of models, where serving says nothing
+LONG_SAVE_S = 0.25
+RESTING = 9  # a tenth of the time for saves that take long
+MOST_INTERVALS = 64  # what a crash makes it learn again must stay little
+BEGINNING = 0  # position of a checkpoint that is not whole yet: whoever finds it begins again
+OBSERVED = ("losses", "persistence", "scores", "norms", "refused", "by_layer", "ratios", "lags")  # of a progress report
 SHOWN_LAGS = 512  # a whole window may have thousands, and each is a series of its own
 UNSAVED_ITEMS = 256  # of a quarantine, in memory only
 
@@ -75,41 +84,6 @@ class Channel:
             raise SystemExit(0) from None
 
 
-@dataclass(slots=True)
-class Due:
-    """What of a model is not judged yet."""
-
-    entries: int = 0
-    fresh: int = 0  # of them, what may carry labels: ticks where they are read off the stream; labels, windows
-    labels: int = 0
-    since: float = 0.0  # monotonic seconds at the first of them
-    learned: int = 0  # `labels` of which the loss is known
-    loss: float = 0.0  # sum of the candidate's clipped scaled losses, 0..1, over them
-    scored: int = 0  # of them, labels that the anchor was scored on too
-    score: float = 0.0  # the candidate's sum over those
-    anchor_score: float = 0.0  # the anchor's
-
-    def add(self, update: Update) -> None:
-        """Count an update in. A loss of the candidate that is not finite counts as 1, as it does for the gate."""
-        n, score = update.labels, update.score if math.isfinite(update.score) else 1.0
-        self.labels += n
-        self.learned += n
-        self.loss += n * score
-        if math.isfinite(update.anchor_score):
-            self.scored += n
-            self.score += n * score
-            self.anchor_score += n * update.anchor_score
-
-    def numbers(self) -> dict[str, float]:
-        """What a verdict says of it: labels, and means per label where there are any."""
-        numbers = {"labels": float(self.labels)}
-        if self.learned:
-            numbers["loss"] = self.loss / self.learned
-        if self.scored:
-            numbers |= {"score": self.score / self.scored, "anchor_score": self.anchor_score / self.scored}
-        return numbers
-
-
 class Trainer:
     """Models, checkpoint and channel. `run` is the process's life."""
 
@@ -119,15 +93,18 @@ class Trainer:
         self.position = opened.position
         self.skips = {int(number): Skips(ranges) for number, ranges in settings["skips"].items()}
         self._deleted: set[int] = set()  # models, since the start
-        self.models = {number: hosted for number, hosted in opened.models.items() if not self._is_gone(number)}
-        for hosted in self.models.values():
-            hosted.skips = self._skips_of(hosted.number)
-        now = time.monotonic()
-        # Whatever the checkpoint holds, nobody knows what of it was judged or published: it is judged again.
-        self.due = {n: Due(1, labels=min(1, m.learner.counts.learned), since=now) for n, m in self.models.items()}
         # Weights last published, by model; where another process published them, serving is asked.
         self.published: dict[int, NDArray[np.float32]] = {}
-        self._unsaved = 0
+        standing = {number: stored.standing for number, stored in opened.models.items()}
+        memory = settings.get("trainer_memory_bytes", MEMORY_BYTES)
+        self.models = Models(opened.checkpoints, self.gate_settings, standing, memory, self._left_memory)
+        for number in [number for number in standing if self._is_gone(number)]:
+            del self.models[number]
+        self._resumed = {number: opened.models[number] for number in self.models}
+        self.due = Pending(settings["publish_labels"], settings["publish_s"])
+        self._judge_again(settings.get("judged", {}))
+        self._unsaved = 0  # chunks
+        self._saved_at, self._save_s = time.monotonic(), 0.0  # when the last save ended, and how long it took
 
     def run(self) -> None:
         """Learn until the input ends, or until `stop` comes, which leaves a checkpoint."""
@@ -135,9 +112,10 @@ class Trainer:
         if elsewhere:
             why = f"trainer.db was written by [{elsewhere}], this is [{machine_kind()}]: what is learned from here on "
             self.channel.send("problem", {"why": why + "need not be bit for bit what it would have been there"})
-        self.channel.send("ready", self._checkpointed())
-        for hosted in self.models.values():  # where nothing comes any more, serving must know it all the same
-            self.channel.send("progress", progress(hosted, self.position, []))
+        self.channel.send("ready", self._checkpointed(self.models.standing))
+        for number, stored in self._resumed.items():  # where nothing comes any more, serving must know it all the same
+            self.channel.send("progress", resumed(number, stored, self.position))
+        self._resumed = {}
         while not self.channel.ended:
             message = self.channel.receive(self._patience())
             while message is not None:
@@ -151,8 +129,18 @@ class Trainer:
 
     def _patience(self) -> float | None:
         """Seconds until the next verdict is due by time."""
-        waits = [d.since + self.settings["publish_s"] - time.monotonic() for d in self.due.values() if d.entries]
-        return max(0.0, min(waits)) if waits else None
+        return self.due.wait(time.monotonic())
+
+    def _judge_again(self, judged: Mapping[Any, int]) -> None:
+        """Whatever the checkpoint holds beyond what serving knows as judged is judged again, and so is a model that
+        has asked for a rollback. judged: by model, entries; a model that is not named is judged again."""
+        known, now = {int(number): offset for number, offset in judged.items()}, time.monotonic()
+        for number, stored in self._resumed.items():
+            if stored.returning or stored.heard > known.get(number, -1):
+                self.due.note(number, now, 1, 0, labels=min(1, stored.totals["learned"]))
+
+    def _left_memory(self, number: int) -> None:
+        self.published.pop(number, None)
 
     def _take(self, message: Message) -> None:
         if message.kind == "list_quarantine":
@@ -168,33 +156,50 @@ class Trainer:
             self._learn(chunk, position)
         except ModelGone:
             self._deleted.add(chunk.model)
-            for known in (self.models, self.due, self.published):
-                known.pop(chunk.model, None)
+            if chunk.model in self.models:
+                del self.models[chunk.model]
+            self.published.pop(chunk.model, None)
+            self.due.settle(chunk.model)
             self.position = position
             self.channel.send("passed", {"position": position})
         self._unsaved += 1
-        hosted = self.models.get(chunk.model)
-        full = hosted is not None and hosted.quarantine.unsaved >= UNSAVED_ITEMS
-        if full or self._unsaved >= self.settings["checkpoint_chunks"]:
+        full = chunk.model in self.models and self.models[chunk.model].quarantine.unsaved >= UNSAVED_ITEMS
+        if full or not self.models.make_room() or self._is_save_due():
             self._save()
+
+    def _is_save_due(self) -> bool:
+        """Whether to save now: every `checkpoint_chunks`, but where many or large models have changed, and a save takes
+        long, only once learning has had RESTING times as long, at the latest after MOST_INTERVALS times as many chunks.
+        """
+        chunks = self.settings["checkpoint_chunks"]
+        if self._unsaved < chunks:
+            return False
+        took = self._save_s if self._save_s > LONG_SAVE_S else 0.0
+        return time.monotonic() - self._saved_at >= RESTING * took or self._unsaved >= MOST_INTERVALS * chunks
 
     def _begin(self, position: int, models: list[dict[str, Any]]) -> None:
         """Nothing can be learned from the checkpoint on: go on at `position`, from the weights that serve.
 
         What the quarantine holds, and which windows have come, stays known.
         """
-        self.position = position
-        former, self.models, self.due, self.published = self.models, {}, {}, {}
+        self.due.clear()
+        self.published.clear()
+        for number in set(self.models) - {facts["model"] for facts in models}:
+            del self.models[number]
         for facts in models:
-            number = facts["model"]
+            number, former = facts["model"], self.models.get(facts["model"])
             hosted = HostedModel.create(number, ModelCreate("", "", json.dumps(facts["spec"])), self.gate_settings)
             hosted.skips = self._skips_of(number)
-            if number in former:
-                hosted.quarantine, hosted.sources = former[number].quarantine, former[number].sources
-            self.models[number], self.due[number] = hosted, Due(1, since=time.monotonic())
+            if former is not None:
+                hosted.quarantine, hosted.sources = former.quarantine, former.sources
+            self.models[number] = hosted
             hosted.begin(facts["version"], facts["offset"], facts["paused"], self._weights_of)
+            self.due.note(number, time.monotonic(), 1, 0)
+            if not self.models.make_room():
+                self._store(BEGINNING)
+        self.position = position
         self._save()
-        self.channel.send("ready", self._checkpointed())
+        self.channel.send("ready", self._checkpointed(self.models.standing))
 
     def _is_gone(self, model: int) -> bool:
         """Whether the model was deleted: before this process began, which the settings say, or since."""
@@ -210,29 +215,25 @@ class Trainer:
             raise ModelGone(f"model {chunk.model} was deleted")
         hosted = self.models.get(chunk.model)
         if hosted is None and isinstance(chunk.records[0], ModelCreate):
-            hosted = HostedModel.create(chunk.model, chunk.records[0], self.gate_settings)
-            hosted.skips = self._skips_of(chunk.model)
-            self.models[chunk.model], self.due[chunk.model] = hosted, Due()
+            hosted = self.models[chunk.model] = HostedModel.create(chunk.model, chunk.records[0], self.gate_settings)
             self.published[chunk.model] = hosted.learner.weights.flat.copy()
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
+        hosted.skips = self._skips_of(chunk.model)
+        self.models.changed(chunk.model)
         updates = hosted.apply(chunk, self._weights_of)
         self.position = position
         self._note(hosted, chunk, updates)
 
     def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update]) -> None:
         """Count what is due, and tell serving what was learned."""
-        due = self.due[hosted.number]
         entries, fresh = countable(hosted.learner.spec.task, chunk)
-        if entries and not due.entries:
-            due.since = time.monotonic()
-        due.entries += entries
-        due.fresh += fresh
+        self.due.note(hosted.number, time.monotonic(), entries, fresh)
         if hosted.thrown_away is not None:  # what was learned before is in no weights any more
-            due = self.due[hosted.number] = Due(entries=due.entries, fresh=due.fresh, since=due.since)
+            self.due.thrown_away(hosted.number)
             self.published.pop(hosted.number, None)
         for update in updates[hosted.thrown_away or 0 :]:
-            due.add(update)
+            self.due.learned(hosted.number, update)
         self.channel.send("progress", progress(hosted, self.position, updates))
         for version in hosted.anchored:
             self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
@@ -242,12 +243,8 @@ class Trainer:
             self.channel.send("drifted", {"model": hosted.number, **head})
 
     def _give_verdicts(self, end_reached: bool) -> None:
-        now = time.monotonic()
-        for number, due in self.due.items():
-            enough = end_reached and due.fresh >= self.settings["publish_labels"]
-            late = due.entries > 0 and now - due.since >= self.settings["publish_s"]
-            if enough or late:
-                self._judge(self.models[number], due)
+        while (number := self.due.next(time.monotonic(), end_reached)) is not None:
+            self._judge(self.models[number], self.due[number])
 
     def _judge(self, hosted: HostedModel, due: Due) -> None:
         """Publish, unless something speaks against it (DESIGN R11)."""
@@ -320,7 +317,7 @@ class Trainer:
             "digest": digest,
         }
         self.channel.send("verdict", head, *blobs)
-        self.due[hosted.number] = Due()
+        self.due.settle(hosted.number)
 
     def _weights_of(self, model: int, version: int) -> NDArray[np.float32]:
         """The weights of a published version, asked of serving; other messages wait meanwhile. Raises WeightsGone."""
@@ -346,21 +343,25 @@ class Trainer:
         self.channel.send("quarantine", {"ask": ask, "items": heads}, *(item.y for item in items))
 
     def _save(self) -> None:
-        self._unsaved = 0
+        """Save what has changed, and tell serving; where the disk is full, the next save writes it."""
+        self._unsaved, started = 0, time.monotonic()
+        saved = self._store(self.position)
+        self._saved_at = time.monotonic()
+        self._save_s = self._saved_at - started
+        if saved is not None:
+            self.channel.send("saved", self._checkpointed(saved))
+
+    def _store(self, position: int) -> Mapping[int, Standing] | None:
         try:
-            self.checkpoints.save(self.position, self.models.values())
+            return self.models.save(position)
         except NoSpace as error:  # the next one takes it along; until then the journal has it
             self.channel.send("problem", {"why": f"no checkpoint: the disk is full: {error}", "full": True})
-            return
-        self.channel.send("saved", self._checkpointed())
+            return None
 
-    def _checkpointed(self) -> dict[str, Any]:
-        """What serving must know of the checkpoint: its position, and the versions needed to go on from it."""
-        models = [
-            {"model": n, "version": m.version, "anchor": m.gate.anchor, "contender": m.gate.contender}
-            for n, m in self.models.items()
-        ]
-        return {"position": self.position, "models": models}
+    def _checkpointed(self, models: Mapping[int, Standing]) -> dict[str, Any]:
+        """What serving must know of the checkpoint: its position, and the versions needed to go on with these models
+        from it."""
+        return {"position": self.position, "models": [{"model": n, **s._asdict()} for n, s in models.items()]}
 
 
 def countable(task: str, chunk: Chunk) -> tuple[int, int]:
@@ -372,25 +373,11 @@ def countable(task: str, chunk: Chunk) -> tuple[int, int]:
 
 def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[str, Any]:
     """What the metrics need of one chunk's learning, as a JSON-able head."""
-    counts = hosted.learner.counts
     reports = [u.report for u in updates if u.report]
     return {
         "position": position,
         "model": hosted.number,
-        "offset": hosted.offset,
-        "updates": counts.updates,
-        "learned": counts.learned,
-        "thinned": counts.thinned,
-        "voided": counts.voided,
-        "clipped": counts.clipped,
-        "drifts": counts.drifts,
-        "evicted": hosted.learner.contexts.evicted,
-        "windows": counts.windows,
-        "unlearned": counts.unlearned,
-        "duplicates": counts.duplicates,
-        "quarantined": hosted.quarantine.totals,
-        "in_quarantine": len(hosted.quarantine),
-        "quarantine_dropped": hosted.quarantine.dropped,
+        **hosted.totals(),
         "losses": [u.loss for u in updates if math.isfinite(u.loss)],
         "persistence": [u.persistence for u in updates if math.isfinite(u.loss)],
         "scores": [(u.score, u.anchor_score) for u in updates if math.isfinite(u.anchor_score)],
@@ -401,6 +388,12 @@ def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[
         "lags": list(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else [],
         "saturated": reports[-1].saturated if reports else None,
     }
+
+
+def resumed(number: int, stored: Stored, position: int) -> dict[str, Any]:
+    """`progress` of a model that is as it was saved."""
+    nothing: dict[str, list[float]] = {name: [] for name in OBSERVED}
+    return {"position": position, "model": number, **stored.totals, **nothing, "saturated": None}
 
 
 def main() -> None:
@@ -421,7 +414,7 @@ def main() -> None:
     except WeightsGone as error:
         print(f"cannot learn on: {error}", file=sys.stderr)
         raise SystemExit(WEIGHTS_GONE) from error
-    except sqlite3.Error as error:
+    except (sqlite3.Error, CheckpointCorrupt, DatabaseCorrupt) as error:
         print(f"cannot keep what is learned: {error}", file=sys.stderr)
         raise SystemExit(NOT_THE_RECORDS) from error
     finally:

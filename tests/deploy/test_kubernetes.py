@@ -6,11 +6,11 @@ No cluster runs in these tests: that an API server takes them is not seen here.
 import tomllib
 
 import pytest
-from prometheus_client import CollectorRegistry
 
 from service import access
 from service.config import ServeConfig, load
 from service.edge.http import application
+from service.rendering import Registry
 from service.trainer.client import STOP_S
 from tests.deploy.reading import DEPLOY, dockerfile, documents, image_environment, last, manifest, understands
 
@@ -78,7 +78,7 @@ def test_the_stateful_set_has_one_pod_a_headless_service_and_a_volume_with_room(
 
 
 def test_the_probes_ask_what_the_server_has_over_tls(config):
-    paths = {route.path for route in application(CollectorRegistry(), lambda: "", lambda asked: None).routes}
+    paths = {route.path for route in application(Registry(), lambda: "", lambda asked: None).routes}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = CONTAINER[probe]["httpGet"]
         assert asked["path"] in paths

@@ -71,6 +71,8 @@ NOT_HERE = {
     "freshet_quota_reached_total": "a tenant at its quota; tests/journeys/test_quotas.py",
     "freshet_build_info": "what runs stays the same; tests/service/test_metrics.py",
     "freshet_ready": "1 as long as anybody is served; tests/service/test_metrics.py",
+    "freshet_sessions_loaded": "as many as there are models that tick; tests/service/test_loading.py",
+    "freshet_session_load_seconds_count": "a tick of a model that is not loaded; tests/service/test_loading.py",
     "freshet_disk_free_bytes": "the disk is others' too; tests/service/test_metrics.py",
     "freshet_trainer_ready": "1 but for a moment; tests/service/test_metrics.py",
     "freshet_learning_paused": "paused and resumed by hand; tests/service/test_metrics.py",

@@ -124,7 +124,8 @@ class World:
         self.stop_trainer()
         config, pipes = self.server.config, Pipes(self.server)
         gate = {name: getattr(config.gate, name) for name in type(config.gate).__dataclass_fields__}
-        settings = {name: getattr(config, name) for name in ("publish_labels", "publish_s", "checkpoint_chunks")}
+        of_trainer = ("publish_labels", "publish_s", "checkpoint_chunks", "trainer_memory_bytes")
+        settings = {name: getattr(config, name) for name in of_trainer}
         opened = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
         self._checkpoints = opened.checkpoints
         self.trainer = Trainer(pipes, opened, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavaila
 from service.export import export, pack_weights, read_weights
 from service.records import Kind, ModelCreate, Swap
 from service.storage.versions import Version
+from service.trainer.due import Pending
 from service.trainer.messages import Message
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
@@ -239,7 +240,7 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
 
 
 async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of_what_serves(tmp_path):
-    """It judges again what its checkpoint holds, for nobody knows whether that was published."""
+    """It judges again what its checkpoint holds beyond what serving knows as judged."""
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 4)
         for n in range(5):
@@ -250,7 +251,8 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         live.trainer._save()
         before = [v.number for v in live.serving.versions.list(1)]
 
-        (await live.start_trainer()).settings["publish_s"] = 0.0  # time is up
+        (await live.start_trainer()).due = Pending(1, 0.0)  # time is up
+        live.trainer._judge_again({})
         [again] = await live.learn()
 
         assert again.head["verdict"] == "publish", "the trainer cannot know"

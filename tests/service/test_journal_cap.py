@@ -99,6 +99,7 @@ async def test_the_quarantine_outlives_a_trainer_that_begins_anew(tmp_path):
 
         trainer._begin(**await live.server.learning.begin_anew("a test's"))
         trainer.models[flow.number].quarantine.add(9, "conflict", label)
+        trainer.models.changed(flow.number)
         trainer._save()
 
         held = trainer.checkpoints.quarantined(flow.number, 0, 10)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.sessions import Origin
+from service.totals import Totals
 from tests.service.one_process import NEVER_S, world
 
 
@@ -43,3 +44,65 @@ async def test_a_deleted_stream_stays_away_while_another_is_out_of_memory_and_it
         assert (len(model.table), model.known) == (0, 1)
         session, origin = service.serving.open_stream(model, "a")
         assert (session.last_seq, origin) == (0, Origin.FRESH)
+
+
+async def test_an_idle_stream_leaves_although_nothing_happens_to_its_model_any_more(tmp_path):
+    async with world(tmp_path, idle_s=10.0) as service:
+        now = 100.0
+        service.serving.clock = service.serving.residency._clock = lambda: now
+        other = await service.model("other")
+        model = await service.model()
+        for id in "ab":
+            session, _ = service.serving.open_stream(model, id, owner=model.owner(lambda: None), pinned=id == "b")
+            await service.ticks(model, [(session, 1.0)])
+            model.table.touched[session.row] = now
+        service.serving.judged(model, service.server.journal.offset(model.number))
+        await service.snapshot()
+        assert (len(model.table), model.is_changed) == (2, False)
+
+        now = 111.0
+        await service.tick(other, service.open(other, "pump"), 1.0)
+        await service.snapshot()
+        assert list(model.table.by_id) == ["b"], "it has been idle, and the other is pinned"
+
+        now = 200.0
+        await service.snapshot()
+        assert list(model.table.by_id) == ["b"]
+        service.serving.close_stream(model, int(model.table.owner[model.table.by_id["b"]]))
+        await service.snapshot()
+        assert (len(model.table), model.known, service.serving.totals.resident) == (0, 2, 1)
+
+
+async def test_a_stream_that_was_only_read_leaves_memory_again(tmp_path):
+    async with world(tmp_path, idle_s=10.0) as service:
+        now = 100.0
+        service.serving.clock = service.serving.residency._clock = lambda: now
+        model = await service.model()
+        session, _ = service.serving.open_stream(model, "a", pinned=False)
+        await service.tick(model, session, 1.0)
+        service.serving.judged(model, service.server.journal.offset(model.number))
+        now = 200.0
+        await service.snapshot()
+        assert len(model.table) == 0
+        await service.serving.residency.bring(model, ["a"])
+        await service.snapshot()
+        assert (len(model.table), service.serving.totals.resident) == (1, 1)
+
+        now = 211.0
+        await service.snapshot()
+        assert (len(model.table), service.serving.totals.resident) == (0, 0)
+
+
+def test_totals_follow_models_and_streams_that_come_and_go():
+    totals = Totals()
+    totals.count(1, "a", 3, 2)
+    totals.count(2, "a", 5, 5)
+    totals.count(3, "b", 1, 0)
+    totals.count(1, "a", 2, 1)
+    assert (totals.streams, totals.resident) == (8, 6)
+    assert [totals.models_of(t) for t in "abc"] == [2, 1, 0]
+    assert [totals.streams_of(t) for t in "abc"] == [7, 1, 0]
+
+    totals.forget(2)
+    totals.forget(3)
+    assert (totals.streams, totals.resident, totals.models_of("b"), totals.streams_of("a")) == (2, 1, 0, 2)

@@ -63,7 +63,7 @@ def test_streams_that_did_not_change_need_not_be_saved_again(states):
 def test_a_model_that_is_gone_takes_its_streams_with_it(states):
     states.save(10, [FLOW, HEAT], [stream(1, 1), stream(2, 1)])
 
-    states.save(20, [HEAT], [])
+    states.save(20, [HEAT], [], gone=[FLOW.model])
 
     assert loaded(states) == (20, [HEAT], [stream(2, 1)])
 
@@ -118,7 +118,7 @@ def test_answers_are_added_block_by_block_and_go_when_they_are_no_longer_kept(st
 
     assert states.load().answers == tuple(blocks[1:])
 
-    states.save(30, [HEAT], [])
+    states.save(30, [HEAT], [], gone=[FLOW.model])
     assert states.load().answers == ()
 
 

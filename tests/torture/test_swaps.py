@@ -7,13 +7,13 @@ from tests.torture.failpoints import injected
 
 ANSWERS_BY_ANOTHER = """
 from service.engine import Engine
-install = Engine.install
+replace = Engine.replace
 
 def late(self, model, version, session):
     former = next((s for (m, _), s in self._sessions.items() if m == model), session)
-    install(self, model, version, former)
+    replace(self, model, version, former)
 
-Engine.install = late
+Engine.replace = late
 """
 
 

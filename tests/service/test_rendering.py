@@ -1,0 +1,75 @@
+"""The text of a scrape is the library's, and what has not changed since the last one is not written anew."""
+
+from __future__ import annotations
+
+import random
+
+import prometheus_client
+import pytest
+from prometheus_client import Gauge, ProcessCollector, generate_latest
+
+from service import rendering
+from service.metrics import Metrics
+from service.names import ModelKey
+from service.rendering import Registry
+
+prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # as the server does
+
+
+def lines(text: bytes) -> list[str]:
+    return text.decode().splitlines()
+
+
+def test_the_text_is_what_the_library_makes_of_it_whatever_happens():
+    rng = random.Random(3)
+    registry = Registry()
+    metrics = Metrics(registry)
+    metrics.disk_free.set_function(lambda: 17.0)
+    keys = [ModelKey('a"b\\', f"m{n}") for n in range(5)]
+    for round in range(40):
+        model = metrics.of(rng.choice(keys))
+        rng.choice([model.ticks, model.labels, model.windows, metrics.truncated]).inc(rng.random())
+        rng.choice([model.backlog, model.evidence, metrics.durable_lag]).set(
+            rng.choice([0.0, 1.5, float("nan"), 1e300])
+        )
+        rng.choice([model.staleness, model.freshness, metrics.commit_seconds]).observe(rng.random() * 10)
+        metrics.lag_norm.labels(*model.key, str(round % 3)).set(round)
+        if round % 7 == 6:
+            metrics.forget(rng.choice(keys))
+        assert lines(registry.text()) == lines(generate_latest(registry)), round
+
+
+def test_a_collector_of_the_library_is_rendered_too_and_one_that_has_left_is_not():
+    registry = Registry()
+    gauge = Gauge("level", "A level.", ["where"], registry=registry)
+    gauge.labels("here").set(2)
+    process = ProcessCollector(registry=registry)
+    assert {"process_open_fds", 'level{where="here"}'} <= {line.split(" ")[0] for line in lines(registry.text())}
+
+    registry.unregister(process)
+    assert lines(registry.text()) == lines(generate_latest(registry))
+    registry.unregister(gauge)
+    assert registry.text() == b""
+
+
+def test_only_series_that_have_changed_are_written_anew(monkeypatch):
+    registry = Registry()
+    metrics = Metrics(registry)
+    models = [metrics.of(ModelKey("default", f"m{n}")) for n in range(20)]
+    registry.text()
+    written = []
+    monkeypatch.setattr(rendering, "_text", lambda families, text=rendering._text: written.append(1) or text(families))
+    registry.text()
+    unlabelled = len(written)
+    written.clear()
+
+    models[7].ticks.inc()
+    models[7].staleness.observe(3)
+    assert b'freshet_ticks_total{model="m7",tenant="default"} 1.0' in registry.text()
+    assert len(written) == unlabelled + 2
+
+
+def test_a_rendering_that_took_any_mark_for_the_former_would_be_noticed(monkeypatch):
+    monkeypatch.setattr(rendering, "values_of", lambda child: 0)
+    with pytest.raises(AssertionError):
+        test_the_text_is_what_the_library_makes_of_it_whatever_happens()
