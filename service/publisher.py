@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -46,7 +48,8 @@ class Publisher:
             int, deque[tuple[int, float]]
         ] = {}  # per model: (offset, clock seconds) of commits unjudged
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
-        self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
+        # Per trainer and model: where the trainer's recovery begins.
+        self._checkpoint: dict[int, dict[int, CheckpointVersions]] = {}
         self._drifted: dict[int, int] = {}  # per model: offset of the last drift that was told
         serving.on_commit.append(self._committed)
         serving.on_removed.append(self._removed)
@@ -194,9 +197,9 @@ class Publisher:
             return Message("no_weights", {"why": str(error), "deleted": model not in self._serving.models})
         return Message("weights", {"model": model, "version": number}, (blobs.weights,))
 
-    def checkpointed(self, message: Message) -> None:
+    def checkpointed(self, message: Message, trainer: int = 0) -> None:
         """A checkpoint of the trainer is on disk, or was loaded: learning again from there needs its versions."""
-        self._checkpoint = {
+        self._checkpoint[trainer] = {
             facts["model"]: CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
             for facts in message.head["models"]
         }
@@ -213,7 +216,8 @@ class Publisher:
     def _keep(self, model: Sessions, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
         checkpoint; recent ones, the anchor, one per hour. (Besides, those that are pinned.)"""
-        checkpoint = self._checkpoint.get(model.number, CheckpointVersions(0, set()))
+        known = (its[model.number] for its in self._checkpoint.values() if model.number in its)
+        checkpoint = next(known, CheckpointVersions(0, set()))
         since = min(since, checkpoint.version)
         keep, hour = {model.anchor, model.champion, *checkpoint.named}, None
         for version in reversed(self._serving.versions.list(model.number)):
@@ -224,16 +228,26 @@ class Publisher:
         return keep
 
     def _removed(self, model: int) -> None:
-        for known in (self._on_disk, self._needed, self._checkpoint, self._drifted):
+        for known in (self._on_disk, self._needed, self._drifted):
             known.pop(model, None)
+        for checkpoint in self._checkpoint.values():
+            checkpoint.pop(model, None)
 
     def _committed(self, commit: Commit) -> None:
         now = self._serving.clock()
         for chunk in commit.chunks:
             model = self._serving.models.get(chunk.model)
             if model and (chunk.labels or (len(chunk.seqs) and model.spec.task == "forecast")):
-                marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
-                marks.append((chunk.end_offset, now))
+                if chunk.model not in self._on_disk:
+                    self._on_disk[chunk.model] = deque(maxlen=MAX_MARKS)
+                    self._serving.metrics.of(model.key).unjudged.set_function(partial(self.waiting, chunk.model))
+                self._on_disk[chunk.model].append((chunk.end_offset, now))
+
+    def waiting(self, model: int) -> float:
+        """For how many seconds the oldest label of a model that is on disk and not judged has been there; 0: none."""
+        with suppress(LookupError):  # nothing waits; or, asked from another thread, no longer
+            return max(0.0, self._serving.clock() - self._on_disk[model][0][1])
+        return 0.0
 
     def _judged(self, model: Sessions, offset: int, in_service: bool) -> None:
         marks, now = self._on_disk.get(model.number, deque()), self._serving.clock()

@@ -88,7 +88,7 @@ class Serving:
         self.last_model = 0  # the highest number ever given to a model
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._full_at = 0.0  # of the server's own bucket, clock seconds
-        self.tenants = Tenants(metrics)
+        self.tenants = Tenants(metrics, config.learn_s_per_s)
         self.draining = False
         journal.on_commit.append(self._committed)
 

@@ -88,6 +88,7 @@ class Due:
     scored: int = 0  # of them, labels that the anchor was scored on too
     score: float = 0.0  # the candidate's sum over those
     anchor_score: float = 0.0  # the anchor's
+    more: bool = False  # later chunks of the model are durable already, and still to come
 
     def add(self, update: Update) -> None:
         """Count an update in. A loss of the candidate that is not finite counts as 1, as it does for the gate."""
@@ -128,6 +129,7 @@ class Trainer:
         # Weights last published, by model; where another process published them, serving is asked.
         self.published: dict[int, NDArray[np.float32]] = {}
         self._unsaved = 0
+        self._judging = 0.0  # process seconds when the verdict under way began
 
     def run(self) -> None:
         """Learn until the input ends, or until `stop` comes, which leaves a checkpoint."""
@@ -145,9 +147,9 @@ class Trainer:
                     self._save()
                     return
                 self._take(message)
-                self._give_verdicts(end_reached=False)
+                self._give_verdicts()
                 message = self.channel.receive(0)
-            self._give_verdicts(end_reached=True)
+            self._give_verdicts()
 
     def _patience(self) -> float | None:
         """Seconds until the next verdict is due by time."""
@@ -159,19 +161,23 @@ class Trainer:
             self._list_quarantine(**message.head)
         if message.kind == "begin":
             self._begin(**message.head)
+        if message.kind == "reached":  # nothing of it was for this process
+            self.position = message.head["position"]
+            self._save()
         if message.kind != "chunk":
             return
         chunk, position = decode_chunk(message.blobs[0]), message.head["position"]
         if isinstance(chunk.records[-1], ModelDelete):
             self._deleted.add(chunk.model)
         try:
-            self._learn(chunk, position)
+            self._learn(chunk, position, more=message.head.get("more", False))
         except ModelGone:
             self._deleted.add(chunk.model)
             for known in (self.models, self.due, self.published):
                 known.pop(chunk.model, None)
-            self.position = position
             self.channel.send("passed", {"position": position})
+        # Chunks of another model that lie before this one may be to come: learning goes on from the first of them.
+        self.position = message.head.get("resume", position)
         self._unsaved += 1
         hosted = self.models.get(chunk.model)
         full = hosted is not None and hosted.quarantine.unsaved >= UNSAVED_ITEMS
@@ -204,8 +210,12 @@ class Trainer:
     def _skips_of(self, model: int) -> Skips:
         return self.skips.setdefault(model, Skips())
 
-    def _learn(self, chunk: Chunk, position: int) -> None:
-        """Take one chunk in. Raises ModelGone: nothing of that model is to be learned any more."""
+    def _learn(self, chunk: Chunk, position: int, more: bool) -> None:
+        """Take one chunk in, which ends at `position`. more: later ones of the model are durable already.
+
+        Raises ModelGone: nothing of that model is to be learned any more.
+        """
+        started = time.process_time()
         if self._is_gone(chunk.model):
             raise ModelGone(f"model {chunk.model} was deleted")
         hosted = self.models.get(chunk.model)
@@ -216,11 +226,15 @@ class Trainer:
             self.published[chunk.model] = hosted.learner.weights.flat.copy()
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
+        if chunk.end <= hosted.offset:
+            self.channel.send("passed", {"position": position})
+            return
         updates = hosted.apply(chunk, self._weights_of)
-        self.position = position
-        self._note(hosted, chunk, updates)
+        seconds = time.process_time() - started
+        self._note(hosted, chunk, updates, progress(hosted, position, updates, seconds))
+        self.due[hosted.number].more = more
 
-    def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update]) -> None:
+    def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update], told: dict[str, Any]) -> None:
         """Count what is due, and tell serving what was learned."""
         due = self.due[hosted.number]
         entries, fresh = countable(hosted.learner.spec.task, chunk)
@@ -233,7 +247,7 @@ class Trainer:
             self.published.pop(hosted.number, None)
         for update in updates[hosted.thrown_away or 0 :]:
             due.add(update)
-        self.channel.send("progress", progress(hosted, self.position, updates))
+        self.channel.send("progress", told)
         for version in hosted.anchored:
             self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
         hosted.anchored.clear()
@@ -241,16 +255,18 @@ class Trainer:
             head = {"offset": hosted.offset, "reaction": hosted.learner.spec.drift_reaction, "numbers": numbers}
             self.channel.send("drifted", {"model": hosted.number, **head})
 
-    def _give_verdicts(self, end_reached: bool) -> None:
+    def _give_verdicts(self) -> None:
+        """On each model that has learned enough and all that was durable of it, or that has waited long enough."""
         now = time.monotonic()
         for number, due in self.due.items():
-            enough = end_reached and due.fresh >= self.settings["publish_labels"]
+            enough = not due.more and due.fresh >= self.settings["publish_labels"]
             late = due.entries > 0 and now - due.since >= self.settings["publish_s"]
             if enough or late:
                 self._judge(self.models[number], due)
 
     def _judge(self, hosted: HostedModel, due: Due) -> None:
         """Publish, unless something speaks against it (DESIGN R11)."""
+        self._judging = time.process_time()
         gate = hosted.gate
         numbers = {"evidence": gate.evidence} | due.numbers()
         if gate.worse:
@@ -318,9 +334,10 @@ class Trainer:
             "numbers": {k: float(v) if np.isfinite(v) else 1e300 for k, v in numbers.items()},
             "rollback": rollback,
             "digest": digest,
+            "seconds": time.process_time() - self._judging,
         }
         self.channel.send("verdict", head, *blobs)
-        self.due[hosted.number] = Due()
+        self.due[hosted.number] = Due(more=due.more)
 
     def _weights_of(self, model: int, version: int) -> NDArray[np.float32]:
         """The weights of a published version, asked of serving; other messages wait meanwhile. Raises WeightsGone."""
@@ -355,11 +372,13 @@ class Trainer:
         self.channel.send("saved", self._checkpointed())
 
     def _checkpointed(self) -> dict[str, Any]:
-        """What serving must know of the checkpoint: its position, and the versions needed to go on from it."""
+        """What serving must know of the checkpoint: the position that learning goes on from, how many entries of each
+        model are in it, which lie partly behind that, and the versions needed to go on."""
         models = [
-            {"model": n, "version": m.version, "anchor": m.gate.anchor, "contender": m.gate.contender}
+            {"model": n, "offset": m.offset, "version": m.version, "anchor": m.gate.anchor,
+             "contender": m.gate.contender}
             for n, m in self.models.items()
-        ]
+        ]  # fmt: skip
         return {"position": self.position, "models": models}
 
 
@@ -370,12 +389,13 @@ def countable(task: str, chunk: Chunk) -> tuple[int, int]:
     return ticks + outside, outside + (ticks if task == "forecast" else 0)
 
 
-def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[str, Any]:
-    """What the metrics need of one chunk's learning, as a JSON-able head."""
+def progress(hosted: HostedModel, position: int, updates: list[Update], seconds: float = 0.0) -> dict[str, Any]:
+    """What the metrics need of one chunk's learning, which took so many seconds, as a JSON-able head."""
     counts = hosted.learner.counts
     reports = [u.report for u in updates if u.report]
     return {
         "position": position,
+        "seconds": seconds,
         "model": hosted.number,
         "offset": hosted.offset,
         "updates": counts.updates,
@@ -413,7 +433,7 @@ def main() -> None:
         raise SystemExit("the trainer is started by the server, which sends it its settings")
     settings = dict(first.head)
     os.nice(settings["nice"])
-    opened = open_or_set_aside(Path(settings["data"]) / "trainer.db", GateSettings(**settings["gate"]))
+    opened = open_or_set_aside(Path(settings["data"]) / settings["checkpoint"], GateSettings(**settings["gate"]))
     if opened.problem:
         channel.send("problem", {"why": opened.problem, "corrupt": True})
     try:
