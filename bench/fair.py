@@ -59,7 +59,9 @@ async def heavy(client: freshet.Client) -> None:
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(client.stream("heavy", f"s{n}")) for n in range(STREAMS)]
         while True:
-            await asyncio.gather(*(stream.step([float(x)]) for stream, x in zip(streams, rng.normal(size=STREAMS))))
+            await asyncio.gather(
+                *(stream.step([float(x)]) for stream, x in zip(streams, rng.normal(size=STREAMS), strict=True))
+            )
 
 
 async def measure(ticks: int, rate: float, beside: bool, settings: dict[str, object]) -> list[tuple[str, float, str]]:

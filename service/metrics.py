@@ -143,7 +143,7 @@ class Metrics:
             "trainer_backlog_seconds", "Seconds of learning that the backlog is expected to take.", *OF_MODEL
         )
         self.learning_seconds = counter(
-            "learning_seconds_total", "Processor time of trainers: learning, and making versions.", *OF_MODEL
+            "learning_seconds_total", "Time that trainers have worked for it: learning, and making versions.", *OF_MODEL
         )
         self.unjudged = gauge(
             "unjudged_seconds", "How long the oldest label on disk has waited to be learned and judged.", *OF_MODEL

@@ -64,9 +64,9 @@ def _lock_file() -> str:
 
 
 class Held(NamedTuple):
-    """What a file holds."""
+    """What a file holds. position: None before the first save."""
 
-    position: int
+    position: int | None
     models: list[int]
 
 
@@ -191,7 +191,7 @@ class Checkpoints:
         """The position that learning goes on from, and the models that are stored, as `load` has them."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
-            return Held(stored[0] if stored else 0, [row[0] for row in sql.execute("SELECT model FROM models")])
+            return Held(stored[0] if stored else None, [row[0] for row in sql.execute("SELECT model FROM models")])
 
     def go_on_from(self, position: int) -> None:
         """Learning goes on from there: not behind any chunk that is not in the models of this file."""

@@ -67,25 +67,28 @@ def move(data: Path, processes: int, models: Mapping[int, ModelKey], whole: bool
         stores = {n: store for n, path in found.items() if (store := _open(path, stack)) is not None}
         held = {n: store.held() for n, store in stores.items()}
         away = [(n, m) for n in held for m in held[n].models if m in models and place(models[m], processes) != n]
-        if not stores or (not away and set(found) == set(range(processes))):
+        starts = {n: its.position for n, its in held.items() if its.position is not None}
+        missing = set(range(processes)) - set(starts) - (set(found) - set(held))
+        if not starts or not (away or missing or set(found) - set(range(processes))):
             return 0
-        start = min(its.position for its in held.values())
-        for n in stores:
+        start = min(starts.values())
+        for n in starts:
             stores[n].go_on_from(start)
         known = {m for its in held.values() for m in its.models}
-        for n in set(range(processes)) - set(found):
+        for n in missing:
+            if n not in stores:
+                stores[n] = stack.enter_context(closing(Checkpoints(data / checkpoint_file(n))))
             # What a lost file held is learned again from the journal's start, where that is kept.
             lost = [m for m, key in models.items() if m not in known and place(key, processes) == n]
-            stores[n] = stack.enter_context(closing(Checkpoints(data / checkpoint_file(n))))
             stores[n].go_on_from(0 if lost and whole else start)
         for n, m in away:
             target = place(models[m], processes)
-            if target in stores:  # or it is damaged: what it lacks is learned again, as what it held
+            if target in stores:  # or it is damaged, and the model moves at the next start, once there is a sound one
                 stores[target].take_over(m, stores[n])
-            stores[n].drop(m)
-    for n, path in found.items():
-        if n >= processes and n in held:
-            _remove(path)
+                stores[n].drop(m)
+        empty = [found[n] for n in held if n >= processes and not set(stores[n].held().models) & set(models)]
+    for path in empty:
+        _remove(path)
     return len(away)
 
 

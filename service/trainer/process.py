@@ -129,7 +129,7 @@ class Trainer:
         # Weights last published, by model; where another process published them, serving is asked.
         self.published: dict[int, NDArray[np.float32]] = {}
         self._unsaved = 0
-        self._judging = 0.0  # process seconds when the verdict under way began
+        self._judging = 0.0  # perf_counter seconds when the verdict under way began
 
     def run(self) -> None:
         """Learn until the input ends, or until `stop` comes, which leaves a checkpoint."""
@@ -215,7 +215,7 @@ class Trainer:
 
         Raises ModelGone: nothing of that model is to be learned any more.
         """
-        started = time.process_time()
+        started = time.perf_counter()
         if self._is_gone(chunk.model):
             raise ModelGone(f"model {chunk.model} was deleted")
         hosted = self.models.get(chunk.model)
@@ -230,7 +230,7 @@ class Trainer:
             self.channel.send("passed", {"position": position})
             return
         updates = hosted.apply(chunk, self._weights_of)
-        seconds = time.process_time() - started
+        seconds = time.perf_counter() - started
         self._note(hosted, chunk, updates, progress(hosted, position, updates, seconds))
         self.due[hosted.number].more = more
 
@@ -266,7 +266,7 @@ class Trainer:
 
     def _judge(self, hosted: HostedModel, due: Due) -> None:
         """Publish, unless something speaks against it (DESIGN R11)."""
-        self._judging = time.process_time()
+        self._judging = time.perf_counter()
         gate = hosted.gate
         numbers = {"evidence": gate.evidence} | due.numbers()
         if gate.worse:
@@ -334,7 +334,7 @@ class Trainer:
             "numbers": {k: float(v) if np.isfinite(v) else 1e300 for k, v in numbers.items()},
             "rollback": rollback,
             "digest": digest,
-            "seconds": time.process_time() - self._judging,
+            "seconds": time.perf_counter() - self._judging,
         }
         self.channel.send("verdict", head, *blobs)
         self.due[hosted.number] = Due(more=due.more)
