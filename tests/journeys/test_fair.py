@@ -52,6 +52,7 @@ async def test_labels_of_a_light_model_are_judged_before_the_backlog_of_a_heavy_
         assert heavy.judged_offset < heavy.offset, "the heavy one's backlog was there all the time"
         seen = await scrape(server.http)
         assert seen.total("freshet_unjudged_seconds", model="heavy") > 0
+        assert seen.total("freshet_fresh_target_seconds") == 30
         assert seen.total("freshet_learning_seconds_total", model="light") > 0
         assert seen.total("freshet_trainer_backlog_seconds", model="heavy") > 0
 
