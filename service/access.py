@@ -66,7 +66,7 @@ class Quota:
 
 
 UNLIMITED = Quota()
-RATES = {"ticks_per_s", "learn_s_per_s"}  # quotas that need not be whole
+PER_SECOND = {"ticks_per_s", "learn_s_per_s"}  # numbers, and not zero; the others are counts
 NOBODY = "-" * 64
 
 
@@ -169,7 +169,7 @@ def _quota(tenant: str, entry: Any) -> Quota:
     _check_tenant(where, tenant)
     entry = _table(where, entry, set(Quota.__dataclass_fields__))
     for name, value in entry.items():
-        whole = name not in RATES
+        whole = name not in PER_SECOND
         right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not right or not 0 <= value < 2**63 or (value == 0 and not whole):
             raise AccessError(f"{where}.{name} = {value!r}; give a {'whole number' if whole else 'number above 0'}")

@@ -40,7 +40,7 @@ class Rate:
         return max(math.floor((self._slack - ahead) * self.per_s) + 1, 0)
 
     def take(self, full_at: float, now: float, n: float = 1) -> float:
-        """When the bucket is full again once n of its tokens are taken; it may owe some."""
+        """When the bucket is full again once n of its tokens are taken."""
         return max(full_at, now) + n * self._one
 
     def take_each(self, full_at: Times, now: float) -> Times:
