@@ -153,17 +153,19 @@ async def test_a_trainer_that_is_killed_does_not_disturb_the_models_of_another(t
             await some(client, seed=1)
             victim, other = (holder(children(server.pid), server.data / checkpoint_file(n)) for n in (0, 1))
             os.kill(victim, signal.SIGSTOP)
-            for name in sorted(NAMES, key=homes(2).__getitem__):
-                async with client.stream(name, "pump") as stream:
-                    for row in walk(40, 2):
-                        await within(stream.step(row))
-                    if homes(2)[name] == 1:
-                        await within(stream.wait_judged(80))
-            for name in NAMES:
-                model = await client.get_model(name)
-                left = model.offset - model.judged_offset  # a swap's record is an entry too
-                assert (left < 20) == (homes(2)[name] == 1), name
-            os.kill(victim, signal.SIGKILL)
+            try:
+                for name in sorted(NAMES, key=homes(2).__getitem__):
+                    async with client.stream(name, "pump") as stream:
+                        for row in walk(40, 2):
+                            await within(stream.step(row))
+                        if homes(2)[name] == 1:
+                            await within(stream.wait_judged(80))
+                for name in NAMES:
+                    model = await client.get_model(name)
+                    left = model.offset - model.judged_offset  # a swap's record is an entry too
+                    assert (left < 20) == (homes(2)[name] == 1), name
+            finally:
+                os.kill(victim, signal.SIGKILL)
             for name in NAMES:
                 async with client.stream(name, "pump") as stream:
                     await within(stream.wait_judged(80))
