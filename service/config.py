@@ -6,9 +6,9 @@ import ipaddress
 import os
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
 
 from service.gate import GateSettings
@@ -19,6 +19,19 @@ CLIENT_VARIABLES = {"url", "token", "ca", "cert", "key"}  # of verbs that ask a 
 
 class ConfigError(ValueError):
     """A setting that cannot be: the message names it, its value and the remedy."""
+
+
+MAX_TRAINERS = 256
+
+
+def whole_or_auto(value: Any) -> int | Literal["auto"]:
+    """A number of trainer processes as it was given. Raises ValueError naming the setting."""
+    if value == "auto":
+        return "auto"
+    number = int(value) if isinstance(value, str) and value.isdecimal() else value
+    if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= MAX_TRAINERS:
+        raise ValueError(f"trainers = {value!r}: give a number from 1 to {MAX_TRAINERS}, or auto")
+    return number
 
 
 class ServeConfig(BaseSettings):
@@ -42,6 +55,14 @@ class ServeConfig(BaseSettings):
     trainer_memory_bytes: int = Field(1 << 30, ge=1, description="arrays of models in the trainer; idle ones leave")
     trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
     trainer_hang_s: float = Field(60.0, gt=0, description="silence of a trainer with work to do that gets it killed")
+    # Each takes a core and about 70 MB.
+    trainers: Annotated[int | Literal["auto"], BeforeValidator(whole_or_auto)] = Field(
+        1, description="trainer processes, each with its models; auto: one per spare core"
+    )
+    # More than any server has: whoever shares one lowers it, or gives each tenant a quota of its own.
+    learn_s_per_s: float = Field(1000.0, gt=0, description="seconds of learning per second that one tenant may have")
+    comfortable_s: float = Field(15.0, gt=0, description="seconds of learning that may wait before labels are thinned")
+    fresh_s: float = Field(30.0, gt=0, description="a label that waits longer to be judged makes its model be behind")
     comfortable_backlog: int = Field(20_000, ge=1, description="unlearned ticks above which labels are thinned")
 
     worse_evidence: float = Field(1e4, gt=1, description="evidence that makes a candidate worse than the anchor")

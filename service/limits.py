@@ -48,6 +48,12 @@ def learn_every(backlog: int, comfortable: int) -> int:
     return n
 
 
+def comfortable(entries: int, seconds: float, seconds_each: float) -> int:
+    """The backlog up to which nothing is thinned: so many entries, or as many as are learned in so many seconds if each
+    takes `seconds_each`; at least 1."""
+    return max(1, min(entries, int(seconds / seconds_each))) if seconds_each > 0 else entries
+
+
 def connections(asked: int, descriptors: int) -> int:
     """How many connections there may be in a process that may have so many descriptors: at most as many as asked, so
     that there is always one for a file. At least 1."""

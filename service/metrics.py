@@ -141,9 +141,19 @@ class Metrics:
         self.learn_every = gauge(
             "learn_every", "One in so many labels is learned now: more than 1 is overload.", *OF_MODEL
         )
-        self.trainer_ready = gauge("trainer_ready", "1 while the trainer process takes in what is to be learned.")
+        self.trainer_ready = gauge("trainer_ready", "1 while every trainer process takes in what is to be learned.")
         self.backlog = gauge("trainer_backlog_entries", "Durable journal entries not yet learned.", *OF_MODEL)
-        self.restarts = counter("trainer_restarts_total", "Times the trainer process was started again.")
+        self.backlog_seconds = gauge(
+            "trainer_backlog_seconds", "Seconds of learning that the backlog is expected to take.", *OF_MODEL
+        )
+        self.learning_seconds = counter(
+            "learning_seconds_total", "Time that trainers have worked for it: learning, and making versions.", *OF_MODEL
+        )
+        self.unjudged = gauge(
+            "unjudged_seconds", "How long the oldest label on disk has waited to be learned and judged.", *OF_MODEL
+        )
+        self.fresh = gauge("fresh_target_seconds", "fresh_s: a model whose labels wait longer is behind.")
+        self.restarts = counter("trainer_restarts_total", "Times a trainer process was started again.")
 
         self.version = gauge("version", "The version that serves.", *OF_MODEL)
         self.anchor = gauge(
@@ -217,6 +227,8 @@ class ModelMetrics:
         self.open_streams, self.resident = metrics.open_streams.labels(*key), metrics.resident.labels(*key)
         self.evicted_streams = metrics.evicted_streams.labels(*key)
         self.streams, self.backlog = metrics.streams.labels(*key), metrics.backlog.labels(*key)
+        self.backlog_seconds = metrics.backlog_seconds.labels(*key)
+        self.learning_seconds, self.unjudged = metrics.learning_seconds.labels(*key), metrics.unjudged.labels(*key)
         self.version, self.anchor = metrics.version.labels(*key), metrics.anchor.labels(*key)
         self.published, self.paused = metrics.published.labels(*key), metrics.paused.labels(*key)
         self.learn_every, self.evidence = metrics.learn_every.labels(*key), metrics.evidence.labels(*key)

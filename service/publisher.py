@@ -6,6 +6,8 @@ import asyncio
 import hashlib
 from collections import deque
 from collections.abc import Mapping
+from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import structlog
@@ -45,7 +47,8 @@ class Publisher:
             int, deque[tuple[int, float]]
         ] = {}  # per model: (offset, clock seconds) of commits unjudged
         self._needed: dict[int, int] = {}  # per model: champion of the last snapshot, which recovery begins with
-        self._checkpoint: dict[int, CheckpointVersions] = {}  # per model: where the trainer's recovery begins
+        # Per trainer and model: where the trainer's recovery begins.
+        self._checkpoint: dict[int, dict[int, CheckpointVersions]] = {}
         self._prunable: set[int] = set()  # models of which a version may have become superfluous since it was pruned
         self._drifted: dict[int, int] = {}  # per model: offset of the last drift that was told
         serving.on_commit.append(self._committed)
@@ -195,15 +198,16 @@ class Publisher:
             return Message("no_weights", {"why": str(error), "deleted": model not in self._serving.models})
         return Message("weights", {"model": model, "version": number}, (blobs.weights,))
 
-    def checkpointed(self, message: Message) -> None:
-        """A checkpoint of the trainer is on disk, which names the models that changed, or was loaded, which names all:
+    def checkpointed(self, message: Message, trainer: int = 0) -> None:
+        """A checkpoint of a trainer is on disk, which names the models that changed, or was loaded, which names all:
         learning again from there needs its versions."""
+        its = self._checkpoint.setdefault(trainer, {})
         if message.kind == "ready":
-            self._checkpoint.clear()
+            its.clear()
         for facts in message.head["models"]:
             known = CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
-            if self._checkpoint.get(facts["model"]) != known:
-                self._checkpoint[facts["model"]] = known
+            if its.get(facts["model"]) != known:
+                its[facts["model"]] = known
                 self._prunable.add(facts["model"])
 
     def snapshot_taken(self, champions: dict[int, int]) -> None:
@@ -224,7 +228,8 @@ class Publisher:
     def _keep(self, model: Sessions, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
         checkpoint; recent ones, the anchor, one per hour. (Besides, those that are pinned.)"""
-        checkpoint = self._checkpoint.get(model.number, CheckpointVersions(0, set()))
+        known = (its[model.number] for its in self._checkpoint.values() if model.number in its)
+        checkpoint = next(known, CheckpointVersions(0, set()))
         since = min(since, checkpoint.version)
         keep, hour = {model.anchor, model.champion, *checkpoint.named}, None
         for version in reversed(self._serving.versions.list(model.number)):
@@ -235,8 +240,10 @@ class Publisher:
         return keep
 
     def _removed(self, model: int) -> None:
-        for known in (self._on_disk, self._needed, self._checkpoint, self._drifted):
+        for known in (self._on_disk, self._needed, self._drifted):
             known.pop(model, None)
+        for checkpoint in self._checkpoint.values():
+            checkpoint.pop(model, None)
         self._prunable.discard(model)
 
     def _committed(self, commit: Commit) -> None:
@@ -244,8 +251,16 @@ class Publisher:
         for chunk in commit.chunks:
             model = self._serving.models.get(chunk.model)
             if model and (chunk.labels or (len(chunk.seqs) and model.spec.task == "forecast")):
-                marks = self._on_disk.setdefault(chunk.model, deque(maxlen=MAX_MARKS))
-                marks.append((chunk.end_offset, now))
+                if chunk.model not in self._on_disk:
+                    self._on_disk[chunk.model] = deque(maxlen=MAX_MARKS)
+                    self._serving.metrics.of(model.key).unjudged.set_function(partial(self.waiting, chunk.model))
+                self._on_disk[chunk.model].append((chunk.end_offset, now))
+
+    def waiting(self, model: int) -> float:
+        """For how many seconds the oldest label of a model that is on disk and not judged has been there; 0: none."""
+        with suppress(LookupError):  # nothing waits; or, asked from another thread, no longer
+            return max(0.0, self._serving.clock() - self._on_disk[model][0][1])
+        return 0.0
 
     def _judged(self, model: Sessions, offset: int, in_service: bool) -> None:
         marks, now = self._on_disk.get(model.number, deque()), self._serving.clock()

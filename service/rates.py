@@ -39,7 +39,7 @@ class Rate:
         ahead = max(full_at - now, 0.0)
         return max(math.floor((self._slack - ahead) * self.per_s) + 1, 0)
 
-    def take(self, full_at: float, now: float, n: int = 1) -> float:
+    def take(self, full_at: float, now: float, n: float = 1) -> float:
         """When the bucket is full again once n of its tokens are taken."""
         return max(full_at, now) + n * self._one
 

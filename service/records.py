@@ -311,6 +311,14 @@ def decode_chunk(data: bytes) -> Chunk:
     return Chunk(model, offset, learn_every, tuple(records))
 
 
+def chunk_head(data: bytes) -> tuple[int, int]:
+    """Model and offset of an encoded chunk, without its records. Raises RecordError where it is cut off."""
+    if len(data) < _CHUNK.size:
+        raise RecordError(f"a chunk has at least {_CHUNK.size} bytes, got {len(data)}")
+    model, _, offset, _ = _CHUNK.unpack_from(data)
+    return model, offset
+
+
 def _decode_record(data: bytes, at: int) -> tuple[Record, int]:
     if at + _RECORD.size > len(data):
         raise RecordError(f"record at byte {at}: its header is cut off")

@@ -23,6 +23,7 @@ from service.storage.segments import JournalDamaged
 from service.storage.versions import VersionCorrupt, VersionMissing, Versions
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel, WeightsGone
+from service.trainer.placing import checkpoint_files
 
 CHECKPOINT = "checkpoint"
 
@@ -62,6 +63,7 @@ class _Fold:
     def __init__(self, data: Path, journal: Examined, versions: Versions, checkpoint: Path | None) -> None:
         self._journal, self._versions = journal, versions
         self._start, self._hosted = _stored(checkpoint) if checkpoint else (0, {})
+        self._partial = checkpoint is not None and len(checkpoint_files(data)) > 1
         first = journal.segments[0].start if journal.segments else 0
         if self._start < first:
             raise JournalDamaged(
@@ -95,8 +97,7 @@ class _Fold:
                         self._gone.add(chunk.model)
                     case Swap(version=version, offset=offset):
                         self._expect(chunk.model, offset, version)
-        own = data / "trainer.db"
-        if own.exists():
+        for own in checkpoint_files(data).values():
             for number, hosted in _stored(own)[1].items():
                 recorded = self._recorded.setdefault(number, {}).setdefault(hosted.offset, [])
                 recorded.append((CHECKPOINT, digest_of(hosted)))
@@ -112,10 +113,15 @@ class _Fold:
         hosted = self._hosted.get(chunk.model)
         if hosted is None:
             first = chunk.records[0]
+            if not isinstance(first, ModelCreate) and self._partial:  # another trainer's
+                self._gone.add(chunk.model)
+                return
             if not isinstance(first, ModelCreate):
                 raise JournalDamaged(f"model {chunk.model}: its first record is gone, and no checkpoint holds it")
             hosted = self._hosted[chunk.model] = HostedModel.create(chunk.model, first, GateSettings())
             self._results[chunk.model] = Refolded(chunk.model, 0)
+        if chunk.end <= hosted.offset:  # in the checkpoint, although it lies behind its position
+            return
         hosted.skips = self._skips.get(chunk.model, Skips())
         hosted.apply(chunk, self._weights_of)
         result = self._results[chunk.model]

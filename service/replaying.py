@@ -20,7 +20,7 @@ from service.records import Chunk, Reset, StateDelete, StatePut, Ticks, Window, 
 from service.sessions import Sessions
 from service.sources import REPLAY
 from service.table import ABSENT
-from service.trainer.client import TrainerClient
+from service.trainer.pool import Trainers
 from service.trainer.quarantine import NO_STREAM, Item
 
 ASK_S = 20.0  # it waits behind what the trainer has been sent, seconds' worth of learning at most
@@ -34,7 +34,7 @@ CONTEXT_WINDOWS = 4  # a label is learned behind so many windows of its stream's
 class Replayer:
     """Lists quarantines, and puts what is in them on its way into learning."""
 
-    def __init__(self, intake: Intake, trainer: TrainerClient) -> None:
+    def __init__(self, intake: Intake, trainer: Trainers) -> None:
         self._intake, self._serving, self._trainer = intake, intake.serving, trainer
 
     async def items(self, model: Sessions, after: int, limit: int) -> list[tuple[Item, str]]:
@@ -94,9 +94,7 @@ class Replayer:
 
     async def _ask(self, model: Sessions, after: int, limit: int, ids: list[int]) -> list[Item]:
         self._intake.check_open(model)
-        answer = await self._trainer.ask(
-            "list_quarantine", ASK_S, model=model.number, after=after, limit=limit, ids=ids
-        )
+        answer = await self._trainer.ask("list_quarantine", ASK_S, model.number, after=after, limit=limit, ids=ids)
         return [Item(**{**head, "y": y}) for head, y in zip(answer.head["items"], answer.blobs, strict=True)]
 
 

@@ -60,6 +60,8 @@ from service.storage.journal import Journal, JournalFailed
 from service.storage.space import NoSpace
 from service.storage.states import States
 from service.storage.versions import Versions
+from service.trainer import placing
+from service.trainer.pool import TrainerProcesses
 from service.upkeep import Upkeep
 
 log = structlog.get_logger("server")
@@ -79,7 +81,7 @@ TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where a started server listens, HOST:PORT, and its trainer's process."""
+    """Where a started server listens, HOST:PORT, and the process of its first trainer."""
 
     grpc: str
     http: str
@@ -126,9 +128,15 @@ class Server:
         log.info("recovered", **facts, cut=self.journal.truncated_bytes)
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.control = Control(self.serving, self.publisher)
+        keys = {number: model.key for number, model in self.serving.models.items()}
+        count = placing.processes(config.trainers, placing.cores())
+        moved = placing.move(data, count, keys, whole=not self.journal.first_position)
+        if moved:
+            log.info("models moved to other trainers", models=moved, trainers=count)
         self.learning = Learning(config, self.serving, self.intake, self.publisher)
-        self.trainer = self.learning.trainer
-        ProcessCollector("freshet_trainer", lambda: self.trainer.pid or 0, registry=self.registry)
+        self.trainers = self.learning.trainers
+        self.registry.register(TrainerProcesses(self.trainers))
+        self.metrics.fresh.set(config.fresh_s)
         self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
         self._was_full = False
         self.journal.on_full.append(self._full)
@@ -150,14 +158,14 @@ class Server:
         try:
             parts = [
                 asyncio.create_task(self.journal.run(), name="journal"),
-                asyncio.create_task(self.trainer.run(), name="trainer"),
+                asyncio.create_task(self.trainers.run(), name="trainers"),
                 asyncio.create_task(self.upkeep.run(), name="snapshots"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
                 asyncio.create_task(self._watch_files(), name="files"),
                 asyncio.create_task(http.run(), name="http"),
             ]
-            starting = asyncio.create_task(self.trainer.tried.wait(), name="start")
+            starting = asyncio.create_task(self.trainers.tried(), name="start")
             await asyncio.wait([*parts, starting], return_when=asyncio.FIRST_COMPLETED)
             if ended := [part for part in parts if part.done()]:
                 starting.cancel()
@@ -166,7 +174,7 @@ class Server:
             self.ready = True
             await self._set_health(health_pb2.HealthCheckResponse.SERVING)
             doors = (at_port(self.config.listen, port), at_port(self.config.http, http.port))
-            announce(Addresses(*doors, self.trainer.pid or 0))
+            announce(Addresses(*doors, next(iter(self.trainers.pids), 0)))
             wait_stop = asyncio.create_task(stopping.wait(), name="signal")
             done, _ = await asyncio.wait([*parts, wait_stop], return_when=asyncio.FIRST_COMPLETED)
             code = self._report([part for part in done if part is not wait_stop])
@@ -254,7 +262,7 @@ class Server:
         )
         streams = Streams(self.intake, self.writers)
         models = Models(self.serving, self.control, self.writers)
-        training = Training(self.intake, Replayer(self.intake, self.trainer), self.writers)
+        training = Training(self.intake, Replayer(self.intake, self.trainers), self.writers)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)
         training_pb2_grpc.add_TrainingServicer_to_server(training, server)

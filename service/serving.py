@@ -101,7 +101,7 @@ class Serving:
         self.coming: set[int] = set()  # numbers given to models whose records are still to come
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._full_at = 0.0  # of the server's own bucket, clock seconds
-        self.tenants = Tenants(metrics)
+        self.tenants = Tenants(metrics, config.learn_s_per_s)
         self.draining = False
         journal.on_commit.append(self._committed)
 

@@ -45,13 +45,16 @@ class Skips:
 
 
 class Deaths:
-    """How often the trainer has died of the same piece of the journal."""
+    """How often a trainer has died of the same pieces of the journal, each a model's next one."""
 
     def __init__(self) -> None:
-        self._position, self._count = -1, 0
+        self._counts: dict[int, int] = {}  # by position, at most one for each model
 
     def died(self, position: int) -> bool:
         """It died while it learned what is at a journal position; True: that piece has had its chances."""
-        self._count = self._count + 1 if position == self._position else 1
-        self._position = position
-        return self._count >= DEATHS
+        self._counts[position] = self._counts.get(position, 0) + 1
+        return self._counts[position] >= DEATHS
+
+    def learned(self, position: int) -> None:
+        """What is there was learned after all: it is not what the process died of."""
+        self._counts.pop(position, None)

@@ -14,19 +14,28 @@ RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
 
 
 class Tenant:
-    """One tenant. `rate`: its ticks per second, None: unlimited; `full_at`: of that bucket, clock seconds."""
+    """One tenant. `rate`: its ticks per second, None: unlimited; `full_at`: of that bucket, clock seconds.
 
-    __slots__ = ("_reached", "calls", "full_at", "in_flight", "name", "quota", "rate")
+    `learning`, `learned_at`: the same of seconds of learning.
+    """
 
-    def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None]) -> None:
-        self.name, self._reached = name, reached
+    __slots__ = (
+        "_most", "_put_off", "_reached", "calls", "full_at", "in_flight", "learned_at", "learning", "name", "quota",
+        "rate",
+    )  # fmt: skip
+
+    def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None], learn_s_per_s: float) -> None:
+        """learn_s_per_s: the most that any tenant has of it, whatever its quota says."""
+        self.name, self._reached, self._most = name, reached, learn_s_per_s
         self.full_at, self.in_flight, self.calls = 0.0, 0, 0
+        self.learned_at, self._put_off = 0.0, False
         self.assign(quota)
 
     def assign(self, quota: Quota) -> None:
         """Another quota from here on; what is there already stays."""
         self.quota = quota
         self.rate = Rate(quota.ticks_per_s) if quota.ticks_per_s < UNLIMITED.ticks_per_s else None
+        self.learning = Rate(min(quota.learn_s_per_s, self._most))
 
     def check_models(self, models: int, name: str) -> None:
         """Raises Exhausted where the tenant has `models` and wants another, called `name`."""
@@ -78,6 +87,18 @@ class Tenant:
         if self.rate:
             self.full_at = self.rate.take(self.full_at, now, ticks)
 
+    def learning_wait(self, now: float) -> float:
+        """Seconds until the next piece of its journal may be learned; 0: it may now. What is put off is not lost."""
+        wait = self.learning.wait(self.learned_at, now)
+        if wait and not self._put_off:
+            self._reached(self.name, "learn_s_per_s")
+        self._put_off = wait > 0
+        return wait
+
+    def learned(self, now: float, seconds: float) -> None:
+        """A trainer has worked for it for so long."""
+        self.learned_at = self.learning.take(self.learned_at, now, seconds)
+
     def _exhausted(self, quota: str, field: str, value: str, has: str, retry_s: float) -> Exhausted:
         self._reached(self.name, quota)
         return Exhausted(field, value, f"the tenant has {has}, or ask for a larger one", retry_s=retry_s)
@@ -86,8 +107,9 @@ class Tenant:
 class Tenants:
     """All tenants that were ever asked for; quotas are those of the access file in force."""
 
-    def __init__(self, metrics: Metrics) -> None:
-        self._access = Access()
+    def __init__(self, metrics: Metrics, learn_s_per_s: float) -> None:
+        """learn_s_per_s: the most seconds of learning per second that any tenant has."""
+        self._access, self._learn_s_per_s = Access(), learn_s_per_s
         self._tenants: dict[str, Tenant] = {}
         self._metrics = metrics
 
@@ -96,7 +118,7 @@ class Tenants:
         if name not in self._tenants:
             for quota in Quota.__dataclass_fields__:
                 self._metrics.quota_reached.labels(name, quota)  # there before it moves, as alerts and panels need it
-            self._tenants[name] = Tenant(name, self._access.quota(name), self._count)
+            self._tenants[name] = Tenant(name, self._access.quota(name), self._count, self._learn_s_per_s)
         return self._tenants[name]
 
     def apply(self, access: Access) -> None:

@@ -172,6 +172,18 @@ LEARNING = [
         [(gauge("freshet_trainer_backlog_entries"), NAMED), (gauge("freshet_learn_every"), f"{NAMED} learn every")],
     ),
     Panel(
+        "Learning time", "Seconds of the trainers' work per second, by model; and seconds that its backlog will take.",
+        [
+            (rate("freshet_learning_seconds_total"), NAMED),
+            (gauge("freshet_trainer_backlog_seconds"), f"{NAMED} backlog"),
+        ],
+        "s",
+    ),
+    Panel(
+        "Behind", "How long the oldest label on disk has waited to be learned and judged; beyond the target, an alert.",
+        [(gauge("freshet_unjudged_seconds"), NAMED), ("max(freshet_fresh_target_seconds)", "target")], "s",
+    ),
+    Panel(
         "Labels and windows in", "From outside the stream, per second.",
         rates("labels", "windows", "windows_repeated", "windows_learned"), "ops",
     ),

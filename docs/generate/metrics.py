@@ -23,7 +23,7 @@ INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` at the address of the setting `http`, in Prometheus's text format; the trainer's metrics are there too.
-`deploy/prometheus` has a configuration and seven alerts, `deploy/grafana/freshet.json` is a dashboard.
+`deploy/prometheus` has a configuration and eight alerts, `deploy/grafana/freshet.json` is a dashboard.
 
 Counters begin at 0 when the server starts. Of a histogram, `rate(…_sum) / rate(…_count)` is the mean in a window.
 

@@ -27,6 +27,7 @@ UNITS = {
     "ticks_per_s": "ticks/s",
     "in_flight_bytes": "bytes in flight",
     "calls": "calls",
+    "learn_s_per_s": "s of learning per s",
 }
 Choice = StrEnum("Choice", {role.name: role.name.lower() for role in Role})  # type: ignore[misc]
 

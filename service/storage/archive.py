@@ -23,7 +23,7 @@ from service.storage.space import needing_space
 
 FORMAT_VERSION = 1
 HEAD, MANIFEST = "head.json", "manifest.json"
-NAMES = re.compile(r"(states|trainer|versions)\.db|journal/\d{20}\.journal")
+NAMES = re.compile(r"(states|trainer(-[1-9]\d{0,3})?|versions)\.db|journal/\d{20}\.journal")
 BLOCK = tarfile.BLOCKSIZE
 COPY_BYTES = 1 << 20
 LAST = 2**40  # seconds: no backup is from after that

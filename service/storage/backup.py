@@ -4,7 +4,7 @@ What keeps the parts together (R1): a journal that ends before a snapshot or a c
 one that names versions which are not there. So they are looked at in the order in which they may depend on each other:
 
 1. every segment is opened: retention may delete it meanwhile, but not take away what is open
-2. states.db and trainer.db: a read transaction of SQLite keeps what it sees, and holds up no writer
+2. states.db and each trainer's file: a read transaction of SQLite keeps what it sees, and holds up no writer
 3. the ends of the segments, and those that came since: they hold all that the two databases contain
 4. versions.db: a version is stored before the journal names it
 
@@ -30,8 +30,10 @@ from service.storage.formats import check_formats
 from service.storage.segments import HEADER, Segment, parse_header, sync_directory
 from service.storage.space import NoSpace, is_full
 from service.storage.staging import staging
+from service.trainer.placing import checkpoint_files
 
-POSITIONS = {"states.db": "SELECT position FROM snapshot", "trainer.db": "SELECT position FROM checkpoint"}
+STATES = "states.db"
+POSITION, TRAINER_POSITION = "SELECT position FROM snapshot", "SELECT position FROM checkpoint"
 VERSIONS = "versions.db"
 TRIES = 100  # of looking at all of it at one moment
 
@@ -136,8 +138,8 @@ def _look(data: Path, stack: ExitStack) -> Moment | None:
     """One look at everything, kept open on `stack`; None if something was saved or deleted meanwhile."""
     files: dict[Path, int] = {}
     _open_segments(data / "journal", files, stack)
-    databases = {name: _hold(data / name, stack) for name in POSITIONS if (data / name).exists()}
-    before = {name: _position(data / name, databases.get(name)) for name in POSITIONS}
+    databases = {name: _hold(data / name, stack) for name in _names(data)}
+    before = {name: _position(data / name, connection) for name, connection in databases.items()}
     models = _models(data / VERSIONS, stack.enter_context(closing(read_only(data / VERSIONS))))
     _open_segments(data / "journal", files, stack)
     sizes = {path: os.fstat(fd).st_size for path, fd in files.items()}
@@ -190,17 +192,22 @@ def _hold(path: Path, stack: ExitStack) -> sqlite3.Connection:
 
 
 def _positions(data: Path) -> dict[str, int]:
-    """The journal positions that states.db and trainer.db contain now."""
+    """The journal positions that states.db and each trainer's file contain now."""
     found = {}
-    for name in POSITIONS:
+    for name in _names(data):
         with ExitStack() as stack:
-            found[name] = _position(data / name, _hold(data / name, stack) if (data / name).exists() else None)
+            found[name] = _position(data / name, _hold(data / name, stack))
     return found
 
 
-def _position(path: Path, connection: sqlite3.Connection | None) -> int:
+def _names(data: Path) -> list[str]:
+    """Of the databases with a position, those that are there."""
+    return [STATES] * (data / STATES).exists() + [path.name for path in checkpoint_files(data).values()]
+
+
+def _position(path: Path, connection: sqlite3.Connection) -> int:
     with naming(path):
-        row = connection.execute(POSITIONS[path.name]).fetchone() if connection else None
+        row = connection.execute(POSITION if path.name == STATES else TRAINER_POSITION).fetchone()
     return int(row[0]) if row else 0
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from service.storage import states, versions
 from service.storage.database import is_new, naming, read_only, refuse_other_format
 from service.trainer import checkpoint
+from service.trainer.placing import checkpoint_files
 
 FORMATS = {
     "states.db": states.FORMAT_VERSION,
@@ -22,7 +23,8 @@ def check_formats(data: Path) -> None:
 
     One that is not there is no fault. One that cannot be read is left to whoever opens it, and knows what to do.
     """
-    for name, expected in FORMATS.items():
+    others = {path.name: FORMATS["trainer.db"] for path in checkpoint_files(data).values()}
+    for name, expected in (FORMATS | others).items():
         path = data / name
         if path.exists():
             try:

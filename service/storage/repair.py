@@ -19,10 +19,11 @@ from service.storage.examine import Examined, behind, examine, segment_files
 from service.storage.log import lock
 from service.storage.segments import create_segment, sync_directory
 from service.storage.states import States
+from service.trainer.placing import checkpoint_files
 
 Span = tuple[int, int]  # a model's logical offsets: first, and the one behind the last
-POSITIONS = {"states.db": "SELECT journal_end FROM snapshot", "trainer.db": "SELECT position FROM checkpoint"}
-STATES, TRAINER = POSITIONS
+STATES = "states.db"
+POSITION, TRAINER_POSITION = "SELECT journal_end FROM snapshot", "SELECT position FROM checkpoint"
 NAMES = "SELECT model, tenant, name FROM models"
 
 
@@ -64,7 +65,7 @@ def repair(data: Path, name: str) -> tuple[Report, Path | None]:
     """Cut a damaged journal before the damage; what is cut goes to the directory `name` in `data`.
 
     Where states.db holds more than would be left, the streams keep those states: all of the journal is put aside, and a
-    new one goes on where it ended when they were saved. A trainer.db that is ahead of what is left goes aside too.
+    new one goes on where it ended when they were saved. A trainer's file that is ahead of what is left goes aside too.
     Returns what was found, and that directory; None: there is no damage, nothing was changed. `end` and `lost` are then
     those of the journal that is left. Raises as `check`.
     """
@@ -74,7 +75,8 @@ def repair(data: Path, name: str) -> tuple[Report, Path | None]:
         if found.damage is None:
             return report, None
         end = report.ahead.get(STATES, report.end)
-        trainer = sorted(data.glob(f"{TRAINER}*")) if report.ahead.get(TRAINER, 0) > end else []
+        ahead = [path.name for path in checkpoint_files(data).values() if report.ahead.get(path.name, 0) > end]
+        trainer = [path for name in ahead for path in sorted(data.glob(f"{name}*"))]
         gone = segment_files(data / "journal") if STATES in report.ahead else found.broken
         states = sorted(data.glob(f"{STATES}*")) if STATES in report.ahead else []
         _copy([*gone, *trainer, *states], data / name)
@@ -150,15 +152,15 @@ def _read_only(path: Path) -> sqlite3.Connection:
 def _positions(data: Path) -> dict[str, int]:
     """The journal positions that the databases beside it name. Raises RepairRefused for one that cannot be read."""
     found = {}
-    for name, query in POSITIONS.items():
-        path = data / name
+    for path in (data / STATES, *checkpoint_files(data).values()):
+        query = POSITION if path.name == STATES else TRAINER_POSITION
         if path.exists():
             try:
                 with closing(_read_only(path)) as sql:
                     row = sql.execute(query).fetchone()
             except sqlite3.Error as error:
                 raise RepairRefused(f"{path}: {error}. Nothing was changed. Restore it from a copy first") from error
-            found[name] = int(row[0]) if row else 0
+            found[path.name] = int(row[0]) if row else 0
     return found
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from service.cli.tables import shown
 from service.top.screen import clock
-from service.top.view import ModelView, ServerView, View
+from service.top.view import ModelView, ServerView, View, behind
 
 WORDS = [f.name for f in fields(ModelView) if f.name != "reason"]  # a reason is a sentence: it is in the JSON
 
@@ -24,6 +24,7 @@ def plain(view: View) -> list[str]:
         return [f"# {at} away since {clock(view.away)}: {shown('; '.join(view.troubles))}"]
     facts = [f"{f.name}={_word(getattr(view.server, f.name))}" for f in fields(ServerView)]
     lines = [f"# {at} {' '.join(facts)}", *(f"# {at} {shown(trouble)}" for trouble in view.troubles)]
+    lines += [f"# {at} behind: {shown(m.model)} waits {m.waiting_s:.0f}s" for m in behind(view)]
     return lines + [" ".join([at, *(_word(getattr(m, word)) for word in WORDS)]) for m in view.models]
 
 

@@ -10,9 +10,10 @@ from typing import NamedTuple
 from rich.text import Text
 
 from service.cli.tables import shown
-from service.top.view import Key, ModelView, View
+from service.top.view import Key, ModelView, View, behind
 
 NONE = "–"
+MOST_LATE = 5  # models that are behind, each with a line
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = "   "
 STYLES = {
@@ -69,6 +70,8 @@ def screen(view: View, points: Points, url: str, width: int, height: int) -> lis
     """The screen, at most `height` lines of at most `width` characters."""
     lines = flow(heading(view, url), width)[: max(1, height // 4)]
     lines += [Text(shown(f"! {trouble}"), style="yellow") for trouble in view.troubles]
+    late = [f"{title(m)} is behind: labels have waited {m.waiting_s:.0f} s to be learned" for m in behind(view)]
+    lines += [Text(f"! {line}", style="yellow") for line in late[:MOST_LATE]]
     lines.append(Text())
     if view.models:
         columns = fitting(view.models, width)

@@ -72,6 +72,7 @@ class ModelView:
     reason: str = ""
     backlog: int | None = None
     learning: str = ""  # yes, paused, never, or "1 in N" labels under overload
+    waiting_s: float | None = None  # since the oldest label on disk that is not judged
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +86,7 @@ class ServerView:
     latency_p50: float | None = None
     latency_p99: float | None = None
     journal_bytes: int | None = None
+    fresh_s: float | None = None  # a model whose labels wait longer is behind
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +167,12 @@ def only(seen: View, names: Collection[str]) -> View:
     return replace(seen, models=[m for m in seen.models if m.model in names], troubles=troubles)
 
 
+def behind(seen: View) -> list[ModelView]:
+    """The models whose labels wait for longer to be learned and judged than the server is to let them."""
+    target = seen.server.fresh_s
+    return [m for m in seen.models if target is not None and m.waiting_s is not None and m.waiting_s > target]
+
+
 def model_view(
     key: Key,
     scrapes: Sequence[Scrape],
@@ -206,6 +214,7 @@ def model_view(
         reason=said.reason,
         backlog=_whole(now.total("freshet_trainer_backlog_entries")),
         learning=_learning(facts, now),
+        waiting_s=now.total("freshet_unjudged_seconds"),
     )
 
 
@@ -227,6 +236,7 @@ def server_view(ready: str, scrapes: Sequence[Scrape], seconds: float) -> Server
         latency_p50=passed.quantile(0.5, "freshet_message_seconds"),
         latency_p99=passed.quantile(0.99, "freshet_message_seconds"),
         journal_bytes=_whole(now.total("freshet_journal_bytes")),
+        fresh_s=now.total("freshet_fresh_target_seconds"),
     )
 
 

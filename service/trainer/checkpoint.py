@@ -39,6 +39,7 @@ CREATE TABLE quarantine (
     stream INTEGER NOT NULL, seq INTEGER NOT NULL, y BLOB NOT NULL, source TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (model, id))
 """
+TABLES = ("models", "blobs", "contexts", "quarantine")  # those with rows of models
 T = TypeVar("T")
 PAGE_BYTES = 4 << 20  # of labels' values in one page of a quarantine
 
@@ -64,6 +65,13 @@ def _lock_file() -> str:
     return f"lock {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
 
 
+class Held(NamedTuple):
+    """What a file holds. position: None before the first save."""
+
+    position: int | None
+    models: list[int]
+
+
 class Stored(NamedTuple):
     """Facts of a stored model that need no loading of it."""
 
@@ -85,7 +93,7 @@ class Stored(NamedTuple):
             "quarantine_dropped": quarantine["dropped"],
             "in_quarantine": 0,  # the ids are a blob: the caller counts them
         }
-        standing = Standing(facts["version"], gate.anchor, gate.contender)
+        standing = Standing(facts["version"], gate.anchor, gate.contender, facts["offset"])
         returning = gate.worse or Drift(**facts["drift"]).returning
         return cls(standing, facts.get("heard", facts["offset"]), returning, totals)
 
@@ -254,6 +262,41 @@ class Checkpoints:
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
         return str(stored[0]) if stored and stored[0] != machine_kind() else ""
+
+    # ---- moving models between files, while no trainer has them open
+
+    def held(self) -> Held:
+        """The position that learning goes on from, and the models that are stored, as `load` has them."""
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT position FROM checkpoint").fetchone()
+            return Held(stored[0] if stored else None, [row[0] for row in sql.execute("SELECT model FROM models")])
+
+    def go_on_from(self, position: int) -> None:
+        """Learning goes on from there: not behind any chunk that is not in the models of this file."""
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
+            machine = stored[0] if stored else machine_kind()
+            sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine))
+
+    def take_over(self, model: int, source: Checkpoints) -> None:
+        """Store a model as another file has it, unless this one has it further on. Durable on return."""
+        with source._database.transaction() as theirs:
+            query = "SELECT * FROM {} WHERE model = ?"
+            rows = {name: theirs.execute(query.format(name), (model,)).fetchall() for name in TABLES}
+        with self._database.transaction() as sql:
+            mine = sql.execute("SELECT head FROM models WHERE model = ?", (model,)).fetchone()
+            if mine and json.loads(mine[0])["offset"] > json.loads(rows["models"][0][1])["offset"]:
+                return
+            for name, found in rows.items():
+                sql.execute(f"DELETE FROM {name} WHERE model = ?", (model,))
+                if found:
+                    sql.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(found[0]))})", found)
+
+    def drop(self, model: int) -> None:
+        """Remove a model that another file holds."""
+        with self._database.transaction() as sql:
+            for name in TABLES:
+                sql.execute(f"DELETE FROM {name} WHERE model = ?", (model,))
 
     def close(self) -> None:
         """Close the file."""

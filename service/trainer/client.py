@@ -1,4 +1,4 @@
-"""Serving's side of the trainer: starts the process, feeds it durable chunks, passes on what it says, starts it again.
+"""Serving's side of one trainer: starts the process, feeds it durable chunks, passes on what it says, starts it again.
 
 The trainer's death, hang or divergence never touches serving; what it lost it learns again from the journal.
 """
@@ -9,7 +9,7 @@ import asyncio
 import os
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,13 @@ from service.limits import is_overdue
 from service.metrics import Metrics
 from service.skips import Deaths
 from service.storage.journal import Commit, Journal, JournalDamaged
+from service.trainer.feed import Feed
 from service.trainer.messages import NOT_THE_RECORDS, WEIGHTS_GONE, Decoder, Message, MessageError
+from service.trainer.queues import CheckpointLost
 
 log = structlog.get_logger("trainer")
 
 READ_BYTES = 1 << 20
-# Bytes of journal sent and not yet reported as learned: enough to keep the child busy, little enough to forget with it.
-IN_FLIGHT_BYTES = 4 << 20
 BACKOFF_S = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 STOP_S = 5.0
 
@@ -36,7 +36,7 @@ ENVIRONMENT = dict.fromkeys(("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM
 
 
 class TrainerClient:
-    """Owns the trainer process. `handle` gets each verdict, progress report and question, one at a time, in order."""
+    """Owns one trainer process. `handle` gets each verdict, progress report and question, one at a time, in order."""
 
     def __init__(
         self,
@@ -47,26 +47,26 @@ class TrainerClient:
         census: Callable[[], dict[str, Any]],
         begin_anew: Callable[[str], Awaitable[dict[str, Any]]],
         skip: Callable[[int], Awaitable[None]],
+        feed: Feed,
+        checkpoint: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """census: which models there are (see `Serving.census`), asked at each start of the process. begin_anew: what
         it begins with where it cannot go on from its checkpoint, given the reason. skip: told the
-        position of a chunk that the process has died of as often as it may."""
+        position of a chunk that the process has died of as often as it may. feed: of the models that it learns.
+        checkpoint: its file in the data directory."""
         self._config, self._journal, self._metrics, self._handle = config, journal, metrics, handle
         self._census, self._begin_anew, self._skip, self._clock = census, begin_anew, skip, clock
-        self._sent = self._learned = 0  # journal positions
+        self.feed, self._checkpoint = feed, checkpoint
         self._owes: float | None = None  # since when the process has something to do, or last said something
         self._deaths = Deaths()
         self._anew = ""  # why the next process must not go on from its checkpoint
         self._ended = asyncio.Event()  # no process is there, and nothing is read for one
         self._ended.set()
-        self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
         self.ready = asyncio.Event()
-        metrics.trainer_ready.set_function(self.ready.is_set)
         self._asked: dict[int, asyncio.Future[Message]] = {}  # by number of the question
         self._asks = 0
-        self._fed = asyncio.Event()  # chunks were sent, or will not be
         self.tried = asyncio.Event()  # the first process is ready, or has failed: serving need not wait any longer
         journal.on_commit.append(self._committed)
 
@@ -75,8 +75,8 @@ class TrainerClient:
         """The process that runs now."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def ask(self, kind: str, timeout_s: float, **head: Any) -> Message:
-        """The process's answer to a question, given when it has taken in all that is durable now.
+    async def ask(self, kind: str, timeout_s: float, model: int, **head: Any) -> Message:
+        """The process's answer to a question, given when it has taken in all that is durable now of the model.
 
         Raises Unavailable where none comes in time, or the process is not there.
         """
@@ -89,10 +89,10 @@ class TrainerClient:
         position = self._journal.durable_position
         try:
             async with asyncio.timeout(timeout_s):
-                while self._sent < position and not answer.done():
-                    self._fed.clear()
-                    await self._fed.wait()
-                self._write(Message(kind, {"ask": number, **head}))
+                while self.feed.queues.sent_to(model) < position and not answer.done():
+                    self.feed.sent.clear()
+                    await self.feed.sent.wait()
+                self.write(Message(kind, {"ask": number, "model": model, **head}))
                 return await answer
         except TimeoutError:
             why = f"no answer in {timeout_s:g} s"
@@ -111,16 +111,18 @@ class TrainerClient:
         """Keep a trainer running until cancelled; then let it leave a checkpoint, within STOP_S."""
         failures = 0
         while True:
-            learned_before = self._learned
+            learned_before = self.feed.learned_chunks
             try:
                 await self._one_life()
             finally:
                 self._ended.set()
             self.tried.set()
-            failures = 0 if self._learned > learned_before else failures + 1
+            failures = 0 if self.feed.learned_chunks > learned_before else failures + 1
             self._metrics.restarts.inc()
             pause = BACKOFF_S[min(failures, len(BACKOFF_S) - 1)]
-            log.warning("trainer ended, starting it again", exit=self._exit_code(), again_in_s=pause)
+            log.warning(
+                "trainer ended, starting it again", exit=self._exit_code(), again_in_s=pause, file=self._checkpoint
+            )
             await asyncio.sleep(pause)
 
     async def _one_life(self) -> None:
@@ -132,12 +134,15 @@ class TrainerClient:
             self.ready.clear()
             self._fail_asked()
             await self._stop()
-        learning = was_ready and self._sent > self._learned and self._exit_code() != NOT_THE_RECORDS
-        if learning and not self._anew and self._deaths.died(self._learned):
+        learning = was_ready and self.feed.in_flight and self._exit_code() != NOT_THE_RECORDS
+        if not learning or self._anew:
+            return
+        position = self.feed.in_flight[0].chunk.begin
+        if self._deaths.died(position):
             if self._exit_code() == WEIGHTS_GONE:  # nothing is wrong with the record, and it never gets further
-                self._anew = f"the weights that the journal names at position {self._learned} are gone"
+                self._anew = f"the weights that the journal names at position {position} are gone"
             else:
-                await self._skip(self._learned)
+                await self._skip(position)
 
     def _fail_asked(self) -> None:
         """Whoever waits for an answer of this process will not get it."""
@@ -145,7 +150,7 @@ class TrainerClient:
             if not answer.done():
                 why = "it is being started again: ask in a moment"
                 answer.set_exception(Unavailable("trainer", "ended", why, retry_s=1.0))
-        self._fed.set()
+        self.feed.sent.set()
 
     def _exit_code(self) -> int | None:
         return self._process.returncode if self._process else None
@@ -160,14 +165,15 @@ class TrainerClient:
         self._ended.clear()
         assert self._process.stdin
         assert self._process.stdout
-        self._write(Message("settings", self._settings()))
+        self.feed.queues.begin()
+        self.write(Message("settings", self._settings()))
         self._owes = self._clock()
         listening, feeding = asyncio.create_task(self._listen()), asyncio.create_task(self._feed())
         watching = asyncio.create_task(self._watch(self._process))
         try:
             await asyncio.wait((listening, feeding), return_when=asyncio.FIRST_COMPLETED)
             if feeding.done() and not listening.done():
-                await feeding  # a journal that cannot be read is serving's problem too: it goes up
+                await self._fed(feeding)
             await listening
         except MessageError as error:
             log.error("trainer does not speak the protocol", error=str(error))
@@ -176,12 +182,22 @@ class TrainerClient:
                 task.cancel()
             await asyncio.gather(listening, feeding, watching, return_exceptions=True)
 
+    async def _fed(self, feeding: asyncio.Task[None]) -> None:
+        """Nothing more is sent to the process. A journal that cannot be read is serving's problem too: it goes up."""
+        try:
+            await feeding
+        except CheckpointLost as lost:
+            self._anew = f"{self._checkpoint}: {lost}"
+            log.error("the checkpoint does not hold a model", file=self._checkpoint, why=str(lost))
+            assert self._process
+            self._process.kill()
+
     async def _watch(self, process: asyncio.subprocess.Process) -> None:
         """Kill a process that has something to do and has said nothing for too long; that counts as a death."""
         allowed = self._config.trainer_hang_s
         while not is_overdue(self._owes, self._clock(), allowed):
             await asyncio.sleep(allowed / 10)
-        log.error("the trainer hangs: it is killed, and started again", silent_s=allowed, position=self._learned)
+        log.error("the trainer hangs: it is killed, and started again", silent_s=allowed, file=self._checkpoint)
         process.kill()
 
     async def _listen(self) -> None:
@@ -191,19 +207,22 @@ class TrainerClient:
         decoder = Decoder()
         while data := await self._process.stdout.read(READ_BYTES):
             for message in decoder.feed(data):
-                if message.kind == "ready" and (why := self._anew or self._out_of_reach(message.head["position"])):
-                    self._write(Message("begin", await self._begin_anew(why)))
+                if message.kind == "ready" and (why := self._anew or self.out_of_reach(message.head["position"])):
+                    self.write(Message("begin", await self._begin_anew(why)))
                     self._anew = ""
                     continue  # it will be ready again, at a position that is there
                 if message.kind == "ready":
-                    self._begin_at(message.head["position"])
+                    self._begin_at(**message.head)
                     self.ready.set()
                     self.tried.set()
-                    self._more.set()
                 elif message.kind in ("progress", "passed"):
-                    self._learned = message.head["position"]
-                    self._owes = self._clock() if self._sent > self._learned else None
-                    self._more.set()
+                    head = message.head
+                    learned = self.feed.learned(head["position"], head.get("seconds", 0.0), head.get("offset", 0))
+                    if learned is not None:
+                        self._deaths.learned(learned.begin)
+                    self._owes = self._clock() if self.feed.in_flight else None
+                elif message.kind == "verdict":
+                    self.feed.judged(message.head["model"], message.head["seconds"])
                 elif message.kind == "quarantine":
                     waiting = self._asked.get(message.head["ask"])
                     if waiting is not None and not waiting.done():
@@ -216,59 +235,57 @@ class TrainerClient:
                         self._metrics.disk_full.labels("checkpoint").inc()
                 answer = await self._handle(message)
                 if answer is not None:
-                    self._write(answer)
+                    self.write(answer)
 
-    def _out_of_reach(self, position: int) -> str:
+    def out_of_reach(self, position: int) -> str:
         """Why nothing can be learned from there on; empty: it can."""
         first = self._journal.first_position
         if position >= first:
             return ""
         return f"the checkpoint is lost or too old: it ends at {position}, the journal is kept from {first}"
 
-    def _begin_at(self, position: int) -> None:
+    def _begin_at(self, position: int, models: Sequence[Mapping[str, int]]) -> None:
         if position > self._journal.durable_position:
             raise JournalDamaged(
                 f"the journal ends at position {self._journal.durable_position}, before the trainer's checkpoint, "
-                f"{position}: it is older than trainer.db. Restore both from the same moment"
+                f"{position}: it is older than {self._checkpoint}. Restore both from the same moment"
             )
-        self._sent = self._learned = position
+        self.feed.restart(position, {facts["model"]: facts["offset"] for facts in models})
         self._owes = None
 
     async def _feed(self) -> None:
-        """Send durable chunks from the journal's files, as far ahead of what is learned as is allowed."""
+        """Send durable chunks, as far ahead of what is learned as is allowed."""
+        await self.ready.wait()
+        await self.feed.run(self)
+
+    async def drain(self) -> None:
+        """Wait until the process has taken in nearly all that was written. Raises ConnectionError."""
         assert self._process
         assert self._process.stdin
-        await self.ready.wait()
-        while True:
-            await self._more.wait()
-            self._more.clear()
-            while self._sent < self._journal.durable_position and self._sent - self._learned < IN_FLIGHT_BYTES:
-                # In a thread: after a restart, a whole segment may have to be read to find the place in it.
-                frames = await asyncio.to_thread(self._journal.read, self._sent, IN_FLIGHT_BYTES // 4)
-                for position, payload in frames:
-                    self._write(Message("chunk", {"position": position}, (payload,)))
-                    self._sent = position
-                if self._owes is None:
-                    self._owes = self._clock()
-                self._fed.set()
-                try:
-                    await self._process.stdin.drain()
-                except ConnectionError:
-                    return  # the reader sees the end
+        if self._owes is None:
+            self._owes = self._clock()
+        await self._process.stdin.drain()
 
-    def _write(self, message: Message) -> None:
+    def reached(self, position: int) -> None:
+        """Where nothing up to `position` is left to learn for the process, its checkpoint moves on to it."""
+        if self.ready.is_set() and not self.feed.in_flight and self.feed.queues.resume >= position:
+            self.write(Message("reached", {"position": self.feed.queues.resume}))
+
+    def write(self, message: Message) -> None:
+        """Send the process a message, as far as it still listens; never waits."""
         assert self._process
         assert self._process.stdin
         if not self._process.stdin.is_closing():
             self._process.stdin.write(message.encode())
 
     def _committed(self, commit: Commit) -> None:
-        self._more.set()
+        self.feed.more.set()
 
     def _settings(self) -> dict[str, Any]:
         config, gate = self._config, self._config.gate
         return {
             "data": str(Path(config.data).resolve()),
+            "checkpoint": self._checkpoint,
             "nice": config.trainer_nice,
             "publish_labels": config.publish_labels,
             "publish_s": config.publish_s,
@@ -283,7 +300,7 @@ class TrainerClient:
         process = self._process
         if process is None or process.returncode is not None:
             return
-        self._write(Message("stop"))
+        self.write(Message("stop"))
         if process.stdin:
             process.stdin.close()
         try:

@@ -50,7 +50,8 @@ class Pending:
     def __init__(self, publish_labels: int, publish_s: float) -> None:
         self._labels, self._seconds = publish_labels, publish_s
         self._due: dict[int, Due] = {}  # by `since`: a model goes to the end when its first entry comes
-        self._enough: dict[int, None] = {}  # models with so many fresh entries that the journal's end suffices
+        self._enough: dict[int, None] = {}  # models with so many fresh entries that their records' end suffices
+        self._more: set[int] = set()  # models of which later records are durable, and still to come
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._due)
@@ -66,8 +67,17 @@ class Pending:
         due.entries += entries
         due.fresh += fresh
         due.labels += labels
-        if due.fresh >= self._labels:
+        if due.fresh >= self._labels and model not in self._more:
             self._enough[model] = None
+
+    def end(self, model: int, reached: bool) -> None:
+        """Whether all that is durable of a model has come."""
+        (self._more.discard if reached else self._more.add)(model)
+        due = self._due.get(model)
+        if reached and due is not None and due.fresh >= self._labels:
+            self._enough[model] = None
+        elif not reached:
+            self._enough.pop(model, None)
 
     def learned(self, model: int, update: Update) -> None:
         """An update of a model was made from entries that were noted."""
@@ -88,6 +98,7 @@ class Pending:
         """Nothing is due."""
         self._due.clear()
         self._enough.clear()
+        self._more.clear()
 
     def wait(self, now: float) -> float | None:
         """Seconds until the next verdict is due by time; None: nothing is due."""

@@ -60,6 +60,7 @@ class Standing(NamedTuple):
     version: int  # the one that serves, as far as the records say
     anchor: int
     contender: int  # 0: none
+    offset: int  # entries of the model that the checkpoint holds
 
 
 class WeightsGone(LookupError):
@@ -247,7 +248,7 @@ class HostedModel:
     @property
     def standing(self) -> Standing:
         """The versions that learning needs to go on from here."""
-        return Standing(self.version, self.gate.anchor, self.gate.contender)
+        return Standing(self.version, self.gate.anchor, self.gate.contender, self.offset)
 
     def totals(self) -> dict[str, Any]:
         """Counts since the model's first record, for the metrics; JSON can hold them."""

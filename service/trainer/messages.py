@@ -24,7 +24,8 @@ class MessageError(RuntimeError):
 class Message:
     """`kind` and `head` say what it is; `blobs` are bytes that go with it.
 
-    To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, no_weights{why, deleted},
+    To the trainer: settings{…}, chunk{position, resume, more}+payload, reached{position},
+    weights{model, version}+weights, no_weights{why, deleted},
     stop{}, list_quarantine{ask, model, after, limit, ids}.
     From it: ready{position, models: all}, saved{position, models: those that changed}, progress{position, model, …},
     passed{position}, verdict{…}+(onnx, weights, canary), need_weights{model, version},

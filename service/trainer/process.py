@@ -104,6 +104,7 @@ class Trainer:
         self.due = Pending(settings["publish_labels"], settings["publish_s"])
         self._judge_again(settings.get("judged", {}))
         self._unsaved = 0  # chunks
+        self._judging = 0.0  # perf_counter seconds when the verdict under way began
         self._saved_at, self._save_s = time.monotonic(), 0.0  # when the last save ended, and how long it took
 
     def run(self) -> None:
@@ -123,9 +124,9 @@ class Trainer:
                     self._save()
                     return
                 self._take(message)
-                self._give_verdicts(end_reached=False)
+                self._give_verdicts()
                 message = self.channel.receive(0)
-            self._give_verdicts(end_reached=True)
+            self._give_verdicts()
 
     def _patience(self) -> float | None:
         """Seconds until the next verdict is due by time."""
@@ -147,21 +148,26 @@ class Trainer:
             self._list_quarantine(**message.head)
         if message.kind == "begin":
             self._begin(**message.head)
+        if message.kind == "reached":  # nothing of it was for this process
+            self.position = message.head["position"]
+            self._save()
         if message.kind != "chunk":
             return
         chunk, position = decode_chunk(message.blobs[0]), message.head["position"]
         if isinstance(chunk.records[-1], ModelDelete):
             self._deleted.add(chunk.model)
         try:
-            self._learn(chunk, position)
+            self._learn(chunk, position, more=message.head.get("more", False))
         except ModelGone:
             self._deleted.add(chunk.model)
             if chunk.model in self.models:
                 del self.models[chunk.model]
             self.published.pop(chunk.model, None)
+            self.due.end(chunk.model, reached=True)
             self.due.settle(chunk.model)
-            self.position = position
             self.channel.send("passed", {"position": position})
+        # Chunks of another model that lie before this one may be to come: learning goes on from the first of them.
+        self.position = message.head.get("resume", position)
         self._unsaved += 1
         full = chunk.model in self.models and self.models[chunk.model].quarantine.unsaved >= UNSAVED_ITEMS
         if full or not self.models.make_room() or self._is_save_due():
@@ -209,8 +215,12 @@ class Trainer:
     def _skips_of(self, model: int) -> Skips:
         return self.skips.setdefault(model, Skips())
 
-    def _learn(self, chunk: Chunk, position: int) -> None:
-        """Take one chunk in. Raises ModelGone: nothing of that model is to be learned any more."""
+    def _learn(self, chunk: Chunk, position: int, more: bool) -> None:
+        """Take one chunk in, which ends at `position`. more: later ones of the model are durable already.
+
+        Raises ModelGone: nothing of that model is to be learned any more.
+        """
+        started = time.perf_counter()
         if self._is_gone(chunk.model):
             raise ModelGone(f"model {chunk.model} was deleted")
         hosted = self.models.get(chunk.model)
@@ -219,13 +229,17 @@ class Trainer:
             self.published[chunk.model] = hosted.learner.weights.flat.copy()
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
+        if chunk.end <= hosted.offset:
+            self.channel.send("passed", {"position": position})
+            return
         hosted.skips = self._skips_of(chunk.model)
         self.models.changed(chunk.model)
         updates = hosted.apply(chunk, self._weights_of)
-        self.position = position
-        self._note(hosted, chunk, updates)
+        seconds = time.perf_counter() - started
+        self._note(hosted, chunk, updates, progress(hosted, position, updates, seconds))
+        self.due.end(hosted.number, reached=not more)
 
-    def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update]) -> None:
+    def _note(self, hosted: HostedModel, chunk: Chunk, updates: list[Update], told: dict[str, Any]) -> None:
         """Count what is due, and tell serving what was learned."""
         entries, fresh = countable(hosted.learner.spec.task, chunk)
         self.due.note(hosted.number, time.monotonic(), entries, fresh)
@@ -234,7 +248,7 @@ class Trainer:
             self.published.pop(hosted.number, None)
         for update in updates[hosted.thrown_away or 0 :]:
             self.due.learned(hosted.number, update)
-        self.channel.send("progress", progress(hosted, self.position, updates))
+        self.channel.send("progress", told)
         for version in hosted.anchored:
             self.channel.send("anchored", {"model": hosted.number, "version": version, "offset": hosted.offset})
         hosted.anchored.clear()
@@ -242,12 +256,14 @@ class Trainer:
             head = {"offset": hosted.offset, "reaction": hosted.learner.spec.drift_reaction, "numbers": numbers}
             self.channel.send("drifted", {"model": hosted.number, **head})
 
-    def _give_verdicts(self, end_reached: bool) -> None:
+    def _give_verdicts(self, end_reached: bool = True) -> None:
+        """On each model that has learned enough and all that was durable of it, or that has waited long enough."""
         while (number := self.due.next(time.monotonic(), end_reached)) is not None:
             self._judge(self.models[number], self.due[number])
 
     def _judge(self, hosted: HostedModel, due: Due) -> None:
         """Publish, unless something speaks against it (DESIGN R11)."""
+        self._judging = time.perf_counter()
         gate = hosted.gate
         numbers = {"evidence": gate.evidence} | due.numbers()
         if gate.worse:
@@ -315,6 +331,7 @@ class Trainer:
             "numbers": {k: float(v) if np.isfinite(v) else 1e300 for k, v in numbers.items()},
             "rollback": rollback,
             "digest": digest,
+            "seconds": time.perf_counter() - self._judging,
         }
         self.channel.send("verdict", head, *blobs)
         self.due.settle(hosted.number)
@@ -359,8 +376,8 @@ class Trainer:
             return None
 
     def _checkpointed(self, models: Mapping[int, Standing]) -> dict[str, Any]:
-        """What serving must know of the checkpoint: its position, and the versions needed to go on with these models
-        from it."""
+        """What serving must know of the checkpoint: the position that learning goes on from, and of each of these
+        models how many entries are in it, which lie partly behind that, and the versions needed to go on."""
         return {"position": self.position, "models": [{"model": n, **s._asdict()} for n, s in models.items()]}
 
 
@@ -371,11 +388,12 @@ def countable(task: str, chunk: Chunk) -> tuple[int, int]:
     return ticks + outside, outside + (ticks if task == "forecast" else 0)
 
 
-def progress(hosted: HostedModel, position: int, updates: list[Update]) -> dict[str, Any]:
-    """What the metrics need of one chunk's learning, as a JSON-able head."""
+def progress(hosted: HostedModel, position: int, updates: list[Update], seconds: float = 0.0) -> dict[str, Any]:
+    """What the metrics need of one chunk's learning, which took so many seconds, as a JSON-able head."""
     reports = [u.report for u in updates if u.report]
     return {
         "position": position,
+        "seconds": seconds,
         "model": hosted.number,
         **hosted.totals(),
         "losses": [u.loss for u in updates if math.isfinite(u.loss)],
@@ -406,7 +424,7 @@ def main() -> None:
         raise SystemExit("the trainer is started by the server, which sends it its settings")
     settings = dict(first.head)
     os.nice(settings["nice"])
-    opened = open_or_set_aside(Path(settings["data"]) / "trainer.db", GateSettings(**settings["gate"]))
+    opened = open_or_set_aside(Path(settings["data"]) / settings["checkpoint"], GateSettings(**settings["gate"]))
     if opened.problem:
         channel.send("problem", {"why": opened.problem, "corrupt": True})
     try:

@@ -71,6 +71,8 @@ WELL = {
     f"freshet_trainer_ready{{{ON}}}": "1x60",
     f"freshet_trainer_restarts_total{{{ON}}}": "0x60",
     f"freshet_trainer_backlog_entries{{{OF}}}": "100x60",
+    f"freshet_unjudged_seconds{{{OF}}}": "2x60",
+    f"freshet_fresh_target_seconds{{{ON}}}": "30x60",
     f"freshet_journal_no_space{{{ON}}}": "0x60",
     f"freshet_disk_free_bytes{{{ON}}}": "5e9x60",
     f'freshet_disk_full_total{{{ON}, what="journal"}}': "0x60",
@@ -105,6 +107,12 @@ SCENARIOS = [
     ),
     Scenario("a large backlog shrinks", {f"freshet_trainer_backlog_entries{{{OF}}}": "500000-500x60"}),
     Scenario("a small backlog grows", {f"freshet_trainer_backlog_entries{{{OF}}}": "0+50x60"}),
+    Scenario("labels wait", {f"freshet_unjudged_seconds{{{OF}}}": "0+10x60"}, "FreshetModelBehind", about=FLOW),
+    Scenario("labels waited for a moment", {f"freshet_unjudged_seconds{{{OF}}}": lately(3, 2, 100)}),
+    Scenario(
+        "labels wait for as long as they may",
+        {f"freshet_unjudged_seconds{{{OF}}}": "300x60", f"freshet_fresh_target_seconds{{{ON}}}": "600x60"},
+    ),
     Scenario("persistence is better", learning("0.6x60", "0.5x60"), "FreshetModelWorse", about=FLOW),
     Scenario("persistence is as good", learning("0.51x60", "0.5x60")),
     Scenario("persistence was better, and nothing is learned now", learning("0.6x60", "0.5x60", "9000x60")),
@@ -216,10 +224,10 @@ def test_prometheus_accepts_configuration_and_rules():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_there_are_seven_and_each_names_its_place_in_the_runbook():
+def test_there_are_eight_and_each_names_its_place_in_the_runbook():
     runbooks = re.findall(r"runbook: docs/operations\.md#(\w+)", ALERTS)
 
-    assert len(NAMES) == 7
+    assert len(NAMES) == 8
     assert runbooks == [name.lower() for name in NAMES]
 
 

@@ -40,6 +40,7 @@ MOVES = [
     "freshet_journal_position_bytes", "freshet_journal_bytes", "freshet_snapshot_seconds_count",
     "freshet_snapshot_position_bytes", "freshet_checkpoint_position_bytes",
     # learning
+    "freshet_learning_seconds_total",
     "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
     "freshet_loss_persistence",
@@ -79,6 +80,9 @@ NOT_HERE = {
     "freshet_learn_every": "above 1 but for moments; tests/service/test_metrics.py",
     "freshet_gate_evidence": "1 while no candidate is worse; tests/service/test_metrics.py",
     "freshet_journal_undurable_entries": "what waits at the moment of the scrape, mostly nothing",
+    "freshet_trainer_backlog_seconds": "what waits at the moment of the scrape, mostly nothing",
+    "freshet_unjudged_seconds": "what waits at the moment of the scrape; tests/journeys/test_fair.py",
+    "freshet_fresh_target_seconds": "a setting; tests/journeys/test_fair.py",
     "freshet_trainer_backlog_entries": "what waits at the moment of the scrape, mostly nothing",
     "freshet_gates_saturated_ratio": "no gate need be saturated; tests/service/test_metrics.py",
     "freshet_journal_segments_dropped_total": "a journal over its size; tests/journeys/test_journal_retention.py",

@@ -129,7 +129,7 @@ class World:
         opened = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
         self._checkpoints = opened.checkpoints
         self.trainer = Trainer(pipes, opened, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
-        if why := self.server.trainer._out_of_reach(self.trainer.position):  # as TrainerClient does
+        if why := self.server.trainers.clients[0].out_of_reach(self.trainer.position):  # as TrainerClient does
             self.trainer._take(Message("begin", await self.server.learning.begin_anew(why)))
         return self.trainer
 
@@ -144,7 +144,7 @@ class World:
         trainer = self.trainer or await self.start_trainer()
         for position, payload in self.server.journal.read(trainer.position, 1 << 30):
             trainer._take(Message("chunk", {"position": position}, (payload,)))
-        trainer._give_verdicts(end_reached=True)
+        trainer._give_verdicts()
         pipes, verdicts = trainer.channel, []
         assert isinstance(pipes, Pipes)
         while pipes.said:

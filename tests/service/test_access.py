@@ -13,6 +13,7 @@ from service.credentials import access_file
 from service.errors import Unauthenticated
 from service.limits import MAX_ACCESS_BYTES
 from service.metrics import Metrics
+from service.tenants import Tenants
 
 NOW = 1_800_000_000.0  # 2027-01-15
 ENTRY = '[[token]]\nsha256 = "{digest}"\ntenant = "{tenant}"\nrole = "{role}"\n'
@@ -215,3 +216,19 @@ def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
 
     with pytest.raises((AccessError, OSError), match=str(path)):
         access_file(path, Metrics(CollectorRegistry()))
+
+
+def test_learning_seconds_are_a_quota_beside_the_others_and_the_setting_bounds_everybody():
+    access = parse("[tenant.acme]\nlearn_s_per_s = 0.25\n")
+    tenants = Tenants(Metrics(CollectorRegistry()), learn_s_per_s=0.5)
+    tenants.apply(access)
+    acme, other = tenants.of("acme"), tenants.of("other")
+
+    for tenant in (acme, other):
+        assert tenant.learning_wait(100.0) == 0
+        tenant.learned(100.0, 1.0)
+    assert acme.learning_wait(100.0) == pytest.approx(4.0)
+    assert other.learning_wait(100.0) == pytest.approx(2.0)
+    assert acme.learning_wait(104.0) == 0
+    with pytest.raises(AccessError, match="learn_s_per_s"):
+        parse("[tenant.acme]\nlearn_s_per_s = 0\n")

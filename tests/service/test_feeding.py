@@ -44,11 +44,11 @@ async def test_a_tick_is_answered_while_the_journal_is_read_for_the_trainer(tmp_
         session = live.open(model, "pump")
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
-        client, inbox = live.server.trainer, Inbox()
+        client, inbox = live.server.trainers.clients[0], Inbox()
         monkeypatch.setattr(client, "_process", inbox)
         monkeypatch.setattr(SegmentLog, "read", slow)
+        client.feed.restart(0, {})
         client.ready.set()
-        client._more.set()
         feeding = asyncio.create_task(client._feed())
         assert await asyncio.to_thread(entered.wait, DEADLINE_S)
 

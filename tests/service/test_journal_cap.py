@@ -24,7 +24,7 @@ ROUND = 8192  # bytes of journal, more than one round of history writes; asserte
 
 async def rounds_without_a_checkpoint(live: World, data: Path, n: int) -> int:
     """Histories and snapshots while no trainer saves anything; the most bytes of journal that were there."""
-    live.server.trainer.tried.set()
+    live.server.trainers.clients[0].tried.set()
     rng, most = np.random.default_rng(0), 0
     for _ in range(n):
         before = live.server.journal.durable_position
@@ -76,7 +76,7 @@ async def test_without_the_cap_the_same_journal_would_have_grown(tmp_path, monke
 
 async def test_a_trainer_that_saves_in_time_loses_nothing(tmp_path):
     async with world(tmp_path / "data", **SMALL, **NOTHING, journal_cap_bytes=CAP) as live:
-        live.server.trainer.tried.set()
+        live.server.trainers.clients[0].tried.set()
         rng = np.random.default_rng(0)
         for _ in range(14):
             await some_history(live, rng, 30, snapshots=False)

@@ -164,7 +164,7 @@ async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scr
             name: live.server.registry.get_sample_value(name) for name in ("freshet_ready", "freshet_trainer_ready")
         }
         live.server.ready = True
-        live.server.trainer.ready.set()
+        live.server.trainers.clients[0].ready.set()
         [build] = live.server.metrics.build.collect()[0].samples
 
         assert before == {"freshet_ready": 0, "freshet_trainer_ready": 0}

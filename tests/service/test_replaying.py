@@ -155,7 +155,7 @@ async def test_the_numbers_of_windows_survive_a_crash_and_nothing_else_of_them_i
 
 async def test_more_items_at_once_than_may_be_replayed_are_refused_before_anybody_is_asked(tmp_path):
     async with world(tmp_path) as service:
-        replayer = Replayer(service.server.intake, service.server.trainer)
+        replayer = Replayer(service.server.intake, service.server.trainers)
 
         with pytest.raises(Invalid, match=f"{MAX_REPLAYED + 1} ids: send at most {MAX_REPLAYED}"):
             await replayer.replay(await service.model(), range(1, MAX_REPLAYED + 2))

@@ -284,3 +284,16 @@ def test_blocks_follow_the_logarithm_over_at_least_a_factor_of_ten():
 )  # fmt: skip
 def test_numbers_are_short(made, value, text):
     assert made(value) == text
+
+
+def test_a_model_whose_labels_wait_too_long_has_a_line_of_its_own(metrics):
+    metrics.fresh.set(30)
+    metrics.of(("default", "pumps")).unjudged.set(74)
+    metrics.of(("default", "taxi-demand")).unjudged.set(29)
+    seen = History().add(look(metrics, 0.0))
+
+    shown = [line.plain for line in screen(seen, {}, "127.0.0.1:8300", 200, 40)]
+    assert [line for line in shown if "behind" in line] == ["! pumps is behind: labels have waited 74 s to be learned"]
+    assert next(line for line in plain(seen) if "behind" in line).endswith("behind: pumps waits 74s")
+    assert mapping(seen)["models"][1]["waiting_s"] == 74
+    assert not [line for line in plain(only(seen, ["taxi-demand"])) if "behind" in line]

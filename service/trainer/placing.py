@@ -1,0 +1,113 @@
+"""Which trainer process learns a model, and moving checkpoints there once their number has changed. Before any starts.
+
+A model's place is a function of its name and of the number of processes alone (rendezvous hashing: with one process
+more, only the models move that go to it). Each process has a checkpoint file of its own; a model's rows are moved from
+file to file as they are, so that nothing is learned twice or lost: what each has learned is an offset in its own
+records, and all files then go on at the first position that one of them needs.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import time
+from collections.abc import Mapping
+from contextlib import ExitStack, closing
+from hashlib import blake2b
+from pathlib import Path
+from typing import Literal
+
+from service.names import ModelKey
+from service.storage.database import DatabaseCorrupt
+from service.storage.segments import sync_directory
+from service.trainer.checkpoint import CheckpointInUse, Checkpoints
+
+FILE = re.compile(r"trainer(?:-([1-9]\d*))?\.db")
+ORPHAN_S = 10.0  # a trainer may outlive its server for a moment
+
+
+def cores() -> int:
+    """How many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def processes(asked: int | Literal["auto"], cores: int) -> int:
+    """How many trainers there are: of `auto`, one for each core that serving does not need, and at least one."""
+    return max(1, cores - 1) if asked == "auto" else asked
+
+
+def place(key: ModelKey, processes: int) -> int:
+    """The process that learns the model, 0 .. processes - 1."""
+    name = f"{key.tenant}/{key.name}".encode()
+    weights = [blake2b(name, digest_size=8, salt=n.to_bytes(8, "little")).digest() for n in range(processes)]
+    return max(range(processes), key=weights.__getitem__)
+
+
+def checkpoint_file(process: int) -> str:
+    """The name of a process's file."""
+    return f"trainer-{process}.db" if process else "trainer.db"
+
+
+def checkpoint_files(data: Path) -> dict[int, Path]:
+    """The files in a data directory, by process."""
+    found = ((FILE.fullmatch(path.name), path) for path in data.glob("trainer*.db"))
+    return dict(sorted((int(match[1] or 0), path) for match, path in found if match))
+
+
+def move(data: Path, processes: int, models: Mapping[int, ModelKey], whole: bool) -> int:
+    """Put what the files hold of each model into that of its place; how many models moved.
+
+    models: those that there are, by number; whole: the journal is kept from its start. Killed at any moment, it is done
+    again. A damaged file is left to its process, which sets it aside. Raises CheckpointInUse, DatabaseRefused, NoSpace.
+    """
+    found = checkpoint_files(data)
+    if not found or (processes == 1 and list(found) == [0]):
+        return 0
+    with ExitStack() as stack:
+        stores = {n: store for n, path in found.items() if (store := _open(path, stack)) is not None}
+        held = {n: store.held() for n, store in stores.items()}
+        away = [(n, m) for n in held for m in held[n].models if m in models and place(models[m], processes) != n]
+        starts = {n: its.position for n, its in held.items() if its.position is not None}
+        missing = set(range(processes)) - set(starts) - (set(found) - set(held))
+        if not starts or not (away or missing or set(found) - set(range(processes))):
+            return 0
+        start = min(starts.values())
+        for n in starts:
+            stores[n].go_on_from(start)
+        known = {m for its in held.values() for m in its.models}
+        for n in missing:
+            if n not in stores:
+                stores[n] = stack.enter_context(closing(Checkpoints(data / checkpoint_file(n))))
+            # What a lost file held is learned again from the journal's start, where that is kept.
+            lost = [m for m, key in models.items() if m not in known and place(key, processes) == n]
+            stores[n].go_on_from(0 if lost and whole else start)
+        for n, m in away:
+            target = place(models[m], processes)
+            if target in stores:  # or it is damaged, and the model moves at the next start, once there is a sound one
+                stores[target].take_over(m, stores[n])
+                stores[n].drop(m)
+        empty = [found[n] for n in held if n >= processes and not set(stores[n].held().models) & set(models)]
+    for path in empty:
+        _remove(path)
+    return len(away)
+
+
+def _open(path: Path, stack: ExitStack) -> Checkpoints | None:
+    """The file, as long as the stack is open; None for a damaged one. Raises CheckpointInUse, DatabaseRefused."""
+    until = time.monotonic() + ORPHAN_S
+    while True:
+        try:
+            return stack.enter_context(closing(Checkpoints(path)))
+        except DatabaseCorrupt:
+            return None
+        except CheckpointInUse:
+            if time.monotonic() > until:
+                raise
+            time.sleep(ORPHAN_S / 100)
+
+
+def _remove(path: Path) -> None:
+    """Delete a file whose models have moved; SQLite's log is empty, as it was closed."""
+    for name in (path, path.with_suffix(".lock"), *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
+        name.unlink(missing_ok=True)
+    sync_directory(path.parent)

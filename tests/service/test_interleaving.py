@@ -1,0 +1,125 @@
+"""Whatever order models are learned in, and wherever a trainer dies, each has the weights that its own records say."""
+
+from __future__ import annotations
+
+import random
+
+import numpy as np
+import pytest
+
+from service.records import decode_chunk
+from service.trainer.fair import Fair
+from service.trainer.hosting import HostedModel, OutOfOrder
+from service.trainer.messages import Message
+from service.trainer.queues import CheckpointLost, Queues
+from tests.service.histories import digest
+from tests.service.one_process import World, world
+
+
+async def journal_of(live: World, rng: random.Random) -> None:
+    """Three models, each with ticks of its own streams, learned one in two now and then."""
+    models = [await live.model(name, seed=n) for n, name in enumerate(("flow", "heat", "load"))]
+    live.server.journal.learn_every_of = lambda model: rng.choice([1, 1, 2])
+    for _ in range(40):
+        model = rng.choice(models)
+        streams = [live.open(model, f"{model.name}-{n}") for n in range(rng.randrange(1, 4))]
+        for _ in range(rng.randrange(1, 4)):
+            await live.ticks(model, [(stream, rng.gauss(0, 1)) for stream in streams])
+        if rng.random() < 0.7:
+            await live.server.journal.flush()
+    await live.server.journal.flush()
+
+
+def folded(live: World) -> dict[int, str]:
+    """Each model learned alone, from its own chunks."""
+    models: dict[int, HostedModel] = {}
+    for _, payload in live.server.journal.read(0, 1 << 30):
+        chunk = decode_chunk(payload)
+        if chunk.model not in models:
+            models[chunk.model] = HostedModel.create(chunk.model, chunk.records[0], live.server.config.gate)
+        models[chunk.model].apply(chunk, lambda model, version: weights(live, model, version))
+    return {number: digest(hosted) for number, hosted in models.items()}
+
+
+def weights(live: World, model: int, version: int) -> np.ndarray:
+    from service.export import read_weights
+
+    return read_weights(live.serving.models[model].network, live.serving.versions.blobs(model, version).weights)
+
+
+async def learn_in_some_order(live: World, rng: random.Random, deaths: float, resume: str = "resume") -> dict[int, str]:
+    """Feed trainers chunk by chunk, the models in an order that chance decides; some die, and go on from what they
+    saved. resume: which of a chunk's positions they are told."""
+    trainer = await live.start_trainer()
+    queues = Queues(lambda model: True)
+    offsets = {number: stands.offset for number, stands in trainer.models.standing.items()}
+    queues.restart(trainer.position, offsets)
+    while True:
+        if queues.scanned < live.server.journal.durable_position and rng.random() < 0.5:
+            queues.scan(live.server.journal.read(queues.scanned, 3000))
+        ready = [model for model in live.serving.models if queues.has(model)]
+        if not ready:
+            if queues.scanned == live.server.journal.durable_position:
+                break
+            continue
+        chunk = queues.pop(rng.choice(ready))
+        head = {"position": chunk.end, "resume": queues.resume if resume == "resume" else chunk.end, "more": True}
+        trainer._take(Message("chunk", head, (chunk.payload,)))
+        if rng.random() < deaths:
+            trainer = await live.start_trainer()
+            offsets = {number: stands.offset for number, stands in trainer.models.standing.items()}
+            queues.restart(trainer.position, offsets)
+    return {number: digest(trainer.models[number]) for number in live.serving.models}
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_each_models_weights_are_those_of_its_own_records_in_any_order_and_after_deaths(tmp_path, seed):
+    rng = random.Random(seed)
+    async with world(tmp_path / "data", checkpoint_chunks=3) as live:
+        await journal_of(live, rng)
+        expected = folded(live)
+
+        assert await learn_in_some_order(live, rng, deaths=0.3) == expected
+
+
+async def test_a_checkpoint_that_named_the_last_chunk_as_its_position_would_be_noticed(tmp_path):
+    rng = random.Random(0)
+    async with world(tmp_path / "data", checkpoint_chunks=3) as live:
+        await journal_of(live, rng)
+        expected = folded(live)
+
+        with pytest.raises((OutOfOrder, CheckpointLost, AssertionError)):
+            assert await learn_in_some_order(live, rng, deaths=0.3, resume="position") == expected
+
+
+async def test_chunks_that_the_checkpoint_holds_are_passed_over_when_they_are_sent_again(tmp_path):
+    async with world(tmp_path / "data", checkpoint_chunks=1) as live:
+        model = await live.model()
+        session = live.open(model, "pump")
+        for n in range(20):
+            await live.tick(model, session, float(n % 3))
+        await live.learn()
+        before = digest(live.trainer.models[model.number])
+
+        for position, payload in live.server.journal.read(0, 1 << 30):
+            live.trainer._take(Message("chunk", {"position": position}, (payload,)))
+
+        assert digest(live.trainer.models[model.number]) == before
+        assert model.number not in list(live.trainer.due), "nothing of it is due a second time"
+
+
+def test_fair_order_keeps_each_models_own():
+    """What is sent next depends on what chunks cost; what a model learns does not."""
+    rng, fair = random.Random(1), Fair()
+    left = {model: list(range(20)) for model in range(3)}
+    sent: dict[int, list[int]] = {model: [] for model in left}
+    for model in left:
+        fair.wait("acme", model)
+    while turn := fair.next(lambda tenant: True):
+        tenant, model = turn
+        sent[model].append(left[model].pop(0))
+        fair.charge(tenant, model, rng.random())
+        if not left[model]:
+            fair.rest(tenant, model)
+
+    assert sent == {model: list(range(20)) for model in left}
