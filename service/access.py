@@ -60,11 +60,13 @@ class Quota:
     models: int = 2**63
     streams: int = 2**63
     ticks_per_s: float = math.inf
+    work_per_s: float = math.inf  # multiply-adds of the steps of its ticks
     in_flight_bytes: int = 2**63  # received and not yet answered, all calls together
     calls: int = 2**63  # open, of any method
 
 
 UNLIMITED = Quota()
+PER_SECOND = {"ticks_per_s", "work_per_s"}  # numbers, and not zero; the others are counts
 NOBODY = "-" * 64
 
 
@@ -167,7 +169,7 @@ def _quota(tenant: str, entry: Any) -> Quota:
     _check_tenant(where, tenant)
     entry = _table(where, entry, set(Quota.__dataclass_fields__))
     for name, value in entry.items():
-        whole = name != "ticks_per_s"
+        whole = name not in PER_SECOND
         right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not right or not 0 <= value < 2**63 or (value == 0 and not whole):
             raise AccessError(f"{where}.{name} = {value!r}; give a {'whole number' if whole else 'number above 0'}")

@@ -59,6 +59,9 @@ class Metrics:
         self.disk_free = gauge("disk_free_bytes", "Room on the disk of the data directory.")
         self.queue_seconds = histogram("message_queue_seconds", "From a tick's arrival to its batch.", LATENCY_S)
         self.compute_seconds = histogram("step_seconds", "Wall time of one batched model step.", LATENCY_S)
+        self.large_step_wait_seconds = histogram(
+            "large_step_wait_seconds", "A large step's wait for its turn in the thread beside the loop.", LATENCY_S
+        )
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
         self.batch_rows = histogram("batch_rows", "Ticks in one batched model step.", ROWS)
         self.open_streams = gauge("streams_open", "Streams with a call open.", *OF_MODEL)

@@ -209,6 +209,7 @@ class Server:
         return not self.journal.failure and not self.journal.pending_entries
 
     async def _stop(self, parts: list[asyncio.Task[Any]]) -> None:
+        self.serving.steps.close()
         for part in reversed(parts):  # the journal last: the trainer may still report
             part.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):  # already logged by whoever waited for it

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
+from service import limits
 from service.answers import Answer, AnswerLog
 from service.engine import StepSession
 from service.names import ModelKey
@@ -110,6 +111,7 @@ class Sessions:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
         self.key = ModelKey(tenant, name)
         self.network = Network(spec)
+        self.row_work, self.step_rows = limits.row_work(self.network), limits.step_rows(self.network)
         self.champion = 0
         self.anchor = 0
         self.paused = self.deleted = False

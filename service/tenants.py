@@ -14,19 +14,21 @@ RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
 
 
 class Tenant:
-    """One tenant. `rate`: its ticks per second, None: unlimited; `full_at`: of that bucket, clock seconds."""
+    """One tenant. `rate`, `work_rate`: its ticks, and their multiply-adds, per second, None: unlimited; `full_at`,
+    `work_full_at`: of those buckets, clock seconds."""
 
-    __slots__ = ("_reached", "calls", "full_at", "in_flight", "name", "quota", "rate")
+    __slots__ = ("_reached", "calls", "full_at", "in_flight", "name", "quota", "rate", "work_full_at", "work_rate")
 
     def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None]) -> None:
         self.name, self._reached = name, reached
-        self.full_at, self.in_flight, self.calls = 0.0, 0, 0
+        self.full_at, self.work_full_at, self.in_flight, self.calls = 0.0, 0.0, 0, 0
         self.assign(quota)
 
     def assign(self, quota: Quota) -> None:
         """Another quota from here on; what is there already stays."""
         self.quota = quota
         self.rate = Rate(quota.ticks_per_s) if quota.ticks_per_s < UNLIMITED.ticks_per_s else None
+        self.work_rate = Rate(quota.work_per_s) if quota.work_per_s < UNLIMITED.work_per_s else None
 
     def check_models(self, models: int, name: str) -> None:
         """Raises Exhausted where the tenant has `models` and wants another, called `name`."""
@@ -69,14 +71,25 @@ class Tenant:
             self._reached(self.name, "ticks_per_s")
         return wait
 
-    def tokens(self, now: float, wanted: int) -> int:
-        """How many of so many ticks may come now."""
-        return min(wanted, self.rate.tokens(self.full_at, now)) if self.rate else wanted
+    def wait_for_work(self, now: float) -> float:
+        """Seconds until a tick may come for all that those before it cost; 0: it may now."""
+        wait = self.work_rate.wait(self.work_full_at, now) if self.work_rate else 0.0
+        if wait:
+            self._reached(self.name, "work_per_s")
+        return wait
 
-    def ticked(self, now: float, ticks: int = 1) -> None:
-        """So many ticks have come."""
+    def tokens(self, now: float, wanted: int, work: int) -> int:
+        """How many of so many ticks may come now, each of so many multiply-adds."""
+        if self.rate:
+            wanted = min(wanted, self.rate.tokens(self.full_at, now))
+        return min(wanted, self.work_rate.portions(self.work_full_at, now, work)) if self.work_rate else wanted
+
+    def ticked(self, now: float, work: int, ticks: int = 1) -> None:
+        """So many ticks have come, each of so many multiply-adds."""
         if self.rate:
             self.full_at = self.rate.take(self.full_at, now, ticks)
+        if self.work_rate:
+            self.work_full_at = self.work_rate.take(self.work_full_at, now, ticks * work)
 
     def _exhausted(self, quota: str, field: str, value: str, has: str, retry_s: float) -> Exhausted:
         self._reached(self.name, quota)

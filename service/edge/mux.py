@@ -15,20 +15,22 @@ from numpy.typing import NDArray
 
 from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2 import MuxResponse
-from model.rounds import rounds
+from model.rounds import each_round
 from service import wire
 from service.answers import Answer
 from service.edge.in_flight import in_flight
 from service.edge.writing import Writing
 from service.errors import Invalid, Reason, Refusal, ServiceError
 from service.intake import Intake
-from service.limits import MAX_BINDS, MAX_HANDLES
-from service.serving import WAVE_ROWS
+from service.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX_HANDLES
+from service.serving import Taken
 from service.sessions import Session, Sessions
 from service.table import ABSENT
 from service.wire import Columns
 
 UNBOUND = 0  # no stream has this number
+TURN_S = 0.002  # of the loop's time that a call takes before others have a turn
+ANSWER_NUMBERS = 1 << 18  # forecast values in one answer, unless one step made more: 1 MiB
 
 
 class Handles:
@@ -72,6 +74,7 @@ class MuxCall:
         self.writing = writing
         self.handles = Handles()
         self._moved = asyncio.Event()
+        self._had_loop = self.serving.clock()  # since when, at the most
         self._losses = model.losses  # of streams by owners, as far as looked at
         self.owner = model.owner(self._moved.set)
 
@@ -106,7 +109,17 @@ class MuxCall:
     async def _bind(self, binds: Any) -> None:
         if len(binds) > MAX_BINDS:
             raise Invalid("bind", f"{len(binds)} entries", f"bind at most {MAX_BINDS} streams in one message")
-        bound, refused = [], []
+        bound: list[streams_pb2.Bound] = []
+        refused: list[streams_pb2.HandleRefused] = []
+        for first in range(0, len(binds), MAX_BOUND_AT_ONCE):
+            await self._bind_some(binds[first : first + MAX_BOUND_AT_ONCE], bound, refused)
+            await asyncio.sleep(0)
+        await self.write(bound=bound, refused=refused)
+
+    async def _bind_some(
+        self, binds: Any, bound: list[streams_pb2.Bound], refused: list[streams_pb2.HandleRefused]
+    ) -> None:
+        """Bind the streams and say so in `bound`, or why not in `refused`."""
         await self.serving.residency.bring(self.model, [bind.stream for bind in binds])
         for bind in binds:  # from here on nothing awaits: what was brought is there
             try:
@@ -124,7 +137,18 @@ class MuxCall:
                     state_origin=origin,  # type: ignore[arg-type]  # numbered alike
                 )
             )
-        await self.write(bound=bound, refused=refused)
+
+    async def _refuse(self, refused: list[streams_pb2.HandleRefused]) -> None:
+        """Send what is refused so far, if there is much of it."""
+        if len(refused) >= MAX_DECIDED:
+            await self.write(refused=refused)
+            refused.clear()
+
+    async def _breathe(self) -> None:
+        """Let others have their turn of the loop, if this call has had it for long enough."""
+        if self.serving.clock() - self._had_loop > TURN_S:
+            await asyncio.sleep(0)
+            self._had_loop = self.serving.clock()
 
     def _open(self, handle: int, stream: str) -> tuple[Session, int]:
         if handle >= MAX_HANDLES:
@@ -139,32 +163,37 @@ class MuxCall:
     async def _ticks(self, columns: Columns) -> None:
         numbers = self.handles.numbers(columns.handle)
         bound = np.flatnonzero(numbers != UNBOUND)
-        refused = [
-            handle_refused(int(columns.handle[i]), unbound(int(columns.handle[i]), int(columns.seq[i])))
-            for i in np.flatnonzero(numbers == UNBOUND)
-        ]
+        refused: list[streams_pb2.HandleRefused] = []
+        for unknown in np.flatnonzero(numbers == UNBOUND):
+            handle = int(columns.handle[unknown])
+            refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
+            await self._refuse(refused)
         answers = Answers(columns)
-        for wave in rounds(numbers[bound], WAVE_ROWS):
-            index = bound[wave]
-            await self._ready(numbers[index], columns.seq[index])
-            index, gone = self._owned(index, columns.handle, numbers)
-            if len(gone):
-                await self._lost(gone)
-            rows = self.model.table.rows_of(numbers[index])
-            took = self.serving.wave(
-                self.model, rows, columns.seq[index], columns.time[index], columns.x[index]
-            )  # fmt: skip
-            if answers.version not in (0, self.model.champion):
-                await self.write(forecasts=answers.message())
-                answers = Answers(columns)
-            answers.add(self.model.champion, index[took.taken], took.y, took.judged)
-            self.handles.waiting[columns.handle[index[took.taken]]] = True
-            for i, outcome in took.others.items():
-                handle = int(columns.handle[index[i]])
-                if isinstance(outcome, Answer):
-                    await self.write(forecasts=wire.forecasts_again(handle, outcome))
-                elif isinstance(outcome, Refusal):
-                    refused.append(handle_refused(handle, outcome))
+        for wave in each_round(numbers[bound], self.model.step_rows):
+            left = bound[wave]
+            while len(left):
+                await self._breathe()
+                await self._ready(numbers[left], columns.seq[left])
+                index, gone = self._owned(left, columns.handle, numbers)
+                if len(gone):
+                    await self._lost(gone)
+                rows = self.model.table.rows_of(numbers[index])
+                took = await self.serving.wave(
+                    self.model, rows, columns.seq[index], columns.time[index], columns.x[index]
+                )  # fmt: skip
+                taken = took.taken._replace(at=index[took.taken.at])
+                if not answers.take(taken):
+                    await self.write(forecasts=answers.message())
+                    answers = Answers(columns, taken)
+                self.handles.waiting[columns.handle[taken.at]] = True
+                for i, outcome in took.others.items():
+                    handle = int(columns.handle[index[i]])
+                    if isinstance(outcome, Answer):
+                        await self.write(forecasts=wire.forecasts_again(handle, outcome))
+                    elif isinstance(outcome, Refusal):
+                        refused.append(handle_refused(handle, outcome))
+                await self._refuse(refused)
+                left = index[took.left]
         if answers.version or refused:
             await self.write(forecasts=answers.message(), refused=refused)
 
@@ -189,7 +218,10 @@ class MuxCall:
         return index[mine], handles[index[~mine]]
 
     async def _lost(self, handles: NDArray[np.uint32]) -> None:
-        """These handles stand for nothing from here on."""
+        """These handles stand for nothing from here on. Those that do not already are passed over."""
+        handles = handles[self.handles.number[handles] != UNBOUND]
+        if not len(handles):
+            return
         self.handles.number[handles] = UNBOUND
         self.handles.waiting[handles] = False
         await self.write(taken_over=np.unique(handles).tolist())
@@ -239,18 +271,25 @@ class MuxCall:
 
 
 class Answers:
-    """The forecasts of one message so far, all by one version."""
+    """The forecasts of one message so far, all by one version, and no more than an answer should hold."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, taken: Taken | None = None) -> None:
         self._columns = columns
-        self.version = 0
+        self.version = self._numbers = 0
         self._parts: list[tuple[Any, Any, Any]] = []
+        if taken:
+            self.take(taken)
 
-    def add(self, version: int, index: NDArray[np.intp], y: Any, judged: Any) -> None:
-        """Forecasts for the message's ticks `index`."""
-        if len(index):
-            self.version = version
-            self._parts.append((index, y, judged))
+    def take(self, taken: Taken) -> bool:
+        """Add forecasts for ticks of the message, if they belong with these; whether they did."""
+        if not len(taken.at):
+            return True
+        self._numbers += taken.y.size
+        if self._parts and (taken.version != self.version or self._numbers > ANSWER_NUMBERS):
+            return False
+        self.version = taken.version
+        self._parts.append((taken.at, taken.y, taken.judged))
+        return True
 
     def message(self) -> streams_pb2.Forecasts | None:
         """All of them; None without any."""
