@@ -26,7 +26,7 @@ WARM_TICKS = 50
 LOADS: dict[str, tuple[dict[str, Any], int, int]] = {  # spec, streams, ticks per second of event time; see `LOOKS`
     "hidden 1024, 1,024 streams": ({"channels": ["x"], "hidden": 1024}, 1024, 1),
     "256 channels × hidden 1024": ({"channels": [f"c{i}" for i in range(256)], "hidden": 1024}, 900, 1),
-    "8,192 classes": ({"channels": ["x"], "task": "classify", "classes": [f"k{i}" for i in range(8192)]}, 1024, 1),
+    "4,096 classes": ({"channels": ["x"], "task": "classify", "classes": [f"k{i}" for i in range(4096)]}, 1024, 1),
     "4,096 channels": ({"channels": [f"c{i}" for i in range(4096)], "targets": ["c0"], "hidden": 64}, 60, 1),
     "default model, 16 calls": ({"channels": ["x"]}, 1024, 16),
     "hidden 1024, single ticks": ({"channels": ["x"], "hidden": 1024}, 64, 0),

@@ -42,7 +42,8 @@ MAX_BINDS = 1 << 14
 MAX_STEP_ROWS = 1024
 # Multiply-adds of one step: some 4 ms of one core. A wave with more takes several steps.
 MAX_STEP_WORK = 1 << 27
-# Numbers that the rows of one step hold, values, states and answers together: the loop copies them in about 1 ms.
+# Numbers that the rows of one step hold, values, states and answers together, these four times as they are copied more
+# often: the loop does with them in a few ms.
 MAX_STEP_NUMBERS = 1 << 18
 # Multiply-adds of the steps that the event loop computes itself in one of its turns, some 2 ms; what is beyond them is
 # computed by a thread beside the loop. One message of 1,024 rows of a default model is below it.
@@ -97,7 +98,7 @@ def step_work(row: int, rows: int) -> int:
 def step_rows(network: Network) -> int:
     """The most rows of one step: at least 1, which takes below a millisecond with the largest model there may be."""
     spec = network.spec
-    numbers = len(spec.channels) + spec.outputs + network.state_size
+    numbers = len(spec.channels) + 4 * spec.outputs + network.state_size
     by_work = MAX_STEP_WORK // row_work(network) - LOAD_ROWS
     return max(1, min(MAX_STEP_ROWS, by_work, MAX_STEP_NUMBERS // numbers))
 

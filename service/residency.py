@@ -14,6 +14,8 @@ from service.sessions import Sessions
 from service.storage.states import States, StreamRow
 from service.table import ABSENT
 
+EVICTED_AT_ONCE = 2048  # streams, before others have their turn of the loop
+
 
 class Residency:
     """Moves streams between memory and states.db. models: by number, as they come and go; evicted: told how many."""
@@ -71,14 +73,19 @@ class Residency:
         rows = [model.row(t.by_id[id]) if id in t.by_id else ids[id] for id in page[:limit]]
         return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
 
-    def evict(self) -> int:
-        """Let idle streams leave memory, and say how many; to be called when a snapshot has just been saved."""
+    async def evict(self) -> int:
+        """Let idle streams leave memory, and say how many; to be called when a snapshot has been saved, and to its end
+        before the next one."""
         total = 0
         now, excess = self._clock(), sum(len(m.table) for m in self._models.values()) - self._config.max_resident
-        for model in self._models.values():
-            gone = model.evict(now, self._config.idle_s, len(model.table) - max(0, excess))
-            excess -= gone
-            total += gone
-            if gone:
-                self._evicted(model, gone)
+        for model in list(self._models.values()):
+            gone = EVICTED_AT_ONCE
+            while gone == EVICTED_AT_ONCE:
+                await asyncio.sleep(0)
+                most = len(model.table) - max(0, excess)
+                gone = model.evict(now, self._config.idle_s, most, EVICTED_AT_ONCE)
+                excess -= gone
+                total += gone
+                if gone:
+                    self._evicted(model, gone)
         return total

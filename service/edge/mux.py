@@ -30,7 +30,7 @@ from service.wire import Columns
 
 UNBOUND = 0  # no stream has this number
 TURN_S = 0.002  # of the loop's time that a call takes before others have a turn
-ANSWER_NUMBERS = 1 << 18  # forecast values in one answer, unless one step made more: 1 MiB
+ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, unless one step made more: 256 KiB
 
 
 class Handles:

@@ -126,7 +126,7 @@ def test_connections_leave_descriptors_for_files(asked, descriptors, allowed):
         ({"channels": ("a",), "hidden": 1024}, 25),
         ({"channels": CHANNELS[:256], "hidden": 1024}, 15),
         ({"channels": CHANNELS, "targets": CHANNELS[:1]}, 10),
-        ({**CLASSIFY, "classes": CHANNELS}, 61),
+        ({**CLASSIFY, "classes": CHANNELS}, 15),
     ],
     ids=lambda value: (
         str({k: v if k != "channels" else len(v) for k, v in value.items() if k != "classes"})
