@@ -326,13 +326,13 @@ class Sessions:
         row: Array = self.table.state[session.row].copy()
         return row
 
-    def row(self, row: int) -> StreamRow:
-        """A stream in memory as it would be stored now."""
+    def row(self, row: int, with_state: bool = True) -> StreamRow:
+        """A stream in memory as it would be stored now; its state empty if that is not asked for."""
         t = self.table
         return StreamRow(
             self.number, int(t.number[row]), t.ids[row], int(t.epoch[row]), int(t.last_seq[row]),
             float(t.last_time[row]), int(t.origin[row]), int(self.judged(row)), int(t.last_offset[row]),
-            int(t.newest[row]) + 1, t.state[row].tobytes(),
+            int(t.newest[row]) + 1, t.state[row].tobytes() if with_state else b"",
         )  # fmt: skip
 
     def unsaved(self) -> list[str]:
