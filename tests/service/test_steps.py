@@ -21,7 +21,7 @@ from service.errors import NotFound, Reason, Refusal, Unavailable
 from service.records import ModelDelete, Reset, StatePut, StreamOpened, Ticks
 from service.serving import Fenced, Tick, Wave
 from service.sessions import Session, Sessions
-from service.steps import Steps
+from service.steps import Piece, Steps
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -486,3 +486,62 @@ async def test_a_step_with_nothing_left_to_compute_and_one_that_cannot_begin_hol
         await failing
     assert order.seen == ["a", "a"]
     order.steps.close()
+
+
+# ---- each check, taken out
+
+
+def unchecked_answers(self: Piece, rows: Any) -> Any:
+    return self._y[: np.count_nonzero(rows >= 0)], self._states[: np.count_nonzero(rows >= 0)]
+
+
+def whoever_owns_it(self: Piece) -> Any:
+    table = self.model.table
+    rows = table.rows_of(self.numbers)
+    rows[self.seq != table.last_seq[rows] + np.uint64(1)] = -1
+    return rows
+
+
+def however_far(self: Piece) -> Any:
+    rows = self.model.table.rows_of(self.numbers)
+    rows[self.model.table.epoch[rows] != self.epochs] = -1
+    return rows
+
+
+async def the_same_stream_twice(tmp_path: Path) -> None:
+    """Two calls of the same owner, as no call makes them: the second of the pieces must find that it is too late."""
+    async with held_model(tmp_path) as (service, model, [a, _, _], held, noted):
+        both = [asyncio.create_task(packed(service, model, [a], 3.0)) for _ in range(2)]
+        await held.under_way()
+        held.let_go()
+        first, second = await asyncio.gather(*both)
+        assert (len(first.taken.at), len(second.taken.at)) == (1, 0)
+        note_wave(noted, [a], first, 2)
+        await agrees(service, noted, tmp_path)
+
+
+async def test_a_tick_that_was_taken_while_it_waited_is_not_taken_again(tmp_path):
+    await the_same_stream_twice(tmp_path)
+
+
+MUTANTS: dict[str, tuple[str, Any, Callable[[Path], Any]]] = {
+    "another version": (
+        "answers", unchecked_answers,
+        lambda path: test_a_swap_during_a_step_answers_its_ticks_by_the_new_version(path, "publish", "packed"),
+    ),
+    "another state": ("answers", unchecked_answers, test_a_reset_during_a_step_of_its_stream_is_kept),
+    "another owner": (
+        "rows", whoever_owns_it,
+        lambda path: test_a_stream_that_is_anothers_after_the_step_has_not_ticked(path, take_over, "single"),
+    ),
+    "another place": ("rows", however_far, the_same_stream_twice),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("check", MUTANTS)
+async def test_without_a_check_of_what_has_changed_it_is_noticed(tmp_path, monkeypatch, check):
+    attribute, instead, scenario = MUTANTS[check]
+    monkeypatch.setattr(Piece, attribute, instead)
+
+    with pytest.raises((AssertionError, pytest.fail.Exception)):
+        await scenario(tmp_path)
