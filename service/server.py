@@ -339,4 +339,6 @@ async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> i
     heap.map_large_blocks()
     for name in ("listen", "http"):
         check_free(name, getattr(config, name))
-    return await Server(config).run(announce)
+    server = Server(config)
+    heap.keep()
+    return await server.run(announce)
