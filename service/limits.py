@@ -48,6 +48,8 @@ MAX_STEP_NUMBERS = 1 << 18
 # Multiply-adds of the steps that the event loop computes itself in one of its turns, some 2 ms; what is beyond them is
 # computed by a thread beside the loop. One message of 1,024 rows of a default model is below it.
 MAX_TURN_WORK = 1 << 26
+# Multiply-adds of a step for which a turn has as much room again: who ticks little does not wait behind who ticks much.
+MAX_SMALL_WORK = 1 << 23
 # Multiply-adds of a row that may be stepped as soon as it has come, before the loop turns: some 0.1 ms.
 MAX_LONE_WORK = 1 << 20
 # Ticks of a wave that are not plainly good, decided at once: each takes a look, and a line of the answer.

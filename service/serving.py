@@ -34,7 +34,7 @@ from service.records import Record, Reset, Skip, StateDelete, StatePut, StreamOp
 from service.residency import Residency
 from service.sequence import check_values, latest_time, place, sound_ticks, too_far_ahead
 from service.sessions import Origin, Session, Sessions
-from service.steps import Piece, Steps
+from service.steps import Piece, Steps, Turns
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
 from service.storage.versions import Versions
@@ -90,6 +90,7 @@ class Serving:
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
         self.steps = Steps()  # those that are too large for the loop
+        self.turns = Turns(clock)  # of the loop, for packed messages
         self._stepping: dict[tuple[int, int], asyncio.Future[Taken]] = {}  # by model and stream, of single ticks there
         self._turn_work = 0  # multiply-adds that the loop itself has computed in this turn
         self.on_commit: list[Callable[[Commit], None]] = []
@@ -409,7 +410,8 @@ class Serving:
     def _on_loop(self, model: Sessions, rows: int) -> bool:
         """Whether a step of so many rows is for the loop itself, in this turn of it; it is counted then."""
         work = limits.step_work(model.row_work, rows)
-        if self._turn_work + work > limits.MAX_TURN_WORK:
+        room = limits.MAX_TURN_WORK * (2 if work <= limits.MAX_SMALL_WORK else 1)
+        if self._turn_work + work > room:
             return False
         if not self._turn_work:
             asyncio.get_running_loop().call_soon(self._next_turn)

@@ -27,6 +27,7 @@ from service.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
 Result = TypeVar("Result")
+TURN_S = 0.002  # of the loop's time, in one of its turns, for all packed messages together
 NICENESS = 5  # of the thread, above the loop's: the loop comes first wherever both want to run
 
 
@@ -187,6 +188,35 @@ class Steps:
         else:
             if not step.done.done():  # or its caller has left
                 step.done.set_result(result)
+
+
+class Turns:
+    """Shares the loop's time between calls that can fill it: in each turn of the loop they go on for `TURN_S` together,
+    then one of those that wait, in the order in which they came. What else the loop has to do comes in between."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._began: float | None = None  # the first of this turn, clock seconds
+        self._waiting: deque[asyncio.Future[None]] = deque()
+
+    async def mine(self) -> None:
+        """Return in a turn of the loop that has room for more; at once, if this one has."""
+        loop = asyncio.get_running_loop()
+        if self._waiting or (self._began is not None and self._clock() - self._began > TURN_S):
+            turn = loop.create_future()
+            self._waiting.append(turn)
+            await turn
+        if self._began is None:
+            self._began = self._clock()
+            loop.call_soon(self._next)
+
+    def _next(self) -> None:
+        self._began = None
+        while self._waiting:
+            turn = self._waiting.popleft()
+            if not turn.done():  # or its call has ended
+                turn.set_result(None)
+                return
 
 
 def _behind() -> None:

@@ -29,7 +29,6 @@ from service.table import ABSENT
 from service.wire import Columns
 
 UNBOUND = 0  # no stream has this number
-TURN_S = 0.002  # of the loop's time that a call takes before others have a turn
 ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, unless one step made more: 256 KiB
 
 
@@ -74,7 +73,6 @@ class MuxCall:
         self.writing = writing
         self.handles = Handles()
         self._moved = asyncio.Event()
-        self._had_loop = self.serving.clock()  # since when, at the most
         self._losses = model.losses  # of streams by owners, as far as looked at
         self.owner = model.owner(self._moved.set)
 
@@ -112,8 +110,8 @@ class MuxCall:
         bound: list[streams_pb2.Bound] = []
         refused: list[streams_pb2.HandleRefused] = []
         for first in range(0, len(binds), MAX_BOUND_AT_ONCE):
+            await self.serving.turns.mine()
             await self._bind_some(binds[first : first + MAX_BOUND_AT_ONCE], bound, refused)
-            await asyncio.sleep(0)
         await self.write(bound=bound, refused=refused)
 
     async def _bind_some(
@@ -144,12 +142,6 @@ class MuxCall:
             await self.write(refused=refused)
             refused.clear()
 
-    async def _breathe(self) -> None:
-        """Let others have their turn of the loop, if this call has had it for long enough."""
-        if self.serving.clock() - self._had_loop > TURN_S:
-            await asyncio.sleep(0)
-            self._had_loop = self.serving.clock()
-
     def _open(self, handle: int, stream: str) -> tuple[Session, int]:
         if handle >= MAX_HANDLES:
             raise Invalid("handle", handle, f"number handles from 0 to {MAX_HANDLES - 1}")
@@ -172,7 +164,7 @@ class MuxCall:
         for wave in each_round(numbers[bound], self.model.step_rows):
             left = bound[wave]
             while len(left):
-                await self._breathe()
+                await self.serving.turns.mine()
                 await self._ready(numbers[left], columns.seq[left])
                 index, gone = self._owned(left, columns.handle, numbers)
                 if len(gone):

@@ -16,6 +16,7 @@ from model.spec import ModelSpec
 from service import limits
 from service.export import pack_weights
 from tests.journeys import crash
+from tests.journeys.scraped import scrape
 from tests.oracles import replay
 
 SPEC: dict[str, Any] = {"channels": ["x"], "hidden": 512, "learn": False}
@@ -101,6 +102,7 @@ async def test_answers_of_large_steps_are_those_of_the_versions_named_whatever_h
             await asyncio.gather(*others)
         await packed(client, "cut", noted, 1)
         files = replay.Files.of(server.data)
+        assert (await scrape(server.http)).total("freshet_large_step_wait_seconds_count") > MESSAGES
     expected = replay.served(list(replay.read(tmp_path / "data" / "journal")), files).answers
 
     wrong = [key for key, (version, y) in noted.items()

@@ -21,7 +21,7 @@ from service.errors import NotFound, Reason, Refusal, Unavailable
 from service.records import ModelDelete, Reset, StatePut, StreamOpened, Ticks
 from service.serving import Fenced, Tick, Wave
 from service.sessions import Session, Sessions
-from service.steps import Piece, Steps
+from service.steps import Piece, Steps, Turns
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -171,6 +171,7 @@ async def test_the_loop_goes_on_while_a_step_is_computed_and_another_model_is_an
 async def test_small_steps_are_computed_on_the_loop_until_the_turn_has_had_enough(tmp_path, monkeypatch):
     async with held_model(tmp_path) as (service, model, [a, b, _], held, noted):
         monkeypatch.setattr(limits, "MAX_TURN_WORK", limits.step_work(model.row_work, 1))
+        monkeypatch.setattr(limits, "MAX_SMALL_WORK", 0)
         first, late = (asyncio.create_task(packed(service, model, [stream], 1.0)) for stream in (a, b))
         await held.under_way()  # for the second of a turn there is no room
         assert first.done()
@@ -181,6 +182,20 @@ async def test_small_steps_are_computed_on_the_loop_until_the_turn_has_had_enoug
         note_wave(noted, [a], await packed(service, model, [a], 5.0), 3)
 
         assert not held.begun.is_set(), "a later turn has room again"
+        await agrees(service, noted, tmp_path)
+
+
+async def test_a_small_step_has_room_in_a_turn_that_large_ones_have_filled(tmp_path, monkeypatch):
+    async with held_model(tmp_path) as (service, model, [a, b, c], held, noted):
+        one = limits.step_work(model.row_work, 1)
+        monkeypatch.setattr(limits, "MAX_TURN_WORK", limits.step_work(model.row_work, 2))
+        monkeypatch.setattr(limits, "MAX_SMALL_WORK", one)
+        large = asyncio.create_task(packed(service, model, [a, b], 1.0))
+        small = asyncio.create_task(packed(service, model, [c], 1.0))
+        note_wave(noted, [a, b], await large, 2)
+        note_wave(noted, [c], await small, 2)
+
+        assert not held.begun.is_set()
         await agrees(service, noted, tmp_path)
 
 
@@ -486,6 +501,47 @@ async def test_a_step_with_nothing_left_to_compute_and_one_that_cannot_begin_hol
         await failing
     assert order.seen == ["a", "a"]
     order.steps.close()
+
+
+# ---- turns of the loop
+
+
+async def test_calls_that_fill_the_loop_go_one_in_a_turn_and_what_else_there_is_comes_between():
+    now, seen = 0.0, list[str]()
+    turns = Turns(lambda: now)
+
+    async def filling(name: str) -> None:
+        nonlocal now
+        for _ in range(3):
+            await turns.mine()
+            seen.append(name)
+            now += 1.0  # longer than a turn may take
+
+    async def light() -> None:
+        while len(seen) < 9:
+            seen_before = len(seen)
+            await asyncio.sleep(0)
+            assert len(seen) <= seen_before + 1
+
+    leaving = asyncio.create_task(filling("gone"))
+    async with asyncio.TaskGroup() as group:
+        group.create_task(light())
+        for name in "abc":
+            group.create_task(filling(name))
+        await asyncio.sleep(0)
+        leaving.cancel()
+    await asyncio.gather(leaving, return_exceptions=True)
+
+    done = [name for name in seen if name != "gone"]
+    assert sorted(done) == sorted("abc" * 3)
+    assert done[:3] == ["a", "b", "c"]
+
+
+async def test_short_work_shares_a_turn():
+    turns = Turns(lambda: 0.0)
+    for _ in range(5):
+        with pytest.raises(StopIteration):  # a coroutine that never waited
+            turns.mine().send(None)
 
 
 # ---- each check, taken out
