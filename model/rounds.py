@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from itertools import pairwise
 
 import numpy as np
@@ -24,9 +25,16 @@ def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray
     streams: (n,) stream numbers in record order. Returns index arrays of at most `limit` rows each, in record order
     within a round; together they hold every index once. A pure function of its input: same journal, same groups.
     """
+    return list(each_round(streams, limit))
+
+
+def each_round(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> Iterator[NDArray[np.intp]]:
+    """`rounds`, one after the other: of many ticks of few streams there are many."""
     n = len(streams)
     if n <= 1:
-        return [np.zeros(1, np.intp)] if n else []
+        if n:
+            yield np.zeros(1, np.intp)
+        return
     order = np.argsort(streams, kind="stable")
     ranked = streams[order]
     first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]]))
@@ -34,10 +42,9 @@ def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray
     occurrence[order] = np.arange(n) - np.repeat(first, np.diff(np.append(first, n)))
     by_round = np.argsort(occurrence, kind="stable")
     starts = np.searchsorted(occurrence[by_round], np.arange(occurrence.max() + 2))
-    groups = []
     for a, b in pairwise(starts):
-        groups += [by_round[i : min(i + limit, b)] for i in range(a, b, limit)]
-    return groups
+        for i in range(a, b, limit):
+            yield by_round[i : min(i + limit, b)]
 
 
 def one_in(every: int, before: int, n: int) -> NDArray[np.intp]:

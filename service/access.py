@@ -60,13 +60,14 @@ class Quota:
     models: int = 2**63
     streams: int = 2**63
     ticks_per_s: float = math.inf
+    work_per_s: float = math.inf  # multiply-adds of the steps of its ticks
     in_flight_bytes: int = 2**63  # received and not yet answered, all calls together
     calls: int = 2**63  # open, of any method
     learn_s_per_s: float = math.inf  # seconds of learning per second, all trainers together
 
 
 UNLIMITED = Quota()
-PER_SECOND = {"ticks_per_s", "learn_s_per_s"}  # numbers, and not zero; the others are counts
+PER_SECOND = {"ticks_per_s", "work_per_s", "learn_s_per_s"}  # numbers, and not zero; the others are counts
 NOBODY = "-" * 64
 
 

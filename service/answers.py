@@ -133,8 +133,9 @@ class AnswerLog:
     def pack(self, since: int) -> tuple[int, bytes]:
         """Answers from `since` (or the oldest kept) to the end: first position, and their columns as bytes."""
         first = max(since, self.start)
-        at = np.arange(first, self.end) & (self._size - 1)
-        return first, b"".join(column[at].tobytes() for column in self._columns.values())
+        a, n = first & (self._size - 1), self.end - first
+        parts = slice(a, min(a + n, self._size)), slice(0, max(0, a + n - self._size))  # as the log goes round
+        return first, b"".join(column[part].data for column in self._columns.values() for part in parts)
 
     def unpack(self, first: int, data: bytes) -> None:
         """Append what `pack` gave. Raises ValueError for a length that does not fit, or a gap before it."""

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -14,10 +15,14 @@ class Batcher(Generic[Item, Outcome]):
     """Collects items submitted in one turn of the event loop and hands them to `step` together, on the loop.
 
     `step` is synchronous, so nothing awaits between a batch's first decision and its last answer. It returns one
-    outcome per item; an exception in its place goes to that item's caller alone.
+    outcome per item; an exception in its place goes to that item's caller alone. A future in its place is an outcome
+    that comes later.
     """
 
-    def __init__(self, step: Callable[[list[Item]], list[Outcome | Exception]], max_batch: int = 1024) -> None:
+    def __init__(
+        self, step: Callable[[list[Item]], Sequence[Outcome | Exception | asyncio.Future[Outcome]]],
+        max_batch: int = 1024,
+    ) -> None:  # fmt: skip
         self._step, self._max_batch = step, max_batch
         self._items: list[Item] = []
         self._answers: list[asyncio.Future[Outcome]] = []
@@ -41,7 +46,7 @@ class Batcher(Generic[Item, Outcome]):
         self._scheduled = bool(self._items)
         if self._scheduled:
             asyncio.get_running_loop().call_soon(self._run)
-        outcomes: list[Outcome | Exception]
+        outcomes: Sequence[Outcome | Exception | asyncio.Future[Outcome]]
         try:
             outcomes = self._step(items)
             if len(outcomes) != len(items):
@@ -49,9 +54,27 @@ class Batcher(Generic[Item, Outcome]):
         except Exception as error:  # one bad batch fails its callers, not the service
             outcomes = [error] * len(items)
         for answer, outcome in zip(answers, outcomes, strict=True):
-            if answer.done():
-                continue  # the caller is gone
-            if isinstance(outcome, Exception):
-                answer.set_exception(outcome)
+            if isinstance(outcome, asyncio.Future):
+                outcome.add_done_callback(partial(pass_on, answer))
             else:
-                answer.set_result(outcome)
+                settle(answer, outcome)
+
+
+def settle(answer: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
+    """Give an outcome to whoever waits for it, or nobody: a caller that has left."""
+    if answer.done():
+        return
+    if isinstance(outcome, Exception):
+        answer.set_exception(outcome)
+    else:
+        answer.set_result(outcome)
+
+
+def pass_on(answer: asyncio.Future[Outcome], source: asyncio.Future[Outcome]) -> None:
+    """Give the outcome of one future, which is done, to another."""
+    if source.cancelled():
+        answer.cancel()
+    elif error := source.exception():
+        settle(answer, error if isinstance(error, Exception) else RuntimeError(str(error)))
+    else:
+        settle(answer, source.result())

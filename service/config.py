@@ -90,6 +90,8 @@ class ServeConfig(BaseSettings):
     ticks_per_s: float = Field(2_000_000.0, gt=0, description="ticks taken per second, all streams together")
     # One tick of 2099 would otherwise refuse every true one after it.
     max_ahead_s: float = Field(86_400.0, gt=0, description="event times further ahead of this clock are refused")
+    # A row of a default model takes some 36,000, of the largest 8 million; a core makes some 3e10 per second.
+    work_per_s: float = Field(1e12, gt=0, description="multiply-adds of steps per second, all streams together")
     max_streams: int = Field(1_000_000, ge=1, description="streams known, all models together")
     idle_s: float = Field(600.0, ge=0, description="a stream without a tick for so long leaves memory, not the disk")
     # About 60 MB with one channel and 32 hidden units; beyond it, the idlest leave early.

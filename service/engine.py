@@ -37,7 +37,7 @@ def _options() -> Any:
 
 
 class StepSession:
-    """One version's step graph, ready to run. Not for use by two threads at once."""
+    """One version's step graph, ready to run: `run` on one thread at a time, `compute` on any besides."""
 
     def __init__(self, onnx: bytes) -> None:
         try:
@@ -62,12 +62,16 @@ class StepSession:
         """x [B, C], u [B, F], state [B, S] → y [B, O], next state [B, S]. For B = 1 the results are buffers that the
         next call overwrites: copy what is kept. (Bound buffers cost a third of a plain call at B = 1.)"""
         if len(x) > 1:
-            y, after = self._session.run(["y", "next_state"], {"x": x, "u": u, "state": state})
-            return y, after
+            return self.compute(x, u, state)
         single = self._single
         single["x"][...], single["u"][...], single["state"][...] = x, u, state
         self._session.run_with_iobinding(self._binding)
         return single["y"], single["next_state"]
+
+    def compute(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:
+        """What `run` does, and bit for bit what it answers, with results that are new for any B. On any thread."""
+        y, after = self._session.run(["y", "next_state"], {"x": x, "u": u, "state": state})
+        return y, after
 
 
 def parity(session: StepSession, canary: Canary) -> float:

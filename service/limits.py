@@ -38,6 +38,26 @@ RESERVED_DESCRIPTORS = 48
 MAX_HANDLES = 1 << 20
 # Of one message: each takes a record and a line of the answer.
 MAX_BINDS = 1 << 14
+# Rows of one step, where the two below allow as many.
+MAX_STEP_ROWS = 1024
+# Multiply-adds of one step: some 4 ms of one core. A wave with more takes several steps.
+MAX_STEP_WORK = 1 << 27
+# Numbers that the rows of one step hold, values, states and answers together, these four times as they are copied more
+# often: the loop does with them in a few ms.
+MAX_STEP_NUMBERS = 1 << 18
+# Multiply-adds of the steps that the event loop computes itself in one of its turns, some 2 ms; what is beyond them is
+# computed by a thread beside the loop. One message of 1,024 rows of a default model is below it.
+MAX_TURN_WORK = 1 << 26
+# Multiply-adds of a step for which a turn has as much room again: who ticks little does not wait behind who ticks much.
+MAX_SMALL_WORK = 1 << 23
+# Multiply-adds of a row that may be stepped as soon as it has come, before the loop turns: some 0.1 ms.
+MAX_LONE_WORK = 1 << 20
+# Ticks of a wave that are not plainly good, decided at once: each takes a look, and a line of the answer.
+MAX_DECIDED = 128
+# Streams bound in one turn of the loop: each takes a record.
+MAX_BOUND_AT_ONCE = 32
+UNIT_WORK = 300  # an activation costs as many multiply-adds
+LOAD_ROWS = 4  # to bring the weights into the cache costs as much as so many rows
 
 
 def learn_every(backlog: int, comfortable: int) -> int:
@@ -70,6 +90,25 @@ def window_steps(network: Network) -> int:
     spec = network.spec
     unrolled = network.features + spec.layers * spec.hidden
     return max(spec.window, min(MAX_WINDOW_STEPS, MAX_UNROLLED // unrolled, MAX_LABELS // spec.outputs))
+
+
+def row_work(network: Network) -> int:
+    """Multiply-adds of one row's step, estimated: one for each weight, and what the activations cost."""
+    spec = network.spec
+    return network.layout.size + UNIT_WORK * spec.layers * spec.hidden
+
+
+def step_work(row: int, rows: int) -> int:
+    """Multiply-adds of a step of so many rows, each of `row`, with the weights brought into the cache."""
+    return row * (rows + LOAD_ROWS)
+
+
+def step_rows(network: Network) -> int:
+    """The most rows of one step: at least 1, which takes below a millisecond with the largest model there may be."""
+    spec = network.spec
+    numbers = len(spec.channels) + 4 * spec.outputs + network.state_size
+    by_work = MAX_STEP_WORK // row_work(network) - LOAD_ROWS
+    return max(1, min(MAX_STEP_ROWS, by_work, MAX_STEP_NUMBERS // numbers))
 
 
 def check_size(spec: ModelSpec) -> None:

@@ -59,6 +59,9 @@ class Metrics:
         self.disk_free = gauge("disk_free_bytes", "Room on the disk of the data directory.")
         self.queue_seconds = histogram("message_queue_seconds", "From a tick's arrival to its batch.", LATENCY_S)
         self.compute_seconds = histogram("step_seconds", "Wall time of one batched model step.", LATENCY_S)
+        self.large_step_wait_seconds = histogram(
+            "large_step_wait_seconds", "A large step's wait for its turn in the thread beside the loop.", LATENCY_S
+        )
         self.total_seconds = histogram("message_seconds", "From a tick's arrival to its forecast's sending.", LATENCY_S)
         self.sessions = gauge("sessions_loaded", "Versions in memory, ready to answer.")
         self.session_load_seconds = histogram(

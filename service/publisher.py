@@ -88,9 +88,12 @@ class Publisher:
         serving, numbers = self._serving, dict(head["numbers"])
         if await asyncio.to_thread(self._serves, model, onnx):
             return "unchanged"
+        facts = model.number, model.champion, head["offset"]
         try:
-            version = new_version(model.number, model.champion, head["offset"], onnx, weights, serving.wall(), numbers)
-            session, error = await asyncio.to_thread(serving.engine.prepare, onnx, Canary.unpack(canary))
+            # All of it in threads: of a large model, even the digests take as long as many ticks.
+            version = await asyncio.to_thread(new_version, *facts, onnx, weights, serving.wall(), numbers)
+            recorded = await asyncio.to_thread(Canary.unpack, canary)
+            session, error = await asyncio.to_thread(serving.engine.prepare, onnx, recorded)
             number = await asyncio.to_thread(serving.versions.add, version, onnx, weights, canary)
         except BadVersion as bad:
             self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)

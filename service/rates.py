@@ -1,4 +1,5 @@
-"""Ticks per second: a bucket of tokens for each stream, and one for the server. Plain functions of monotonic time.
+"""Ticks, or their work, per second: a bucket of tokens for each stream, each tenant, and one for the server. Plain
+functions of monotonic time.
 
 A bucket is one number, the time at which it will be full again (virtual scheduling, ITU-T I.371): to take n tokens
 moves that time on by n / per_s, and it may not be further ahead of now than an empty bucket takes to fill.
@@ -38,6 +39,11 @@ class Rate:
         """How many tokens the bucket has."""
         ahead = max(full_at - now, 0.0)
         return max(math.floor((self._slack - ahead) * self.per_s) + 1, 0)
+
+    def portions(self, full_at: float, now: float, cost: float) -> int:
+        """How many portions of `cost` tokens each may be taken now: those that begin while the bucket has a token. So
+        one may cost more than a full bucket, and the next waits until that is paid."""
+        return math.ceil(self.tokens(full_at, now) / cost)
 
     def take(self, full_at: float, now: float, n: float = 1) -> float:
         """When the bucket is full again once n of its tokens are taken."""

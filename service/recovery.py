@@ -27,7 +27,7 @@ from service.records import (
     encode_record,
     entries,
 )
-from service.serving import WAVE_ROWS, Serving
+from service.serving import Serving
 from service.sessions import Sessions, rows_in_memory
 from service.storage.journal import Journal, JournalDamaged
 from service.storage.states import AnswerBlock, States
@@ -150,7 +150,7 @@ class Replay:
 
     def _ticks(self, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:
         session = self._session(model)
-        for wave in rounds(ticks.stream[skip:], WAVE_ROWS):
+        for wave in rounds(ticks.stream[skip:], model.step_rows):
             index = wave + skip
             rows = rows_in_memory(model, ticks.stream[index])
             seq, time, ends = ticks.seq[index], ticks.time[index], offset + 1 + index

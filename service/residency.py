@@ -16,6 +16,8 @@ from service.storage.states import States, StreamRow
 from service.table import ABSENT
 from service.totals import Totals
 
+EVICTED_AT_ONCE = 2048  # streams, before others have their turn of the loop
+
 
 class Residency:
     """Moves streams between memory and states.db.
@@ -69,26 +71,29 @@ class Residency:
     async def page(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
         """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
         behind which the next page begins, empty for none. A page may be shorter than the limit."""
-        saves = -1
+        saves, t = -1, model.table
         while saves != model.saves:  # a snapshot that came between makes out of date what was read, or what is unsaved
             saves = model.saves
             stored = await asyncio.to_thread(self._states.page, model.number, after, limit)
-        t, full = model.table, len(stored) == limit
+            full = len(stored) == limit
+            # Of a full page, what is stored behind it is not known here.
+            end = stored[-1].id if full else ""
+            names = [row.id for row in stored]
+            page = await asyncio.to_thread(_merged, names, model.unsaved(), after, end, limit)
         gone = model.deleted_among(np.array([row.stream for row in stored], np.uint32))
         ids = {row.id: row for row, deleted in zip(stored, gone, strict=True) if not deleted}
-        # Of a full page, what is stored behind it is not known here.
-        fresh = [i for i in model.unsaved() if i > after and i in t.by_id and not (full and i > stored[-1].id)]
-        page = heapq.nsmallest(limit + 1, {*ids, *fresh})
-        more = page[limit - 1] if len(page) > limit else (stored[-1].id if full else "")
-        rows = [model.row(t.by_id[id]) if id in t.by_id else ids[id] for id in page[:limit]]
+        more = page[limit - 1] if len(page) > limit else end
+        there = [id for id in page[:limit] if id in t.by_id or id in ids]
+        rows = [model.row(t.by_id[id], with_state=False) if id in t.by_id else ids[id] for id in there]
         return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
 
     def look_at(self, model: Sessions) -> None:
         """Streams of the model may be let go that could not before."""
         self._look.add(model.number)
 
-    def evict(self, saved: Iterable[int]) -> int:
-        """Let idle streams leave memory; returns how many. To be called when a snapshot has just been saved.
+    async def evict(self, saved: Iterable[int]) -> int:
+        """Let idle streams leave memory; returns how many. To be called when a snapshot has been saved, and to its end
+        before the next one.
 
         saved: numbers of the models that it wrote. Only models that may have something to let go are visited: these,
         those of `look_at`, those whose streams have become idle since; all while there are more than `max_resident`.
@@ -100,12 +105,16 @@ class Residency:
             if model is None:
                 self._expected.pop(number, None)
                 continue
-            gone = model.evict(now, self._config.idle_s, len(model.table) - max(0, excess))
-            excess -= gone
-            total += gone
+            gone = EVICTED_AT_ONCE
+            while gone == EVICTED_AT_ONCE:
+                await asyncio.sleep(0)
+                most = len(model.table) - max(0, excess)
+                gone = model.evict(now, self._config.idle_s, most, EVICTED_AT_ONCE)
+                excess -= gone
+                total += gone
+                if gone:
+                    self._moved(model, gone)
             self._expect(model, now)
-            if gone:
-                self._moved(model, gone)
         return total
 
     def _due(self, now: float, saved: Iterable[int]) -> list[int]:
@@ -126,3 +135,10 @@ class Residency:
         elif self._expected.get(model.number) != at:
             self._expected[model.number] = at
             heapq.heappush(self._idle_at, (at, model.number))
+
+
+def _merged(stored: list[str], unsaved: list[str], after: str, end: str, limit: int) -> list[str]:
+    """In a thread, as there may be 100,000 unsaved ones: the first `limit` + 1 of the ids behind `after`, in order; of
+    the unsaved those up to `end`, empty: all."""
+    fresh = {id for id in unsaved if id > after and not (end and id > end)}
+    return heapq.nsmallest(limit + 1, fresh.union(stored))

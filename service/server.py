@@ -218,6 +218,7 @@ class Server:
         return not self.journal.failure and not self.journal.pending_entries
 
     async def _stop(self, parts: list[asyncio.Task[Any]]) -> None:
+        self.serving.steps.close()
         for part in reversed(parts):  # the journal last: the trainer may still report
             part.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):  # already logged by whoever waited for it
@@ -347,4 +348,6 @@ async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> i
     heap.map_large_blocks()
     for name in ("listen", "http"):
         check_free(name, getattr(config, name))
-    return await Server(config).run(announce)
+    server = Server(config)
+    heap.keep()
+    return await server.run(announce)

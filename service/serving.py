@@ -1,6 +1,7 @@
 """The live path: ticks in order, stepped in batches, journaled, answered. And the models they belong to.
 
-Between validating a tick and having its row written, its record appended and its answer made, nothing awaits (R3).
+Between validating a tick and having its row written, its record appended and its answer made, nothing awaits (R3). A
+large step is computed beside the loop, from inputs that were frozen; its ticks are validated when it is computed.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import math
 import time as clocks
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
@@ -17,8 +19,9 @@ import structlog
 from numpy.typing import NDArray
 
 from service import events as ev
+from service import limits
 from service.answers import Answer
-from service.batcher import Batcher
+from service.batcher import Batcher, pass_on, settle
 from service.config import ServeConfig
 from service.dates import as_date
 from service.engine import Engine, StepSession
@@ -32,6 +35,7 @@ from service.records import Record, Reset, Rollback, Skip, StateDelete, StatePut
 from service.residency import Residency
 from service.sequence import check_values, latest_time, place, sound_ticks, too_far_ahead
 from service.sessions import Origin, Session, Sessions
+from service.steps import Piece, Steps, Turns
 from service.storage.journal import Commit, Journal, JournalFailed
 from service.storage.states import States
 from service.storage.versions import Version, Versions
@@ -42,7 +46,6 @@ from service.totals import Totals
 log = structlog.get_logger("serving")
 
 Array = NDArray[np.float32]
-WAVE_ROWS = 1024  # of one step
 LOADS_AT_ONCE = 2  # of sessions, in threads that snapshots and commits of versions need too
 DISK_FULL_S = 1.0  # between two tries of a client
 
@@ -95,12 +98,17 @@ class Serving:
         self.residency = Residency(config, states, self.models, self.totals, clock, self._moved)
         self._lone: Session | None = None  # the first that ticked since the last commit
         self.ticks: Batcher[Tick, Outcome] = Batcher(self._step)
+        self.steps = Steps()  # those that are too large for the loop
+        self.turns = Turns(clock)  # of the loop, for packed messages
+        self._stepping: dict[tuple[int, int], asyncio.Future[Taken]] = {}  # by model and stream, of single ticks there
+        self._turn_work = 0  # multiply-adds that the loop itself has computed in this turn
         self.on_commit: list[Callable[[Commit], None]] = []
         self.on_removed: list[Callable[[int], None]] = []  # called with the number of a model that is gone
         self.last_model = 0  # the highest number ever given to a model
         self.coming: set[int] = set()  # numbers given to models whose records are still to come
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
-        self._full_at = 0.0  # of the server's own bucket, clock seconds
+        self._work_rate = Rate(config.work_per_s)
+        self._full_at = self._work_full_at = 0.0  # of the server's own buckets, clock seconds
         self.tenants = Tenants(metrics, config.learn_s_per_s)
         self.draining = False
         journal.on_commit.append(self._committed)
@@ -370,7 +378,7 @@ class Serving:
             await self.bring_session(tick.model)
         if self._lone is None:
             self._lone = tick.session
-        if self._lone is not tick.session:
+        if self._lone is not tick.session or tick.model.row_work > limits.MAX_LONE_WORK:
             return await self.ticks.submit(tick)
         self.metrics.queue_seconds.observe(self.clock() - tick.arrived)
         outcome = self._decide(tick)
@@ -380,9 +388,10 @@ class Serving:
             raise outcome
         return outcome
 
-    def _step(self, batch: list[Tick]) -> list[Outcome | Exception]:
-        """Answer a batch. Ticks of one stream become successive waves, each a step of distinct streams."""
-        outcomes: list[Outcome | Exception | None] = [None] * len(batch)
+    def _step(self, batch: list[Tick]) -> list[Outcome | Exception | asyncio.Future[Outcome]]:
+        """Answer a batch. Ticks of one stream become successive waves, each of steps of distinct streams. What is too
+        much for the loop gets a future for an outcome."""
+        outcomes: list[Outcome | Exception | asyncio.Future[Outcome] | None] = [None] * len(batch)
         started = self.clock()
         left: Sequence[int] = range(len(batch))
         while left:
@@ -396,12 +405,17 @@ class Serving:
                     later.append(i)
                     continue
                 seen.add(stream)
+                if self._stepping and (step := self._stepping.get((tick.model.number, tick.session.number))):
+                    outcomes[i] = self._after(step, tick)
+                    continue
                 outcomes[i] = self._decide(tick)
                 if outcomes[i] is None:
                     wave.setdefault(tick.model.number, []).append(i)
             for rows in wave.values():
-                for i, outcome in zip(rows, self._advance([batch[i] for i in rows]), strict=True):
-                    outcomes[i] = outcome
+                most = batch[rows[0]].model.step_rows
+                for part in [rows[i : i + most] for i in range(0, len(rows), most)]:
+                    for i, outcome in zip(part, self._advance_or_wait([batch[i] for i in part]), strict=True):
+                        outcomes[i] = outcome
             left = later
         for tick in batch:
             self.metrics.queue_seconds.observe(started - tick.arrived)
@@ -452,10 +466,82 @@ class Serving:
             return too_fast(seq, "tenant", tenant.rate or self._rate, wait)
         if wait := self._rate.wait(self._full_at, now):
             return too_fast(seq, "server", self._rate, wait)
+        if wait := tenant.wait_for_work(now):
+            return too_much(seq, "tenant", tenant.work_rate or self._work_rate, wait, model.row_work)
+        if wait := self._work_rate.wait(self._work_full_at, now):
+            return too_much(seq, "server", self._work_rate, wait, model.row_work)
         t.full_at[row] = self._stream_rate.take(full_at, now)
-        tenant.ticked(now)
+        tenant.ticked(now, model.row_work)
         self._full_at = self._rate.take(self._full_at, now)
+        self._work_full_at = self._work_rate.take(self._work_full_at, now, model.row_work)
         return None
+
+    def _on_loop(self, model: Sessions, rows: int) -> bool:
+        """Whether a step of so many rows is for the loop itself, in this turn of it; it is counted then."""
+        work = limits.step_work(model.row_work, rows)
+        room = limits.MAX_TURN_WORK * (2 if work <= limits.MAX_SMALL_WORK else 1)
+        if self._turn_work + work > room:
+            return False
+        if not self._turn_work:
+            asyncio.get_running_loop().call_soon(self._next_turn)
+        self._turn_work += work
+        return True
+
+    def _next_turn(self) -> None:
+        self._turn_work = 0
+
+    def _advance_or_wait(self, ticks: list[Tick]) -> Sequence[Outcome | Exception | asyncio.Future[Outcome]]:
+        """Step distinct streams of one model here, or have it done beside the loop."""
+        if self._on_loop(ticks[0].model, len(ticks)):
+            return self._advance(ticks)
+        model, sessions = ticks[0].model, [tick.session for tick in ticks]
+        piece = Piece(
+            model,
+            np.array([session.number for session in sessions], np.uint32),
+            np.array([tick.epoch for tick in ticks], np.uint64),
+            np.array([tick.seq for tick in ticks], np.uint64),
+            np.array([tick.time for tick in ticks]),
+            np.array([tick.x for tick in ticks]),
+        )
+        step = self._submit(piece)
+        loop = asyncio.get_running_loop()
+        answers: list[asyncio.Future[Outcome]] = [loop.create_future() for _ in ticks]
+        streams = [(model.number, session.number) for session in sessions]
+        self._stepping.update(dict.fromkeys(streams, step))
+
+        def settled(step: asyncio.Future[Taken]) -> None:
+            for stream in streams:
+                del self._stepping[stream]
+            for answer, outcome in zip(answers, self._outcomes(ticks, step), strict=True):
+                settle(answer, outcome)
+
+        step.add_done_callback(settled)
+        return answers
+
+    def _outcomes(self, ticks: list[Tick], step: asyncio.Future[Taken]) -> list[Outcome | Exception]:
+        """What the ticks of a step beside the loop get, once it is done."""
+        if step.cancelled():
+            return [Unavailable("service", "draining", "connect again in a moment", retry_s=1.0) for _ in ticks]
+        if error := step.exception():
+            return [error if isinstance(error, Exception) else RuntimeError(str(error)) for _ in ticks]
+        taken, outcomes = step.result(), dict[int, Outcome | Exception]()
+        for i, y, judged in zip(taken.at.tolist(), taken.y, taken.judged.tolist(), strict=True):
+            tick = ticks[i]
+            outcomes[i] = Answer(tick.seq, tick.time, tick.x.tobytes(), y.tobytes(), taken.version, judged)
+        # Of the others the stream is another's by now, or not at this tick any more: that is said here.
+        return [
+            outcomes.get(i) or self._decide(tick) or self._advance([tick])[0] for i, tick in enumerate(ticks)
+        ]  # fmt: skip
+
+    def _after(self, step: asyncio.Future[Taken], tick: Tick) -> asyncio.Future[Outcome]:
+        """The tick's outcome, in a batch that comes after a step beside the loop that its stream is in."""
+        answer: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
+
+        def again(_: asyncio.Future[Taken]) -> None:
+            self.ticks.submit(tick).add_done_callback(partial(pass_on, answer))
+
+        step.add_done_callback(again)
+        return answer
 
     def _advance(self, ticks: list[Tick]) -> list[Outcome | Exception]:
         """Step distinct streams of one model, journal their ticks, write their states, make their answers."""
@@ -472,15 +558,48 @@ class Serving:
 
     def _compute(self, model: Sessions, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
         """Forecasts and next states of distinct streams of one model, by the version that serves."""
-        runner = self.engine.get(model.number, model.champion)
-        if runner is None:  # it has left again since `bring_session`, for others that came between: rare
-            runner = self.loader.load(model, model.champion)
-            self.engine.install(model.number, model.champion, runner)
+        runner = self._runner(model)
         started = self.clock()
         computed = model.step(runner, rows, times, x)
         self.metrics.compute_seconds.observe(self.clock() - started)
         self.metrics.batch_rows.observe(len(x))
         return computed
+
+    def _runner(self, model: Sessions) -> StepSession:
+        """The session of the version that serves."""
+        runner = self.engine.get(model.number, model.champion)
+        if runner is None:  # it has left again since `bring_session`, for others that came between: rare
+            runner = self.loader.load(model, model.champion)
+            self.engine.install(model.number, model.champion, runner)
+        return runner
+
+    def _submit(self, piece: Piece) -> asyncio.Future[Taken]:
+        """Have a step computed beside the loop, and its ticks taken."""
+        model, asked = piece.model, self.clock()
+
+        def begin() -> bool:
+            self.metrics.large_step_wait_seconds.observe(self.clock() - asked)
+            return not model.deleted and piece.begin(self._runner(model))
+
+        work = limits.step_work(model.row_work, len(piece.seq))
+        return self.steps.submit(model.tenant, work, begin, piece.compute, partial(self._take_piece, piece))
+
+    def _take_piece(self, piece: Piece) -> Taken:
+        """Journal the ticks of a computed step, write their states, make their answers: of those whose streams are as
+        they were. Where they are not, or another version serves by now, what is still the next tick is computed here.
+        """
+        model, rows = piece.model, piece.rows()
+        index = np.flatnonzero(rows != ABSENT)
+        if not len(index):
+            return Taken(index, np.zeros((0, model.spec.outputs), np.float32), np.zeros(0, np.uint64), model.champion)
+        self.metrics.compute_seconds.observe(piece.seconds)
+        self.metrics.batch_rows.observe(len(index))
+        seq, time, x = piece.seq[index], piece.time[index], piece.x[index]
+        computed = piece.answers(rows)
+        rows = rows[index]
+        y, states = computed or self._compute(model, rows, time, x)
+        judged = self._write(model, rows, seq, time, x, y, states)
+        return Taken(index, y.copy() if not computed else y, judged, model.champion)  # not the runner's own buffer
 
     def _take(self, tick: Tick, y: Array, state: Array) -> Outcome | Exception:
         """Journal a computed tick, write its state, make its answer."""
@@ -498,11 +617,14 @@ class Serving:
 
     # ---- packed ticks
 
-    def wave(self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array) -> Wave:
-        """Answer one tick each of distinct streams that are in memory and owned; all that is sound takes one step.
+    async def wave(
+        self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array
+    ) -> Wave:
+        """Answer one tick each of distinct streams that are in memory and owned; all that is sound takes one step, here
+        and now, or, if that is too much for the loop, beside it.
 
-        rows, seq, time: (n,); x: [n, C]. Raises what the step raises, Unavailable; nothing has changed then. NotFound
-        for a model that was deleted meanwhile.
+        rows, seq, time: (n,), n at most the model's `step_rows`; x: [n, C]. Raises what the step raises, Unavailable;
+        nothing has changed then. NotFound for a model that was deleted meanwhile.
         """
         self._check_there(model)
         t = model.table
@@ -514,29 +636,45 @@ class Serving:
         if self._no_room():
             sound[:] = False  # `decide` says why
         self._take_tokens(model, rows, sound, now)
+        unsound = np.flatnonzero(~sound)
+        late = unsound[limits.MAX_DECIDED :]
         others = {
             int(i): self.decide(model, Session(model, int(rows[i])), int(seq[i]), float(time[i]), x[i])
-            for i in np.flatnonzero(~sound)
+            for i in unsound[: limits.MAX_DECIDED]
         }
         sound[[i for i, outcome in others.items() if outcome is None]] = True
         taken = np.flatnonzero(sound)
         if not len(taken):
-            return Wave(taken, np.zeros((0, model.spec.outputs), np.float32), np.zeros(0, np.uint64), others)
+            none = Taken(taken, np.zeros((0, model.spec.outputs), np.float32), np.zeros(0, np.uint64), model.champion)
+            return Wave(none, others, late)
         rows, seq, time, x = rows[taken], seq[taken], time[taken], np.ascontiguousarray(x[taken])
+        t.touched[rows] = now  # so that they stay in memory, rather than others
+        if not self._on_loop(model, len(rows)):
+            beside = await self._submit(Piece(model, t.number[rows], t.epoch[rows], seq, time, x))
+            left = np.concatenate([late, np.delete(taken, beside.at)])
+            return Wave(beside._replace(at=taken[beside.at]), others, left)
         y, states = self._compute(model, rows, time, x)
         if len(rows) == 1:
             y = y.copy()  # from a buffer that the next step overwrites
+        judged = self._write(model, rows, seq, time, x, y, states)
+        return Wave(Taken(taken, y, judged, model.champion), others, late)
+
+    def _write(
+        self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, y: Array,
+        states: Array,
+    ) -> NDArray[np.uint64]:  # fmt: skip
+        """Journal computed ticks of distinct streams, write their states, keep their answers; their judged_through.
+        Raises Unavailable: nothing has changed then."""
+        t, n = model.table, len(rows)
         try:
             end = self.journal.append(model.number, Ticks(t.number[rows], seq, time, x))
         except JournalFailed as error:
             raise journal_failed() from error
-        n = len(rows)
         judged = np.broadcast_to(model.advance(rows, seq, time, x, y, states, np.arange(end - n + 1, end + 1)), n)
-        t.touched[rows] = now
         metrics = self.metrics.of(model.key)
         metrics.staleness.observe_all(seq - judged)
         metrics.ticks.inc(n)
-        return Wave(taken, y, judged, others)
+        return judged
 
     def _take_tokens(self, model: Sessions, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
         """Count the sound ticks against the rates; those that are too many are not sound any more: `decide` says why.
@@ -545,12 +683,18 @@ class Serving:
         """
         t, tenant = model.table, self.tenants.of(model.tenant)
         sound &= self._stream_rate.has_token(t.full_at[rows], now)
-        asked = np.flatnonzero(sound)
-        sound[asked[min(tenant.tokens(now, len(asked)), self._rate.tokens(self._full_at, now)) :]] = False
+        asked, work = np.flatnonzero(sound), model.row_work
+        allowed = min(
+            tenant.tokens(now, len(asked), work),
+            self._rate.tokens(self._full_at, now),
+            self._work_rate.portions(self._work_full_at, now, work),
+        )
+        sound[asked[allowed:]] = False
         taken = rows[sound]
         t.full_at[taken] = self._stream_rate.take_each(t.full_at[taken], now)
-        tenant.ticked(now, len(taken))
+        tenant.ticked(now, work, len(taken))
         self._full_at = self._rate.take(self._full_at, now, len(taken))
+        self._work_full_at = self._work_rate.take(self._work_full_at, now, work * len(taken))
 
     # ---- progress
 
@@ -585,10 +729,27 @@ def too_fast(seq: int, whose: str, rate: Rate, wait: float) -> Refusal:
     return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy, retry_s=wait)
 
 
+def too_much(seq: int, whose: str, rate: Rate, wait: float, work: int) -> Refusal:
+    """Why a tick is put off that others before it were too much work for, and when to send it again, seconds."""
+    remedy = (
+        f"the {whose} takes {rate.per_s:g} multiply-adds per second, a tick of this model {work}: "
+        f"send it again in {wait:.3g} s"
+    )
+    return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy, retry_s=wait)
+
+
+class Taken(NamedTuple):
+    """Ticks that were stepped, all by one version."""
+
+    at: NDArray[np.intp]  # (k,) which they are
+    y: Array  # [k, O]
+    judged: NDArray[np.uint64]  # (k,)
+    version: int
+
+
 class Wave(NamedTuple):
     """What became of the ticks of one wave."""
 
-    taken: NDArray[np.intp]  # (k,) which of them were stepped
-    y: Array  # [k, O]
-    judged: NDArray[np.uint64]  # (k,)
+    taken: Taken
     others: dict[int, Outcome | None]  # by index: answered before, or refused
+    left: NDArray[np.intp]  # as if they had not come: too many to decide at once, or their streams are others' by now

@@ -10,6 +10,7 @@ import enum
 import json
 import math
 from collections.abc import Callable
+from operator import itemgetter
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from numpy.typing import NDArray
 from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
+from service import limits
 from service.answers import Answer, AnswerLog
 from service.engine import StepSession
 from service.names import ModelKey
@@ -37,7 +39,7 @@ from service.records import (
     Window,
 )
 from service.skips import Skips
-from service.snapshot import STORED, Part
+from service.snapshot import STORED, Gathering, Part
 from service.sources import Sources
 from service.storage.states import AnswerBlock, ModelRow, StreamRow
 from service.table import ABSENT, Rows, StreamTable
@@ -110,6 +112,7 @@ class Sessions:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
         self.key = ModelKey(tenant, name)
         self.network = Network(spec)
+        self.row_work, self.step_rows = limits.row_work(self.network), limits.step_rows(self.network)
         self.champion = 0
         self.anchor = 0
         self.paused = self.deleted = False
@@ -125,6 +128,7 @@ class Sessions:
         self.is_changed = True  # since the last snapshot
         self.changed_models: set[int] = set()  # numbers of those that are; one set for all models that are served
         self._saving: list[str] = []  # ids of the streams that a snapshot under way will hold
+        self._gathering: Gathering | None = None  # of their states, while some are not copied yet
         self._judged_position = self._saved_position = 0  # in the log
         self.losses = 0  # how often an owner has lost a stream to another, or to its deletion
         self._owners: dict[int, Callable[[], None]] = {}
@@ -146,6 +150,7 @@ class Sessions:
             case StatePut():
                 self._put(self.table.row_of(record.stream), record, offset)
             case StateDelete(stream=number):
+                self._about_to_change(self.table.row_of(number))
                 self.table.remove(self.table.row_of(number))
                 self.known -= 1
                 self._deleted.append(number)
@@ -187,11 +192,13 @@ class Sessions:
 
     def _reset(self, row: int) -> None:
         t = self.table
+        self._about_to_change(row)
         t.state[row] = 0
         t.last_time[row], t.origin[row], t.changed[row] = math.nan, Origin.FRESH, True
 
     def _put(self, row: int, put: StatePut, offset: int) -> None:
         t = self.table
+        self._about_to_change(row)
         t.state[row] = put.state
         t.last_seq[row] = t.judged[row] = put.last_seq
         t.last_time[row], t.last_offset[row] = put.last_time, offset
@@ -249,6 +256,8 @@ class Sessions:
             offset=offset, previous=t.newest[rows], time=time, x=x, y=y,
         )  # fmt: skip
         t.judged[rows] = judged
+        if self._gathering is not None:
+            self._about_to_change(rows)
         t.state[rows] = state
         t.last_seq[rows], t.last_offset[rows] = seq, offset
         t.origin[rows], t.changed[rows] = Origin.RESUMED, True
@@ -328,13 +337,13 @@ class Sessions:
         row: Array = self.table.state[session.row].copy()
         return row
 
-    def row(self, row: int) -> StreamRow:
-        """A stream in memory as it would be stored now."""
+    def row(self, row: int, with_state: bool = True) -> StreamRow:
+        """A stream in memory as it would be stored now; its state empty if that is not asked for."""
         t = self.table
         return StreamRow(
             self.number, int(t.number[row]), t.ids[row], int(t.epoch[row]), int(t.last_seq[row]),
             float(t.last_time[row]), int(t.origin[row]), int(self.judged(row)), int(t.last_offset[row]),
-            int(t.newest[row]) + 1, t.state[row].tobytes(),
+            int(t.newest[row]) + 1, t.state[row].tobytes() if with_state else b"",
         )  # fmt: skip
 
     def unsaved(self) -> list[str]:
@@ -367,6 +376,7 @@ class Sessions:
         """The states of these rows are lost: they begin anew, and whoever opens the streams is told."""
         self.change()
         t = self.table
+        self._about_to_change(rows)
         t.state[rows], t.newest[rows] = 0, -1
         t.origin[rows], t.changed[rows] = Origin.LOST, True
 
@@ -377,8 +387,9 @@ class Sessions:
         t.last_time[rows] = np.where(np.isnan(time), t.last_time[rows], time)
         self.lost(rows)
 
-    def evict(self, now: float, idle_s: float, most: int) -> int:
-        """Let go of streams that are saved, not pinned, and idle for `idle_s`, or the idlest beyond `most`; how many.
+    def evict(self, now: float, idle_s: float, most: int, at_once: int) -> int:
+        """Let go of streams that are saved, not pinned, and idle for `idle_s`, or the idlest beyond `most`; how many:
+        up to `at_once`.
 
         To be called between snapshots: only what the last one holds may go. What is judged of a stream that is not in
         memory is derived from the log when it returns, so it stays while some of it is not judged.
@@ -388,10 +399,10 @@ class Sessions:
         may_go = rows[~t.changed[rows] & ~t.pinned[rows] & settled]
         order = may_go[np.argsort(t.touched[may_go], kind="stable")]
         idle = int(np.searchsorted(t.touched[order], now - idle_s, side="right"))
-        gone = order[: max(idle, len(rows) - most)]
+        gone = order[: min(max(idle, len(rows) - most), at_once)]
         for row in gone.tolist():
             t.remove(row)
-        if len(gone):
+        if 0 < len(gone) < at_once:
             t.shrink()
         return len(gone)
 
@@ -404,13 +415,15 @@ class Sessions:
     # ---- snapshots
 
     def snapshot(self, offset: int) -> Part:
-        """What the next snapshot has to write of this model, copied; offset: its journal entries so far."""
+        """What the next snapshot has to write of this model, copied, but for the states, which `gather` copies as they
+        are now; offset: its journal entries so far."""
         t, rows = self.table, self.table.changed_rows()
         self.is_changed = False
         self.changed_models.discard(self.number)
         t.changed[rows] = False
-        self._saving = [t.ids[row] for row in rows.tolist()]
-        columns = {name: getattr(t, name)[rows].copy() for name in STORED}
+        self._saving = list(itemgetter(*rows.tolist())(t.ids)) if len(rows) > 1 else [t.ids[row] for row in rows]
+        columns = {name: getattr(t, name)[rows] for name in STORED}
+        self._gathering = Gathering(rows, t.state)
         columns["judged"] = self.judged(rows)
         first, data = self.log.pack(self._saved_position)
         block = AnswerBlock(self.number, first, self.log.end, data)
@@ -419,7 +432,20 @@ class Sessions:
             self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
             json.dumps(self.skips.pack()),
         )  # fmt: skip
-        return Part(model, self._saving, columns, list(self._deleted), block, self.log.start)
+        return Part(model, self._saving, columns, self._gathering, list(self._deleted), block, self.log.start)
+
+    def gather(self) -> bool:
+        """Copy some more of the states that the snapshot is to hold; whether there are others left."""
+        if self._gathering is not None:
+            self._gathering.some(self.table.state)
+            if self._gathering.whole:
+                self._gathering = None
+        return self._gathering is not None
+
+    def _about_to_change(self, rows: Any) -> None:
+        """The states of these rows, one or an array, are wanted as they are, if a snapshot has not copied them yet."""
+        if self._gathering is not None:
+            self._gathering.keep(rows, self.table.state)
 
     def saved(self, part: Part) -> None:
         """The part is on disk."""
@@ -432,7 +458,7 @@ class Sessions:
         self.change()
         rows = self.table.rows_of(part.columns["number"])
         self.table.changed[rows[rows != ABSENT]] = True
-        self._saving = []
+        self._saving, self._gathering = [], None
 
     def restore_model(self, row: ModelRow, known: int, blocks: list[AnswerBlock]) -> None:
         """Take the model's own facts back from a snapshot; known: its streams."""

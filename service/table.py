@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,37 @@ Rows = NDArray[np.intp]
 
 ABSENT = -1
 FIRST_ROWS = 16
+MAPPED_BYTES = 1 << 20  # states from here on are mapped by themselves
+
+
+class MappedRows:
+    """Float32 rows that grow and shrink without being copied: their pages are moved. `array`: [rows, width], those that
+    are new are zero; it is made again by each `resize`, so nobody keeps it."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        self._width = width
+        self._map = self._mapped(rows)
+        self.array = self._view()
+
+    def _mapped(self, rows: int) -> mmap.mmap:
+        # Not shared: shared pages would not be there beyond the first size.
+        return mmap.mmap(-1, max(1, 4 * rows * self._width), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+
+    def _view(self) -> NDArray[np.float32]:
+        return np.frombuffer(self._map, np.float32).reshape(-1, self._width)
+
+    def resize(self, rows: int) -> None:
+        """Have so many rows."""
+        kept = min(rows, len(self.array))
+        self.array = np.zeros((0, self._width), np.float32)  # lets go of the map
+        try:
+            self._map.resize(max(1, 4 * rows * self._width))
+        except (BufferError, SystemError, ValueError, OSError):  # somebody looks at it, or the system cannot move pages
+            old, self._map = self._view(), self._mapped(rows)
+            self.array = self._view()
+            self.array[:kept] = old[:kept]
+        else:
+            self.array = self._view()
 
 
 class StreamTable:
@@ -55,6 +87,7 @@ class StreamTable:
         self._free: list[int] = []
         self._used = 0
         self._row_of = np.full(FIRST_ROWS, ABSENT, np.int32)  # by number
+        self._mapped: MappedRows | None = None  # the states, once they are many
 
     def __len__(self) -> int:
         return len(self.by_id)
@@ -125,7 +158,20 @@ class StreamTable:
     def _resize(self, size: int) -> None:
         kept = min(size, len(self.number))
         for name, (kind, shape) in self._kinds.items():
+            if name == "state" and (self._mapped or size * self.state[0].nbytes >= MAPPED_BYTES):
+                self._resize_states(size, kept)
+                continue
             made = np.zeros((size, *shape), kind)
             made[:kept] = getattr(self, name)[:kept]
             setattr(self, name, made)
         self.ids = self.ids[:kept] + [""] * (size - kept)
+
+    def _resize_states(self, size: int, kept: int) -> None:
+        """Of all columns, the one that may be of GB: copied once, while it is small."""
+        if self._mapped is None:
+            self._mapped = MappedRows(size, self.state.shape[1])
+            self._mapped.array[:kept] = self.state[:kept]
+        else:
+            self.state = self.state[:0].copy()
+            self._mapped.resize(size)
+        self.state = self._mapped.array

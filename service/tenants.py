@@ -14,20 +14,21 @@ RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
 
 
 class Tenant:
-    """One tenant. `rate`: its ticks per second, None: unlimited; `full_at`: of that bucket, clock seconds.
+    """One tenant. `rate`, `work_rate`: its ticks, and their multiply-adds, per second, None: unlimited; `full_at`,
+    `work_full_at`: of those buckets, clock seconds.
 
     `learning`, `learned_at`: the same of seconds of learning.
     """
 
     __slots__ = (
         "_most", "_put_off", "_reached", "calls", "full_at", "in_flight", "learned_at", "learning", "name", "quota",
-        "rate",
+        "rate", "work_full_at", "work_rate",
     )  # fmt: skip
 
     def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None], learn_s_per_s: float) -> None:
         """learn_s_per_s: the most that any tenant has of it, whatever its quota says."""
         self.name, self._reached, self._most = name, reached, learn_s_per_s
-        self.full_at, self.in_flight, self.calls = 0.0, 0, 0
+        self.full_at, self.work_full_at, self.in_flight, self.calls = 0.0, 0.0, 0, 0
         self.learned_at, self._put_off = 0.0, False
         self.assign(quota)
 
@@ -35,6 +36,7 @@ class Tenant:
         """Another quota from here on; what is there already stays."""
         self.quota = quota
         self.rate = Rate(quota.ticks_per_s) if quota.ticks_per_s < UNLIMITED.ticks_per_s else None
+        self.work_rate = Rate(quota.work_per_s) if quota.work_per_s < UNLIMITED.work_per_s else None
         self.learning = Rate(min(quota.learn_s_per_s, self._most))
 
     def check_models(self, models: int, name: str) -> None:
@@ -78,14 +80,25 @@ class Tenant:
             self._reached(self.name, "ticks_per_s")
         return wait
 
-    def tokens(self, now: float, wanted: int) -> int:
-        """How many of so many ticks may come now."""
-        return min(wanted, self.rate.tokens(self.full_at, now)) if self.rate else wanted
+    def wait_for_work(self, now: float) -> float:
+        """Seconds until a tick may come for all that those before it cost; 0: it may now."""
+        wait = self.work_rate.wait(self.work_full_at, now) if self.work_rate else 0.0
+        if wait:
+            self._reached(self.name, "work_per_s")
+        return wait
 
-    def ticked(self, now: float, ticks: int = 1) -> None:
-        """So many ticks have come."""
+    def tokens(self, now: float, wanted: int, work: int) -> int:
+        """How many of so many ticks may come now, each of so many multiply-adds."""
+        if self.rate:
+            wanted = min(wanted, self.rate.tokens(self.full_at, now))
+        return min(wanted, self.work_rate.portions(self.work_full_at, now, work)) if self.work_rate else wanted
+
+    def ticked(self, now: float, work: int, ticks: int = 1) -> None:
+        """So many ticks have come, each of so many multiply-adds."""
         if self.rate:
             self.full_at = self.rate.take(self.full_at, now, ticks)
+        if self.work_rate:
+            self.work_full_at = self.work_rate.take(self.work_full_at, now, ticks * work)
 
     def learning_wait(self, now: float) -> float:
         """Seconds until the next piece of its journal may be learned; 0: it may now. What is put off is not lost."""

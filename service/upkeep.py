@@ -46,7 +46,8 @@ class Upkeep:
             log.error("no snapshot: the disk is full", why=str(error))
 
     async def save(self) -> None:
-        """Save what changed. The rows are taken at one moment; they are saved once the journal holds all of it."""
+        """Save what changed. A model's rows are taken as they are at one moment, which its offset names; they are saved
+        once the journal holds all of it."""
         async with self._saving:
             await self._save()
 
@@ -54,8 +55,13 @@ class Upkeep:
         started = self._serving.clock()
         position = self._journal.durable_position
         models, gone = self._serving.models, list(self._serving.gone_models)
-        parts = [models[n].snapshot(self._journal.offset(n)) for n in sorted(self._serving.changed_models)]
+        parts: list[Part] = []
         try:
+            for model in [models[n] for n in sorted(self._serving.changed_models)]:
+                parts.append(model.snapshot(self._journal.offset(model.number)))
+                while model.gather():
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
             await self._journal.flush()
             await asyncio.to_thread(self._write, position, parts, self._journal.durable_position, gone)
         except BaseException:
@@ -67,10 +73,8 @@ class Upkeep:
             if part.model.model in models:
                 models[part.model.model].saved(part)
         self._serving.gone_models.difference_update(gone)
-        if (
-            self._serving.residency.evict(part.model.model for part in parts) + sum(len(part.ids) for part in parts)
-            > TRIM_STREAMS
-        ):
+        evicted = await self._serving.residency.evict([part.model.model for part in parts])
+        if evicted + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
             await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self._serving.metrics.snapshot_seconds.observe(self._serving.clock() - started)

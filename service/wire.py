@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from array import array
 from typing import Any, NamedTuple
@@ -24,6 +25,7 @@ from service.trainer.quarantine import NO_STREAM, Item
 
 Array = NDArray[np.float32]
 MAX_COUNT = 2**62  # of ticks and owners of a stream that is put: some room is left to count on
+SPECS_KEPT = 128  # as messages
 NARROW = 50  # values: up to here an array is made faster by way of a list than of the field itself
 
 
@@ -46,8 +48,10 @@ def spec(message: types_pb2.ModelSpec) -> ModelSpec:
         raise Invalid(f"spec.{error.field}", error.value, error.remedy) from error
 
 
+@functools.lru_cache(maxsize=SPECS_KEPT)
 def spec_message(spec: ModelSpec) -> types_pb2.ModelSpec:
-    """A spec as a message, every field filled in."""
+    """A spec as a message, every field filled in: to be put into others, not to be changed. Made once, as every Welcome
+    holds one, and there may be thousands of names in it."""
     return types_pb2.ModelSpec(**spec.to_mapping())
 
 

@@ -62,6 +62,7 @@ FLOORS = {
     "service.serving": 2,
     "service.sessions": 2,
     "service.snapshot": 2,
+    "service.steps": 2,
     "service.storage": 2,
     "service.tenants": 2,
     "service.trainer": 2,

@@ -74,9 +74,11 @@ LATENCY = [
         quantiles("freshet_message_seconds", 0.5, 0.99, 0.999), "s", log=True,
     ),
     Panel(
-        "Where the time goes, p99", "Waiting for a batch, the model's step, and the event loop's own lateness.",
+        "Where the time goes, p99",
+        "Waiting for a batch, a large step's for its turn, the model's step, and the event loop's own lateness.",
         [
             (quantile(0.99, "freshet_message_queue_seconds"), "queue"),
+            (quantile(0.99, "freshet_large_step_wait_seconds"), "turn"),
             (quantile(0.99, "freshet_step_seconds"), "step"),
             (quantile(0.99, "freshet_event_loop_lag_seconds"), "event loop"),
         ],

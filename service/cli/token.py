@@ -25,6 +25,7 @@ UNITS = {
     "models": "models",
     "streams": "streams",
     "ticks_per_s": "ticks/s",
+    "work_per_s": "multiply-adds/s",
     "in_flight_bytes": "bytes in flight",
     "calls": "calls",
     "learn_s_per_s": "s of learning per s",

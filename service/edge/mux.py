@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 
 from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2 import MuxResponse
-from model.rounds import rounds
+from model.rounds import each_round
 from service import wire
 from service.answers import Answer
 from service.edge.in_flight import in_flight
 from service.edge.writing import Writing
 from service.errors import Invalid, Reason, Refusal, ServiceError
 from service.intake import Intake
-from service.limits import MAX_BINDS, MAX_HANDLES
-from service.serving import WAVE_ROWS
+from service.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX_HANDLES
+from service.serving import Taken
 from service.sessions import Session, Sessions
 from service.table import ABSENT
 from service.wire import Columns
 
 UNBOUND = 0  # no stream has this number
+ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, unless one step made more: 256 KiB
 
 
 class Handles:
@@ -106,7 +107,17 @@ class MuxCall:
     async def _bind(self, binds: Any) -> None:
         if len(binds) > MAX_BINDS:
             raise Invalid("bind", f"{len(binds)} entries", f"bind at most {MAX_BINDS} streams in one message")
-        bound, refused = [], []
+        bound: list[streams_pb2.Bound] = []
+        refused: list[streams_pb2.HandleRefused] = []
+        for first in range(0, len(binds), MAX_BOUND_AT_ONCE):
+            await self.serving.turns.mine()
+            await self._bind_some(binds[first : first + MAX_BOUND_AT_ONCE], bound, refused)
+        await self.write(bound=bound, refused=refused)
+
+    async def _bind_some(
+        self, binds: Any, bound: list[streams_pb2.Bound], refused: list[streams_pb2.HandleRefused]
+    ) -> None:
+        """Bind the streams and say so in `bound`, or why not in `refused`."""
         await self.serving.residency.bring(self.model, [bind.stream for bind in binds])
         for bind in binds:  # from here on nothing awaits: what was brought is there
             try:
@@ -125,7 +136,12 @@ class MuxCall:
                     last_time=wire.event_time(session.last_time),
                 )
             )
-        await self.write(bound=bound, refused=refused)
+
+    async def _refuse(self, refused: list[streams_pb2.HandleRefused]) -> None:
+        """Send what is refused so far, if there is much of it."""
+        if len(refused) >= MAX_DECIDED:
+            await self.write(refused=refused)
+            refused.clear()
 
     def _open(self, handle: int, stream: str) -> tuple[Session, int]:
         if handle >= MAX_HANDLES:
@@ -140,32 +156,37 @@ class MuxCall:
     async def _ticks(self, columns: Columns) -> None:
         numbers = self.handles.numbers(columns.handle)
         bound = np.flatnonzero(numbers != UNBOUND)
-        refused = [
-            handle_refused(int(columns.handle[i]), unbound(int(columns.handle[i]), int(columns.seq[i])))
-            for i in np.flatnonzero(numbers == UNBOUND)
-        ]
+        refused: list[streams_pb2.HandleRefused] = []
+        for unknown in np.flatnonzero(numbers == UNBOUND):
+            handle = int(columns.handle[unknown])
+            refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
+            await self._refuse(refused)
         answers = Answers(columns)
-        for wave in rounds(numbers[bound], WAVE_ROWS):
-            index = bound[wave]
-            await self._ready(numbers[index], columns.seq[index])
-            index, gone = self._owned(index, columns.handle, numbers)
-            if len(gone):
-                await self._lost(gone)
-            rows = self.model.table.rows_of(numbers[index])
-            took = self.serving.wave(
-                self.model, rows, columns.seq[index], columns.time[index], columns.x[index]
-            )  # fmt: skip
-            if answers.version not in (0, self.model.champion):
-                await self.write(forecasts=answers.message())
-                answers = Answers(columns)
-            answers.add(self.model.champion, index[took.taken], took.y, took.judged)
-            self.handles.waiting[columns.handle[index[took.taken]]] = True
-            for i, outcome in took.others.items():
-                handle = int(columns.handle[index[i]])
-                if isinstance(outcome, Answer):
-                    await self.write(forecasts=wire.forecasts_again(handle, outcome))
-                elif isinstance(outcome, Refusal):
-                    refused.append(handle_refused(handle, outcome))
+        for wave in each_round(numbers[bound], self.model.step_rows):
+            left = bound[wave]
+            while len(left):
+                await self.serving.turns.mine()
+                await self._ready(numbers[left], columns.seq[left])
+                index, gone = self._owned(left, columns.handle, numbers)
+                if len(gone):
+                    await self._lost(gone)
+                rows = self.model.table.rows_of(numbers[index])
+                took = await self.serving.wave(
+                    self.model, rows, columns.seq[index], columns.time[index], columns.x[index]
+                )  # fmt: skip
+                taken = took.taken._replace(at=index[took.taken.at])
+                if not answers.take(taken):
+                    await self.write(forecasts=answers.message())
+                    answers = Answers(columns, taken)
+                self.handles.waiting[columns.handle[taken.at]] = True
+                for i, outcome in took.others.items():
+                    handle = int(columns.handle[index[i]])
+                    if isinstance(outcome, Answer):
+                        await self.write(forecasts=wire.forecasts_again(handle, outcome))
+                    elif isinstance(outcome, Refusal):
+                        refused.append(handle_refused(handle, outcome))
+                await self._refuse(refused)
+                left = index[took.left]
         if answers.version or refused:
             await self.write(forecasts=answers.message(), refused=refused)
 
@@ -191,7 +212,10 @@ class MuxCall:
         return index[mine], handles[index[~mine]]
 
     async def _lost(self, handles: NDArray[np.uint32]) -> None:
-        """These handles stand for nothing from here on."""
+        """These handles stand for nothing from here on. Those that do not already are passed over."""
+        handles = handles[self.handles.number[handles] != UNBOUND]
+        if not len(handles):
+            return
         self.handles.number[handles] = UNBOUND
         self.handles.waiting[handles] = False
         await self.write(taken_over=np.unique(handles).tolist())
@@ -241,18 +265,25 @@ class MuxCall:
 
 
 class Answers:
-    """The forecasts of one message so far, all by one version."""
+    """The forecasts of one message so far, all by one version, and no more than an answer should hold."""
 
-    def __init__(self, columns: Columns) -> None:
+    def __init__(self, columns: Columns, taken: Taken | None = None) -> None:
         self._columns = columns
-        self.version = 0
+        self.version = self._numbers = 0
         self._parts: list[tuple[Any, Any, Any]] = []
+        if taken:
+            self.take(taken)
 
-    def add(self, version: int, index: NDArray[np.intp], y: Any, judged: Any) -> None:
-        """Forecasts for the message's ticks `index`."""
-        if len(index):
-            self.version = version
-            self._parts.append((index, y, judged))
+    def take(self, taken: Taken) -> bool:
+        """Add forecasts for ticks of the message, if they belong with these; whether they did."""
+        if not len(taken.at):
+            return True
+        self._numbers += taken.y.size
+        if self._parts and (taken.version != self.version or self._numbers > ANSWER_NUMBERS):
+            return False
+        self.version = taken.version
+        self._parts.append((taken.at, taken.y, taken.judged))
+        return True
 
     def message(self) -> streams_pb2.Forecasts | None:
         """All of them; None without any."""

@@ -61,20 +61,22 @@ class Decoder:
                 raise MessageError(f"a message of {head_size + body_size} bytes")
             if len(self._buffer) < end:
                 return
-            frame = bytes(self._buffer[_FRAME.size : end])
+            with memoryview(self._buffer) as whole, whole[_FRAME.size : end] as frame:
+                message = _decode(frame, head_size, count)
             del self._buffer[:end]
-            yield _decode(frame, head_size, count)
+            yield message
 
 
-def _decode(frame: bytes, head_size: int, count: int) -> Message:
+def _decode(frame: memoryview, head_size: int, count: int) -> Message:
+    """frame: of a buffer that will be used again. Blobs may be of many MB: each is copied once."""
     try:
-        head = json.loads(frame[:head_size])
+        head = json.loads(bytes(frame[:head_size]))
         if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
             raise ValueError("its head names no kind")
         blobs, at = [], head_size + _SIZE.size * count
         for i in range(count):
             (size,) = _SIZE.unpack_from(frame, head_size + _SIZE.size * i)
-            blobs.append(frame[at : at + size])
+            blobs.append(bytes(frame[at : at + size]))
             at += size
         if at != len(frame):
             raise ValueError(f"its blobs end at byte {at}, its body at {len(frame)}")

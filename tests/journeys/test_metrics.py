@@ -65,6 +65,7 @@ TRAINER_FACTS = (
 
 # Elsewhere: what this journey does not bring about, and where it is seen to move.
 NOT_HERE = {
+    "freshet_large_step_wait_seconds": "of steps too large for the loop; tests/journeys/test_heavy.py",
     "freshet_certificate_expiry_timestamp_seconds": "with TLS; tests/journeys/test_prometheus.py",
     "freshet_file_invalid": "a file that becomes invalid; tests/journeys/test_access.py",
     "freshet_calls_revoked_total": "a token that is good no longer; tests/journeys/test_access.py",

@@ -12,6 +12,7 @@ import pytest
 import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import streams_pb2_grpc, types_pb2
+from service import limits
 from service.limits import MAX_BINDS, MAX_HANDLES
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to, refused_field
 from tests.journeys.raw_mux import RawMux, columns, unpacked
@@ -155,6 +156,31 @@ async def test_what_cannot_be_bound_is_refused_by_name_and_the_rest_is_bound(cli
         assert all(r.refused.remedy for r in answer.refused)
         assert [b.handle for b in answer.bound] == [6]
         assert len(await mux.ticks([1, 6], [1, 1], [[1, 2], [3, 4]], times([1, 1]))) == 2
+
+
+async def test_a_message_of_thousands_of_bad_ticks_is_answered_in_parts_and_its_good_ones_too(client, channel, name):
+    await client.create_model(name, channels=["x"], hidden=4)
+    async with RawMux(channel, name) as mux:
+        await mux.bind({handle: f"s{handle}" for handle in range(300)})
+        handles = np.arange(1300)  # 1,000 of them unbound
+        seqs = np.where(handles % 2, 1, 7)  # and half of the others out of order
+        await mux.say(ticks=columns(handles, seqs, np.ones(1300)))
+        refused, answered = [], set()
+        while len(refused) + len(answered) < len(handles):
+            message = await mux.answer()
+            assert len(message.refused) <= 2 * limits.MAX_DECIDED
+            refused += [line.handle for line in message.refused]
+            answered |= {handle for handle, _ in unpacked(message.forecasts)}
+
+    assert answered == set(range(1, 300, 2))
+    assert sorted(refused) == [handle for handle in range(1300) if handle not in answered]
+
+
+async def test_a_message_that_binds_many_streams_binds_each(client, channel, name):
+    await client.create_model(name, channels=["x"], hidden=4)
+    wanted = {handle: f"s{handle}" for handle in range(3 * limits.MAX_BOUND_AT_ONCE + 1)}
+    async with RawMux(channel, name) as mux:
+        assert (await mux.bind(wanted)).keys() == wanted.keys()
 
 
 async def test_a_million_repeated_fields_in_a_small_message_are_refused_and_the_server_goes_on(client, channel, name):

@@ -349,3 +349,25 @@ LearnCall.end = wrong
     async with a_house(tmp_path) as house:
         with pytest.raises(TimeoutError):
             await test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(house)
+
+
+async def test_ticks_that_are_too_much_work_are_put_off_and_none_is_lost_single_or_packed(house):
+    async with house.client("small") as small, house.client("big") as big:
+        for client in (small, big):
+            await client.create_model("one", channels=["x"], hidden=64, learn=False)
+        await house.limit(work_per_s=36_000 * 20)
+        n = 30
+        async with small.stream("one", "a") as a, big.stream("one", "a") as other:
+            answers = [forecast.seq async for forecast in a.forecasts(np.arange(n, dtype=float))]
+            others = [forecast.seq async for forecast in other.forecasts(np.arange(n, dtype=float))]
+        async with small.mux("one") as mux:
+            ids = [f"s{i}" for i in range(n)]
+            left, sent = ids, 0
+            while left:
+                packed = await mux.step(left, np.ones((len(left), 1)))
+                assert all("multiply-adds" in error.remedy for error in packed.refused.values())
+                left = [left[i] for i in packed.refused]
+                sent += 1
+                assert sent < 1000
+    assert answers == others == list(range(1, n + 1))
+    assert await house.reached("work_per_s") > 0

@@ -92,7 +92,7 @@ async def test_every_owner_of_a_stream_is_woken_and_finds_itself_fenced(tmp_path
         live.serving.close_stream(flow, owner)
         one = np.ones(1, np.uint64)
         with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
-            live.serving.wave(flow, np.array([pump.row]), 11 * one, np.nan * one, np.zeros((1, 1), np.float32))
+            await live.serving.wave(flow, np.array([pump.row]), 11 * one, np.nan * one, np.zeros((1, 1), np.float32))
         end = live.server.journal.offset(flow.number)
         chunks = [c for c in replay.survivors(tmp_path / "data", tmp_path / "read") if c.model == flow.number]
         assert chunks[-1].end == end, "nothing comes behind a model's last record"

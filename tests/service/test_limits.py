@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 
 from model.keeping import CONTEXT_BUDGET_BYTES
 from model.learner import Learner
+from model.network import Network
 from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec
+from service import limits
 from service.errors import Invalid
 from service.limits import MAX_THINNING, RESERVED_DESCRIPTORS, check_size, connections, learn_every
 
@@ -115,3 +117,34 @@ def test_the_contexts_of_a_model_fit_their_byte_budget(spec: dict[str, Any], con
 ])  # fmt: skip
 def test_connections_leave_descriptors_for_files(asked, descriptors, allowed):
     assert connections(asked, descriptors) == allowed
+
+
+@pytest.mark.parametrize(
+    ("spec", "rows"),
+    [
+        ({"channels": ("a",)}, limits.MAX_STEP_ROWS),
+        ({"channels": ("a",), "hidden": 1024}, 25),
+        ({"channels": CHANNELS[:256], "hidden": 1024}, 15),
+        ({"channels": CHANNELS, "targets": CHANNELS[:1]}, 10),
+        ({**CLASSIFY, "classes": CHANNELS}, 15),
+    ],
+    ids=lambda value: (
+        str({k: v if k != "channels" else len(v) for k, v in value.items() if k != "classes"})
+        if isinstance(value, dict)
+        else ""
+    ),
+)
+def test_a_step_of_any_permitted_model_is_bounded_and_a_default_models_wave_is_one(spec, rows):
+    network = Network(ModelSpec(**spec))
+    work = limits.step_work(limits.row_work(network), limits.step_rows(network))
+
+    assert limits.step_rows(network) == rows
+    assert work <= limits.MAX_STEP_WORK
+    small = "hidden" not in spec and len(spec["channels"]) == 1
+    assert (limits.row_work(network) <= limits.MAX_LONE_WORK) == small
+    if spec == {"channels": ("a",)}:
+        assert work <= limits.MAX_TURN_WORK
+
+
+def test_one_row_of_the_largest_model_is_a_step_of_the_loop():
+    assert limits.step_work(limits.MAX_PARAMETERS + limits.UNIT_WORK * 1024, 1) <= limits.MAX_TURN_WORK

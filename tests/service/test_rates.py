@@ -10,8 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.spec import ModelSpec
+from service.access import Access, Quota
 from service.answers import Answer
 from service.errors import Reason, Refusal
+from service.names import ModelKey
 from service.rates import BURST_S, Rate
 from service.serving import Serving
 from service.sessions import Session, Sessions
@@ -76,15 +79,15 @@ async def taken(service: World, model: Sessions, *sessions: Session) -> list[Ans
     return [await service.serving.ticks.submit(replace(next_tick(model, s), arrived=now)) for s in sessions]
 
 
-def packed(serving: Serving, model: Sessions, *sessions: Session) -> list[bool]:
+async def packed(serving: Serving, model: Sessions, *sessions: Session) -> list[bool]:
     """One tick of each in one wave: which were taken. The others are refused, overloaded."""
     rows = np.array([session.row for session in sessions])
     seqs = np.array([session.last_seq + 1 for session in sessions], np.uint64)
-    wave = serving.wave(model, rows, seqs, np.full(len(rows), np.nan), np.ones((len(rows), 1), np.float32))
+    wave = await serving.wave(model, rows, seqs, np.full(len(rows), np.nan), np.ones((len(rows), 1), np.float32))
     refused = [outcome for outcome in wave.others.values() if isinstance(outcome, Refusal)]
     assert [(r.reason, r.retry_s > 0) for r in refused] == [(Reason.OVERLOADED, True)] * len(refused)
-    assert len(refused) + len(wave.taken) == len(rows)
-    return [i in wave.taken for i in range(len(rows))]
+    assert len(refused) + len(wave.taken.at) == len(rows)
+    return [i in wave.taken.at for i in range(len(rows))]
 
 
 async def test_a_stream_beyond_its_rate_is_told_when_to_come_again_and_the_others_go_on(tmp_path):
@@ -124,13 +127,13 @@ async def test_a_packed_wave_takes_what_streams_and_server_have_tokens_for(tmp_p
         a, b, c = (service.open(model, id) for id in "abc")
         clock = wound(service)
 
-        assert packed(service.serving, model, a, b) == [True, True]
-        assert packed(service.serving, model, a, b) == [True, True]
-        assert packed(service.serving, model, a, b, c) == [False, False, True]  # a and b have had two each
+        assert await packed(service.serving, model, a, b) == [True, True]
+        assert await packed(service.serving, model, a, b) == [True, True]
+        assert await packed(service.serving, model, a, b, c) == [False, False, True]  # a and b have had two each
         clock.now += 0.5  # one more for each, three more for the server, which has one left
-        assert packed(service.serving, model, a, b, c) == [True, True, True]
-        assert packed(service.serving, model, c) == [True]
-        assert packed(service.serving, model, c, a) == [False, False]  # the server has none
+        assert await packed(service.serving, model, a, b, c) == [True, True, True]
+        assert await packed(service.serving, model, c) == [True]
+        assert await packed(service.serving, model, c, a) == [False, False]  # the server has none
 
 
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
@@ -153,3 +156,61 @@ async def test_wall_clock_jumps_change_no_rate_and_no_idle_time(tmp_path, jump):
         clock.now += 100.0
         await service.snapshot()
         assert "idle" not in model.table.by_id
+
+
+async def test_ticks_whose_work_is_too_much_are_put_off_however_they_come(tmp_path):
+    async with world(tmp_path, work_per_s=1e6) as service:
+        model = await service.model()
+        a, b, c = (service.open(model, id) for id in "abc")
+        clock = wound(service)
+        service.serving._work_rate = Rate(2.0 * model.row_work)  # two of its ticks
+
+        assert [type(t) for t in await taken(service, model, a, b)] == [Answer, Answer]
+        [over] = await taken(service, model, c)
+        assert isinstance(over, Refusal)
+        clock.now += over.retry_s + 1e-6  # a bucket that has anything takes a tick, whatever it costs
+        assert [type(t) for t in await taken(service, model, c)] == [Answer]
+        [over] = await taken(service, model, a)
+        assert (over.reason, over.retry_s) == (Reason.OVERLOADED, pytest.approx(0.5, rel=1e-2))
+        assert "multiply-adds" in over.remedy
+        assert await packed(service.serving, model, a, b, c) == [False, False, False]
+
+        clock.now += over.retry_s + 1e-6
+        assert await packed(service.serving, model, a, b, c) == [True, False, False]
+        clock.now += 10
+        assert await packed(service.serving, model, a, b, c) == [True, True, False]
+
+
+async def test_a_tenants_work_is_its_own_and_a_tick_dearer_than_a_second_of_it_passes_and_is_paid(tmp_path):
+    async with world(tmp_path) as service:
+        model, other = (
+            await service.model(),
+            await service.control.create(ModelKey("acme", "flow"), ModelSpec(channels=("x",), hidden=4)),
+        )
+        a, b = service.open(model, "a"), service.open(other, "b")
+        clock = wound(service)
+        service.serving.tenants.apply(Access(quotas={"acme": Quota(work_per_s=other.row_work / 4)}))
+
+        assert [type(t) for t in await taken(service, other, b, b)] == [Answer, Refusal]
+        assert [type(t) for t in await taken(service, model, a, a)] == [Answer, Answer]
+        [late] = await taken(service, other, b)
+        assert late.retry_s == pytest.approx(3.0, rel=1e-2)  # four seconds' work, of which one may be ahead
+        clock.now += late.retry_s + 1e-3
+        assert await packed(service.serving, other, b) == [True]
+        metric = service.server.metrics.quota_reached.labels("acme", "work_per_s")
+        assert metric._value.get() == 2
+
+
+@given(st.floats(1.0, 1e6), st.integers(1, 10**7), st.integers(1, 50), st.floats(0, 5))
+def test_portions_are_those_that_single_takes_would_be_let_in_for(per_s, cost, wanted, pause):
+    rate, full_at, alone = Rate(per_s), 0.0, 0.0
+    for now in (10.0, 10.0 + pause):
+        let_in = 0
+        while let_in < wanted and not rate.wait(alone, now):
+            alone = rate.take(alone, now, cost)
+            let_in += 1
+        taken = min(wanted, rate.portions(full_at, now, cost))
+        full_at = rate.take(full_at, now, cost * taken)
+
+        assert abs(taken - let_in) <= 1  # the last token, by rounding
+        alone = full_at

@@ -49,10 +49,10 @@ async def happens(live: World, model: Sessions, step: Step) -> None:
                 await present(live, model, other)
             rows = np.array([model.table.by_id[other] for other in IDS])
             x = np.float32(value) + np.arange(len(IDS), dtype=np.float32)[:, None]
-            wave = live.serving.wave(
+            wave = await live.serving.wave(
                 model, rows, model.table.last_seq[rows] + np.uint64(1), np.full(len(IDS), np.nan), x
             )
-            assert len(wave.taken) == len(IDS)
+            assert len(wave.taken.at) == len(IDS)
         case "take over":
             live.serving.open_stream(model, id, pinned=False)
         case "reset":

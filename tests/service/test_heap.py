@@ -1,0 +1,20 @@
+"""What is loaded when a server begins is not searched for garbage while it serves."""
+
+from __future__ import annotations
+
+import gc
+
+from service import heap
+
+
+def test_what_is_kept_is_not_searched_and_what_comes_later_is():
+    there = [[n] for n in range(1000)]
+    heap.keep()
+    try:
+        searched = gc.get_objects()
+        assert not {id(one) for one in there} & {id(one) for one in searched}
+        later: list[object] = []
+        later.append(later)
+        assert any(one is later for one in gc.get_objects())
+    finally:
+        gc.unfreeze()
