@@ -34,6 +34,7 @@ class ServeConfig(BaseSettings):
     tls_key: Path | None = Field(None, description="PEM file of its key")
     tls_client_ca: Path | None = Field(None, description="PEM file: gRPC clients need a certificate signed by these")
     access: Path | None = Field(None, description="TOML file of tokens and quotas; without it nobody needs a token")
+    audit: Path | None = Field(None, description="file of the audit log, JSON lines; without it the process log has it")
 
     publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from service.names import ModelKey
@@ -38,6 +38,7 @@ class Events:
     def __init__(self) -> None:
         self._watchers: dict[asyncio.Queue[Event | None], ModelKey] = {}
         self._recent: dict[ModelKey, deque[Event]] = {}
+        self.listeners: list[Callable[[Event], None]] = []  # called with each event; they must not raise
 
     def emit(self, event: Event) -> None:
         """Tell every watcher that it concerns, and nobody else loses an event to it: a full queue loses its oldest. A
@@ -46,6 +47,8 @@ class Events:
             self._recent.pop(event.key, None)
         else:
             self._recent.setdefault(event.key, deque(maxlen=REMEMBERED)).append(event)
+        for listener in self.listeners:
+            listener(event)
         for queue, asked in self._watchers.items():
             if concerns(asked, event.key):
                 _put(queue, event)

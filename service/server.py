@@ -33,9 +33,11 @@ from prometheus_client import (
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from service import __version__, heap, limits
+from service.audit import OK, Audit
 from service.config import ServeConfig, split_address
 from service.control import Control
 from service.credentials import Certificates, access_file
+from service.edge.auditing import Auditing
 from service.edge.call_limit import CallLimit
 from service.edge.health import Health
 from service.edge.http import HttpServer, application
@@ -105,15 +107,18 @@ class Server:
         ).set(1)
         self.metrics.ready.set_function(lambda: not self._not_ready())
         self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
+        self.audit = Audit(config.audit, self.metrics.disk_full.labels("audit").inc)
         self.access = access_file(config.access, self.metrics)
+        self._audit_access()
         self.certificates = None
         if config.tls_cert and config.tls_key:
             self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, self.metrics)
-        self.security = Security(lambda: self.access.current, self.metrics)
+        self.security = Security(lambda: self.access.current, self.metrics, audit=self.audit)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
         self.engine, self.events = Engine(), Events()
+        self.events.listeners.append(self.audit.event)
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.serving.tenants.apply(self.access.current)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
@@ -213,6 +218,7 @@ class Server:
             part.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):  # already logged by whoever waited for it
                 await part
+        self.audit.close()
         self.journal.close()
         await asyncio.to_thread(self.states.close)
         await asyncio.to_thread(self.versions.close)
@@ -269,7 +275,7 @@ class Server:
         """The outermost first: every call is counted, strangers hold no place among those that are open."""
         tenants = self.serving.tenants
         limit, flight = CallLimit(self.config.max_calls, tenants), InFlight(tenants)
-        return [GrpcMetrics(self.registry), self.security, limit, flight]
+        return [GrpcMetrics(self.registry), self.security, Auditing(self.audit), limit, flight]
 
     async def _set_health(self, status: Any) -> None:
         for name in ("", *SERVICES):
@@ -296,11 +302,22 @@ class Server:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(FILES_PERIOD_S)
+            complaint = self.access.complaint
             if await asyncio.to_thread(self.access.look):  # thousands of tokens take a while to read
                 self.serving.tenants.apply(self.access.current)
+                self._audit_access()
+            elif self.access.complaint not in ("", complaint):
+                self.audit.act("access file", "refused", by="server", file=str(self.config.access))
             if self.certificates:
                 self.certificates.look()
             self.security.sweep()  # tokens also expire while their file stays as it is
+            self.audit.count_left_out()
+
+    def _audit_access(self) -> None:
+        """Log which access file is in force now."""
+        access, path = self.access.current, str(self.config.access or "(none)")
+        tokens, tenants = len(access.grants), len({grant.tenant for grant in access.grants.values()})
+        self.audit.act("access file", OK, by="server", file=path, tokens=tokens, tenants=tenants)
 
     async def _loop_lag(self) -> None:
         loop = asyncio.get_running_loop()

@@ -36,6 +36,7 @@ FLOORS = {
     "service.sources": 1,
     "service.table": 1,
     # components: each with one `run`, or the storage under it
+    "service.audit": 2,
     "service.batcher": 2,
     "service.control": 2,
     "service.creation": 2,

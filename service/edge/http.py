@@ -27,14 +27,15 @@ INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for re
 
 
 def application(
-    registry: CollectorRegistry, not_ready: Callable[[], str], check: Callable[[str | None], None]
+    registry: CollectorRegistry, not_ready: Callable[[], str], check: Callable[[str | None, str], None]
 ) -> Starlette:
-    """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization) raises
+    """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization, peer) raises
     Unauthenticated or Forbidden for whoever may not read the metrics of all tenants."""
 
     async def metrics(request: Request) -> Response:
         try:
-            check(request.headers.get("authorization"))
+            peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+            check(request.headers.get("authorization"), peer)
         except Unauthenticated as error:
             return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
         except Forbidden as error:

@@ -215,3 +215,11 @@ def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
 
     with pytest.raises((AccessError, OSError), match=str(path)):
         access_file(path, Metrics(CollectorRegistry()))
+
+
+@pytest.mark.parametrize("text", ['token = ["fr_secret"]', 'token = "fr_secret"', '[[token]]\nsha256 = "fr_secret"'])
+def test_no_error_of_a_file_repeats_what_may_be_a_token(text):
+    with pytest.raises(AccessError) as caught:
+        parse(text)
+
+    assert "fr_secret" not in str(caught.value)

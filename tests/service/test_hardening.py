@@ -19,7 +19,8 @@ CONSTANTS = {name: value for module in MODULES for name, value in vars(module).i
 NO_LIMITS = {
     "listen", "http", "data", "insecure", "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice",
     "comfortable_backlog", "worse_evidence", "anchor_labels", "anchor_scores", "score_every", "cool_down_labels",
-    "max_movement", "snapshot_s", "commit_s", "segment_bytes", "access", "tls_cert", "tls_key", "tls_client_ca",
+    "max_movement", "snapshot_s", "commit_s", "segment_bytes", "access", "audit", "tls_cert", "tls_key",
+    "tls_client_ca",
 }  # fmt: skip
 
 
