@@ -6,7 +6,7 @@ import ipaddress
 import os
 from pathlib import Path
 from tomllib import TOMLDecodeError
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, model_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
@@ -29,6 +29,9 @@ class ServeConfig(BaseSettings):
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
     data: Path = Field(Path("freshet-data"), description="directory of journal, snapshots and versions")
+    log_format: Literal["auto", "console", "logfmt", "json"] = Field(
+        "auto", description="of every line on standard error; auto: console on a terminal, else logfmt"
+    )
     insecure: bool = Field(False, description="allow addresses other than this machine's to whoever comes")
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and chain: TLS on both ports")
     tls_key: Path | None = Field(None, description="PEM file of its key")

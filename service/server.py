@@ -59,7 +59,7 @@ from service.replaying import Replayer
 from service.serving import Serving
 from service.storage.formats import check_formats
 from service.storage.journal import Journal, JournalFailed
-from service.storage.space import NoSpace
+from service.storage.space import NoSpace, has_room
 from service.storage.states import States
 from service.storage.versions import Versions
 from service.upkeep import Upkeep
@@ -109,7 +109,6 @@ class Server:
         self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
         self.audit = Audit(config.audit, self.metrics.disk_full.labels("audit").inc)
         self.access = access_file(config.access, self.metrics)
-        self._audit_access()
         self.certificates = None
         if config.tls_cert and config.tls_key:
             self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, self.metrics)
@@ -168,7 +167,8 @@ class Server:
                 return self._report(ended)
             await grpc_server.start()
             self.ready = True
-            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._audit_access()
+            await self._update_health()
             doors = (at_port(self.config.listen, port), at_port(self.config.http, http.port))
             announce(Addresses(*doors, self.trainer.pid or 0))
             wait_stop = asyncio.create_task(stopping.wait(), name="signal")
@@ -277,6 +277,11 @@ class Server:
         limit, flight = CallLimit(self.config.max_calls, tenants), InFlight(tenants)
         return [GrpcMetrics(self.registry), self.security, Auditing(self.audit), limit, flight]
 
+    async def _update_health(self) -> None:
+        """Make the health service say what /readyz says."""
+        status = health_pb2.HealthCheckResponse
+        await self._set_health(status.NOT_SERVING if self._not_ready() else status.SERVING)
+
     async def _set_health(self, status: Any) -> None:
         for name in ("", *SERVICES):
             await self.health.set(name, status)
@@ -285,8 +290,11 @@ class Server:
         """Why no streams are taken, in words that strangers may read: the log names the files."""
         if self.journal.failure:
             return "the disk has failed"
-        if self.journal.no_space:
-            return "the disk is full"
+        try:
+            if self.journal.no_space or not has_room(self.config.data):  # also while nothing is written
+                return "the disk is full"
+        except OSError:
+            return "the data directory cannot be read"
         return "" if self.ready else ("draining" if self.serving.draining else "starting")
 
     def _full(self, error: NoSpace | None) -> None:
@@ -312,6 +320,8 @@ class Server:
                 self.certificates.look()
             self.security.sweep()  # tokens also expire while their file stays as it is
             self.audit.count_left_out()
+            if self.ready:
+                await self._update_health()
 
     def _audit_access(self) -> None:
         """Log which access file is in force now."""

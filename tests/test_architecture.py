@@ -49,6 +49,7 @@ FLOORS = {
     "service.heap": 2,
     "service.histograms": 2,
     "service.learning": 2,
+    "service.logs": 2,
     "service.metrics": 2,
     "service.publisher": 2,
     "service.refold": 2,

@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -27,7 +27,7 @@ from service.cli.replay import replay
 from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
-from service.cli.verbs import INTERRUPTED, SPEC_KEYS, asking, group, guarded, one_blas_thread, refused
+from service.cli.verbs import INTERRUPTED, SPEC_KEYS, USAGE_ERROR, asking, group, guarded, one_blas_thread, refused
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
 from service.remote import Remote
 
@@ -82,12 +82,11 @@ def serve(
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         settings = load(given, config)
-        _show(settings, given, config)
     except (ConfigError, tomllib.TOMLDecodeError) as error:
         raise refused(error) from None
     if with_parent:
         threading.Thread(target=_drain_at_end_of_input, name="with-parent", daemon=True).start()
-    raise typer.Exit(_serve(settings))
+    raise typer.Exit(_serve(settings, list(_sources(settings, given, config))))
 
 
 def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
@@ -107,23 +106,25 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
 app.command()(_with_flags(serve))
 
 
-def _show(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> None:
-    """Print every setting, its value and where it came from."""
+def _sources(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> Iterator[tuple[str, Any, str]]:
+    """Every setting, its value and where it came from."""
     in_file = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
     for name, value in settings.model_dump().items():
         variable = f"{ENV_PREFIX}{name.upper()}"
         sources = [("flag", name in given), (variable, variable in os.environ), (str(file), name in in_file)]
         source = next((source for source, used in sources if used), "default")
-        print(f"{name} = {value}  ({source})")
-    sys.stdout.flush()
+        yield name, value, source
 
 
-def _serve(settings: ServeConfig) -> int:
+def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or each handshake of a stranger that fails is a line of the log
     import asyncio
 
+    import structlog
+
     from service.access import AccessError
     from service.credentials import CertificateError
+    from service.logs import Log
     from service.server import Addresses
     from service.server import serve as run
     from service.storage.database import DatabaseRefused
@@ -134,9 +135,12 @@ def _serve(settings: ServeConfig) -> int:
     from service.storage.versions import VersionCorrupt, VersionMissing
 
     def announce(addresses: Addresses) -> None:
-        print(f"ready grpc={addresses.grpc} http={addresses.http}", flush=True)
+        text = f"ready grpc={addresses.grpc} http={addresses.http}"
+        log.announce("ready", text, grpc=addresses.grpc, http=addresses.http)
 
-    _log_to_stderr()
+    log = Log(settings.log_format)
+    for name, value, source in shown:
+        log.announce("setting", f"{name} = {value}  ({source})", name=name, value=value, source=source)
     try:
         return asyncio.run(run(settings, announce))
     except KeyboardInterrupt:  # before the server listens to signals; nothing was taken in yet
@@ -145,26 +149,16 @@ def _serve(settings: ServeConfig) -> int:
         OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing,
         AccessError, CertificateError,
     ) as error:  # fmt: skip
+        if log.json:
+            structlog.get_logger("freshet").critical("cannot start", why=str(error))
+            raise typer.Exit(USAGE_ERROR) from None
+        log.stop()  # first, as the sentence is the command line's own
         raise refused(error) from None
-
-
-def _log_to_stderr() -> None:
-    import structlog
-
-    if sys.stderr.isatty():
-        renderer: Any = structlog.dev.ConsoleRenderer()
-    else:
-        renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
-    structlog.configure(
-        processors=[
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    except Exception:
+        structlog.get_logger("uncaught").critical("uncaught exception", exc_info=True)
+        return 1
+    finally:
+        log.stop()
 
 
 def _drain_at_end_of_input() -> None:

@@ -83,8 +83,8 @@ class HttpServer:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = Door(socket.create_server((host, port), family=family))
         config = uvicorn.Config(
-            app, http=H11Protocol, backlog=BACKLOG, lifespan="off", log_level="warning", access_log=False,
-            timeout_graceful_shutdown=2,
+            app, http=H11Protocol, backlog=BACKLOG, lifespan="off", log_config=None, log_level="warning",
+            access_log=False, timeout_graceful_shutdown=2,
         )  # fmt: skip
         config.load()
         config.ssl = context

@@ -6,6 +6,7 @@ The trainer's death, hang or divergence never touches serving; what it lost it l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ import structlog
 from service.config import ServeConfig
 from service.errors import Unavailable
 from service.limits import is_overdue
+from service.logs import forward_stream
 from service.metrics import Metrics
 from service.skips import Deaths
 from service.storage.journal import Commit, Journal, JournalDamaged
@@ -62,6 +64,7 @@ class TrainerClient:
         self._ended.set()
         self._more = asyncio.Event()
         self._process: asyncio.subprocess.Process | None = None
+        self._said: asyncio.Task[None] | None = None  # logs its standard error
         self.ready = asyncio.Event()
         metrics.trainer_ready.set_function(self.ready.is_set)
         self._asked: dict[int, asyncio.Future[Message]] = {}  # by number of the question
@@ -132,6 +135,7 @@ class TrainerClient:
             self.ready.clear()
             self._fail_asked()
             await self._stop()
+            await self._heard_out()
         learning = was_ready and self._sent > self._learned and self._exit_code() != NOT_THE_RECORDS
         if learning and not self._anew and self._deaths.died(self._learned):
             if self._exit_code() == WEIGHTS_GONE:  # nothing is wrong with the record, and it never gets further
@@ -154,10 +158,13 @@ class TrainerClient:
         """One life of the process: returns when it has ended."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service.trainer.process",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **ENVIRONMENT},
             start_new_session=True,  # Ctrl-C is for serving, which then stops its trainer in order
         )  # fmt: skip
         self._ended.clear()
+        assert self._process.stderr
+        self._said = asyncio.create_task(forward_stream(self._process.stderr, "trainer", pid=self._process.pid))
         assert self._process.stdin
         assert self._process.stdout
         self._write(Message("settings", self._settings()))
@@ -276,6 +283,13 @@ class TrainerClient:
             **self._census(),
             "gate": {name: getattr(gate, name) for name in type(gate).__dataclass_fields__},
         }
+
+    async def _heard_out(self) -> None:
+        """Log what the process that has ended wrote to its standard error last; its own children may hold that open."""
+        said, self._said = self._said, None
+        if said is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(said, STOP_S)
 
     async def _stop(self) -> None:
         """Ask the process to leave; kill it if it does not in time."""

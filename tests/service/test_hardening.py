@@ -17,10 +17,10 @@ MODULES = (limits, sequence, answers, spec, events, replaying, quarantine, skips
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {
-    "listen", "http", "data", "insecure", "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice",
-    "comfortable_backlog", "worse_evidence", "anchor_labels", "anchor_scores", "score_every", "cool_down_labels",
-    "max_movement", "snapshot_s", "commit_s", "segment_bytes", "access", "audit", "tls_cert", "tls_key",
-    "tls_client_ca",
+    "listen", "http", "data", "log_format", "insecure", "publish_labels", "publish_s", "checkpoint_chunks",
+    "trainer_nice", "comfortable_backlog", "worse_evidence", "anchor_labels", "anchor_scores", "score_every",
+    "cool_down_labels", "max_movement", "snapshot_s", "commit_s", "segment_bytes", "access", "audit", "tls_cert",
+    "tls_key", "tls_client_ca",
 }  # fmt: skip
 
 
