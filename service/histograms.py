@@ -36,6 +36,11 @@ class Series:
             self._counts[bisect_left(self._bounds, value)] += count
         self._sum += float(values.sum())
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Values in each bucket; the last is of those above every bound."""
+        return tuple(self._counts)
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """(bound, values up to it) of each bucket, and the sum of the values."""
         bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]

@@ -49,6 +49,7 @@ from service.edge.streams import Streams
 from service.edge.training import Training
 from service.edge.writing import Writers
 from service.engine import Engine
+from service.erasure import Erasure
 from service.events import Events
 from service.intake import Intake
 from service.learning import Learning
@@ -133,6 +134,7 @@ class Server:
         self.trainer = self.learning.trainer
         ProcessCollector("freshet_trainer", lambda: self.trainer.pid or 0, registry=self.registry)
         self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
+        self.erasure = Erasure(data, self.serving, self.states, self.upkeep.save, self.trainer, self.audit)
         self._was_full = False
         self.journal.on_full.append(self._full)
         self.health, self.writers = Health(), Writers(config.write_s)
@@ -155,6 +157,7 @@ class Server:
                 asyncio.create_task(self.journal.run(), name="journal"),
                 asyncio.create_task(self.trainer.run(), name="trainer"),
                 asyncio.create_task(self.upkeep.run(), name="snapshots"),
+                asyncio.create_task(self.erasure.run(), name="erasure"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
                 asyncio.create_task(self._watch_files(), name="files"),
@@ -257,8 +260,8 @@ class Server:
                 ("grpc.max_allowed_incoming_connections", connections),
             ],
         )
-        streams = Streams(self.intake, self.writers)
-        models = Models(self.serving, self.control, self.writers)
+        streams = Streams(self.intake, self.writers, self.erasure)
+        models = Models(self.serving, self.control, self.writers, self.erasure)
         training = Training(self.intake, Replayer(self.intake, self.trainer), self.writers)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)

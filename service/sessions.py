@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -122,6 +122,7 @@ class Sessions:
         self._last_number = 0
         self._deleted: list[int] = []  # numbers, since the last snapshot that is on disk
         self.saves = 0  # snapshots of this model that are on disk, since the start
+        self._rewrite = False  # the next snapshot has to write all answers anew
         self._saving: list[str] = []  # ids of the streams that a snapshot under way will hold
         self._judged_position = self._saved_position = 0  # in the log
         self.losses = 0  # how often an owner has lost a stream to another, or to its deletion
@@ -392,20 +393,27 @@ class Sessions:
         self._saving = [t.ids[row] for row in rows.tolist()]
         columns = {name: getattr(t, name)[rows].copy() for name in STORED}
         columns["judged"] = self.judged(rows)
-        first, data = self.log.pack(self._saved_position)
+        first, data = self.log.pack(0 if self._rewrite else self._saved_position)
         block = AnswerBlock(self.number, first, self.log.end, data)
         model = ModelRow(
             self.number, self.tenant, self.name, json.dumps(self.spec.to_mapping()), offset, self.champion, self.anchor,
             self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
             json.dumps(self.skips.pack()),
         )  # fmt: skip
-        return Part(model, self._saving, columns, list(self._deleted), block, self.log.start)
+        deleted = list(self._deleted)
+        return Part(model, self._saving, columns, deleted, block, self.log.start, self._rewrite)
 
     def saved(self, part: Part) -> None:
         """The part is on disk."""
         self.saves += 1
         self._saved_position, self._saving = part.block.end, []
+        self._rewrite = self._rewrite and not part.rewritten
         self._deleted = self._deleted[len(part.deleted) :]
+
+    def forget_answers(self, streams: Sequence[int]) -> None:
+        """Remove what streams that are gone said and were answered; the next snapshot writes the whole log anew."""
+        self.log.forget(streams)
+        self._rewrite = True
 
     def not_saved(self, part: Part) -> None:
         """The part could not be saved: the next snapshot has to write it, or would claim to hold it."""

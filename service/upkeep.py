@@ -96,4 +96,5 @@ class Upkeep:
             journal_end,
             [part.block for part in parts],
             {part.model.model: part.answers_start for part in parts},
+            [part.model.model for part in parts if part.rewritten],
         )

@@ -42,6 +42,7 @@ FLOORS = {
     "service.creation": 2,
     "service.credentials": 2,
     "service.engine": 2,
+    "service.erasure": 2,
     "service.export": 2,
     "service.events": 2,
     "service.fallback": 2,

@@ -24,6 +24,7 @@ from service.cli.journal import journal
 from service.cli.models import models
 from service.cli.quarantine import quarantine
 from service.cli.replay import replay
+from service.cli.streams import streams
 from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
@@ -176,6 +177,7 @@ app.command()(backup)
 app.command()(restore)
 app.command()(health)
 app.add_typer(models)
+app.add_typer(streams)
 app.add_typer(quarantine)
 app.add_typer(journal)
 app.add_typer(token)

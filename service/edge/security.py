@@ -67,6 +67,12 @@ def check_role(grant: Grant, method: str) -> None:
         raise Forbidden("role", grant.role.name.lower(), remedy)
 
 
+def check_may_erase() -> None:
+    """Raises Forbidden unless the caller is an administrator: erasing shortens the journal of every model."""
+    if caller().role < Role.ADMIN:
+        raise Forbidden("erase", "true", "needs the role admin: use a token that has it, or delete without it")
+
+
 def check_sees_all(grant: Grant) -> None:
     """Raises Forbidden unless the grant may know what is counted of every tenant."""
     if not grant.sees_all:

@@ -24,6 +24,10 @@ class DatabaseCorrupt(DatabaseRefused):
     """SQLite finds the file corrupt."""
 
 
+class DatabaseBusy(OSError):
+    """The file cannot be written anew while another process reads it."""
+
+
 class Database:
     """One connection, shared between threads under one lock; each use is one transaction."""
 
@@ -71,6 +75,23 @@ class Database:
                 if type(error) is not sqlite3.DatabaseError:  # a subclass: disk full, locked …: not corruption
                     raise
                 raise self.corrupt(str(error)) from error
+
+    def compact(self) -> None:
+        """Write the file anew, so that nothing is left in it, nor in its log, of what was deleted.
+
+        Takes about as long, and as much room, as the file is large. Raises DatabaseBusy while another process reads it,
+        NoSpace, sqlite3.Error.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("VACUUM")
+                busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.DatabaseError as error:
+                if is_full(error):
+                    raise NoSpace(f"{self.path}: {error}") from error
+                raise
+            if busy:
+                raise DatabaseBusy(f"{self.path}: another process reads it, as a backup does: try again after that")
 
     def close(self) -> None:
         """Close the connection, which folds the WAL into the file."""

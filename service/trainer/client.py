@@ -103,6 +103,17 @@ class TrainerClient:
         finally:
             del self._asked[number]
 
+    async def quarantined_streams(self, timeout_s: float) -> dict[int, list[int]]:
+        """Numbers of the streams that have labels in a quarantine, by model. Raises Unavailable."""
+        answer = await self.ask("list_quarantined", timeout_s)
+        return {int(model): streams for model, streams in answer.head["streams"].items()}
+
+    async def erase(self, gone: dict[int, list[int]], timeout_s: float) -> int:
+        """Take the labels of these streams, by model, out of quarantine, save, and leave nothing in the file of what
+        was deleted; the journal position that it contains, 0 where there was no room. Raises Unavailable."""
+        answer = await self.ask("erase", timeout_s, gone={str(model): streams for model, streams in gone.items()})
+        return int(answer.head["position"])
+
     async def give_up(self, why: str) -> None:
         """End the process; the next one begins anew. On return nobody reads the journal for it."""
         self._anew = why
@@ -211,7 +222,7 @@ class TrainerClient:
                     self._learned = message.head["position"]
                     self._owes = self._clock() if self._sent > self._learned else None
                     self._more.set()
-                elif message.kind == "quarantine":
+                elif message.kind in ("quarantine", "quarantined", "erased"):
                     waiting = self._asked.get(message.head["ask"])
                     if waiting is not None and not waiting.done():
                         waiting.set_result(message)

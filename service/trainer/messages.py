@@ -25,11 +25,11 @@ class Message:
     """`kind` and `head` say what it is; `blobs` are bytes that go with it.
 
     To the trainer: settings{…}, chunk{position}+payload, weights{model, version}+weights, no_weights{why, deleted},
-    stop{}, list_quarantine{ask, model, after, limit, ids}.
+    stop{}, list_quarantine{ask, model, after, limit, ids}, list_quarantined{ask}, erase{ask, gone: streams by model}.
     From it: ready{position, models}, saved{position, models}, progress{position, model, …}, passed{position},
     verdict{…}+(onnx, weights, canary), need_weights{model, version}, anchored{model, version, offset},
     drifted{model, offset, reaction, numbers}, problem{why},
-    quarantine{ask, items}+(y of each).
+    quarantine{ask, items}+(y of each), quarantined{ask, streams: by model}, erased{ask, position}.
     """
 
     kind: str

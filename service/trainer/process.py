@@ -28,6 +28,7 @@ from service.export import Canary, export, read_weights
 from service.gate import COOLING_DOWN, GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
+from service.storage.database import DatabaseBusy
 from service.storage.space import NoSpace
 from service.trainer.checkpoint import Opened, machine_kind, open_or_set_aside
 from service.trainer.hosting import HostedModel, WeightsGone
@@ -157,6 +158,10 @@ class Trainer:
     def _take(self, message: Message) -> None:
         if message.kind == "list_quarantine":
             self._list_quarantine(**message.head)
+        if message.kind == "list_quarantined":
+            self._list_quarantined(**message.head)
+        if message.kind == "erase":
+            self._erase(**message.head)
         if message.kind == "begin":
             self._begin(**message.head)
         if message.kind != "chunk":
@@ -345,14 +350,36 @@ class Trainer:
         heads = [{**item._asdict(), "y": None} for item in items]
         self.channel.send("quarantine", {"ask": ask, "items": heads}, *(item.y for item in items))
 
-    def _save(self) -> None:
+    def _list_quarantined(self, ask: int) -> None:
+        """Answer which streams have labels in a quarantine."""
+        self._save()
+        streams = {number: self.checkpoints.quarantined_streams(number) for number in self.models}
+        self.channel.send("quarantined", {"ask": ask, "streams": streams})
+
+    def _erase(self, ask: int, gone: dict[str, list[int]]) -> None:
+        """Forget what was quarantined of streams that are gone, save, and leave nothing in the file of the deleted."""
+        for number, streams in gone.items():
+            if hosted := self.models.get(int(number)):
+                for id in self.checkpoints.quarantined_ids(hosted.number, streams):
+                    hosted.quarantine.release(id)
+        position = self.position if self._save() else 0
+        try:
+            self.checkpoints.compact()
+        except (NoSpace, DatabaseBusy) as error:
+            self.channel.send("problem", {"why": f"not erased: {error}", "full": isinstance(error, NoSpace)})
+            position = 0
+        self.channel.send("erased", {"ask": ask, "position": position})
+
+    def _save(self) -> bool:
+        """Save what was learned; whether it is on disk."""
         self._unsaved = 0
         try:
             self.checkpoints.save(self.position, self.models.values())
         except NoSpace as error:  # the next one takes it along; until then the journal has it
             self.channel.send("problem", {"why": f"no checkpoint: the disk is full: {error}", "full": True})
-            return
+            return False
         self.channel.send("saved", self._checkpointed())
+        return True
 
     def _checkpointed(self) -> dict[str, Any]:
         """What serving must know of the checkpoint: its position, and the versions needed to go on from it."""

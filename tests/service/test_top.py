@@ -14,9 +14,11 @@ from freshet.v1.types_pb2 import ModelSpec
 from service.exposition import Scrape
 from service.gate import COOLING_DOWN
 from service.metrics import Metrics
+from service.names import ModelKey
 from service.top.lines import header, mapping, plain
 from service.top.screen import COLUMNS, ago, count, duration, screen, spark
 from service.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
+from service.wire import report_message
 
 NAMES = ("pumps", "taxi-demand", "a-model-with-a-rather-long-name")
 FACTS = [
@@ -284,3 +286,42 @@ def test_blocks_follow_the_logarithm_over_at_least_a_factor_of_ten():
 )  # fmt: skip
 def test_numbers_are_short(made, value, text):
     assert made(value) == text
+
+
+def reported(metrics: Metrics) -> list[Model]:
+    """The same models as a server lists them, with how they do."""
+    models = []
+    for facts in FACTS:
+        made, of = Model(), metrics.of(ModelKey("default", facts.name))
+        made.CopyFrom(facts)
+        made.champion, made.streams = int(of.version._value.get()), int(of.streams._value.get())
+        made.report.CopyFrom(report_message(of))
+        models.append(made)
+    return models
+
+
+def test_whoever_may_not_read_metrics_sees_the_same_of_its_own_models(metrics):
+    with_page, without = History(), History()
+    report = dict.fromkeys(("learned", "thinned", "voided", "clipped", "drifts", "evicted", "windows"), 0)
+    report |= dict.fromkeys(("unlearned", "duplicates", "quarantine_dropped", "updates", "in_quarantine"), 0)
+    lists = {key: [] for key in ("refused", "scores", "norms", "by_layer", "ratios", "lags")}
+    for at in (0.0, 5.0, 6.0):
+        losses = {"losses": [0.4 + at / 10], "persistence": [0.8], "quarantined": {}, "saturated": None}
+        metrics.of(ModelKey("default", "pumps")).learned(report | lists | losses)
+        works(metrics)
+        operator = with_page.add(look(metrics, at))
+        tenant = without.add(look(None, at, reported(metrics)))
+
+    for operators, tenants in zip(operator.models, tenant.models, strict=True):
+        assert operators.model == tenants.model
+        assert replace(operators, tenant="", gradient={}) == tenants
+    [pumps] = [m for m in tenant.models if m.model == "pumps"]
+    assert pumps.loss == pytest.approx((0.4 + 0.9 + 1.0) / 3)
+    assert pumps.persistence == pytest.approx(0.8)
+    assert (pumps.staleness_p50, pumps.ticks_per_s) == (pytest.approx(0.5, abs=0.5), 100 / 6)
+    assert tenant.server.calls is None, "that is not the tenant's to know"
+
+
+def test_of_a_server_that_sends_no_report_the_facts_are_shown():
+    view = History().add(look(None, 0.0))
+    assert [(m.model, m.loss, m.version) for m in view.models if m.model == "pumps"] == [("pumps", None, 7)]

@@ -99,8 +99,8 @@ class Client:
     def put_stream(self, stream: streams_pb2.Stream) -> streams_pb2.Stream:
         return self._portal.call(self._client.put_stream(stream))
 
-    def delete_stream(self, model: str, stream_id: str) -> None:
-        self._portal.call(self._client.delete_stream(model, stream_id))
+    def delete_stream(self, model: str, stream_id: str, *, erase: bool = False) -> list[str]:
+        return self._portal.call(self._client.delete_stream(model, stream_id, erase=erase))
 
     def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[streams_pb2.Stream]:
         return self._portal.iterate(self._client.list_streams(model, page_size=page_size))
@@ -166,8 +166,8 @@ class Client:
     def resume(self, name: str) -> models_pb2.Model:
         return self._portal.call(self._client.resume(name))
 
-    def delete_model(self, name: str) -> None:
-        self._portal.call(self._client.delete_model(name))
+    def delete_model(self, name: str, *, erase: bool = False) -> list[str]:
+        return self._portal.call(self._client.delete_model(name, erase=erase))
 
     def history(self, name: str = "", events: int = 50) -> list[models_pb2.ModelEvent]:
         return self._portal.call(self._client.history(name, events))
