@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Any, Literal
@@ -14,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.gate import GateSettings
 
 ENV_PREFIX = "FRESHET_"
+NEAR = 0.6  # alike enough to be what was meant, 0..1
 CLIENT_VARIABLES = {"url", "token", "ca", "cert", "key"}  # of verbs that ask a server, not of the server
 
 
@@ -153,9 +156,8 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
         if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in {*fields(), *CLIENT_VARIABLES}
     ]
     if unknown:
-        raise ConfigError(
-            f"{unknown[0]}: no such setting; known are {', '.join(ENV_PREFIX + f.upper() for f in fields())}"
-        )
+        known = [ENV_PREFIX + name.upper() for name in fields()]
+        raise ConfigError(f"{unknown[0]}: {no_such_setting(unknown[0], known)}")
     if file is not None and not file.is_file():
         raise ConfigError(f"config = {file}: no such file")
     _config_file = file
@@ -173,10 +175,18 @@ def _problem(error: Any) -> str:
     """One of pydantic's findings as name, value and remedy."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{name} = {error['input']!r}: no such setting; known are {', '.join(fields())}"
+        return f"{name} = {error['input']!r}: {no_such_setting(name, fields())}"
     if error["type"] == "value_error":  # from a validator of ours, which has said it all
         return str(error["ctx"]["error"])
     return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def no_such_setting(name: str, known: Sequence[str]) -> str:
+    """The remedy for a name that is none: the nearest of those that are, if it may be meant, and all of them."""
+    alike = {setting.lower(): setting for setting in known}
+    nearest = get_close_matches(name.lower().replace("-", "_"), alike, 1, NEAR)
+    meant = f"did you mean {alike[nearest[0]]}? " if nearest else ""
+    return f"no such setting; {meant}known are {', '.join(known)}"
 
 
 def fields() -> list[str]:

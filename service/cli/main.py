@@ -22,6 +22,7 @@ from service.cli.backup import backup, restore
 from service.cli.health import health
 from service.cli.journal import journal
 from service.cli.models import models
+from service.cli.panels import Panelled, panel_of
 from service.cli.quarantine import quarantine
 from service.cli.replay import replay
 from service.cli.streams import streams
@@ -96,7 +97,8 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
     for name, field in ServeConfig.model_fields.items():
         flag, text = f"--{name.replace('_', '-')}", f"{field.description} [default: {field.default}]"
         kind: Any = bool if field.annotation is bool else str
-        option = typer.Option(flag, help=text, show_default=False, metavar=None if kind is bool else "VALUE")
+        metavar, panel = None if kind is bool else "VALUE", panel_of(name)
+        option = typer.Option(flag, help=text, show_default=False, metavar=metavar, rich_help_panel=panel)
         annotation = Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -104,7 +106,7 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-app.command()(_with_flags(serve))
+app.command(cls=Panelled)(_with_flags(serve))
 
 
 def _sources(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> Iterator[tuple[str, Any, str]]:
