@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -64,29 +64,36 @@ class Erasure:
         self._data, self._serving, self._states, self._save = data, serving, states, save
         self._trainer, self._audit = trainer, audit
         self._owed = _read(data / OWED)
-        self._asked, self._done = asyncio.Event(), 0  # numbers of requests
+        self._recording, self._asked = asyncio.Lock(), asyncio.Event()
         self._requests = int(bool(self._owed))
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
         self._why = ""  # the last try could not be finished
         if self._owed:
             self._asked.set()
 
-    def owe(self, model: int) -> None:
+    async def owe(self, model: int) -> None:
         """Record that something of a model is to be erased, before it is deleted: durable on return.
 
         Raises NoSpace, OSError.
         """
         self._owed.add(model)
-        _write(self._data / OWED, self._owed)
+        await self._record()
 
-    async def erased(self) -> list[str]:
-        """Wait until all that was deleted before is erased; files that remain, by name.
+    async def _record(self) -> None:
+        """Make the file say what is owed now."""
+        async with self._recording:
+            await asyncio.to_thread(_write, self._data / OWED, sorted(self._owed))
 
-        Raises Unavailable where that takes too long: it goes on nevertheless.
+    async def erased(self, model: int) -> list[str]:
+        """Wait until all that was deleted of a model before is erased; files that remain, by name.
+
+        Raises Unavailable where that takes too long: it goes on nevertheless. NoSpace, OSError.
         """
         self._requests += 1
+        number = self._requests
+        await self.owe(model)  # again: a pass that began before the deletion may have ended since
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((self._requests, future))
+        self._waiting.append((number, future))
         self._asked.set()
         try:
             async with asyncio.timeout(WAIT_S):
@@ -105,7 +112,7 @@ class Erasure:
             self._asked.clear()
             upto = self._requests
             try:
-                await self._erase(set(self._owed))
+                await self._erase(set(self._owed), upto)
             except (ServiceError, NoSpace, OSError) as error:
                 if str(error) != self._why:
                     log.warning("not erased yet", why=str(error))
@@ -125,23 +132,25 @@ class Erasure:
             elif not future.done():
                 future.set_result(None)
 
-    async def _erase(self, owed: set[int]) -> None:
-        """Once through; nothing is owed of these models afterwards. Raises Unavailable, NoSpace, OSError."""
+    async def _erase(self, owed: set[int], upto: int) -> None:
+        """Once through, for requests up to number `upto`. Raises Unavailable, NoSpace, OSError."""
         serving, journal = self._serving, self._serving.journal
         begin = await journal.begin_segment()
+        await journal.flush()  # what was written before it is known to be durable then
         for number in set(serving.models) & (owed if EVERY_MODEL not in owed else set(serving.models)):
             if model := serving.models.get(number):  # or it was deleted meanwhile
                 await self._forget_answers(model)
         await self._save()
         await self._erase_learned()
-        for compact in (self._states.compact, serving.versions.compact):
-            await asyncio.to_thread(compact)
+        await asyncio.to_thread(self._states.compact)
+        if owed - serving.models.keys():  # of a stream, versions hold nothing
+            await asyncio.to_thread(serving.versions.compact)
         await journal.retain(begin, 0, 0.0, serving.wall())
         if journal.first_position < begin:
-            raise Unavailable("journal", "being read", "a backup holds it: it is dropped after that", retry_s=5.0)
-        remaining = self._owed - owed  # owed since this began
-        _write(self._data / OWED, remaining)
-        self._owed = remaining
+            raise Unavailable("journal", "being read", "it is dropped after that: ask again", retry_s=5.0)
+        if self._requests == upto:  # or a model may be owed again
+            self._owed -= owed
+        await self._record()
         self._audit.act("erase", OK, by="server", models=len(owed), position=begin)
         log.info("erased", models=len(owed), journal_from=begin)
 
@@ -180,7 +189,7 @@ def _read(path: Path) -> set[int]:
         return {EVERY_MODEL}
 
 
-def _write(path: Path, owed: set[int]) -> None:
+def _write(path: Path, owed: Sequence[int]) -> None:
     """Make it what is owed, durable on return."""
     if not owed:
         path.unlink(missing_ok=True)
@@ -189,7 +198,7 @@ def _write(path: Path, owed: set[int]) -> None:
         with needing_space(str(path)):
             fd = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
             with os.fdopen(fd, "w") as file:
-                json.dump(sorted(owed), file)
+                json.dump(owed, file)
                 file.flush()
                 os.fsync(file.fileno())
         unfinished.rename(path)

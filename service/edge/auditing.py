@@ -23,7 +23,7 @@ class Act(NamedTuple):
 
 ACTS = {
     "/freshet.v1.Models/Create": Act("create", ("name",)),
-    "/freshet.v1.Models/Delete": Act("delete", ("name",)),
+    "/freshet.v1.Models/Delete": Act("delete", ("name", "erase")),
     "/freshet.v1.Models/Promote": Act("promote", ("name", "version")),
     "/freshet.v1.Models/Rollback": Act("rollback", ("name", "version")),
     "/freshet.v1.Models/Pause": Act("pause", ("name",)),
@@ -31,7 +31,7 @@ ACTS = {
     "/freshet.v1.Models/Import": Act("import", ("name",)),
     "/freshet.v1.Models/Export": Act("export", ("name", "version")),
     "/freshet.v1.Streams/Put": Act("state put", ("stream.model", "stream.stream")),
-    "/freshet.v1.Streams/Delete": Act("state delete", ("model", "stream")),
+    "/freshet.v1.Streams/Delete": Act("state delete", ("model", "stream", "erase")),
     "/freshet.v1.Training/Replay": Act("quarantine replay", ("model",)),
 }
 NOT_ACTS = {  # written down, so that a new method must be entered here or above

@@ -95,13 +95,15 @@ class Models(models_pb2_grpc.ModelsServicer):
         """Answers once it is on disk."""
         async with statuses(context):
             name, known = key(request.name), self._serving.by_key
+            number = known[name].number if name in known else EVERY_MODEL
             if request.erase:
                 check_may_erase()
                 self._serving.check_disk()
-                self._erasure.owe(known[name].number if name in known else EVERY_MODEL)
+                await self._erasure.owe(number)
             if not request.erase or name in known:
                 await self._control.delete(name)
-            return models_pb2.DeleteModelResponse(remains=await self._erasure.erased() if request.erase else ())
+            remains = await self._erasure.erased(number) if request.erase else ()
+            return models_pb2.DeleteModelResponse(remains=remains)
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> None:  # type: ignore[override]  # writes
         """Recent events if asked, then those from now on, until the client leaves, or does not read."""

@@ -218,14 +218,15 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             serving, model = self._serving, self._serving.model(key(request.model))
             if request.erase:
                 check_may_erase()
+                serving.check_disk()
+                await self._erasure.owe(model.number)
             await serving.residency.bring(model, [request.stream])
             serving.check_disk()
-            if request.erase:
-                self._erasure.owe(model.number)
             if not request.erase or request.stream in model.table.by_id:
                 serving.delete_stream(model, request.stream)
             await serving.journal.flush()
-            return streams_pb2.DeleteStreamResponse(remains=await self._erasure.erased() if request.erase else ())
+            remains = await self._erasure.erased(model.number) if request.erase else ()
+            return streams_pb2.DeleteStreamResponse(remains=remains)
 
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
         """The streams of a model in the order of their ids, page by page."""

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from service.storage.segments import sync_directory
@@ -76,16 +76,17 @@ class Database:
                     raise
                 raise self.corrupt(str(error)) from error
 
-    def compact(self) -> None:
+    def compact(self, unread: AbstractContextManager[object] = nullcontext()) -> None:  # noqa: B008  # it has no state
         """Write the file anew, so that nothing is left in it, nor in its log, of what was deleted.
 
-        Takes about as long, and as much room, as the file is large. Raises DatabaseBusy while another process reads it,
-        NoSpace, sqlite3.Error.
+        unread: holds off other readers of this process while the log is cut, which is short. Takes about as long, and
+        as much room, as the file is large. Raises DatabaseBusy while another process reads it, NoSpace, sqlite3.Error.
         """
         with self._lock:
             try:
                 self._connection.execute("VACUUM")
-                busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+                with unread:
+                    busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
             except sqlite3.DatabaseError as error:
                 if is_full(error):
                     raise NoSpace(f"{self.path}: {error}") from error

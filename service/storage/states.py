@@ -200,8 +200,7 @@ class States:
 
     def compact(self) -> None:
         """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
-        with self._reading:  # or its reader would keep the log from being cut
-            self._database.compact()
+        self._database.compact(self._reading)
 
     def close(self) -> None:
         """Close the file."""

@@ -244,3 +244,32 @@ async def test_erasing_needs_an_administrator(tmp_path):
             assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
             found_still = streams_pb2.GetStreamRequest(model="flow", stream="pump")
             await StreamsStub(channel).Get(found_still, metadata=bearer("trains"), timeout=DEADLINE_S)
+
+
+# Each without one of the things that erasing does: the search above must find what that leaves behind.
+WITHOUT = {
+    "the journal": "import service.storage.journal as j\nasync def no(self): return 0\nj.Journal.begin_segment = no",
+    "the answers": "import service.sessions as s\ns.Sessions.forget_answers = lambda self, gone: None",
+    "the snapshot's free pages": "import service.storage.states as s\ns.States.compact = lambda self: None",
+    "the trainer's free pages": "import service.trainer.checkpoint as c\nc.Checkpoints.compact = lambda self: None",
+}
+LEFT = {
+    "the journal": "journal/",
+    "the answers": "states.db",
+    "the snapshot's free pages": "states.db",
+    "the trainer's free pages": "trainer.db",
+}
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("without", WITHOUT)
+async def test_an_erase_that_leaves_one_thing_out_is_seen(tmp_path, monkeypatch, without):
+    code = "import sys\nif 'serve' in sys.orig_argv or 'service.trainer.process' in sys.orig_argv:\n    "
+    crash.mutate(monkeypatch, tmp_path, code + WITHOUT[without].replace("\n", "\n    "))
+    theirs = values(10)
+    async with a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model("flow", **SPEC)
+        await told(client, "flow", CUSTOMER, theirs)
+        await until_everywhere(server.data, theirs)
+        await client.delete_stream("flow", CUSTOMER, erase=True)
+        assert {name for name in found(server.data, theirs) if name.startswith(LEFT[without])}
