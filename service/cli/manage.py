@@ -244,10 +244,15 @@ async def resume(client: freshet.Client, name: str, as_json: bool) -> int:
     return said(await client.resume(name), as_json)
 
 
-def meant(name: str, warning: str) -> bool:
-    """Whether a person types the name of what is to be deleted, after a warning. Raises Invalid without a terminal."""
+def check_terminal() -> None:
+    """Raises Invalid where no person can be asked."""
     if not sys.stdin.isatty():
         raise Invalid("yes", "not given", "say --yes: nobody is there to be asked")
+
+
+def meant(name: str, warning: str) -> bool:
+    """Whether a person types the name of what is to be deleted, after a warning. Raises Invalid without a terminal."""
+    check_terminal()
     print(warning)
     print(f"Type {name} to delete it: ", end="", flush=True)
     if sys.stdin.readline().strip() == name:
@@ -259,6 +264,7 @@ def meant(name: str, warning: str) -> bool:
 async def delete(client: freshet.Client, name: str, yes: bool, erase: bool, as_json: bool) -> int:
     """Delete a model, once it is said that this is meant."""
     if not yes:
+        check_terminal()
         model = await client.get_model(name)
         facts = f"{name}: version {model.champion}, {model.streams} streams. Nothing of it can be brought back."
         if not meant(name, facts):
