@@ -179,7 +179,8 @@ def _quota(tenant: str, entry: Any) -> Quota:
 
 def _table(where: str, entry: Any, known: set[str]) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        raise AccessError(f"{where} = {entry!r}; write it as a table")
+        # Not what stands there: it may be a token, and this goes into the log.
+        raise AccessError(f"{where}: {type(entry).__name__}; write it as a table")
     unknown = entry.keys() - known
     if unknown:
         raise AccessError(f"{where}.{min(unknown)}: no such key; known are {', '.join(sorted(known))}")

@@ -5,6 +5,7 @@ Columns instead of objects, so that a packed message is one append; the answers 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -129,6 +130,18 @@ class AnswerLog:
                 return int(c["seq"][position & mask])
             position = int(c["previous"][position & mask])
         return 0
+
+    def streams(self) -> list[int]:
+        """Numbers of the streams that have an answer here."""
+        at = np.arange(self.start, self.end) & (self._size - 1)
+        numbers: list[int] = np.unique(self._columns["stream"][at]).tolist()
+        return numbers
+
+    def forget(self, streams: Sequence[int]) -> None:
+        """Blank what these streams said and were answered. Their chains must not be walked any more."""
+        theirs = np.isin(self._columns["stream"], np.array(streams, np.uint32))
+        for name in ("seq", "time", "x", "y"):
+            self._columns[name][theirs] = 0
 
     def pack(self, since: int) -> tuple[int, bytes]:
         """Answers from `since` (or the oldest kept) to the end: first position, and their columns as bytes."""

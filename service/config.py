@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ipaddress
 import os
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
@@ -14,6 +16,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from service.gate import GateSettings
 
 ENV_PREFIX = "FRESHET_"
+NEAR = 0.6  # alike enough to be what was meant, 0..1
 CLIENT_VARIABLES = {"url", "token", "ca", "cert", "key"}  # of verbs that ask a server, not of the server
 
 
@@ -42,11 +45,15 @@ class ServeConfig(BaseSettings):
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
     data: Path = Field(Path("freshet-data"), description="directory of journal, snapshots and versions")
+    log_format: Literal["auto", "console", "logfmt", "json"] = Field(
+        "auto", description="of every line on standard error; auto: console on a terminal, else logfmt"
+    )
     insecure: bool = Field(False, description="allow addresses other than this machine's to whoever comes")
     tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and chain: TLS on both ports")
     tls_key: Path | None = Field(None, description="PEM file of its key")
     tls_client_ca: Path | None = Field(None, description="PEM file: gRPC clients need a certificate signed by these")
     access: Path | None = Field(None, description="TOML file of tokens and quotas; without it nobody needs a token")
+    audit: Path | None = Field(None, description="file of the audit log, JSON lines; without it the process log has it")
 
     publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")
@@ -177,9 +184,8 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
         if name.startswith(ENV_PREFIX) and name.removeprefix(ENV_PREFIX).lower() not in {*fields(), *CLIENT_VARIABLES}
     ]
     if unknown:
-        raise ConfigError(
-            f"{unknown[0]}: no such setting; known are {', '.join(ENV_PREFIX + f.upper() for f in fields())}"
-        )
+        known = [ENV_PREFIX + name.upper() for name in fields()]
+        raise ConfigError(f"{unknown[0]}: {no_such_setting(unknown[0], known)}")
     if file is not None and not file.is_file():
         raise ConfigError(f"config = {file}: no such file")
     _config_file = file
@@ -197,10 +203,18 @@ def _problem(error: Any) -> str:
     """One of pydantic's findings as name, value and remedy."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
-        return f"{name} = {error['input']!r}: no such setting; known are {', '.join(fields())}"
+        return f"{name} = {error['input']!r}: {no_such_setting(name, fields())}"
     if error["type"] == "value_error":  # from a validator of ours, which has said it all
         return str(error["ctx"]["error"])
     return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
+
+
+def no_such_setting(name: str, known: Sequence[str]) -> str:
+    """The remedy for a name that is none: the nearest of those that are, if it may be meant, and all of them."""
+    alike = {setting.lower(): setting for setting in known}
+    nearest = get_close_matches(name.lower().replace("-", "_"), alike, 1, NEAR)
+    meant = f"did you mean {alike[nearest[0]]}? " if nearest else ""
+    return f"no such setting; {meant}known are {', '.join(known)}"
 
 
 def fields() -> list[str]:

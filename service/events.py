@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from dataclasses import dataclass, field
 
 from service.names import ModelKey
@@ -33,6 +33,7 @@ class Events:
     def __init__(self) -> None:
         self._watchers: dict[ModelKey, set[asyncio.Queue[Event | None]]] = {}  # by what they ask for
         self._recent: dict[ModelKey, deque[Event]] = {}
+        self.listeners: list[Callable[[Event], None]] = []  # called with each event; they must not raise
 
     def emit(self, event: Event) -> None:
         """Pass it to the watchers of the model, and of all of the tenant's; a full queue loses its oldest. A model that
@@ -41,6 +42,8 @@ class Events:
             self._recent.pop(event.key, None)
         else:
             self._recent.setdefault(event.key, deque(maxlen=REMEMBERED)).append(event)
+        for listener in self.listeners:
+            listener(event)
         for asked in (event.key, ModelKey(event.key.tenant, "")):
             for queue in self._watchers.get(asked, ()):
                 _put(queue, event)

@@ -40,6 +40,11 @@ class Series:
         """Equal to a former one if nothing was counted since."""
         return tuple(self._counts), self._sum
 
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """Values in each bucket; the last is of those above every bound."""
+        return tuple(self._counts)
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """(bound, values up to it) of each bucket, and the sum of the values."""
         bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]

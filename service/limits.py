@@ -34,6 +34,9 @@ MAX_HTTP_CONNECTIONS = 16
 MAX_ACCESS_BYTES = 4 << 20
 # For files, databases, the trainer's pipes, polling, and the side server.
 RESERVED_DESCRIPTORS = 48
+# Audit lines of refusals: of one tenant, or of all callers without a good token, at once, and per second after that.
+AUDIT_REFUSALS = 20
+AUDIT_REFUSALS_PER_S = 1.0
 # Of one call of Mux: its handles are columns, 21 bytes each.
 MAX_HANDLES = 1 << 20
 # Of one message: each takes a record and a line of the answer.

@@ -32,9 +32,11 @@ from prometheus_client import (
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
 from service import __version__, heap, limits
+from service.audit import OK, Audit
 from service.config import ServeConfig, split_address
 from service.control import Control
 from service.credentials import Certificates, access_file
+from service.edge.auditing import Auditing
 from service.edge.call_limit import CallLimit
 from service.edge.health import Health
 from service.edge.http import HttpServer, application
@@ -46,6 +48,7 @@ from service.edge.streams import Streams
 from service.edge.training import Training
 from service.edge.writing import Writers
 from service.engine import Engine
+from service.erasure import Erasure
 from service.events import Events
 from service.intake import Intake
 from service.learning import Learning
@@ -57,7 +60,7 @@ from service.replaying import Replayer
 from service.serving import Serving
 from service.storage.formats import check_formats
 from service.storage.journal import Journal, JournalFailed
-from service.storage.space import NoSpace
+from service.storage.space import NoSpace, has_room
 from service.storage.states import States
 from service.storage.versions import Versions
 from service.trainer import placing
@@ -107,16 +110,18 @@ class Server:
         ).set(1)
         self.metrics.ready.set_function(lambda: not self._not_ready())
         self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
+        self.audit = Audit(config.audit, self.metrics.disk_full.labels("audit").inc)
         self.access = access_file(config.access, self.metrics)
         self.certificates = None
         if config.tls_cert and config.tls_key:
             self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, self.metrics)
-        self.security = Security(lambda: self.access.current, self.metrics)
+        self.security = Security(lambda: self.access.current, self.metrics, audit=self.audit)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
         self.engine, self.events = Engine(config.session_memory_bytes), Events()
         self.metrics.sessions.set_function(lambda: len(self.engine))
+        self.events.listeners.append(self.audit.event)
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.serving.tenants.apply(self.access.current)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
@@ -138,6 +143,7 @@ class Server:
         self.registry.register(TrainerProcesses(self.trainers))
         self.metrics.fresh.set(config.fresh_s)
         self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
+        self.erasure = Erasure(data, self.serving, self.states, self.upkeep.save, self.trainers, self.audit)
         self._was_full = False
         self.journal.on_full.append(self._full)
         self.health, self.writers = Health(), Writers(config.write_s)
@@ -160,6 +166,7 @@ class Server:
                 asyncio.create_task(self.journal.run(), name="journal"),
                 asyncio.create_task(self.trainers.run(), name="trainers"),
                 asyncio.create_task(self.upkeep.run(), name="snapshots"),
+                asyncio.create_task(self.erasure.run(), name="erasure"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
                 asyncio.create_task(self._watch_files(), name="files"),
@@ -172,7 +179,8 @@ class Server:
                 return self._report(ended)
             await grpc_server.start()
             self.ready = True
-            await self._set_health(health_pb2.HealthCheckResponse.SERVING)
+            self._audit_access()
+            await self._update_health()
             doors = (at_port(self.config.listen, port), at_port(self.config.http, http.port))
             announce(Addresses(*doors, next(iter(self.trainers.pids), 0)))
             wait_stop = asyncio.create_task(stopping.wait(), name="signal")
@@ -223,6 +231,7 @@ class Server:
             part.cancel()
             with contextlib.suppress(asyncio.CancelledError, Exception):  # already logged by whoever waited for it
                 await part
+        self.audit.close()
         self.journal.close()
         await asyncio.to_thread(self.states.close)
         await asyncio.to_thread(self.versions.close)
@@ -261,8 +270,8 @@ class Server:
                 ("grpc.max_allowed_incoming_connections", connections),
             ],
         )
-        streams = Streams(self.intake, self.writers)
-        models = Models(self.serving, self.control, self.writers)
+        streams = Streams(self.intake, self.writers, self.erasure)
+        models = Models(self.serving, self.control, self.writers, self.erasure)
         training = Training(self.intake, Replayer(self.intake, self.trainers), self.writers)
         streams_pb2_grpc.add_StreamsServicer_to_server(streams, server)
         models_pb2_grpc.add_ModelsServicer_to_server(models, server)
@@ -279,7 +288,12 @@ class Server:
         """The outermost first: every call is counted, strangers hold no place among those that are open."""
         tenants = self.serving.tenants
         limit, flight = CallLimit(self.config.max_calls, tenants), InFlight(tenants)
-        return [GrpcMetrics(self.registry), self.security, limit, flight]
+        return [GrpcMetrics(self.registry), self.security, Auditing(self.audit), limit, flight]
+
+    async def _update_health(self) -> None:
+        """Make the health service say what /readyz says."""
+        status = health_pb2.HealthCheckResponse
+        await self._set_health(status.NOT_SERVING if self._not_ready() else status.SERVING)
 
     async def _set_health(self, status: Any) -> None:
         for name in ("", *SERVICES):
@@ -289,8 +303,11 @@ class Server:
         """Why no streams are taken, in words that strangers may read: the log names the files."""
         if self.journal.failure:
             return "the disk has failed"
-        if self.journal.no_space:
-            return "the disk is full"
+        try:
+            if self.journal.no_space or not has_room(self.config.data):  # also while nothing is written
+                return "the disk is full"
+        except OSError:
+            return "the data directory cannot be read"
         return "" if self.ready else ("draining" if self.serving.draining else "starting")
 
     def _full(self, error: NoSpace | None) -> None:
@@ -306,11 +323,24 @@ class Server:
     async def _watch_files(self) -> None:
         while True:
             await asyncio.sleep(FILES_PERIOD_S)
+            complaint = self.access.complaint
             if await asyncio.to_thread(self.access.look):  # thousands of tokens take a while to read
                 self.serving.tenants.apply(self.access.current)
+                self._audit_access()
+            elif self.access.complaint not in ("", complaint):
+                self.audit.act("access file", "refused", by="server", file=str(self.config.access))
             if self.certificates:
                 self.certificates.look()
             self.security.sweep()  # tokens also expire while their file stays as it is
+            self.audit.count_left_out()
+            if self.ready:
+                await self._update_health()
+
+    def _audit_access(self) -> None:
+        """Log which access file is in force now."""
+        access, path = self.access.current, str(self.config.access or "(none)")
+        tokens, tenants = len(access.grants), len({grant.tenant for grant in access.grants.values()})
+        self.audit.act("access file", OK, by="server", file=path, tokens=tokens, tenants=tenants)
 
     async def _loop_lag(self) -> None:
         loop = asyncio.get_running_loop()

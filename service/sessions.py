@@ -9,7 +9,7 @@ from __future__ import annotations
 import enum
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from operator import itemgetter
 from typing import Any
 
@@ -127,6 +127,7 @@ class Sessions:
         self.saves = 0  # snapshots of this model that are on disk, since the start
         self.is_changed = True  # since the last snapshot
         self.changed_models: set[int] = set()  # numbers of those that are; one set for all models that are served
+        self._rewrite = False  # the next snapshot has to write all answers anew
         self._saving: list[str] = []  # ids of the streams that a snapshot under way will hold
         self._gathering: Gathering | None = None  # of their states, while some are not copied yet
         self._judged_position = self._saved_position = 0  # in the log
@@ -425,14 +426,15 @@ class Sessions:
         columns = {name: getattr(t, name)[rows] for name in STORED}
         self._gathering = Gathering(rows, t.state)
         columns["judged"] = self.judged(rows)
-        first, data = self.log.pack(self._saved_position)
+        first, data = self.log.pack(0 if self._rewrite else self._saved_position)
         block = AnswerBlock(self.number, first, self.log.end, data)
         model = ModelRow(
             self.number, self.tenant, self.name, json.dumps(self.spec.to_stored()), offset, self.champion, self.anchor,
             self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
             json.dumps(self.skips.pack()),
         )  # fmt: skip
-        return Part(model, self._saving, columns, self._gathering, list(self._deleted), block, self.log.start)
+        deleted, start = list(self._deleted), self.log.start
+        return Part(model, self._saving, columns, self._gathering, deleted, block, start, self._rewrite)
 
     def gather(self) -> bool:
         """Copy some more of the states that the snapshot is to hold; whether there are others left."""
@@ -451,7 +453,14 @@ class Sessions:
         """The part is on disk."""
         self.saves += 1
         self._saved_position, self._saving = part.block.end, []
+        self._rewrite = self._rewrite and not part.rewritten
         self._deleted = self._deleted[len(part.deleted) :]
+
+    def forget_answers(self, streams: Sequence[int]) -> None:
+        """Remove what streams that are gone said and were answered; the next snapshot writes the whole log anew."""
+        self.log.forget(streams)
+        self._rewrite = True
+        self.change()
 
     def not_saved(self, part: Part) -> None:
         """The part could not be saved: the next snapshot has to write it, or would claim to hold it."""

@@ -62,6 +62,7 @@ class Part(NamedTuple):
     deleted: list[int]  # stream numbers
     block: AnswerBlock
     answers_start: int  # position of the oldest answer kept
+    rewritten: bool = False  # `block` is all of them, in place of what is stored
 
     def streams(self) -> Iterator[StreamRow]:
         """A line for each changed stream, made as they are taken: all at once would be far larger than the columns."""

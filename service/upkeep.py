@@ -105,4 +105,5 @@ class Upkeep:
             [part.block for part in parts],
             {part.model.model: part.answers_start for part in parts},
             gone,
+            [part.model.model for part in parts if part.rewritten],
         )

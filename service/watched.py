@@ -25,7 +25,7 @@ class Watched(Generic[Value]):
         what: for people. paths: by setting.
         """
         self._what, self._paths, self._read, self._invalid = what, paths, read, invalid
-        self._complaint = ""
+        self.complaint = ""  # why the files are not what is in force; empty: they are
         self._seen = self._signature()
         self.current = read()
         invalid.set(0)
@@ -46,7 +46,7 @@ class Watched(Generic[Value]):
         except (ValueError, OSError) as error:
             self._complain(str(error))
             return False
-        self._complaint = ""
+        self.complaint = ""
         self._invalid.set(0)
         changed, self.current = fresh != self.current, fresh
         if changed:
@@ -55,8 +55,8 @@ class Watched(Generic[Value]):
 
     def _complain(self, why: str) -> None:
         self._invalid.set(1)
-        if why != self._complaint:
-            self._complaint = why
+        if why != self.complaint:
+            self.complaint = why
             log.error("no good: what was read before stays in force", file=self._what, why=why)
 
     def _signature(self) -> list[tuple[int, int, int]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import math
 from array import array
+from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -17,6 +18,7 @@ from service.answers import Answer
 from service.errors import Invalid, Refusal
 from service.events import Event
 from service.labels import RawWindow
+from service.metrics import STALENESS, ModelMetrics
 from service.sequence import MAX_TIME_S
 from service.sessions import Sessions
 from service.storage.states import StreamRow
@@ -135,6 +137,9 @@ def stream_message(model: Sessions, row: StreamRow, durable_seq: int, with_state
         state_origin=row.origin,  # type: ignore[arg-type]  # numbered alike
         state=row.state if with_state else b"",
         epoch=row.epoch,
+        version=model.champion,
+        judged_through=row.last_seq if row.last_offset <= model.judged_offset else row.judged,
+        state_bytes=4 * model.network.state_size,
     )
 
 
@@ -206,7 +211,7 @@ def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
     return message
 
 
-def model_message(model: Sessions, offset: int) -> models_pb2.Model:
+def model_message(model: Sessions, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
     """What is told of a model; offset: its journal entries."""
     return models_pb2.Model(
         name=model.name,
@@ -217,6 +222,27 @@ def model_message(model: Sessions, offset: int) -> models_pb2.Model:
         streams=model.known,
         offset=offset,
         judged_offset=model.judged_offset,
+        report=report_message(metrics),
+    )
+
+
+def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
+    """How a model does."""
+    counted = metrics.counted()
+    return models_pb2.ModelReport(
+        loss=metrics.loss,
+        persistence_loss=metrics.persistence,
+        ticks=counted.ticks,
+        learned_labels=counted.learned,
+        backlog=counted.backlog,
+        learn_every=counted.learn_every,
+        streams_open=counted.streams_open,
+        published=counted.published,
+        vetoed=counted.vetoed,
+        rolled_back=counted.rolled_back,
+        published_time=counted.published_time,
+        staleness_counts=accumulate(counted.staleness),
+        staleness_bounds=STALENESS,
     )
 
 

@@ -33,12 +33,18 @@ class KeptStreams(Calls):
         """
         return KeptStream.of(await self._unary(self._kept.Put, streams_pb2.PutStreamRequest(stream=_message(stream))))
 
-    async def delete_stream(self, model: str, stream_id: str) -> None:
-        """Forget the stream; whoever has it open is fenced, and its id begins anew. Raises NotFound."""
-        await self._unary(
-            self._kept.Delete,
-            streams_pb2.DeleteStreamRequest(model=named(model, "model"), stream=identifier(stream_id)),
+    async def delete_stream(self, model: str, stream_id: str, *, erase: bool = False) -> list[str]:
+        """Forget the stream; whoever has it open is fenced, and its id begins anew. Raises NotFound.
+
+        erase: also remove what the server's files hold of it, and of streams deleted before; needs the role admin, and
+        takes until the server has learned what waits. Unavailable, DeadlineExceeded: it goes on; the same call waits
+        for it again. Returns files of the server that may still hold data, set aside as damaged; without `erase` none.
+        """
+        request = streams_pb2.DeleteStreamRequest(
+            model=named(model, "model"), stream=identifier(stream_id), erase=erase
         )
+        answer = await self._unary(self._kept.Delete, request)
+        return list(answer.remains)
 
     async def list_streams(self, model: str, *, page_size: int = 1000) -> AsyncIterator[KeptStream]:
         """Every stream of the model, in the order of ids, asked for page by page. Raises NotFound."""

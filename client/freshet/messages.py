@@ -39,8 +39,10 @@ class Result:
     def of(cls, message: Message) -> Self:
         """The result that a message stands for."""
         known = {field.name for field in fields(cast("Any", cls))}
+        optional = {field.name for field in fields(cast("Any", cls)) if field.default is None}
         named = (field for field in message.DESCRIPTOR.fields if field.name in known)
-        return cls(**{field.name: _value(message, field, cls.READ.get(field.name)) for field in named})
+        given = (f for f in named if not (f.name in optional and f.has_presence) or message.HasField(f.name))
+        return cls(**{field.name: _value(message, field, cls.READ.get(field.name)) for field in given})
 
     def __repr__(self) -> str:
         shown = (f"{field.name}={short(getattr(self, field.name))}" for field in fields(cast("Any", self)))

@@ -117,12 +117,14 @@ class Models(Calls):
         """Go on learning."""
         return Model.of(await self._unary(self._models.Resume, models_pb2.ResumeRequest(name=named(name))))
 
-    async def delete_model(self, name: str) -> None:
+    async def delete_model(self, name: str, *, erase: bool = False) -> list[str]:
         """Delete a model with its streams and versions, for good. Its open streams end with NotFound.
 
-        Never repeated by itself: after Unavailable, look whether it is gone.
+        Never repeated by itself: after Unavailable, look whether it is gone. erase, and what is returned: as of
+        `delete_stream`; of the model nothing is left then, weights included.
         """
-        await self._unary(self._models.Delete, models_pb2.DeleteModelRequest(name=named(name)))
+        answer = await self._unary(self._models.Delete, models_pb2.DeleteModelRequest(name=named(name), erase=erase))
+        return list(answer.remains)
 
     # --- watch
 

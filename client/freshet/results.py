@@ -102,14 +102,40 @@ class ModelSpec(Result):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class ModelReport(Result):
+    """How a model does; counts begin at 0 with each server.
+
+    loss: mean scaled loss of the last labels learned, forecast first, None until then; persistence_loss: of an answer
+    without a network on the same labels. learned_labels: label vectors. backlog: records not learned yet. learn_every:
+    one in so many labels is learned. published, vetoed, rolled_back: verdicts. published_time: seconds since 1970-01-01
+    UTC, 0 for none since the server's start. staleness_counts: forecasts by how many labels were not judged, up to each
+    of staleness_bounds, and beyond the last.
+    """
+
+    loss: float | None = None
+    persistence_loss: float | None = None
+    ticks: int = 0
+    learned_labels: int = 0
+    backlog: int = 0
+    learn_every: int = 1
+    streams_open: int = 0
+    published: int = 0
+    vetoed: int = 0
+    rolled_back: int = 0
+    published_time: float = 0.0
+    staleness_counts: tuple[int, ...] = ()
+    staleness_bounds: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class Model(Result):
     """A model as it is now.
 
     champion: the version that serves; anchor: the last that proved itself. streams: known, open or not. offset: its
-    journal records so far; judged_offset: those that are learned and judged.
+    journal records so far; judged_offset: those that are learned and judged. report: None of a server that sends none.
     """
 
-    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"spec": ModelSpec.of}
+    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"spec": ModelSpec.of, "report": ModelReport.of}
     name: str
     spec: ModelSpec
     champion: int
@@ -118,6 +144,7 @@ class Model(Result):
     streams: int
     offset: int
     judged_offset: int
+    report: ModelReport | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -169,7 +196,8 @@ class KeptStream(Result):
     """A stream as a server keeps it; `dataclasses.replace(kept, model=…, stream=…)` is one to put elsewhere.
 
     last_time: event time of its last tick that had one, seconds since 1970-01-01 UTC. state: one row of little-endian
-    float32, empty unless it was asked for. epoch: counts owners.
+    float32, empty unless it was asked for; state_bytes: its length. epoch: counts owners. version: the one that answers it;
+    judged_through: its last tick whose label is judged. A server reads none of these three.
     """
 
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"state_origin": StateOrigin}
@@ -181,6 +209,9 @@ class KeptStream(Result):
     state_origin: StateOrigin = StateOrigin.STATE_ORIGIN_UNSPECIFIED
     state: bytes = b""
     epoch: int = 0
+    version: int = 0
+    judged_through: int = 0
+    state_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)

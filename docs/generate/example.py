@@ -16,7 +16,13 @@ INTRODUCTION = f"""\
 # Units are in the names: _s are seconds, _bytes bytes. What happens at each bound: docs/hardening.md.
 """
 UNSET = "(not set)"
-FILES = {"tls_cert": "server.crt", "tls_key": "server.key", "tls_client_ca": "clients.crt", "access": "access.toml"}
+FILES = {
+    "tls_cert": "server.crt",
+    "tls_key": "server.key",
+    "tls_client_ca": "clients.crt",
+    "access": "access.toml",
+    "audit": "audit.jsonl",
+}
 
 
 def render() -> str:

@@ -54,10 +54,11 @@ def follow_pace(pace: Array, trend: Array, change: Array) -> None:
     size = np.abs(change)
     moved = np.minimum(size, TINY) / np.float32(TINY)
     unset = 1 - np.minimum(pace, TINY) / np.float32(TINY)
-    evidence = moved * np.clip(TREND_GAIN * ((size - pace) / (size + pace + TINY)), -1, 1)
+    evidence: Array = moved * np.clip(TREND_GAIN * ((size - pace) / (size + pace + TINY)), -1, 1)
     trend += TREND_RATE * moved * (evidence - trend)
     ratio = np.clip((size + TINY) / (pace + TINY), 1 / PACE_REACH, PACE_REACH)
-    swift = slow = np.sqrt(ratio)
+    swift: Array = np.sqrt(ratio)
+    slow = swift
     for _ in range(PACE_ROOTS - 1):
         slow = np.sqrt(slow)
     factor = slow + PACE_HURRY * above(trend * evidence, TREND_DEAD) * (swift - slow)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import os
 import re
 import signal
@@ -125,7 +126,7 @@ class ServerChild:
         process = self._started()
         assert process.stdout is not None
         async for line in process.stdout:
-            ready = READY.fullmatch(line.decode().strip())
+            ready = addresses(line.decode().strip())
             if ready:
                 self.grpc, self.http = ready["grpc"], ready["http"]
                 self._reader = asyncio.create_task(_drain(process.stdout))
@@ -141,6 +142,15 @@ class ServerChild:
         if self._process is None:
             raise RuntimeError("this server was never started")
         return self._process
+
+
+def addresses(line: str) -> Mapping[str, str] | None:
+    """`grpc` and `http` of the line, text or JSON, that says that a server is ready; None for another line."""
+    if line.startswith("{"):
+        facts: dict[str, str] = json.loads(line)
+        return facts if facts["event"] == "ready" else None
+    found = READY.fullmatch(line)
+    return found.groupdict() if found else None
 
 
 async def _drain(stdout: asyncio.StreamReader) -> None:

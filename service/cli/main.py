@@ -11,7 +11,7 @@ import signal
 import sys
 import threading
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,13 +22,15 @@ from service.cli.backup import backup, restore
 from service.cli.health import health
 from service.cli.journal import journal
 from service.cli.models import models
+from service.cli.panels import Panelled, panel_of
 from service.cli.quarantine import quarantine
 from service.cli.reading import reading
 from service.cli.replay import replay
+from service.cli.streams import streams
 from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
-from service.cli.verbs import INTERRUPTED, SPEC_KEYS, asking, group, guarded, one_blas_thread, refused
+from service.cli.verbs import INTERRUPTED, SPEC_KEYS, USAGE_ERROR, asking, group, guarded, one_blas_thread, refused
 from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
 from service.remote import Remote
 
@@ -83,12 +85,11 @@ def serve(
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         settings = load(given, config)
-        _show(settings, given, config)
     except (ConfigError, tomllib.TOMLDecodeError) as error:
         raise refused(error) from None
     if with_parent:
         threading.Thread(target=_drain_at_end_of_input, name="with-parent", daemon=True).start()
-    raise typer.Exit(_serve(settings))
+    raise typer.Exit(_serve(settings, list(_sources(settings, given, config))))
 
 
 def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
@@ -97,7 +98,8 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
     for name, field in ServeConfig.model_fields.items():
         flag, text = f"--{name.replace('_', '-')}", f"{field.description} [default: {field.default}]"
         kind: Any = bool if field.annotation is bool else str
-        option = typer.Option(flag, help=text, show_default=False, metavar=None if kind is bool else "VALUE")
+        metavar, panel = None if kind is bool else "VALUE", panel_of(name)
+        option = typer.Option(flag, help=text, show_default=False, metavar=metavar, rich_help_panel=panel)
         annotation = Annotated[kind | None, option]
         parameters.append(inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation))
     verb.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
@@ -105,26 +107,28 @@ def _with_flags(verb: Callable[..., None]) -> Callable[..., None]:
     return verb
 
 
-app.command()(_with_flags(serve))
+app.command(cls=Panelled)(_with_flags(serve))
 
 
-def _show(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> None:
-    """Print every setting, its value and where it came from."""
+def _sources(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> Iterator[tuple[str, Any, str]]:
+    """Every setting, its value and where it came from."""
     in_file = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
     for name, value in settings.model_dump().items():
         variable = f"{ENV_PREFIX}{name.upper()}"
         sources = [("flag", name in given), (variable, variable in os.environ), (str(file), name in in_file)]
         source = next((source for source, used in sources if used), "default")
-        print(f"{name} = {value}  ({source})")
-    sys.stdout.flush()
+        yield name, value, source
 
 
-def _serve(settings: ServeConfig) -> int:
+def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # or each handshake of a stranger that fails is a line of the log
     import asyncio
 
+    import structlog
+
     from service.access import AccessError
     from service.credentials import CertificateError
+    from service.logs import Log
     from service.server import Addresses
     from service.server import serve as run
     from service.storage.database import DatabaseRefused
@@ -135,9 +139,12 @@ def _serve(settings: ServeConfig) -> int:
     from service.storage.versions import VersionCorrupt, VersionMissing
 
     def announce(addresses: Addresses) -> None:
-        print(f"ready grpc={addresses.grpc} http={addresses.http}", flush=True)
+        text = f"ready grpc={addresses.grpc} http={addresses.http}"
+        log.announce("ready", text, grpc=addresses.grpc, http=addresses.http)
 
-    _log_to_stderr()
+    log = Log(settings.log_format)
+    for name, value, source in shown:
+        log.announce("setting", f"{name} = {value}  ({source})", name=name, value=value, source=source)
     try:
         return asyncio.run(run(settings, announce))
     except KeyboardInterrupt:  # before the server listens to signals; nothing was taken in yet
@@ -146,26 +153,16 @@ def _serve(settings: ServeConfig) -> int:
         OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing,
         AccessError, CertificateError,
     ) as error:  # fmt: skip
+        if log.json:
+            structlog.get_logger("freshet").critical("cannot start", why=str(error))
+            raise typer.Exit(USAGE_ERROR) from None
+        log.stop()  # first, as the sentence is the command line's own
         raise refused(error) from None
-
-
-def _log_to_stderr() -> None:
-    import structlog
-
-    if sys.stderr.isatty():
-        renderer: Any = structlog.dev.ConsoleRenderer()
-    else:
-        renderer = structlog.processors.LogfmtRenderer(key_order=["timestamp", "level", "event"])
-    structlog.configure(
-        processors=[
-            structlog.stdlib.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            renderer,
-        ],
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
+    except Exception:
+        structlog.get_logger("uncaught").critical("uncaught exception", exc_info=True)
+        return 1
+    finally:
+        log.stop()
 
 
 def _drain_at_end_of_input() -> None:
@@ -183,6 +180,7 @@ app.command()(backup)
 app.command()(restore)
 app.command()(health)
 app.add_typer(models)
+app.add_typer(streams)
 app.add_typer(quarantine)
 app.add_typer(journal)
 app.add_typer(token)

@@ -14,6 +14,7 @@ import freshet
 from freshet import Model, ModelEvent
 from model.spec import ModelSpec
 from service.cli import files, spec_keys
+from service.cli.streams import deleted
 from service.cli.tables import plain, print_facts, print_json, print_table
 from service.errors import Invalid
 from service.remote import Remote
@@ -229,18 +230,34 @@ async def resume(client: freshet.Client, name: str, as_json: bool) -> int:
     return said(await client.resume(name), as_json)
 
 
-async def delete(client: freshet.Client, name: str, yes: bool, as_json: bool) -> int:
+def check_terminal() -> None:
+    """Raises Invalid where no person can be asked."""
+    if not sys.stdin.isatty():
+        raise Invalid("yes", "not given", "say --yes: nobody is there to be asked")
+
+
+def meant(name: str, warning: str) -> bool:
+    """Whether a person types the name of what is to be deleted, after a warning. Raises Invalid without a terminal."""
+    check_terminal()
+    print(warning)
+    print(f"Type {name} to delete it: ", end="", flush=True)
+    if sys.stdin.readline().strip() == name:
+        return True
+    print("nothing was deleted")
+    return False
+
+
+async def delete(client: freshet.Client, name: str, yes: bool, erase: bool, as_json: bool) -> int:
     """Delete a model, once it is said that this is meant."""
     if not yes:
-        if not sys.stdin.isatty():
-            raise Invalid("yes", "not given", "say --yes: nobody is there to be asked")
+        check_terminal()
         model = await client.get_model(name)
-        print(f"{name}: version {model.champion}, {model.streams} streams. Nothing of it can be brought back.")
-        print(f"Type {name} to delete it: ", end="", flush=True)
-        if sys.stdin.readline().strip() != name:
-            print("nothing was deleted")
+        facts = f"{name}: version {model.champion}, {model.streams} streams. Nothing of it can be brought back."
+        if not meant(name, facts):
             return 1
-    await client.delete_model(name)
+    remains = await client.delete_model(name, erase=erase)
+    if erase:
+        return deleted(name, {"model": name}, erase, remains, as_json)
     if as_json:
         print_json({"deleted": name})
     else:

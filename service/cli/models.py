@@ -171,6 +171,9 @@ def resume(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
 @asking
 def delete(
     name: Name,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Also remove what the server's files hold of it: docs/erasure.md.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     server: Remote = LOCAL,
     json: Json = False,
@@ -178,7 +181,7 @@ def delete(
     """Delete a model with its streams and versions, for good."""
     from service.cli.manage import delete as verb
 
-    raise _run(server, verb, name, yes, json)
+    raise _run(server, verb, name, yes, erase, json)
 
 
 @models.command()

@@ -26,13 +26,16 @@ CLOSED = -1  # the descriptor of a socket that is
 INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
 
 
-def application(registry: Registry, not_ready: Callable[[], str], check: Callable[[str | None], None]) -> Starlette:
-    """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization) raises
+def application(
+    registry: Registry, not_ready: Callable[[], str], check: Callable[[str | None, str], None]
+) -> Starlette:
+    """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization, peer) raises
     Unauthenticated or Forbidden for whoever may not read the metrics of all tenants."""
 
     async def metrics(request: Request) -> Response:
         try:
-            check(request.headers.get("authorization"))
+            peer = f"{request.client.host}:{request.client.port}" if request.client else ""
+            check(request.headers.get("authorization"), peer)
         except Unauthenticated as error:
             return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
         except Forbidden as error:
@@ -80,8 +83,8 @@ class HttpServer:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = Door(socket.create_server((host, port), family=family))
         config = uvicorn.Config(
-            app, http=H11Protocol, backlog=BACKLOG, lifespan="off", log_level="warning", access_log=False,
-            timeout_graceful_shutdown=2,
+            app, http=H11Protocol, backlog=BACKLOG, lifespan="off", log_config=None, log_level="warning",
+            access_log=False, timeout_graceful_shutdown=2,
         )  # fmt: skip
         config.load()
         config.ssl = context

@@ -125,7 +125,7 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
                 raise
             await context.abort(grpc.StatusCode.UNKNOWN, "a fault of the server: its log says more")
         finally:
-            self._handled.labels(*labels, code or _name(context.code())).inc()
+            self._handled.labels(*labels, code or status_name(context.code())).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)
 
 
@@ -164,6 +164,6 @@ def behaviour(handler: Any) -> str:
     return "_".join(sides)
 
 
-def _name(code: Any) -> str:
+def status_name(code: Any) -> str:
     """The name of a context's code, which is a StatusCode or its number."""
     return next((c.name for c in grpc.StatusCode if code in (c, c.value[0])), "OK")

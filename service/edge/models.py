@@ -9,9 +9,10 @@ from typing import Any
 from freshet.v1 import models_pb2, models_pb2_grpc
 from service import wire
 from service.control import Control
-from service.edge.security import caller, key
+from service.edge.security import caller, check_may_erase, key
 from service.edge.statuses import statuses
 from service.edge.writing import Writers
+from service.erasure import EVERY_MODEL, Erasure
 from service.errors import Unavailable
 from service.serving import Serving
 from service.sessions import Sessions
@@ -20,11 +21,13 @@ from service.sessions import Sessions
 class Models(models_pb2_grpc.ModelsServicer):
     """The Models service of freshet.v1."""
 
-    def __init__(self, serving: Serving, control: Control, writers: Writers) -> None:
-        self._serving, self._control, self._writers = serving, control, writers
+    def __init__(self, serving: Serving, control: Control, writers: Writers, erasure: Erasure) -> None:
+        self._serving, self._control, self._writers, self._erasure = serving, control, writers, erasure
 
     def _message(self, model: Sessions) -> models_pb2.Model:
-        return wire.model_message(model, self._serving.journal.offset(model.number))
+        return wire.model_message(
+            model, self._serving.journal.offset(model.number), self._serving.metrics.of(model.key)
+        )
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Answers once the model is on disk and serves."""
@@ -94,8 +97,16 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Delete(self, request: models_pb2.DeleteModelRequest, context: Any) -> models_pb2.DeleteModelResponse:
         """Answers once it is on disk."""
         async with statuses(context):
-            await self._control.delete(key(request.name))
-            return models_pb2.DeleteModelResponse()
+            name, known = key(request.name), self._serving.by_key
+            number = known[name].number if name in known else EVERY_MODEL
+            if request.erase:
+                check_may_erase()
+                self._serving.check_disk()
+                await self._erasure.owe(number)
+            if not request.erase or name in known:
+                await self._control.delete(name)
+            remains = await self._erasure.erased(number) if request.erase else ()
+            return models_pb2.DeleteModelResponse(remains=remains)
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> None:  # type: ignore[override]  # writes
         """Recent events if asked, then those from now on, until the client leaves, or does not read."""

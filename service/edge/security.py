@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextvars import ContextVar
 from typing import Any
+from urllib.parse import unquote
 
 import grpc
 from google.protobuf import descriptor_pool
@@ -15,6 +16,7 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 
 from freshet.v1 import access_pb2
 from service.access import Access, Grant, Role, refused
+from service.audit import Audit
 from service.edge.interceptor import as_it_is, guarded
 from service.edge.statuses import reason_of, statuses
 from service.errors import Forbidden, Unauthenticated
@@ -23,6 +25,7 @@ from service.names import ModelKey
 
 PUBLIC = "/grpc.health.v1.Health/Check"  # of whoever would restart or route around us; it is short, and says little
 ANYBODY = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # with a token
+REFUSED = "token refused"  # the action of an audit line
 Read = Callable[[Any], Any]  # bytes of a request, or the requests themselves, to what a method takes
 _CALLER: ContextVar[Grant] = ContextVar("caller")
 
@@ -49,6 +52,11 @@ def required(method: str) -> Role | None:
     return Role(role) if role else None
 
 
+def peer_of(context: Any) -> str:
+    """Where a call comes from: HOST:PORT, with gRPC's scheme before it."""
+    return unquote(context.peer() or "")
+
+
 def check_role(grant: Grant, method: str) -> None:
     """Raises Forbidden unless the grant's role may call the method."""
     role = required(method)
@@ -57,6 +65,12 @@ def check_role(grant: Grant, method: str) -> None:
     if grant.role < role:
         remedy = f"{method} needs the role {role.name.lower()}: use a token that has it"
         raise Forbidden("role", grant.role.name.lower(), remedy)
+
+
+def check_may_erase() -> None:
+    """Raises Forbidden unless the caller is an administrator: erasing shortens the journal of every model."""
+    if caller().role < Role.ADMIN:
+        raise Forbidden("erase", "true", "needs the role admin: use a token that has it, or delete without it")
 
 
 def check_sees_all(grant: Grant) -> None:
@@ -69,18 +83,25 @@ def check_sees_all(grant: Grant) -> None:
 class Admitted:
     """A call that was let in, and may have to leave again."""
 
-    __slots__ = ("grant", "revoked", "task")
+    __slots__ = ("grant", "peer", "revoked", "task")
 
-    def __init__(self, grant: Grant) -> None:
-        self.grant, self.task, self.revoked = grant, asyncio.current_task(), False
+    def __init__(self, grant: Grant, peer: str) -> None:
+        self.grant, self.peer, self.task, self.revoked = grant, peer, asyncio.current_task(), False
 
 
 class Security(grpc.aio.ServerInterceptor):
     """Lets calls in by their `authorization` metadata, and ends those whose token is good no longer."""
 
-    def __init__(self, access: Callable[[], Access], metrics: Metrics, wall: Callable[[], float] = time.time) -> None:
-        """access: the one in force now. wall: seconds since 1970."""
+    def __init__(
+        self,
+        access: Callable[[], Access],
+        metrics: Metrics,
+        wall: Callable[[], float] = time.time,
+        audit: Audit | None = None,
+    ) -> None:
+        """access: the one in force now. wall: seconds since 1970. audit: where refusals are logged."""
         self._access, self._metrics, self._wall = access, metrics, wall
+        self._audit = audit or Audit()
         self._calls: set[Admitted] = set()
 
     async def intercept_service(
@@ -105,7 +126,8 @@ class Security(grpc.aio.ServerInterceptor):
     @contextlib.asynccontextmanager
     async def _admitted(self, context: Any, method: str, authorization: str | None) -> AsyncIterator[None]:
         async with statuses(context):
-            call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method)))
+            peer = peer_of(context)
+            call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method), method, peer), peer)
             _CALLER.set(call.grant)
             self._calls.add(call)
             try:
@@ -117,17 +139,19 @@ class Security(grpc.aio.ServerInterceptor):
             finally:
                 self._calls.discard(call)
 
-    def check_metrics(self, authorization: str | None) -> None:
+    def check_metrics(self, authorization: str | None, peer: str) -> None:
         """Raises Unauthenticated, or Forbidden, for whoever may not read what is counted of all tenants."""
-        self._admit(authorization, check_sees_all)
+        self._admit(authorization, check_sees_all, "/metrics", peer)
 
-    def _admit(self, authorization: str | None, check: Callable[[Grant], None]) -> Grant:
-        """Who comes. check: raises Forbidden for who may not do what they came for."""
+    def _admit(self, authorization: str | None, check: Callable[[Grant], None], asked: str, peer: str) -> Grant:
+        """The caller's grant. check: raises Forbidden for a grant that does not allow what was asked for."""
+        grant = None
         try:
             grant = self._access().admit(authorization, self._wall())
             check(grant)
         except (Unauthenticated, Forbidden) as error:
             self._metrics.denied.labels(reason_of(error)).inc()
+            self._audit.refused(REFUSED, reason_of(error), grant, peer, asked=asked, why=error.remedy)
             raise
         return grant
 
@@ -137,6 +161,7 @@ class Security(grpc.aio.ServerInterceptor):
         late = [call for call in self._calls if not call.revoked and not access.still(call.grant, now)]
         for call in late:
             call.revoked = True
+            self._audit.act("call ended", "revoked", call.grant, call.peer)
             if call.task is not None:
                 call.task.cancel()
         self._metrics.revoked.inc(len(late))

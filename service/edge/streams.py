@@ -15,9 +15,10 @@ from service.access import Role
 from service.answers import Answer
 from service.edge.duplex import both_sides
 from service.edge.mux import MuxCall
-from service.edge.security import caller, key
+from service.edge.security import caller, check_may_erase, key
 from service.edge.statuses import statuses
 from service.edge.writing import Writers, Writing
+from service.erasure import Erasure
 from service.errors import Invalid, NotFound, Reason, Refusal
 from service.intake import Intake
 from service.labels import Unacknowledged
@@ -167,8 +168,8 @@ class Call:
 class Streams(streams_pb2_grpc.StreamsServicer):
     """The Streams service of freshet.v1."""
 
-    def __init__(self, intake: Intake, writers: Writers) -> None:
-        self._intake, self._serving, self._writers = intake, intake.serving, writers
+    def __init__(self, intake: Intake, writers: Writers, erasure: Erasure) -> None:
+        self._intake, self._serving, self._writers, self._erasure = intake, intake.serving, writers, erasure
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
@@ -213,14 +214,20 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             return wire.stream_message(model, stored, stored.last_seq, with_state=False)
 
     async def Delete(self, request: streams_pb2.DeleteStreamRequest, context: Any) -> streams_pb2.DeleteStreamResponse:
-        """Forget a stream; that is on disk when this answers."""
+        """Forget a stream; that is on disk when this answers, and erased if that is asked for."""
         async with statuses(context):
             serving, model = self._serving, self._serving.model(key(request.model))
+            if request.erase:
+                check_may_erase()
+                serving.check_disk()
+                await self._erasure.owe(model.number)
             await serving.residency.bring(model, [request.stream])
             serving.check_disk()
-            serving.delete_stream(model, request.stream)
+            if not request.erase or request.stream in model.table.by_id:
+                serving.delete_stream(model, request.stream)
             await serving.journal.flush()
-            return streams_pb2.DeleteStreamResponse()
+            remains = await self._erasure.erased(model.number) if request.erase else ()
+            return streams_pb2.DeleteStreamResponse(remains=remains)
 
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
         """The streams of a model in the order of their ids, page by page."""

@@ -6,7 +6,7 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 from service.storage.segments import sync_directory
@@ -22,6 +22,10 @@ class DatabaseRefused(RuntimeError):
 
 class DatabaseCorrupt(DatabaseRefused):
     """SQLite finds the file corrupt."""
+
+
+class DatabaseBusy(OSError):
+    """The file cannot be written anew while another process reads it."""
 
 
 class Database:
@@ -71,6 +75,24 @@ class Database:
                 if type(error) is not sqlite3.DatabaseError:  # a subclass: disk full, locked …: not corruption
                     raise
                 raise self.corrupt(str(error)) from error
+
+    def compact(self, unread: AbstractContextManager[object] = nullcontext()) -> None:  # noqa: B008  # it has no state
+        """Write the file anew, so that nothing is left in it, nor in its log, of what was deleted.
+
+        unread: holds off other readers of this process while the log is cut, which is short. Takes about as long, and
+        as much room, as the file is large. Raises DatabaseBusy while another process reads it, NoSpace, sqlite3.Error.
+        """
+        with self._lock:
+            try:
+                self._connection.execute("VACUUM")
+                with unread:
+                    busy, *_ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+            except sqlite3.DatabaseError as error:
+                if is_full(error):
+                    raise NoSpace(f"{self.path}: {error}") from error
+                raise
+            if busy:
+                raise DatabaseBusy(f"{self.path}: another process reads it, as a backup does: try again after that")
 
     def close(self) -> None:
         """Close the connection, which folds the WAL into the file."""

@@ -221,6 +221,16 @@ class Journal:
         finally:
             self._held.remove(position)
 
+    async def begin_segment(self) -> int:
+        """Commit what is pending, and begin a new segment; the position where that begins.
+
+        Raises NoSpace, OSError, JournalFailed.
+        """
+        await self.flush(unless_full=True)
+        if self.no_space:
+            raise NoSpace(str(self.no_space))
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._log.begin_segment)
+
     async def retain(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
         """Delete the segments that `droppable` says, never what is `held` (never the last); returns how many.
 

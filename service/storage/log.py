@@ -103,6 +103,15 @@ class SegmentLog:
         self.end += len(frames)
         return self.end
 
+    def begin_segment(self) -> int:
+        """What is written from here on goes into a new segment; the position where that begins.
+
+        Must not run beside `write`. Raises NoSpace, OSError: nothing has changed then.
+        """
+        if self.end > self._segments[-1].start:
+            self._begin_segment()
+        return self.end
+
     def read(self, position: int, max_bytes: int) -> list[tuple[int, bytes]]:
         """Frames from `position` as (position after the frame, payload), checked; empty at the end.
 

@@ -8,15 +8,24 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import os
 import sqlite3
 from collections.abc import Iterator
+from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FIRST_S, LONGEST_S = 0.05, 1.0  # between two tries to write
+ROOM_BYTES = 1 << 20  # less than this is no room for a snapshot or a segment: the disk counts as full
 
 
 class NoSpace(RuntimeError):
     """The disk is full. Nothing of what was to be written is there; the same write may be tried again."""
+
+
+def has_room(path: Path) -> bool:
+    """Whether the disk of a directory has room, without writing to it. A quota of the user's may still refuse."""
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize >= ROOM_BYTES
 
 
 def again_s(tries: int) -> float:

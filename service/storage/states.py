@@ -123,13 +123,15 @@ class States:
         answers: Iterable[AnswerBlock] = (),
         answers_start: Mapping[int, int] | None = None,
         gone: Iterable[int] = (),
+        rewritten: Iterable[int] = (),
     ) -> None:
         """Make the snapshot the one at `position`, in one transaction, durable on return.
 
         models: those that changed. gone: numbers of models to remove, with their streams. streams: those that changed.
         deleted: (model, stream) of those that are gone; their ids may be those of new streams. journal_end: where the
         journal ends that holds all of it; 0: at `position`. answers: those made since the last snapshot.
-        answers_start: by model, the oldest position of an answer that is still kept.
+        answers_start: by model, the oldest position of an answer that is still kept. rewritten: models whose answers
+        are all among `answers`, in place of those that are stored.
         Raises ValueError for an older position or an integer above 2**63 - 1, sqlite3.Error (nothing changed then).
         """
         model_rows = [_to_sql(row) for row in models]
@@ -142,6 +144,7 @@ class States:
             sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)
             # One by one: of 100,000 streams, the rows would take several times the memory of the streams themselves.
             sql.executemany(_upsert("streams", StreamRow, "model, stream"), map(_to_sql, streams))
+            sql.executemany("DELETE FROM answers WHERE model = ?", [(model,) for model in rewritten])
             blocks = [_to_sql(block) for block in answers if block.end > block.first]
             sql.executemany("INSERT INTO answers VALUES (?, ?, ?, ?, ?)", blocks)
             for model, start in (answers_start or {}).items():
@@ -193,6 +196,10 @@ class States:
         """
         with self._database.transaction() as sql:
             sql.execute("UPDATE snapshot SET position = ?, journal_end = ?", (position, position))
+
+    def compact(self) -> None:
+        """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
+        self._database.compact(self._reading)
 
     def close(self) -> None:
         """Close the file."""

@@ -65,6 +65,10 @@ class Versions:
         """Open or make it. Raises DatabaseRefused for a file that is something else."""
         self._database = Database(path, FORMAT_VERSION, _SCHEMA)
 
+    def compact(self) -> None:
+        """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
+        self._database.compact()
+
     def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
         """Store a version, durable on return, pinned (see `pin`) if asked; returns its number.
 

@@ -13,7 +13,7 @@ import freshet
 from freshet import EventKind, Model, ModelEvent
 from service.exposition import Scrape
 from service.remote import Remote
-from service.top.view import VERDICTS, Look, Verdict
+from service.top.view import VERDICTS, Look, Verdict, has_report
 
 TIMEOUT_S = 5.0
 AGAIN_S = 1.0
@@ -39,6 +39,8 @@ class Server:
                 metrics = await asyncio.to_thread(Scrape.parse, text)
             except ValueError as error:
                 why = f"{self._remote.page(self._http, 'metrics')} is no page of a freshet server: {error}"
+        if status == HTTPStatus.FORBIDDEN and models and all(map(has_report, models)):
+            why = ""  # metrics are of all tenants; the list of models has what concerns this one
         troubles = [trouble for trouble in (why, no_models) if trouble]
         return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
 

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
 
-from freshet import EventKind, Model, ModelEvent
+from freshet import EventKind, Model, ModelEvent, ModelReport
 from service.cli.manage import learning
-from service.exposition import NOTHING, Between, Scrape
+from service.exposition import NOTHING, Between, Sample, Scrape
 from service.gate import COOLING_DOWN
 
 WINDOW_S = 10.0  # rates, means and quantiles are of the last so many seconds
@@ -141,7 +142,10 @@ class History:
 def view(looks: Sequence[Look]) -> View:
     """What these looks say, the oldest first; rates and quantiles are None with only one that has metrics."""
     now = looks[-1]
-    scraped = [(look.at, look.metrics) for look in looks if look.metrics and now.metrics]
+    if now.metrics:
+        scraped = [(look.at, look.metrics) for look in looks if look.metrics]
+    else:  # refused, or not reached: the caller's own models are known from the list of them
+        scraped = [(look.at, reports(look.models)) for look in looks if look.models]
     scrapes = [scrape for _, scrape in scraped]
     seconds = scraped[-1][0] - scraped[0][0] if scraped else 0.0
     facts = {(OWN_TENANT if now.metrics else "", m.name): m for m in now.models or ()}
@@ -149,7 +153,7 @@ def view(looks: Sequence[Look]) -> View:
     models = [
         model_view(
             key,
-            [scrape.by_model.get(key, NOTHING) for scrape in scrapes],
+            [scrape.by_model.get(key, NOTHING) for scrape in scrapes] if now.metrics or has_report(facts[key]) else [],
             seconds,
             now.time,
             facts.get(key),
@@ -157,7 +161,45 @@ def view(looks: Sequence[Look]) -> View:
         )
         for key in keys
     ]
-    return View(now.time, server_view(now.ready, scrapes, seconds), models, now.troubles)
+    server = server_view(now.ready, scrapes if now.metrics else [], seconds)
+    return View(now.time, server, models, now.troubles)
+
+
+def has_report(model: Model) -> bool:
+    """Whether a server sent how a model does: older ones do not."""
+    return model.report is not None
+
+
+def reports(models: Iterable[Model]) -> Scrape:
+    """How the caller's own models do, as the samples that /metrics would have of them, without a tenant."""
+    return Scrape(
+        (f"freshet_{name}", Sample({"tenant": "", "model": model.name, **labels}, value))
+        for model in models
+        if model.report is not None
+        for name, labels, value in samples(model, model.report)
+    )
+
+
+def samples(model: Model, report: ModelReport) -> Iterator[tuple[str, Mapping[str, str], float]]:
+    """One model's samples: name, further labels, value."""
+    yield "streams", {}, model.streams
+    yield "streams_open", {}, report.streams_open
+    yield "ticks_total", {}, report.ticks
+    yield "labels_learned_total", {}, report.learned_labels
+    yield "version", {}, model.champion
+    yield "published_timestamp_seconds", {}, report.published_time
+    yield "verdicts_total", {"kind": "publish"}, report.published
+    yield "verdicts_total", {"kind": "veto"}, report.vetoed
+    yield "rollbacks_total", {}, report.rolled_back
+    yield "trainer_backlog_entries", {}, report.backlog
+    yield "learning_paused", {}, model.paused
+    yield "learn_every", {}, report.learn_every
+    if report.loss is not None:
+        yield "loss_prequential", {}, report.loss
+    if report.persistence_loss is not None:
+        yield "loss_persistence", {}, report.persistence_loss
+    for bound, count in zip([*report.staleness_bounds, math.inf], report.staleness_counts, strict=False):
+        yield "staleness_labels_bucket", {"le": str(bound)}, count
 
 
 def only(seen: View, names: Collection[str]) -> View:
@@ -183,7 +225,7 @@ def model_view(
 ) -> ModelView:
     """One model's line. scrapes: its part of each of the window's, the first `seconds` before the last."""
     tenant, name = key
-    if not scrapes:  # of whoever may not read metrics
+    if not scrapes:  # of an older server, whose metrics may not be read
         assert facts
         return ModelView(
             tenant, name, streams=facts.streams, version=facts.champion, verdict=said.kind, reason=said.reason,

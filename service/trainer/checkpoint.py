@@ -257,6 +257,23 @@ class Checkpoints:
                 items.append(item)
         return items
 
+    def quarantined_streams(self, model: int) -> list[int]:
+        """Numbers of the streams that have saved labels in the quarantine."""
+        query = "SELECT DISTINCT stream FROM quarantine WHERE model = ? AND stream >= 0"
+        with self._database.transaction() as sql:
+            return [int(row[0]) for row in sql.execute(query, (model,))]
+
+    def quarantined_ids(self, model: int, streams: Sequence[int]) -> list[int]:
+        """Ids of the saved labels of these streams."""
+        wanted = set(streams)
+        with self._database.transaction() as sql:
+            rows = sql.execute("SELECT id, stream FROM quarantine WHERE model = ?", (model,)).fetchall()
+        return [int(id) for id, stream in rows if stream in wanted]
+
+    def compact(self) -> None:
+        """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
+        self._database.compact()
+
     def made_elsewhere(self) -> str:
         """The kind of machine that saved last, if it is another than this one; else empty."""
         with self._database.transaction() as sql:

@@ -6,6 +6,7 @@ The trainer's death, hang or divergence never touches serving; what it lost it l
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import sys
 import time
@@ -18,6 +19,7 @@ import structlog
 from service.config import ServeConfig
 from service.errors import Unavailable
 from service.limits import is_overdue
+from service.logs import forward_stream
 from service.metrics import Metrics
 from service.skips import Deaths
 from service.storage.journal import Commit, Journal, JournalDamaged
@@ -64,6 +66,7 @@ class TrainerClient:
         self._ended = asyncio.Event()  # no process is there, and nothing is read for one
         self._ended.set()
         self._process: asyncio.subprocess.Process | None = None
+        self._said: asyncio.Task[None] | None = None  # logs its standard error
         self.ready = asyncio.Event()
         self._asked: dict[int, asyncio.Future[Message]] = {}  # by number of the question
         self._asks = 0
@@ -75,8 +78,9 @@ class TrainerClient:
         """The process that runs now."""
         return self._process.pid if self._process and self._process.returncode is None else None
 
-    async def ask(self, kind: str, timeout_s: float, model: int, **head: Any) -> Message:
-        """The process's answer to a question, given when it has taken in all that is durable now of the model.
+    async def ask(self, kind: str, timeout_s: float, model: int | None, **head: Any) -> Message:
+        """The process's answer to a question, given when it has taken in all that is durable now of the model; None: of
+        all its models.
 
         Raises Unavailable where none comes in time, or the process is not there.
         """
@@ -89,16 +93,32 @@ class TrainerClient:
         position = self._journal.durable_position
         try:
             async with asyncio.timeout(timeout_s):
-                while self.feed.queues.sent_to(model) < position and not answer.done():
+                while self._sent_to(model) < position and not answer.done():
                     self.feed.sent.clear()
                     await self.feed.sent.wait()
-                self.write(Message(kind, {"ask": number, "model": model, **head}))
+                about = {"model": model} if model is not None else {"resume": self.feed.queues.resume}
+                self.write(Message(kind, {"ask": number, **about, **head}))
                 return await answer
         except TimeoutError:
             why = f"no answer in {timeout_s:g} s"
             raise Unavailable("trainer", why, "it has much to learn, or hangs: ask again", retry_s=5.0) from None
         finally:
             del self._asked[number]
+
+    def _sent_to(self, model: int | None) -> int:
+        """The position up to which all chunks of the model, or of all its models, were sent."""
+        return self.feed.queues.resume if model is None else self.feed.queues.sent_to(model)
+
+    async def quarantined_streams(self, timeout_s: float) -> dict[int, list[int]]:
+        """Numbers of the streams that have labels in a quarantine, by model. Raises Unavailable."""
+        answer = await self.ask("list_quarantined", timeout_s, None)
+        return {int(model): streams for model, streams in answer.head["streams"].items()}
+
+    async def erase(self, gone: dict[int, list[int]], timeout_s: float) -> int:
+        """Take the labels of these streams, by model, out of quarantine, save, and leave nothing in the file of what
+        was deleted; the journal position that it contains, 0 where there was no room. Raises Unavailable."""
+        answer = await self.ask("erase", timeout_s, None, gone={str(model): streams for model, streams in gone.items()})
+        return int(answer.head["position"])
 
     async def give_up(self, why: str) -> None:
         """End the process; the next one begins anew. On return nobody reads the journal for it."""
@@ -134,6 +154,7 @@ class TrainerClient:
             self.ready.clear()
             self._fail_asked()
             await self._stop()
+            await self._heard_out()
         learning = was_ready and self.feed.in_flight and self._exit_code() != NOT_THE_RECORDS
         if not learning or self._anew:
             return
@@ -159,10 +180,13 @@ class TrainerClient:
         """One life of the process: returns when it has ended."""
         self._process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "service.trainer.process",
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, env={**os.environ, **ENVIRONMENT},
+            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
+            env={**os.environ, **ENVIRONMENT},
             start_new_session=True,  # Ctrl-C is for serving, which then stops its trainer in order
         )  # fmt: skip
         self._ended.clear()
+        assert self._process.stderr
+        self._said = asyncio.create_task(forward_stream(self._process.stderr, "trainer", pid=self._process.pid))
         assert self._process.stdin
         assert self._process.stdout
         self.feed.queues.begin()
@@ -223,7 +247,7 @@ class TrainerClient:
                     self._owes = self._clock() if self.feed.in_flight else None
                 elif message.kind == "verdict":
                     self.feed.judged(message.head["model"], message.head["seconds"])
-                elif message.kind == "quarantine":
+                elif message.kind in ("quarantine", "quarantined", "erased"):
                     waiting = self._asked.get(message.head["ask"])
                     if waiting is not None and not waiting.done():
                         waiting.set_result(message)
@@ -294,6 +318,13 @@ class TrainerClient:
             **self._census(),
             "gate": {name: getattr(gate, name) for name in type(gate).__dataclass_fields__},
         }
+
+    async def _heard_out(self) -> None:
+        """Log what the process that has ended wrote to its standard error last; its own children may hold that open."""
+        said, self._said = self._said, None
+        if said is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(said, STOP_S)
 
     async def _stop(self) -> None:
         """Ask the process to leave; kill it if it does not in time."""

@@ -26,11 +26,12 @@ class Message:
 
     To the trainer: settings{…}, chunk{position, resume, more}+payload, reached{position},
     weights{model, version}+weights, no_weights{why, deleted},
-    stop{}, list_quarantine{ask, model, after, limit, ids}.
+    stop{}, list_quarantine{ask, model, after, limit, ids}, list_quarantined{ask, resume},
+    erase{ask, resume, gone: streams by model}.
     From it: ready{position, models: all}, saved{position, models: those that changed}, progress{position, model, …},
     passed{position}, verdict{…}+(onnx, weights, canary), need_weights{model, version},
     anchored{model, version, offset}, drifted{model, offset, reaction, numbers}, problem{why},
-    quarantine{ask, items}+(y of each).
+    quarantine{ask, items}+(y of each), quarantined{ask, streams: by model}, erased{ask, position}.
     """
 
     kind: str

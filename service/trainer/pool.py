@@ -75,6 +75,20 @@ class Trainers:
         """As `TrainerClient.ask`, of the model's process."""
         return await self.of(model).ask(kind, timeout_s, model, **head)
 
+    async def quarantined_streams(self, timeout_s: float) -> dict[int, list[int]]:
+        """As `TrainerClient.quarantined_streams`, of all processes."""
+        found = await asyncio.gather(*(client.quarantined_streams(timeout_s) for client in self.clients))
+        return {model: streams for part in found for model, streams in part.items()}
+
+    async def erase(self, gone: dict[int, list[int]], timeout_s: float) -> int:
+        """As `TrainerClient.erase`, of all processes; the smallest position."""
+        parts: list[dict[int, list[int]]] = [{} for _ in self.clients]
+        for model, streams in gone.items():
+            if model in self._serving.models:
+                parts[self.place(model)][model] = streams
+        each = zip(self.clients, parts, strict=True)
+        return min(await asyncio.gather(*(client.erase(part, timeout_s) for client, part in each)))
+
     async def run(self) -> None:
         """Keep all of them running until cancelled; raises what one of them does."""
         tasks = [asyncio.create_task(client.run()) for client in self.clients]

@@ -28,7 +28,7 @@ from service.export import Canary, export, read_weights
 from service.gate import COOLING_DOWN, GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
-from service.storage.database import DatabaseCorrupt
+from service.storage.database import DatabaseBusy, DatabaseCorrupt
 from service.storage.space import NoSpace
 from service.trainer.checkpoint import CheckpointCorrupt, Opened, Stored, machine_kind, open_or_set_aside
 from service.trainer.due import Due, Pending
@@ -146,6 +146,10 @@ class Trainer:
     def _take(self, message: Message) -> None:
         if message.kind == "list_quarantine":
             self._list_quarantine(**message.head)
+        if message.kind == "list_quarantined":
+            self._list_quarantined(**message.head)
+        if message.kind == "erase":
+            self._erase(**message.head)
         if message.kind == "begin":
             self._begin(**message.head)
         if message.kind == "reached":  # nothing of it was for this process
@@ -359,14 +363,39 @@ class Trainer:
         heads = [{**item._asdict(), "y": None} for item in items]
         self.channel.send("quarantine", {"ask": ask, "items": heads}, *(item.y for item in items))
 
-    def _save(self) -> None:
-        """Save what has changed, and tell serving; where the disk is full, the next save writes it."""
+    def _list_quarantined(self, ask: int, resume: int) -> None:
+        """Answer which streams have labels in a quarantine. resume: all before it was sent."""
+        self.position = resume
+        self._save()
+        streams = {number: self.checkpoints.quarantined_streams(number) for number in self.models}
+        self.channel.send("quarantined", {"ask": ask, "streams": streams})
+
+    def _erase(self, ask: int, resume: int, gone: dict[str, list[int]]) -> None:
+        """Forget what was quarantined of streams that are gone, save, and leave nothing in the file of the deleted."""
+        self.position = resume
+        for number, streams in gone.items():
+            if hosted := self.models.get(int(number)):
+                for id in self.checkpoints.quarantined_ids(hosted.number, streams):
+                    hosted.quarantine.release(id)
+                self.models.changed(hosted.number)
+        position = self.position if self._save() else 0
+        try:
+            self.checkpoints.compact()
+        except (NoSpace, DatabaseBusy) as error:
+            self.channel.send("problem", {"why": f"not erased: {error}", "full": isinstance(error, NoSpace)})
+            position = 0
+        self.channel.send("erased", {"ask": ask, "position": position})
+
+    def _save(self) -> bool:
+        """Save what has changed, and tell serving; where the disk is full, the next save writes it. Whether it is on
+        disk."""
         self._unsaved, started = 0, time.monotonic()
         saved = self._store(self.position)
         self._saved_at = time.monotonic()
         self._save_s = self._saved_at - started
         if saved is not None:
             self.channel.send("saved", self._checkpointed(saved))
+        return saved is not None
 
     def _store(self, position: int) -> Mapping[int, Standing] | None:
         try:

@@ -24,6 +24,7 @@ MADE_OF: dict[type[Result], type[Message]] = {
     results.KeptStream: streams_pb2.Stream,
     results.Model: models_pb2.Model,
     results.ModelEvent: models_pb2.ModelEvent,
+    results.ModelReport: models_pb2.ModelReport,
     results.ModelSpec: types_pb2.ModelSpec,
     results.Quarantined: training_pb2.Quarantined,
     results.Replayed: training_pb2.ReplayResponse,

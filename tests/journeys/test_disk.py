@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 import freshet
 from freshet.v1 import streams_pb2 as pb
@@ -327,3 +328,26 @@ async def test_a_checkpoint_whose_sync_fails_ends_the_trainer_which_begins_again
                 await tick_until(lambda s: s.total("freshet_version") > published)
         assert "(INJECTED)" in (tmp_path / "trace").read_text()
         assert trainer_of(child) != trainer
+
+
+async def test_readiness_and_health_say_that_the_disk_is_full_while_nothing_is_written_and_recover(disk, tmp_path):
+    async with (
+        a_server(disk.path / "data", tmp_path / "log", snapshot_s=3600) as child,
+        channel_to(child.grpc) as channel,
+    ):
+        check = health_pb2_grpc.HealthStub(channel).Check
+
+        async def until(code: int, body: str, status: Any) -> None:
+            async with asyncio.timeout(DEADLINE_S):
+                while await asyncio.to_thread(get, f"http://{child.http}/readyz") != (code, body):
+                    await asyncio.sleep(0.05)
+                for service in ("", "freshet.v1.Streams"):
+                    while (await check(health_pb2.HealthCheckRequest(service=service))).status != status:
+                        await asyncio.sleep(0.05)
+
+        await until(200, "ready\n", health_pb2.HealthCheckResponse.SERVING)
+        disk.fill()
+        await until(503, "not ready: the disk is full\n", health_pb2.HealthCheckResponse.NOT_SERVING)
+        assert (await asyncio.to_thread(get, f"http://{child.http}/healthz"))[0] == 200
+        disk.empty()
+        await until(200, "ready\n", health_pb2.HealthCheckResponse.SERVING)

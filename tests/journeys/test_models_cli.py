@@ -144,3 +144,45 @@ async def test_what_the_server_refuses_is_one_line_and_exit_code_1(server, name,
         assert words in await run(*arguments, code=1)
     (tmp_path / "model.json").write_text('{"channels": ["x"], "hiden": 3}')
     assert "hiden = 3: unknown key; did you mean hidden?" in await run("create", name, "--from", "model.json", code=2)
+
+
+async def test_a_person_lists_looks_at_and_deletes_streams_from_the_command_line(client, server, name, tmp_path):
+    run = Shell(server.grpc, tmp_path, "streams")
+    await client.create_model(name, ["x"], hidden=8, interval=60.0)
+    assert await run("list", name) == f"{name}: no streams yet\n"
+    for id, rows in (("pump-1", 40), ("pump-2", 3)):
+        async with client.stream(name, id) as stream:
+            for at, row in enumerate(walk(rows, 1)):
+                await within(stream.step(row, time=1_700_000_000.0 + 60 * at))
+
+    header, first, second = (await run("list", name)).splitlines()
+    assert header.split() == ["stream", "seq", "durable", "origin", "last", "time", "staleness"]
+    assert first.split()[:5] == ["pump-1", "40", "40", "resumed", "2023-11-14T22:52:20Z"]
+    assert second.split()[:3] == ["pump-2", "3", "3"]
+    process = await run.start("list", name, "--limit", "1", "--json")
+    out, err = await within(process.communicate())
+    assert [one["stream"] for one in json.loads(out)] == ["pump-1"]
+    assert err == b"freshet: there are more than 1: say --limit 0 for all\n"
+
+    async with client.stream(name, "pump-1") as stream:
+        await within(stream.wait_judged(39))
+    found = await run.json("show", name, "pump-1")
+    model = await client.get_model(name)
+    state = (await client.get_stream(name, "pump-1", with_state=True)).state
+    assert found["version"] == model.champion > 1
+    assert (found["seq"], found["durable"], found["last_time"]) == (40, 40, 1_700_002_340.0)
+    assert (found["origin"], found["state_bytes"]) == ("resumed", len(state))
+    assert found["staleness"] <= 1
+    shown = dict(line.split(maxsplit=1) for line in (await run("show", name, "pump-2")).splitlines())
+    assert shown["stream"] == "pump-2"
+    assert shown["state"] == f"{len(state)} bytes"
+
+    assert await run("delete", name, "pump-2", code=2) == (
+        "freshet: yes = not given: say --yes: nobody is there to be asked\n"
+    )
+    assert await run("delete", name, "pump-2", "--yes") == f"stream pump-2 of {name}: deleted\n"
+    assert "no such stream" in await run("show", name, "pump-2", code=1)
+    assert "no such stream" in await run("delete", name, "pump-2", "--yes", code=1)
+    assert await run.json("delete", name, "pump-1", "--yes") == {
+        "deleted": {"model": name, "stream": "pump-1"}, "erased": False, "remains": [],
+    }  # fmt: skip

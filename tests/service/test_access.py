@@ -232,3 +232,11 @@ def test_learning_seconds_are_a_quota_beside_the_others_and_the_setting_bounds_e
     assert acme.learning_wait(104.0) == 0
     with pytest.raises(AccessError, match="learn_s_per_s"):
         parse("[tenant.acme]\nlearn_s_per_s = 0\n")
+
+
+@pytest.mark.parametrize("text", ['token = ["fr_secret"]', 'token = "fr_secret"', '[[token]]\nsha256 = "fr_secret"'])
+def test_no_error_of_a_file_repeats_what_may_be_a_token(text):
+    with pytest.raises(AccessError) as caught:
+        parse(text)
+
+    assert "fr_secret" not in str(caught.value)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from service.cli.main import app
+from service.cli.panels import OTHERS, PANELS
 from service.config import ConfigError, ServeConfig, fields, is_local, load, split_address
 from service.gate import GateSettings
 
@@ -59,7 +63,7 @@ def test_an_unknown_key_of_the_file_is_refused_with_those_that_are_known(tmp_pat
     path = tmp_path / "f.toml"
     path.write_text("publish_label = 3\n")
 
-    with pytest.raises(ConfigError, match=r"^publish_label = 3: no such setting; known are .*publish_labels"):
+    with pytest.raises(ConfigError, match=r"^publish_label = 3: no such setting; .*known are .*publish_labels"):
         load({}, path)
 
 
@@ -185,3 +189,37 @@ def test_the_gates_settings_are_passed_on_by_name():
 def test_settings_do_not_change_once_loaded():
     with pytest.raises(ValueError, match="frozen"):
         load({}).publish_s = 3.0
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [("publish_label", "publish_labels"), ("max-streams", "max_streams"), ("Max-Stream", "max_streams"),
+     ("tls_crt", "tls_cert"), ("acess", "access"), ("journal_keep_byte", "journal_keep_bytes"), ("xyzzy", "")],
+)  # fmt: skip
+def test_a_misspelt_key_is_answered_with_the_setting_that_may_be_meant(tmp_path, written, meant):
+    path = tmp_path / "f.toml"
+    path.write_text(f"{written} = 3\n")
+
+    with pytest.raises(ConfigError, match=f"^{written} = 3: no such setting; ") as caught:
+        load({}, path)
+
+    assert (f"did you mean {meant}? known are" in str(caught.value)) == bool(meant)
+    assert ("did you mean" in str(caught.value)) == bool(meant)
+
+
+def test_a_misspelt_variable_is_answered_with_the_one_that_may_be_meant(monkeypatch):
+    monkeypatch.setenv("FRESHET_MAX_STREAM", "1")
+
+    with pytest.raises(ConfigError, match=r"did you mean FRESHET_MAX_STREAMS\? "):
+        load({})
+
+
+def test_the_help_of_serve_begins_with_what_matters_first_and_has_every_setting_once():
+    shown = CliRunner().invoke(app, ["serve", "--help"], terminal_width=120).output
+
+    options = re.findall(r"^  --([a-z0-9-]+)", shown, re.M)
+    assert options[:5] == ["config", "data", "listen", "http", "access"]
+    assert sorted(options) == sorted([*(name.replace("_", "-") for name in fields()), "config", "with-parent", "help"])
+    titles = re.findall(r"^(\S.*):$", shown, re.M)
+    assert titles == [*PANELS, OTHERS]
+    assert {name for names in PANELS.values() for name in names} <= {*fields(), "config"}

@@ -17,7 +17,8 @@ MODULES = (limits, sequence, answers, spec, events, replaying, quarantine, queue
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {
-    "listen", "http", "data", "insecure", "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice",
+    "listen", "http", "data", "log_format", "audit", "insecure", "publish_labels", "publish_s", "checkpoint_chunks",
+    "trainer_nice",
     "trainers", "fresh_s",
     "comfortable_backlog", "worse_evidence", "anchor_labels", "anchor_scores", "score_every", "cool_down_labels",
     "max_movement", "snapshot_s", "commit_s", "segment_bytes", "access", "tls_cert", "tls_key", "tls_client_ca",

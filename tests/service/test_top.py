@@ -9,20 +9,27 @@ from dataclasses import replace
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from freshet.v1.models_pb2 import Model, ModelEvent
+from freshet import Model, ModelReport
+from freshet.v1 import models_pb2
+from freshet.v1.models_pb2 import ModelEvent
 from freshet.v1.types_pb2 import ModelSpec
 from service.exposition import Scrape
 from service.gate import COOLING_DOWN
 from service.metrics import Metrics
+from service.names import ModelKey
 from service.top.lines import header, mapping, plain
 from service.top.screen import COLUMNS, ago, count, duration, screen, spark
 from service.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
+from service.wire import report_message
 
 NAMES = ("pumps", "taxi-demand", "a-model-with-a-rather-long-name")
 FACTS = [
-    Model(name="pumps", champion=7, anchor=3, streams=9, offset=100, judged_offset=90, spec=ModelSpec(learn=True)),
-    Model(name="taxi-demand", champion=2, paused=True, spec=ModelSpec(learn=True)),
-    Model(name="a-model-with-a-rather-long-name", champion=1, spec=ModelSpec(learn=False)),
+    Model.of(models_pb2.Model(spec=ModelSpec(learn=learn), **facts))
+    for learn, facts in (
+        (True, {"name": "pumps", "champion": 7, "anchor": 3, "streams": 9, "offset": 100, "judged_offset": 90}),
+        (True, {"name": "taxi-demand", "champion": 2, "paused": True}),
+        (False, {"name": "a-model-with-a-rather-long-name", "champion": 1}),
+    )
 ]
 VERDICTS = {"pumps": Verdict("vetoed", "worse than the anchor")}
 
@@ -297,3 +304,41 @@ def test_a_model_whose_labels_wait_too_long_has_a_line_of_its_own(metrics):
     assert next(line for line in plain(seen) if "behind" in line).endswith("behind: pumps waits 74s")
     assert mapping(seen)["models"][1]["waiting_s"] == 74
     assert not [line for line in plain(only(seen, ["taxi-demand"])) if "behind" in line]
+
+
+def reported(metrics: Metrics) -> list[Model]:
+    """The same models as a server lists them, with how they do."""
+    models = []
+    for facts in FACTS:
+        of = metrics.of(ModelKey("default", facts.name))
+        champion, streams = int(of.version._value.get()), int(of.streams._value.get())
+        report = ModelReport.of(report_message(of))
+        models.append(replace(facts, champion=champion, streams=streams, report=report))
+    return models
+
+
+def test_whoever_may_not_read_metrics_sees_the_same_of_its_own_models(metrics):
+    with_page, without = History(), History()
+    report = dict.fromkeys(("learned", "thinned", "voided", "clipped", "drifts", "evicted", "windows"), 0)
+    report |= dict.fromkeys(("unlearned", "duplicates", "quarantine_dropped", "updates", "in_quarantine"), 0)
+    lists = {key: [] for key in ("refused", "scores", "norms", "by_layer", "ratios", "lags")}
+    for at in (0.0, 5.0, 6.0):
+        losses = {"losses": [0.4 + at / 10], "persistence": [0.8], "quarantined": {}, "saturated": None}
+        metrics.of(ModelKey("default", "pumps")).learned(report | lists | losses)
+        works(metrics)
+        operator = with_page.add(look(metrics, at))
+        tenant = without.add(look(None, at, reported(metrics)))
+
+    for operators, tenants in zip(operator.models, tenant.models, strict=True):
+        assert operators.model == tenants.model
+        assert replace(operators, tenant="", gradient={}) == tenants
+    [pumps] = [m for m in tenant.models if m.model == "pumps"]
+    assert pumps.loss == pytest.approx((0.4 + 0.9 + 1.0) / 3)
+    assert pumps.persistence == pytest.approx(0.8)
+    assert (pumps.staleness_p50, pumps.ticks_per_s) == (pytest.approx(0.5, abs=0.5), 100 / 6)
+    assert tenant.server.calls is None, "that is not the tenant's to know"
+
+
+def test_of_a_server_that_sends_no_report_the_facts_are_shown():
+    view = History().add(look(None, 0.0))
+    assert [(m.model, m.loss, m.version) for m in view.models if m.model == "pumps"] == [("pumps", None, 7)]

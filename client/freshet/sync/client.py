@@ -102,8 +102,8 @@ class Client:
     def put_stream(self, stream: KeptStream | streams_pb2.Stream) -> KeptStream:
         return self._portal.call(self._client.put_stream(stream))
 
-    def delete_stream(self, model: str, stream_id: str) -> None:
-        self._portal.call(self._client.delete_stream(model, stream_id))
+    def delete_stream(self, model: str, stream_id: str, *, erase: bool = False) -> list[str]:
+        return self._portal.call(self._client.delete_stream(model, stream_id, erase=erase))
 
     def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[KeptStream]:
         return self._portal.iterate(self._client.list_streams(model, page_size=page_size))
@@ -167,8 +167,8 @@ class Client:
     def resume(self, name: str) -> Model:
         return self._portal.call(self._client.resume(name))
 
-    def delete_model(self, name: str) -> None:
-        self._portal.call(self._client.delete_model(name))
+    def delete_model(self, name: str, *, erase: bool = False) -> list[str]:
+        return self._portal.call(self._client.delete_model(name, erase=erase))
 
     def history(self, name: str = "", events: int = 50) -> list[ModelEvent]:
         return self._portal.call(self._client.history(name, events))

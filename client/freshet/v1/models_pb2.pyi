@@ -32,6 +32,7 @@ class Model(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     JUDGED_OFFSET_FIELD_NUMBER: _builtins.int
+    REPORT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     champion: _builtins.int
     """The version that serves."""
@@ -46,6 +47,8 @@ class Model(_message.Message):
     """Records up to here are learned and judged."""
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
+    @_builtins.property
+    def report(self) -> Global___ModelReport: ...
     def __init__(
         self,
         *,
@@ -57,14 +60,94 @@ class Model(_message.Message):
         streams: _builtins.int = ...,
         offset: _builtins.int = ...,
         judged_offset: _builtins.int = ...,
+        report: Global___ModelReport | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["spec", b"spec"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "champion", b"champion", "judged_offset", b"judged_offset", "name", b"name", "offset", b"offset", "paused", b"paused", "spec", b"spec", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "champion", b"champion", "judged_offset", b"judged_offset", "name", b"name", "offset", b"offset", "paused", b"paused", "report", b"report", "spec", b"spec", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___Model: _TypeAlias = Model  # noqa: Y015
+
+@_typing.final
+class ModelReport(_message.Message):
+    """How a model does. Counts begin at 0 with each server."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    LOSS_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_LOSS_FIELD_NUMBER: _builtins.int
+    TICKS_FIELD_NUMBER: _builtins.int
+    LEARNED_LABELS_FIELD_NUMBER: _builtins.int
+    BACKLOG_FIELD_NUMBER: _builtins.int
+    LEARN_EVERY_FIELD_NUMBER: _builtins.int
+    STREAMS_OPEN_FIELD_NUMBER: _builtins.int
+    PUBLISHED_FIELD_NUMBER: _builtins.int
+    VETOED_FIELD_NUMBER: _builtins.int
+    ROLLED_BACK_FIELD_NUMBER: _builtins.int
+    PUBLISHED_TIME_FIELD_NUMBER: _builtins.int
+    STALENESS_COUNTS_FIELD_NUMBER: _builtins.int
+    STALENESS_BOUNDS_FIELD_NUMBER: _builtins.int
+    loss: _builtins.float
+    """Mean scaled loss of the candidate over the last labels learned, forecast first and learned after; absent until then."""
+    persistence_loss: _builtins.float
+    """What an answer without a network loses on the same labels: see the metric freshet_loss_persistence."""
+    ticks: _builtins.int
+    """Ticks answered with a new forecast."""
+    learned_labels: _builtins.int
+    """Label vectors learned."""
+    backlog: _builtins.int
+    """Records on disk that the trainer has not learned yet."""
+    learn_every: _builtins.int
+    """One in so many labels is learned now; more than 1 is overload."""
+    streams_open: _builtins.int
+    """Streams with a call open."""
+    published: _builtins.int
+    """Verdicts: versions put into service, candidates refused, returns to an earlier version."""
+    vetoed: _builtins.int
+    rolled_back: _builtins.int
+    published_time: _builtins.float
+    """When a version was last put into service, seconds since 1970-01-01 UTC; 0: not since the server's start."""
+    @_builtins.property
+    def staleness_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
+        """Labels that had arrived and were not judged, of each forecast: how many forecasts had at most so many, the last of
+        all, and the bounds without the last, which is infinite.
+        """
+
+    @_builtins.property
+    def staleness_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    def __init__(
+        self,
+        *,
+        loss: _builtins.float | None = ...,
+        persistence_loss: _builtins.float | None = ...,
+        ticks: _builtins.int = ...,
+        learned_labels: _builtins.int = ...,
+        backlog: _builtins.int = ...,
+        learn_every: _builtins.int = ...,
+        streams_open: _builtins.int = ...,
+        published: _builtins.int = ...,
+        vetoed: _builtins.int = ...,
+        rolled_back: _builtins.int = ...,
+        published_time: _builtins.float = ...,
+        staleness_counts: _abc.Iterable[_builtins.int] | None = ...,
+        staleness_bounds: _abc.Iterable[_builtins.float] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "loss", b"loss", "persistence_loss", b"persistence_loss"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "backlog", b"backlog", "learn_every", b"learn_every", "learned_labels", b"learned_labels", "loss", b"loss", "persistence_loss", b"persistence_loss", "published", b"published", "published_time", b"published_time", "rolled_back", b"rolled_back", "staleness_bounds", b"staleness_bounds", "staleness_counts", b"staleness_counts", "streams_open", b"streams_open", "ticks", b"ticks", "vetoed", b"vetoed"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
+    _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
+    _WhichOneofReturnType__persistence_loss: _TypeAlias = _typing.Literal["persistence_loss"]  # noqa: Y015
+    _WhichOneofArgType__persistence_loss: _TypeAlias = _typing.Literal["_persistence_loss", b"_persistence_loss"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__loss) -> _WhichOneofReturnType__loss | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__persistence_loss) -> _WhichOneofReturnType__persistence_loss | None: ...
+
+Global___ModelReport: _TypeAlias = ModelReport  # noqa: Y015
 
 @_typing.final
 class Version(_message.Message):
@@ -419,15 +502,21 @@ class DeleteModelRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     NAME_FIELD_NUMBER: _builtins.int
+    ERASE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
+    erase: _builtins.bool
+    """As DeleteStreamRequest.erase; of the model nothing is left then, weights included. A model that is not there is no
+    error then.
+    """
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
+        erase: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase", b"erase", "name", b"name"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -437,12 +526,19 @@ Global___DeleteModelRequest: _TypeAlias = DeleteModelRequest  # noqa: Y015
 class DeleteModelResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    REMAINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def remains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """As DeleteStreamResponse.remains."""
+
     def __init__(
         self,
+        *,
+        remains: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remains", b"remains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

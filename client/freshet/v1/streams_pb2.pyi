@@ -668,6 +668,9 @@ class Stream(_message.Message):
     STATE_ORIGIN_FIELD_NUMBER: _builtins.int
     STATE_FIELD_NUMBER: _builtins.int
     EPOCH_FIELD_NUMBER: _builtins.int
+    VERSION_FIELD_NUMBER: _builtins.int
+    JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
+    STATE_BYTES_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     stream: _builtins.str
     last_seq: _builtins.int
@@ -679,6 +682,12 @@ class Stream(_message.Message):
     """One row of little-endian float32, in the layout of the model's spec."""
     epoch: _builtins.int
     """Counts owners: one higher at each takeover."""
+    version: _builtins.int
+    """The version that answers its next tick."""
+    judged_through: _builtins.int
+    """The version has been judged with the stream's labels up to this tick."""
+    state_bytes: _builtins.int
+    """Size of a state of this model, in bytes."""
     def __init__(
         self,
         *,
@@ -690,10 +699,13 @@ class Stream(_message.Message):
         state_origin: Global___Welcome.StateOrigin.ValueType = ...,
         state: _builtins.bytes = ...,
         epoch: _builtins.int = ...,
+        version: _builtins.int = ...,
+        judged_through: _builtins.int = ...,
+        state_bytes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "last_time", b"last_time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_seq", b"durable_seq", "epoch", b"epoch", "last_seq", b"last_seq", "last_time", b"last_time", "model", b"model", "state", b"state", "state_origin", b"state_origin", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_last_time", b"_last_time", "durable_seq", b"durable_seq", "epoch", b"epoch", "judged_through", b"judged_through", "last_seq", b"last_seq", "last_time", b"last_time", "model", b"model", "state", b"state", "state_bytes", b"state_bytes", "state_origin", b"state_origin", "stream", b"stream", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__last_time: _TypeAlias = _typing.Literal["last_time"]  # noqa: Y015
     _WhichOneofArgType__last_time: _TypeAlias = _typing.Literal["_last_time", b"_last_time"]  # noqa: Y015
@@ -727,17 +739,25 @@ class DeleteStreamRequest(_message.Message):
 
     MODEL_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    ERASE_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     stream: _builtins.str
+    erase: _builtins.bool
+    """Also remove what the server's files hold of the stream, and of streams of the model that were deleted before. Needs
+    the role ADMIN. All of the journal so far is dropped, once it is learned: that of other models too. It answers when
+    that is done; UNAVAILABLE: it goes on by itself, and the same call waits for it again. A stream that is not there is
+    no error then. Weights that learned from the stream, backups made before, and logs are not touched.
+    """
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         stream: _builtins.str = ...,
+        erase: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["erase", b"erase", "model", b"model", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -747,12 +767,19 @@ Global___DeleteStreamRequest: _TypeAlias = DeleteStreamRequest  # noqa: Y015
 class DeleteStreamResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    REMAINS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def remains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Files in the data directory that `erase` did not touch and that may hold data of clients: set aside as damaged."""
+
     def __init__(
         self,
+        *,
+        remains: _abc.Iterable[_builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["remains", b"remains"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
