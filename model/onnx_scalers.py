@@ -95,7 +95,7 @@ def _pull(g: Graph, pace: str, haste: str, root: str, observed: str) -> tuple[st
 
 def _hasty_rate(g: Graph, seen: str, haste: str, observed: str) -> str:
     """See `robust.hasty_rate`; of nothing seen, the rate is nothing that counts."""
-    a = g.op("Max", g.op("Clip", g.op("Reciprocal", seen), ALPHA, 1.0), haste)
+    a = g.op("Clip", g.op("Max", g.op("Reciprocal", seen), haste), ALPHA, 1.0)
     return str(g.op("Mul", a, observed)) if observed else str(a)
 
 

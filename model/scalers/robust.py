@@ -82,8 +82,8 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
 
 
 def hasty_rate(seen: Array, haste: Array, observed: Array | None) -> Array:
-    """`rate`, or haste if that is larger; 0 where nothing was observed."""
-    a: Array = np.maximum(rate(seen, None), haste)
+    """`rate`, or haste if that is larger, at most 1; 0 where nothing was observed."""
+    a: Array = np.minimum(np.maximum(rate(seen, None), haste), np.float32(1))
     return a if observed is None else a * observed
 
 

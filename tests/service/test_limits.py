@@ -125,7 +125,7 @@ def test_connections_leave_descriptors_for_files(asked, descriptors, allowed):
         ({"channels": ("a",)}, limits.MAX_STEP_ROWS),
         ({"channels": ("a",), "hidden": 1024}, 25),
         ({"channels": CHANNELS[:256], "hidden": 1024}, 15),
-        ({"channels": CHANNELS, "targets": CHANNELS[:1]}, 10),
+        ({"channels": CHANNELS, "targets": CHANNELS[:1]}, 6),
         ({**CLASSIFY, "classes": CHANNELS}, 15),
     ],
     ids=lambda value: (

@@ -43,6 +43,7 @@ class Held:
     def __init__(self, session: StepSession) -> None:
         self._session = session
         self.begun, self._go = threading.Event(), threading.Event()
+        self.nbytes = session.nbytes
         self.computed = 0
         self.fails = False
 
