@@ -202,7 +202,7 @@ async def test_a_batch_of_nothing_or_of_bad_ids_alone_is_answered_at_once(client
         assert (list(packed.refused), packed.seq.tolist()) == ([0, 1], [0, 0])
 
 
-@pytest.mark.parametrize("streams", ["ab", {"a", "b"}, {"a": 1, "b": 2}, 7, None], ids=repr)
+@pytest.mark.parametrize("streams", ["ab", {"a"}, {"a": 1, "b": 2}, 7, None], ids=repr)
 async def test_what_is_no_list_of_ids_is_refused_by_name(client, streams):
     async with client.mux("m") as mux:
         with pytest.raises(freshet.InvalidArgument, match=r"streams = .*: give a list") as caught:
