@@ -7,13 +7,13 @@ import enum
 import hmac
 import math
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import Any
 
-from service.errors import Unauthenticated
+from service.documents import DocumentError, toml
+from service.errors import Unauthenticated, shown
 
 DEFAULT_TENANT = "default"  # of everybody, where there is no access file
 TENANT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
@@ -127,12 +127,12 @@ def token_digest(token: str) -> str:
 def parse(text: str) -> Access:
     """An access file, TOML. Raises AccessError for whatever it says that is not understood, whole or not at all."""
     try:
-        content = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+        content = toml(text)
+    except DocumentError as error:
         raise AccessError(f"not TOML: {error}") from error
     unknown = content.keys() - {"token", "tenant"}
     if unknown:
-        raise AccessError(f"{min(unknown)}: no such entry; write [[token]] and [tenant.NAME]")
+        raise AccessError(f"{shown(min(unknown))}: no such entry; write [[token]] and [tenant.NAME]")
     tokens, tenants = content.get("token", []), content.get("tenant", {})
     if not isinstance(tokens, list) or not isinstance(tenants, dict):
         raise AccessError("token is a list, [[token]]; tenant a table, [tenant.NAME]")
@@ -155,9 +155,9 @@ def _grant(where: str, entry: Any) -> Grant:
             f"{where}: sha256 must be 64 hex digits in lower case; `freshet token new` prints such an entry"
         )
     if not isinstance(role, str) or role.upper() not in Role.__members__:
-        raise AccessError(f"{where}: role = {role!r}; choose {', '.join(r.name.lower() for r in Role)}")
+        raise AccessError(f"{where}: role = {shown(repr(role))}; choose {', '.join(r.name.lower() for r in Role)}")
     if not isinstance(name, str) or len(name) > 64 or (name and not name.isprintable()):
-        raise AccessError(f"{where}: name = {name!r}; give up to 64 printable characters")
+        raise AccessError(f"{where}: name = {shown(repr(name))}; give up to 64 printable characters")
     if expires is not None and (not isinstance(expires, dt.datetime) or expires.tzinfo is None):
         raise AccessError(f"{where}: expires = {expires}; give a time with its zone, e.g. 2027-01-01T00:00:00Z")
     _check_tenant(where, tenant)
@@ -166,14 +166,15 @@ def _grant(where: str, entry: Any) -> Grant:
 
 
 def _quota(tenant: str, entry: Any) -> Quota:
-    where = f"tenant.{tenant}"
+    where = f"tenant.{shown(tenant)}"
     _check_tenant(where, tenant)
     entry = _table(where, entry, set(Quota.__dataclass_fields__))
     for name, value in entry.items():
         whole = name not in PER_SECOND
         right = isinstance(value, int if whole else (int, float)) and not isinstance(value, bool)
         if not right or not 0 <= value < 2**63 or (value == 0 and not whole):
-            raise AccessError(f"{where}.{name} = {value!r}; give a {'whole number' if whole else 'number above 0'}")
+            allowed = "whole number" if whole else "number above 0"
+            raise AccessError(f"{where}.{name} = {shown(repr(value))}; give a {allowed}")
     return Quota(**entry)
 
 
@@ -183,10 +184,11 @@ def _table(where: str, entry: Any, known: set[str]) -> dict[str, Any]:
         raise AccessError(f"{where}: {type(entry).__name__}; write it as a table")
     unknown = entry.keys() - known
     if unknown:
-        raise AccessError(f"{where}.{min(unknown)}: no such key; known are {', '.join(sorted(known))}")
+        raise AccessError(f"{where}.{shown(min(unknown))}: no such key; known are {', '.join(sorted(known))}")
     return entry
 
 
 def _check_tenant(where: str, tenant: Any) -> None:
     if not isinstance(tenant, str) or not TENANT_NAME.fullmatch(tenant):
-        raise AccessError(f"{where}: tenant = {tenant!r}; give 1 to 64 of a-z, 0-9, '-', '_', beginning with a letter")
+        allowed = "give 1 to 64 of a-z, 0-9, '-', '_', beginning with a letter"
+        raise AccessError(f"{where}: tenant = {shown(repr(tenant))}; {allowed}")

@@ -7,12 +7,12 @@ import os
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from tomllib import TOMLDecodeError
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
-from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict, TomlConfigSettingsSource
+from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
+from service.documents import DocumentError, read_text, toml
 from service.gate import GateSettings
 
 ENV_PREFIX = "FRESHET_"
@@ -169,15 +169,15 @@ class ServeConfig(BaseSettings):
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Flags before environment before file."""
-        return init_settings, env_settings, TomlConfigSettingsSource(settings_cls, _config_file)
+        return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file)
 
 
-_config_file: Path | None = None
+_in_file: dict[str, Any] = {}
 
 
 def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
     """The effective configuration. flags: those given, by field name. Raises ConfigError, also for unknown names."""
-    global _config_file
+    global _in_file
     unknown = [
         name
         for name in os.environ
@@ -186,17 +186,24 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
     if unknown:
         known = [ENV_PREFIX + name.upper() for name in fields()]
         raise ConfigError(f"{unknown[0]}: {no_such_setting(unknown[0], known)}")
-    if file is not None and not file.is_file():
-        raise ConfigError(f"config = {file}: no such file")
-    _config_file = file
+    _in_file = settings_in(file)
     try:
         return ServeConfig(**flags)
     except ValidationError as error:
         raise ConfigError("; ".join(map(_problem, error.errors()))) from error
-    except TOMLDecodeError as error:
-        raise ConfigError(f"config = {file}: not TOML: {error}") from error
     finally:
-        _config_file = None
+        _in_file = {}
+
+
+def settings_in(file: Path | None) -> dict[str, Any]:
+    """What a file of settings says, by name. Raises ConfigError."""
+    try:
+        return toml(read_text(file)) if file else {}
+    except FileNotFoundError:
+        raise ConfigError(f"config = {file}: no such file") from None
+    except (OSError, DocumentError) as error:
+        reason = error.strerror if isinstance(error, OSError) else f"not TOML: {error}"
+        raise ConfigError(f"config = {file}: {reason}") from error
 
 
 def _problem(error: Any) -> str:

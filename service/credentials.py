@@ -10,8 +10,9 @@ from typing import Any
 import grpc
 
 from service.access import OPEN, Access, AccessError, parse
+from service.documents import DocumentError, read, read_text
 from service.expiry import expiry
-from service.limits import MAX_ACCESS_BYTES
+from service.limits import MAX_PEM_BYTES
 from service.metrics import Metrics
 from service.watched import Watched
 
@@ -42,12 +43,8 @@ def access_file(path: Path | None, metrics: Metrics) -> Watched[Access]:
 def read_access(path: Path) -> Access:
     """An access file. Raises AccessError naming it."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_ACCESS_BYTES + 1)
-        if len(data) > MAX_ACCESS_BYTES:
-            raise AccessError(f"larger than {MAX_ACCESS_BYTES} bytes")
-        return parse(data.decode())
-    except (OSError, UnicodeDecodeError, AccessError) as error:
+        return parse(read_text(path))
+    except Exception as error:  # whatever is in it: the server goes on with what it has read before
         reason = error.strerror if isinstance(error, OSError) else error
         raise AccessError(f"access = {path}: {reason}") from error
 
@@ -61,8 +58,8 @@ class Certificates:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # of the HTTP port, where no client is asked who it is
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
         self.context.set_ciphers(HTTP_CIPHERS)
-        files = {"tls_cert": cert, "tls_key": key, "tls_client_ca": client_ca}
-        paths = {setting: path for setting, path in files.items() if path}
+        self._paths = {"tls_cert": cert, "tls_key": key, "tls_client_ca": client_ca}
+        paths = {setting: path for setting, path in self._paths.items() if path}
         self._watched = Watched("certificate", paths, self._read, metrics.file_invalid.labels("certificate"))
         self._served = self._watched.current
         self._expires = metrics.certificate_expiry.labels("certificate")
@@ -76,7 +73,14 @@ class Certificates:
 
     def look(self) -> None:
         """Read the files again if they have changed."""
-        if self._watched.look():
+        self._take(self._watched.look())
+
+    async def look_aside(self, within_s: float) -> None:
+        """As `look`, off the event loop; see `Watched.look_aside`."""
+        self._take(await self._watched.look_aside(within_s))
+
+    def _take(self, changed: bool) -> None:
+        if changed:
             self._expires.set(self._watched.current.expires)
 
     def _fresh(self) -> Any:
@@ -90,6 +94,7 @@ class Certificates:
     def _read(self) -> Pem:
         """What the files hold, which the HTTP port's next handshakes are with. They may be replaced at any moment."""
         cert, key, client_ca = self._files
+        chain, secret, authorities = (_pem(setting, path) for setting, path in self._paths.items())
         trial = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         try:
             if client_ca:
@@ -105,12 +110,19 @@ class Certificates:
             raise CertificateError(
                 f"tls_cert = {cert}, tls_key = {key}: no pair of PEM files: {error.reason}"
             ) from error
-        chain = cert.read_bytes()
         try:
             expires = expiry(chain)
         except ValueError as error:
             raise CertificateError(f"tls_cert = {cert}: no PEM file of certificates: {error}") from error
-        return Pem(chain, key.read_bytes(), client_ca.read_bytes() if client_ca else None, expires)
+        return Pem(chain, secret, authorities or None, expires)
+
+
+def _pem(setting: str, path: Path | None) -> bytes:
+    """A PEM file, before anything parses it; nothing without a path. Raises CertificateError, OSError."""
+    try:
+        return read(path, MAX_PEM_BYTES) if path else b""
+    except DocumentError as error:
+        raise CertificateError(f"{setting} = {path}: {error}") from error
 
 
 def configuration(pem: Pem) -> Any:

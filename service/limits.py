@@ -14,6 +14,8 @@ MAX_PARAMETERS = 8_000_000
 MAX_UNROLLED = 1 << 19
 # Labels that one row of an update's window has room for: 32 rows of labels, mask and forecasts stay below 1 GB.
 MAX_LABELS = 1 << 21
+# A file of either, as people give it.
+MAX_WEIGHTS_BYTES = 64 << 20
 # Versions that a model keeps for good: the first, those imported, promoted, returned to. With more, none is imported.
 MAX_PINNED = 256
 # Ticks of one labelled window, where MAX_UNROLLED and MAX_LABELS allow as many.
@@ -38,8 +40,10 @@ MAX_PENDING_CALLS = 256
 MAX_CHECKS = 32
 # From a call's begin to its request, where a method takes one.
 REQUEST_S = 30.0
-# Of the access file: some 20,000 tokens.
-MAX_ACCESS_BYTES = 4 << 20
+# Of a file of certificates, or of a key.
+MAX_PEM_BYTES = 1 << 20
+# For a file that has changed to be read and understood; beyond it, what was read before stays in force.
+READ_S = 10.0
 # For files, databases, the trainer's pipes, polling, and the side server.
 RESERVED_DESCRIPTORS = 48
 # Audit lines of refusals: of one tenant, or of all callers without a good token, at once, and per second after that.

@@ -331,13 +331,13 @@ class Server:
         while True:
             await asyncio.sleep(FILES_PERIOD_S)
             complaint = self.access.complaint
-            if await asyncio.to_thread(self.access.look):  # thousands of tokens take a while to read
+            if await self.access.look_aside(limits.READ_S):
                 self.serving.tenants.apply(self.access.current)
                 self._audit_access()
             elif self.access.complaint not in ("", complaint):
                 self.audit.act("access file", "refused", by="server", file=str(self.config.access))
             if self.certificates:
-                self.certificates.look()
+                await self.certificates.look_aside(limits.READ_S)
             self.security.sweep()  # tokens also expire while their file stays as it is
             self.audit.count_left_out()
             if self.ready:

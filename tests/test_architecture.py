@@ -22,6 +22,7 @@ FLOORS = {
     "service.config": 1,
     "service.dates": 1,
     "service.differences": 1,
+    "service.documents": 1,
     "service.errors": 1,
     "service.exposition": 1,
     "service.expiry": 1,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from model.spec import ModelSpec, SpecError
 from service.backtest.scoring import Scorer
 from service.backtest.series import Series, every_series
 from service.cli.files import load_weights
+from service.documents import DocumentError, read_text, toml
 from service.errors import Invalid
 from service.tables.names import listed, quoted
 from service.tables.numeric_times import could_be_unix
@@ -196,8 +196,8 @@ def model_keys(
     keys: dict[str, Any] = {}
     if file is not None:
         try:
-            keys |= tomllib.loads(file.read_text(encoding="utf-8"))
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            keys |= toml(read_text(file))
+        except DocumentError as error:
             raise Invalid("config", str(file), f"not a TOML file: {error}") from None
     keys |= {name: value for name, value in (("horizon", horizon), ("seed", seed)) if value is not None}
     for setting in settings:
@@ -211,6 +211,6 @@ def model_keys(
 def toml_value(text: str) -> Any:
     """A TOML value, or the text itself."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        return toml(f"value = {text}")["value"]
+    except DocumentError:
         return text

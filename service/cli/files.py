@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from model.network import Network
 from model.spec import ModelSpec
+from service import documents
+from service.documents import DocumentError, json_value, read_text, toml
 from service.errors import Invalid
 from service.export import read_weights
+from service.limits import MAX_WEIGHTS_BYTES
 
 SPEC, WEIGHTS, ONNX = "model.toml", "weights.safetensors", "model.onnx"
 FACTS = "model.json"  # of an exported version: its facts, digests and spec
@@ -52,9 +54,9 @@ def read_spec(source: Path) -> ModelSpec:
     if file.suffix not in (".toml", ".json"):
         raise Invalid("from", str(file), "give a file whose name ends in .toml or .json")
     try:
-        text = file.read_text(encoding="utf-8")
-        keys = tomllib.loads(text) if file.suffix == ".toml" else json.loads(text, object_pairs_hook=_once)
-    except ValueError as error:  # of either parser, or bytes that are no text
+        text = read_text(file)
+        keys = toml(text) if file.suffix == ".toml" else json_value(text, object_pairs_hook=_once)
+    except DocumentError as error:
         raise Invalid("from", str(file), f"not a {file.suffix[1:].upper()} file: {error}") from None
     if isinstance(keys, dict) and isinstance(keys.get("spec"), dict):  # the facts of an exported version
         keys = keys["spec"]
@@ -79,7 +81,7 @@ def recorded_digest(folder: Path) -> str:
     if not file.is_file():
         return ""
     try:
-        return str(json.loads(file.read_text(encoding="utf-8"))["sha256"][WEIGHTS])
+        return str(json_value(read_text(file))["sha256"][WEIGHTS])
     except (ValueError, KeyError, TypeError) as error:
         raise Invalid("from", str(file), f"not what an export wrote ({error!r}): repair or remove it") from None
 
@@ -95,9 +97,17 @@ def load_weights(path: Path, spec: ModelSpec) -> bytes:
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise Invalid("weights", str(path), f"no such file, nor a folder with {WEIGHTS}")
-    data = file.read_bytes()
+    data = read_file("weights", file, MAX_WEIGHTS_BYTES)
     try:
         read_weights(Network(spec), data)
     except ValueError as error:
         raise Invalid("weights", str(path), f"{error}: give the spec that they were trained with") from None
     return data
+
+
+def read_file(what: str, path: Path, most: int) -> bytes:
+    """A plain file of at most so many bytes. Raises Invalid naming `what`, OSError."""
+    try:
+        return documents.read(path, most)
+    except DocumentError as error:
+        raise Invalid(what, str(path), f"{error}: give one that `freshet models export` wrote") from None

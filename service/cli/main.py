@@ -10,7 +10,6 @@ import os
 import signal
 import sys
 import threading
-import tomllib
 from collections.abc import Callable, Iterator
 from enum import StrEnum
 from pathlib import Path
@@ -31,7 +30,7 @@ from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
 from service.cli.verbs import INTERRUPTED, SPEC_KEYS, USAGE_ERROR, asking, group, guarded, one_blas_thread, refused
-from service.config import ENV_PREFIX, ConfigError, ServeConfig, load
+from service.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
 from service.remote import Remote
 
 VERSION = "0.1.0"
@@ -85,7 +84,7 @@ def serve(
     given = {name: value for name, value in flags.items() if value is not None}
     try:
         settings = load(given, config)
-    except (ConfigError, tomllib.TOMLDecodeError) as error:
+    except ConfigError as error:
         raise refused(error) from None
     if with_parent:
         threading.Thread(target=_drain_at_end_of_input, name="with-parent", daemon=True).start()
@@ -112,7 +111,7 @@ app.command(cls=Panelled)(_with_flags(serve))
 
 def _sources(settings: ServeConfig, given: dict[str, Any], file: Path | None) -> Iterator[tuple[str, Any, str]]:
     """Every setting, its value and where it came from."""
-    in_file = tomllib.loads(file.read_text(encoding="utf-8")) if file else {}
+    in_file = settings_in(file)
     for name, value in settings.model_dump().items():
         variable = f"{ENV_PREFIX}{name.upper()}"
         sources = [("flag", name in given), (variable, variable in os.environ), (str(file), name in in_file)]

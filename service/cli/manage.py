@@ -17,6 +17,7 @@ from service.cli import files, spec_keys
 from service.cli.streams import deleted
 from service.cli.tables import plain, print_facts, print_json, print_table
 from service.errors import Invalid
+from service.limits import MAX_WEIGHTS_BYTES
 from service.remote import Remote
 
 
@@ -162,9 +163,10 @@ async def import_version(client: freshet.Client, name: str, source: Path, promot
     if not file.is_file():
         raise Invalid("from", str(source), f"no such file, nor a folder with {files.WEIGHTS}")
     onnx = file.with_name(files.ONNX)
-    graph = onnx.read_bytes() if source.is_dir() and onnx.is_file() else b""
+    graph = files.read_file("onnx", onnx, MAX_WEIGHTS_BYTES) if source.is_dir() and onnx.is_file() else b""
     digest = files.recorded_digest(source) if source.is_dir() else ""
-    version = await client.import_version(name, file.read_bytes(), onnx=graph, digest=digest)
+    weights = files.read_file("weights", file, MAX_WEIGHTS_BYTES)
+    version = await client.import_version(name, weights, onnx=graph, digest=digest)
     if promote:
         return said(await client.promote(name, version.number), as_json)
     if as_json:

@@ -16,6 +16,7 @@ import typer
 
 from service.access import Access, AccessError, Quota, Role, parse, token_digest
 from service.cli.verbs import group, guarded, refused
+from service.documents import DocumentError, read_text
 from service.errors import Invalid
 
 token = group("token", "Tokens of the access file: make one, look at who has one.")
@@ -73,8 +74,8 @@ def list_tokens(file: Annotated[Path, typer.Argument(help="The access file.", me
     from service.cli.tables import print_table
 
     try:
-        access = parse(file.read_text(encoding="utf-8"))
-    except (AccessError, OSError, UnicodeDecodeError) as error:
+        access = parse(read_text(file))
+    except (AccessError, OSError, DocumentError) as error:
         raise refused(error if isinstance(error, OSError) else AccessError(f"{file}: {error}")) from None
     print_table(("sha256", "tenant", "role", "name", "expires"), rows(access))
     for tenant, quota in sorted(access.quotas.items()):
@@ -112,7 +113,7 @@ def add(path: Path, made: str) -> None:
 
     Raises AccessError if it was no good before, OSError.
     """
-    before = path.read_text(encoding="utf-8") if path.exists() else ""
+    before = read_text(path) if path.exists() else ""
     if before:
         parse(before)
         made = f"{made}\n{before}" if "[tenant." in before else f"{before.rstrip()}\n\n{made}"

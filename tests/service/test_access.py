@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import threading
 from pathlib import Path
 
 import pytest
@@ -10,10 +12,13 @@ from prometheus_client import CollectorRegistry
 
 from service.access import DEFAULT_TENANT, EVERYBODY, OPEN, Access, AccessError, Grant, Quota, Role, parse, token_digest
 from service.credentials import access_file
+from service.documents import MAX_DOCUMENT_BYTES
 from service.errors import Unauthenticated
-from service.limits import MAX_ACCESS_BYTES
 from service.metrics import Metrics
 from service.tenants import Tenants
+from service.watched import Watched
+from tests.journeys.raw import DEADLINE_S
+from tests.service.test_documents import QUICK_TOML
 
 NOW = 1_800_000_000.0  # 2027-01-15
 ENTRY = '[[token]]\nsha256 = "{digest}"\ntenant = "{tenant}"\nrole = "{role}"\n'
@@ -160,7 +165,7 @@ def test_a_changed_file_is_in_force_at_the_next_look(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "bad", ["[[token]]", "\xff".encode("latin1"), "#" * (MAX_ACCESS_BYTES + 1)], ids=["entry", "bytes", "size"]
+    "bad", ["[[token]]", "\xff".encode("latin1"), "#" * (MAX_DOCUMENT_BYTES + 1)], ids=["entry", "bytes", "size"]
 )
 def test_a_file_that_becomes_invalid_changes_nothing_and_it_is_said(tmp_path, bad, capsys):
     files = Files(tmp_path / "access.toml", entry("one"))
@@ -240,3 +245,89 @@ def test_no_error_of_a_file_repeats_what_may_be_a_token(text):
         parse(text)
 
     assert "fr_secret" not in str(caught.value)
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("hostile", QUICK_TOML.values(), ids=QUICK_TOML)
+def test_a_file_made_to_hurt_its_parser_changes_nothing_and_it_is_said(tmp_path, hostile, capsys):
+    files = Files(tmp_path / "access.toml", entry("one"))
+
+    assert files.after(hostile) == parse(entry("one"))
+    assert files.invalid == 1
+    assert len(capsys.readouterr().out) < 1000
+
+    assert files.after(entry("two")) == parse(entry("two"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        entry("one", more=f'name = "{"x" * 100_000}"\n'),
+        entry("one", role="x" * 100_000),
+        f"[tenant.{'x' * 100_000}]\nmodels = 1\n",
+        f"{'x' * 100_000} = 1\n",
+        f"[tenant.acme]\nmodels = [{'1,' * 100_000}]\n",
+    ],
+)
+def test_an_error_of_an_access_file_is_a_sentence(text):
+    with pytest.raises(AccessError) as refused:
+        parse(text)
+
+    assert len(str(refused.value)) < 300
+
+
+@pytest.mark.parametrize("error", [RecursionError("deep"), MemoryError(), KeyError("x"), AssertionError()])
+def test_whatever_a_reader_raises_what_was_read_before_stays_in_force(tmp_path, error):
+    path, metrics = tmp_path / "file", Metrics(CollectorRegistry())
+    path.write_text("one")
+    outcomes = iter(["one", error, "two"])
+
+    def read() -> str:
+        outcome = next(outcomes)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return str(outcome)
+
+    file = Watched("file", {"file": path}, read, metrics.file_invalid.labels("file"))
+    path.write_text("changed")
+    assert not file.look()
+    assert file.current == "one"
+    assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "file"}) == 1
+
+    path.write_text("changed again")
+    assert file.look()
+    assert file.current == "two"
+
+
+async def test_a_file_that_takes_too_long_changes_nothing_and_it_is_said(tmp_path, capsys):
+    path, metrics, free = tmp_path / "file", Metrics(CollectorRegistry()), threading.Event()
+    path.write_text("one")
+    reads = iter(["one", "two"])
+
+    def read() -> str:
+        if (content := next(reads)) == "two":
+            free.wait(DEADLINE_S)
+        return content
+
+    file = Watched("file", {"file": path}, read, metrics.file_invalid.labels("file"))
+    path.write_text("changed")
+
+    assert not await file.look_aside(0.01)
+    assert not await file.look_aside(0.01)
+    assert file.current == "one"
+    assert capsys.readouterr().out.count("not read within 0.01 s") == 1
+    free.set()
+    assert await file.look_aside(DEADLINE_S)
+    assert file.current == "two"
+    assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "file"}) == 0
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path):
+    files = Files(tmp_path / "access.toml", entry("one"))
+    files.path.unlink()
+    os.mkfifo(files.path)
+
+    assert not files.file.look()
+    assert files.file.current == parse(entry("one"))
+    assert files.invalid == 1

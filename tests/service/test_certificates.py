@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import ssl
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from service.credentials import Certificates
+from service.limits import MAX_PEM_BYTES
 from service.metrics import Metrics
 from tests.client.certificates import Authority
 
@@ -56,3 +58,24 @@ def test_a_pair_that_does_not_fit_at_the_start_is_refused(tmp_path):
     (cert, _), (_, key) = authority.sign("one"), authority.sign("other")
     with pytest.raises(ValueError, match=f"tls_key = {key}"):
         Certificates(cert, key, None, Metrics(CollectorRegistry()))
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("which", ["cert", "key", "ca"])
+@pytest.mark.parametrize("bad", [b"", b"\0" * 1000, b"-----BEGIN CERTIFICATE-----\n", bytes(MAX_PEM_BYTES + 1), "pipe"])
+def test_a_file_that_is_no_certificate_changes_nothing(tmp_path, which, bad):
+    metrics, authority = Metrics(CollectorRegistry()), Authority(tmp_path)
+    cert, key = authority.sign("old")
+    files = {"cert": cert, "key": key, "ca": Path(shutil.copy(authority.pem, tmp_path / "ca.pem"))}
+    certificates = Certificates(cert, key, files["ca"], metrics)
+    before = certificates._watched.current
+
+    files[which].unlink()
+    if isinstance(bad, bytes):
+        files[which].write_bytes(bad)
+    else:
+        os.mkfifo(files[which])
+    certificates.look()
+
+    assert certificates._watched.current == before
+    assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "certificate"}) == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from service.cli.main import app
 from service.cli.panels import OTHERS, PANELS
 from service.config import ConfigError, ServeConfig, fields, is_local, load, split_address
 from service.gate import GateSettings
+from tests.service.test_documents import QUICK_TOML
 
 
 @pytest.fixture(autouse=True)
@@ -223,3 +225,23 @@ def test_the_help_of_serve_begins_with_what_matters_first_and_has_every_setting_
     titles = re.findall(r"^(\S.*):$", shown, re.M)
     assert titles == [*PANELS, OTHERS]
     assert {name for names in PANELS.values() for name in names} <= {*fields(), "config"}
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", [*QUICK_TOML.values(), "\udcff"], ids=[*QUICK_TOML, "not text"])
+def test_a_file_made_to_hurt_its_parser_is_refused(tmp_path, text):
+    file = tmp_path / "serve.toml"
+    file.write_bytes(text.encode("utf-8", "surrogateescape"))
+
+    with pytest.raises(ConfigError, match=r"config = .*: not TOML") as refused:
+        load({}, file)
+    assert len(str(refused.value)) < 500
+
+
+@pytest.mark.timeout(20)
+def test_a_pipe_or_a_folder_is_no_file_of_settings(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+
+    for path in (tmp_path / "pipe", tmp_path):
+        with pytest.raises(ConfigError, match=r"config = "):
+            load({}, path)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from model import spec
-from service import answers, events, limits, replaying, sequence, skips
+from service import answers, documents, events, limits, replaying, sequence, skips
 from service.config import ServeConfig
 from service.trainer import quarantine, queues
 
 ROOT = Path(__file__).parents[2]
-MODULES = (limits, sequence, answers, spec, events, replaying, quarantine, queues, skips)
+MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, skips)
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {

@@ -15,10 +15,13 @@ from typer.testing import CliRunner
 from freshet.v1 import models_pb2, types_pb2
 from model.network import Network
 from model.spec import CHOICES, ModelSpec, SpecError
+from service.backtest.plan import toml_value
 from service.cli import files, spec_keys, tables
 from service.cli.main import app
 from service.errors import Invalid
 from service.export import pack_weights
+from service.limits import MAX_WEIGHTS_BYTES
+from tests.service.test_documents import HOSTILE_JSON, QUICK_TOML
 
 VERBS = [
     "list", "show", "history", "create", "import", "export", "promote", "rollback", "pause", "resume", "delete",
@@ -237,3 +240,36 @@ def test_a_terminal_gets_a_table_in_which_a_name_is_no_markup(monkeypatch, capsy
     tables.print_table(("name",), [("[bold]flow[/bold]",)])
 
     assert "[bold]flow[/bold]" in capsys.readouterr().out
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", QUICK_TOML.values(), ids=QUICK_TOML)
+def test_a_spec_of_toml_made_to_hurt_its_parser_is_refused(write, text):
+    with pytest.raises(Invalid, match="not a TOML file"):
+        files.read_spec(write("model.toml", text))
+    assert toml_value(text) == text  # of --set, which is text where it is no value
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize("text", HOSTILE_JSON.values(), ids=HOSTILE_JSON)
+def test_a_spec_of_json_made_to_hurt_its_parser_is_refused(write, tmp_path, text):
+    file = write("model.json", text)
+
+    with pytest.raises(Invalid, match="not a JSON file"):
+        files.read_spec(file)
+    with pytest.raises(Invalid, match="not what an export wrote"):
+        files.recorded_digest(tmp_path)
+
+
+@pytest.mark.timeout(20)
+@pytest.mark.parametrize("kind", ["pipe", "size"])
+def test_a_file_of_weights_that_is_none_is_refused_before_it_is_read(tmp_path, kind):
+    file = tmp_path / "weights.safetensors"
+    if kind == "pipe":
+        os.mkfifo(file)
+    else:
+        with file.open("wb") as made:
+            made.truncate(MAX_WEIGHTS_BYTES + 1)
+
+    with pytest.raises(Invalid, match="weights"):
+        files.load_weights(file, ModelSpec(channels=("a",)))
