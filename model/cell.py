@@ -12,8 +12,14 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bounds import Bound
+
 Array = NDArray[Any]  # float32 in service, float64 in gradient checks
 Params = Mapping[str, Array]
+
+
+MAX_UNIT = 1.01  # of units between -1 and 1, and what rounding and fast functions add
+MAX_MEMORY = 2.0**25  # of a sum of such, where float32 adds no more to it
 
 
 class Workspace(Protocol):
@@ -39,6 +45,11 @@ class Cell(Protocol):
     @property
     def state_size(self) -> int:
         """Floats of one stream's state; its first `hidden` are the output of the last step."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """What the parts of the state can hold after any ticks, all sizes together being `state_size`."""
         ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:

@@ -208,14 +208,14 @@ class Learner:
         self.counts.voided += self.contexts.remove(stream)
 
     def put(self, stream: int, state: Array) -> None:
-        """The stream begins anew from a state row [S], which is copied; what is not finite in it counts as 0.
+        """The stream begins anew from a state row [S], which is copied; one that no stream can have counts as zeros.
 
         Raises ValueError for a row of another length.
         """
         if state.shape != (self.network.state_size,):
             raise ValueError(f"state has shape {state.shape}, expected ({self.network.state_size},)")
         self.reset(stream)
-        self.contexts.put(stream, np.nan_to_num(state, posinf=0.0, neginf=0.0))
+        self.contexts.put(stream, np.zeros_like(state) if self.network.problem(state) else state)
 
     def roll_back(self, flat: Array) -> None:
         """Continue from other weights (copied) with a fresh optimizer, whose losses may be others; contexts stay."""

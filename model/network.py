@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model import calendar
+from model.bounds import MAX_VALUE, Bounds
 from model.cell import Array, Workspace
 from model.cells import CELLS
 from model.head import Head
@@ -54,6 +55,7 @@ class Network:
         self.loss = LOSSES[spec.loss](spec)
         self.hidden_size = sum(cell.state_size for cell in self.cells)
         self.state_size = self.scaler.size + self.hidden_size
+        self.bounds = Bounds([*self.scaler.bounds, *(bound for cell in self.cells for bound in cell.bounds)])
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
         shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
         self.layout = Layout(shapes | {f"target.{k}": s for k, s in self.task.shapes().items()})
@@ -83,6 +85,28 @@ class Network:
         self.head.init_params(weights.head, rng)
         self.task.init_params(weights.target)
         return flat
+
+    def problem(self, state: Array) -> tuple[int, str] | None:
+        """Why no stream of this spec has had such a state row [S], or can go on from it: the index of a number that
+        cannot be, and what can; None: it can. Numbers that may each be are tried together, on the values that may come.
+        """
+        found = self.bounds.outside(state)
+        if found or not self.scaler.size:
+            return found
+        held = state[self.scaler.held]
+        trial = np.float32(MAX_VALUE) * np.array([[[0], [0]], [[1], [-1]], [[-1], [-1]], [[1], [1]]], np.float32)
+        ticks = np.repeat(trial, len(self.spec.channels), axis=2)  # [sequences, ticks, C]
+        ticks = np.concatenate([ticks, np.broadcast_to(held, (1, *ticks.shape[1:]))])
+        rows = np.repeat(state[None, : self.scaler.size], len(ticks), axis=0)
+        with np.errstate(all="ignore"):
+            for x in ticks.transpose(1, 0, 2):
+                _, scale = self.scaler.update(rows, *fill(self.scaler, rows, x))
+        wrong = ~np.isfinite(rows).all(axis=0)
+        if not wrong.any() and np.isfinite(scale).all():
+            return None
+        return int(
+            wrong.argmax()
+        ), "with the others it becomes infinite: put a state that a stream of this model has had"
 
     def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
         """Take raw values in: φ [B, E], the scale of each target's h-step change [B, H, targets], both new, and what

@@ -14,6 +14,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bounds import Bound
+
 Array = NDArray[np.float32]
 
 ALPHA = 0.002  # slowest rate of the running statistics: a memory of 500 ticks
@@ -43,6 +45,12 @@ class Scaler(Protocol):
     @property
     def parts(self) -> tuple[int, ...]:
         """Sizes of the parts of a statistics row, in order: the ONNX twin takes and gives them one by one."""
+        ...
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """What each of `parts` can hold after any ticks from zeros. From a row within, also one put, no update leaves
+        SLACK times them, and from there nothing is infinite."""
         ...
 
     @property

@@ -79,6 +79,8 @@ def problem(network: Network, window: Window) -> str:
     x = np.nan_to_num(window.x, nan=0, posinf=np.inf, neginf=-np.inf) if network.scaler.hold else window.x
     if not all(np.isfinite(values).all() for values in (x, window.y[labels], window.weight, state)):
         return NON_FINITE
+    if network.problem(state):
+        return RANGE
     if out_of_range(spec, np.where(labels, window.y, np.nan)).any():
         return RANGE
     return "" if labels.any() else NO_LABEL

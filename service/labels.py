@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import deque
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +20,9 @@ NEVER_LEARNS = "this model never learns (learn = false): send it to one that doe
 SUM_TOLERANCE = 1e-3  # of probabilities that should sum to 1: a client may have rounded them
 
 
+Problem = Callable[[Array], tuple[int, str] | None]
+
+
 class Shape(NamedTuple):
     """What the labels and windows of a model must be like."""
 
@@ -30,6 +34,7 @@ class Shape(NamedTuple):
     state: int  # S
     steps: int  # the most ticks of a window
     label_horizon: int  # ticks
+    problem: Problem  # of a state, as `Network.problem`
 
     @classmethod
     def of(cls, network: Network) -> Shape:
@@ -37,7 +42,7 @@ class Shape(NamedTuple):
         spec = network.spec
         channels, steps = len(spec.channels), window_steps(network)
         sizes = channels, spec.outputs, network.state_size, steps
-        return cls(spec.task, spec.learn, spec.missing, *sizes, spec.label_horizon)
+        return cls(spec.task, spec.learn, spec.missing, *sizes, spec.label_horizon, network.problem)
 
 
 def check_label(shape: Shape, seq: int, y: Array, last_seq: int) -> Refusal | None:
@@ -108,6 +113,15 @@ def check_window(shape: Shape, raw: RawWindow) -> CheckedWindow | Refusal:
     return _bad_content(shape, seq, checked) or checked
 
 
+def _bad_state(shape: Shape, seq: int, state: Array) -> Refusal | None:
+    found = shape.problem(state)
+    if not found:
+        return None
+    at, remedy = found
+    reason = Reason.INVALID if np.isfinite(state[at]) else Reason.NON_FINITE
+    return Refusal(seq, reason, f"window.initial_state[{at}]", f"{state[at]:g}", remedy)
+
+
 def _bad_content(shape: Shape, seq: int, window: CheckedWindow) -> Refusal | None:
     x, y, weight, state = window
     if shape.missing == "hold":
@@ -115,7 +129,7 @@ def _bad_content(shape: Shape, seq: int, window: CheckedWindow) -> Refusal | Non
     refusal = _bad_values(seq, "window.x", x) or _bad_values(seq, "window.y", y)
     refusal = refusal or _bad_values(seq, "window.weight", weight)
     if refusal is None and state is not None:
-        refusal = _bad_values(seq, "window.initial_state", state)
+        refusal = _bad_state(shape, seq, state)
     if refusal:
         return refusal
     if weight.min() < 0:

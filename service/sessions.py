@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import calendar
+from model.bounds import SLACK
 from model.network import Network
 from model.spec import ModelSpec
 from service import limits
@@ -200,10 +201,11 @@ class Sessions:
     def _put(self, row: int, put: StatePut, offset: int) -> None:
         t = self.table
         self._about_to_change(row)
-        t.state[row] = put.state
+        possible = self.network.problem(put.state) is None  # not always, before 0.2 refused the others
+        t.state[row] = put.state if possible else 0
         t.last_seq[row] = t.judged[row] = put.last_seq
         t.last_time[row], t.last_offset[row] = put.last_time, offset
-        t.origin[row], t.changed[row] = Origin.IMPORTED, True
+        t.origin[row], t.changed[row] = Origin.IMPORTED if possible else Origin.LOST, True
 
     def _serve(self, version: int, offset: int) -> None:
         self.champion = version
@@ -352,7 +354,7 @@ class Sessions:
         return [self.table.ids[row] for row in self.table.changed_rows().tolist()] + self._saving
 
     def restore(self, stored: StreamRow, now: float = 0.0) -> None:
-        """Take a stream back into memory, unless it is there; without a state it is lost.
+        """Take a stream back into memory, unless it is there; without a state, or with an impossible one, it is lost.
 
         Raises ValueError where a length is not this spec's.
         """
@@ -368,8 +370,9 @@ class Sessions:
         t.last_time[row], t.origin[row] = stored.last_time, stored.origin
         t.last_offset[row], t.newest[row] = stored.last_offset, stored.answers_end - 1
         t.judged[row] = max(stored.judged, self.log.judged_seq(stored.answers_end - 1, self.judged_offset))
-        if stored.state:
-            t.state[row] = np.frombuffer(stored.state, np.float32)
+        state = np.frombuffer(stored.state, np.float32)
+        if stored.state and self.network.bounds.outside(state, SLACK) is None:
+            t.state[row] = state
         else:
             self.lost(row)
 

@@ -160,9 +160,9 @@ def put_state(message: streams_pb2.Stream, model: Sessions) -> PutState:
         remedy = f"a state of model {model.name} has {4 * size} bytes: {size} little-endian float32"
         raise Invalid("stream.state", f"{len(message.state)} bytes", remedy)
     state = np.frombuffer(message.state, "<f4")
-    if not np.isfinite(state).all():
-        at = int(np.argmin(np.isfinite(state)))
-        raise Invalid(f"stream.state[{at}]", f"{state[at]}", "put finite values only")
+    if found := model.network.problem(state):
+        at, remedy = found
+        raise Invalid(f"stream.state[{at}]", f"{state[at]}", remedy)
     time = message.last_time if message.HasField("last_time") else math.nan
     if math.isinf(time) or abs(time) > MAX_TIME_S:
         raise Invalid("stream.last_time", time, "give seconds since 1970-01-01 UTC")

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model.cell import Array, Params
+from model.bounds import Bound
+from model.cell import MAX_UNIT, Array, Params
 from model.init import Init
 from model.kernels import (
     ProductScratch,
@@ -67,6 +68,11 @@ class GRU:
     def state_size(self) -> int:
         """H: h alone."""
         return self.hidden
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        return (Bound("a unit", self.hidden, -MAX_UNIT, MAX_UNIT),)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Recurrent with hn's bias, input, and the candidate's own bias."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model.cell import Array, Params
+from model.bounds import Bound
+from model.cell import MAX_MEMORY, MAX_UNIT, Array, Params
 from model.init import Init
 from model.kernels import (
     ProductScratch,
@@ -67,6 +68,15 @@ class LSTM:
     def state_size(self) -> int:
         """2H: h, then c."""
         return 2 * self.hidden
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        H = self.hidden
+        return (
+            Bound("a unit", H, -MAX_UNIT, MAX_UNIT),
+            Bound("what a unit remembers", H, -MAX_MEMORY, MAX_MEMORY),
+        )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """One matrix, the biases its last column."""

@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from model.cell import Array, Params
+from model.bounds import MAX_VALUE, Bound
+from model.cell import MAX_UNIT, Array, Params
 from model.init import Init
 from model.kernels import ProductScratch, accumulate_products, step_norms
 
@@ -45,6 +46,12 @@ class RNN:
     def state_size(self) -> int:
         """H: h alone."""
         return self.hidden
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        low, high = (0.0, MAX_VALUE) if self.activation == "relu" else (-MAX_UNIT, MAX_UNIT)
+        return (Bound("a unit", self.hidden, low, high),)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """One matrix, the biases its last column."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from model.bounds import MAX_VALUE, Bound
 from model.scaler import Array
 
 
@@ -26,6 +27,13 @@ class NoScaler:
     def parts(self) -> tuple[int, ...]:
         """Sizes of the row's parts: last value and whether there was one, or nothing without `hold`."""
         return (self.channels, self.channels) if self.hold else ()
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        C = self.channels
+        held = (Bound("the last value", C, -MAX_VALUE, MAX_VALUE), Bound("whether there was one", C, 0, 1))
+        return held if self.hold else ()
 
     @property
     def size(self) -> int:

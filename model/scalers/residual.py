@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import TINY, Array, count
-from model.scalers.robust import CAP, follow_level, follow_pace, hasty_rate, pull
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.scaler import MAX_COUNT, TINY, Array, count
+from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 RELATIVE_FLOOR = 1e-3  # of the running deviation
 LEVEL_CLIP = 4.0
@@ -38,6 +39,20 @@ class ResidualScaler:
         """Sizes of the row's parts, in the order of the class's docstring."""
         C, H = self.channels, self.horizon
         return (C if self.hold else 1, C, C, H * C, H * C, C, C, C, C, C)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        count, mean, variance, square, last, last_u, *robust = self.parts
+        return (
+            Bound("the count of ticks", count, 0, MAX_COUNT),
+            Bound("a mean", mean, -MAX_VALUE, MAX_VALUE),
+            Bound("a variance", variance, 0, MAX_SQUARE),
+            Bound("a mean square of differences", square, 0, MAX_SQUARE),
+            Bound("a last value", last, -MAX_VALUE, MAX_VALUE),
+            Bound("the last input", last_u, -DIFFERENCE_CLIP, DIFFERENCE_CLIP),
+            *(Bound(name, size, low, high) for size, (name, low, high) in zip(robust, BOUNDS, strict=True)),
+        )
 
     @property
     def size(self) -> int:

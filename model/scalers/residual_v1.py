@@ -14,7 +14,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import TINY, Array, count, rate
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.scaler import MAX_COUNT, TINY, Array, count, rate
 
 WARM_DIFFERENCES = 50  # from here on, squared differences are capped at CAP times their running scale squared
 CAP = 25.0
@@ -40,6 +41,19 @@ class ResidualScalerV1:
         """Sizes of the row's parts, in order: count, mean, variance, difference squares, last values, last input."""
         C, H = self.channels, self.horizon
         return (C if self.hold else 1, C, C, H * C, H * C, C)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        count, mean, variance, square, last, last_u = self.parts
+        return (
+            Bound("the count of ticks", count, 0, MAX_COUNT),
+            Bound("a mean", mean, -MAX_VALUE, MAX_VALUE),
+            Bound("a variance", variance, 0, MAX_SQUARE),
+            Bound("a mean square of differences", square, 0, MAX_SQUARE),
+            Bound("a last value", last, -MAX_VALUE, MAX_VALUE),
+            Bound("the last input", last_u, -DIFFERENCE_CLIP, DIFFERENCE_CLIP),
+        )
 
     @property
     def size(self) -> int:

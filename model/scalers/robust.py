@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from model.bounds import MAX_VALUE
 from model.scaler import TINY, Array, rate
 
 CAP = 25.0  # of a square of a change, in running mean squares
@@ -40,6 +41,8 @@ SHIFT_UNIT = 4.0  # deviations: this far from the level is full evidence
 SHIFT_DEAD = 0.75  # evidence below this moves the level no faster
 SHIFT_DOUBT = 0.25  # evidence above this keeps the value out of the variance
 SHIFT_JUMP = 0.5  # share of the distance that the level moves with full evidence
+# Names and ends of pace, trend, haste and shift.
+BOUNDS = (("a pace", 0, 2 * MAX_VALUE), ("a trend", -1, 1), ("a haste", 0, 1 / HASTE_COUNT), ("a shift", -1, 1))
 FIRST = 1e16  # beyond any value: the first one is its own level
 
 

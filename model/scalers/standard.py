@@ -6,8 +6,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import TINY, Array, count
-from model.scalers.robust import CAP, follow_level, follow_pace, hasty_rate, pull
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.scaler import MAX_COUNT, TINY, Array, count
+from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 Z_CLIP = 6.0
 
@@ -32,6 +33,19 @@ class StandardScaler:
         """Sizes of the row's parts, in the order of the class's docstring."""
         C = self.channels
         return (C if self.hold else 1, *(C,) * 8)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        count, last, deviation, variance, square, *robust = self.parts
+        return (
+            Bound("the count of ticks", count, 0, MAX_COUNT),
+            Bound("the last value", last, -MAX_VALUE, MAX_VALUE),
+            Bound("a deviation from the mean", deviation, -2 * MAX_VALUE, 2 * MAX_VALUE),
+            Bound("a variance", variance, 0, MAX_SQUARE),
+            Bound("a mean square of changes", square, 0, MAX_SQUARE),
+            *(Bound(name, size, low, high) for size, (name, low, high) in zip(robust, BOUNDS, strict=True)),
+        )
 
     @property
     def size(self) -> int:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.scaler import TINY, Array, count, rate
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.scaler import MAX_COUNT, TINY, Array, count, rate
 
 Z_CLIP = 6.0
 
@@ -33,6 +34,17 @@ class StandardScalerV1:
         """Sizes of the row's parts, in order: count, last value, deviation, variance."""
         C = self.channels
         return (C if self.hold else 1, C, C, C)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Of each part."""
+        count, last, deviation, variance = self.parts
+        return (
+            Bound("the count of ticks", count, 0, MAX_COUNT),
+            Bound("the last value", last, -MAX_VALUE, MAX_VALUE),
+            Bound("a deviation from the mean", deviation, -2 * MAX_VALUE, 2 * MAX_VALUE),
+            Bound("a variance", variance, 0, MAX_SQUARE),
+        )
 
     @property
     def size(self) -> int:

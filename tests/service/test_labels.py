@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from model.bounds import Bound, Bounds
 from model.network import Network
 from model.spec import ModelSpec
 from service.errors import Exhausted, Invalid, Reason, Refusal
@@ -17,7 +18,8 @@ from service.labels import CheckedWindow, RawWindow, Shape, Unacknowledged, chec
 from service.limits import MAX_SOURCES, window_steps
 from service.sources import REPLAY, Sources, check_source
 
-REGRESS = Shape("regress", True, "refuse", channels=3, outputs=2, state=5, steps=100, label_horizon=10)
+BOUNDS = Bounds([Bound("a unit", 5, -1e6, 1e6)])
+REGRESS = Shape("regress", True, "refuse", 3, 2, state=5, steps=100, label_horizon=10, problem=BOUNDS.outside)
 CLASSIFY = REGRESS._replace(task="classify")
 FORECAST = REGRESS._replace(task="forecast", label_horizon=0)
 OK = np.array([1.0, -2.0], np.float32)

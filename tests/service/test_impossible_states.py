@@ -1,0 +1,87 @@
+"""States that no stream can have: refused at each door by place and value; of old files, lost and said so."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from freshet.v1 import streams_pb2
+from model.learner import Learner
+from model.network import Network
+from model.spec import ModelSpec
+from model.windows import problem
+from service import wire
+from service.errors import Invalid, Reason
+from service.labels import RawWindow, Refusal, Shape, check_window
+from service.records import StatePut, StreamOpened, Window
+from service.sessions import Origin, Sessions
+from service.storage.states import StreamRow
+
+SPEC = ModelSpec(channels=("a",), hidden=2)
+BAD = {"variance": (2, -1e30), "count": (0, -1.0), "mean": (1, 3e38), "unit": (10, 50.0), "not a number": (1, np.nan)}
+every_bad = pytest.mark.parametrize(("at", "value"), BAD.values(), ids=BAD)
+
+
+def state(at: int, value: float) -> np.ndarray:
+    row = np.zeros(Network(SPEC).state_size, np.float32)
+    row[at] = value
+    return row
+
+
+@pytest.fixture
+def sessions() -> Sessions:
+    return Sessions(1, "default", "m", SPEC)
+
+
+@every_bad
+def test_a_state_to_be_put_is_refused_by_place_and_value(sessions, at, value):
+    message = streams_pb2.Stream(model="m", stream="s", state=state(at, value).tobytes())
+
+    with pytest.raises(Invalid, match="put a state that a stream of this model has had") as refused:
+        wire.put_state(message, sessions)
+    assert refused.value.field == f"stream.state[{at}]"
+
+
+@every_bad
+def test_a_windows_initial_state_is_refused_at_the_door_and_in_an_old_journal(at, value):
+    x, weight = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    raw = RawWindow(1, 1, x.tobytes(), x.tobytes(), weight.tobytes(), state(at, value).tobytes())
+
+    refusal = check_window(Shape.of(Network(SPEC)), raw)
+
+    assert isinstance(refusal, Refusal)
+    assert refusal.field == f"window.initial_state[{at}]"
+    assert refusal.reason in (Reason.INVALID, Reason.NON_FINITE)
+    assert problem(Network(SPEC), Window("source", 1, x, x, weight, state(at, value)))
+
+
+def test_a_windows_initial_state_may_hold_the_variance_of_large_values():
+    x, weight = np.zeros((1, 1), np.float32), np.ones((1, 1), np.float32)
+    raw = RawWindow(1, 1, x.tobytes(), x.tobytes(), weight.tobytes(), state(2, 1e20).tobytes())
+
+    assert not isinstance(check_window(Shape.of(Network(SPEC)), raw), Refusal)
+
+
+@every_bad
+def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(sessions, at, value):
+    sessions.apply(StreamOpened(1, "s", 1), 1)
+    sessions.apply(StatePut(1, 5, 1.0, state(at, value)), 2)
+
+    row = sessions.table.by_id["s"]
+    assert not sessions.table.state[row].any()
+    assert sessions.table.origin[row] == Origin.LOST
+    assert sessions.table.last_seq[row] == 5
+    learner = Learner(SPEC)
+    learner.put(1, state(at, value))
+    _, block = learner.contexts.take([1])
+    assert not block.statistics.any()
+    assert not block.start.any()
+
+
+@every_bad
+def test_one_of_an_old_states_db_is_lost_and_the_stream_begins_anew(sessions, at, value):
+    sessions.restore(StreamRow(1, 1, "s", 1, 5, 1.0, int(Origin.RESUMED), 0, 0, 0, state(at, value).tobytes()))
+
+    row = sessions.table.by_id["s"]
+    assert not sessions.table.state[row].any()
+    assert sessions.table.origin[row] == Origin.LOST
