@@ -59,11 +59,12 @@ from service.recovery import recover
 from service.rendering import Registry
 from service.replaying import Replayer
 from service.serving import Serving
+from service.storage.directory import DirectoryRefused, prepare
 from service.storage.formats import check_formats
 from service.storage.journal import Journal, JournalFailed
 from service.storage.space import NoSpace, has_room
 from service.storage.states import States
-from service.storage.versions import Versions
+from service.storage.versions import VersionMissing, Versions
 from service.trainer import placing
 from service.trainer.pool import TrainerProcesses
 from service.upkeep import Upkeep
@@ -99,8 +100,9 @@ class Server:
         """Opens the data directory and recovers. Raises what the stores raise: each names the file and the remedy."""
         self.config = config
         data = Path(config.data)
-        data.mkdir(0o700, parents=True, exist_ok=True)  # all that clients sent is in it
+        prepare(data)
         check_formats(data)
+        had = {name for name in ("states.db", "versions.db") if (data / name).exists()}
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a series more for each, which nobody reads
         self.registry = Registry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
@@ -127,8 +129,20 @@ class Server:
         self.serving.tenants.apply(self.access.current)
         self.metrics.truncated.inc(self.journal.truncated_bytes)
         started = time.monotonic()
-        replayed = recover(self.serving, self.states)
+        try:
+            replayed = recover(self.serving, self.states)
+        except VersionMissing as error:
+            if "versions.db" in had:
+                raise
+            self.versions.remove()  # the empty one, which would hide from the next start what is missing
+            raise DirectoryRefused(
+                f"{data / 'versions.db'}: not there, and no other file has the weights of the models in states.db and "
+                "the journal: put it back, or restore a backup. Nothing was changed"
+            ) from error
         seconds = round(time.monotonic() - started, 3)
+        if "states.db" not in had and replayed:
+            self.metrics.states_rebuilt.inc()
+            log.warning("states.db was not there: every stream was computed again from the journal", entries=replayed)
         self.versions.drop_all_but(set(self.serving.models))
         facts = {"models": len(self.serving.models), "replayed": replayed, "seconds": seconds}
         log.info("recovered", **facts, cut=self.journal.truncated_bytes)

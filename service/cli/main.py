@@ -48,6 +48,7 @@ class Through(StrEnum):
 def main() -> None:
     """The console script."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl-C: a server of ours is stopped in order
+    os.umask(0o077)  # what it writes is its owner's alone: models, backups, tokens, all that clients sent
     app()
 
 
@@ -131,6 +132,7 @@ def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
     from service.server import Addresses
     from service.server import serve as run
     from service.storage.database import DatabaseRefused
+    from service.storage.directory import DirectoryRefused
     from service.storage.log import JournalLocked
     from service.storage.segments import JournalDamaged
     from service.storage.space import NoSpace
@@ -150,7 +152,7 @@ def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
         return INTERRUPTED
     except (
         OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing,
-        AccessError, CertificateError,
+        AccessError, CertificateError, DirectoryRefused,
     ) as error:  # fmt: skip
         if log.json:
             structlog.get_logger("freshet").critical("cannot start", why=str(error))

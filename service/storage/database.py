@@ -6,11 +6,11 @@ import os
 import sqlite3
 import threading
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from service.storage.segments import sync_directory
-from service.storage.space import NoSpace, is_full
+from service.storage.space import NO_ROOM, NoSpace, is_full
 
 APPLICATION_ID = 0x46526573  # "FRes", so that `file` and we tell our databases from others
 KIND = 100  # formats of one kind of database share their hundreds
@@ -35,22 +35,47 @@ class Database:
         """Open the database, made with `schema` if there is none; syncs the directory then.
 
         `format_version` (user_version, > 0) also tells our kinds of databases apart. Raises DatabaseRefused, of which
-        DatabaseCorrupt is one.
+        DatabaseCorrupt is one; NoSpace for a full disk.
         """
         self.path = Path(path)
         self._lock = threading.RLock()
         is_made = not self.path.exists()
-        self._connection = sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        self._connection = self._connect()
         try:
             self._prepare(format_version, schema)
             if is_made:
                 sync_directory(self.path.parent)
         except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             self._connection.close()
-            raise self.corrupt(str(error)) from error
+            raise self._fault(error) from error
         except BaseException:
             self._connection.close()
             raise
+
+    def _connect(self) -> sqlite3.Connection:
+        """A connection, to a file that only its owner can read if there was none. Raises DatabaseRefused."""
+        try:
+            with suppress(FileExistsError):
+                os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+            return sqlite3.connect(self.path, check_same_thread=False, isolation_level=None)
+        except OSError as error:
+            if error.errno in NO_ROOM:
+                raise NoSpace(f"{self.path}: {error.strerror}") from error
+            raise self._unusable(error.strerror or str(error)) from error
+        except sqlite3.Error as error:
+            raise self._unusable(str(error)) from error
+
+    def _fault(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> Exception:
+        """What it means that the file could not be opened: a full disk, one that cannot be written, or damage."""
+        if isinstance(error, sqlite3.Error) and is_full(error):
+            return NoSpace(f"{self.path}: {error}. Nothing was changed: make room, and start again")
+        if isinstance(error, sqlite3.OperationalError):  # not of what is in it
+            return self._unusable(str(error))
+        return self.corrupt(str(error))
+
+    def _unusable(self, what: str) -> DatabaseRefused:
+        remedy = "see that it is a file, and that its directory can be written, or use another data directory"
+        return DatabaseRefused(f"{self.path}: {what}. Nothing was changed: {remedy}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:

@@ -51,7 +51,7 @@ class SegmentLog:
         self.truncated_bytes = 0
         self._changing = threading.Lock()  # the list of segments: one thread appends to it, another drops
         self._fd = -1
-        directory.mkdir(parents=True, exist_ok=True)
+        directory.mkdir(0o700, parents=True, exist_ok=True)
         sync_directory(directory.parent)
         self._lock = lock(directory)
         try:
@@ -237,9 +237,9 @@ class SegmentLog:
 def lock(directory: Path) -> int:
     """Take the directory for this process, until the descriptor is closed; a forked child must not keep it.
 
-    Raises JournalLocked, which names the process that has it.
+    Raises JournalLocked, which names the process that has it; OSError, also for a link, whose other end is not ours.
     """
-    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
@@ -248,8 +248,13 @@ def lock(directory: Path) -> int:
         raise JournalLocked(
             f"{directory / LOCK_NAME}: in use by process {owner or 'unknown'}: stop it, or use another directory"
         ) from error
-    os.ftruncate(fd, 0)
-    os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    try:
+        with needing_space(str(directory / LOCK_NAME)):
+            os.ftruncate(fd, 0)
+            os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    except BaseException:
+        os.close(fd)
+        raise
     return fd
 
 

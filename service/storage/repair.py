@@ -166,7 +166,7 @@ def _positions(data: Path) -> dict[str, int]:
 
 def _copy(paths: Sequence[Path], quarantine: Path) -> None:
     """Copy files to a new directory, durable when this returns."""
-    quarantine.mkdir()
+    quarantine.mkdir(0o700)
     for path in paths:
         shutil.copy2(path, quarantine / path.name)
         with (quarantine / path.name).open("rb") as file:

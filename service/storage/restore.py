@@ -47,7 +47,7 @@ def restore(archive: Path, data: Path, total: Callable[[int], Told]) -> Restored
     with staging(data) as folder:
         if size > (free := shutil.disk_usage(folder).free):
             raise NoSpace(f"{data}: {archive} has {size} bytes, the disk has room for {free}")
-        (folder / "journal").mkdir()
+        (folder / "journal").mkdir(0o700)
         head = unpack(archive, folder, total(size))
         report, models = _checked(archive, folder, head)
         for looked in ((folder / "journal" / LOCK_NAME), *folder.glob("*.db-*")):

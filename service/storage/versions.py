@@ -193,6 +193,11 @@ class Versions:
         with self._database.transaction() as sql:
             _drop(sql, {row[0] for row in sql.execute("SELECT model FROM numbers")} - models)
 
+    def remove(self) -> None:
+        """Close it, and remove the file."""
+        self.close()
+        self._database.path.unlink()
+
     def close(self) -> None:
         """Close the file."""
         self._database.close()

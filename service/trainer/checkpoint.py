@@ -362,7 +362,7 @@ def _checksum(row: Sequence[object]) -> int:
 
 def _lock(path: Path) -> int:
     """Take the file for this process, until the descriptor is closed: a trainer may outlive its server for a moment."""
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -28,9 +28,16 @@ from service.export import Canary, export, read_weights
 from service.gate import COOLING_DOWN, GateSettings
 from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
 from service.skips import Skips
-from service.storage.database import DatabaseBusy, DatabaseCorrupt
+from service.storage.database import DatabaseBusy, DatabaseCorrupt, DatabaseRefused
 from service.storage.space import NoSpace
-from service.trainer.checkpoint import CheckpointCorrupt, Opened, Stored, machine_kind, open_or_set_aside
+from service.trainer.checkpoint import (
+    CheckpointCorrupt,
+    CheckpointInUse,
+    Opened,
+    Stored,
+    machine_kind,
+    open_or_set_aside,
+)
 from service.trainer.due import Due, Pending
 from service.trainer.hosting import HostedModel, Standing, WeightsGone
 from service.trainer.messages import NOT_THE_RECORDS, WEIGHTS_GONE, Decoder, Message
@@ -453,7 +460,11 @@ def main() -> None:
         raise SystemExit("the trainer is started by the server, which sends it its settings")
     settings = dict(first.head)
     os.nice(settings["nice"])
-    opened = open_or_set_aside(Path(settings["data"]) / settings["checkpoint"], GateSettings(**settings["gate"]))
+    try:
+        opened = open_or_set_aside(Path(settings["data"]) / settings["checkpoint"], GateSettings(**settings["gate"]))
+    except (NoSpace, DatabaseRefused, CheckpointInUse, OSError, sqlite3.Error) as error:
+        print(f"cannot keep what is learned: {error}", file=sys.stderr)
+        raise SystemExit(NOT_THE_RECORDS) from error
     if opened.problem:
         channel.send("problem", {"why": opened.problem, "corrupt": True})
     try:
