@@ -83,7 +83,7 @@ class OneRequest(grpc.aio.ServerInterceptor):
         try:
             yield
         except asyncio.CancelledError:
-            if task in self._waiting or not task.uncancel():  # by its client, or by our drain
+            if task in self._waiting or task.uncancel():  # by its client, or by our drain
                 raise
             raise Exhausted("call", "one more", "send the request with the call, or try again", retry_s=1.0) from None
         finally:
