@@ -36,6 +36,8 @@ MAX_HTTP_CONNECTIONS = 16
 MAX_HEADER_BYTES = 8192
 # Calls that have come and that the event loop has not seen yet, of all connections; twice as many at the very most.
 MAX_PENDING_CALLS = 256
+# What a connection may send before any of its calls is let in: a header block that never ends is kept whole.
+MAX_STRANGER_BYTES = 1 << 16
 # Health checks, which need no token, whose request has not come; with more, the oldest is ended.
 MAX_CHECKS = 32
 # From a call's begin to its request, where a method takes one.

@@ -95,6 +95,7 @@ class Metrics:
         self.dropped = counter("journal_segments_dropped_total", "Segments that nothing needed any more, deleted.")
         self.truncated = counter("journal_truncated_bytes_total", "Bytes of a torn tail cut off at start.")
         self.states_rebuilt = counter("states_rebuilt_total", "Starts without states.db: streams were computed again.")
+        self.strangers = counter("strangers_closed_total", "Connections closed: much sent, and no call let in.")
         self.cut_calls = counter("calls_cut_total", "Calls ended because their client did not read.")
         self.corrupt = counter("corrupt_total", "Damaged pieces of files that were done without.", "what")
         self.no_space = gauge("journal_no_space", "1 while a commit waits for the disk to have room.")

@@ -185,6 +185,7 @@ class Server:
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
                 asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
                 asyncio.create_task(self._watch_files(), name="files"),
+                asyncio.create_task(self.security.strangers.run(port), name="strangers"),
                 asyncio.create_task(http.run(), name="http"),
             ]
             starting = asyncio.create_task(self.trainers.tried(), name="start")

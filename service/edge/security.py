@@ -19,6 +19,7 @@ from service.access import Access, Grant, Role, refused
 from service.audit import Audit
 from service.edge.interceptor import guarded
 from service.edge.statuses import reason_of, statuses
+from service.edge.strangers import Strangers
 from service.errors import Forbidden, Unauthenticated
 from service.metrics import Metrics
 from service.names import ModelKey
@@ -102,6 +103,7 @@ class Security(grpc.aio.ServerInterceptor):
         self._access, self._metrics, self._wall = access, metrics, wall
         self._audit = audit or Audit()
         self._calls: set[Admitted] = set()
+        self.strangers = Strangers(metrics.strangers)
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
@@ -123,6 +125,7 @@ class Security(grpc.aio.ServerInterceptor):
         async with statuses(context):
             peer = peer_of(context)
             call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method), method, peer), peer)
+            self.strangers.let_in(context.peer())
             _CALLER.set(call.grant)
             self._calls.add(call)
             try:

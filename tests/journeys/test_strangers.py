@@ -16,7 +16,7 @@ from service.backtest.child import ServerChild
 from service.limits import MAX_HEADER_BYTES
 from tests.journeys.guessing import ACCESS, OWNER
 from tests.journeys.raw import DEADLINE_S, channel_to, within
-from tests.torture.abuse import END_HEADERS, HEADERS, HELLO, RST_STREAM, again, frame, request
+from tests.torture.abuse import CONTINUATION, END_HEADERS, HEADERS, HELLO, RST_STREAM, again, frame, request
 from tests.torture.soak import MiB, Use
 
 CALLS = 20_000
@@ -113,6 +113,27 @@ async def test_a_call_without_a_token_is_refused_before_its_request_has_come(ser
         await peer.until(RST_STREAM, 1)  # which says that no request is awaited any more
 
         assert [kind for kind, stream, _ in peer.frames if stream == 1] == [HEADERS, RST_STREAM]
+
+
+async def test_a_block_of_headers_that_never_ends_is_cut_with_its_connection(server, tmp_path):
+    first, _ = request(b"/freshet.v1.Models/Create", (b"x", b"y"))
+    before, endless = Use.of(server.pid).rss, frame(CONTINUATION, 0, 1, again(0) * 16_000)
+    async with freshet.connect(server.grpc, token=OWNER.token) as client, Peer(server.grpc) as peer:
+        await client.list_models()
+        await peer.send(HELLO + frame(HEADERS, 0, 1, first))
+
+        async def go_on() -> None:
+            with contextlib.suppress(OSError):
+                while True:
+                    await peer.send(endless)
+
+        sending = asyncio.create_task(go_on())
+        await within(peer.ended())
+        sending.cancel()
+
+        await client.list_models()  # of a connection that stands
+    assert Use.of(server.pid).rss - before < MAY_HOLD
+    assert (tmp_path / "log").read_text().count("much sent, and no call let in") == 1
 
 
 async def test_headers_beyond_the_bound_are_refused(server):

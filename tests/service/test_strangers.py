@@ -1,0 +1,80 @@
+"""Which connections may go on: those of which a call was let in, and those that have sent little."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+
+import pytest
+from prometheus_client import CollectorRegistry, Counter
+
+from service.edge.strangers import Peer, Strangers
+
+Pair = tuple[socket.socket, socket.socket, int]  # the peer, our side, and our port
+
+
+@pytest.fixture
+def closed() -> Counter:
+    return Counter("closed", "Closed.", registry=CollectorRegistry())
+
+
+@pytest.fixture(params=["127.0.0.1", "::1"])
+def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
+    family = socket.AF_INET6 if ":" in request.param else socket.AF_INET
+    with socket.create_server((request.param, 0), family=family) as door:
+        port = door.getsockname()[1]
+        with socket.create_connection((request.param, port)) as peer:
+            ours, _ = door.accept()
+            with ours:
+                yield peer, ours, port
+
+
+def sent(pair: Pair, size: int) -> Peer:
+    """So many bytes come from the peer, who is returned."""
+    peer, ours, _ = pair
+    peer.sendall(bytes(size))
+    assert len(ours.recv(size, socket.MSG_WAITALL)) == size
+    return Peer(*peer.getsockname()[:2])
+
+
+def open_still(pair: Pair) -> bool:
+    peer, ours, _ = pair
+    try:
+        ours.sendall(b"x")
+    except OSError:
+        return False
+    return peer.recv(1) == b"x"
+
+
+@pytest.mark.parametrize(("size", "stays"), [(1000, True), (1001, False)])
+def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed, size, stays):
+    sent(pair, size)
+
+    Strangers(closed, most=1000).sweep(pair[2], frozenset())
+
+    assert open_still(pair) is stays
+    assert closed._value.get() == (0 if stays else 1)
+
+
+def test_of_whom_a_call_was_let_in_goes_on(pair, closed):
+    who = sent(pair, 5000)
+    strangers = Strangers(closed, most=1000)
+    host = f"ipv6:%5B{who.host}%5D" if ":" in who.host else f"ipv4:{who.host}"
+    strangers.let_in(f"{host}:{who.port}")
+
+    assert who in strangers.sweep(pair[2], frozenset(strangers._known))
+
+    assert open_still(pair)
+    assert closed._value.get() == 0
+
+
+def test_connections_to_other_ports_are_left_alone(pair, closed):
+    sent(pair, 5000)
+
+    assert Strangers(closed, most=1000).sweep(pair[2] + 1, frozenset()) == set()
+    assert open_still(pair)
+
+
+def test_peers_are_read_as_grpc_writes_them():
+    assert Peer.of("ipv4:127.0.0.1:5000") == Peer("127.0.0.1", 5000)
+    assert Peer.of("ipv6:%5B::1%5D:5000") == Peer("::1", 5000)
