@@ -196,8 +196,8 @@ class KeptStream(Result):
     """A stream as a server keeps it; `dataclasses.replace(kept, model=…, stream=…)` is one to put elsewhere.
 
     last_time: event time of its last tick that had one, seconds since 1970-01-01 UTC. state: one row of little-endian
-    float32, empty unless it was asked for; state_bytes: its length. epoch: counts owners. version: the one that answers it;
-    judged_through: its last tick whose label is judged. A server reads none of these three.
+    float32, empty unless it was asked for; state_bytes: its length. epoch: counts owners. version: the one that
+    answers it; judged_through: its last tick whose label is judged. A server ignores the last three in what is put.
     """
 
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"state_origin": StateOrigin}

@@ -54,13 +54,14 @@ def above(value: Array, dead: float) -> Array:
 
 def follow_pace(pace: Array, trend: Array, change: Array) -> None:
     """Take in one-step changes; where one is 0 the pace stays, and the first nonzero one is the pace."""
-    size = np.abs(change)
-    moved = np.minimum(size, TINY) / np.float32(TINY)
+    size: Array = np.abs(change)
+    moved: Array = np.minimum(size, TINY) / np.float32(TINY)
     unset = 1 - np.minimum(pace, TINY) / np.float32(TINY)
-    evidence: Array = moved * np.clip(TREND_GAIN * ((size - pace) / (size + pace + TINY)), -1, 1)
+    off: Array = TREND_GAIN * ((size - pace) / (size + pace + TINY))
+    evidence: Array = moved * np.clip(off, -1, 1)
     trend += TREND_RATE * moved * (evidence - trend)
-    ratio = np.clip((size + TINY) / (pace + TINY), 1 / PACE_REACH, PACE_REACH)
-    swift: Array = np.sqrt(ratio)
+    ratio: Array = (size + TINY) / (pace + TINY)
+    swift: Array = np.sqrt(np.clip(ratio, 1 / PACE_REACH, PACE_REACH))
     slow = swift
     for _ in range(PACE_ROOTS - 1):
         slow = np.sqrt(slow)
@@ -74,8 +75,8 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
 
     root: root mean square of the one-step changes; only read. Where nothing was observed, nothing is pulled.
     """
-    ratio = (root + TINY) / (pace + TINY)
-    factor = np.clip(ratio, 1 / BAND, BAND) / ratio
+    ratio: Array = (root + TINY) / (pace + TINY)
+    factor: Array = np.clip(ratio, 1 / BAND, BAND) / ratio
     if observed is not None:
         factor = 1 + observed * (factor - 1)
     excess = np.maximum(factor, 1 / factor)
