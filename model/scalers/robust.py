@@ -55,10 +55,12 @@ def above(value: Array, dead: float) -> Array:
 def follow_pace(pace: Array, trend: Array, change: Array) -> None:
     """Take in one-step changes; where one is 0 the pace stays, and the first nonzero one is the pace."""
     size: Array = np.abs(change)
-    moved: Array = np.minimum(size, TINY) / np.float32(TINY)
-    unset = 1 - np.minimum(pace, TINY) / np.float32(TINY)
+    tiny = np.float32(TINY)
+    moved: Array = np.minimum(size, tiny) / tiny
+    unset = 1 - np.minimum(pace, tiny) / tiny
     off: Array = TREND_GAIN * ((size - pace) / (size + pace + TINY))
-    evidence: Array = moved * np.clip(off, -1, 1)
+    evidence: Array = np.clip(off, -1, 1)
+    evidence *= moved
     trend += TREND_RATE * moved * (evidence - trend)
     ratio: Array = (size + TINY) / (pace + TINY)
     swift: Array = np.sqrt(np.clip(ratio, 1 / PACE_REACH, PACE_REACH))
