@@ -56,9 +56,9 @@ def follow_pace(pace: Array, trend: Array, change: Array) -> None:
     """Take in one-step changes; where one is 0 the pace stays, and the first nonzero one is the pace."""
     size: Array = np.abs(change)
     tiny = np.float32(TINY)
-    moved: Array = np.minimum(size, tiny) / tiny
-    unset = 1 - np.minimum(pace, tiny) / tiny
-    off: Array = TREND_GAIN * ((size - pace) / (size + pace + TINY))
+    moved: Array = np.divide(np.minimum(size, tiny), tiny)
+    unset: Array = 1 - np.divide(np.minimum(pace, tiny), tiny)
+    off: Array = TREND_GAIN * np.divide(size - pace, size + pace + tiny)
     evidence: Array = np.clip(off, -1, 1)
     evidence *= moved
     trend += TREND_RATE * moved * (evidence - trend)
