@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy.typing as npt
+
 from freshet.arguments import invalid, whole
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, NotOpen
@@ -95,8 +97,17 @@ class Stream:
                 raise invalid("max_staleness", max_staleness, "leave it out: this model does not learn")
         rows = values
         if not isinstance(rows, Rows):
-            rows = Rows(ticks(values, times, lambda: self.spec.channels), framer(values, times))
+            found = ticks(values, times, lambda: self.spec.channels, self.check_ahead)
+            rows = Rows(found, framer(values, times))
         return Forecasts(self._engine, rows, self._in_flight, max_staleness, on_refused == "skip")
+
+    def check_ahead(self, rows: npt.NDArray[Any]) -> None:
+        """Raise InvalidArgument where float32 would lose what changes in rows that are all there, as `forecasts` does
+        with arrays and frames before it sends any.
+
+        rows: array (N, C), or (N,) for one channel.
+        """
+        self._engine.ledger.check_ahead(rows)
 
     async def label(self, seq: int, y: Any) -> None:
         """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.
