@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 import freshet
+from service.backtest import core, through_service
+from service.backtest.plan import make_plan
+from service.remote import Remote
 
 DEADLINE_S = 60.0
 SPEC: dict[str, Any] = {"channels": ["count", "level"], "learn": False, "head_init": 0.3, "hidden": 8, "horizon": 2}
@@ -52,3 +55,21 @@ async def test_windows_with_an_offset_are_learned_as_windows_of_low_values(clien
     async with client.learn(name, "there") as learning:
         with pytest.raises(freshet.InvalidArgument, match="window"):
             await learning.window(HIGH, 3.0)
+
+
+@pytest.mark.parametrize("jump", [False, True])
+async def test_a_backtest_through_the_service_is_that_through_the_core(server, name, tmp_path, jump):
+    """Of levels that an offset mends, and of one that jumps too far for any, which goes out as float32."""
+    level = HIGH[:, 1] * (np.arange(60) > 20) if jump else HIGH[:, 1]
+    path = tmp_path / "high.csv"
+    path.write_text(
+        "count,level\n" + "".join(f"{a!r},{b!r}\n" for a, b in zip(HIGH[:, 0].tolist(), level.tolist(), strict=True))
+    )
+    plan = make_plan(path, model={key: value for key, value in SPEC.items() if key != "channels"})
+    assert ("changes of level are lost in float32" in plan.how) == jump
+    made: dict[int, np.ndarray] = {}
+    async with asyncio.timeout(DEADLINE_S):
+        await through_service.replay(Remote(server.grpc), name, "s", plan, 32, made.__setitem__)
+    for row, expected in enumerate(core.forecasts(core.learner(plan), plan)):
+        np.testing.assert_allclose(made[row], expected, rtol=2e-7 if jump else 0, atol=1e-2)
+        assert jump or abs(made[row][0, 1] - 1e9) < 10
