@@ -69,7 +69,7 @@ class Ledger:
         self.last_time: float | None = None  # event time of the last tick answered, or of the stream as it was found
         self.put_off = ""  # what the server says of the tick that it does not take yet
         self._accept_lost, self._given_offset = accept_lost, offset
-        self._watch = Line(())
+        self._watch = self._label_watch = Line(())
         self._added: F64 | None = None  # to forecasts
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
@@ -106,11 +106,12 @@ class Ledger:
             check_ahead(found.astype(np.float64), channels, self._layout.offset or 0.0)
 
     def label_values(self, seq: int, y: Any) -> list[float]:
-        """A label for an answered tick, checked. Raises LabelRefused."""
+        """A label for an answered tick, checked. Raises LabelRefused; InvalidArgument as `accept`."""
         values = label_values(self._answers, y, seq)
         if not 1 <= seq <= self.outbox.answered:
             remedy = f"label a tick once it is answered; the last one is {self.outbox.answered}"
             raise LabelRefused(seq, "label.seq", str(seq), remedy, Reason.UNKNOWN_TICK)
+        self._label_watch.see(values)
         return values
 
     @property
@@ -151,6 +152,8 @@ class Ledger:
         self._added = offsets.of_outputs(offset, spec)
         by = None if offset is None else tuple(offset.tolist())
         self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold", by)
+        if self._answers != Answers.of(spec):
+            self._label_watch = Line(Answers.of(spec).names, "label.y")
         self._answers = Answers.of(spec)
         self._interval = spec.interval if self._answers.task == "forecast" else 0.0
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))

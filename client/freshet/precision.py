@@ -46,10 +46,10 @@ def _rounded(values: F64) -> F64:
 
 
 class Line:
-    """`Watch` for one stream, a tick at a time, without NumPy's cost for a few numbers."""
+    """`Watch` for one stream, a tick at a time, without NumPy's cost for a few numbers. field: its name in errors."""
 
-    def __init__(self, channels: Sequence[str]) -> None:
-        self.channels = tuple(channels)
+    def __init__(self, channels: Sequence[str], field: str = "x") -> None:
+        self.channels, self._field = tuple(channels), field
         self.forget()
 
     def forget(self) -> None:
@@ -69,7 +69,7 @@ class Line:
                 lost = not sure and _lost(before, after, by)
                 bits[c] = (bits[c] << 1 | lost) & 0xFFFFFFFF
                 if lost and bits[c].bit_count() >= MOST_LOST:
-                    raise refusal(self.channels[c], f"x[{c}]", before, after, by)
+                    raise refusal(self.channels[c], f"{self._field}[{c}]", before, after, by)
             if after == after:
                 last[c] = after
         self._last, self._bits = last, bits
@@ -171,15 +171,19 @@ def short_offset(value: float, change: float) -> float:
 
 
 def refusal(channel: str, field: str, before: float, after: float, offset: float = 0.0) -> InvalidArgument:
-    """Why values are refused of whose changes float32 would lose another, with the remedy."""
+    """Why values are refused of whose changes float32 would lose another, with the remedy. field: begins with "x", or
+    has it as its last part, for values; all else are labels, which have no offset."""
     before, after = float(before), float(after)  # plain ones, as they are shown
-    better = short_offset(after, after - before)
+    better = f"{short_offset(after, after - before):.15g}"
     kept = float(np.float32(after - offset)) - float(np.float32(before - offset))
     value = f"{before!r} to {after!r}"
-    remedy = (
-        f"give offset={{{channel!r}: {better:.15g}}} where it is opened, the same for as long as the stream lives, or "
-        "send differences (what is float32 already is taken as it is)"
-    )
+    remedy = f"subtract {better} from the labels, and add it to the answers"
+    if field.partition("[")[0].rpartition(".")[2] == "x":
+        remedy = (
+            f"give offset={{{channel!r}: {better}}} where it is opened, the same for as long as the stream lives, or "
+            "send differences"
+        )
+    remedy += " (what is float32 already is taken as it is)"
     return InvalidArgument(
         f"{field} ({channel}) = {value}: values travel as float32, which makes {kept:g} of this change of "
         f"{after - before:g}, as it did of others before it; {remedy}",

@@ -114,8 +114,8 @@ class Stream:
 
         y: for task regress a number, or one per target in order; for task classify the class, by name or index, or the
         probability of each. Of a tick's labels the first one wins. Several may be on their way at once: gather them.
-        Raises LabelRefused, e.g. for a tick that is too long ago; and whatever ended the stream. Cancelling does not
-        take the label back.
+        Raises LabelRefused, e.g. for a tick that is too long ago; InvalidArgument where float32 would lose what changes
+        from label to label; and whatever ended the stream. Cancelling does not take the label back.
         """
         await self._engine.label(whole(seq, "seq"), y)
 

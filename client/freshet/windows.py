@@ -52,7 +52,7 @@ def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_st
     rows = _float32(given, layout.offset)
     _check_values("x", rows, nan_allowed=layout.missing == "hold")
     by = 0.0 if layout.offset is None else layout.offset
-    check_ahead(given, layout.channels, by, max(LEAST_LOST, min(MOST_LOST, len(given) // 2)), "window.x")
+    check_ahead(given, layout.channels, by, _too_many(given), "window.x")
     labels, default = _labels(layout, y, len(rows))
     _check_values("y", labels)
     weights = default if weight is None else _weights(weight, labels.shape)
@@ -72,6 +72,11 @@ def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_st
     )
 
 
+def _too_many(rows: F64) -> int:
+    """Lost changes of a channel that are too many for a window of these ticks."""
+    return max(LEAST_LOST, min(MOST_LOST, len(rows) // 2))
+
+
 def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
     """Labels (T, O), and the weights that they have of themselves: None for all 1, 1 at the last tick for one label."""
     O = layout.outputs  # noqa: E741  # as in every shape
@@ -82,6 +87,8 @@ def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
         rows = _numbers("y", y, names).reshape(len(y), -1)
         if rows.shape != (T, O):
             _refuse("y", f"shape {np.shape(y)}", f"send (T, outputs) = ({T}, {O}), or one label of the last tick")
+        if layout.answers.task == "regress":
+            check_ahead(rows, layout.answers.names, 0.0, _too_many(rows), "window.y")
         return _float32(rows, added), None
     if layout.answers.task == "forecast":
         found = _numbers("y", y).reshape(-1)

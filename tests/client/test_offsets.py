@@ -177,3 +177,37 @@ def test_a_window_that_float32_would_flatten_is_refused(ticks):
     with pytest.raises(freshet.InvalidArgument, match=r"window.x\[\d+, 1\] \(b\) = .*offset=\{'b': 100000000\}"):
         window_message(layout(task="regress", targets=("q",)), x, 1.0, None, None)
     window_message(layout(task="regress", targets=("q",)), x.round(-3), 1.0, None, None)
+
+
+@pytest.mark.parametrize("ticks", [7, 300])
+def test_labels_of_a_window_that_float32_would_flatten_are_refused(ticks):
+    x, y = np.zeros((ticks, 2)), 1e8 + np.arange(1.0 * ticks)
+    with pytest.raises(
+        freshet.InvalidArgument, match=r"window.y\[\d+, 0\] \(q\) = .*subtract 100000000 from the labels"
+    ):
+        window_message(layout(task="regress", targets=("q",)), x, y, None, None)
+    window_message(layout(task="regress", targets=("q",)), x, y - 1e8, None, None)
+    window_message(layout(task="classify", classes=("q", "r")), x, np.eye(2)[np.zeros(ticks, int)], None, None)
+
+
+async def test_labels_that_float32_would_flatten_are_refused(server):
+    server.spec.task = "regress"
+    async with freshet.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "s") as stream:
+        for n in range(10):
+            await stream.step(float(n))
+        labels = [asyncio.create_task(stream.label(n + 1, 1e8 + n)) for n in range(8)]
+        with pytest.raises(freshet.InvalidArgument, match=r"label.y\[0\].*subtract 100000000 from the labels"):
+            await asyncio.gather(*labels, stream.label(9, 1e8 + 8))
+        for label in labels:
+            label.cancel()
+
+
+# --- without the check
+
+
+async def test_without_the_check_a_counter_would_stand_still(server, monkeypatch):
+    monkeypatch.setattr("freshet.precision.MOST_LOST", 33)
+    async with freshet.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "s") as stream:
+        for value in COUNTER[:64]:
+            await stream.step(value)
+    assert np.count_nonzero(np.diff(server.rows(), axis=0)) <= 8

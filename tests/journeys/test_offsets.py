@@ -20,7 +20,7 @@ ROWS = np.column_stack([np.arange(60.0), 0.1 * (-1.0) ** np.arange(60)])
 HIGH = ROWS + np.array([1e8, 1e9])
 
 
-@pytest.mark.parametrize("scaler", ["residual", "standard"])
+@pytest.mark.parametrize("scaler", ["residual", "standard", "residual_v1", "standard_v1"])
 async def test_forecasts_of_a_high_level_are_those_of_a_low_one_moved(client, name, scaler):
     await client.create_model(name, **SPEC, scaler=scaler)
     async with (
