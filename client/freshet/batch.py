@@ -8,10 +8,12 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
-from freshet.arguments import identifier, listed
+from freshet.arguments import identifier, invalid, listed
 from freshet.errors import FreshetError, InvalidArgument
 from freshet.frames import event_times, matrix, named_columns, plain
+from freshet.offsets import F64, LARGEST, checked, of_channels, of_outputs
 from freshet.packed import Packed, Wave
+from freshet.precision import Watch
 from freshet.results import ModelSpec
 from freshet.ticks import seconds
 
@@ -21,20 +23,25 @@ MESSAGE_BYTES = 1 << 19  # of packed ticks: half of what a server takes by defau
 class Batch:
     """n ticks of streams of one model. ids: of the rows that may be sent; refused: of the others, by row, why not.
 
-    x: (n, channels) float32. time: (n,) float64 seconds, or None.
+    x: (n, channels) float64, as given. time: (n,) float64 seconds, or None. offset: (channels,), or of x's shape, what
+    is subtracted before x becomes float32; None: nothing.
     """
 
-    def __init__(self, spec: ModelSpec, ids: Sequence[Any], x: Any, time: Any) -> None:
+    def __init__(self, spec: ModelSpec, ids: Sequence[Any], x: F64, time: Any, offset: F64 | None) -> None:
         self._spec, self.x, self.time = spec, x, time
+        self._offset = None if offset is None else np.broadcast_to(offset, x.shape)
         self.refused: dict[int, FreshetError] = {}
         self._all = [self._identifier(row, id) for row, id in enumerate(ids)]
 
     @classmethod
-    def of(cls, spec: ModelSpec, streams: Any, x: Any, time: Any) -> Self:
-        """As `Mux.step` takes them. Raises InvalidArgument for shapes, not for single ids."""
+    def of(cls, spec: ModelSpec, streams: Any, x: Any, time: Any, offset: Any, usual: F64 | None) -> Self:
+        """As `Mux.step` takes them. usual: the offset, (channels,), where none is given.
+
+        Raises InvalidArgument for shapes, not for single ids.
+        """
         ids = listed(np.asarray(streams).tolist() if hasattr(streams, "__array__") else streams, "streams")
         rows, times = _rows(spec, len(ids), x), _times(spec, len(ids), time)
-        return cls(spec, ids, rows, times)
+        return cls(spec, ids, rows, times, usual if offset is None else _offsets(spec, len(ids), offset))
 
     def _identifier(self, row: int, id: object) -> str:
         """The id of a row as the wire has it, or "" where the row is refused."""
@@ -60,6 +67,17 @@ class Batch:
         """The stream of a row that may be sent."""
         return self._all[row]
 
+    def watch(self, watch: Watch, handles: Mapping[str, int]) -> None:
+        """Refuse the rows whose changes float32 would lose; `watch`, by handle, takes in the others."""
+        rows = np.array(self.rows, np.intp)
+        handle = np.array([handles[id] for id in self.ids], np.intp)
+        turn = _occurrence(handle)
+        for n in range(int(turn.max()) + 1 if len(turn) else 0):
+            mine = rows[turn == n]
+            by = 0.0 if self._offset is None else self._offset[mine]
+            refused = watch.see(handle[turn == n], self.x[mine], by)
+            self.refused |= {int(mine[at]): error for at, error in refused.items()}
+
     def refuse(self, refused: Mapping[str, FreshetError]) -> None:
         """These streams cannot be sent anything."""
         if refused:
@@ -70,10 +88,12 @@ class Batch:
         rows = np.array(self.rows, np.intp)
         handle = np.array([handles[id] for id in self.ids], np.uint32)
         seq = next_seq[handle] + _occurrence(handle)
+        with np.errstate(over="ignore"):  # infinite, and refused by the server
+            x = (self.x if self._offset is None else self.x - self._offset).astype(np.float32)
         size = max(1, MESSAGE_BYTES // (20 + 4 * self.x.shape[1]))
         parts = [slice(at, at + size) for at in range(0, len(rows), size)]
         return [
-            Wave(handle[part], seq[part], self.x[rows[part]],
+            Wave(handle[part], seq[part], x[rows[part]],
                  None if self.time is None else self.time[rows[part]], self._outputs)
             for part in parts
         ]  # fmt: skip
@@ -92,7 +112,9 @@ class Batch:
             refused |= {int(mine[i]): error for i, error in wave.refused.items()}
             lost += [int(mine[i]) for i in wave.lost]
         horizon = 1 if spec.classes else spec.horizon or 1
-        return Packed(y.reshape(n, horizon, self._outputs // horizon), seq, version, judged, refused, lost)
+        made = y.reshape(n, horizon, self._outputs // horizon)
+        added = of_outputs(self._offset, spec)
+        return Packed(made if added is None else made + added[:, None], seq, version, judged, refused, lost)
 
     @property
     def _outputs(self) -> int:
@@ -100,15 +122,25 @@ class Batch:
         return len(spec.classes) or (spec.horizon or 1) * (len(spec.targets) or len(spec.channels))
 
 
-def _rows(spec: ModelSpec, n: int, x: Any) -> npt.NDArray[np.float32]:
+def _rows(spec: ModelSpec, n: int, x: Any, field: str = "x") -> F64:
     channels, columns = len(spec.channels), named_columns(x)
-    values = plain(x) if columns is None else matrix(columns, spec.channels, "x")
-    rows = np.asarray(values, np.float32)
+    values = plain(x) if columns is None else matrix(columns, spec.channels, field)
+    rows = np.asarray(values, np.float64)
     if channels == 1 and rows.ndim == 1:
         rows = rows[:, None]
     if rows.shape != (n, channels):
         remedy = f"give [{n}, {channels}]: a row per stream, a value per channel"
-        raise InvalidArgument(f"x has shape {rows.shape}; {remedy}", "x", str(rows.shape), remedy)
+        raise InvalidArgument(f"{field} has shape {rows.shape}; {remedy}", field, str(rows.shape), remedy)
+    return rows
+
+
+def _offsets(spec: ModelSpec, n: int, offset: Any) -> F64 | None:
+    """(n, channels) the offsets of the rows of a step: in the shapes of x, or one number for all."""
+    if np.ndim(offset) == 0 and not hasattr(offset, "keys"):
+        return of_channels(checked(offset), spec.channels)
+    rows = _rows(spec, n, offset, "offset")
+    if not (np.abs(rows) <= LARGEST).all():  # also for NaN
+        raise invalid("offset", float(rows[~(np.abs(rows) <= LARGEST)][0]), "give finite numbers up to 1e15")
     return rows
 
 
@@ -124,7 +156,7 @@ def _times(spec: ModelSpec, n: int, time: Any) -> npt.NDArray[np.float64] | None
     return times
 
 
-def _occurrence(handle: npt.NDArray[np.uint32]) -> npt.NDArray[np.uint64]:
+def _occurrence(handle: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
     """(n,) how many times the handle occurs before."""
     order = np.argsort(handle, kind="stable")
     ranked = handle[order]

@@ -18,6 +18,7 @@ from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
 from freshet.mux import Mux
+from freshet.offsets import Given, checked
 from freshet.security import FilePath, Tls, Token, check_token, tls_of
 from freshet.stream import Stream
 from freshet.target import address_of, check_target, has_no_proxy, is_local, proxy_of
@@ -158,12 +159,16 @@ class Client(Training, KeptStreams):
         answer_s: float = 30.0,
         close_s: float = 5.0,
         accept_lost: bool = False,
+        offset: Given = None,
     ) -> Stream:
         """A stream of `model`; open it with `async with`. A stream that was never seen is created.
 
         in_flight: ticks that may be unanswered at once, 1 to 128. give_up_s: fail after so long without any success.
         answer_s: cut and repeat a call that owes an answer for so long. close_s: longest wait for the disk at the end.
         accept_lost: start from a fresh state if the server has lost the stream's, instead of raising StateLost.
+        offset: what is subtracted from values, in float64, before they become float32, and added to forecasts of their
+            channels: one per channel, a mapping by name, or a number for all. For levels so high that float32 would
+            lose what changes, such as counters from 1e8. The same for as long as the stream lives.
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
         settings = Settings(
@@ -172,20 +177,33 @@ class Client(Training, KeptStreams):
             answer_s=number(answer_s, "answer_s"),
             close_s=number(close_s, "close_s"),
             accept_lost=accept_lost,
+            offset=checked(offset),
         )
         hello = streams_pb2.Hello(model=named(model, "model"), stream=identifier(stream_id))
         stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._open.add(stream)
         return stream
 
-    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0, accept_lost: bool = False) -> Mux:
+    def mux(
+        self,
+        model: str,
+        *,
+        give_up_s: float = 60.0,
+        close_s: float = 5.0,
+        accept_lost: bool = False,
+        offset: Given = None,
+    ) -> Mux:
         """Many streams of `model` in one call; open it with `async with`, then `await mux.step(ids, rows, time)`.
 
         give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
         accept_lost: go on from what the server has of a stream whose state it has lost, instead of raising StateLost.
+        offset: as of `stream`, of all its streams; of each by itself, `step` takes it.
         """
         model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
-        mux = Mux(open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost)
+        mux = Mux(
+            open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost,
+            checked(offset),
+        )  # fmt: skip
         self._open.add(mux)
         return mux

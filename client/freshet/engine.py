@@ -46,6 +46,8 @@ class Settings:
     close_s: float = 5.0
     # Go on although the server lost the stream's state; only at opening, never in mid-stream.
     accept_lost: bool = False
+    # What is subtracted from each channel before it becomes float32, as `offsets.checked` gives it.
+    offset: dict[str, float] | list[float] | float | None = None
 
     def __post_init__(self) -> None:
         if not 1 <= self.in_flight <= MAX_IN_FLIGHT:
@@ -71,7 +73,7 @@ class Engine:
     ) -> None:
         self._open_call, self._hello, self._settings = open_call, hello, settings
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
-        self.ledger = Ledger(settings.in_flight, settings.accept_lost)
+        self.ledger = Ledger(settings.in_flight, settings.accept_lost, settings.offset)
         self.outbox, self.labels = self.ledger.outbox, LabelBox()
         self.error: Exception | None = None  # why the stream is over
         self.calls = 0  # Welcomes so far

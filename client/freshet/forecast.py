@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -12,8 +13,9 @@ import numpy.typing as npt
 class Forecast:
     """The answer to one tick.
 
-    y: float32, owned by the caller. Task forecast: (horizon, targets) in the units of the channels, y[0] is the next
-        tick. Task regress: (1, targets). Task classify: (1, classes), their probabilities.
+    y: float32, owned by the caller; float64 where an offset was added. Task forecast: (horizon, targets) in the units
+        of the channels, y[0] is the next tick. Task regress: (1, targets). Task classify: (1, classes), their
+        probabilities.
     version: the version of the model that made it.
     judged_through: labels of ticks up to this seq were learned, and judged, in the weights that made it.
     latency_s: from first sending the tick to receiving the answer, seconds of the client's monotonic clock.
@@ -24,7 +26,7 @@ class Forecast:
     """
 
     seq: int
-    y: npt.NDArray[np.float32]
+    y: npt.NDArray[np.floating[Any]]
     version: int
     judged_through: int
     latency_s: float

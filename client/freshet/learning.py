@@ -50,6 +50,8 @@ class LearnSettings:
     answer_s: float = 30.0
     # Keep refused items in `refused` instead of raising them.
     keep_refused: bool = False
+    # What is subtracted from each channel of a window before it becomes float32, as `offsets.checked` gives it.
+    offset: dict[str, float] | list[float] | float | None = None
 
 
 class Learning:
@@ -91,7 +93,7 @@ class Learning:
         forks.check()
         if self._runner is not None or self._closing:
             raise StreamClosed("this sender was opened before; make another with client.learn(…)")
-        self._layout = WindowLayout.of(await self._describe())
+        self._layout = WindowLayout.of(await self._describe(), self._settings.offset)
         self._runner = asyncio.create_task(self._run())
         try:
             await self._until(lambda: self._welcomes > 0, "the server's Welcome")
@@ -137,6 +139,7 @@ class Learning:
         weight: how much each tick's label counts, (T,) or (T, outputs), 0 for no label; default 1 where y has one.
         initial_state: the state before the first tick, one row as `Streams.Get` gives it; default zeros.
         Raises WindowRefused for what cannot be sent, or what an earlier item was refused for; this is not sent then.
+        Raises InvalidArgument where x changes by less than float32 keeps beside it: give an offset.
         """
         message = window_message(self._layout, x, y, weight, initial_state)
         await self._add(pb.LearnRequest(window=message), window=True)

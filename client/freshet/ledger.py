@@ -8,10 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
+from freshet import offsets
 from freshet.errors import InvalidArgument, LabelRefused, NotOpen, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
 from freshet.labels import Answers, label_values
+from freshet.offsets import F64
+from freshet.precision import Line, check_ahead
 from freshet.results import Welcome
 from freshet.resume import Action, Entry, Outbox, ProtocolError, Reset
 from freshet.ticks import Checked, Layout, Tick, check
@@ -33,7 +37,7 @@ class Slot:
     @classmethod
     def refused(cls, error: TickRefused) -> Slot:
         """A tick that did not pass the check."""
-        return cls(Checked([], None), error)
+        return cls(Checked([], None, []), error)
 
     def settle(self, outcome: Forecast | Exception) -> None:
         """Set the outcome, once, and wake whoever waits for it."""
@@ -54,14 +58,19 @@ class Slot:
 
 
 class Ledger:
-    """An outbox of slots, and what the messages of the server mean for them."""
+    """An outbox of slots, and what the messages of the server mean for them.
 
-    def __init__(self, in_flight: int, accept_lost: bool) -> None:
+    offset: what is subtracted from the channels and added to the forecasts, as `offsets.checked` gives it.
+    """
+
+    def __init__(self, in_flight: int, accept_lost: bool, offset: Any = None) -> None:
         self.outbox: Outbox[Slot] = Outbox(in_flight)
         self.latest: Welcome | None = None
         self.last_time: float | None = None  # event time of the last tick answered, or of the stream as it was found
         self.put_off = ""  # what the server says of the tick that it does not take yet
-        self._accept_lost = accept_lost
+        self._accept_lost, self._given_offset = accept_lost, offset
+        self._watch = self._label_watch = Line(())
+        self._added: F64 | None = None  # to forecasts
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
         self._interval = 0.0  # from step to step, seconds; 0 where there is none
@@ -70,11 +79,12 @@ class Ledger:
         self._timed: deque[Slot] = deque()
 
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
-        """Check a tick and queue it. Raises TickRefused."""
+        """Check a tick and queue it. Raises TickRefused; InvalidArgument where float32 would lose what changes."""
         if self._layout is None:
             raise NotOpen("stream", "client.stream(…) as stream")
         last_time = self._timed[-1].tick.time if self._timed else None
         checked = check(tick, self.outbox.next_seq, self._layout, last_time)
+        self._watch.see(checked.given, self._layout.offset)
         slot = Slot(checked)
         self.outbox.append(slot, max_staleness)
         if checked.time is not None:
@@ -83,12 +93,25 @@ class Ledger:
                 self._timed.popleft()
         return slot
 
+    def check_ahead(self, rows: npt.NDArray[Any]) -> None:
+        """Raise InvalidArgument where float32 would lose what changes in rows that are all there.
+
+        rows: (N, C), or (N,) for one channel; others are judged as they come.
+        """
+        if self._layout is None or rows.dtype.kind not in "fiu":
+            return
+        channels = self._layout.channels
+        found = rows[:, None] if rows.ndim == 1 and len(channels) == 1 else rows
+        if found.ndim == 2 and found.shape[1] == len(channels):
+            check_ahead(found.astype(np.float64), channels, self._layout.offset or 0.0)
+
     def label_values(self, seq: int, y: Any) -> list[float]:
-        """A label for an answered tick, checked. Raises LabelRefused."""
+        """A label for an answered tick, checked. Raises LabelRefused; InvalidArgument as `accept`."""
         values = label_values(self._answers, y, seq)
         if not 1 <= seq <= self.outbox.answered:
             remedy = f"label a tick once it is answered; the last one is {self.outbox.answered}"
             raise LabelRefused(seq, "label.seq", str(seq), remedy, Reason.UNKNOWN_TICK)
+        self._label_watch.see(values)
         return values
 
     @property
@@ -100,6 +123,7 @@ class Ledger:
         """Put a Reset between the ticks so far and the next one, whose event time may be an earlier one."""
         self.outbox.reset()
         self._timed.clear()
+        self._watch.forget()
 
     def request(self, item: Entry[Slot] | Reset, now: float) -> pb.OpenRequest:
         """The message for what the outbox gave."""
@@ -111,7 +135,7 @@ class Ledger:
         return pb.OpenRequest(tick=pb.Tick(seq=item.seq, x=slot.tick.x, time=slot.tick.time))
 
     def welcome(self, welcome: pb.Welcome) -> None:
-        """A call is open. Raises StateLost, TakenOver."""
+        """A call is open. Raises StateLost, TakenOver; InvalidArgument for an offset of other channels."""
         if welcome.state_origin == pb.Welcome.LOST and not (self._accept_lost and self.latest is None):
             raise StateLost(
                 f"the server has lost the state of {welcome.stream_id!r}; "
@@ -122,7 +146,14 @@ class Ledger:
             self.last_time = welcome.last_time
         self.latest = Welcome.of(welcome)
         spec = self.latest.spec
-        self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold")
+        if self._layout is None:
+            self._watch = Line(spec.channels)
+        offset = offsets.of_channels(self._given_offset, spec.channels)
+        self._added = offsets.of_outputs(offset, spec)
+        by = None if offset is None else tuple(offset.tolist())
+        self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold", by)
+        if self._answers != Answers.of(spec):
+            self._label_watch = Line(Answers.of(spec).names, "label.y")
         self._answers = Answers.of(spec)
         self._interval = spec.interval if self._answers.task == "forecast" else 0.0
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
@@ -142,7 +173,8 @@ class Ledger:
         self.put_off = ""
         self._answered(slot)
         waited, time = now - slot.sent_at, slot.tick.time
-        slot.settle(Forecast(seq, y, answer.version, judged, waited, time=time, interval=self._interval))
+        made = offsets.added(y, self._added)
+        slot.settle(Forecast(seq, made, answer.version, judged, waited, time=time, interval=self._interval))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
         """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""
@@ -160,7 +192,7 @@ class Ledger:
             slot.settle(error)
         elif action is Action.LOST and slot is not None:
             self._answered(slot)
-            y = np.full(self._forecast_shape, np.nan, np.float32)
+            y = offsets.added(np.full(self._forecast_shape, np.nan, np.float32), self._added)
             waited, time = now - slot.sent_at, slot.tick.time
             slot.settle(
                 Forecast(refused.seq, y, 0, self.outbox.judged, waited, lost=True, time=time, interval=self._interval)

@@ -18,7 +18,9 @@ from freshet.batch import Batch
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import FreshetError, InvalidArgument, NotOpen, StateLost, StreamClosed, TakenOver, Unavailable
+from freshet.offsets import of_channels
 from freshet.packed import Packed, Unconfirmed, Wave
+from freshet.precision import Watch
 from freshet.results import Model
 from freshet.retry import Backoff
 from freshet.v1 import streams_pb2 as pb
@@ -45,11 +47,13 @@ class Mux:
         give_up_s: float,
         close_s: float,
         accept_lost: bool = False,
+        offset: Any = None,
     ) -> None:
         self._open_call, self._get_model, self._name = open_call, model, name
         self._give_up_s, self._close_s, self._accept_lost = give_up_s, close_s, accept_lost
         self._backoff, self._waits = Backoff(give_up_s, random.Random()), Waits(give_up_s, self._check)
         self._bindings, self._sent = Bindings(), Unconfirmed()
+        self._given_offset = offset  # as `offsets.checked` gives it
         self._turns: deque[object] = deque()  # the steps under way, the one whose turn it is first
         self._outgoing: deque[pb.Columns] = deque()  # to be written on this call
         self._progress = 0  # answers so far
@@ -67,6 +71,8 @@ class Mux:
             raise StreamClosed("this Mux was opened before; make another with client.mux(…)")
         model: Model = await self._get_model()
         self.spec = model.spec
+        self._offset = of_channels(self._given_offset, self.spec.channels)
+        self._watch = Watch(self.spec.channels)  # by handle
         self._runner = asyncio.create_task(self._run())
         return self
 
@@ -96,13 +102,15 @@ class Mux:
 
     # --- what is asked
 
-    async def step(self, streams: Sequence[str], x: Any, time: Any = None) -> Packed:
+    async def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None) -> Packed:
         """Send one tick of each of n streams and wait for all their forecasts.
 
         streams: ids, an integer as its digits; one that occurs several times gets its ticks in that order. A stream
         that was never seen is created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for
         one channel), or a frame, its columns matched to the channels by name. time: one for all, or n of them: seconds
-        since 1970-01-01 UTC, datetime or datetime64; required when the model has an interval.
+        since 1970-01-01 UTC, datetime or datetime64; required when the model has an interval. offset: as x, what is
+        subtracted from each row in float64, and added to its forecasts, instead of the Mux's own offset; always the
+        same for one stream.
         Refused ticks, and ids that none can be, are in `Packed.refused`; the other rows are answered. Cancelling does
         not take back what was sent. Raises InvalidArgument for shapes and names; StateLost, once for each stream that
         the server has lost: the next step goes on from what the server has of it; and what ended the Mux, Unavailable
@@ -111,12 +119,14 @@ class Mux:
         self._check()
         if self._closing:
             raise StreamClosed("this Mux is closed")
-        batch, turn = Batch.of(self.spec, streams, x, time), object()
+        batch, turn = Batch.of(self.spec, streams, x, time, offset, self._offset), object()
         self._turns.append(turn)
         try:
             await self._until(lambda: self._turns[0] is turn and self._sent.answered, "the answers to an earlier step")
             await self._bind(batch)
             self._raise_lost(self._bindings.lost.keys() & set(batch.ids))
+            self._watch.grow(self._bindings.size)
+            batch.watch(self._watch, self._bindings.handle)
             waves = batch.waves(self._bindings.handle, self._bindings.next)
             self._send(waves)  # nothing has awaited since the streams were bound
             await self._until(lambda: all(wave.done for wave in waves), f"the forecasts of {len(batch.ids)} ticks")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,15 +21,15 @@ Handles = npt.NDArray[np.uint32]
 class Packed:
     """The answers to n ticks, in their order; arrays are owned by the caller.
 
-    y: [n, horizon, targets] float32 in the units of the channels (for other tasks than forecast [n, 1, outputs]); NaN
-    where there is no forecast. seq, version, judged_through: (n,), as in Forecast; version is 0 where there is none,
-    seq where the tick was never sent.
+    y: [n, horizon, targets] float32 in the units of the channels (for other tasks than forecast [n, 1, outputs]),
+    float64 where an offset was added; NaN where there is no forecast. seq, version, judged_through: (n,), as in
+    Forecast; version is 0 where there is none, seq where the tick was never sent.
     refused: by index, why a tick was not taken, or a stream could not be bound (InvalidArgument); the stream goes on as
     if it had not been sent.
     lost: indices of ticks that were taken, but whose answers the server no longer had, after a long reconnect.
     """
 
-    y: Array
+    y: npt.NDArray[np.floating[Any]]
     seq: UInts
     version: UInts
     judged_through: UInts

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy.typing as npt
+
 from freshet.arguments import invalid, whole
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, NotOpen
@@ -95,16 +97,25 @@ class Stream:
                 raise invalid("max_staleness", max_staleness, "leave it out: this model does not learn")
         rows = values
         if not isinstance(rows, Rows):
-            rows = Rows(ticks(values, times, lambda: self.spec.channels), framer(values, times))
+            found = ticks(values, times, lambda: self.spec.channels, self.check_ahead)
+            rows = Rows(found, framer(values, times))
         return Forecasts(self._engine, rows, self._in_flight, max_staleness, on_refused == "skip")
+
+    def check_ahead(self, rows: npt.NDArray[Any]) -> None:
+        """Raise InvalidArgument where float32 would lose what changes in rows that are all there, as `forecasts` does
+        with arrays and frames before it sends any.
+
+        rows: array (N, C), or (N,) for one channel.
+        """
+        self._engine.ledger.check_ahead(rows)
 
     async def label(self, seq: int, y: Any) -> None:
         """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.
 
         y: for task regress a number, or one per target in order; for task classify the class, by name or index, or the
         probability of each. Of a tick's labels the first one wins. Several may be on their way at once: gather them.
-        Raises LabelRefused, e.g. for a tick that is too long ago; and whatever ended the stream. Cancelling does not
-        take the label back.
+        Raises LabelRefused, e.g. for a tick that is too long ago; InvalidArgument where float32 would lose what changes
+        from label to label; and whatever ended the stream. Cancelling does not take the label back.
         """
         await self._engine.label(whole(seq, "seq"), y)
 

@@ -9,6 +9,7 @@ from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, It
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
 
 from freshet.arguments import invalid
 from freshet.errors import InvalidArgument, Reason, TickRefused
@@ -30,22 +31,30 @@ class Tick(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A tick ready for the wire, where x is rounded to float32; time in seconds."""
+    """A tick ready for the wire, where x is rounded to float32; time in seconds. given: x before the offset."""
 
     x: list[float]
     time: float | None
+    given: list[float]
 
 
 class Layout(NamedTuple):
-    """What a tick must be like. interval: seconds, 0 where event time may be left out; holds: NaN means missing."""
+    """What a tick must be like. interval: seconds, 0 where event time may be left out; holds: NaN means missing.
+
+    offset: what is subtracted from each channel before x becomes float32; None where nothing is.
+    """
 
     channels: tuple[str, ...]
     interval: float
     holds: bool = False
+    offset: tuple[float, ...] | None = None
 
 
 def ticks(
-    values: Any, times: Any = None, channels: Callable[[], Sequence[str]] = tuple
+    values: Any,
+    times: Any = None,
+    channels: Callable[[], Sequence[str]] = tuple,
+    ahead: Callable[[npt.NDArray[Any]], None] = lambda rows: None,
 ) -> Iterator[Tick] | AsyncIterator[Tick]:
     """Walk over observations as ticks.
 
@@ -53,6 +62,7 @@ def ticks(
         iterable of rows, (time, row) pairs or Ticks.
     times: one per row, an iterable; then values are rows only. A length that differs raises ValueError when reached.
         Of a frame also the name of the column that has them. channels: asked for where columns have names.
+    ahead: is given all rows, where they are an array or a frame, before any tick.
     Raises TypeError for what cannot be walked over, InvalidArgument for other columns than the channels.
     """
     if isinstance(values, AsyncIterable):
@@ -78,6 +88,9 @@ def ticks(
         raise TypeError(f"values = {type(values).__name__}; give an array, a frame, or an iterable of rows")
     if times is not None:
         check_lengths(values, times)
+    if isinstance(values, np.ndarray):
+        ahead(values)
+    if times is not None:
         return itertools.starmap(Tick, zip(values, event_times(times), strict=True))
     return map(as_tick, values)
 
@@ -103,7 +116,10 @@ def check(tick: Tick, seq: int, layout: Layout, after: float | None) -> Checked:
 
     after: event time of the tick before, seconds, where it is known. Raises TickRefused.
     """
-    return Checked(_check_x(tick.x, seq, layout), _check_time(tick.time, seq, layout, after))
+    x = given = _check_x(tick.x, seq, layout)
+    if layout.offset is not None:
+        x = [value - by for value, by in zip(given, layout.offset, strict=True)]
+    return Checked(x, _check_time(tick.time, seq, layout, after), given)
 
 
 def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:

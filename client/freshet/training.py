@@ -8,6 +8,7 @@ from typing import Literal
 from freshet.arguments import identifier, integer, listed, named, number, whole
 from freshet.learning import Learning, LearnSettings
 from freshet.models import Models
+from freshet.offsets import Given, checked
 from freshet.results import ModelSpec, Quarantined, Replayed
 from freshet.v1 import training_pb2, training_pb2_grpc
 
@@ -34,6 +35,7 @@ class Training(Models):
         in_flight: int = 256,
         give_up_s: float = 60.0,
         answer_s: float = 30.0,
+        offset: Given = None,
     ) -> Learning:
         """Send labels and whole windows to `model`, from anywhere; open it with `async with`.
 
@@ -42,6 +44,7 @@ class Training(Models):
         on_refused: "raise" what the server refuses from the next call, or "keep" it in `Learning.refused`.
         in_flight: items that may be unacknowledged, 1 to 1024; beyond, `window` and `label` wait.
         give_up_s: fail after so long without any success. answer_s: cut and repeat a call not welcomed for so long.
+        offset: as of `stream`, subtracted from x of windows and, for task forecast, from their labels.
         """
         for name, value, choices in (
             ("acknowledge", acknowledge, list(ACKNOWLEDGE)), ("on_refused", on_refused, ["raise", "keep"]),
@@ -54,8 +57,9 @@ class Training(Models):
             raise ValueError(f"in_flight = {in_flight}; give 1 to {MAX_IN_FLIGHT}")
         open_call = self._opener(self._training.Learn)
         settings = LearnSettings(
-            in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep"
-        )
+            in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep",
+            offset=checked(offset),
+        )  # fmt: skip
         model, source = named(model, "model"), identifier(source, "source")
         hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
 

@@ -11,11 +11,15 @@ import numpy.typing as npt
 from freshet.errors import InvalidArgument, LabelRefused, Reason, WindowRefused
 from freshet.frames import matrix, named_columns, plain
 from freshet.labels import Answers, label_values
+from freshet.offsets import F64, of_channels, of_outputs
+from freshet.precision import MOST_LOST, check_ahead
 from freshet.results import ModelSpec
 from freshet.ticks import LARGEST
 from freshet.v1 import training_pb2
 
 F32 = npt.NDArray[np.float32]
+
+LEAST_LOST = 3  # changes: in a window of few ticks, as many as half of these are too many
 
 
 class WindowLayout(NamedTuple):
@@ -25,29 +29,36 @@ class WindowLayout(NamedTuple):
     outputs: int
     missing: str
     answers: Answers
+    offset: F64 | None = None  # (channels,) subtracted before values become float32
+    added: F64 | None = None  # (targets,) the same of what labels hold
 
     @classmethod
-    def of(cls, spec: ModelSpec) -> WindowLayout:
-        """A model's."""
-        answers = Answers.of(spec)
-        return cls(tuple(spec.channels), (spec.horizon or 1) * len(answers.names), spec.missing, answers)
+    def of(cls, spec: ModelSpec, offset: Any = None) -> WindowLayout:
+        """A model's. offset: as `offsets.checked` gives it. Raises InvalidArgument for one of other channels."""
+        answers, by = Answers.of(spec), of_channels(offset, spec.channels)
+        outputs = (spec.horizon or 1) * len(answers.names)
+        return cls(tuple(spec.channels), outputs, spec.missing, answers, by, of_outputs(by, spec))
 
 
 def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_state: Any) -> training_pb2.Window:
-    """A window without its number; see `Learning.window`. Raises WindowRefused for what the server would refuse."""
-    rows = _numbers("x", x, layout.channels)
-    if len(layout.channels) == 1 and rows.ndim == 1:
-        rows = rows[:, None]
+    """A window without its number; see `Learning.window`. Raises WindowRefused for what the server would refuse,
+    InvalidArgument where float32 would lose what changes."""
+    given = _numbers("x", x, layout.channels)
+    if len(layout.channels) == 1 and given.ndim == 1:
+        given = given[:, None]
     C = len(layout.channels)
-    if rows.ndim != 2 or rows.shape[1] != C or not len(rows):
-        _refuse("x", f"shape {rows.shape}", f"send (T, {C}): {', '.join(layout.channels)}"[:200])
+    if given.ndim != 2 or given.shape[1] != C or not len(given):
+        _refuse("x", f"shape {given.shape}", f"send (T, {C}): {', '.join(layout.channels)}"[:200])
+    rows = _float32(given, layout.offset)
     _check_values("x", rows, nan_allowed=layout.missing == "hold")
+    by = 0.0 if layout.offset is None else layout.offset
+    check_ahead(given, layout.channels, by, _too_many(given), "window.x")
     labels, default = _labels(layout, y, len(rows))
     _check_values("y", labels)
     weights = default if weight is None else _weights(weight, labels.shape)
     state = b""
     if initial_state is not None:
-        row = _numbers("initial_state", initial_state)
+        row = _float32(_numbers("initial_state", initial_state))
         if row.ndim != 1:
             _refuse("initial_state", f"shape {row.shape}", "send one row")
         _check_values("initial_state", row)
@@ -61,20 +72,29 @@ def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_st
     )
 
 
+def _too_many(rows: F64) -> int:
+    """Lost changes of a channel that are too many for a window of these ticks."""
+    return max(LEAST_LOST, min(MOST_LOST, len(rows) // 2))
+
+
 def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
     """Labels (T, O), and the weights that they have of themselves: None for all 1, 1 at the last tick for one label."""
     O = layout.outputs  # noqa: E741  # as in every shape
     dims = () if isinstance(y, str) else np.shape(y)
+    added = None if layout.added is None else np.tile(layout.added, O // len(layout.added))
     if len(dims) == 2 or (len(dims) == 1 and O == 1):
         names = layout.answers.names if len(layout.answers.names) == O else None
         rows = _numbers("y", y, names).reshape(len(y), -1)
         if rows.shape != (T, O):
             _refuse("y", f"shape {np.shape(y)}", f"send (T, outputs) = ({T}, {O}), or one label of the last tick")
-        return rows, None
+        if layout.answers.task == "regress":
+            check_ahead(rows, layout.answers.names, 0.0, _too_many(rows), "window.y")
+        return _float32(rows, added), None
     if layout.answers.task == "forecast":
-        row = _numbers("y", y).reshape(-1)
-        if row.shape != (O,):
+        found = _numbers("y", y).reshape(-1)
+        if found.shape != (O,):
             _refuse("y", f"shape {np.shape(y)}", f"send ({T}, {O}), or the {O} values that follow the last tick")
+        row = _float32(found, added)
     else:
         try:
             row = np.array(label_values(layout.answers, y, 0), np.float32)
@@ -87,7 +107,7 @@ def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
 
 
 def _weights(weight: Any, shape: tuple[int, ...]) -> F32:
-    rows = _numbers("weight", weight)
+    rows = _float32(_numbers("weight", weight))
     if rows.shape == shape[:1]:
         rows = np.repeat(rows[:, None], shape[1], axis=1)
     if rows.shape != shape:
@@ -98,13 +118,17 @@ def _weights(weight: Any, shape: tuple[int, ...]) -> F32:
     return rows
 
 
-def _numbers(field: str, values: Any, names: Sequence[str] | None = None) -> F32:
+def _float32(values: F64, offset: F64 | None = None) -> F32:
+    with np.errstate(over="ignore"):
+        return (values if offset is None else values - offset).astype(np.float32)
+
+
+def _numbers(field: str, values: Any, names: Sequence[str] | None = None) -> F64:
     """As an array; the columns of a frame in the order of the names."""
     try:
         columns = None if names is None else named_columns(values)
-        with np.errstate(over="ignore"):
-            found = plain(values) if columns is None else matrix(columns, names or (), field)
-            return found.astype(np.float64).astype(np.float32)
+        found = plain(values) if columns is None else matrix(columns, names or (), field)
+        return found.astype(np.float64)
     except InvalidArgument as error:
         _refuse(field, error.value, error.remedy)
     except (TypeError, ValueError):

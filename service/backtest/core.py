@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,7 @@ from model.learner import Learner
 from service.backtest.plan import Plan
 from service.export import read_weights
 
-Array = npt.NDArray[np.float32]
+Forecast = npt.NDArray[np.floating[Any]]
 Array64 = npt.NDArray[np.float64]
 
 
@@ -25,12 +26,12 @@ def learner(plan: Plan) -> Learner:
     return made
 
 
-def forecasts(learner: Learner, plan: Plan) -> Iterator[Array]:
+def forecasts(learner: Learner, plan: Plan) -> Iterator[Forecast]:
     """The forecasts of a plan of one series: (horizon, targets) per row, see `every_forecast`."""
     yield from (forecast for _, _, forecast in every_forecast(learner, plan))
 
 
-def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Array]]:
+def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Forecast]]:
     """Replay the plan's rows in the order of their times: learn with the tick, then forecast with the new weights.
 
     Each series is a stream of the model. Yields (series, row, forecast): (horizon, targets) per row, in raw units. No
@@ -45,7 +46,8 @@ def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Arr
         x, now = every[n].series.x, slice(row, row + 1)
         learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], x[now])
         y, state[n] = network.step(learner.weights, x[now], ahead[n][now], state[n], tape)
-        yield n, row, y.reshape(spec.horizon, len(spec.targets))
+        made, added = y.reshape(spec.horizon, len(spec.targets)), every[n].added
+        yield n, row, made if added is None else made + added
 
 
 def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
@@ -63,9 +65,11 @@ def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
 
 def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
     """The same rows through a baseline: (horizon, targets) per row, in raw units."""
-    ahead = calendar.inputs(plan.times, plan.spec.interval)
-    for x, u in zip(plan.series.x[: plan.rows, plan.spec.target_index], ahead, strict=False):
-        yield baseline.step(x, u)
+    ahead, added = calendar.inputs(plan.times, plan.spec.interval), plan.added
+    values = plan.series.values[: plan.rows, plan.spec.target_index]
+    for x, u in zip(values if added is None else values - added, ahead, strict=False):
+        made = baseline.step(x, u)
+        yield made if added is None else made + added
 
 
 def baselines(plan: Plan) -> dict[str, Baseline]:

@@ -48,8 +48,14 @@ class Plan:
     def scorer(self) -> Scorer:
         """A fresh scorer of the spec's targets. Raises Invalid if the rows do not make sense for this series."""
         return Scorer(
-            self.series.x, self.train_rows, self.score_from, self.score_to, self.spec.horizon, self.spec.target_index
-        )
+            self.series.values, self.train_rows, self.score_from, self.score_to, self.spec.horizon,
+            self.spec.target_index,
+        )  # fmt: skip
+
+    @property
+    def added(self) -> npt.NDArray[np.float64] | None:
+        """(targets,) what brings forecasts of a model into the units of the first series' file; None: nothing."""
+        return self.series.added(self.spec.target_index)
 
     @property
     def rows(self) -> int:
@@ -85,7 +91,7 @@ class Plan:
         timeless = self.series.time is None
         lines += [
             f"{n} is forecast like any column: if it is the time, say --time {quoted(n)}"
-            for n, values in zip(names, self.series.x.T, strict=True)
+            for n, values in zip(names, self.series.values.T, strict=True)
             if is_timelike(n) or (timeless and could_be_unix(values))
         ]
         missing = sum(int(np.isnan(series.x).sum()) for series in self.entities)
@@ -154,7 +160,8 @@ def plan_of(
     **asked: int | None,
 ) -> Plan:
     """The plan of a file that was read. keys: changed; the rest as of `make_plan`."""
-    every = every_series(recording, chosen_columns(columns, keys.get("channels")), keys.get("missing") == "hold")
+    wanted, offsets = chosen_columns(columns, keys.get("channels")), keys.get("scaler") != "none"
+    every = every_series(recording, wanted, keys.get("missing") == "hold", offsets)
     if rows is not None:
         shortest = min(len(series.x) for series in every)
         if not 2 <= rows <= shortest:

@@ -119,6 +119,7 @@ class ForecastFile:
     ) -> None:
         self._scorers = [scorers] if isinstance(scorers, Scorer) else list(scorers)
         self._entities = list(entities)
+        self._kinds = [_kinds(scorer.truth) for scorer in self._scorers]
         scorer = self._scorers[0]
         if len(names) != len(scorer.targets):
             raise ValueError(f"need one name per target, {len(scorer.targets)}, got {len(names)}")
@@ -135,8 +136,9 @@ class ForecastFile:
             row = origin_row + step
             place: tuple[object, ...] = (row,) if scorer.horizon == 1 else (origin_row, step, row)
             place = (self._entities[series], *place) if self._entities else place
-            pairs = np.stack([scorer.truth[row], forecast[step - 1]], axis=1, dtype=np.float32, casting="same_kind")
-            self._writer.writerow([*place, *map(str, pairs.ravel())])  # the shortest text that reads back as the same
+            pairs = zip(self._kinds[series], scorer.truth[row], forecast[step - 1], strict=True)
+            texts = [str(kind(value)) for kind, *pair in pairs for value in pair]
+            self._writer.writerow([*place, *texts])  # the shortest text that reads back as the same
 
     def __enter__(self) -> ForecastFile:
         return self
@@ -145,6 +147,14 @@ class ForecastFile:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._file.close()
+
+
+def _kinds(truth: Array) -> list[type[np.floating[Any]]]:
+    """As what each column is written: float32, unless that would lose something of a float64 truth."""
+    if truth.dtype != np.float64:
+        return [np.float32] * truth.shape[1]
+    lossy = (truth.astype(np.float32) != truth) & ~np.isnan(truth)
+    return [np.float64 if lossy[:, c].any() else np.float32 for c in range(truth.shape[1])]
 
 
 def z_units(truth: Array, train_rows: int) -> tuple[npt.NDArray[np.float64], tuple[int, ...]]:

@@ -36,8 +36,8 @@ class Stalled(RuntimeError):
     """A replay that does not get on. The text says how far it came and what it waits for."""
 
 
-Take = Callable[[int, npt.NDArray[np.float32]], None]  # (origin row, forecast [horizon, targets])
-TakeEach = Callable[[int, int, npt.NDArray[np.float32]], None]  # (series, origin row, forecast)
+Take = Callable[[int, npt.NDArray[np.floating[Any]]], None]  # (origin row, forecast [horizon, targets])
+TakeEach = Callable[[int, int, npt.NDArray[np.floating[Any]]], None]  # (series, origin row, forecast)
 Result = TypeVar("Result")
 
 
@@ -123,7 +123,8 @@ async def _stream(
     started: float,
 ) -> None:
     """Send the plan's one series. started: when the replay was, performance counter."""
-    async with client.stream(model, id, IN_FLIGHT) as stream:
+    offset = plan.series.offset
+    async with client.stream(model, id, IN_FLIGHT, offset=None if offset is None else offset.tolist()) as stream:
         seen.published.add(stream.welcome.version)
         await _send(stream, plan, max_staleness if plan.spec.learn else None, take, seen)
         seen.wall_s = max(seen.wall_s, time.perf_counter() - started)
@@ -132,7 +133,9 @@ async def _stream(
 
 
 async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed) -> None:
-    x = plan.series.x[: plan.rows]
+    x: npt.NDArray[Any] = plan.series.x[: plan.rows]
+    if plan.series.offset is not None:  # else as rounded, where the file's reader has said what that loses
+        x = np.where(plan.series.offset != 0, plan.series.values[: plan.rows], x)
     times = None if plan.series.time is None else plan.series.time[: plan.rows]
     loop, seq = asyncio.get_running_loop(), 0
     try:

@@ -116,12 +116,13 @@ def _replayed(plan: OfflinePlan, recorded: Recorded, spans: Sequence[Span]) -> d
     with progress("baselines", plan.rows) as shown:
         for series, span in zip(plan.plan.entities, spans, strict=True):
             alone = plan.plan.alone(series)
+            less = 0.0 if alone.added is None else alone.added  # what is recorded is less the offset
             running = {name: core.baseline_forecasts(b, alone) for name, b in core.baselines(alone).items()}
             for row in range(len(series.x)):
                 cut = span.cut - span.begin
                 place = span.begin + row if row < cut else span.held + row - cut
                 for name, forecasts in running.items():
-                    change = next(forecasts) - recorded.last[place]
+                    change = next(forecasts) - less - recorded.last[place]
                     if row >= cut:
                         made[name][place - plan.train_ticks] = (change / unit[place]).ravel()
                 shown.advance()

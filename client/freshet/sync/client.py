@@ -10,6 +10,7 @@ import grpc
 
 from freshet import client as twin
 from freshet import forks
+from freshet.offsets import Given
 from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
@@ -81,18 +82,29 @@ class Client:
         answer_s: float = 30.0,
         close_s: float = 5.0,
         accept_lost: bool = False,
+        offset: Given = None,
     ) -> Stream:
         made = self._portal.run(
             lambda: self._client.stream(
                 model, stream_id, in_flight,
-                give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost,
+                give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost, offset=offset,
             )
         )  # fmt: skip
         return Stream(self._portal, made)
 
-    def mux(self, model: str, *, give_up_s: float = 60.0, close_s: float = 5.0, accept_lost: bool = False) -> Mux:
+    def mux(
+        self,
+        model: str,
+        *,
+        give_up_s: float = 60.0,
+        close_s: float = 5.0,
+        accept_lost: bool = False,
+        offset: Given = None,
+    ) -> Mux:
         made = self._portal.run(
-            lambda: self._client.mux(model, give_up_s=give_up_s, close_s=close_s, accept_lost=accept_lost)
+            lambda: self._client.mux(
+                model, give_up_s=give_up_s, close_s=close_s, accept_lost=accept_lost, offset=offset
+            )
         )
         return Mux(self._portal, made)
 
@@ -120,11 +132,12 @@ class Client:
         in_flight: int = 256,
         give_up_s: float = 60.0,
         answer_s: float = 30.0,
+        offset: Given = None,
     ) -> Learning:
         made = self._portal.run(
             lambda: self._client.learn(
                 model, source, acknowledge,
-                on_refused=on_refused, in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s,
+                on_refused=on_refused, in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, offset=offset,
             )
         )  # fmt: skip
         return Learning(self._portal, made)

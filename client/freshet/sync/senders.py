@@ -40,8 +40,8 @@ class Mux:
     def close(self) -> None:
         self._portal.call(self._mux.aclose())
 
-    def step(self, streams: Sequence[str], x: Any, time: Any = None) -> Packed:
-        return self._portal.call(self._mux.step(streams, x, time))
+    def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None) -> Packed:
+        return self._portal.call(self._mux.step(streams, x, time, offset=offset))
 
     @property
     def streams(self) -> list[str]:

@@ -7,18 +7,22 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence, Sized
 from typing import Any
 
+import numpy.typing as npt
+
 from freshet.framed import Rows, framer
 from freshet.ticks import Tick, ticks
 
 AHEAD = 16  # ticks that are fetched before anyone asks for them
 
 
-def source(values: Any, times: Any, channels: Callable[[], Sequence[str]]) -> Rows:
+def source(
+    values: Any, times: Any, channels: Callable[[], Sequence[str]], ahead: Callable[[npt.NDArray[Any]], None]
+) -> Rows:
     """Rows for `freshet.Stream.forecasts`, which walks over them in the event loop and must not be held up there.
 
-    What has a length is an array, a list, a frame; anything else may wait for a sensor.
+    What has a length is an array, a list, a frame; anything else may wait for a sensor. channels, ahead: as of `ticks`.
     """
-    found = ticks(values, times, channels)
+    found = ticks(values, times, channels, ahead)
     there = isinstance(values, Sized) and (times is None or isinstance(times, Sized))
     ready = found if there or isinstance(found, AsyncIterator) else pulled(found)
     return Rows(ready, framer(values, times))

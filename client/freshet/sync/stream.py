@@ -6,6 +6,8 @@ from collections import deque
 from types import TracebackType
 from typing import Any, Literal, Self
 
+import numpy.typing as npt
+
 from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
@@ -57,9 +59,12 @@ class Stream:
     ) -> Forecasts:
         """As `freshet.Stream.forecasts`. A generator, or any iterable without a length, may block: it is walked over
         in a thread of its own, a few rows ahead."""
-        found = source(values, times, lambda: self.spec.channels)
+        found = source(values, times, lambda: self.spec.channels, self._stream.check_ahead)
         make = lambda: self._stream.forecasts(found, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
         return Forecasts(self._portal, self._portal.run(make))
+
+    def check_ahead(self, rows: npt.NDArray[Any]) -> None:
+        self._stream.check_ahead(rows)
 
     def label(self, seq: int, y: Any) -> None:
         self._portal.call(self._stream.label(seq, y))
