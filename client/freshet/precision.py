@@ -23,6 +23,9 @@ MOST_LOST = 8  # of these; from here on a tick that loses another is refused
 TOLERANCE = 0.1  # share of a change that rounding may cost
 NOISE = 1e-12  # changes below this share of the values are noise of float64 arithmetic, and do not count
 SURE = 2.0**-23 / TOLERANCE  # of the sizes of both values: rounding costs a larger change half of the tolerance at most
+SLIGHT = 2.0**-6  # changes below this share of the typical one do not count: a curve that flattens loses nothing
+TYPICAL_FADES = 2.0 ** (-1 / 256)  # of the typical change, with each change
+TYPICAL_GROWS = 8.0  # at most, with each change: one jump is not typical
 SMALLEST = 1e-30  # changes below it may be lost to the smallest float32
 SHORT = 1e5  # a suggested offset is a multiple of so many changes, rounded down to a power of ten
 
@@ -45,34 +48,51 @@ def _rounded(values: F64) -> F64:
         return values.astype(np.float32).astype(np.float64)
 
 
+def next_typical(typical: Any, size: Any) -> Any:
+    """The typical size of a channel's changes after one of this size: the largest of the last ones, which fades.
+
+    typical: 0 before any change, and minus the size of the first after it: the smaller of the first two counts.
+    """
+    begun = np.maximum(typical * TYPICAL_FADES, np.minimum(size, TYPICAL_GROWS * typical))
+    return np.where(typical > 0, begun, np.where(typical < 0, np.minimum(-typical, size), -size))
+
+
 class Line:
     """`Watch` for one stream, a tick at a time, without NumPy's cost for a few numbers. field: its name in errors."""
 
-    def __init__(self, channels: Sequence[str], field: str = "x") -> None:
-        self.channels, self._field = tuple(channels), field
+    def __init__(self, channels: Sequence[str], field: str = "x", least: int = MOST_LOST) -> None:
+        """least: how many lost changes of the last MEMORY are too many."""
+        self.channels, self._field, self._least = tuple(channels), field, least
         self.forget()
 
     def forget(self) -> None:
         """The stream begins again: its next values are no changes."""
         self._last = [math.nan] * len(self.channels)
         self._bits = [0] * len(self.channels)
+        self._typical = [0.0] * len(self.channels)
 
     def see(self, x: Sequence[float], offset: Sequence[float] | None = None) -> None:
         """Take in one tick, as given; NaN is missing. Raises InvalidArgument where it is refused: the stream is as it
         was then. offset: of each channel."""
-        last, bits = self._last.copy(), self._bits.copy()
+        last, bits, typical = self._last.copy(), self._bits.copy(), self._typical.copy()
         for c, after in enumerate(x):
             before, by = last[c], 0.0 if offset is None else offset[c]
             size = abs(after - before)
             if size > NOISE * max(abs(before), abs(after)):  # also false for NaN
-                sure = size > SURE * (abs(before - by) + abs(after - by)) and size > SMALLEST
-                lost = not sure and _lost(before, after, by)
-                bits[c] = (bits[c] << 1 | lost) & 0xFFFFFFFF
-                if lost and bits[c].bit_count() >= MOST_LOST:
-                    raise refusal(self.channels[c], f"{self._field}[{c}]", before, after, by)
+                if size >= SLIGHT * typical[c]:
+                    sure = size > SURE * (abs(before - by) + abs(after - by)) and size > SMALLEST
+                    lost = not sure and _lost(before, after, by)
+                    bits[c] = (bits[c] << 1 | lost) & 0xFFFFFFFF
+                    if lost and bits[c].bit_count() >= self._least:
+                        raise refusal(self.channels[c], f"{self._field}[{c}]", before, after, by)
+                usual = typical[c]
+                if usual > 0:
+                    typical[c] = max(usual * TYPICAL_FADES, min(size, TYPICAL_GROWS * usual))
+                else:
+                    typical[c] = min(-usual, size) if usual else -size
             if after == after:
                 last[c] = after
-        self._last, self._bits = last, bits
+        self._last, self._bits, self._typical = last, bits, typical
 
 
 def _lost(before: float, after: float, offset: float) -> bool:
@@ -91,6 +111,7 @@ class Watch:
         self.channels = tuple(channels)
         self._last = np.full((streams, len(self.channels)), np.nan)
         self._bits = np.zeros((streams, len(self.channels)), np.uint32)
+        self._typical = np.zeros((streams, len(self.channels)))
 
     def grow(self, streams: int) -> None:
         """So many streams are in use."""
@@ -98,10 +119,11 @@ class Watch:
             more = max(streams, 2 * len(self._last)) - len(self._last)
             self._last = np.pad(self._last, ((0, more), (0, 0)), constant_values=np.nan)
             self._bits = np.pad(self._bits, ((0, more), (0, 0)))
+            self._typical = np.pad(self._typical, ((0, more), (0, 0)))
 
     def forget(self, stream: int = 0) -> None:
         """The stream begins again: its next value is no change."""
-        self._last[stream], self._bits[stream] = np.nan, 0
+        self._last[stream], self._bits[stream], self._typical[stream] = np.nan, 0, 0
 
     def see(self, streams: npt.NDArray[np.intp] | slice, x: F64, offset: Any = 0.0) -> dict[int, InvalidArgument]:
         """Take in one tick of each of these streams, no stream twice; returns by row why one is refused.
@@ -109,8 +131,12 @@ class Watch:
         x: (n, channels) float64, as given; NaN is missing. offset: what is subtracted before rounding, of x's shape or
         one that goes with it.
         """
-        last, bits = self._last[streams], self._bits[streams]
-        lost, counted = lost_and_counted(last, x, offset)
+        last, bits, typical = self._last[streams], self._bits[streams], self._typical[streams]
+        lost, changed = lost_and_counted(last, x, offset)
+        size = np.abs(x - last)
+        counted = changed & (size >= SLIGHT * typical)
+        lost &= counted
+        typical = np.where(changed, next_typical(typical, size), typical)
         if lost.any() or bits.any():
             bits = np.where(counted, bits << np.uint32(1) | lost, bits)
         refused = lost & (np.bitwise_count(bits) >= MOST_LOST) if lost.any() else lost
@@ -122,9 +148,9 @@ class Watch:
                 errors.setdefault(row, refusal(name, f"x[{c}]", float(last[row, c]), float(x[row, c]), by))
             kept = ~refused.any(axis=1)
             streams = np.arange(len(self._last))[streams][kept]
-            last, x, bits = last[kept], x[kept], bits[kept]
+            last, x, bits, typical = last[kept], x[kept], bits[kept], typical[kept]
         self._last[streams] = np.where(np.isnan(x), last, x)
-        self._bits[streams] = bits
+        self._bits[streams], self._typical[streams] = bits, typical
         return errors
 
 
@@ -148,17 +174,16 @@ def first_lost(values: F64, offset: float = 0.0, least: int = MOST_LOST) -> tupl
     """The rows between which one too many changes of a series is lost; None if that never happens."""
     known = np.flatnonzero(np.isfinite(values))
     series = values[known]
-    lost, counted = lost_and_counted(series[:-1], series[1:], offset)
+    lost, _ = lost_and_counted(series[:-1], series[1:], offset)
     if np.count_nonzero(lost) < least:
         return None
-    changes = np.flatnonzero(counted)
-    ever = np.cumsum(lost[changes], dtype=np.intp)
-    total = ever - np.concatenate([np.zeros(MEMORY, np.intp), ever])[: len(ever)]
-    over = np.flatnonzero((total >= least) & lost[changes])
-    if not len(over):
-        return None
-    at = int(changes[over[0]])
-    return int(known[at]), int(known[at + 1])
+    line = Line(["x"], least=least)
+    for at, value in enumerate(series.tolist()):
+        try:
+            line.see([value], [offset])
+        except InvalidArgument:
+            return int(known[at - 1]), int(known[at])
+    return None
 
 
 def short_offset(value: float, change: float) -> float:

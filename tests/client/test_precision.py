@@ -34,6 +34,8 @@ KEPT: dict[str, Any] = {
     "a walk": RNG.normal(size=3000).cumsum(),
     "hundredths": 20_000 + 0.05 * RNG.normal(size=3000),
     "a sine": np.sin(np.arange(3000) / 48),
+    "a curve that flattens": 1 + np.exp(-np.arange(3000) / 10),
+    "a slow curve that flattens": 1 / (1 + np.exp(-(np.arange(5000) - 2000) / 50)),
     "whole numbers that float32 has": 1e7 + np.arange(300.0),
     "seven lost": np.concatenate([1e8 + np.arange(8.0), 1e8 + 1000.0 * np.arange(1, 100)]),
     "nothing": np.full(300, np.nan),
@@ -74,7 +76,7 @@ def test_a_series_that_float32_would_flatten_is_refused_after_eight_lost_changes
 
 def test_eight_of_thirty_two_changes_are_too_many_and_seven_are_not():
     def steps(every: int) -> Any:
-        return 2.0**30 + np.cumsum(np.where(np.arange(400) % every, 1024.0, 1.0))
+        return 2.0**30 + np.cumsum(np.where(np.arange(400) % every, 1024.0, 40.0))
 
     assert first_lost(steps(4)) is not None
     assert refused(steps(4))
