@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -63,8 +64,6 @@ async def test_a_state_that_would_refuse_every_true_tick_is_not_put(server):
         async with client.stream("put-clocks", "s") as stream:
             await stream.step([1.0], START)
         state = await client.get_stream("put-clocks", "s", with_state=True)
-        state.last_time = FUTURE
         with pytest.raises(freshet.InvalidArgument, match="last_time = 2099-01-01T00:00:00Z"):
-            await client.put_stream(state)
-        state.last_time = math.floor(START)
-        await client.put_stream(state)
+            await client.put_stream(replace(state, last_time=FUTURE))
+        await client.put_stream(replace(state, last_time=float(math.floor(START))))
