@@ -5,10 +5,11 @@ from __future__ import annotations
 import socket
 from collections.abc import Iterator
 
+import grpc
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from service.edge.strangers import Peer, Strangers
+from service.edge.strangers import AT_ONCE, GRACE, Peer, Strangers
 
 Pair = tuple[socket.socket, socket.socket, int]  # the peer, our side, and our port
 
@@ -46,14 +47,48 @@ def open_still(pair: Pair) -> bool:
     return peer.recv(1) == b"x"
 
 
-@pytest.mark.parametrize(("size", "stays"), [(1000, True), (1001, False)])
-def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed, size, stays):
+@pytest.mark.parametrize(
+    ("size", "looks", "stays"),
+    [(1000, GRACE, True), (1001, GRACE - 1, True), (1001, GRACE, False), (AT_ONCE * 1000 + 1, 1, False)],
+)
+def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed, size, looks, stays):
     sent(pair, size)
+    strangers = Strangers(closed, most=1000)
 
-    Strangers(closed, most=1000).sweep(pair[2], frozenset())
+    for _ in range(looks):
+        strangers.sweep(pair[2], frozenset())
 
     assert open_still(pair) is stays
     assert closed._value.get() == (0 if stays else 1)
+
+
+async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
+    """gRPC listens at 127.0.0.1 by an IPv6 socket, whose peers have mapped addresses."""
+    strangers, peers = Strangers(closed, most=0), []
+
+    class Answers(grpc.GenericRpcHandler):
+        def service(self, details):
+            async def answer(request, context):
+                peers.append(context.peer())
+                return b""
+
+            return grpc.unary_unary_rpc_method_handler(answer)
+
+    server = grpc.aio.server()
+    server.add_generic_rpc_handlers((Answers(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
+            call = channel.unary_unary("/any/thing")
+            await call(b"")
+            strangers.let_in(peers[0])
+            assert strangers._known <= strangers.sweep(port, frozenset(strangers._known))
+            await call(b"")
+    finally:
+        await server.stop(0)
+    assert closed._value.get() == 0
+    assert len(set(peers)) == 1
 
 
 def test_of_whom_a_call_was_let_in_goes_on(pair, closed):
