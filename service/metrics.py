@@ -233,6 +233,7 @@ class Counted(NamedTuple):
     rolled_back: int
     published_time: float  # seconds since 1970; 0: not by this server
     staleness: tuple[int, ...]
+    unjudged_seconds: float  # for which the oldest label on disk has waited to be learned and judged
 
 
 class ModelMetrics:
@@ -300,6 +301,7 @@ class ModelMetrics:
             rolled_back=_int(self._metrics.rollbacks.labels(*key)),
             published_time=self.published._value.get(),
             staleness=self.staleness.counts,
+            unjudged_seconds=next(iter(self.unjudged._child_samples())).value,
         )
 
     def stands(self, version: int, anchor: int, paused: bool) -> None:

@@ -285,7 +285,7 @@ class Server:
                 ("grpc.max_connection_idle_ms", int(1000 * config.connection_idle_s)),
                 ("grpc.max_allowed_incoming_connections", connections),
                 # Of headers, which HPACK makes of a byte each, before anybody has said who they are.
-                ("grpc.max_concurrent_streams", config.max_calls),
+                ("grpc.max_concurrent_streams", config.max_calls + limits.MAX_PENDING_CALLS),
                 ("grpc.max_metadata_size", limits.MAX_HEADER_BYTES),
                 ("grpc.absolute_max_metadata_size", limits.MAX_HEADER_BYTES),
                 ("grpc.server.max_pending_requests", limits.MAX_PENDING_CALLS),

@@ -243,6 +243,7 @@ def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
         published_time=counted.published_time,
         staleness_counts=accumulate(counted.staleness),
         staleness_bounds=STALENESS,
+        unjudged_seconds=counted.unjudged_seconds,
     )
 
 

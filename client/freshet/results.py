@@ -109,7 +109,7 @@ class ModelReport(Result):
     without a network on the same labels. learned_labels: label vectors. backlog: records not learned yet. learn_every:
     one in so many labels is learned. published, vetoed, rolled_back: verdicts. published_time: seconds since 1970-01-01
     UTC, 0 for none since the server's start. staleness_counts: forecasts by how many labels were not judged, up to each
-    of staleness_bounds, and beyond the last.
+    of staleness_bounds, and beyond the last. unjudged_seconds: for which the oldest label has waited to be learned.
     """
 
     loss: float | None = None
@@ -125,6 +125,7 @@ class ModelReport(Result):
     published_time: float = 0.0
     staleness_counts: tuple[int, ...] = ()
     staleness_bounds: tuple[float, ...] = ()
+    unjudged_seconds: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -194,6 +194,7 @@ def samples(model: Model, report: ModelReport) -> Iterator[tuple[str, Mapping[st
     yield "trainer_backlog_entries", {}, report.backlog
     yield "learning_paused", {}, model.paused
     yield "learn_every", {}, report.learn_every
+    yield "unjudged_seconds", {}, report.unjudged_seconds
     if report.loss is not None:
         yield "loss_prequential", {}, report.loss
     if report.persistence_loss is not None:

@@ -67,6 +67,8 @@ TRAINER_FACTS = (
 NOT_HERE = {
     "freshet_large_step_wait_seconds": "of steps too large for the loop; tests/journeys/test_heavy.py",
     "freshet_certificate_expiry_timestamp_seconds": "with TLS; tests/journeys/test_prometheus.py",
+    "freshet_strangers_closed_total": "a connection that sends much before any call; tests/journeys/test_strangers.py",
+    "freshet_states_rebuilt_total": "a start without states.db; tests/journeys/test_starts.py",
     "freshet_file_invalid": "a file that becomes invalid; tests/journeys/test_access.py",
     "freshet_calls_revoked_total": "a token that is good no longer; tests/journeys/test_access.py",
     "freshet_calls_denied_total": "a call without a good token; tests/journeys/test_access.py",

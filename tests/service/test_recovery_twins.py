@@ -58,7 +58,7 @@ async def happens(live: World, model: Sessions, step: Step) -> None:
         case "reset":
             live.serving.reset(model, session)
         case "put":
-            state = np.full(model.network.state_size, abs(value), np.float32)
+            state = np.full(model.network.state_size, abs(value) / 100, np.float32)  # that every part of a state may be
             live.serving.put_stream(model, id, session.epoch, session.last_seq + back, np.nan, state)
         case "delete":
             live.serving.delete_stream(model, id)

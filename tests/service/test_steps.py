@@ -265,7 +265,7 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
 
 
 async def put(service: World, model: Sessions, session: Session) -> None:
-    state = np.full(model.network.state_size, 0.25, np.float32)
+    state = np.full(model.network.state_size, 0.03125, np.float32)  # that every part of a state may be
     service.serving.put_stream(model, session.id, session.epoch, 1, np.nan, state)
 
 

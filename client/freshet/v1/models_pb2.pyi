@@ -89,6 +89,7 @@ class ModelReport(_message.Message):
     PUBLISHED_TIME_FIELD_NUMBER: _builtins.int
     STALENESS_COUNTS_FIELD_NUMBER: _builtins.int
     STALENESS_BOUNDS_FIELD_NUMBER: _builtins.int
+    UNJUDGED_SECONDS_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
     """Mean scaled loss of the candidate over the last labels learned, forecast first and learned after; absent until then."""
     persistence_loss: _builtins.float
@@ -109,6 +110,8 @@ class ModelReport(_message.Message):
     rolled_back: _builtins.int
     published_time: _builtins.float
     """When a version was last put into service, seconds since 1970-01-01 UTC; 0: not since the server's start."""
+    unjudged_seconds: _builtins.float
+    """How long the oldest label on disk has waited to be learned and judged."""
     @_builtins.property
     def staleness_counts(self) -> _containers.RepeatedScalarFieldContainer[_builtins.int]:
         """Labels that had arrived and were not judged, of each forecast: how many forecasts had at most so many, the last of
@@ -133,10 +136,11 @@ class ModelReport(_message.Message):
         published_time: _builtins.float = ...,
         staleness_counts: _abc.Iterable[_builtins.int] | None = ...,
         staleness_bounds: _abc.Iterable[_builtins.float] | None = ...,
+        unjudged_seconds: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "loss", b"loss", "persistence_loss", b"persistence_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "backlog", b"backlog", "learn_every", b"learn_every", "learned_labels", b"learned_labels", "loss", b"loss", "persistence_loss", b"persistence_loss", "published", b"published", "published_time", b"published_time", "rolled_back", b"rolled_back", "staleness_bounds", b"staleness_bounds", "staleness_counts", b"staleness_counts", "streams_open", b"streams_open", "ticks", b"ticks", "vetoed", b"vetoed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "backlog", b"backlog", "learn_every", b"learn_every", "learned_labels", b"learned_labels", "loss", b"loss", "persistence_loss", b"persistence_loss", "published", b"published", "published_time", b"published_time", "rolled_back", b"rolled_back", "staleness_bounds", b"staleness_bounds", "staleness_counts", b"staleness_counts", "streams_open", b"streams_open", "ticks", b"ticks", "unjudged_seconds", b"unjudged_seconds", "vetoed", b"vetoed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
