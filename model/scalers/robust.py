@@ -81,7 +81,7 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
     factor: Array = np.clip(ratio, 1 / BAND, BAND) / ratio
     if observed is not None:
         factor = 1 + observed * (factor - 1)
-    excess = np.maximum(factor, 1 / factor)
+    excess = np.maximum(factor, 1 / np.maximum(factor, np.float32(TINY)))
     fading = haste / (1 + (haste if observed is None else haste * observed))
     haste[...] = np.maximum(fading, (1 - 1 / np.sqrt(excess)) / HASTE_COUNT)
     return factor, np.clip((excess - JOLT_FROM) / (JOLT_TO - JOLT_FROM), 0, 1)
