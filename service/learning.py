@@ -141,7 +141,10 @@ class Learning:
         if model not in self._learned or model not in self._serving.models:
             return 1
         quota = min(1.0, self._serving.tenants.of(self._serving.models[model].tenant).learning.per_s)
+        # What an entry takes is measured, and the first ones after a start take long: no label is left out by that alone.
+        late = self._publisher.waiting(model) >= self._config.comfortable_s
+        seconds_each = self._seconds_of(model, 1) if late else 0.0
         comfortable = limits.comfortable(
-            self._config.comfortable_backlog, self._config.comfortable_s * quota, self._seconds_of(model, 1)
+            self._config.comfortable_backlog, self._config.comfortable_s * quota, seconds_each
         )
         return limits.learn_every(self._backlog(model), comfortable)

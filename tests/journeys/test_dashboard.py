@@ -54,9 +54,11 @@ async def loaded(client: freshet.Client, channel: grpc.aio.Channel) -> AsyncIter
     """All kinds of load until left; a load that fails fails the test."""
     await client.create_model("steady", ["x", "y"], hidden=8)
     await client.create_model("drifting", ["x"], hidden=4, clip=1e-3)
+    await client.create_model("large", ["x"], hidden=512, learn=False)
     await client.create_model("labelled", ["x"], task="regress", targets=["q"], hidden=4)
     async with asyncio.TaskGroup() as group:
-        tasks = [group.create_task(load) for load in (steady(client), drifting(client), labels(channel), hands(client))]
+        loads = (steady(client), drifting(client), labels(channel), hands(client), large(client))
+        tasks = [group.create_task(load) for load in loads]
         try:
             yield
         finally:
@@ -82,6 +84,14 @@ async def drifting(client: freshet.Client) -> None:
             async for _ in stream.forecasts(np.sin(np.arange(100) / 3) + rng.normal(0, level, 100)):
                 pass
             level = min(1.0, level * 1.2)
+
+
+async def large(client: freshet.Client) -> None:
+    """Packed ticks of a model whose steps are too large for the loop."""
+    names = [f"mill-{number}" for number in range(64)]
+    async with client.mux("large", close_s=DEADLINE_S) as mux:
+        while True:
+            await mux.step(names, np.zeros((len(names), 1)))
 
 
 async def labels(channel: grpc.aio.Channel) -> None:
@@ -133,6 +143,6 @@ async def test_every_panel_shows_numbers_and_every_alert_can_be_evaluated(
     assert not still, "once answered, always answered"
     assert len(mutant) == 1, "a panel with a renamed metric is found"
     assert "freshet_version_anker" in mutant[0]
-    assert len(rules) == 7
-    assert [rule["health"] for rule in rules] == ["ok"] * 7, rules
+    assert len(rules) == 8
+    assert [rule["health"] for rule in rules] == ["ok"] * 8, rules
     print(f"{len(panels())} panels, {len(asked)} queries, {len(rules)} alerts")

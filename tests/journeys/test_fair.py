@@ -79,9 +79,12 @@ async def test_a_tenants_quota_of_learning_is_kept_by_thinning_and_everything_is
     async with crash.a_server(tmp_path, **settings) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)
         async with client.stream("flow", "pump") as stream:
-            for row in walk(400, 1):
-                await within(stream.step(row))
-        seen = await scrape(server.http)
+            seen = await scrape(server.http)
+            async with asyncio.timeout(crash.DEADLINE_S):
+                while seen.total("freshet_learn_every", model="flow") <= 1:  # until labels have waited comfortable_s
+                    for row in walk(100, 1):
+                        await stream.step(row)
+                    seen = await scrape(server.http)
         assert seen.total("freshet_quota_reached_total", quota="learn_s_per_s") > 0
     chunks = list(replay.read(tmp_path / "data" / "journal"))
     assert max(chunk.learn_every for chunk in chunks) > 1
