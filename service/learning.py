@@ -141,7 +141,7 @@ class Learning:
         if model not in self._learned or model not in self._serving.models:
             return 1
         quota = min(1.0, self._serving.tenants.of(self._serving.models[model].tenant).learning.per_s)
-        # What an entry takes is measured, and the first ones after a start take long: no label is left out by that alone.
+        # What an entry takes is measured, and the first after a start take long: no label is left out by that alone.
         late = self._publisher.waiting(model) >= self._config.comfortable_s
         seconds_each = self._seconds_of(model, 1) if late else 0.0
         comfortable = limits.comfortable(
