@@ -207,13 +207,14 @@ async def test_the_sdk_goes_on_after_a_restart_and_raises_what_is_refused_where_
 async def test_a_second_sender_of_a_source_takes_over_and_the_first_is_told(server, client, name):
     await client.create_model(name, **SPEC)
 
-    async def first(may_end: asyncio.Event) -> None:
+    async def first(may_end: asyncio.Event) -> int:
         async with client.learn(name, "mill") as learning:
             await learning.window(np.ones(4), 1.0)
             await learning.flush()
             sent.set()
             await may_end.wait()
             await learning.window(np.ones(4), 1.0)
+        return learning.reconnects
 
     sent, taken_over = asyncio.Event(), asyncio.Event()
     sending = asyncio.create_task(first(taken_over))
@@ -222,6 +223,6 @@ async def test_a_second_sender_of_a_source_takes_over_and_the_first_is_told(serv
         assert second.next_window == 2
         taken_over.set()
         with pytest.raises(freshet.TakenOver, match="another call sends as mill"):
-            await within(sending)
+            pytest.fail(f"the first sent on, after {await within(sending)} reconnects")
         await second.window(np.ones(4), 1.0)
     assert second.next_window == 3
