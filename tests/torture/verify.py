@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
+from model.learner import Counts
 from service.records import Chunk, Label, StreamOpened, Ticks, Window, entries
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel
@@ -27,6 +28,7 @@ class Counted(NamedTuple):
 
     ticks: int
     labels: set[tuple[str, int]]  # stream id and seq: of a tick's labels, the first counts
+    again: int  # labels of ticks that had one
     windows: dict[tuple[str, int], int]  # labelled ticks, by source and number
 
     @property
@@ -40,6 +42,7 @@ def count(chunks: list[Chunk], model: int, until: int) -> Counted:
     names: dict[int, str] = {}
     ticks = 0
     labels: set[tuple[str, int]] = set()
+    again = 0
     windows: dict[tuple[str, int], int] = {}
     for chunk in chunks:
         for record in chunk.records if chunk.model == model and chunk.offset < until else ():
@@ -49,10 +52,16 @@ def count(chunks: list[Chunk], model: int, until: int) -> Counted:
                 case Ticks():
                     ticks += entries(record)
                 case Label(stream=number, seq=seq):
+                    again += (names[number], int(seq)) in labels
                     labels.add((names[number], int(seq)))
                 case Window(source=source, window_seq=seq, weight=weight):
                     windows[source, int(seq)] = int((weight > 0).any(axis=1).sum())
-    return Counted(ticks, labels, windows)
+    return Counted(ticks, labels, again, windows)
+
+
+def taken(counts: Counts) -> int:
+    """Label vectors from outside that came to the learner. One that it refuses may come, and be refused, again."""
+    return counts.learned + counts.unlearned + counts.rejected + counts.duplicates
 
 
 def missing(chunks: list[Chunk], load: Load) -> list[str]:
@@ -128,7 +137,8 @@ def learning(part: Part, chunks: list[Chunk], files: replay.Files, saved: Hosted
     counts = saved.learner.counts
     done = [(counts.ticks, must.ticks)]
     if saved.learner.spec.task != "forecast":
-        done.append((counts.learned + counts.unlearned + counts.rejected, must.learned))
+        part.learned_twice += max(0, counts.learned + counts.unlearned - must.learned)
+        done.append((taken(counts), must.learned + must.again))
     for did, should in done:
         part.learned_twice += max(0, did - should)
         if did < should:
