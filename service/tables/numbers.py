@@ -121,8 +121,17 @@ class NumberReader:
         if commas is None:
             points = _groups_of_points([cells[n] for n in rows])
             return self._shown or _narrower(cells, rows) or POINT if points else POINT
-        found = self._shown or _narrower(cells, rows) or (COMMA if self.table.separator == ";" else None)
+        found = self._shown or self._of_commas([cells[n] for n in rows])
         return found or (commas, "thousands or a decimal comma? Say --decimal point or --decimal comma")
+
+    def _of_commas(self, cells: Sequence[str]) -> str | None:
+        """The mark of cells whose commas all precede three digits; None where both readings are likely."""
+        if all("," in cell for cell in cells):
+            return COMMA if self.table.separator == ";" else None
+        # Some are whole: decimals would not be of a fixed number, and then nobody writes zeros at their end.
+        if any("," in cell and cell.endswith("0") for cell in cells):
+            return POINT
+        return POINT if _narrower(cells, range(len(cells))) == POINT else None
 
     def _no_number(self, cells: Sequence[str], rows: Sequence[int], wrong: dict[str, int | None]) -> tuple[int, str]:
         """The first row that the likelier of the marks does not explain."""

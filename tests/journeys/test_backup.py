@@ -70,7 +70,9 @@ for last in range(1, 99):
 async def test_backups_under_load_hold_all_that_was_durable_and_go_on_as_the_server_did(tmp_path):
     ledgers, enough = [Ledger(f"pump-{n}", walk(5000, n)) for n in range(3)], asyncio.Event()
     promised: list[dict[str, int]] = []
-    async with crash.a_server(tmp_path, snapshot_s=0.05) as server, freshet.connect(server.grpc) as client:
+    # The anchor stays version 1, so that retention keeps every version: the oracle answers from the first tick on.
+    keep_all = {"snapshot_s": 0.05, "anchor_labels": 10**9}
+    async with crash.a_server(tmp_path, **keep_all) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(one_stream(client, ledger, enough)) for ledger in ledgers]

@@ -325,6 +325,7 @@ def test_gaps_are_counted_and_the_longest_is_told(taken):
         ("a;b", ("51.288;2", "54.038;3"), {}, [[51.288, 2], [54.038, 3]]),
         ("a,b", ('"1,051.29",2', '"980.5",3'), {}, [[1051.29, 2], [980.5, 3]]),
         ("a,b", ('"1,051",2', "980,3"), {}, [[1051, 2], [980, 3]]),
+        ("a;b", ("1,000;2", "0;3"), {}, [[1000, 2], [0, 3]]),  # a zero at the end is no general format's
         ("a,b", ('"1,051",2.5', '"1,052",3.5'), {}, [[1051, 2.5], [1052, 3.5]]),
         ("a,b", ('"1,051",2', '"1,052",3'), {"decimal": "point"}, [[1051, 2], [1052, 3]]),
         ("a,b", ('"1,051",2', '"1,052",3'), {"decimal": "comma"}, [[1.051, 2], [1.052, 3]]),
@@ -343,6 +344,7 @@ def test_a_number_is_read_however_it_is_written(taken, header, cells, options, e
     ("cells", "where", "remedy"),
     [
         (('"1,051",2', '"1,052",3'), 'row 0 (line 2), column a = 1,051', "--decimal point or --decimal comma"),
+        (('"1,051",2', "1,3"), 'row 0 (line 2), column a = 1,051', "--decimal point or --decimal comma"),
         (('"1,5",2', "2.5,3"), "row 0 (line 2), column a = 1,5", "decimal mark is a point"),
         (("51%,2", "52,3"), "row 1 (line 3), column a = 52", "percent sign"),
         (("51,2", "52 kW,3"), "row 1 (line 3), column a = 52 kW", "not a number"),

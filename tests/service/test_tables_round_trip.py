@@ -73,6 +73,8 @@ def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], list[datetime], np.nd
     kind = draw(st.sampled_from(sorted(NUMBERS)))
     # Whole numbers with points between thousands are plain numbers too: nothing in the file says that they are not.
     kind = "thousands" if kind == "points" and not decimals else kind
+    # Nor that commas before three digits are not decimal ones, in each number of a column between semicolons.
+    delimiters = ",\t|" if kind == "thousands" and (np.abs(values) >= 1000).all(axis=0).any() else ",;\t|"
     number = NUMBERS[kind]
     options = options | ({"decimal": "comma"} if kind in ("comma", "points") else {"decimal": "point"})
     if draw(st.booleans()):
@@ -83,7 +85,7 @@ def files(draw: st.DrawFn) -> tuple[bytes, dict[str, Any], list[datetime], np.nd
     ]
     out = io.StringIO()
     writer = csv.writer(
-        out, delimiter=draw(st.sampled_from(",;\t|")), lineterminator=draw(st.sampled_from(["\n", "\r\n"])),
+        out, delimiter=draw(st.sampled_from(delimiters)), lineterminator=draw(st.sampled_from(["\n", "\r\n"])),
         quoting=draw(st.sampled_from([csv.QUOTE_MINIMAL, csv.QUOTE_ALL])),
     )  # fmt: skip
     trailing = draw(st.booleans())
