@@ -41,6 +41,29 @@ Call = TypeVar("Call")
 Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
+class _OfTheServer:
+    """The part of a `grpc.aio` call that talks to gRPC's core, without the status that a failed write would set."""
+
+    __slots__ = ("_core",)
+
+    def __init__(self, core: Any) -> None:
+        self._core = core
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._core, name)
+
+    def set_internal_error(self, text: str) -> None:
+        """Do nothing: a write fails once the call is over, and its status has arrived or is on its way."""
+
+
+def keep_status(call: Any) -> None:
+    """Let a call end with the server's status even where a write fails before that status is read: grpc.aio would put
+    INTERNAL in its place, which looks like a lost connection, and a sender that was taken over would call again."""
+    core = getattr(call, "_cython_call", None)  # private; grpc.aio has no other way
+    if core is not None:
+        call._cython_call = _OfTheServer(core)
+
+
 class Opener(Generic[Call]):
     """Opens one call after the other of a method that streams, each with the token of its moment."""
 
@@ -54,7 +77,9 @@ class Opener(Generic[Call]):
         """One more call. Raises Forked."""
         forks.check()
         self._sent = self._metadata()
-        return self._method(*request, metadata=self._sent)
+        call = self._method(*request, metadata=self._sent)
+        keep_status(call)
+        return call
 
     def passes(self, error: Failed, was_open: bool) -> bool:
         """Whether another call may succeed a little later. A token that is refused is not sent again; but whoever once
