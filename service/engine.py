@@ -33,7 +33,7 @@ def _options() -> Any:
     # One step is microseconds of work: a thread pool would cost more than it computes.
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    # The graph is exported as it shall run: rewriting it doubled the time to load a version, and won nothing per step.
+    # Rewriting the graph doubles the time to load a version, and a step gains nothing: the export writes it as it runs.
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
     return options
 

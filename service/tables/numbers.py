@@ -128,7 +128,7 @@ class NumberReader:
         """The mark of cells whose commas all precede three digits; None where both readings are likely."""
         if all("," in cell for cell in cells):
             return COMMA if self.table.separator == ";" else None
-        # Some are whole: decimals would not be of a fixed number, and then nobody writes zeros at their end.
+        # Whole numbers exclude a fixed number of decimals, and a general format writes no trailing zeros.
         if any("," in cell and cell.endswith("0") for cell in cells):
             return POINT
         return POINT if _narrower(cells, range(len(cells))) == POINT else None

@@ -70,9 +70,7 @@ for last in range(1, 99):
 async def test_backups_under_load_hold_all_that_was_durable_and_go_on_as_the_server_did(tmp_path):
     ledgers, enough = [Ledger(f"pump-{n}", walk(5000, n)) for n in range(3)], asyncio.Event()
     promised: list[dict[str, int]] = []
-    # The anchor stays version 1, so that retention keeps every version: the oracle answers from the first tick on.
-    keep_all = {"snapshot_s": 0.05, "anchor_labels": 10**9}
-    async with crash.a_server(tmp_path, **keep_all) as server, freshet.connect(server.grpc) as client:
+    async with crash.a_server(tmp_path, snapshot_s=0.05) as server, freshet.connect(server.grpc) as client:
         await client.create_model("flow", **SMALL)
         async with asyncio.TaskGroup() as group:
             load = [group.create_task(one_stream(client, ledger, enough)) for ledger in ledgers]
@@ -111,7 +109,8 @@ async def goes_on(data: Path, ledgers: list[Ledger], durable: dict[str, int]) ->
     """Start a server on what was restored, and send each stream's next tick. An oracle that reads the journal left by
     then answers as the first server did up to where the streams resumed, and as the second one behind it."""
     resumed: dict[str, freshet.Forecast] = {}
-    async with ServerChild(data, data.parent / "log") as server, freshet.connect(server.grpc) as client:
+    child = ServerChild(data, data.parent / "log", settings=crash.BUSY)  # which keeps every version for the oracle
+    async with child as server, freshet.connect(server.grpc) as client:
         for ledger in ledgers:
             async with client.stream("flow", ledger.stream) as stream:
                 seq = stream.welcome.next_seq

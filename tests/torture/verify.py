@@ -36,6 +36,10 @@ class Counted(NamedTuple):
         """Label vectors from outside that are to be learned, once."""
         return len(self.labels) + sum(self.windows.values())
 
+    def exceeded(self, counts: Counts) -> int:
+        """Label vectors that a learner took in beyond those to be learned."""
+        return max(0, counts.learned + counts.unlearned - self.learned)
+
 
 def count(chunks: list[Chunk], model: int, until: int) -> Counted:
     """Read a model's records up to journal offset `until`."""
@@ -137,7 +141,7 @@ def learning(part: Part, chunks: list[Chunk], files: replay.Files, saved: Hosted
     counts = saved.learner.counts
     done = [(counts.ticks, must.ticks)]
     if saved.learner.spec.task != "forecast":
-        part.learned_twice += max(0, counts.learned + counts.unlearned - must.learned)
+        part.learned_twice += must.exceeded(counts)
         done.append((taken(counts), must.learned + must.again))
     for did, should in done:
         part.learned_twice += max(0, did - should)
