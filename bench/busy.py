@@ -18,7 +18,7 @@ import numpy as np
 
 import freshet
 from bench.report import Row, finish, parser
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 BURST = 250
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 ROUNDS = 10
 MESSAGES = 1000

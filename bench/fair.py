@@ -19,7 +19,7 @@ import numpy as np
 
 import freshet
 from bench.report import Row, finish, parser
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 STREAMS = 40
 HEAVY = {"channels": ["load"], "horizon": 96}

@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from bench.memory import metric
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from model.baselines import RecursiveLeastSquares
-from service.backtest.child import ServerChild
+from model.offline.baselines import RecursiveLeastSquares
+from service.programs.backtest.child import ServerChild
 
 DAY = 24
 AHEAD = 4  # labels of each stream that may be unjudged when its next tick is sent

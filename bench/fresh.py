@@ -18,7 +18,7 @@ import numpy as np
 
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 CASES: tuple[tuple[str, dict[str, object], float], ...] = (
     ("defaults (publish_labels 32, publish_s 1)", {}, 1.2),

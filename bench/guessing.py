@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.report import Row, finish, parser
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.guessing import ACCESS, Answer, Guesser, furnish, guesses
 from tests.journeys.raw import channel_to
 

@@ -19,7 +19,7 @@ import numpy as np
 
 import freshet
 from bench.report import Row, finish, parser
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 ALLOWED_S = 0.02  # that the good stream's p95 may be above its own quiet one
 WARM_TICKS = 50

@@ -24,7 +24,7 @@ from pathlib import Path
 import freshet
 from bench.memory import resident_bytes
 from bench.report import Row, finish, parser
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 HELD = 1.2  # of the ratio to no idle model
 HELD_AT = 99  # idle models

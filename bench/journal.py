@@ -27,8 +27,8 @@ import freshet
 from bench.edge import UNDURABLE, drive, drive_packed
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from service.backtest.child import ServerChild
-from service.exposition import quantile
+from service.console.exposition import quantile
+from service.programs.backtest.child import ServerChild
 
 ROUNDS = 9
 STREAMS, IN_FLIGHT, TICKS = 32, 8, 150
@@ -37,7 +37,7 @@ ALONE = 600
 LABELS = 20_000
 COMMIT = "freshet_journal_commit_seconds_bucket"
 IDLE_TRAINER = """
-from service.storage import journal
+from service.journal import writer as journal
 journal.Journal.read = lambda self, position, max_bytes: []
 """
 OFF = """

@@ -20,12 +20,12 @@ one_blas_thread()
 
 import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is first imported)
 
-from model.bptt import Batch, gradient  # noqa: E402
-from model.cell import Array  # noqa: E402
-from model.learner import Learner  # noqa: E402
+from model.fold.learner import Learner  # noqa: E402
 from model.network import Network  # noqa: E402
+from model.parameters import Array  # noqa: E402
 from model.spec import ModelSpec  # noqa: E402
-from service.chart import Line, line_chart  # noqa: E402
+from model.update.bptt import Batch, gradient  # noqa: E402
+from service.programs.offline.chart import Line, line_chart  # noqa: E402
 
 LAGS, ROWS, LATE = 64, 8, 32
 SMALL, PLAIN, LARGE, KEPT = "rnn × ½", "rnn", "rnn × 3", "lstm"

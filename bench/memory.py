@@ -21,7 +21,7 @@ from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
 from model.network import Network
 from model.spec import ModelSpec
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 BIND_AT_ONCE = 10_000
 TICKS_AT_ONCE = 10_000

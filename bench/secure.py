@@ -25,8 +25,8 @@ import grpc
 from bench.edge import PACKED_STREAMS, cpu_s, drive, drive_packed
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from service.access import token_digest
-from service.backtest.child import ServerChild
+from service.access.grants import token_digest
+from service.programs.backtest.child import ServerChild
 from tests.client.certificates import Authority
 
 ROUNDS, MESSAGES, PACKED_MESSAGES, OPENINGS, CONNECTIONS = 80, 100, 10, 10, 4  # short turns: a busy machine drifts

@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.memory import HIDDEN, bind_all, create_model, metric, tick_all
 from bench.report import Row, finish, parser
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 
 SNAPSHOT_S = 30.0  # long enough for the tail to be written and the server killed before the next one
 DEADLINE_S = 300.0

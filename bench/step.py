@@ -18,12 +18,11 @@ one_blas_thread()
 
 import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is first imported)
 
-from model.cell import Array  # noqa: E402
 from model.cells import CELLS  # noqa: E402
-from model.gradients import clip_by_global_norm  # noqa: E402
-from model.optimizers import Adam  # noqa: E402
-from model.parameters import Layout  # noqa: E402
+from model.parameters import Array, Layout  # noqa: E402
 from model.spec import ModelSpec  # noqa: E402
+from model.update.gradients import clip_by_global_norm  # noqa: E402
+from model.update.optimizers import Adam  # noqa: E402
 
 
 class Point(NamedTuple):

@@ -23,14 +23,14 @@ one_blas_thread()
 import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is first imported)
 import numpy.typing as npt  # noqa: E402
 
-from model.offline import OfflineTraining  # noqa: E402
-from model.recorded import prepare  # noqa: E402
-from service.backtest import core  # noqa: E402
-from service.backtest.plan import Plan, make_plan  # noqa: E402
-from service.export import pack_weights  # noqa: E402
-from service.offline.plan import make_offline_plan  # noqa: E402
+from model.offline.recorded import prepare  # noqa: E402
+from model.offline.training import OfflineTraining  # noqa: E402
+from service.engine.export import pack_weights  # noqa: E402
+from service.programs.backtest import core  # noqa: E402
+from service.programs.backtest.plan import Plan, make_plan  # noqa: E402
+from service.programs.offline.plan import make_offline_plan  # noqa: E402
 
-TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
+TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 TICKS = 1000
 ONLINE = "freshet, online since row 0"
 FIRST = 100  # of these, shown apart: where a cold start hurts most

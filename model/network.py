@@ -8,16 +8,16 @@ from typing import Any
 import numpy as np
 
 from model import calendar
+from model.answers.head import Head
+from model.answers.losses import LOSSES
+from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, Bounds
-from model.cell import Array, Workspace
 from model.cells import CELLS
-from model.head import Head
-from model.losses import LOSSES
-from model.parameters import Layout, Weights
-from model.scaler import fill
+from model.cells.contract import Workspace
+from model.parameters import Array, Layout, Weights
 from model.scalers import SCALERS
+from model.scalers.contract import fill
 from model.spec import ModelSpec
-from model.tasks import TASKS
 
 
 class Tape:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from numpy.typing import NDArray
 
-Array = NDArray[Any]
+Array = NDArray[Any]  # float32 in service, float64 in gradient checks
 
 
 class Layout:

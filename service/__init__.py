@@ -1,3 +1,3 @@
-"""The server: decisions (pure), components (each with one `run`) and edges; tests/test_architecture.py lists them."""
+"""The server, a room per folder; imports between rooms go down only (tests/test_architecture.py)."""
 
 __version__ = "0.1.0"

@@ -12,81 +12,59 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The floor of every module; a folder stands for all that it contains. Imports go down or stay on the floor.
-FLOORS = {
-    "model": 0,
-    # decisions: pure functions and records
-    "service.access": 1,
-    "service.answers": 1,
-    "service.chart": 1,
-    "service.config": 1,
-    "service.dates": 1,
-    "service.differences": 1,
-    "service.documents": 1,
-    "service.errors": 1,
-    "service.exposition": 1,
-    "service.expiry": 1,
-    "service.fields": 1,
-    "service.gate": 1,
-    "service.labels": 1,
-    "service.limits": 1,
-    "service.names": 1,
-    "service.rates": 1,
-    "service.records": 1,
-    "service.retention": 1,
-    "service.sequence": 1,
-    "service.skips": 1,
-    "service.sources": 1,
-    "service.table": 1,
-    "service.tables": 1,
-    "service.totals": 1,
-    # components: each with one `run`, or the storage under it
-    "service.audit": 2,
-    "service.batcher": 2,
-    "service.control": 2,
-    "service.creation": 2,
-    "service.credentials": 2,
-    "service.engine": 2,
-    "service.erasure": 2,
-    "service.export": 2,
-    "service.events": 2,
-    "service.loading": 2,
-    "service.intake": 2,
-    "service.heap": 2,
-    "service.histograms": 2,
-    "service.learning": 2,
-    "service.logs": 2,
-    "service.metrics": 2,
-    "service.publisher": 2,
-    "service.refold": 2,
-    "service.recovery": 2,
-    "service.rendering": 2,
-    "service.replaying": 2,
-    "service.residency": 2,
-    "service.serving": 2,
-    "service.sessions": 2,
-    "service.snapshot": 2,
-    "service.steps": 2,
-    "service.storage": 2,
-    "service.tenants": 2,
-    "service.trainer": 2,
-    "service.upkeep": 2,
-    "service.watched": 2,
-    # edges: the wire, the outside, the composition root
-    "service.backtest": 3,
-    "service.cli": 3,
-    "service.edge": 3,
-    "service.offline": 3,
-    "service.remote": 1,
-    "service.server": 3,
-    "service.top": 3,
-    "service.wire": 3,
-}
+# A room is a folder of modules; a module at the top of model/ is one by itself. One line per room, from the ground up:
+# the rooms it may import from, each listed above it, so that imports go down and never both ways. Rooms without a
+# prefix are in service/.
+ROOMS = {
+    "model.calendar": "",
+    "model.parameters": "",
+    "model.spec": "",
+    "model.bounds": "",
+    "model.scalers": "model.bounds",
+    "model.cells": "model.bounds model.parameters model.spec",
+    "model.answers": "model.cells model.parameters model.spec",
+    "model.network": "model.answers model.bounds model.calendar model.cells model.parameters model.scalers model.spec",
+    "model.graph": "model.answers model.cells model.network model.parameters model.scalers",
+    "model.update": "model.network model.parameters model.spec",
+    "model.fold": "model.answers model.calendar model.network model.parameters model.spec model.update",
+    "model.offline": "model.calendar model.network model.parameters model.update",
+    "storage": "",
+    "common": "model.fold model.network model.spec",
+    "programs.tables.times": "common",
+    "journal": "common storage",
+    "engine": "model.calendar model.graph model.network model.parameters common",
+    "programs.tables": "common programs.tables.times",
+    "trainer": "model.fold model.spec model.update common engine journal storage",
+    "streams": "model.bounds model.calendar model.network model.spec common engine journal storage",
+    "console": "model.network model.spec common engine",
+    "programs.backtest": "model.calendar model.fold model.offline model.spec common console engine "
+    "programs.tables programs.tables.times",
+    "observe": "model.fold common trainer",
+    "datadir": "common engine journal storage trainer",
+    "cli.remote": "model.spec common console",
+    "programs.top": "common console programs.backtest",
+    "programs.offline": "model.network model.offline model.parameters model.spec common console "
+    "engine programs.backtest programs.tables",
+    "access": "common observe storage",
+    "edge.guard": "access common journal observe storage",
+    "serving": "model.calendar access common engine journal observe storage streams",
+    "publishing": "model.graph model.network model.spec common engine journal observe serving storage streams trainer",
+    "learning": "model.network access common journal observe publishing serving streams trainer",
+    "edge": "model.spec model.update access common edge.guard journal learning observe "
+    "publishing serving storage streams trainer",
+    "server": "model.spec model.update access common datadir edge edge.guard engine journal "
+    "learning observe publishing serving storage streams trainer",
+    "cli": "access cli.remote common console datadir journal observe programs.backtest "
+    "programs.offline programs.tables programs.top server storage trainer",
+}  # fmt: skip
+GROUPS = {"model", "service", "service.programs"}  # packages that only hold rooms
+MOST_FOLDERS = {"service": 17, "model": 8}
+MODULES = range(3, 13)  # of a room
 MODEL_STDLIB = {
     "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib",
     "itertools", "json", "math", "numbers", "operator", "struct", "types", "typing", "zlib", "__future__",
 }  # fmt: skip
-MODEL_WITH_ONNX = {"model.onnx_graph", "model.onnx_step", "model.importing"}
+MODEL_WITH_ONNX = {"model.graph.builder", "model.graph.step", "model.graph.importing"}
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}
 SDK_MAY_IMPORT = {"numpy", "grpc", "grpc_status", "google", "freshet"}
 
@@ -133,30 +111,109 @@ def our_imports(module: str) -> set[str]:
     return ours
 
 
-def floor(module: str) -> int | None:
-    """The floor of the longest listed prefix; None for a module that nobody placed."""
-    parts = module.split(".")
-    prefixes = (".".join(parts[:n]) for n in range(len(parts), 0, -1))
-    return next((FLOORS[prefix] for prefix in prefixes if prefix in FLOORS), None)
+def room(module: str) -> str:
+    """The room of a module of model/ or service/, as ROOMS names it."""
+    path = sources()[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return (module if package == "model" else package).removeprefix("service.")
 
 
 def below(prefix: str) -> list[str]:
     return sorted(name for name in sources() if name == prefix or name.startswith(f"{prefix}."))
 
 
-def test_every_service_module_has_a_floor():
-    homeless = [name for name in below("service") if name != "service" and floor(name) is None]
-    assert not homeless, f"{homeless} have no floor: add each to FLOORS in {__name__}, as low as its imports allow"
-
-
-def test_imports_only_go_down():
-    upward = [
-        f"{module} (floor {here}) imports {target} (floor {there})"
+def arrows() -> dict[tuple[str, str], str]:
+    """Imports between rooms, (from, to), each with one that makes it. Packages that only hold rooms are left out."""
+    return {
+        (room(module), room(target)): f"{module} imports {target}"
         for module in [*below("model"), *below("service")]
-        for target in sorted(our_imports(module))
-        if (here := floor(module)) is not None and (there := floor(target)) is not None and there > here
+        for target in sorted(imports_of(module) & sources().keys() - GROUPS)
+        if module not in GROUPS and target.startswith(("model", "service")) and room(module) != room(target)
+    }
+
+
+def forbidden(imports: dict[tuple[str, str], str]) -> list[str]:
+    """Imports that ROOMS does not allow."""
+    return [why for (here, there), why in imports.items() if there not in ROOMS.get(here, "").split()]
+
+
+def members(name: str) -> list[str]:
+    """Modules of a room, without its `__init__`."""
+    return [module for module in below(name) if sources()[module].name != "__init__.py" and in_room(module, name)]
+
+
+def in_room(module: str, name: str) -> bool:
+    return module.rpartition(".")[0] == name
+
+
+def rooms_of(package: str) -> list[str]:
+    return [name for name in below(package) if sources()[name].name == "__init__.py" and name not in GROUPS]
+
+
+def test_every_room_has_a_line_and_every_line_a_room():
+    found = {room(module) for module in [*below("model"), *below("service")] if module not in GROUPS}
+    assert found == ROOMS.keys(), f"mend ROOMS in {__name__}: {sorted(found ^ ROOMS.keys())}"
+
+
+def test_a_room_uses_only_rooms_that_are_listed_above_it():
+    names = list(ROOMS)
+    wrong = [
+        f"{name} uses {used}"
+        for at, (name, uses) in enumerate(ROOMS.items())
+        for used in uses.split()
+        if used not in names[:at]
     ]
-    assert not upward, "move the shared part down a floor: " + "; ".join(upward)
+    assert not wrong, f"imports would go up, or both ways: {wrong}"
+
+
+def test_imports_between_rooms_are_those_of_the_list():
+    wrong = forbidden(arrows())
+    assert not wrong, "move the shared part down, or extend the room's line in ROOMS: " + "; ".join(wrong)
+
+
+def test_no_line_allows_more_than_the_code_uses():
+    used = set(arrows())
+    stale = [f"{name} → {other}" for name, uses in ROOMS.items() for other in uses.split() if (name, other) not in used]
+    assert not stale, f"remove them from ROOMS: {stale}"
+
+
+# What once went up, or made rooms know each other, in today's names.
+UPWARD = [
+    ("service.storage.states", "service.trainer.checkpoint"),
+    ("service.trainer.process", "service.observe.metrics"),
+    ("service.programs.backtest.plan", "service.cli.main"),
+    ("service.console.verbs", "service.programs.offline.command"),
+    ("service.console.shown", "service.programs.top.view"),
+    (
+        "service.storage.snapshot",
+        "service.streams.sessions",
+    ),  # the knot of storage, trainer, metrics, sessions, snapshot
+    ("service.observe.metrics", "service.streams.sessions"),
+    ("service.programs.top.view", "service.cli.remote.manage"),  # the knot of cli, top, offline, backtest
+    ("service.programs.backtest.core", "service.programs.offline.run"),
+]
+
+
+@pytest.mark.parametrize(("module", "target"), UPWARD)
+def test_an_import_that_goes_up_is_found(module, target):
+    assert {module, target} <= sources().keys(), "say here what the modules are called now"
+    why = f"{module} imports {target}"
+    assert forbidden(arrows() | {(room(module), room(target)): why}) == [why]
+
+
+def test_rooms_are_few_and_neither_tiny_nor_crowded():
+    sizes = {name: len(members(name)) for package in MOST_FOLDERS for name in rooms_of(package)}
+    assert {name: size for name, size in sizes.items() if size not in MODULES} == {}
+    for package, most in MOST_FOLDERS.items():
+        folders = [name for name in below(package) if name.count(".") == 1 and sources()[name].name == "__init__.py"]
+        assert len(folders) <= most
+    assert not [name for name in below("service") if name.count(".") == 1 and sources()[name].name != "__init__.py"]
+
+
+@pytest.mark.parametrize("package", ["model", "service"])
+def test_a_room_says_what_it_is(package):
+    wordless = [name for name in rooms_of(package) if not (ast.get_docstring(tree(sources()[name])) or "").strip()]
+    assert not wordless, f"say in `__init__` what each owns and what it must not know: {wordless}"
 
 
 def test_the_model_imports_only_numpy_and_pure_parts_of_the_standard_library():

@@ -48,5 +48,5 @@ def test_the_servers_wheel_holds_model_and_service_and_the_demos_data(sources, t
     with wheel(sources, tmp_path) as archive:
         assert packages(archive) == {"model", "service"}
         assert {"freshet", "numpy", "onnxruntime"} <= requirements(archive)
-        assert {"service/data/nyc_taxi.csv", "service/data/NOTICE.md"} <= set(archive.namelist())
+        assert {"service/cli/data/nyc_taxi.csv", "service/cli/data/NOTICE.md"} <= set(archive.namelist())
         assert not [name for name in requirements(archive) if name in {"torch", "jax"}]

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from service.config import ENV_PREFIX, ServeConfig
+from service.common.config import ENV_PREFIX, ServeConfig
 
 PAGE = "deploy/freshet.toml"
 

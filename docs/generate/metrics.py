@@ -8,12 +8,12 @@ from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCo
 from docs.generate import ROOT
 from docs.generate._panels import panels
 from docs.generate._tables import code, table
-from service.access import Quota
-from service.edge.interceptor import LABELS as LABELS_OF_CALLS
-from service.edge.interceptor import GrpcMetrics
-from service.errors import Reason
-from service.metrics import QUARANTINED, Metrics
-from service.sessions import Origin
+from service.access.grants import Quota
+from service.common.errors import Reason
+from service.common.names import Origin
+from service.edge.guard.interceptor import LABELS as LABELS_OF_CALLS
+from service.edge.guard.interceptor import GrpcMetrics
+from service.observe.metrics import QUARANTINED, Metrics
 from service.trainer.process import SHOWN_LAGS
 
 PAGE = "docs/metrics.md"

@@ -1,7 +1,7 @@
 """docs/reference/spec.md: every key of a model's spec."""
 
 from docs.generate._tables import code, table
-from service.cli.spec_keys import describe
+from service.console.spec_keys import describe
 
 PAGE = "docs/reference/spec.md"
 

@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from model.bounds import Bound
-from model.cell import MAX_UNIT, Array, Params
-from model.init import Init
-from model.kernels import (
+from model.cells.contract import MAX_UNIT, Params
+from model.cells.init import Init
+from model.cells.kernels import (
     ProductScratch,
     accumulate_products,
     fraction_saturated,
@@ -18,6 +18,7 @@ from model.kernels import (
     sigmoid_from_halved,
     step_norms,
 )
+from model.parameters import Array
 
 
 class GRUTape:

@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from model.bounds import MAX_VALUE, Bound
-from model.cell import MAX_UNIT, Array, Params
-from model.init import Init
-from model.kernels import ProductScratch, accumulate_products, step_norms
+from model.cells.contract import MAX_UNIT, Params
+from model.cells.init import Init
+from model.cells.kernels import ProductScratch, accumulate_products, step_norms
+from model.parameters import Array
 
 
 class RNNTape:

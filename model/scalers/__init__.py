@@ -1,8 +1,11 @@
-"""The scalers by name. A new one is one file, one line here, and its twins: ONNX (`onnx_scalers`) and slow (tests)."""
+"""Scalers by name: running statistics that turn raw values into inputs and back.
+
+A new one is a file, a line here, and its twins: ONNX (`graph/scalers`) and slow (tests). Knows no cell.
+"""
 
 from collections.abc import Callable
 
-from model.scaler import Scaler
+from model.scalers.contract import Scaler
 from model.scalers.none import NoScaler
 from model.scalers.residual import ResidualScaler
 from model.scalers.residual_v1 import ResidualScalerV1

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_VALUE, Bound
-from model.scaler import Array
+from model.scalers.contract import Array
 
 
 @dataclass(frozen=True)

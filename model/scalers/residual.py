@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.scaler import MAX_COUNT, TINY, Array, count
+from model.scalers.contract import MAX_COUNT, TINY, Array, count
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 RELATIVE_FLOOR = 1e-3  # of the running deviation

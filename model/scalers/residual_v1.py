@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.scaler import MAX_COUNT, TINY, Array, count, rate
+from model.scalers.contract import MAX_COUNT, TINY, Array, count, rate
 
 WARM_DIFFERENCES = 50  # from here on, squared differences are capped at CAP times their running scale squared
 CAP = 25.0

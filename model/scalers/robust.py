@@ -22,7 +22,7 @@ from __future__ import annotations
 import numpy as np
 
 from model.bounds import MAX_VALUE
-from model.scaler import TINY, Array, rate
+from model.scalers.contract import TINY, Array, rate
 
 CAP = 25.0  # of a square of a change, in running mean squares
 PACE_REACH = 400.0  # a change further from the pace than by this factor counts as this far

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.scaler import MAX_COUNT, TINY, Array, count, rate
+from model.scalers.contract import MAX_COUNT, TINY, Array, count, rate
 
 Z_CLIP = 6.0
 

@@ -1,1 +1,4 @@
-"""The command line: one file per verb or group of verbs, and what they share."""
+"""The command line: one file per verb. `main` lists the verbs; programs do the work.
+
+No other room imports it.
+"""

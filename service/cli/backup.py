@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.verbs import INTERRUPTED, refused
+from service.console.verbs import INTERRUPTED, refused
 
 MIB = 1 << 20
 NICE = 10  # serving goes first, as it does before the trainer
@@ -36,8 +36,8 @@ def backup(data: DataToSave, out: Out) -> None:
 
     def work() -> str:
         os.nice(NICE)
-        from service.storage.backup import allow_all_descriptors
-        from service.storage.backup import backup as verb
+        from service.datadir.backup import allow_all_descriptors
+        from service.datadir.backup import backup as verb
 
         allow_all_descriptors()
         with _progress("backup") as total:
@@ -54,7 +54,7 @@ def restore(file: File, data: NewData) -> None:
     """
 
     def work() -> str:
-        from service.storage.restore import restore as verb
+        from service.datadir.restore import restore as verb
 
         with _progress("restore") as total:
             made = verb(file, data, total)
@@ -68,13 +68,13 @@ def restore(file: File, data: NewData) -> None:
 def _run(work: Callable[[], str]) -> None:
     import sqlite3
 
-    from service.storage.archive import ArchiveRefused
-    from service.storage.backup import BackupRefused
+    from service.datadir.archive import ArchiveRefused
+    from service.datadir.backup import BackupRefused
+    from service.datadir.restore import RestoreRefused
+    from service.datadir.staging import InUse
+    from service.journal.segments import JournalDamaged
     from service.storage.database import DatabaseRefused
-    from service.storage.restore import RestoreRefused
-    from service.storage.segments import JournalDamaged
-    from service.storage.space import NoSpace
-    from service.storage.staging import InUse
+    from service.storage.disk import NoSpace
 
     try:
         print(work())
@@ -93,7 +93,7 @@ def _progress(label: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
     """Shows bytes as they are written, once their number is known."""
     from contextlib import ExitStack
 
-    from service.backtest.progress import progress
+    from service.console.progress import progress
 
     with ExitStack() as stack:
 

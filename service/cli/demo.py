@@ -18,16 +18,16 @@ from typing import Any, NoReturn
 import numpy as np
 import numpy.typing as npt
 
-from service.backtest.child import ServerChild, free_port
-from service.backtest.command import check_outputs, count, finish, service_report
-from service.backtest.plan import Plan, make_plan
-from service.backtest.progress import progress
-from service.backtest.report import Report
-from service.backtest.scrape import scrape
-from service.backtest.through_service import STALENESS, beside, replay
-from service.remote import Remote
+from service.console.progress import progress
+from service.console.remote import Remote
+from service.programs.backtest.child import ServerChild, free_port
+from service.programs.backtest.command import check_outputs, count, finish, service_report
+from service.programs.backtest.plan import Plan, make_plan
+from service.programs.backtest.report import Report
+from service.programs.backtest.scrape import scrape
+from service.programs.backtest.through_service import STALENESS, beside, replay
 
-SERIES = resources.files("service") / "data" / "nyc_taxi.csv"
+SERIES = resources.files("service.cli") / "data" / "nyc_taxi.csv"
 MODEL, STREAM = "taxi", "nyc"
 
 

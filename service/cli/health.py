@@ -10,9 +10,9 @@ from typing import Annotated
 
 import typer
 
-from service.cli.verbs import refused
-from service.config import split_address
-from service.remote import SYSTEM
+from service.common.addresses import split_address
+from service.console.remote import SYSTEM
+from service.console.verbs import refused
 
 ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server listens that listens everywhere
 SHOWN_BYTES = 1000

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.verbs import group, refused
+from service.console.verbs import group, refused
 
 if TYPE_CHECKING:
-    from service.storage.repair import Report, Span
+    from service.datadir.repair import Report, Span
 
 journal = group("journal", "The journal of a stopped server: check it, repair it.")
 
@@ -29,7 +29,7 @@ def check(data: Data) -> None:
     """
 
     def work() -> int:
-        from service.storage.repair import check as verb
+        from service.datadir.repair import check as verb
 
         return _show(verb(data))
 
@@ -45,7 +45,7 @@ def repair(data: Data) -> None:
     """
 
     def work() -> int:
-        from service.storage.repair import repair as verb
+        from service.datadir.repair import repair as verb
 
         report, quarantine = verb(data, time.strftime("quarantine-%Y%m%dT%H%M%S"))
         if quarantine is None:
@@ -72,7 +72,7 @@ def _show(report: Report) -> int:
 
 
 def _model(number: int, report: Report) -> str:
-    from service.cli.tables import shown
+    from service.console.tables import shown
 
     name = report.names.get(number, "").removeprefix("default/")
     return f"model {number}, {shown(name)}" if name else f"model {number}"
@@ -84,10 +84,10 @@ def _entries(span: Span) -> str:
 
 
 def _guarded(work: Callable[[], int]) -> int:
-    from service.records import RecordError
-    from service.storage.log import JournalLocked
-    from service.storage.repair import RepairRefused
-    from service.storage.segments import JournalDamaged
+    from service.datadir.repair import RepairRefused
+    from service.journal.log import JournalLocked
+    from service.journal.records import RecordError
+    from service.journal.segments import JournalDamaged
 
     try:
         return work()

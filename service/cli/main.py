@@ -20,18 +20,18 @@ import typer
 from service.cli.backup import backup, restore
 from service.cli.health import health
 from service.cli.journal import journal
-from service.cli.models import models
-from service.cli.panels import Panelled, panel_of
-from service.cli.quarantine import quarantine
 from service.cli.reading import reading
+from service.cli.remote.models import models
+from service.cli.remote.quarantine import quarantine
+from service.cli.remote.streams import streams
 from service.cli.replay import replay
-from service.cli.streams import streams
 from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
-from service.cli.verbs import INTERRUPTED, SPEC_KEYS, USAGE_ERROR, asking, group, guarded, one_blas_thread, refused
-from service.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
-from service.remote import Remote
+from service.common.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
+from service.console.panels import Panelled, panel_of
+from service.console.remote import Remote
+from service.console.verbs import INTERRUPTED, SPEC_KEYS, USAGE_ERROR, asking, group, guarded, one_blas_thread, refused
 
 VERSION = "0.1.0"
 
@@ -126,16 +126,16 @@ def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
 
     import structlog
 
-    from service.access import AccessError
-    from service.credentials import CertificateError
-    from service.logs import Log
-    from service.server import Addresses
-    from service.server import serve as run
+    from service.access.credentials import CertificateError
+    from service.access.grants import AccessError
+    from service.journal.log import JournalLocked
+    from service.journal.segments import JournalDamaged
+    from service.observe.logs import Log
+    from service.server.server import Addresses
+    from service.server.server import serve as run
     from service.storage.database import DatabaseRefused
     from service.storage.directory import DirectoryRefused
-    from service.storage.log import JournalLocked
-    from service.storage.segments import JournalDamaged
-    from service.storage.space import NoSpace
+    from service.storage.disk import NoSpace
     from service.storage.states import StatesCorrupt
     from service.storage.versions import VersionCorrupt, VersionMissing
 
@@ -225,11 +225,11 @@ def backtest(
     Errors are in units of the first --train-rows rows' standard deviation, over target rows --score-from to --score-to.
     """
     one_blas_thread()
-    from service.backtest.command import backtest as run
-    from service.backtest.command import check_outputs, finish
-    from service.backtest.plan import make_plan, model_keys
-    from service.cli.files import keys_beside
-    from service.errors import Invalid
+    from service.common.errors import Invalid
+    from service.console.files import keys_beside
+    from service.programs.backtest.command import backtest as run
+    from service.programs.backtest.command import check_outputs, finish
+    from service.programs.backtest.plan import make_plan, model_keys
 
     def work() -> int:
         check_outputs(json=json, forecasts=forecasts)

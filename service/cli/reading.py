@@ -36,7 +36,7 @@ def reading(verb: Callable[..., None]) -> Callable[..., None]:
         asked = {name: given.pop(name) for name in _OPTIONS}
 
         def options() -> Any:
-            from service.tables.options import Options
+            from service.programs.tables.options import Options
 
             return Options(**asked | {"missing": tuple(asked["missing"] or ())})
 

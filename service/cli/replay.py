@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from service.cli.verbs import one_blas_thread, refused
+from service.console.verbs import one_blas_thread, refused
 
 OTHERWISE = 1
 
@@ -30,11 +30,11 @@ def replay(
 
 
 def _replay(data: Path, checkpoint: Path | None) -> int:
-    from service.records import RecordError
-    from service.refold import refold
+    from service.datadir.refold import refold
+    from service.journal.log import JournalLocked
+    from service.journal.records import RecordError
+    from service.journal.segments import JournalDamaged
     from service.storage.database import DatabaseRefused
-    from service.storage.log import JournalLocked
-    from service.storage.segments import JournalDamaged
     from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse
     from service.trainer.hosting import WeightsGone
 

@@ -14,10 +14,10 @@ from typing import Annotated
 
 import typer
 
-from service.access import Access, AccessError, Quota, Role, parse, token_digest
-from service.cli.verbs import group, guarded, refused
-from service.documents import DocumentError, read_text
-from service.errors import Invalid
+from service.access.grants import Access, AccessError, Quota, Role, parse, token_digest
+from service.common.documents import DocumentError, read_text
+from service.common.errors import Invalid
+from service.console.verbs import group, guarded, refused
 
 token = group("token", "Tokens of the access file: make one, look at who has one.")
 
@@ -71,7 +71,7 @@ def new(
 @token.command("list")
 def list_tokens(file: Annotated[Path, typer.Argument(help="The access file.", metavar="FILE")]) -> None:
     """Who has a token, what it may do and until when; and the quotas. Tells what is wrong, as the server would."""
-    from service.cli.tables import print_table
+    from service.console.tables import print_table
 
     try:
         access = parse(read_text(file))

@@ -7,9 +7,9 @@ from typing import Annotated
 
 import typer
 
-from service.cli.models import Json
-from service.cli.verbs import LOCAL, asking, guarded
-from service.remote import Remote
+from service.cli.remote.models import Json
+from service.console.remote import Remote
+from service.console.verbs import LOCAL, asking, guarded
 
 HTTP = "127.0.0.1:8301"
 
@@ -36,8 +36,8 @@ def top(
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes by itself would be drawn over
 
     def work() -> int:
-        from service.cli.manage import connected
-        from service.top.command import top as verb
+        from service.cli.remote.manage import connected
+        from service.programs.top.command import top as verb
 
         try:
             return connected(server, lambda client: verb(client, http, server, models or (), interval, once, json))

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from service.cli.reading import reading
-from service.cli.verbs import SPEC_KEYS, asking, guarded, one_blas_thread
-from service.remote import Remote
+from service.console.remote import Remote
+from service.console.verbs import SPEC_KEYS, asking, guarded, one_blas_thread
 
 
 class Mode(StrEnum):
@@ -68,12 +68,12 @@ def train(
     Writes model.toml, weights.safetensors, model.onnx, history.json and loss.svg. Ctrl-C keeps the best so far.
     """
     one_blas_thread()
-    from service.backtest.command import check_outputs
-    from service.backtest.plan import model_keys
-    from service.cli.files import keys_beside
-    from service.errors import Invalid
-    from service.offline.command import Target, run
-    from service.offline.plan import make_offline_plan
+    from service.common.errors import Invalid
+    from service.console.files import keys_beside
+    from service.programs.backtest.command import check_outputs
+    from service.programs.backtest.plan import model_keys
+    from service.programs.offline.command import Target, run
+    from service.programs.offline.plan import make_offline_plan
 
     def work() -> int:
         check_outputs(json=json)

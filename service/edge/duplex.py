@@ -6,7 +6,7 @@ import asyncio
 from typing import Any, Protocol
 
 from service.edge.writing import Writing
-from service.serving import Fenced
+from service.serving.ticks import Fenced
 
 
 class Duplex(Protocol):

@@ -17,9 +17,9 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.routing import Route
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-from service.errors import Forbidden, Unauthenticated
-from service.limits import MAX_HTTP_CONNECTIONS
-from service.rendering import Registry
+from service.common.errors import Forbidden, Unauthenticated
+from service.common.limits import MAX_HTTP_CONNECTIONS
+from service.observe.rendering import Registry
 
 BACKLOG = 8  # connections that are accepted at once
 CLOSED = -1  # the descriptor of a socket that is

@@ -7,15 +7,15 @@ import contextlib
 from typing import Any
 
 from freshet.v1 import models_pb2, models_pb2_grpc
-from service import wire
-from service.control import Control
-from service.edge.security import caller, check_may_erase, key
-from service.edge.statuses import statuses
+from service.common.errors import Unavailable
+from service.edge import wire
+from service.edge.guard.security import caller, check_may_erase, key
+from service.edge.guard.statuses import statuses
 from service.edge.writing import Writers
-from service.erasure import EVERY_MODEL, Erasure
-from service.errors import Unavailable
-from service.serving import Serving
-from service.sessions import Sessions
+from service.publishing.control import Control
+from service.serving.erasure import EVERY_MODEL, Erasure
+from service.serving.ticks import Serving
+from service.streams.sessions import Sessions
 
 
 class Models(models_pb2_grpc.ModelsServicer):

@@ -15,18 +15,18 @@ from numpy.typing import NDArray
 
 from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2 import MuxResponse
-from model.rounds import each_round
-from service import wire
-from service.answers import Answer
-from service.edge.in_flight import in_flight
+from model.update.rounds import each_round
+from service.common.errors import Invalid, Reason, Refusal, ServiceError
+from service.common.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX_HANDLES
+from service.edge import wire
+from service.edge.guard.in_flight import in_flight
+from service.edge.wire import Columns
 from service.edge.writing import Writing
-from service.errors import Invalid, Reason, Refusal, ServiceError
-from service.intake import Intake
-from service.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX_HANDLES
-from service.serving import Taken
-from service.sessions import Session, Sessions
-from service.table import ABSENT
-from service.wire import Columns
+from service.learning.intake import Intake
+from service.serving.ticks import Taken
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
+from service.streams.table import ABSENT
 
 UNBOUND = 0  # no stream has this number
 ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, unless one step made more: 256 KiB

@@ -10,20 +10,20 @@ import grpc
 
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
-from service import wire
-from service.access import Role
-from service.answers import Answer
+from service.access.grants import Role
+from service.common.errors import Invalid, NotFound, Reason, Refusal
+from service.edge import wire
 from service.edge.duplex import both_sides
+from service.edge.guard.security import caller, check_may_erase, key
+from service.edge.guard.statuses import statuses
 from service.edge.mux import MuxCall
-from service.edge.security import caller, check_may_erase, key
-from service.edge.statuses import statuses
 from service.edge.writing import Writers, Writing
-from service.erasure import Erasure
-from service.errors import Invalid, NotFound, Reason, Refusal
-from service.intake import Intake
-from service.labels import Unacknowledged
-from service.serving import Fenced, Tick
-from service.sessions import Sessions
+from service.learning.intake import Intake
+from service.learning.labels import Unacknowledged
+from service.serving.erasure import Erasure
+from service.serving.ticks import Fenced, Tick
+from service.streams.answers import Answer
+from service.streams.sessions import Sessions
 
 PAGE, MAX_PAGE = 100, 1000  # streams of one List
 

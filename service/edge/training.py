@@ -10,18 +10,18 @@ import grpc
 
 from freshet.v1 import training_pb2, training_pb2_grpc
 from freshet.v1.training_pb2 import LearnHello, LearnResponse
-from service import wire
+from service.common.errors import Invalid, Refusal
+from service.common.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
+from service.edge import wire
 from service.edge.duplex import both_sides
-from service.edge.security import key
-from service.edge.statuses import statuses
+from service.edge.guard.security import key
+from service.edge.guard.statuses import statuses
 from service.edge.writing import Writers, Writing
-from service.errors import Invalid, Refusal
-from service.intake import Intake
-from service.labels import Unacknowledged
-from service.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
-from service.replaying import Replayer
-from service.sessions import Sessions
-from service.sources import check_source
+from service.journal.sources import check_source
+from service.learning.intake import Intake
+from service.learning.labels import Unacknowledged
+from service.learning.replaying import Replayer
+from service.streams.sessions import Sessions
 
 DEFAULT_PAGE = 100
 

@@ -14,10 +14,10 @@ from typing import Any
 
 import grpc
 
-from service.edge.interceptor import MESSAGES, Messages
-from service.edge.statuses import CLIENT_GONE, statuses
-from service.errors import Exhausted
-from service.limits import is_overdue
+from service.common.errors import Exhausted
+from service.common.limits import is_overdue
+from service.edge.guard.interceptor import MESSAGES, Messages
+from service.edge.guard.statuses import CLIENT_GONE, statuses
 
 
 class Writing:

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 
-from service.storage.segments import sync_directory
-from service.storage.space import NO_ROOM, NoSpace, is_full
+from service.storage.disk import NO_ROOM, NoSpace, is_full, sync_directory
 
 APPLICATION_ID = 0x46526573  # "FRes", so that `file` and we tell our databases from others
 KIND = 100  # formats of one kind of database share their hundreds

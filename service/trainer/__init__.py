@@ -1,1 +1,4 @@
-"""The second process: it learns. Messages between the two, the child's loop, and the parent's side of it."""
+"""The second process: it folds journal chunks into weights, keeps checkpoints and proposes versions.
+
+Imports no gRPC and nothing of serving; what it exchanges with serving is in `messages`.
+"""

@@ -17,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, TypeVar
 
-from model.drift import Drift
-from service.gate import Gate, GateSettings
+from model.fold.drift import Drift
+from service.common.gate import Gate, GateSettings
 from service.storage.database import Database, DatabaseCorrupt
-from service.storage.segments import sync_directory
+from service.storage.disk import sync_directory
 from service.trainer.hosting import COUNTED, HostedModel, Standing
 from service.trainer.quarantine import Item
 

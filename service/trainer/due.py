@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from model.learner import Update
+from model.fold.learner import Update
 
 
 @dataclass(slots=True)

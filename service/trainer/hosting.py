@@ -17,14 +17,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.contexts import out_of_range
-from model.drift import Drift
-from model.histories import NON_FINITE, RANGE
-from model.learner import Counts, Learner, Update
-from model.shares import Shares
+from model.fold.contexts import out_of_range
+from model.fold.drift import Drift
+from model.fold.histories import NON_FINITE, RANGE
+from model.fold.learner import Counts, Learner, Update
+from model.fold.shares import Shares
 from model.spec import ModelSpec
-from service.gate import Gate, GateSettings
-from service.records import (
+from service.common.gate import Gate, GateSettings
+from service.journal.records import (
     Chunk,
     Label,
     ModelCreate,
@@ -41,8 +41,8 @@ from service.records import (
     Window,
     entries,
 )
-from service.skips import Skips
-from service.sources import REPLAY, Sources
+from service.journal.skips import Skips
+from service.journal.sources import REPLAY, Sources
 from service.trainer.quarantine import SKIPPED, Quarantine
 
 Array = NDArray[np.float32]

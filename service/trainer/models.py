@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
-from service.gate import GateSettings
+from service.common.gate import GateSettings
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel, Standing
 

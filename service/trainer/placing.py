@@ -17,9 +17,9 @@ from hashlib import blake2b
 from pathlib import Path
 from typing import Literal
 
-from service.names import ModelKey
+from service.common.names import ModelKey
 from service.storage.database import DatabaseCorrupt
-from service.storage.segments import sync_directory
+from service.storage.disk import sync_directory
 from service.trainer.checkpoint import CheckpointInUse, Checkpoints
 
 FILE = re.compile(r"trainer(?:-([1-9]\d*))?\.db")

@@ -21,15 +21,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model.gradients import relative_change
-from model.learner import Update
-from service.engine import PARITY, BadVersion, StepSession, parity
-from service.export import Canary, export, read_weights
-from service.gate import COOLING_DOWN, GateSettings
-from service.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
-from service.skips import Skips
+from model.fold.learner import Update
+from model.update.gradients import relative_change
+from service.common.gate import COOLING_DOWN, GateSettings
+from service.engine.export import Canary, export, read_weights
+from service.engine.session import PARITY, BadVersion, StepSession, parity
+from service.journal.records import Chunk, Label, ModelCreate, ModelDelete, Ticks, Window, decode_chunk
+from service.journal.skips import Skips
 from service.storage.database import DatabaseBusy, DatabaseCorrupt, DatabaseRefused
-from service.storage.space import NoSpace
+from service.storage.disk import NoSpace
 from service.trainer.checkpoint import (
     CheckpointCorrupt,
     CheckpointInUse,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
-from service.records import Label, Window
+from service.journal.records import Label, Window
 
 KEPT = 10_000  # items of a model; beyond them the oldest is dropped, and counted
 SKIPPED = "skipped"  # the reason of what a Skip record names

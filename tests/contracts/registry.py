@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from model.answers.losses import LOSSES
+from model.answers.tasks import TASKS
 from model.cells import CELLS
-from model.losses import LOSSES
-from model.onnx_step import EXPORTS
-from model.onnx_tasks import TASK_TWINS
+from model.graph.step import EXPORTS
+from model.graph.tasks import TASK_TWINS
 from model.spec import CHOICES, ModelSpec, SpecError
-from model.tasks import TASKS
 from tests.oracles import plain_losses, slow_cells
 
 # What a spec needs for each task, besides the channels a and b.

@@ -10,12 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.bounds import SLACK, Bound, Bounds
-from model.cell import Array
 from model.cells import CELLS
 from model.network import Network
+from model.parameters import Array
 from model.scalers import SCALERS
 from model.spec import ModelSpec
-from service.sequence import MAX_MAGNITUDE
+from service.common.limits import MAX_MAGNITUDE
 
 MODELS = {
     f"{cell}-{scaler}-{missing}": {"cell": cell, "scaler": scaler, "missing": missing}

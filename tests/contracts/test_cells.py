@@ -9,15 +9,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bptt import Batch, gradient, predict
-from model.cell import Array
 from model.cells import CELLS
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
 from model.network import Network
-from model.parameters import Layout
+from model.parameters import Array, Layout
 from model.spec import ModelSpec
+from model.update.bptt import Batch, gradient, predict
 from tests.contracts import registry
 from tests.oracles import plain_losses
 

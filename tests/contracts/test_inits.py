@@ -7,10 +7,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cell import Array
 from model.cells import CELLS
-from model.init import INITS, orthogonal
+from model.cells.init import INITS, orthogonal
 from model.network import Network
+from model.parameters import Array
 from model.spec import CHOICES, ModelSpec, SpecError
 from tests.contracts.registry import cells, chosen, proven
 

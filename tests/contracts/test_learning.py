@@ -7,10 +7,10 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
-from model.cell import Array
-from model.learner import Learner
-from model.optimizers import OPTIMIZERS
+from model.fold.learner import Learner
+from model.parameters import Array
 from model.spec import ModelSpec
+from model.update.optimizers import OPTIMIZERS
 from tests.contracts import registry
 from tests.model.worlds import Checkpoint, digest
 

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cell import Array
-from model.losses import LOSSES, Loss, clipped_score
+from model.answers.losses import LOSSES, Loss, clipped_score
+from model.parameters import Array
 from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_losses
 

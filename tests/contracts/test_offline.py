@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cell import Array
 from model.network import Network
-from model.offline import OfflineSettings, OfflineTraining, forecasts
-from model.recorded import Recorded, prepare
+from model.offline.recorded import Recorded, prepare
+from model.offline.training import OfflineSettings, OfflineTraining, forecasts
+from model.parameters import Array
 from model.spec import ModelSpec
 from tests.contracts import registry
 

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cell import Array
-from model.optimizers import OPTIMIZERS, Optimizer, OptimizerState, update_parts
+from model.parameters import Array
+from model.update.optimizers import OPTIMIZERS, Optimizer, OptimizerState, update_parts
 from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_optimizers
 

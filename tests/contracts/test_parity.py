@@ -9,9 +9,9 @@ import onnxruntime as ort
 import pytest
 
 from model import calendar
-from model.cell import Array
+from model.graph.step import export_step
 from model.network import Network
-from model.onnx_step import export_step
+from model.parameters import Array
 from model.scalers import SCALERS
 from model.spec import CHOICES, ModelSpec
 from tests.contracts import registry

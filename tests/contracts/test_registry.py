@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 import model
+from model.answers.losses import LOSSES
+from model.answers.tasks import TASKS
 from model.cells import CELLS
-from model.init import INITS
-from model.losses import LOSSES
-from model.optimizers import OPTIMIZERS
+from model.cells.init import INITS
 from model.scalers import SCALERS
-from model.schedules import SCHEDULES
 from model.spec import CHOICES
-from model.tasks import TASKS
+from model.update.optimizers import OPTIMIZERS
+from model.update.schedules import SCHEDULES
 from tests.contracts import registry
 from tests.oracles import slow_cells
 
@@ -109,7 +109,7 @@ def test_a_proof_that_outlived_its_entry_is_not_collected(monkeypatch: pytest.Mo
 
 
 def test_pytest_ends_with_an_error_of_collection_that_names_the_entry(tmp_path: Path) -> None:
-    plugin = "from model.optimizers import OPTIMIZERS\nfrom model.spec import CHOICES\n"
+    plugin = "from model.update.optimizers import OPTIMIZERS\nfrom model.spec import CHOICES\n"
     plugin += "OPTIMIZERS['bogus'] = OPTIMIZERS['adam']\nCHOICES['optimizer'] += ('bogus',)\n"
     (tmp_path / "bogus_plugin.py").write_text(plugin)
     path = [str(tmp_path), *sys.path]

@@ -9,12 +9,12 @@ import onnxruntime as ort
 import pytest
 
 from model import calendar
-from model.cell import Array
+from model.graph.scalers import SCALER_TWINS
+from model.graph.step import export_step
 from model.network import Network
-from model.onnx_scalers import SCALER_TWINS
-from model.onnx_step import export_step
-from model.scaler import Scaler, fill
+from model.parameters import Array
 from model.scalers import SCALERS
+from model.scalers.contract import Scaler, fill
 from model.spec import ModelSpec
 from tests.contracts.registry import Unproven, chosen, proven
 from tests.model.scaled import gaps, run, run_slow, series

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from model.schedules import SCHEDULES, Schedule
+from model.update.schedules import SCHEDULES, Schedule
 from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_optimizers
 

@@ -9,12 +9,13 @@ import onnxruntime as ort
 import pytest
 
 from model import calendar
-from model.cell import Array, Params
+from model.answers.tasks import TARGET_CLIP, TASKS
+from model.cells.contract import Params
+from model.graph.step import export_step
+from model.graph.tasks import TASK_TWINS
 from model.network import Network
-from model.onnx_step import export_step
-from model.onnx_tasks import TASK_TWINS
+from model.parameters import Array
 from model.spec import ModelSpec
-from model.tasks import TARGET_CLIP, TASKS
 from tests.contracts.registry import proven
 from tests.oracles import plain_tasks
 

@@ -7,11 +7,11 @@ import tomllib
 
 import pytest
 
-from service import access
-from service.config import ServeConfig, load
+from service.access import grants as access
+from service.common.config import ServeConfig, load
 from service.edge.http import application
-from service.rendering import Registry
-from service.trainer.client import STOP_S
+from service.learning.child import STOP_S
+from service.observe.rendering import Registry
 from tests.deploy.reading import DEPLOY, dockerfile, documents, image_environment, last, manifest, understands
 
 STATEFUL = manifest("StatefulSet")

@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from service.cli.verbs import USAGE_ERROR
-from service.config import ServeConfig
-from service.trainer.client import STOP_S
+from service.common.config import ServeConfig
+from service.console.verbs import USAGE_ERROR
+from service.learning.child import STOP_S
 from tests.deploy.reading import DEPLOY, seconds, setting_of, understands, unit
 
 FILE = DEPLOY / "systemd" / "freshet.service"

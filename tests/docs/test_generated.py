@@ -8,8 +8,8 @@ import pytest
 from docs import generate
 from docs.generate import api, cli, configuration, spec
 from model.spec import ModelSpec
-from service.access import Quota, Role
-from service.config import ServeConfig
+from service.access.grants import Quota, Role
+from service.common.config import ServeConfig
 from tests.docs.markdown import name
 
 

@@ -15,7 +15,7 @@ import pytest
 import pytest_asyncio
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.raw import channel_to
 
 # Verdicts every tenth of a second: journeys wait for several.

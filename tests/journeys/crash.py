@@ -16,8 +16,8 @@ import pytest
 from numpy.typing import NDArray
 
 import freshet
-from service.backtest.child import ServerChild, free_port
-from service.gate import GateSettings
+from service.common.gate import GateSettings
+from service.programs.backtest.child import ServerChild, free_port
 
 Array = NDArray[np.float32]
 DEADLINE_S = 60.0  # for anything that must come; on a loaded machine a process takes seconds to start

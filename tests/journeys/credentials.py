@@ -10,7 +10,7 @@ import grpc
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from service.access import token_digest
+from service.access.grants import token_digest
 from tests.journeys.raw import DEADLINE_S
 
 

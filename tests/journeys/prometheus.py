@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from service.backtest.child import free_port
+from service.programs.backtest.child import free_port
 from tests.conftest import ROOT
 
 DEADLINE_S = 60.0

@@ -14,7 +14,7 @@ import pytest_asyncio
 
 from freshet.v1 import models_pb2, streams_pb2, streams_pb2_grpc, training_pb2, types_pb2
 from freshet.v1.models_pb2_grpc import ModelsStub
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate
 from tests.journeys.credentials import Entry, bearer, methods, replace, status, written
@@ -151,23 +151,23 @@ async def test_every_method_lets_in_whom_it_should_and_nobody_else(house):
 
 
 OPEN_DOOR = """
-import service.access
-service.access.Access.admit = lambda self, authorization, now: next(
-    (g for g in self.grants.values() if g.role == 3 and g.expires > now), service.access.EVERYBODY)
+import service.access.grants
+service.access.grants.Access.admit = lambda self, authorization, now: next(
+    (g for g in self.grants.values() if g.role == 3 and g.expires > now), service.access.grants.EVERYBODY)
 """
 NO_ROLES = """
-import sys, service.access
-service.access.Grant.__eq__, every = service.access.Grant.__eq__, service.access.Role.ADMIN
-admit = service.access.Access.admit
+import sys, service.access.grants
+service.access.grants.Grant.__eq__, every = service.access.grants.Grant.__eq__, service.access.grants.Role.ADMIN
+admit = service.access.grants.Access.admit
 import dataclasses
-service.access.Access.admit = lambda *of: dataclasses.replace(admit(*of), role=every)
+service.access.grants.Access.admit = lambda *of: dataclasses.replace(admit(*of), role=every)
 """
 ONE_TENANT = """
-import service.names
-class ModelKey(service.names.ModelKey):
+import service.common.names
+class ModelKey(service.common.names.ModelKey):
     def __new__(cls, tenant, name):
         return super().__new__(cls, "all", name)
-service.names.ModelKey = ModelKey
+service.common.names.ModelKey = ModelKey
 """
 
 

@@ -20,7 +20,7 @@ import pytest
 
 import freshet
 from freshet.v1 import training_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate, trainer_of
 from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_prometheus, scraping
@@ -29,7 +29,7 @@ from tests.journeys.raw import RawLearn, RawStream, channel_to
 ENOUGH = 5  # more than the alerts bear of restarts, and of rollbacks, in their windows
 SLOW_STEPS = """
 import os, time
-from service.engine import StepSession
+from service.engine.loaded import StepSession
 run = StepSession.run
 
 def slow(self, *arguments):

@@ -17,9 +17,9 @@ from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
 from freshet.v1.models_pb2_grpc import ModelsStub
 from freshet.v1.streams_pb2_grpc import StreamsStub
 from freshet.v1.training_pb2_grpc import TrainingStub
-from service.access import token_digest
-from service.backtest.child import ServerChild
-from service.limits import AUDIT_REFUSALS
+from service.access.grants import token_digest
+from service.common.limits import AUDIT_REFUSALS
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.credentials import Entry, bearer, once, replace, status, written
 from tests.journeys.raw import DEADLINE_S, channel_to

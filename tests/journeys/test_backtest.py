@@ -8,14 +8,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.backtest.child import ServerChild, ServerFailed
-from service.backtest.command import backtest
-from service.backtest.plan import make_plan
-from service.backtest.through_service import beside, must_live, own_server, run
-from service.remote import Remote
-from service.tables.options import Options
+from service.console.failures import ServerFailed
+from service.console.remote import Remote
+from service.programs.backtest.child import ServerChild
+from service.programs.backtest.command import backtest
+from service.programs.backtest.plan import make_plan
+from service.programs.backtest.through_service import beside, must_live, own_server, run
+from service.programs.tables.options import Options
 
-TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
+TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 
 
 def read(path: Path) -> np.ndarray:

@@ -11,7 +11,7 @@ import pytest
 
 import freshet
 from freshet.v1 import streams_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, Ledger, walk, within
 from tests.oracles import replay
@@ -20,7 +20,7 @@ CLI = "from service.cli.main import main; main()"
 INTERRUPTED = (
     """
 import os, signal
-from service.storage import archive
+from service.datadir import archive
 archive._copy = lambda *arguments: os.kill(os.getpid(), signal.SIGINT)
 """
     + CLI
@@ -43,7 +43,7 @@ KILLED = """
 import os, signal, sys
 from pathlib import Path
 from service.cli.main import main
-from service.storage import archive, backup, restore
+from service.datadir import archive, backup, restore
 
 def counted(step, last):
     def call(*arguments):

@@ -17,7 +17,7 @@ import pytest_asyncio
 import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 from freshet.v1 import streams_pb2 as pb
-from service.errors import shown
+from service.common.errors import shown
 from tests.journeys.raw import RawStream, error_info, refused_field
 from tests.journeys.scraped import scraped_until
 

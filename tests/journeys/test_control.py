@@ -19,7 +19,7 @@ import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
 from model.network import Network
 from model.spec import ModelSpec
-from service.export import export, pack_weights, read_weights
+from service.engine.export import export, pack_weights, read_weights
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
 from tests.journeys.crash import GATE, SMALL, walk, within

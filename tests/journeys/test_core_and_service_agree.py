@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.learner import Learner
-from service.backtest import core, through_service
-from service.backtest.child import ServerChild
-from service.backtest.plan import Plan, make_plan
-from service.remote import Remote
+from model.fold.learner import Learner
+from service.console.remote import Remote
+from service.programs.backtest import core, through_service
+from service.programs.backtest.child import ServerChild
+from service.programs.backtest.plan import Plan, make_plan
 
 ROWS = 2000
 # z-units of the first 400 rows. Float32: the counts reach 4e4, where one rounding is 2e-3, or 3e-7 in z-units; scale
@@ -23,7 +23,7 @@ TOLERANCE = 1e-5
 
 def plan(**model: object) -> Plan:
     """The shipped taxi series for a model that does not learn and does not just repeat the last value."""
-    with resources.as_file(resources.files("service") / "data" / "nyc_taxi.csv") as file:
+    with resources.as_file(resources.files("service.cli") / "data" / "nyc_taxi.csv") as file:
         made = make_plan(Path(file), model={"learn": False, "head_init": 0.5, **model}, rows=ROWS)
     if made.spec.missing == "hold":
         gaps = np.random.default_rng(0).random((ROWS, 1)) < 0.2

@@ -15,7 +15,7 @@ import pytest
 import freshet
 from docs.generate._panels import panels
 from freshet.v1 import models_pb2, training_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_prometheus, scraping
 from tests.journeys.raw import RawLearn, RawStream
 

@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate, trainer_of
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to

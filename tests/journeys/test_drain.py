@@ -19,7 +19,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc
 from freshet.v1 import streams_pb2 as pb
-from service.backtest.child import ServerChild, ServerFailed, free_port
+from service.console.failures import ServerFailed
+from service.programs.backtest.child import ServerChild, free_port
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream, channel_to
 from tests.journeys.raw_mux import RawMux

@@ -15,8 +15,8 @@ import pytest
 import freshet
 from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2_grpc import StreamsStub
-from service.backtest.child import ServerChild
-from service.erasure import OWED
+from service.programs.backtest.child import ServerChild
+from service.serving.erasure import OWED
 from tests.journeys import crash
 from tests.journeys.credentials import Entry, bearer, written
 from tests.journeys.raw import DEADLINE_S, channel_to
@@ -191,7 +191,7 @@ async def test_what_is_owed_when_a_server_is_killed_is_erased_after_its_next_sta
 DIES = r"""
 import os, sys
 if "serve" in sys.orig_argv:
-    import service.erasure as erasure
+    import service.serving.erasure as erasure
     was = erasure.Erasure._erase_learned
     async def dies(self):
         if not os.path.exists({once!r}):
@@ -248,8 +248,8 @@ async def test_erasing_needs_an_administrator(tmp_path):
 
 # Each without one of the things that erasing does: the search above must find what that leaves behind.
 WITHOUT = {
-    "the journal": "import service.storage.journal as j\nasync def no(self): return 0\nj.Journal.begin_segment = no",
-    "the answers": "import service.sessions as s\ns.Sessions.forget_answers = lambda self, gone: None",
+    "the journal": "import service.journal.writer as j\nasync def no(self): return 0\nj.Journal.begin_segment = no",
+    "the answers": "import service.streams.sessions as s\ns.Sessions.forget_answers = lambda self, gone: None",
     "the snapshot's free pages": "import service.storage.states as s\ns.States.compact = lambda self: None",
     "the trainer's free pages": "import service.trainer.checkpoint as c\nc.Checkpoints.compact = lambda self: None",
 }

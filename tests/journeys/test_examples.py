@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 
 EXAMPLES = Path(__file__).resolve().parents[2] / "examples"

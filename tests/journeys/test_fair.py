@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 
 import freshet
-from service.names import ModelKey
+from service.common.names import ModelKey
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel
 from service.trainer.placing import checkpoint_file, checkpoint_files, place

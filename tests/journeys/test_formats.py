@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild, ServerFailed
-from service.storage.formats import FORMATS
-from service.storage.restore import restore
+from service.console.failures import ServerFailed
+from service.datadir.formats import FORMATS
+from service.datadir.restore import restore
+from service.programs.backtest.child import ServerChild
 from tests.data import make
 from tests.journeys.crash import DEADLINE_S
 

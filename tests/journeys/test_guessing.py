@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from freshet.v1 import streams_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate
 from tests.journeys.credentials import status
@@ -19,12 +19,12 @@ from tests.journeys.raw import channel_to
 
 GUESSES = 2_000
 ONE_TENANT = """
-import service.edge.security as security
+import service.edge.guard.security as security
 security.key = lambda name: security.ModelKey("owner", name)
 """
 TALKATIVE = """
-import service.serving as serving
-from service.errors import NotFound
+import service.serving.ticks as serving
+from service.common.errors import NotFound
 quiet = serving.Serving.model
 def model(self, key):
     if key not in self.by_key and any(other.name == key.name for other in self.by_key):

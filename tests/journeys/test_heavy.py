@@ -13,8 +13,8 @@ import numpy as np
 import freshet
 from model.network import Network
 from model.spec import ModelSpec
-from service import limits
-from service.export import pack_weights
+from service.common import limits
+from service.engine.export import pack_weights
 from tests.journeys import crash
 from tests.journeys.scraped import scrape
 from tests.oracles import replay

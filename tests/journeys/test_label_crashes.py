@@ -17,9 +17,9 @@ import pytest
 from numpy.typing import NDArray
 
 import freshet
-from service.backtest.child import ServerChild
-from service.gate import GateSettings
-from service.records import Chunk, Label, StreamOpened, Window
+from service.common.gate import GateSettings
+from service.journal.records import Chunk, Label, StreamOpened, Window
+from service.programs.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
 from tests.journeys.crash import kill_trainer, walk, within
@@ -217,9 +217,9 @@ async def test_labels_and_windows_are_learned_once_through_many_kills(tmp_path, 
 
 
 LIAR = """
-from service.intake import Intake
+from service.learning.intake import Intake
 Intake.reached = lambda self, model, learned: self.serving.journal.offset(model.number)
-from service.storage.journal import Journal
+from service.journal.writer import Journal
 Journal.run_ = Journal.run
 async def run(self):
     self.pace_s = 0.5

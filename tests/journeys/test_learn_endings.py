@@ -14,7 +14,7 @@ import pytest
 
 import freshet
 from freshet.v1 import training_pb2 as pb
-from service.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
+from service.common.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
 from tests.journeys import crash
 from tests.journeys.crash import trainer_of, within
 from tests.journeys.raw import RawLearn, RawStream, channel_to

@@ -17,8 +17,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2_grpc, training_pb2, types_pb2
 from freshet.v1 import streams_pb2 as pb
-from service.backtest.child import ServerChild
-from service.limits import MAX_HTTP_CONNECTIONS
+from service.common.limits import MAX_HTTP_CONNECTIONS
+from service.programs.backtest.child import ServerChild
 from tests.journeys.crash import mutate
 from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream, channel_to
 from tests.journeys.raw_mux import RawMux, columns
@@ -242,7 +242,7 @@ FEW_DESCRIPTORS = "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (
 NONE_RESERVED = """
 import sys
 if "service.cli" in sys.orig_argv:
-    from service import limits
+    from service.common import limits
     limits.connections = lambda asked, descriptors: asked
 """
 

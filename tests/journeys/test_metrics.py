@@ -13,7 +13,7 @@ import pytest
 import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import training_pb2, training_pb2_grpc
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.conftest import ROOT
 from tests.journeys.processes import trainer_of
 from tests.journeys.raw import DEADLINE_S, RawLearn, RawStream

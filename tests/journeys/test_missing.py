@@ -18,7 +18,7 @@ import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
 from model import calendar
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawStream
 from tests.journeys.raw_mux import RawMux, columns, unpacked

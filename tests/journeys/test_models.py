@@ -22,7 +22,7 @@ from freshet.v1 import (
     models_pb2_grpc,
 )
 from model.spec import ModelSpec
-from service import wire
+from service.edge import wire
 from service.edge.models import Models
 from service.edge.streams import Streams
 from service.edge.training import Training

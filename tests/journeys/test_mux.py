@@ -12,8 +12,8 @@ import pytest
 import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import streams_pb2_grpc, types_pb2
-from service import limits
-from service.limits import MAX_BINDS, MAX_HANDLES
+from service.common import limits
+from service.common.limits import MAX_BINDS, MAX_HANDLES
 from tests.journeys.raw import DEADLINE_S, RawStream, channel_to, refused_field
 from tests.journeys.raw_mux import RawMux, columns, unpacked
 from tests.oracles.unbroken import Unbroken

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 import freshet
-from service.backtest import core, through_service
-from service.backtest.plan import make_plan
-from service.remote import Remote
+from service.console.remote import Remote
+from service.programs.backtest import core, through_service
+from service.programs.backtest.plan import make_plan
 
 DEADLINE_S = 60.0
 SPEC: dict[str, Any] = {"channels": ["count", "level"], "learn": False, "head_init": 0.3, "hidden": 8, "horizon": 2}

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 import freshet
-from service.backtest.child import addresses
+from service.programs.backtest.child import addresses
 from tests.journeys import crash
 from tests.journeys.raw import DEADLINE_S
 
@@ -35,7 +35,7 @@ if "service.trainer.process" in sys.orig_argv:
         hosting.HostedModel.apply = dies
 elif "serve" in sys.orig_argv:
     import asyncio, gc, threading, warnings
-    import service.server as server
+    import service.server.server as server
     lag = server.Server._loop_lag
     async def fails():
         raise ValueError("nobody waits for this task")

@@ -8,7 +8,7 @@ import pytest
 
 import freshet
 from freshet.v1.models_pb2 import ModelEvent
-from service.records import Skip
+from service.journal.records import Skip
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, walk, within
 from tests.journeys.scraped import scrape
@@ -19,7 +19,7 @@ POISON = 666.0
 # The trainer meets the end of a record that holds the marked value.
 DEADLY = """
 import os, time
-from service.records import Label, Ticks
+from service.journal.records import Label, Ticks
 from service.trainer import hosting
 
 apply = hosting.HostedModel.apply

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.client.certificates import Authority
 from tests.journeys.conftest import QUICK
 from tests.journeys.credentials import Entry, written

@@ -19,7 +19,7 @@ import freshet
 from freshet.v1 import models_pb2, streams_pb2, streams_pb2_grpc, training_pb2, types_pb2
 from freshet.v1.models_pb2_grpc import ModelsStub
 from freshet.v1.training_pb2_grpc import TrainingStub
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate, trainer_of
 from tests.journeys.credentials import Entry, bearer, replace, written
@@ -29,7 +29,7 @@ from tests.journeys.scraped import scrape
 
 TOKENS = Entry("fr-small", "small", "admin"), Entry("fr-big", "big", "admin"), Entry("fr-scrape", "ops", "metrics")
 SMALL = {"channels": ["x"], "hidden": 4}
-BURST_S = 1.0  # of every bucket: service.rates
+BURST_S = 1.0  # of every bucket: service.access.rates
 
 
 class House:
@@ -322,8 +322,8 @@ async def test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(h
 
 
 UNLIMITED = """
-import service.access
-service.access.Access.quota = lambda self, tenant: service.access.UNLIMITED
+import service.access.grants
+service.access.grants.Access.quota = lambda self, tenant: service.access.grants.UNLIMITED
 """
 
 

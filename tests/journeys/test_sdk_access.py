@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.client.certificates import Authority
 from tests.journeys.conftest import QUICK
 from tests.journeys.credentials import Entry, replace, written

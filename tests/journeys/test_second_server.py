@@ -7,7 +7,8 @@ import signal
 from pathlib import Path
 
 import freshet
-from service.backtest.child import ServerChild, ServerFailed
+from service.console.failures import ServerFailed
+from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, walk, within
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.scraped import Scraped, scrape, scraped_until
 
@@ -17,8 +17,8 @@ DEADLINE_S = 300.0
 WAVE = 1000
 
 MUTANT = """
-from service.metrics import Metrics
-from service.serving import Serving
+from service.observe.metrics import Metrics
+from service.serving.ticks import Serving
 
 open_stream = Serving.open_stream
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, Ledger, follow, kill_trainer, walk, within
 from tests.journeys.scraped import scrape
@@ -137,7 +137,7 @@ async def test_an_idle_stream_and_a_model_made_just_before_a_kill_are_still_ther
 # A disk that hangs at the first commit with ticks; and a server that calls a tick durable when it is appended.
 HANGING_DISK = """
 import threading
-from service.storage.journal import Journal
+from service.journal.writer import Journal
 write = Journal._write
 
 def hang(self, batch):
@@ -148,7 +148,7 @@ def hang(self, batch):
 Journal._write = hang
 """
 LIAR = """
-from service.sessions import Sessions
+from service.streams.sessions import Sessions
 advance = Sessions.advance
 
 def lie(self, rows, seq, *rest):

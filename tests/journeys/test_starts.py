@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild, ServerFailed
+from service.console.failures import ServerFailed
+from service.programs.backtest.child import ServerChild
 from tests.journeys.scraped import scrape
 
 TICKS = 5

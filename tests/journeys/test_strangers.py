@@ -12,8 +12,8 @@ import pytest
 
 import freshet
 from freshet.v1 import models_pb2
-from service.backtest.child import ServerChild
-from service.limits import MAX_HEADER_BYTES
+from service.common.limits import MAX_HEADER_BYTES
+from service.programs.backtest.child import ServerChild
 from tests.journeys.guessing import ACCESS, OWNER
 from tests.journeys.raw import DEADLINE_S, channel_to, within
 from tests.torture.abuse import CONTINUATION, END_HEADERS, HEADERS, HELLO, RST_STREAM, again, frame, request

@@ -18,7 +18,8 @@ from pathlib import Path
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild, ServerFailed
+from service.console.failures import ServerFailed
+from service.programs.backtest.child import ServerChild
 from tests.client.certificates import Authority
 from tests.journeys.conftest import QUICK
 from tests.journeys.crash import mutate

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.crash import DEADLINE_S, a_server, walk, within
 from tests.journeys.credentials import Entry, written
 from tests.journeys.scraped import scrape

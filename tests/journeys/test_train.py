@@ -11,11 +11,11 @@ import onnxruntime
 import pytest
 
 from model import calendar
-from service.backtest.command import backtest
-from service.backtest.plan import make_plan
-from service.cli.files import keys_beside
+from service.console.files import keys_beside
+from service.programs.backtest.command import backtest
+from service.programs.backtest.plan import make_plan
 
-TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
+TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 DEADLINE_S = 60
 
 

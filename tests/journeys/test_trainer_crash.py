@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel
 from tests.journeys import crash
@@ -160,7 +160,7 @@ async def test_a_trainer_that_is_stopped_holds_nobody_up_and_nothing_is_lost_whe
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "mutant"])
 async def test_a_trainer_that_stays_stopped_is_killed_after_a_while_and_nothing_is_lost(tmp_path, monkeypatch, watched):
     if not watched:
-        crash.mutate(monkeypatch, tmp_path, "from service import limits\nlimits.is_overdue = lambda *_: False\n")
+        crash.mutate(monkeypatch, tmp_path, "from service.common import limits\nlimits.is_overdue = lambda *_: False\n")
     async with crash.a_server(tmp_path, **NO_SNAPSHOT, trainer_hang_s=5.0) as server:
         async with freshet.connect(server.grpc) as client:
             await client.create_model("flow", **SMALL)

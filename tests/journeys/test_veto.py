@@ -11,10 +11,10 @@ import numpy as np
 
 import freshet
 from freshet.v1.models_pb2 import ModelEvent
-from service.export import read_weights
-from service.gate import Gate
-from service.records import Chunk, Rollback
-from service.sequence import Answer
+from service.common.gate import Gate
+from service.engine.export import read_weights
+from service.journal.records import Chunk, Rollback
+from service.streams.sequence import Answer
 from tests.journeys import crash
 from tests.journeys.crash import Array, walk, within
 from tests.oracles import replay

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.cell import Array
+from model.parameters import Array
 from model.spec import ModelSpec
 from tests.model.worlds import INTERVAL_S, Chunk, chunks
 

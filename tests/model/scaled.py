@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.cell import Array
-from model.scaler import Scaler, fill
+from model.parameters import Array
+from model.scalers.contract import Scaler, fill
 from tests.oracles.slow_scaler import SlowScaler
 
 

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 
 from model import calendar
-from model.baselines import Held, Persistence, RecursiveLeastSquares
-from service.backtest.series import read_series
+from model.offline.baselines import Held, Persistence, RecursiveLeastSquares
+from service.programs.backtest.series import read_series
 
 
 def walk(rows, channels, seed=0):

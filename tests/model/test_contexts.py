@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.bptt import pad_rows
-from model.contexts import Contexts
-from model.learner import Learner
+from model.fold.contexts import Contexts
+from model.fold.learner import Learner
 from model.network import Network
-from model.rounds import GROUP_ROWS
+from model.update.bptt import pad_rows
+from model.update.rounds import GROUP_ROWS
 from tests.model.worlds import Checkpoint, chunks, digest, feed, spec
 
 

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model import drift
-from model.drift import Drift
-from model.learner import Learner
-from model.optimizers import Adam
+from model.fold import drift
+from model.fold.drift import Drift
+from model.fold.learner import Learner
+from model.update.optimizers import Adam
 from tests.model import worlds
 
 LABELS = 16_000

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from model.cell import Array
-from model.learner import Learner
-from model.rounds import GROUP_ROWS
+from model.fold.learner import Learner
+from model.parameters import Array
+from model.update.rounds import GROUP_ROWS
 from tests.contracts import registry
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec, with_gaps
 

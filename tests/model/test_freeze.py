@@ -7,9 +7,9 @@ import math
 import numpy as np
 import pytest
 
-from model.learner import REPORT_EVERY, Learner
+from model.fold.learner import REPORT_EVERY, Learner
 from model.network import Network
-from model.optimizers import OPTIMIZERS
+from model.update.optimizers import OPTIMIZERS
 from tests.model.worlds import chunks, feed, spec
 
 UPDATES = 200

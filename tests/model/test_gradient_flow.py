@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.bptt import Batch, gradient
-from model.cell import Array
+from model.cells.init import Init
 from model.cells.rnn import RNN
-from model.init import Init
-from model.learner import Learner
+from model.fold.learner import Learner
 from model.network import Network
-from model.parameters import Layout
+from model.parameters import Array, Layout
+from model.update.bptt import Batch, gradient
 from tests.model.worlds import chunks, feed, spec
 
 T, B, H = 48, 4, 32

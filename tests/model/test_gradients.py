@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from model.gradients import clip_by_global_norm, layer_norms
-from model.learner import REPORT_EVERY, Learner
+from model.fold.learner import REPORT_EVERY, Learner
+from model.update.gradients import clip_by_global_norm, layer_norms
 from tests.model.worlds import chunks, feed, spec
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-import model.learner
-from model.gradients import check_finite, relative_change
-from model.learner import Learner
-from model.optimizers import SGD, OptimizerState
+import model.fold.learner
+from model.fold.learner import Learner
+from model.update.gradients import check_finite, relative_change
+from model.update.optimizers import SGD, OptimizerState
 from tests.model import worlds
 
 CHUNKS = worlds.chunks([4] * 24, once=True)
@@ -58,7 +58,7 @@ def test_an_update_that_breaks_the_weights_is_undone_counted_and_learning_goes_o
 
 def test_a_learner_that_does_not_look_at_its_weights_would_be_noticed(monkeypatch):
     learner = learner_that_breaks(monkeypatch, np.nan)
-    monkeypatch.setattr(model.learner, "check_finite", lambda weights: None)
+    monkeypatch.setattr(model.fold.learner, "check_finite", lambda weights: None)
 
     assert not broken_update_is_undone(learner)
 
@@ -70,8 +70,8 @@ def test_a_loss_that_is_not_finite_refuses_its_update_and_names_the_ticks_whose_
     learner = Learner(worlds.spec(head_init=0.3))
     learner.ticks(*CHUNKS[0])
     learner.ticks(*CHUNKS[1])
-    before, gradient = learner.weights.flat.copy(), model.learner.gradient
-    monkeypatch.setattr(model.learner, "gradient", lambda *given: (loss, *gradient(*given)[1:]))
+    before, gradient = learner.weights.flat.copy(), model.fold.learner.gradient
+    monkeypatch.setattr(model.fold.learner, "gradient", lambda *given: (loss, *gradient(*given)[1:]))
 
     updates = learner.ticks(*(np.concatenate(parts) for parts in zip(*CHUNKS[2:4], strict=True)))
 

@@ -7,9 +7,9 @@ import onnx
 import pytest
 from onnx import ModelProto, TensorProto, helper
 
-from model.importing import check_step
+from model.graph.importing import check_step
+from model.graph.step import export_step
 from model.network import Network
-from model.onnx_step import export_step
 from model.spec import ModelSpec
 
 SPECS = [

@@ -9,12 +9,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.histories import Rejected
-from model.keeping import width
-from model.learner import Learner, Update
+from model.answers.popart import FOLLOWED
+from model.fold.histories import Rejected
+from model.fold.keeping import width
+from model.fold.learner import Learner, Update
 from model.network import Network
-from model.popart import FOLLOWED
-from model.rounds import GROUP_ROWS
+from model.update.rounds import GROUP_ROWS
 from tests.model.labelled import Labels, label_spec, labels_of, world
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed
 

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.learner import Learner
+from model.fold.learner import Learner
 from tests.model.labelled import Labels, Window, label_spec, labels_of, world
 from tests.model.worlds import Chunk, chunks, feed
 from tests.oracles.slow_labels import SlowLabelLearner

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model import contexts
-from model.contexts import out_of_range
-from model.histories import Rejected
-from model.learner import Learner
+from model.fold import contexts
+from model.fold.contexts import out_of_range
+from model.fold.histories import Rejected
+from model.fold.learner import Learner
 from model.spec import ModelSpec, SpecError
 from tests.model.labelled import label_spec
 from tests.model.test_labels import label, spec, tick

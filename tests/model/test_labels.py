@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cell import Array
-from model.histories import Rejected
-from model.learner import Learner
+from model.fold.histories import Rejected
+from model.fold.learner import Learner
+from model.parameters import Array
 from model.spec import ModelSpec
 
 LATE = 40  # label_horizon

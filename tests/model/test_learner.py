@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.cell import Array
-from model.learner import Learner
-from model.optimizers import OPTIMIZERS
+from model.fold.learner import Learner
+from model.parameters import Array
 from model.scalers import SCALERS
-from model.schedules import SCHEDULES
+from model.update.optimizers import OPTIMIZERS
+from model.update.schedules import SCHEDULES
 from tests.contracts import registry
 from tests.model.worlds import Chunk, Server, chunks, feed, spec, with_gaps
 from tests.oracles.slow_learner import SlowLearner

@@ -8,9 +8,18 @@ import numpy as np
 import pytest
 
 from model.network import Network
-from model.offline import Diverged, Epoch, OfflineSettings, OfflineTraining, cut_segments, forecasts, loss_of, score
-from model.recorded import Recorded, known_by, prepare, side_by_side
-from model.references import references
+from model.offline.recorded import Recorded, known_by, prepare, side_by_side
+from model.offline.references import references
+from model.offline.training import (
+    Diverged,
+    Epoch,
+    OfflineSettings,
+    OfflineTraining,
+    cut_segments,
+    forecasts,
+    loss_of,
+    score,
+)
 from model.spec import ModelSpec
 from tests.model.worlds import INTERVAL_S, START_S
 from tests.oracles.slow_learner import SlowLearner

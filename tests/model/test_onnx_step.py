@@ -10,9 +10,9 @@ import onnxruntime as ort
 import pytest
 
 from model import calendar
-from model.cell import Array
+from model.graph.step import IR, OPSET, export_step
 from model.network import Network
-from model.onnx_step import IR, OPSET, export_step
+from model.parameters import Array
 from model.spec import ModelSpec
 from tests.contracts import registry
 

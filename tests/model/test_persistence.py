@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from model.learner import Learner
+from model.fold.learner import Learner
 from model.scalers import SCALERS
 from tests.model.worlds import chunks, feed, spec
 

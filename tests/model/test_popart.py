@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import popart
-from model.cell import Array
+from model.answers import popart
+from model.parameters import Array
 from tests.oracles.slow_labels import SlowStatistics
 
 

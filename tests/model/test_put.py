@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from model import calendar
-from model.cell import Array
-from model.learner import Learner
+from model.fold.learner import Learner
+from model.parameters import Array
 from tests.model.labelled import label_spec
 from tests.model.worlds import Chunk, chunks, feed
 

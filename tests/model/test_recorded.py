@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from model import calendar
-from model.learner import Learner
+from model.fold.learner import Learner
 from model.network import Network
-from model.offline import forecasts, loss_of
-from model.recorded import Recorded, known_by, prepare, settle
+from model.offline.recorded import Recorded, known_by, prepare, settle
+from model.offline.training import forecasts, loss_of
 from tests.model.scaled import gaps
 from tests.model.worlds import INTERVAL_S, START_S, spec
 from tests.oracles.slow_scaler import SLOW_SCALERS, SlowScaler

@@ -10,8 +10,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from model.cell import Array
-from model.learner import Learner
+from model.fold.learner import Learner
+from model.parameters import Array
 from model.scalers import SCALERS
 from model.spec import ModelSpec
 from tests.model.scaled import run

@@ -6,7 +6,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.rounds import GROUP_ROWS, rounds
+from model.update.rounds import GROUP_ROWS, rounds
 
 streams_and_limit = given(
     st.lists(st.one_of(st.integers(0, 4), st.integers(0, 2**32 - 1)), max_size=120), st.sampled_from([1, 3, 32])

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model import shares
-from model.learner import Learner
-from model.shares import Shares
+from model.fold import shares
+from model.fold.learner import Learner
+from model.fold.shares import Shares
 from tests.model import worlds
 from tests.model.test_labels import label, spec, tick
 

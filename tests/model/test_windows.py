@@ -10,13 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model import windows as module
-from model.bptt import Batch, gradient, padded
-from model.cell import Array
-from model.histories import Rejected
-from model.learner import Learner
-from model.rounds import GROUP_ROWS, padded_rows
-from model.windows import groups, padded_ticks, unroll
+from model.fold import windows as module
+from model.fold.histories import Rejected
+from model.fold.learner import Learner
+from model.fold.windows import groups, padded_ticks, unroll
+from model.parameters import Array
+from model.update.bptt import Batch, gradient, padded
+from model.update.rounds import GROUP_ROWS, padded_rows
 from tests.model.labelled import Labels, Window, label_spec, labels_of
 from tests.model.worlds import Chunk, digest, feed
 

@@ -9,11 +9,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import calendar
-from model.cell import Array
-from model.contexts import Contexts
-from model.learner import Counts, Learner, Update
-from model.optimizers import OptimizerState
+from model.fold.contexts import Contexts
+from model.fold.learner import Counts, Learner, Update
+from model.parameters import Array
 from model.spec import ModelSpec
+from model.update.optimizers import OptimizerState
 
 START_S, INTERVAL_S = 1.4e9, 1800.0
 

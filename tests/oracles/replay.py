@@ -21,11 +21,11 @@ from numpy.typing import NDArray
 
 from model import calendar
 from model.spec import ModelSpec
-from service.export import read_weights
-from service.gate import GateSettings
-from service.records import Chunk, ModelCreate, Promote, Reset, Rollback, Skip, StreamOpened, Swap, Ticks
-from service.skips import Skips
-from service.storage.journal import Journal
+from service.common.gate import GateSettings
+from service.engine.export import read_weights
+from service.journal.records import Chunk, ModelCreate, Promote, Reset, Rollback, Skip, StreamOpened, Swap, Ticks
+from service.journal.skips import Skips
+from service.journal.writer import Journal
 from service.trainer.hosting import HostedModel
 
 Array = NDArray[np.float32]

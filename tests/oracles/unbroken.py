@@ -11,7 +11,7 @@ import freshet
 from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
-from service.export import read_weights
+from service.engine.export import read_weights
 
 Array = NDArray[np.float32]
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.spec import ModelSpec
-from service.gate import GateSettings
-from service.records import (
+from service.common.gate import GateSettings
+from service.journal.records import (
     Chunk,
     ModelCreate,
     Paused,

@@ -13,14 +13,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.spec import ModelSpec
-from service.access import DEFAULT_TENANT
-from service.answers import Answer
-from service.config import ServeConfig
-from service.export import export
-from service.names import ModelKey
-from service.server import Server
-from service.serving import Tick
-from service.sessions import Session, Sessions
+from service.access.grants import DEFAULT_TENANT
+from service.common.config import ServeConfig
+from service.common.names import ModelKey
+from service.engine.export import export
+from service.server.server import Server
+from service.serving.ticks import Tick
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.messages import Message
 from service.trainer.process import Trainer

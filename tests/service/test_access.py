@@ -10,13 +10,24 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.access import DEFAULT_TENANT, EVERYBODY, OPEN, Access, AccessError, Grant, Quota, Role, parse, token_digest
-from service.credentials import access_file
-from service.documents import MAX_DOCUMENT_BYTES
-from service.errors import Unauthenticated
-from service.metrics import Metrics
-from service.tenants import Tenants
-from service.watched import Watched
+from service.access.credentials import access_file
+from service.access.grants import (
+    DEFAULT_TENANT,
+    EVERYBODY,
+    OPEN,
+    Access,
+    AccessError,
+    Grant,
+    Quota,
+    Role,
+    parse,
+    token_digest,
+)
+from service.access.tenants import Tenants
+from service.access.watched import Watched
+from service.common.documents import MAX_DOCUMENT_BYTES
+from service.common.errors import Unauthenticated
+from service.observe.metrics import Metrics
 from tests.journeys.raw import DEADLINE_S
 from tests.service.test_documents import QUICK_TOML
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.answers import FIRST_SIZE, KEPT_ANSWERS, LONGEST_WALK, NONE, Answer, AnswerLog
+from service.streams.answers import FIRST_SIZE, KEPT_ANSWERS, LONGEST_WALK, NONE, Answer, AnswerLog
 
 CHANNELS, OUTPUTS = 2, 3
 

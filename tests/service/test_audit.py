@@ -11,13 +11,13 @@ import pytest
 import structlog
 
 from freshet.v1 import models_pb2, streams_pb2, training_pb2
-from service import events as ev
-from service.access import Grant, Role, token_digest
-from service.audit import Audit
-from service.edge.auditing import ACTS, NOT_ACTS, named
-from service.events import Event, Events
-from service.limits import AUDIT_REFUSALS
-from service.names import ModelKey
+from service.access.audit import Audit
+from service.access.grants import Grant, Role, token_digest
+from service.common.limits import AUDIT_REFUSALS
+from service.common.names import ModelKey
+from service.edge.guard.auditing import ACTS, NOT_ACTS, named
+from service.observe import events as ev
+from service.observe.events import Event, Events
 
 WHO = Grant("acme", Role.ADMIN, token_digest("s3cret"), "ci")
 

@@ -10,14 +10,14 @@ import pytest
 from typer.testing import CliRunner
 
 from model.spec import ModelSpec, SpecError
-from service.backtest.command import backtest, finish
-from service.backtest.plan import make_plan, model_keys
-from service.backtest.report import Errors, Quantiles, Report
-from service.backtest.scrape import parse
 from service.cli.main import app
-from service.cli.verbs import SPEC_KEYS
+from service.console.verbs import SPEC_KEYS
+from service.programs.backtest.command import backtest, finish
+from service.programs.backtest.plan import make_plan, model_keys
+from service.programs.backtest.report import Errors, Quantiles, Report
+from service.programs.backtest.scrape import parse
 
-TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
+TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 KEYS = {
     "rows", "scored", "horizon", "freshet", "persistence", "rls", "updates", "versions", "vetoes", "staleness",
     "freshness_s", "latency_ms", "wall_s",

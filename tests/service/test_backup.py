@@ -20,14 +20,14 @@ import numpy as np
 import pytest
 
 from service.cli.backup import MIB, _progress
-from service.storage import backup as backups
-from service.storage.archive import ArchiveRefused, Head, Writer
-from service.storage.backup import BackupRefused, backup
+from service.datadir import backup as backups
+from service.datadir.archive import ArchiveRefused, Head, Writer
+from service.datadir.backup import BackupRefused, backup
+from service.datadir.restore import RestoreRefused, restore
+from service.datadir.staging import InUse, staging
+from service.journal.segments import JournalDamaged
 from service.storage.database import DatabaseRefused
-from service.storage.restore import RestoreRefused, restore
-from service.storage.segments import JournalDamaged
-from service.storage.space import NoSpace
-from service.storage.staging import InUse, staging
+from service.storage.disk import NoSpace
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world
 from tests.service.test_journal_retention import NOTHING, SMALL, checkpoint, long_history
@@ -305,7 +305,7 @@ def placed(archive: Path) -> list[tuple[str, int, int]]:
 @pytest.mark.parametrize("is_mutant", [False, True], ids=["compared", "not compared"])
 def test_a_changed_byte_is_found_and_its_file_named(tmp_path, whole, monkeypatch, is_mutant):
     if is_mutant:
-        monkeypatch.setattr("service.storage.archive._Reader._compare", lambda self, manifest, found: None)
+        monkeypatch.setattr("service.datadir.archive._Reader._compare", lambda self, manifest, found: None)
     rng, accepted, named = np.random.default_rng(0), 0, 0
     for name, begin, end in placed(whole):
         for at in [begin, *rng.integers(begin + 512, end, 2).tolist()]:

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from service.batcher import Batcher
+from service.serving.batcher import Batcher
 
 
 class Recorder:

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from service.credentials import Certificates
-from service.limits import MAX_PEM_BYTES
-from service.metrics import Metrics
+from service.access.credentials import Certificates
+from service.common.limits import MAX_PEM_BYTES
+from service.observe.metrics import Metrics
 from tests.client.certificates import Authority
 
 

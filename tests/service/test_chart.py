@@ -9,7 +9,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from service.chart import DARK, LABEL_GAP, LIGHT, Line, line_chart
+from service.programs.offline.chart import DARK, LABEL_GAP, LIGHT, Line, line_chart
 
 SVG = "{http://www.w3.org/2000/svg}"
 

@@ -11,9 +11,10 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from service.cli.panels import OTHERS, PANELS
-from service.config import ConfigError, ServeConfig, fields, is_local, load, split_address
-from service.gate import GateSettings
+from service.common.addresses import is_local, split_address
+from service.common.config import ConfigError, ServeConfig, fields, load
+from service.common.gate import GateSettings
+from service.console.panels import OTHERS, PANELS
 from tests.service.test_documents import QUICK_TOML
 
 

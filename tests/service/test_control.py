@@ -11,12 +11,12 @@ import pytest
 from onnx import ModelProto, TensorProto
 
 from model.spec import ModelSpec
-from service import events as ev
-from service import limits
-from service.engine import Engine
-from service.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavailable
-from service.export import export, pack_weights, read_weights
-from service.records import Kind, ModelCreate, Swap
+from service.common import limits
+from service.common.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavailable
+from service.engine.export import export, pack_weights, read_weights
+from service.engine.loaded import Engine
+from service.journal.records import Kind, ModelCreate, Swap
+from service.observe import events as ev
 from service.storage.versions import Version
 from service.trainer.due import Pending
 from service.trainer.messages import Message

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from model.spec import ModelSpec
-from service import creation
-from service.creation import AT_ONCE
-from service.errors import AlreadyExists, Exhausted
-from service.export import pack_weights
-from service.records import ModelCreate
-from service.sessions import Sessions
+from service.common.errors import AlreadyExists, Exhausted
+from service.engine.export import pack_weights
+from service.journal.records import ModelCreate
+from service.publishing import creation
+from service.publishing.creation import AT_ONCE
+from service.streams.sessions import Sessions
 from tests.service.one_process import World, key, world
 
 SPEC = ModelSpec.from_mapping({"channels": ["x"], "hidden": 4})

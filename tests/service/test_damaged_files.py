@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import events as ev
-from service.records import Rollback
-from service.sessions import Origin
+from service.common.names import Origin
+from service.journal.records import Rollback
+from service.observe import events as ev
 from service.storage.versions import VersionCorrupt
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world

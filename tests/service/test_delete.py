@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service import events as ev
-from service.engine import Engine
-from service.errors import NotFound
-from service.export import pack_weights
-from service.records import Kind
-from service.recovery import MODEL_END
-from service.serving import Fenced, Tick
-from service.storage.journal import JournalDamaged
+from service.common.errors import NotFound
+from service.engine.export import pack_weights
+from service.engine.loaded import Engine
+from service.journal.records import Kind
+from service.journal.writer import JournalDamaged
+from service.observe import events as ev
+from service.server.recovery import MODEL_END
+from service.serving.ticks import Fenced, Tick
 from service.storage.versions import VersionMissing, Versions
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.messages import Message

@@ -3,7 +3,7 @@
 import pytest
 
 from model.spec import ModelSpec
-from service.differences import CHARACTERS, differences
+from service.publishing.differences import CHARACTERS, differences
 
 
 def spec(**keys):

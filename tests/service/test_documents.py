@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import documents
-from service.documents import MAX_DOCUMENT_BYTES, MAX_NESTING, DocumentError
+from service.common import documents
+from service.common.documents import MAX_DOCUMENT_BYTES, MAX_NESTING, DocumentError
 
 DEEP = MAX_NESTING + 1
 HOSTILE_TOML = {

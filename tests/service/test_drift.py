@@ -7,12 +7,12 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from model import drift
-from model.drift import Drift
-from service import events as ev
-from service.export import read_weights
-from service.records import Chunk, Ticks
-from service.sessions import Sessions
+from model.fold import drift
+from model.fold.drift import Drift
+from service.engine.export import read_weights
+from service.journal.records import Chunk, Ticks
+from service.observe import events as ev
+from service.streams.sessions import Sessions
 from service.trainer import hosting
 from tests.model import worlds
 from tests.service.histories import chunks, create, digest, fold, swap

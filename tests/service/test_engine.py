@@ -12,8 +12,9 @@ from onnx import numpy_helper
 
 from model.network import Network
 from model.spec import ModelSpec
-from service.engine import PARITY, BadVersion, Engine, StepSession, parity
-from service.export import Canary, Export, export
+from service.engine.export import Canary, Export, export
+from service.engine.loaded import Engine
+from service.engine.session import PARITY, BadVersion, StepSession, parity
 
 
 def made(seed: int = 1, **spec: Any) -> Export:

@@ -10,14 +10,14 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from model.learner import Learner
-from service.backtest import core
-from service.backtest.command import backtest
-from service.backtest.plan import make_plan
+from model.fold.learner import Learner
 from service.cli.main import app
-from service.offline.plan import make_offline_plan
-from service.offline.run import train
-from service.tables.options import Options
+from service.programs.backtest import core
+from service.programs.backtest.command import backtest
+from service.programs.backtest.plan import make_plan
+from service.programs.offline.plan import make_offline_plan
+from service.programs.offline.run import train
+from service.programs.tables.options import Options
 
 SMALL = {"hidden": 8, "learning_rate": 3e-3}
 

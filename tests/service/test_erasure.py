@@ -10,10 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.answers import AnswerLog
-from service.erasure import EVERY_MODEL, OWED, _read, _write
+from service.journal.log import SegmentLog
+from service.serving.erasure import EVERY_MODEL, OWED, _read, _write
 from service.storage.database import Database, DatabaseBusy, read_only
-from service.storage.log import SegmentLog
+from service.streams.answers import AnswerLog
 
 SECRET = b"jane doe's own value " * 40
 

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from service.events import CREATED, DELETED, PUBLISHED, QUEUE, REMEMBERED, Event, Events
-from service.names import ModelKey
+from service.common.names import ModelKey
+from service.observe.events import CREATED, DELETED, PUBLISHED, QUEUE, REMEMBERED, Event, Events
 from tests.service.one_process import key
 
 

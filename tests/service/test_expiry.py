@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from service.expiry import expiry
+from service.access.expiry import expiry
 from tests.client.certificates import Authority
 
 

@@ -13,8 +13,9 @@ from safetensors import numpy as safetensors
 from model.network import Network
 from model.scalers import SCALERS
 from model.spec import ModelSpec
-from service.engine import PARITY, BadVersion, Engine
-from service.export import Canary, export, read_weights
+from service.engine.export import Canary, export, read_weights
+from service.engine.loaded import Engine
+from service.engine.session import PARITY, BadVersion
 
 SPEC = ModelSpec(channels=("a", "b"), targets=("b",), horizon=2, interval=60.0, hidden=4, layers=2, head_init=0.3)
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.exposition import NOTHING, Between, Scrape, quantile
-from service.metrics import FRESHNESS_S, Metrics
+from service.console.exposition import NOTHING, Between, Scrape, quantile
+from service.observe.metrics import FRESHNESS_S, Metrics
 
 KEY = ("acme", "flow")
 

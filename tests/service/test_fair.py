@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.trainer.fair import FIRST_S, Fair, Pace
+from service.learning.fair import FIRST_S, Fair, Pace
 
 
 def anyone(tenant: str) -> bool:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from typing import Any
 
-from service.storage.log import SegmentLog
+from service.journal.log import SegmentLog
 from service.trainer.messages import Decoder, Message
 from tests.service.one_process import world
 

@@ -10,11 +10,11 @@ from contextlib import closing
 
 import pytest
 
-from service.config import ServeConfig
-from service.server import Server
+from service.common.config import ServeConfig
+from service.datadir.formats import FORMATS, check_formats
+from service.journal.segments import HEADER, JournalFormat
+from service.server.server import Server
 from service.storage.database import DatabaseCorrupt, DatabaseRefused
-from service.storage.formats import FORMATS, check_formats
-from service.storage.segments import HEADER, JournalFormat
 from tests.service.one_process import world
 
 
@@ -54,7 +54,7 @@ async def test_each_database_of_another_format_is_named_with_both_formats_and_th
 
 async def test_without_the_check_a_server_would_start_beside_a_newer_trainers_file(data, monkeypatch):
     set_format(data / "trainer.db", FORMATS["trainer.db"] + 1)
-    monkeypatch.setattr("service.server.check_formats", lambda data: None)
+    monkeypatch.setattr("service.server.server.check_formats", lambda data: None)
     server = start(data)
     await server._stop([])
 

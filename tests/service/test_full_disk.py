@@ -7,7 +7,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from service.errors import Exhausted, Reason, Refusal
+from service.common.errors import Exhausted, Reason, Refusal
 from tests.service.one_process import world
 from tests.service.test_serving import next_tick
 from tests.service.test_space import Disk

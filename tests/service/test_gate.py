@@ -7,7 +7,7 @@ import math
 import numpy as np
 import pytest
 
-from service.gate import BETS, Gate, GateSettings
+from service.common.gate import BETS, Gate, GateSettings
 
 PROMPT = GateSettings(worse_evidence=1e4, anchor_labels=40, anchor_scores=1, score_every=1, cool_down_labels=30)
 

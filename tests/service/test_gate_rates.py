@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from service.gate import Gate, GateSettings
+from service.common.gate import Gate, GateSettings
 
 VETOED, ANCHORED, NEITHER = "vetoed", "anchored", "neither"
 DEFAULTS = GateSettings()

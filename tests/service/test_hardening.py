@@ -8,9 +8,13 @@ from pathlib import Path
 import pytest
 
 from model import spec
-from service import answers, documents, events, limits, replaying, sequence, skips
-from service.config import ServeConfig
-from service.trainer import quarantine, queues
+from service.common import documents, limits
+from service.common.config import ServeConfig
+from service.journal import skips
+from service.learning import queues, replaying
+from service.observe import events
+from service.streams import answers, sequence
+from service.trainer import quarantine
 
 ROOT = Path(__file__).parents[2]
 MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, skips)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from service import heap
+from service.server import process as heap
 
 
 def test_what_is_kept_is_not_searched_and_what_comes_later_is():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, generate_latest
 
-from service.histograms import Histogram
+from service.observe.histograms import Histogram
 
 BOUNDS = (0.1, 1, 2.5, 1e3)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model import shares
-from model.optimizers import OPTIMIZERS
+from model.fold import shares
 from model.spec import ModelSpec
-from service.gate import Gate
-from service.records import Promote, Rollback, Ticks
+from model.update.optimizers import OPTIMIZERS
+from service.common.gate import Gate
+from service.journal.records import Promote, Rollback, Ticks
 from service.storage.database import DatabaseRefused
 from service.trainer import checkpoint, hosting
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints

@@ -6,16 +6,17 @@ import numpy as np
 import pytest
 
 from freshet.v1 import streams_pb2
-from model.learner import Learner
+from model.fold.learner import Learner
+from model.fold.windows import problem
 from model.network import Network
 from model.spec import ModelSpec
-from model.windows import problem
-from service import wire
-from service.errors import Invalid, Reason
-from service.labels import RawWindow, Refusal, Shape, check_window
-from service.records import StatePut, StreamOpened, Window
-from service.sessions import Origin, Sessions
+from service.common.errors import Invalid, Reason
+from service.common.names import Origin
+from service.edge import wire
+from service.journal.records import StatePut, StreamOpened, Window
+from service.learning.labels import RawWindow, Refusal, Shape, check_window
 from service.storage.states import StreamRow
+from service.streams.sessions import Sessions
 
 SPEC = ModelSpec(channels=("a",), hidden=2)
 BAD = {"variance": (2, -1e30), "count": (0, -1.0), "mean": (1, 3e38), "unit": (10, 50.0), "not a number": (1, np.nan)}

@@ -7,11 +7,11 @@ import random
 import numpy as np
 import pytest
 
-from service.records import decode_chunk
-from service.trainer.fair import Fair
+from service.journal.records import decode_chunk
+from service.learning.fair import Fair
+from service.learning.queues import CheckpointLost, Queues
 from service.trainer.hosting import HostedModel, OutOfOrder
 from service.trainer.messages import Message
-from service.trainer.queues import CheckpointLost, Queues
 from tests.service.histories import digest
 from tests.service.one_process import World, world
 
@@ -42,7 +42,7 @@ def folded(live: World) -> dict[int, str]:
 
 
 def weights(live: World, model: int, version: int) -> np.ndarray:
-    from service.export import read_weights
+    from service.engine.export import read_weights
 
     return read_weights(live.serving.models[model].network, live.serving.versions.blobs(model, version).weights)
 

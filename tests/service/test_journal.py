@@ -15,10 +15,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.records import Chunk, Label, Paused, RecordError, Reset, StreamOpened, Ticks, encode_chunk
-from service.storage.journal import Journal, JournalDamaged, JournalFailed, JournalLocked
-from service.storage.log import SegmentLog
-from service.storage.segments import HEADER, Segment
+from service.journal.log import SegmentLog
+from service.journal.records import Chunk, Label, Paused, RecordError, Reset, StreamOpened, Ticks, encode_chunk
+from service.journal.segments import HEADER, Segment
+from service.journal.writer import Journal, JournalDamaged, JournalFailed, JournalLocked
 
 NAN = float("nan")
 
@@ -456,7 +456,7 @@ def test_a_segment_that_was_being_made_is_forgotten(tmp_path):
 
 def test_a_second_process_is_refused_and_told_the_first_ones_pid(tmp_path):
     script = (
-        "import sys; from service.storage.journal import Journal; journal = Journal.open(sys.argv[1]);"
+        "import sys; from service.journal.writer import Journal; journal = Journal.open(sys.argv[1]);"
         "print('open', flush=True); sys.stdin.read()"
     )
     other = subprocess.Popen(

@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import events as ev
-from service.export import read_weights
-from service.retention import ClosedSegment, droppable
-from service.storage import journal as journals
-from service.storage.journal import JournalDamaged
+from service.engine.export import read_weights
+from service.journal import writer as journals
+from service.journal.retention import ClosedSegment, droppable
+from service.journal.writer import JournalDamaged
+from service.observe import events as ev
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world
 from tests.service.test_recovery import copy_of, recovered, seen, some_history

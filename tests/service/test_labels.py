@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from model.bounds import Bound, Bounds
 from model.network import Network
 from model.spec import ModelSpec
-from service.errors import Exhausted, Invalid, Reason, Refusal
-from service.labels import CheckedWindow, RawWindow, Shape, Unacknowledged, check_label, check_window
-from service.limits import MAX_SOURCES, window_steps
-from service.sources import REPLAY, Sources, check_source
+from service.common.errors import Exhausted, Invalid, Reason, Refusal
+from service.common.limits import MAX_SOURCES, window_steps
+from service.journal.sources import REPLAY, Sources, check_source
+from service.learning.labels import CheckedWindow, RawWindow, Shape, Unacknowledged, check_label, check_window
 
 BOUNDS = Bounds([Bound("a unit", 5, -1e6, 1e6)])
 REGRESS = Shape("regress", True, "refuse", 3, 2, state=5, steps=100, label_horizon=10, problem=BOUNDS.outside)

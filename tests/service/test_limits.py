@@ -8,14 +8,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.keeping import CONTEXT_BUDGET_BYTES
-from model.learner import Learner
+from model.fold.keeping import CONTEXT_BUDGET_BYTES
+from model.fold.learner import Learner
 from model.network import Network
-from model.rounds import GROUP_ROWS
 from model.spec import ModelSpec
-from service import limits
-from service.errors import Invalid
-from service.limits import MAX_THINNING, RESERVED_DESCRIPTORS, check_size, connections, learn_every
+from model.update.rounds import GROUP_ROWS
+from service.common import limits
+from service.common.errors import Invalid
+from service.common.limits import MAX_THINNING, RESERVED_DESCRIPTORS, check_size, connections, learn_every
 
 
 def test_a_comfortable_backlog_is_learned_whole():

@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from service import engine
-from service.records import Rollback
-from service.sessions import Sessions
+from service.engine import loaded as engine
+from service.journal.records import Rollback
 from service.storage.versions import VersionCorrupt
+from service.streams.sessions import Sessions
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
-from model.learner import Learner, Update
-from model.rounds import GROUP_ROWS
+from model.fold.learner import Learner, Update
 from model.spec import ModelSpec
+from model.update.rounds import GROUP_ROWS
 from service import __version__
-from service.gate import Gate, GateSettings
-from service.metrics import Metrics
+from service.common.gate import Gate, GateSettings
+from service.observe.metrics import Metrics
 from service.trainer.hosting import HostedModel
 from service.trainer.messages import Message
 from service.trainer.process import progress

@@ -7,9 +7,9 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
-from model import learner as learning
-from service import events as ev
-from service.sessions import Sessions
+from model.fold import learner as learning
+from service.observe import events as ev
+from service.streams.sessions import Sessions
 from service.trainer import process
 from tests.service.one_process import World, world
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.backtest.command import backtest
-from service.backtest.plan import Plan, make_plan
-from service.offline.plan import make_offline_plan
-from service.offline.run import train
-from service.tables.options import Options
+from service.programs.backtest.command import backtest
+from service.programs.backtest.plan import Plan, make_plan
+from service.programs.offline.plan import make_offline_plan
+from service.programs.offline.run import train
+from service.programs.tables.options import Options
 
 ROWS = 300
 STEPS = np.random.default_rng(3).integers(0, 4, ROWS).cumsum()

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from model.network import Network
-from service.records import Chunk, Label, Paused, Record, Reset, Resumed, StatePut, Ticks, Window, entries
-from service.sources import REPLAY
+from service.journal.records import Chunk, Label, Paused, Record, Reset, Resumed, StatePut, Ticks, Window, entries
+from service.journal.sources import REPLAY
 from service.trainer import quarantine
 from service.trainer.checkpoint import PAGE_BYTES, CheckpointCorrupt, Checkpoints
 from service.trainer.hosting import HostedModel

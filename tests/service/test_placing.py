@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from service.names import ModelKey
+from service.common.names import ModelKey
 from service.trainer import placing
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel

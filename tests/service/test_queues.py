@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.records import Chunk, ModelDelete, Ticks, encode_chunk
-from service.trainer import queues
-from service.trainer.queues import CheckpointLost, Queues
+from service.journal.records import Chunk, ModelDelete, Ticks, encode_chunk
+from service.learning import queues
+from service.learning.queues import CheckpointLost, Queues
 
 Frames = list[tuple[int, bytes]]
 

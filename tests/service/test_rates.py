@@ -11,13 +11,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.spec import ModelSpec
-from service.access import Access, Quota
-from service.answers import Answer
-from service.errors import Reason, Refusal
-from service.names import ModelKey
-from service.rates import BURST_S, Rate
-from service.serving import Serving
-from service.sessions import Session, Sessions
+from service.access.grants import Access, Quota
+from service.access.rates import BURST_S, Rate
+from service.common.errors import Reason, Refusal
+from service.common.names import ModelKey
+from service.serving.ticks import Serving
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
 
@@ -147,14 +147,14 @@ async def test_wall_clock_jumps_change_no_rate_and_no_idle_time(tmp_path, jump):
         before = service.serving.wall()
 
         service.serving.wall = lambda: before + jump
-        await service.snapshot()
+        await service.storage.snapshot()
 
         assert isinstance((await taken(service, model, session))[0], Refusal)
         assert "idle" in model.table.by_id
         clock.now += 0.5
         assert isinstance((await taken(service, model, session))[0], Answer)
         clock.now += 100.0
-        await service.snapshot()
+        await service.storage.snapshot()
         assert "idle" not in model.table.by_id
 
 

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from service.records import (
+from service.journal.records import (
     Chunk,
     Kind,
     Label,

@@ -12,14 +12,14 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from service import answers
-from service.answers import AnswerLog
-from service.records import Swap
-from service.sessions import Sessions
-from service.snapshot import Part
-from service.storage.journal import JournalDamaged
-from service.storage.log import SegmentLog
+from service.journal.log import SegmentLog
+from service.journal.records import Swap
+from service.journal.writer import JournalDamaged
+from service.storage.snapshot import Part
 from service.storage.states import States
+from service.streams import answers
+from service.streams.answers import AnswerLog
+from service.streams.sessions import Sessions
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 

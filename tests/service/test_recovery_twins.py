@@ -11,8 +11,8 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from service.records import Paused, Promote, Reset, StatePut, Swap
-from service.sessions import Session, Sessions
+from service.journal.records import Paused, Promote, Reset, StatePut, Swap
+from service.streams.sessions import Session, Sessions
 from tests.service.one_process import World, world
 from tests.service.test_recovery import copy_of, recovered, seen
 

@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 
 import freshet
 from service.cli.main import app
-from service.errors import Invalid
-from service.remote import REMEDIES, Remote
+from service.common.errors import Invalid
+from service.console.remote import REMEDIES, Remote
 from tests.client.certificates import Authority
 
 

@@ -8,10 +8,10 @@ import prometheus_client
 import pytest
 from prometheus_client import Gauge, ProcessCollector, generate_latest
 
-from service import rendering
-from service.metrics import Metrics
-from service.names import ModelKey
-from service.rendering import Registry
+from service.common.names import ModelKey
+from service.observe import rendering
+from service.observe.metrics import Metrics
+from service.observe.rendering import Registry
 
 prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # as the server does
 

@@ -12,12 +12,12 @@ import pytest
 from typer.testing import CliRunner
 
 from service.cli.main import app
-from service.records import decode_chunk
-from service.storage import repair as repairing
-from service.storage.journal import Journal
-from service.storage.log import SegmentLog
-from service.storage.repair import check, repair
-from service.storage.segments import HEADER, JournalDamaged
+from service.datadir import repair as repairing
+from service.datadir.repair import check, repair
+from service.journal.log import SegmentLog
+from service.journal.records import decode_chunk
+from service.journal.segments import HEADER, JournalDamaged
+from service.journal.writer import Journal
 from tests.service.one_process import key, world
 from tests.service.test_journal import make, replayed
 from tests.service.test_recovery import copy_of

@@ -7,11 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.errors import Invalid
-from service.labels import RawWindow
-from service.records import Chunk, Label, Record, Reset, StatePut, StreamOpened, Ticks, Window, entries
-from service.replaying import MAX_REPLAYED, Replayer, find, gone
-from service.sources import REPLAY
+from service.common.errors import Invalid
+from service.journal.records import Chunk, Label, Record, Reset, StatePut, StreamOpened, Ticks, Window, entries
+from service.journal.sources import REPLAY
+from service.learning.labels import RawWindow
+from service.learning.replaying import MAX_REPLAYED, Replayer, find, gone
 from service.trainer.quarantine import NO_STREAM, Item
 from tests.service.one_process import key, world
 

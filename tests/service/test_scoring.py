@@ -4,9 +4,9 @@ import math
 import numpy as np
 import pytest
 
-from service.backtest.scoring import ForecastFile, Scorer
-from service.backtest.series import read_series
-from service.errors import Invalid
+from service.common.errors import Invalid
+from service.programs.backtest.scoring import ForecastFile, Scorer
+from service.programs.backtest.series import read_series
 
 
 def series(rows=40, channels=3, seed=0):

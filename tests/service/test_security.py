@@ -9,9 +9,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from freshet.v1 import access_pb2, models_pb2, streams_pb2, training_pb2
-from service.access import OPEN, Access, Role, parse, token_digest
-from service.edge.security import Security, caller, required
-from service.metrics import Metrics
+from service.access.grants import OPEN, Access, Role, parse, token_digest
+from service.edge.guard.security import Security, caller, required
+from service.observe.metrics import Metrics
 from tests.journeys.credentials import status
 
 FILE = f'[[token]]\nsha256 = "{token_digest("root")}"\ntenant = "a"\nrole = "admin"\n'

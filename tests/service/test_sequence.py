@@ -12,10 +12,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet.engine import MAX_IN_FLIGHT
-from service.answers import KEPT_ANSWERS, Answer
-from service.config import ServeConfig
-from service.errors import Reason, Refusal
-from service.sequence import MAX_MAGNITUDE, check_values, latest_time, payload_digest, place, sound_ticks
+from service.common.config import ServeConfig
+from service.common.errors import Reason, Refusal
+from service.common.limits import MAX_MAGNITUDE
+from service.streams.answers import KEPT_ANSWERS, Answer
+from service.streams.sequence import check_values, latest_time, payload_digest, place, sound_ticks
 
 X, TIME = np.array([7.0], np.float32), 5.0
 OTHER = np.array([8.0], np.float32)

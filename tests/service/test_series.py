@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from service.backtest.series import SeriesError, read_series
+from service.programs.backtest.series import SeriesError, read_series
 
 
 @pytest.fixture
@@ -142,7 +142,7 @@ def test_a_file_that_is_not_text_is_refused(write):
 
 
 def test_the_shipped_series_is_read_whole(pytestconfig):
-    series = read_series(pytestconfig.rootpath / "service/data/nyc_taxi.csv")
+    series = read_series(pytestconfig.rootpath / "service/cli/data/nyc_taxi.csv")
     assert series.x.shape == (10320, 1)
     assert series.interval == 1800
 

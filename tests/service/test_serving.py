@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import numpy as np
 
-from service.answers import Answer
-from service.errors import Reason, Refusal
-from service.serving import Fenced, Tick
-from service.sessions import Session, Sessions
+from service.common.errors import Reason, Refusal
+from service.serving.ticks import Fenced, Tick
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
 from tests.service.one_process import world
 
 

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.spec import ModelSpec
-from service.records import Label, Ticks, Window
-from service.skips import DEATHS, Deaths, Skips
+from service.journal.records import Label, Ticks, Window
+from service.journal.skips import DEATHS, Deaths, Skips
 from service.trainer.hosting import HostedModel
 from tests.service.histories import GATE, MODEL, chunks, create, digest, swap, weights_of
 from tests.service.test_hosting import through_a_file

@@ -11,12 +11,12 @@ import sqlite3
 import numpy as np
 import pytest
 
-from service.storage import journal as journals
-from service.storage import log as logs
+from service.journal import log as logs
+from service.journal import writer as journals
+from service.journal.log import SegmentLog
+from service.journal.writer import Journal, JournalFailed
 from service.storage.database import Database
-from service.storage.journal import Journal, JournalFailed
-from service.storage.log import SegmentLog
-from service.storage.space import LONGEST_S, NoSpace, again_s, needing_space
+from service.storage.disk import LONGEST_S, NoSpace, again_s, needing_space
 from service.trainer.checkpoint import Checkpoints
 from tests.service import histories
 

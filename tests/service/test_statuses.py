@@ -10,10 +10,10 @@ import pytest
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 
-from service.edge.interceptor import GrpcMetrics
-from service.edge.statuses import statuses
-from service.storage.journal import JournalFailed
-from service.storage.space import NoSpace
+from service.edge.guard.interceptor import GrpcMetrics
+from service.edge.guard.statuses import statuses
+from service.journal.writer import JournalFailed
+from service.storage.disk import NoSpace
 from service.storage.versions import VersionCorrupt, VersionMissing
 from tests.journeys.raw import DEADLINE_S
 

@@ -14,14 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service import limits
-from service.answers import Answer
-from service.engine import StepSession
-from service.errors import NotFound, Reason, Refusal, Unavailable
-from service.records import ModelDelete, Reset, StatePut, StreamOpened, Ticks
-from service.serving import Fenced, Tick, Wave
-from service.sessions import Session, Sessions
-from service.steps import Piece, Steps, Turns
+from service.common import limits
+from service.common.errors import NotFound, Reason, Refusal, Unavailable
+from service.engine.session import StepSession
+from service.journal.records import ModelDelete, Reset, StatePut, StreamOpened, Ticks
+from service.serving.steps import Piece, Steps, Turns
+from service.serving.ticks import Fenced, Tick, Wave
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -326,7 +326,7 @@ async def test_a_stream_that_left_memory_during_the_step_has_not_ticked_and_may_
         model.judge(service.server.journal.offset(model.number))
         stepping = asyncio.create_task(packed(service, model, [a, b], 3.0))
         await held.under_way()
-        await service.snapshot()
+        await service.storage.snapshot()
         assert not len(model.table)
         await service.serving.residency.bring(model, ["c", "b"])  # in other rows than before
         held.let_go()

@@ -9,7 +9,7 @@ import grpc
 import pytest
 from prometheus_client import CollectorRegistry, Counter
 
-from service.edge.strangers import AT_ONCE, GRACE, Peer, Strangers
+from service.edge.guard.strangers import AT_ONCE, GRACE, Peer, Strangers
 
 Pair = tuple[socket.socket, socket.socket, int]  # the peer, our side, and our port
 

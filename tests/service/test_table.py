@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from service import table
-from service.table import FIRST_ROWS, MappedRows, StreamTable
+from service.streams import table
+from service.streams.table import FIRST_ROWS, MappedRows, StreamTable
 
 WIDTH = 300
 

@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.backtest.series import every_series
-from service.tables.errors import TableError
-from service.tables.layout import lay_out
-from service.tables.names import chosen, listed
-from service.tables.options import Options
-from service.tables.reading import read
-from service.tables.text import decode
+from service.programs.backtest.series import every_series
+from service.programs.tables.layout import lay_out
+from service.programs.tables.names import chosen, listed
+from service.programs.tables.options import Options
+from service.programs.tables.reading import read
+from service.programs.tables.text import decode
+from service.programs.tables.times.errors import TableError
 
 
 @pytest.fixture

@@ -13,13 +13,13 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.backtest.series import Series, every_series
-from service.tables.errors import TableError
-from service.tables.layout import lay_out
-from service.tables.options import Options
-from service.tables.reading import read
-from service.tables.recording import Recording
-from service.tables.table import Table
+from service.programs.backtest.series import Series, every_series
+from service.programs.tables.layout import lay_out
+from service.programs.tables.options import Options
+from service.programs.tables.reading import read
+from service.programs.tables.recording import Recording
+from service.programs.tables.table import Table
+from service.programs.tables.times.errors import TableError
 
 EXCEL = datetime(1899, 12, 30, tzinfo=UTC)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from service.access import Quota, Role, parse
+from service.access.grants import Quota, Role, parse
 from service.cli.token import UNITS, limits
 
 

@@ -13,14 +13,14 @@ from freshet import Model, ModelReport
 from freshet.v1 import models_pb2
 from freshet.v1.models_pb2 import ModelEvent
 from freshet.v1.types_pb2 import ModelSpec
-from service.exposition import Scrape
-from service.gate import COOLING_DOWN
-from service.metrics import Metrics
-from service.names import ModelKey
-from service.top.lines import header, mapping, plain
-from service.top.screen import COLUMNS, ago, count, duration, screen, spark
-from service.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
-from service.wire import report_message
+from service.common.gate import COOLING_DOWN
+from service.common.names import ModelKey
+from service.console.exposition import Scrape
+from service.edge.wire import report_message
+from service.observe.metrics import Metrics
+from service.programs.top.lines import header, mapping, plain
+from service.programs.top.screen import COLUMNS, ago, count, duration, screen, spark
+from service.programs.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
 
 NAMES = ("pumps", "taxi-demand", "a-model-with-a-rather-long-name")
 FACTS = [

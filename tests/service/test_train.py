@@ -20,16 +20,16 @@ import pytest
 from typer.testing import CliRunner
 
 from model.network import Network
-from model.offline import score
-from model.recorded import prepare, settle
+from model.offline.recorded import prepare, settle
+from model.offline.training import score
 from model.spec import ModelSpec
-from service.backtest.plan import make_plan
-from service.cli.files import load_weights, spec_toml
 from service.cli.main import app
-from service.export import read_weights
+from service.console.files import load_weights, spec_toml
+from service.engine.export import read_weights
+from service.programs.backtest.plan import make_plan
 from tests.service.test_backtest import waves, write
 
-TAXI = Path(str(resources.files("service") / "data" / "nyc_taxi.csv"))
+TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 FILES = {"model.toml", "weights.safetensors", "model.onnx", "history.json", "loss.svg"}
 DEADLINE_S = 60
 
@@ -189,7 +189,7 @@ def test_an_interrupt_before_the_first_epoch_leaves_nothing_behind(tmp_path, fil
     def interrupted(*_):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("service.offline.run.prepare", interrupted)
+    monkeypatch.setattr("service.programs.offline.run.prepare", interrupted)
     result = run("train", file, "--out", tmp_path / "m")
     assert result.exit_code == 130
     assert not (tmp_path / "m").exists()

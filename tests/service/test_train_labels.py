@@ -12,7 +12,7 @@ import pytest
 
 from model.network import Network
 from model.spec import ModelSpec
-from service.export import read_weights
+from service.engine.export import read_weights
 from tests.service.test_train import run
 
 ROWS = 1200

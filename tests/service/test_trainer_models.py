@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.storage.space import NoSpace
+from service.storage.disk import NoSpace
 from service.trainer import models as resident
 from service.trainer import process
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside

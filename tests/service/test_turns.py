@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.answers import Answer
-from service.serving import Fenced, Serving, Tick
-from service.sessions import Session, Sessions
+from service.serving.ticks import Fenced, Serving, Tick
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
 from tests.service.one_process import NEVER_S, world
 
 

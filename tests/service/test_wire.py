@@ -11,8 +11,8 @@ import pytest
 
 from freshet.v1 import streams_pb2, training_pb2, types_pb2
 from model.spec import MAX_CHANNELS
-from service import wire
-from service.errors import Invalid
+from service.common.errors import Invalid
+from service.edge import wire
 
 MANY = 250_000  # as many float32 as a message of 1 MiB holds
 VALUES = np.ones(MANY, np.float32)

@@ -9,8 +9,8 @@ from typing import NoReturn
 import grpc
 import pytest
 
+from service.common.limits import is_overdue
 from service.edge.writing import Writers, Writing
-from service.limits import is_overdue
 
 WRITE_S = 10.0
 

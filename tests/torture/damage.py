@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 
-from service.records import Chunk, Ticks, encode_chunk
-from service.storage.log import SegmentLog
-from service.storage.segments import FRAME, HEADER, JournalDamaged
+from service.journal.log import SegmentLog
+from service.journal.records import Chunk, Ticks, encode_chunk
+from service.journal.segments import FRAME, HEADER, JournalDamaged
 from tests.torture.report import Part
 
 NEAR = 16  # bytes on either side of a record's boundary

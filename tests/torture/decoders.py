@@ -17,15 +17,25 @@ from google.protobuf.message import DecodeError, Message
 
 from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
 from model.spec import ModelSpec
-from service import wire
-from service.errors import Invalid, Refusal
-from service.labels import Shape, check_label, check_window
-from service.records import Chunk, Label, ModelCreate, RecordError, StatePut, Swap, Ticks, decode_chunk, encode_chunk
-from service.records import Window as WindowRecord
-from service.sequence import check_values
-from service.sessions import Sessions
-from service.storage.examine import examine
-from service.storage.segments import COMMIT_FIRST, FORMAT_VERSION, FRAME, HEADER, MAGIC, JournalFormat
+from service.common.errors import Invalid, Refusal
+from service.edge import wire
+from service.journal.examine import examine
+from service.journal.records import (
+    Chunk,
+    Label,
+    ModelCreate,
+    RecordError,
+    StatePut,
+    Swap,
+    Ticks,
+    decode_chunk,
+    encode_chunk,
+)
+from service.journal.records import Window as WindowRecord
+from service.journal.segments import COMMIT_FIRST, FORMAT_VERSION, FRAME, HEADER, MAGIC, JournalFormat
+from service.learning.labels import Shape, check_label, check_window
+from service.streams.sequence import check_values
+from service.streams.sessions import Sessions
 
 SPEC = ModelSpec.from_mapping({"channels": ["a", "b"], "task": "regress", "targets": ["q"], "hidden": 2})
 

@@ -27,7 +27,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys.scraped import scrape
 from tests.torture.decoders import SPEC, Decoder, decoders
 from tests.torture.mutate import Mutator

@@ -77,8 +77,11 @@ def die() -> NoReturn:
 
 def serving(seams: Seams) -> None:
     """The seams of the serving process."""
-    from service import publisher, records, recovery
-    from service.storage import journal, log, states, versions
+    from service.journal import log, records
+    from service.journal import writer as journal
+    from service.publishing import publisher
+    from service.server import recovery
+    from service.storage import states, versions
 
     seams.around(log.SegmentLog, "write", "journal.before_write", "journal.after_write")
     seams.around(os, "fdatasync", "journal.before_sync", "journal.after_sync")
@@ -122,7 +125,7 @@ def serving(seams: Seams) -> None:
 
 def training(seams: Seams) -> None:
     """The seams of the trainer process."""
-    from service import export
+    from service.engine import export
     from service.trainer import checkpoint, hosting, messages, quarantine
 
     seams.around(hosting.HostedModel, "apply", "learn.before", "learn.after")

@@ -13,7 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import freshet
-from service.backtest.child import ServerChild, ServerFailed
+from service.console.failures import ServerFailed
+from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import kill_trainer, trainer_of
 from tests.oracles import replay

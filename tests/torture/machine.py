@@ -17,11 +17,12 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, precondition, rule, run_state_machine_as_test
 
-from service.answers import Answer
-from service.errors import Refusal
-from service.labels import RawWindow
-from service.serving import Tick
-from service.sessions import Origin, Session, Sessions
+from service.common.errors import Refusal
+from service.common.names import Origin
+from service.learning.labels import RawWindow
+from service.serving.ticks import Tick
+from service.streams.answers import Answer
+from service.streams.sessions import Session, Sessions
 from tests.oracles import replay
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world

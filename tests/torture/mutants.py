@@ -16,15 +16,16 @@ from unittest import mock
 
 import numpy as np
 
-from service.gate import Gate, GateSettings
-from service.records import Paused, Ticks, Window, encode_chunk
-from service.serving import Fenced, Serving, Tick
-from service.sessions import Sessions
-from service.skips import Skips
-from service.sources import Sources
-from service.storage import segments, versions
-from service.storage.journal import Journal, JournalDamaged
-from service.storage.log import SegmentLog
+from service.common.gate import Gate, GateSettings
+from service.journal import segments
+from service.journal.log import SegmentLog
+from service.journal.records import Paused, Ticks, Window, encode_chunk
+from service.journal.skips import Skips
+from service.journal.sources import Sources
+from service.journal.writer import Journal, JournalDamaged
+from service.serving.ticks import Fenced, Serving, Tick
+from service.storage import versions
+from service.streams.sessions import Sessions
 from service.trainer.hosting import HostedModel
 from tests.oracles import replay
 from tests.service import histories

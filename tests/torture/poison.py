@@ -14,8 +14,8 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from model import contexts, learner
-from model.learner import Learner
+from model.fold import contexts, learner
+from model.fold.learner import Learner
 from model.spec import ModelSpec
 from tests.torture.report import Part
 

@@ -18,7 +18,7 @@ from pathlib import Path
 
 import freshet
 from freshet.v1 import streams_pb2
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
 from tests.oracles import replay

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import freshet
-from service.backtest.child import ServerChild
+from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, trainer_of, walk
 from tests.torture.load import REGRESS

@@ -15,8 +15,8 @@ import numpy as np
 import freshet
 from model.network import Network
 from model.spec import ModelSpec
-from service.export import pack_weights
-from service.records import Promote
+from service.engine.export import pack_weights
+from service.journal.records import Promote
 from tests.journeys import crash
 from tests.journeys.crash import Array, walk
 from tests.oracles import replay

@@ -6,7 +6,7 @@ import zlib
 
 import pytest
 
-from service.storage import examine
+from service.journal import examine
 from tests.torture import damage
 
 

@@ -7,7 +7,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from service import wire
+from service.edge import wire
 from tests.journeys.crash import mutate
 from tests.torture import hostile
 from tests.torture.decoders import Decoder
@@ -71,7 +71,7 @@ async def test_a_server_that_trips_over_a_message_would_be_noticed(tmp_path, mon
 TRIPS = """
 import sys
 if "service.cli" in sys.orig_argv:
-    from service import wire
+    from service.edge import wire
     def columns(message, channels):
         return 1 / 0
     wire.columns = columns

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis.stateful import run_state_machine_as_test
 
-from service.storage.journal import Journal
+from service.journal.writer import Journal
 from tests.torture.machine import Machine, how
 from tests.torture.report import Part
 

@@ -6,7 +6,7 @@ from tests.torture import swaps
 from tests.torture.failpoints import injected
 
 ANSWERS_BY_ANOTHER = """
-from service.engine import Engine
+from service.engine.loaded import Engine
 replace = Engine.replace
 
 def late(self, model, version, session):

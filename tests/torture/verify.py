@@ -8,8 +8,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from model.learner import Counts
-from service.records import Chunk, Label, StreamOpened, Ticks, Window, entries
+from model.fold.learner import Counts
+from service.journal.records import Chunk, Label, StreamOpened, Ticks, Window, entries
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel
 from tests.journeys.crash import GATE

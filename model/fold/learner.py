@@ -1,0 +1,396 @@
+"""The learner: a fold over a model's records (R4, R7, R8, R13). Backtest, trainer and replay call the same methods.
+
+It reads no clock, queue or metric: the same records give the same weights, bit for bit on one machine kind.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
+from model.fold.drift import Drift
+from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
+from model.fold.keeping import make_contexts
+from model.fold.shares import Shares
+from model.fold.windows import NO_LABEL, Unrolled, Window, groups, problem, unroll
+from model.network import Network, Tape, Tapes
+from model.parameters import Array
+from model.spec import ModelSpec
+from model.update.bptt import Batch, gradient, pad_rows, padded, predict
+from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
+from model.update.optimizers import OPTIMIZERS, OptimizerState, update_parts
+from model.update.rounds import GROUP_ROWS, one_in, padded_rows, rounds
+from model.update.schedules import SCHEDULES
+
+REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
+
+
+@dataclass(slots=True)
+class Update:
+    """What became of one group's labels. Losses are before the update: prequential."""
+
+    labels: int  # label vectors learned, one per row and due tick
+    loss: float = math.nan  # scaled, summed over a row's outputs, mean over rows
+    persistence: float = math.nan  # the loss of p = 0 on the same labels: what an answer without a network loses
+    score: float = math.nan  # clipped, scaled loss in 0..1, mean over rows
+    anchor_score: float = math.nan  # the anchor's on the same windows; NaN where it was not scored
+    norm: float = math.nan  # gradient norm before the clip
+    refused: str = ""  # why the weights were left as they were
+    refused_ticks: tuple[int, ...] = ()  # places, in the call of `ticks`, of those whose values were its labels
+    report: GradientReport | None = None
+    drift: dict[str, float] = field(default_factory=dict)  # the numbers of one that was found with these labels
+
+
+@dataclass(slots=True)
+class Counts:
+    """What the fold did so far; part of a checkpoint."""
+
+    updates: int = 0
+    learned: int = 0  # label vectors
+    thinned: int = 0  # left out by a recorded learn_every, or as beyond their stream's share
+    voided: int = 0  # origins whose labels a gap, reset or eviction cut off
+    refused: int = 0
+    clipped: int = 0
+    drifts: int = 0
+    ticks: int = 0
+    # Of labels and windows from outside:
+    offered: int = 0  # that could be learned: they were, or were thinned, or their update was refused
+    windows: int = 0  # learned
+    unlearned: int = 0  # that came while learning was off
+    duplicates: int = 0  # labels that said again what was known
+    rejected: int = 0
+
+
+@dataclass
+class Learner:
+    """Weights, optimizer state and contexts of one model, advanced by records.
+
+    max_contexts: streams of which the learner keeps what it needs, at least GROUP_ROWS; None: `most_contexts` of the
+    spec, so that the same records evict the same streams everywhere.
+    anchor: flat weights scored beside the candidate when `ticks` is called with score_anchor; never changed here.
+    """
+
+    spec: ModelSpec
+    max_contexts: int | None = None
+    anchor: Array | None = None
+    paused: bool = False
+    counts: Counts = field(default_factory=Counts)
+
+    def __post_init__(self) -> None:
+        self.network = Network(self.spec)
+        self.weights = self.network.weights(self.network.init_params())
+        self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec)
+        self.schedule = SCHEDULES[self.spec.schedule](self.spec)
+        self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
+        self.contexts = make_contexts(self.network, self.max_contexts)
+        self.drift = Drift()
+        self.shares = Shares()
+        self._grad = self.network.weights(np.empty_like(self.weights.flat))
+        self._before = np.empty_like(self.weights.flat)
+        self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays: weights, optimizer state, contexts, and the workspaces of updates."""
+        flat = (self.weights.flat, self._grad.flat, self._before, self.anchor, self.optimizer_state.moments)
+        return sum(a.nbytes for a in flat if a is not None) + self.contexts.nbytes + self._tapes.nbytes
+
+    def ticks(
+        self,
+        streams: NDArray[np.uint32],
+        seq: NDArray[np.uint64],
+        time: NDArray[np.float64],
+        x: Array,
+        learn_every: int = 1,
+        score_anchor: bool = False,
+    ) -> list[Update]:
+        """Take consecutive ticks in: learn from the labels they carry, then keep them as inputs and origins.
+
+        streams, seq: (n,) in record order; time: (n,) event times in seconds, NaN where none; x: [n, C] raw values.
+        learn_every > 1 thins: of a stream's blocks of k1 ticks, one in so many is learned from (recorded overload, R6).
+        """
+        updates = []
+        contexts = self.contexts
+        for group in rounds(streams):
+            of_group = streams[group], seq[group], time[group], x[group]
+            if isinstance(contexts, Histories):
+                self._append(contexts, *of_group)
+                continue
+            update = self._group(contexts, *of_group, learn_every, score_anchor)
+            if update is not None:
+                update.refused_ticks = tuple(group[list(update.refused_ticks)].tolist())
+                updates.append(update)
+        self.counts.ticks += len(streams)
+        return updates
+
+    def labels(
+        self,
+        streams: NDArray[np.uint32],
+        seq: NDArray[np.uint64],
+        y: Array,
+        learn_every: int = 1,
+        score_anchor: bool = False,
+    ) -> tuple[list[Update], list[Rejected]]:
+        """Take consecutive labels in and learn from them, 32 at a time, in record order.
+
+        streams, seq: (n,) the ticks they are for; y: [n, O] finite. A label learns from the ticks up to its own. Of a
+        tick's labels the first wins; the same value again is counted and otherwise passed over.
+        Returns the updates, and the labels not learned: those of a tick that is "late", "unknown" or has another value
+        ("conflict"; see `Histories.arrive`), those beyond the spec's `label_range` ("range"), and all of an update that
+        was refused ("non-finite").
+        While paused, labels are marked as seen, counted as unlearned, and never learned.
+        Raises ValueError for task forecast, which reads its labels off the stream, and for another shape.
+        """
+        contexts = self.contexts
+        if not isinstance(contexts, Histories):
+            raise ValueError(f"task {self.spec.task} takes no labels: it reads them off the stream")
+        if y.shape != (len(streams), self.spec.outputs):
+            raise ValueError(f"labels have shape {y.shape}, expected ({len(streams)}, {self.spec.outputs})")
+        arrivals = contexts.arrive(streams, seq, y)
+        self.counts.duplicates += arrivals.duplicates
+        beyond = out_of_range(self.spec, y[arrivals.accepted])
+        updates, rejected = [], arrivals.rejected + [Rejected(int(i), RANGE) for i in arrivals.accepted[beyond]]
+        accepted, slots, ticks = (part[~beyond] for part in arrivals[:3])
+        due = self._due(len(accepted), learn_every)
+        due = due[self._admitted(streams[accepted[due]])]
+        for k in range(0, len(due), GROUP_ROWS):
+            chosen = due[k : k + GROUP_ROWS]
+            places = accepted[chosen]
+            start, X, position = contexts.windows(slots[chosen], ticks[chosen])
+            labels, weight = (np.zeros((*X.shape[:2], y.shape[1]), np.float32) for _ in range(2))
+            at = position, np.arange(len(places))
+            labels[at], weight[at] = y[places], 1
+            no_forecast = np.zeros((*X.shape[:2], 0), np.float32)
+            update, _ = self._learn(Unrolled(start, X, labels, weight, no_forecast, no_forecast), score_anchor)
+            updates.append(update)
+            if update.refused:
+                rejected += [Rejected(int(i), NON_FINITE) for i in places]
+        self.counts.rejected += len(rejected)
+        return updates, sorted(rejected)
+
+    def windows(
+        self, windows: Sequence[Window], learn_every: int = 1, score_anchor: bool = False
+    ) -> tuple[list[Update], list[Rejected]]:
+        """Take consecutive whole windows in and learn from each at once, up to 32 side by side, in record order.
+
+        They touch no stream. Labels of task forecast: the values of the targets at steps 1..H from each tick. Returns
+        the updates, and the windows not learned: of another "shape", "non-finite", with a label beyond `label_range`
+        ("range"), or "no label" that can be judged
+        (a forecast's first tick has no scale), and all of an update that was refused ("non-finite" too).
+        """
+        reasons = [problem(self.network, window) for window in windows]
+        sound = [i for i, reason in enumerate(reasons) if not reason]
+        rejected = [Rejected(i, reason) for i, reason in enumerate(reasons) if reason]
+        due = [sound[i] for i in self._due(len(sound), learn_every)]
+        updates = []
+        for group in groups(self.network, [windows[i] for i in due]):
+            places = [due[k] for k in group]
+            unrolled = unroll(self.network, [windows[i] for i in places])
+            update, usable = self._learn(unrolled, score_anchor)
+            rejected += [Rejected(i, NO_LABEL) for i, row in zip(places, usable, strict=True) if not row]
+            taken = [i for i, row in zip(places, usable, strict=True) if row]
+            if taken:
+                updates.append(update)
+            if update.refused:
+                rejected += [Rejected(i, NON_FINITE) for i in taken]
+            else:
+                self.counts.windows += len(taken)
+        self.counts.rejected += len(rejected)
+        return updates, sorted(rejected)
+
+    def reset(self, stream: int) -> None:
+        """The stream begins anew: context dropped, pending labels voided and counted."""
+        self.counts.voided += self.contexts.remove(stream)
+
+    def put(self, stream: int, state: Array) -> None:
+        """The stream begins anew from a state row [S], which is copied; one that no stream can have counts as zeros.
+
+        Raises ValueError for a row of another length.
+        """
+        if state.shape != (self.network.state_size,):
+            raise ValueError(f"state has shape {state.shape}, expected ({self.network.state_size},)")
+        self.reset(stream)
+        self.contexts.put(stream, np.zeros_like(state) if self.network.problem(state) else state)
+
+    def roll_back(self, flat: Array) -> None:
+        """Continue from other weights (copied) with a fresh optimizer, whose losses may be others; contexts stay."""
+        self.weights.flat[...] = flat
+        self.optimizer_state = self.optimizer.init(len(flat))
+        self.drift = Drift()
+
+    def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
+        """Which of n labels or windows from outside are learned: one in learn_every, and no pattern of arrival can
+        keep a stream's out for good. None while learning is off."""
+        if self.paused or not self.spec.learn:
+            self.counts.unlearned += n
+            return np.zeros(0, np.intp)
+        due = one_in(learn_every, self.counts.offered, n)
+        self.counts.offered += n
+        self.counts.thinned += n - len(due)
+        return due
+
+    def _admitted(self, streams: NDArray[np.uint32], labels: NDArray[np.intp] | int = 1) -> NDArray[np.bool_]:
+        """Which rows are within their stream's share of the learning; the `labels` of the others count as thinned."""
+        if self.spec.max_share >= 1:
+            return np.ones(len(streams), np.bool_)
+        admitted = self.shares.admit(streams.tolist(), self.spec.max_share)
+        self.counts.thinned += int((~admitted * labels).sum())
+        return admitted
+
+    def _append(
+        self,
+        contexts: Histories,
+        streams: NDArray[np.uint32],
+        seq: NDArray[np.uint64],
+        time: NDArray[np.float64],
+        x: Array,
+    ) -> None:
+        """Keep a group's ticks, and step their hidden states with the weights of now, as serving does."""
+        cut_off = contexts.cut_off
+        slots = contexts.slots(streams)
+        self.counts.voided += contexts.cut_off - cut_off
+        features, hidden = contexts.append(slots, seq, time, x)
+        B = padded_rows(len(streams))
+        tape = self._tapes.get(1, B)
+        self.network.forward(self.weights, pad_rows(B, hidden, 0), pad_rows(B, features, 0)[None], tape)
+        after = self.network.state_after(tape, 1)[: len(streams)]
+        # Broken weights leave no trace in what the next ones start from.
+        contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
+
+    def _learn(self, unrolled: Unrolled, score_anchor: bool) -> tuple[Update, NDArray[np.bool_]]:
+        """One group of labels from outside: the task takes them in, then an update like any other.
+
+        Returns the update, and which rows [B] had a label that can be judged: without any, there was no update.
+        """
+        start, X, y, weight, last, scale = unrolled
+        task, weights = self.network.task, self.weights
+        kept = weights.flat[self.network.readout].copy()
+        known = weight > 0
+        rows = known.any(axis=2).T  # in record order
+        task.follow(weights, y.transpose(1, 0, 2)[rows], known.transpose(1, 0, 2)[rows])
+        Y, weight = task.targets(weights.target, y, weight, last, scale)
+        usable: NDArray[np.bool_] = np.asarray(weight.any(axis=(0, 2)))
+        if not usable.any():
+            return Update(0), usable
+        batch = padded(Batch(start, X, Y, weight))
+        T, B = batch.X.shape[:2]
+        update = self._update(batch, self._tapes.get(T, B), int(weight.any(axis=2).sum()), score_anchor)
+        if update.refused:
+            weights.flat[self.network.readout] = kept
+        return update, usable
+
+    def _group(
+        self,
+        contexts: Contexts,
+        streams: NDArray[np.uint32],
+        seq: NDArray[np.uint64],
+        time: NDArray[np.float64],
+        x: Array,
+        learn_every: int,
+        score_anchor: bool,
+    ) -> Update | None:
+        cut_off = contexts.cut_off
+        slots, block = contexts.take(streams)
+        self.counts.voided += contexts.cut_off - cut_off
+        self.counts.voided += void_gaps(block, time, self.spec.max_gap)
+        update, ran = None, None
+        if self.spec.learn and not self.paused:
+            due = due_labels(self.network, block, seq, x, learn_every)
+            carrying = np.flatnonzero(due.by_row)
+            left_out = carrying[~self._admitted(streams[carrying], due.by_row[carrying])]
+            due.weight[:, left_out], due.by_row[left_out] = 0, 0
+            self.counts.thinned += due.thinned
+            if due.by_row.any():
+                batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
+                ran = self._tapes.get(self.spec.window, len(batch.start))
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor)
+        push(self.network, block, self._moved_on(block, ran), time, x)
+        if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
+            update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
+            np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
+        contexts.store(slots, block)
+        return update
+
+    def _moved_on(self, block: Block, ran: Tape | None) -> Array | None:
+        """The states one step after the start states, if any window is full: the first step of the update's own
+        forward, made before the weights changed, or one step with today's weights without an update."""
+        if not (block.fill >= self.spec.window).any():
+            return None
+        B = len(block.rows)
+        if ran is None:
+            ran = self._tapes.get(1, B)
+            self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
+        return self.network.state_after(ran, 1)[:B]
+
+    def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
+        grad, counts = self._grad, self.counts
+        loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
+        update = Update(labels, loss=loss)
+        self._score(update, batch, p, span, score_anchor)
+        self._watch(update)
+        try:
+            if not math.isfinite(loss):
+                raise FloatingPointError(f"loss is {loss}")
+            report = counts.updates % REPORT_EVERY == 0
+            by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
+            update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
+            self._step(grad.flat, labels)
+        except FloatingPointError as error:
+            update.refused = str(error)
+            counts.refused += 1
+            return update
+        counts.updates += 1
+        counts.learned += labels
+        counts.clipped += update.norm > self.spec.clip
+        if report:
+            update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
+        return update
+
+    def _watch(self, update: Update) -> None:
+        """Look for drift in the scores, and begin what the spec wants done then."""
+        update.drift = self.drift.take(update.score, update.labels)
+        if not update.drift:
+            return
+        self.counts.drifts += 1
+        if self.spec.drift_reaction == "raise":
+            self.drift.raised = self.spec.drift_labels
+        self.drift.returning = self.spec.drift_reaction == "rollback"
+
+    def _step(self, grad: Array, labels: int) -> None:
+        """Move the weights by one step of the optimizer, learning so many labels, and leave it in `grad`.
+
+        Raises FloatingPointError where that breaks them: they are as before then, and the optimizer begins afresh,
+        since what it remembers would break them again.
+        """
+        rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
+        self.drift.raised = max(0, self.drift.raised - labels)
+        np.copyto(self._before, self.weights.flat)
+        update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
+        try:
+            check_finite(self.weights.flat)
+        except FloatingPointError:
+            self.roll_back(self._before)
+            raise
+
+    def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
+        """Fill in persistence's loss, and the clipped scores of candidate and, if asked, anchor: rows without a label
+        do not count.
+
+        p: the candidate's forecasts at the positions of `span`.
+        """
+        t0, t1 = span
+        task, Y, weight = self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]
+        rows = weight.any(axis=(0, 2))
+        update.score = float(task.score(p, Y, weight)[rows].mean())
+        update.persistence = float(self.network.loss(np.zeros_like(p), Y, weight)[0].sum()) / max(1, int(rows.sum()))
+        if score_anchor and self.anchor is not None:
+            anchor = self.network.weights(self.anchor)
+            T, B = batch.X.shape[:2]
+            q = predict(self.network, anchor, batch, self._tapes.get(T, B, "anchor"), span)
+            q = task.translate(q, anchor.target, self.weights.target)
+            update.anchor_score = float(task.score(q, Y, weight)[rows].mean())

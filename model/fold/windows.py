@@ -1,0 +1,126 @@
+"""Whole labelled windows, learned by backpropagation over their whole length."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model.fold.contexts import out_of_range
+from model.fold.histories import NON_FINITE, RANGE
+from model.network import Network
+from model.parameters import Array
+from model.update.rounds import GROUP_ROWS, padded_rows
+
+# Rows × ticks × (inputs + hidden units) of one update: it holds some 70 bytes for each. A longer window goes alone.
+MAX_UNROLLED = 1 << 20
+
+SHAPE, NO_LABEL = "shape", "no label"  # why a window is not learned, beside what a label may suffer too
+
+
+class Window(Protocol):
+    """T labelled ticks, and the state before them."""
+
+    @property
+    def x(self) -> Array:
+        """[T, C] raw values; NaN where missing, in a model that holds."""
+        ...
+
+    @property
+    def y(self) -> Array:
+        """[T, O] labels."""
+        ...
+
+    @property
+    def weight(self) -> Array:
+        """[T, O], at least 0; 0 where there is no label."""
+        ...
+
+    @property
+    def initial_state(self) -> Array | None:
+        """[S]; None: zeros."""
+        ...
+
+
+class Unrolled(NamedTuple):
+    """A group of windows side by side, shorter ones padded at the end with weight 0."""
+
+    start: Array  # [B, hidden_size]
+    X: Array  # [T, B, E]
+    y: Array  # [T, B, O] labels as they came
+    weight: Array  # [T, B, O]
+    last: Array  # [T, B, K] values of the forecast channels, or what stands for them; K = 0 for other tasks
+    scale: Array  # [T, B, H, K]
+
+
+def padded_ticks(ticks: int) -> int:
+    """The next power of two: 13 lengths up to 4,096."""
+    return 1 << (ticks - 1).bit_length()
+
+
+def known(network: Network, window: Window) -> NDArray[np.bool_]:
+    """[T, O]: which labels of a window there are. Where values may be missing, a label that is NaN is one of those."""
+    labelled: NDArray[np.bool_] = window.weight > 0
+    return labelled & ~np.isnan(window.y) if network.scaler.hold else labelled
+
+
+def problem(network: Network, window: Window) -> str:
+    """Why a window cannot be learned from; empty if it can. (A broken one would break the update of all beside it.)"""
+    spec, S = network.spec, network.state_size
+    T = len(window.x)
+    state = np.zeros(S) if window.initial_state is None else window.initial_state
+    if T < 1 or window.x.shape != (T, len(spec.channels)) or state.shape != (S,):
+        return SHAPE
+    if window.y.shape != (T, spec.outputs) or window.weight.shape != (T, spec.outputs):
+        return SHAPE
+    labels = known(network, window)
+    x = np.nan_to_num(window.x, nan=0, posinf=np.inf, neginf=-np.inf) if network.scaler.hold else window.x
+    if not all(np.isfinite(values).all() for values in (x, window.y[labels], window.weight, state)):
+        return NON_FINITE
+    if network.problem(state):
+        return RANGE
+    if out_of_range(spec, np.where(labels, window.y, np.nan)).any():
+        return RANGE
+    return "" if labels.any() else NO_LABEL
+
+
+def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:
+    """Places of the windows that are learned together: at most 32, in order, as long as tapes stay small."""
+    units = network.features + network.spec.hidden * network.spec.layers
+    group: list[int] = []
+    longest = 0
+    for i, window in enumerate(windows):
+        length = max(longest, padded_ticks(len(window.x)))
+        full = len(group) == GROUP_ROWS
+        if group and (full or padded_rows(len(group) + 1) * length * units > MAX_UNROLLED):
+            yield group
+            group, length = [], padded_ticks(len(window.x))
+        group.append(i)
+        longest = length
+    if group:
+        yield group
+
+
+def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
+    """Lay windows side by side: the scaler follows each from the statistics of its initial state.
+
+    A window has no event times: its calendar inputs are 0, the middle of what they can be. Each window's weights are
+    divided by the number of its labelled ticks: a long window moves the weights as much as a short one.
+    """
+    spec, n = network.spec, network.scaler.size
+    T, B = padded_ticks(max(len(w.x) for w in windows)), len(windows)
+    x = np.zeros((T, B, len(spec.channels)), np.float32)
+    y, weight = (np.zeros((T, B, spec.outputs), np.float32) for _ in range(2))
+    state = np.zeros((B, network.state_size), np.float32)
+    for i, w in enumerate(windows):
+        x[: len(w.x), i], y[: len(w.x), i] = w.x, w.y
+        labels = known(network, w)
+        weight[: len(w.x), i] = np.where(labels, w.weight, 0) / np.float32(labels.any(axis=1).sum())
+        if w.initial_state is not None:
+            state[i] = w.initial_state
+    statistics, u = state[:, :n].copy(), np.zeros((B, network.calendar_size), np.float32)
+    observed = [network.observe(statistics, row, u) for row in x]
+    X, scale, last = (np.stack(part) for part in zip(*observed, strict=True))
+    return Unrolled(state[:, n:], X, y, weight, last, scale)

@@ -1,0 +1,274 @@
+"""The scalers as ONNX nodes, each computing what its `update` does."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from model.graph.builder import Graph
+from model.scalers import residual as res
+from model.scalers import residual_v1 as res_v1
+from model.scalers import robust, standard, standard_v1
+from model.scalers.contract import ALPHA, MAX_COUNT, TINY, Scaler
+from model.scalers.none import NoScaler
+from model.scalers.residual import ResidualScaler
+from model.scalers.residual_v1 import ResidualScalerV1
+from model.scalers.standard import StandardScaler
+from model.scalers.standard_v1 import StandardScalerV1
+
+UNCAPPED = 2.0**106  # above the square of any difference; times MAX_COUNT still a float32
+
+
+class Scaled(NamedTuple):
+    """Names of values: features that only the head reads, those that all read, scales [B, H·C], next statistics."""
+
+    unseen: list[str]
+    seen: list[str]
+    scale: str
+    parts: list[str]
+
+
+# statistics parts, x and observed [B, C], "" without hold → what `update` gives
+Twin = Callable[[Graph, Scaler, Sequence[str], str, str], Scaled]
+
+
+def fill(g: Graph, scaler: Scaler, state: str, x: str) -> tuple[str, str]:
+    """See `scaler.fill`: what stands for x, and what of it was observed, "" without `hold`."""
+    if not scaler.hold:
+        return x, ""
+    columns = [g.constant([n], np.int64) for n in (scaler.held.start, scaler.held.stop, 1)]
+    missing = g.op("IsNaN", x)
+    value = g.op("Where", missing, g.op("Slice", state, *columns), x)
+    return value, g.op("Where", missing, 0.0, 1.0)
+
+
+def _count(g: Graph, before: str, observed: str) -> str:
+    return str(g.op("Min", g.op("Add", before, observed or 1.0), MAX_COUNT))
+
+
+def _rate(g: Graph, t: str, observed: str) -> str:
+    if not observed:
+        return str(g.op("Max", g.op("Reciprocal", t), ALPHA))
+    return str(g.op("Mul", g.op("Clip", g.op("Reciprocal", t), ALPHA, 1.0), observed))  # 1/0 becomes 1
+
+
+def _follow_pace(g: Graph, pace: str, trend: str, change: str) -> tuple[str, str]:
+    """See `robust.follow_pace`: the next pace and trend."""
+    size = g.op("Abs", change)
+    moved = g.op("Div", g.op("Min", size, TINY), TINY)
+    unset = g.op("Sub", 1.0, g.op("Div", g.op("Min", pace, TINY), TINY))
+    off = g.op("Div", g.op("Sub", size, pace), g.op("Add", g.op("Add", size, pace), TINY))
+    evidence = g.op("Mul", moved, g.op("Clip", g.op("Mul", robust.TREND_GAIN, off), -1.0, 1.0))
+    followed = g.op("Mul", g.op("Mul", moved, robust.TREND_RATE), g.op("Sub", evidence, trend))
+    trend = g.op("Add", trend, followed)
+    ratio = g.op("Div", g.op("Add", size, TINY), g.op("Add", pace, TINY))
+    swift = slow = g.op("Sqrt", g.op("Clip", ratio, 1 / robust.PACE_REACH, robust.PACE_REACH))
+    for _ in range(robust.PACE_ROOTS - 1):
+        slow = g.op("Sqrt", slow)
+    hurry = g.op("Mul", robust.PACE_HURRY, _above(g, g.op("Mul", trend, evidence), robust.TREND_DEAD))
+    factor = g.op("Add", slow, g.op("Mul", hurry, g.op("Sub", swift, slow)))
+    grown = g.op("Mul", pace, g.op("Mul", moved, g.op("Sub", factor, 1.0)))
+    return g.op("Add", pace, g.op("Add", grown, g.op("Mul", unset, size))), trend
+
+
+def _above(g: Graph, value: str, dead: float) -> str:
+    """See `robust.above`."""
+    return str(g.op("Clip", g.op("Div", g.op("Sub", value, dead), 1 - dead), 0.0, 1.0))
+
+
+def _pull(g: Graph, pace: str, haste: str, root: str, observed: str) -> tuple[str, str, str]:
+    """See `robust.pull`: the factor, the level's jump, and the next haste."""
+    ratio = g.op("Div", g.op("Add", root, TINY), g.op("Add", pace, TINY))
+    factor = g.op("Div", g.op("Clip", ratio, 1 / robust.BAND, robust.BAND), ratio)
+    aged = haste
+    if observed:
+        factor = g.op("Add", 1.0, g.op("Mul", observed, g.op("Sub", factor, 1.0)))
+        aged = g.op("Mul", haste, observed)
+    excess = g.op("Max", factor, g.op("Reciprocal", factor))
+    fading = g.op("Div", haste, g.op("Add", 1.0, aged))
+    roused = g.op("Div", g.op("Sub", 1.0, g.op("Reciprocal", g.op("Sqrt", excess))), robust.HASTE_COUNT)
+    jolt = g.op("Div", g.op("Sub", excess, robust.JOLT_FROM), robust.JOLT_TO - robust.JOLT_FROM)
+    return factor, g.op("Clip", jolt, 0.0, 1.0), g.op("Max", fading, roused)
+
+
+def _hasty_rate(g: Graph, seen: str, haste: str, observed: str) -> str:
+    """See `robust.hasty_rate`; of nothing seen, the rate is nothing that counts."""
+    a = g.op("Clip", g.op("Max", g.op("Reciprocal", seen), haste), ALPHA, 1.0)
+    return str(g.op("Mul", a, observed)) if observed else str(a)
+
+
+def _follow_level(
+    g: Graph, shift: str, variance: str, off: str, jolt: str, root: str, begun: str, a: str, observed: str
+) -> tuple[str, str, str]:
+    """See `robust.follow_level`: how far the level moves, and the next shift and variance."""
+    wide = g.op("Max", g.op("Sqrt", variance), root)
+    unit = g.op("Add", g.op("Mul", robust.SHIFT_UNIT, wide), TINY)
+    evidence = g.op("Mul", begun, g.op("Clip", g.op("Div", off, unit), -1.0, 1.0))
+    noticed = g.op("Sub", evidence, shift)
+    if observed:
+        noticed = g.op("Mul", noticed, observed)
+    shift = g.op("Add", shift, g.op("Mul", robust.SHIFT_RATE, noticed))
+    agreed = g.op("Mul", shift, evidence)
+    jump = g.op("Mul", robust.SHIFT_JUMP, _above(g, agreed, robust.SHIFT_DEAD))
+    jump = g.op("Max", g.op("Mul", jump, observed) if observed else jump, jolt)
+    first = g.op("Mul", g.op("Sub", 1.0, begun), robust.FIRST)
+    bound = g.op("Add", g.op("Mul", robust.LEVEL_CAP, wide), first)
+    rest = g.op("Mul", g.op("Sub", 1.0, jump), off)
+    rest = g.op("Max", g.op("Min", rest, bound), g.op("Neg", bound))
+    step = g.op("Mul", a, rest)
+    trusted = g.op("Mul", a, g.op("Sub", 1.0, _above(g, agreed, robust.SHIFT_DOUBT)))
+    squared = g.op("Mul", g.op("Mul", trusted, rest), rest)
+    variance = g.op("Mul", g.op("Sub", 1.0, trusted), g.op("Add", variance, squared))
+    return g.op("Add", g.op("Mul", jump, off), step), shift, variance
+
+
+def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
+    """See `ResidualScaler.update`."""
+    C, H = scaler.channels, scaler.horizon
+    count, mean, var, square, last, last_u, pace, trend, haste, shift = row
+    rest = (H - 1) * C
+
+    def wide(value: str) -> str:
+        """For each step; a single channel is broadcast."""
+        return g.concat(*[value] * (H if C > 1 else 1))
+
+    def first(value: str) -> str:
+        return str(g.split(value, [C, rest])[0] if rest else value)
+
+    t = _count(g, count, observed)
+    begun = g.op("Clip", g.op("Sub", t, 1.0), 0.0, 1.0)
+    d = g.op("Sub", wide(x), last)
+    change = g.op("Mul", first(d), begun)
+    pace, trend = _follow_pace(g, pace, trend, change)
+
+    steps = g.constant(np.repeat(np.arange(1, H + 1), C)[None] if H > 1 else 1.0)
+    seen = g.op("Sub", wide(t) if observed else t, steps)
+    valid = g.op("Clip", seen, 0.0, 1.0)
+    known = square
+    if rest:
+        begins = g.op("Mul", g.op("Clip", g.op("Sub", 2.0, seen), 0.0, 1.0), steps)
+        known = g.op("Add", square, g.op("Mul", begins, wide(first(square))))
+    floor = g.op("Mul", g.op("Sqrt", var), res.RELATIVE_FLOOR)
+    bound = g.op("Add", g.op("Max", g.op("Sqrt", known), wide(pace)), wide(floor))
+    capped = g.op("Min", g.op("Mul", d, d), g.op("Mul", g.op("Mul", bound, robust.CAP), bound))
+    b = g.op("Mul", _hasty_rate(g, seen, wide(haste), wide(observed) if observed else ""), valid)
+    square = g.op("Add", square, g.op("Mul", b, g.op("Sub", capped, square)))
+    factor, jolt, haste = _pull(g, pace, haste, g.op("Sqrt", first(square)), observed)
+    square = g.op("Mul", square, wide(factor))
+    root = g.op("Sqrt", square)
+
+    off, a = g.op("Sub", x, mean), _hasty_rate(g, t, haste, observed)
+    var = g.op("Mul", var, factor)
+    moved, shift, var = _follow_level(g, shift, var, off, jolt, first(root), begun, a, observed)
+    sigma = g.op("Sqrt", var)
+    level = g.op("Clip", g.op("Div", off, g.op("Add", sigma, TINY)), -res.LEVEL_CLIP, res.LEVEL_CLIP)
+    level = g.op("Mul", level, begun)
+    usable = g.op("Add", g.op("Add", root, wide(g.op("Mul", sigma, res.RELATIVE_FLOOR))), TINY)
+    u = g.op("Clip", g.op("Div", change, first(usable)), -res.DIFFERENCE_CLIP, res.DIFFERENCE_CLIP)
+    last_next = g.concat(x, g.split(last, [rest, C])[0]) if rest else x
+    statistics = [t, g.op("Add", mean, moved), var, square, last_next, u, pace, trend, haste, shift]
+    return Scaled([last_u], [u, level], g.op("Mul", usable, valid), statistics)
+
+
+def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
+    """See `StandardScaler.update`."""
+    count, last, deviation, variance, square, pace, trend, haste, shift = row
+    t = _count(g, count, observed)
+    before = g.op("Sub", t, 1.0)
+    begun = g.op("Clip", before, 0.0, 1.0)
+    d = g.op("Sub", x, last)
+    change = g.op("Mul", d, begun)
+    pace, trend = _follow_pace(g, pace, trend, change)
+    cap = g.op("Mul", g.op("Max", square, g.op("Mul", pace, pace)), robust.CAP)
+    capped = g.op("Min", g.op("Mul", change, change), cap)
+    b = g.op("Mul", begun, _hasty_rate(g, before, haste, observed))
+    square = g.op("Add", square, g.op("Mul", b, g.op("Sub", capped, square)))
+    factor, jolt, haste = _pull(g, pace, haste, g.op("Sqrt", square), observed)
+    square, variance = g.op("Mul", square, factor), g.op("Mul", variance, factor)
+
+    off, a, root = g.op("Add", deviation, d), _hasty_rate(g, t, haste, observed), g.op("Sqrt", square)
+    moved, shift, variance = _follow_level(g, shift, variance, off, jolt, root, begun, a, observed)
+    deviation = g.op("Sub", off, moved)
+    sigma = g.op("Sqrt", variance)
+    z = g.op("Clip", g.op("Div", deviation, g.op("Add", sigma, TINY)), -standard.Z_CLIP, standard.Z_CLIP)
+    statistics = [t, x, deviation, variance, square, pace, trend, haste, shift]
+    return Scaled([], [z], g.concat(*[sigma] * scaler.horizon), statistics)
+
+
+def _residual_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
+    """See `ResidualScalerV1.update`.
+
+    A choice is a product with 0 or 1, or a bound, for onnxruntime's Where costs as much as three of those. It is the
+    same choice because a stream's row begins with zeros and no value is beyond 1e15: every product is finite.
+    """
+    C, H = scaler.channels, scaler.horizon
+    count, mean, var, square, last, last_u = row
+    wide = H if C > 1 else 1  # a single channel is broadcast over the horizon
+
+    t = _count(g, count, observed)
+    steps = np.repeat(np.arange(1, H + 1), C)[None] if H > 1 else 1.0
+    seen = g.op("Sub", g.concat(*[t] * wide) if observed else t, g.constant(steps))
+    valid = g.op("Clip", seen, 0.0, 1.0)
+    begun = g.op("Clip", g.op("Sub", t, 1.0), 0.0, 1.0) if H > 1 else valid
+    a = _rate(g, t, observed)
+    e = g.op("Sub", x, mean)
+    ae = g.op("Mul", a, e)
+    mean_next = g.op("Add", mean, ae)
+    var_next = g.op("Mul", g.op("Sub", 1.0, a), g.op("Add", var, g.op("Mul", ae, e)))
+    sigma = g.op("Sqrt", var_next)
+    level = g.op("Clip", g.op("Div", e, g.op("Add", sigma, TINY)), -res_v1.LEVEL_CLIP, res_v1.LEVEL_CLIP)
+    level = g.op("Mul", level, begun)
+
+    d = g.op("Sub", g.concat(*[x] * wide), last)
+    floor = g.concat(*[g.op("Mul", sigma, res_v1.RELATIVE_FLOOR)] * wide)
+    bound = g.op("Add", g.op("Sqrt", square), floor)
+    uncapped = g.op("Mul", g.op("Sub", res_v1.WARM_DIFFERENCES + 1.0, seen), UNCAPPED)
+    cap = g.op("Max", g.op("Mul", g.op("Mul", bound, res_v1.CAP), bound), uncapped)
+    q = g.op("Min", g.op("Mul", d, d), cap)
+    b = g.op("Mul", g.op("Clip", g.op("Reciprocal", seen), ALPHA, 1.0), valid)
+    if observed:
+        b = g.op("Mul", b, g.concat(*[observed] * wide))
+    square_next = g.op("Add", square, g.op("Mul", b, g.op("Sub", q, square)))
+    usable = g.op("Add", g.op("Add", g.op("Sqrt", square_next), floor), TINY)
+    scale = g.op("Mul", usable, valid)
+
+    rest = (H - 1) * C
+    first_d, first_scale = (g.split(v, [C, rest])[0] if rest else v for v in (d, usable))
+    u = g.op("Clip", g.op("Div", first_d, first_scale), -res_v1.DIFFERENCE_CLIP, res_v1.DIFFERENCE_CLIP)
+    u = g.op("Mul", u, begun)
+    last_next = g.concat(x, g.split(last, [rest, C])[0]) if rest else x
+    return Scaled([last_u], [u, level], scale, [t, mean_next, var_next, square_next, last_next, u])
+
+
+def _standard_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
+    """See `StandardScalerV1.update`."""
+    count, last, deviation, variance = row
+    t = _count(g, count, observed)
+    a = _rate(g, t, observed)
+    kept = g.op("Sub", 1.0, a)
+    e = g.op("Add", deviation, g.op("Sub", x, last))
+    deviation_next = g.op("Mul", kept, e)
+    variance_next = g.op("Mul", kept, g.op("Add", variance, g.op("Mul", a, g.op("Mul", e, e))))
+    sigma = g.op("Sqrt", variance_next)
+    z = g.op("Div", deviation_next, g.op("Add", sigma, TINY))
+    z = g.op("Clip", z, -standard_v1.Z_CLIP, standard_v1.Z_CLIP)
+    return Scaled([], [z], g.concat(*[sigma] * scaler.horizon), [t, x, deviation_next, variance_next])
+
+
+def _none(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
+    """See `NoScaler.update`."""
+    if observed:
+        unit = g.op("Max", row[1], observed)
+        return Scaled([], [x], g.concat(*[unit] * scaler.horizon), [x, unit])
+    return Scaled([], [x], g.constant(np.ones((1, scaler.horizon * scaler.channels))), [])
+
+
+SCALER_TWINS: dict[type, Twin] = {
+    ResidualScaler: _residual,
+    StandardScaler: _standard,
+    NoScaler: _none,
+    ResidualScalerV1: _residual_v1,
+    StandardScalerV1: _standard_v1,
+}

@@ -1,0 +1,98 @@
+"""A version as ONNX: the whole forecaster as one step, scaler and head inside (DESIGN R9).
+
+x[B,C], u[B,F], state[B,S] → y[B,O], state'[B,S]. Opset 17, IR 8, so that older runtimes load it too. The graph computes
+what `Network.step` does, in as few nodes as it can: at one row each costs about the same, whatever it does. A test
+compares the two on long runs with perturbed weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from onnx import TensorProto, checker, helper
+
+from model.cells.contract import Params
+from model.cells.gru import GRU
+from model.cells.lstm import LSTM
+from model.cells.rnn import RNN
+from model.graph.builder import Graph
+from model.graph.scalers import SCALER_TWINS, fill
+from model.graph.tasks import TASK_TWINS
+from model.network import Network
+from model.parameters import Weights
+
+OPSET, IR = 17, 8
+
+
+def _lstm(g: Graph, cell: LSTM, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
+    H = cell.hidden
+    h, c = state
+    W = p["W"]
+    gates = g.op("Gemm", g.concat(h, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1]))
+    oif, candidate = g.split(gates, [3 * H, H])
+    o, i, f = g.split(g.op("Sigmoid", oif), [H, H, H])
+    c = g.op("Add", g.op("Mul", i, g.op("Tanh", candidate)), g.op("Mul", f, c))
+    return [g.op("Mul", o, g.op("Tanh", c)), c]
+
+
+def _gru(g: Graph, cell: GRU, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
+    H = cell.hidden
+    U, W = p["U"], p["W"]
+    (h,) = state
+    hn, rz_h = g.split(g.op("Gemm", h, g.constant(U[:, :-1].T), g.constant(U[:, -1])), [H, 2 * H])
+    input_bias = g.constant(np.r_[np.zeros(2 * H), p["b"]])
+    rz_x, nx = g.split(g.op("Gemm", g.concat(*x), g.constant(W.T), input_bias), [2 * H, H])
+    r, z = g.split(g.op("Sigmoid", g.op("Add", rz_h, rz_x)), [H, H])
+    n = g.op("Tanh", g.op("Add", g.op("Mul", r, hn), nx))
+    return [g.op("Add", g.op("Mul", g.op("Sub", h, n), z), n)]
+
+
+def _rnn(g: Graph, cell: RNN, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
+    W = p["W"]
+    a = g.op("Gemm", g.concat(*state, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1]))
+    return [g.op({"tanh": "Tanh", "relu": "Relu"}[cell.activation], a)]
+
+
+# state parts and input parts [B, …] → next state parts, the output first
+EXPORTS: dict[type, Callable[..., list[str]]] = {LSTM: _lstm, GRU: _gru, RNN: _rnn}
+
+
+def export_step(network: Network, weights: Weights) -> bytes:
+    """The serialized step graph of these weights (copied into it). Deterministic: equal weights, equal bytes."""
+    g = Graph()
+    scaler = network.scaler
+    widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
+    parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
+    value, observed = fill(g, scaler, "state", "x")
+    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], value, observed)
+    known = [*([observed] if observed else []), *(["u"] if network.calendar_size else [])]
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) :])
+    for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
+        after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
+        hidden += after
+        inputs = after[:1]
+    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
+    TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+    g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
+    return _serialize(g, network)
+
+
+def _serialize(g: Graph, network: Network) -> bytes:
+    def rows(name: str, width: int) -> Any:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width])
+
+    inputs = [
+        rows("x", len(network.spec.channels)),
+        rows("u", network.calendar_size),
+        rows("state", network.state_size),
+    ]
+    outputs = [rows("y", network.spec.outputs), rows("next_state", network.state_size)]
+    graph = helper.make_graph(g.nodes, "freshet_step", inputs, outputs, list(g.constants.values()))
+    model = helper.make_model(
+        graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="freshet"
+    )
+    checker.check_model(model)
+    data: bytes = model.SerializeToString(deterministic=True)
+    return data

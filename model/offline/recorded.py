@@ -1,0 +1,133 @@
+"""A recorded series as a network sees it: features, labels and their mask for every tick, made once.
+
+The scaler is causal and knows no weights, so one pass over the whole series gives exactly what the network would have
+seen online; what is learned from these rows can go on learning on a stream.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from model import calendar
+from model.network import Network
+from model.parameters import Array, Weights
+from model.update.rounds import GROUP_ROWS
+
+
+class Recorded(NamedTuple):
+    """N ticks of one stream, time-major."""
+
+    X: Array  # [N, E] feature rows
+    Y: Array  # [N, O] labels of the answers given at each tick: as they came, until `settle`
+    weight: Array  # [N, O] 1 for a label, 0 where there is none
+    last: Array  # [N, K] present values of the K forecast channels, or what stands for them
+    scale: Array  # [N, H, K] unit of each forecast; 0 where nothing is known of it yet
+    voided: int  # labels that lie behind a gap longer than max_gap
+
+
+class Span(NamedTuple):
+    """Where one series stands among several in a `Recorded`: begin..cut is learned from, held..end judges.
+
+    Of one series alone, held is cut. Every cut comes before every held.
+    """
+
+    begin: int
+    cut: int
+    held: int
+    end: int
+
+
+def side_by_side(series: Sequence[Recorded], cuts: Sequence[int]) -> tuple[Recorded, tuple[Span, ...]]:
+    """Several series as one: the ticks of each up to its cut, one series after the other, then likewise the rest."""
+    lengths = [len(one.X) for one in series]
+    ends = np.cumsum([0, *cuts])
+    held = ends[-1] + np.cumsum([0, *(length - cut for length, cut in zip(lengths, cuts, strict=True))])
+    spans = tuple(Span(*map(int, span)) for span in zip(ends[:-1], ends[1:], held[:-1], held[1:], strict=True))
+    if len(series) == 1:
+        return series[0], spans
+
+    def joined(field: str) -> Array:
+        parts: list[Array] = [getattr(one, field) for one in series]
+        first = [part[:cut] for part, cut in zip(parts, cuts, strict=True)]
+        rest = [part[cut:] for part, cut in zip(parts, cuts, strict=True)]
+        return np.concatenate([*first, *rest])
+
+    X, Y, weight, last, scale = (joined(field) for field in ("X", "Y", "weight", "last", "scale"))
+    return Recorded(X, Y, weight, last, scale, sum(one.voided for one in series)), spans
+
+
+def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array | None = None) -> Recorded:
+    """Run the scaler over a whole series and join every label. x: [N, C] raw; time: [N] seconds, NaN where none.
+
+    Task forecast: head h of tick t has its label at t + h (DESIGN R8), unless a gap lies between them, or, with
+    missing = hold, that value is missing. Other tasks: labels [N, O], NaN where there is none.
+    """
+    spec, N = network.spec, len(x)
+    x = np.asarray(x, np.float32)
+    u = calendar.inputs(time, spec.interval)
+    K = len(network.targets)
+    statistics = np.zeros((1, network.scaler.size), np.float32)
+    X, last = np.empty((N, network.features), np.float32), np.empty((N, K), np.float32)
+    scale = np.empty((N, spec.horizon, K), np.float32)
+    for t in range(N):
+        X[t], scale[t], last[t] = network.observe(statistics, x[t : t + 1], u[t : t + 1])
+    voided = 0
+    if labels is None:
+        labels, voided = future(x[:, network.targets], time, spec.max_gap, spec.horizon)
+    known = ~np.isnan(labels)
+    Y = np.where(known, labels, 0).astype(np.float32)
+    return Recorded(X, Y, known.astype(np.float32), last, scale, voided)
+
+
+def future(values: Array, time: NDArray[np.float64], max_gap: float, horizon: int) -> tuple[Array, int]:
+    """[N, H·K]: the values of the next H ticks, NaN behind a gap and behind the end; and how many ticks gaps voided.
+
+    values: [N, K] of the forecast channels; time: [N] seconds, NaN where none; max_gap: 0 for none.
+    """
+    N, K = values.shape
+    run = _runs(time, max_gap)
+    labels, voided = np.full((N, horizon, K), np.nan, np.float32), 0
+    for h in range(1, min(horizon, N - 1) + 1):
+        joined = run[h:] == run[:-h]
+        voided += int((~joined).sum())
+        labels[:-h, h - 1] = np.where(joined[:, None], values[h:], np.float32(np.nan))
+    return labels.reshape(N, -1), voided
+
+
+def _runs(time: NDArray[np.float64], max_gap: float) -> NDArray[np.intp]:
+    """[N] the number of gaps before each tick: equal for two ticks that no gap separates."""
+    run = np.zeros(len(time), np.intp)
+    if max_gap > 0:
+        run[1:] = np.cumsum(np.diff(time) > max_gap)  # NaN compares false
+    return run
+
+
+def settle(network: Network, weights: Weights, recorded: Recorded, end: int) -> Recorded:
+    """The series with its labels as targets for the readout, in the units that those of the first `end` ticks give.
+
+    The task's statistics in `weights` follow those labels, in order and group by group as online.
+    """
+    for t in range(0, end, GROUP_ROWS):
+        group = slice(t, min(t + GROUP_ROWS, end))
+        known = recorded.weight[group] > 0
+        rows = known.any(axis=1)
+        network.task.follow(weights, recorded.Y[group][rows], known[rows])
+    parts = (recorded.Y, recorded.weight, recorded.last, recorded.scale)
+    Y, weight = network.task.targets(weights.target, *(part[:, None] for part in parts))
+    return recorded._replace(Y=Y[:, 0], weight=weight[:, 0])
+
+
+def known_by(recorded: Recorded, horizon: int, end: int, spans: Sequence[Span] | None = None) -> Array:
+    """The mask of the first `end` ticks with only those labels that had arrived by the cut of their series.
+
+    spans: None for one series with its cut at `end`. Returns [end, O], new.
+    """
+    weight = recorded.weight[:end].reshape(end, horizon, -1).copy()
+    for begin, cut, _, _ in spans or [Span(0, end, end, end)]:
+        for h in range(1, min(horizon, cut - begin) + 1):
+            weight[cut - h : cut, h - 1] = 0
+    return weight.reshape(end, -1)

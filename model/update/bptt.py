@@ -1,0 +1,81 @@
+"""One update by truncated backpropagation through time (Williams & Peng 1990): window in, gradient out.
+
+One signature serves every kind of label: `weight` says which outputs at which positions have one. Newest only,
+horizon h, padding, late labels and whole windows are all just that mask.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model.network import Network, Tape
+from model.parameters import Array, Weights
+from model.update.rounds import padded_rows
+
+
+class Batch(NamedTuple):
+    """What one update learns from. T ticks of B rows; rows of shorter history are padded at the end with weight 0."""
+
+    start: Array  # [B, hidden_size] hidden states before the first input
+    X: Array  # [T, B, E] feature rows
+    Y: Array  # [T, B, O] scaled targets
+    weight: Array  # [T, B, O]; 0 where there is no label
+
+
+def padded(batch: Batch) -> Batch:
+    """The batch with rows without labels appended, up to one of the few sizes there are tapes for."""
+    size = padded_rows(len(batch.start))
+    return Batch(pad_rows(size, batch.start, 0), *(pad_rows(size, a, 1) for a in batch[1:]))
+
+
+def pad_rows(size: int, array: Array, axis: int) -> Array:
+    """`array` with zero rows appended along `axis` up to `size`."""
+    missing = size - array.shape[axis]
+    if not missing:
+        return array
+    widths: list[Any] = [(0, 0)] * array.ndim
+    widths[axis] = (0, missing)
+    return np.pad(array, widths)
+
+
+def labelled(weight: Array) -> tuple[int, int]:
+    """First and one past the last position with any label; (0, 0) without one."""
+    positions = np.flatnonzero(weight.any(axis=(1, 2)))
+    return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
+
+
+def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: tuple[int, int]) -> Array:
+    """Scaled forecasts p [t1 − t0, B, O] at the positions t0..t1 of `span`; the tape is for `backward`."""
+    t0, t1 = span
+    H = network.forward(weights, batch.start, batch.X, tape)[t0:t1]
+    n = (t1 - t0) * tape.B
+    p = network.head.forward(weights.head, H.reshape(n, -1), batch.X[t0:t1].reshape(n, -1))
+    return p.reshape(t1 - t0, tape.B, -1)
+
+
+def gradient(
+    network: Network, weights: Weights, batch: Batch, tape: Tape, grad: Weights
+) -> tuple[float, Array, tuple[int, int]]:
+    """Loss and gradient of a batch: forward, loss at the labelled positions, backward over all T.
+
+    The loss is the sum over a row's labelled outputs, averaged over rows with any label. grad is overwritten;
+    it is zero for the parts that the spec freezes, so that a norm of it is of what learns.
+    Returns the loss, the forecasts p and the span of positions they are for (see `predict`).
+    """
+    t0, t1 = span = labelled(batch.weight)
+    grad.flat[...] = 0
+    p = predict(network, weights, batch, tape, span)
+    each, dp = network.loss(p, batch.Y[t0:t1], batch.weight[t0:t1])
+    rows = max(1, int(batch.weight.any(axis=(0, 2)).sum()))
+    dp /= rows
+    n = (t1 - t0) * tape.B
+    H = tape.H[t0:t1].reshape(n, -1)
+    dH = network.head.backward(weights.head, H, batch.X[t0:t1].reshape(n, -1), dp.reshape(n, -1), grad.head)
+    tape.dH[...] = 0
+    tape.dH[t0:t1] = dH.reshape(t1 - t0, tape.B, -1)
+    network.backward(weights, tape, tape.dH, grad)
+    for part in network.frozen:
+        grad.flat[part] = 0
+    return float(each.sum()) / rows, p, span

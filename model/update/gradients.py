@@ -1,0 +1,73 @@
+"""What happens to a gradient before it is used: the global-norm clip and the gradient report."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from model.network import Network, Tape
+from model.parameters import Array
+
+
+def clip_by_global_norm(grad: Array, max_norm: float) -> float:
+    """Rescale the flat gradient in place so that its L2 norm is at most `max_norm`.
+
+    grad: (n,), modified. Returns the norm before clipping (loss per unit of parameter).
+    Raises FloatingPointError if that norm is not finite: the caller refuses the update.
+    Source: Pascanu et al. 2013, arXiv:1211.5063, Algorithm 1.
+    """
+    norm = math.sqrt(float(np.vdot(grad, grad)))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"gradient norm is {norm}")
+    if norm > max_norm:
+        grad *= max_norm / norm
+    return norm
+
+
+def check_finite(weights: Array) -> None:
+    """Raise FloatingPointError where the flat weights are not finite, or so large that their norm is not."""
+    square = float(np.vdot(weights, weights))
+    if not math.isfinite(square):
+        raise FloatingPointError(f"the weights' squared norm is {square} after the update")
+
+
+def relative_change(after: Array, before: Array) -> float:
+    """‖after − before‖ / ‖before‖ of flat weights, L2; 0 where they are equal."""
+    moved, size = (math.sqrt(float(np.vdot(v, v))) for v in (after - before, before))
+    return moved / max(size, 1e-30)
+
+
+def layer_norms(grad: Array, layers: dict[str, slice]) -> dict[str, float]:
+    """L2 norm of each layer's part of a flat gradient."""
+    return {name: math.sqrt(float(np.vdot(grad[part], grad[part]))) for name, part in layers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class GradientReport:
+    """What one update looked like. Norms are L2, in loss per unit of parameter (of hidden state for lag_norms)."""
+
+    norm: float  # before the clip
+    clipped_norm: float
+    by_layer: dict[str, float] = field(default_factory=dict)  # before the clip
+    update_ratio: float = 0.0  # ‖Δw‖ / ‖w‖
+    lag_norms: tuple[float, ...] = ()  # norm of dL/dh, by ticks back from the newest label
+    saturated: float = 0.0  # fraction of sigmoid gates outside 0.05..0.95, or of units where a cell has none
+
+
+def report_of(
+    network: Network, weights: Array, step: Array, tape: Tape, newest: int, norm: float, by_layer: dict[str, float]
+) -> GradientReport:
+    """The report of an update that was made: `step` is what was added to the flat `weights`, `tape` the window's after
+    its backward, `newest` one past its last labelled position, `norm` before the clip."""
+    change, size = (math.sqrt(sum(float(np.vdot(v[p], v[p])) for p in network.learned)) for v in (step, weights))
+    cell, workspace = network.cells[-1], tape.cells[-1]
+    return GradientReport(
+        norm=norm,
+        clipped_norm=min(norm, network.spec.clip),
+        by_layer=by_layer,
+        update_ratio=change / size if size else 0.0,
+        lag_norms=tuple(float(v) for v in cell.lag_norms(workspace)[:newest][::-1]),
+        saturated=cell.saturated(workspace),
+    )

@@ -1,0 +1,144 @@
+"""What each tenant has of its quota. For the event loop alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.access.grants import UNLIMITED, Access, Quota
+from service.access.rates import Rate
+from service.common.errors import Exhausted
+from service.observe.metrics import Metrics
+
+RETRY_S = 1.0  # for what passes soon: bytes in flight
+RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
+
+
+class Tenant:
+    """One tenant. `rate`, `work_rate`: its ticks, and their multiply-adds, per second, None: unlimited; `full_at`,
+    `work_full_at`: of those buckets, clock seconds.
+
+    `learning`, `learned_at`: the same of seconds of learning.
+    """
+
+    __slots__ = (
+        "_most", "_put_off", "_reached", "calls", "full_at", "in_flight", "learned_at", "learning", "name", "quota",
+        "rate", "work_full_at", "work_rate",
+    )  # fmt: skip
+
+    def __init__(self, name: str, quota: Quota, reached: Callable[[str, str], None], learn_s_per_s: float) -> None:
+        """learn_s_per_s: the most that any tenant has of it, whatever its quota says."""
+        self.name, self._reached, self._most = name, reached, learn_s_per_s
+        self.full_at, self.work_full_at, self.in_flight, self.calls = 0.0, 0.0, 0, 0
+        self.learned_at, self._put_off = 0.0, False
+        self.assign(quota)
+
+    def assign(self, quota: Quota) -> None:
+        """Another quota from here on; what is there already stays."""
+        self.quota = quota
+        self.rate = Rate(quota.ticks_per_s) if quota.ticks_per_s < UNLIMITED.ticks_per_s else None
+        self.work_rate = Rate(quota.work_per_s) if quota.work_per_s < UNLIMITED.work_per_s else None
+        self.learning = Rate(min(quota.learn_s_per_s, self._most))
+
+    def check_models(self, models: int, name: str) -> None:
+        """Raises Exhausted where the tenant has `models` and wants another, called `name`."""
+        if models >= self.quota.models:
+            raise self._exhausted("models", "name", name, f"{models} models, its quota: delete one", RETRY_LATER_S)
+
+    def check_streams(self, streams: int, id: str) -> None:
+        """Raises Exhausted where the tenant has `streams` and wants another."""
+        if streams >= self.quota.streams:
+            raise self._exhausted("streams", "stream", id, f"{streams} streams, its quota: delete some", RETRY_LATER_S)
+
+    def begin_call(self) -> None:
+        """A call more is open. Raises Exhausted."""
+        if self.calls >= self.quota.calls:
+            raise self._exhausted("calls", "call", "one more", f"{self.calls} calls open, its quota: end one", RETRY_S)
+        self.calls += 1
+
+    def end_call(self) -> None:
+        """One of them has ended."""
+        self.calls -= 1
+
+    def take(self, size: int) -> None:
+        """So many bytes more are in flight: received, and not answered yet. One message alone may be of any size.
+
+        Raises Exhausted.
+        """
+        if self.in_flight and self.in_flight + size > self.quota.in_flight_bytes:
+            remedy = f"{self.in_flight} bytes in flight, of {self.quota.in_flight_bytes}: wait for answers"
+            raise self._exhausted("in_flight_bytes", "message", f"{size} bytes", remedy, RETRY_S)
+        self.in_flight += size
+
+    def give_back(self, size: int) -> None:
+        """So many bytes are answered, or will never be."""
+        self.in_flight -= size
+
+    def wait(self, now: float) -> float:
+        """Seconds until another tick may come; 0: it may now."""
+        wait = self.rate.wait(self.full_at, now) if self.rate else 0.0
+        if wait:
+            self._reached(self.name, "ticks_per_s")
+        return wait
+
+    def wait_for_work(self, now: float) -> float:
+        """Seconds until a tick may come for all that those before it cost; 0: it may now."""
+        wait = self.work_rate.wait(self.work_full_at, now) if self.work_rate else 0.0
+        if wait:
+            self._reached(self.name, "work_per_s")
+        return wait
+
+    def tokens(self, now: float, wanted: int, work: int) -> int:
+        """How many of so many ticks may come now, each of so many multiply-adds."""
+        if self.rate:
+            wanted = min(wanted, self.rate.tokens(self.full_at, now))
+        return min(wanted, self.work_rate.portions(self.work_full_at, now, work)) if self.work_rate else wanted
+
+    def ticked(self, now: float, work: int, ticks: int = 1) -> None:
+        """So many ticks have come, each of so many multiply-adds."""
+        if self.rate:
+            self.full_at = self.rate.take(self.full_at, now, ticks)
+        if self.work_rate:
+            self.work_full_at = self.work_rate.take(self.work_full_at, now, ticks * work)
+
+    def learning_wait(self, now: float) -> float:
+        """Seconds until the next piece of its journal may be learned; 0: it may now. What is put off is not lost."""
+        wait = self.learning.wait(self.learned_at, now)
+        if wait and not self._put_off:
+            self._reached(self.name, "learn_s_per_s")
+        self._put_off = wait > 0
+        return wait
+
+    def learned(self, now: float, seconds: float) -> None:
+        """A trainer has worked for it for so long."""
+        self.learned_at = self.learning.take(self.learned_at, now, seconds)
+
+    def _exhausted(self, quota: str, field: str, value: str, has: str, retry_s: float) -> Exhausted:
+        self._reached(self.name, quota)
+        return Exhausted(field, value, f"the tenant has {has}, or ask for a larger one", retry_s=retry_s)
+
+
+class Tenants:
+    """All tenants that were ever asked for; quotas are those of the access file in force."""
+
+    def __init__(self, metrics: Metrics, learn_s_per_s: float) -> None:
+        """learn_s_per_s: the most seconds of learning per second that any tenant has."""
+        self._access, self._learn_s_per_s = Access(), learn_s_per_s
+        self._tenants: dict[str, Tenant] = {}
+        self._metrics = metrics
+
+    def of(self, name: str) -> Tenant:
+        """The tenant."""
+        if name not in self._tenants:
+            for quota in Quota.__dataclass_fields__:
+                self._metrics.quota_reached.labels(name, quota)  # there before it moves, as alerts and panels need it
+            self._tenants[name] = Tenant(name, self._access.quota(name), self._count, self._learn_s_per_s)
+        return self._tenants[name]
+
+    def apply(self, access: Access) -> None:
+        """The quotas of this access file are in force from here on."""
+        self._access = access
+        for tenant in self._tenants.values():
+            tenant.assign(access.quota(tenant.name))
+
+    def _count(self, tenant: str, quota: str) -> None:
+        self._metrics.quota_reached.labels(tenant, quota).inc()

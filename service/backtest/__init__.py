@@ -1,1 +1,0 @@
-"""Replaying a recorded series as if it were arriving now, and scoring what was forecast."""

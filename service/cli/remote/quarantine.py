@@ -1,0 +1,85 @@
+"""`freshet quarantine …`: what was acknowledged and could not be learned. What the verbs need is imported inside."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from service.cli.remote.models import Json, Name
+from service.console.remote import Remote
+from service.console.verbs import LOCAL, asking, group, guarded
+
+if TYPE_CHECKING:
+    import freshet
+
+quarantine = group("quarantine", "Labels and windows that a running server could not learn: list them, replay them.")
+
+
+def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
+    from service.cli.remote.manage import connected
+
+    return typer.Exit(guarded(lambda: connected(server, verb)))
+
+
+@quarantine.command("list")
+@asking
+def list_items(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
+    """What could not be learned, and why, oldest first."""
+
+    async def verb(client: freshet.Client) -> int:
+        from service.console.tables import plain, print_json, print_table
+
+        items = [item async for item in client.quarantine(name)]
+        if json:
+            print_json([plain(item) for item in items])
+        elif items:
+            rows = [
+                (
+                    i.id, i.reason, "window" if i.source else "label", i.source or i.stream, i.window_seq or i.seq,
+                    ", ".join(f"{value:g}" for value in i.y), i.offset,
+                )
+                for i in items
+            ]  # fmt: skip
+            print_table(("id", "reason", "what", "of", "number", "value", "record"), rows)
+        else:
+            print(f"{name}: nothing is in quarantine")
+        return 0
+
+    raise _run(server, verb)
+
+
+@quarantine.command()
+@asking
+def replay(
+    name: Name,
+    ids: Annotated[list[int] | None, typer.Argument(help="Items, as `list` numbers them.", metavar="ID…")] = None,
+    every: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Learn from items after all: each becomes a window, a label with the ticks before it.
+
+    Exits with 1 if any of them cannot be replayed, and says why.
+    """
+
+    async def verb(client: freshet.Client) -> int:
+        from service.common.errors import Invalid
+        from service.console.tables import plain, print_json
+
+        if bool(ids) == every:
+            raise Invalid("ids", ids or "none", "name the items, or say --all")
+        if ids and not all(0 < id < 2**63 for id in ids):
+            raise Invalid("ids", ids, "give ids that `freshet quarantine list` shows")
+        wanted = [item.id async for item in client.quarantine(name)] if every else ids or []
+        answer = await client.replay(name, wanted)
+        if json:
+            print_json(plain(answer))
+        else:
+            print(f"{name}: {len(answer.replayed)} of {len(set(wanted))} on their way into learning")
+            for id, why in sorted(answer.refused.items()):
+                print(f"{id}: {why}")
+        return 1 if answer.refused else 0
+
+    raise _run(server, verb)

@@ -1,0 +1,160 @@
+"""`freshet streams …`: one model's streams on a running server. What the verbs need is imported inside."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from service.cli.remote.models import Json
+from service.console.remote import Remote
+from service.console.verbs import LOCAL, asking, group, guarded
+
+if TYPE_CHECKING:
+    import freshet
+
+streams = group("streams", "Streams of a running server's models: list, show, delete, erase.")
+
+Model = Annotated[str, typer.Argument(help="The model's name.", metavar="MODEL")]
+Id = Annotated[str, typer.Argument(help="The stream's id.", metavar="STREAM")]
+COLUMNS = ("stream", "seq", "durable", "origin", "last time", "staleness")
+
+
+def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
+    from service.cli.remote.manage import connected
+
+    return typer.Exit(guarded(lambda: connected(server, verb)))
+
+
+@streams.command("list")
+@asking
+def list_streams(
+    model: Model,
+    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.", metavar="N")] = 100,
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Streams of a model in the order of their ids: how far each is."""
+
+    async def verb(client: freshet.Client) -> int:
+        from service.console.tables import print_json, print_table
+
+        found: list[dict[str, Any]] = []
+        more = False
+        async for stream in client.list_streams(model, page_size=min(limit + 1, 1000) if limit else 1000):
+            if more := bool(limit) and len(found) == limit:
+                break
+            found.append(facts(stream))
+        if json:
+            print_json(found)
+        elif found:
+            print_table(COLUMNS, [cells(one) for one in found])
+        else:
+            print(f"{model}: no streams yet")
+        if more:
+            print(f"freshet: there are more than {limit}: say --limit 0 for all", file=sys.stderr)
+        return 0
+
+    raise _run(server, verb)
+
+
+@streams.command()
+@asking
+def show(model: Model, stream: Id, server: Remote = LOCAL, json: Json = False) -> None:
+    """One stream: its last tick, what is on disk, which version answers it."""
+
+    async def verb(client: freshet.Client) -> int:
+        from service.console.tables import print_facts, print_json
+
+        found = facts(await client.get_stream(model, stream))
+        if json:
+            print_json(found)
+        else:
+            shown = {"last_time": moment(found["last_time"]), "state_bytes": f"{found['state_bytes']} bytes"}
+            print_facts(
+                {name.replace("_", " ").replace(" bytes", ""): value for name, value in (found | shown).items()}
+            )
+        return 0
+
+    raise _run(server, verb)
+
+
+@streams.command()
+@asking
+def delete(
+    model: Model,
+    stream: Id,
+    erase: Annotated[
+        bool, typer.Option("--erase", help="Also remove what the server's files hold of it: docs/erasure.md.")
+    ] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Forget a stream; its client is cut off, and its id begins anew.
+
+    --erase needs a token of role admin, drops all of the journal so far, and waits until that is done. It exits with 1
+    where files remain that may hold data of clients.
+    """
+
+    async def verb(client: freshet.Client) -> int:
+        from service.cli.remote.manage import meant
+
+        what = f"stream {stream} of {model}"
+        if not yes and not meant(stream, f"{what}: nothing of it can be brought back."):
+            return 1
+        remains = await client.delete_stream(model, stream, erase=erase)
+        return deleted(what, {"model": model, "stream": stream}, erase, remains, json)
+
+    raise _run(server, verb)
+
+
+def facts(stream: freshet.KeptStream) -> dict[str, Any]:
+    """What is shown of a stream, as JSON holds it. staleness: its labels that no verdict has judged yet."""
+    from service.console.tables import plain
+
+    all_of_it = plain(stream)
+    return {
+        "model": stream.model,
+        "stream": stream.stream,
+        "seq": stream.last_seq,
+        "durable": stream.durable_seq,
+        "origin": all_of_it["state_origin"].lower(),
+        "version": stream.version,
+        "last_time": all_of_it["last_time"],
+        "staleness": max(0, stream.last_seq - stream.judged_through),
+        "epoch": stream.epoch,
+        "state_bytes": stream.state_bytes,
+    }
+
+
+def cells(found: dict[str, Any]) -> tuple[object, ...]:
+    """A stream's row under COLUMNS."""
+    return (*(found[name] for name in COLUMNS[:4]), moment(found["last_time"]), found["staleness"])
+
+
+def moment(seconds: float | None) -> str:
+    """An event time as a date, UTC; as a number where it is none."""
+    import datetime as dt
+
+    if seconds is None:
+        return ""
+    try:
+        return dt.datetime.fromtimestamp(seconds, dt.UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+    except (ValueError, OverflowError, OSError):  # years that a calendar does not have
+        return f"{seconds:g}"
+
+
+def deleted(what: str, names: dict[str, str], erased: bool, remains: list[str], as_json: bool) -> int:
+    """Print what was deleted, and which files may still hold something of it; the exit code."""
+    from service.console.tables import print_json, shown
+
+    if as_json:
+        print_json({"deleted": names, "erased": erased, "remains": remains})
+    else:
+        print(f"{shown(what)}: {'erased' if erased else 'deleted'}")
+        for name in remains:
+            print(f"freshet: {shown(name)} may still hold data: remove it if nobody needs it", file=sys.stderr)
+    return 1 if remains else 0

@@ -1,0 +1,98 @@
+"""Files and texts that people write: bounded before anything parses them. Whatever a parser may raise is one error."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from service.common.errors import shown
+
+MAX_DOCUMENT_BYTES = 4 << 20  # of settings, a spec, or tokens: some 20,000 of these
+MAX_NESTING = 32  # lists and tables within each other, and parts of a dotted key: both parsers recurse, or square
+
+_TOML = re.compile(
+    r"""
+    \"\"\"(?:[^"\\]+|\\.|"(?!""))*(?:\"\"\")?   # strings and comments, whose brackets and dots are text: each takes
+  | '''(?:[^']+|'(?!''))*(?:''')?               # all up to its end, or the text's, so that a scan is linear
+  | "(?:[^"\\\n]+|\\.)*"?
+  | '[^'\n]*'?
+  | \#[^\n]*
+  | [\[{] | [\]}] | \. | [=,\n]
+    """,
+    re.VERBOSE | re.DOTALL,
+)
+_JSON = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
+
+
+class DocumentError(ValueError):
+    """What is wrong with a file or a text: in words, without the file's name."""
+
+
+def read(path: Path, most: int = MAX_DOCUMENT_BYTES) -> bytes:
+    """A plain file of at most so many bytes; nothing else is waited for. Raises DocumentError, OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+    with open(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise DocumentError("not a plain file")
+        data = file.read(most + 1)
+    if len(data) > most:
+        raise DocumentError(f"larger than {most} bytes")
+    return data
+
+
+def read_text(path: Path) -> str:
+    """A plain file of UTF-8. Raises DocumentError, OSError."""
+    return decoded(read(path))
+
+
+def decoded(data: bytes) -> str:
+    """UTF-8. Raises DocumentError."""
+    try:
+        return data.decode()
+    except UnicodeDecodeError as error:
+        raise DocumentError(f"not text: {error}") from None
+
+
+def toml(text: str) -> dict[str, Any]:
+    """The tables of a TOML text. Raises DocumentError."""
+    tables: dict[str, Any] = _parsed(tomllib.loads, text, _TOML)
+    return tables
+
+
+def json_value(text: str, **options: Any) -> Any:
+    """What a JSON text says. options: of json.loads. Raises DocumentError."""
+    return _parsed(lambda text: json.loads(text, **options), text, _JSON)
+
+
+def _parsed(parse: Callable[[str], Any], text: str, tokens: re.Pattern[str]) -> Any:
+    if len(text) > MAX_DOCUMENT_BYTES:
+        raise DocumentError(f"larger than {MAX_DOCUMENT_BYTES} bytes")
+    _check_nesting(text, tokens)
+    try:
+        return parse(text)
+    except Exception as error:  # of its own kind, ValueError, RecursionError, OverflowError and what comes later
+        raise DocumentError(shown(str(error)) or type(error).__name__) from None
+
+
+def _check_nesting(text: str, tokens: re.Pattern[str]) -> None:
+    """Raises DocumentError where brackets, or the parts of a key, are within each other more than MAX_NESTING deep."""
+    depth = dots = 0
+    for found in tokens.finditer(text):
+        token = found[0]
+        if token == ".":
+            dots += 1
+        elif token in "[{":
+            depth, dots = depth + 1, 0
+        elif token in "]}":
+            depth, dots = max(0, depth - 1), 0
+        elif token in "=,\n":
+            dots = 0
+        if max(depth, dots) > MAX_NESTING:
+            line = text.count("\n", 0, found.start()) + 1
+            raise DocumentError(f"line {line} nests deeper than {MAX_NESTING}")

@@ -1,0 +1,118 @@
+"""A running server as the command line names it: where it is, who asks, and whom to trust."""
+
+from __future__ import annotations
+
+import os
+import ssl
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from service.common.addresses import split_address
+from service.common.errors import Invalid
+
+if TYPE_CHECKING:
+    import freshet
+
+SYSTEM = "system"  # in the place of a CA's file: whom this machine trusts
+# What to do about a connection that does not come about, in the words of the command line, by `Unavailable.problem`.
+REMEDIES = {
+    "refused": "start one with `freshet serve`, or name it with --url",
+    "silent": "is --url right, and does a firewall let this through?",
+    "unreachable": "look at --url and the network",
+    "unresolved": "look at the spelling of --url and at this machine's DNS, or give its IP address",
+    "tls": f"does it speak TLS (--ca)? Give --ca FILE with who signed its certificate, or --ca {SYSTEM}",
+    "plain": "leave out --ca, --cert and --key, or give the server a certificate",
+    "http": "name its gRPC port with --url, 8300 by default",
+    "untrusted": "give --ca FILE with the PEM of who signed it",
+    "name": "give --url with a name of its certificate",
+    "certificate": "give --cert FILE and --key FILE, as the operator has issued them",
+    "files": "give PEM files with --ca, --cert and --key",
+    "closed": "is it a freshet server, does it speak TLS (--ca), or ask for a certificate (--cert, --key)?",
+}
+# Of urllib, by the scheme of a page; in upper case too.
+PAGE_PROXIES = ("{}_proxy", "all_proxy")
+
+
+@dataclass(frozen=True, slots=True)
+class Remote:
+    """`url`: HOST:PORT of its gRPC port. ca: TLS, trusting this PEM file's authorities; cert, key: who asks (mTLS)."""
+
+    url: str
+    token: str | None = None
+    ca: str | None = None
+    cert: str | None = None
+    key: str | None = None
+
+    def __str__(self) -> str:
+        return self.url
+
+    def connect(self) -> freshet.Client:
+        """A client of it, not yet open. Raises Invalid for no address; freshet.InvalidArgument for what it refuses."""
+        import freshet
+        from freshet.target import check_target
+
+        try:
+            check_target(self.url)
+            split_address("url", self.url)
+        except freshet.InvalidArgument as error:
+            raise Invalid("url", self.url, error.remedy) from error
+        except ValueError as error:
+            raise Invalid("url", self.url, "give HOST:PORT, e.g. 127.0.0.1:8300") from error
+        tls = None
+        if self.ca or self.cert or self.key:
+            tls = freshet.Tls(ca=None if self.ca in (None, SYSTEM) else self.ca, cert=self.cert, key=self.key)
+        return freshet.connect(self.url, token=self.token, tls=tls)
+
+    def unavailable(self, error: freshet.Unavailable) -> str:
+        """One line about a server that did not answer: what was found, and which option mends it."""
+        remedy = REMEDIES.get(error.problem, error.remedy)
+        if not error.found:
+            return f"no working server on {self} ({error}): {REMEDIES['refused']}"
+        return f"no working server on {self}: {error.found}; {remedy}"
+
+    def page(self, http: str, path: str) -> str:
+        """The URL of a page at its HTTP port, HOST:PORT."""
+        return f"{'https' if self.ca else 'http'}://{http}/{path}"
+
+    def fetch(self, page: str, timeout_s: float) -> tuple[int, str]:
+        """Status and body of a GET. Raises OSError, which urllib's HTTPError is."""
+        context = ssl.create_default_context(cafile=None if self.ca == SYSTEM else self.ca) if self.ca else None
+        headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
+        return fetch(urllib.request.Request(page, headers=headers), timeout_s, context)
+
+
+def fetch(request: urllib.request.Request, timeout_s: float, context: ssl.SSLContext | None = None) -> tuple[int, str]:
+    """Status and body of a request; never through a proxy to this machine itself.
+
+    Raises OSError, which urllib's HTTPError is; it names the proxy where there was one.
+    """
+    proxy = _proxy(request)
+    handlers: list[urllib.request.BaseHandler] = [] if proxy else [urllib.request.ProxyHandler({})]
+    if context is not None:
+        handlers.append(urllib.request.HTTPSHandler(context=context))
+    try:
+        with urllib.request.build_opener(*handlers).open(request, timeout=timeout_s) as answer:
+            return answer.status, answer.read().decode()
+    except urllib.error.HTTPError:
+        raise
+    except OSError as error:
+        if not proxy:
+            raise
+        host = urlsplit(request.full_url).hostname
+        remedy = f"if it is reached without a proxy, add {host} to no_proxy"
+        raise OSError(f"no connection through the proxy that {proxy} names ({error}); {remedy}") from error
+
+
+def _proxy(request: urllib.request.Request) -> str:
+    """The variable that names a proxy for the request; empty for none."""
+    from freshet.target import has_no_proxy
+
+    parts = urlsplit(request.full_url)
+    host = parts.hostname or ""
+    if has_no_proxy(host) or urllib.request.proxy_bypass(host):
+        return ""
+    names = [form.format(parts.scheme) for form in PAGE_PROXIES]
+    return next((name for name in (*names, *map(str.upper, names)) if os.environ.get(name)), "")

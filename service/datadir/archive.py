@@ -1,0 +1,181 @@
+"""A backup's file: a plain tar, read more strictly than tar itself would.
+
+    head.json, format and time · the files, each once · manifest.json, size and sha256 of each file
+
+The manifest comes last, so that the file is written in one pass, and one that was cut off has none. Read here is only
+what `Writer` writes: plain files under names that are expected. A link, a sparse file, an extended header, a name that
+leads elsewhere are refused before anything of them is written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import re
+import tarfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from service.storage.disk import needing_space
+
+FORMAT_VERSION = 1
+HEAD, MANIFEST = "head.json", "manifest.json"
+NAMES = re.compile(r"(states|trainer(-[1-9]\d{0,3})?|versions)\.db|journal/\d{20}\.journal")
+BLOCK = tarfile.BLOCKSIZE
+COPY_BYTES = 1 << 20
+LAST = 2**40  # seconds: no backup is from after that
+MOST_JSON_BYTES = 64 << 20  # of the manifest: half a million segments
+
+Told = Callable[[int], None]  # given the bytes that were written since the last call
+
+
+class ArchiveRefused(RuntimeError):
+    """The file is not a whole backup that this version reads. Names it, what is wrong with it, and the remedy."""
+
+
+class Entry(NamedTuple):
+    """A file of a backup."""
+
+    bytes: int
+    sha256: str  # hex
+
+
+class Head(NamedTuple):
+    """What a backup says of itself."""
+
+    created: int  # seconds since 1970-01-01 UTC
+    position: int  # of the journal, where it ends
+
+
+class Writer:
+    """Writes a backup to a file that is open for writing. It is whole once `close` has returned. Raises NoSpace."""
+
+    def __init__(self, file: BinaryIO, head: Head) -> None:
+        self._file, self._created, self._entries = file, head.created, dict[str, Entry]()
+        self._add_json(HEAD, {"format": FORMAT_VERSION, **head._asdict()})
+
+    def add(self, name: str, size: int, source: BinaryIO, told: Told) -> None:
+        """Copy `size` bytes of `source` in. Raises OSError if there are fewer."""
+        info = tarfile.TarInfo(name)
+        info.size, info.mtime, info.mode = size, self._created, 0o600
+        with needing_space(name):
+            self._file.write(info.tobuf(tarfile.GNU_FORMAT))
+            self._entries[name] = _copy(source, self._file, size, told)
+            self._file.write(bytes(-size % BLOCK))
+
+    def close(self) -> None:
+        """Write the manifest and the end; the file itself stays open."""
+        self._add_json(MANIFEST, {name: entry._asdict() for name, entry in self._entries.items() if name != HEAD})
+        with needing_space(MANIFEST):
+            self._file.write(bytes(2 * BLOCK))
+            self._file.flush()
+
+    def _add_json(self, name: str, value: object) -> None:
+        data = json.dumps(value, indent=1).encode()
+        self.add(name, len(data), io.BytesIO(data), lambda written: None)
+
+
+def _copy(source: BinaryIO, target: BinaryIO, size: int, told: Told) -> Entry:
+    """Copy so many bytes, and digest them. Raises OSError if there are fewer."""
+    digest, left = hashlib.sha256(), size
+    while left:
+        data = source.read(min(left, COPY_BYTES))
+        if not data:
+            raise OSError(f"{left} bytes of {size} are missing")
+        digest.update(data)
+        target.write(data)
+        told(len(data))
+        left -= len(data)
+    return Entry(size, digest.hexdigest())
+
+
+def unpack(path: Path, directory: Path, told: Told) -> Head:
+    """Write the files of a backup into a directory, which must be empty, and compare them with its manifest.
+
+    Raises ArchiveRefused, NoSpace, OSError; what was written by then stays.
+    """
+    with path.open("rb") as file:
+        return _Reader(path, file).unpack(directory, told)
+
+
+class _Reader:
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self._path, self._file = path, file
+        self._size = os.fstat(file.fileno()).st_size
+
+    def unpack(self, directory: Path, told: Told) -> Head:
+        members = self._members()
+        head = self._head(members)
+        found: dict[str, Entry] = {}
+        for name, size in members:
+            if name == MANIFEST:
+                self._compare(self._json(MANIFEST, size), found)
+                return head
+            if not NAMES.fullmatch(name) or name in found:
+                raise self._refused(f"holds {name!r}, which no backup has" if name not in found else f"{name} twice")
+            found[name] = self._extract(size, directory / name, told)
+        raise self._refused("ends before its manifest: it is cut off")
+
+    def _head(self, members: Iterator[tuple[str, int]]) -> Head:
+        name, size = next(members, ("", 0))
+        if name != HEAD:
+            raise self._refused("is no backup of freshet")
+        head = self._json(HEAD, size)
+        match head:
+            case {"format": int(version)} if version != FORMAT_VERSION:
+                raise ArchiveRefused(
+                    f"{self._path}: written in backup format {version}, this version of freshet reads format "
+                    f"{FORMAT_VERSION}; restore it with the version that wrote it"
+                )
+            case {"format": int(), "created": int(created), "position": int(position)} if 0 <= created < LAST:
+                return Head(created, position)
+        raise self._refused(f"{HEAD} is damaged")
+
+    def _members(self) -> Iterator[tuple[str, int]]:
+        """Name and size of each; the file stands where its bytes begin. Whoever asks for the next has read them."""
+        while True:
+            at = self._file.tell()
+            block = self._file.read(BLOCK)
+            if not block.strip(b"\0"):
+                return
+            try:
+                info = tarfile.TarInfo.frombuf(block, "ascii", "strict")
+            except (tarfile.HeaderError, UnicodeDecodeError, ValueError) as error:
+                raise self._refused(f"byte {at}: {error}") from error
+            if info.type != tarfile.REGTYPE:
+                raise self._refused(f"{info.name!r} is not a plain file")
+            if not 0 <= info.size <= self._size - self._file.tell():
+                raise self._refused(f"{info.name} has {info.size} bytes, of which the file does not hold all")
+            yield info.name, info.size
+            self._file.seek(-self._file.tell() % BLOCK, os.SEEK_CUR)
+
+    def _json(self, name: str, size: int) -> object:
+        if size > MOST_JSON_BYTES:
+            raise self._refused(f"{name} has {size} bytes, more than {MOST_JSON_BYTES}")
+        try:
+            return json.loads(self._file.read(size))
+        except (ValueError, RecursionError) as error:
+            raise self._refused(f"{name} is damaged: {error}") from error
+
+    def _extract(self, size: int, target: Path, told: Told) -> Entry:
+        """Copy the member that the file stands at; durable on return."""
+        with target.open("xb") as copy:
+            with needing_space(str(target)):
+                entry = _copy(self._file, copy, size, told)
+                copy.flush()
+            os.fsync(copy.fileno())
+        return entry
+
+    def _compare(self, manifest: object, found: dict[str, Entry]) -> None:
+        listed = manifest if isinstance(manifest, dict) else {}
+        for name in sorted(listed.keys() | found.keys()):
+            if name not in found:
+                raise self._refused(f"{name} is missing")
+            if listed.get(name) != found[name]._asdict():
+                raise self._refused(f"{name} is not as it was written: its sha256 is {found[name].sha256}")
+
+    def _refused(self, what: str) -> ArchiveRefused:
+        return ArchiveRefused(f"{self._path}: {what}. Nothing was restored; use another backup")

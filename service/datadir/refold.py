@@ -1,0 +1,153 @@
+"""Learn a stopped server's journal again, and compare: the weights are a function of the records, or something is off.
+
+The same `HostedModel` folds them as in the trainer. Nothing that the data directory holds is changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from service.common.gate import GateSettings
+from service.engine.export import pack_weights, read_weights
+from service.journal.examine import Examined, examine
+from service.journal.log import lock
+from service.journal.records import Chunk, ModelCreate, ModelDelete, Skip, Swap, decode_chunk
+from service.journal.segments import JournalDamaged
+from service.journal.skips import Skips
+from service.storage.versions import VersionCorrupt, VersionMissing, Versions
+from service.trainer.checkpoint import Checkpoints
+from service.trainer.hosting import HostedModel, WeightsGone
+from service.trainer.placing import checkpoint_files
+
+CHECKPOINT = "checkpoint"
+
+
+@dataclass
+class Refolded:
+    """One model, learned again: from entry `first` to `offset`, with weights whose file has this sha256."""
+
+    number: int
+    first: int
+    offset: int = 0
+    digest: str = ""
+    met: list[str] = field(default_factory=list)  # what was recorded on the way, with these very weights
+    missed: list[str] = field(default_factory=list)  # and with others
+
+
+def refold(data: Path, checkpoint: Path | None, told: Callable[[int, int], None] = lambda *_: None) -> list[Refolded]:
+    """Learn the journal in a data directory again, from a checkpoint (a trainer.db) or, for None, from its start.
+
+    told: called with the journal position that is reached, and its end. Of each model, the versions that were published
+    on the way and the data directory's own checkpoint are compared. Raises JournalLocked while a server runs;
+    JournalDamaged, also where the start is gone; WeightsGone for a version that a record returns to; what `Checkpoints`
+    raises.
+    """
+    fd = lock(data / "journal")
+    try:
+        journal = examine(data / "journal")
+        if journal.damage:
+            raise journal.damage
+        with closing(Versions(data / "versions.db")) as versions:
+            return _Fold(data, journal, versions, checkpoint).run(told)
+    finally:
+        os.close(fd)
+
+
+class _Fold:
+    def __init__(self, data: Path, journal: Examined, versions: Versions, checkpoint: Path | None) -> None:
+        self._journal, self._versions = journal, versions
+        self._start, self._hosted = _stored(checkpoint) if checkpoint else (0, {})
+        self._partial = checkpoint is not None and len(checkpoint_files(data)) > 1
+        first = journal.segments[0].start if journal.segments else 0
+        if self._start < first:
+            raise JournalDamaged(
+                f"{data / 'journal'}: it is kept from position {first} only, not from {self._start}: "
+                "replay from a checkpoint that is not as old, such as --from trainer.db"
+            )
+        self._results = {n: Refolded(n, hosted.offset) for n, hosted in self._hosted.items()}
+        self._skips: dict[int, Skips] = {}
+        self._gone: set[int] = set()
+        self._recorded: dict[int, dict[int, list[tuple[str, str]]]] = {}  # by model and offset: what, and its digest
+        self._survey(data)
+
+    def run(self, told: Callable[[int, int], None]) -> list[Refolded]:
+        """Fold to the journal's end."""
+        for position, chunk in self._chunks(self._start):
+            if chunk.model not in self._gone:
+                self._take(chunk)
+            told(position, self._journal.end)
+        for number, hosted in self._hosted.items():
+            self._results[number].offset, self._results[number].digest = hosted.offset, digest_of(hosted)
+        return [self._results[number] for number in sorted(self._hosted)]
+
+    def _survey(self, data: Path) -> None:
+        """What must be known before the first record: skips stand behind what they name."""
+        for _, chunk in self._chunks(0):
+            for record in chunk.records:
+                match record:
+                    case Skip(first=first, last=end):
+                        self._skips.setdefault(chunk.model, Skips()).add(first, end)
+                    case ModelDelete():
+                        self._gone.add(chunk.model)
+                    case Swap(version=version, offset=offset):
+                        self._expect(chunk.model, offset, version)
+        for own in checkpoint_files(data).values():
+            for number, hosted in _stored(own)[1].items():
+                recorded = self._recorded.setdefault(number, {}).setdefault(hosted.offset, [])
+                recorded.append((CHECKPOINT, digest_of(hosted)))
+
+    def _expect(self, model: int, offset: int, version: int) -> None:
+        try:
+            digest = self._versions.get(model, version).weights_digest
+        except VersionMissing:
+            return  # pruned
+        self._recorded.setdefault(model, {}).setdefault(offset, []).append((f"version {version}", digest))
+
+    def _take(self, chunk: Chunk) -> None:
+        hosted = self._hosted.get(chunk.model)
+        if hosted is None:
+            first = chunk.records[0]
+            if not isinstance(first, ModelCreate) and self._partial:  # another trainer's
+                self._gone.add(chunk.model)
+                return
+            if not isinstance(first, ModelCreate):
+                raise JournalDamaged(f"model {chunk.model}: its first record is gone, and no checkpoint holds it")
+            hosted = self._hosted[chunk.model] = HostedModel.create(chunk.model, first, GateSettings())
+            self._results[chunk.model] = Refolded(chunk.model, 0)
+        if chunk.end <= hosted.offset:  # in the checkpoint, although it lies behind its position
+            return
+        hosted.skips = self._skips.get(chunk.model, Skips())
+        hosted.apply(chunk, self._weights_of)
+        result = self._results[chunk.model]
+        for what, digest in self._recorded.get(chunk.model, {}).get(hosted.offset, ()):
+            (result.met if digest == digest_of(hosted) else result.missed).append(what)
+
+    def _chunks(self, start: int) -> Iterator[tuple[int, Chunk]]:
+        """From position `start` on, each with the position behind it."""
+        for frame in self._journal.frames():
+            if frame.end > start:
+                yield frame.end, decode_chunk(frame.payload)
+
+    def _weights_of(self, model: int, version: int) -> Any:
+        try:
+            return read_weights(self._hosted[model].learner.network, self._versions.blobs(model, version).weights)
+        except (VersionMissing, VersionCorrupt) as error:
+            raise WeightsGone(str(error)) from error
+
+
+def _stored(path: Path) -> tuple[int, dict[int, HostedModel]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such checkpoint; give a trainer.db, or a copy of one")
+    with closing(Checkpoints(path)) as checkpoints:
+        return checkpoints.load(GateSettings())
+
+
+def digest_of(hosted: HostedModel) -> str:
+    """The sha256 that a version of these weights has."""
+    return hashlib.sha256(pack_weights(hosted.learner.network, hosted.learner.weights.flat)).hexdigest()

@@ -1,0 +1,205 @@
+"""What a stopped server's journal still holds, and how one that is damaged is cut: nothing behind damage is used again.
+
+`check` reads only. `repair` first copies whatever it changes to DATA/quarantine-…, durably; killed at any moment, it
+leaves a journal that is refused as before, or is as it would have left it.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from collections.abc import Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import NamedTuple
+
+from service.journal.examine import Examined, behind, examine, segment_files
+from service.journal.log import lock
+from service.journal.records import Chunk, ModelCreate, decode_chunk
+from service.journal.segments import create_segment
+from service.storage.disk import sync_directory
+from service.storage.states import States
+from service.trainer.placing import checkpoint_files
+
+Span = tuple[int, int]  # a model's logical offsets: first, and the one behind the last
+STATES = "states.db"
+POSITION, TRAINER_POSITION = "SELECT journal_end FROM snapshot", "SELECT position FROM checkpoint"
+NAMES = "SELECT model, tenant, name FROM models"
+
+
+class RepairRefused(RuntimeError):
+    """A file beside the journal cannot be read. Names it and the remedy; nothing was changed."""
+
+
+class Report(NamedTuple):
+    """What `check` finds."""
+
+    segments: int
+    start: int  # positions: of the oldest frame kept, and after the last that holds
+    end: int
+    held: dict[int, Span]  # by model
+    torn_bytes: int  # of a commit that nobody was promised: the next start cuts them off
+    damage: str  # empty: none
+    lost: dict[int, Span]  # by model, what could still be made out behind the damage
+    ahead: dict[str, int]  # files that name a position behind `end`, and that position
+    names: dict[int, str]  # TENANT/NAME by model, of those that a record or the last snapshot names
+
+    @property
+    def problem(self) -> str:
+        """Why a server would refuse this journal; empty if it would not."""
+        where = ", ".join(f"{name} names position {position}" for name, position in self.ahead.items())
+        older = f"the journal ends at position {self.end}, but {where}: restore both from the same moment"
+        return self.damage or (older if where else "")
+
+
+def check(data: Path) -> Report:
+    """Report on the journal in a data directory, changing nothing but lock files.
+
+    Raises JournalLocked while a server runs, JournalFormat, OSError (FileNotFoundError: there is no journal).
+    """
+    with closing(_Locked(data)):
+        return _report(data, examine(data / "journal"))
+
+
+def repair(data: Path, name: str) -> tuple[Report, Path | None]:
+    """Cut a damaged journal before the damage; what is cut goes to the directory `name` in `data`.
+
+    Where states.db holds more than would be left, the streams keep those states: all of the journal is put aside, and a
+    new one goes on where it ended when they were saved. A trainer's file that is ahead of what is left goes aside too.
+    Returns what was found, and that directory; None: there is no damage, nothing was changed. `end` and `lost` are then
+    those of the journal that is left. Raises as `check`.
+    """
+    with closing(_Locked(data)):
+        found = examine(data / "journal")
+        report = _report(data, found)
+        if found.damage is None:
+            return report, None
+        end = report.ahead.get(STATES, report.end)
+        ahead = [path.name for path in checkpoint_files(data).values() if report.ahead.get(path.name, 0) > end]
+        trainer = [path for name in ahead for path in sorted(data.glob(f"{name}*"))]
+        gone = segment_files(data / "journal") if STATES in report.ahead else found.broken
+        states = sorted(data.glob(f"{STATES}*")) if STATES in report.ahead else []
+        _copy([*gone, *trainer, *states], data / name)
+        for path in reversed(trainer):  # while the journal is refused; SQLite's log before what it belongs to
+            path.unlink()
+        sync_directory(data)
+        if STATES in report.ahead:
+            offsets = _go_on_from(data, end, gone)
+            spans = ((model, (offsets.get(model, first), last)) for model, (first, last) in report.lost.items())
+            report = report._replace(end=end, lost={model: span for model, span in spans if span[0] < span[1]})
+        else:
+            _cut(found)
+        return report, data / name
+
+
+class _Locked:
+    """The journal's lock, as long as this is open."""
+
+    def __init__(self, data: Path) -> None:
+        if not (data / "journal").is_dir():
+            raise FileNotFoundError(f"{data}: holds no journal; give the directory that freshet serve --data was given")
+        self._fd = lock(data / "journal")
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+def _report(data: Path, found: Examined) -> Report:
+    held: dict[int, Span] = {}
+    names = _names(data)
+    for frame in found.frames():
+        chunk = _extend(held, frame.payload)
+        for record in chunk.records:
+            if isinstance(record, ModelCreate):
+                names[chunk.model] = f"{record.tenant}/{record.name}"
+    lost: dict[int, Span] = {}
+    for path in found.broken:
+        cut_here = found.segments and path == found.segments[-1].path
+        for payload in behind(path, found.end if cut_here else None):
+            _extend(lost, payload)
+    begins = int((found.segments[0].path if found.segments else found.broken[0]).stem) if found.damage else 0
+    for model, (first, end) in lost.items():  # from where what is held ends; of what never was dropped, from 0
+        lost[model] = (held[model][1] if model in held else first if begins else 0, end)
+    ahead = {name: at for name, at in _positions(data).items() if at > found.end}
+    start = found.segments[0].start if found.segments else 0
+    damage = str(found.damage or "")
+    return Report(len(found.segments), start, found.end, held, found.torn_bytes, damage, lost, ahead, names)
+
+
+def _extend(spans: dict[int, Span], payload: bytes) -> Chunk:
+    chunk = decode_chunk(payload)
+    first, end = spans.get(chunk.model, (chunk.offset, chunk.offset))
+    spans[chunk.model] = (min(first, chunk.offset), max(end, chunk.end))
+    return chunk
+
+
+def _names(data: Path) -> dict[int, str]:
+    """The models that the last snapshot knows; none where it cannot be read."""
+    path = data / STATES
+    if not path.exists():
+        return {}
+    try:
+        with closing(_read_only(path)) as sql:
+            return {model: f"{tenant}/{name}" for model, tenant, name in sql.execute(NAMES)}
+    except sqlite3.Error:
+        return {}
+
+
+def _read_only(path: Path) -> sqlite3.Connection:
+    return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)
+
+
+def _positions(data: Path) -> dict[str, int]:
+    """The journal positions that the databases beside it name. Raises RepairRefused for one that cannot be read."""
+    found = {}
+    for path in (data / STATES, *checkpoint_files(data).values()):
+        query = POSITION if path.name == STATES else TRAINER_POSITION
+        if path.exists():
+            try:
+                with closing(_read_only(path)) as sql:
+                    row = sql.execute(query).fetchone()
+            except sqlite3.Error as error:
+                raise RepairRefused(f"{path}: {error}. Nothing was changed. Restore it from a copy first") from error
+            found[path.name] = int(row[0]) if row else 0
+    return found
+
+
+def _copy(paths: Sequence[Path], quarantine: Path) -> None:
+    """Copy files to a new directory, durable when this returns."""
+    quarantine.mkdir(0o700)
+    for path in paths:
+        shutil.copy2(path, quarantine / path.name)
+        with (quarantine / path.name).open("rb") as file:
+            os.fsync(file.fileno())
+    sync_directory(quarantine)
+    sync_directory(quarantine.parent)
+
+
+def _cut(found: Examined) -> None:
+    """Take away what is broken, the last first, and of the segment that still holds something its broken end only."""
+    kept = found.segments[-1].path if found.segments else None
+    for path in reversed(found.broken):
+        if path != kept:
+            path.unlink()
+            sync_directory(path.parent)
+    if kept in found.broken:
+        with kept.open("r+b") as file:
+            file.truncate(found.segments[-1].file_offset(found.end))
+            os.fsync(file.fileno())
+
+
+def _go_on_from(data: Path, position: int, gone: Sequence[Path]) -> dict[int, int]:
+    """An empty journal at `position`, which is where states.db goes on from; by model, the offset that it has there.
+
+    The new segment comes first: until the last old one is gone, it does not go on where they end, which is damage.
+    """
+    new = create_segment(data / "journal", position, 0)
+    with closing(States(data / STATES)) as states:
+        states.go_on_from(position)
+        offsets = {row.model: row.offset for row in states.load().models}
+    for path in reversed(gone):
+        if path != new.path:
+            path.unlink()
+            sync_directory(path.parent)
+    return offsets

@@ -1,0 +1,50 @@
+"""What is received and not yet answered, counted against the tenant's quota. Requests of unary calls here; of streams,
+where they wait: packed ticks until they are answered, labels and windows until they are acknowledged."""
+
+from __future__ import annotations
+
+import contextlib
+import inspect
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from typing import Any
+
+import grpc
+
+from service.access.tenants import Tenant, Tenants
+from service.edge.guard.interceptor import behaviour, guarded
+from service.edge.guard.security import PUBLIC, caller
+from service.edge.guard.statuses import statuses
+
+
+@contextlib.contextmanager
+def in_flight(tenant: Tenant, size: int) -> Iterator[None]:
+    """So many bytes are in flight inside it. Raises Exhausted."""
+    tenant.take(size)
+    try:
+        yield
+    finally:
+        tenant.give_back(size)
+
+
+class InFlight(grpc.aio.ServerInterceptor):
+    """Refuses the request that is too much for its tenant, with RESOURCE_EXHAUSTED and a retry delay."""
+
+    def __init__(self, tenants: Tenants) -> None:
+        self._tenants = tenants
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the method's handler, if it takes one request."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler.request_streaming or handler_call_details.method == PUBLIC:
+            return handler  # type: ignore[no-any-return]
+        if inspect.isasyncgenfunction(getattr(handler, behaviour(handler))):  # looks on, and holds no request
+            return handler  # type: ignore[no-any-return]
+        return guarded(handler, self._held)  # type: ignore[no-any-return]
+
+    @contextlib.asynccontextmanager
+    async def _held(self, request: Any, context: Any) -> AsyncIterator[None]:
+        async with statuses(context):
+            with in_flight(self._tenants.of(caller().tenant), request.ByteSize()):
+                yield

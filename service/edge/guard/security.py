@@ -1,0 +1,166 @@
+"""The door: who calls, and whether they may. Every method is closed until its proto says which role opens it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextvars import ContextVar
+from typing import Any
+from urllib.parse import unquote
+
+import grpc
+from google.protobuf import descriptor_pool
+from grpc_reflection.v1alpha.reflection import SERVICE_NAME as REFLECTION
+
+from freshet.v1 import access_pb2
+from service.access.audit import Audit
+from service.access.grants import Access, Grant, Role, refused
+from service.common.errors import Forbidden, Unauthenticated
+from service.common.names import ModelKey
+from service.edge.guard.interceptor import guarded
+from service.edge.guard.statuses import reason_of, statuses
+from service.edge.guard.strangers import Strangers
+from service.observe.metrics import Metrics
+
+PUBLIC = "/grpc.health.v1.Health/Check"  # of whoever would restart or route around us; it is short, and says little
+ANYBODY = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # with a token
+REFUSED = "token refused"  # the action of an audit line
+_CALLER: ContextVar[Grant] = ContextVar("caller")
+
+
+def caller() -> Grant:
+    """Who makes the call that this code serves. Raises LookupError outside of calls."""
+    return _CALLER.get()
+
+
+def key(name: str) -> ModelKey:
+    """The caller's model of that name."""
+    return ModelKey(caller().tenant, name)
+
+
+def required(method: str) -> Role | None:
+    """The lowest role that may call a method, "/package.Service/Method"; None: nobody may."""
+    if method.startswith(ANYBODY):
+        return Role.PREDICT
+    try:
+        options = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", ".")).GetOptions()
+    except KeyError:
+        return None
+    role = options.Extensions[access_pb2.role]
+    return Role(role) if role else None
+
+
+def peer_of(context: Any) -> str:
+    """Where a call comes from: HOST:PORT, with gRPC's scheme before it."""
+    return unquote(context.peer() or "")
+
+
+def check_role(grant: Grant, method: str) -> None:
+    """Raises Forbidden unless the grant's role may call the method."""
+    role = required(method)
+    if role is None:
+        raise Forbidden("method", method, "no role may call it")
+    if grant.role < role:
+        remedy = f"{method} needs the role {role.name.lower()}: use a token that has it"
+        raise Forbidden("role", grant.role.name.lower(), remedy)
+
+
+def check_may_erase() -> None:
+    """Raises Forbidden unless the caller is an administrator: erasing shortens the journal of every model."""
+    if caller().role < Role.ADMIN:
+        raise Forbidden("erase", "true", "needs the role admin: use a token that has it, or delete without it")
+
+
+def check_sees_all(grant: Grant) -> None:
+    """Raises Forbidden unless the grant may know what is counted of every tenant."""
+    if not grant.sees_all:
+        remedy = "metrics are of all tenants: use a token of role metrics, or of tenant default's role admin"
+        raise Forbidden("role", grant.role.name.lower(), remedy)
+
+
+class Admitted:
+    """A call that was let in, and may have to leave again."""
+
+    __slots__ = ("grant", "peer", "revoked", "task")
+
+    def __init__(self, grant: Grant, peer: str) -> None:
+        self.grant, self.peer, self.task, self.revoked = grant, peer, asyncio.current_task(), False
+
+
+class Security(grpc.aio.ServerInterceptor):
+    """Lets calls in by their `authorization` metadata, and ends those whose token is good no longer."""
+
+    def __init__(
+        self,
+        access: Callable[[], Access],
+        metrics: Metrics,
+        wall: Callable[[], float] = time.time,
+        audit: Audit | None = None,
+    ) -> None:
+        """access: the one in force now. wall: seconds since 1970. audit: where refusals are logged."""
+        self._access, self._metrics, self._wall = access, metrics, wall
+        self._audit = audit or Audit()
+        self._calls: set[Admitted] = set()
+        self.strangers = Strangers(metrics.strangers)
+
+    async def intercept_service(
+        self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
+    ) -> grpc.RpcMethodHandler[Any, Any] | None:
+        """Wrap the method's handler."""
+        handler = await continuation(handler_call_details)
+        if handler is None or handler_call_details.method == PUBLIC:
+            return handler  # type: ignore[no-any-return]
+        method, sent = handler_call_details.method, handler_call_details.invocation_metadata or ()
+        authorization = next((value for name, value in sent if name == "authorization"), None)
+
+        def guard(request: Any, context: Any) -> contextlib.AbstractAsyncContextManager[None]:
+            return self._admitted(context, method, authorization)
+
+        return guarded(handler, guard)  # type: ignore[no-any-return]
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, context: Any, method: str, authorization: str | None) -> AsyncIterator[None]:
+        async with statuses(context):
+            peer = peer_of(context)
+            call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method), method, peer), peer)
+            self.strangers.let_in(context.peer())
+            _CALLER.set(call.grant)
+            self._calls.add(call)
+            try:
+                yield
+            except asyncio.CancelledError:
+                if not call.revoked or call.task is None or call.task.uncancel():
+                    raise
+                raise refused("a token", "it is good no longer: ask whoever runs the server for another") from None
+            finally:
+                self._calls.discard(call)
+
+    def check_metrics(self, authorization: str | None, peer: str) -> None:
+        """Raises Unauthenticated, or Forbidden, for whoever may not read what is counted of all tenants."""
+        self._admit(authorization, check_sees_all, "/metrics", peer)
+
+    def _admit(self, authorization: str | None, check: Callable[[Grant], None], asked: str, peer: str) -> Grant:
+        """The caller's grant. check: raises Forbidden for a grant that does not allow what was asked for."""
+        grant = None
+        try:
+            grant = self._access().admit(authorization, self._wall())
+            check(grant)
+        except (Unauthenticated, Forbidden) as error:
+            self._metrics.denied.labels(reason_of(error)).inc()
+            self._audit.refused(REFUSED, reason_of(error), grant, peer, asked=asked, why=error.remedy)
+            raise
+        return grant
+
+    def sweep(self) -> int:
+        """End the calls whose token is good no longer; how many."""
+        access, now = self._access(), self._wall()
+        late = [call for call in self._calls if not call.revoked and not access.still(call.grant, now)]
+        for call in late:
+            call.revoked = True
+            self._audit.act("call ended", "revoked", call.grant, call.peer)
+            if call.task is not None:
+                call.task.cancel()
+        self._metrics.revoked.inc(len(late))
+        return len(late)

@@ -1,0 +1,100 @@
+"""The one place where our errors become gRPC statuses, with google.rpc details that name field, value and remedy."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from typing import Any, NoReturn
+
+import grpc
+import structlog
+from google.protobuf import any_pb2, duration_pb2
+from google.protobuf.message import DecodeError, Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+from service.common.errors import (
+    AlreadyExists,
+    Exhausted,
+    Forbidden,
+    Invalid,
+    NotFound,
+    ServiceError,
+    Unauthenticated,
+    Unavailable,
+)
+from service.journal.writer import JournalFailed
+from service.storage.disk import NoSpace
+from service.storage.versions import VersionCorrupt, VersionMissing
+
+log = structlog.get_logger("calls")
+
+# What a write or read raises on a call that is over.
+CLIENT_GONE = (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
+DOMAIN = "freshet"  # whose reasons they are, in google.rpc.ErrorInfo
+STATUS: dict[type[ServiceError], grpc.StatusCode] = {
+    Invalid: grpc.StatusCode.INVALID_ARGUMENT,
+    NotFound: grpc.StatusCode.NOT_FOUND,
+    AlreadyExists: grpc.StatusCode.ALREADY_EXISTS,
+    Exhausted: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
+    Forbidden: grpc.StatusCode.PERMISSION_DENIED,
+    Unavailable: grpc.StatusCode.UNAVAILABLE,
+}
+
+
+@contextlib.asynccontextmanager
+async def statuses(context: Any) -> AsyncIterator[None]:
+    """Inside it, our errors end the call with their status. Any other exception is a bug and stays loud."""
+    try:
+        yield
+    except ServiceError as error:
+        await _abort(context, error)
+    except DecodeError:
+        await _abort(context, Invalid("message", "bytes that are no message", "send messages of freshet.v1"))
+    except VersionMissing:
+        await _abort(context, NotFound("version", "gone", "it is no longer kept: list the versions that are"))
+    except VersionCorrupt as error:  # whose text names files and numbers of ours, which are not the caller's business
+        log.error("a version is damaged, and whoever asked for it is told", why=str(error))
+        await _end(context, grpc.StatusCode.DATA_LOSS, "the version's files are damaged: roll back to another")
+    except NoSpace:
+        await _abort(context, Exhausted("disk", "full", "try again once there is room", retry_s=1.0))
+    except JournalFailed:
+        await _abort(context, Unavailable("journal", "not written", "the server must be restarted"))
+
+
+def reason_of(error: ServiceError) -> str:
+    """The kind of an error as one word, in lower case."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+
+
+async def _abort(context: Any, error: ServiceError) -> NoReturn:
+    violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.remedy)
+    details: list[Message] = [
+        error_details_pb2.BadRequest(field_violations=[violation]),
+        error_details_pb2.ErrorInfo(reason=reason_of(error).upper(), domain=DOMAIN, metadata={"value": error.value}),
+    ]
+    if error.retry_s is not None:
+        delay = duration_pb2.Duration(nanos=int(error.retry_s % 1 * 1e9), seconds=int(error.retry_s))
+        details.append(error_details_pb2.RetryInfo(retry_delay=delay))
+    packed = []
+    for detail in details:
+        box = any_pb2.Any()
+        box.Pack(detail)
+        packed.append(box)
+    status = status_pb2.Status(code=STATUS[type(error)].value[0], message=str(error), details=packed)
+    whole = rpc_status.to_status(status)
+    await _end(context, whole.code, whole.details, whole.trailing_metadata)
+
+
+async def _end(context: Any, *status: Any) -> NoReturn:
+    """Abort the call. Raises CancelledError where its client has left, so that nobody can be told."""
+    try:
+        await context.abort(*status)
+    except CLIENT_GONE:
+        if not context.done():
+            raise
+        raise asyncio.CancelledError("the client has left") from None
+    raise AssertionError("abort raises")

@@ -1,0 +1,134 @@
+"""Making a version: the ONNX file, the weights file, and recorded answers that a loaded copy must give."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import numpy as safetensors
+
+from model import calendar
+from model.graph.step import export_step
+from model.network import Network
+from model.parameters import Weights
+from service.common.errors import shown
+
+Array = NDArray[np.float32]
+
+CANARY_ROWS = 4
+CANARY_TICKS = 24  # random-walk ticks that bring the recorded states off zero
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Inputs of one step and NumPy's answers to it, and the unit in which another's may differ from each of them."""
+
+    x: Array
+    u: Array
+    state: Array
+    y: Array
+    next_state: Array
+    scale: Array  # of y: [rows, O]
+    state_scale: Array  # of next_state: [rows, S]
+
+    def pack(self) -> bytes:
+        """As safetensors."""
+        return safetensors.save({name: np.ascontiguousarray(getattr(self, name)) for name in self.__slots__})
+
+    @classmethod
+    def unpack(cls, data: bytes) -> Canary:
+        """The inverse of `pack`. Raises ValueError for other bytes."""
+        try:
+            return cls(**safetensors.load(data))
+        except Exception as error:  # safetensors raises its own type, and TypeError for other names
+            raise ValueError(f"not a canary: {error}") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A version's files. digest: sha256 of the ONNX bytes."""
+
+    onnx: bytes
+    weights: bytes
+    canary: bytes
+
+    @property
+    def digest(self) -> bytes:
+        """sha256 of the ONNX bytes, 32 bytes."""
+        return hashlib.sha256(self.onnx).digest()
+
+
+def export(network: Network, weights: Weights) -> Export:
+    """The files of these weights, which are copied. Equal weights give equal bytes."""
+    with np.errstate(over="ignore", invalid="ignore"):  # answers that are no numbers are found by whoever compares them
+        canary = _canary(network, weights)
+    return Export(export_step(network, weights), pack_weights(network, weights.flat), canary.pack())
+
+
+def pack_weights(network: Network, flat: Array) -> bytes:
+    """Parameters as safetensors. Equal weights give equal bytes."""
+    return safetensors.save({k: np.ascontiguousarray(v) for k, v in network.layout.views(flat).items()})
+
+
+def read_weights(network: Network, data: bytes) -> Array:
+    """The flat parameters in a weights file.
+
+    Raises ValueError where names, shapes or types are not this network's, or a value is not finite.
+    """
+    try:
+        named = safetensors.load(data)
+    except Exception as error:  # safetensors raises its own type
+        raise ValueError(f"not a weights file: {error}") from error
+    flat = np.empty(network.layout.size, np.float32)
+    views = network.layout.views(flat)
+    if named.keys() != views.keys():
+        raise ValueError(f"weights hold {shown(sorted(named))}, expected {sorted(views)}")
+    for name, view in views.items():
+        if (named[name].shape, named[name].dtype) != (view.shape, view.dtype):
+            found = f"{named[name].dtype} {named[name].shape}"
+            raise ValueError(f"{name} is {found}, expected {view.dtype} {view.shape}")
+        if not np.isfinite(named[name]).all():
+            raise ValueError(f"{name} holds values that are not finite")
+        view[...] = named[name]
+    return flat
+
+
+def _canary(network: Network, weights: Weights) -> Canary:
+    """A short random walk through the network itself, with gaps where the model holds missing values.
+
+    The same inputs for every version of a spec.
+    """
+    rng = np.random.default_rng(0)
+    B, C = CANARY_ROWS, len(network.spec.channels)
+    tape = network.tape(1, B)
+    state = np.zeros((B, network.state_size), np.float32)
+    x = rng.standard_normal((B, C)).astype(np.float32)
+    for tick in range(CANARY_TICKS):
+        x = x + rng.standard_normal((B, C)).astype(np.float32)
+        u = calendar.inputs(np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval, network.spec.interval)
+        before, seen = state, x
+        if network.scaler.hold:
+            seen = np.where((np.arange(B)[:, None] + np.arange(C) + tick) % 3 == 0, np.float32(np.nan), x)
+        y, state = network.step(weights, seen, u, before, tape)
+    statistics = before[:, : network.scaler.size].copy()
+    _, scale, _ = network.observe(statistics, seen, u)
+    reach = np.maximum(_reach(network, before), _reach(network, state))
+    # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
+    state_scale = np.maximum(1, np.abs(state))
+    state_scale[:, network.scaler.size :] = np.maximum(state_scale[:, network.scaler.size :], reach)
+    return Canary(seen, u, before, y, state, reach * network.task.units(weights.target, scale), state_scale)
+
+
+def _reach(network: Network, state: Array) -> Array:
+    """[rows, 1]: the largest output of any layer, at least 1: sums over outputs are rounded to 2⁻²³ of it.
+
+    Units of every cell but one with relu stay below 1.
+    """
+    reach, start = np.ones((len(state), 1), np.float32), network.scaler.size
+    for cell in network.cells:
+        outputs = np.abs(state[:, start : start + cell.hidden])
+        reach = np.maximum(reach, outputs.max(axis=1, keepdims=True))
+        start += cell.state_size
+    return reach

@@ -1,0 +1,187 @@
+"""The journal's files: segments of checksummed frames, how they are named, read, and told torn from damaged.
+
+    segment file = header, frames; named by the position of its first frame
+    header = magic, format version u16, 2 zero bytes, chain u32, start u64, CRC-32 of the header so far u32
+    frame  = word u32, chain u32, payload (one encoded chunk); word = payload length, + 2**31 on a commit's first frame
+
+A *position* counts frame bytes over all segments: it names a frame boundary and only grows. The *chain* at a position
+is the CRC-32 of every word and payload before it, so a frame is valid only after exactly the frames it was written
+after. One commit is one write and one sync, and the next is not written before that sync returned. So the first frame
+of a later commit proves that everything before it was durable: what is broken there is damage; what is broken with no
+later commit after it is the torn end of a commit that nobody was promised.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import numpy as np
+
+from service.journal.records import RecordError, decode_chunk
+from service.storage.disk import needing_space, sync_directory, sync_file
+
+FORMAT_VERSION = 1
+MAGIC = b"freshetJ"
+HEADER = struct.Struct("<8sHxxIQI")
+FRAME = struct.Struct("<II")
+COMMIT_FIRST = 2**31
+MAX_PAYLOAD = COMMIT_FIRST - 1
+SUFFIX = ".journal"
+
+
+class JournalDamaged(RuntimeError):
+    """The files do not hold what was acknowledged. Names file, byte and remedy; nothing is skipped or changed."""
+
+
+class JournalFormat(JournalDamaged):
+    """Written by another version of freshet: nothing is wrong with it."""
+
+
+class Frame(NamedTuple):
+    """One valid frame."""
+
+    start: int  # position of its first byte
+    end: int  # position just after it
+    chain: int  # after it
+    first: bool  # of its commit
+    payload: bytes
+
+
+class Scan(NamedTuple):
+    """What `Segment.scan` found."""
+
+    end: int  # position after the last valid frame
+    chain: int  # there
+    last_commit: int  # position where the last commit in the segment begins (its end if it has none)
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of the journal."""
+
+    path: Path
+    start: int  # position of its first frame
+    chain: int  # there
+
+    def frames(self, position: int, chain: int, end: int) -> Iterator[Frame]:
+        """Frames from `position` (where the chain is `chain`), reading no further than position `end`.
+
+        Stops after the last valid frame: a caller that expected more compares positions.
+        """
+        with self.open() as file:
+            file.seek(self.file_offset(position))
+            while position + FRAME.size <= end:
+                header = file.read(FRAME.size)
+                if len(header) < FRAME.size:
+                    return
+                word, expected = FRAME.unpack(header)
+                size = word & MAX_PAYLOAD
+                if not 0 < size <= end - position - FRAME.size:
+                    return
+                payload = file.read(size)
+                chain = zlib.crc32(payload, zlib.crc32(header[:4], chain))
+                if chain != expected or len(payload) < size:
+                    return
+                start, position = position, position + FRAME.size + size
+                yield Frame(start, position, chain, bool(word & COMMIT_FIRST), payload)
+
+    def scan(self) -> Scan:
+        """Check every frame in the file, keeping none."""
+        scan = Scan(self.start, self.chain, self.start)
+        for frame in self.frames(self.start, self.chain, self.start + self.size()):
+            scan = Scan(frame.end, frame.chain, frame.start if frame.first else scan.last_commit)
+        return scan
+
+    def open(self) -> BinaryIO:
+        """The file, to be read."""
+        return self.path.open("rb")
+
+    def size(self) -> int:
+        """Bytes after the header."""
+        return self.path.stat().st_size - HEADER.size
+
+    def file_offset(self, position: int) -> int:
+        """Where in the file the byte at `position` is."""
+        return HEADER.size + position - self.start
+
+    def damaged(self, position: int, what: str) -> JournalDamaged:
+        """The error for a fault at `position` of this segment, to be raised by the caller."""
+        data = self.path.parent.parent
+        return JournalDamaged(
+            f"{self.path}, byte {self.file_offset(position)}: {what}. Nothing was changed. Restore the journal "
+            f"directory from a copy, or give up what is behind: freshet journal check {data} says what that is, "
+            f"freshet journal repair {data} cuts it off and keeps it aside"
+        )
+
+
+def create_segment(directory: Path, start: int, chain: int) -> Segment:
+    """A new empty segment, durable with its name when this returns. Raises NoSpace, OSError."""
+    header = HEADER.pack(MAGIC, FORMAT_VERSION, chain, start, 0)[:-4]
+    path = directory / f"{start:020d}{SUFFIX}"
+    unfinished = path.with_suffix(".tmp")
+    with needing_space(str(path)):
+        unfinished.write_bytes(header + struct.pack("<I", zlib.crc32(header)))
+    sync_file(unfinished)
+    with needing_space(str(path)):
+        unfinished.rename(path)
+    sync_directory(directory)
+    return Segment(path, start, chain)
+
+
+def read_header(path: Path) -> Segment:
+    """The segment in a file. Raises JournalDamaged for a header that is not whole or not the one the name tells;
+    JournalFormat, OSError."""
+    with path.open("rb") as file:
+        return parse_header(path, file.read(HEADER.size))
+
+
+def parse_header(path: Path, data: bytes) -> Segment:
+    """The segment whose file begins with `data`. Raises as `read_header`.
+
+    Every format begins with this header, so that its number can be read: what may change stands behind it.
+    """
+    segment = Segment(path, HEADER.size, 0)  # so that position 0 is the file's first byte
+    if len(data) < HEADER.size:
+        raise segment.damaged(0, f"the segment header is cut off after {len(data)} bytes")
+    magic, version, chain, start, crc = HEADER.unpack(data)
+    if magic != MAGIC or crc != zlib.crc32(data[:-4]) or path.name != f"{start:020d}{SUFFIX}":
+        raise segment.damaged(0, "the segment header is damaged or does not match the file's name")
+    if version != FORMAT_VERSION:
+        raise JournalFormat(
+            f"{path}: written in journal format {version}, this version of freshet reads format {FORMAT_VERSION}; "
+            "start the version that wrote it"
+        )
+    return Segment(path, start, chain)
+
+
+def find_later_commit(tail: bytes) -> int | None:
+    """Where in `tail` (which begins with a broken frame) a whole first frame of a commit begins; None: nowhere.
+
+    The chain before it is unknown, being broken; that its payload is strictly one chunk tells it from chance.
+    """
+    block = 1 << 20
+    data = np.frombuffer(tail, np.uint8)
+    for begin in range(1, len(tail) - FRAME.size, block):
+        n = min(block, len(tail) - FRAME.size - begin)
+        byte = [data[begin + i : begin + i + n].astype(np.uint32) for i in range(4)]
+        words = byte[0] | byte[1] << 8 | byte[2] << 16 | byte[3] << 24
+        sizes = (words & np.uint32(MAX_PAYLOAD)).astype(np.int64)
+        room = len(tail) - FRAME.size - np.arange(begin, begin + n)
+        for at in begin + np.flatnonzero((words >= COMMIT_FIRST) & (sizes <= room)):
+            payload = int(at) + FRAME.size
+            if _is_chunk(tail[payload : payload + int(sizes[at - begin])]):
+                return int(at)
+    return None
+
+
+def _is_chunk(payload: bytes) -> bool:
+    try:
+        decode_chunk(payload)
+    except RecordError:
+        return False
+    return True

@@ -1,0 +1,358 @@
+"""The journal: the append-only record of everything that affects state or learning (R1, R3), by group commit.
+
+`append` never waits: it numbers the entry and leaves it to `run`, which takes whatever is pending, writes it as one
+commit and syncs it. Entries that arrive meanwhile are the next commit. An entry is acknowledged by `on_commit` alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import threading
+import time as clocks
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from service.journal.log import JournalLocked, SegmentLog
+from service.journal.pending import PendingChunk
+from service.journal.records import F32, U32, U32_MAX, U64, U64_MAX, Chunk, Record, RecordError
+from service.journal.retention import droppable
+from service.journal.segments import JournalDamaged
+from service.storage.disk import NoSpace, again_s
+
+__all__ = ["Commit", "CommittedChunk", "Journal", "JournalDamaged", "JournalFailed", "JournalLocked"]
+
+_F32 = np.dtype(np.float32)
+
+
+class JournalFailed(RuntimeError):
+    """A write or sync failed, or the writer has ended: nothing more is taken. Restart, which recovers from the files.
+
+    Never retried: after a failed sync the kernel may have dropped the data and would report success. (A disk without
+    room is another matter: see `Journal.no_space`.)
+    """
+
+
+class CommittedChunk(NamedTuple):
+    """What a commit made durable of one model."""
+
+    model: int
+    first_offset: int
+    end_offset: int  # logical offset after the last entry
+    streams: U32  # of its ticks, in order
+    seqs: U64  # of its ticks: of several of a stream, the last one is the highest
+    labels: int  # labels and windows among its entries
+
+
+class Commit(NamedTuple):
+    """One group commit, on disk."""
+
+    position: int  # after its last frame
+    seconds: float  # from taking the entries to the sync's return
+    lag: float  # seconds from the oldest entry's append to the sync's return
+    chunks: tuple[CommittedChunk, ...]
+
+
+class Journal:
+    """The one writer of a journal directory, and its reader. Everything but `run`, `flush` and `retain` is synchronous.
+
+    All methods but `read` and `replay` belong to the event loop's thread; encoding, writing and syncing
+    happen in a thread of their own.
+    """
+
+    def __init__(self, log: SegmentLog, clock: Callable[[], float] = clocks.perf_counter) -> None:
+        """Takes ownership of `log`. `clock`: seconds, for what a `Commit` says of time only. Use `open`."""
+        self._log, self._clock = log, clock
+        self.on_commit: list[Callable[[Commit], None]] = []
+        self.learn_every_of: Callable[[int], int] = lambda model: 1
+        self.pace_s = 0.0  # shortest time from one commit's start to the next: each costs CPU, however small
+        self.failure: JournalFailed | None = None
+        self.no_space: NoSpace | None = None  # while the commit in flight waits for the disk to have room
+        self.on_full: list[Callable[[NoSpace | None], None]] = []  # at each try without room, and, None, when there is
+        self._tries, self._room = 0, asyncio.Event()
+        self._pending: dict[int, PendingChunk] = {}  # by model, in order of first append
+        self._oldest = 0.0  # clock seconds at the first append of what is pending
+        self._in_flight: list[PendingChunk] = []
+        self._in_flight_oldest = 0.0
+        self._ends: dict[int, int] = {}  # logical offset after what is committed or in flight
+        self._durable: dict[int, int] = {}
+        self._durable_position = log.end
+        self._work = asyncio.Event()
+        self._commits_begun = 0
+        self._waiters: list[tuple[int, asyncio.Future[None], bool]] = []  # commit number awaited, or else a full disk
+        self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
+        self._held: list[int] = []  # positions that readers hold on to
+        self._retaining = threading.Lock()
+
+    @classmethod
+    def open(cls, directory: str | os.PathLike[str], *, segment_bytes: int = 64 << 20) -> Journal:
+        """Open the journal in `directory`, made if needed, for this process alone; verifies every frame.
+
+        A segment is closed once it holds `segment_bytes`. Raises JournalLocked, JournalDamaged, OSError.
+        """
+        return cls(SegmentLog(Path(directory), segment_bytes))
+
+    @property
+    def durable_position(self) -> int:
+        """Position after the last durable frame."""
+        return self._durable_position
+
+    @property
+    def first_position(self) -> int:
+        """Position of the oldest frame that is kept."""
+        return self._log.start
+
+    @property
+    def size(self) -> int:
+        """Bytes of its files."""
+        return self._log.size
+
+    @property
+    def truncated_bytes(self) -> int:
+        """Bytes of a torn commit that `open` cut off."""
+        return self._log.truncated_bytes
+
+    @property
+    def pending_entries(self) -> int:
+        """Entries appended and not yet durable."""
+        return sum(chunk.count for chunk in (*self._in_flight, *self._pending.values()))
+
+    @property
+    def pending_bytes(self) -> int:
+        """Bytes appended and not yet durable, frame and chunk headers left out."""
+        return sum(chunk.size for chunk in (*self._in_flight, *self._pending.values()))
+
+    def offset(self, model: int) -> int:
+        """The model's logical end: entries appended so far, durable or not."""
+        pending = self._pending.get(model)
+        return pending.end if pending else self._ends.get(model, 0)
+
+    def durable_offset(self, model: int) -> int:
+        """The model's logical end on disk."""
+        return self._durable.get(model, 0)
+
+    def start_offset(self, model: int, offset: int) -> None:
+        """Tell, after recovery, how many entries of the model the journal holds. Raises ValueError if some wait."""
+        if model in self._pending or any(chunk.model == model for chunk in self._in_flight):
+            raise ValueError(f"model {model} has entries pending: start_offset comes before the first append")
+        self._ends[model] = self._durable[model] = offset
+
+    def append(self, model: int, record: Record) -> int:
+        """Add a record, copied; returns the model's logical offset just after it.
+
+        Raises RecordError for one that cannot be written, JournalFailed when the journal takes no more.
+        """
+        chunk = self._pending.get(model) or self._new_chunk(model)
+        chunk.add(record)
+        return self._added(chunk)
+
+    def append_tick(self, model: int, stream: int, seq: int, time: float, x: F32) -> int:
+        """`append` for one tick, cheaply. x: (C,) float32, copied; time: seconds, NaN: none. Raises as `append`."""
+        if x.dtype != _F32 or x.ndim != 1 or not x.size or not 0 <= stream <= U32_MAX or not 0 <= seq <= U64_MAX:
+            raise RecordError(
+                f"tick: expected stream u32, seq u64, x (C,) float32; got {stream}, {seq}, {x.dtype} {x.shape}"
+            )
+        chunk = self._pending.get(model) or self._new_chunk(model)
+        chunk.add_tick(stream, seq, float(time), x.tobytes())
+        return self._added(chunk)
+
+    async def run(self) -> None:
+        """Commit what is pending, again and again. Cancelled, it commits what is left, if there is room, and ends.
+
+        A commit that finds no room on the disk is tried until it does. Raises JournalFailed if a commit fails
+        otherwise. Afterwards nothing can be appended.
+        """
+        try:
+            while True:
+                await self._work.wait()
+                started = self._clock()
+                await _to_its_end(self._commit())
+                while self.no_space:
+                    await self._until_room(again_s(self._tries))
+                    await _to_its_end(self._commit())
+                await asyncio.sleep(self.pace_s - (self._clock() - started))
+        except asyncio.CancelledError:
+            while (self._in_flight or self._pending) and not self.failure:
+                await _to_its_end(self._commit())
+                if self.no_space:
+                    break
+            raise
+        finally:
+            self._fail(JournalFailed("the journal's writer has ended"))
+
+    async def flush(self, *, unless_full: bool = False) -> None:
+        """Wait until everything appended so far is durable, or, if asked, until it is known that the disk is full;
+        `run` does the work. Raises JournalFailed."""
+        if unless_full and self.no_space:
+            return
+        if self._pending or self._in_flight:
+            done = asyncio.get_running_loop().create_future()
+            self._waiters.append((self._commits_begun + bool(self._pending), done, unless_full))
+            await done
+        elif self.failure:
+            raise JournalFailed(str(self.failure))
+
+    def read(self, position: int, max_bytes: int) -> list[tuple[int, bytes]]:
+        """Durable frames from `position` as (position after the frame, encoded chunk), checked; empty at the end.
+
+        At most `max_bytes` of chunks, but at least one. Raises JournalDamaged if they are not as written, if
+        `position` is no boundary, or if the journal ends before it or no longer reaches back to it. It reads files, and
+        all of a segment up to `position` unless the last `read` ended there: off the loop where anybody waits.
+        """
+        return self._log.read(position, max_bytes)
+
+    def replay(self, position: int) -> Iterator[tuple[int, Chunk]]:
+        """Every durable chunk from `position`, with the position after it. Raises as `read`."""
+        return self._log.replay(position)
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[int]:
+        """The oldest position that is kept, and stays kept until the block ends: for whoever reads from there."""
+        with self._retaining:
+            position = self.first_position
+            self._held.append(position)
+        try:
+            yield position
+        finally:
+            self._held.remove(position)
+
+    async def begin_segment(self) -> int:
+        """Commit what is pending, and begin a new segment; the position where that begins.
+
+        Raises NoSpace, OSError, JournalFailed.
+        """
+        await self.flush(unless_full=True)
+        if self.no_space:
+            raise NoSpace(str(self.no_space))
+        return await asyncio.get_running_loop().run_in_executor(self._writer, self._log.begin_segment)
+
+    async def retain(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
+        """Delete the segments that `droppable` says, never what is `held` (never the last); returns how many.
+
+        Raises OSError.
+        """
+        dropped = await asyncio.to_thread(self._drop, needed, keep_bytes, keep_s, now)
+        if dropped:
+            self._room.set()
+        return dropped
+
+    def close(self) -> None:
+        """Let go of the directory, after `run` has ended. What is still pending is not written."""
+        self._writer.shutdown(wait=True)
+        self._log.close()
+        self._fail(JournalFailed("the journal is closed"))
+
+    def _new_chunk(self, model: int) -> PendingChunk:
+        if self.failure:
+            raise JournalFailed(str(self.failure))
+        if not 0 <= model <= U32_MAX:
+            raise RecordError(f"model {model} is not in 0..{U32_MAX}")
+        return PendingChunk(model, self._ends.get(model, 0))
+
+    def _added(self, chunk: PendingChunk) -> int:
+        if chunk.model not in self._pending:  # not before its first entry was accepted: no chunk is empty
+            if not self._pending:
+                self._oldest = self._clock()
+            self._pending[chunk.model] = chunk
+            self._work.set()
+        return chunk.offset + chunk.count
+
+    async def _until_room(self, seconds: float) -> None:
+        """Wait so long, or until something here has made room."""
+        # Not wait_for: in Python 3.11 it drops a cancellation that meets its result (bpo-42130).
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._room.wait()
+
+    def _drop(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
+        with self._retaining:
+            closed = self._log.closed_segments()
+            n = droppable(closed, self.size, min([needed, *self._held]), keep_bytes, keep_s, now)
+            return self._log.drop_before(closed[n - 1].end) if n else 0
+
+    def _begin(self) -> None:
+        """All that is pending is the commit in flight from here on."""
+        self._in_flight, self._pending = list(self._pending.values()), {}
+        self._in_flight_oldest = self._oldest
+        self._work.clear()
+        self._commits_begun += 1
+        for chunk in self._in_flight:
+            chunk.learn_every = self.learn_every_of(chunk.model)
+            self._ends[chunk.model] = chunk.end
+
+    async def _commit(self) -> None:
+        """Write all that is pending as one commit, or again the one that found no room; then acknowledge it."""
+        started = self._clock()
+        self._room.clear()
+        try:
+            if not self._in_flight:
+                self._begin()
+            batch, oldest = self._in_flight, self._in_flight_oldest
+            loop = asyncio.get_running_loop()
+            position, ticks = await loop.run_in_executor(self._writer, self._write, batch)
+        except NoSpace as error:
+            self.no_space, self._tries = error, self._tries + 1
+            self._settle_waiters(self._commits_begun + 1, None, full=True)
+            self._tell_full()
+            return
+        except Exception as error:
+            self._fail(JournalFailed(f"journal commit failed: {error}. Nothing of it is acknowledged; restart"))
+            raise JournalFailed(str(self.failure)) from error
+        self._in_flight = []
+        if self.no_space:
+            self.no_space, self._tries = None, 0
+            self._tell_full()
+        self._durable_position = position
+        for chunk in batch:
+            self._durable[chunk.model] = chunk.end
+        chunks = tuple(
+            CommittedChunk(c.model, c.offset, c.end, *t, c.labels) for c, t in zip(batch, ticks, strict=True)
+        )
+        now = self._clock()
+        commit = Commit(position, now - started, now - oldest, chunks)
+        for listener in self.on_commit:
+            listener(commit)
+        self._settle_waiters(self._commits_begun, None)
+
+    def _tell_full(self) -> None:
+        for listener in self.on_full:
+            listener(self.no_space)
+
+    def _write(self, batch: list[PendingChunk]) -> tuple[int, list[tuple[U32, U64]]]:
+        """In the writer's thread: (position after the commit, streams and seqs of each chunk's ticks)."""
+        position = self._log.write([chunk.encode() for chunk in batch])
+        return position, [chunk.ticks() for chunk in batch]
+
+    def _fail(self, failure: JournalFailed) -> None:
+        """Take nothing more; the first failure is the one that is kept. Whoever waits in `flush` gets it."""
+        self.failure, self.no_space = self.failure or failure, None
+        self._pending, self._in_flight = {}, []  # never acknowledged
+        self._settle_waiters(self._commits_begun + 1, self.failure)
+
+    def _settle_waiters(self, commit: int, failure: JournalFailed | None, *, full: bool = False) -> None:
+        """Let those go on who wait for a commit up to this one; full: of them, those who do not outwait a full disk."""
+        waiters, self._waiters = self._waiters, []
+        for number, done, unless_full in waiters:
+            if number > commit or (full and not unless_full):
+                self._waiters.append((number, done, unless_full))
+            elif done.done():  # its task was cancelled
+                continue
+            elif failure:
+                done.set_exception(JournalFailed(str(failure)))
+            else:
+                done.set_result(None)
+
+
+async def _to_its_end(commit: Coroutine[None, None, None]) -> None:
+    """Await `commit`; a cancellation meanwhile waits for it: a write under way cannot be called back."""
+    task = asyncio.ensure_future(commit)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await task
+        raise

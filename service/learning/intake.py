@@ -1,0 +1,147 @@
+"""Labels and windows on their way into the journal, and how far each call's are acknowledged.
+
+Between a check and its record nothing awaits (R3): a label's place behind its tick, and a window's behind the one
+before it, are what was checked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from service.common.errors import NotFound, Reason, Refusal, shown
+from service.journal.records import Label, Window
+from service.journal.writer import Commit
+from service.learning.labels import Array, RawWindow, Shape, check_label, check_window
+from service.serving.ticks import Serving
+from service.streams.sessions import Session, Sessions
+from service.streams.table import ABSENT
+
+
+class Intake:
+    """Takes labels and windows in for every call. All methods run to their end on the event loop."""
+
+    def __init__(self, serving: Serving) -> None:
+        self.serving = serving
+        self._learned: dict[int, int] = {}  # by model: journal entries that the trainer has learned, as it last said
+        self._waiting: dict[int, set[Callable[[], None]]] = {}  # by model: calls to wake
+        self._owners: dict[tuple[int, str], object] = {}  # by model and source: the call that sends its windows
+        self._shapes: dict[int, Shape] = {}
+        serving.on_commit.append(self._committed)
+        serving.on_removed.append(self._removed)
+
+    def shape(self, model: Sessions) -> Shape:
+        """What the model's labels and windows must be like."""
+        if model.number not in self._shapes:
+            self._shapes[model.number] = Shape.of(model.network)
+        return self._shapes[model.number]
+
+    def label(self, model: Sessions, stream: str, seq: int, y: Array) -> int | Refusal:
+        """Journal a label for a tick of any stream of the model; returns the model's offset just after it.
+
+        y: [O], copied. The stream must be in memory, if there is one. Raises Unavailable, NotFound, JournalFailed.
+        """
+        self.check_open(model)
+        row = model.table.by_id.get(stream, ABSENT)
+        session = None if row == ABSENT else Session(model, row)
+        if session is None and model.spec.task != "forecast":
+            remedy = f"model {model.name} has no such stream: its ticks come first"
+            refusal: Refusal | None = Refusal(seq, Reason.UNKNOWN_TICK, "label.stream", shown(stream), remedy)
+        else:
+            refusal = check_label(self.shape(model), seq, y, session.last_seq if session else 0)
+        if refusal or session is None:
+            assert refusal is not None
+            return self._refused(refusal)
+        offset = self.serving.record(model, Label(session.number, seq, y))
+        self.serving.metrics.of(model.key).labels.inc()
+        return offset
+
+    def window(self, model: Sessions, source: str, raw: RawWindow) -> int | Refusal:
+        """Journal a window, unless it was before; returns the model's offset at which it is on disk.
+
+        Raises Unavailable, NotFound, JournalFailed; Exhausted for the first window of a source that is one too many.
+        """
+        self.check_open(model)
+        repeated = model.sources.repeated(source, raw.seq)
+        if isinstance(repeated, Refusal):
+            return self._refused(repeated)
+        if repeated:
+            self.serving.metrics.of(model.key).repeated_windows.inc()
+            return self.serving.journal.offset(model.number)  # at the latest
+        checked = check_window(self.shape(model), raw)
+        if isinstance(checked, Refusal):
+            return self._refused(checked)
+        offset = self.serving.record(model, Window(source, raw.seq, *checked))
+        self.serving.metrics.of(model.key).windows.inc()
+        return offset
+
+    def again(self, model: Sessions, window: Window) -> None:
+        """Journal a window that takes an item out of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
+        self.check_open(model)
+        self.serving.record(model, window)
+        self.serving.metrics.of(model.key).replayed.inc()
+
+    def reached(self, model: Sessions, learned: bool) -> int:
+        """The model's offset up to which entries are on disk, or learned."""
+        return self._learned.get(model.number, 0) if learned else self.serving.journal.durable_offset(model.number)
+
+    def has_learned(self, model: int, offset: int) -> None:
+        """The trainer has learned the model's entries up to `offset`. After its restart that may be fewer again: then
+        the same ones are learned again, to the same weights, and stay acknowledged."""
+        if offset > self._learned.get(model, 0):
+            self._learned[model] = offset
+            self.wake(model)
+
+    # ---- calls
+
+    def watch(self, model: Sessions, wake: Callable[[], None]) -> None:
+        """From here on `wake` is called whenever `reached` may have moved, or the call must leave."""
+        self._waiting.setdefault(model.number, set()).add(wake)
+
+    def unwatch(self, model: Sessions, wake: Callable[[], None]) -> None:
+        """The call waits for nothing any more. Does nothing where it did not."""
+        self._waiting.get(model.number, set()).discard(wake)
+
+    def own(self, model: Sessions, source: str, call: object) -> None:
+        """From here on `call` sends the source's windows; who did before is fenced, and woken."""
+        self._owners[model.number, source] = call
+        self.wake(model.number)
+
+    def owns(self, model: Sessions, source: str, call: object) -> bool:
+        """Whether no later call sends the source's windows."""
+        return self._owners.get((model.number, source)) is call
+
+    def disown(self, model: Sessions, source: str, call: object) -> None:
+        """The call has ended."""
+        if self.owns(model, source, call):
+            del self._owners[model.number, source]
+
+    def wake(self, model: int | None = None) -> None:
+        """Let the calls of a model, or all, look again."""
+        for number in self._waiting if model is None else (model,):
+            for wake in self._waiting.get(number, ()):
+                wake()
+
+    def is_open(self, model: Sessions) -> bool:
+        """Whether anything can be taken in for the model: it is there, and the service is not leaving."""
+        return not self.serving.draining and self.serving.models.get(model.number) is model
+
+    def check_open(self, model: Sessions) -> None:
+        """Raises Unavailable while the service is leaving, or cannot write; NotFound where the model is deleted."""
+        self.serving.check_open()
+        if not self.is_open(model):
+            raise NotFound("model", model.name, "the model was deleted meanwhile")
+
+    # ---- inside
+
+    def _refused(self, refusal: Refusal) -> Refusal:
+        self.serving.metrics.refused_labels.labels(refusal.reason.name.lower()).inc()
+        return refusal
+
+    def _removed(self, model: int) -> None:
+        self.wake(model)
+        for known in (self._learned, self._waiting, self._shapes):
+            known.pop(model, None)
+
+    def _committed(self, commit: Commit) -> None:
+        for chunk in commit.chunks:
+            self.wake(chunk.model)

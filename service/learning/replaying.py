@@ -1,0 +1,187 @@
+"""The quarantine as people see it: listed, and learned from after all.
+
+The trainer alone reads and writes trainer.db, so it is asked over its pipe, and saves before it answers: what is listed
+is on disk. What is replayed is journaled again as a window of the source "replay", numbered by the item; the learner's
+fold takes the item out of the quarantine when it meets that record, once, however often it was asked for.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from service.common.errors import Invalid
+from service.journal.records import Chunk, Reset, StateDelete, StatePut, Ticks, Window, entries
+from service.journal.sources import REPLAY
+from service.learning.intake import Intake
+from service.learning.labels import Array
+from service.learning.pool import Trainers
+from service.streams.sessions import Sessions
+from service.streams.table import ABSENT
+from service.trainer.quarantine import NO_STREAM, Item
+
+ASK_S = 20.0  # it waits behind what the trainer has been sent, seconds' worth of learning at most
+MAX_PAGE = 1000
+MAX_ID = 2**63 - 1  # what the trainer's database can hold
+MAX_REPLAYED = 256  # items of one request
+FLUSH_BYTES = 8 << 20  # windows journaled before the disk is waited for
+CONTEXT_WINDOWS = 4  # a label is learned behind so many windows of its stream's ticks
+
+
+class Replayer:
+    """Lists quarantines, and puts what is in them on its way into learning."""
+
+    def __init__(self, intake: Intake, trainer: Trainers) -> None:
+        self._intake, self._serving, self._trainer = intake, intake.serving, trainer
+
+    async def items(self, model: Sessions, after: int, limit: int) -> list[tuple[Item, str]]:
+        """Items with ids above `after` and the stream ids of labels, oldest first: at most `limit`, fewer if they are
+        large. Raises Unavailable, NotFound, Invalid."""
+        if after > MAX_ID:
+            raise Invalid("after", after, "give the last id of the page before")
+        items = await self._ask(model, after, min(limit, MAX_PAGE), [])
+        labels = [item.stream for item in items if item.stream != NO_STREAM]
+        names = await self._names(model, np.array(labels, np.uint32))
+        return [(item, names.get(item.stream, "")) for item in items]
+
+    async def _names(self, model: Sessions, numbers: NDArray[np.uint32]) -> dict[int, str]:
+        """Ids of streams by number; those that were deleted are left out."""
+        await self._serving.residency.bring_numbers(model, numbers)
+        rows = model.table.rows_of(numbers)
+        here = rows != ABSENT
+        return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}
+
+    async def replay(self, model: Sessions, ids: Sequence[int]) -> tuple[list[int], dict[int, str]]:
+        """Learn from items after all: those that are on their way, on disk, and why each of the others is not.
+
+        Raises Invalid for too many, Unavailable, NotFound.
+        """
+        if len(ids) > MAX_REPLAYED:
+            raise Invalid("ids", f"{len(ids)} ids", f"send at most {MAX_REPLAYED} in one request")
+        wanted = sorted(set(ids))
+        if wanted and not 1 <= wanted[0] <= wanted[-1] <= MAX_ID:
+            raise Invalid("ids", wanted[-1] or wanted[0], "give ids that the quarantine lists")
+        items = await self._ask(model, 0, MAX_REPLAYED, wanted) if wanted else []
+        refused = dict.fromkeys(set(wanted) - {i.id for i in items}, "not in the quarantine, or not any more")
+        longest = min(CONTEXT_WINDOWS * model.spec.window, self._intake.shape(model).steps)
+        journal = self._serving.journal
+        with journal.held() as start:
+            chunks = (chunk for _, chunk in journal.replay(start) if chunk.model == model.number)
+            found = await asyncio.to_thread(find, chunks, items, longest)
+        replayed, size = [], 0
+        for item in items:
+            window = found.get(item.id)
+            if window is None:
+                refused[item.id] = gone(item)
+            elif model.spec.task == "forecast" and item.stream != NO_STREAM:
+                refused[item.id] = (
+                    "a value of the stream itself, which has gone on: send it to Training.Learn as a window"
+                )
+            elif model.paused:
+                refused[item.id] = "the model is paused: resume it first"
+            else:
+                self._intake.again(model, window)
+                replayed.append(item.id)
+                size += window.x.nbytes + 2 * window.y.nbytes
+            if size > FLUSH_BYTES:
+                await journal.flush()
+                size = 0
+        await journal.flush()
+        return replayed, refused
+
+    async def _ask(self, model: Sessions, after: int, limit: int, ids: list[int]) -> list[Item]:
+        self._intake.check_open(model)
+        answer = await self._trainer.ask("list_quarantine", ASK_S, model.number, after=after, limit=limit, ids=ids)
+        return [Item(**{**head, "y": y}) for head, y in zip(answer.head["items"], answer.blobs, strict=True)]
+
+
+def gone(item: Item) -> str:
+    """What to do where the journal does not hold an item's rows any more."""
+    if item.stream == NO_STREAM:
+        return "the journal no longer holds this window: send it again to Training.Learn"
+    return f"the journal no longer holds tick {item.seq} of its stream: send it to Training.Learn as a window"
+
+
+class Context:
+    """The ticks that lead to one label, gathered as the journal goes by."""
+
+    def __init__(self, item: Item, longest: int) -> None:
+        self.item = item
+        self._first = max(1, item.seq - longest + 1)
+        self._rows: list[Array] = []
+        self._next = self._first  # seq of the next tick, if nothing is missing
+        self._state: Array | None = None  # before the first tick, where a client put one
+
+    @property
+    def complete(self) -> bool:
+        """Whether the label's own tick is there."""
+        return self._next > self.item.seq
+
+    def restart(self, last_seq: int | None = None, state: Array | None = None) -> None:
+        """The stream begins anew, from a state that was put behind tick `last_seq`, or an empty one."""
+        if not self.complete:
+            self._rows, self._state = [], state if last_seq is not None and last_seq + 1 >= self._first else None
+            self._next = self._first if last_seq is None else max(self._first, last_seq + 1)
+
+    def ticks(self, seq: Array, x: Array) -> None:
+        """Consecutive ticks of the stream, seq (n,) and x [n, C]: those that lead to the label are copied."""
+        for i in np.flatnonzero((seq >= self._first) & (seq <= self.item.seq)):
+            if self.complete:
+                return
+            if seq[i] != self._next:  # ticks are missing: the stream began anew between
+                self._rows, self._state = [], None
+            self._rows.append(x[i].copy())
+            self._next = int(seq[i]) + 1
+
+    def window(self) -> Window | None:
+        """The label with what leads to it; None where its tick is not there."""
+        if not self.complete or not self._rows:
+            return None
+        label = np.frombuffer(self.item.y, np.float32)
+        y = np.zeros((len(self._rows), len(label)), np.float32)
+        weight = np.zeros_like(y)
+        y[-1], weight[-1] = label, 1
+        return Window(REPLAY, self.item.id, np.stack(self._rows), y, weight, self._state)
+
+
+def find(chunks: Iterable[Chunk], items: Sequence[Item], longest: int) -> dict[int, Window]:
+    """The windows to learn items from, by id, from the model's chunks in their order.
+
+    A label gets the ticks before it, at most `longest` of them, since its stream last began anew. What the chunks do
+    not hold any more is left out.
+    """
+    windows = {item.offset: item for item in items if item.stream == NO_STREAM}
+    contexts: dict[int, list[Context]] = {}
+    for item in items:
+        if item.stream != NO_STREAM:
+            contexts.setdefault(item.stream, []).append(Context(item, longest))
+    found: dict[int, Window] = {}
+    for offset, record in _entries(chunks):
+        if isinstance(record, Window) and offset in windows:
+            id = windows[offset].id
+            found[id] = Window(REPLAY, id, record.x, record.y, record.weight, record.initial_state)
+        elif isinstance(record, Ticks):
+            for stream in contexts.keys() & set(record.stream.tolist()):
+                at = record.stream == stream
+                for context in contexts[stream]:
+                    context.ticks(record.seq[at], record.x[at])
+        elif isinstance(record, Reset | StateDelete):
+            for context in contexts.get(record.stream, ()):
+                context.restart()
+        elif isinstance(record, StatePut):
+            for context in contexts.get(record.stream, ()):
+                context.restart(record.last_seq, record.state)
+    complete = ((c.item.id, c.window()) for group in contexts.values() for c in group)
+    return found | {id: window for id, window in complete if window is not None}
+
+
+def _entries(chunks: Iterable[Chunk]) -> Iterator[tuple[int, object]]:
+    """Records with the entry that each begins at."""
+    for chunk in chunks:
+        offset = chunk.offset
+        for record in chunk.records:
+            yield offset, record
+            offset += entries(record)

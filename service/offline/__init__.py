@@ -1,1 +1,0 @@
-"""`freshet train`: a model's first weights from a recorded history, before it goes online."""

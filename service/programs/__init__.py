@@ -1,0 +1,2 @@
+"""Programs behind the larger verbs, a room each.
+"""

@@ -1,0 +1,163 @@
+"""A freshet server as a child process: start it, wait until it is ready, stop it, kill it, start it again."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import signal
+import socket
+import sys
+from collections import deque
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from service.console.failures import ServerFailed
+
+READY = re.compile(r"ready grpc=(?P<grpc>\S+) http=(?P<http>\S+)")
+START_S = 60.0  # imports on a cold disk, and recovery
+STOP_S = 20.0  # more than the server's own drain_s
+SHOWN_LINES = 5
+
+
+class ServerChild:
+    """One server at a time, on one data directory. For use in one event loop; `async with` starts and stops it.
+
+    It keeps standard input open and the server drains when that closes, so that no server outlives this process,
+    however it ends. Ctrl-C reaches this process alone, which then stops its server in order.
+    """
+
+    def __init__(
+        self,
+        data: Path,
+        log: Path,
+        *,
+        listen: str = "127.0.0.1:0",
+        http: str = "127.0.0.1:0",
+        settings: Mapping[str, object] | None = None,
+    ) -> None:
+        """log: a file its standard error is appended to. settings: further fields of ServeConfig."""
+        self.data = data
+        self._log = log
+        self._flags = {"data": data, "listen": listen, "http": http, **(settings or {})}
+        self._process: asyncio.subprocess.Process | None = None
+        self._reader: asyncio.Task[None] | None = None
+        self.grpc = self.http = ""  # HOST:PORT, once started
+
+    @property
+    def pid(self) -> int:
+        """The process that runs now, or ran last. Raises RuntimeError before the first start."""
+        return self._started().pid
+
+    @property
+    def running(self) -> bool:
+        """Whether the process lives."""
+        return self._process is not None and self._process.returncode is None
+
+    async def start(self, deadline_s: float = START_S) -> None:
+        """Start the server and wait until it is ready. Raises ServerFailed; nothing is left running then."""
+        if self.running:
+            raise RuntimeError("this server runs already")
+        flags = [word for name, value in self._flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        with self._log.open("ab") as log:
+            self._process = await asyncio.create_subprocess_exec(
+                sys.executable, "-m", "service.cli", "serve", "--with-parent", *flags,
+                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+                start_new_session=True,
+            )  # fmt: skip
+        try:
+            await asyncio.wait_for(self._until_ready(), deadline_s)
+        except TimeoutError:
+            await self._end()
+            raise ServerFailed(f"the server was not ready after {deadline_s:g} s{self.last_words()}") from None
+        except BaseException:
+            await self._end()
+            raise
+
+    async def wait(self) -> int:
+        """Wait until the process has ended; its exit code, negative for a signal."""
+        return await self._started().wait()
+
+    async def stop(self, grace_s: float = STOP_S) -> int:
+        """Let the server drain, kill it if it takes longer than `grace_s`; its exit code."""
+        with contextlib.suppress(ProcessLookupError):
+            self._started().terminate()
+        try:
+            return await asyncio.wait_for(self.wait(), grace_s)
+        except TimeoutError:
+            return await self._end()
+
+    def kill(self) -> None:
+        """kill -9, without waiting."""
+        with contextlib.suppress(ProcessLookupError):
+            self._started().send_signal(signal.SIGKILL)
+
+    def let_go(self) -> None:
+        """Close its standard input, as the end of this process would."""
+        stdin = self._started().stdin
+        assert stdin is not None
+        stdin.close()
+
+    def last_words(self) -> str:
+        """The last lines of the log, each on a line of its own after a colon; empty without any."""
+        with contextlib.suppress(OSError), self._log.open(encoding="utf-8", errors="replace") as file:
+            lines = deque(file, SHOWN_LINES)
+            return ":\n" + "".join(lines).rstrip() if lines else ""
+        return ""
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._process is not None:
+            await self.stop()
+
+    async def _until_ready(self) -> None:
+        process = self._started()
+        assert process.stdout is not None
+        async for line in process.stdout:
+            ready = addresses(line.decode().strip())
+            if ready:
+                self.grpc, self.http = ready["grpc"], ready["http"]
+                self._reader = asyncio.create_task(_drain(process.stdout))
+                return
+        code = await process.wait()
+        raise ServerFailed(f"the server ended with exit code {code} before it was ready{self.last_words()}")
+
+    async def _end(self) -> int:
+        self.kill()
+        return await self.wait()
+
+    def _started(self) -> asyncio.subprocess.Process:
+        if self._process is None:
+            raise RuntimeError("this server was never started")
+        return self._process
+
+
+def addresses(line: str) -> Mapping[str, str] | None:
+    """`grpc` and `http` of the line, text or JSON, that says that a server is ready; None for another line."""
+    if line.startswith("{"):
+        facts: dict[str, str] = json.loads(line)
+        return facts if facts["event"] == "ready" else None
+    found = READY.fullmatch(line)
+    return found.groupdict() if found else None
+
+
+async def _drain(stdout: asyncio.StreamReader) -> None:
+    """Read on, so that the pipe never fills."""
+    while await stdout.read(1 << 16):
+        pass
+
+
+def free_port() -> int:
+    """A port of this machine that is free now: for a server that must come back at the same address."""
+    with socket.create_server(("127.0.0.1", 0)) as probe:
+        return int(probe.getsockname()[1])

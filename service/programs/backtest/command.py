@@ -1,0 +1,152 @@
+"""`freshet backtest`: a recorded series replayed, scored beside persistence and recursive least squares, reported."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from service.common.errors import Invalid
+from service.console.progress import Progress, progress
+from service.console.remote import Remote
+from service.programs.backtest import core, through_service
+from service.programs.backtest.plan import Plan
+from service.programs.backtest.report import Errors, Quantiles, Report
+from service.programs.backtest.scoring import ForecastFile, Scorer
+from service.programs.backtest.scrape import Scraped
+from service.programs.backtest.through_service import Observed
+
+MOST_STREAMS = 256  # series of one replay through a server, side by side
+Through = Literal["core", "service"]
+Forecast = npt.NDArray[np.floating[Any]]
+
+
+def backtest(
+    plan: Plan,
+    through: Through = "core",
+    *,
+    server: Remote | None = None,
+    max_staleness: int = through_service.STALENESS,
+    forecasts: Path | None = None,
+) -> Report:
+    """Replay the plan's rows and score them. forecasts: a CSV file for freshet's own, written as they are made.
+
+    Raises Invalid for another task than forecast, OSError for that file; through the service also FreshetError,
+    ServerFailed and Stalled.
+    """
+    if plan.spec.task != "forecast":
+        raise Invalid("task", plan.spec.task, "a backtest replays forecasts: leave it out")
+    if through == "service" and len(plan.entities) > MOST_STREAMS:
+        remedy = f"through the service at most {MOST_STREAMS} series, each a call: --through core has no such bound"
+        raise Invalid("id", f"{len(plan.entities)} entities", remedy)
+    scorers = plan.scorers()
+    with _kept(forecasts, scorers, plan) as keep:
+        if through == "core":
+            return _through_core(plan, scorers, keep)
+        with progress("freshet", plan.all_rows) as shown:
+
+            def take(series: int, row: int, forecast: Forecast) -> None:
+                count(scorers[series], keep, shown, row, forecast, series)
+
+            observed, scraped = asyncio.run(through_service.run_all(plan, server, max_staleness, take))
+    return service_report(plan, scorers, observed, scraped)
+
+
+def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | None) -> Report:
+    learner, started = core.learner(plan), time.perf_counter()
+    with progress("freshet", plan.all_rows) as shown:
+        for series, row, forecast in core.every_forecast(learner, plan):
+            count(scorers[series], keep, shown, row, forecast, series)
+    wall_s = time.perf_counter() - started
+    return _report(plan, scorers, wall_s=wall_s, updates=learner.counts.updates)
+
+
+def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped) -> Report:
+    """The report of a replay through a server; the baselines run now, so that they did not disturb it."""
+    return _report(
+        plan,
+        scorers,
+        wall_s=observed.wall_s,
+        updates=scraped.updates,
+        versions=observed.versions,
+        vetoes=observed.vetoes,
+        staleness=Quantiles.of(observed.staleness),
+        freshness_s=scraped.freshness_s,
+        latency_ms=Quantiles.of([1e3 * seconds for seconds in observed.latency_s]),
+    )
+
+
+def _report(plan: Plan, scorers: Sequence[Scorer], **measured: Any) -> Report:
+    errors = baseline_errors(plan)
+    return Report(
+        rows=plan.all_rows,
+        scored=sum(scorer.scored for scorer in scorers),
+        horizon=plan.spec.horizon,
+        freshet=Errors.of(*scorers),
+        persistence=errors["persistence"],
+        rls=errors["rls"],
+        **measured,
+    )
+
+
+def baseline_errors(plan: Plan) -> dict[str, Errors]:
+    """The baselines over the same rows, by name; of several series, each has its own."""
+    scorers: dict[str, list[Scorer]] = {name: plan.scorers() for name in core.baselines(plan)}
+    with progress("baselines", plan.all_rows) as shown:
+        for n, series in enumerate(plan.entities):
+            alone = plan.alone(series)
+            running = {
+                name: core.baseline_forecasts(baseline, alone) for name, baseline in core.baselines(alone).items()
+            }
+            for row in range(alone.rows):
+                for name, forecasts in running.items():
+                    scorers[name][n].add(row, next(forecasts))
+                shown.advance()
+    return {name: Errors.of(*each) for name, each in scorers.items()}
+
+
+def count(
+    scorer: Scorer, keep: ForecastFile | None, shown: Progress, row: int, forecast: Forecast, series: int = 0
+) -> None:
+    """Score, keep and show one forecast."""
+    scorer.add(row, forecast)
+    if keep is not None:
+        keep.add(row, forecast, series)
+    shown.advance()
+
+
+@contextlib.contextmanager
+def _kept(path: Path | None, scorers: Sequence[Scorer], plan: Plan) -> Iterator[ForecastFile | None]:
+    if path is None:
+        yield None
+    else:
+        entities = [series.entity for series in plan.entities if series.entity]
+        with ForecastFile(path, scorers, plan.spec.targets, entities) as file:
+            yield file
+
+
+def finish(report: Report, json: Path | None, max_staleness: int | None) -> int:
+    """Show the report and write its JSON. The exit code: 1, and why, if a forecast was staler than allowed."""
+    report.show()
+    if json is not None:
+        report.write(json)
+    largest = report.staleness.max
+    if largest is not None and max_staleness is not None and largest > max_staleness:
+        text = f"freshet: a forecast was {largest:.0f} labels stale, more than --max-staleness {max_staleness}"
+        print(text, file=sys.stderr, flush=True)
+        return 1
+    return 0
+
+
+def check_outputs(**paths: Path | None) -> None:
+    """Refuse an output that could not be written at the end, before the work begins. Raises Invalid by its option."""
+    for option, path in paths.items():
+        if path is not None and (path.is_dir() or not path.parent.is_dir()):
+            raise Invalid(option, str(path), "give a file in a folder that exists")

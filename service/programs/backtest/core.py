@@ -1,0 +1,83 @@
+"""`--through core`: the trainer's own learner fed with one-tick chunks, and the reference step. No storage, no wire."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model import calendar
+from model.fold.learner import Learner
+from model.offline.baselines import Baseline, Held, Persistence, RecursiveLeastSquares
+from service.engine.export import read_weights
+from service.programs.backtest.plan import Plan
+
+Forecast = npt.NDArray[np.floating[Any]]
+Array64 = npt.NDArray[np.float64]
+
+
+def learner(plan: Plan) -> Learner:
+    """The learner at the first row."""
+    made = Learner(plan.spec)
+    if plan.weights is not None:
+        made.weights.flat[...] = read_weights(made.network, plan.weights)
+    return made
+
+
+def forecasts(learner: Learner, plan: Plan) -> Iterator[Forecast]:
+    """The forecasts of a plan of one series: (horizon, targets) per row, see `every_forecast`."""
+    yield from (forecast for _, _, forecast in every_forecast(learner, plan))
+
+
+def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Forecast]]:
+    """Replay the plan's rows in the order of their times: learn with the tick, then forecast with the new weights.
+
+    Each series is a stream of the model. Yields (series, row, forecast): (horizon, targets) per row, in raw units. No
+    forecast depends on a later row.
+    """
+    network, spec = learner.network, plan.spec
+    every = [plan.alone(series) for series in plan.entities]
+    ahead = [calendar.inputs(each.times, spec.interval) for each in every]
+    state = [np.zeros((1, network.state_size), np.float32) for _ in every]
+    tape = network.tape(1, 1)
+    for n, row in in_time_order(every):
+        x, now = every[n].series.x, slice(row, row + 1)
+        learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], x[now])
+        y, state[n] = network.step(learner.weights, x[now], ahead[n][now], state[n], tape)
+        made, added = y.reshape(spec.horizon, len(spec.targets)), every[n].added
+        yield n, row, made if added is None else made + added
+
+
+def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
+    """(series, row) of every row to replay, by time; at one time, and without times, the series in turn."""
+    if len(plans) == 1:
+        yield from ((0, row) for row in range(plans[0].rows))
+        return
+    series = np.concatenate([np.full(plan.rows, n) for n, plan in enumerate(plans)])
+    rows = np.concatenate([np.arange(plan.rows) for plan in plans])
+    untimed = plans[0].series.time is None
+    times = rows if untimed else np.concatenate([plan.times[: plan.rows] for plan in plans])
+    for place in np.lexsort((series, times)):
+        yield int(series[place]), int(rows[place])
+
+
+def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
+    """The same rows through a baseline: (horizon, targets) per row, in raw units."""
+    ahead, added = calendar.inputs(plan.times, plan.spec.interval), plan.added
+    values = plan.series.values[: plan.rows, plan.spec.target_index]
+    for x, u in zip(values if added is None else values - added, ahead, strict=False):
+        made = baseline.step(x, u)
+        yield made if added is None else made + added
+
+
+def baselines(plan: Plan) -> dict[str, Baseline]:
+    """What every claim is shown beside, by name; they see the target columns, and least squares the calendar too."""
+    horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
+    if plan.spec.missing == "hold":
+        return {
+            "persistence": Held(lambda: Persistence(horizon), channels, horizon),
+            "rls": Held(lambda: RecursiveLeastSquares(1, horizon, known=known), channels, horizon),
+        }
+    return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon, known=known)}

@@ -1,0 +1,130 @@
+"""What a replay found: the numbers of the backtest's contract, as JSON for programs and as a table for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from service.programs.backtest.scoring import Scorer
+
+FORECASTERS = ("freshet", "persistence", "rls")
+
+
+@dataclass(frozen=True, slots=True)
+class Errors:
+    """Mean squared and mean absolute error, in z-units of the train rows."""
+
+    mse: float
+    mae: float
+
+    @classmethod
+    def of(cls, *scorers: Scorer) -> Errors:
+        """The errors so far of one scorer, or of several: the mean over all that they scored."""
+        if len(scorers) == 1:
+            return cls(scorers[0].mse, scorers[0].mae)
+        counted = [scorer for scorer in scorers if scorer.pairs]
+        pairs = sum(scorer.pairs for scorer in counted) or math.nan
+        return cls(
+            sum(scorer.mse * scorer.pairs for scorer in counted) / pairs,
+            sum(scorer.mae * scorer.pairs for scorer in counted) / pairs,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Quantiles:
+    """Some quantiles of what was measured; None where nothing was."""
+
+    p50: float | None = None
+    p95: float | None = None
+    p99: float | None = None
+    max: float | None = None
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Quantiles:
+        """The quantiles of a sample."""
+        if not len(values):
+            return cls()
+        p50, p95, p99, largest = np.percentile(np.asarray(values, np.float64), [50, 95, 99, 100])
+        return cls(float(p50), float(p95), float(p99), float(largest))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """A replay's result. None: does not apply to the way the series went through."""
+
+    rows: int  # replayed
+    scored: int  # target rows
+    horizon: int
+    freshet: Errors
+    persistence: Errors
+    rls: Errors
+    updates: int | None = None
+    versions: int | None = None  # published while it ran
+    vetoes: int | None = None
+    staleness: Quantiles = field(default_factory=Quantiles)  # labels arrived and not judged, per forecast
+    freshness_s: Quantiles = field(default_factory=Quantiles)  # from a label on disk to judged weights in service
+    latency_ms: Quantiles = field(default_factory=Quantiles)  # per message, at the client
+    wall_s: float
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The JSON of the contract: exactly its keys, null where it does not apply or is not finite."""
+        quantiles = {"staleness": ("p50", "p95", "max"), "freshness_s": ("p50", "p95"), "latency_ms": ("p50", "p99")}
+        mapping = asdict(self)
+        for name, kept in quantiles.items():
+            mapping[name] = {quantile: mapping[name][quantile] for quantile in kept}
+        return {name: _finite(value) for name, value in mapping.items()}
+
+    def write(self, path: Path) -> None:
+        """Write the JSON. Raises OSError."""
+        path.write_text(json.dumps(self.to_mapping(), indent=1) + "\n", encoding="utf-8")
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Everything but the errors that applies, as (what, value) for people."""
+        stale, fresh, latency = self.staleness, self.freshness_s, self.latency_ms
+        facts = [("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}")]
+        if self.updates is not None:
+            facts.append(("updates", f"{self.updates:,}"))
+        if self.versions is not None:
+            facts.append(("versions", f"{self.versions:,} published, {self.vetoes} vetoed"))
+        if stale.p50 is not None:
+            facts.append(("staleness", f"{stale.p50:.0f} labels median, {stale.p95:.0f} p95, {stale.max:.0f} max"))
+        if fresh.p50 is not None:
+            facts.append(("freshness", f"{fresh.p50:.2f} s median, {fresh.p95:.2f} s p95, from disk to service"))
+        if latency.p50 is not None:
+            facts.append(("latency", f"{latency.p50:.2f} ms median, {latency.p99:.2f} ms p99"))
+        return [*facts, ("wall time", f"{self.wall_s:.1f} s")]
+
+    def show(self) -> None:
+        """Print the table on standard output: with colours on a terminal, plain otherwise."""
+        rows = [(name, f"{e.mse:.4f}", f"{e.mae:.4f}") for name in FORECASTERS for e in [getattr(self, name)]]
+        if sys.stdout.isatty():
+            _show_rich(rows)
+        else:
+            for name, mse, mae in [("", "mse", "mae"), *rows]:
+                print(f"{name:<12}{mse:>10}{mae:>10}")
+        for name, text in self.facts():
+            print(f"{name:<12}{text}")
+
+
+def _show_rich(rows: Sequence[tuple[str, str, str]]) -> None:
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    best = min(rows, key=lambda row: float(row[1]))[0]
+    table = Table("", Column("mse", justify="right"), Column("mae", justify="right"), box=None, pad_edge=False)
+    for name, mse, mae in rows:
+        table.add_row(f"{name:<12}", f"{mse:>9}", f"{mae:>9}", style="bold green" if name == best else "")
+    Console().print(table)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,173 @@
+"""Scoring forecasts as they are made, in z-units of the train rows, and writing them to a file.
+
+The z-units are for scoring only: whoever forecasts sees raw values.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from service.common.errors import Invalid
+
+Array = npt.NDArray[np.floating[Any]]
+
+
+class Scorer:
+    """Running errors of one forecaster on the target rows [score_from, score_to), rows counted from 0.
+
+    x: (N, C) the whole series in raw units, not copied; what is NaN is missing, and not scored. targets: the forecast
+    channels, None is all. None elsewhere is the default: train_rows 20 % of the rows, score_from 25 %, score_to all.
+    The unit of a channel is its population standard deviation over the first train_rows rows. Where that is 0, it is
+    that over all rows, and 1 if the channel never moves at all; `constant` lists these channels.
+    Raises Invalid if the rows do not make sense.
+    """
+
+    def __init__(
+        self,
+        x: Array,
+        train_rows: int | None = None,
+        score_from: int | None = None,
+        score_to: int | None = None,
+        horizon: int = 1,
+        targets: Sequence[int] | None = None,
+    ) -> None:
+        rows, channels = x.shape
+        self.targets = tuple(range(channels) if targets is None else targets)
+        self.train_rows = max(1, rows // 5) if train_rows is None else train_rows
+        self.score_from = max(1, rows // 4) if score_from is None else score_from
+        self.score_to = rows if score_to is None else score_to
+        self.horizon = horizon
+        check_between("horizon", horizon, 1, rows - 1)
+        check_between("train_rows", self.train_rows, 1, rows)
+        check_between("score_to", self.score_to, 2, rows)
+        check_between("score_from", self.score_from, 1, self.score_to - 1)
+        self.truth = x[:, list(self.targets)]
+        self.unit, self.constant = z_units(self.truth, self.train_rows)
+        self._squared = self._absolute = 0.0
+        self._pairs = 0
+        self._added, self._scored = np.zeros(rows, bool), np.zeros(rows, bool)
+
+    def steps(self, origin_row: int) -> range:
+        """The steps h in 1..horizon whose target row origin_row + h is scored."""
+        first, last = self.score_from - origin_row, self.score_to - 1 - origin_row
+        return range(max(1, first), min(self.horizon, last) + 1)
+
+    def add(self, origin_row: int, forecast: Array) -> None:
+        """Count the forecasts made at one row. forecast: (horizon, targets), raw units, not kept.
+
+        A forecast that is not finite makes both errors not finite. Raises ValueError for another shape or an origin
+        counted before.
+        """
+        if forecast.shape != (self.horizon, len(self.targets)):
+            raise ValueError(f"need a forecast ({self.horizon}, {len(self.targets)}), got {forecast.shape}")
+        if self._added[origin_row]:
+            raise ValueError(f"the forecast made at row {origin_row} was counted before")
+        self._added[origin_row] = True
+        steps = self.steps(origin_row)
+        if not steps:
+            return
+        rows = slice(origin_row + steps.start, origin_row + steps.stop)
+        made = forecast[steps.start - 1 : steps.stop - 1].astype(np.float64)
+        known = ~np.isnan(self.truth[rows])
+        error = ((made - self.truth[rows]) / self.unit)[known]
+        self._squared += float(np.vdot(error, error))
+        self._absolute += float(np.abs(error).sum())
+        self._pairs += error.size
+        self._scored[rows] |= known.any(axis=1)
+
+    @property
+    def pairs(self) -> int:
+        """Values that were forecast and are known: what the errors are a mean over."""
+        return self._pairs
+
+    @property
+    def mse(self) -> float:
+        """Mean squared error over scored rows, steps and channels; NaN before the first."""
+        return self._squared / self._pairs if self._pairs else math.nan
+
+    @property
+    def mae(self) -> float:
+        """Mean absolute error, likewise."""
+        return self._absolute / self._pairs if self._pairs else math.nan
+
+    @property
+    def scored(self) -> int:
+        """How many target rows have been scored, each once however many steps led to it."""
+        return int(self._scored.sum())
+
+
+class ForecastFile:
+    """Writes the scored forecasts of one forecaster as CSV, in the file's own units; use it with `with`.
+
+    scorers: one for each series; names: of the targets; entities: of the series, empty for one. Of several, the column
+    `series` comes first.
+
+    Horizon 1: `row`, then `truth_c` and `forecast_c` per channel c. Above: one line per origin and step, with
+    `origin`, `step` and `row` before them. Rows are counted from 0, without the header.
+    """
+
+    def __init__(
+        self, path: str | Path, scorers: Scorer | Sequence[Scorer], names: Sequence[str], entities: Sequence[str] = ()
+    ) -> None:
+        self._scorers = [scorers] if isinstance(scorers, Scorer) else list(scorers)
+        self._entities = list(entities)
+        self._kinds = [_kinds(scorer.truth) for scorer in self._scorers]
+        scorer = self._scorers[0]
+        if len(names) != len(scorer.targets):
+            raise ValueError(f"need one name per target, {len(scorer.targets)}, got {len(names)}")
+        self._file = open(path, "w", newline="", encoding="utf-8")  # noqa: SIM115 — closed by __exit__
+        self._writer = csv.writer(self._file, lineterminator="\n")
+        place: tuple[str, ...] = ("row",) if scorer.horizon == 1 else ("origin", "step", "row")
+        place = ("series", *place) if entities else place
+        self._writer.writerow([*place, *(f"{kind}_{name}" for name in names for kind in ("truth", "forecast"))])
+
+    def add(self, origin_row: int, forecast: Array, series: int = 0) -> None:
+        """Write the scored part of the forecasts made at one row. forecast: (horizon, targets), raw units."""
+        scorer = self._scorers[series]
+        for step in scorer.steps(origin_row):
+            row = origin_row + step
+            place: tuple[object, ...] = (row,) if scorer.horizon == 1 else (origin_row, step, row)
+            place = (self._entities[series], *place) if self._entities else place
+            pairs = zip(self._kinds[series], scorer.truth[row], forecast[step - 1], strict=True)
+            texts = [str(kind(value)) for kind, *pair in pairs for value in pair]
+            self._writer.writerow([*place, *texts])  # the shortest text that reads back as the same
+
+    def __enter__(self) -> ForecastFile:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+
+def _kinds(truth: Array) -> list[type[np.floating[Any]]]:
+    """As what each column is written: float32, unless that would lose something of a float64 truth."""
+    if truth.dtype != np.float64:
+        return [np.float32] * truth.shape[1]
+    lossy = (truth.astype(np.float32) != truth) & ~np.isnan(truth)
+    return [np.float64 if lossy[:, c].any() else np.float32 for c in range(truth.shape[1])]
+
+
+def z_units(truth: Array, train_rows: int) -> tuple[npt.NDArray[np.float64], tuple[int, ...]]:
+    """Per channel the unit of its errors, and which channels are constant over the train rows (see `Scorer`)."""
+    unit = np.ones(truth.shape[1])
+    for rows in (truth, truth[:train_rows]):
+        # Not `std > 0`: the mean of equal numbers is rounded, so the deviation of a constant need not be exactly 0.
+        moves = np.fmax.reduce(rows) - np.fmin.reduce(rows) > 0  # of what is not missing
+        unit[moves] = np.nanstd(rows[:, moves].astype(np.float64), axis=0)
+    return unit, tuple(int(c) for c in np.flatnonzero(~moves))
+
+
+def check_between(field: str, value: int, low: int, high: int) -> None:
+    """Raise Invalid unless low <= value <= high."""
+    if not low <= value <= high:
+        raise Invalid(field, value, f"need {low} to {high} for this file")

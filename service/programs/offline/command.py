@@ -1,0 +1,102 @@
+"""`freshet train`: a recorded history made into a folder, and into version 1 of a model on a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import freshet
+from model.offline.training import Diverged
+from service.common.errors import Invalid
+from service.console.remote import Remote
+from service.console.verbs import INTERRUPTED as INTERRUPTED_CODE
+from service.programs.offline.output import FILES, claim, discard, history_json, write
+from service.programs.offline.plan import OfflinePlan
+from service.programs.offline.run import INTERRUPTED, Trained, train
+from service.programs.offline.shown import beside
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where to create the model: a server, and the model's name there."""
+
+    server: Remote
+    name: str
+
+
+def run(plan: OfflinePlan, out: Path, force: bool, json: Path | None, target: Target | None) -> int:
+    """Train, write, tell, create. Returns the exit code: 0, 130 after Ctrl-C, 1 when the loss ran away.
+
+    In the latter two cases the best weights so far are written, if an epoch was done, and no model is created.
+    """
+    new = claim(out, force)
+    written = False
+    try:
+        if target is not None:
+            asyncio.run(check_free(target))
+        print(plan.describe(), file=sys.stderr, flush=True)
+        trained = train(plan)
+        weights = write(out, trained)
+        written = True
+    except Diverged as error:
+        print(f"freshet: {error}: {remedy(plan)}; nothing was written", file=sys.stderr)
+        return 1
+    finally:
+        if new and not written:
+            discard(out)
+    if json is not None:
+        json.write_text(history_json(trained), encoding="utf-8")
+    tell(trained, out)
+    if trained.diverged:
+        kept = f"the weights of epoch {trained.best.epoch} are kept"
+        print(f"freshet: {trained.stopped}: {remedy(plan)}; {kept}", file=sys.stderr)
+        return 1
+    if trained.stopped == INTERRUPTED:
+        print(f"freshet: interrupted; the weights of epoch {trained.best.epoch} are kept", file=sys.stderr)
+        return INTERRUPTED_CODE
+    if target is not None:
+        asyncio.run(create(target, trained, weights))
+        print(f"created       {target.name} at {target.server}: version 1 are these weights, and it goes on learning")
+    return 0
+
+
+def remedy(plan: OfflinePlan) -> str:
+    """What to do about a loss that is not finite."""
+    return f"give a --learning-rate below {abs(plan.learning_rate):g}, or a smaller clip"
+
+
+def tell(trained: Trained, out: Path) -> None:
+    """Print what came of it, and what to do next, on standard output."""
+    plan, best = trained.plan, trained.best
+    print(f"best epoch    {best.epoch} of {trained.epochs[-1].number} ({trained.stopped})")
+    if plan.held_out:
+        still = "" if plan.labels is not None else "; least squares went on learning there, freshet did not"
+        print(f"held out      freshet {best.loss:.4f}, {beside(trained.baselines)}")
+        print(f"              loss per row over the last {plan.held_out:,}{still}")
+    if not best.epoch:
+        print("note          no epoch was better on the held-out rows than the first weights: these are they")
+    if trained.voided:
+        print(f"voided        {trained.voided:,} labels across gaps")
+    print(f"written       {out}: {', '.join(FILES)}")
+    print(f"next          freshet models create NAME --from {out}")
+    if plan.labels is None:
+        print(f"              freshet backtest LATER.csv --weights {out}")
+
+
+async def check_free(target: Target) -> None:
+    """Refuse, before the work, a name that the server has already. Raises Invalid, FreshetError."""
+    async with target.server.connect() as client:
+        try:
+            await client.get_model(target.name)
+        except freshet.NotFound:
+            return
+    raise Invalid("create", target.name, f"{target.server} has a model of that name: choose another")
+
+
+async def create(target: Target, trained: Trained, weights: bytes) -> None:
+    """Create the model with these weights as version 1. Raises FreshetError."""
+    keys = trained.plan.spec.to_mapping()
+    async with target.server.connect() as client:
+        await client.create_model(target.name, keys.pop("channels"), weights=weights, **keys)

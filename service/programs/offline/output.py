@@ -1,0 +1,77 @@
+"""The folder that a training leaves."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+from pathlib import Path
+
+from model.network import Network
+from service.common.errors import Invalid
+from service.console.files import ONNX, SPEC, WEIGHTS, part_of, spec_toml, write_all
+from service.engine.export import export
+from service.programs.offline.chart import Line, line_chart
+from service.programs.offline.run import Trained
+
+HISTORY, PICTURE = "history.json", "loss.svg"
+FILES = (SPEC, WEIGHTS, ONNX, HISTORY, PICTURE)
+
+
+def claim(folder: Path, force: bool) -> bool:
+    """Make the folder, before the work begins. Returns whether it is new. Raises Invalid, or OSError if it cannot be.
+
+    A folder that holds anything is refused unless forced; then only the five files that a training writes are replaced.
+    """
+    if folder.exists():
+        if not folder.is_dir():
+            raise Invalid("out", str(folder), "is a file: name a folder")
+        if any(folder.iterdir()) and not force:
+            raise Invalid("out", str(folder), "exists: name another folder, or replace its files with --force")
+        if not os.access(folder, os.W_OK):
+            raise Invalid("out", str(folder), "cannot be written to: name another folder")
+        return False
+    if not folder.parent.is_dir():
+        raise Invalid("out", str(folder), "name a folder in one that exists")
+    folder.mkdir()
+    return True
+
+
+def discard(folder: Path) -> None:
+    """Remove a folder that `claim` made, with what was begun in it; what others put there stays."""
+    for name in FILES:
+        for begun in (folder / name, part_of(folder, name)):
+            begun.unlink(missing_ok=True)
+    with contextlib.suppress(OSError):
+        folder.rmdir()
+
+
+def write(folder: Path, trained: Trained) -> bytes:
+    """Write FILES. Returns the weights file. Raises OSError."""
+    network = Network(trained.plan.spec)
+    files = export(network, network.weights(trained.best.flat))
+    texts = (spec_toml(trained.plan.spec), history_json(trained), picture(trained))
+    spec, history, svg = (text.encode() for text in texts)
+    write_all(folder, {SPEC: spec, WEIGHTS: files.weights, ONNX: files.onnx, HISTORY: history, PICTURE: svg})
+    return files.weights
+
+
+def history_json(trained: Trained) -> str:
+    """`Trained.to_mapping` as text."""
+    return json.dumps(trained.to_mapping(), indent=1) + "\n"
+
+
+def picture(trained: Trained) -> str:
+    """Losses by epoch as SVG, the baselines as level lines."""
+    plan, epochs = trained.plan, trained.epochs
+    numbers = [float(epoch.number) for epoch in epochs]
+    lines = [
+        Line("train", numbers, [epoch.train for epoch in epochs]),
+        Line("held out", numbers, [epoch.held_out for epoch in epochs]),
+        *(Line(name, [numbers[0], numbers[-1]], [loss, loss]) for name, loss in trained.baselines.items()),
+    ]
+    shown = [line for line in lines if any(map(math.isfinite, line.y))]
+    log = all(y > 0 for line in shown for y in line.y if math.isfinite(y))
+    title = f"{plan.file.name}: {plan.spec.cell} of {plan.spec.hidden}, best after epoch {trained.best.epoch}"
+    return line_chart(title, "epoch", "loss per row, scaled", shown, log_y=log)

@@ -1,0 +1,137 @@
+"""Running a training: progress, early ends, and what persistence and least squares make of the same rows."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from model.network import Network
+from model.offline.recorded import Recorded, Span, prepare, side_by_side
+from model.offline.references import references
+from model.offline.training import Best, Diverged, Epoch, OfflineTraining, loss_of
+from model.parameters import Array
+from service.console.progress import progress
+from service.engine.export import read_weights
+from service.programs.backtest import core
+from service.programs.offline.plan import OfflinePlan
+from service.programs.offline.shown import shown_epochs
+
+INTERRUPTED, PATIENCE_SPENT, ALL_EPOCHS = "interrupted", "patience", "epochs"
+
+
+@dataclass(slots=True)
+class Trained:
+    """What came of a training."""
+
+    plan: OfflinePlan
+    baselines: dict[str, float]  # held-out loss by name; NaN without held-out rows
+    voided: int  # labels behind gaps longer than max_gap
+    best: Best
+    epochs: list[Epoch] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)  # of each epoch, the 0th included
+    stopped: str = ALL_EPOCHS  # why it ended: one of the above, or what went wrong
+
+    @property
+    def diverged(self) -> bool:
+        """Whether it ended by a loss that is not finite."""
+        return self.stopped not in (INTERRUPTED, PATIENCE_SPENT, ALL_EPOCHS)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """For JSON: the run as it can be repeated, and what it gave; null where there is no number."""
+        plan, settings = self.plan, self.plan.settings
+        epochs = [
+            {"epoch": e.number, "train": e.train, "held_out": e.held_out, "best": e.best, "updates": e.updates,
+             "clipped": e.clipped, "seconds": round(s, 3)}
+            for e, s in zip(self.epochs, self.seconds, strict=True)
+        ]  # fmt: skip
+        run = {
+            "file": plan.file.name, "sha256": plan.digest, "rows": plan.rows, "train_rows": plan.train_ticks,
+            "held_out_rows": plan.held_out, "seed": plan.spec.seed, "mode": plan.mode,
+            "learning_rate": plan.learning_rate, "segments": settings.segments, "side_by_side": settings.rows,
+            "chunk": settings.chunk or None, "voided_labels": self.voided, "stopped": self.stopped,
+            "best_epoch": self.best.epoch, "held_out": {"freshet": self.best.loss, **self.baselines}, "epochs": epochs,
+        }  # fmt: skip
+        finite: dict[str, Any] = _finite(run)
+        return finite
+
+
+def train(plan: OfflinePlan) -> Trained:
+    """Train, showing each epoch. Ctrl-C, and a loss that is not finite, end it with the best weights so far.
+
+    Raises KeyboardInterrupt before the first epoch is done: there is nothing to keep then. Likewise Diverged.
+    """
+    network = plan.network()
+    recorded, spans = side_by_side(each_recorded(plan, network), plan.cuts)
+    given = plan.plan.weights
+    first = None if given is None else read_weights(network, given)
+    training = OfflineTraining(network, recorded, plan.train_ticks, plan.settings, spans, first)
+    baselines = baseline_losses(plan, network, training.recorded, spans)
+    trained = Trained(plan, baselines, recorded.voided, training.best)
+    started = time.perf_counter()
+    # What overflows ends the training with a message of its own.
+    with shown_epochs(plan.settings.epochs, baselines) as show, np.errstate(over="ignore", invalid="ignore"):
+        try:
+            for epoch in training.epochs():
+                now = time.perf_counter()
+                trained.epochs.append(epoch)
+                trained.seconds.append(now - started)
+                show(epoch, now - started)
+                started = now
+        except (KeyboardInterrupt, Diverged) as end:
+            if len(trained.epochs) < 2:  # the 0th are the first weights: nothing was learned
+                raise
+            trained.stopped = INTERRUPTED if isinstance(end, KeyboardInterrupt) else str(end)
+        else:
+            if trained.epochs[-1].number < plan.settings.epochs:
+                trained.stopped = PATIENCE_SPENT
+    trained.best = training.best
+    return trained
+
+
+def each_recorded(plan: OfflinePlan, network: Network) -> list[Recorded]:
+    """Every series as the network sees it."""
+    labels = plan.labels or [None] * len(plan.plan.entities)
+    alone = (plan.plan.alone(series) for series in plan.plan.entities)
+    return [prepare(network, p.series.x, p.times, own) for p, own in zip(alone, labels, strict=True)]
+
+
+def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded, spans: Sequence[Span]) -> dict[str, float]:
+    """Held-out loss by name of what needs no recurrence, in the network's units. recorded: settled."""
+    replayed = plan.labels is None
+    made = _replayed(plan, recorded, spans) if replayed else references(network, recorded, plan.train_ticks)
+    return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
+
+
+def _replayed(plan: OfflinePlan, recorded: Recorded, spans: Sequence[Span]) -> dict[str, Array]:
+    """Scaled forecasts of the held-out rows by the backtest's baselines, which go on learning from them."""
+    made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in core.baselines(plan.plan)}
+    if not plan.held_out:
+        return made
+    unit = np.where(recorded.scale > 0, recorded.scale, np.float32(1))
+    with progress("baselines", plan.rows) as shown:
+        for series, span in zip(plan.plan.entities, spans, strict=True):
+            alone = plan.plan.alone(series)
+            less = 0.0 if alone.added is None else alone.added  # what is recorded is less the offset
+            running = {name: core.baseline_forecasts(b, alone) for name, b in core.baselines(alone).items()}
+            for row in range(len(series.x)):
+                cut = span.cut - span.begin
+                place = span.begin + row if row < cut else span.held + row - cut
+                for name, forecasts in running.items():
+                    change = next(forecasts) - less - recorded.last[place]
+                    if row >= cut:
+                        made[name][place - plan.train_ticks] = (change / unit[place]).ravel()
+                shown.advance()
+    return made
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,59 @@
+"""A training on standard error: a bar on a terminal, a plain line per epoch otherwise."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import sys
+from collections.abc import Callable, Iterator, Mapping
+
+from model.offline.training import Epoch
+
+Show = Callable[[Epoch, float], None]  # an epoch, and the seconds it took
+
+
+def line(epoch: Epoch, baselines: Mapping[str, float], seconds: float) -> str:
+    """An epoch in words: losses, the baselines' on the same held-out rows, and how long it took."""
+    others = f" ({beside(baselines)})" if math.isfinite(epoch.held_out) else ""
+    return f"epoch {epoch.number}: {losses(epoch)}{others}{', best' if epoch.best else ''}, {seconds:.2f} s"
+
+
+def losses(epoch: Epoch) -> str:
+    """What an epoch lost, in words."""
+    train = f"train {epoch.train:.4f}, " if epoch.number else ""
+    return train + (f"held out {epoch.held_out:.4f}" if math.isfinite(epoch.held_out) else "nothing held out")
+
+
+def beside(baselines: Mapping[str, float]) -> str:
+    """The baselines' losses in words."""
+    return ", ".join(f"{name} {loss:.4f}" for name, loss in baselines.items())
+
+
+@contextlib.contextmanager
+def shown_epochs(epochs: int, baselines: Mapping[str, float]) -> Iterator[Show]:
+    """Show epochs as they end."""
+    if sys.stderr.isatty():
+        with _bar(epochs, baselines) as show:
+            yield show
+    else:
+        yield lambda epoch, seconds: print(line(epoch, baselines, seconds), file=sys.stderr, flush=True)
+
+
+@contextlib.contextmanager
+def _bar(epochs: int, baselines: Mapping[str, float]) -> Iterator[Show]:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    columns = (SpinnerColumn(), BarColumn(bar_width=10), TextColumn("{task.description}"), TimeElapsedColumn())
+    console = Console(stderr=True)
+    console.print(f"held out beside: {beside(baselines)}", highlight=False)
+    with Progress(*columns, console=console) as bar:
+        task, best = bar.add_task("epoch 0", total=epochs), 0
+
+        def show(epoch: Epoch, seconds: float) -> None:
+            nonlocal best
+            best = epoch.number if epoch.best else best
+            text = f"epoch {epoch.number}: {losses(epoch)}; best was {best}"  # fits 80 columns
+            bar.update(task, completed=epoch.number, description=text)
+
+        yield show

@@ -1,0 +1,42 @@
+"""A view as lines for programs: words in columns that stay, or JSON."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from typing import Any
+
+from service.console.tables import shown
+from service.programs.top.screen import clock
+from service.programs.top.view import ModelView, ServerView, View, behind
+
+WORDS = [f.name for f in fields(ModelView) if f.name != "reason"]  # a reason is a sentence: it is in the JSON
+
+
+def header() -> str:
+    """The names of a model's columns."""
+    return " ".join(["time", *WORDS])
+
+
+def plain(view: View) -> list[str]:
+    """A line for each model, under `header`; the server's begin with #. `-` stands for what is not known."""
+    at = clock(view.time)
+    if view.away is not None:
+        return [f"# {at} away since {clock(view.away)}: {shown('; '.join(view.troubles))}"]
+    facts = [f"{f.name}={_word(getattr(view.server, f.name))}" for f in fields(ServerView)]
+    lines = [f"# {at} {' '.join(facts)}", *(f"# {at} {shown(trouble)}" for trouble in view.troubles)]
+    lines += [f"# {at} behind: {shown(m.model)} waits {m.waiting_s:.0f}s" for m in behind(view)]
+    return lines + [" ".join([at, *(_word(getattr(m, word)) for word in WORDS)]) for m in view.models]
+
+
+def mapping(view: View) -> dict[str, Any]:
+    """The view as JSON holds it, units in the names."""
+    return asdict(view)
+
+
+def _word(value: object) -> str:
+    """A value as one word."""
+    if isinstance(value, dict):
+        return ",".join(f"{_word(key)}={_word(one)}" for key, one in value.items()) or "-"
+    if value is None or value == "":
+        return "-"
+    return shown(value).replace(" ", "_")

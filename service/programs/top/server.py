@@ -1,0 +1,86 @@
+"""What is asked of a server at each look: its metrics and readiness over HTTP, its models and events over gRPC."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import urllib.error
+from collections.abc import Sequence
+from http import HTTPStatus
+from typing import NoReturn
+
+import freshet
+from freshet import EventKind, Model, ModelEvent
+from service.console.exposition import Scrape
+from service.console.remote import Remote
+from service.programs.top.view import VERDICTS, Look, Verdict, has_report
+
+TIMEOUT_S = 5.0
+AGAIN_S = 1.0
+SHOWN_BYTES = 1000  # of a page that is not what was asked for
+REMEMBERED = 10_000  # events asked for at first: more than the last verdict of each model
+
+
+class Server:
+    """A running server, seen through its two ports. What does not answer is told, never raised."""
+
+    def __init__(self, client: freshet.Client, remote: Remote, http: str) -> None:
+        self._client, self._remote, self._http = client, remote, http
+        self._verdicts: dict[str, Verdict] = {}
+
+    async def look(self) -> Look:
+        """What it says now."""
+        (status, text, why), (_, ready, _), (models, no_models) = await asyncio.gather(
+            self._get("metrics"), self._get("readyz"), self._models()
+        )
+        metrics = None
+        if status == HTTPStatus.OK:
+            try:
+                metrics = await asyncio.to_thread(Scrape.parse, text)
+            except ValueError as error:
+                why = f"{self._remote.page(self._http, 'metrics')} is no page of a freshet server: {error}"
+        if status == HTTPStatus.FORBIDDEN and models and all(map(has_report, models)):
+            why = ""  # metrics are of all tenants; the list of models has what concerns this one
+        troubles = [trouble for trouble in (why, no_models) if trouble]
+        return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
+
+    async def listen(self) -> NoReturn:
+        """Take in events, for ever."""
+        while True:
+            try:
+                for event in await self._client.history("", REMEMBERED):
+                    self._hear(event)
+                async for event in self._client.watch():
+                    self._hear(event)
+            except freshet.FreshetError:  # `look` tells of it
+                await asyncio.sleep(AGAIN_S)
+
+    def _hear(self, event: ModelEvent) -> None:
+        if event.kind == EventKind.DELETED:
+            self._verdicts.pop(event.model, None)
+        elif event.kind in VERDICTS:
+            self._verdicts[event.model] = Verdict.of(event)
+
+    async def _models(self) -> tuple[Sequence[Model] | None, str]:
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                return await self._client.list_models(), ""
+        except TimeoutError:
+            return None, f"no list of models: no answer within {TIMEOUT_S:g} s"
+        except freshet.Unavailable as error:
+            return None, f"no list of models: {self._remote.unavailable(error)}"
+        except freshet.FreshetError as error:
+            return None, f"no list of models: {error}"
+
+    async def _get(self, path: str) -> tuple[int, str, str]:
+        """Status and text of a page, and why there is none."""
+        url = self._remote.page(self._http, path)
+        try:
+            return *await asyncio.to_thread(self._remote.fetch, url, TIMEOUT_S), ""
+        except urllib.error.HTTPError as error:
+            with error:
+                text = error.read(SHOWN_BYTES).decode(errors="replace")
+            said = "".join(f": {line}" for line in text.splitlines()[:1])
+            return error.code, text, f"{url} answers {error.code} {error.reason}{said}"
+        except OSError as error:
+            return 0, "", f"no {url}: {getattr(error, 'reason', error)}"

@@ -1,0 +1,177 @@
+"""Start-up as replay: the last snapshot, then the journal after it, through the versions that answered then.
+
+The same calls that serve live move the sessions here: `Sessions.step`, `advance` and `apply`. Streams that no record
+after the snapshot names stay on disk.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+
+from model.spec import ModelSpec
+from model.update.rounds import rounds
+from service.engine.session import StepSession
+from service.journal.records import (
+    Chunk,
+    ModelCreate,
+    ModelDelete,
+    Reset,
+    StateDelete,
+    StatePut,
+    Ticks,
+    decode_chunk,
+    encode_record,
+    entries,
+)
+from service.journal.writer import Journal, JournalDamaged
+from service.serving.loading import UNREADABLE
+from service.serving.ticks import Serving
+from service.storage.states import AnswerBlock, States
+from service.streams.sessions import Sessions, rows_in_memory
+from service.streams.table import ABSENT
+
+SCAN_BYTES = 1 << 20
+MODEL_END = encode_record(ModelDelete())
+
+
+def recover(serving: Serving, states: States) -> int:
+    """Bring `serving` to where the journal ends; returns the entries replayed.
+
+    Where a version cannot be read, the streams that it answered have lost their states, and an older version takes its
+    place. Raises JournalDamaged, StatesCorrupt; VersionMissing, VersionCorrupt, BadVersion where no version of a model
+    can be read: each names what and the remedy.
+    """
+    snapshot = states.load()
+    if serving.journal.durable_position < snapshot.journal_end:
+        raise JournalDamaged(
+            f"the journal ends at position {serving.journal.durable_position}, before the snapshot in states.db, "
+            f"{snapshot.journal_end}: it is older. Restore both from the same moment"
+        )
+    deleted = _deleted(serving.journal, snapshot.position)
+    answers: dict[int, list[AnswerBlock]] = {}
+    for block in snapshot.answers:
+        answers.setdefault(block.model, []).append(block)
+    for row in snapshot.models:
+        if row.model in deleted:
+            serving.gone_models.add(row.model)
+            continue
+        model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
+        model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
+        serving.add_model(model)
+    replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
+    replayed = sum(
+        replay.apply(chunk) for _, chunk in serving.journal.replay(snapshot.position) if chunk.model not in deleted
+    )
+    serving.last_model = max(serving.last_model, serving.versions.last_model())
+    for number, model in serving.models.items():
+        serving.journal.start_offset(number, replay.ends[number])
+        replay.settle(model)
+        metrics = serving.metrics.of(model.key)
+        serving.stands(model)
+        metrics.published.set(serving.versions.get(number, model.champion).created)
+        metrics.resuming = True
+        serving.counted(model)
+        rows = model.table.rows()
+        model.table.durable_seq[rows] = model.table.last_seq[rows]
+    return replayed
+
+
+def _deleted(journal: Journal, position: int) -> set[int]:
+    """Models that end in the journal after `position`: their versions may be gone, so nothing of them is replayed."""
+    deleted = set()
+    while frames := journal.read(position, SCAN_BYTES):
+        position = frames[-1][0]
+        for _, payload in frames:
+            if payload.endswith(MODEL_END):  # few others do: to decode them all would cost as much as the replay
+                chunk = decode_chunk(payload)
+                if isinstance(chunk.records[-1], ModelDelete):
+                    deleted.add(chunk.model)
+    return deleted
+
+
+class Replay:
+    """Applies what of the journal the snapshot does not hold yet. ends: by model, the entries that are applied."""
+
+    def __init__(self, serving: Serving, states: States, ends: dict[int, int]) -> None:
+        self._serving, self._states, self.ends = serving, states, ends
+        self._lost: dict[int, set[int]] = {}  # by model: streams with ticks that cannot be computed again
+        self._unreadable: dict[tuple[int, int], Exception] = {}  # by model and version
+
+    def apply(self, chunk: Chunk) -> int:
+        """Take one chunk in; returns how many of its entries were new."""
+        model = self._serving.models.get(chunk.model)
+        offset, contained = chunk.offset, self.ends.get(chunk.model, 0)
+        if offset > contained:
+            raise JournalDamaged(f"model {chunk.model}: the journal goes on at entry {offset}, expected {contained}")
+        for record in chunk.records:
+            n = entries(record)
+            skip = min(n, max(0, contained - offset))
+            if skip < n:
+                if isinstance(record, ModelCreate):
+                    spec = ModelSpec.from_stored(json.loads(record.spec))
+                    model = Sessions(chunk.model, record.tenant, record.name, spec)
+                    self._serving.add_model(model)
+                elif model is None:
+                    raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
+                elif isinstance(record, Ticks):
+                    self._bring(model, record.stream[skip:])
+                    self._ticks(model, record, offset, skip)
+                else:
+                    self._bring(model, getattr(record, "stream", ()))
+                    model.apply(record, offset + n)
+                    if isinstance(record, Reset | StatePut | StateDelete):
+                        self._lost.get(model.number, set()).discard(record.stream)
+            offset += n
+        self.ends[chunk.model] = max(contained, chunk.end)
+        return self.ends[chunk.model] - contained
+
+    def settle(self, model: Sessions) -> None:
+        """At the journal's end: the champion's files are sound, or an older version serves; what is lost stays so,
+        ticks or none. The session of a model that had no ticks to replay is loaded when it is wanted."""
+        champion, loader = model.champion, self._serving.loader
+        loaded = self._serving.engine.get(model.number, champion) is not None
+        if not loaded and not loader.is_intact(model, champion) and self._session(model) is None:
+            why = self._unreadable[model.number, champion]
+            self._serving.fall_back(model, *loader.readable_before(model, champion, why), why)
+        rows = model.table.rows_of(np.array(sorted(self._lost.get(model.number, ())), np.uint32))
+        model.lost(rows[rows != ABSENT])
+
+    def _bring(self, model: Sessions, streams: Any) -> None:
+        """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
+        numbers = np.unique(np.asarray(streams, np.uint32))
+        absent = numbers[model.table.rows_of(numbers) == ABSENT]
+        for stored in self._states.by_number(model.number, absent.tolist()):
+            model.restore(stored)
+            if not stored.state:
+                self._lost.setdefault(model.number, set()).add(stored.stream)
+
+    def _ticks(self, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:
+        session = self._session(model)
+        for wave in rounds(ticks.stream[skip:], model.step_rows):
+            index = wave + skip
+            rows = rows_in_memory(model, ticks.stream[index])
+            seq, time, ends = ticks.seq[index], ticks.time[index], offset + 1 + index
+            if session is None:
+                model.pass_over(rows, seq, time, ends)
+                self._lost.setdefault(model.number, set()).update(ticks.stream[index].tolist())
+                continue
+            x = np.ascontiguousarray(ticks.x[index])
+            y, states = model.step(session, rows, time, x)
+            model.advance(rows, seq, time, x, y, states, ends)
+
+    def _session(self, model: Sessions) -> StepSession | None:
+        """The champion's, loaded from its stored files when the replay first needs it; None if it cannot be."""
+        engine, key = self._serving.engine, (model.number, model.champion)
+        session = engine.get(*key)
+        if session is None and key not in self._unreadable:
+            try:
+                session = self._serving.loader.load(model, model.champion)
+            except UNREADABLE as error:
+                self._unreadable[key] = error
+                return None
+            engine.retire(model.number, set())
+            engine.install(*key, session)
+        return session

@@ -1,0 +1,109 @@
+"""What is done again and again: snapshots of the streams, and letting go of the journal that nothing needs any more."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import chain
+
+import structlog
+
+from service.common.config import ServeConfig
+from service.learning.dispatch import Learning
+from service.publishing.publisher import Publisher
+from service.server import process as heap
+from service.serving.ticks import Serving
+from service.storage.disk import NoSpace
+from service.storage.snapshot import Part
+from service.storage.states import States
+
+log = structlog.get_logger("upkeep")
+
+TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
+
+
+class Upkeep:
+    """Saves what has changed every `snapshot_s`; what lies before that and the trainer's checkpoint may go."""
+
+    def __init__(
+        self, config: ServeConfig, serving: Serving, states: States, publisher: Publisher, learning: Learning
+    ) -> None:
+        self._config, self._serving, self._states = config, serving, states
+        self._publisher, self._learning, self._journal = publisher, learning, serving.journal
+        self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        while True:
+            await asyncio.sleep(self._config.snapshot_s)
+            await self.save_if_room()
+
+    async def save_if_room(self) -> None:
+        """Save what changed; on a full disk it is left to the next time: the journal has it all."""
+        try:
+            await self.save()
+        except NoSpace as error:
+            self._serving.metrics.disk_full.labels("snapshot").inc()
+            log.error("no snapshot: the disk is full", why=str(error))
+
+    async def save(self) -> None:
+        """Save what changed. A model's rows are taken as they are at one moment, which its offset names; they are saved
+        once the journal holds all of it."""
+        async with self._saving:
+            await self._save()
+
+    async def _save(self) -> None:
+        started = self._serving.clock()
+        position = self._journal.durable_position
+        models, gone = self._serving.models, list(self._serving.gone_models)
+        parts: list[Part] = []
+        try:
+            for model in [models[n] for n in sorted(self._serving.changed_models)]:
+                parts.append(model.snapshot(self._journal.offset(model.number)))
+                while model.gather():
+                    await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            await self._journal.flush()
+            await asyncio.to_thread(self._write, position, parts, self._journal.durable_position, gone)
+        except BaseException:
+            for part in parts:
+                if part.model.model in models:
+                    models[part.model.model].not_saved(part)
+            raise
+        for part in parts:
+            if part.model.model in models:
+                models[part.model.model].saved(part)
+        self._serving.gone_models.difference_update(gone)
+        evicted = await self._serving.residency.evict([part.model.model for part in parts])
+        if evicted + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
+            await asyncio.to_thread(heap.trim)
+        await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
+        self._serving.metrics.snapshot_seconds.observe(self._serving.clock() - started)
+        self._serving.metrics.snapshot_position.set(position)
+        await self._retain(position)
+
+    async def _retain(self, snapshot: int) -> None:
+        """Let go of what is over size or age of the journal, and lies before the snapshot and the checkpoint."""
+        await self._learning.bound_unlearned()
+        needed = min(snapshot, self._learning.checkpoint)
+        keep = self._config.journal_keep_bytes, self._config.journal_keep_s
+        try:
+            dropped = await self._journal.retain(needed, *keep, self._serving.wall())
+        except OSError as error:  # tried again after the next snapshot
+            log.warning("journal segments cannot be deleted", error=str(error))
+        else:
+            self._serving.metrics.dropped.inc(dropped)
+            self._serving.metrics.journal_size.set(self._journal.size)
+
+    def _write(self, position: int, parts: list[Part], journal_end: int, gone: list[int]) -> None:
+        """In a thread: the parts as lines of the file, and no line more of the models that are gone."""
+        self._states.save(
+            position,
+            [part.model for part in parts],
+            chain.from_iterable(part.streams() for part in parts),
+            [(part.model.model, number) for part in parts for number in part.deleted],
+            journal_end,
+            [part.block for part in parts],
+            {part.model.model: part.answers_start for part in parts},
+            gone,
+            [part.model.model for part in parts if part.rewritten],
+        )

@@ -1,0 +1,63 @@
+"""A disk without room: told from a disk that fails, and when to try again.
+
+A write that found no room changed nothing that cannot be cut off again, so it may be repeated. A sync that failed may
+not, whatever its error: the kernel may have dropped the data, and the next sync would report success.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import sqlite3
+from collections.abc import Iterator
+from pathlib import Path
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+FIRST_S, LONGEST_S = 0.05, 1.0  # between two tries to write
+ROOM_BYTES = 1 << 20  # less than this is no room for a snapshot or a segment: the disk counts as full
+
+
+class NoSpace(RuntimeError):
+    """The disk is full. Nothing of what was to be written is there; the same write may be tried again."""
+
+
+def has_room(path: Path) -> bool:
+    """Whether the disk of a directory has room, without writing to it. A quota of the user's may still refuse."""
+    stat = os.statvfs(path)
+    return stat.f_bavail * stat.f_frsize >= ROOM_BYTES
+
+
+def again_s(tries: int) -> float:
+    """Seconds from the failed try number `tries`, from 1, to the next one: doubling, up to LONGEST_S."""
+    return min(LONGEST_S, FIRST_S * 2.0 ** min(tries - 1, 30))
+
+
+@contextlib.contextmanager
+def needing_space(what: str) -> Iterator[None]:
+    """Around writes, never around a sync: raises NoSpace, naming `what`, where the disk has no room for them."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in NO_ROOM:
+            raise NoSpace(f"{what}: {error.strerror}") from error
+        raise
+
+
+def is_full(error: sqlite3.Error) -> bool:
+    """Whether SQLite has undone a transaction because the disk is full: in the file itself, or in its shared index."""
+    return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
+
+
+def sync_directory(directory: Path) -> None:
+    """Make the names in a directory durable. Raises OSError."""
+    sync_file(directory)
+
+
+def sync_file(path: Path) -> None:
+    """Make a file's content durable, or the names in a directory. Raises OSError."""
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

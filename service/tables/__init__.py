@@ -1,1 +1,0 @@
-"""Reading tables of recorded values: plain functions from bytes to numbers and times, and refusals that name a cell."""

@@ -1,1 +1,0 @@
-"""`freshet top`: a running server on a terminal."""
