@@ -1,2 +1,1 @@
-"""Programs behind the larger verbs, a room each.
-"""
+"""Programs behind the larger verbs, a room each."""
