@@ -15,7 +15,7 @@ from service.edge.writing import Writers
 from service.publishing.control import Control
 from service.serving.erasure import EVERY_MODEL, Erasure
 from service.serving.ticks import Serving
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 
 class Models(models_pb2_grpc.ModelsServicer):
@@ -24,7 +24,7 @@ class Models(models_pb2_grpc.ModelsServicer):
     def __init__(self, serving: Serving, control: Control, writers: Writers, erasure: Erasure) -> None:
         self._serving, self._control, self._writers, self._erasure = serving, control, writers, erasure
 
-    def _message(self, model: Sessions) -> models_pb2.Model:
+    def _message(self, model: ServedModel) -> models_pb2.Model:
         return wire.model_message(
             model, self._serving.journal.offset(model.number), self._serving.metrics.of(model.key)
         )

@@ -25,7 +25,7 @@ from service.edge.writing import Writing
 from service.learning.intake import Intake
 from service.serving.ticks import Taken
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from service.streams.table import ABSENT
 
 UNBOUND = 0  # no stream has this number
@@ -65,7 +65,7 @@ class MuxCall:
     """One call of Mux."""
 
     def __init__(
-        self, intake: Intake, context: Any, writing: Writing, model: Sessions, first: streams_pb2.MuxRequest
+        self, intake: Intake, context: Any, writing: Writing, model: ServedModel, first: streams_pb2.MuxRequest
     ) -> None:
         """first: the call's first message, which named the model."""
         self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model

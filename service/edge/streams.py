@@ -23,7 +23,7 @@ from service.learning.labels import Unacknowledged
 from service.serving.erasure import Erasure
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 PAGE, MAX_PAGE = 100, 1000  # streams of one List
 
@@ -31,7 +31,7 @@ PAGE, MAX_PAGE = 100, 1000  # streams of one List
 class Call:
     """One open stream: the session it owns, and the writing side that forecasts and progress share."""
 
-    def __init__(self, intake: Intake, context: Any, writing: Writing, model: Sessions, id: str) -> None:
+    def __init__(self, intake: Intake, context: Any, writing: Writing, model: ServedModel, id: str) -> None:
         """Opens the stream, which is in memory if it is known. Raises what `Serving.open_stream` does."""
         self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
         self.labels, self._labels_read = Unacknowledged(), 0

@@ -21,7 +21,7 @@ from service.journal.sources import check_source
 from service.learning.intake import Intake
 from service.learning.labels import Unacknowledged
 from service.learning.replaying import Replayer
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 DEFAULT_PAGE = 100
 
@@ -30,7 +30,7 @@ class LearnCall:
     """One call of Learn: what it sent and is not acknowledged yet, and the writing side."""
 
     def __init__(
-        self, intake: Intake, context: Any, writing: Writing, model: Sessions, source: str, learned: bool
+        self, intake: Intake, context: Any, writing: Writing, model: ServedModel, source: str, learned: bool
     ) -> None:
         self.intake, self.context, self.model, self.source, self.learned = intake, context, model, source, learned
         self.items, self._read = Unacknowledged(), 0

@@ -22,7 +22,7 @@ from service.observe.metrics import STALENESS, ModelMetrics
 from service.storage.states import StreamRow
 from service.storage.versions import Version
 from service.streams.answers import Answer
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.trainer.quarantine import NO_STREAM, Item
 
 Array = NDArray[np.float32]
@@ -126,7 +126,7 @@ def event_time(last_time: float) -> float | None:
     return None if math.isnan(last_time) else last_time
 
 
-def stream_message(model: Sessions, row: StreamRow, durable_seq: int, with_state: bool) -> streams_pb2.Stream:
+def stream_message(model: ServedModel, row: StreamRow, durable_seq: int, with_state: bool) -> streams_pb2.Stream:
     """What is told of a stream."""
     return streams_pb2.Stream(
         model=model.name,
@@ -153,7 +153,7 @@ class PutState(NamedTuple):
     epoch: int
 
 
-def put_state(message: streams_pb2.Stream, model: Sessions) -> PutState:
+def put_state(message: streams_pb2.Stream, model: ServedModel) -> PutState:
     """A stream to put. Raises Invalid for a state that is not one of this model."""
     size = model.network.state_size
     if len(message.state) != 4 * size:
@@ -211,7 +211,7 @@ def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
     return message
 
 
-def model_message(model: Sessions, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
+def model_message(model: ServedModel, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
     """What is told of a model; offset: its journal entries."""
     return models_pb2.Model(
         name=model.name,

@@ -15,7 +15,7 @@ from service.learning.intake import Intake
 from service.learning.pool import Trainers
 from service.publishing.publisher import Publisher
 from service.serving.ticks import Serving
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.trainer.messages import Message
 
 
@@ -80,7 +80,7 @@ class Learning:
                 models.append(facts | {"version": model.champion, "offset": offset})
         return {"position": position, "models": models}
 
-    def _models_of(self, trainer: int) -> list[tuple[int, Sessions]]:
+    def _models_of(self, trainer: int) -> list[tuple[int, ServedModel]]:
         """The models that a trainer learns, by number."""
         return [(n, model) for n, model in self._serving.models.items() if self.trainers.place(n) == trainer]
 

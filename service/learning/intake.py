@@ -13,7 +13,7 @@ from service.journal.records import Label, Window
 from service.journal.writer import Commit
 from service.learning.labels import Array, RawWindow, Shape, check_label, check_window
 from service.serving.ticks import Serving
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from service.streams.table import ABSENT
 
 
@@ -29,13 +29,13 @@ class Intake:
         serving.on_commit.append(self._committed)
         serving.on_removed.append(self._removed)
 
-    def shape(self, model: Sessions) -> Shape:
+    def shape(self, model: ServedModel) -> Shape:
         """What the model's labels and windows must be like."""
         if model.number not in self._shapes:
             self._shapes[model.number] = Shape.of(model.network)
         return self._shapes[model.number]
 
-    def label(self, model: Sessions, stream: str, seq: int, y: Array) -> int | Refusal:
+    def label(self, model: ServedModel, stream: str, seq: int, y: Array) -> int | Refusal:
         """Journal a label for a tick of any stream of the model; returns the model's offset just after it.
 
         y: [O], copied. The stream must be in memory, if there is one. Raises Unavailable, NotFound, JournalFailed.
@@ -55,7 +55,7 @@ class Intake:
         self.serving.metrics.of(model.key).labels.inc()
         return offset
 
-    def window(self, model: Sessions, source: str, raw: RawWindow) -> int | Refusal:
+    def window(self, model: ServedModel, source: str, raw: RawWindow) -> int | Refusal:
         """Journal a window, unless it was before; returns the model's offset at which it is on disk.
 
         Raises Unavailable, NotFound, JournalFailed; Exhausted for the first window of a source that is one too many.
@@ -74,13 +74,13 @@ class Intake:
         self.serving.metrics.of(model.key).windows.inc()
         return offset
 
-    def again(self, model: Sessions, window: Window) -> None:
+    def again(self, model: ServedModel, window: Window) -> None:
         """Journal a window that takes an item out of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
         self.check_open(model)
         self.serving.record(model, window)
         self.serving.metrics.of(model.key).replayed.inc()
 
-    def reached(self, model: Sessions, learned: bool) -> int:
+    def reached(self, model: ServedModel, learned: bool) -> int:
         """The model's offset up to which entries are on disk, or learned."""
         return self._learned.get(model.number, 0) if learned else self.serving.journal.durable_offset(model.number)
 
@@ -93,24 +93,24 @@ class Intake:
 
     # ---- calls
 
-    def watch(self, model: Sessions, wake: Callable[[], None]) -> None:
+    def watch(self, model: ServedModel, wake: Callable[[], None]) -> None:
         """From here on `wake` is called whenever `reached` may have moved, or the call must leave."""
         self._waiting.setdefault(model.number, set()).add(wake)
 
-    def unwatch(self, model: Sessions, wake: Callable[[], None]) -> None:
+    def unwatch(self, model: ServedModel, wake: Callable[[], None]) -> None:
         """The call waits for nothing any more. Does nothing where it did not."""
         self._waiting.get(model.number, set()).discard(wake)
 
-    def own(self, model: Sessions, source: str, call: object) -> None:
+    def own(self, model: ServedModel, source: str, call: object) -> None:
         """From here on `call` sends the source's windows; who did before is fenced, and woken."""
         self._owners[model.number, source] = call
         self.wake(model.number)
 
-    def owns(self, model: Sessions, source: str, call: object) -> bool:
+    def owns(self, model: ServedModel, source: str, call: object) -> bool:
         """Whether no later call sends the source's windows."""
         return self._owners.get((model.number, source)) is call
 
-    def disown(self, model: Sessions, source: str, call: object) -> None:
+    def disown(self, model: ServedModel, source: str, call: object) -> None:
         """The call has ended."""
         if self.owns(model, source, call):
             del self._owners[model.number, source]
@@ -121,11 +121,11 @@ class Intake:
             for wake in self._waiting.get(number, ()):
                 wake()
 
-    def is_open(self, model: Sessions) -> bool:
+    def is_open(self, model: ServedModel) -> bool:
         """Whether anything can be taken in for the model: it is there, and the service is not leaving."""
         return not self.serving.draining and self.serving.models.get(model.number) is model
 
-    def check_open(self, model: Sessions) -> None:
+    def check_open(self, model: ServedModel) -> None:
         """Raises Unavailable while the service is leaving, or cannot write; NotFound where the model is deleted."""
         self.serving.check_open()
         if not self.is_open(model):

@@ -19,7 +19,7 @@ from service.journal.sources import REPLAY
 from service.learning.intake import Intake
 from service.learning.labels import Array
 from service.learning.pool import Trainers
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.streams.table import ABSENT
 from service.trainer.quarantine import NO_STREAM, Item
 
@@ -37,7 +37,7 @@ class Replayer:
     def __init__(self, intake: Intake, trainer: Trainers) -> None:
         self._intake, self._serving, self._trainer = intake, intake.serving, trainer
 
-    async def items(self, model: Sessions, after: int, limit: int) -> list[tuple[Item, str]]:
+    async def items(self, model: ServedModel, after: int, limit: int) -> list[tuple[Item, str]]:
         """Items with ids above `after` and the stream ids of labels, oldest first: at most `limit`, fewer if they are
         large. Raises Unavailable, NotFound, Invalid."""
         if after > MAX_ID:
@@ -47,14 +47,14 @@ class Replayer:
         names = await self._names(model, np.array(labels, np.uint32))
         return [(item, names.get(item.stream, "")) for item in items]
 
-    async def _names(self, model: Sessions, numbers: NDArray[np.uint32]) -> dict[int, str]:
+    async def _names(self, model: ServedModel, numbers: NDArray[np.uint32]) -> dict[int, str]:
         """Ids of streams by number; those that were deleted are left out."""
         await self._serving.residency.bring_numbers(model, numbers)
         rows = model.table.rows_of(numbers)
         here = rows != ABSENT
         return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}
 
-    async def replay(self, model: Sessions, ids: Sequence[int]) -> tuple[list[int], dict[int, str]]:
+    async def replay(self, model: ServedModel, ids: Sequence[int]) -> tuple[list[int], dict[int, str]]:
         """Learn from items after all: those that are on their way, on disk, and why each of the others is not.
 
         Raises Invalid for too many, Unavailable, NotFound.
@@ -92,7 +92,7 @@ class Replayer:
         await journal.flush()
         return replayed, refused
 
-    async def _ask(self, model: Sessions, after: int, limit: int, ids: list[int]) -> list[Item]:
+    async def _ask(self, model: ServedModel, after: int, limit: int, ids: list[int]) -> list[Item]:
         self._intake.check_open(model)
         answer = await self._trainer.ask("list_quarantine", ASK_S, model.number, after=after, limit=limit, ids=ids)
         return [Item(**{**head, "y": y}) for head, y in zip(answer.head["items"], answer.blobs, strict=True)]

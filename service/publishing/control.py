@@ -22,7 +22,7 @@ from service.publishing.creation import Creation
 from service.publishing.publisher import Publisher, Return
 from service.serving.ticks import Serving
 from service.storage.versions import Version, VersionMissing, new_version
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 BY_HAND = "by hand"
 
@@ -33,7 +33,7 @@ class Control:
     def __init__(self, serving: Serving, publisher: Publisher) -> None:
         self._serving, self._publisher, self._creation = serving, publisher, Creation(serving)
 
-    async def create(self, key: ModelKey, spec: ModelSpec, weights: bytes = b"", digest: str = "") -> Sessions:
+    async def create(self, key: ModelKey, spec: ModelSpec, weights: bytes = b"", digest: str = "") -> ServedModel:
         """Create a model, or find it if it exists with this spec and, where some are given, these first weights.
 
         weights: safetensors, those of version 1; empty: drawn from the spec's seed. digest: their sha256, hex.
@@ -69,7 +69,7 @@ class Control:
             self._serving.emit(model, ev.IMPORTED, self._serving.journal.offset(model.number), number, BY_HAND)
         return await self.version(model, number)
 
-    def _import(self, model: Sessions, weights: bytes, onnx: bytes) -> int:
+    def _import(self, model: ServedModel, weights: bytes, onnx: bytes) -> int:
         """In a thread: check everything, then store; the version's number."""
         serving, network = self._serving, model.network
         made = export(network, network.weights(checked_weights(network, weights)))
@@ -84,11 +84,11 @@ class Control:
         version = new_version(model.number, model.champion, 0, made.onnx, made.weights, serving.wall(), numbers)
         return serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
 
-    async def promote(self, key: ModelKey, number: int) -> Sessions:
+    async def promote(self, key: ModelKey, number: int) -> ServedModel:
         """A kept version serves from here on, is the anchor, and learning goes on from its weights."""
         return await self._return(Promote, key, number)
 
-    async def roll_back(self, key: ModelKey, number: int = 0) -> Sessions:
+    async def roll_back(self, key: ModelKey, number: int = 0) -> ServedModel:
         """Serving and learning return to an earlier version, by default the anchor; then nothing is published for a
         while."""
         model = self._serving.model(key)
@@ -99,11 +99,11 @@ class Control:
             raise Invalid("version", number, remedy)
         return await self._return(Rollback, key, number)
 
-    async def pause(self, key: ModelKey) -> Sessions:
+    async def pause(self, key: ModelKey) -> ServedModel:
         """Learning stops: labels that come from here on are never learned. Serving goes on."""
         return await self._set_paused(key, True)
 
-    async def resume(self, key: ModelKey) -> Sessions:
+    async def resume(self, key: ModelKey) -> ServedModel:
         """Learning goes on from here."""
         return await self._set_paused(key, False)
 
@@ -113,7 +113,7 @@ class Control:
         # To its end also if the caller leaves: the versions go once the record is on disk.
         await asyncio.shield(self._delete(self._serving.model(key)))
 
-    async def _delete(self, model: Sessions) -> None:
+    async def _delete(self, model: ServedModel) -> None:
         serving = self._serving
         end = serving.record(model, ModelDelete())
         serving.remove_model(model)
@@ -121,7 +121,7 @@ class Control:
         await serving.journal.flush()
         await asyncio.to_thread(serving.versions.drop, model.number)
 
-    async def version(self, model: Sessions, number: int) -> Version:
+    async def version(self, model: ServedModel, number: int) -> Version:
         """The facts of a version that is kept. Raises NotFound."""
         try:
             return await asyncio.to_thread(self._serving.versions.get, model.number, number)
@@ -129,7 +129,7 @@ class Control:
             remedy = f"model {model.name} has no version {number}, or keeps it no longer: list its versions"
             raise NotFound("version", number, remedy) from error
 
-    async def _return(self, kind: Return, key: ModelKey, number: int) -> Sessions:
+    async def _return(self, kind: Return, key: ModelKey, number: int) -> ServedModel:
         self._serving.check_disk()
         model = self._serving.model(key)
         await self.version(model, number)
@@ -143,7 +143,7 @@ class Control:
         await self._serving.journal.flush()
         return model
 
-    async def _set_paused(self, key: ModelKey, paused: bool) -> Sessions:
+    async def _set_paused(self, key: ModelKey, paused: bool) -> ServedModel:
         serving = self._serving
         serving.check_disk()
         model = serving.model(key)

@@ -23,7 +23,7 @@ from service.observe import events as ev
 from service.publishing.differences import differences
 from service.serving.ticks import Serving
 from service.storage.versions import Version, new_version
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 Array = NDArray[np.float32]
 
@@ -44,7 +44,7 @@ class Creation:
         self._made: OrderedDict[str, tuple[Export, float]] = OrderedDict()
         self._places: Counter[str] = Counter()  # of models on their way, by tenant: they count as there
 
-    async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> Sessions:
+    async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> ServedModel:
         """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
 
         weights: flat, version 1's; None: drawn from the seed. Given, an existing model must have begun with them.
@@ -56,7 +56,7 @@ class Creation:
         # To its end also if the caller leaves: half a model is not to be seen by the next one.
         return await asyncio.shield(self._find_or_create(key, spec, weights))
 
-    async def _find_or_create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> Sessions:
+    async def _find_or_create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> ServedModel:
         serving = self._serving
         async with self._turn(key):
             existing = serving.by_key.get(key)
@@ -76,7 +76,7 @@ class Creation:
             serving.tenants.of(key.tenant).check_models(of_tenant, key.name)
             self._places[key.tenant] += 1
             serving.last_model += 1  # taken, whatever comes of it
-            model = Sessions(serving.last_model, key.tenant, key.name, spec)
+            model = ServedModel(serving.last_model, key.tenant, key.name, spec)
             serving.coming.add(model.number)
             try:
                 async with self._making:
@@ -100,7 +100,7 @@ class Creation:
             if calls > 1:
                 self._names[key] = lock, calls - 1
 
-    async def _create(self, model: Sessions, spec: ModelSpec, weights: Array | None) -> None:
+    async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None) -> None:
         """Make the first version, then, without a pause, the records; they are not on disk yet on return."""
         serving = self._serving
         version, session = await asyncio.to_thread(self._first_version, model, weights)
@@ -122,12 +122,12 @@ class Creation:
             while len(self._made) > KEPT_SPECS:
                 self._made.popitem(last=False)
 
-    def _began_with(self, model: Sessions, weights: Array) -> bool:
+    def _began_with(self, model: ServedModel, weights: Array) -> bool:
         """Whether the model's first version, which is always kept, has these weights."""
         first = self._serving.versions.list(model.number)[-1]
         return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
 
-    def _first_version(self, model: Sessions, flat: Array | None) -> tuple[Version, StepSession | None]:
+    def _first_version(self, model: ServedModel, flat: Array | None) -> tuple[Version, StepSession | None]:
         """In a thread: the stored version, and its session unless the same files were checked before."""
         serving = self._serving
         spec = "" if flat is not None else json.dumps(model.spec.to_mapping())

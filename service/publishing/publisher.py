@@ -21,7 +21,7 @@ from service.observe import events as ev
 from service.serving.ticks import Serving
 from service.storage.disk import NoSpace
 from service.storage.versions import Version, VersionCorrupt, VersionMissing, new_version
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.trainer.messages import Message
 
 log = structlog.get_logger("publisher")
@@ -79,12 +79,12 @@ class Publisher:
             self._serving.metrics.of(model.key).evidence.set(head["numbers"].get("evidence", 1.0))
             self._judged(model, head["offset"], in_service=kind == "publish")
 
-    def _stale(self, model: Sessions, head: Any) -> bool:
+    def _stale(self, model: ServedModel, head: Any) -> bool:
         """Whether a verdict comes too late: of a trainer that catches up with its former self, or that has not seen yet
         that serving and learning began again elsewhere, or that the model is gone."""
         return bool(model.deleted or head["offset"] < model.judged_offset)
 
-    async def _publish(self, model: Sessions, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
+    async def _publish(self, model: ServedModel, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
         serving, numbers = self._serving, dict(head["numbers"])
         if await asyncio.to_thread(self._serves, model, onnx):
             return "unchanged"
@@ -114,7 +114,7 @@ class Publisher:
         self._told(model, ev.PUBLISHED, head, number)
         return "publish"
 
-    def _serves(self, model: Sessions, onnx: bytes) -> bool:
+    def _serves(self, model: ServedModel, onnx: bytes) -> bool:
         """In a thread: whether this very graph serves, as when a trainer that began anew judges again what it had
         published."""
         try:
@@ -123,7 +123,7 @@ class Publisher:
             return False
         return champion.digest == hashlib.sha256(onnx).hexdigest()
 
-    async def _roll_back_if_kept(self, model: Sessions, head: Any) -> None:
+    async def _roll_back_if_kept(self, model: ServedModel, head: Any) -> None:
         number = head["rollback"]
         try:
             prepared = await asyncio.to_thread(self._prepare_return, model, number)
@@ -134,7 +134,7 @@ class Publisher:
         if not self._stale(model, head):
             self._begin_again(Rollback, model, *prepared, head["offset"], head["reason"], head["numbers"])
 
-    async def begin_again(self, kind: Return, model: Sessions, number: int, reason: str) -> None:
+    async def begin_again(self, kind: Return, model: ServedModel, number: int, reason: str) -> None:
         """By hand: serving goes on with a kept version, and the learner with it when the record reaches it.
 
         Raises VersionMissing, VersionCorrupt, BadVersion, JournalFailed: nothing has changed then.
@@ -145,7 +145,7 @@ class Publisher:
     def _begin_again(
         self,
         kind: Return,
-        model: Sessions,
+        model: ServedModel,
         version: Version,
         session: StepSession,
         offset: int,
@@ -161,11 +161,11 @@ class Publisher:
         event = ev.ROLLED_BACK if kind is Rollback else ev.PUBLISHED
         self._serving.emit(model, event, offset, number, reason, dict(numbers))
 
-    def _into_service(self, model: Sessions, number: int, session: StepSession) -> None:
+    def _into_service(self, model: ServedModel, number: int, session: StepSession) -> None:
         """Between two steps, with the record that says so: this version answers from here on; no other stays."""
         self._serving.engine.replace(model.number, number, session)
 
-    def _prepare_return(self, model: Sessions, number: int) -> tuple[Version, StepSession]:
+    def _prepare_return(self, model: ServedModel, number: int) -> tuple[Version, StepSession]:
         """In a thread: a kept version, loaded, checked, and from now on never pruned: a record is to name it."""
         versions = self._serving.versions
         session = self._serving.loader.load(model, number)
@@ -228,7 +228,7 @@ class Publisher:
                 self._prunable.add(number)
             self._serving.versions.prune(number, self._keep(model, min(needed, champion)))
 
-    def _keep(self, model: Sessions, since: int) -> set[int]:
+    def _keep(self, model: ServedModel, since: int) -> set[int]:
         """What retention keeps: whatever recovery may meet, serving since the oldest snapshot, the trainer since its
         checkpoint; recent ones, the anchor, one per hour. (Besides, those that are pinned.)"""
         known = (its[model.number] for its in self._checkpoint.values() if model.number in its)
@@ -265,7 +265,7 @@ class Publisher:
             return max(0.0, self._serving.clock() - self._on_disk[model][0][1])
         return 0.0
 
-    def _judged(self, model: Sessions, offset: int, in_service: bool) -> None:
+    def _judged(self, model: ServedModel, offset: int, in_service: bool) -> None:
         marks, now = self._on_disk.get(model.number, deque()), self._serving.clock()
         freshness = self._serving.metrics.of(model.key).freshness
         while marks and marks[0][0] <= offset:
@@ -274,5 +274,5 @@ class Publisher:
                 freshness.observe(now - on_disk)
         self._serving.judged(model, offset)
 
-    def _told(self, model: Sessions, kind: int, head: Any, version: int) -> None:
+    def _told(self, model: ServedModel, kind: int, head: Any, version: int) -> None:
         self._serving.emit(model, kind, head["offset"], version, head["reason"], dict(head["numbers"]))

@@ -1,6 +1,6 @@
 """Start-up as replay: the last snapshot, then the journal after it, through the versions that answered then.
 
-The same calls that serve live move the sessions here: `Sessions.step`, `advance` and `apply`. Streams that no record
+The same calls that serve live move the sessions here: `ServedModel.step`, `advance` and `apply`. Streams that no record
 after the snapshot names stay on disk.
 """
 
@@ -30,7 +30,7 @@ from service.journal.writer import Journal, JournalDamaged
 from service.serving.loading import UNREADABLE
 from service.serving.ticks import Serving
 from service.storage.states import AnswerBlock, States
-from service.streams.sessions import Sessions, rows_in_memory
+from service.streams.sessions import ServedModel, rows_in_memory
 from service.streams.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -58,7 +58,7 @@ def recover(serving: Serving, states: States) -> int:
         if row.model in deleted:
             serving.gone_models.add(row.model)
             continue
-        model = Sessions(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
+        model = ServedModel(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
         model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         serving.add_model(model)
     replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
@@ -112,7 +112,7 @@ class Replay:
             if skip < n:
                 if isinstance(record, ModelCreate):
                     spec = ModelSpec.from_stored(json.loads(record.spec))
-                    model = Sessions(chunk.model, record.tenant, record.name, spec)
+                    model = ServedModel(chunk.model, record.tenant, record.name, spec)
                     self._serving.add_model(model)
                 elif model is None:
                     raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
@@ -128,7 +128,7 @@ class Replay:
         self.ends[chunk.model] = max(contained, chunk.end)
         return self.ends[chunk.model] - contained
 
-    def settle(self, model: Sessions) -> None:
+    def settle(self, model: ServedModel) -> None:
         """At the journal's end: the champion's files are sound, or an older version serves; what is lost stays so,
         ticks or none. The session of a model that had no ticks to replay is loaded when it is wanted."""
         champion, loader = model.champion, self._serving.loader
@@ -139,7 +139,7 @@ class Replay:
         rows = model.table.rows_of(np.array(sorted(self._lost.get(model.number, ())), np.uint32))
         model.lost(rows[rows != ABSENT])
 
-    def _bring(self, model: Sessions, streams: Any) -> None:
+    def _bring(self, model: ServedModel, streams: Any) -> None:
         """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
         numbers = np.unique(np.asarray(streams, np.uint32))
         absent = numbers[model.table.rows_of(numbers) == ABSENT]
@@ -148,7 +148,7 @@ class Replay:
             if not stored.state:
                 self._lost.setdefault(model.number, set()).add(stored.stream)
 
-    def _ticks(self, model: Sessions, ticks: Ticks, offset: int, skip: int) -> None:
+    def _ticks(self, model: ServedModel, ticks: Ticks, offset: int, skip: int) -> None:
         session = self._session(model)
         for wave in rounds(ticks.stream[skip:], model.step_rows):
             index = wave + skip
@@ -162,7 +162,7 @@ class Replay:
             y, states = model.step(session, rows, time, x)
             model.advance(rows, seq, time, x, y, states, ends)
 
-    def _session(self, model: Sessions) -> StepSession | None:
+    def _session(self, model: ServedModel) -> StepSession | None:
         """The champion's, loaded from its stored files when the replay first needs it; None if it cannot be."""
         engine, key = self._serving.engine, (model.number, model.champion)
         session = engine.get(*key)

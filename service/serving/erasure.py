@@ -24,7 +24,7 @@ from service.common.errors import ServiceError, Unavailable
 from service.serving.ticks import Serving
 from service.storage.disk import NoSpace, needing_space, sync_directory
 from service.storage.states import States
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.streams.table import ABSENT
 
 log = structlog.get_logger("erasure")
@@ -153,7 +153,7 @@ class Erasure:
         self._audit.act("erase", OK, by="server", models=len(owed), position=begin)
         log.info("erased", models=len(owed), journal_from=begin)
 
-    async def _forget_answers(self, model: Sessions) -> None:
+    async def _forget_answers(self, model: ServedModel) -> None:
         """Remove from the log of answers those of streams that are gone; the next snapshot writes all of it anew."""
         gone = await self._gone(model, model.log.streams())
         model.forget_answers(gone)
@@ -170,7 +170,7 @@ class Erasure:
             why = f"it has learned up to {position} of {begin}"
             raise Unavailable("trainer", why, "it is asked again", retry_s=5.0)
 
-    async def _gone(self, model: Sessions, numbers: Iterable[int]) -> list[int]:
+    async def _gone(self, model: ServedModel, numbers: Iterable[int]) -> list[int]:
         """Which of these streams the model has no longer."""
         asked = np.array(sorted(set(numbers)), np.uint32)
         absent = set(asked[model.table.rows_of(asked) == ABSENT].tolist())

@@ -9,7 +9,7 @@ from service.engine.loaded import Engine
 from service.engine.session import BadVersion, StepSession
 from service.observe.metrics import Metrics
 from service.storage.versions import Blobs, Version, VersionCorrupt, VersionMissing, Versions
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 log = structlog.get_logger("versions")
 
@@ -22,7 +22,7 @@ class Loader:
     def __init__(self, versions: Versions, engine: Engine, metrics: Metrics) -> None:
         self._versions, self._engine, self._metrics = versions, engine, metrics
 
-    def load(self, model: Sessions, number: int) -> StepSession:
+    def load(self, model: ServedModel, number: int) -> StepSession:
         """A version's session, compared with its recorded answers; a damaged graph is made again from intact weights.
 
         Raises UNREADABLE.
@@ -39,7 +39,7 @@ class Loader:
         session, _ = self._engine.prepare(intact["onnx"], Canary.unpack(intact["canary"]))
         return session
 
-    def is_intact(self, model: Sessions, number: int) -> bool:
+    def is_intact(self, model: ServedModel, number: int) -> bool:
         """Whether a version's files are there as they were stored: with high odds, it can be loaded when it is wanted,
         which costs some ten times as much."""
         try:
@@ -47,7 +47,7 @@ class Loader:
         except VersionMissing:
             return False
 
-    def readable_before(self, model: Sessions, number: int, why: Exception) -> tuple[Version, StepSession]:
+    def readable_before(self, model: ServedModel, number: int, why: Exception) -> tuple[Version, StepSession]:
         """The newest version before `number` that can be loaded; it is never pruned from now on. Raises `why` where
         there is none."""
         for version in self._versions.list(model.number):
@@ -63,7 +63,7 @@ class Loader:
         raise why
 
 
-def _made_again(model: Sessions, version: Version, weights: bytes | None) -> Blobs | None:
+def _made_again(model: ServedModel, version: Version, weights: bytes | None) -> Blobs | None:
     """A version's files from its intact weights, if there are: equal weights give equal files. None: not these."""
     if weights is None:
         return None

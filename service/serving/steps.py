@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from model import calendar
 from service.engine.session import StepSession
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.streams.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
@@ -38,7 +38,7 @@ class Piece:
 
     def __init__(
         self,
-        model: Sessions,
+        model: ServedModel,
         numbers: NDArray[np.uint32],
         epochs: NDArray[np.uint64],
         seq: NDArray[np.uint64],

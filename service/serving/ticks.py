@@ -40,7 +40,7 @@ from service.storage.versions import Version, Versions
 from service.streams.answers import Answer
 from service.streams.residency import Residency
 from service.streams.sequence import check_values, latest_time, place, sound_ticks, too_far_ahead
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from service.streams.table import ABSENT, Rows
 from service.streams.totals import Totals
 
@@ -59,7 +59,7 @@ class Fenced(Exception):
 class Tick:
     """One tick on its way: whose it is, under which ownership it was opened, and when it arrived (clock seconds)."""
 
-    model: Sessions
+    model: ServedModel
     session: Session
     epoch: int
     seq: int
@@ -88,8 +88,8 @@ class Serving:
     ) -> None:
         self.config, self.journal, self.versions, self.engine = config, journal, versions, engine
         self.metrics, self.events, self.clock, self.wall = metrics, events, clock, wall
-        self.models: dict[int, Sessions] = {}
-        self.by_key: dict[ModelKey, Sessions] = {}
+        self.models: dict[int, ServedModel] = {}
+        self.by_key: dict[ModelKey, ServedModel] = {}
         self.totals = Totals()
         self.changed_models: set[int] = set()  # numbers of those that the next snapshot has to write of
         self.gone_models: set[int] = set()  # numbers of those that the next snapshot has to remove
@@ -116,14 +116,14 @@ class Serving:
 
     # ---- models
 
-    def model(self, key: ModelKey) -> Sessions:
+    def model(self, key: ModelKey) -> ServedModel:
         """The tenant's model of that name. Raises NotFound, whether there is none or it is another's."""
         found = self.by_key.get(key)
         if found is None:
             raise NotFound("model", key.name, "no such model; create it first, or list the models")
         return found
 
-    def add_model(self, model: Sessions) -> None:
+    def add_model(self, model: ServedModel) -> None:
         """Make a model known."""
         self.models[model.number] = model
         self.by_key[model.key] = model
@@ -133,7 +133,7 @@ class Serving:
         self.totals.count(model.number, model.tenant, model.known, len(model.table))
         self.last_model = max(self.last_model, model.number)
 
-    def remove_model(self, model: Sessions) -> None:
+    def remove_model(self, model: ServedModel) -> None:
         """Forget a model whose end is recorded; whoever has a stream of it open is woken. Its number is never used
         again, its name may be."""
         del self.models[model.number], self.by_key[model.key]
@@ -158,7 +158,7 @@ class Serving:
             "judged": {number: model.judged_offset for number, model in models},
         }
 
-    def skip(self, model: Sessions, first: int, end: int, reason: str) -> None:
+    def skip(self, model: ServedModel, first: int, end: int, reason: str) -> None:
         """Record that entries first .. end - 1 are never learned, and tell everybody. Raises as `record`."""
         self.record(model, Skip(first, end, reason))
         self.metrics.skipped.labels(*model.key).inc(end - first)
@@ -167,7 +167,7 @@ class Serving:
 
     def emit(
         self,
-        model: Sessions,
+        model: ServedModel,
         kind: int,
         offset: int,
         version: int,
@@ -185,13 +185,13 @@ class Serving:
         if kind in (ev.CREATED, ev.PUBLISHED, ev.ROLLED_BACK):
             self.metrics.of(model.key).published.set(now)
 
-    def stands(self, model: Sessions) -> None:
+    def stands(self, model: ServedModel) -> None:
         """Tell the metrics how a model stands."""
         self.metrics.of(model.key).stands(model.champion, model.anchor, model.paused)
 
     # ---- sessions
 
-    async def bring_session(self, model: Sessions) -> None:
+    async def bring_session(self, model: ServedModel) -> None:
         """Load the session of the version that serves, unless it is loaded. Until the caller awaits, it stays.
 
         Where that version cannot be read, an older one serves from here on, by record. Raises UNREADABLE where there
@@ -204,7 +204,7 @@ class Serving:
                 task.add_done_callback(lambda _: self._loads.pop(model.number))
             await asyncio.shield(self._loads[model.number])  # others wait for it too
 
-    async def _load(self, model: Sessions) -> None:
+    async def _load(self, model: ServedModel) -> None:
         number = model.champion
         async with self._loaders:
             started = self.clock()
@@ -219,7 +219,7 @@ class Serving:
         if model.champion == number and not model.deleted:
             self.engine.install(model.number, number, session)
 
-    def fall_back(self, model: Sessions, version: Version, session: StepSession, why: Exception) -> None:
+    def fall_back(self, model: ServedModel, version: Version, session: StepSession, why: Exception) -> None:
         """The version that serves cannot be read: an older one serves from here on, by record."""
         reason = f"version {model.champion} cannot be read: {why}"
         log.error("an older version serves", model=model.name, version=version.number, why=reason)
@@ -237,7 +237,7 @@ class Serving:
         if not 1 <= len(id) <= 256 or not id.isprintable():
             raise Invalid("stream", id, "give 1 to 256 printable characters")
 
-    def open_stream(self, model: Sessions, id: str, owner: int = 0, pinned: bool = True) -> tuple[Session, Origin]:
+    def open_stream(self, model: ServedModel, id: str, owner: int = 0, pinned: bool = True) -> tuple[Session, Origin]:
         """The stream and its state origin; a new owner fences whoever had it. It is journaled before any answer.
 
         If the stream is stored, it must have been brought into memory. pinned: it stays there while it is open.
@@ -264,20 +264,20 @@ class Serving:
             log.error("the state of a stream is lost, and its client is told", model=model.name, stream=id)
         return Session(model, row), origin
 
-    def _check_room(self, model: Sessions, id: str) -> None:
+    def _check_room(self, model: ServedModel, id: str) -> None:
         """Raises Exhausted if there may be no other stream, of the server or of the model's tenant."""
         if self.totals.streams >= self.config.max_streams:
             remedy = f"the server holds {self.config.max_streams} streams, its limit"
             raise Exhausted("stream", id, remedy, retry_s=60)
         self.tenants.of(model.tenant).check_streams(self.totals.streams_of(model.tenant), id)
 
-    def close_stream(self, model: Sessions, owner: int) -> None:
+    def close_stream(self, model: ServedModel, owner: int) -> None:
         """The call that owned streams has ended."""
         model.release(owner)
         self.residency.look_at(model)
         self.counted(model)
 
-    def delete_stream(self, model: Sessions, id: str) -> None:
+    def delete_stream(self, model: ServedModel, id: str) -> None:
         """Forget a stream that is in memory; its owner finds itself fenced. Its number is not used again."""
         row = model.table.by_id.get(id, ABSENT)
         if row == ABSENT:
@@ -289,7 +289,7 @@ class Serving:
         self.counted(model)
 
     def put_stream(
-        self, model: Sessions, id: str, epoch: int, last_seq: int, last_time: float, state: Array
+        self, model: ServedModel, id: str, epoch: int, last_seq: int, last_time: float, state: Array
     ) -> Session:
         """A stream with this state, instead of the one of that id if there is one (it must be in memory then).
 
@@ -310,7 +310,7 @@ class Serving:
         self.counted(model)
         return Session(model, row)
 
-    def counted(self, model: Sessions) -> None:
+    def counted(self, model: ServedModel) -> None:
         """The model's streams have come or gone: note how many there are."""
         if not model.deleted:  # its name may be another's by now
             self.totals.count(model.number, model.tenant, model.known, len(model.table))
@@ -319,18 +319,18 @@ class Serving:
             metrics.resident.set(len(model.table))
             metrics.open_streams.set(model.open)
 
-    def _moved(self, model: Sessions, evicted: int) -> None:
+    def _moved(self, model: ServedModel, evicted: int) -> None:
         """Streams of a model have come into memory, or so many have left it."""
         if evicted:
             self.metrics.of(model.key).evicted_streams.inc(evicted)
         self.counted(model)
 
-    def reset(self, model: Sessions, session: Session) -> None:
+    def reset(self, model: ServedModel, session: Session) -> None:
         """Begin the stream's state anew. A state that is fresh stays as it is: no record, however often it is asked."""
         if session.origin is not Origin.FRESH:
             self.record(model, Reset(session.number))
 
-    def record(self, model: Sessions, record: Record) -> int:
+    def record(self, model: ServedModel, record: Record) -> int:
         """Journal a record and apply it; returns the journal offset just after it.
 
         Raises NotFound for a model that was deleted meanwhile, JournalFailed.
@@ -340,7 +340,7 @@ class Serving:
         model.apply(record, offset)
         return offset
 
-    def _check_there(self, model: Sessions) -> None:
+    def _check_there(self, model: ServedModel) -> None:
         if model.deleted:
             raise NotFound("model", model.name, "deleted meanwhile; create it again, or list the models")
 
@@ -429,7 +429,7 @@ class Serving:
             return Fenced(session.id)
         return self.decide(model, session, tick.seq, tick.time, tick.x)
 
-    def decide(self, model: Sessions, session: Session, seq: int, time: float, x: Array) -> Outcome | None:
+    def decide(self, model: ServedModel, session: Session, seq: int, time: float, x: Array) -> Outcome | None:
         """Whether a tick is refused, or answered before; None: it is the next one, and sound."""
         placed = None
         last_seq = session.last_seq
@@ -452,7 +452,7 @@ class Serving:
         """The last event time that is taken; the clock is not asked for a tick without one."""
         return math.inf if math.isnan(time) else latest_time(self.wall(), self.config.max_ahead_s)
 
-    def _overloaded(self, model: Sessions, session: Session, seq: int) -> Refusal | None:
+    def _overloaded(self, model: ServedModel, session: Session, seq: int) -> Refusal | None:
         """Why a sound tick cannot be taken now; None: it is taken, and counts against the rates."""
         if seq - session.durable_seq > self.config.max_undurable or self._no_room():
             remedy = f"{seq - 1 - session.durable_seq} ticks are not on disk yet: wait for Durable, then send it again"
@@ -477,7 +477,7 @@ class Serving:
         self._work_full_at = self._work_rate.take(self._work_full_at, now, model.row_work)
         return None
 
-    def _on_loop(self, model: Sessions, rows: int) -> bool:
+    def _on_loop(self, model: ServedModel, rows: int) -> bool:
         """Whether a step of so many rows is for the loop itself, in this turn of it; it is counted then."""
         work = limits.step_work(model.row_work, rows)
         room = limits.MAX_TURN_WORK * (2 if work <= limits.MAX_SMALL_WORK else 1)
@@ -557,7 +557,7 @@ class Serving:
             outcomes += [error] * (len(ticks) - len(outcomes))
         return outcomes
 
-    def _compute(self, model: Sessions, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
+    def _compute(self, model: ServedModel, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
         """Forecasts and next states of distinct streams of one model, by the version that serves."""
         runner = self._runner(model)
         started = self.clock()
@@ -566,7 +566,7 @@ class Serving:
         self.metrics.batch_rows.observe(len(x))
         return computed
 
-    def _runner(self, model: Sessions) -> StepSession:
+    def _runner(self, model: ServedModel) -> StepSession:
         """The session of the version that serves."""
         runner = self.engine.get(model.number, model.champion)
         if runner is None:  # it has left again since `bring_session`, for others that came between: rare
@@ -619,7 +619,7 @@ class Serving:
     # ---- packed ticks
 
     async def wave(
-        self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array
+        self, model: ServedModel, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array
     ) -> Wave:
         """Answer one tick each of distinct streams that are in memory and owned; all that is sound takes one step, here
         and now, or, if that is too much for the loop, beside it.
@@ -661,7 +661,7 @@ class Serving:
         return Wave(Taken(taken, y, judged, model.champion), others, late)
 
     def _write(
-        self, model: Sessions, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, y: Array,
+        self, model: ServedModel, rows: Rows, seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array, y: Array,
         states: Array,
     ) -> NDArray[np.uint64]:  # fmt: skip
         """Journal computed ticks of distinct streams, write their states, keep their answers; their judged_through.
@@ -677,7 +677,7 @@ class Serving:
         metrics.ticks.inc(n)
         return judged
 
-    def _take_tokens(self, model: Sessions, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
+    def _take_tokens(self, model: ServedModel, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
         """Count the sound ticks against the rates; those that are too many are not sound any more: `decide` says why.
 
         rows: (n,), distinct; sound: (n,), modified.
@@ -713,7 +713,7 @@ class Serving:
         for listener in self.on_commit:
             listener(commit)
 
-    def judged(self, model: Sessions, offset: int) -> None:
+    def judged(self, model: ServedModel, offset: int) -> None:
         """Labels up to `offset` are judged, whatever the verdict; open streams are told."""
         model.judge(offset)
         model.wake()

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.common.config import ServeConfig
 from service.storage.states import States, StreamRow
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.streams.table import ABSENT
 from service.streams.totals import Totals
 
@@ -29,10 +29,10 @@ class Residency:
         self,
         config: ServeConfig,
         states: States,
-        models: Mapping[int, Sessions],
+        models: Mapping[int, ServedModel],
         totals: Totals,
         clock: Callable[[], float],
-        moved: Callable[[Sessions, int], None],
+        moved: Callable[[ServedModel, int], None],
     ) -> None:
         self._config, self._states, self._models, self._clock = config, states, models, clock
         self._totals, self._moved = totals, moved
@@ -40,7 +40,7 @@ class Residency:
         self._idle_at: list[tuple[float, int]] = []  # a heap: from when on a model may have an idle stream, its number
         self._expected: dict[int, float] = {}  # by model: the time in the heap that counts
 
-    async def bring(self, model: Sessions, ids: Sequence[str]) -> None:
+    async def bring(self, model: ServedModel, ids: Sequence[str]) -> None:
         """Bring into memory those of the streams that are stored and not there. Until the caller awaits, they stay."""
         while model.known > len(model.table):
             absent = [id for id in ids if id not in model.table.by_id]
@@ -50,7 +50,7 @@ class Residency:
                 self._restore(model, found, gone)
                 return
 
-    async def bring_numbers(self, model: Sessions, numbers: NDArray[np.uint32]) -> None:
+    async def bring_numbers(self, model: ServedModel, numbers: NDArray[np.uint32]) -> None:
         """`bring`, by stream number."""
         while (absent := numbers[model.table.rows_of(numbers) == ABSENT]).size:
             removals, gone = model.table.removals, model.deleted_numbers()
@@ -59,7 +59,7 @@ class Residency:
                 self._restore(model, found, gone)
                 return
 
-    def _restore(self, model: Sessions, found: list[StreamRow], gone: set[int]) -> None:
+    def _restore(self, model: ServedModel, found: list[StreamRow], gone: set[int]) -> None:
         """gone: stream numbers that were deleted before the lines were read, which may hold them still."""
         for stored in found:
             if stored.stream not in gone:
@@ -68,7 +68,7 @@ class Residency:
             self.look_at(model)
             self._moved(model, 0)
 
-    async def page(self, model: Sessions, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
+    async def page(self, model: ServedModel, after: str, limit: int) -> tuple[list[tuple[StreamRow, int]], str]:
         """At most `limit` streams behind the id `after` in the order of ids, each with its durable seq; and the id
         behind which the next page begins, empty for none. A page may be shorter than the limit."""
         saves, t = -1, model.table
@@ -87,7 +87,7 @@ class Residency:
         rows = [model.row(t.by_id[id], with_state=False) if id in t.by_id else ids[id] for id in there]
         return [(r, int(t.durable_seq[t.by_id[r.id]]) if r.id in t.by_id else r.last_seq) for r in rows], more
 
-    def look_at(self, model: Sessions) -> None:
+    def look_at(self, model: ServedModel) -> None:
         """Streams of the model may be let go that could not before."""
         self._look.add(model.number)
 
@@ -127,7 +127,7 @@ class Residency:
                 due.add(number)
         return sorted(due)
 
-    def _expect(self, model: Sessions, now: float) -> None:
+    def _expect(self, model: ServedModel, now: float) -> None:
         """Note when the model may have an idle stream next; what is idle and cannot go waits for a change."""
         at = model.oldest() + self._config.idle_s
         if not now < at < math.inf:

@@ -52,7 +52,7 @@ class Session:
 
     __slots__ = ("_model", "id", "number", "row")
 
-    def __init__(self, model: Sessions, row: int) -> None:
+    def __init__(self, model: ServedModel, row: int) -> None:
         self._model, self.row = model, row
         self.id, self.number = model.table.ids[row], int(model.table.number[row])
 
@@ -96,7 +96,7 @@ class Session:
         return self._model.log.find(int(self._model.table.newest[self.row]), seq)
 
 
-class Sessions:
+class ServedModel:
     """One model: its streams in memory, their last answers, and which version serves them."""
 
     def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
@@ -474,7 +474,7 @@ class Sessions:
         self._judged_position, _, _ = self.log.judged_part(self.log.start, row.judged_offset)
 
 
-def rows_in_memory(model: Sessions, numbers: NDArray[np.uint32]) -> Rows:
+def rows_in_memory(model: ServedModel, numbers: NDArray[np.uint32]) -> Rows:
     """Rows of streams that must be in memory. Raises KeyError naming one that is not."""
     rows = model.table.rows_of(numbers)
     if (rows == ABSENT).any():

@@ -75,11 +75,11 @@ async def test_a_stream_that_moves_between_two_servers_under_load_is_answered_as
 async def test_a_move_that_left_the_state_behind_would_be_noticed(tmp_path, monkeypatch):
     forgetful = """
 import service.streams.sessions as s
-put = s.Sessions._put
+put = s.ServedModel._put
 def without_state(model, row, record, offset):
     put(model, row, record, offset)
     model.table.state[row] = 0
-s.Sessions._put = without_state
+s.ServedModel._put = without_state
 """
     crash.mutate(monkeypatch, tmp_path, forgetful)
 

@@ -148,8 +148,8 @@ def hang(self, batch):
 Journal._write = hang
 """
 LIAR = """
-from service.streams.sessions import Sessions
-advance = Sessions.advance
+from service.streams.sessions import ServedModel
+advance = ServedModel.advance
 
 def lie(self, rows, seq, *rest):
     judged = advance(self, rows, seq, *rest)
@@ -157,7 +157,7 @@ def lie(self, rows, seq, *rest):
     self.wake(rows)
     return judged
 
-Sessions.advance = lie
+ServedModel.advance = lie
 """
 
 

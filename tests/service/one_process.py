@@ -20,7 +20,7 @@ from service.engine.export import export
 from service.server.server import Server
 from service.serving.ticks import Tick
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.messages import Message
 from service.trainer.process import Trainer
@@ -66,20 +66,20 @@ class World:
         self.trainer: Trainer | None = None
         self._checkpoints: Checkpoints | None = None
 
-    async def model(self, name: str = "flow", **spec: Any) -> Sessions:
+    async def model(self, name: str = "flow", **spec: Any) -> ServedModel:
         """The model of that name, made if needed; one channel and a small network unless the spec says otherwise."""
         values = {"channels": ["x"], "hidden": 4, "head_init": 0.5} | spec
         return await self.control.create(key(name), ModelSpec.from_mapping(values))
 
-    def open(self, model: Sessions, id: str) -> Session:
+    def open(self, model: ServedModel, id: str) -> Session:
         """Open a stream that is new, or in memory."""
         return self.serving.open_stream(model, id)[0]
 
-    async def tick(self, model: Sessions, session: Session, x: float, seq: int = 0) -> Answer:
+    async def tick(self, model: ServedModel, session: Session, x: float, seq: int = 0) -> Answer:
         """One tick, by default the stream's next."""
         return (await self.ticks(model, [(session, x)], seq))[0]
 
-    async def ticks(self, model: Sessions, ticks: list[tuple[Session, float]], seq: int = 0) -> list[Answer]:
+    async def ticks(self, model: ServedModel, ticks: list[tuple[Session, float]], seq: int = 0) -> list[Answer]:
         """Ticks that arrive together: one batch."""
         taken: dict[int, int] = {}
         waiting = []
@@ -92,7 +92,7 @@ class World:
         assert all(isinstance(answer, Answer) for answer in answers), answers
         return answers
 
-    async def publish(self, model: Sessions, seed: int) -> int:
+    async def publish(self, model: ServedModel, seed: int) -> int:
         """Put random weights into service, judged up to the journal's durable end. Returns the version."""
         rng = np.random.default_rng(seed)
         flat = model.network.init_params()
@@ -104,7 +104,7 @@ class World:
 
     async def verdict(
         self,
-        model: Sessions,
+        model: ServedModel,
         verdict: str,
         *blobs: bytes,
         rollback: int = 0,

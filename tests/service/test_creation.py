@@ -16,7 +16,7 @@ from service.engine.export import pack_weights
 from service.journal.records import ModelCreate
 from service.publishing import creation
 from service.publishing.creation import AT_ONCE
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from tests.service.one_process import World, key, world
 
 SPEC = ModelSpec.from_mapping({"channels": ["x"], "hidden": 4})
@@ -66,7 +66,7 @@ async def test_the_same_name_at_once_is_one_model_and_another_spec_is_refused(tm
         first, second, third = await asyncio.gather(*creating, return_exceptions=True)
 
         assert first is second
-        assert isinstance(first, Sessions)
+        assert isinstance(first, ServedModel)
         assert isinstance(third, AlreadyExists)
         assert (len(live.serving.models), live.control._creation._names) == (1, {})
 

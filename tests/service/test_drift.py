@@ -12,7 +12,7 @@ from model.fold.drift import Drift
 from service.engine.export import read_weights
 from service.journal.records import Chunk, Ticks
 from service.observe import events as ev
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.trainer import hosting
 from tests.model import worlds
 from tests.service.histories import chunks, create, digest, fold, swap
@@ -39,7 +39,7 @@ def rising(ticks: int = 240, at: int = 120) -> list[float]:
     return np.cumsum(rng.normal(0, 1, ticks) * np.where(np.arange(ticks) < at, 1, 30)).tolist()
 
 
-async def a_drift(live: World, reaction: str) -> tuple[Sessions, str]:
+async def a_drift(live: World, reaction: str) -> tuple[ServedModel, str]:
     """A model whose loss has risen; and the verdict that followed."""
     model = await live.model(drift_reaction=reaction)
     session = live.open(model, "pump")
@@ -54,7 +54,7 @@ async def a_drift(live: World, reaction: str) -> tuple[Sessions, str]:
     return model, said
 
 
-def of_kind(live: World, model: Sessions, kind: int) -> list[ev.Event]:
+def of_kind(live: World, model: ServedModel, kind: int) -> list[ev.Event]:
     return [event for event in live.server.events.recent(model.key, 1000) if event.kind == kind]
 
 

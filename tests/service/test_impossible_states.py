@@ -16,7 +16,7 @@ from service.edge import wire
 from service.journal.records import StatePut, StreamOpened, Window
 from service.learning.labels import RawWindow, Refusal, Shape, check_window
 from service.storage.states import StreamRow
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 SPEC = ModelSpec(channels=("a",), hidden=2)
 BAD = {"variance": (2, -1e30), "count": (0, -1.0), "mean": (1, 3e38), "unit": (10, 50.0), "not a number": (1, np.nan)}
@@ -30,8 +30,8 @@ def state(at: int, value: float) -> np.ndarray:
 
 
 @pytest.fixture
-def sessions() -> Sessions:
-    return Sessions(1, "default", "m", SPEC)
+def sessions() -> ServedModel:
+    return ServedModel(1, "default", "m", SPEC)
 
 
 @every_bad

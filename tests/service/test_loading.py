@@ -12,7 +12,7 @@ import pytest
 from service.engine import loaded as engine
 from service.journal.records import Rollback
 from service.storage.versions import VersionCorrupt
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
 
@@ -29,7 +29,7 @@ def loads_of(live: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, in
     """(model, version, whether on the loop's thread) of each load from here on."""
     loop, load, seen = threading.get_ident(), live.serving.loader.load, []
 
-    def noted(model: Sessions, number: int) -> engine.StepSession:
+    def noted(model: ServedModel, number: int) -> engine.StepSession:
         seen.append((model.number, number, threading.get_ident() == loop))
         return load(model, number)
 

@@ -9,7 +9,7 @@ import pytest
 
 from model.fold import learner as learning
 from service.observe import events as ev
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.trainer import process
 from tests.service.one_process import World, world
 
@@ -22,7 +22,7 @@ async def live(tmp_path) -> AsyncIterator[World]:
         yield made
 
 
-def push(live: World, model: Sessions, by: float) -> None:
+def push(live: World, model: ServedModel, by: float) -> None:
     """Move the candidate's weights by so much of their norm, as no update should."""
     assert live.trainer is not None
     flat = live.trainer.models[model.number].learner.weights.flat

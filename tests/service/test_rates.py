@@ -17,7 +17,7 @@ from service.common.errors import Reason, Refusal
 from service.common.names import ModelKey
 from service.serving.ticks import Serving
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
 
@@ -73,13 +73,13 @@ def wound(service: World) -> Clock:
     return clock
 
 
-async def taken(service: World, model: Sessions, *sessions: Session) -> list[Answer | Refusal]:
+async def taken(service: World, model: ServedModel, *sessions: Session) -> list[Answer | Refusal]:
     """One tick of each, one after the other."""
     now = service.serving.clock()
     return [await service.serving.ticks.submit(replace(next_tick(model, s), arrived=now)) for s in sessions]
 
 
-async def packed(serving: Serving, model: Sessions, *sessions: Session) -> list[bool]:
+async def packed(serving: Serving, model: ServedModel, *sessions: Session) -> list[bool]:
     """One tick of each in one wave: which were taken. The others are refused, overloaded."""
     rows = np.array([session.row for session in sessions])
     seqs = np.array([session.last_seq + 1 for session in sessions], np.uint64)

@@ -19,7 +19,7 @@ from service.storage.snapshot import Part
 from service.storage.states import States
 from service.streams import answers
 from service.streams.answers import AnswerLog
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
@@ -417,12 +417,12 @@ async def test_a_replay_that_skipped_the_swaps_would_be_noticed(tmp_path, monkey
         await some_history(live, np.random.default_rng(1), 60, snapshots=False)
         await live.server.journal.flush()
         now = seen(live)
-        apply = Sessions.apply
+        apply = ServedModel.apply
 
         def forgetful(model, record, offset):
             if not isinstance(record, Swap) or record.version == 1:
                 apply(model, record, offset)
 
-        monkeypatch.setattr(Sessions, "apply", forgetful)
+        monkeypatch.setattr(ServedModel, "apply", forgetful)
 
         assert await recovered(copy_of(live, tmp_path / "copy")) != now

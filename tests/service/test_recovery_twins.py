@@ -12,7 +12,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from service.journal.records import Paused, Promote, Reset, StatePut, Swap
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from tests.service.one_process import World, world
 from tests.service.test_recovery import copy_of, recovered, seen
 
@@ -27,7 +27,7 @@ steps = st.tuples(st.sampled_from(STREAMS * 3 + SERVER), st.sampled_from(IDS), s
 histories = st.lists(steps, min_size=20, max_size=80)
 
 
-async def present(live: World, model: Sessions, id: str) -> Session:
+async def present(live: World, model: ServedModel, id: str) -> Session:
     """The stream in memory: brought back, or opened if there is none."""
     await live.serving.residency.bring(model, [id])
     if id not in model.table.by_id:
@@ -35,7 +35,7 @@ async def present(live: World, model: Sessions, id: str) -> Session:
     return model.session(id)
 
 
-async def happens(live: World, model: Sessions, step: Step) -> None:
+async def happens(live: World, model: ServedModel, step: Step) -> None:
     """One step of a history. Streams are not pinned, so each snapshot lets those that may go leave memory."""
     what, id, value = step
     session, back = await present(live, model, id), 1 + int(abs(value))
@@ -126,12 +126,12 @@ async def test_a_recovery_that_forgot_a_kind_of_record_would_be_noticed(tmp_path
         await lives_through(live, EVERYTHING)
         now, copies = seen(live), [copy_of(live, tmp_path / name) for name in ("sound", "mutant")]
         assert await recovered(copies[0]) == now
-        apply = Sessions.apply
+        apply = ServedModel.apply
 
         def forgetful(model, record, offset):
             if not isinstance(record, forgotten) or (forgotten is Swap and record.version == 1):
                 apply(model, record, offset)
 
-        monkeypatch.setattr(Sessions, "apply", forgetful)
+        monkeypatch.setattr(ServedModel, "apply", forgetful)
 
         assert await recovered(copies[1]) != now

@@ -11,7 +11,7 @@ import pytest
 
 from service.storage import snapshot
 from service.streams import residency
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from tests.service.one_process import World, world
 from tests.service.test_turns import next_tick
 
@@ -23,7 +23,7 @@ def a_row_at_a_time(monkeypatch) -> None:
     monkeypatch.setattr(snapshot, "GATHER_BYTES", 1)
 
 
-async def started(service: World) -> Sessions:
+async def started(service: World) -> ServedModel:
     """A model of streams with a few ticks each, all of it on disk and nothing of it saved."""
     model = await service.model(learn=False)
     sessions = [service.open(model, f"s{n:03}") for n in range(STREAMS)]
@@ -33,7 +33,7 @@ async def started(service: World) -> Sessions:
     return model
 
 
-async def everything_happens(service: World, model: Sessions) -> set[str]:
+async def everything_happens(service: World, model: ServedModel) -> set[str]:
     """Change streams in every way, one in each turn of the loop, those last that are copied first, until all are; the
     ways. Afterwards nothing changes any more, which could hide what was copied wrongly."""
     done, n = set[str](), 0
@@ -59,7 +59,7 @@ async def everything_happens(service: World, model: Sessions) -> set[str]:
     return done
 
 
-def lines(model: Sessions) -> dict[str, tuple[object, ...]]:
+def lines(model: ServedModel) -> dict[str, tuple[object, ...]]:
     """What there is of each stream; of answers, how many."""
     rows = [model.row(row) for row in model.table.rows().tolist()]
     return {row.id: (row.stream, row.epoch, row.last_seq, row.origin, row.last_offset, row.state) for row in rows}

@@ -10,11 +10,11 @@ import numpy as np
 from service.common.errors import Reason, Refusal
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from tests.service.one_process import world
 
 
-def next_tick(model: Sessions, session: Session, x: float = 1.0) -> Tick:
+def next_tick(model: ServedModel, session: Session, x: float = 1.0) -> Tick:
     return Tick(model, session, session.epoch, session.last_seq + 1, np.nan, np.array([x], np.float32), 0.0)
 
 

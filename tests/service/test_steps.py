@@ -21,7 +21,7 @@ from service.journal.records import ModelDelete, Reset, StatePut, StreamOpened, 
 from service.serving.steps import Piece, Steps, Turns
 from service.serving.ticks import Fenced, Tick, Wave
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -66,7 +66,7 @@ class Held:
         self._go.set()
 
 
-def hold(service: World, model: Sessions) -> Held:
+def hold(service: World, model: ServedModel) -> Held:
     """Hold the steps of the version that serves."""
     session = service.serving.engine.get(model.number, model.champion)
     assert session is not None
@@ -75,7 +75,7 @@ def hold(service: World, model: Sessions) -> Held:
     return held
 
 
-def a_tick(model: Sessions, session: Session, x: float, seq: int = 0) -> Tick:
+def a_tick(model: ServedModel, session: Session, x: float, seq: int = 0) -> Tick:
     return Tick(model, session, session.epoch, seq or session.last_seq + 1, np.nan, np.array([x], np.float32), 0.0)
 
 
@@ -84,7 +84,7 @@ def send(service: World, tick: Tick) -> asyncio.Task[Any]:
     return asyncio.create_task(service.serving.tick(tick))
 
 
-async def packed(service: World, model: Sessions, sessions: list[Session], x: float) -> Wave:
+async def packed(service: World, model: ServedModel, sessions: list[Session], x: float) -> Wave:
     """The next tick of each, as one wave."""
     rows = np.array([session.row for session in sessions])
     seq = model.table.last_seq[rows] + np.uint64(1)
@@ -211,7 +211,7 @@ async def test_no_step_has_more_rows_than_the_model_may_step_at_once(tmp_path):
         await agrees(service, noted, tmp_path)
 
 
-SWAPS: dict[str, Callable[[World, Sessions], Any]] = {
+SWAPS: dict[str, Callable[[World, ServedModel], Any]] = {
     "publish": lambda service, model: service.publish(model, seed=5),
     "roll back": lambda service, model: service.control.roll_back(model.key, 1),
     "promote": lambda service, model: service.control.promote(model.key, 1),
@@ -264,16 +264,16 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
         assert all(isinstance(record, Ticks) for record in records[reset + 1 :]), "the tick stands behind the reset"
 
 
-async def put(service: World, model: Sessions, session: Session) -> None:
+async def put(service: World, model: ServedModel, session: Session) -> None:
     state = np.full(model.network.state_size, 0.03125, np.float32)  # that every part of a state may be
     service.serving.put_stream(model, session.id, session.epoch, 1, np.nan, state)
 
 
-async def take_over(service: World, model: Sessions, session: Session) -> None:
+async def take_over(service: World, model: ServedModel, session: Session) -> None:
     service.serving.open_stream(model, session.id)
 
 
-async def delete(service: World, model: Sessions, session: Session) -> None:
+async def delete(service: World, model: ServedModel, session: Session) -> None:
     service.serving.delete_stream(model, session.id)
 
 

@@ -10,11 +10,11 @@ import pytest
 
 from service.serving.ticks import Fenced, Serving, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from tests.service.one_process import NEVER_S, world
 
 
-def next_tick(model: Sessions, session: Session, x: float = 1.0) -> Tick:
+def next_tick(model: ServedModel, session: Session, x: float = 1.0) -> Tick:
     return Tick(model, session, session.epoch, session.last_seq + 1, np.nan, np.array([x], np.float32), 0.0)
 
 
@@ -22,17 +22,17 @@ def next_tick(model: Sessions, session: Session, x: float = 1.0) -> Tick:
 def steps(monkeypatch) -> list[list[str]]:
     """The streams of each model step, as they come."""
     seen: list[list[str]] = []
-    step = Sessions.step
+    step = ServedModel.step
 
-    def record(self: Sessions, runner: Any, rows: Any, *rest: Any) -> Any:
+    def record(self: ServedModel, runner: Any, rows: Any, *rest: Any) -> Any:
         seen.append([self.table.ids[row] for row in np.atleast_1d(rows)])
         return step(self, runner, rows, *rest)
 
-    monkeypatch.setattr(Sessions, "step", record)
+    monkeypatch.setattr(ServedModel, "step", record)
     return seen
 
 
-async def together(serving: Serving, model: Sessions, *sessions: Session) -> list[Any]:
+async def together(serving: Serving, model: ServedModel, *sessions: Session) -> list[Any]:
     """The next tick of each, arriving in one turn of the loop."""
     ticks = (serving.tick(next_tick(model, session)) for session in sessions)
     return await asyncio.gather(*ticks, return_exceptions=True)

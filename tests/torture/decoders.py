@@ -35,7 +35,7 @@ from service.journal.records import Window as WindowRecord
 from service.journal.segments import COMMIT_FIRST, FORMAT_VERSION, FRAME, HEADER, MAGIC, JournalFormat
 from service.learning.labels import Shape, check_label, check_window
 from service.streams.sequence import check_values
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 
 SPEC = ModelSpec.from_mapping({"channels": ["a", "b"], "task": "regress", "targets": ["q"], "hidden": 2})
 
@@ -49,7 +49,7 @@ class Decoder(NamedTuple):
 
 def decoders(folder: Path) -> dict[str, Decoder]:
     """All of them, by name. folder: an empty one, for the one that reads files."""
-    model = Sessions(1, "default", "m", SPEC)
+    model = ServedModel(1, "default", "m", SPEC)
     shape = Shape.of(model.network)
     return {
         "Open": Decoder(_open, _messages(_OPEN)),
@@ -99,7 +99,7 @@ _CREATE: list[Message] = [
 ]
 
 
-def _put_messages(model: Sessions) -> list[Message]:
+def _put_messages(model: ServedModel) -> list[Message]:
     state = np.zeros(model.network.state_size, "<f4").tobytes()
     return [
         streams_pb2.PutStreamRequest(
@@ -158,7 +158,7 @@ def _create(data: bytes) -> bool:
     return wire.spec(wire.spec_message(spec)) == spec or _differs("spec", data)
 
 
-def _put(model: Sessions, data: bytes) -> bool:
+def _put(model: ServedModel, data: bytes) -> bool:
     request = streams_pb2.PutStreamRequest()
     if not _parsed(request, data):
         return False

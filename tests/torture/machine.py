@@ -22,7 +22,7 @@ from service.common.names import Origin
 from service.learning.labels import RawWindow
 from service.serving.ticks import Tick
 from service.streams.answers import Answer
-from service.streams.sessions import Session, Sessions
+from service.streams.sessions import ServedModel, Session
 from tests.oracles import replay
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world
@@ -253,7 +253,7 @@ class Machine(RuleBasedStateMachine):
     def _close(self) -> None:
         self._do(self._context.__aexit__(None, None, None))
 
-    def _model(self, name: str) -> Sessions:
+    def _model(self, name: str) -> ServedModel:
         return self.live.serving.model(key(name))
 
     def _session(self, model: str, id: str) -> tuple[Session, Sent]:
@@ -305,7 +305,7 @@ class Machine(RuleBasedStateMachine):
                     self.part.acknowledged += 1
             self._compare_learning(model, chunks, files)
 
-    def _compare_learning(self, model: Sessions, chunks: list[Any], files: replay.Files) -> None:
+    def _compare_learning(self, model: ServedModel, chunks: list[Any], files: replay.Files) -> None:
         assert self.live.trainer is not None
         hosted = self.live.trainer.models.get(model.number)
         assert hosted is not None, f"nothing of {model.name} has come to the trainer"

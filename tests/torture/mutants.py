@@ -25,7 +25,7 @@ from service.journal.sources import Sources
 from service.journal.writer import Journal, JournalDamaged
 from service.serving.ticks import Fenced, Serving, Tick
 from service.storage import versions
-from service.streams.sessions import Sessions
+from service.streams.sessions import ServedModel
 from service.trainer.hosting import HostedModel
 from tests.oracles import replay
 from tests.service import histories
@@ -215,11 +215,11 @@ MUTANTS = (
     Mutant("no CRC chain", segments, "FRAME", _Unchecked(), damage_is_refused),
     Mutant("no dedupe of ticks", Serving, "decide", lambda *_: None, a_repeated_tick_is_journaled_once),
     Mutant("no dedupe of windows", Sources, "take", lambda *_: True, a_repeated_window_is_learned_once),
-    Mutant("no epoch check", Sessions, "owns", lambda *_: True, a_stream_that_was_taken_over_is_fenced),
+    Mutant("no epoch check", ServedModel, "owns", lambda *_: True, a_stream_that_was_taken_over_is_fenced),
     Mutant("no skip", Skips, "__contains__", lambda *_: False, what_is_skipped_is_not_learned),
     Mutant("no gate", Gate, "worse", False, a_worse_candidate_is_noticed),
     Mutant("no digest check", versions, "_digest", _EqualText, damaged_versions_are_not_handed_out),
-    Mutant("no idle eviction", Sessions, "evict", lambda *_: 0, idle_streams_leave_memory),
+    Mutant("no idle eviction", ServedModel, "evict", lambda *_: 0, idle_streams_leave_memory),
 )  # fmt: skip
 
 
