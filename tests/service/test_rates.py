@@ -147,14 +147,14 @@ async def test_wall_clock_jumps_change_no_rate_and_no_idle_time(tmp_path, jump):
         before = service.serving.wall()
 
         service.serving.wall = lambda: before + jump
-        await service.storage.snapshot()
+        await service.snapshot()
 
         assert isinstance((await taken(service, model, session))[0], Refusal)
         assert "idle" in model.table.by_id
         clock.now += 0.5
         assert isinstance((await taken(service, model, session))[0], Answer)
         clock.now += 100.0
-        await service.storage.snapshot()
+        await service.snapshot()
         assert "idle" not in model.table.by_id
 
 

@@ -17,7 +17,7 @@ async def test_streams_beyond_the_bound_leave_memory_and_come_back_as_they_were(
             await service.tick(model, session, 1.0)
 
         service.serving.judged(model, service.server.journal.offset(model.number))  # what is not must stay
-        await service.storage.snapshot()
+        await service.snapshot()
 
         assert (len(model.table), model.known) == (2, 4)
         for id in "abcd":
@@ -32,7 +32,7 @@ async def test_a_deleted_stream_stays_away_while_another_is_out_of_memory_and_it
             session, _ = service.serving.open_stream(model, id, pinned=False)
             await service.tick(model, session, 1.0)
         service.serving.judged(model, service.server.journal.offset(model.number))
-        await service.storage.snapshot()
+        await service.snapshot()
         assert (len(model.table), model.known) == (0, 2)
         await bring(model, ["a"])
         number = model.session("a").number
@@ -57,19 +57,19 @@ async def test_an_idle_stream_leaves_although_nothing_happens_to_its_model_any_m
             await service.ticks(model, [(session, 1.0)])
             model.table.touched[session.row] = now
         service.serving.judged(model, service.server.journal.offset(model.number))
-        await service.storage.snapshot()
+        await service.snapshot()
         assert (len(model.table), model.is_changed) == (2, False)
 
         now = 111.0
         await service.tick(other, service.open(other, "pump"), 1.0)
-        await service.storage.snapshot()
+        await service.snapshot()
         assert list(model.table.by_id) == ["b"], "it has been idle, and the other is pinned"
 
         now = 200.0
-        await service.storage.snapshot()
+        await service.snapshot()
         assert list(model.table.by_id) == ["b"]
         service.serving.close_stream(model, int(model.table.owner[model.table.by_id["b"]]))
-        await service.storage.snapshot()
+        await service.snapshot()
         assert (len(model.table), model.known, service.serving.totals.resident) == (0, 2, 1)
 
 
@@ -82,14 +82,14 @@ async def test_a_stream_that_was_only_read_leaves_memory_again(tmp_path):
         await service.tick(model, session, 1.0)
         service.serving.judged(model, service.server.journal.offset(model.number))
         now = 200.0
-        await service.storage.snapshot()
+        await service.snapshot()
         assert len(model.table) == 0
         await service.serving.residency.bring(model, ["a"])
-        await service.storage.snapshot()
+        await service.snapshot()
         assert (len(model.table), service.serving.totals.resident) == (1, 1)
 
         now = 211.0
-        await service.storage.snapshot()
+        await service.snapshot()
         assert (len(model.table), service.serving.totals.resident) == (0, 0)
 
 

@@ -117,7 +117,7 @@ async def test_a_model_that_is_deleted_while_it_is_saved_is_gone(tmp_path):
         await asyncio.sleep(0)
         await service.control.delete(model.key)
         await saving
-        await service.storage.snapshot()
+        await service.snapshot()
 
     async with world(tmp_path) as service:
         assert not service.serving.models
@@ -133,7 +133,7 @@ async def test_a_snapshot_that_fails_half_way_is_made_up_for_by_the_next(tmp_pat
         with pytest.raises(asyncio.CancelledError):
             await saving
         await service.tick(model, model.session("s001"), 9.0)
-        await service.storage.snapshot()
+        await service.snapshot()
         there = lines(model)
 
     assert await recovered(tmp_path) == there
@@ -146,7 +146,7 @@ async def test_more_idle_streams_than_leave_at_once_leave_in_turns(tmp_path, mon
         there = lines(model)
         model.table.pinned[:] = False
         model.judge(service.server.journal.offset(model.number))
-        await service.storage.snapshot()
+        await service.snapshot()
         assert not len(model.table)
         await service.serving.residency.bring(model, list(there))
         assert lines(model) == there

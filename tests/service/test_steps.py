@@ -326,7 +326,7 @@ async def test_a_stream_that_left_memory_during_the_step_has_not_ticked_and_may_
         model.judge(service.server.journal.offset(model.number))
         stepping = asyncio.create_task(packed(service, model, [a, b], 3.0))
         await held.under_way()
-        await service.storage.snapshot()
+        await service.snapshot()
         assert not len(model.table)
         await service.serving.residency.bring(model, ["c", "b"])  # in other rows than before
         held.let_go()
