@@ -3,9 +3,11 @@
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, settings
+from xdist.scheduler import WorkStealingScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,3 +28,30 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the measured series are not beside the project (../shared/data)")
     return folder
+
+
+# ---- who runs what when: the suite runs in two processes
+
+# Folders by what one of their tests takes, the most first; a folder that is not named comes last.
+HEAVY = ("torture", "journeys", "docs", "deploy", "service", "client", "contracts")
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkStealingScheduling:
+    """Give each process one half in one piece, so that few modules start their server in both; one that has finished
+    takes over half of what the other still has to do."""
+    return WorkStealingScheduling(config, log)
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Run what takes longest first: the two processes then end together."""
+    items.sort(key=order)
+
+
+def order(item: pytest.Item) -> tuple[float, int]:
+    """Sort key: the long tests by the time they are allowed, then the others by their folder."""
+    folder = item.path.relative_to(ROOT / "tests").parts[0]
+    limit = item.get_closest_marker("timeout")
+    allowed_s = limit.args[0] if limit else 120
+    return -allowed_s if item.get_closest_marker("long") else 0, (*HEAVY, folder).index(folder)

@@ -14,9 +14,6 @@ import freshet
 from tests.journeys.scraped import scrape
 from tests.journeys.test_labels import outcomes
 
-sklearn_datasets = pytest.importorskip("sklearn.datasets", reason="scikit-learn is part of the dev extra")
-linear_model = pytest.importorskip("sklearn.linear_model")
-
 SETTINGS = {"publish_labels": 8, "commit_s": 0.001}
 GROUP = 8  # images shown side by side, answered first and learned after
 HELD_OUT = 400
@@ -32,7 +29,9 @@ Array = NDArray[np.float32]
 def digits() -> tuple[Array, NDArray[np.int64]]:
     """Images (1797, 8, 8) with values 0..1, and what they show. In the order of the data set: neighbours are often of
     one hand, so the held-out tail is further from what was learned than a random part would be."""
-    data = sklearn_datasets.load_digits()
+    from sklearn.datasets import load_digits  # not at the top: every other test would wait for scikit-learn
+
+    data = load_digits()
     return (data.images / 16).astype(np.float32), data.target
 
 
@@ -74,6 +73,8 @@ async def learn_in_one_pass(client: freshet.Client, name: str, images: Array, sh
 @pytest.mark.long
 @pytest.mark.timeout(300)
 async def test_handwritten_digits_are_learned_online_in_one_pass(server, client, name, capsys):
+    from sklearn.linear_model import LogisticRegression
+
     images, shown = digits()
     train, test = slice(0, len(images) - HELD_OUT), slice(len(images) - HELD_OUT, None)
     await client.create_model(name, **MODEL)
@@ -85,7 +86,7 @@ async def test_handwritten_digits_are_learned_online_in_one_pass(server, client,
     champion = (await client.get_model(name)).champion
     accuracy = score((await client.export(name)).onnx, images[test], shown[test])
     flat = images.reshape(len(images), -1)
-    logistic = linear_model.LogisticRegression(max_iter=1000).fit(flat[train], shown[train])
+    logistic = LogisticRegression(max_iter=1000).fit(flat[train], shown[train])
     baseline = float(logistic.score(flat[test], shown[test]))
     majority = float(np.mean(shown[test] == np.bincount(shown[train]).argmax()))
     with capsys.disabled():
