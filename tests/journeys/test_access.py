@@ -171,6 +171,7 @@ service.common.names.ModelKey = ModelKey
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [OPEN_DOOR, NO_ROLES, ONE_TENANT], ids=["open door", "no roles", "one tenant"])
 async def test_a_door_that_lets_in_others_would_be_noticed(mutant, monkeypatch, tmp_path):
     mutate(monkeypatch, tmp_path, mutant)

@@ -76,6 +76,7 @@ async def mux_of(channel: grpc.aio.Channel, model: str) -> tuple[grpc.StatusCode
     return code, details.replace(model, "")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [ONE_TENANT, TALKATIVE], ids=["one tenant", "talkative"])
 async def test_a_server_that_tells_would_be_noticed(mutant, monkeypatch, tmp_path):
     mutate(monkeypatch, tmp_path, mutant)

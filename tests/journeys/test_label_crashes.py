@@ -235,6 +235,7 @@ async def three_journeys(folder: Path, kills: int) -> None:
         await journey(folder / str(seed), kills=kills, ticks=600, windows=200, seed=seed)
 
 
+@pytest.mark.long
 async def test_a_server_that_acknowledges_before_the_disk_would_be_noticed(tmp_path, monkeypatch):
     """The control of the ledgers above: items are called durable when they are appended, half a second too early."""
     crash.mutate(monkeypatch, tmp_path, LIAR)

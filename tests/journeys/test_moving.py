@@ -72,6 +72,7 @@ async def test_a_stream_that_moves_between_two_servers_under_load_is_answered_as
     await move_to_and_fro(tmp_path, moves=4)
 
 
+@pytest.mark.long
 async def test_a_move_that_left_the_state_behind_would_be_noticed(tmp_path, monkeypatch):
     forgetful = """
 import service.streams.sessions as s

@@ -327,6 +327,7 @@ service.access.grants.Access.quota = lambda self, tenant: service.access.grants.
 """
 
 
+@pytest.mark.long
 async def test_a_quota_that_is_not_kept_would_be_noticed(monkeypatch, tmp_path):
     mutate(monkeypatch, tmp_path, UNLIMITED)
     async with a_house(tmp_path) as house:

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 import freshet
 from service.console.failures import ServerFailed
 from service.programs.backtest.child import ServerChild
@@ -63,6 +65,7 @@ async def test_a_second_server_is_refused_by_the_lock_while_the_owner_is_stopped
             assert stream.reconnects == 0
 
 
+@pytest.mark.long
 async def test_a_second_server_without_the_locks_would_be_noticed(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, "import fcntl\nfcntl.flock = lambda *arguments: None\n")
     owner = ServerChild(tmp_path / "data", tmp_path / "log")

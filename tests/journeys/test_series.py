@@ -102,6 +102,7 @@ async def test_models_that_come_and_go_leave_no_series(server, client):
     assert not await left(server, client, models=5)
 
 
+@pytest.mark.long
 async def test_a_server_that_labels_by_stream_or_forgets_no_model_is_found(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, MUTANT)
     async with crash.a_server(tmp_path, **SETTINGS) as server, freshet.connect(server.grpc) as client:

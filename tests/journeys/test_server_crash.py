@@ -161,6 +161,7 @@ ServedModel.advance = lie
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutant", [HANGING_DISK, HANGING_DISK + LIAR], ids=["honest", "lying"])
 async def test_a_server_that_calls_ticks_durable_too_early_would_be_noticed(tmp_path, monkeypatch, mutant):
     """The control of the ledgers above."""

@@ -281,6 +281,7 @@ async def test_handshakes_of_strangers_do_not_fill_the_log(house):
         assert house.log() == before
 
 
+@pytest.mark.long
 async def test_a_port_that_speaks_what_is_older_would_be_noticed(house, monkeypatch):
     code = """
 import ssl

@@ -100,6 +100,7 @@ HostedModel.unpack = classmethod(forget)
 """
 
 
+@pytest.mark.long
 async def test_a_trainer_that_forgets_its_optimizer_when_it_restarts_would_be_noticed(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, FORGETS_THE_OPTIMIZER)
 

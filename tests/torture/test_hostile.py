@@ -60,6 +60,7 @@ def test_a_decoder_that_keeps_what_it_has_read_would_be_noticed(tmp_path, monkey
     assert any("grew by" in finding for finding in hostile.on_decoders(tmp_path, quick=True)["findings"])
 
 
+@pytest.mark.long
 async def test_a_server_that_trips_over_a_message_would_be_noticed(tmp_path, monkeypatch):
     mutate(monkeypatch, tmp_path, TRIPS)
 

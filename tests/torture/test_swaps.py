@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.torture import swaps
 from tests.torture.failpoints import injected
 
@@ -24,6 +26,7 @@ async def test_fifty_swaps_under_load_fail_no_request_and_each_answer_is_its_ver
     assert part.hits == 50
 
 
+@pytest.mark.long
 async def test_a_server_that_swaps_the_number_and_not_the_graph_would_be_noticed(tmp_path):
     with injected(tmp_path / "inject", ANSWERS_BY_ANOTHER):
         part = await swaps.rounds(tmp_path, 6)
