@@ -1,14 +1,20 @@
 #!/usr/bin/env python3
-"""Everything a developer runs, on a machine that has nothing but Python 3.11 or newer.
+"""The developer's commands. They need only Python 3.11 or newer; each sets up .venv first if it is missing or stale.
 
-python3 dev.py setup                  make .venv and install the locked packages and the two of ours
-python3 dev.py demo [ARGS…]           set up, then run `freshet demo ARGS…`
-python3 dev.py test [--all] [ARGS…]   set up, then lint, types, tests; --all adds the long tests; ARGS go to pytest
-python3 dev.py torture [ARGS…]        set up, then provoke every fault; ARGS: --quick, --only KIND, --json OUT
-python3 dev.py bench NAME [ARGS…]     set up, then run the benchmark bench/NAME.py with ARGS (such as --json OUT)
+python3 dev.py setup                  make .venv and install the locked packages and the two of this repository
+python3 dev.py check                  lint, format and types, side by side; seconds once mypy has its cache
+python3 dev.py fix                    apply ruff's fixes and format the code
+python3 dev.py docs                   write the protobuf stubs, the generated pages and deploy's lock files again
+python3 dev.py test [ARGS…]           check, then all tests but the long ones; ARGS go to pytest
+python3 dev.py test PATH -k WORD      only pytest, in one process, on this path, these names, or both
+python3 dev.py test --all             also the long tests, as .ci/run does
+python3 dev.py test --coverage        also measure which lines run, and print the share for each file
+python3 dev.py torture [ARGS…]        provoke every fault; ARGS: --quick, --only KIND, --json OUT
+python3 dev.py bench NAME [ARGS…]     run the benchmark bench/NAME.py with ARGS (such as --json OUT)
+python3 dev.py demo [ARGS…]           run `freshet demo ARGS…`
 """
 
-from __future__ import annotations  # so that an older Python reads far enough to be refused clearly
+from __future__ import annotations  # so that an older Python reads far enough to print the message in `main`
 
 import hashlib
 import os
@@ -25,34 +31,66 @@ VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "freshet-setup.sha256"
 INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml")
-LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "dev.py")
+LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "deploy", "dev.py")
 MINIMUM = (3, 11)
-# Make system calls fail; evaluate alerts, and the dashboard's queries; be a terminal.
+# TLS keys; Prometheus for alerts and the dashboard's queries; failing system calls; a terminal.
 TOOLS = ("openssl", "prometheus", "strace", "tmux")
+GENERATORS = ("docs.stubs", "docs.generate", "deploy.locks")
+COVERED = """\
+The figure counts lines of model, service and the SDK that ran in pytest or in a server, trainer or command that a test
+started. A process that a test kills writes no data, so lines that only ran there count as missed.\
+"""
 
 
 def run(*command: object) -> int:
-    """Show a command, run it in the project's root with nothing on stdin, and return its exit code."""
-    words = [str(word) for word in command]
-    print(f"$ {shlex.join(shown(word) for word in words)}", flush=True)
+    """Print a command, run it in the project's root with empty standard input, and return its exit code."""
+    words = announce(command)
     return subprocess.run(words, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode
 
 
+def side_by_side(*commands: Sequence[object]) -> list[int]:
+    """Run commands at the same time, print each one's output when it is its turn, and return their exit codes."""
+    started = []
+    for command in commands:
+        words = [str(word) for word in command]
+        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+        started.append((words, subprocess.Popen(words, cwd=ROOT, text=True, encoding="utf-8", **pipes)))
+    codes = []
+    for words, process in started:
+        announce(words)
+        output, _ = process.communicate()
+        print(output, end="", flush=True)
+        codes.append(process.returncode)
+    return codes
+
+
+def announce(command: Sequence[object]) -> list[str]:
+    """Print a command as a shell line, and return it as words."""
+    words = [str(word) for word in command]
+    print(f"$ {shlex.join(shown(word) for word in words)}", flush=True)
+    return words
+
+
 def shown(word: str) -> str:
-    """A path inside the project as it is read from the project's root, anything else as it is."""
+    """Return a path inside the project relative to the project's root, anything else unchanged."""
     return word.removeprefix(f"{ROOT}{os.sep}")
 
 
 def step(*command: object) -> None:
-    """`run`, where a failure ends everything with that exit code."""
+    """Run a command, and exit with its exit code if it fails."""
     code = run(*command)
     if code:
-        print(f"dev.py: that step ended with exit code {code}; mend it and run the same again", file=sys.stderr)
+        print(f"dev.py: that command failed with exit code {code}; mend it and run the same again", file=sys.stderr)
         raise SystemExit(code)
 
 
+def first_failure(codes: Sequence[int]) -> int:
+    """Return the first exit code that is not 0, or 0."""
+    return next((code for code in codes if code), 0)
+
+
 def fingerprint() -> str:
-    """What an up-to-date .venv was made from: the lock, what our packages declare, this Python."""
+    """Return a digest of what .venv is made from: the lock, what our packages declare, and this Python."""
     digest = hashlib.sha256(sys.version.encode())
     for path in INPUTS:
         digest.update(path.read_bytes())
@@ -60,11 +98,11 @@ def fingerprint() -> str:
 
 
 def setup(arguments: Sequence[str] = ()) -> int:
-    """Make or refresh .venv; nothing happens when it is up to date."""
+    """Make or refresh .venv; do nothing if it is up to date."""
     wanted = fingerprint()
     if PYTHON.exists() and STAMP.exists() and STAMP.read_text() == wanted:
         return 0
-    STAMP.unlink(missing_ok=True)  # half a set-up must not look like a whole one
+    STAMP.unlink(missing_ok=True)  # an interrupted set-up is not taken for a finished one
     uv = shutil.which("uv")
     if not PYTHON.exists():
         print("making .venv", flush=True)
@@ -73,14 +111,14 @@ def setup(arguments: Sequence[str] = ()) -> int:
     print("installing the locked packages (a minute or two the first time)", flush=True)
     step(*install, "--require-hashes", "-r", "requirements.lock")
     print("installing freshet and freshet-server from this folder", flush=True)
-    # The lock already holds what they need, so that nothing without a hash is fetched, not even to build them.
+    # The lock has all dependencies, build tools included, so nothing without a hash is downloaded.
     step(*install, "--no-deps", "--no-build-isolation", "-e", "client", "-e", ".")
     STAMP.write_text(wanted)
     return 0
 
 
 def demo(arguments: Sequence[str]) -> int:
-    """The demo, with this process replaced by it so that Ctrl-C and signals reach it directly."""
+    """Replace this process by the demo, so that Ctrl-C and signals reach it directly."""
     setup()
     sys.stdout.flush()
     freshet = PYTHON.with_name("freshet")
@@ -88,36 +126,83 @@ def demo(arguments: Sequence[str]) -> int:
 
 
 def tools() -> None:
-    """On Debian, as root: install the system's tools that tests need and that are not there. Without them those tests
-    are skipped, and say so."""
+    """Install the system tools that tests need and that are missing, if this is Debian and the user is root.
+
+    Elsewhere, tests that need a missing tool are skipped, and pytest lists them with the reason.
+    """
     missing = [name for name in TOOLS if shutil.which(name) is None]
     if missing and os.name == "posix" and os.geteuid() == 0 and shutil.which("apt-get"):
-        # Programs alone: a service of that name is not started.
+        # SYSTEMD_OFFLINE: a package's service is not started, only its program is used.
         quietly = ("env", "SYSTEMD_OFFLINE=1", "DEBIAN_FRONTEND=noninteractive", "apt-get")
         install = (*quietly, "install", "-y", "--no-install-recommends", *missing)
-        if run(*install):  # with no list of packages, or an old one
+        if run(*install):  # there is no package list, or an outdated one
             run(*quietly, "update")
             run(*install)
 
 
-def test(arguments: Sequence[str]) -> int:
-    """Lint, format, types and tests. All of them run; the exit code is that of the first that failed."""
+def linted() -> list[str]:
+    """Return the folders and files to lint and format; a checkout may lack some."""
+    return [name for name in LINTED if (ROOT / name).exists()]
+
+
+def check(arguments: Sequence[str] = ()) -> int:
+    """Run lint, format and types at the same time; return the exit code of the first that failed."""
     setup()
-    tools()
-    everything = "--all" in arguments
-    linted = [name for name in LINTED if (ROOT / name).exists()]
-    marked = ("-m", "long or not long") if everything else ()
-    codes = [
-        run(PYTHON, "-m", "ruff", "check", "--output-format", "concise", *linted),
-        run(PYTHON, "-m", "ruff", "format", "--check", "--output-format", "concise", *linted),
-        run(PYTHON, "-m", "mypy"),
-        run(PYTHON, "-m", "pytest", "-n", "2", "-rs", *marked, *(word for word in arguments if word != "--all")),
-    ]
-    return next((code for code in codes if code), 0)
+    concise = ("--output-format", "concise")
+    return first_failure(
+        side_by_side(
+            (PYTHON, "-m", "ruff", "check", *concise, *linted()),
+            (PYTHON, "-m", "ruff", "format", "--check", *concise, *linted()),
+            (PYTHON, "-m", "mypy"),
+        )
+    )
+
+
+def fix(arguments: Sequence[str]) -> int:
+    """Apply ruff's safe fixes, then format; return ruff's exit code, which is not 0 if something is left to mend."""
+    setup()
+    fixed = run(PYTHON, "-m", "ruff", "check", "--fix", *linted())
+    return first_failure([fixed, run(PYTHON, "-m", "ruff", "format", *linted())])
+
+
+def docs(arguments: Sequence[str]) -> int:
+    """Write what is generated and committed. The stubs come first, because the pages are made by importing them."""
+    setup()
+    for module in GENERATORS:
+        step(PYTHON, "-m", module)
+    return 0
+
+
+def test(arguments: Sequence[str]) -> int:
+    """Run the tests named in `arguments`, or else the checks and the whole suite.
+
+    A path or -k names tests: only pytest runs, in one process. `--all` adds the tests marked long; a test named with
+    `::` runs even if it is long. `--coverage` measures the lines that run. Everything runs even after a failure; the
+    exit code is that of the first part that failed.
+    """
+    ours = {"--all", "--coverage"}
+    wanted = [word for word in arguments if word not in ours]
+    chosen = any(word.startswith("-k") or (ROOT / word.partition("::")[0]).exists() for word in wanted)
+    setup()
+    if not chosen:
+        tools()
+    codes = [] if chosen else [check()]
+    whole = () if chosen else ("-n", "2", "-rs", "--durations", "20")
+    long = "--all" in arguments or any("::" in word for word in wanted)
+    marked = ("-m", "long or not long") if long else ()
+    measured = "--coverage" in arguments
+    pytest = ("coverage", "run", "-m", "pytest") if measured else ("pytest",)
+    if measured:
+        run(PYTHON, "-m", "coverage", "erase")
+    codes.append(run(PYTHON, "-m", *pytest, *whole, *marked, *wanted))
+    if measured:
+        codes += [run(PYTHON, "-m", "coverage", "combine", "-q"), run(PYTHON, "-m", "coverage", "report")]
+        print(COVERED, flush=True)
+    return first_failure(codes)
 
 
 def bench(arguments: Sequence[str]) -> int:
-    """One benchmark, by the name of its file."""
+    """Run one benchmark, by the name of its file."""
     names = sorted(path.stem for path in (ROOT / "bench").glob("*.py") if not path.stem.startswith("_"))
     if not arguments or arguments[0] not in names:
         got = f"{arguments[0]!r}" if arguments else "no name"
@@ -128,13 +213,16 @@ def bench(arguments: Sequence[str]) -> int:
 
 
 def torture(arguments: Sequence[str]) -> int:
-    """Faults provoked for real, and what came of them; its own --help says more."""
+    """Provoke faults and compare with oracles; `dev.py torture --help` lists the options."""
     setup()
     tools()
     return run(PYTHON, "-m", "tests.torture", *arguments)
 
 
-VERBS = {"setup": setup, "demo": demo, "test": test, "torture": torture, "bench": bench}
+VERBS = {
+    "setup": setup, "check": check, "fix": fix, "docs": docs, "test": test, "torture": torture, "bench": bench,
+    "demo": demo,
+}  # fmt: skip
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from docs import stubs
+
 ROOT = Path(__file__).resolve().parents[1]
 
 # A room is a folder of modules; a module at the top of model/ is one by itself. One line per room, from the ground up:
@@ -266,22 +268,11 @@ def test_pytorch_and_jax_stay_in_the_benchmarks():
     assert not wrong, f"they are never a dependency: {wrong}"
 
 
-def test_the_committed_stubs_are_what_protoc_generates(tmp_path):
-    protos = sorted(path.relative_to(ROOT / "protos") for path in (ROOT / "protos").rglob("*.proto"))
-    outputs = [f"--{plugin}_out={tmp_path}" for plugin in ("python", "grpc_python", "mypy", "mypy_grpc")]
-    plugins = {"PATH": str(Path(sys.executable).parent)}  # protoc-gen-mypy is installed beside the interpreter
-    subprocess.run(
-        [sys.executable, "-m", "grpc_tools.protoc", "-Iprotos", *outputs, *map(str, protos)],
-        cwd=ROOT,
-        env=plugins,
-        check=True,
-    )
-    generated = {path.relative_to(tmp_path): path.read_bytes() for path in tmp_path.rglob("*_pb2*.py*")}
-    client = ROOT / "client"
-    committed = {path.relative_to(client): path.read_bytes() for path in (client / "freshet/v1").glob("*_pb2*.py*")}
+def test_the_committed_stubs_are_what_protoc_generates():
+    generated, committed = stubs.generated(), stubs.committed()
     assert generated.keys() == committed.keys()
-    stale = [str(path) for path in generated if generated[path] != committed[path]]
-    assert not stale, f"regenerate with --python_out=client and the other three plugins of this test: {stale}"
+    stale = [path for path in generated if generated[path] != committed[path]]
+    assert not stale, f"run `python3 dev.py docs`: {stale}"
 
 
 def test_no_tracked_file_names_a_registry_or_a_path_of_this_machine():
