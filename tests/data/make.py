@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 import freshet
-from service.programs.backtest.child import ServerChild
 from service.datadir.backup import backup
 from service.datadir.restore import restore
+from service.programs.backtest.child import ServerChild
 
 HERE = Path(__file__).parent
 BACKUP, ANSWERS = "backup.tar.xz", "answers.json"
