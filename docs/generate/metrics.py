@@ -103,8 +103,8 @@ def label_names() -> dict[str, tuple[str, ...]]:
 def uses() -> dict[str, list[str]]:
     """Return the panels and alerts that use each metric."""
     looks = [(f"panel {panel.title}", expr) for panel in panels() for expr, _ in panel.queries]
-    for alert in re.split(r"- alert: ", ALERTS.read_text(encoding="utf-8"))[1:]:
-        looks.append((f"alert {alert.split()[0]}", alert))
+    alerts = re.split(r"- alert: ", ALERTS.read_text(encoding="utf-8"))[1:]
+    looks += [(f"alert {alert.split()[0]}", alert) for alert in alerts]
     names = {full_name(family) for family in registry().collect()}
     found: dict[str, list[str]] = {}
     for where, text in looks:
