@@ -30,12 +30,15 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
 STAMP = VENV / "freshet-setup.sha256"
-INPUTS = (ROOT / "requirements.lock", ROOT / "pyproject.toml", ROOT / "client" / "pyproject.toml")
+INPUTS = tuple(
+    ROOT / name
+    for name in ("requirements.lock", "pyproject.toml", "client/pyproject.toml", "client/freshet/version.py")
+)
 LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "deploy", "dev.py")
 MINIMUM = (3, 11)
 # TLS keys; Prometheus for alerts and the dashboard's queries; failing system calls; a terminal.
 TOOLS = ("openssl", "prometheus", "strace", "tmux")
-GENERATORS = ("docs.stubs", "docs.generate", "deploy.locks")
+GENERATORS = ("docs.stubs", "docs.generate", "deploy.version", "deploy.locks")
 COVERED = """\
 The figure counts lines of model, service and the SDK that ran in pytest or in a server, trainer or command that a test
 started. A process that a test kills writes no data, so lines that only ran there count as missed.\

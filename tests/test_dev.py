@@ -95,7 +95,7 @@ def test_coverage_is_measured_combined_and_explained(commands, capsys):
 
 def test_docs_writes_the_stubs_before_the_pages(commands):
     assert dev.main(["docs"]) == 0
-    assert commands.lines == ["docs.stubs", "docs.generate", "deploy.locks"]
+    assert commands.lines == ["docs.stubs", "docs.generate", "deploy.version", "deploy.locks"]
 
 
 def test_a_step_that_fails_ends_dev_py_with_its_exit_code(commands, capsys):

@@ -8,6 +8,7 @@ import zipfile
 
 import pytest
 
+import freshet
 from tests.conftest import ROOT
 
 
@@ -23,9 +24,13 @@ def packages(archive):
     return {name.split("/")[0] for name in archive.namelist() if ".dist-info/" not in name}
 
 
+def metadata(archive):
+    (file,) = (name for name in archive.namelist() if name.endswith("METADATA"))
+    return archive.read(file).decode()
+
+
 def requirements(archive):
-    (metadata,) = (name for name in archive.namelist() if name.endswith("METADATA"))
-    lines = re.findall(r"^Requires-Dist: ([A-Za-z0-9_.-]+)(.*)$", archive.read(metadata).decode(), re.M)
+    lines = re.findall(r"^Requires-Dist: ([A-Za-z0-9_.-]+)(.*)$", metadata(archive), re.M)
     return {name.lower() for name, rest in lines if "extra ==" not in rest}
 
 
@@ -42,6 +47,7 @@ def test_the_clients_wheel_holds_only_the_sdk_and_needs_little(sources, tmp_path
         assert packages(archive) == {"freshet"}
         assert requirements(archive) == {"grpcio", "grpcio-status", "numpy", "protobuf"}
         assert "freshet/py.typed" in archive.namelist()
+        assert f"\nVersion: {freshet.__version__}\n" in metadata(archive)
 
 
 def test_the_servers_wheel_holds_model_and_service_and_the_demos_data(sources, tmp_path):
@@ -50,3 +56,5 @@ def test_the_servers_wheel_holds_model_and_service_and_the_demos_data(sources, t
         assert {"freshet", "numpy", "onnxruntime"} <= requirements(archive)
         assert {"service/cli/data/nyc_taxi.csv", "service/cli/data/NOTICE.md"} <= set(archive.namelist())
         assert not [name for name in requirements(archive) if name in {"torch", "jax"}]
+        assert f"\nVersion: {freshet.__version__}\n" in metadata(archive)
+        assert f"\nRequires-Dist: freshet=={freshet.__version__}\n" in metadata(archive)

@@ -55,8 +55,7 @@ from freshet.resume import ProtocolError
 from freshet.security import Tls
 from freshet.stream import Stream
 from freshet.ticks import Tick
-
-__version__ = "0.1.0"
+from freshet.version import __version__ as __version__
 
 __all__ = [
     "AlreadyExists",

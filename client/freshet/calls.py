@@ -61,7 +61,7 @@ def keep_status(call: Any) -> None:
     INTERNAL in its place, which looks like a lost connection, and a sender that was taken over would call again."""
     core = getattr(call, "_cython_call", None)  # private; grpc.aio has no other way
     if core is not None:
-        call._cython_call = _OfTheServer(core)
+        call._cython_call = _OfTheServer(core)  # noqa: SLF001
 
 
 class Opener(Generic[Call]):

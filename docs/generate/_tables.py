@@ -4,16 +4,16 @@ from collections.abc import Iterable, Sequence
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """A table; `|` in a cell is escaped, and a line's end is a space."""
+    """Return a table. In cells, `|` is escaped and a line break becomes a space."""
     lines = [head, ["---"] * len(head), *rows]
     return "".join(f"| {' | '.join(cell(value) for value in line)} |\n" for line in lines)
 
 
 def cell(value: object) -> str:
-    """A value as a cell's text."""
+    """Return a value as the text of a cell."""
     return " ".join(str(value).split()).replace("|", "\\|")
 
 
 def code(text: object) -> str:
-    """Text as code; nothing for nothing."""
+    """Return text in backticks, or an empty string if it is empty."""
     return f"`{text}`" if str(text) else ""

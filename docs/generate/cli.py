@@ -12,20 +12,20 @@ PAGE = "docs/reference/cli.md"
 INTRODUCTION = """\
 # The command line
 
-`freshet VERB --help` says the same. Exit codes: 0 done; 1 it did not work, or a check found something; 2 what was asked
-is wrong; 130 interrupted. Errors are one line on standard error, naming what was wrong and what to do.
+`freshet VERB --help` prints the same. Exit codes: 0, done; 1, the command failed or a check found a problem; 2, the
+arguments are wrong; 130, interrupted. An error is one line on standard error; it names the problem and the remedy.
 
 """
-SETTINGS = "Options: `--config`, `--with-parent`, and one for each setting in [configuration.md](configuration.md)."
+SETTINGS = "Options: `--config`, `--with-parent`, and one option per setting of [configuration.md](configuration.md)."
 
 
 def render() -> str:
-    """The page."""
+    """Return the page."""
     return INTRODUCTION + "\n".join(_command(typer.main.get_command(app), "freshet"))
 
 
 def _command(command: Any, name: str) -> list[str]:
-    """A command's section, or those of a group's commands."""
+    """Return the section of a command, or the sections of a group's commands."""
     if hasattr(command, "commands"):
         return [part for verb, child in command.commands.items() for part in _command(child, f"{name} {verb}")]
     context = typer.Context(command, info_name=name)
@@ -34,4 +34,4 @@ def _command(command: Any, name: str) -> list[str]:
     if name == "freshet serve":
         return [*parts, SETTINGS + "\n"]
     records = [param.get_help_record(context) for param in command.params]
-    return [*parts, table(("", "meaning"), [(code(what), meaning) for what, meaning in filter(None, records)])]
+    return [*parts, table(("", "meaning"), [(code(usage), meaning) for usage, meaning in filter(None, records)])]

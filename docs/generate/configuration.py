@@ -12,21 +12,21 @@ PAGE = "docs/reference/configuration.md"
 INTRODUCTION = f"""\
 # Settings of `freshet serve`
 
-Each setting may be given in three ways; the first that is there counts:
+There are three ways to give a setting. The first of these that is present wins:
 
 1. a flag: `--max-streams 5000`
-2. a variable: `{ENV_PREFIX}MAX_STREAMS=5000`
-3. a line of a TOML file, `freshet serve --config freshet.toml`: `max_streams = 5000`
+2. an environment variable: `{ENV_PREFIX}MAX_STREAMS=5000`
+3. a line in a TOML file, `freshet serve --config freshet.toml`: `max_streams = 5000`
 
-An unknown name, or a value that cannot be, ends the server before it starts, with the name, the value and what to write
-instead. It prints every setting with its value and where that came from. Units are in the names: `_s` are seconds,
-`_bytes` bytes. What happens at each bound is in [hardening.md](../hardening.md).
+If a name is unknown or a value is invalid, the server does not start; the error names the setting, the value and the
+remedy. At start, the server prints every setting with its value and its origin. Names end in their unit: `_s` for
+seconds, `_bytes` for bytes. [hardening.md](../hardening.md) describes what happens at each bound.
 
 """
 
 
 def render() -> str:
-    """The page."""
+    """Return the page."""
     rows = [
         (code(name), _kind(field), code(_shown(field.default)), _bounds(field), field.description or "")
         for name, field in ServeConfig.model_fields.items()

@@ -1,4 +1,4 @@
-"""deploy/grafana/freshet.json: the dashboard, in the form that Grafana imports. Its panels are in `_panels`."""
+"""deploy/grafana/freshet.json: the dashboard as Grafana imports it. `_panels` holds its panels."""
 
 import json
 from dataclasses import dataclass
@@ -9,8 +9,8 @@ from docs.generate._panels import ROWS, Panel
 
 PAGE = "deploy/grafana/freshet.json"
 
-SCHEMA = 39  # of Grafana 10.4 and later
-COLUMNS, HEIGHT = 24, 8  # of Grafana's grid: a row's width, and a panel's height
+SCHEMA = 39  # Grafana 10.4 and later
+COLUMNS, HEIGHT = 24, 8  # in cells of Grafana's grid: the width of a row, the height of a panel
 SOURCE = {"type": "prometheus", "uid": "${datasource}"}
 LAST = {"reduceOptions": {"calcs": ["lastNotNull"], "fields": "", "values": False}}
 COLORS = {"calculate": False, "color": {"mode": "scheme", "scheme": "Spectral"}, "cellGap": 0}
@@ -20,7 +20,7 @@ INSTANT = {"instant": True, "range": False}
 
 @dataclass(frozen=True)
 class Kind:
-    """How Grafana draws a kind of panel: its type, its options, and what is asked for with each query."""
+    """How Grafana draws a kind of panel: its type, its options, and the options of each query."""
 
     type: str
     options: dict[str, Any]
@@ -37,7 +37,7 @@ KINDS = {
 
 
 def render() -> str:
-    """The dashboard as Grafana imports and provisions it."""
+    """Return the dashboard as JSON that Grafana imports or provisions."""
     return json.dumps(
         {
             "uid": "freshet",
@@ -55,7 +55,7 @@ def render() -> str:
 
 
 def variables() -> list[dict[str, Any]]:
-    """What a reader chooses at the top."""
+    """Return the selection boxes at the top: data source, tenant, model."""
     chosen: list[dict[str, Any]] = [
         {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "source"}
     ]
@@ -72,7 +72,7 @@ def variables() -> list[dict[str, Any]]:
 
 
 def placed() -> list[dict[str, Any]]:
-    """Rows and panels, each with its place on the grid: left to right, as many as fit."""
+    """Return rows and panels with their places on the grid, filled from left to right."""
     out: list[dict[str, Any]] = []
     y = 0
     for title, row in ROWS.items():
@@ -91,7 +91,7 @@ def placed() -> list[dict[str, Any]]:
 
 
 def shown(panel: Panel) -> dict[str, Any]:
-    """A panel as Grafana has it, but for its place."""
+    """Return a panel as Grafana stores it, without its place."""
     field: dict[str, Any] = {"unit": panel.unit}
     if panel.kind == "timeseries":
         field["custom"] = {"fillOpacity": 10, "showPoints": "never"}

@@ -1,4 +1,4 @@
-"""deploy/freshet.toml: an example of the server's settings file, in which every setting is a comment."""
+"""deploy/freshet.toml: an example of the server's settings file, with every setting commented out."""
 
 import json
 import textwrap
@@ -10,10 +10,10 @@ from service.common.config import ENV_PREFIX, ServeConfig
 PAGE = "deploy/freshet.toml"
 
 INTRODUCTION = f"""\
-# Settings of `freshet serve --config freshet.toml`, each with its default: made by `python -m docs.generate`.
+# Settings for `freshet serve --config freshet.toml`, each with its default. Made by `python -m docs.generate`.
 #
-# A flag (--max-streams 5000) counts before a variable ({ENV_PREFIX}MAX_STREAMS=5000), a variable before this file.
-# Units are in the names: _s are seconds, _bytes bytes. What happens at each bound: docs/hardening.md.
+# A flag (--max-streams 5000) overrides a variable ({ENV_PREFIX}MAX_STREAMS=5000), a variable overrides this file.
+# Names end in their unit: _s for seconds, _bytes for bytes. docs/hardening.md describes what happens at each bound.
 """
 UNSET = "(not set)"
 FILES = {
@@ -26,7 +26,7 @@ FILES = {
 
 
 def render() -> str:
-    """The file."""
+    """Return the file."""
     return INTRODUCTION + "".join(_setting(name, field) for name, field in ServeConfig.model_fields.items())
 
 
@@ -47,4 +47,4 @@ def _value(name: str, default: Any) -> str:
             return json.dumps(str(default))
         case int() | float():
             return f"{default:_}" if isinstance(default, int) else repr(default)
-    raise TypeError(f"{name} = {default!r}: say here how it is written in TOML")
+    raise TypeError(f"{name} = {default!r}: add here how to write a {type(default).__name__} in TOML")

@@ -1,4 +1,4 @@
-"""docs/metrics.md: every metric of the server, what it means and where it is looked at."""
+"""docs/metrics.md: every metric of the server, its meaning, and the panels and alerts that use it."""
 
 import re
 from collections.abc import Iterable, Mapping
@@ -22,30 +22,31 @@ ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
 INTRODUCTION = """\
 # Metrics
 
-`GET /metrics` at the address of the setting `http`, in Prometheus's text format; the trainer's metrics are there too.
-`deploy/prometheus` has a configuration and eight alerts, `deploy/grafana/freshet.json` is a dashboard.
+`GET /metrics` at the address in the setting `http` returns all metrics in Prometheus's text format, the trainer's
+included. `deploy/prometheus` has a configuration and eight alerts; `deploy/grafana/freshet.json` is a dashboard.
 
-Counters begin at 0 when the server starts. Of a histogram, `rate(…_sum) / rate(…_count)` is the mean in a window.
+Counters start at 0 when the server starts. The mean of a histogram in a window is `rate(…_sum) / rate(…_count)`.
 
 ## Labels
 
-Only models add series: no label holds what a client made up, and the series of a deleted model go with it.
+The number of series grows only with the number of models. No label holds a value that a client chooses. When a model is
+deleted, its series are removed.
 
 """
 LABELS = {
-    "tenant, model": "as many as there are models",
+    "tenant, model": "one pair per model",
     "layer": "`all`, `cell0`, `cell1`, …, `head`",
-    "lag": f"ticks back from the newest label, below the model's window, at most {SHOWN_LAGS}",
+    "lag": f"ticks before the newest label: from 0 to the model's window less 1, at most {SHOWN_LAGS} lags",
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),
     "reason": (
-        f"of ticks and labels refused at the door: {', '.join(code(reason.name.lower()) for reason in Reason)}; "
-        f"of the quarantine: {', '.join(map(code, QUARANTINED))}; of calls: `unauthenticated`, `forbidden`"
+        f"for refused ticks and labels: {', '.join(code(reason.name.lower()) for reason in Reason)}; "
+        f"for the quarantine: {', '.join(map(code, QUARANTINED))}; for calls: `unauthenticated`, `forbidden`"
     ),
     "tenant, quota": f"tenants of the access file; {', '.join(code(field) for field in Quota.__dataclass_fields__)}",
     "file": "`access`, `certificate`",
-    "kind": "`publish`, `veto`, `cooling_down`, `unchanged` (nothing new), `stale` (came too late), `no_space`",
+    "kind": "`publish`, `veto`, `cooling_down`, `unchanged` (nothing learned), `stale` (too late), `no_space`",
     "what": "`journal`, `snapshot`, `version`, `checkpoint`, `stream`",
-    "grpc_type, grpc_service, grpc_method, grpc_code": "of the methods that there are",
+    "grpc_type, grpc_service, grpc_method, grpc_code": "the methods of the server",
 }
 UNITS = {
     "_timestamp_seconds": "seconds since 1970", "_start_time_seconds": "seconds since 1970", "_seconds": "seconds",
@@ -55,7 +56,7 @@ UNITS = {
 
 
 def render() -> str:
-    """The page."""
+    """Return the page."""
     labels, seen = label_names(), uses()
     families: dict[str, list[Metric]] = {"## freshet": [], "## Calls": [], "## Processes": []}
     for family in sorted(registry().collect(), key=lambda family: family.name):
@@ -64,12 +65,12 @@ def render() -> str:
     page = INTRODUCTION + table(("label", "values"), ((code(name), values) for name, values in LABELS.items()))
     for title, members in families.items():
         rows = (row(family, labels.get(family.name, ()), seen) for family in members)
-        page += f"\n{title}\n\n" + table(("metric", "type", "labels", "unit", "meaning", "looked at in"), rows)
+        page += f"\n{title}\n\n" + table(("metric", "type", "labels", "unit", "meaning", "used in"), rows)
     return page
 
 
 def row(family: Metric, labels: Iterable[str], seen: Mapping[str, list[str]]) -> tuple[str, ...]:
-    """One metric."""
+    """Return the table row of one metric."""
     name = full_name(family)
     unit = next((unit for suffix, unit in UNITS.items() if family.name.endswith(suffix)), "")
     where = "; ".join(seen.get(name, ()))
@@ -77,12 +78,12 @@ def row(family: Metric, labels: Iterable[str], seen: Mapping[str, list[str]]) ->
 
 
 def full_name(family: Metric) -> str:
-    """As queries name it: counters end in _total."""
+    """Return a metric's name as queries write it; counters end in `_total`."""
     return family.name + "_total" * (family.type == "counter")
 
 
 def registry() -> CollectorRegistry:
-    """All that a server's /metrics has."""
+    """Return a registry with all metrics of a server."""
     made = CollectorRegistry()
     Metrics(made)
     GrpcMetrics(made)
@@ -93,17 +94,17 @@ def registry() -> CollectorRegistry:
 
 
 def label_names() -> dict[str, tuple[str, ...]]:
-    """Label names by family."""
+    """Return the label names of each metric."""
     made = [*vars(Metrics(CollectorRegistry())).values(), *vars(GrpcMetrics(CollectorRegistry())).values()]
     labelled = {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
     return labelled | dict.fromkeys(("grpc_server_msg_received", "grpc_server_msg_sent"), LABELS_OF_CALLS)
 
 
 def uses() -> dict[str, list[str]]:
-    """Panels and alerts by the metric that they look at."""
+    """Return the panels and alerts that use each metric."""
     looks = [(f"panel {panel.title}", expr) for panel in panels() for expr, _ in panel.queries]
-    for alert in re.split(r"- alert: ", ALERTS.read_text(encoding="utf-8"))[1:]:
-        looks.append((f"alert {alert.split()[0]}", alert))
+    alerts = re.split(r"- alert: ", ALERTS.read_text(encoding="utf-8"))[1:]
+    looks += [(f"alert {alert.split()[0]}", alert) for alert in alerts]
     names = {full_name(family) for family in registry().collect()}
     found: dict[str, list[str]] = {}
     for where, text in looks:
@@ -114,6 +115,6 @@ def uses() -> dict[str, list[str]]:
 
 
 def metrics_in(text: str) -> set[str]:
-    """Names of metrics in queries; a histogram's series count as the histogram."""
+    """Return the metrics that queries name. The series of a histogram count as the histogram."""
     named = re.findall(r"\b(?:freshet|grpc_server|process|python)_\w+", text)
     return {re.sub(r"_(bucket|sum|count)$", "", name) for name in named}

@@ -17,6 +17,7 @@ from typing import Annotated, Any
 
 import typer
 
+import service
 from service.cli.backup import backup, restore
 from service.cli.health import health
 from service.cli.journal import journal
@@ -32,8 +33,6 @@ from service.common.config import ENV_PREFIX, ConfigError, ServeConfig, load, se
 from service.console.panels import Panelled, panel_of
 from service.console.remote import Remote
 from service.console.verbs import INTERRUPTED, SPEC_KEYS, USAGE_ERROR, asking, group, guarded, one_blas_thread, refused
-
-VERSION = "0.1.0"
 
 app = group("freshet", "A model server that learns from the streams it serves.")
 
@@ -54,7 +53,7 @@ def main() -> None:
 
 def _version(asked: bool) -> None:
     if asked:
-        print(f"freshet {VERSION}")
+        print(f"freshet {service.version()}")
         raise typer.Exit
 
 

@@ -31,7 +31,7 @@ from prometheus_client import (
 )
 
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
-from service import __version__
+from service import version
 from service.access.audit import OK, Audit
 from service.access.credentials import Certificates, access_file
 from service.common import limits
@@ -111,9 +111,9 @@ class Server:
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
         self.metrics = Metrics(self.registry)
-        self.metrics.build.labels(
-            __version__, platform.python_version(), numpy.__version__, onnxruntime.__version__
-        ).set(1)
+        self.metrics.build.labels(version(), platform.python_version(), numpy.__version__, onnxruntime.__version__).set(
+            1
+        )
         self.metrics.ready.set_function(lambda: not self._not_ready())
         self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
         self.audit = Audit(config.audit, self.metrics.disk_full.labels("audit").inc)

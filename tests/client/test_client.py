@@ -118,7 +118,7 @@ async def test_anything_that_can_be_walked_over_is_taken(client, values):
     "times",
     [
         np.arange(1000.0, 1004.0),
-        [dt.datetime(1970, 1, 1, 0, 16, 40 + second) for second in range(4)],
+        [dt.datetime(1970, 1, 1, 0, 16, 40 + second) for second in range(4)],  # noqa: DTZ001  users give such times
         np.datetime64("1970-01-01T00:16:40") + np.arange(4),
     ],
     ids=["seconds", "datetime", "datetime64"],

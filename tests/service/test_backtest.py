@@ -289,11 +289,6 @@ def test_metrics_of_other_models_are_not_counted():
     assert parse(text, "c").freshness_s.p50 is None
 
 
-def test_the_version_is_told():
-    result = run("--version")
-    assert (result.exit_code, result.stdout) == (0, "freshet 0.1.0\n")
-
-
 def test_serve_refuses_a_setting_that_cannot_be():
     result = run("serve", "--publish-labels", "0")
     assert result.exit_code == 2

@@ -38,7 +38,7 @@ def test_of_a_chain_the_first_counts_whatever_stands_before_it(tmp_path):
 def test_what_is_no_certificate_raises_value_error_and_nothing_else(tmp_path):
     certificate, _ = Authority(tmp_path).sign("server")
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
-    cut = [der[:n] for n in range(0, 200)]
+    cut = [der[:n] for n in range(200)]
     for broken in [b"", b"no PEM", *(ssl.DER_cert_to_PEM_cert(part).encode() for part in cut)]:
         with pytest.raises(ValueError):  # noqa: PT011  # of many texts
             expiry(broken)

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry
 
+import freshet
 from model.fold.learner import Learner, Update
 from model.spec import ModelSpec
 from model.update.rounds import GROUP_ROWS
-from service import __version__
 from service.common.gate import Gate, GateSettings
 from service.observe.metrics import Metrics
 from service.trainer.hosting import HostedModel
@@ -171,7 +171,7 @@ async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scr
         assert live.server.registry.get_sample_value("freshet_ready") == 1
         assert live.server.registry.get_sample_value("freshet_trainer_ready") == 1
         assert live.server.registry.get_sample_value("freshet_disk_free_bytes") > 0
-        assert (build.labels["version"], build.labels["numpy"]) == (__version__, np.__version__)
+        assert (build.labels["version"], build.labels["numpy"]) == (freshet.__version__, np.__version__)
 
 
 async def test_overload_and_evidence_are_told_by_model(tmp_path):

@@ -127,4 +127,4 @@ def day_number(year: int, month: int, day: int) -> int | None:
 
 
 EPOCH_DAY = date(1970, 1, 1).toordinal()
-EPOCH = datetime(1970, 1, 1)  # of local times before their zone is known
+EPOCH = datetime(1970, 1, 1)  # noqa: DTZ001  local times whose zone is not known yet
