@@ -53,6 +53,11 @@ class Backlog(Generic[P]):
         return len(self._unsent) + len(self._sent) + len(self._returned)
 
     @property
+    def connected(self) -> bool:
+        """Whether a call is open and welcomed."""
+        return self._connected
+
+    @property
     def room(self) -> bool:
         """Whether one more may be added."""
         return len(self) < self._most and self.bytes < self._most_bytes

@@ -10,7 +10,7 @@ from typing import Any, Self
 
 import grpc
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.arguments import identifier, integer, named, number
 from freshet.calls import RETRIES
 from freshet.connection import Encryption, Route
@@ -114,7 +114,15 @@ class Client(Training, KeptStreams):
         # Each name once: of two, gRPC heeds the first.
         chosen = dict(channel_options(max_message_bytes)) | {PROXIES: int(through_proxies)} | dict(options)
         self._target, self._credentials, self._options = target, credentials, list(chosen.items())
+        self._closed = False
         super().__init__(timeout_s, token, _route(target, tls or ("unknown" if credentials else None), chosen))
+
+    def __repr__(self) -> str:
+        if forks.forked():
+            state = "unusable after a fork"
+        else:
+            state = "closed" if self._closed else "not open" if self._channel is None else "open"
+        return shown.handle(f"Client of {self._target!r}", state, "TLS" if self._credentials else "plain text")
 
     async def open(self) -> Self:
         """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
@@ -123,6 +131,7 @@ class Client(Training, KeptStreams):
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
             self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        self._closed = False
         return self
 
     async def __aenter__(self) -> Self:
@@ -138,6 +147,7 @@ class Client(Training, KeptStreams):
         the first error of closing them, once all are closed. Behind a fork it does nothing."""
         if forks.forked():
             return
+        self._closed = True
         try:
             closed = await asyncio.gather(*(one.aclose() for one in self._open), return_exceptions=True)
         finally:

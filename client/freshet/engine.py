@@ -14,7 +14,7 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.errors import NotOpen, StreamClosed, TakenOver, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
@@ -71,7 +71,7 @@ class Engine:
     def __init__(
         self, open_call: Opener[Call], hello: pb.Hello, settings: Settings, rng: random.Random | None = None
     ) -> None:
-        self._open_call, self._hello, self._settings = open_call, hello, settings
+        self._open_call, self.hello, self._settings = open_call, hello, settings
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self.ledger = Ledger(settings.in_flight, settings.accept_lost, settings.offset)
         self.outbox, self.labels = self.ledger.outbox, LabelBox()
@@ -138,6 +138,14 @@ class Engine:
             raise StreamClosed("the stream is closed")
         if self._runner is None:
             raise NotOpen("stream", "client.stream(…) as stream")
+
+    @property
+    def state(self) -> str:
+        """The state of the stream in a word, as `shown.state` gives it."""
+        return shown.state(
+            opened=self._runner is not None, connected=self._link is not None, welcomed=self.calls > 0,
+            closing=self._closing, error=self.error,
+        )  # fmt: skip
 
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
         """Wait as `Waits.until` does, looking after every message. Raises the stream's error if that comes first."""
@@ -253,7 +261,7 @@ class Engine:
         watchdog = self.spawn(self._watch(link))
         try:
             with contextlib.suppress(asyncio.InvalidStateError):  # over already: the read says why
-                await link.call.write(pb.OpenRequest(hello=self._hello))
+                await link.call.write(pb.OpenRequest(hello=self.hello))
             async for message in link.call:  # not `read`, which forgets what has arrived once a write has failed
                 self._receive(link, message)
             if link.half_closed:  # the server ends a half-closed call well only once all is on disk
@@ -330,7 +338,7 @@ class Engine:
             self._link = None
             self._loop.call_later(LEAVE_S, link.call.cancel)
         elif kind == "taken_over":
-            raise TakenOver(f"another client has opened {self._hello.stream!r}: {message.taken_over.by}")
+            raise TakenOver(f"another client has opened {self.hello.stream!r}: {message.taken_over.by}")
         if outbox.answered > before[0] or (not outbox.on_wire and (outbox.durable, outbox.judged) > before[1:]):
             self._owed_since = now
         if self._closing or outbox.waiting or self.labels.waiting:

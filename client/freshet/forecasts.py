@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable
 from typing import Any, Self
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.engine import Engine
 from freshet.errors import FreshetError, TickRefused
 from freshet.forecast import Forecast
@@ -53,6 +53,12 @@ class Forecasts:
         self._slots: deque[Slot] = deque()
         self._room = asyncio.Event()
         self._feeder: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "not started" if self._feeder is None else "source at its end" if self._feeder.done() else "sending"
+        waiting, refused = f"{len(self._slots)} to come", f"{len(self.refused)} refused"
+        name = f"Forecasts of stream {self._engine.hello.stream!r}"
+        return shown.handle(name, state, f"{self._taken} taken", waiting, refused)
 
     def __aiter__(self) -> Self:
         return self

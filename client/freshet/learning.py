@@ -12,7 +12,7 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.arguments import identifier, whole
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import Opener, cancelled_from_outside
@@ -82,6 +82,15 @@ class Learning:
         self._welcomes = 0
         self._progress = 0  # what has come of the server
         self._closing = False
+
+    def __repr__(self) -> str:
+        state = shown.state(
+            opened=self._runner is not None, connected=self._backlog.connected, welcomed=self._welcomes > 0,
+            closing=self._closing, error=self._error,
+        )  # fmt: skip
+        name = f"Learning of model {self._hello.model!r} from source {self._hello.source!r}"
+        refused = len(self.refused) + len(self._unraised)
+        return shown.handle(name, state, f"{len(self._backlog)} not acknowledged", f"{refused} refused")
 
     # --- for the user
 

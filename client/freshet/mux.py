@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.batch import Batch
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
@@ -64,6 +64,15 @@ class Mux:
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
 
+    def __repr__(self) -> str:
+        state = shown.state(
+            opened=self._runner is not None, connected=self._ready, welcomed=self._was_open, closing=self._closing,
+            error=self._error,
+        )  # fmt: skip
+        streams = shown.count(len(self._bindings.handle), "stream")
+        unconfirmed = f"{shown.count(len(self._sent.waves), 'message')} not on disk"
+        return shown.handle(f"Mux of model {self._name!r}", state, streams, unconfirmed)
+
     async def open(self) -> Self:
         """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
         forks.check()
@@ -80,7 +89,7 @@ class Mux:
         return await self.open()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
 

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from freshet import shown
 from freshet.errors import FreshetError, Reason, TickRefused
 from freshet.v1 import streams_pb2 as pb
 
@@ -17,7 +18,7 @@ UInts = npt.NDArray[np.uint64]
 Handles = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Packed:
     """The answers to n ticks, in their order; arrays are owned by the caller.
 
@@ -35,6 +36,11 @@ class Packed:
     judged_through: UInts
     refused: dict[int, FreshetError] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)
+
+    def __repr__(self) -> str:
+        answered = len(self.seq) - len(self.refused) - len(self.lost)
+        facts = f"{shown.count(len(self.seq), 'tick')}, {answered} answered, {len(self.refused)} refused"
+        return f"Packed({facts}, {len(self.lost)} lost, y={shown.numbers(self.y)})"
 
 
 class Wave:

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 import grpc
 
 from freshet import client as twin
-from freshet import forks
+from freshet import forks, shown
 from freshet.offsets import Given
 from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
@@ -54,6 +54,9 @@ class Client:
     def __init__(self, client: twin.Client) -> None:
         self._portal, self._client = Portal(), client
         self._portal.call(client.open())
+
+    def __repr__(self) -> str:
+        return shown.blocking(repr(self._client))
 
     def __enter__(self) -> Self:
         return self
