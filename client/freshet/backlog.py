@@ -64,7 +64,7 @@ class Backlog(Generic[P]):
 
     @property
     def sendable(self) -> bool:
-        """Whether `take` has something now."""
+        """Whether `next_to_send` has something now."""
         return self._connected and bool(self._unsent) and not self._echoes
 
     def add(self, payload: P, size: int, window: bool) -> None:
@@ -73,7 +73,7 @@ class Backlog(Generic[P]):
         self.next_window += window
         self.bytes += size
 
-    def take(self) -> Item[P] | None:
+    def next_to_send(self) -> Item[P] | None:
         """The next item to send now, counted as sent; None: nothing, or nothing yet."""
         if not self.sendable:
             return None

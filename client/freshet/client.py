@@ -14,6 +14,7 @@ from freshet import forks, shown
 from freshet.arguments import identifier, integer, named, number
 from freshet.calls import RETRIES
 from freshet.connection import Encryption, Route
+from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, TIMEOUT_S
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
@@ -36,7 +37,7 @@ def connect(
     tls: bool | FilePath | Tls | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     insecure_token: bool = False,
-    timeout_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
@@ -103,7 +104,7 @@ class Client(Training, KeptStreams):
         self,
         target: str,
         credentials: grpc.ChannelCredentials | None = None,
-        timeout_s: float = 30.0,
+        timeout_s: float = TIMEOUT_S,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
         token: Token | None = None,
@@ -163,11 +164,11 @@ class Client(Training, KeptStreams):
         self,
         model: str,
         stream_id: str,
-        in_flight: int = 64,
+        in_flight: int = IN_FLIGHT,
         *,
-        give_up_s: float = 60.0,
-        answer_s: float = 30.0,
-        close_s: float = 5.0,
+        give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
+        close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Stream:
@@ -198,8 +199,8 @@ class Client(Training, KeptStreams):
         self,
         model: str,
         *,
-        give_up_s: float = 60.0,
-        close_s: float = 5.0,
+        give_up_s: float = GIVE_UP_S,
+        close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Mux:

@@ -16,6 +16,7 @@ import grpc
 
 from freshet import forks, shown
 from freshet.calls import Opener, cancelled_from_outside
+from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT
 from freshet.errors import NotOpen, StreamClosed, TakenOver, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
@@ -37,13 +38,13 @@ class Settings:
     """How one stream behaves. Times in seconds."""
 
     # Ticks that may be unanswered at once, 1 to MAX_IN_FLIGHT.
-    in_flight: int = 64
+    in_flight: int = IN_FLIGHT
     # Without any success for so long, the stream fails with Unavailable.
-    give_up_s: float = 60.0
+    give_up_s: float = GIVE_UP_S
     # A call that owes an answer (or its Welcome) for longer is cut and made again.
-    answer_s: float = 30.0
+    answer_s: float = ANSWER_S
     # Longest wait for the disk when closing.
-    close_s: float = 5.0
+    close_s: float = CLOSE_S
     # Go on although the server lost the stream's state; only at opening, never in mid-stream.
     accept_lost: bool = False
     # What is subtracted from each channel before it becomes float32, as `offsets.checked` gives it.
@@ -122,12 +123,12 @@ class Engine:
         """Send a label, and wait until it is on disk. Raises LabelRefused, and what `check` raises."""
         self.check()
         values = self.ledger.label_values(seq, y)
-        coming = "labels to reach the server's disk", lambda: self.labels.settled
+        coming = "labels to reach the server's disk", lambda: self.labels.finished
         await self.until(lambda: len(self.labels) < self.ledger.max_undurable, coming)
         label = Label(seq, values, self._loop.create_future())
         self.labels.append(label)
         self._wake.set()
-        await self._waits.settled(label.done, (f"the label of tick {seq} to reach the server's disk", coming[1]))
+        await self._waits.outcome(label.done, (f"the label of tick {seq} to reach the server's disk", coming[1]))
 
     def check(self) -> None:
         """Raise the reason why this stream takes nothing more, if there is one."""
@@ -179,7 +180,7 @@ class Engine:
             return
         self._closing = True
         for slot in self.outbox.discard_unsent():
-            slot.settle(StreamClosed("the stream was closed before this tick was sent"))
+            slot.set_outcome(StreamClosed("the stream was closed before this tick was sent"))
         self._wake.set()
         self.notify()
         try:
@@ -210,10 +211,10 @@ class Engine:
             return
         try:
             while link is self._link:
-                if (label := self.labels.take(self.outbox.known_before)) is not None:
+                if (label := self.labels.next_to_send(self.outbox.known_before)) is not None:
                     await link.call.write(pb.OpenRequest(label=pb.Label(seq=label.seq, y=label.y)))
                     continue
-                if (item := self.outbox.take()) is None:
+                if (item := self.outbox.next_to_send()) is None:
                     break
                 now = self._loop.time()
                 if self.outbox.on_wire == 1:
@@ -322,11 +323,11 @@ class Engine:
             self._backoff.succeeded()
         elif kind == "refused" and message.refused.item:
             if self.labels.refused(message.refused.item, label_refused(message.refused)):
-                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
+                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
         elif kind == "refused":
             action = self.ledger.refused(message.refused, now)
             if action is Action.HOLD:
-                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
+                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
             elif action is Action.DROP:
                 self._owed_since = now
             self._backoff.succeeded()
@@ -345,7 +346,7 @@ class Engine:
             self._wake.set()
         self.notify()
 
-    def _try_again(self) -> None:
+    def _retry_overloaded(self) -> None:
         self.outbox.release()
         self.labels.release()
         self._wake.set()

@@ -13,7 +13,7 @@ from freshet.arguments import invalid, whole
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, NotOpen
 from freshet.forecast import Forecast
-from freshet.forecasts import Forecasts, unjudged
+from freshet.forecasts import Forecasts, waiting_for_labels
 from freshet.framed import Rows, framer
 from freshet.patience import Reported
 from freshet.results import ModelSpec, Welcome
@@ -161,7 +161,9 @@ class Stream:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
         outbox = self._engine.outbox
         coming = f"labels up to {seq} to be judged", self._owed(seq, lambda: outbox.judged)
-        with Reported(lambda: unjudged(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged):
+        with Reported(
+            lambda: waiting_for_labels(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged
+        ):
             await self._engine.until(lambda: outbox.judged >= seq, coming)
 
     def _owed(self, seq: int, progress: Callable[[], int]) -> Callable[[], object]:

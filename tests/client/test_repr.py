@@ -187,12 +187,14 @@ async def test_a_stream_shows_that_it_reconnects_and_why_it_failed(server):
         assert "failed (TakenOver)" in repr(stream)
 
 
-async def test_forecasts_show_how_many_were_taken(server):
+async def test_forecasts_show_how_many_were_delivered(server):
     async with freshet.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "s") as stream:
         forecasts = stream.forecasts([1.0, 2.0])
-        assert repr(forecasts) == "<freshet.Forecasts of stream 's': not started, 0 taken, 0 to come, 0 refused>"
+        assert repr(forecasts) == "<freshet.Forecasts of stream 's': not started, 0 delivered, 0 to come, 0 refused>"
         assert len([forecast async for forecast in forecasts]) == 2
-        assert repr(forecasts) == "<freshet.Forecasts of stream 's': source at its end, 2 taken, 0 to come, 0 refused>"
+        assert (
+            repr(forecasts) == "<freshet.Forecasts of stream 's': source ended, 2 delivered, 0 to come, 0 refused>"
+        )
 
 
 async def test_a_mux_shows_its_model_and_how_many_streams():
