@@ -53,13 +53,18 @@ class Backlog(Generic[P]):
         return len(self._unsent) + len(self._sent) + len(self._returned)
 
     @property
+    def connected(self) -> bool:
+        """Whether a call is open and welcomed."""
+        return self._connected
+
+    @property
     def room(self) -> bool:
         """Whether one more may be added."""
         return len(self) < self._most and self.bytes < self._most_bytes
 
     @property
     def sendable(self) -> bool:
-        """Whether `take` has something now."""
+        """Whether `next_to_send` has something now."""
         return self._connected and bool(self._unsent) and not self._echoes
 
     def add(self, payload: P, size: int, window: bool) -> None:
@@ -68,7 +73,7 @@ class Backlog(Generic[P]):
         self.next_window += window
         self.bytes += size
 
-    def take(self) -> Item[P] | None:
+    def next_to_send(self) -> Item[P] | None:
         """The next item to send now, counted as sent; None: nothing, or nothing yet."""
         if not self.sendable:
             return None

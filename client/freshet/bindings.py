@@ -28,7 +28,7 @@ class Bindings:
         self.refused: dict[str, FreshetError] = {}  # why a stream has no handle any more
         self.lost: dict[str, str] = {}  # of which states the loss was not raised yet, and what the server has
         self._unasked: list[str] = []  # streams that it was not asked to bind in this call
-        self._told: set[int] = set()  # handles whose state is lost by what was said once, without a tick since
+        self._reported: set[int] = set()  # handles whose state is lost by what was said once, without a tick since
         self._ids: dict[int, str] = {}  # `handle`, the other way
         self._used = 0
         self._free: list[int] = []  # handles that were never bound
@@ -57,11 +57,11 @@ class Bindings:
             size = max(self._used, 2 * len(self.next))
             self.next, self.servers = _longer(self.next, size), _longer(self.servers, size)
 
-    def settled(self, ids: Sequence[str]) -> bool:
+    def bound_or_refused(self, ids: Sequence[str]) -> bool:
         """Whether each of these is bound in this call, or refused."""
         return not self.unbound or self.unbound.isdisjoint(self.handle.get(id, -1) for id in ids)
 
-    def begin(self) -> None:
+    def start_call(self) -> None:
         """Another call: nothing is bound in it."""
         self.unbound, self._unasked = set(self.handle.values()), list(self.handle)
 
@@ -76,13 +76,13 @@ class Bindings:
         ids, self._unasked = self._unasked[:count], self._unasked[count:]
         return [pb.Bind(handle=self.handle[id], stream=id) for id in ids if id in self.handle]
 
-    def bound(self, bound: pb.Bound, durable: int) -> str | None:
+    def receive(self, bound: pb.Bound, durable: int) -> str | None:
         """The server has bound a handle whose ticks up to `durable` were on disk. Returns what is wrong where the state
         that it goes on from is not this stream's: it is this handle's state from here on."""
         handle, lost = bound.handle, None
         if bound.next_seq <= durable:
             lost = f"the server asks for tick {bound.next_seq}, ticks up to {durable} were on disk and are not kept"
-        elif bound.state_origin == pb.Welcome.LOST and handle not in self._told:
+        elif bound.state_origin == pb.Welcome.LOST and handle not in self._reported:
             lost = "the server begins again from a fresh state"
         self.unbound.discard(handle)
         self.servers[handle] = bound.next_seq
@@ -90,15 +90,15 @@ class Bindings:
             self.next[handle] = max(self.next[handle], np.uint64(bound.next_seq))
         else:
             self.next[handle] = bound.next_seq
-            self._told.add(handle)
+            self._reported.add(handle)
             self.lost[self._ids[handle]] = lost
         return lost
 
     def count(self, handle: npt.NDArray[np.uint32], seq: UInts) -> None:
         """These ticks have become part of their streams."""
         np.maximum.at(self.next, handle, seq + np.uint64(1))
-        if self._told:
-            self._told.difference_update(handle.tolist())
+        if self._reported:
+            self._reported.difference_update(handle.tolist())
 
     def refuse(self, handle: int, error: FreshetError) -> None:
         """The handle stands for nothing from here on."""

@@ -11,7 +11,7 @@ import grpc
 
 from freshet import forks
 from freshet.connection import Route
-from freshet.errors import Failed, FreshetError, NotOpen, StreamClosed, Unavailable, from_rpc, passes
+from freshet.errors import Failed, FreshetError, NotOpen, StreamClosed, Unavailable, from_rpc, may_succeed_later
 from freshet.security import Token, bearer
 
 # What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
@@ -81,19 +81,19 @@ class Opener(Generic[Call]):
         keep_status(call)
         return call
 
-    def passes(self, error: Failed, was_open: bool) -> bool:
+    def may_succeed_later(self, error: Failed, was_open: bool) -> bool:
         """Whether another call may succeed a little later. A token that is refused is not sent again; but whoever once
         had a call open may have another token by now."""
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return was_open and self._metadata() != self._sent
-        return passes(error, was_open)
+        return may_succeed_later(error, was_open)
 
     async def failed(self, error: grpc.aio.AioRpcError, was_open: bool) -> str:
         """Why a call came to nothing, in words; raises the error where another call cannot succeed a little later.
 
         A client that never had a call open looks at the connection: what both sides must change first ends it at once.
         """
-        if not self.passes(error, was_open):
+        if not self.may_succeed_later(error, was_open):
             raise from_rpc(error) from error
         if not was_open and self._route is not None:
             explained = await self._route.explained(from_rpc(error))

@@ -10,10 +10,11 @@ from typing import Any, Self
 
 import grpc
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.arguments import identifier, integer, named, number
 from freshet.calls import RETRIES
 from freshet.connection import Encryption, Route
+from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, TIMEOUT_S
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
@@ -36,7 +37,7 @@ def connect(
     tls: bool | FilePath | Tls | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     insecure_token: bool = False,
-    timeout_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
@@ -103,7 +104,7 @@ class Client(Training, KeptStreams):
         self,
         target: str,
         credentials: grpc.ChannelCredentials | None = None,
-        timeout_s: float = 30.0,
+        timeout_s: float = TIMEOUT_S,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
         token: Token | None = None,
@@ -114,7 +115,15 @@ class Client(Training, KeptStreams):
         # Each name once: of two, gRPC heeds the first.
         chosen = dict(channel_options(max_message_bytes)) | {PROXIES: int(through_proxies)} | dict(options)
         self._target, self._credentials, self._options = target, credentials, list(chosen.items())
+        self._closed = False
         super().__init__(timeout_s, token, _route(target, tls or ("unknown" if credentials else None), chosen))
+
+    def __repr__(self) -> str:
+        if forks.forked():
+            state = "unusable after a fork"
+        else:
+            state = "closed" if self._closed else "not open" if self._channel is None else "open"
+        return shown.handle(f"Client of {self._target!r}", state, "TLS" if self._credentials else "plain text")
 
     async def open(self) -> Self:
         """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
@@ -123,6 +132,7 @@ class Client(Training, KeptStreams):
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
         else:
             self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        self._closed = False
         return self
 
     async def __aenter__(self) -> Self:
@@ -138,6 +148,7 @@ class Client(Training, KeptStreams):
         the first error of closing them, once all are closed. Behind a fork it does nothing."""
         if forks.forked():
             return
+        self._closed = True
         try:
             closed = await asyncio.gather(*(one.aclose() for one in self._open), return_exceptions=True)
         finally:
@@ -153,11 +164,11 @@ class Client(Training, KeptStreams):
         self,
         model: str,
         stream_id: str,
-        in_flight: int = 64,
+        in_flight: int = IN_FLIGHT,
         *,
-        give_up_s: float = 60.0,
-        answer_s: float = 30.0,
-        close_s: float = 5.0,
+        give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
+        close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Stream:
@@ -188,8 +199,8 @@ class Client(Training, KeptStreams):
         self,
         model: str,
         *,
-        give_up_s: float = 60.0,
-        close_s: float = 5.0,
+        give_up_s: float = GIVE_UP_S,
+        close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Mux:

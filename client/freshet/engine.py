@@ -14,8 +14,9 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.calls import Opener, cancelled_from_outside
+from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT
 from freshet.errors import NotOpen, StreamClosed, TakenOver, Unavailable
 from freshet.labels import Label, LabelBox, label_refused
 from freshet.ledger import Ledger, Slot
@@ -37,13 +38,13 @@ class Settings:
     """How one stream behaves. Times in seconds."""
 
     # Ticks that may be unanswered at once, 1 to MAX_IN_FLIGHT.
-    in_flight: int = 64
+    in_flight: int = IN_FLIGHT
     # Without any success for so long, the stream fails with Unavailable.
-    give_up_s: float = 60.0
+    give_up_s: float = GIVE_UP_S
     # A call that owes an answer (or its Welcome) for longer is cut and made again.
-    answer_s: float = 30.0
+    answer_s: float = ANSWER_S
     # Longest wait for the disk when closing.
-    close_s: float = 5.0
+    close_s: float = CLOSE_S
     # Go on although the server lost the stream's state; only at opening, never in mid-stream.
     accept_lost: bool = False
     # What is subtracted from each channel before it becomes float32, as `offsets.checked` gives it.
@@ -71,7 +72,7 @@ class Engine:
     def __init__(
         self, open_call: Opener[Call], hello: pb.Hello, settings: Settings, rng: random.Random | None = None
     ) -> None:
-        self._open_call, self._hello, self._settings = open_call, hello, settings
+        self._open_call, self.hello, self._settings = open_call, hello, settings
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self.ledger = Ledger(settings.in_flight, settings.accept_lost, settings.offset)
         self.outbox, self.labels = self.ledger.outbox, LabelBox()
@@ -122,12 +123,12 @@ class Engine:
         """Send a label, and wait until it is on disk. Raises LabelRefused, and what `check` raises."""
         self.check()
         values = self.ledger.label_values(seq, y)
-        coming = "labels to reach the server's disk", lambda: self.labels.settled
+        coming = "labels to reach the server's disk", lambda: self.labels.finished
         await self.until(lambda: len(self.labels) < self.ledger.max_undurable, coming)
         label = Label(seq, values, self._loop.create_future())
         self.labels.append(label)
         self._wake.set()
-        await self._waits.settled(label.done, (f"the label of tick {seq} to reach the server's disk", coming[1]))
+        await self._waits.outcome(label.done, (f"the label of tick {seq} to reach the server's disk", coming[1]))
 
     def check(self) -> None:
         """Raise the reason why this stream takes nothing more, if there is one."""
@@ -138,6 +139,14 @@ class Engine:
             raise StreamClosed("the stream is closed")
         if self._runner is None:
             raise NotOpen("stream", "client.stream(…) as stream")
+
+    @property
+    def state(self) -> str:
+        """The state of the stream in a word, as `shown.state` gives it."""
+        return shown.state(
+            opened=self._runner is not None, connected=self._link is not None, welcomed=self.calls > 0,
+            closing=self._closing, error=self.error,
+        )  # fmt: skip
 
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
         """Wait as `Waits.until` does, looking after every message. Raises the stream's error if that comes first."""
@@ -171,7 +180,7 @@ class Engine:
             return
         self._closing = True
         for slot in self.outbox.discard_unsent():
-            slot.settle(StreamClosed("the stream was closed before this tick was sent"))
+            slot.set_outcome(StreamClosed("the stream was closed before this tick was sent"))
         self._wake.set()
         self.notify()
         try:
@@ -202,10 +211,10 @@ class Engine:
             return
         try:
             while link is self._link:
-                if (label := self.labels.take(self.outbox.known_before)) is not None:
+                if (label := self.labels.next_to_send(self.outbox.known_before)) is not None:
                     await link.call.write(pb.OpenRequest(label=pb.Label(seq=label.seq, y=label.y)))
                     continue
-                if (item := self.outbox.take()) is None:
+                if (item := self.outbox.next_to_send()) is None:
                     break
                 now = self._loop.time()
                 if self.outbox.on_wire == 1:
@@ -253,7 +262,7 @@ class Engine:
         watchdog = self.spawn(self._watch(link))
         try:
             with contextlib.suppress(asyncio.InvalidStateError):  # over already: the read says why
-                await link.call.write(pb.OpenRequest(hello=self._hello))
+                await link.call.write(pb.OpenRequest(hello=self.hello))
             async for message in link.call:  # not `read`, which forgets what has arrived once a write has failed
                 self._receive(link, message)
             if link.half_closed:  # the server ends a half-closed call well only once all is on disk
@@ -314,11 +323,11 @@ class Engine:
             self._backoff.succeeded()
         elif kind == "refused" and message.refused.item:
             if self.labels.refused(message.refused.item, label_refused(message.refused)):
-                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
+                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
         elif kind == "refused":
             action = self.ledger.refused(message.refused, now)
             if action is Action.HOLD:
-                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._try_again)
+                self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
             elif action is Action.DROP:
                 self._owed_since = now
             self._backoff.succeeded()
@@ -330,14 +339,14 @@ class Engine:
             self._link = None
             self._loop.call_later(LEAVE_S, link.call.cancel)
         elif kind == "taken_over":
-            raise TakenOver(f"another client has opened {self._hello.stream!r}: {message.taken_over.by}")
+            raise TakenOver(f"another client has opened {self.hello.stream!r}: {message.taken_over.by}")
         if outbox.answered > before[0] or (not outbox.on_wire and (outbox.durable, outbox.judged) > before[1:]):
             self._owed_since = now
         if self._closing or outbox.waiting or self.labels.waiting:
             self._wake.set()
         self.notify()
 
-    def _try_again(self) -> None:
+    def _retry_overloaded(self) -> None:
         self.outbox.release()
         self.labels.release()
         self._wake.set()

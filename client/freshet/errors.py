@@ -209,7 +209,7 @@ def from_rpc(error: Failed) -> FreshetError:
     return _BY_CODE.get(code, RpcError)(text, code)
 
 
-def passes(error: Failed, was_open: bool) -> bool:
+def may_succeed_later(error: Failed, was_open: bool) -> bool:
     """Whether the same call may succeed a little later. A bound of the server, reached, passes too where it says when;
     but whoever never had a call open is told of it."""
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:

@@ -8,8 +8,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from freshet import shown
+from freshet.ticks import as_date
 
-@dataclass(frozen=True, slots=True, eq=False)
+
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Forecast:
     """The answer to one tick.
 
@@ -48,3 +51,21 @@ class Forecast:
     def staleness(self) -> int:
         """Labels that had arrived and were not yet judged in the weights that answered."""
         return self.seq - self.judged_through
+
+    def __repr__(self) -> str:
+        facts = [f"seq={self.seq}", f"y={shown.numbers(self.y)}", f"version={self.version}"]
+        facts += [f"judged_through={self.judged_through}", f"latency_s={self.latency_s:.3g}"]
+        facts += ["lost=True"] if self.lost else []
+        facts += [] if self.time is None else [f"time={as_date(self.time)}"]
+        return f"Forecast({', '.join(facts)})"
+
+    def _repr_html_(self) -> str:
+        """A table for notebooks: a row per step ahead, a column per target or class."""
+        when, facts = self.times, [f"Forecast of tick {self.seq}", f"version {self.version}"]
+        facts += ["lost"] if self.lost else [f"judged through {self.judged_through}"]
+        header = ["step", *([] if when is None else ["time (UTC)"]), *map(str, range(self.y.shape[1]))]
+        rows = []
+        for step, row in enumerate(self.y.tolist()):
+            moment = [] if when is None else [as_date(float(when[step]))]
+            rows.append([f"+{step + 1}", *moment, *(f"{value:.6g}" for value in row)])
+        return shown.table(", ".join(facts), header, rows)

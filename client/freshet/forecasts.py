@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import AsyncIterable
 from typing import Any, Self
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.engine import Engine
 from freshet.errors import FreshetError, TickRefused
 from freshet.forecast import Forecast
@@ -18,7 +18,7 @@ from freshet.results import ModelSpec
 from freshet.ticks import Tick
 
 
-def unjudged(engine: Engine, seq: int, why: str) -> str:
+def waiting_for_labels(engine: Engine, seq: int, why: str) -> str:
     """What is said of labels that are waited for; nothing where they are judged, and where the server is away."""
     outbox, latest = engine.outbox, engine.ledger.latest
     if outbox.judged >= seq or latest is None:
@@ -48,11 +48,17 @@ class Forecasts:
     ) -> None:
         self.refused: list[TickRefused] = []  # with on_refused="skip"
         self._engine, self._source, self._in_flight = engine, rows.ticks, in_flight
-        self._frame, self._taken = rows.frame, 0
+        self._frame, self._delivered = rows.frame, 0
         self._max_staleness, self._skip = max_staleness, skip
         self._slots: deque[Slot] = deque()
         self._room = asyncio.Event()
         self._feeder: asyncio.Task[None] | None = None
+
+    def __repr__(self) -> str:
+        state = "not started" if self._feeder is None else "source ended" if self._feeder.done() else "sending"
+        waiting, refused = f"{len(self._slots)} to come", f"{len(self.refused)} refused"
+        name = f"Forecasts of stream {self._engine.hello.stream!r}"
+        return shown.handle(name, state, f"{self._delivered} delivered", waiting, refused)
 
     def __aiter__(self) -> Self:
         return self
@@ -94,32 +100,32 @@ class Forecasts:
         """
         if self._frame is None:
             raise no_frame()
-        if self._taken:
+        if self._delivered:
             raise FreshetError("some forecasts were taken already: call frame() before iterating")
         outcomes: list[Forecast | None] = []
         async for forecast in self:
-            outcomes += [None] * (self._taken - 1 - len(outcomes))  # skipped before it
+            outcomes += [None] * (self._delivered - 1 - len(outcomes))  # skipped before it
             outcomes.append(forecast)
-        outcomes += [None] * (self._taken - len(outcomes))
+        outcomes += [None] * (self._delivered - len(outcomes))
         spec = self._engine.ledger.latest.spec if self._engine.ledger.latest else ModelSpec()
         return self._frame(columns_of(spec, outcomes))
 
     async def _result(self, slot: Slot) -> Forecast:
         if self._max_staleness is None or slot.outcome is not None:
             return await slot.result()
-        with Reported(self._held, lambda: self._engine.outbox.judged):
+        with Reported(self._why_held, lambda: self._engine.outbox.judged):
             return await slot.result()
 
-    def _held(self) -> str:
+    def _why_held(self) -> str:
         """What the oldest tick without an answer waits for."""
         assert self._max_staleness is not None
         seq = self._engine.outbox.answered + 1
         why = f"max_staleness = {self._max_staleness} holds tick {seq} back"
-        return unjudged(self._engine, seq - self._max_staleness, why)
+        return waiting_for_labels(self._engine, seq - self._max_staleness, why)
 
     def _drop_oldest(self) -> None:
         self._slots.popleft()
-        self._taken += 1
+        self._delivered += 1
         self._room.set()
 
     async def aclose(self) -> None:

@@ -97,7 +97,7 @@ class Label:
     def __post_init__(self) -> None:
         self.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits any more
 
-    def settle(self, error: Exception | None = None) -> None:
+    def set_outcome(self, error: Exception | None = None) -> None:
         """Set the outcome, once."""
         if not self.done.done():
             if error is None:
@@ -114,7 +114,7 @@ class LabelBox:
         self._sent: dict[int, Label] = {}  # on this call and not refused: by which of its labels it was
         self._sent_count = self._durable = 0  # of this call's labels
         self._held = False  # the server is overloaded
-        self.settled = 0  # labels that have come to something
+        self.finished = 0  # labels that have come to something
 
     def __len__(self) -> int:
         return len(self._unsent) + len(self._sent)
@@ -128,7 +128,7 @@ class LabelBox:
         """Take one more label."""
         self._unsent.append(label)
 
-    def take(self, before: int) -> Label | None:
+    def next_to_send(self, before: int) -> Label | None:
         """The next label to send now, counted as sent; None: none, or its tick is not below seq `before` yet."""
         if self._held or not self._unsent or self._unsent[0].seq >= before:
             return None
@@ -141,9 +141,9 @@ class LabelBox:
         """So many of this call's labels, those refused left out, are on disk."""
         self._held = self._held and count == self._durable
         while self._durable < count and self._sent:
-            self._sent.pop(next(iter(self._sent))).settle()
+            self._sent.pop(next(iter(self._sent))).set_outcome()
             self._durable += 1
-            self.settled += 1
+            self.finished += 1
 
     def refused(self, item: int, error: LabelRefused) -> bool:
         """The call's label number `item` was refused. True: it goes out again, after the next Durable or `release`."""
@@ -154,8 +154,8 @@ class LabelBox:
             self._unsent.appendleft(label)
             self._held = True
             return True
-        label.settle(error)
-        self.settled += 1
+        label.set_outcome(error)
+        self.finished += 1
         return False
 
     def release(self) -> None:
@@ -176,6 +176,6 @@ class LabelBox:
     def fail(self, error: Exception) -> None:
         """None of them will be sent any more."""
         for label in (*self._sent.values(), *self._unsent):
-            label.settle(error)
+            label.set_outcome(error)
         self._sent.clear()
         self._unsent.clear()

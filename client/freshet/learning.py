@@ -12,10 +12,11 @@ from typing import Any, Self, TypeAlias
 
 import grpc
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.arguments import identifier, whole
 from freshet.backlog import Backlog, Verdict
 from freshet.calls import Opener, cancelled_from_outside
+from freshet.defaults import ANSWER_S, GIVE_UP_S, LEARN_IN_FLIGHT
 from freshet.errors import (
     LabelRefused,
     NotOpen,
@@ -43,11 +44,11 @@ class LearnSettings:
     """How one sender behaves. Times in seconds."""
 
     # Items that may be unacknowledged at once; the server stops reading at 1,024.
-    in_flight: int = 256
+    in_flight: int = LEARN_IN_FLIGHT
     # Without any success for so long, the sender fails with Unavailable.
-    give_up_s: float = 60.0
+    give_up_s: float = GIVE_UP_S
     # A call that is not welcomed within it is cut and made again.
-    answer_s: float = 30.0
+    answer_s: float = ANSWER_S
     # Keep refused items in `refused` instead of raising them.
     keep_refused: bool = False
     # What is subtracted from each channel of a window before it becomes float32, as `offsets.checked` gives it.
@@ -76,12 +77,21 @@ class Learning:
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self._unraised: list[LabelRefused | WindowRefused] = []
         self._error: Exception | None = None
-        self._told = False  # that error was raised
+        self._raised = False  # that error was raised
         self._runner: asyncio.Task[None] | None = None
         self._waits = Waits(settings.give_up_s, self._check)
         self._welcomes = 0
         self._progress = 0  # what has come of the server
         self._closing = False
+
+    def __repr__(self) -> str:
+        state = shown.state(
+            opened=self._runner is not None, connected=self._backlog.connected, welcomed=self._welcomes > 0,
+            closing=self._closing, error=self._error,
+        )  # fmt: skip
+        name = f"Learning of model {self._hello.model!r} from source {self._hello.source!r}"
+        refused = len(self.refused) + len(self._unraised)
+        return shown.handle(name, state, f"{len(self._backlog)} not acknowledged", f"{refused} refused")
 
     # --- for the user
 
@@ -121,7 +131,7 @@ class Learning:
             self._closing = True
             return
         try:
-            if not self._told:
+            if not self._raised:
                 await self.flush()
         except (LabelRefused, WindowRefused) as refused:
             if self._unraised:
@@ -186,7 +196,7 @@ class Learning:
             )
         except Unavailable as error:
             self._fail(error)
-            self._told = True
+            self._raised = True
             raise
         if self._unraised:
             raise self._unraised.pop(0)
@@ -195,7 +205,7 @@ class Learning:
     def _check(self) -> None:
         forks.check()
         if self._error is not None:
-            self._told = True
+            self._raised = True
             raise self._error
         if self._runner is None:
             raise NotOpen("sender", "client.learn(…) as learning")
@@ -270,7 +280,7 @@ class Learning:
             await call.write(pb.LearnRequest(hello=self._hello))
             while not self._closing:
                 await self._waits.until(lambda: self._backlog.sendable or self._closing)
-                while (item := self._backlog.take()) is not None:
+                while (item := self._backlog.next_to_send()) is not None:
                     if item.number:
                         item.payload.window.window_seq = item.number
                     await call.write(item.payload)

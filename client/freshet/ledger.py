@@ -39,7 +39,7 @@ class Slot:
         """A tick that did not pass the check."""
         return cls(Checked([], None, []), error)
 
-    def settle(self, outcome: Forecast | Exception) -> None:
+    def set_outcome(self, outcome: Forecast | Exception) -> None:
         """Set the outcome, once, and wake whoever waits for it."""
         if self.outcome is None:
             self.outcome = outcome
@@ -174,7 +174,7 @@ class Ledger:
         self._answered(slot)
         waited, time = now - slot.sent_at, slot.tick.time
         made = offsets.added(y, self._added)
-        slot.settle(Forecast(seq, made, answer.version, judged, waited, time=time, interval=self._interval))
+        slot.set_outcome(Forecast(seq, made, answer.version, judged, waited, time=time, interval=self._interval))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
         """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""
@@ -189,12 +189,12 @@ class Ledger:
         if action is Action.DROP and slot is not None:
             if slot in self._timed:
                 self._timed.remove(slot)
-            slot.settle(error)
+            slot.set_outcome(error)
         elif action is Action.LOST and slot is not None:
             self._answered(slot)
             y = offsets.added(np.full(self._forecast_shape, np.nan, np.float32), self._added)
             waited, time = now - slot.sent_at, slot.tick.time
-            slot.settle(
+            slot.set_outcome(
                 Forecast(refused.seq, y, 0, self.outbox.judged, waited, lost=True, time=time, interval=self._interval)
             )
         return action
@@ -206,4 +206,4 @@ class Ledger:
     def fail(self, error: Exception) -> None:
         """Every tick without an outcome gets this one."""
         for slot in self.outbox.unanswered():
-            slot.settle(error)
+            slot.set_outcome(error)

@@ -34,6 +34,7 @@ class Result:
 
     __slots__ = ()
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # how fields of other types are read, by name
+    SHOWN: ClassVar[tuple[str, ...]] = ()  # the fields that identify a result, for its repr; empty: all
 
     @classmethod
     def of(cls, message: Message) -> Self:
@@ -45,8 +46,9 @@ class Result:
         return cls(**{field.name: _value(message, field, cls.READ.get(field.name)) for field in given})
 
     def __repr__(self) -> str:
-        shown = (f"{field.name}={short(getattr(self, field.name))}" for field in fields(cast("Any", self)))
-        return f"{type(self).__name__}({', '.join(shown)})"
+        names = self.SHOWN or tuple(field.name for field in fields(cast("Any", self)))
+        shown = [f"{name}={short(getattr(self, name))}" for name in names]
+        return f"{type(self).__name__}({', '.join(shown)}{', …' if self.SHOWN else ''})"
 
 
 def _value(message: Message, field: Any, read: Any) -> Any:
@@ -61,10 +63,12 @@ def _value(message: Message, field: Any, read: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value in at most SHOWN_CHARACTERS."""
+    """A value in at most SHOWN_CHARACTERS; a result as it shows itself."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, WireEnum):
         return value.name
+    if isinstance(value, Result):
+        return repr(value)  # bounds itself
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

@@ -12,6 +12,7 @@ import grpc
 
 from freshet.arguments import binary, named, number, whole
 from freshet.calls import Calls, cancelled_from_outside
+from freshet.defaults import GIVE_UP_S
 from freshet.errors import StreamClosed, Unavailable
 from freshet.results import Export, Model, ModelEvent, Version
 from freshet.retry import Backoff
@@ -139,7 +140,7 @@ class Models(Calls):
         except grpc.aio.AioRpcError as error:
             raise await self._explained(error) from error
 
-    async def watch(self, name: str = "", *, give_up_s: float = 60.0) -> AsyncIterator[ModelEvent]:
+    async def watch(self, name: str = "", *, give_up_s: float = GIVE_UP_S) -> AsyncIterator[ModelEvent]:
         """Events of one model (empty: of all) as they happen, until the loop is left.
 
         Reconnects by itself; what happens in between is missed. Raises Unavailable after `give_up_s` without success.

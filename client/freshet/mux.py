@@ -13,7 +13,7 @@ from typing import Any, Self
 import grpc
 import numpy as np
 
-from freshet import forks
+from freshet import forks, shown
 from freshet.batch import Batch
 from freshet.bindings import Bindings
 from freshet.calls import Opener, cancelled_from_outside
@@ -64,6 +64,15 @@ class Mux:
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
 
+    def __repr__(self) -> str:
+        state = shown.state(
+            opened=self._runner is not None, connected=self._ready, welcomed=self._was_open, closing=self._closing,
+            error=self._error,
+        )  # fmt: skip
+        streams = shown.count(len(self._bindings.handle), "stream")
+        unconfirmed = f"{shown.count(len(self._sent.waves), 'message')} not on disk"
+        return shown.handle(f"Mux of model {self._name!r}", state, streams, unconfirmed)
+
     async def open(self) -> Self:
         """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
         forks.check()
@@ -80,7 +89,7 @@ class Mux:
         return await self.open()
 
     async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         await self.aclose()
 
@@ -150,7 +159,7 @@ class Mux:
         bindings.want(ids)
         self._sent.grow(bindings.size)
         self._waits.notify()
-        await self._until(lambda: self._ready and bindings.settled(ids), f"{len(ids)} streams to be bound")
+        await self._until(lambda: self._ready and bindings.bound_or_refused(ids), f"{len(ids)} streams to be bound")
         batch.refuse(bindings.refused)
 
     def _send(self, waves: Sequence[Wave]) -> None:
@@ -210,14 +219,14 @@ class Mux:
 
     async def _one_call(self) -> str:
         call = self._open_call()
-        self._bindings.begin()
+        self._bindings.start_call()
         self._leaving = False
         sending = asyncio.create_task(self._write(call))
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
-            self._see_ready()
+            self._resend_once_bound()
             async for message in call:  # not `read`, which forgets what has arrived once a write has failed
-                self._take(call, message)
+                self._receive(call, message)
             return "ended by the server"
         except grpc.aio.AioRpcError as error:
             return await self._open_call.failed(error, self._was_open)
@@ -246,16 +255,16 @@ class Mux:
                 else:
                     message = pb.MuxRequest(ticks=self._outgoing.popleft())
 
-    def _take(self, call: Any, message: pb.MuxResponse) -> None:
+    def _receive(self, call: Any, message: pb.MuxResponse) -> None:
         """Act on one message, then let everyone it may concern look again. Raises what ends the Mux."""
         self._was_open = True
         before = self._progress
         for bound in message.bound:
-            self._take_bound(bound)
+            self._receive_bound(bound)
         for refused in message.refused:
-            self._take_refused(refused)
+            self._receive_refused(refused)
         if message.HasField("forecasts"):
-            self._progress += sum(wave.forecasts(message.forecasts) for wave in self._sent.waves if not wave.done)
+            self._progress += sum(wave.receive(message.forecasts) for wave in self._sent.waves if not wave.done)
         if message.HasField("durable"):
             self._sent.confirm(np.frombuffer(message.durable.handle, "<u4"), np.frombuffer(message.durable.seq, "<u8"))
         for handle in message.taken_over:
@@ -264,37 +273,37 @@ class Mux:
             self._ready, self._leaving = False, True
             asyncio.get_running_loop().call_later(LEAVE_S, call.cancel)
         self._count()
-        self._see_ready()
+        self._resend_once_bound()
         if self._progress != before:
             self._backoff.succeeded()
         self._waits.notify()
 
-    def _see_ready(self) -> None:
+    def _resend_once_bound(self) -> None:
         """Once everything is bound: send again what must be; what is new comes behind it."""
         if not self._ready and not self._leaving and not self._bindings.unbound:
             self._ready = True
-            self._outgoing.extend(self._sent.again(self._bindings.servers))
+            self._outgoing.extend(self._sent.to_resend(self._bindings.servers))
             self._waits.notify()
 
     def _count(self) -> None:
         """Take what was answered into the numbers of the streams, whether anybody still waits for it or not."""
         for wave in self._sent.waves:
             if wave.done and not wave.counted:
-                wave.counted, taken = True, wave.taken
-                self._bindings.count(wave.handle[taken], wave.seq[taken])
-        self._sent.forget()
+                wave.counted, accepted = True, wave.accepted
+                self._bindings.count(wave.handle[accepted], wave.seq[accepted])
+        self._sent.forget_confirmed()
 
-    def _take_bound(self, bound: pb.Bound) -> None:
+    def _receive_bound(self, bound: pb.Bound) -> None:
         handle = bound.handle
         if handle not in self._bindings:
             return
         self._progress += 1
-        lost = self._bindings.bound(bound, int(self._sent.durable[handle]))
+        lost = self._bindings.receive(bound, int(self._sent.durable[handle]))
         if lost is not None:
             self._sent.drop(handle, bound.durable_seq, StateLost(f"the server has lost this stream's state: {lost}"))
         self._sent.confirm(np.array([handle], np.uint32), np.array([bound.durable_seq], np.uint64))
 
-    def _take_refused(self, message: pb.HandleRefused) -> None:
+    def _receive_refused(self, message: pb.HandleRefused) -> None:
         r = message.refused
         if r.seq:
             self._progress += sum(wave.refuse(message) for wave in self._sent.waves if not wave.done)

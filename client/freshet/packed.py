@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from freshet import shown
 from freshet.errors import FreshetError, Reason, TickRefused
 from freshet.v1 import streams_pb2 as pb
 
@@ -17,7 +18,7 @@ UInts = npt.NDArray[np.uint64]
 Handles = npt.NDArray[np.uint32]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Packed:
     """The answers to n ticks, in their order; arrays are owned by the caller.
 
@@ -36,6 +37,11 @@ class Packed:
     refused: dict[int, FreshetError] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)
 
+    def __repr__(self) -> str:
+        answered = len(self.seq) - len(self.refused) - len(self.lost)
+        facts = f"{shown.count(len(self.seq), 'tick')}, {answered} answered, {len(self.refused)} refused"
+        return f"Packed({facts}, {len(self.lost)} lost, y={shown.numbers(self.y)})"
+
 
 class Wave:
     """Ticks of one message: columns, and what is known of each tick."""
@@ -45,7 +51,7 @@ class Wave:
     ) -> None:
         n = len(handle)
         self.handle, self.seq, self.x, self.time = handle, seq, x, time
-        self.settled, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: never sent again
+        self.answered, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: never sent again
         self.counted = False  # in the numbers of its streams
         self.y = np.full((n, outputs), np.nan, np.float32)
         self.version, self.judged = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
@@ -56,7 +62,7 @@ class Wave:
     @property
     def done(self) -> bool:
         """Whether every tick has come to something."""
-        return bool(self.settled.all())
+        return bool(self.answered.all())
 
     def message(self, part: npt.NDArray[np.intp] | slice = slice(None)) -> pb.Columns:
         """Ticks of the wave as columns."""
@@ -68,13 +74,13 @@ class Wave:
         )
 
     @property
-    def taken(self) -> npt.NDArray[np.bool_]:
+    def accepted(self) -> npt.NDArray[np.bool_]:
         """Which ticks have become part of their streams, as far as is known."""
-        taken = self.settled & ~self.dropped
-        taken[list(self.refused)] = False
-        return taken
+        accepted = self.answered & ~self.dropped
+        accepted[list(self.refused)] = False
+        return accepted
 
-    def forecasts(self, message: pb.Forecasts) -> int:
+    def receive(self, message: pb.Forecasts) -> int:
         """Take in the forecasts that are this wave's and new, and return how many; others are passed over."""
         handle, seq = np.frombuffer(message.handle, "<u4"), np.frombuffer(message.seq, "<u8")
         y = np.frombuffer(message.y, "<f4").reshape(len(handle), -1)
@@ -82,18 +88,18 @@ class Wave:
         found = [self._where.get(key, -1) for key in zip(handle.tolist(), seq.tolist(), strict=True)]
         mine = np.array(found, np.intp)
         here = mine >= 0
-        here[here] = ~self.settled[mine[here]]
+        here[here] = ~self.answered[mine[here]]
         at = mine[here]
-        self.y[at], self.judged[at], self.version[at], self.settled[at] = y[here], judged[here], message.version, True
+        self.y[at], self.judged[at], self.version[at], self.answered[at] = y[here], judged[here], message.version, True
         return len(at)
 
     def refuse(self, message: pb.HandleRefused) -> bool:
         """A tick was refused; whether it is of this wave, and had no answer."""
         i = self._where.get((message.handle, message.refused.seq), -1)
-        if i < 0 or self.settled[i]:
+        if i < 0 or self.answered[i]:
             return False
         r = message.refused
-        self.settled[i] = True
+        self.answered[i] = True
         reason = Reason(r.reason)
         if reason is Reason.ANSWER_LOST:
             self.lost.append(i)
@@ -105,8 +111,8 @@ class Wave:
         """This handle's ticks are not sent again; those without an answer are refused."""
         mine = self.handle == handle
         self.dropped |= mine
-        for i in np.flatnonzero(mine & ~self.settled).tolist():
-            self.settled[i] = True
+        for i in np.flatnonzero(mine & ~self.answered).tolist():
+            self.answered[i] = True
             self.refused[i] = error
 
 
@@ -138,9 +144,9 @@ class Unconfirmed:
     def confirm(self, handle: Handles, seq: UInts) -> None:
         """These handles' ticks are on disk up to these seqs."""
         self.durable[handle] = np.maximum(self.durable[handle], seq)
-        self.forget()
+        self.forget_confirmed()
 
-    def forget(self) -> None:
+    def forget_confirmed(self) -> None:
         """Keep no waves that are counted and need not be sent again."""
         while self.waves and self.waves[0].counted and not self._missing(self.waves[0]).any():
             self.waves.popleft()
@@ -150,11 +156,11 @@ class Unconfirmed:
         missing[list(wave.refused)] = False
         return np.asarray(missing & ~wave.dropped)
 
-    def again(self, next_seq: UInts) -> list[pb.Columns]:
+    def to_resend(self, next_seq: UInts) -> list[pb.Columns]:
         """What must be sent again to a server that goes on at next_seq, by handle: what it lost, or did not answer."""
         messages = []
         for wave in self.waves:
-            part = np.flatnonzero(~wave.settled | (self._missing(wave) & (wave.seq >= next_seq[wave.handle])))
+            part = np.flatnonzero(~wave.answered | (self._missing(wave) & (wave.seq >= next_seq[wave.handle])))
             if len(part):
                 messages.append(wave.message(part))
         return messages

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Self
 
 from google.protobuf.message import Message
 
-from freshet.messages import Result, WireEnum, short
+from freshet.messages import Result, WireEnum
 
 
 class StateOrigin(WireEnum):
@@ -45,6 +45,7 @@ class EventKind(WireEnum):
 class ModelSpec(Result):
     """How a model sees its streams and how it learns: `freshet.v1.ModelSpec`, every field filled in by the server."""
 
+    SHOWN: ClassVar[tuple[str, ...]] = ("channels", "task", "horizon", "cell", "layers", "hidden")
     channels: tuple[str, ...] = ()
     targets: tuple[str, ...] = ()
     horizon: int = 0
@@ -96,10 +97,6 @@ class ModelSpec(Result):
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
 
-    def __repr__(self) -> str:
-        shown = ("channels", "task", "horizon", "cell", "layers", "hidden")
-        return f"ModelSpec({', '.join(f'{name}={short(getattr(self, name))}' for name in shown)}, …)"
-
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelReport(Result):
@@ -112,6 +109,7 @@ class ModelReport(Result):
     of staleness_bounds, and beyond the last. unjudged_seconds: for which the oldest label has waited to be learned.
     """
 
+    SHOWN: ClassVar[tuple[str, ...]] = ("loss", "persistence_loss", "ticks", "learned_labels", "backlog")
     loss: float | None = None
     persistence_loss: float | None = None
     ticks: int = 0

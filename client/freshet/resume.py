@@ -96,7 +96,7 @@ class Outbox(Generic[P]):
 
     # --- what goes out
 
-    def take(self) -> Entry[P] | Reset | None:
+    def next_to_send(self) -> Entry[P] | Reset | None:
         """The next thing to send now, counted as sent; None: nothing, or nothing yet."""
         if not self._connected or self._held:
             return None

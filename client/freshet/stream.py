@@ -8,11 +8,12 @@ from typing import Any, Literal, Self
 
 import numpy.typing as npt
 
+from freshet import shown
 from freshet.arguments import invalid, whole
 from freshet.engine import Engine
 from freshet.errors import FreshetError, InvalidArgument, NotOpen
 from freshet.forecast import Forecast
-from freshet.forecasts import Forecasts, unjudged
+from freshet.forecasts import Forecasts, waiting_for_labels
 from freshet.framed import Rows, framer
 from freshet.patience import Reported
 from freshet.results import ModelSpec, Welcome
@@ -28,6 +29,15 @@ class Stream:
 
     def __init__(self, engine: Engine, in_flight: int) -> None:
         self._engine, self._in_flight = engine, in_flight
+
+    def __repr__(self) -> str:
+        hello, outbox, facts = self._engine.hello, self._engine.outbox, []
+        if self._engine.calls:
+            facts = [f"next tick {outbox.next_seq}", f"answered to {outbox.answered}", f"on disk to {outbox.durable}",
+                     f"judged to {outbox.judged}"]  # fmt: skip
+            if self.reconnects:
+                facts.append(shown.count(self.reconnects, "reconnect"))
+        return shown.handle(f"Stream {hello.stream!r} of model {hello.model!r}", self._engine.state, *facts)
 
     async def open(self) -> Self:
         """Connect; returns once the server has said Welcome. `async with` does it at its start.
@@ -151,7 +161,9 @@ class Stream:
             raise InvalidArgument("this model does not learn", "learn", "false", "create one with learn=True")
         outbox = self._engine.outbox
         coming = f"labels up to {seq} to be judged", self._owed(seq, lambda: outbox.judged)
-        with Reported(lambda: unjudged(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged):
+        with Reported(
+            lambda: waiting_for_labels(self._engine, seq, f"wait_judged({seq}) waits"), lambda: outbox.judged
+        ):
             await self._engine.until(lambda: outbox.judged >= seq, coming)
 
     def _owed(self, seq: int, progress: Callable[[], int]) -> Callable[[], object]:

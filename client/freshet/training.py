@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Iterable, Set
 from typing import Literal
 
 from freshet.arguments import identifier, integer, listed, named, number, whole
+from freshet.defaults import ANSWER_S, GIVE_UP_S, LEARN_IN_FLIGHT
 from freshet.learning import Learning, LearnSettings
 from freshet.models import Models
 from freshet.offsets import Given, checked
@@ -32,9 +33,9 @@ class Training(Models):
         acknowledge: Literal["durable", "learned"] = "durable",
         *,
         on_refused: Literal["raise", "keep"] = "raise",
-        in_flight: int = 256,
-        give_up_s: float = 60.0,
-        answer_s: float = 30.0,
+        in_flight: int = LEARN_IN_FLIGHT,
+        give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
         offset: Given = None,
     ) -> Learning:
         """Send labels and whole windows to `model`, from anywhere; open it with `async with`.

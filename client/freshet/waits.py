@@ -58,7 +58,7 @@ class Waits:
                     self._check()
                     raise self.gave_up(wanted[0])
 
-    async def settled(self, future: asyncio.Future[None], wanted: Wanted) -> None:
+    async def outcome(self, future: asyncio.Future[None], wanted: Wanted) -> None:
         """Wait for the outcome of a future, as in `until`; raises it where it is an error. Cancelling this does not
         cancel the future."""
         loop = asyncio.get_running_loop()

@@ -31,7 +31,7 @@ def filled(backlog: Backlog[str], names: str) -> Backlog[str]:
 def sent(backlog: Backlog[str]) -> list[tuple[str, int]]:
     """Everything that may go out now, with windows' numbers."""
     out = []
-    while (item := backlog.take()) is not None:
+    while (item := backlog.next_to_send()) is not None:
         out.append((item.payload, item.number))
     return out
 
@@ -218,7 +218,7 @@ def test_whatever_is_refused_cut_or_lost_every_window_is_taken_once_in_order_and
                 given_items.append(name)
                 backlog.add(name, 10, window=name[0].isupper())
             case "send":
-                if (item := backlog.take()) is not None:
+                if (item := backlog.next_to_send()) is not None:
                     wire.append((item.payload, item.number))
             case "read" if wire:
                 server.take(*wire.popleft())

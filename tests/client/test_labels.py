@@ -79,7 +79,7 @@ class Labels:
 
     def sent(self, before: int = 100) -> list[int]:
         out = []
-        while (label := self.box.take(before)) is not None:
+        while (label := self.box.next_to_send(before)) is not None:
             out.append(label.seq)
         return out
 
@@ -124,7 +124,7 @@ async def test_what_is_not_known_to_be_on_disk_is_sent_again_in_order():
 
 async def test_an_overloaded_server_gets_the_label_again_when_others_have_reached_the_disk():
     labels = Labels(1, 2, 3)
-    assert [labels.box.take(9), labels.box.take(9)]
+    assert [labels.box.next_to_send(9), labels.box.next_to_send(9)]
     overloaded = LabelRefused(2, "label.seq", "2", "wait", Reason.OVERLOADED)
 
     assert labels.box.refused(2, overloaded)

@@ -23,7 +23,7 @@ def opened(next_seq: int = 1, durable: int = 0, in_flight: int = 8, max_undurabl
 def sent(outbox: Outbox[str]) -> list[tuple[int, str] | str]:
     """Everything that may go out now."""
     out: list[tuple[int, str] | str] = []
-    while (item := outbox.take()) is not None:
+    while (item := outbox.next_to_send()) is not None:
         out.append("reset" if isinstance(item, Reset) else (item.seq, item.payload))
     return out
 
@@ -319,7 +319,7 @@ class Client:
         self.outbox.welcome(len(self.model.taken) + 1, self.model.durable, 0, 5)
 
     def send(self) -> None:
-        item = self.outbox.take()
+        item = self.outbox.next_to_send()
         if item is RESET:
             self.model.up.append(None)
         elif isinstance(item, Entry):

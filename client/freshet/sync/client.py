@@ -9,7 +9,8 @@ from typing import Any, Literal, Self
 import grpc
 
 from freshet import client as twin
-from freshet import forks
+from freshet import forks, shown
+from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, LEARN_IN_FLIGHT, TIMEOUT_S
 from freshet.offsets import Given
 from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
@@ -27,7 +28,7 @@ def connect(
     tls: bool | FilePath | Tls | None = None,
     credentials: grpc.ChannelCredentials | None = None,
     insecure_token: bool = False,
-    timeout_s: float = 30.0,
+    timeout_s: float = TIMEOUT_S,
     max_message_bytes: int = twin.MAX_MESSAGE_BYTES,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
@@ -55,6 +56,9 @@ class Client:
         self._portal, self._client = Portal(), client
         self._portal.call(client.open())
 
+    def __repr__(self) -> str:
+        return shown.blocking(repr(self._client))
+
     def __enter__(self) -> Self:
         return self
 
@@ -76,11 +80,11 @@ class Client:
         self,
         model: str,
         stream_id: str,
-        in_flight: int = 64,
+        in_flight: int = IN_FLIGHT,
         *,
-        give_up_s: float = 60.0,
-        answer_s: float = 30.0,
-        close_s: float = 5.0,
+        give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
+        close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Stream:
@@ -96,8 +100,8 @@ class Client:
         self,
         model: str,
         *,
-        give_up_s: float = 60.0,
-        close_s: float = 5.0,
+        give_up_s: float = GIVE_UP_S,
+        close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Mux:
@@ -129,9 +133,9 @@ class Client:
         acknowledge: Literal["durable", "learned"] = "durable",
         *,
         on_refused: Literal["raise", "keep"] = "raise",
-        in_flight: int = 256,
-        give_up_s: float = 60.0,
-        answer_s: float = 30.0,
+        in_flight: int = LEARN_IN_FLIGHT,
+        give_up_s: float = GIVE_UP_S,
+        answer_s: float = ANSWER_S,
         offset: Given = None,
     ) -> Learning:
         made = self._portal.run(
@@ -186,5 +190,5 @@ class Client:
     def history(self, name: str = "", events: int = 50) -> list[ModelEvent]:
         return self._portal.call(self._client.history(name, events))
 
-    def watch(self, name: str = "", *, give_up_s: float = 60.0) -> Iterator[ModelEvent]:
+    def watch(self, name: str = "", *, give_up_s: float = GIVE_UP_S) -> Iterator[ModelEvent]:
         return self._portal.iterate(self._client.watch(name, give_up_s=give_up_s))

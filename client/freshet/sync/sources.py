@@ -33,28 +33,28 @@ async def pulled(source: Iterator[Tick]) -> AsyncIterator[Tick]:
 
     The thread is a daemon: a source that waits for good holds up neither closing nor the end of the interpreter.
     """
-    loop, come = asyncio.get_running_loop(), asyncio.Queue[Tick | Exception | None]()
+    loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Tick | Exception | None]()
     room, over = threading.Semaphore(AHEAD), threading.Event()
 
-    def tell(item: Tick | Exception | None) -> None:
-        loop.call_soon_threadsafe(come.put_nowait, item)
+    def deliver(item: Tick | Exception | None) -> None:
+        loop.call_soon_threadsafe(arrived.put_nowait, item)
 
     def pull() -> None:
         last: Exception | None = None
         try:
             for tick in source:
-                tell(tick)
+                deliver(tick)
                 room.acquire()
                 if over.is_set():
                     return
         except Exception as error:
             last = error
         finally:
-            tell(last)
+            deliver(last)
 
     threading.Thread(target=pull, name="freshet-source", daemon=True).start()
     try:
-        while (item := await come.get()) is not None:
+        while (item := await arrived.get()) is not None:
             if isinstance(item, Exception):
                 raise item
             room.release()

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import deque
-from types import TracebackType
 from typing import Any, Literal, Self
 
 import numpy.typing as npt
 
+from freshet import shown
 from freshet import stream as twin
 from freshet.errors import TickRefused
 from freshet.forecast import Forecast
@@ -15,39 +15,19 @@ from freshet.forecasts import Forecasts as Awaited
 from freshet.results import ModelSpec, Welcome
 from freshet.sync.portal import Portal, blocking
 from freshet.sync.sources import source
-from freshet.sync.twins import documented_by
+from freshet.sync.twins import Blocking, documented_by
 
 
 @documented_by(twin.Stream)
-class Stream:
+class Stream(Blocking[twin.Stream]):
     """One entity's ticks and forecasts. Made by `Client.stream`; open it with `with`, or `open` and `close`.
 
     It reconnects by itself: ticks without an answer are sent again, and so are answered ones that the server had not
     yet written to disk when it died. Each tick gives exactly one outcome. Several threads may use it.
     """
 
-    def __init__(self, portal: Portal, stream: twin.Stream) -> None:
-        self._portal, self._stream = portal, stream
-
-    def open(self) -> Self:
-        self._portal.call(self._stream.open())
-        return self
-
-    def __enter__(self) -> Self:
-        return self.open()
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._portal.call(self._stream.__aexit__(kind, error, traceback))
-
-    def close(self) -> None:
-        self._portal.call(self._stream.aclose())
-
-    # --- ticks and forecasts
-
     def step(self, x: Any, time: Any = None) -> Forecast:
-        return self._portal.call(self._stream.step(x, time))
+        return self._portal.call(self._twin.step(x, time))
 
     def forecasts(
         self,
@@ -59,57 +39,57 @@ class Stream:
     ) -> Forecasts:
         """As `freshet.Stream.forecasts`. A generator, or any iterable without a length, may block: it is walked over
         in a thread of its own, a few rows ahead."""
-        found = source(values, times, lambda: self.spec.channels, self._stream.check_ahead)
-        make = lambda: self._stream.forecasts(found, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
+        found = source(values, times, lambda: self.spec.channels, self._twin.check_ahead)
+        make = lambda: self._twin.forecasts(found, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
         return Forecasts(self._portal, self._portal.run(make))
 
     def check_ahead(self, rows: npt.NDArray[Any]) -> None:
-        self._stream.check_ahead(rows)
+        self._twin.check_ahead(rows)
 
     def label(self, seq: int, y: Any) -> None:
-        self._portal.call(self._stream.label(seq, y))
+        self._portal.call(self._twin.label(seq, y))
 
     def reset(self) -> None:
-        self._portal.call(self._stream.reset())
+        self._portal.call(self._twin.reset())
 
     def durable(self, seq: int | None = None) -> None:
-        self._portal.call(self._stream.durable(seq))
+        self._portal.call(self._twin.durable(seq))
 
     def wait_judged(self, seq: int) -> None:
-        self._portal.call(self._stream.wait_judged(seq))
+        self._portal.call(self._twin.wait_judged(seq))
 
     # --- what is known
 
     @property
     def welcome(self) -> Welcome:
-        return blocking(lambda: self._stream.welcome)
+        return blocking(lambda: self._twin.welcome)
 
     @property
     def spec(self) -> ModelSpec:
-        return blocking(lambda: self._stream.spec)
+        return blocking(lambda: self._twin.spec)
 
     @property
     def next_seq(self) -> int:
-        return self._stream.next_seq
+        return self._twin.next_seq
 
     @property
     def last_time(self) -> float | None:
-        return self._stream.last_time
+        return self._twin.last_time
 
     def is_new(self, time: Any) -> bool:
-        return self._stream.is_new(time)
+        return self._twin.is_new(time)
 
     @property
     def durable_seq(self) -> int:
-        return self._stream.durable_seq
+        return self._twin.durable_seq
 
     @property
     def judged_through(self) -> int:
-        return self._stream.judged_through
+        return self._twin.judged_through
 
     @property
     def reconnects(self) -> int:
-        return self._stream.reconnects
+        return self._twin.reconnects
 
 
 @documented_by(Awaited)
@@ -124,6 +104,9 @@ class Forecasts:
     def __init__(self, portal: Portal, forecasts: Awaited) -> None:
         self._portal, self._forecasts = portal, forecasts
         self._come: deque[Forecast] = deque()
+
+    def __repr__(self) -> str:
+        return shown.blocking(repr(self._forecasts))
 
     @property
     def refused(self) -> list[TickRefused]:
