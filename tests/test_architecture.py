@@ -100,6 +100,7 @@ def imported_names(path: Path, module: str = "") -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
+@cache
 def imports_of(module: str) -> set[str]:
     return set(imported_names(sources()[module], module))
 
@@ -124,6 +125,7 @@ def below(prefix: str) -> list[str]:
     return sorted(name for name in sources() if name == prefix or name.startswith(f"{prefix}."))
 
 
+@cache
 def arrows() -> dict[tuple[str, str], str]:
     """Imports between rooms, (from, to), each with one that makes it. Packages that only hold rooms are left out."""
     return {
