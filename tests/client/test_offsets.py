@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import pytest_asyncio
 
@@ -36,7 +37,6 @@ async def stream(server):
 
 
 async def test_values_are_sent_without_the_offset_and_forecasts_have_it(server, stream):
-    pandas = pytest.importorskip("pandas")
     forecasts = [forecast async for forecast in stream.forecasts(COUNTER[:20])]
     step = await stream.step(COUNTER[20])
     assert server.rows() == [[float(n)] for n in range(21)]
