@@ -56,8 +56,11 @@ def side_by_side(*commands: Sequence[object]) -> list[int]:
     started = []
     for command in commands:
         words = [str(word) for word in command]
-        pipes = {"stdin": subprocess.DEVNULL, "stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-        started.append((words, subprocess.Popen(words, cwd=ROOT, text=True, encoding="utf-8", **pipes)))
+        process = subprocess.Popen(
+            words, cwd=ROOT, text=True, encoding="utf-8",
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+        )  # fmt: skip
+        started.append((words, process))
     codes = []
     for words, process in started:
         announce(words)

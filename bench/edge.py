@@ -33,7 +33,7 @@ PACKED_STREAMS, PACKED_MESSAGES, PACKED_WARM, PACKED_ROUNDS, PACKED_IN_FLIGHT = 
 class Echo(streams_pb2_grpc.StreamsServicer):
     """Reads a request, writes a response of the same size: what grpc.aio itself costs."""
 
-    async def Open(self, request_iterator: Any, context: Any) -> None:
+    async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # grpc.aio also serves with read and write
         """Echo seq and values until half-close."""
         while (request := await context.read()) is not grpc.aio.EOF:
             tick = request.tick
@@ -44,7 +44,7 @@ class Echo(streams_pb2_grpc.StreamsServicer):
 async def echo() -> None:
     """The echo server's process: prints its port, serves until its input closes."""
     server = grpc.aio.server()
-    streams_pb2_grpc.add_StreamsServicer_to_server(Echo(), server)
+    streams_pb2_grpc.add_StreamsServicer_to_server(Echo(), server)  # type: ignore[abstract]  # nothing else is called
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
     await server.start()
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

@@ -14,6 +14,7 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,8 +23,8 @@ from bench.report import Row, finish, parser
 from service.programs.backtest.child import ServerChild
 
 STREAMS = 40
-HEAVY = {"channels": ["load"], "horizon": 96}
-LIGHT = {"channels": ["v"]}
+HEAVY: dict[str, Any] = {"channels": ["load"], "horizon": 96}
+LIGHT: dict[str, Any] = {"channels": ["v"]}
 
 
 async def light(client: freshet.Client, ticks: int, rate: float) -> tuple[list[int], list[float]]:

@@ -66,7 +66,7 @@ async def run(x: NDArray[np.float32], hidden: int) -> Ran:
         ):
             spec = types_pb2.ModelSpec(channels=["v"], hidden=hidden, interval=INTERVAL_S)
             await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
-            call = streams_pb2_grpc.StreamsStub(channel).Mux()
+            call: Any = streams_pb2_grpc.StreamsStub(channel).Mux()
             bind = [streams_pb2.Bind(handle=i, stream=f"s{i}") for i in range(streams)]
             await call.write(streams_pb2.MuxRequest(model="m", bind=bind))
             while not (await call.read()).bound:

@@ -17,7 +17,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -92,7 +92,7 @@ class Place:
         await asyncio.sleep(PAUSE_S)
         self.remember()
 
-    async def _each(self, call) -> None:  # type: ignore[no-untyped-def]
+    async def _each(self, call: Callable[[int], Awaitable[object]]) -> None:
         limit = asyncio.Semaphore(AT_ONCE)
 
         async def one(n: int) -> None:

@@ -78,6 +78,7 @@ class Driven:
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel, self._streams = channel, streams_pb2_grpc.StreamsStub(channel)
         self._calls: list[Any] = []
+        self._packed: Any = None
         self._next, self._next_alone, self._next_packed, self._durable = 1, 1, 1, 0
 
     async def open(self) -> None:

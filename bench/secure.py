@@ -45,7 +45,10 @@ class Door:
 
     def connect(self) -> grpc.aio.Channel:
         """A connection of its own."""
-        options = [("grpc.use_local_subchannel_pool", 1), ("grpc.max_receive_message_length", 64 << 20)]
+        options: list[tuple[str, int | str]] = [
+            ("grpc.use_local_subchannel_pool", 1),
+            ("grpc.max_receive_message_length", 64 << 20),
+        ]
         if self.credentials is None:
             return grpc.aio.insecure_channel(self.child.grpc, options=options)
         options.append(("grpc.ssl_target_name_override", "localhost"))
@@ -53,7 +56,7 @@ class Door:
 
     async def open(self, channel: grpc.aio.Channel, stream: str) -> Any:
         """A stream, welcomed."""
-        call = streams_pb2_grpc.StreamsStub(channel).Open(metadata=self.metadata)
+        call: Any = streams_pb2_grpc.StreamsStub(channel).Open(metadata=self.metadata)
         await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model=MODEL, stream=stream)))
         if not (await call.read()).HasField("welcome"):
             raise RuntimeError("not welcome")
@@ -67,7 +70,7 @@ async def doors(folder: Path) -> AsyncIterator[list[Door]]:
     (cert, key), (own_cert, own_key) = authority.sign("server"), authority.sign("client")
     access = folder / "access.toml"
     access.write_text(f'[[token]]\nsha256 = "{token_digest(TOKEN)}"\ntenant = "acme"\nrole = "admin"\n')
-    tls = {"tls_cert": cert, "tls_key": key}
+    tls: dict[str, object] = {"tls_cert": cert, "tls_key": key}
     bearer = (("authorization", f"Bearer {TOKEN}"),)
     ca = authority.pem.read_bytes()
     trusting = grpc.ssl_channel_credentials(ca)

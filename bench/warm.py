@@ -39,7 +39,8 @@ FIRST = 100  # of these, shown apart: where a cold start hurts most
 def rows(plan: Plan, start: int, end: int) -> Plan:
     """The plan for a part of its rows."""
     series = plan.series
-    return replace(plan, series=replace(series, x=series.x[start:end], time=series.time[start:end]))
+    time = None if series.time is None else series.time[start:end]
+    return replace(plan, series=replace(series, x=series.x[start:end], time=time))
 
 
 def squares(plan: Plan, forecasts: Iterator[npt.NDArray[Any]], unit: float) -> npt.NDArray[np.float64]:

@@ -40,11 +40,8 @@ def checks(ran):
 
 def test_check_lints_formats_and_types(commands):
     assert dev.main(["check"]) == 0
-    assert [re.match(r"ruff check|ruff format --check|mypy", line)[0] for line in commands.lines] == [
-        "ruff check",
-        "ruff format --check",
-        "mypy",
-    ]
+    found = [re.match(r"ruff check|ruff format --check|mypy", line) for line in commands.lines]
+    assert [match and match[0] for match in found] == ["ruff check", "ruff format --check", "mypy"]
 
 
 @pytest.mark.parametrize("part", ["ruff check", "ruff format", "mypy", "pytest"])

@@ -25,10 +25,10 @@ class Kept:
 
     rows: list[float] = field(default_factory=list)
     durable: int = 0
-    origin: pb.Welcome.StateOrigin = pb.Welcome.RESUMED
+    origin: pb.Welcome.StateOrigin.ValueType = pb.Welcome.RESUMED
 
 
-class FakeMux(streams_pb2_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
+class FakeMux(streams_pb2_grpc.StreamsServicer):
     def __init__(self) -> None:
         self.streams: dict[str, Kept] = {}
         self.calls: list[list[str]] = []  # the streams that each call asked for
@@ -51,7 +51,7 @@ class FakeMux(streams_pb2_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
     async def start(self) -> None:
         self._server = grpc.aio.server()
         streams_pb2_grpc.add_StreamsServicer_to_server(self, self._server)
-        models_pb2_grpc.add_ModelsServicer_to_server(self, self._server)
+        models_pb2_grpc.add_ModelsServicer_to_server(FakeModels(self), self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
         await self._server.start()
 
@@ -85,10 +85,6 @@ class FakeMux(streams_pb2_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
             await self.heard.wait_for(lambda: len(self.streams[stream].rows if stream in self.streams else ()) >= ticks)
 
     # --- services
-
-    async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
-        await self.reading.wait()
-        return models_pb2.Model(name="m", spec=types_pb2.ModelSpec(channels=["x"], horizon=1))
 
     async def Mux(self, requests: Any, context: Any) -> AsyncIterator[pb.MuxResponse]:
         self.end.clear()
@@ -135,7 +131,9 @@ class FakeMux(streams_pb2_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         for bind in binds:
             assert bind.handle not in handles, "a handle was given twice"
             if bind.stream in self.unbindable:
-                r = types_pb2.Refused(field="bind.stream", value=bind.stream, remedy="another", reason=11)
+                r = types_pb2.Refused(
+                    field="bind.stream", value=bind.stream, remedy="another", reason=types_pb2.Refused.INVALID
+                )
                 answer.refused.add(handle=bind.handle, refused=r)
                 continue
             handles[bind.handle] = bind.stream
@@ -171,9 +169,20 @@ class FakeMux(streams_pb2_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
         return answer if len(handle) else None
 
     @staticmethod
-    def _refusal(kept: Kept, seq: int, value: float) -> types_pb2.Refused.Reason | None:
+    def _refusal(kept: Kept, seq: int, value: float) -> types_pb2.Refused.Reason.ValueType | None:
         if seq > len(kept.rows) + 1:
             return types_pb2.Refused.GAP
         if seq <= len(kept.rows) and not np.array_equal(kept.rows[seq - 1], value, equal_nan=True):
             return types_pb2.Refused.CONFLICT
         return None
+
+
+class FakeModels(models_pb2_grpc.ModelsServicer):
+    """The one model of a FakeMux."""
+
+    def __init__(self, fake: FakeMux) -> None:
+        self._fake = fake
+
+    async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
+        await self._fake.reading.wait()
+        return models_pb2.Model(name="m", spec=types_pb2.ModelSpec(channels=["x"], horizon=1))

@@ -7,8 +7,9 @@ Its state is 0.5·state + x, from zeros; the forecast for step h is h·state. Wh
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from dataclasses import dataclass, field
+from typing import Any
 
 import grpc
 import numpy as np
@@ -22,7 +23,7 @@ from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import streams_pb2_grpc as pb_grpc
 
 Array = npt.NDArray[np.float32]
-Ended = tuple[grpc.StatusCode, str]
+Ended = tuple[grpc.StatusCode, str] | tuple[grpc.StatusCode, str, Any]  # the third: trailing metadata
 
 
 def fold(state: Array, row: object, horizon: int) -> tuple[Array, Array]:
@@ -48,14 +49,15 @@ class FakeStream:
     resets: set[int] = field(default_factory=set)
     durable: int = 0
     judged: int = 0
-    origin: pb.Welcome.StateOrigin = pb.Welcome.FRESH
+    origin: pb.Welcome.StateOrigin.ValueType = pb.Welcome.FRESH
     call: FakeCall | None = None
 
     def take(self, tick: pb.Tick, horizon: int) -> None:
         fresh = not self.ticks or len(self.ticks) + 1 in self.resets
         state, y = fold(np.zeros(1, np.float32) if fresh else self.states[-1], tick.x, horizon)
-        for column, value in ((self.ticks, tick), (self.states, state), (self.answers, y)):
-            column.append(value)  # type: ignore[attr-defined]
+        self.ticks.append(tick)
+        self.states.append(state)
+        self.answers.append(y)
 
     @property
     def last_time(self) -> float | None:
@@ -64,8 +66,7 @@ class FakeStream:
 
     def cut(self, length: int) -> None:
         """Forget what came after."""
-        for column in (self.ticks, self.states, self.answers):
-            del column[length:]  # type: ignore[attr-defined]
+        del self.ticks[length:], self.states[length:], self.answers[length:]
         self.resets = {at for at in self.resets if at <= length}
 
 
@@ -77,14 +78,14 @@ class FakeCall:
     labels: int = 0
     out: asyncio.Queue[pb.OpenResponse | Ended] = field(default_factory=asyncio.Queue)
 
-    def send(self, **message: object) -> None:
-        self.out.put_nowait(pb.OpenResponse(**message))  # type: ignore[arg-type]
+    def send(self, **message: Any) -> None:
+        self.out.put_nowait(pb.OpenResponse(**message))
 
-    def end(self, code: grpc.StatusCode, why: str = "", *metadata: object) -> None:
-        self.out.put_nowait((code, why, *metadata))  # type: ignore[arg-type]
+    def end(self, code: grpc.StatusCode, why: str = "", *metadata: Any) -> None:
+        self.out.put_nowait((code, why, *metadata))
 
 
-class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
+class FakeServer(pb_grpc.StreamsServicer):
     def __init__(self, channels: int = 1, horizon: int = 1, interval: float = 0.0, learn: bool = True) -> None:
         names = [f"c{number}" for number in range(channels)]
         self.spec = types_pb2.ModelSpec(
@@ -127,7 +128,7 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
     def serve(self, server: grpc.aio.Server) -> None:
         """Add the services."""
         pb_grpc.add_StreamsServicer_to_server(self, server)
-        models_pb2_grpc.add_ModelsServicer_to_server(self, server)
+        models_pb2_grpc.add_ModelsServicer_to_server(FakeModels(self), server)
 
     async def stop(self) -> None:
         server, self._server = self._server, None
@@ -143,9 +144,9 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
             stream.origin, stream.call = pb.Welcome.RESUMED, None
         await self.start()
 
-    def soon(self, work: object) -> None:
+    def soon(self, work: Coroutine[Any, Any, None]) -> None:
         """Run a coroutine beside the servicer: a call cannot await the end of its own server."""
-        task = asyncio.ensure_future(work)  # type: ignore[var-annotated, arg-type]
+        task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -274,39 +275,44 @@ class FakeServer(pb_grpc.StreamsServicer, models_pb2_grpc.ModelsServicer):
             seq=tick.seq, field="seq", value=str(tick.seq), remedy=f"send {last + 1}", reason=reason
         )
 
-    # --- Models
 
-    async def Create(self, request, context):  # type: ignore[no-untyped-def]
+class FakeModels(models_pb2_grpc.ModelsServicer):
+    """The models of a fake server."""
+
+    def __init__(self, fake: FakeServer) -> None:
+        self._fake = fake
+
+    async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         if not request.name:
             await context.abort_with_status(_bad_field("name", "''", "1 to 64 of a-z, 0-9, '-', '_'"))
-        known = self.models.setdefault(request.name, models_pb2.Model(name=request.name, spec=request.spec))
+        known = self._fake.models.setdefault(request.name, models_pb2.Model(name=request.name, spec=request.spec))
         if known.spec != request.spec:
             await context.abort(grpc.StatusCode.ALREADY_EXISTS, f"{request.name} has another spec")
         return known
 
-    async def Get(self, request, context):  # type: ignore[no-untyped-def]
-        await self.welcoming.wait()
-        if request.name not in self.models:
+    async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
+        await self._fake.welcoming.wait()
+        if request.name not in self._fake.models:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no model {request.name!r}")
-        return self.models[request.name]
+        return self._fake.models[request.name]
 
-    async def List(self, request, context):  # type: ignore[no-untyped-def]
-        return models_pb2.ListModelsResponse(models=self.models.values())
+    async def List(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
+        return models_pb2.ListModelsResponse(models=self._fake.models.values())
 
-    async def Versions(self, request, context):  # type: ignore[no-untyped-def]
+    async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:
         return models_pb2.VersionsResponse(versions=[models_pb2.Version(number=n) for n in (2, 1)])
 
-    async def Export(self, request, context):  # type: ignore[no-untyped-def]
+    async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
         version = models_pb2.Version(number=request.version or 2)
         return models_pb2.ExportResponse(version=version, onnx=b"onnx", weights=b"weights")
 
-    async def Watch(self, request, context):  # type: ignore[no-untyped-def]
-        await self.welcoming.wait()
+    async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> AsyncIterator[models_pb2.ModelEvent]:
+        await self._fake.welcoming.wait()
         while True:
-            yield await self.events.get()
+            yield await self._fake.events.get()
 
 
-def _bad_field(name: str, value: str, remedy: str) -> object:
+def _bad_field(name: str, value: str, remedy: str) -> Any:
     """INVALID_ARGUMENT with the details that name field, value and remedy."""
     bad = error_details_pb2.BadRequest()
     bad.field_violations.add(field=name, description=remedy)

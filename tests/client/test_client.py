@@ -6,6 +6,7 @@ import asyncio
 import datetime as dt
 import math
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 import numpy as np
@@ -442,7 +443,7 @@ async def test_a_call_that_the_server_breaks_off_is_made_again(client, server, c
         assert_unbroken(await collect(stream.forecasts(VALUES)), VALUES)
 
 
-def exhausted(retry_s: int | None) -> tuple[object, ...]:
+def exhausted(retry_s: int | None) -> tuple[grpc.StatusCode, str, Any]:
     """RESOURCE_EXHAUSTED as a server says it: code, text, and the metadata that may hold a retry delay."""
     details = [any_pb2.Any()] if retry_s is not None else []
     for detail in details:
@@ -452,13 +453,13 @@ def exhausted(retry_s: int | None) -> tuple[object, ...]:
     return whole.code, whole.details, whole.trailing_metadata
 
 
-def ending(server: FakeServer, *status: object) -> Callable[[pb.Tick], None]:
+def ending(server: FakeServer, *status: Any) -> Callable[[pb.Tick], None]:
     """What ends the call of stream "s" once, at tick 50."""
 
     def end(tick: pb.Tick) -> None:
         call = server.streams["s"].call
         if tick.seq == 50 and call is not None:
-            call.end(*status)  # type: ignore[arg-type]
+            call.end(*status)
 
     return end
 
@@ -813,7 +814,7 @@ async def test_settings_that_make_no_sense_are_refused(client):
         with pytest.raises(freshet.InvalidArgument, match="max_staleness = 0"):
             stream.forecasts([], max_staleness=0)
         with pytest.raises(freshet.InvalidArgument, match="on_refused"):
-            stream.forecasts([], on_refused="ignore")  # type: ignore[arg-type]
+            stream.forecasts([], on_refused="ignore")
         with pytest.raises(TypeError, match="values = int"):
             stream.forecasts(3)
 

@@ -207,7 +207,8 @@ async def test_a_label_a_reset_and_a_wait_cancelled_after_any_turn_leave_the_str
 @pytest.mark.parametrize("turns", range(0, TURNS, 2))
 async def test_a_wait_for_forecasts_cancelled_after_any_turn_loses_none(client, server, turns):
     async with client.stream("m", "s", in_flight=3) as stream:
-        forecasts, seqs = stream.forecasts(np.arange(12.0)), []
+        forecasts = stream.forecasts(np.arange(12.0))
+        seqs: list[int] = []
         while len(seqs) < 12:
             wait = asyncio.create_task(forecasts.several())
             await turned(turns)
@@ -265,5 +266,6 @@ async def test_opening_and_closing_cancelled_after_any_turn_leave_nothing_runnin
         if not (asyncio.all_tasks() - before):
             break
         await asyncio.sleep(0)
-    left = [task for task in asyncio.all_tasks() - before if "freshet/" in str(task.get_coro().cr_code.co_filename)]
+    left: list[Any] = [task.get_coro() for task in asyncio.all_tasks() - before]
+    left = [coroutine for coroutine in left if "freshet/" in coroutine.cr_code.co_filename]
     assert not left

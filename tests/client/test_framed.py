@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import datetime as dt
+import importlib
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -35,7 +36,7 @@ async def stream(server: FakeServer) -> AsyncIterator[freshet.Stream]:
 
 
 def library(name: str) -> Any:
-    return pytest.importorskip(name)
+    return importlib.import_module(name)
 
 
 def expected() -> np.ndarray[Any, Any]:

@@ -19,6 +19,7 @@ class FakeModels(models_pb2_grpc.ModelsServicer):
     """Notes every request; fails the first `failures` of them."""
 
     def __init__(self) -> None:
+        self.port = 0
         self.asked: list[tuple[str, Any]] = []
         self.failures = 0
         self.code = grpc.StatusCode.UNAVAILABLE
@@ -49,7 +50,7 @@ class FakeModels(models_pb2_grpc.ModelsServicer):
 async def fake() -> AsyncIterator[FakeModels]:
     fake, server = FakeModels(), grpc.aio.server()
     models_pb2_grpc.add_ModelsServicer_to_server(fake, server)
-    fake.port = server.add_insecure_port("127.0.0.1:0")  # type: ignore[attr-defined]
+    fake.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield fake
     await server.stop(0)
@@ -57,7 +58,7 @@ async def fake() -> AsyncIterator[FakeModels]:
 
 @pytest.fixture
 async def client(fake: FakeModels) -> AsyncIterator[freshet.Client]:
-    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:  # type: ignore[attr-defined]
+    async with freshet.connect(f"127.0.0.1:{fake.port}") as connected:
         yield connected
 
 

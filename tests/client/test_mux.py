@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import numpy as np
+import pandas
 import pytest
 
 import freshet
@@ -72,7 +73,6 @@ async def test_a_step_of_several_messages_outlasts_the_end_of_a_call_at_any_mome
 
 
 async def test_ids_rows_and_times_may_be_columns_of_a_frame(client, fake):
-    pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame({"id": ["a", "b"], "x": [1, None], "when": pandas.DatetimeIndex(["2024-01-01"] * 2)})
     async with client.mux("m") as mux:
         packed = await mux.step(frame["id"], frame[["x"]], frame["when"])

@@ -6,6 +6,7 @@ import asyncio
 from typing import Any
 
 import numpy as np
+import pandas
 import pytest
 import pytest_asyncio
 
@@ -36,7 +37,6 @@ async def stream(server):
 
 
 async def test_values_are_sent_without_the_offset_and_forecasts_have_it(server, stream):
-    pandas = pytest.importorskip("pandas")
     forecasts = [forecast async for forecast in stream.forecasts(COUNTER[:20])]
     step = await stream.step(COUNTER[20])
     assert server.rows() == [[float(n)] for n in range(21)]
@@ -87,11 +87,12 @@ async def test_an_offset_of_other_channels_is_refused_when_the_stream_opens(serv
             with pytest.raises(freshet.InvalidArgument, match="offset"):
                 async with client.stream("m", "s", offset=wrong):
                     pass
+        text: Any = "1e8"
         for make in (client.stream, client.learn):
             with pytest.raises(freshet.InvalidArgument, match="offset"):
-                make("m", "s", offset="1e8")
+                make("m", "s", offset=text)
         with pytest.raises(freshet.InvalidArgument, match="offset"):
-            client.mux("m", offset="1e8")
+            client.mux("m", offset=text)
 
 
 async def test_a_blocking_stream_and_mux_have_offsets_too(server):

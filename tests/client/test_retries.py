@@ -23,6 +23,7 @@ class Recovering(grpc.GenericRpcHandler):
 
     def __init__(self) -> None:
         self.asked: list[str] = []
+        self.port = 0
         self.code: grpc.StatusCode | None = grpc.StatusCode.UNAVAILABLE
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
@@ -41,14 +42,14 @@ class Recovering(grpc.GenericRpcHandler):
 async def door() -> AsyncIterator[Recovering]:
     door, server = Recovering(), grpc.aio.server()
     server.add_generic_rpc_handlers((door,))
-    door.port = server.add_insecure_port("127.0.0.1:0")  # type: ignore[attr-defined]
+    door.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield door
     await server.stop(0)
 
 
 async def ask(door: Recovering, method: str, **settings: Any) -> None:
-    async with freshet.connect(f"127.0.0.1:{door.port}", **settings) as client:  # type: ignore[attr-defined]
+    async with freshet.connect(f"127.0.0.1:{door.port}", **settings) as client:
         with contextlib.suppress(StopAsyncIteration):  # of an empty list
             await CALLS[method](client)
 

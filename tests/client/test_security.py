@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 import freshet
-from freshet.security import is_local
+from freshet.target import is_local
 from freshet.v1 import models_pb2, streams_pb2, training_pb2
 from tests.client.certificates import Authority
 from tests.client.fake_server import FakeServer
@@ -25,7 +25,8 @@ class Doorkeeper(grpc.GenericRpcHandler):
     """Takes any call of any service, notes who asks, and admits nobody."""
 
     def __init__(self) -> None:
-        self.asked: list[tuple[str, str | None]] = []
+        self.asked: list[tuple[str, str | bytes | None]] = []
+        self.port = 0
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         metadata = dict(details.invocation_metadata)
@@ -41,7 +42,7 @@ class Doorkeeper(grpc.GenericRpcHandler):
 async def door() -> AsyncIterator[Doorkeeper]:
     door, server = Doorkeeper(), grpc.aio.server()
     server.add_generic_rpc_handlers((door,))
-    door.port = server.add_insecure_port("127.0.0.1:0")  # type: ignore[attr-defined]
+    door.port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     yield door
     await server.stop(0)
@@ -200,7 +201,7 @@ def credentials(files: tuple[Path, Path], clients: Authority | None = None) -> g
     return grpc.ssl_server_credentials(pair, clients.pem.read_bytes() if clients else None, clients is not None)
 
 
-async def greet(server_credentials: grpc.ServerCredentials | None, tls: Any) -> list[tuple[str, str | None]]:
+async def greet(server_credentials: grpc.ServerCredentials | None, tls: Any) -> list[tuple[str, str | bytes | None]]:
     """What a new server heard of a client, which it admits nowhere. Raises Unavailable where it heard nothing."""
     door, server = Doorkeeper(), grpc.aio.server()
     server.add_generic_rpc_handlers((door,))

@@ -49,7 +49,9 @@ def members(cls: type, names: dict[str, str]) -> dict[str, Any]:
 
 def asked(function: Any) -> tuple[list[str], str]:
     """Its parameters with types and defaults, and what it returns, in the words of the blocking form."""
-    signature = inspect.signature(function.fget if isinstance(function, property) else function)
+    called = function.fget if isinstance(function, property) else function
+    assert called is not None
+    signature = inspect.signature(called)
     words = [str(parameter) for parameter in signature.parameters.values()]
     return words, str(signature.return_annotation).replace("AsyncIterator", "Iterator")
 
@@ -117,11 +119,19 @@ def test_what_is_used_before_it_is_open_says_with_and_not_async_with(client):
 # --- a server in a thread of its own, so that a test may block
 
 
+class ServerInThread(FakeServer):
+    """A fake server on the loop of another thread; `do` runs a function there."""
+
+    def __init__(self, portal: Portal) -> None:
+        super().__init__()
+        self.do = portal.run
+
+
 @pytest.fixture
 def server() -> Iterator[FakeServer]:
-    portal, server = Portal(), FakeServer()
+    portal = Portal()
+    server = ServerInThread(portal)
     portal.call(server.start())
-    server.do = portal.run  # type: ignore[attr-defined]
     yield server
     portal.call(server.stop())
     portal.close()
@@ -177,8 +187,8 @@ def test_without_with_it_is_opened_and_closed_by_hand(server):
 async def test_it_blocks_within_a_running_event_loop_as_in_a_notebook(server):
     with freshet.sync.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "s") as stream:
         blocking = list(stream.forecasts(VALUES[:20]))
-    async with freshet.connect(f"127.0.0.1:{server.port}") as client, client.stream("m", "t") as stream:
-        awaited = [forecast async for forecast in stream.forecasts(VALUES[:20])]
+    async with freshet.connect(f"127.0.0.1:{server.port}") as other, other.stream("m", "t") as same:
+        awaited = [forecast async for forecast in same.forecasts(VALUES[:20])]
 
     assert_unbroken(blocking, VALUES[:20])
     assert_unbroken(awaited, VALUES[:20])
@@ -342,14 +352,14 @@ def test_closing_wakes_whoever_waits(client, server):
 
 def test_a_client_cannot_wait_for_itself(server):
     def token() -> str:
-        client.list_models()
+        own.list_models()
         return "never"
 
     with (
-        freshet.sync.connect(f"127.0.0.1:{server.port}", token=token) as client,
+        freshet.sync.connect(f"127.0.0.1:{server.port}", token=token) as own,
         pytest.raises(freshet.FreshetError, match="own thread"),
     ):
-        client.list_models()
+        own.list_models()
 
 
 def test_an_interrupt_ends_the_wait_and_loses_nothing(client, server):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,8 +30,8 @@ NOT_NUMBERS = (np.nan, np.inf, -np.inf)
 TICKS = 60  # more than any capped start
 
 
-def network(fields: dict[str, str], **more: object) -> Network:
-    return Network(ModelSpec(channels=("a", "b"), horizon=3, hidden=4, **fields, **more))  # type: ignore[arg-type]
+def network(fields: dict[str, Any], **more: Any) -> Network:
+    return Network(ModelSpec(channels=("a", "b"), horizon=3, hidden=4, **fields, **more))
 
 
 def run(net: Network, state: Array, x: Array, seed: int = 3) -> tuple[Array, Array]:

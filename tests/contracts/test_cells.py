@@ -257,7 +257,7 @@ def one_step_ignored(kind: str) -> Any:
     """A mutant of any cell: the loss at one step of the window is forgotten."""
     cell_class: Any = type(build(kind).cells[0])
 
-    class Mutant(cell_class):  # type: ignore[misc]
+    class Mutant(cell_class):  # type: ignore[misc]  # a base that is known only here
         def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
             kept = dH.copy()
             kept[2] = 0

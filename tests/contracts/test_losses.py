@@ -131,8 +131,8 @@ def test_cross_entropy_of_huge_logits_is_finite_and_right(size: float) -> None:
     each, dp = make("cross_entropy")(p, y, np.ones_like(y))
 
     # -log softmax of the true class: 0 where it leads by 2·size, 2·size where it trails by that.
-    np.testing.assert_allclose(each, [[0, 0], [0.5 * 2 * size, 0]], rtol=1e-6)
-    np.testing.assert_allclose(dp, [[0, 0], [-0.5, 0.5]], rtol=1e-6, atol=1e-20)
+    np.testing.assert_allclose(each, np.array([[0, 0], [0.5 * 2 * size, 0]]), rtol=1e-6)
+    np.testing.assert_allclose(dp, np.array([[0, 0], [-0.5, 0.5]]), rtol=1e-6, atol=1e-20)
 
 
 def test_cross_entropy_does_not_change_when_all_logits_move_together() -> None:

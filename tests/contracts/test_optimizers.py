@@ -73,7 +73,8 @@ def test_an_optimizer_equals_its_plain_form(name: str, dtype: Any, eps: float) -
 def test_the_state_advances_with_every_step(name: str) -> None:
     optimizer = make(name)
     params, state = np.zeros(N, np.float32), optimizer.init(N)
-    assert (state.step, state.moments.dtype, state.moments.shape[1]) == (0, np.float32, N)
+    assert (state.step, state.moments.shape[1]) == (0, N)
+    assert state.moments.dtype == np.float32
     seen = [state.moments.copy()]
     for grad in gradients(np.float32)[:3]:
         optimizer.update(params, grad, state, 1e-2)

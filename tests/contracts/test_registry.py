@@ -78,7 +78,7 @@ def test_a_cell_without_an_export_is_not_collected(monkeypatch: pytest.MonkeyPat
     class Bogus:
         pass
 
-    monkeypatch.setitem(CELLS, "bogus", lambda inputs, hidden, spec: Bogus())  # type: ignore[arg-type,return-value]
+    monkeypatch.setitem(CELLS, "bogus", lambda inputs, hidden, spec: Bogus())
     monkeypatch.setitem(slow_cells.CELLS, "bogus", slow_cells.CELLS["gru"])
     offer(monkeypatch, "cell")
     with pytest.raises(registry.Unproven, match="bogus: registered without onnx_export"):
@@ -90,7 +90,7 @@ def test_a_task_without_an_export_is_not_collected(monkeypatch: pytest.MonkeyPat
         def __init__(self, spec: Any) -> None:
             pass
 
-    monkeypatch.setitem(TASKS, "regress", Bogus)  # type: ignore[arg-type]
+    monkeypatch.setitem(TASKS, "regress", Bogus)
     with pytest.raises(registry.Unproven, match="regress: registered without onnx_export"):
         registry.objectives()
 

@@ -42,7 +42,8 @@ every_equivariant = pytest.mark.parametrize("name", sorted(name for name, yes in
 
 
 def network(name: str, **fields: Any) -> Network:
-    return Network(ModelSpec(**{"channels": ("a", "b"), "horizon": 3, "hidden": 8, "scaler": name} | fields))
+    values: dict[str, Any] = {"channels": ("a", "b"), "horizon": 3, "hidden": 8, "scaler": name}
+    return Network(ModelSpec(**values | fields))
 
 
 def perturbed(net: Network, seed: int = 3) -> Array:
@@ -247,7 +248,7 @@ def ticks(net: Network, B: int, steps: int) -> list[tuple[Array, Array]]:
         raw = x * (1e-3, 1.0, 50.0)[-C:] + (0, -7, 3000)[-C:] if EQUIVARIANT[net.spec.scaler] else x / 3
         raw[0, C // 2] = 4.25
         values.append(raw)
-        us.append(calendar.inputs(1.4e9 + 900.0 * step + 60.0 * np.arange(B), net.spec.interval))
+        us.append(calendar.inputs(1.4e9 + 900.0 * step + 60.0 * np.arange(B, dtype=np.float64), net.spec.interval))
     whole = np.array(values, np.float32)
     return list(zip(gaps(whole) if net.scaler.hold else whole, us, strict=True))
 

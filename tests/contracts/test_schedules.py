@@ -68,5 +68,6 @@ def test_cosine_stays_at_a_tenth() -> None:
 
 def test_a_negative_rate_stays_negative_so_that_the_gate_can_be_tested() -> None:
     for name, make_schedule in SCHEDULES.items():
-        backwards = make_schedule(SimpleNamespace(learning_rate=-RATE, warmup=5, schedule_updates=LENGTH))  # type: ignore[arg-type]
+        settings: Any = SimpleNamespace(learning_rate=-RATE, warmup=5, schedule_updates=LENGTH)
+        backwards = make_schedule(settings)
         assert [backwards(n) for n in range(99)] == [-make(name, 5)(n) for n in range(99)]

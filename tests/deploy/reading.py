@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from typing import Any
 
-import click
 import typer
 import yaml
 
@@ -74,8 +73,9 @@ def seconds(text: str) -> float:
 def understands(*words: str) -> None:
     """Assert that the command line has this verb, and these options of it."""
     command = typer.main.get_command(app)
-    with click.Context(command) as context:
-        verb = command.get_command(context, words[0])  # type: ignore[attr-defined]
+    assert isinstance(command, typer.core.TyperGroup)
+    with typer.Context(command) as context:
+        verb = command.get_command(context, words[0])
     assert verb is not None, words
     options = {name for parameter in verb.params for name in parameter.opts}
     assert {word for word in words[1:] if word.startswith("--")} <= options, words

@@ -115,6 +115,7 @@ class Session:
             env=self._env,
         )  # fmt: skip
         said, output = [], self._server.stdout
+        assert output is not None
         async for line in output:
             said.append(line.decode())
             if said[-1].startswith("ready "):

@@ -46,7 +46,7 @@ def bearer(token: str | None) -> tuple[tuple[str, str], ...]:
 
 async def methods(channel: grpc.aio.Channel, token: str | None) -> list[str]:
     """Every method that reflection tells of, "/package.Service/Method"."""
-    stub = reflection_pb2_grpc.ServerReflectionStub(channel)  # type: ignore[no-untyped-call]
+    stub = reflection_pb2_grpc.ServerReflectionStub(channel)
     requests = [reflection_pb2.ServerReflectionRequest(list_services="")]
     answers = [a async for a in stub.ServerReflectionInfo(iter(requests), metadata=bearer(token), timeout=DEADLINE_S)]
     names = [service.name for service in answers[0].list_services_response.service]
@@ -76,7 +76,9 @@ async def once(
     channel: grpc.aio.Channel, method: str, token: str | None, request: bytes, deadline_s: float
 ) -> tuple[grpc.StatusCode, str]:
     """As `status`, of one try."""
-    call = channel.stream_stream(method)(metadata=bearer(token), timeout=deadline_s)
+    call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(method)(
+        metadata=bearer(token), timeout=deadline_s
+    )
     try:
         await call.write(request)
         await call.done_writing()

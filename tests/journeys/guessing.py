@@ -87,7 +87,7 @@ class Guesser:
     """Asks for what it has no right to."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
-        self._get = channel.unary_unary("/freshet.v1.Streams/Get")
+        self._get: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/freshet.v1.Streams/Get")
         self._metadata = bearer(GUESSER.token)
 
     async def ask(self, guess: Guess) -> tuple[Answer, float]:

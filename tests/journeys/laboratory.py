@@ -24,7 +24,8 @@ async def main(target: str, model: str, stream: str) -> None:
                 await learning.label(stream, int(seq), float(y))
                 sent += 1
             await learning.flush()
-        refused = [(error.seq, error.reason.name) for error in learning.refused]
+        labels = [error for error in learning.refused if isinstance(error, freshet.LabelRefused)]
+        refused = [(error.seq, error.reason.name) for error in labels]
     print(json.dumps({"acknowledged": sent - len(refused), "refused": refused, "reconnects": learning.reconnects}))
 
 

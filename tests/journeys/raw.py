@@ -130,9 +130,9 @@ class RawLearn(RawCall[training_pb2.LearnResponse]):
 
     request, response = training_pb2.LearnRequest, training_pb2.LearnResponse
 
-    def __init__(self, channel: grpc.aio.Channel, model: str = "", source: str = "", acknowledge: int = 0) -> None:
+    def __init__(self, channel: grpc.aio.Channel, model: str = "", source: str = "", acknowledge: Any = 0) -> None:
         super().__init__(training_pb2_grpc.TrainingStub(channel).Learn)
-        self._hello = training_pb2.LearnHello(model=model, source=source, acknowledge=acknowledge)  # type: ignore[arg-type]
+        self._hello = training_pb2.LearnHello(model=model, source=source, acknowledge=acknowledge)
         self.acknowledged = training_pb2.Acknowledged()  # the newest
         self.refused: list[types_pb2.Refused] = []
 

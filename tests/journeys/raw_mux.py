@@ -14,6 +14,7 @@ from freshet.v1 import streams_pb2_grpc
 from tests.journeys.raw import DEADLINE_S, RawCall
 
 Array = NDArray[np.float32]
+Indices = Sequence[int] | NDArray[np.integer[Any]]
 
 
 class RawMux(RawCall[pb.MuxResponse]):
@@ -55,7 +56,7 @@ class RawMux(RawCall[pb.MuxResponse]):
         return {bound.handle: bound for bound in (await self.answer()).bound}
 
     async def ticks(
-        self, handle: Sequence[int], seq: Sequence[int], x: Any, time: Any = None
+        self, handle: Indices, seq: Indices, x: Any, time: Any = None
     ) -> dict[tuple[int, int], tuple[Array, int]]:
         """Send packed ticks, wait for all forecasts and return y and version by (handle, seq)."""
         await self.say(ticks=columns(handle, seq, x, time))
@@ -72,7 +73,7 @@ class RawMux(RawCall[pb.MuxResponse]):
             assert await self.hear() is not None, f"the call ended at durable {self.durable}"
 
 
-def columns(handle: Sequence[int], seq: Sequence[int], x: Any, time: Any = None) -> pb.Columns:
+def columns(handle: Indices, seq: Indices, x: Any, time: Any = None) -> pb.Columns:
     """Pack ticks."""
     return pb.Columns(
         handle=np.asarray(handle, "<u4").tobytes(),

@@ -133,10 +133,10 @@ async def wrong_admissions(house: House) -> list[str]:
             expected[token] = {TOO_LOW} if rank < NEEDED[method] else set(grpc.StatusCode) - {TOO_LOW, UNKNOWN_CALLER}
         if method in NAMING:
             expected["b-admin"] = {ABSENT}
-        for token, codes in expected.items():
-            code, why = await house.status(method, token)
+        for caller, codes in expected.items():
+            code, why = await house.status(method, caller)
             if code not in codes:
-                wrong.append(f"{method} with {token}: {code.name} {why}")
+                wrong.append(f"{method} with {caller}: {code.name} {why}")
     return wrong
 
 

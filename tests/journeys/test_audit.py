@@ -7,6 +7,7 @@ import json
 from collections.abc import AsyncIterator
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -71,7 +72,7 @@ async def test_each_act_has_a_line_with_who_and_how_it_ended(audited):
     spec = types_pb2.ModelSpec(channels=["x"], hidden=4)
     async with channel_to(audited.child.grpc) as channel:
         models, streams, training = ModelsStub(channel), StreamsStub(channel), TrainingStub(channel)
-        who = {"metadata": bearer(ADMIN.token), "timeout": DEADLINE_S}
+        who: dict[str, Any] = {"metadata": bearer(ADMIN.token), "timeout": DEADLINE_S}
         await models.Create(models_pb2.CreateModelRequest(name="flow", spec=spec), **who)
         made = await models.Export(models_pb2.ExportRequest(name="flow"), **who)
         digest = sha256(made.weights).hexdigest()

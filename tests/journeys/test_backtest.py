@@ -40,8 +40,10 @@ def test_without_learning_core_and_service_forecast_the_same(tmp_path, rows):
 def test_with_learning_the_service_is_as_good_as_the_core_and_never_staler_than_asked():
     plan = make_plan(TAXI, rows=600)
     core, report = backtest(plan), backtest(plan, "service", max_staleness=16)
+    assert report.staleness.max is not None
     assert report.staleness.max <= 16
     assert report.updates == core.updates
+    assert report.versions is not None
     assert report.versions > 0
     assert report.vetoes == 0
     assert report.freshness_s.p50 is not None
@@ -55,9 +57,9 @@ async def test_a_running_server_can_be_used_again_and_again():
     plan, made = make_plan(TAXI, model={"learn": False, "hidden": 4}, rows=50), []
     async with own_server() as server:
         for _ in range(2):
-            forecasts: list[np.ndarray] = []
-            await run(plan, Remote(server.grpc), 32, lambda row, y, into=forecasts: into.append(y))
-            made.append(np.array(forecasts))
+            taken: list[tuple[int, np.ndarray]] = []
+            await run(plan, Remote(server.grpc), 32, lambda *forecast, into=taken: into.append(forecast))
+            made.append(np.array([y for _, y in taken]))
     assert made[0].shape == (50, 1, 1)
     np.testing.assert_array_equal(made[0], made[1])
 

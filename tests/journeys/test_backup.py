@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 import freshet
-from freshet.v1 import streams_pb2
 from service.programs.backtest.child import ServerChild
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, Ledger, walk, within
@@ -115,7 +114,7 @@ async def goes_on(data: Path, ledgers: list[Ledger], durable: dict[str, int]) ->
             async with client.stream("flow", ledger.stream) as stream:
                 seq = stream.welcome.next_seq
                 assert seq > durable[ledger.stream] > 0
-                assert stream.welcome.state_origin == streams_pb2.Welcome.RESUMED
+                assert stream.welcome.state_origin == freshet.StateOrigin.RESUMED
                 resumed[ledger.stream] = await within(stream.step(ledger.sent[seq - 1]))
     expected = replay.served(list(replay.read(data / "journal")), replay.Files.of(data)).answers
     for ledger in ledgers:

@@ -17,6 +17,7 @@ from onnx import ModelProto, TensorProto
 
 import freshet
 from freshet.v1 import models_pb2, models_pb2_grpc, types_pb2
+from freshet.v1.models_pb2 import ModelEvent
 from model.network import Network
 from model.spec import ModelSpec
 from service.engine.export import export, pack_weights, read_weights
@@ -29,7 +30,6 @@ from tests.oracles import replay
 from tests.oracles.unbroken import Unbroken
 from tests.service.histories import digest
 
-Event = models_pb2.ModelEvent
 LINEAR: dict[str, Any] = {"channels": ["x"], "hidden": 8}
 
 
@@ -79,7 +79,7 @@ def other_weights(model: freshet.Model, seed: int, **changed: Any) -> bytes:
 
 async def recorded(client: freshet.Client, name: str) -> list[tuple[str, int]]:
     """Kinds and versions of a model's events so far."""
-    return [(Event.Kind.Name(e.kind), e.version) for e in await client.history(name, 128)]
+    return [(e.kind.name, e.version) for e in await client.history(name, 128)]
 
 
 async def test_a_promoted_version_answers_the_next_tick_and_learning_goes_on_from_it(client, server, name):
@@ -107,7 +107,7 @@ async def test_a_promoted_version_answers_the_next_tick_and_learning_goes_on_fro
     away = [np.abs(await difference(client, name, line.number, n)).max() for n in (imported.number, 1)]
     assert away[0] < 0.1 * away[1], "from these weights, by small steps"
     assert ("PUBLISHED", imported.number) in await recorded(client, name)
-    assert Event.PUBLISHED in {e.kind for e in await client.history(name) if e.reason == "by hand"}
+    assert freshet.EventKind.PUBLISHED in {e.kind for e in await client.history(name) if e.reason == "by hand"}
 
 
 async def difference(client: freshet.Client, name: str, one: int, other: int) -> np.ndarray:
@@ -138,7 +138,7 @@ async def test_a_rollback_returns_the_very_bytes_and_waits_before_it_publishes_a
         await within(stream.wait_judged(160))
         assert {a.version for a in answers} == {2}, "256 labels must be learned first"
     events = await client.history(name)
-    assert [e.reason for e in events if e.kind == Event.ROLLED_BACK] == ["by hand"]
+    assert [e.reason for e in events if e.kind == freshet.EventKind.ROLLED_BACK] == ["by hand"]
     assert "cooling down after a rollback" in {e.reason for e in events}
 
 
@@ -243,7 +243,7 @@ async def test_a_model_can_be_deleted_while_many_streams_of_it_are_under_way(cli
 
 @pytest.fixture
 async def stub(channel: grpc.aio.Channel) -> models_pb2_grpc.ModelsAsyncStub:
-    return models_pb2_grpc.ModelsStub(channel)  # type: ignore[return-value]
+    return models_pb2_grpc.ModelsStub(channel)
 
 
 async def refusal(call: Any) -> tuple[str, str, str]:
@@ -251,7 +251,7 @@ async def refusal(call: Any) -> tuple[str, str, str]:
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await asyncio.wait_for(call, DEADLINE_S)
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT, caught.value.details()
-    return refused_field(caught.value)[0], caught.value.details(), refused_field(caught.value)[1]
+    return refused_field(caught.value)[0], caught.value.details() or "", refused_field(caught.value)[1]
 
 
 async def test_what_cannot_be_imported_is_refused_by_field_value_and_remedy(client, stub, name):
@@ -401,8 +401,8 @@ async def test_a_watch_sees_whatever_a_person_does_in_its_order(client, channel,
 
     async def seen() -> AsyncIterator[tuple[str, int]]:
         async for event in watch:
-            yield Event.Kind.Name(event.kind), event.version
-            if event.kind == Event.DELETED:
+            yield ModelEvent.Kind.Name(event.kind), event.version
+            if event.kind == ModelEvent.DELETED:
                 return
 
     assert [e async for e in seen()] == [

@@ -14,7 +14,7 @@ import pytest
 
 import freshet
 from docs.generate._panels import panels
-from freshet.v1 import models_pb2, training_pb2
+from freshet.v1 import training_pb2
 from service.programs.backtest.child import ServerChild
 from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_prometheus, scraping
 from tests.journeys.raw import RawLearn, RawStream
@@ -115,7 +115,7 @@ async def labels(channel: grpc.aio.Channel) -> None:
 async def hands(client: freshet.Client) -> None:
     """Somebody rolls back, pauses and resumes, as soon as there is a version to roll back from."""
     async for event in client.watch("drifting"):
-        if event.kind == models_pb2.ModelEvent.PUBLISHED:
+        if event.kind == freshet.EventKind.PUBLISHED:
             await client.rollback("drifting")
             await client.pause("drifting")
             await client.resume("drifting")

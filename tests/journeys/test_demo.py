@@ -10,6 +10,7 @@ import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -32,8 +33,9 @@ async def demo(*arguments: object) -> AsyncIterator[asyncio.subprocess.Process]:
             await process.wait()
 
 
-async def told(stream: asyncio.StreamReader, text: str) -> str:
+async def told(stream: asyncio.StreamReader | None, text: str) -> str:
     """Read until a line has this text; returns that line."""
+    assert stream is not None
     read = []
     async for line in stream:
         read.append(line.decode())
@@ -63,7 +65,7 @@ def trainer_of(demo_pid: int) -> int:
     return child_of(server_of(demo_pid), "service.trainer.process")
 
 
-def check(report: dict, stdout: str) -> None:
+def check(report: dict[str, Any], stdout: str) -> None:
     """What a demo of ROWS rows must have found, whatever happened to its processes."""
     assert (report["rows"], report["scored"]) == (ROWS, 450)
     assert report["updates"] <= ROWS - 2  # each label learned at most once; a server counts its own alone
@@ -115,7 +117,9 @@ async def test_the_demo_refuses_more_rows_than_there_are():
 async def test_a_demo_that_keeps_serving_ends_with_its_server_when_told_to():
     async with demo("--rows", 100, "--keep-serving") as process:
         line = await told(process.stdout, "Still serving")
-        data = Path(re.search(r"data in (\S+)\. Ctrl-C", line)[1])
+        found = re.search(r"data in (\S+)\. Ctrl-C", line)
+        assert found is not None, line
+        data = Path(found[1])
         server = server_of(process.pid)
         process.send_signal(signal.SIGINT)
         await process.wait()

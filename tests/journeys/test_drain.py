@@ -7,7 +7,7 @@ import contextlib
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ async def test_every_open_stream_is_told_and_has_everything_on_disk(tmp_path):
     assert await child.stop() == 0
 
 
-async def ending(stream: RawStream) -> tuple[list[str | None], grpc.aio.AioRpcError]:
+async def ending(stream: RawStream) -> tuple[Sequence[str | None], grpc.aio.AioRpcError]:
     """Kinds of the messages until the call's bad end, Durable left out, and the error."""
     kinds = []
     try:

@@ -7,6 +7,7 @@ import contextlib
 import sys
 from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -25,7 +26,7 @@ from tests.journeys.test_models_cli import Shell
 CUSTOMER = "customer-4711-jane-doe"
 MARK = 31_415.927  # in each of the customer's values, so that their bytes can be looked for
 ROWS = 120
-SPEC = {"channels": ["x", "y"], "hidden": 8}
+SPEC: dict[str, Any] = {"channels": ["x", "y"], "hidden": 8}
 
 
 def values(seed: int) -> np.ndarray:
@@ -126,7 +127,13 @@ async def test_it_also_erases_streams_that_were_deleted_before_and_may_be_repeat
 
 
 async def test_quarantined_labels_of_the_stream_are_erased_and_those_of_others_stay(tmp_path):
-    spec = {"channels": ["x"], "task": "regress", "targets": ["q"], "hidden": 4, "label_range": [0.0, 1.0]}
+    spec: dict[str, Any] = {
+        "channels": ["x"],
+        "task": "regress",
+        "targets": ["q"],
+        "hidden": 4,
+        "label_range": [0.0, 1.0],
+    }
     absurd, other = np.float32(27_182.818), np.float32(16_180.339)
     async with a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
         await client.create_model("lab", **spec)

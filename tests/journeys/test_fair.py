@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Collection
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ from tests.journeys.test_trainer_crash import NO_SNAPSHOT
 from tests.oracles import replay
 from tests.service.histories import digest
 
-HEAVY = {"channels": ["load"], "horizon": 96, "hidden": 64}
+HEAVY: dict[str, Any] = {"channels": ["load"], "horizon": 96, "hidden": 64}
 
 
 async def backlog(client: freshet.Client, name: str, rows: int, streams: int = 8) -> None:

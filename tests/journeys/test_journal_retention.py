@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import freshet
-from freshet.v1.models_pb2 import ModelEvent
+from freshet import EventKind
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, kill_trainer, walk, within
 from tests.journeys.scraped import scrape, scraped_until
@@ -48,12 +48,12 @@ async def test_a_journal_stays_short_and_a_lost_checkpoint_costs_no_stream(tmp_p
 
         assert [forecast.seq for forecast in after] == list(range(801, 1001))
         events = await client.history("flow")
-        assert [e.reason for e in events if e.kind == ModelEvent.SKIPPED]
+        assert [e.reason for e in events if e.kind == EventKind.SKIPPED]
 
         kill_trainer(server)  # and the checkpoint that it has made since is one like any other
         assert (await stream(client, 100, 10))[0].version > after[0].version, "it learns and publishes again"
         events = await client.history("flow")
-        assert len([e for e in events if e.kind == ModelEvent.SKIPPED]) == 1
+        assert len([e for e in events if e.kind == EventKind.SKIPPED]) == 1
 
 
 async def test_a_trainer_that_cannot_start_does_not_hold_the_journal(tmp_path, monkeypatch):
@@ -75,7 +75,7 @@ async def test_a_trainer_that_cannot_start_does_not_hold_the_journal(tmp_path, m
             assert pump.reconnects == 0
         seen = await scraped_until(server.http, lambda seen: seen.total("freshet_journal_bytes") < 2 * CAP)
         assert seen.total("freshet_entries_skipped_total", model="flow") > 0
-        [event, *_] = [e for e in await client.history("flow") if e.kind == ModelEvent.SKIPPED]
+        [event, *_] = [e for e in await client.history("flow") if e.kind == EventKind.SKIPPED]
         assert "journal_cap_bytes" in event.reason
 
         broken.unlink()

@@ -51,7 +51,7 @@ async def labels_durable(stream: RawStream, n: int) -> None:
 
 
 def training(channel: grpc.aio.Channel) -> training_pb2_grpc.TrainingAsyncStub:
-    return training_pb2_grpc.TrainingStub(channel)  # type: ignore[return-value]
+    return training_pb2_grpc.TrainingStub(channel)
 
 
 async def quarantine(channel: grpc.aio.Channel, model: str) -> list[pb.Quarantined]:

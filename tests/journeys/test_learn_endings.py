@@ -88,7 +88,7 @@ async def test_a_deleted_model_ends_the_calls_that_teach_it(server, client, chan
         for call in (busy, idle):
             error = await call.error()
             assert error.code() is grpc.StatusCode.NOT_FOUND
-            assert "deleted" in error.details()
+            assert "deleted" in (error.details() or "")
     await client.create_model(name, **SPEC)
     async with RawLearn(channel, name, "mill") as call:
         assert call.welcome.next_window_seq == 1, "another model, whatever its name"

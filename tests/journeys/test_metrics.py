@@ -216,7 +216,8 @@ async def test_messages_are_counted_by_method_whoever_reads_and_writes_them(serv
             return seen.total("grpc_server_handled_total", grpc_method=method, grpc_code=code) >= calls
 
         seen = await scraped_until(server.http, ended)
-        return tuple(seen.total(f"grpc_server_msg_{way}_total", grpc_method=method) for way in ("received", "sent"))
+        received = seen.total("grpc_server_msg_received_total", grpc_method=method)
+        return received, seen.total("grpc_server_msg_sent_total", grpc_method=method)
 
     def calls(seen: Scraped, method: str, code: str) -> int:
         return int(seen.total("grpc_server_handled_total", grpc_method=method, grpc_code=code))

@@ -71,7 +71,9 @@ async def test_a_stream_with_gaps_is_answered_and_learned_from_and_each_answer_i
     files = {number: (await client.export(name, number)).onnx for number in {f.version for f in forecasts}}
     assert len(files) >= 5
     assert np.isfinite([f.y for f in forecasts]).all()
-    assert_answers(forecasts, rows, calendar.inputs(START_S + MINUTE * np.arange(len(rows)), MINUTE), files)
+    assert_answers(
+        forecasts, rows, calendar.inputs(START_S + MINUTE * np.arange(len(rows), dtype=np.float64), MINUTE), files
+    )
     # What came is forecast better than by what was held.
     y = np.array([f.y[0] for f in forecasts])[250:-1]
     held = np.array([rows[: t + 1, c][~np.isnan(rows[: t + 1, c])][-1] for t in range(250, 399) for c in (0, 1)])

@@ -165,7 +165,8 @@ async def test_a_message_of_thousands_of_bad_ticks_is_answered_in_parts_and_its_
         handles = np.arange(1300)  # 1,000 of them unbound
         seqs = np.where(handles % 2, 1, 7)  # and half of the others out of order
         await mux.say(ticks=columns(handles, seqs, np.ones(1300)))
-        refused, answered = [], set()
+        refused: list[int] = []
+        answered: set[int] = set()
         while len(refused) + len(answered) < len(handles):
             message = await mux.answer()
             assert len(message.refused) <= 2 * limits.MAX_DECIDED

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
 import freshet
-from freshet.v1.models_pb2 import ModelEvent
+from freshet import EventKind
 from service.journal.records import Skip
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, walk, within
@@ -74,7 +75,7 @@ async def test_a_tick_that_ends_the_trainer_is_skipped_by_record_and_all_else_is
                 await within(other.wait_judged(40))
                 assert (stream.reconnects, other.reconnects) == (0, 0)
             events = await client.history("flow", events=500)
-            [event] = [e for e in events if e.kind == ModelEvent.SKIPPED]
+            [event] = [e for e in events if e.kind == EventKind.SKIPPED]
         seen = await scrape(server.http)
         files = replay.Files.of(server.data)
     chunks = list(replay.read(server.data / "journal"))
@@ -90,7 +91,14 @@ async def test_a_tick_that_ends_the_trainer_is_skipped_by_record_and_all_else_is
 
 async def test_a_skip_holds_after_everything_is_killed_and_its_labels_are_in_the_quarantine(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, DEADLY.format(poison=POISON, end=DIES))
-    spec = {"channels": ["x"], "task": "regress", "targets": ["q"], "hidden": 4, "window": 12, "label_horizon": 100}
+    spec: dict[str, Any] = {
+        "channels": ["x"],
+        "task": "regress",
+        "targets": ["q"],
+        "hidden": 4,
+        "window": 12,
+        "label_horizon": 100,
+    }
     async with crash.a_server(tmp_path, snapshot_s=0.1, checkpoint_chunks=10_000, **ALONE) as server:
         async with freshet.connect(server.grpc) as client:
             await client.create_model("lab", **spec)
@@ -114,7 +122,7 @@ async def test_a_skip_holds_after_everything_is_killed_and_its_labels_are_in_the
 
 async def skipped(client: freshet.Client) -> None:
     async for event in client.watch("lab"):
-        if event.kind == ModelEvent.SKIPPED:
+        if event.kind == EventKind.SKIPPED:
             return
 
 

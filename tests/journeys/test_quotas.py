@@ -28,7 +28,7 @@ from tests.journeys.raw_mux import columns
 from tests.journeys.scraped import scrape
 
 TOKENS = Entry("fr-small", "small", "admin"), Entry("fr-big", "big", "admin"), Entry("fr-scrape", "ops", "metrics")
-SMALL = {"channels": ["x"], "hidden": 4}
+SMALL: dict[str, Any] = {"channels": ["x"], "hidden": 4}
 BURST_S = 1.0  # of every bucket: service.access.rates
 
 
@@ -128,7 +128,7 @@ async def put(house: House, token: str, model: str, stream: str) -> None:
     """Streams.Put of a fresh state."""
     async with channel_to(house.child.grpc) as channel:
         stub = streams_pb2_grpc.StreamsStub(channel)
-        how = {"metadata": bearer(token), "timeout": DEADLINE_S}
+        how: dict[str, Any] = {"metadata": bearer(token), "timeout": DEADLINE_S}
         seen = await stub.Get(streams_pb2.GetStreamRequest(model=model, stream="a", with_state=True), **how)
         seen.stream = stream
         try:
@@ -155,10 +155,10 @@ async def test_a_tick_beyond_the_rate_is_told_when_to_come_again_alone_and_packe
     async with house.client("small") as small, channel_to(house.child.grpc) as channel:
         await small.create_model("one", **SMALL)
         streams = streams_pb2_grpc.StreamsStub(channel)
-        call = streams.Open(metadata=bearer("fr-small"), timeout=DEADLINE_S)
+        call: Any = streams.Open(metadata=bearer("fr-small"), timeout=DEADLINE_S)
         await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model="one", stream="a")))
         assert (await call.read()).HasField("welcome")
-        answers = []
+        answers: list[streams_pb2.OpenResponse] = []
         for seq in (1, 2):
             await call.write(streams_pb2.OpenRequest(tick=streams_pb2.Tick(seq=seq, x=[1.0])))
         while len(answers) < 2:
@@ -166,7 +166,7 @@ async def test_a_tick_beyond_the_rate_is_told_when_to_come_again_alone_and_packe
             answers += [message] if not message.HasField("durable") else []
         call.cancel()
 
-        mux = streams.Mux(metadata=bearer("fr-small"), timeout=DEADLINE_S)
+        mux: Any = streams.Mux(metadata=bearer("fr-small"), timeout=DEADLINE_S)
         bind = [streams_pb2.Bind(handle=0, stream="b")]
         await mux.write(streams_pb2.MuxRequest(model="one", bind=bind))
         await mux.read()
@@ -190,7 +190,7 @@ async def test_bytes_in_flight_are_a_tenants_and_are_given_back(house):
             await client.create_model("one", **SMALL)
         trainer = trainer_of(house.child)
 
-        async def send(token: str) -> grpc.aio.StreamStreamCall[object, object]:
+        async def send(token: str) -> Any:
             call = TrainingStub(channel).Learn(metadata=bearer(token), timeout=DEADLINE_S)
             hello = training_pb2.LearnHello(model="one", source=token, acknowledge=training_pb2.LearnHello.LEARNED)
             await call.write(training_pb2.LearnRequest(hello=hello))

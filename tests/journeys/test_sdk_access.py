@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ from tests.journeys.test_examples import run
 ADMIN, FIRST, SECOND = Entry("an-admin", "a", "admin"), Entry("first", "a", "train"), Entry("second", "a", "train")
 READER, SCRAPER = Entry("a-reader", "a", "predict"), Entry("a-scraper", "a", "metrics")
 ALL = (ADMIN, FIRST, READER, SCRAPER)
-SPEC = {"task": "regress", "targets": ["y"], "hidden": 4, "label_horizon": 64}
+SPEC: dict[str, Any] = {"task": "regress", "targets": ["y"], "hidden": 4, "label_horizon": 64}
 
 
 class House:

@@ -138,7 +138,7 @@ async def test_a_block_of_headers_that_never_ends_is_cut_with_its_connection(ser
 
 async def test_headers_beyond_the_bound_are_refused(server):
     async with channel_to(server.grpc) as channel:
-        call = channel.unary_unary("/freshet.v1.Models/List")
+        call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/freshet.v1.Models/List")
         metadata = [("authorization", f"Bearer {OWNER.token}"), ("x", "y" * (MAX_HEADER_BYTES // 2))]
         answer = await call(b"", metadata=metadata, timeout=DEADLINE_S)
         assert models_pb2.ListModelsResponse.FromString(answer).models == []

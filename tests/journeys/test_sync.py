@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 import freshet
-from freshet.v1 import models_pb2
-
-Event = models_pb2.ModelEvent
+from freshet import EventKind as Event
 
 ROWS = np.cumsum(np.random.default_rng(3).standard_normal((300, 2)), axis=0).astype(np.float32)
 
 
 async def test_forecasts_are_those_of_the_async_client(server, client, name):
-    fixed = {"learn": False, "head_init": 0.3, "hidden": 8}
+    fixed: dict[str, Any] = {"learn": False, "head_init": 0.3, "hidden": 8}
     with freshet.sync.connect(server.grpc) as blocking:
         blocking.create_model(name, ["a", "b"], **fixed)
         with blocking.stream(name, "one") as stream:
@@ -90,4 +90,5 @@ def test_events_are_watched_by_one_thread_while_another_works(server, name):
             client.resume(name)
 
         assert first.result().kind in (Event.PAUSED, Event.RESUMED)
+        assert isinstance(events, Generator)
         events.close()

@@ -14,6 +14,7 @@ import urllib.request
 import warnings
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -36,9 +37,9 @@ class House:
         self.cert, self.key = folder / "server.pem", folder / "server.key"
         self.install(self.authority)
 
-    def install(self, authority: Authority, **how: object) -> None:
+    def install(self, authority: Authority, **how: Any) -> None:
         """Put another certificate in the place of the one there; the key last, so that for a moment they do not fit."""
-        for made, place in zip(authority.sign("fresh", **how), (self.cert, self.key), strict=True):  # type: ignore[arg-type]
+        for made, place in zip(authority.sign("fresh", **how), (self.cert, self.key), strict=True):
             shutil.copy(made, self.folder / "next")
             (self.folder / "next").replace(place)
 
@@ -53,10 +54,10 @@ class House:
         return (self.folder / "log").read_text()
 
 
-async def outcome(target: str, tls: object) -> str:
+async def outcome(target: str, tls: Any) -> str:
     """Whether a client gets an answer: "in", or which error it is told."""
     try:
-        async with freshet.connect(target, tls=tls, timeout_s=3.0) as client:  # type: ignore[arg-type]
+        async with freshet.connect(target, tls=tls, timeout_s=3.0) as client:
             await client.list_models()
     except freshet.FreshetError as error:
         return type(error).__name__

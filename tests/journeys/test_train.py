@@ -54,6 +54,7 @@ async def test_a_model_trained_on_a_history_is_version_1_of_one_that_goes_on_lea
     assert exported.onnx == (out / "model.onnx").read_bytes()
 
     series = make_plan(TAXI, rows=1100).series
+    assert series.time is not None
     x, time = series.x[800:], series.time[800:]
     expected = answers((out / "model.onnx").read_bytes(), x, time, series.interval)
     async with client.stream(name, "nyc") as stream, asyncio.timeout(DEADLINE_S):

@@ -99,13 +99,13 @@ async def test_a_later_call_of_the_same_source_fences_the_earlier(channel, flow)
             assert later.welcome.next_window_seq == 2
             error = await earlier.error()
             assert error.code() is grpc.StatusCode.ABORTED
-            assert "taken over" in error.details()
+            assert "taken over" in (error.details() or "")
             await later.say(window=window(2))
             await later.finish()
     assert later.acknowledged.windows == 1
 
 
-NOT_A_HELLO = {
+NOT_A_HELLO: dict[str, Any] = {
     "a window": {"window": window(1)},
     "a label": {"label": pb.StreamLabel(stream="s", seq=1, y=[1.0])},
     "an empty message": {},
@@ -121,10 +121,10 @@ async def test_a_call_must_begin_with_hello(channel, case):
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused_field(error)[0] == "message"
-    assert "LearnHello" in error.details()
+    assert "LearnHello" in (error.details() or "")
 
 
-BAD_HELLOS = {
+BAD_HELLOS: dict[str, Any] = {
     "no source": ({"source": ""}, grpc.StatusCode.INVALID_ARGUMENT, "hello.source"),
     "a reserved source": ({"source": "replay"}, grpc.StatusCode.INVALID_ARGUMENT, "hello.source"),
     "an unprintable source": ({"source": "a\0b"}, grpc.StatusCode.INVALID_ARGUMENT, "hello.source"),

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 
 import freshet
-from freshet.v1.models_pb2 import ModelEvent
-from service.common.gate import Gate
+from freshet import EventKind, ModelEvent
+from service.common.gate import Gate, GateSettings
 from service.engine.export import read_weights
 from service.journal.records import Chunk, Rollback
-from service.streams.sequence import Answer
+from service.streams.answers import Answer
 from tests.journeys import crash
 from tests.journeys.crash import Array, walk, within
 from tests.oracles import replay
@@ -22,7 +22,7 @@ from tests.service.one_process import world
 
 COOL_DOWN = 64
 SETTINGS = {"score_every": 1, "cool_down_labels": COOL_DOWN, "anchor_labels": 10**6, "snapshot_s": 3600}
-GATE = replay.GateSettings(score_every=1, cool_down_labels=COOL_DOWN, anchor_labels=10**6)
+GATE = GateSettings(score_every=1, cool_down_labels=COOL_DOWN, anchor_labels=10**6)
 # Learning rates that climb the loss: some hundred labels until the gate is sure, and some ten.
 GENTLY, STEEPLY = -0.002, -0.3
 # While evidence gathers, versions that are worse do serve. Measured: 1.1 to 1.7 times persistence's squared error.
@@ -38,7 +38,7 @@ class Seen:
     versions: list[int] = field(default_factory=list)
     events: list[ModelEvent] = field(default_factory=list)
 
-    def of(self, kind: int) -> list[ModelEvent]:
+    def of(self, kind: EventKind) -> list[ModelEvent]:
         return [event for event in self.events if event.kind == kind]
 
     def against_persistence(self) -> float:
@@ -100,20 +100,20 @@ async def test_a_candidate_that_falls_apart_at_once_hardly_ever_serves(tmp_path)
             assert (await client.get_model("bad")).champion == 1
         files = replay.Files.of(server.data)
     assert len(seen.y) == 400
-    assert seen.of(ModelEvent.VETOED)
+    assert seen.of(EventKind.VETOED)
     assert seen.against_persistence() < 1.5
     check_learner_returned(list(replay.read(tmp_path / "data" / "journal")), files)
 
 
 def two_rollbacks_and_a_publish(seen: Seen) -> bool:
     kinds = [event.kind for event in seen.events]
-    back = [n for n, kind in enumerate(kinds) if kind == ModelEvent.ROLLED_BACK]
-    return len(back) >= 2 and ModelEvent.PUBLISHED in kinds[back[-1] :]
+    back = [n for n, kind in enumerate(kinds) if kind == EventKind.ROLLED_BACK]
+    return len(back) >= 2 and EventKind.PUBLISHED in kinds[back[-1] :]
 
 
 def check_events(seen: Seen) -> None:
     """Vetoes say why and with what numbers; a rollback names the anchor; what cools down is vetoed, then published."""
-    vetoed, rolled_back = seen.of(ModelEvent.VETOED), seen.of(ModelEvent.ROLLED_BACK)
+    vetoed, rolled_back = seen.of(EventKind.VETOED), seen.of(EventKind.ROLLED_BACK)
     assert {event.reason for event in vetoed} == {"worse than the anchor", "cooling down after a rollback"}
     assert all(e.numbers["evidence"] >= GATE.worse_evidence for e in vetoed if e.reason == "worse than the anchor")
     assert all(e.numbers["evidence"] >= GATE.worse_evidence and e.numbers["labels"] for e in rolled_back)

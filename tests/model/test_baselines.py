@@ -26,7 +26,7 @@ def squared_error(forecast, x, start):
 
 
 def test_persistence_repeats_the_present_value():
-    np.testing.assert_array_equal(Persistence(3).step(np.float32([1, 2])), [[1, 2]] * 3)
+    np.testing.assert_array_equal(Persistence(3).step(np.array([1, 2], np.float32)), [[1, 2]] * 3)
 
 
 def test_without_a_gap_held_baselines_are_the_baselines():
@@ -144,6 +144,7 @@ def test_the_measured_series_are_forecast_as_well_as_by_the_published_baseline(
     shared_data, file, train, first, last, bar
 ):
     series = read_series(shared_data / file)
+    assert series.time is not None
     x, u = series.x[:last], calendar.inputs(series.time[:last], series.interval)
 
     forecast = forecasts(RecursiveLeastSquares(x.shape[1], known=u.shape[1]), x, u)[first - 1 : last - 1, 0]

@@ -29,9 +29,10 @@ def test_inputs_are_the_time_of_day_and_day_of_week_one_interval_ahead(time: int
 
 
 def test_a_batch_equals_its_rows_one_by_one() -> None:
-    time = 1.4e9 + np.arange(500) * 1234.5
+    time = 1.4e9 + np.arange(500, dtype=np.float64) * 1234.5
     together = calendar.inputs(time, 900.0)
-    assert (together.dtype, together.shape) == (np.float32, (500, calendar.size(900.0)))
+    assert together.dtype == np.float32
+    assert together.shape == (500, calendar.size(900.0))
     alone = [calendar.inputs(time[i : i + 1], 900.0) for i in range(500)]
     np.testing.assert_array_equal(together, np.concatenate(alone))
 

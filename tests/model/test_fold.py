@@ -10,6 +10,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from model.fold.contexts import Contexts
 from model.fold.learner import Learner
 from model.parameters import Array
 from model.update.rounds import GROUP_ROWS
@@ -54,7 +55,7 @@ def test_a_learner_copies_what_it_is_given() -> None:
     for chunk in stream:
         feed(first, chunk)
     for chunk in stream:
-        lent = Chunk(*(array.copy() for array in chunk))
+        lent = Chunk._make(array.copy() for array in chunk)
         feed(second, lent)
         for array in lent:
             array[...] = 77  # the caller reuses its buffers
@@ -263,6 +264,7 @@ def test_while_paused_nothing_is_learned_and_streams_are_kept_up_to_date() -> No
     np.testing.assert_array_equal(learner.weights.flat, before)
     learner.paused = False
     assert len(feed(learner, stream[40])) == 1
+    assert isinstance(learner.contexts, Contexts)
     _, block = learner.contexts.take([10])
     np.testing.assert_array_equal(block.x[0, -1], stream[40].x[0])
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.answers.popart import FOLLOWED
-from model.fold.histories import Rejected
+from model.fold.histories import Histories, Rejected
 from model.fold.keeping import width
 from model.fold.learner import Learner, Update
 from model.network import Network
@@ -40,7 +40,7 @@ def stream(n: int, entities: int = 1, seed: int = 0) -> tuple[list[Chunk], Label
 
 
 def at(labels: Labels, *places: int) -> Labels:
-    return Labels(*(part[list(places)] for part in labels))
+    return Labels._make(part[list(places)] for part in labels)
 
 
 @every_task
@@ -84,7 +84,8 @@ def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pyte
         feed(first, chunk)
         feed(second, chunk._replace(x=chunk.x + np.float32(50 * (k == 31))))
     for learner in (first, second):
-        windows = learner.contexts.windows  # type: ignore[union-attr]
+        assert isinstance(learner.contexts, Histories)
+        windows = learner.contexts.windows
         monkeypatch.setattr(learner.contexts, "windows", lambda s, t, windows=windows: windows(s, t + 1))
         take(learner, at(labels, 28, 30))
     assert (first.weights.flat != second.weights.flat).any()
@@ -289,9 +290,10 @@ def test_the_labels_of_an_update_that_is_refused_are_named_and_it_leaves_the_wei
     labels = next(e for e in events[:-2] if isinstance(e, Labels))
     feed(learner, next(c for c in reversed(events) if isinstance(c, Chunk)))
     contexts = learner.contexts
+    assert isinstance(contexts, Histories)
     slot = contexts.slots([int(labels.streams[0])])[0]
-    seq = int(contexts.last_seq[slot])  # type: ignore[union-attr]
-    contexts.digests[slot] = 0  # type: ignore[union-attr]
+    seq = int(contexts.last_seq[slot])
+    contexts.digests[slot] = 0
 
     updates, rejected = learner.labels(labels.streams[:1], np.array([seq], np.uint64), labels.y[:1])
 
@@ -323,7 +325,8 @@ def test_an_anchor_that_is_the_candidate_scores_the_same_though_their_units_diff
     assert learner.counts.learned > FOLLOWED
     learner.anchor = learner.weights.flat.copy()
     last = next(e for e in reversed(events) if isinstance(e, Chunk))
-    learner.contexts.digests[...] = 0  # type: ignore[union-attr]
+    assert isinstance(learner.contexts, Histories)
+    learner.contexts.digests[...] = 0
     y = np.full((len(np.unique(last.streams)), 2), 60 if task == "regress" else 0.5, np.float32)
     streams = np.unique(last.streams)
     seq = np.array([last.seq[last.streams == s].max() for s in streams])

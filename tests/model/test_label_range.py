@@ -33,7 +33,7 @@ def learned_at(horizon: int, absurd: float) -> list[int]:
     return found
 
 
-def one(seq: int, row: np.ndarray) -> tuple[np.ndarray, ...]:
+def one(seq: int, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return np.ones(1, np.uint32), np.full(1, seq, np.uint64), np.full(1, np.nan), row[None]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -41,7 +42,7 @@ def network(**keys: object) -> Network:
 
 
 def recorded(of: Network, x: np.ndarray) -> Recorded:
-    return prepare(of, x, START_S + INTERVAL_S * np.arange(len(x)))
+    return prepare(of, x, START_S + INTERVAL_S * np.arange(len(x), dtype=np.float64))
 
 
 def run(training: OfflineTraining) -> list[Epoch]:
@@ -106,8 +107,8 @@ def test_no_weight_depends_on_anything_behind_the_training_ticks(horizon: int) -
     changed = x.copy()
     changed[240:] = 50
     settings = OfflineSettings.truncated(4, 100, 240, 16)
-    weights = [trained(values, 240, settings, horizon=horizon).weights.flat for values in (x, changed)]
-    np.testing.assert_array_equal(*weights)
+    plain, other = (trained(values, 240, settings, horizon=horizon).weights.flat for values in (x, changed))
+    np.testing.assert_array_equal(plain, other)
 
 
 def test_chunks_as_long_as_a_segment_are_whole_sequence_backpropagation() -> None:
@@ -210,7 +211,7 @@ def test_segments_side_by_side_step_as_their_gradients_one_by_one_would_in_the_m
     data.weight[29::30] = 0  # alone, a segment ends there: its last label is not known yet
     first = of.init_params()
     together = stepped(data, of, OfflineSettings.whole(1, 1, segments=4))
-    parts = [Recorded(*(part[a : a + 30] for part in data[:5]), 0) for a in range(0, 120, 30)]
+    parts = [Recorded._make([*(part[a : a + 30] for part in data[:5]), 0]) for a in range(0, 120, 30)]
     labels = np.array([part.weight.any(axis=1).sum() for part in parts])
     alone = np.stack([stepped(part, of, OfflineSettings.whole(1, 1)) - first for part in parts])
     np.testing.assert_allclose(together - first, labels / labels.sum() @ alone, atol=1e-6)
@@ -245,7 +246,7 @@ def filtered(ticks: int) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), (1e4 + 50 * y).astype(np.float32)
 
 
-OUTSIDE = {
+OUTSIDE: dict[str, dict[str, Any]] = {
     "regress": {"task": "regress", "targets": ["y"]},
     "classify": {"task": "classify", "classes": ["low", "high"], "class_weights": [1.0, 2.0]},
 }

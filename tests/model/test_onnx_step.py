@@ -45,7 +45,7 @@ def ticks(network: Network, B: int, steps: int = STEPS) -> list[tuple[Array, Arr
         x = 0.9 * x + rng.normal(0, 1, (B, 3)) + 20 * (rng.random((B, 3)) < 0.01)
         raw = x * (1e-3, 1.0, 50.0) + (0, -7, 3000)
         raw[0, 1] = 4.25
-        time = 1.4e9 + 900.0 * step + 60.0 * np.arange(B)
+        time = 1.4e9 + 900.0 * step + 60.0 * np.arange(B, dtype=np.float64)
         out.append((raw.astype(np.float32), calendar.inputs(time, network.spec.interval)))
     return out
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from model import calendar
+from model.fold.contexts import Contexts
 from model.fold.learner import Learner
 from model.parameters import Array
 from tests.model.labelled import label_spec
@@ -56,12 +57,13 @@ def test_windows_after_a_put_start_from_its_hidden_state(task: str) -> None:
     learner.put(10, row)
     for chunk in ticks:
         feed(learner, chunk)
-    if task == "forecast":
-        start = learner.contexts.take([10])[1].start  # type: ignore[union-attr]
+    if isinstance(learner.contexts, Contexts):
+        start = learner.contexts.take([10])[1].start
     else:
         slots = learner.contexts.slots([10])
-        start, _, position = learner.contexts.windows(slots, np.array([4]))  # type: ignore[union-attr]
+        start, _, position = learner.contexts.windows(slots, np.array([4]))
         assert position == [4]
+    assert isinstance(learner.contexts, Contexts) == (task == "forecast")
     np.testing.assert_array_equal(start[0], row[learner.network.scaler.size :])
 
 

@@ -91,7 +91,7 @@ def test_a_window_from_a_state_goes_on_where_the_ticks_before_it_led() -> None:
     state, no_time = np.zeros((1, network.state_size), np.float32), np.zeros((1, 0), np.float32)
     for x in whole.x[:8]:
         _, state = network.step(learner.weights, x[None], no_time, state)
-    rest = Window(*(part[8:] for part in whole[:3]), state[0])
+    rest = Window._make([*(part[8:] for part in whole[:3]), state[0]])
     whole.weight[:8] = 0
 
     np.testing.assert_allclose(grad_of(learner, [rest])[0], grad_of(learner, [whole])[0], rtol=1e-5)

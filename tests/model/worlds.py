@@ -106,7 +106,8 @@ class Checkpoint:
 
 def digest(learner: Learner) -> str:
     """Of everything that decides how a learner goes on: weights, moments, contexts in order of use, counts."""
-    contexts: Contexts = learner.contexts
+    contexts = learner.contexts
+    assert isinstance(contexts, Contexts)
     state = learner.optimizer_state
     parts = [learner.weights.flat.tobytes(), state.moments.tobytes(), repr((state.step, learner.counts)).encode()]
     for stream in contexts.order():

@@ -1,6 +1,8 @@
 """Each loss at one position in plain Python, the labels it is for, and the forecast that is right for a label."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,7 @@ def probabilities(rng, shape):
 
 
 # name: the loss of one position, labels to draw, the right forecast
-LOSSES = {
+LOSSES: dict[str, tuple[Callable[..., Any], Callable[..., Any], Callable[..., Any]]] = {
     "mse": (plain_mse, values, lambda y: y),
     "huber": (plain_huber, values, lambda y: y),
     "cross_entropy": (plain_cross_entropy, probabilities, np.log),

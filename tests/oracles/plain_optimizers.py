@@ -5,6 +5,8 @@
 """
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
@@ -71,7 +73,7 @@ class PlainAdamW:
         params -= decay
 
 
-OPTIMIZERS = {
+OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": PlainSGD, "momentum": PlainMomentum, "nesterov": PlainNesterov, "adam": PlainAdam, "adamw": PlainAdamW,
 }  # fmt: skip
 

@@ -7,6 +7,8 @@ update; its loss is summed over a row's due outputs and averaged over the rows t
 before the tick from the state kept before them; that state moves on one step, with the weights before the update.
 """
 
+from typing import Any
+
 import numpy as np
 
 from model.calendar import inputs as calendar_inputs
@@ -47,7 +49,9 @@ class SlowLearner:
 
     def ticks(self, streams, seq, time, x, learn_every=1):
         """Take one chunk in. Returns every tick's forecast after its group's update: [n, H, targets], raw units."""
-        seen, rounds, forecasts = {}, {}, {}
+        seen: dict[int, int] = {}
+        rounds: dict[int, list[int]] = {}
+        forecasts: dict[int, np.ndarray] = {}
         for i, s in enumerate(streams):
             seen[s] = seen.get(s, 0) + 1
             rounds.setdefault(seen[s], []).append(i)
@@ -66,7 +70,8 @@ class SlowLearner:
 
         Such a block of k1 ticks is learned as a whole, or, if learn_every does not divide its number, left out.
         """
-        spec, n, known, labels = self.spec, len(stream.values), [*stream.values, x], {}
+        spec, n, known = self.spec, len(stream.values), [*stream.values, x]
+        labels: dict[int, list[Any]] = {}
         if spec.max_gap and time - stream.time > spec.max_gap:
             self.voided += min(n - stream.since, spec.horizon + spec.learn_every - 1)
             stream.since = n

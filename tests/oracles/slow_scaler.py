@@ -37,6 +37,10 @@ class Channel:
     def __init__(self, horizon):
         self.horizon, self.held, self.observed = horizon, [], []
 
+    def describe(self, x, mean_before, observed):
+        """Features and scales [H] once x is held. mean_before: without x; observed: whether x is the tick's own."""
+        raise NotImplementedError
+
     def update(self, x):
         """Take one tick in: features, in the order of model/scalers, and scales [H]."""
         before = mean(self.observed)
@@ -53,7 +57,8 @@ class ResidualV1(Channel):
 
     def __init__(self, horizon):
         super().__init__(horizon)
-        self.u, self.squares = 0.0, [[] for _ in range(horizon)]  # h-step differences, each capped when it came
+        self.u = 0.0
+        self.squares: list[list[float]] = [[] for _ in range(horizon)]  # h-step differences, each capped when it came
 
     def describe(self, x, mean_before, observed):
         n, sigma, scale = len(self.observed), deviation(self.observed), np.zeros(self.horizon)

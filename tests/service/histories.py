@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from functools import cache
 
 import numpy as np
@@ -63,7 +64,7 @@ def promote(version: int) -> Promote:
     return Promote(version, 0, bytes(32), "by hand")
 
 
-def chunks(*groups: list[Record], thinned: frozenset[int] = frozenset()) -> list[Chunk]:
+def chunks(*groups: Sequence[Record], thinned: frozenset[int] = frozenset()) -> list[Chunk]:
     """Numbered chunks of these records; `thinned`: indices of those to be learned one in two."""
     made, offset = [], 0
     for n, records in enumerate(groups):

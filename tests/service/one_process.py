@@ -63,7 +63,7 @@ class World:
         values = {"publish_labels": 1, "publish_s": NEVER_S, "snapshot_s": NEVER_S} | settings
         self.server = Server(ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values))
         self.serving, self.control = self.server.serving, self.server.control
-        self.trainer: Trainer | None = None
+        self._trainer: Trainer | None = None
         self._checkpoints: Checkpoints | None = None
 
     async def model(self, name: str = "flow", **spec: Any) -> ServedModel:
@@ -89,8 +89,9 @@ class World:
             tick = Tick(model, session, session.epoch, number, np.nan, np.array([x], np.float32), 0.0)
             waiting.append(self.serving.ticks.submit(tick))
         answers = await asyncio.gather(*waiting)
-        assert all(isinstance(answer, Answer) for answer in answers), answers
-        return answers
+        taken_in = [answer for answer in answers if isinstance(answer, Answer)]
+        assert len(taken_in) == len(answers), answers
+        return taken_in
 
     async def publish(self, model: ServedModel, seed: int) -> int:
         """Put random weights into service, judged up to the journal's durable end. Returns the version."""
@@ -119,6 +120,18 @@ class World:
 
     # ---- the trainer
 
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer that runs."""
+        assert self._trainer is not None, "no trainer runs: `learn` or `start_trainer` comes first"
+        return self._trainer
+
+    @property
+    def said(self) -> deque[Message]:
+        """The trainer's messages that serving has not handled."""
+        assert isinstance(self.trainer.channel, Pipes)
+        return self.trainer.channel.said
+
     async def start_trainer(self) -> Trainer:
         """A trainer from the last checkpoint, as after a crash: a former one is forgotten where it stood."""
         self.stop_trainer()
@@ -128,20 +141,22 @@ class World:
         settings = {name: getattr(config, name) for name in of_trainer}
         opened = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
         self._checkpoints = opened.checkpoints
-        self.trainer = Trainer(pipes, opened, settings | {"gate": gate} | self.serving.census())  # type: ignore[arg-type]
-        if why := self.server.trainers.clients[0].out_of_reach(self.trainer.position):  # as TrainerClient does
-            self.trainer._take(Message("begin", await self.server.learning.begin_anew(why)))
-        return self.trainer
+        settings |= {"gate": gate} | self.serving.census()
+        channel: Any = pipes  # it has the methods of a Channel that a trainer uses
+        self._trainer = trainer = Trainer(channel, opened, settings)
+        if why := self.server.trainers.clients[0].out_of_reach(trainer.position):  # as TrainerClient does
+            trainer._take(Message("begin", await self.server.learning.begin_anew(why)))
+        return trainer
 
     def stop_trainer(self) -> None:
         if self._checkpoints is not None:
             self._checkpoints.close()
-        self._checkpoints = self.trainer = None
+        self._checkpoints = self._trainer = None
 
     async def learn(self) -> list[Message]:
         """Feed the trainer all that is durable, and serving all that the trainer says; returns the verdicts."""
         await self.server.journal.flush()
-        trainer = self.trainer or await self.start_trainer()
+        trainer = self._trainer or await self.start_trainer()
         for position, payload in self.server.journal.read(trainer.position, 1 << 30):
             trainer._take(Message("chunk", {"position": position}, (payload,)))
         trainer._give_verdicts()

@@ -4,6 +4,7 @@ import math
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -72,7 +73,7 @@ def test_a_series_with_gaps_is_replayed_where_missing_values_are_held_and_no_gap
 
 
 @pytest.fixture(scope="module")
-def taxi(tmp_path_factory) -> tuple[dict, list[str], np.ndarray]:
+def taxi(tmp_path_factory) -> tuple[dict[str, Any], list[str], np.ndarray]:
     """The first 600 rows of the shipped series: report, header and rows of the forecasts."""
     folder = tmp_path_factory.mktemp("taxi")
     file, out, made = folder / "taxi.csv", folder / "out.json", folder / "made.csv"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -13,13 +14,13 @@ class Recorder:
     """A step that doubles, and remembers its batches. "boom" fails the batch, "odd" its own item."""
 
     def __init__(self) -> None:
-        self.batches: list[list[object]] = []
+        self.batches: list[list[Any]] = []
 
-    def __call__(self, items: list[object]) -> list[object]:
+    def __call__(self, items: list[Any]) -> list[Any]:
         self.batches.append(items)
         if "boom" in items:
             raise ValueError("boom")
-        return [KeyError("odd") if item == "odd" else item * 2 for item in items]  # type: ignore[operator]
+        return [KeyError("odd") if item == "odd" else item * 2 for item in items]
 
 
 async def test_what_is_submitted_in_one_turn_is_one_batch_in_order():

@@ -6,6 +6,7 @@ import os
 import shutil
 import ssl
 from pathlib import Path
+from typing import Any
 
 import pytest
 from prometheus_client import CollectorRegistry
@@ -23,9 +24,9 @@ def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(mo
     before, load = certificates._watched.current, ssl.SSLContext.load_cert_chain
     keys = iter([next_key, authority.sign("third")[1]])  # what is there when it is read, and when it is read again
 
-    def replaced(context: ssl.SSLContext, *files: Path, **how: object) -> None:
+    def replaced(context: ssl.SSLContext, *files: Any, **how: Any) -> None:
         shutil.copy(next(keys, next_key), key)
-        load(context, *files, **how)  # type: ignore[arg-type]
+        load(context, *files, **how)
 
     shutil.copy(next_cert, cert)
     with monkeypatch.context() as patched:

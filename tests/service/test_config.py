@@ -191,7 +191,7 @@ def test_the_gates_settings_are_passed_on_by_name():
 
 def test_settings_do_not_change_once_loaded():
     with pytest.raises(ValueError, match="frozen"):
-        load({}).publish_s = 3.0
+        setattr(load({}), "publish_s", 3.0)  # noqa: B010
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from collections.abc import Callable
 from hashlib import sha256
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,6 +19,7 @@ from service.engine.export import export, pack_weights, read_weights
 from service.engine.loaded import Engine
 from service.journal.records import Kind, ModelCreate, Swap
 from service.observe import events as ev
+from service.observe.events import Event
 from service.storage.versions import Version
 from service.trainer.due import Pending
 from service.trainer.messages import Message
@@ -63,15 +66,19 @@ class Told:
     """A watch of everything."""
 
     def __init__(self, live: World, monkeypatch) -> None:
-        self.events: list = []
-        emit = live.serving.events.emit
-        monkeypatch.setattr(live.serving.events, "emit", lambda e: (self.events.append(e), emit(e)))
+        self.events: list[Event] = []
+        self._emit = live.serving.events.emit
+        monkeypatch.setattr(live.serving.events, "emit", self._keep)
+
+    def _keep(self, event: Event) -> None:
+        self.events.append(event)
+        self._emit(event)
 
     def __call__(self) -> list[tuple[int, int, str]]:
         return [(e.kind, e.version, e.reason) for e in self.events]
 
 
-BAD_WEIGHTS = {
+BAD_WEIGHTS: dict[str, tuple[Callable[..., Any], str, str]] = {
     "a wrong digest": (lambda n, w: (pack_weights(n, w), "0" * 64), "weights_digest", "the sha256 of these"),
     "no digest": (lambda n, w: (pack_weights(n, w), ""), "weights_digest", "send the weights again"),
     "a digest and nothing else": (lambda n, w: (b"", "0" * 64), "weights", "give the weights"),
@@ -363,7 +370,7 @@ async def test_bad_weights_are_refused_by_field_and_no_version_is_made(tmp_path,
     make, field, remedy = BAD_IMPORTS[case]
     async with world(tmp_path / "data") as live:
         model, _ = await published(live, 2)
-        made = make(model.network, some_weights(model))
+        made: bytes | tuple[bytes, str] = make(model.network, some_weights(model))
         data, digest = made if isinstance(made, tuple) else (made, sha256(made).hexdigest())
 
         with pytest.raises(Invalid, match=remedy) as refused:
@@ -541,7 +548,7 @@ async def test_bad_first_weights_are_refused_by_field_and_no_model_is_made(tmp_p
     make, field, remedy = BAD_WEIGHTS[case]
     async with world(tmp_path / "data") as live:
         network = (await live.model("other")).network
-        made = make(network, some_weights(network))
+        made: bytes | tuple[bytes, str] = make(network, some_weights(network))
         data, digest = made if isinstance(made, tuple) else (made, sha256(made).hexdigest())
 
         with pytest.raises(Invalid, match=remedy) as refused:

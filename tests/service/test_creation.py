@@ -6,13 +6,14 @@ import asyncio
 import dataclasses
 import hashlib
 import threading
+from typing import Any
 
 import numpy as np
 import pytest
 
 from model.spec import ModelSpec
 from service.common.errors import AlreadyExists, Exhausted
-from service.engine.export import pack_weights
+from service.engine.export import export, pack_weights
 from service.journal.records import ModelCreate
 from service.publishing import creation
 from service.publishing.creation import AT_ONCE
@@ -27,10 +28,10 @@ def held_up(live: World, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Sem
     made = live.control._creation._first_version
     begun, go = threading.Semaphore(0), threading.Event()
 
-    def waiting(*args: object) -> object:
+    def waiting(*args: Any) -> Any:
         begun.release()
         assert go.wait(30)
-        return made(*args)  # type: ignore[arg-type]
+        return made(*args)
 
     monkeypatch.setattr(live.control._creation, "_first_version", waiting)
     return begun, go
@@ -111,7 +112,12 @@ async def test_a_creation_that_fails_leaves_its_place_to_others(tmp_path, monkey
 async def test_models_of_the_same_spec_share_the_making_of_their_first_version(tmp_path, monkeypatch):
     async with world(tmp_path) as live:
         made = []
-        monkeypatch.setattr(creation, "export", lambda *args, export=creation.export: made.append(1) or export(*args))
+
+        def counted(*args):
+            made.append(1)
+            return export(*args)
+
+        monkeypatch.setattr(creation, "export", counted)
         specs = [SPEC, SPEC, dataclasses.replace(SPEC, seed=1), SPEC]
         models = [await live.control.create(key(f"m{n}"), spec) for n, spec in enumerate(specs)]
 

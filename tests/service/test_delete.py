@@ -20,6 +20,7 @@ from service.observe import events as ev
 from service.server.recovery import MODEL_END
 from service.serving.ticks import Fenced, Tick
 from service.storage.versions import VersionMissing, Versions
+from service.streams.sessions import ServedModel, Session
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.messages import Message
 from tests.oracles import replay
@@ -28,7 +29,7 @@ from tests.service.test_control import DEADLINE_S, Told, imported, kinds, publis
 from tests.service.test_recovery import copy_of, recovered, seen
 
 
-async def two_models(live: World) -> tuple:
+async def two_models(live: World) -> tuple[ServedModel, Session, ServedModel, Session]:
     """`flow`, which is to be deleted, and `heat`, which goes on; both with versions, streams and ticks."""
     flow, pump = await published(live, 3, name="flow")
     heat = await live.model("heat", hidden=3)
@@ -90,9 +91,9 @@ async def test_every_owner_of_a_stream_is_woken_and_finds_itself_fenced(tmp_path
         with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
             live.serving.open_stream(flow, "late")
         live.serving.close_stream(flow, owner)
-        one = np.ones(1, np.uint64)
+        one, never = np.ones(1, np.uint64), np.full(1, np.nan)
         with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
-            await live.serving.wave(flow, np.array([pump.row]), 11 * one, np.nan * one, np.zeros((1, 1), np.float32))
+            await live.serving.wave(flow, np.array([pump.row]), 11 * one, never, np.zeros((1, 1), np.float32))
         end = live.server.journal.offset(flow.number)
         chunks = [c for c in replay.survivors(tmp_path / "data", tmp_path / "read") if c.model == flow.number]
         assert chunks[-1].end == end, "nothing comes behind a model's last record"
@@ -124,7 +125,7 @@ async def test_a_deleted_model_leaves_no_series_behind_and_one_of_the_same_name_
 
 async def test_the_name_may_be_created_anew_and_the_number_is_never_used_again(tmp_path):
     async with world(tmp_path / "data") as live:
-        numbers = []
+        numbers: list[int] = []
         for _ in range(4):
             model = await live.model("flow", hidden=int(np.random.default_rng(len(numbers)).integers(2, 6)))
             numbers.append(model.number)
@@ -371,7 +372,7 @@ async def test_chunks_of_a_deleted_model_that_come_late_are_passed_over_and_thei
 
         assert list(trainer.models) == [2]
         assert trainer.position == late[-1][0]
-        passed = [m.head["position"] for m in trainer.channel.said if m.kind == "passed"]
+        passed = [m.head["position"] for m in live.said if m.kind == "passed"]
         assert passed, "serving is told, or it would wait for its chunks to be learned"
 
 

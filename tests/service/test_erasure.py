@@ -75,8 +75,8 @@ def test_the_answers_of_forgotten_streams_are_blank_and_those_of_others_are_foun
         for stream in newest:
             newest[stream] = int(log.append(
                 stream=stream, version=1, seq=seq, judged=0, offset=2 * seq + stream, previous=newest[stream],
-                time=float(seq), x=np.float32([1e4 * stream + seq, 3e4 * stream + seq]),
-                y=np.float32([1e5 * stream + seq]),
+                time=float(seq), x=np.array([1e4 * stream + seq, 3e4 * stream + seq], np.float32),
+                y=np.array([1e5 * stream + seq], np.float32),
             ))  # fmt: skip
     theirs, others = log.chain(newest[1]), log.chain(newest[2])
     assert log.streams() == [1, 2]

@@ -20,7 +20,7 @@ async def begun(watch: AsyncIterator[Event]) -> asyncio.Task[Event]:
     """The first event of a watch, which is under way on return."""
     first = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0)
-    return first  # type: ignore[return-value]
+    return first
 
 
 async def test_a_watcher_gets_what_happens_from_then_on_in_order():
@@ -108,7 +108,7 @@ async def test_a_watcher_that_left_is_forgotten():
     events.emit(event(1))
     await first
 
-    await watch.aclose()  # type: ignore[attr-defined]
+    await watch.aclose()
 
     assert not events._watchers
 

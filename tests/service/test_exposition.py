@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
+from service.common.names import ModelKey
 from service.console.exposition import NOTHING, Between, Scrape, quantile
 from service.observe.metrics import FRESHNESS_S, Metrics
 
-KEY = ("acme", "flow")
+KEY = ModelKey("acme", "flow")
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,13 @@ def anyone(tenant: str) -> bool:
     return True
 
 
+def turn_of(fair: Fair, may: Callable[[str], bool]) -> tuple[str, int]:
+    """The tenant and model of the next turn, which there is."""
+    turn = fair.next(may)
+    assert turn is not None
+    return turn
+
+
 def test_the_models_of_a_tenant_share_the_work_not_the_turns():
     fair, worked = Fair(), {1: 0.0, 2: 0.0}
     cost = {1: 1.0, 2: 0.01}
@@ -22,7 +30,7 @@ def test_the_models_of_a_tenant_share_the_work_not_the_turns():
         fair.wait("acme", model)
 
     while sum(worked.values()) < 100:
-        tenant, model = fair.next(anyone)
+        tenant, model = turn_of(fair, anyone)
         fair.charge(tenant, model, cost[model])
         worked[model] += cost[model]
 
@@ -36,7 +44,7 @@ def test_a_tenant_with_many_models_has_no_more_than_one_with_a_single_one():
     fair.wait("one", 9)
 
     for _ in range(1000):
-        tenant, model = fair.next(anyone)
+        tenant, model = turn_of(fair, anyone)
         fair.charge(tenant, model, 0.1)
         worked[tenant] += 0.1
 
@@ -51,7 +59,7 @@ def test_of_models_that_always_wait_none_is_further_ahead_than_one_chunk_of_each
         fair.wait("acme", model)
 
     for _ in range(200):
-        tenant, model = fair.next(anyone)
+        tenant, model = turn_of(fair, anyone)
         estimate, cost = rng.uniform(0, 1), rng.uniform(0, 1)
         fair.charge(tenant, model, estimate)
         fair.charge(tenant, model, cost - estimate)  # as measured
@@ -63,14 +71,15 @@ def test_whoever_had_nothing_to_learn_goes_next_but_does_not_make_up_for_it():
     fair = Fair()
     fair.wait("acme", 1)
     for _ in range(50):
-        fair.charge(*fair.next(anyone), 1.0)
+        tenant, model = turn_of(fair, anyone)
+        fair.charge(tenant, model, 1.0)
 
     fair.wait("acme", 2)
     turns = []
     for _ in range(10):
-        turn = fair.next(anyone)
-        fair.charge(*turn, 1.0)
-        turns.append(turn[1])
+        tenant, model = turn_of(fair, anyone)
+        fair.charge(tenant, model, 1.0)
+        turns.append(model)
 
     assert 2 in turns[:2], "it waits for one chunk of the other at most"
     assert turns.count(2) <= 6
@@ -82,7 +91,7 @@ def test_a_tenant_that_may_not_is_passed_over_and_comes_back_without_a_claim():
     fair.wait("free", 2)
 
     for _ in range(20):
-        tenant, model = fair.next(lambda name: name != "held")
+        tenant, model = turn_of(fair, lambda name: name != "held")
         assert tenant == "free"
         fair.charge(tenant, model, 1.0)
     assert fair.next(lambda name: False) is None

@@ -14,9 +14,9 @@ from model.fold import shares
 from model.spec import ModelSpec
 from model.update.optimizers import OPTIMIZERS
 from service.common.gate import Gate
-from service.journal.records import Promote, Rollback, Ticks
+from service.journal.records import Chunk, Promote, Record, Rollback, Ticks
 from service.storage.database import DatabaseRefused
-from service.trainer import checkpoint, hosting
+from service.trainer import checkpoint
 from service.trainer.checkpoint import CheckpointCorrupt, CheckpointInUse, Checkpoints
 from service.trainer.hosting import HostedModel, OutOfOrder, WeightsGone
 from tests.model import worlds
@@ -105,7 +105,7 @@ def test_a_fold_that_is_saved_every_few_chunks_into_one_file_writes_what_changed
 def test_a_checkpoint_without_one_changed_context_would_not_pass(tmp_path, monkeypatch):
     """A mutant: forget one changed context per save."""
     whole = history()
-    changes = checkpoint.HostedModel.create(MODEL, create(), GATE).learner.contexts.__class__.changes
+    changes = HostedModel.create(MODEL, create(), GATE).learner.contexts.__class__.changes
 
     def forgetful(contexts):
         changed, removed = changes(contexts)
@@ -281,10 +281,10 @@ def test_nothing_is_learned_between_pause_and_resume_and_the_inputs_are_kept():
     assert fold([whole[15]], paused).learner.weights.flat.tobytes() != before.tobytes()
 
 
-def follow_on(hosted: HostedModel, records: list) -> list:
+def follow_on(hosted: HostedModel, records: list[Record]) -> list[Chunk]:
     """One chunk of these records that goes on where the model is."""
     [chunk] = chunks(records)
-    return [type(chunk)(MODEL, hosted.offset, 1, chunk.records)]
+    return [Chunk(MODEL, hosted.offset, 1, chunk.records)]
 
 
 # ---- checkpoints
@@ -453,5 +453,5 @@ def test_the_shares_of_streams_are_in_the_checkpoint(tmp_path, monkeypatch):
     monkeypatch.setattr(shares, "WINDOW", 40)
     assert not elsewhere(tmp_path / "a.db")
 
-    monkeypatch.setattr(hosting.Shares, "unpack", lambda data: shares.Shares())
+    monkeypatch.setattr(shares.Shares, "unpack", lambda data: shares.Shares())
     assert elsewhere(tmp_path / "b.db"), "a checkpoint without them would not be noticed"

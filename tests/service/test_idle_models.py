@@ -48,7 +48,7 @@ def counted() -> Iterator[Steps]:
             yield steps
         finally:
             sys.settrace(before)
-            threading.settrace(None)  # type: ignore[arg-type]
+            threading.settrace(None)
             asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
 
 

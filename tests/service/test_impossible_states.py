@@ -6,15 +6,16 @@ import numpy as np
 import pytest
 
 from freshet.v1 import streams_pb2
+from model.fold.contexts import Contexts
 from model.fold.learner import Learner
 from model.fold.windows import problem
 from model.network import Network
 from model.spec import ModelSpec
-from service.common.errors import Invalid, Reason
+from service.common.errors import Invalid, Reason, Refusal
 from service.common.names import Origin
 from service.edge import wire
 from service.journal.records import StatePut, StreamOpened, Window
-from service.learning.labels import RawWindow, Refusal, Shape, check_window
+from service.learning.labels import RawWindow, Shape, check_window
 from service.storage.states import StreamRow
 from service.streams.sessions import ServedModel
 
@@ -74,6 +75,7 @@ def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(sessions, at, 
     assert sessions.table.last_seq[row] == 5
     learner = Learner(SPEC)
     learner.put(1, state(at, value))
+    assert isinstance(learner.contexts, Contexts)
     _, block = learner.contexts.take([1])
     assert not block.statistics.any()
     assert not block.start.any()

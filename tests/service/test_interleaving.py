@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from service.journal.records import decode_chunk
+from service.journal.records import ModelCreate, decode_chunk
 from service.learning.fair import Fair
 from service.learning.queues import CheckpointLost, Queues
 from service.trainer.hosting import HostedModel, OutOfOrder
@@ -36,7 +36,9 @@ def folded(live: World) -> dict[int, str]:
     for _, payload in live.server.journal.read(0, 1 << 30):
         chunk = decode_chunk(payload)
         if chunk.model not in models:
-            models[chunk.model] = HostedModel.create(chunk.model, chunk.records[0], live.server.config.gate)
+            first = chunk.records[0]
+            assert isinstance(first, ModelCreate)
+            models[chunk.model] = HostedModel.create(chunk.model, first, live.server.config.gate)
         models[chunk.model].apply(chunk, lambda model, version: weights(live, model, version))
     return {number: digest(hosted) for number, hosted in models.items()}
 

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -138,7 +139,9 @@ async def test_logical_offsets_count_the_entries_of_each_model(tmp_path):
     st.lists(st.one_of(st.just("flush"), st.tuples(st.integers(1, 3), st.integers(0, 2), st.booleans())), max_size=30)
 )
 def test_any_interleaving_reads_back_per_model_in_order(tmp_path_factory, script):
-    directory, ledger, seqs = tmp_path_factory.mktemp("journal"), defaultdict(list), defaultdict(int)
+    directory = tmp_path_factory.mktemp("journal")
+    ledger: dict[int, list[tuple[int, int, bool]]] = defaultdict(list)
+    seqs: dict[tuple[int, int], int] = defaultdict(int)
 
     async def write():
         async with running(directory, segment_bytes=200) as journal:
@@ -158,7 +161,7 @@ def test_any_interleaving_reads_back_per_model_in_order(tmp_path_factory, script
 
     asyncio.run(write())
 
-    found = defaultdict(list)
+    found: dict[int, list[tuple[int, int, bool]]] = defaultdict(list)
     with contextlib.closing(Journal.open(directory)) as journal:
         for _, chunk in journal.replay(0):
             assert chunk.offset == len(found[chunk.model])
@@ -168,6 +171,7 @@ def test_any_interleaving_reads_back_per_model_in_order(tmp_path_factory, script
                         record.stream.tolist(), record.seq.tolist(), [True] * len(record.seq), strict=True
                     )
                 else:
+                    assert isinstance(record, Label)
                     found[chunk.model].append((record.stream, record.seq, False))
     assert found == ledger
 
@@ -206,7 +210,7 @@ async def test_a_record_that_cannot_be_written_is_refused_and_takes_no_offset(tm
 
 
 async def test_a_commit_tells_its_listeners_what_is_durable(tmp_path):
-    commits = []
+    commits: list[Any] = []
     async with running(tmp_path) as journal:
         journal.on_commit.append(
             lambda commit: commits.append((commit, journal.durable_position, journal.durable_offset(1)))
@@ -312,7 +316,7 @@ async def test_pending_bytes_and_entries_are_what_is_not_yet_durable(tmp_path):
 
 @pytest.mark.parametrize("call", ["fdatasync", "pwrite"])
 async def test_after_a_failed_write_or_sync_nothing_is_acknowledged_and_nothing_taken(tmp_path, monkeypatch, call):
-    commits = []
+    commits: list[Any] = []
     async with running(tmp_path) as journal:
         await commit(journal, (1, 7, 1))
         journal.on_commit.append(commits.append)
@@ -350,9 +354,19 @@ async def test_the_writer_ends_with_the_failure(tmp_path, monkeypatch):
 
 def test_opening_writes_the_last_commit_again_because_it_may_be_in_the_page_cache_only(tmp_path, monkeypatch):
     make(tmp_path, commits=2)
-    size, calls, pwrite, fdatasync = os.path.getsize(only_segment(tmp_path)), [], os.pwrite, os.fdatasync
-    monkeypatch.setattr(os, "pwrite", lambda *a: calls.append((a[2], a[2] + len(a[1]))) or pwrite(*a))
-    monkeypatch.setattr(os, "fdatasync", lambda fd: calls.append("sync") or fdatasync(fd))
+    size, pwrite, fdatasync = os.path.getsize(only_segment(tmp_path)), os.pwrite, os.fdatasync
+    calls: list[Any] = []
+
+    def write(fd, data, offset):
+        calls.append((offset, offset + len(data)))
+        return pwrite(fd, data, offset)
+
+    def sync(fd):
+        calls.append("sync")
+        return fdatasync(fd)
+
+    monkeypatch.setattr(os, "pwrite", write)
+    monkeypatch.setattr(os, "fdatasync", sync)
 
     Journal.open(tmp_path).close()
 
@@ -463,6 +477,7 @@ def test_a_second_process_is_refused_and_told_the_first_ones_pid(tmp_path):
         [sys.executable, "-c", script, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
     try:
+        assert other.stdout is not None
         assert other.stdout.readline() == b"open\n"
         with pytest.raises(JournalLocked, match=f"in use by process {other.pid}"):
             Journal.open(tmp_path)

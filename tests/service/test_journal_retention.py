@@ -126,22 +126,22 @@ async def test_size_and_age_bound_what_is_kept_and_the_metrics_say_so(tmp_path):
     now = [1e9]
     async with world(tmp_path / "data", **SMALL, journal_keep_bytes=16384, journal_keep_s=1e9) as live:
         live.serving.wall = lambda: now[0]
-        metric = live.server.registry.get_sample_value
+        value = live.server.registry.get_sample_value
         for _ in range(8):
             await some_history(live, rng, 30, snapshots=False)
             await checkpoint(live)
             await live.snapshot()
             await live.server.journal.flush()
             on_disk = sum(path.stat().st_size for path in (tmp_path / "data" / "journal").glob("*.journal"))
-            assert metric("freshet_journal_bytes") == on_disk
+            assert value("freshet_journal_bytes") == on_disk
             assert on_disk <= 16384 + 2 * 4096 + 2048, "the bound, the open segment, and what is behind the checkpoint"
-        by_size = metric("freshet_journal_segments_dropped_total")
+        by_size = value("freshet_journal_segments_dropped_total") or 0
         assert by_size >= 3
 
         now[0] = 1e12  # all of it is old by now
         await live.snapshot()
 
-        assert metric("freshet_journal_segments_dropped_total") > by_size
+        assert (value("freshet_journal_segments_dropped_total") or 0) > by_size
         assert len(list((tmp_path / "data" / "journal").glob("*.journal"))) <= 2
 
 
@@ -176,9 +176,9 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
         counts = trainer.models[flow.number].learner.counts
         assert 0 < counts.learned < 60, "of the ticks since then, those that a tick before them forecast"
         assert verdicts[-1].head["offset"] == live.server.journal.durable_offset(flow.number)
-        learned = trainer.models[flow.number].learner.weights.flat.copy()
+        weights = trainer.models[flow.number].learner.weights.flat.copy()
 
         await live.start_trainer()  # the checkpoint that it left at once is one like any other
         await live.learn()
-        np.testing.assert_array_equal(live.trainer.models[flow.number].learner.weights.flat, learned)
+        np.testing.assert_array_equal(live.trainer.models[flow.number].learner.weights.flat, weights)
         assert len([e for e in live.server.events.recent(key("flow"), 100) if e.kind == ev.SKIPPED]) == 1

@@ -9,9 +9,12 @@ from collections.abc import AsyncIterator
 import numpy as np
 import pytest
 
+from service.common.errors import Refusal
 from service.engine import loaded as engine
+from service.engine.session import StepSession
 from service.journal.records import Rollback
 from service.storage.versions import VersionCorrupt
+from service.streams.answers import Answer
 from service.streams.sessions import ServedModel
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
@@ -25,11 +28,16 @@ async def live(tmp_path) -> AsyncIterator[World]:
         yield made
 
 
+def answered(outcome: Answer | Refusal) -> Answer:
+    assert isinstance(outcome, Answer)
+    return outcome
+
+
 def loads_of(live: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
     """(model, version, whether on the loop's thread) of each load from here on."""
     loop, load, seen = threading.get_ident(), live.serving.loader.load, []
 
-    def noted(model: ServedModel, number: int) -> engine.StepSession:
+    def noted(model: ServedModel, number: int) -> StepSession:
         seen.append((model.number, number, threading.get_ident() == loop))
         return load(model, number)
 
@@ -54,7 +62,7 @@ async def test_a_server_that_starts_loads_nothing_and_the_first_tick_loads_off_t
         await live.serving.residency.bring(model, ["pump"])
         session = live.open(model, "pump")
 
-        answers = [await live.serving.tick(next_tick(model, session, x)) for x in (1.0, 2.0)]
+        answers = [answered(await live.serving.tick(next_tick(model, session, x))) for x in (1.0, 2.0)]
 
         assert seen == [(model.number, 2, False)]
         assert [a.version for a in answers] == [2, 2]
@@ -86,10 +94,10 @@ async def test_a_swap_into_a_model_that_is_not_loaded_loads_nothing_and_the_next
         await live.publish(model, 2)
         assert (len(live.serving.engine), seen) == (0, [])
 
-        answer = await live.serving.tick(next_tick(model, live.open(model, "new")))
+        answer = answered(await live.serving.tick(next_tick(model, live.open(model, "new"))))
         assert (answer.version, seen) == (3, [(model.number, 3, False)])
         await live.publish(model, 3)
-        answer = await live.serving.tick(next_tick(model, live.open(model, "other")))
+        answer = answered(await live.serving.tick(next_tick(model, live.open(model, "other"))))
         assert (answer.version, len(seen)) == (4, 1), "one that is loaded is replaced"
 
 
@@ -103,7 +111,7 @@ async def answers(folder, limit: int) -> list[bytes]:
             streams.append((model, live.open(model, "pump")))
         for round in range(3):
             for model, session in streams:
-                outcome = await live.serving.tick(next_tick(model, session, np.sin(round + model.number)))
+                outcome = answered(await live.serving.tick(next_tick(model, session, np.sin(round + model.number))))
                 given.append(outcome.y)
         assert len(live.serving.engine) == (1 if limit == 1 else len(NAMES))
     return given
@@ -143,7 +151,7 @@ async def test_a_version_that_is_found_unreadable_by_a_tick_gives_way_to_an_olde
             sql.execute("UPDATE versions SET onnx = x'00', weights = x'00' WHERE number = 2")
         model = await live.model()
 
-        answer = await live.serving.tick(next_tick(model, live.open(model, "new")))
+        answer = answered(await live.serving.tick(next_tick(model, live.open(model, "new"))))
 
         assert (answer.version, model.champion, model.anchor) == (1, 1, 1)
         await live.server.journal.flush()
@@ -170,8 +178,11 @@ async def test_a_tick_of_a_model_without_any_readable_version_fails_alone(tmp_pa
 def test_an_engine_keeps_what_was_used_last_within_its_bytes(monkeypatch):
     monkeypatch.setattr(engine, "KEPT", 1)
 
-    class Fake:
+    class Fake(StepSession):
         nbytes = 10
+
+        def __init__(self) -> None:
+            pass
 
     held = engine.Engine(limit_bytes=30)
     for model in (1, 2, 3):

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from model.fold import learner as learning
+from model.update.bptt import gradient
+from service.engine.export import read_weights
 from service.observe import events as ev
 from service.streams.sessions import ServedModel
 from service.trainer import process
@@ -24,7 +26,6 @@ async def live(tmp_path) -> AsyncIterator[World]:
 
 def push(live: World, model: ServedModel, by: float) -> None:
     """Move the candidate's weights by so much of their norm, as no update should."""
-    assert live.trainer is not None
     flat = live.trainer.models[model.number].learner.weights.flat
     direction = np.random.default_rng(1).normal(0, 1, flat.shape).astype(np.float32)
     flat += direction * np.float32(by * np.linalg.norm(flat) / np.linalg.norm(direction))
@@ -53,10 +54,9 @@ async def a_jump_is_vetoed(live: World) -> bool:
     assert {"evidence", "labels", "loss", "movement"} <= verdict.head["numbers"].keys()
     assert events[0].numbers == events[1].numbers == verdict.head["numbers"]
     assert champion != model.champion == anchor
-    assert live.trainer is not None
     weights = live.trainer.models[model.number].learner.weights.flat
     stored = live.server.versions.blobs(model.number, anchor).weights
-    np.testing.assert_array_equal(weights, process.read_weights(model.network, stored))
+    np.testing.assert_array_equal(weights, read_weights(model.network, stored))
     return True
 
 
@@ -104,7 +104,6 @@ async def test_values_of_a_refused_update_are_in_the_quarantine_with_their_place
     session = live.open(model, "pump")
     await live.ticks(model, [(session, x) for x in (0.1, 0.4, -0.3, 0.8)])
     await live.learn()
-    gradient = learning.gradient
     monkeypatch.setattr(learning, "gradient", lambda *given: (np.nan, *gradient(*given)[1:]))
     await live.tick(model, session, 0.5)
     await live.learn()

@@ -30,7 +30,9 @@ async def served(interceptor: OneRequest) -> AsyncIterator[grpc.aio.Channel]:
             yield bytes((byte,))
 
     server = grpc.aio.server(interceptors=[interceptor])
-    handlers = {"Do": grpc.unary_unary_rpc_method_handler(do), "Stream": grpc.unary_stream_rpc_method_handler(stream)}
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "Do": grpc.unary_unary_rpc_method_handler(do), "Stream": grpc.unary_stream_rpc_method_handler(stream),
+    }  # fmt: skip
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", handlers),))
     health_pb2_grpc.add_HealthServicer_to_server(Health(), server)
     port = server.add_insecure_port("127.0.0.1:0")
@@ -47,8 +49,10 @@ def begun(channel: grpc.aio.Channel, method: str) -> Any:
 
 async def test_requests_are_answered_as_ever():
     async with served(OneRequest()) as channel:
-        assert await channel.unary_unary(DO)(b"abc", timeout=DEADLINE_S) == b"abc"
-        assert [part async for part in channel.unary_stream(STREAM)(b"abc", timeout=DEADLINE_S)] == [b"a", b"b", b"c"]
+        do: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DO)
+        stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(STREAM)
+        assert await do(b"abc", timeout=DEADLINE_S) == b"abc"
+        assert [part async for part in stream(b"abc", timeout=DEADLINE_S)] == [b"a", b"b", b"c"]
 
 
 @pytest.mark.parametrize("method", [DO, STREAM, CHECK])

@@ -72,7 +72,7 @@ def history(seed: int = 0) -> list[Chunk]:
                 again = rng.random() < 0.2
                 sent[source] += not again
                 group.append(window(source, max(1, sent[source])))
-        rng.shuffle(group)  # type: ignore[arg-type]
+        rng.shuffle(group)
         groups.append(group)
     for at, version in ((4, 2), (9, 3), (21, 4), (30, 5)):
         groups[at].insert(0, swap(version))
@@ -151,7 +151,12 @@ def test_a_trainer_that_forgets_what_was_quarantined_since_its_checkpoint_would_
     whole = history()
     saved(tmp_path / "whole.db", fold(whole))
     changes = Quarantine.changes
-    monkeypatch.setattr(Quarantine, "changes", lambda self: (lambda added, gone: (added[1:], gone))(*changes(self)))
+
+    def without_the_first(quarantine):
+        added, gone = changes(quarantine)
+        return added[1:], gone
+
+    monkeypatch.setattr(Quarantine, "changes", without_the_first)
 
     saved(tmp_path / "mutant.db", fold(whole))
 
@@ -187,8 +192,10 @@ def test_an_item_names_the_entry_that_it_is():
     for item in added:
         record = at[item.offset]
         if item.stream == NO_STREAM:
+            assert isinstance(record, Window)
             assert (record.source, record.window_seq) == (item.source, item.seq)
         else:
+            assert isinstance(record, Label)
             assert (record.stream, record.seq, record.y.tobytes()) == (item.stream, item.seq, item.y)
 
 
@@ -301,6 +308,7 @@ def test_an_item_with_one_changed_bit_is_refused(store, tmp_path):
 
 @pytest.mark.parametrize(("task", "fresh"), [("forecast", 43), ("regress", 3), ("classify", 3)])
 def test_ticks_make_a_verdict_due_where_they_carry_the_labels_and_labels_and_windows_everywhere(task, fresh):
-    records = [Ticks(*worlds.chunks([40])[0]), label(10, 1, 1.0), label(10, 2, 1.0), window("left", 1), Reset(10)]
+    labels = label(10, 1, 1.0), label(10, 2, 1.0)
+    records = Ticks(*worlds.chunks([40])[0]), *labels, window("left", 1), Reset(10)
 
-    assert countable(task, Chunk(MODEL, 0, 1, tuple(records))) == (43, fresh)
+    assert countable(task, Chunk(MODEL, 0, 1, records)) == (43, fresh)

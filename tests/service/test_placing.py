@@ -48,7 +48,7 @@ def stored(data: Path) -> dict[int, tuple[str, int]]:
     return found
 
 
-def positions(data: Path) -> list[int]:
+def positions(data: Path) -> list[int | None]:
     found = []
     for path in checkpoint_files(data).values():
         store = Checkpoints(path)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.journal.records import Chunk, ModelDelete, Ticks, encode_chunk
+from service.journal.records import Chunk, ModelDelete, Ticks, chunk_head, encode_chunk
 from service.learning import queues
 from service.learning.queues import CheckpointLost, Queues
 
@@ -73,16 +73,14 @@ def test_each_chunk_is_sent_once_in_its_models_order_and_resume_is_before_all_th
                 chunk = made.pop(rng.choice(ready))
                 sent.append((chunk.end, chunk.payload))
             assert made.size <= 3000 + models * 600
-            unsent = [
-                f for f in journal.frames if f not in sent and f[0] <= made.scanned and queues.chunk_head(f[1])[0] < 99
-            ]
+            unsent = [f for f in journal.frames if f not in sent and f[0] <= made.scanned and chunk_head(f[1])[0] < 99]
             assert resumed <= made.resume <= min(map(journal.begin_of, unsent), default=made.scanned)
             resumed = made.resume
 
         assert resumed == journal.end
     for model in range(models):
-        mine = [frame for frame in journal.frames if queues.chunk_head(frame[1])[0] == model]
-        assert [frame for frame in sent if queues.chunk_head(frame[1])[0] == model] == mine
+        mine = [frame for frame in journal.frames if chunk_head(frame[1])[0] == model]
+        assert [frame for frame in sent if chunk_head(frame[1])[0] == model] == mine
 
 
 def test_a_backlog_that_does_not_fit_is_left_in_the_journal_and_holds_up_no_other_model(small):
@@ -126,7 +124,7 @@ def test_what_the_checkpoint_holds_is_passed_over():
     found = made.scan(journal.read(0, 100))
 
     assert found == {1}
-    assert [queues.chunk_head(made.pop(1).payload)[1] for _ in range(2)] == [4, 6]
+    assert [chunk_head(made.pop(1).payload)[1] for _ in range(2)] == [4, 6]
     assert not made.has(1)
 
 

@@ -6,6 +6,7 @@
 import dataclasses
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from service.journal.records import (
     ModelDelete,
     Paused,
     Promote,
+    Record,
     RecordError,
     Reset,
     Resumed,
@@ -43,7 +45,8 @@ def f32(*shape: int) -> np.ndarray:
     return (np.arange(np.prod(shape), dtype=np.float32) / 8 - 1).reshape(shape)
 
 
-EXAMPLES = {
+DOUBLES: Any = np.zeros(2)  # of another type than a record's
+EXAMPLES: dict[Kind, Record] = {
     Kind.STREAM: StreamOpened(3, "pump-7 ü", 2),
     Kind.TICK: Ticks(
         np.array([3, 4, 3], np.uint32),
@@ -65,6 +68,11 @@ EXAMPLES = {
     Kind.SKIP: Skip(10, 20, "the trainer died three times at offset 10"),
     Kind.MODEL_DELETE: ModelDelete(),
 }
+
+
+def changed(kind: Kind, **values: Any) -> Any:
+    """The example with other values."""
+    return dataclasses.replace(EXAMPLES[kind], **values)
 
 
 def golden_chunk(kind: Kind) -> Chunk:
@@ -164,8 +172,10 @@ def test_ticks_count_each_and_other_records_one():
 
 def test_decoded_arrays_are_aligned_and_read_only():
     record = decode_chunk(encode_chunk(golden_chunk(Kind.TICK))).records[0]
+    assert isinstance(record, Ticks)
 
-    for column in (record.stream, record.seq, record.time, record.x):
+    columns: list[np.ndarray] = [record.stream, record.seq, record.time, record.x]
+    for column in columns:
         assert column.flags.aligned
         assert not column.flags.writeable
 
@@ -215,12 +225,12 @@ def test_an_unknown_kind_is_refused_by_number():
     [
         (Reset(2**32), r"Reset\.stream: 4294967296 is not in 0\.\.4294967295"),
         (Label(1, -1, f32(2)), r"Label\.seq: -1"),
-        (Label(1, 1, np.zeros(2)), r"Label\.y: expected a non-empty 1-d float32 array, got float64"),
+        (Label(1, 1, DOUBLES), r"Label\.y: expected a non-empty 1-d float32 array, got float64"),
         (Label(1, 1, f32(0)), r"Label\.y: expected a non-empty"),
         (Swap(1, 1, b"short"), r"Swap\.digest: .* 32 bytes, got 5"),
         (StreamOpened(1, "\ud800", 1), r"StreamOpened\.id"),
-        (dataclasses.replace(EXAMPLES[Kind.TICK], seq=np.ones(2, np.uint64)), r"different lengths \[3, 2, 3, 3\]"),
-        (dataclasses.replace(EXAMPLES[Kind.WINDOW], weight=f32(4, 1)), r"\(4, 2\), \(4, 3\), \(4, 1\)"),
+        (changed(Kind.TICK, seq=np.ones(2, np.uint64)), r"different lengths \[3, 2, 3, 3\]"),
+        (changed(Kind.WINDOW, weight=f32(4, 1)), r"\(4, 2\), \(4, 3\), \(4, 1\)"),
     ],
 )
 def test_a_value_that_its_field_cannot_hold_is_refused_by_name(record, words):

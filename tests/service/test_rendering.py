@@ -13,7 +13,7 @@ from service.observe import rendering
 from service.observe.metrics import Metrics
 from service.observe.rendering import Registry
 
-prometheus_client.disable_created_metrics()  # type: ignore[no-untyped-call]  # as the server does
+prometheus_client.disable_created_metrics()  # as the server does
 
 
 def lines(text: bytes) -> list[str]:
@@ -57,8 +57,13 @@ def test_only_series_that_have_changed_are_written_anew(monkeypatch):
     metrics = Metrics(registry)
     models = [metrics.of(ModelKey("default", f"m{n}")) for n in range(20)]
     registry.text()
-    written = []
-    monkeypatch.setattr(rendering, "_text", lambda families, text=rendering._text: written.append(1) or text(families))
+    written, text = [], rendering._text
+
+    def counted(families):
+        written.append(1)
+        return text(families)
+
+    monkeypatch.setattr(rendering, "_text", counted)
     registry.text()
     unlabelled = len(written)
     written.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import shutil
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from service.journal.log import SegmentLog
 from service.journal.records import decode_chunk
 from service.journal.segments import HEADER, JournalDamaged
 from service.journal.writer import Journal
+from service.storage.states import States
 from tests.service.one_process import key, world
 from tests.service.test_journal import make, replayed
 from tests.service.test_recovery import copy_of
@@ -204,11 +206,11 @@ def killed_after(calls: int, patch: pytest.MonkeyPatch) -> list[str]:
 
         patch.setattr(owner, name, counted)
 
-    step(repairing.shutil, "copy2")
-    step(repairing.os, "fsync")
+    step(shutil, "copy2")
+    step(os, "fsync")
     step(repairing, "sync_directory")
     step(repairing, "create_segment")
-    step(repairing.States, "go_on_from")
+    step(States, "go_on_from")
     step(Path, "unlink")
     return done
 

@@ -86,9 +86,8 @@ def test_a_journal_that_begins_later_gives_what_it_has_and_without_the_tick_itse
 
 def test_a_window_is_found_by_its_entry_as_it_was_sent():
     rng = np.random.default_rng(0)
-    sent = [
-        Window("mill", n, *(rng.normal(size=(3, 2)).astype(np.float32) for _ in range(3)), None) for n in range(1, 4)
-    ]
+    columns = rng.normal(size=(3, 3, 3, 2)).astype(np.float32)
+    sent = [Window("mill", n, x, y, weight, None) for n, (x, y, weight) in enumerate(columns, 1)]
     chunks = chunked([ticks(7, 1, 5), sent[0], sent[1]], [Label(7, 3, X[0]), sent[2]])
 
     found = find(chunks, [Item(4, 6, "non-finite", NO_STREAM, 2, b"", "mill")], 6)

@@ -181,6 +181,8 @@ async def test_a_version_carries_losses_of_candidate_and_anchor_on_one_scale(tmp
         version, numbers = live.serving.versions.get(1, model.champion), verdicts[-1]["numbers"]
         assert (version.loss, version.anchor_loss) == (numbers["score"], numbers["anchor_score"])
         assert numbers["loss"] == numbers["score"], "every label was scored"
+        assert version.loss is not None
+        assert version.anchor_loss is not None
         assert 0 < version.loss < 1
         assert 0 < version.anchor_loss < 1
         assert version.loss != version.anchor_loss

@@ -44,7 +44,7 @@ async def served(access: Access, channel_calls: dict[str, str | None]) -> AsyncI
     async def do(request: bytes, context: object) -> bytes:
         return caller().tenant.encode()
 
-    handler = grpc.unary_unary_rpc_method_handler(do)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(do)
     server = grpc.aio.server(interceptors=[Security(lambda: access, Metrics(CollectorRegistry()))])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("new.Service", {"Do": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")

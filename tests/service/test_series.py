@@ -17,7 +17,7 @@ def write(tmp_path):
 def test_values_names_and_times_are_read(write):
     series = read_series(write("date,a,b\n2020-01-01 00:00:00,1,-2.5\n2020-01-01 00:15:00,3,4e2\n"))
     assert series.names == ("a", "b")
-    np.testing.assert_array_equal(series.x, np.float32([[1, -2.5], [3, 400]]))
+    np.testing.assert_array_equal(series.x, np.array([[1, -2.5], [3, 400]], np.float32))
     assert series.x.dtype == np.float32
     np.testing.assert_array_equal(series.time, [1577836800, 1577836800 + 900])
     assert series.interval == 900
@@ -110,7 +110,7 @@ def test_what_cannot_be_replayed_is_refused_with_its_place_and_a_remedy(write, t
 
 def test_where_missing_values_are_held_an_empty_cell_is_nan_and_a_wrong_one_is_still_refused(write):
     series = read_series(write("t,a,b\n2020-01-01,1,\n2020-01-02,n/a,2\n2020-01-03,?,NaN\n"), holds=True)
-    np.testing.assert_array_equal(series.x, np.float32([[1, np.nan], [np.nan, 2], [np.nan, np.nan]]))
+    np.testing.assert_array_equal(series.x, np.array([[1, np.nan], [np.nan, 2], [np.nan, np.nan]], np.float32))
     for cell, remedy in (("high", "not a number"), ("inf", "finite")):
         with pytest.raises(SeriesError, match=remedy):
             read_series(write(f"a\n1\n{cell}\n"), holds=True)

@@ -77,6 +77,7 @@ async def test_an_untimed_tick_does_not_let_event_time_go_back(tmp_path):
             outcomes.append(await service.serving.ticks.submit(replace(next_tick(model, session), time=time)))
 
         assert [type(o) for o in outcomes] == [Answer, Answer, Refusal]
+        assert isinstance(outcomes[2], Refusal)
         assert outcomes[2].reason is Reason.TIME
         assert session.last_time == 1000.0
 

@@ -6,6 +6,7 @@ import sqlite3
 import threading
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,7 +76,8 @@ def test_no_event_time_comes_back_as_no_event_time(states):
 
 
 def test_numpy_scalars_are_saved_as_numbers(states):
-    states.save(10, [FLOW], [stream(np.uint32(1), np.uint32(1), np.uint64(5), np.float64(3))])
+    numbers: list[Any] = [np.uint32(1), np.uint32(1), np.uint64(5), np.float64(3)]
+    states.save(10, [FLOW], [stream(*numbers)])
 
     assert loaded(states)[2] == [stream(1, 1, 5, 3.0)]
 

@@ -30,12 +30,13 @@ async def told(
 ) -> tuple[grpc.StatusCode, str]:
     """The status, and all the text, of a call of this method."""
     server = grpc.aio.server(interceptors=interceptors)
-    handler = grpc.unary_unary_rpc_method_handler(method)
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(method)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", {"Do": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        call = channel.unary_unary("/a.Service/Do")(b"", timeout=DEADLINE_S)
+        ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a.Service/Do")
+        call = ask(b"", timeout=DEADLINE_S)
         code, said = await call.code(), f"{await call.details()} {await call.trailing_metadata()}"
     await server.stop(DEADLINE_S)  # once the handler has ended too
     return code, said

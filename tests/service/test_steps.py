@@ -17,7 +17,7 @@ import pytest
 from service.common import limits
 from service.common.errors import NotFound, Reason, Refusal, Unavailable
 from service.engine.session import StepSession
-from service.journal.records import ModelDelete, Reset, StatePut, StreamOpened, Ticks
+from service.journal.records import Chunk, ModelDelete, Reset, StatePut, StreamOpened, Ticks
 from service.serving.steps import Piece, Steps, Turns
 from service.serving.ticks import Fenced, Tick, Wave
 from service.streams.answers import Answer
@@ -26,7 +26,7 @@ from tests.oracles import replay
 from tests.service.one_process import World, world
 
 DEADLINE_S = 30.0
-SPEC = {"channels": ["x"], "hidden": 8, "head_init": 0.5, "learn": False}
+SPEC: dict[str, Any] = {"channels": ["x"], "hidden": 8, "head_init": 0.5, "learn": False}
 Noted = dict[tuple[int, int], tuple[int, bytes]]  # by stream number and seq: version and y
 
 
@@ -105,7 +105,7 @@ def note_wave(noted: Noted, sessions: list[Session], wave: Wave, seq: int) -> No
 class ByNumber(replay.Serving):
     """The oracle with stream numbers for names, which tell the lives of one id apart, and with states that are put."""
 
-    def take(self, chunk: replay.Chunk) -> None:
+    def take(self, chunk: Chunk) -> None:
         for record in chunk.records:
             match record:
                 case StreamOpened(stream=number):

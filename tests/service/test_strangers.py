@@ -80,7 +80,7 @@ async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
     await server.start()
     try:
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-            call = channel.unary_unary("/any/thing")
+            call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/thing")
             await call(b"")
             strangers.let_in(peers[0])
             assert strangers._known <= strangers.sweep(port, frozenset(strangers._known))

@@ -99,6 +99,7 @@ def test_an_hour_that_comes_twice_is_named_as_the_end_of_summer_time_and_its_zon
     with pytest.raises(TableError, match=r"row 9 \(line 11\), column time .* --zone"):
         read(file)
     (series,) = every_series(read(file, Options(zone="Europe/Berlin")), None, False)
+    assert series.time is not None
     assert set(np.diff(series.time)) == {3600}
     assert datetime.fromtimestamp(series.time[0], UTC).isoformat() == "2021-10-30T16:00:00+00:00"
 
@@ -555,7 +556,7 @@ def test_each_entity_of_a_file_is_a_series_of_its_own(tmp_path):
 
 def test_a_number_with_a_point_beside_one_that_only_thousands_make_alike_is_in_thousands(taken):
     assert taken(rows("1.051", "980", "1.102", header="a"))[1] == [[1051], [980], [1102]]
-    np.testing.assert_allclose(taken(rows("1.051", "1", "1.102", header="a"))[1], [[1.051], [1], [1.102]], rtol=1e-6)
+    np.testing.assert_allclose(taken(rows("1.051", "1", "1.102", header="a"))[1], [[1.051], [1.0], [1.102]], rtol=1e-6)
 
 
 def test_the_columns_that_a_refusal_names_can_be_pasted(taken):

@@ -21,6 +21,7 @@ from service.programs.tables.recording import Recording
 from service.programs.tables.table import Table
 from service.programs.tables.times.errors import TableError
 
+TOKYO = timezone(timedelta(hours=9))
 EXCEL = datetime(1899, 12, 30, tzinfo=UTC)
 
 # How a moment is written, and which options say so where the cells alone may leave it open.
@@ -40,7 +41,6 @@ TIMES: dict[str, tuple[Any, dict[str, Any]]] = {
     "nanoseconds": (lambda t: str(int(t.timestamp()) * 10**9), {}),
     "excel": (lambda t: f"{(t - EXCEL).total_seconds() / 86400:.9f}", {}),
 }
-TOKYO = timezone(timedelta(hours=9))
 
 
 def grouped(value: float, decimals: int, thousands: str, mark: str) -> str:
@@ -127,6 +127,7 @@ def test_a_file_is_read_as_it_was_written_or_refused_where_it_leaves_something_o
     assert len(recording.describe().splitlines()) == 1
     assert series.x.shape[1] == width
     written = [t.timestamp() for t in times]
+    assert series.time is not None
     np.testing.assert_allclose(series.time, written, atol=1e-3)
     np.testing.assert_allclose(series.x, values, rtol=1e-6, atol=1e-6)
 

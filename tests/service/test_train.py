@@ -149,6 +149,7 @@ def test_ctrl_c_keeps_the_best_weights_so_far_and_says_so(tmp_path):
         command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
         preexec_fn=as_in_the_foreground,
     ) as child:  # fmt: skip
+        assert child.stderr is not None
         told = [next(line for line in child.stderr if line.startswith("epoch 3:"))]
         child.send_signal(signal.SIGINT)
         printed, errors = child.communicate(timeout=DEADLINE_S)

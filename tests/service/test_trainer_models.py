@@ -120,7 +120,7 @@ def test_a_model_that_is_removed_leaves_the_file_and_the_others_stay(tmp_path):
                 assert {row[0] for row in sql.execute(f"SELECT model FROM {table}")} == {3, 9}
 
 
-def test_what_found_no_room_is_written_by_the_next_save_also_where_the_model_was_replaced(tmp_path):
+def test_what_found_no_room_is_written_by_the_next_save_also_where_the_model_was_replaced(tmp_path, monkeypatch):
     with closing(Checkpoints(tmp_path / "trainer.db")) as checkpoints:
         models = Models(checkpoints, GATE, {}, 1 << 30)
         models[7] = fold(history()[:10])
@@ -132,7 +132,7 @@ def test_what_found_no_room_is_written_by_the_next_save_also_where_the_model_was
             pages = sql.execute("PRAGMA page_count").fetchone()[0]
             sql.execute(f"PRAGMA max_page_count = {pages}")
         head, blobs = models[7].pack()
-        models[7].pack = lambda: (head, blobs | {"too much": bytes(4 << 20)})  # type: ignore[method-assign]
+        monkeypatch.setattr(models[7], "pack", lambda: (head, blobs | {"too much": bytes(4 << 20)}))
         with pytest.raises(NoSpace):
             models.save(2)
         with checkpoints._database.transaction() as sql:
@@ -198,13 +198,13 @@ async def test_a_model_that_asked_for_a_rollback_asks_again_after_a_restart(tmp_
 async def test_saved_names_the_models_that_changed_and_ready_all(tmp_path):
     async with world(tmp_path / "data") as live:
         await two_learned(live)
-        live.trainer.channel.said.clear()
+        live.said.clear()
         flow = await live.model("flow")
         await live.tick(flow, flow.session("pump"), 0.5)
         await live.learn()
         live.trainer._save()
 
-        [saved] = [m for m in live.trainer.channel.said if m.kind == "saved"]
+        [saved] = [m for m in live.said if m.kind == "saved"]
         assert [facts["model"] for facts in saved.head["models"]] == [flow.number]
         assert len(live.trainer._checkpointed(live.trainer.models.standing)["models"]) == 2
 
@@ -247,16 +247,15 @@ async def saves_of(live: World, took: float, ticks: int) -> int:
     """How often the trainer saves in so many chunks, after a save that took so long."""
     model = live.serving.model((await live.model("flow")).key)
     trainer = live.trainer
-    assert trainer is not None
     trainer._save()
     trainer._save_s = took
-    trainer.channel.said.clear()
+    live.said.clear()
     for n in range(ticks):
         await live.tick(model, model.session("pump"), 0.01 * n)
         await live.server.journal.flush()
         for position, payload in live.server.journal.read(trainer.position, 1 << 30):
             trainer._take(Message("chunk", {"position": position}, (payload,)))
-    return sum(message.kind == "saved" for message in trainer.channel.said)
+    return sum(message.kind == "saved" for message in live.said)
 
 
 async def test_saves_that_take_long_come_less_often_and_are_not_put_off_for_ever(tmp_path, monkeypatch):

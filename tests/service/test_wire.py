@@ -40,7 +40,8 @@ def test_far_too_many_values_take_no_more_than_their_bytes(read: Any, message: A
 
 @pytest.mark.parametrize("field", ["channels", "targets", "classes", "freeze"])
 def test_far_too_many_names_in_a_spec_are_counted_and_not_read(field):
-    message = types_pb2.ModelSpec(**{field: [""] * 100_000})
+    names: dict[str, Any] = {field: [""] * 100_000}
+    message = types_pb2.ModelSpec(**names)
 
     def read() -> None:
         with pytest.raises(Invalid, match=f"spec.{field} = 100000 names: give at most {MAX_CHANNELS} "):

@@ -190,7 +190,7 @@ class Attacks:
         async with grpc.aio.insecure_channel(self._target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             for _ in range(20):
                 method, kind = self._rng.choice(STREAMING)
-                call = channel.stream_stream(method)(timeout=PATIENCE_S)
+                call: grpc.aio.StreamStreamCall[bytes, bytes] = channel.stream_stream(method)(timeout=PATIENCE_S)
                 with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
                     await call.write(self._sound[kind][0])
                     for _ in range(20):
@@ -200,7 +200,8 @@ class Attacks:
                 method, kind = self._rng.choice(UNARY)
                 with contextlib.suppress(grpc.aio.AioRpcError):
                     message = self._mutator.mutated_message(self._rng.choice(self._sound[kind]))
-                    await channel.unary_unary(method)(message, timeout=PATIENCE_S)
+                    ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(method)
+                    await ask(message, timeout=PATIENCE_S)
                 self.sent += 1
 
 

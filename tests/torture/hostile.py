@@ -212,7 +212,8 @@ async def medians(child: ServerChild, stream: freshet.Stream, meanwhile: Awaitab
     """Ticks, one after the other, until the other thing is done: their median latency in ms, the most bytes that the
     server held, and what the other thing gave."""
     other = asyncio.ensure_future(meanwhile)
-    latencies, most = [], 0
+    latencies: list[float] = []
+    most = 0
     while not latencies or not other.done():
         started = time.perf_counter()
         await stream.step(ROW)

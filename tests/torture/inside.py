@@ -118,9 +118,9 @@ def serving(seams: Seams) -> None:
 
         save(self, position, models, lines(), *rest)
 
-    log.SegmentLog.write = unwritten  # type: ignore[method-assign]
+    log.SegmentLog.write = unwritten  # type: ignore[method-assign]  # a failpoint
     log._write_all = torn
-    states.States.save = half_saved  # type: ignore[method-assign, assignment]
+    states.States.save = half_saved  # type: ignore[method-assign, assignment]  # a failpoint
 
 
 def training(seams: Seams) -> None:

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import freshet
-from freshet.v1 import streams_pb2
 from service.programs.backtest.child import ServerChild
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
@@ -82,7 +81,7 @@ async def start_from(part: Part, left: Path, durable: dict[str, int], streams: l
             async with client.stream({1: FLOW, 2: LAB}[told.model], told.stream) as stream:
                 kept = stream.next_seq - 1
                 part.lost += max(0, durable[told.stream] - kept)
-                if kept and stream.welcome.state_origin != streams_pb2.Welcome.RESUMED:
+                if kept and stream.welcome.state_origin != freshet.StateOrigin.RESUMED:
                     part.wrong.append(f"{told.stream} did not resume: {stream.welcome}")
                 await stream.step(told.rows[kept])
         if await server.stop() != 0:
