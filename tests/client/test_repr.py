@@ -192,9 +192,7 @@ async def test_forecasts_show_how_many_were_delivered(server):
         forecasts = stream.forecasts([1.0, 2.0])
         assert repr(forecasts) == "<freshet.Forecasts of stream 's': not started, 0 delivered, 0 to come, 0 refused>"
         assert len([forecast async for forecast in forecasts]) == 2
-        assert (
-            repr(forecasts) == "<freshet.Forecasts of stream 's': source ended, 2 delivered, 0 to come, 0 refused>"
-        )
+        assert repr(forecasts) == "<freshet.Forecasts of stream 's': source ended, 2 delivered, 0 to come, 0 refused>"
 
 
 async def test_a_mux_shows_its_model_and_how_many_streams():
