@@ -1,4 +1,4 @@
-"""freshet: send observations, get a forecast back for each, from a model that learns from them meanwhile.
+"""freshet: send observations and get a forecast for each, from a model that keeps learning from them.
 
 async with freshet.connect("127.0.0.1:8300") as client:
     await client.create_model("taxi", channels=["passengers"], interval=1800.0)
@@ -7,7 +7,7 @@ async with freshet.connect("127.0.0.1:8300") as client:
             print(forecast.seq, forecast.y)
 """
 
-from freshet import forks as forks  # first of all: it looks at how gRPC is imported
+from freshet import forks as forks  # first: it must run before gRPC is imported
 from freshet import sync
 from freshet.client import Client, connect
 from freshet.errors import (

@@ -1,4 +1,4 @@
-"""Checks of what users give: names, ids, whole numbers. Each refusal names the field, the value and the remedy."""
+"""Checks of arguments: names, ids, numbers. Each refusal names the field, the value and the remedy."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ MAX_COUNT = 2**64 - 1
 
 
 def invalid(field: str, value: object, remedy: str) -> InvalidArgument:
-    """The refusal of one argument, in the form that a server's refusals have."""
+    """Return the refusal of an argument, in the form of a server's refusal."""
     text = shown(value)
     return InvalidArgument(f"{field} = {text}: {remedy}", field, text, remedy)
 
 
 def shown(value: object) -> str:
-    """The value as one short line."""
+    """Return the value as one short line."""
     try:
         text = " ".join(repr(value).split())
-    except Exception:  # of a foreign object: the refusal says what is wrong all the same
+    except Exception:  # a foreign object's own repr failed
         text = f"<{type(value).__name__}>"
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 def identifier(value: object, field: str = "stream") -> str:
-    """The id of a stream, or of a sender, as the wire has it: text as it is, an integer in decimal digits.
+    """Return the id of a stream or sender as the wire has it: text unchanged, an integer as decimal digits.
 
     Raises InvalidArgument for other types, and for text that is not 1 to 256 printable characters.
     """
@@ -44,26 +44,26 @@ def identifier(value: object, field: str = "stream") -> str:
         text = str(number)
     if not 1 <= len(text) <= MAX_NAME or not text.isprintable():
         raise invalid(field, value, f"give 1 to {MAX_NAME} printable characters")
-    return str(text)  # a plain str of numpy.str_
+    return str(text)  # numpy.str_ becomes str
 
 
 def _example(value: object) -> str:
     try:
         text = str(value)
-    except Exception:  # of a foreign object: there is no example then
+    except Exception:  # a foreign object's own str failed
         return ""
     return f", such as {text!r}" if value is not None and len(text) <= SHOWN_CHARACTERS and text.isprintable() else ""
 
 
 def named(value: object, field: str = "name") -> str:
-    """The name of a model, which only the server judges further. Raises InvalidArgument."""
+    """Return the name of a model; the server checks the rest. Raises InvalidArgument."""
     if not isinstance(value, str):
         raise invalid(field, value, "give a text")
     return encodable(value, field)
 
 
 def encodable(value: str, field: str) -> str:
-    """The text, where it can be sent at all. Raises InvalidArgument for halves of characters (surrogates)."""
+    """Return text that can be encoded. Raises InvalidArgument for surrogates (halves of characters)."""
     try:
         value.encode()
     except UnicodeEncodeError:
@@ -72,14 +72,14 @@ def encodable(value: str, field: str) -> str:
 
 
 def binary(value: object, field: str) -> bytes:
-    """The content of a file. Raises InvalidArgument for all but bytes, such as the file's path."""
+    """Return the bytes of a file's content. Raises InvalidArgument for other types, such as a path."""
     if not isinstance(value, bytes | bytearray | memoryview):
         raise invalid(field, value, "give bytes: the content of the file")
     return bytes(value)
 
 
 def whole(value: object, field: str, low: int = 0, high: int = MAX_COUNT) -> int:
-    """A whole number from low to high, NumPy's included. Raises InvalidArgument, for bool too."""
+    """Return an integer from low to high, also from NumPy. Raises InvalidArgument, also for bool."""
     number = integer(value, field)
     if not low <= number <= high:
         raise invalid(field, value, f"give a whole number from {low} to {high}")
@@ -87,7 +87,7 @@ def whole(value: object, field: str, low: int = 0, high: int = MAX_COUNT) -> int
 
 
 def integer(value: object, field: str) -> int:
-    """A whole number of any size and sign, NumPy's included. Raises InvalidArgument, for bool too."""
+    """Return an integer of any size and sign, also from NumPy. Raises InvalidArgument, also for bool."""
     number = as_integer(value)
     if number is None:
         raise invalid(field, value, "give a whole number")
@@ -95,7 +95,8 @@ def integer(value: object, field: str) -> int:
 
 
 def number(value: object, field: str) -> float:
-    """A number, such as seconds to wait; infinite is one. Raises InvalidArgument for other types, bool and NaN."""
+    """Return a number, such as seconds to wait; infinity is allowed. Raises InvalidArgument for other types, bool and
+    NaN."""
     plain = value.item() if isinstance(value, np.generic) else value
     if isinstance(plain, bool) or not isinstance(plain, int | float) or plain != plain:
         raise invalid(field, value, "give a number")
@@ -103,19 +104,19 @@ def number(value: object, field: str) -> float:
 
 
 def as_integer(value: object) -> int | None:
-    """The value as int where it is an integer of any library; None for all else, bool included."""
+    """Return the value as int if it is an integer of any library; None otherwise, also for bool."""
     if isinstance(value, bool | np.bool_) or not isinstance(value, SupportsIndex):
         return None
     try:
         return operator.index(value)
-    except TypeError:  # arrays have __index__ and mean it only with one element
+    except TypeError:  # arrays have __index__, but it works only with one element
         return None
 
 
 def listed(value: object, field: str) -> list[Any]:
-    """The items of an ordered collection: list, tuple, array, index of a frame, keys of a dict.
+    """Return the items of an ordered collection: list, tuple, array, index of a frame, keys of a dict.
 
-    Raises InvalidArgument for text, whose items are letters, and for sets, which have no order.
+    Raises InvalidArgument for text, which is a collection of letters, and for sets, which have no order.
     """
     if isinstance(value, str | bytes):
         raise invalid(field, value, f"give a list: [{value!r}]" if len(value) <= SHOWN_CHARACTERS else "give a list")

@@ -1,8 +1,8 @@
-"""Labels and windows between the user and their acknowledgement, without any I/O: the client's half of Training.Learn.
+"""Labels and windows until they are acknowledged, without I/O: the client's half of Training.Learn.
 
-Windows are numbered per source and the server takes each number once, so whatever is not acknowledged is sent again
-after a reconnect. A window that the server refuses leaves its number free: every later window on the wire comes back
-refused as a gap, those answers are ignored, the refused window is dropped, and the later ones move up by one.
+Windows are numbered per source and the server accepts each number once, so unacknowledged items are sent again after a
+reconnect. A refused window leaves its number free. Every later window on the wire is then refused as a gap; these
+refusals are ignored, the refused window is dropped, and the later ones move up by one.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ P = TypeVar("P")
 
 @dataclass(slots=True, eq=False)
 class Item(Generic[P]):
-    """A label or a window on its way. `number` is a window's, one less after an earlier one is refused; 0: a label."""
+    """A label or window that is not acknowledged. number: a window's, decreased when an earlier one is refused; 0: a
+    label."""
 
     payload: P
     size: int  # bytes
@@ -28,25 +29,25 @@ class Item(Generic[P]):
 
 
 class Verdict(enum.Enum):
-    """What a refusal means."""
+    """The meaning of a refusal."""
 
-    DROP = enum.auto()  # this one is not taken; it is forgotten
-    IGNORE = enum.auto()  # the echo of an earlier refusal: it goes out again
+    DROP = enum.auto()  # this item is refused and forgotten
+    IGNORE = enum.auto()  # the consequence of an earlier refusal: sent again
     FAIL = enum.auto()  # client and server disagree about the source's windows
 
 
 class Backlog(Generic[P]):
-    """Items of one sender. most: bound on items and on their bytes, which `room` tells."""
+    """Items of one sender. most, most_bytes: limits of their number and bytes, checked by `room`."""
 
     def __init__(self, most: int, most_bytes: int) -> None:
-        self.next_window = 0  # number of the next window that the user adds; 0 before the first welcome
+        self.next_window = 0  # number of the next window to add; 0 before the first welcome
         self.bytes = 0
         self._most, self._most_bytes = most, most_bytes
         self._unsent: deque[Item[P]] = deque()
-        self._sent: dict[int, Item[P]] = {}  # on this call and not refused: by which of its items it was
-        self._sent_count = self._acknowledged = 0  # of this call's items
-        self._echoes: set[int] = set()  # windows sent behind a refused one: refused too, then sent again
-        self._returned: list[Item[P]] = []  # those of them that were
+        self._sent: dict[int, Item[P]] = {}  # on this call and not refused, by number on the call
+        self._sent_count = self._acknowledged = 0  # on this call
+        self._echoes: set[int] = set()  # windows sent after a refused one: refused too, then sent again
+        self._returned: list[Item[P]] = []  # those already refused
         self._connected = False
 
     def __len__(self) -> int:
@@ -59,22 +60,22 @@ class Backlog(Generic[P]):
 
     @property
     def room(self) -> bool:
-        """Whether one more may be added."""
+        """Whether one more item may be added."""
         return len(self) < self._most and self.bytes < self._most_bytes
 
     @property
     def sendable(self) -> bool:
-        """Whether `next_to_send` has something now."""
+        """Whether `next_to_send` returns an item now."""
         return self._connected and bool(self._unsent) and not self._echoes
 
     def add(self, payload: P, size: int, window: bool) -> None:
-        """Take one more label, or window, which gets the next number."""
+        """Add a label, or a window, which gets the next number."""
         self._unsent.append(Item(payload, size, self.next_window if window else 0))
         self.next_window += window
         self.bytes += size
 
     def next_to_send(self) -> Item[P] | None:
-        """The next item to send now, counted as sent; None: nothing, or nothing yet."""
+        """Return the next item to send, and count it as sent. None if nothing may be sent now."""
         if not self.sendable:
             return None
         item = self._unsent.popleft()
@@ -83,35 +84,36 @@ class Backlog(Generic[P]):
         return item
 
     def welcome(self, next_window_seq: int) -> None:
-        """A call is open; the server wants that window next. Raises StateLost, TakenOver: no sense in sending any."""
+        """Start a call on which the server expects that window. Raises StateLost, TakenOver if nothing valid can be
+        sent."""
         first = next((item.number for item in self._unsent if item.number), self.next_window)
         if not self.next_window:
             self.next_window = next_window_seq
         elif next_window_seq < first:
             raise StateLost(
-                f"the server asks for window {next_window_seq}, windows before {first} were acknowledged and are no "
-                "longer kept; begin again to go on from the server's state"
+                f"the server asks for window {next_window_seq}, but windows before {first} were acknowledged and are "
+                "no longer kept; make another sender to continue from the server's state"
             )
         elif next_window_seq > self.next_window:
             raise TakenOver(
-                f"the server asks for window {next_window_seq}, this sender has sent up to {self.next_window - 1}: "
+                f"the server asks for window {next_window_seq}, but this sender has sent up to {self.next_window - 1}: "
                 "another one has sent windows of this source"
             )
         self._connected = True
 
     def acknowledged(self, count: int) -> None:
-        """So many of this call's items, those refused left out, have reached what was asked for."""
+        """Record that this many of the call's items are acknowledged, refused ones not counted."""
         while self._acknowledged < count:
             if not self._sent:
-                raise ProtocolError(f"the server acknowledged {count} items, {self._acknowledged} were sent")
+                raise ProtocolError(f"the server acknowledged {count} items, but {self._acknowledged} were sent")
             self._forget(self._sent.pop(next(iter(self._sent))))
             self._acknowledged += 1
 
     def refused(self, number: int, reason: Reason) -> tuple[Verdict, Item[P]]:
-        """The call's item of that number was refused: what that means, and the item."""
+        """Record the refusal of the call's item of that number. Returns its meaning, and the item."""
         item = self._sent.pop(number, None)
         if item is None:
-            raise ProtocolError(f"the server refused item {number}, which was not sent, or is acknowledged")
+            raise ProtocolError(f"the server refused item {number}, which was not sent or is acknowledged")
         if number in self._echoes:
             self._echoes.remove(number)
             self._returned.append(item)
@@ -127,10 +129,12 @@ class Backlog(Generic[P]):
         return Verdict.DROP, item
 
     def disconnected(self) -> None:
-        """The call is over; what is not acknowledged is sent again on the next."""
+        """End the call; unacknowledged items are sent again on the next."""
         self._connected = False
         pending = [*self._sent.values(), *self._returned, *self._unsent]
-        self._unsent = deque(sorted(pending, key=lambda item: item.number))  # only the order of windows matters
+        self._unsent = deque(
+            sorted(pending, key=lambda item: item.number)
+        )  # windows must stay in order; labels need not
         self._sent.clear()
         self._returned.clear()
         self._echoes.clear()
@@ -143,7 +147,7 @@ class Backlog(Generic[P]):
         self.bytes = 0
 
     def _close_gap(self, refused: int) -> None:
-        """Windows behind the call's item `refused` move up by one; those on the wire will come back."""
+        """Move windows after the call's item `refused` up by one; those on the wire will be refused."""
         behind = {number: item for number, item in self._sent.items() if number > refused and item.number}
         for item in (*behind.values(), *(item for item in self._unsent if item.number)):
             item.number -= 1

@@ -1,4 +1,4 @@
-"""What a step of a Mux was given: checked before anything is sent, and put together again from what came of it."""
+"""The arguments of one step of a Mux: checked before anything is sent, and merged with the answers afterwards."""
 
 from __future__ import annotations
 
@@ -17,14 +17,15 @@ from freshet.precision import Watch
 from freshet.results import ModelSpec
 from freshet.ticks import seconds
 
-MESSAGE_BYTES = 1 << 19  # of packed ticks: half of what a server takes by default
+MESSAGE_BYTES = 1 << 19  # of packed ticks: half of a server's default limit
 
 
 class Batch:
-    """n ticks of streams of one model. ids: of the rows that may be sent; refused: of the others, by row, why not.
+    """n ticks of streams of one model. ids: of the rows that may be sent. refused: the errors of the other rows, by
+    row.
 
-    x: (n, channels) float64, as given. time: (n,) float64 seconds, or None. offset: (channels,), or of x's shape, what
-    is subtracted before x becomes float32; None: nothing.
+    x: (n, channels) float64, as given. time: (n,) float64 seconds, or None. offset: (channels,), or of x's shape,
+    subtracted before x becomes float32; None: nothing.
     """
 
     def __init__(self, spec: ModelSpec, ids: Sequence[Any], x: F64, time: Any, offset: F64 | None) -> None:
@@ -35,16 +36,16 @@ class Batch:
 
     @classmethod
     def of(cls, spec: ModelSpec, streams: Any, x: Any, time: Any, offset: Any, usual: F64 | None) -> Self:
-        """As `Mux.step` takes them. usual: the offset, (channels,), where none is given.
+        """Check the arguments of `Mux.step`. usual: the Mux's offset, (channels,), used if the step gives none.
 
-        Raises InvalidArgument for shapes, not for single ids.
+        Raises InvalidArgument for wrong shapes, but not for single ids.
         """
         ids = listed(np.asarray(streams).tolist() if hasattr(streams, "__array__") else streams, "streams")
         rows, times = _rows(spec, len(ids), x), _times(spec, len(ids), time)
         return cls(spec, ids, rows, times, usual if offset is None else _offsets(spec, len(ids), offset))
 
     def _identifier(self, row: int, id: object) -> str:
-        """The id of a row as the wire has it, or "" where the row is refused."""
+        """Return the id of a row as the wire has it, or "" if the row is refused."""
         try:
             return identifier(id, f"streams[{row}]")
         except InvalidArgument as error:
@@ -58,17 +59,17 @@ class Batch:
 
     @property
     def rows(self) -> list[int]:
-        """Which rows are not refused."""
+        """The rows that are not refused."""
         if not self.refused:
             return list(range(len(self._all)))
         return [row for row in range(len(self._all)) if row not in self.refused]
 
     def id(self, row: int) -> str:
-        """The stream of a row that may be sent."""
+        """Return the stream of a row that may be sent."""
         return self._all[row]
 
     def watch(self, watch: Watch, handles: Mapping[str, int]) -> None:
-        """Refuse the rows whose changes float32 would lose; `watch`, by handle, takes in the others."""
+        """Refuse the rows whose changes float32 would lose; `watch`, by handle, records the others."""
         rows = np.array(self.rows, np.intp)
         handle = np.array([handles[id] for id in self.ids], np.intp)
         turn = _occurrence(handle)
@@ -79,16 +80,16 @@ class Batch:
             self.refused |= {int(mine[at]): error for at, error in refused.items()}
 
     def refuse(self, refused: Mapping[str, FreshetError]) -> None:
-        """These streams cannot be sent anything."""
+        """Refuse the rows of these streams."""
         if refused:
             self.refused |= {row: refused[self._all[row]] for row in self.rows if self._all[row] in refused}
 
     def waves(self, handles: Mapping[str, int], next_seq: npt.NDArray[np.uint64]) -> list[Wave]:
-        """The rows that are not refused as messages. next_seq: by handle."""
+        """Return the rows that are not refused as messages. next_seq: by handle."""
         rows = np.array(self.rows, np.intp)
         handle = np.array([handles[id] for id in self.ids], np.uint32)
         seq = next_seq[handle] + _occurrence(handle)
-        with np.errstate(over="ignore"):  # infinite, and refused by the server
+        with np.errstate(over="ignore"):  # infinity is refused by the server
             x = (self.x if self._offset is None else self.x - self._offset).astype(np.float32)
         size = max(1, MESSAGE_BYTES // (20 + 4 * self.x.shape[1]))
         parts = [slice(at, at + size) for at in range(0, len(rows), size)]
@@ -99,7 +100,7 @@ class Batch:
         ]  # fmt: skip
 
     def packed(self, waves: Sequence[Wave]) -> Packed:
-        """What came of the ticks, once every wave is done."""
+        """Return the answers of all rows, once every wave is done."""
         n, spec = len(self._all), self._spec
         y = np.full((n, self._outputs), np.nan, np.float32)
         seq, version, judged = (np.zeros(n, np.uint64) for _ in range(3))
@@ -135,7 +136,7 @@ def _rows(spec: ModelSpec, n: int, x: Any, field: str = "x") -> F64:
 
 
 def _offsets(spec: ModelSpec, n: int, offset: Any) -> F64 | None:
-    """(n, channels) the offsets of the rows of a step: in the shapes of x, or one number for all."""
+    """Return (n, channels) the offsets of the rows of a step, from the shapes of x or one number for all."""
     if np.ndim(offset) == 0 and not hasattr(offset, "keys"):
         return of_channels(checked(offset), spec.channels)
     rows = _rows(spec, n, offset, "offset")
@@ -157,7 +158,7 @@ def _times(spec: ModelSpec, n: int, time: Any) -> npt.NDArray[np.float64] | None
 
 
 def _occurrence(handle: npt.NDArray[Any]) -> npt.NDArray[np.uint64]:
-    """(n,) how many times the handle occurs before."""
+    """Return (n,) how often the handle occurs before each row."""
     order = np.argsort(handle, kind="stable")
     ranked = handle[order]
     first = np.flatnonzero(np.concatenate([[True], ranked[1:] != ranked[:-1]])) if len(handle) else np.zeros(0, np.intp)

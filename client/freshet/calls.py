@@ -1,4 +1,4 @@
-"""What every part of the client needs of its connection: the channel, and a call that is answered once."""
+"""What every part of the client uses: the channel, unary calls, and repeated calls of a streaming method."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from freshet.connection import Route
 from freshet.errors import Failed, FreshetError, NotOpen, StreamClosed, Unavailable, from_rpc, may_succeed_later
 from freshet.security import Token, bearer
 
-# What gRPC repeats by itself, within the deadline, while there is no server: what may be done twice. The server answers
-# what is done already as it answered the first time. Not so Models.Delete, after which the name may be somebody else's,
-# Streams.Put and Delete, after which the stream may have gone on, and Training.Replay. (A more specific entry wins.)
+# Idempotent calls: gRPC repeats them by itself, within the deadline, while no server is reachable. The server gives a
+# repeated call its first answer. Not repeated: Models.Delete, because the name may belong to a new model by then;
+# Streams.Put and Delete, because the stream may have advanced; Training.Replay. (A more specific entry wins.)
 RETRIES: list[dict[str, Any]] = [
     {
         "name": [
@@ -42,7 +42,7 @@ Metadata: TypeAlias = "tuple[tuple[str, str], ...]"
 
 
 class _OfTheServer:
-    """The part of a `grpc.aio` call that talks to gRPC's core, without the status that a failed write would set."""
+    """The core of a `grpc.aio` call, without the status that a failed write would set."""
 
     __slots__ = ("_core",)
 
@@ -53,19 +53,22 @@ class _OfTheServer:
         return getattr(self._core, name)
 
     def set_internal_error(self, text: str) -> None:
-        """Do nothing: a write fails once the call is over, and its status has arrived or is on its way."""
+        """Do nothing: a write fails only after the call has ended, and the server's status is there or on its way."""
 
 
 def keep_status(call: Any) -> None:
-    """Let a call end with the server's status even where a write fails before that status is read: grpc.aio would put
-    INTERNAL in its place, which looks like a lost connection, and a sender that was taken over would call again."""
+    """Make a call end with the server's status even if a write fails before that status is read.
+
+    grpc.aio would replace the status by INTERNAL, which looks like a lost connection, and a sender that was taken over
+    would call again.
+    """
     core = getattr(call, "_cython_call", None)  # private; grpc.aio has no other way
     if core is not None:
         call._cython_call = _OfTheServer(core)  # noqa: SLF001
 
 
 class Opener(Generic[Call]):
-    """Opens one call after the other of a method that streams, each with the token of its moment."""
+    """Opens calls of a streaming method, one after the other, each with the current token."""
 
     def __init__(
         self, method: Callable[..., Call], metadata: Callable[[], Metadata], route: Route | None = None
@@ -74,7 +77,7 @@ class Opener(Generic[Call]):
         self._sent: Metadata = ()
 
     def __call__(self, *request: object) -> Call:
-        """One more call. Raises Forked."""
+        """Open a call. Raises Forked."""
         forks.check()
         self._sent = self._metadata()
         call = self._method(*request, metadata=self._sent)
@@ -82,16 +85,17 @@ class Opener(Generic[Call]):
         return call
 
     def may_succeed_later(self, error: Failed, was_open: bool) -> bool:
-        """Whether another call may succeed a little later. A token that is refused is not sent again; but whoever once
-        had a call open may have another token by now."""
+        """Whether another call may succeed a little later. A refused token is not sent again; a client that has had a
+        call open may have a new token by then."""
         if error.code() is grpc.StatusCode.UNAUTHENTICATED:
             return was_open and self._metadata() != self._sent
         return may_succeed_later(error, was_open)
 
     async def failed(self, error: grpc.aio.AioRpcError, was_open: bool) -> str:
-        """Why a call came to nothing, in words; raises the error where another call cannot succeed a little later.
+        """Return why a call failed. Raises the error if another call cannot succeed a little later.
 
-        A client that never had a call open looks at the connection: what both sides must change first ends it at once.
+        A client that never had a call open examines the connection; a problem that one side must fix first is raised at
+        once.
         """
         if not self.may_succeed_later(error, was_open):
             raise from_rpc(error) from error
@@ -105,18 +109,18 @@ class Opener(Generic[Call]):
 
 
 class Calls:
-    """A channel that is opened later, the deadline of each call that is not a stream, seconds, and who calls.
+    """Base of `Client`: a channel that is opened later, a deadline for unary calls in seconds, and a token.
 
-    route: where the channel goes, for errors that say why it does not get there.
+    route: where the channel leads, to explain failed connections.
     """
 
     def __init__(self, timeout_s: float, token: Token | None = None, route: Route | None = None) -> None:
         self._timeout_s, self._token, self._route = timeout_s, token, route
         self._channel: grpc.aio.Channel | None = None
-        self._open: WeakSet[Any] = WeakSet()  # streams, Muxes and senders, which are closed before the channel
+        self._open: WeakSet[Any] = WeakSet()  # streams, Muxes and senders; closed before the channel
 
     def _metadata(self) -> Metadata:
-        """What goes out with every call, streams included: the token, read anew."""
+        """Return the metadata of a call: the current token."""
         return () if self._token is None else (("authorization", bearer(self._token)),)
 
     def _opener(self, method: Callable[..., Call]) -> Opener[Call]:
@@ -131,7 +135,7 @@ class Calls:
     async def _unary(
         self, method: Callable[..., Awaitable[Response]], request: object, within_s: float = 0.0
     ) -> Response:
-        """The answer. within_s: a deadline that may be shorter than the client's, seconds; 0: it is the client's."""
+        """Make a call and return its answer. within_s: a deadline shorter than the client's, seconds; 0: none."""
         timeout_s = min(self._timeout_s, within_s or self._timeout_s)
         try:
             return await method(request, timeout=timeout_s, metadata=self._metadata())
@@ -140,15 +144,15 @@ class Calls:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
-            raise StreamClosed("the client was closed meanwhile") from None
+            raise StreamClosed("the client was closed during the call") from None
 
     async def _explained(self, error: grpc.aio.AioRpcError) -> FreshetError:
-        """The exception for a call that failed for good."""
-        mended = from_rpc(error)
-        return mended if self._route is None else await self._route.explained(mended)
+        """Return the exception for a failed call."""
+        plain = from_rpc(error)
+        return plain if self._route is None else await self._route.explained(plain)
 
 
 def cancelled_from_outside() -> bool:
-    """Whether this task is being cancelled; gRPC raises the same exception where only the call was."""
+    """Whether this task is being cancelled. gRPC raises the same exception if only the call was cancelled."""
     task = asyncio.current_task()
     return task is not None and task.cancelling() > 0

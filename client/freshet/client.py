@@ -1,4 +1,4 @@
-"""The client: a channel, the models behind it, and streams."""
+"""The client: one gRPC channel to a server, and the models, streams and training behind it."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from freshet.training import Training
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
 PROXIES = "grpc.enable_http_proxy"
-MAX_MESSAGE_BYTES = 64 << 20  # the largest that a server sends: both files of a large version
+MAX_MESSAGE_BYTES = 64 << 20  # fits the largest message of a server: both files of a large version
 
 
 def connect(
@@ -41,19 +41,23 @@ def connect(
     max_message_bytes: int = MAX_MESSAGE_BYTES,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
-    """A client of the server at `target`, "host:port". Nothing is sent yet; use it with `async with`.
+    """Return a client of the server at `target`, "host:port". It connects when it is opened: use it with `async with`.
 
-    This machine's own addresses are never reached through a proxy, whatever the environment says.
+    Loopback addresses are never reached through a proxy, whatever the environment says.
 
-    token: who calls, where the server asks; or a function that gives it, asked at each call (in the event loop: it must
-        not wait). What is open when its token ends goes on if the function gives another by then.
-    insecure_token: send it in plain text to another machine all the same.
-    tls: None: plain text. True: TLS, as this machine trusts. A path: the PEM of who signed the server's certificate.
-        `freshet.Tls`: also a certificate of one's own (mTLS), and the name in the server's.
-    credentials: gRPC's, instead of `tls`.
-    timeout_s: deadline of each call that is not a stream, retries included.
-    options: gRPC channel options, which win over this function's.
-    Raises InvalidArgument for a target that is no address, a token that would travel in plain text, and for files that
+    token: the credential sent with each call, if the server asks for one; or a function that returns it, called in the
+        event loop before each call, so it must not block. When a token ends, open streams continue if the function
+        returns another one.
+    insecure_token: send the token to another machine in plain text.
+    tls: None for plain text; True for TLS with this machine's trusted certificates; a path for TLS with the PEM file of
+        the CA that signed the server's certificate; `freshet.Tls` for a client certificate (mTLS) or another server
+        name.
+    credentials: gRPC channel credentials, instead of `tls`.
+    timeout_s: deadline of each call that is not a stream, seconds, retries included.
+    max_message_bytes: largest message sent or received, bytes.
+    options: gRPC channel options; they override this function's.
+
+    Raises InvalidArgument for a target that is not an address, a token that would travel in plain text, and files that
     are not PEM.
     """
     forks.check()
@@ -63,7 +67,7 @@ def connect(
     if wanted is not None:
         if credentials is not None:
             remedy = "give one of them"
-            raise InvalidArgument(f"both tls and credentials; {remedy}", "credentials", "given", remedy)
+            raise InvalidArgument(f"tls and credentials are both given; {remedy}", "credentials", "given", remedy)
         credentials, options = wanted.credentials(), [*wanted.options(), *options]
     if token is not None:
         check_token(token, target, credentials is not None, insecure_token)
@@ -71,14 +75,14 @@ def connect(
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
-    """gRPC's options for a connection that is noticed dead within 30 s and made anew within 2 s of a restart."""
+    """Return gRPC options that detect a dead connection within 30 s and reconnect within 2 s of a server's restart."""
     return [
         ("grpc.keepalive_time_ms", 20_000),
         ("grpc.keepalive_timeout_ms", 10_000),
-        ("grpc.http2.ping_timeout_ms", 10_000),  # 60 s by default, and it prevails
-        ("grpc.http2.max_pings_without_data", 0),  # no limit: by default it asks twice, then hardly any more
+        ("grpc.http2.ping_timeout_ms", 10_000),  # overrides the timeout above; 60 s by default
+        ("grpc.http2.max_pings_without_data", 0),  # no limit; by default gRPC pings twice, then rarely
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 2_000),  # despite its name: how long one attempt to connect may take
+        ("grpc.min_reconnect_backoff_ms", 2_000),  # despite its name, the timeout of one attempt to connect
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
@@ -96,8 +100,8 @@ def _route(target: str, encryption: Encryption, options: dict[str, Any]) -> Rout
 class Client(Training, KeptStreams):
     """Models, streams and training of one server. Made by `connect`. For use in one event loop.
 
-    Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
-    Results are small frozen objects, `freshet.results`, with the field names of freshet/v1/*.proto.
+    Every method raises a subclass of FreshetError: NotFound, AlreadyExists, InvalidArgument, Unavailable … Results are
+    small frozen objects (`freshet.results`) with the field names of freshet/v1/*.proto.
     """
 
     def __init__(
@@ -112,7 +116,7 @@ class Client(Training, KeptStreams):
     ) -> None:
         address = address_of(target)
         through_proxies = not is_local(target) and not (address and has_no_proxy(address.host))
-        # Each name once: of two, gRPC heeds the first.
+        # Each name once: of two options with one name, gRPC uses the first.
         chosen = dict(channel_options(max_message_bytes)) | {PROXIES: int(through_proxies)} | dict(options)
         self._target, self._credentials, self._options = target, credentials, list(chosen.items())
         self._closed = False
@@ -126,7 +130,7 @@ class Client(Training, KeptStreams):
         return shown.handle(f"Client of {self._target!r}", state, "TLS" if self._credentials else "plain text")
 
     async def open(self) -> Self:
-        """What `async with` does at its start: for notebooks, and wherever `aclose` is called by hand."""
+        """Open the channel. `async with` calls it; call it yourself in a notebook, with `aclose` at the end."""
         forks.use()
         if self._credentials is None:
             self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
@@ -144,8 +148,10 @@ class Client(Training, KeptStreams):
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close what is still open, streams, Muxes and senders, then the connection. Safe any number of times. Raises
-        the first error of closing them, once all are closed. Behind a fork it does nothing."""
+        """Close open streams, Muxes and senders, then the connection. Safe to repeat.
+
+        Raises the first error of closing them, after all are closed. Does nothing in a forked process.
+        """
         if forks.forked():
             return
         self._closed = True
@@ -172,14 +178,16 @@ class Client(Training, KeptStreams):
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Stream:
-        """A stream of `model`; open it with `async with`. A stream that was never seen is created.
+        """Return a stream of `model`; open it with `async with`. The server creates a stream with a new id.
 
-        in_flight: ticks that may be unanswered at once, 1 to 128. give_up_s: fail after so long without any success.
-        answer_s: cut and repeat a call that owes an answer for so long. close_s: longest wait for the disk at the end.
-        accept_lost: start from a fresh state if the server has lost the stream's, instead of raising StateLost.
-        offset: what is subtracted from values, in float64, before they become float32, and added to forecasts of their
-            channels: one per channel, a mapping by name, or a number for all. For levels so high that float32 would
-            lose what changes, such as counters from 1e8. The same for as long as the stream lives.
+        in_flight: ticks that may be unanswered at once, 1 to 128.
+        give_up_s: fail after this many seconds without any success.
+        answer_s: cut and repeat a call that owes an answer for this many seconds.
+        close_s: longest wait for the server's disk at the end, seconds.
+        accept_lost: start from a fresh state if the server has lost the stream's state, instead of raising StateLost.
+        offset: subtracted from the values in float64, before they become float32, and added to the forecasts of the
+            same channels. One number per channel, a mapping by channel name, or one number for all. Use it for levels
+            at which float32 loses the changes, such as counters from 1e8. Keep it the same for the life of the stream.
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
         settings = Settings(
@@ -204,11 +212,14 @@ class Client(Training, KeptStreams):
         accept_lost: bool = False,
         offset: Given = None,
     ) -> Mux:
-        """Many streams of `model` in one call; open it with `async with`, then `await mux.step(ids, rows, time)`.
+        """Return a Mux: many streams of `model` in one call. Open it with `async with`, then `await mux.step(ids, rows,
+        time)`.
 
-        give_up_s: fail after so long without any success. close_s: longest wait for the disk at the end.
-        accept_lost: go on from what the server has of a stream whose state it has lost, instead of raising StateLost.
-        offset: as of `stream`, of all its streams; of each by itself, `step` takes it.
+        give_up_s: fail after this many seconds without any success.
+        close_s: longest wait for the server's disk at the end, seconds.
+        accept_lost: if the server has lost a stream's state, continue from the state it has, instead of raising
+            StateLost.
+        offset: as for `stream`, for all streams; `step` takes one per stream.
         """
         model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)

@@ -1,7 +1,7 @@
-"""Why a connection does not come about: looked at from outside, with plain sockets, when gRPC says that it did not.
+"""Explain failed connections: examine the address with plain sockets after gRPC could not connect.
 
-gRPC reports the last address it tried, and in the words of its libraries. Here each address is tried once, and the
-answer that says most is kept, with what to do about it.
+gRPC reports only the last address it tried, in the words of its libraries. This module tries each address once and
+keeps the most informative finding, with a remedy.
 """
 
 from __future__ import annotations
@@ -20,19 +20,21 @@ from freshet.errors import FreshetError, Unavailable
 from freshet.security import Tls
 from freshet.target import Address, Proxy
 
-CONNECT_S = 2.0  # longest wait for a connection, and for a first word on it
+CONNECT_S = 2.0  # longest wait for a connection, and for the first bytes on it
 MOST_ADDRESSES = 4
-PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # and empty SETTINGS
-SETTINGS = 4  # the type of the frame with which a server of HTTP/2 begins
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])  # with an empty SETTINGS frame
+SETTINGS = 4  # type of the first frame of an HTTP/2 server
 NAME_MISMATCH = {62, 64}  # X509_V_ERR_HOSTNAME_MISMATCH, …_IP_ADDRESS_MISMATCH
 OUT_OF_DATE = {9, 10}  # X509_V_ERR_CERT_NOT_YET_VALID, …_HAS_EXPIRED
 
-Encryption: TypeAlias = "Tls | Literal['unknown'] | None"  # None: plain text; unknown: gRPC's own credentials
+Encryption: TypeAlias = (
+    "Tls | Literal['unknown'] | None"  # None: plain text; unknown: gRPC credentials given by the user
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """What was found and what to do. lasting: no later call can succeed as long as both sides stay as they are."""
+    """A finding and its remedy. lasting: later calls fail too until one side changes."""
 
     kind: str
     found: str
@@ -42,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """How the client goes to its server. address: None where gRPC finds it by means of its own."""
+    """The client's way to its server. address: None if gRPC resolves the target by its own means."""
 
     target: str
     address: Address | None
@@ -50,7 +52,7 @@ class Route:
     proxy: Proxy | None
 
     async def explained(self, error: FreshetError) -> FreshetError:
-        """The error with the reason why there is no connection, where that is why it was raised."""
+        """Return the error with the cause of the failed connection, if that is why it was raised."""
         if not isinstance(error, Unavailable) or not _unconnected(error):
             return error
         problem = await asyncio.to_thread(problem_of, self, str(error))
@@ -58,13 +60,13 @@ class Route:
 
 
 def unavailable(problem: Problem, error: Unavailable) -> Unavailable:
-    """An error that says what was found, what to do, and gRPC's own words."""
+    """Return an error with the finding, the remedy and gRPC's own text."""
     said = Unavailable(f"{problem.found}; {problem.remedy} ({error})", error.code)
     said.problem, said.found, said.remedy, said.lasting = problem.kind, problem.found, problem.remedy, problem.lasting
     return said
 
 
-# How gRPC says that there is no connection, or that one came to nothing: what a server said itself has none of these.
+# Parts of gRPC's texts for a connection that failed. Errors sent by a server contain none of them.
 UNCONNECTED = (
     "failed to connect", "errors resolving", "DNS resolution", "lookup", "Socket closed", "andshake", "recvmsg",
     "sendmsg", "onnection reset", "HTTP/2", "http1", "HTTP proxy", "all backends failing", "GOAWAY", "Broken pipe",
@@ -77,9 +79,9 @@ def _unconnected(error: Unavailable) -> bool:
 
 
 def problem_of(route: Route, said: str) -> Problem | None:
-    """What stands between the client and its server; None where nothing does, or it cannot be told. Blocks.
+    """Find what is between the client and its server; None if nothing is, or it cannot be determined. Blocks.
 
-    said: gRPC's words. It takes at most a few times CONNECT_S.
+    said: gRPC's text. Takes at most a few times CONNECT_S.
     """
     if route.proxy is not None:
         host = route.address.host if route.address else route.target
@@ -93,39 +95,41 @@ def problem_of(route: Route, said: str) -> Problem | None:
         infos = socket.getaddrinfo(route.address.host, route.address.port, type=socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         text = f"the host {route.address.host!r} of {route.target} has no address ({error})"
-        return Problem("unresolved", text, "look at its spelling and at this machine's DNS, or give its IP address")
+        return Problem("unresolved", text, "check its spelling and this machine's DNS, or give its IP address")
     places = list(dict.fromkeys(info[4] for info in infos))[:MOST_ADDRESSES]
     problems = [Look(route, place, said).problem() for place in places]
     if None in problems:
         return None
-    return min((p for p in problems if p is not None), key=lambda p: _TELLING.get(p.kind, 0))
+    return min((p for p in problems if p is not None), key=lambda p: _UNINFORMATIVE.get(p.kind, 0))
 
 
-_TELLING = {"silent": 1, "unreachable": 2, "refused": 3}  # whatever listens tells more
+_UNINFORMATIVE = {"silent": 1, "unreachable": 2, "refused": 3}  # any other problem says more
 
 
 class Look:
-    """One look at one address."""
+    """One examination of one address."""
 
     def __init__(self, route: Route, place: Any, said: str) -> None:
         self._route, self._place, self._said = route, place, said
         self._target = route.target
 
     def problem(self) -> Problem | None:
-        """What is wrong there; None where a server of gRPC answers as it should."""
+        """Find the problem at the address; None if a gRPC server answers as it should."""
         try:
             with self._connected() as connection:
                 if self._route.encryption is None:
                     return self._plain(connection)
                 return self._encrypted(connection, self._route.encryption)
         except ConnectionRefusedError:
-            return Problem("refused", f"nothing listens on {self._target}", "start a server there, or mend the address")
+            return Problem(
+                "refused", f"nothing listens on {self._target}", "start a server there, or correct the address"
+            )
         except TimeoutError:
-            remedy = "is the address right, and does a firewall let this through?"
+            remedy = "check the address and the firewalls on the way"
             return Problem("silent", f"{self._target} does not answer within {CONNECT_S:g} s", remedy)
         except OSError as error:
             return Problem(
-                "unreachable", f"{self._target} cannot be reached ({error})", "look at the address and the network"
+                "unreachable", f"{self._target} cannot be reached ({error})", "check the address and the network"
             )
 
     def _connected(self) -> socket.socket:
@@ -140,23 +144,23 @@ class Look:
         if spoken == "grpc":
             return None
         if spoken == "tls":
-            remedy = 'give tls=True, or tls="ca.pem" with the PEM of who signed its certificate'
-            return Problem("tls", f"{self._target} speaks TLS, and this client plain text", remedy, True)
+            remedy = 'give tls=True, or tls="ca.pem" with the PEM of the CA that signed its certificate'
+            return Problem("tls", f"{self._target} speaks TLS, but this client plain text", remedy, True)
         return self._no_grpc(spoken)
 
     def _no_grpc(self, spoken: str) -> Problem:
         if spoken == "http":
-            found = f"{self._target} speaks HTTP/1, as the page and metrics port of a server does, and not gRPC"
+            found = f"{self._target} speaks HTTP/1, not gRPC, as a server's port for pages and metrics does"
             return Problem("http", found, "give the server's gRPC port, 8300 by default", True)
-        found = f"something listens on {self._target} and closes the connection, or says nothing"
-        return Problem("closed", found, "is a freshet server on that port?")
+        found = f"something listens on {self._target}, but closes the connection or sends nothing"
+        return Problem("closed", found, "check that a freshet server has that port")
 
     def _speaks_tls(self) -> bool:
         context = _trusting_all()
         try:
             with self._connected() as connection, context.wrap_socket(connection):
                 return True
-        except ssl.SSLError as error:  # of a server that asks for a certificate too
+        except ssl.SSLError as error:  # also from a server that requires a client certificate
             return error.reason is not None and "ALERT" in error.reason
         except OSError:
             return False
@@ -175,14 +179,14 @@ class Look:
             try:
                 context = _context(tls)
             except (OSError, ValueError) as error:
-                remedy = "give PEM files: a CA's certificate, and a certificate with the key that belongs to it"
+                remedy = "give PEM files: a CA's certificate, and a client certificate with its own key"
                 return Problem("files", f"the files of tls cannot be used ({error})", remedy, True)
         context.set_alpn_protocols(["h2"])
         try:
             with context.wrap_socket(connection, server_hostname=name) as encrypted:
                 if encrypted.selected_alpn_protocol() != "h2":
                     return self._no_grpc("http")
-                # Nothing is sent: a reset in answer to it would hide why the server does not want this client.
+                # Send nothing: a reset in reply would hide why the server rejects this client.
                 return None if encrypted.recv(64) else self._without_a_word(tls)
         except ssl.SSLCertVerificationError as error:
             return self._distrusted(error, name, context)
@@ -195,19 +199,19 @@ class Look:
         if error.verify_code in NAME_MISMATCH:
             names = self._names(context)
             known = f"; it is for {', '.join(names)}" if names else ""
-            remedy = "reach the server by a name of its certificate, or give freshet.Tls(server_name=…)"
+            remedy = "connect by a name in its certificate, or give freshet.Tls(server_name=…)"
             return Problem("name", f"the certificate of {self._target} is not for {name!r}{known}", remedy, True)
         if error.verify_code in OUT_OF_DATE:
-            remedy = "the server needs a new one; or this machine's clock is wrong"
+            remedy = "renew it on the server, or correct this machine's clock"
             return Problem("expired", f"the certificate of {self._target}: {error.verify_message}", remedy, True)
         return self._untrusted(error.verify_message)
 
     def _untrusted(self, why: str) -> Problem:
-        remedy = 'give tls="ca.pem" with the PEM of who signed it'
+        remedy = 'give tls="ca.pem" with the PEM of the CA that signed it'
         return Problem("untrusted", f"the certificate of {self._target} is not trusted: {why}", remedy, True)
 
     def _names(self, context: ssl.SSLContext) -> list[str]:
-        """The names in the certificate, which is trusted but for its name."""
+        """Return the names in the certificate, which is trusted except for its name."""
         context.check_hostname = False
         with (
             contextlib.suppress(OSError),
@@ -221,35 +225,34 @@ class Look:
     def _failed(self, error: OSError) -> Problem:
         reason = getattr(error, "reason", None) or str(error)
         if "CERTIFICATE_REQUIRED" in reason or "HANDSHAKE_FAILURE" in reason:
-            remedy = "give freshet.Tls(cert=…, key=…), as the operator has issued them"
-            return Problem("certificate", f"{self._target} asks for a client's certificate", remedy, True)
+            remedy = "give freshet.Tls(cert=…, key=…) with the files from the operator"
+            return Problem("certificate", f"{self._target} requires a client certificate", remedy, True)
         if "UNKNOWN_CA" in reason or ("ALERT" in reason and "CERT" in reason):
-            remedy = "give the certificate that the operator has issued, with its key"
+            remedy = "give the certificate issued by the operator, with its key"
             return Problem("certificate", f"{self._target} refuses this client's certificate ({reason})", remedy, True)
         with contextlib.suppress(OSError), self._connected() as connection:
             spoken = _spoken(connection)
             if spoken == "grpc":
-                found = f"{self._target} speaks plain text, and this client TLS"
-                return Problem("plain", found, "leave tls out, or give the server a certificate", True)
+                found = f"{self._target} speaks plain text, but this client TLS"
+                return Problem("plain", found, "omit tls, or give the server a certificate", True)
             if spoken == "http":
                 return self._no_grpc("http")
-        remedy = "is it a freshet server, and does it speak TLS?"
-        return Problem("closed", f"no TLS connection to {self._target} comes about ({reason})", remedy)
+        remedy = "check that it is a freshet server and speaks TLS"
+        return Problem("closed", f"the TLS handshake with {self._target} fails ({reason})", remedy)
 
     def _without_a_word(self, tls: Encryption) -> Problem:
-        """Of a server that ends the connection after the handshake, as gRPC's do with a client they do not know."""
+        """Return the problem of a server that closes the connection after the handshake: gRPC does so with unknown
+        clients."""
         found = f"{self._target} speaks TLS and closes the connection"
         if isinstance(tls, Tls) and tls.cert is not None:
-            remedy = (
-                "most likely it does not accept this client's certificate: give the one that the operator has issued"
-            )
+            remedy = "most likely it rejects this client's certificate: give the one issued by the operator"
         else:
-            remedy = "most likely it asks for a client's certificate: give freshet.Tls(cert=…, key=…)"
+            remedy = "most likely it requires a client certificate: give freshet.Tls(cert=…, key=…)"
         return Problem("certificate", found, remedy)
 
 
 def _context(tls: Tls) -> ssl.SSLContext:
-    """As gRPC's credentials trust. Raises OSError, ValueError for files that are none."""
+    """Return a context that trusts what gRPC's credentials trust. Raises OSError, ValueError for invalid files."""
     context = ssl.create_default_context(cafile=None if tls.ca is None else os.fspath(tls.ca))
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     if tls.cert is not None:
@@ -258,14 +261,14 @@ def _context(tls: Tls) -> ssl.SSLContext:
 
 
 def _trusting_all() -> ssl.SSLContext:
-    """For a look at who is there: nothing is sent over it but the beginning of HTTP/2."""
+    """Return a context for examining a server: only the beginning of HTTP/2 is sent over it."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     return context
 
 
 def _spoken(connection: socket.socket) -> str:
-    """How a server answers the beginning of HTTP/2 in plain text: "grpc", "http", "tls", or "nothing" that is known."""
+    """Return how a server answers the beginning of HTTP/2 in plain text: "grpc", "http", "tls", or "nothing"."""
     try:
         return _first_word(connection)
     except OSError:
@@ -279,6 +282,6 @@ def _first_word(connection: socket.socket) -> str:
         heard += more
     if heard.startswith((b"HTTP/", b"<")):
         return "http"
-    if heard[:2] == b"\x15\x03":  # an alert of TLS
+    if heard[:2] == b"\x15\x03":  # a TLS alert
         return "tls"
     return "grpc" if len(heard) >= 9 and heard[3] == SETTINGS else "nothing"

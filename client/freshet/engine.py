@@ -1,6 +1,7 @@
-"""What runs one stream: a task that keeps a call open and reads it, and one that writes what waits.
+"""Runs one stream: one task keeps a call open and reads it, another writes what is due.
 
-The decisions are elsewhere (what to send: resume.py; what a message means: ledger.py); here are calls, tasks, waits.
+The decisions are elsewhere (what to send: resume.py; the meaning of a message: ledger.py); here are calls, tasks and
+waits.
 """
 
 from __future__ import annotations
@@ -28,26 +29,26 @@ from freshet.waits import Waits, Wanted
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.OpenRequest, pb.OpenResponse]"
 
-MAX_IN_FLIGHT = 128  # a server keeps more answers than that, for ticks sent again
-LEAVE_S = 1.0  # a server that asked us to reconnect has this long to finish what it owes
-OVERLOAD_S = 0.1  # an overloaded server that does not say when is asked again after this, unless Durable comes first
+MAX_IN_FLIGHT = 128  # a server keeps more answers than this, for ticks sent again
+LEAVE_S = 1.0  # how long a server that asked us to reconnect may still answer
+OVERLOAD_S = 0.1  # retry delay for an overloaded server that sends none; Durable ends it early
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How one stream behaves. Times in seconds."""
+    """Settings of one stream. Times in seconds."""
 
     # Ticks that may be unanswered at once, 1 to MAX_IN_FLIGHT.
     in_flight: int = IN_FLIGHT
-    # Without any success for so long, the stream fails with Unavailable.
+    # The stream fails with Unavailable after this time without any success.
     give_up_s: float = GIVE_UP_S
-    # A call that owes an answer (or its Welcome) for longer is cut and made again.
+    # A call that owes an answer (or its Welcome) for longer is cut and repeated.
     answer_s: float = ANSWER_S
-    # Longest wait for the disk when closing.
+    # Longest wait for the server's disk when closing.
     close_s: float = CLOSE_S
-    # Go on although the server lost the stream's state; only at opening, never in mid-stream.
+    # Continue although the server has lost the stream's state; only at opening, never later.
     accept_lost: bool = False
-    # What is subtracted from each channel before it becomes float32, as `offsets.checked` gives it.
+    # Subtracted from each channel before it becomes float32, in the form of `offsets.checked`.
     offset: dict[str, float] | list[float] | float | None = None
 
     def __post_init__(self) -> None:
@@ -59,7 +60,7 @@ class Settings:
 
 @dataclass(slots=True, eq=False)
 class Link:
-    """One call. heard: when it last said something, or began to owe an answer; loop time, seconds."""
+    """One call. heard: loop time, seconds, of its last message, or of when it began to owe an answer."""
 
     call: Call
     heard: float
@@ -67,7 +68,7 @@ class Link:
 
 
 class Engine:
-    """One stream's calls, one after the other, from `open` to `close`."""
+    """The calls of one stream, one after the other, from `open` to `close`."""
 
     def __init__(
         self, open_call: Opener[Call], hello: pb.Hello, settings: Settings, rng: random.Random | None = None
@@ -76,20 +77,20 @@ class Engine:
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self.ledger = Ledger(settings.in_flight, settings.accept_lost, settings.offset)
         self.outbox, self.labels = self.ledger.outbox, LabelBox()
-        self.error: Exception | None = None  # why the stream is over
+        self.error: Exception | None = None  # why the stream ended
         self.calls = 0  # Welcomes so far
         self._closing = False
-        self._link: Link | None = None  # where to write; None: not connected, or the server is leaving
+        self._link: Link | None = None  # the call to write on; None: not connected, or the server is leaving
         self._wake = asyncio.Event()
         self._waits = Waits(settings.give_up_s, self.check)
-        self._owed_since = 0.0  # loop time, seconds: when the ticks without an answer last came nearer to one
+        self._owed_since = 0.0  # loop time, seconds: the last progress of unanswered ticks
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
 
     # --- for the stream
 
     async def open(self) -> None:
-        """Connect and wait for the first Welcome. Raises FreshetError; nothing is left running then."""
+        """Connect and wait for the first Welcome. Raises FreshetError; no task is left running then."""
         forks.check()
         if self._closing or self._runner is not None:
             raise StreamClosed("this stream was opened before; make another with client.stream(…)")
@@ -104,7 +105,7 @@ class Engine:
             raise
 
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
-        """Check a tick and queue it to be sent. Raises TickRefused, and what `check` raises."""
+        """Check a tick and queue it. Raises TickRefused, and what `check` raises."""
         self.check()
         owed = self.outbox.owes
         slot = self.ledger.accept(tick, max_staleness)
@@ -114,13 +115,13 @@ class Engine:
         return slot
 
     def reset(self) -> None:
-        """Queue a Reset behind the ticks so far. Raises what `check` raises."""
+        """Queue a Reset after the ticks so far. Raises what `check` raises."""
         self.check()
         self.ledger.reset()
         self._wake.set()
 
     async def label(self, seq: int, y: Any) -> None:
-        """Send a label, and wait until it is on disk. Raises LabelRefused, and what `check` raises."""
+        """Send a label and wait until it is on disk. Raises LabelRefused, and what `check` raises."""
         self.check()
         values = self.ledger.label_values(seq, y)
         coming = "labels to reach the server's disk", lambda: self.labels.finished
@@ -131,7 +132,7 @@ class Engine:
         await self._waits.outcome(label.done, (f"the label of tick {seq} to reach the server's disk", coming[1]))
 
     def check(self) -> None:
-        """Raise the reason why this stream takes nothing more, if there is one."""
+        """Raise the reason why this stream accepts nothing more, if there is one."""
         forks.check()
         if self.error is not None:
             raise self.error
@@ -149,12 +150,12 @@ class Engine:
         )  # fmt: skip
 
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
-        """Wait as `Waits.until` does, looking after every message. Raises the stream's error if that comes first."""
+        """Wait as `Waits.until` does; the condition is tested after every message. Raises the stream's error."""
         forks.check()
         await self._waits.until(done, wanted)
 
     def notify(self) -> None:
-        """Let everyone in `until` look again."""
+        """Wake every wait in `until`."""
         self._waits.notify()
 
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
@@ -167,14 +168,14 @@ class Engine:
     def _reap(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled():
-            task.exception()  # seen: whoever needs it asks the task
+            task.exception()  # mark it as retrieved
         self.notify()
 
     async def close(self) -> None:
-        """Wait, at most `close_s`, until what was sent is answered and on disk; then end the call and every task.
+        """Wait, at most `close_s`, until everything sent is answered and on disk; then end the call and every task.
 
-        Ticks never sent are dropped, labels are not. Raises Unavailable if the disk was not confirmed in time,
-        and nothing if the stream had failed before. Calling it again does nothing.
+        Ticks never sent are dropped, labels are not. Raises Unavailable if the disk was not confirmed in time, and
+        nothing if the stream had failed before. Does nothing when repeated.
         """
         if self._closing or forks.forked():
             return
@@ -205,7 +206,7 @@ class Engine:
     # --- writing
 
     async def _pump(self) -> None:
-        """Write whatever may be sent now."""
+        """Write everything that may be sent now."""
         link = self._link
         if link is None:
             return
@@ -226,26 +227,29 @@ class Engine:
                 link.half_closed = True
                 await link.call.done_writing()
         except (grpc.aio.AioRpcError, asyncio.InvalidStateError):
-            pass  # the call is over: the reader learns why
+            pass  # the call has ended; the reader gets the reason
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
 
     async def _send(self) -> None:
-        """Write whenever there may be something. Only this task writes: gRPC ends a call whose write is cancelled, and
-        whoever waits for a tick may be."""
+        """Write whenever there may be something to write.
+
+        This is the only task that writes: gRPC ends a call whose write is cancelled, and a user's task may be
+        cancelled.
+        """
         try:
             while True:
                 await self._wake.wait()
                 self._wake.clear()
                 await self._pump()
-        except Exception as error:  # what no server can cause stays loud
+        except Exception as error:  # a bug in this code is raised
             self._end(error)
 
     # --- calling and reading
 
     async def _run(self) -> None:
-        """One call after the other, until the stream is closed or fails."""
+        """Make calls, one after the other, until the stream is closed or fails."""
         try:
             while (why := await self._one_call()) is not None:
                 self._waits.last_call = why
@@ -257,15 +261,15 @@ class Engine:
             self._fail(error)
 
     async def _one_call(self) -> str | None:
-        """One call from Hello to its end. Returns why to call again, None after a clean end. Raises FreshetError."""
+        """Make one call, from Hello to its end. Returns why to call again, or None after a clean end"""
         link = Link(self._open_call(), self._loop.time())
         watchdog = self.spawn(self._watch(link))
         try:
-            with contextlib.suppress(asyncio.InvalidStateError):  # over already: the read says why
+            with contextlib.suppress(asyncio.InvalidStateError):  # the call has ended; reading gives the reason
                 await link.call.write(pb.OpenRequest(hello=self.hello))
-            async for message in link.call:  # not `read`, which forgets what has arrived once a write has failed
+            async for message in link.call:  # not `read`, which drops received messages after a failed write
                 self._receive(link, message)
-            if link.half_closed:  # the server ends a half-closed call well only once all is on disk
+            if link.half_closed:  # the server ends a half-closed call cleanly only after all is on disk
                 self.outbox.durable_through(self.outbox.next_seq - 1, self.outbox.judged)
                 self.labels.all_durable()
                 return None
@@ -287,7 +291,8 @@ class Engine:
     async def _watch(self, link: Link) -> None:
         """Cut a call that owes an answer for too long: the server is stuck, or half the connection is gone.
 
-        A call that has lived a while and owes nothing is a success. (A Welcome alone is none: it may be the last word.)
+        A call that has lived for a while and owes nothing is a success. (A Welcome alone is not: it may be the last
+        message.)
         """
         limit = self._settings.answer_s
         while True:
@@ -299,18 +304,18 @@ class Engine:
                 link.call.cancel()
 
     async def _watch_ticks(self) -> None:
-        """End the stream once its ticks have come no nearer to an answer for `give_up_s`."""
+        """End the stream when its unanswered ticks have made no progress for `give_up_s`."""
         most = self._waits.give_up_s
         while True:
             left = self._owed_since + most - self._loop.time() if self.outbox.owes else most
             if left <= 0:
                 late = self.ledger.put_off
-                why = f", which the server puts off: {late}" if late else ""
+                why = f", which the server delays: {late}" if late else ""
                 return self._end(self._waits.gave_up(self.outbox.wants + why))
             await asyncio.sleep(left)
 
     def _receive(self, link: Link, message: pb.OpenResponse) -> None:
-        """Act on one message, then let everyone it may concern look again. Raises what ends the stream."""
+        """Handle one message, then wake the waits. Raises an error that ends the stream."""
         link.heard = now = self._loop.time()
         kind, outbox = message.WhichOneof("message"), self.outbox
         before = outbox.answered, outbox.durable, outbox.judged
@@ -352,13 +357,13 @@ class Engine:
         self._wake.set()
 
     def _end(self, error: Exception) -> None:
-        """The stream is over, and calls no more."""
+        """End the stream and stop calling."""
         self._fail(error)
         if self._runner is not None:
             self._runner.cancel()
 
     def _fail(self, error: Exception) -> None:
-        """The stream is over: everyone who waits for anything is told why. Only the first reason counts."""
+        """End the stream and give its error to every waiter. Only the first error counts."""
         if self.error is None:
             self.error = error
             self.ledger.fail(error)

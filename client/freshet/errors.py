@@ -1,4 +1,4 @@
-"""What can go wrong, as one small tree of exceptions, and the only place that reads gRPC statuses."""
+"""The exceptions of this package. The only module that reads gRPC statuses."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _DETAILS_KEY = "grpc-status-details-bin"
 
 
 class Reason(enum.IntEnum):
-    """Why a tick, a label or a window was refused: `freshet.v1.Refused.Reason`, number by number."""
+    """Why a tick, label or window was refused: the numbers of `freshet.v1.Refused.Reason`."""
 
     UNSPECIFIED = 0
     SHAPE = 1
@@ -38,11 +38,11 @@ class Reason(enum.IntEnum):
 
 
 class FreshetError(Exception):
-    """Everything that this package raises on its own account."""
+    """Base of every exception that this package raises by itself."""
 
 
 class TickRefused(FreshetError):
-    """One tick was not taken; the stream's state is untouched. `field` held `value`; `remedy` says what to send."""
+    """One tick was refused; the stream's state is unchanged. `field` held `value`; `remedy` says what to send."""
 
     def __init__(self, seq: int, field: str, value: str, remedy: str, reason: Reason) -> None:
         super().__init__(f"tick {seq} refused ({reason.name}): {field} = {value}; {remedy}")
@@ -50,7 +50,7 @@ class TickRefused(FreshetError):
 
 
 class LabelRefused(FreshetError):
-    """One label was not taken. `field` held `value`; `remedy` says what to send. `stream`: empty for one's own."""
+    """One label was refused. `field` held `value`; `remedy` says what to send. `stream` is empty for the own stream."""
 
     def __init__(self, seq: int, field: str, value: str, remedy: str, reason: Reason, stream: str = "") -> None:
         whose = f" of {stream!r}" if stream else ""
@@ -60,7 +60,7 @@ class LabelRefused(FreshetError):
 
 
 class WindowRefused(FreshetError):
-    """One labelled window was not taken. `field` held `value`; `remedy` says what to send."""
+    """One labelled window was refused. `field` held `value`; `remedy` says what to send."""
 
     def __init__(self, field: str, value: str, remedy: str, reason: Reason) -> None:
         super().__init__(f"window refused ({reason.name}): {field} = {value}; {remedy}")
@@ -68,13 +68,13 @@ class WindowRefused(FreshetError):
 
 
 class StreamClosed(FreshetError):
-    """The stream is closed, or closing: it takes nothing more, and ticks that were never sent are dropped."""
+    """The stream is closed or closing. It accepts nothing more; ticks that were never sent are dropped."""
 
 
 class NotOpen(FreshetError, RuntimeError):
-    """It was used before it was opened: a RuntimeError too, as it was for clients.
+    """The object was used before it was opened. For clients this was a RuntimeError, so it still is one.
 
-    thing: its name; how: what to write after `async with`, or `with`.
+    thing: name of the object. how: the expression for the `async with` or `with` statement.
     """
 
     def __init__(self, thing: str, how: str, statement: str = "async with") -> None:
@@ -82,18 +82,19 @@ class NotOpen(FreshetError, RuntimeError):
         self._thing, self._how = thing, how
 
     def blocking(self) -> NotOpen:
-        """The same for clients that block."""
+        """Return the same error worded for the blocking form."""
         return NotOpen(self._thing, self._how, "with")
 
 
 class TakenOver(FreshetError):
-    """Another client has opened this stream. The SDK does not reconnect: two clients would fight for it."""
+    """Another client has opened this stream. The SDK does not reconnect, because the two clients would take turns
+    forever."""
 
 
 class StateLost(FreshetError):
-    """The server no longer has what this stream was built on, nor can the client send it again.
+    """The server has lost the state that this stream continued from, and the client cannot send it again.
 
-    Of a Mux: `streams` are those it happened to; `packed` the answers of the step during which it did, or None.
+    For a Mux, `streams` are the affected ones; `packed` holds the answers of the step that noticed it, or None.
     """
 
     streams: tuple[str, ...] = ()
@@ -101,11 +102,11 @@ class StateLost(FreshetError):
 
 
 class Forked(FreshetError):
-    """This process was forked from one that had used gRPC, which does not survive that: use spawn or forkserver."""
+    """This process was forked from one that had used gRPC, which does not survive a fork: use spawn or forkserver."""
 
 
 class RpcError(FreshetError):
-    """A call that the server ended with an error. `code` is its gRPC status."""
+    """The server ended a call with an error. `code` is its gRPC status."""
 
     def __init__(self, message: str, code: grpc.StatusCode = grpc.StatusCode.UNKNOWN) -> None:
         super().__init__(message)
@@ -113,7 +114,7 @@ class RpcError(FreshetError):
 
 
 class InvalidArgument(RpcError):
-    """A field of a request is wrong; `field`, `value` and `remedy` are empty where the server did not name them."""
+    """A field of a request is wrong. `field`, `value` and `remedy` are empty if the server did not name them."""
 
     def __init__(self, message: str, field: str = "", value: str = "", remedy: str = "") -> None:
         super().__init__(message, grpc.StatusCode.INVALID_ARGUMENT)
@@ -121,42 +122,42 @@ class InvalidArgument(RpcError):
 
 
 class NotFound(RpcError):
-    """No such model, version or stream."""
+    """The model, version or stream does not exist."""
 
 
 class AlreadyExists(RpcError):
-    """The name is taken, with another spec."""
+    """The name exists with another spec."""
 
 
 class FailedPrecondition(RpcError):
-    """The request is sound, the server's state forbids it."""
+    """The request is valid, but the server's state forbids it."""
 
 
 class PermissionDenied(RpcError):
-    """The role of the credential is not enough."""
+    """The credential's role does not allow this call."""
 
 
 class Unauthenticated(PermissionDenied):
-    """The credential is missing, wrong, expired or revoked. The same one is never tried again."""
+    """The credential is missing, wrong, expired or revoked. The SDK never retries with the same one."""
 
 
 class ResourceExhausted(RpcError):
-    """A cap of the server is reached. `retry_delay_s` is the server's advice, None where it gave none."""
+    """A limit of the server is reached. `retry_delay_s` is the server's advice in seconds, or None."""
 
     retry_delay_s: float | None = None
 
 
 class Unimplemented(RpcError):
-    """This server does not have this method yet."""
+    """This server does not have this method."""
 
 
 class Unavailable(RpcError):
-    """No working server within the time allowed.
+    """No working server answered in the time allowed.
 
-    Where no connection came about and the reason was found, `problem` is a word for it: "refused", "silent",
-    "unreachable", "unresolved", "proxy"; "tls" (the server speaks it), "plain" (it does not), "http" (no gRPC);
-    "untrusted", "name", "expired" (its certificate), "certificate" (the client's), "files", "closed". `found` and
-    `remedy` say it in words. lasting: a later call cannot succeed as long as both sides stay as they are.
+    If there was no connection and its cause was found, `problem` names it: "refused", "silent", "unreachable",
+    "unresolved", "proxy"; "tls" (the server speaks TLS), "plain" (it does not), "http" (not gRPC); "untrusted", "name",
+    "expired" (the server's certificate), "certificate" (the client's), "files", "closed". `found` and `remedy` describe
+    it. lasting: later calls fail too until one side changes.
     """
 
     problem = found = remedy = ""
@@ -166,7 +167,7 @@ class Unavailable(RpcError):
         super().__init__(message, code)
 
 
-# Statuses of a connection that died or a server that leaves. INTERNAL also stands for RST_STREAM, and for a write
+# Statuses of a broken connection or a server that shuts down. INTERNAL also stands for RST_STREAM, and for a write
 # that raced the end of the call (grpc/grpc#36066), which hides the true status.
 RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL, grpc.StatusCode.CANCELLED})
 
@@ -185,7 +186,7 @@ _BY_CODE: dict[grpc.StatusCode, type[RpcError]] = {
 
 
 class Failed(Protocol):
-    """What this module reads of a `grpc.aio.AioRpcError`."""
+    """The part of `grpc.aio.AioRpcError` that this module reads."""
 
     def code(self) -> grpc.StatusCode: ...  # noqa: D102
     def details(self) -> str | None: ...  # noqa: D102
@@ -193,7 +194,7 @@ class Failed(Protocol):
 
 
 def from_rpc(error: Failed) -> FreshetError:
-    """The exception of this module for a gRPC error. The caller raises it."""
+    """Return the exception for a gRPC error. The caller raises it."""
     code, text = error.code(), error.details() or error.code().name
     details = _rich_details(error)
     if code is grpc.StatusCode.ABORTED:
@@ -201,7 +202,7 @@ def from_rpc(error: Failed) -> FreshetError:
     if code in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.OUT_OF_RANGE):
         return InvalidArgument(text, *_violation(details))
     if code is grpc.StatusCode.RESOURCE_EXHAUSTED:
-        if "larger than max" in text:  # gRPC's own words, of a server that takes no such message
+        if "larger than max" in text:  # gRPC's own text for a message over the server's limit
             text += "; start the server with a larger --max-message-bytes"
         exhausted = ResourceExhausted(text, code)
         exhausted.retry_delay_s = _retry_delay_s(details)
@@ -210,15 +211,18 @@ def from_rpc(error: Failed) -> FreshetError:
 
 
 def may_succeed_later(error: Failed, was_open: bool) -> bool:
-    """Whether the same call may succeed a little later. A bound of the server, reached, passes too where it says when;
-    but whoever never had a call open is told of it."""
+    """Whether the same call may succeed a little later.
+
+    RESOURCE_EXHAUSTED counts if the server says when to retry, but only for a client that has had a call open: a new
+    client gets the error.
+    """
     if error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED:
         return was_open and _retry_delay_s(_rich_details(error)) is not None
     return error.code() in RETRYABLE
 
 
 def _rich_details(error: Failed) -> status_pb2.Status:
-    """The google.rpc.Status that came with the error; an empty one where there is none or it cannot be read."""
+    """Return the google.rpc.Status sent with the error; an empty one if it is absent or unreadable."""
     metadata = error.trailing_metadata()
     for key, value in metadata if metadata is not None else ():  # type: ignore[attr-defined]
         if key == _DETAILS_KEY:
@@ -230,7 +234,7 @@ def _rich_details(error: Failed) -> status_pb2.Status:
 
 
 def _violation(status: status_pb2.Status) -> tuple[str, str, str]:
-    """(field, value, remedy) of the first BadRequest violation; the value comes from ErrorInfo's metadata."""
+    """Return (field, value, remedy) of the first BadRequest violation; the value is in ErrorInfo's metadata."""
     field = value = remedy = ""
     bad, info = error_details_pb2.BadRequest(), error_details_pb2.ErrorInfo()
     for detail in status.details:

@@ -1,4 +1,4 @@
-"""What comes back for a tick."""
+"""The answer to a tick."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from freshet.ticks import as_date
 class Forecast:
     """The answer to one tick.
 
-    y: float32, owned by the caller; float64 where an offset was added. Task forecast: (horizon, targets) in the units
-        of the channels, y[0] is the next tick. Task regress: (1, targets). Task classify: (1, classes), their
+    y: float32, owned by the caller; float64 if an offset was added. Task forecast: (horizon, targets) in the units of
+        the channels; y[0] is the next tick. Task regress: (1, targets). Task classify: (1, classes), their
         probabilities.
-    version: the version of the model that made it.
-    judged_through: labels of ticks up to this seq were learned, and judged, in the weights that made it.
-    latency_s: from first sending the tick to receiving the answer, seconds of the client's monotonic clock.
-    lost: the tick was taken, but its answer is no longer kept by the server (after a long reconnect): y is NaN,
-        version is 0, and the stream goes on.
-    time: event time of the tick, seconds since 1970-01-01 UTC; None where it had none. interval: seconds from one step
-        to the next, 0 where the model has none, or does not forecast.
+    version: the version of the model that answered.
+    judged_through: labels of ticks up to this seq were learned and judged in the weights that answered.
+    latency_s: seconds from first sending the tick to receiving the answer, by the client's monotonic clock.
+    lost: the server accepted the tick but no longer has its answer (after a long reconnect). y is NaN, version is 0,
+        and the stream continues.
+    time: event time of the tick, seconds since 1970-01-01 UTC; None without one.
+    interval: seconds from one step to the next; 0 if the model has none, or is not of task forecast.
     """
 
     seq: int
@@ -39,9 +39,10 @@ class Forecast:
 
     @property
     def times(self) -> npt.NDArray[np.float64] | None:
-        """(horizon,) event times that y is for, seconds since 1970-01-01 UTC, as `times.astype("datetime64[s]")` reads.
+        """(horizon,) event times of the rows of y, seconds since 1970-01-01 UTC; convert with
+        `times.astype("datetime64[s]")`.
 
-        None but for task forecast, where the tick had a time and the model has an interval.
+        None unless the task is forecast, the tick has a time and the model has an interval.
         """
         if self.time is None or self.interval <= 0:
             return None

@@ -1,4 +1,4 @@
-"""The forecasts of one source of ticks, iterated over in order, or taken as a frame."""
+"""The forecasts of one source of ticks: iterated over in order, or returned as a frame."""
 
 from __future__ import annotations
 
@@ -19,23 +19,23 @@ from freshet.ticks import Tick
 
 
 def waiting_for_labels(engine: Engine, seq: int, why: str) -> str:
-    """What is said of labels that are waited for; nothing where they are judged, and where the server is away."""
+    """Describe a wait for labels. Returns "" if they are judged, or if the stream was never welcomed."""
     outbox, latest = engine.outbox, engine.ledger.latest
     if outbox.judged >= seq or latest is None:
         return ""
     away = "" if outbox.connected else "; the connection is down"
     return (
         f"stream {latest.stream_id!r}: {why} until labels up to tick {seq} are judged; they are up to "
-        f"{outbox.judged}{away}. Does the model learn, or is its learning paused, or behind? `freshet top` shows it"
+        f"{outbox.judged}{away}. Learning may be off, paused or late: `freshet top` shows it"
     )
 
 
 class Forecasts:
-    """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
+    """Iterator over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
 
-    Ticks are pulled from the source ahead of the forecasts, at most `in_flight` of them; leaving the loop early leaves
-    those sent. `aclose` stops the pulling; closing the stream does so too. An error of the source is raised after the
-    forecasts of the ticks before it.
+    It pulls at most `in_flight` ticks ahead of the forecasts. If you leave the loop early, ticks already sent stay
+    sent. `aclose` stops the pulling, as does closing the stream. An error of the source is raised after the forecasts
+    of the ticks before it.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Forecasts:
         while True:
             slot = await self._oldest()
             try:
-                forecast = await self._result(slot)  # cancelled here, the slot stays the oldest
+                forecast = await self._result(slot)  # if cancelled, the slot stays the oldest
             except TickRefused as error:
                 self._drop_oldest()
                 if not self._skip or error is self._engine.error:
@@ -78,9 +78,9 @@ class Forecasts:
                 return forecast
 
     async def several(self) -> list[Forecast]:
-        """The next forecast, and those behind it that have come already; an empty list after the last.
+        """Return the next forecast and those after it that have arrived; an empty list after the last.
 
-        For who would rather wait once than once for each. Raises as iterating does.
+        It waits once for several forecasts, instead of once for each. Raises as iterating does.
         """
         try:
             forecasts = [await anext(self)]
@@ -92,16 +92,17 @@ class Forecasts:
         return forecasts
 
     async def frame(self) -> Any:
-        """All forecasts as a frame of the library that the rows came in: pandas, polars, pyarrow, a dict of columns.
+        """Return all forecasts as a frame of the source's library: pandas, polars, pyarrow, a dict of columns.
 
-        A row per row, with its index (pandas) or its times as first column; NaN for one that was skipped. A column has
-        the name of its target, or class; above horizon 1 it is NAME+H for H steps ahead. Waits for all: call it before
-        iterating. Raises as iterating does; InvalidArgument where the rows came in no frame.
+        There is one row per source row, with the source's index (pandas) or its times as the first column; NaN for a
+        skipped row. A column has the name of its target or class; above horizon 1 it is NAME+H for H steps ahead. It
+        waits for all forecasts: call it before iterating. Raises as iterating does; InvalidArgument if the source was
+        not a frame.
         """
         if self._frame is None:
             raise no_frame()
         if self._delivered:
-            raise FreshetError("some forecasts were taken already: call frame() before iterating")
+            raise FreshetError("some forecasts were already delivered: call frame() before iterating")
         outcomes: list[Forecast | None] = []
         async for forecast in self:
             outcomes += [None] * (self._delivered - 1 - len(outcomes))  # skipped before it
@@ -117,7 +118,7 @@ class Forecasts:
             return await slot.result()
 
     def _why_held(self) -> str:
-        """What the oldest tick without an answer waits for."""
+        """Describe what holds back the oldest unanswered tick."""
         assert self._max_staleness is not None
         seq = self._engine.outbox.answered + 1
         why = f"max_staleness = {self._max_staleness} holds tick {seq} back"
@@ -129,14 +130,14 @@ class Forecasts:
         self._room.set()
 
     async def aclose(self) -> None:
-        """Pull no more ticks. What was sent stays sent."""
+        """Stop pulling ticks. Ticks already sent stay sent."""
         self._source = iter(())
         if self._feeder is not None:
             self._feeder.cancel()
             await asyncio.gather(self._feeder, return_exceptions=True)
 
     async def _oldest(self) -> Slot:
-        """The first slot without a taken outcome; raises the source's error, or StopAsyncIteration, after the last."""
+        """Return the oldest slot not yet delivered. After the last, raises the source's error or StopAsyncIteration."""
         forks.check()
         if self._feeder is None:
             self._feeder = self._engine.spawn(self._feed())
@@ -150,7 +151,7 @@ class Forecasts:
         raise StopAsyncIteration
 
     async def _feed(self) -> None:
-        """Move ticks from the source to the engine as long as there is room."""
+        """Move ticks from the source to the engine while there is room."""
         if isinstance(self._source, AsyncIterable):
             async for tick in self._source:
                 await self._push(tick)

@@ -1,8 +1,8 @@
-"""gRPC does not survive a fork: what was opened before hangs or crashes behind it, and so does what is opened then.
+"""Refuse gRPC after a fork: open calls, and calls opened in the child, would hang or crash there.
 
-A process that was forked from one that had used gRPC is told so at once, wherever it would use it. gRPC's own handlers
-of forks are left out where gRPC was not imported before and GRPC_ENABLE_FORK_SUPPORT does not say otherwise: with
-grpc.aio they do nothing in the parent, and crash some of its children inside of fork(), whatever these were for.
+A process forked from one that had used gRPC gets the exception Forked wherever it would use gRPC. gRPC's own fork
+handlers are switched off if gRPC was not imported before and GRPC_ENABLE_FORK_SUPPORT is not set: with grpc.aio they do
+nothing in the parent, and crash some children inside fork(), whatever these were forked for.
 """
 
 from __future__ import annotations
@@ -19,33 +19,33 @@ if "grpc" not in sys.modules and SWITCH not in os.environ:
     finally:
         del os.environ[SWITCH]
 
-from freshet.errors import Forked  # noqa: E402  # which imports gRPC
+from freshet.errors import Forked  # noqa: E402  # it imports gRPC
 
-POLLER = "_poll_wrapper"  # the thread of grpc.aio, as `threading` names it; whoever started it, it does not survive
+POLLER = "_poll_wrapper"  # name of grpc.aio's thread, which does not survive a fork
 REMEDY = (
     'start processes with multiprocessing.get_context("spawn") or "forkserver", or fork before the first client is '
     "opened, and open one in each process"
 )
 
-_used = False  # a channel was opened in this process, or in one that it was forked from
-_forked = False  # this process was forked behind that
+_used = False  # a channel was opened in this process, or in an ancestor before the fork
+_forked = False  # this process was forked after that
 
 
 def use() -> None:
-    """gRPC is about to be used. Raises Forked where that cannot be."""
+    """Record that gRPC is used from now on. Raises Forked if it cannot be."""
     global _used
     check()
     _used = True
 
 
 def check() -> None:
-    """Raises Forked in a process that was forked from one that had used gRPC."""
+    """Raise Forked in a process that was forked from one that had used gRPC."""
     if _forked:
         raise Forked(f"this process was forked from one that had used gRPC, which does not survive a fork: {REMEDY}")
 
 
 def forked() -> bool:
-    """Whether `check` raises: for what must leave everything as it is then."""
+    """Whether `check` raises; for code that must then leave everything unchanged."""
     return _forked
 
 

@@ -1,4 +1,4 @@
-"""Forecasts as a frame of the library that the rows came in: their index or times, a column per target and step."""
+"""Forecasts as a frame of the source's library: its index or times, and a column per target and step."""
 
 from __future__ import annotations
 
@@ -14,32 +14,32 @@ from freshet.forecast import Forecast
 from freshet.frames import named_columns, plain
 from freshet.results import ModelSpec
 
-TIME = "time"  # the column of times that have no name
+TIME = "time"  # the column for times without a name
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows as ticks, or what yields them, and the frame that their forecasts go into; None where they came in none."""
+    """Rows as ticks, or an object that yields them; and the function that makes a frame of their forecasts, or None."""
 
     ticks: Any
     frame: Callable[[Mapping[str, Any]], Any] | None
 
 
 def framer(values: Any, times: Any) -> Callable[[Mapping[str, Any]], Any] | None:
-    """What makes a frame of columns, of the library and with the index or the times of `values`.
+    """Return a function that makes a frame of columns, in the library and with the index or times of `values`.
 
-    values, times: as of `Stream.forecasts`. None where values is no frame, or times can be walked over only once.
+    values, times: as for `Stream.forecasts`. None if values is not a frame, or if times can be iterated over only once.
     """
     if times is not None and not hasattr(times, "__len__"):
         return None
-    if hasattr(values, "iloc") and hasattr(values, "index"):  # pandas, and what is like it
+    if hasattr(values, "iloc") and hasattr(values, "index"):  # pandas and similar
         return _pandas(values, times)
     if isinstance(values, Mapping):
         return _with_times(values, times, lambda columns: columns)
     kind = type(values)
     if hasattr(kind, "from_pydict"):  # pyarrow
         return _with_times(values, times, kind.from_pydict)
-    if hasattr(values, "to_frame") and hasattr(values, "to_numpy"):  # a series of polars
+    if hasattr(values, "to_frame") and hasattr(values, "to_numpy"):  # polars series
         return _with_times(values, times, type(values.to_frame()))
     if hasattr(values, "columns") and hasattr(values, "to_numpy"):  # polars
         return _with_times(values, times, kind)
@@ -62,7 +62,7 @@ def _pandas(values: Any, times: Any) -> Callable[[Mapping[str, Any]], Any]:
 
 
 def _with_times(values: Any, times: Any, make: Callable[[dict[str, Any]], Any]) -> Callable[[Mapping[str, Any]], Any]:
-    """For libraries without an index: the times, where there are any, are the first column."""
+    """Make frames of libraries without an index: the times, if any, are the first column."""
     first: dict[str, Any] = {}
     if isinstance(times, str):
         first = {times: (named_columns(values) or {})[times]}
@@ -77,16 +77,16 @@ def _with_times(values: Any, times: Any, make: Callable[[dict[str, Any]], Any]) 
 
 
 def _moments(times: Any) -> Any:
-    """Times given apart, which have a length."""
+    """Return times that were given separately and have a length."""
     if hasattr(times, "__array__"):
         return plain(times)
     return list(times)
 
 
 def columns_of(spec: ModelSpec, outcomes: Sequence[Forecast | None]) -> dict[str, npt.NDArray[Any]]:
-    """A column per target, or class, and step ahead; NaN where a row was refused.
+    """Return a column per target or class and step ahead; NaN for a refused row.
 
-    A column has the name of its target where the model forecasts one step, and NAME+H for H steps ahead otherwise.
+    A column has the name of its target if the model forecasts one step; NAME+H for H steps ahead otherwise.
     """
     names = tuple(spec.classes or spec.targets or spec.channels)
     horizon = spec.horizon or 1
@@ -101,6 +101,6 @@ def columns_of(spec: ModelSpec, outcomes: Sequence[Forecast | None]) -> dict[str
 
 
 def no_frame() -> InvalidArgument:
-    """The refusal to make a frame of what came in none."""
+    """Return the refusal to make a frame of a source that is not a frame."""
     remedy = "give forecasts() a frame, and times that have a length, or iterate over the forecasts"
-    return InvalidArgument(f"values is no frame; {remedy}", "values", "no frame", remedy)
+    return InvalidArgument(f"values is not a frame; {remedy}", "values", "no frame", remedy)

@@ -1,7 +1,7 @@
-"""Values that know the names of their columns, and times of any library: made NumPy's, by what they can do.
+"""Values with column names, and times of any library, converted to NumPy by their capabilities.
 
-Nothing here imports pandas, polars or pyarrow: a frame is what gives its columns by name, and a column is what NumPy
-can read (`__array__`), where nulls come out as NaN.
+Nothing here imports pandas, polars or pyarrow: a frame is any object that returns its columns by name, and a column is
+any object that NumPy can read (`__array__`), with nulls as NaN.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ F64 = npt.NDArray[np.float64]
 
 
 def named_columns(values: Any) -> dict[str, Any] | None:
-    """The columns of a DataFrame, table, record batch, structured array or mapping; None for what names none.
+    """Return the columns of a DataFrame, table, record batch, structured array or mapping; None without column names.
 
-    Raises InvalidArgument for a name that occurs twice.
+    Raises InvalidArgument for a duplicate name.
     """
     names, column = _names(values)
-    if not names or not all(isinstance(name, str) for name in names):  # pandas numbers what nobody named
+    if not names or not all(isinstance(name, str) for name in names):  # pandas numbers columns without names
         return None
     twice = next((name for at, name in enumerate(names) if name in names[:at]), None)
     if twice is not None:
@@ -34,19 +34,19 @@ def named_columns(values: Any) -> dict[str, Any] | None:
 def _names(values: Any) -> tuple[list[Any], Any]:
     if isinstance(values, Mapping):
         return list(values), values.__getitem__
-    if getattr(getattr(values, "dtype", None), "names", None):  # NumPy's structured arrays
+    if getattr(getattr(values, "dtype", None), "names", None):  # NumPy structured arrays
         return list(values.dtype.names), values.__getitem__
     if hasattr(values, "column_names") and hasattr(values, "column"):  # pyarrow
         return list(values.column_names), values.column
-    if hasattr(values, "columns") and hasattr(values, "__getitem__"):  # pandas, polars, and what is like them
+    if hasattr(values, "columns") and hasattr(values, "__getitem__"):  # pandas, polars and similar
         return list(values.columns), values.__getitem__
     return [], None
 
 
 def matrix(columns: Mapping[str, Any], channels: Sequence[str], field: str = "values") -> F64:
-    """(N, C): the columns in the order of the channels, whatever theirs is; nulls as NaN.
+    """Return (N, C): the columns in the order of the channels; nulls as NaN.
 
-    Raises InvalidArgument that names a channel without a column, a column that is no channel, or one without numbers.
+    Raises InvalidArgument that names a channel without a column, a column without a channel, or one without numbers.
     """
     check_names(list(columns), channels, field)
     found = [_numbers(columns[name], name, field) for name in channels]
@@ -57,15 +57,15 @@ def matrix(columns: Mapping[str, Any], channels: Sequence[str], field: str = "va
 
 
 def check_names(names: Sequence[str], channels: Sequence[str], field: str) -> None:
-    """Raises InvalidArgument where they are not the same, in any order."""
+    """Raise InvalidArgument if names and channels differ, in any order."""
     missing = [name for name in channels if name not in names]
     more = [name for name in names if name not in channels]
     if missing or more:
         without = f"no column {', '.join(map(repr, missing))}" if missing else ""
-        unknown = f"{', '.join(map(repr, more))}, which is no channel" if more else ""
+        unknown = f"{', '.join(map(repr, more))}, which is not a channel" if more else ""
         remedy = f"give just the channels {', '.join(channels)}"[:200]
         if field == "values" and not missing and len(more) == 1:
-            remedy += f"; if it holds the times, add times={more[0]!r}"
+            remedy += f"; if it contains the times, add times={more[0]!r}"
         raise _wrong(field, " and ".join(filter(None, (without, unknown)))[:200], remedy)
 
 
@@ -81,14 +81,14 @@ def _numbers(column: Any, name: str, field: str) -> F64:
 
 
 def plain(values: Any) -> npt.NDArray[Any]:
-    """A NumPy array of anything that NumPy reads, masked values as NaN."""
+    """Return a NumPy array of anything that NumPy reads, masked values as NaN."""
     if isinstance(values, np.ma.MaskedArray):
         return np.ma.filled(values.astype(np.float64), np.nan)
     return np.asarray(values)
 
 
 def event_times(times: Any) -> Any:
-    """Something to walk over: one time per row, each a number, or what `ticks.seconds` reads; NaT as NaN."""
+    """Return an iterable with one time per row, each a number or a value for `ticks.seconds`; NaT as NaN."""
     if not hasattr(times, "__array__"):
         return times
     array = np.asarray(times)
@@ -96,19 +96,19 @@ def event_times(times: Any) -> Any:
 
 
 def index_times(values: Any) -> Any:
-    """The index of a frame or a series whose index is of times; None for all else."""
+    """Return the index of a frame or series if it is of times; None otherwise."""
     index = getattr(values, "index", None)
     return index if str(getattr(index, "dtype", "")).startswith("datetime64") else None
 
 
 def check_lengths(values: Any, times: Any) -> None:
-    """Raises InvalidArgument for another number of times than of rows, where both are known."""
+    """Raise InvalidArgument if the numbers of times and rows are both known and differ."""
     if hasattr(values, "__len__") and hasattr(times, "__len__") and len(values) != len(times):
-        raise _wrong("times", f"{len(times)} times of {len(values)} rows", "give one for each row")
+        raise _wrong("times", f"{len(times)} times for {len(values)} rows", "give one for each row")
 
 
 def in_seconds(times: npt.NDArray[np.datetime64]) -> F64:
-    """Seconds since 1970-01-01 UTC. NumPy's times have no zone: what had one was turned to UTC on the way."""
+    """Return seconds since 1970-01-01 UTC. NumPy's times have no zone: zoned times were converted to UTC before."""
     return np.asarray((times - np.datetime64(0, "s")) / np.timedelta64(1, "s"))
 
 

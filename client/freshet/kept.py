@@ -1,4 +1,4 @@
-"""What a server keeps of streams: look at it, take it along, put it elsewhere, forget it."""
+"""Streams as the server keeps them: read, move, list and delete them without opening them."""
 
 from __future__ import annotations
 
@@ -13,32 +13,35 @@ MAX_PAGE = 2**32 - 1
 
 
 class KeptStreams(Calls):
-    """The part of `Client` that speaks of streams without opening them."""
+    """The methods of `Client` for streams that are not opened."""
 
     @property
     def _kept(self) -> streams_pb2_grpc.StreamsAsyncStub:
         return streams_pb2_grpc.StreamsStub(self._connected())
 
     async def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> KeptStream:
-        """One stream as it is now; with_state: its hidden state too, for `put_stream`. Raises NotFound."""
+        """Return one stream as it is now. with_state: include its hidden state, for `put_stream`. Raises NotFound."""
         request = streams_pb2.GetStreamRequest(
             model=named(model, "model"), stream=identifier(stream_id), with_state=with_state
         )
         return KeptStream.of(await self._unary(self._kept.Get, request))
 
     async def put_stream(self, stream: KeptStream | streams_pb2.Stream) -> KeptStream:
-        """Make the stream what `get_stream` with its state said, perhaps of another server, or model of the same spec.
+        """Set a stream to what `get_stream` returned with its state, possibly from another server or a model of the
+        same spec.
 
-        Its next tick is last_seq + 1. Whoever has the stream open is fenced. Raises NotFound, InvalidArgument.
+        Its next tick is last_seq + 1. A client that has the stream open is fenced. Raises NotFound, InvalidArgument.
         """
         return KeptStream.of(await self._unary(self._kept.Put, streams_pb2.PutStreamRequest(stream=_message(stream))))
 
     async def delete_stream(self, model: str, stream_id: str, *, erase: bool = False) -> list[str]:
-        """Forget the stream; whoever has it open is fenced, and its id begins anew. Raises NotFound.
+        """Delete the stream. A client that has it open is fenced; the id then starts a new stream. Raises NotFound.
 
-        erase: also remove what the server's files hold of it, and of streams deleted before; needs the role admin, and
-        takes until the server has learned what waits. Unavailable, DeadlineExceeded: it goes on; the same call waits
-        for it again. Returns files of the server that may still hold data, set aside as damaged; without `erase` none.
+        erase: also remove the data of this stream, and of streams deleted earlier, from the server's files. It needs
+            the role admin and waits until the server has learned its backlog. After Unavailable or DeadlineExceeded the
+            erasure continues; repeat the call to wait for it.
+
+        Returns files of the server, set aside as damaged, that may still hold data; without `erase` an empty list.
         """
         request = streams_pb2.DeleteStreamRequest(
             model=named(model, "model"), stream=identifier(stream_id), erase=erase
@@ -47,7 +50,7 @@ class KeptStreams(Calls):
         return list(answer.remains)
 
     async def list_streams(self, model: str, *, page_size: int = 1000) -> AsyncIterator[KeptStream]:
-        """Every stream of the model, in the order of ids, asked for page by page. Raises NotFound."""
+        """Iterate over every stream of the model in the order of ids, page by page. Raises NotFound."""
         token, model, page_size = "", named(model, "model"), whole(page_size, "page_size", 1, MAX_PAGE)
         while True:
             request = streams_pb2.ListStreamsRequest(model=model, page_size=page_size, page_token=token)
@@ -60,7 +63,7 @@ class KeptStreams(Calls):
 
 
 def _message(kept: KeptStream | streams_pb2.Stream) -> streams_pb2.Stream:
-    """What is put. Raises InvalidArgument for other objects, names and numbers."""
+    """Return the message to put. Raises InvalidArgument for wrong types, names and numbers."""
     if isinstance(kept, streams_pb2.Stream):
         return kept
     if not isinstance(kept, KeptStream):

@@ -1,7 +1,8 @@
-"""Labels of one stream between the user and the server's disk, without any I/O; and what users may give as a label.
+"""The labels of one stream between the user and the server's disk, without I/O; and the forms in which users give them.
 
-A label is sent once its tick is answered and, after a reconnect, taken again by the server; it is kept until the server
-says that it is on disk, and sent again after a reconnect: of a tick's labels the first one wins, so that is harmless.
+A label is sent once its tick is answered and, after a reconnect, accepted again by the server. It is kept until the
+server reports it on disk, and sent again after a reconnect. Repeating a label is harmless: the first label of a tick
+wins.
 """
 
 from __future__ import annotations
@@ -20,26 +21,26 @@ from freshet.results import ModelSpec
 from freshet.ticks import LARGEST
 from freshet.v1 import types_pb2
 
-SUM_TOLERANCE = 1e-3  # of probabilities
+SUM_TOLERANCE = 1e-3  # of the sum of probabilities
 
 
 class Answers(NamedTuple):
-    """What a model answers, and what its labels hold."""
+    """What a model answers and what its labels contain."""
 
     task: str
     names: tuple[str, ...]  # of the targets, or of the classes
 
     @classmethod
     def of(cls, spec: ModelSpec) -> Answers:
-        """A model's."""
+        """Return the answers of a spec."""
         return cls(spec.task or "forecast", tuple(spec.classes or spec.targets or spec.channels))
 
 
 def label_values(answers: Answers, y: Any, seq: int, stream: str = "") -> list[float]:
-    """A label ready for the wire. Raises LabelRefused.
+    """Return a label's values for the wire. Raises LabelRefused.
 
-    y: for task regress a number or one per target, in order; for task classify the name or the index of the class, or
-    the probability of each.
+    y: for task regress a number, or one per target in order; for task classify the name or index of the class, or the
+    probability of each class.
     """
 
     def refused(field: str, value: object, remedy: str, reason: Reason) -> LabelRefused:
@@ -70,7 +71,7 @@ def label_values(answers: Answers, y: Any, seq: int, stream: str = "") -> list[f
 
 
 def one_hot(names: Sequence[str], y: Any, refused: Any) -> list[float]:
-    """1 for the class, a name or an index, and 0 for the others."""
+    """Return 1 for the class, given by name or index, and 0 for the others."""
     if isinstance(y, str):
         index = names.index(y) if y in names else -1
     else:
@@ -82,20 +83,21 @@ def one_hot(names: Sequence[str], y: Any, refused: Any) -> list[float]:
 
 
 def label_refused(refused: types_pb2.Refused, stream: str = "") -> LabelRefused:
-    """What the server said of a label."""
+    """Return the exception for the server's refusal of a label."""
     return LabelRefused(refused.seq, refused.field, refused.value, refused.remedy, Reason(refused.reason), stream)
 
 
 @dataclass(slots=True, eq=False)
 class Label:
-    """One label on its way. `done` gets a result once it is on disk, LabelRefused or what ended the stream."""
+    """One label that is not yet on disk. `done` gets a result once it is; LabelRefused, or the error that ended the
+    stream."""
 
     seq: int
     y: list[float]
     done: asyncio.Future[None]
 
     def __post_init__(self) -> None:
-        self.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # seen, if nobody waits any more
+        self.done.add_done_callback(lambda done: done.cancelled() or done.exception())  # mark it as retrieved
 
     def set_outcome(self, error: Exception | None = None) -> None:
         """Set the outcome, once."""
@@ -107,29 +109,30 @@ class Label:
 
 
 class LabelBox:
-    """The labels of one stream that are not on disk yet, in the order in which they were given."""
+    """The labels of one stream that are not yet on disk, in the order in which they were given."""
 
     def __init__(self) -> None:
         self._unsent: deque[Label] = deque()
-        self._sent: dict[int, Label] = {}  # on this call and not refused: by which of its labels it was
-        self._sent_count = self._durable = 0  # of this call's labels
+        self._sent: dict[int, Label] = {}  # on this call and not refused, by number on the call
+        self._sent_count = self._durable = 0  # on this call
         self._held = False  # the server is overloaded
-        self.finished = 0  # labels that have come to something
+        self.finished = 0  # labels with an outcome
 
     def __len__(self) -> int:
         return len(self._unsent) + len(self._sent)
 
     @property
     def waiting(self) -> bool:
-        """Whether any has yet to be sent."""
+        """Whether a label is still to be sent."""
         return bool(self._unsent)
 
     def append(self, label: Label) -> None:
-        """Take one more label."""
+        """Add a label."""
         self._unsent.append(label)
 
     def next_to_send(self, before: int) -> Label | None:
-        """The next label to send now, counted as sent; None: none, or its tick is not below seq `before` yet."""
+        """Return the next label to send, and count it as sent. None if there is none, or its tick is not below
+        `before`."""
         if self._held or not self._unsent or self._unsent[0].seq >= before:
             return None
         label = self._unsent.popleft()
@@ -138,7 +141,7 @@ class LabelBox:
         return label
 
     def durable(self, count: int) -> None:
-        """So many of this call's labels, those refused left out, are on disk."""
+        """Record that this many of the call's labels are on disk, refused ones not counted."""
         self._held = self._held and count == self._durable
         while self._durable < count and self._sent:
             self._sent.pop(next(iter(self._sent))).set_outcome()
@@ -146,7 +149,7 @@ class LabelBox:
             self.finished += 1
 
     def refused(self, item: int, error: LabelRefused) -> bool:
-        """The call's label number `item` was refused. True: it goes out again, after the next Durable or `release`."""
+        """Record a refusal. Returns True if the label is sent again, after the next Durable or `release`."""
         label = self._sent.pop(item, None)
         if label is None:
             return False
@@ -159,22 +162,22 @@ class LabelBox:
         return False
 
     def release(self) -> None:
-        """Try an overloaded server again without waiting for Durable."""
+        """Send to an overloaded server again without waiting for Durable."""
         self._held = False
 
     def all_durable(self) -> None:
-        """The call has ended well: all that was sent on it is on disk."""
+        """Record that all labels of the call are on disk: the call has ended cleanly."""
         self.durable(self._durable + len(self._sent))
 
     def disconnected(self) -> None:
-        """The call is over; what is not known to be on disk is sent again on the next."""
+        """End the call; labels not known to be on disk are sent again on the next."""
         self._unsent.extendleft(reversed(self._sent.values()))
         self._sent.clear()
         self._sent_count = self._durable = 0
         self._held = False
 
     def fail(self, error: Exception) -> None:
-        """None of them will be sent any more."""
+        """Give every label this error."""
         for label in (*self._sent.values(), *self._unsent):
             label.set_outcome(error)
         self._sent.clear()

@@ -1,4 +1,4 @@
-"""A sender of labels and whole windows: one call of Training.Learn after the other, from `open` to `close`."""
+"""A sender of labels and whole windows over Training.Learn: one call after the other, from `open` to `close`."""
 
 from __future__ import annotations
 
@@ -35,31 +35,32 @@ from freshet.windows import WindowLayout, window_message
 
 Call: TypeAlias = "grpc.aio.StreamStreamCall[pb.LearnRequest, pb.LearnResponse]"
 
-MAX_BYTES = 8 << 20  # of items that are not acknowledged
-LEAVE_S = 1.0  # a call on which nothing waits is ended well, or cut after this
+MAX_BYTES = 8 << 20  # of unacknowledged items
+LEAVE_S = 1.0  # how long closing waits for the call to end by itself
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LearnSettings:
-    """How one sender behaves. Times in seconds."""
+    """Settings of one sender. Times in seconds."""
 
-    # Items that may be unacknowledged at once; the server stops reading at 1,024.
+    # Items that may be unacknowledged at once. The server stops reading at 1,024.
     in_flight: int = LEARN_IN_FLIGHT
-    # Without any success for so long, the sender fails with Unavailable.
+    # The sender fails with Unavailable after this time without any success.
     give_up_s: float = GIVE_UP_S
-    # A call that is not welcomed within it is cut and made again.
+    # A call without a Welcome within this time is cut and repeated.
     answer_s: float = ANSWER_S
     # Keep refused items in `refused` instead of raising them.
     keep_refused: bool = False
-    # What is subtracted from each channel of a window before it becomes float32, as `offsets.checked` gives it.
+    # Subtracted from each channel of a window before it becomes float32, in the form of `offsets.checked`.
     offset: dict[str, float] | list[float] | float | None = None
 
 
 class Learning:
-    """Labels and windows for one model. Made by `Client.learn`; open it with `async with`. For use in one event loop.
+    """Sends labels and windows for one model. Made by `Client.learn`; open it with `async with`. For use in one event
+    loop.
 
-    It reconnects by itself: what is not acknowledged is sent again, and learned once. An item that the server refuses
-    is raised by the next call of a method, as LabelRefused or WindowRefused, unless they are kept.
+    It reconnects by itself: unacknowledged items are sent again and learned once. The next call of a method raises an
+    item that the server refused, as LabelRefused or WindowRefused, unless refusals are kept.
     """
 
     def __init__(
@@ -77,11 +78,11 @@ class Learning:
         self._backoff = Backoff(settings.give_up_s, rng or random.Random())
         self._unraised: list[LabelRefused | WindowRefused] = []
         self._error: Exception | None = None
-        self._raised = False  # that error was raised
+        self._raised = False  # the caller has seen the error
         self._runner: asyncio.Task[None] | None = None
         self._waits = Waits(settings.give_up_s, self._check)
         self._welcomes = 0
-        self._progress = 0  # what has come of the server
+        self._progress = 0  # messages of the server
         self._closing = False
 
     def __repr__(self) -> str:
@@ -96,7 +97,7 @@ class Learning:
     # --- for the user
 
     async def open(self) -> Self:
-        """Connect; returns once the server has said Welcome. `async with` does it at its start.
+        """Connect and wait for the server's Welcome. `async with` calls it.
 
         Raises NotFound, InvalidArgument …; Unavailable after `give_up_s`.
         """
@@ -118,15 +119,17 @@ class Learning:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        """Close; after an error in the block, leave at once."""
+        """Close; after an error in the block, end the call at once."""
         if error is None:
             await self.aclose()
         else:
             await self._end()
 
     async def aclose(self) -> None:
-        """Wait until everything is acknowledged, then end the call. Raises as `flush` does, but not again what ended
-        the sender; safe to repeat."""
+        """Wait until everything is acknowledged, then end the call. Safe to repeat.
+
+        Raises as `flush` does, but not an error that a method has already raised.
+        """
         if self._closing or self._runner is None or forks.forked():
             self._closing = True
             return
@@ -141,15 +144,18 @@ class Learning:
             await self._end()
 
     async def window(self, x: Any, y: Any, weight: Any = None, initial_state: Any = None) -> None:
-        """Send a labelled window; returns once there is room for it, `flush` says when it is acknowledged.
+        """Send a labelled window. Returns when there is room for it; `flush` waits for the acknowledgement.
 
-        x: (T, channels). y: the label of the last tick: a number, one per target, or for task classify the class by
-        name, index or probabilities; or one per tick, (T, outputs), or (T,) of numbers where a label is one number. For
-        task forecast, the values that follow a tick.
-        weight: how much each tick's label counts, (T,) or (T, outputs), 0 for no label; default 1 where y has one.
-        initial_state: the state before the first tick, one row as `Streams.Get` gives it; default zeros.
-        Raises WindowRefused for what cannot be sent, or what an earlier item was refused for; this is not sent then.
-        Raises InvalidArgument where x changes by less than float32 keeps beside it: give an offset.
+        x: (T, channels).
+        y: the label of the last tick: a number, one per target, or for task classify the class by name, index or
+            probabilities. Or one label per tick: (T, outputs), or (T,) if a label is one number. For task forecast, a
+            tick's label is the values that follow it.
+        weight: how much each tick's label counts: (T,) or (T, outputs), 0 for no label; default 1 wherever y has a
+            label.
+        initial_state: the state before the first tick, one row as `Streams.Get` returns it; default zeros.
+
+        Raises WindowRefused if the window cannot be sent, or for an earlier refused item; this window is then not sent.
+        Raises InvalidArgument if x changes by less than float32 resolves at its level: give an offset.
         """
         message = window_message(self._layout, x, y, weight, initial_state)
         await self._add(pb.LearnRequest(window=message), window=True)
@@ -157,8 +163,8 @@ class Learning:
     async def label(self, stream: str, seq: int, y: Any) -> None:
         """Send the true value for tick `seq` of a stream of the model; y as for `Stream.label`.
 
-        Returns once there is room for it. Raises LabelRefused for what cannot be sent, or what an earlier item was
-        refused for; this is not sent then.
+        Returns when there is room for it. Raises LabelRefused if the label cannot be sent, or for an earlier refused
+        item; this label is then not sent.
         """
         stream, seq = identifier(stream), whole(seq, "seq")
         values = label_values(self._layout.answers, y, seq, stream)
@@ -166,30 +172,35 @@ class Learning:
         await self._add(pb.LearnRequest(label=message), window=False)
 
     async def flush(self) -> None:
-        """Wait until all that was sent is acknowledged: on disk, or learned where that was asked for; or is refused,
-        which is raised then, one at a time. Raises Unavailable once nothing was acknowledged for `give_up_s`."""
+        """Wait until everything sent is acknowledged: on disk, or learned, as `acknowledge` says.
+
+        Raises refused items, one per call; Unavailable if nothing was acknowledged for `give_up_s`.
+        """
         await self._until(lambda: not len(self._backlog), "what was sent to be acknowledged", patient=True)
 
     @property
     def next_window(self) -> int:
-        """The number of the next window of this source, 1 where it never sent one: where to go on after a restart."""
+        """The number of this source's next window; 1 for a new source. A restarted sender continues from here."""
         return self._backlog.next_window
 
     @property
     def reconnects(self) -> int:
-        """Times that the sender went on on another call."""
+        """How often the sender continued on a new call."""
         return max(0, self._welcomes - 1)
 
     # --- inside
 
     async def _add(self, message: pb.LearnRequest, window: bool) -> None:
-        await self._until(lambda: self._backlog.room, "room for one more, behind what is not acknowledged")
+        await self._until(lambda: self._backlog.room, "room for one more item: too many are unacknowledged")
         self._backlog.add(message, message.ByteSize(), window)
         self._waits.notify()
 
     async def _until(self, true: Callable[[], bool], what: str, patient: bool = False) -> None:
-        """Wait until it is true, looked at after every change. Raises what ended the sender, or a refusal: the patient
-        wait first. If nothing comes of the server for `give_up_s`, the sender is over."""
+        """Wait until `true()` holds; it is tested after every change.
+
+        patient: finish waiting before raising a refusal. Raises the error that ended the sender, or a refusal. If the
+        server sends nothing for `give_up_s`, the sender fails.
+        """
         try:
             await self._waits.until(
                 lambda: true() or bool(self._unraised and not patient), (what, lambda: self._progress)
@@ -211,7 +222,7 @@ class Learning:
             raise NotOpen("sender", "client.learn(…) as learning")
 
     def _fail(self, error: Exception) -> None:
-        """The sender is over. Only the first reason counts."""
+        """End the sender. Only the first error counts."""
         if self._error is None:
             self._error = error
             if self._runner is not None:
@@ -219,7 +230,7 @@ class Learning:
         self._waits.notify()
 
     async def _end(self) -> None:
-        """End the call, well where nothing waits any more."""
+        """End the call, cleanly if nothing is unacknowledged."""
         self._closing = True
         if forks.forked():
             return
@@ -235,7 +246,7 @@ class Learning:
                 await asyncio.gather(self._runner, return_exceptions=True)
 
     async def _run(self) -> None:
-        """One call after the other, until the sender is closed or fails."""
+        """Make calls, one after the other, until the sender is closed or fails."""
         loop = asyncio.get_running_loop()
         try:
             while (why := await self._one_call()) and not self._closing:
@@ -248,13 +259,13 @@ class Learning:
             self._fail(error)
 
     async def _one_call(self) -> str:
-        """One call from Hello to its end. Returns why to call again. Raises FreshetError."""
+        """Make one call, from Hello to its end. Returns why to call again. Raises FreshetError."""
         call = self._open_call()
         sending = asyncio.create_task(self._send(call))
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
             async with asyncio.timeout(self._settings.answer_s) as welcomed:
-                async for message in call:  # not `read`, which forgets what has arrived once a write has failed
+                async for message in call:  # not `read`, which drops received messages after a failed write
                     welcomed.reschedule(None)
                     self._receive(message)
             return "ended by the server"
@@ -266,7 +277,7 @@ class Learning:
             if cancelled_from_outside():
                 raise
             if sending.done():
-                sending.result()  # what no server can cause stays loud
+                sending.result()  # a bug in the writer is raised
             return "cut"
         finally:
             self._backlog.disconnected()
@@ -275,8 +286,10 @@ class Learning:
             call.cancel()
 
     async def _send(self, call: Call) -> None:
-        """Hello, then whatever may be sent, as long as the call lives."""
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # over: the reader learns why
+        """Write Hello, then items as they may be sent, for as long as the call lives."""
+        with contextlib.suppress(
+            grpc.aio.AioRpcError, asyncio.InvalidStateError
+        ):  # the call has ended; the reader gets the reason
             await call.write(pb.LearnRequest(hello=self._hello))
             while not self._closing:
                 await self._waits.until(lambda: self._backlog.sendable or self._closing)

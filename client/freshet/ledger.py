@@ -1,4 +1,4 @@
-"""The ticks of one stream and what came of them: messages in, outcomes out. No calls, no tasks; see engine.py."""
+"""The ticks of one stream and their outcomes: messages in, outcomes out. No calls and no tasks; see engine.py."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from freshet.ticks import Checked, Layout, Tick, check
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
 
-MAX_UNDURABLE = 256  # where the server names no bound
+MAX_UNDURABLE = 256  # if the server does not send a limit
 
 
 @dataclass(slots=True, eq=False)
 class Slot:
-    """One tick of the user and, in time, what came of it. sent_at: loop time, seconds; 0 before it was sent."""
+    """One tick of the user and its outcome, once there is one. sent_at: loop time, seconds; 0 before it is sent."""
 
     tick: Checked
     outcome: Forecast | Exception | None = None
@@ -36,18 +36,18 @@ class Slot:
 
     @classmethod
     def refused(cls, error: TickRefused) -> Slot:
-        """A tick that did not pass the check."""
+        """Return the slot of a tick that failed the check."""
         return cls(Checked([], None, []), error)
 
     def set_outcome(self, outcome: Forecast | Exception) -> None:
-        """Set the outcome, once, and wake whoever waits for it."""
+        """Set the outcome, once, and wake the waiter."""
         if self.outcome is None:
             self.outcome = outcome
             if self.waiter is not None and not self.waiter.done():
                 self.waiter.set_result(None)
 
     async def result(self) -> Forecast:
-        """Wait for the outcome; raises it where it is an error. May be cancelled and called again."""
+        """Wait for the outcome; raises it if it is an error. May be cancelled and called again."""
         if self.outcome is None:
             self.waiter = asyncio.get_running_loop().create_future()
             await self.waiter
@@ -58,28 +58,28 @@ class Slot:
 
 
 class Ledger:
-    """An outbox of slots, and what the messages of the server mean for them.
+    """An outbox of slots, and the meaning of the server's messages for them.
 
-    offset: what is subtracted from the channels and added to the forecasts, as `offsets.checked` gives it.
+    offset: subtracted from the channels and added to the forecasts, in the form of `offsets.checked`.
     """
 
     def __init__(self, in_flight: int, accept_lost: bool, offset: Any = None) -> None:
         self.outbox: Outbox[Slot] = Outbox(in_flight)
         self.latest: Welcome | None = None
-        self.last_time: float | None = None  # event time of the last tick answered, or of the stream as it was found
-        self.put_off = ""  # what the server says of the tick that it does not take yet
+        self.last_time: float | None = None  # event time of the last answered tick, or the server's at opening
+        self.put_off = ""  # the server's reason for delaying the oldest tick
         self._accept_lost, self._given_offset = accept_lost, offset
         self._watch = self._label_watch = Line(())
         self._added: F64 | None = None  # to forecasts
         self._layout: Layout | None = None
         self._answers = Answers("forecast", ())
-        self._interval = 0.0  # from step to step, seconds; 0 where there is none
+        self._interval = 0.0  # seconds between steps; 0 for none
         self._forecast_shape = (1, 1)  # horizon, and targets or classes
-        # Ticks with an event time since the last reset: the last answered one, and all behind it.
+        # Ticks with an event time since the last reset: the last answered one and all later ones.
         self._timed: deque[Slot] = deque()
 
     def accept(self, tick: Tick, max_staleness: int | None = None) -> Slot:
-        """Check a tick and queue it. Raises TickRefused; InvalidArgument where float32 would lose what changes."""
+        """Check a tick and queue it. Raises TickRefused; InvalidArgument if float32 would lose its changes."""
         if self._layout is None:
             raise NotOpen("stream", "client.stream(…) as stream")
         last_time = self._timed[-1].tick.time if self._timed else None
@@ -94,9 +94,9 @@ class Ledger:
         return slot
 
     def check_ahead(self, rows: npt.NDArray[Any]) -> None:
-        """Raise InvalidArgument where float32 would lose what changes in rows that are all there.
+        """Raise InvalidArgument if float32 would lose changes between the given rows.
 
-        rows: (N, C), or (N,) for one channel; others are judged as they come.
+        rows: (N, C), or (N,) for one channel; other shapes are checked tick by tick.
         """
         if self._layout is None or rows.dtype.kind not in "fiu":
             return
@@ -106,7 +106,7 @@ class Ledger:
             check_ahead(found.astype(np.float64), channels, self._layout.offset or 0.0)
 
     def label_values(self, seq: int, y: Any) -> list[float]:
-        """A label for an answered tick, checked. Raises LabelRefused; InvalidArgument as `accept`."""
+        """Check a label for an answered tick. Raises LabelRefused; InvalidArgument as `accept`."""
         values = label_values(self._answers, y, seq)
         if not 1 <= seq <= self.outbox.answered:
             remedy = f"label a tick once it is answered; the last one is {self.outbox.answered}"
@@ -116,17 +116,17 @@ class Ledger:
 
     @property
     def max_undurable(self) -> int:
-        """Labels, and ticks, that may be on their way to the disk at once."""
+        """Limit of ticks, and of labels, that are not yet on disk."""
         return (self.latest.max_undurable if self.latest else 0) or MAX_UNDURABLE
 
     def reset(self) -> None:
-        """Put a Reset between the ticks so far and the next one, whose event time may be an earlier one."""
+        """Insert a Reset between the ticks so far and the next one, whose event time may be earlier."""
         self.outbox.reset()
         self._timed.clear()
         self._watch.forget()
 
     def request(self, item: Entry[Slot] | Reset, now: float) -> pb.OpenRequest:
-        """The message for what the outbox gave."""
+        """Return the message for an item of the outbox."""
         if isinstance(item, Reset):
             self.last_time = None
             return pb.OpenRequest(reset=pb.Reset())
@@ -135,7 +135,7 @@ class Ledger:
         return pb.OpenRequest(tick=pb.Tick(seq=item.seq, x=slot.tick.x, time=slot.tick.time))
 
     def welcome(self, welcome: pb.Welcome) -> None:
-        """A call is open. Raises StateLost, TakenOver; InvalidArgument for an offset of other channels."""
+        """Start a call. Raises StateLost, TakenOver; InvalidArgument for an offset that does not match the channels."""
         if welcome.state_origin == pb.Welcome.LOST and not (self._accept_lost and self.latest is None):
             raise StateLost(
                 f"the server has lost the state of {welcome.stream_id!r}; "
@@ -159,7 +159,7 @@ class Ledger:
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:
-        """A tick is answered. Raises ProtocolError for an answer that nothing asked for, or of another size."""
+        """Record the answer to a tick. Raises ProtocolError for an unexpected answer, or one of the wrong size."""
         seq, judged = answer.seq, answer.judged_through
         slot = self.outbox.forecast(seq, judged)
         if slot is None:
@@ -177,7 +177,7 @@ class Ledger:
         slot.set_outcome(Forecast(seq, made, answer.version, judged, waited, time=time, interval=self._interval))
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
-        """A tick is refused. Raises TickRefused where that ends the stream, InvalidArgument where no tick was meant."""
+        """Record a refusal. Raises TickRefused if it ends the stream, InvalidArgument if it does not concern a tick."""
         if refused.seq == 0:
             text = f"{refused.field} = {refused.value}; {refused.remedy}"
             raise InvalidArgument(text, refused.field, refused.value, refused.remedy)
@@ -204,6 +204,6 @@ class Ledger:
             self.last_time = slot.tick.time
 
     def fail(self, error: Exception) -> None:
-        """Every tick without an outcome gets this one."""
+        """Set this error as the outcome of every unanswered tick."""
         for slot in self.outbox.unanswered():
             slot.set_outcome(error)

@@ -1,4 +1,4 @@
-"""Small frozen objects made of messages: what they have in common."""
+"""The common base of results: small frozen objects built from messages."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ SHOWN_CHARACTERS = 60
 
 
 class WireEnum(enum.IntEnum):
-    """A number of the wire with a name. A number that only a newer server knows has the name UNKNOWN_n."""
+    """A named number of the wire. A number that only a newer server knows has the name UNKNOWN_n."""
 
     @classmethod
     def _missing_(cls, value: object) -> Self:
         if not isinstance(value, int):
-            raise ValueError(f"{value!r} is no {cls.__name__}")
+            raise ValueError(f"{value!r} is not a {cls.__name__}")
         unknown = int.__new__(cls, value)
         unknown._name_, unknown._value_ = f"UNKNOWN_{value}", value
         return unknown
 
     @classmethod
     def Name(cls, number: int) -> str:  # as of protobuf's enums
-        """The name of a number."""
+        """Return the name of a number."""
         return cls(number).name
 
 
 class Result:
-    """Makes results of messages, and shows them in one line."""
+    """Builds results from messages and shows them in one line."""
 
     __slots__ = ()
-    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # how fields of other types are read, by name
+    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # converters of fields, by name
     SHOWN: ClassVar[tuple[str, ...]] = ()  # the fields that identify a result, for its repr; empty: all
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """The result that a message stands for."""
+        """Build the result from its message."""
         known = {field.name for field in fields(cast("Any", cls))}
         optional = {field.name for field in fields(cast("Any", cls)) if field.default is None}
         named = (field for field in message.DESCRIPTOR.fields if field.name in known)
@@ -63,12 +63,12 @@ def _value(message: Message, field: Any, read: Any) -> Any:
 
 
 def short(value: Any) -> str:
-    """A value in at most SHOWN_CHARACTERS; a result as it shows itself."""
+    """Show a value in at most SHOWN_CHARACTERS; a result bounds its own length."""
     if isinstance(value, bytes):
         return f"<{len(value)} bytes>"
     if isinstance(value, WireEnum):
         return value.name
     if isinstance(value, Result):
-        return repr(value)  # bounds itself
+        return repr(value)
     text = repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"

@@ -23,7 +23,7 @@ MAX_EVENTS = 2**32 - 1
 
 
 class Models(Calls):
-    """The part of `Client` that speaks of models."""
+    """The methods of `Client` for models."""
 
     @property
     def _models(self) -> models_pb2_grpc.ModelsAsyncStub:
@@ -34,12 +34,13 @@ class Models(Calls):
     async def create_model(
         self, name: str, channels: Iterable[str] = (), *, weights: bytes = b"", **spec: Any
     ) -> Model:
-        """Create a model, or answer the existing one if its spec, and the weights if some are given, are the same.
+        """Create a model. Returns an existing one if its spec, and the weights if given, are the same.
 
-        spec: fields of freshet.v1.ModelSpec, e.g. horizon=24, interval=1800.0, cell="gru", hidden=64; the server fills
-        in the rest, and what is None. weights: those of version 1, safetensors as `export` gives them; empty: drawn
-        from the spec's seed.
-        Raises InvalidArgument naming the field, AlreadyExists for another spec or other weights.
+        spec: fields of freshet.v1.ModelSpec, e.g. horizon=24, interval=1800.0, cell="gru", hidden=64. The server fills
+            in fields that are absent or None.
+        weights: the weights of version 1, safetensors as `export` returns them; empty: drawn from the spec's seed.
+
+        Raises InvalidArgument naming the field; AlreadyExists if the spec or the weights differ.
         """
         message = spec_message(spec | {"channels": channels})
         weights = binary(weights, "weights")
@@ -49,7 +50,7 @@ class Models(Calls):
         return Model.of(await self._unary(self._models.Create, request))
 
     async def get_model(self, name: str) -> Model:
-        """One model, as it is now."""
+        """Return one model as it is now. Raises NotFound."""
         return await self._get_model(name)
 
     async def _get_model(self, name: str, within_s: float = 0.0) -> Model:
@@ -57,17 +58,18 @@ class Models(Calls):
         return Model.of(await self._unary(self._models.Get, request, within_s))
 
     async def list_models(self) -> list[Model]:
-        """Every model that this client may see."""
+        """Return every model that this client may see."""
         answer = await self._unary(self._models.List, models_pb2.ListModelsRequest())
         return [Model.of(model) for model in answer.models]
 
     async def versions(self, name: str) -> list[Version]:
-        """The versions that are kept, newest first."""
+        """Return the versions that are kept, newest first."""
         answer = await self._unary(self._models.Versions, models_pb2.VersionsRequest(name=named(name)))
         return [Version.of(version) for version in answer.versions]
 
     async def export(self, name: str, version: int = 0) -> Export:
-        """A version's files: `.onnx`, the whole forecaster, and `.weights` (safetensors). 0: what serves."""
+        """Return a version's files: `.onnx`, the whole forecaster, and `.weights` (safetensors). 0: the serving
+        version."""
         return Export.of(
             await self._unary(
                 self._models.Export, models_pb2.ExportRequest(name=named(name), version=whole(version, "version"))
@@ -77,11 +79,14 @@ class Models(Calls):
     # --- change
 
     async def import_version(self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = "") -> Version:
-        """Add a version from weights of the same spec. It serves once it is promoted; the same weights are added once.
+        """Add a version from weights of the same spec. It serves once it is promoted. Equal weights are added only
+        once.
 
-        weights: safetensors, as `export` gives them. onnx: their graph, if it is to be compared with the server's own.
-        digest: sha256 of the weights, hex, where it is known from elsewhere; made of the bytes otherwise.
-        Raises InvalidArgument for other names, shapes, values that are not finite, a graph that answers otherwise.
+        weights: safetensors, as `export` returns them.
+        onnx: the graph of these weights, to be compared with the server's own.
+        digest: sha256 of the weights, hex, if known from elsewhere; default: computed from the bytes.
+
+        Raises InvalidArgument for other names or shapes, values that are not finite, or a graph with other answers.
         """
         weights, onnx = binary(weights, "weights"), binary(onnx, "onnx")
         digest = named(digest, "digest") or _digest(weights)
@@ -89,9 +94,9 @@ class Models(Calls):
         return Version.of(await self._unary(self._models.Import, request))
 
     async def promote(self, name: str, version: int) -> Model:
-        """Put a kept version into service; learning goes on from its weights, and it is the anchor.
+        """Put a kept version into service. Learning continues from its weights, and it becomes the anchor.
 
-        On return that is on disk. Raises NotFound for a version that is not kept.
+        Returns once that is on disk. Raises NotFound if the version is not kept.
         """
         return Model.of(
             await self._unary(
@@ -100,9 +105,9 @@ class Models(Calls):
         )
 
     async def rollback(self, name: str, version: int = 0) -> Model:
-        """Return serving and learning to an earlier version (0: the anchor), publishing nothing for a while.
+        """Return serving and learning to an earlier version (0: the anchor); publish nothing for a while.
 
-        On return that is on disk. Raises NotFound for a version that is not kept, InvalidArgument for a later one.
+        Returns once that is on disk. Raises NotFound if the version is not kept, InvalidArgument for a later version.
         """
         return Model.of(
             await self._unary(
@@ -111,18 +116,18 @@ class Models(Calls):
         )
 
     async def pause(self, name: str) -> Model:
-        """Stop learning; serving goes on. What arrives meanwhile is never learned."""
+        """Stop learning; the model keeps serving. Labels that arrive in the meantime are never learned."""
         return Model.of(await self._unary(self._models.Pause, models_pb2.PauseRequest(name=named(name))))
 
     async def resume(self, name: str) -> Model:
-        """Go on learning."""
+        """Resume learning."""
         return Model.of(await self._unary(self._models.Resume, models_pb2.ResumeRequest(name=named(name))))
 
     async def delete_model(self, name: str, *, erase: bool = False) -> list[str]:
-        """Delete a model with its streams and versions, for good. Its open streams end with NotFound.
+        """Delete a model with its streams and versions. Its open streams end with NotFound.
 
-        Never repeated by itself: after Unavailable, look whether it is gone. erase, and what is returned: as of
-        `delete_stream`; of the model nothing is left then, weights included.
+        The call is never repeated: after Unavailable, check whether the model is gone. `erase` and the result are as
+        for `delete_stream`; erasing a model removes its weights too.
         """
         answer = await self._unary(self._models.Delete, models_pb2.DeleteModelRequest(name=named(name), erase=erase))
         return list(answer.remains)
@@ -130,7 +135,7 @@ class Models(Calls):
     # --- watch
 
     async def history(self, name: str = "", events: int = 50) -> list[ModelEvent]:
-        """The last events of one model (empty: of all) that the server remembers since its start, oldest first."""
+        """Return the last events of one model (empty: of all) since the server's start, oldest first."""
         request = models_pb2.WatchRequest(
             name=named(name), recent=whole(events, "events", 0, MAX_EVENTS), recent_only=True
         )
@@ -141,9 +146,9 @@ class Models(Calls):
             raise await self._explained(error) from error
 
     async def watch(self, name: str = "", *, give_up_s: float = GIVE_UP_S) -> AsyncIterator[ModelEvent]:
-        """Events of one model (empty: of all) as they happen, until the loop is left.
+        """Iterate over events of one model (empty: of all) as they happen, without an end.
 
-        Reconnects by itself; what happens in between is missed. Raises Unavailable after `give_up_s` without success.
+        It reconnects by itself and misses the events in between. Raises Unavailable after `give_up_s` without success.
         """
         request, give_up_s = models_pb2.WatchRequest(name=named(name)), number(give_up_s, "give_up_s")
         open_call, loop = self._opener(self._models.Watch), asyncio.get_running_loop()
@@ -165,7 +170,7 @@ class Models(Calls):
             except asyncio.CancelledError:
                 if cancelled_from_outside():
                     raise
-                raise StreamClosed("the client was closed meanwhile") from None
+                raise StreamClosed("the client was closed during the call") from None
             finally:
                 call.cancel()
             wait = backoff.failed(loop.time())

@@ -1,4 +1,4 @@
-"""Many streams of one model in one call: for a gateway, or any program that speaks for thousands of entities."""
+"""Many streams of one model in one call: for gateways and other programs with thousands of entities."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from freshet.retry import Backoff
 from freshet.v1 import streams_pb2 as pb
 from freshet.waits import Waits
 
-LEAVE_S = 1.0  # a server that asked us to reconnect has this long to finish what it owes
-NAMED = 5  # streams that a message names
+LEAVE_S = 1.0  # how long a server that asked us to reconnect may still answer
+NAMED = 5  # at most this many streams are named in a message
 
 
 class Mux:
     """Streams of one model, packed. Made by `Client.mux`; open it with `async with`. For use in one event loop.
 
-    It reconnects by itself, and sends again what the server had not yet written to disk when it died. Calls of `step`
-    take turns: one is answered before the next is sent.
+    It reconnects by itself and sends again the ticks that a crashed server had not yet written to disk. Calls of `step`
+    take turns: each is answered before the next is sent.
     """
 
-    # A step only waits: one task reads the call and another writes it, so that a step may be cancelled at any moment.
+    # One task reads the call and another writes it. A step only waits, so it may be cancelled at any moment.
 
     def __init__(
         self,
@@ -54,12 +54,12 @@ class Mux:
         self._backoff, self._waits = Backoff(give_up_s, random.Random()), Waits(give_up_s, self._check)
         self._bindings, self._sent = Bindings(), Unconfirmed()
         self._given_offset = offset  # as `offsets.checked` gives it
-        self._turns: deque[object] = deque()  # the steps under way, the one whose turn it is first
-        self._outgoing: deque[pb.Columns] = deque()  # to be written on this call
+        self._turns: deque[object] = deque()  # steps under way, in the order of their turns
+        self._outgoing: deque[pb.Columns] = deque()  # messages to write on this call
         self._progress = 0  # answers so far
-        self._ready = False  # the call has bound every stream, and what must be sent again is on its way
-        self._leaving = False  # the server has asked for another call
-        self._was_open = False  # a call of it was ever answered
+        self._ready = False  # this call has bound every stream, and the resent ticks are queued
+        self._leaving = False  # the server has asked us to reconnect
+        self._was_open = False  # the server has answered on some call
         self._error: Exception | None = None
         self._closing = False
         self._runner: asyncio.Task[None] | None = None
@@ -74,7 +74,7 @@ class Mux:
         return shown.handle(f"Mux of model {self._name!r}", state, streams, unconfirmed)
 
     async def open(self) -> Self:
-        """Look the model up. Raises NotFound, Unavailable … `async with` does it at its start."""
+        """Look up the model and start. `async with` calls it. Raises NotFound, Unavailable …"""
         forks.check()
         if self._runner is not None or self._closing:
             raise StreamClosed("this Mux was opened before; make another with client.mux(…)")
@@ -94,7 +94,7 @@ class Mux:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Wait, at most `close_s`, until what was answered is on disk; then end the call. Safe any number of times."""
+        """Wait, at most `close_s`, until the answered ticks are on disk; then end the call. Safe to repeat."""
         if self._closing or forks.forked():
             return
         self._closing = True
@@ -109,21 +109,24 @@ class Mux:
             self._fail(StreamClosed("this Mux is closed"))
             await asyncio.gather(self._runner, return_exceptions=True)
 
-    # --- what is asked
+    # --- for the user
 
     async def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None) -> Packed:
-        """Send one tick of each of n streams and wait for all their forecasts.
+        """Send one tick of each of n streams and return all their forecasts.
 
-        streams: ids, an integer as its digits; one that occurs several times gets its ticks in that order. A stream
-        that was never seen is created; one that is open elsewhere is taken over. x: [n, channels] array-like ((n,) for
-        one channel), or a frame, its columns matched to the channels by name. time: one for all, or n of them: seconds
-        since 1970-01-01 UTC, datetime or datetime64; required when the model has an interval. offset: as x, what is
-        subtracted from each row in float64, and added to its forecasts, instead of the Mux's own offset; always the
-        same for one stream.
-        Refused ticks, and ids that none can be, are in `Packed.refused`; the other rows are answered. Cancelling does
-        not take back what was sent. Raises InvalidArgument for shapes and names; StateLost, once for each stream that
-        the server has lost: the next step goes on from what the server has of it; and what ended the Mux, Unavailable
-        after `give_up_s` without any answer.
+        streams: n ids; an integer stands for its digits. An id may occur several times; its ticks are in that order.
+            The server creates streams with new ids and takes over those open elsewhere.
+        x: [n, channels] array-like ((n,) for one channel), or a frame, whose columns are matched to the channels by
+            name.
+        time: one for all, or n: seconds since 1970-01-01 UTC, datetime or datetime64; required if the model has an
+            interval.
+        offset: in the shapes of x; subtracted from each row in float64 and added to its forecasts, instead of the Mux's
+            own offset. Keep it the same for a stream.
+
+        Refused ticks, and values that cannot be an id, are in `Packed.refused`; the other rows are answered. Cancelling
+        does not withdraw sent ticks. Raises InvalidArgument for wrong shapes and names; StateLost, once for each stream
+        whose state the server has lost (the next step continues from the server's state); the error that ended the Mux;
+        Unavailable after `give_up_s` without any answer.
         """
         self._check()
         if self._closing:
@@ -137,7 +140,7 @@ class Mux:
             self._watch.grow(self._bindings.size)
             batch.watch(self._watch, self._bindings.handle)
             waves = batch.waves(self._bindings.handle, self._bindings.next)
-            self._send(waves)  # nothing has awaited since the streams were bound
+            self._send(waves)  # no await since the streams were bound
             await self._until(lambda: all(wave.done for wave in waves), f"the forecasts of {len(batch.ids)} ticks")
         finally:
             self._turns.remove(turn)
@@ -148,13 +151,13 @@ class Mux:
 
     @property
     def streams(self) -> list[str]:
-        """Ids of the streams that have been stepped, in the order of their first tick."""
+        """Ids of the streams stepped so far, in the order of their first ticks."""
         return list(self._bindings.handle)
 
     # --- inside
 
     async def _bind(self, batch: Batch) -> None:
-        """Make sure that every stream is bound in whatever call there is, or refused."""
+        """Wait until every stream of the batch is bound in the current call, or refused."""
         ids, bindings = batch.ids, self._bindings
         bindings.want(ids)
         self._sent.grow(bindings.size)
@@ -168,7 +171,7 @@ class Mux:
         self._waits.notify()
 
     def _raise_lost(self, ids: set[str], packed: Packed | None = None) -> None:
-        """Tell of streams whose state is lost, once."""
+        """Report lost states, once for each stream."""
         why = {id: self._bindings.lost.pop(id, "") for id in sorted(ids)}
         if why and not self._accept_lost:
             names = ", ".join(map(repr, list(why)[:NAMED])) + (" …" if len(why) > NAMED else "")
@@ -187,7 +190,7 @@ class Mux:
             raise NotOpen("Mux", "client.mux(…) as mux")
 
     async def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Wait for what the server owes. If nothing comes for `give_up_s`, the Mux is over."""
+        """Wait for answers of the server. If none arrives for `give_up_s`, the Mux fails."""
         try:
             await self._waits.until(done, (what, lambda: self._progress))
         except Unavailable as error:
@@ -195,7 +198,7 @@ class Mux:
             raise
 
     def _fail(self, error: Exception) -> None:
-        """The Mux is over: everyone who waits is told why. Only the first reason counts."""
+        """End the Mux and wake every waiter. Only the first error counts."""
         if self._error is None:
             self._error = error
             if self._runner is not None:
@@ -205,7 +208,7 @@ class Mux:
     # --- calling and reading
 
     async def _run(self) -> None:
-        """One call after the other."""
+        """Make calls, one after the other."""
         loop = asyncio.get_running_loop()
         try:
             while True:
@@ -225,7 +228,7 @@ class Mux:
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
             self._resend_once_bound()
-            async for message in call:  # not `read`, which forgets what has arrived once a write has failed
+            async for message in call:  # not `read`, which drops received messages after a failed write
                 self._receive(call, message)
             return "ended by the server"
         except grpc.aio.AioRpcError as error:
@@ -234,7 +237,7 @@ class Mux:
             if cancelled_from_outside():
                 raise
             if sending.done():
-                sending.result()  # what no server can cause stays loud
+                sending.result()  # a bug in the writer is raised
             return "cut: the server was leaving"
         finally:
             self._ready = False
@@ -244,9 +247,11 @@ class Mux:
             call.cancel()
 
     async def _write(self, call: Any) -> None:
-        """The model's name, then whatever is to be bound or sent, as long as the call lives."""
+        """Write the model's name, then bindings and ticks, for as long as the call lives."""
         message = pb.MuxRequest(model=self._name, bind=self._bindings.ask())
-        with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):  # over: the reader learns why
+        with contextlib.suppress(
+            grpc.aio.AioRpcError, asyncio.InvalidStateError
+        ):  # the call has ended; the reader gets the reason
             while True:
                 await call.write(message)
                 await self._waits.until(lambda: not self._leaving and (self._bindings.unasked or bool(self._outgoing)))
@@ -256,7 +261,7 @@ class Mux:
                     message = pb.MuxRequest(ticks=self._outgoing.popleft())
 
     def _receive(self, call: Any, message: pb.MuxResponse) -> None:
-        """Act on one message, then let everyone it may concern look again. Raises what ends the Mux."""
+        """Handle one message, then wake every waiter. Raises an error that ends the Mux."""
         self._was_open = True
         before = self._progress
         for bound in message.bound:
@@ -279,14 +284,14 @@ class Mux:
         self._waits.notify()
 
     def _resend_once_bound(self) -> None:
-        """Once everything is bound: send again what must be; what is new comes behind it."""
+        """Once every stream is bound, queue the ticks to send again, before any new ones."""
         if not self._ready and not self._leaving and not self._bindings.unbound:
             self._ready = True
             self._outgoing.extend(self._sent.to_resend(self._bindings.servers))
             self._waits.notify()
 
     def _count(self) -> None:
-        """Take what was answered into the numbers of the streams, whether anybody still waits for it or not."""
+        """Advance the streams past answered ticks, also if the step that sent them was cancelled."""
         for wave in self._sent.waves:
             if wave.done and not wave.counted:
                 wave.counted, accepted = True, wave.accepted
@@ -315,7 +320,7 @@ class Mux:
         self._forget(message.handle, error)
 
     def _forget(self, handle: int, error: FreshetError) -> None:
-        """The server does not bind this handle, or no longer: its stream, stepped again, gets another."""
+        """Release a handle that the server refused or took away. A later step of its stream gets another handle."""
         if handle in self._bindings:
             self._bindings.refuse(handle, error)
             self._sent.drop(handle, int(self._sent.durable[handle]), error)

@@ -1,4 +1,4 @@
-"""What is subtracted from each channel, in float64, before values become float32, and added back to forecasts."""
+"""Offsets: subtracted from each channel in float64, before values become float32, and added back to forecasts."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from freshet.results import ModelSpec
 F64 = npt.NDArray[np.float64]
 Given: TypeAlias = float | Sequence[float] | Mapping[str, float] | None
 
-LARGEST = 1e15  # of |x|, as of every value
+LARGEST = 1e15  # limit of |x|, as for every value
 
 
 def checked(offset: Any) -> dict[str, float] | list[float] | float | None:
-    """An offset as users give it: a number, one per channel, a mapping by name, or None. Raises InvalidArgument."""
+    """Check an offset as users give it: a number, one per channel, a mapping, or None. Raises InvalidArgument."""
     if offset is None:
         return None
     if isinstance(offset, Mapping):
@@ -29,10 +29,10 @@ def checked(offset: Any) -> dict[str, float] | list[float] | float | None:
 
 
 def of_channels(offset: Any, channels: Sequence[str]) -> F64 | None:
-    """(C,) what is subtracted from each channel of a model; None where nothing is.
+    """Return (C,) the offset of each channel of a model; None for no offset.
 
-    offset: as `checked` gives it; a number is that of every channel, a channel that a mapping leaves out has 0. Raises
-    InvalidArgument for other names, or another number of them.
+    offset: in the form of `checked`. A number is the offset of every channel; a channel missing from a mapping has 0.
+    Raises InvalidArgument for unknown names, or a wrong number of values.
     """
     made = np.zeros(len(channels))
     if isinstance(offset, Mapping):
@@ -50,7 +50,8 @@ def of_channels(offset: Any, channels: Sequence[str]) -> F64 | None:
 
 
 def of_outputs(offset: F64 | None, spec: ModelSpec) -> F64 | None:
-    """(targets,), or [n, targets] for offsets [n, C]: what is added to forecasts of a model; None where nothing is."""
+    """Return (targets,), or [n, targets] for offsets [n, C]: the offset to add to a model's forecasts; None for no
+    offset."""
     if offset is None or (spec.task or "forecast") != "forecast":
         return None
     if not spec.targets:
@@ -59,7 +60,7 @@ def of_outputs(offset: F64 | None, spec: ModelSpec) -> F64 | None:
 
 
 def added(y: npt.NDArray[np.float32], offset: F64 | None) -> npt.NDArray[Any]:
-    """Forecasts in the units of the channels: float64 where something was subtracted, else as they are."""
+    """Return forecasts in the units of the channels: float64 if there is an offset, unchanged otherwise."""
     return y if offset is None else y.astype(np.float64) + offset
 
 

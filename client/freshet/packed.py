@@ -1,4 +1,4 @@
-"""Packed ticks of many streams: what was sent and is not on disk yet, and what came of it. No calls; see mux.py."""
+"""Packed ticks of many streams: those not yet on disk, and their answers. No calls; see mux.py."""
 
 from __future__ import annotations
 
@@ -20,14 +20,15 @@ Handles = npt.NDArray[np.uint32]
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Packed:
-    """The answers to n ticks, in their order; arrays are owned by the caller.
+    """The answers to n ticks, in the order of the ticks. The caller owns the arrays.
 
-    y: [n, horizon, targets] float32 in the units of the channels (for other tasks than forecast [n, 1, outputs]),
-    float64 where an offset was added; NaN where there is no forecast. seq, version, judged_through: (n,), as in
-    Forecast; version is 0 where there is none, seq where the tick was never sent.
-    refused: by index, why a tick was not taken, or a stream could not be bound (InvalidArgument); the stream goes on as
-    if it had not been sent.
-    lost: indices of ticks that were taken, but whose answers the server no longer had, after a long reconnect.
+    y: [n, horizon, targets] float32 in the units of the channels (for tasks other than forecast [n, 1, outputs]);
+        float64 if an offset was added; NaN for a tick without a forecast.
+    seq, version, judged_through: (n,), as in Forecast. version is 0 without a forecast; seq is 0 if the tick was never
+        sent.
+    refused: by index, why a tick was refused, or why its stream could not be bound (InvalidArgument). The stream
+        continues as if the tick had not been sent.
+    lost: indices of accepted ticks whose answers the server no longer had, after a long reconnect.
     """
 
     y: npt.NDArray[np.floating[Any]]
@@ -44,15 +45,15 @@ class Packed:
 
 
 class Wave:
-    """Ticks of one message: columns, and what is known of each tick."""
+    """The ticks of one message as columns, and their answers."""
 
     def __init__(
         self, handle: Handles, seq: UInts, x: Array, time: npt.NDArray[np.float64] | None, outputs: int
     ) -> None:
         n = len(handle)
         self.handle, self.seq, self.x, self.time = handle, seq, x, time
-        self.answered, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: never sent again
-        self.counted = False  # in the numbers of its streams
+        self.answered, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: not sent again
+        self.counted = False  # its streams have advanced past it
         self.y = np.full((n, outputs), np.nan, np.float32)
         self.version, self.judged = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
         self.refused: dict[int, FreshetError] = {}
@@ -61,11 +62,11 @@ class Wave:
 
     @property
     def done(self) -> bool:
-        """Whether every tick has come to something."""
+        """Whether every tick has an answer or a refusal."""
         return bool(self.answered.all())
 
     def message(self, part: npt.NDArray[np.intp] | slice = slice(None)) -> pb.Columns:
-        """Ticks of the wave as columns."""
+        """Return ticks of the wave as columns."""
         return pb.Columns(
             handle=self.handle[part].astype("<u4").tobytes(),
             seq=self.seq[part].astype("<u8").tobytes(),
@@ -75,13 +76,13 @@ class Wave:
 
     @property
     def accepted(self) -> npt.NDArray[np.bool_]:
-        """Which ticks have become part of their streams, as far as is known."""
+        """(n,) which ticks are known to be part of their streams."""
         accepted = self.answered & ~self.dropped
         accepted[list(self.refused)] = False
         return accepted
 
     def receive(self, message: pb.Forecasts) -> int:
-        """Take in the forecasts that are this wave's and new, and return how many; others are passed over."""
+        """Store the new forecasts of this wave's ticks and return their number. Other forecasts are ignored."""
         handle, seq = np.frombuffer(message.handle, "<u4"), np.frombuffer(message.seq, "<u8")
         y = np.frombuffer(message.y, "<f4").reshape(len(handle), -1)
         judged = np.frombuffer(message.judged_through, "<u8")
@@ -94,7 +95,7 @@ class Wave:
         return len(at)
 
     def refuse(self, message: pb.HandleRefused) -> bool:
-        """A tick was refused; whether it is of this wave, and had no answer."""
+        """Store a refusal. Returns whether the tick is in this wave and had no answer."""
         i = self._where.get((message.handle, message.refused.seq), -1)
         if i < 0 or self.answered[i]:
             return False
@@ -108,7 +109,7 @@ class Wave:
         return True
 
     def drop(self, handle: int, error: FreshetError) -> None:
-        """This handle's ticks are not sent again; those without an answer are refused."""
+        """Do not send this handle's ticks again; refuse those without an answer."""
         mine = self.handle == handle
         self.dropped |= mine
         for i in np.flatnonzero(mine & ~self.answered).tolist():
@@ -117,14 +118,14 @@ class Wave:
 
 
 class Unconfirmed:
-    """Waves that were sent and are not wholly on disk, oldest first, to be sent again after a reconnect."""
+    """Sent waves that are not wholly on disk, oldest first. They are sent again after a reconnect."""
 
     def __init__(self) -> None:
         self.waves: deque[Wave] = deque()
         self.durable = np.zeros(0, np.uint64)  # by handle
 
     def grow(self, handles: int) -> None:
-        """So many handles are in use."""
+        """Make room for this many handles."""
         if handles > len(self.durable):
             longer = np.zeros(max(handles, 2 * len(self.durable)), np.uint64)
             longer[: len(self.durable)] = self.durable
@@ -132,22 +133,22 @@ class Unconfirmed:
 
     @property
     def answered(self) -> bool:
-        """Whether every tick has come to something."""
+        """Whether every tick has an answer or a refusal."""
         return all(wave.done for wave in reversed(self.waves))
 
     def drop(self, handle: int, durable: int, error: FreshetError) -> None:
-        """The ticks of a handle are lost to its stream, which is on disk up to `durable`."""
+        """Drop the ticks of a handle whose stream is on disk only up to `durable`."""
         for wave in self.waves:
             wave.drop(handle, error)
         self.durable[handle] = durable
 
     def confirm(self, handle: Handles, seq: UInts) -> None:
-        """These handles' ticks are on disk up to these seqs."""
+        """Record that these handles' ticks are on disk up to these seqs."""
         self.durable[handle] = np.maximum(self.durable[handle], seq)
         self.forget_confirmed()
 
     def forget_confirmed(self) -> None:
-        """Keep no waves that are counted and need not be sent again."""
+        """Forget waves that are counted and on disk."""
         while self.waves and self.waves[0].counted and not self._missing(self.waves[0]).any():
             self.waves.popleft()
 
@@ -157,7 +158,7 @@ class Unconfirmed:
         return np.asarray(missing & ~wave.dropped)
 
     def to_resend(self, next_seq: UInts) -> list[pb.Columns]:
-        """What must be sent again to a server that goes on at next_seq, by handle: what it lost, or did not answer."""
+        """Return the ticks to send again to a server that continues at next_seq, by handle: lost or unanswered ones."""
         messages = []
         for wave in self.waves:
             part = np.flatnonzero(~wave.answered | (self._missing(wave) & (wave.seq >= next_seq[wave.handle])))

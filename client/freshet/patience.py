@@ -1,4 +1,4 @@
-"""What a long wait waits for, said in the log: a program that stands still should not do so without a word."""
+"""Log a warning while a wait makes no progress, so that a blocked program reports what it waits for."""
 
 from __future__ import annotations
 
@@ -10,15 +10,18 @@ from typing import Self
 
 log = logging.getLogger("freshet")
 
-FIRST_S = 5.0  # of waiting without any progress before the first word; each further one comes after twice as long
-ANYWAY_S = 30.0  # of waiting, whatever the progress
+FIRST_S = 5.0  # of waiting without progress before the first warning; each further one takes twice as long
+ANYWAY_S = 30.0  # of waiting, with or without progress
 
 
 class Reported:
-    """Around a wait: a warning in the log `freshet` after FIRST_S without progress, then ever more rarely.
+    """Context manager around a wait. It warns in the log `freshet` after FIRST_S without progress, then more and more
+    rarely.
 
-    describe: what is waited for, asked at that time; empty where there is nothing to say. progress: a number that
-    changes as the wait goes on. For use in one event loop.
+    describe: returns what is waited for; empty for no warning.
+    progress: a number that changes as the wait advances.
+
+    For use in one event loop.
     """
 
     def __init__(self, describe: Callable[[], str], progress: Callable[[], int]) -> None:

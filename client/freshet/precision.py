@@ -1,7 +1,7 @@
-"""What float32, in which values travel and models compute, keeps of changes between float64 values. No I/O.
+"""Which changes between float64 values survive rounding to float32, the format of the wire and the models. No I/O.
 
-A level of 1e8 leaves steps of 8 between neighbouring float32 numbers: a counter that goes up by 1 would stand still.
-An offset that is subtracted in float64 before values are rounded to float32 keeps such changes.
+At a level of 1e8, neighbouring float32 numbers are 8 apart, so a counter that increases by 1 would stand still. An
+offset subtracted in float64 before rounding preserves such changes.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from freshet.errors import InvalidArgument
 F64 = npt.NDArray[np.float64]
 Mask = npt.NDArray[np.bool_]
 
-MEMORY = 32  # changes of a channel that are remembered: the bits of a uint32
-MOST_LOST = 8  # of these; from here on a tick that loses another is refused
-TOLERANCE = 0.1  # share of a change that rounding may cost
-NOISE = 1e-12  # changes below this share of the values are noise of float64 arithmetic, and do not count
-SURE = 2.0**-23 / TOLERANCE  # of the sizes of both values: rounding costs a larger change half of the tolerance at most
-SLIGHT = 2.0**-6  # changes below this share of the typical one do not count: a curve that flattens loses nothing
-TYPICAL_FADES = 2.0 ** (-1 / 256)  # of the typical change, with each change
-TYPICAL_GROWS = 8.0  # at most, with each change: one jump is not typical
-SMALLEST = 1e-30  # changes below it may be lost to the smallest float32
-SHORT = 1e5  # a suggested offset is a multiple of so many changes, rounded down to a power of ten
+MEMORY = 32  # recent changes of a channel that are recorded: the bits of a uint32
+MOST_LOST = 8  # lost changes among them at which a tick is refused
+TOLERANCE = 0.1  # part of a change that rounding may cost
+NOISE = 1e-12  # changes below this part of the values are float64 noise and do not count
+SURE = 2.0**-23 / TOLERANCE  # times both values: rounding costs a larger change at most half the tolerance
+SLIGHT = 2.0**-6  # changes below this part of the typical one do not count, so a flattening curve is accepted
+TYPICAL_FADES = 2.0 ** (-1 / 256)  # factor of the typical change at each change
+TYPICAL_GROWS = 8.0  # largest factor at each change: one jump is not typical
+SMALLEST = 1e-30  # smaller changes may fall below the smallest float32
+SHORT = 1e5  # a suggested offset is a multiple of this many changes, rounded down to a power of ten
 
 
 def lost_and_counted(before: F64, after: F64, offset: Any = 0.0) -> tuple[Mask, Mask]:
-    """Which changes float32 loses, and which count at all, elementwise; NaN is no value and makes no change.
+    """Return which changes float32 loses, and which count at all, elementwise. NaN is no value and makes no change.
 
-    before, after: float64 values, of any shape. offset: what is subtracted from both before they are rounded.
+    before, after: float64 values of any shape. offset: subtracted from both before they are rounded.
     """
     change = after - before
     with np.errstate(invalid="ignore"):
@@ -49,16 +49,17 @@ def _rounded(values: F64) -> F64:
 
 
 def next_typical(typical: Any, size: Any) -> Any:
-    """The typical size of a channel's changes after one of this size: the largest of the last ones, which fades.
+    """Return the typical size of a channel's changes after one of this size: the largest recent one, which fades.
 
-    typical: 0 before any change, and minus the size of the first after it: the smaller of the first two counts.
+    typical: 0 before any change; minus the size of the first change after it: the smaller of the first two counts.
     """
     begun = np.maximum(typical * TYPICAL_FADES, np.minimum(size, TYPICAL_GROWS * typical))
     return np.where(typical > 0, begun, np.where(typical < 0, np.minimum(-typical, size), -size))
 
 
 class Line:
-    """`Watch` for one stream, a tick at a time, without NumPy's cost for a few numbers. field: its name in errors."""
+    """`Watch` for one stream, one tick at a time, without NumPy's overhead for a few numbers. field: its name in
+    errors."""
 
     def __init__(self, channels: Sequence[str], field: str = "x", least: int = MOST_LOST) -> None:
         """least: how many lost changes of the last MEMORY are too many."""
@@ -66,14 +67,16 @@ class Line:
         self.forget()
 
     def forget(self) -> None:
-        """The stream begins again: its next values are no changes."""
+        """Start over: the next values make no change."""
         self._last = [math.nan] * len(self.channels)
         self._bits = [0] * len(self.channels)
         self._typical = [0.0] * len(self.channels)
 
     def see(self, x: Sequence[float], offset: Sequence[float] | None = None) -> None:
-        """Take in one tick, as given; NaN is missing. Raises InvalidArgument where it is refused: the stream is as it
-        was then. offset: of each channel."""
+        """Record one tick, as given; NaN is missing. offset: of each channel.
+
+        Raises InvalidArgument for a tick that is refused; the recorded values are then unchanged.
+        """
         last, bits, typical = self._last.copy(), self._bits.copy(), self._typical.copy()
         for c, after in enumerate(x):
             before, by = last[c], 0.0 if offset is None else offset[c]
@@ -102,9 +105,9 @@ def _lost(before: float, after: float, offset: float) -> bool:
 
 
 class Watch:
-    """The last value of each channel of some streams, and which of its last changes were lost to float32.
+    """The last value of each channel of some streams, and which of its recent changes float32 lost.
 
-    Rows are streams. A tick that `see` refuses leaves its stream as it was.
+    Rows are streams. A tick that `see` refuses leaves its stream unchanged.
     """
 
     def __init__(self, channels: Sequence[str], streams: int = 1) -> None:
@@ -114,7 +117,7 @@ class Watch:
         self._typical = np.zeros((streams, len(self.channels)))
 
     def grow(self, streams: int) -> None:
-        """So many streams are in use."""
+        """Make room for this many streams."""
         if streams > len(self._last):
             more = max(streams, 2 * len(self._last)) - len(self._last)
             self._last = np.pad(self._last, ((0, more), (0, 0)), constant_values=np.nan)
@@ -122,14 +125,14 @@ class Watch:
             self._typical = np.pad(self._typical, ((0, more), (0, 0)))
 
     def forget(self, stream: int = 0) -> None:
-        """The stream begins again: its next value is no change."""
+        """Start a stream over: its next value makes no change."""
         self._last[stream], self._bits[stream], self._typical[stream] = np.nan, 0, 0
 
     def see(self, streams: npt.NDArray[np.intp] | slice, x: F64, offset: Any = 0.0) -> dict[int, InvalidArgument]:
-        """Take in one tick of each of these streams, no stream twice; returns by row why one is refused.
+        """Record one tick of each of these streams, no stream twice. Returns the refusals by row.
 
-        x: (n, channels) float64, as given; NaN is missing. offset: what is subtracted before rounding, of x's shape or
-        one that goes with it.
+        x: (n, channels) float64, as given; NaN is missing. offset: subtracted before rounding, of x's shape or
+        broadcastable.
         """
         last, bits, typical = self._last[streams], self._bits[streams], self._typical[streams]
         lost, changed = lost_and_counted(last, x, offset)
@@ -157,9 +160,9 @@ class Watch:
 def check_ahead(
     rows: F64, channels: Sequence[str], offset: Any = 0.0, least: int = MOST_LOST, field: str = "x"
 ) -> None:
-    """Raise InvalidArgument where float32 would lose too many changes of a whole series of one stream.
+    """Raise InvalidArgument if float32 would lose too many changes of a whole series of one stream.
 
-    rows: (N, channels) float64; least: how many lost changes among MEMORY are too many.
+    rows: (N, channels) float64. least: how many lost changes among MEMORY are too many.
     """
     offsets = np.broadcast_to(np.asarray(offset, np.float64), (len(channels),))
     for c, name in enumerate(channels):
@@ -171,7 +174,7 @@ def check_ahead(
 
 
 def first_lost(values: F64, offset: float = 0.0, least: int = MOST_LOST) -> tuple[int, int] | None:
-    """The rows between which one too many changes of a series is lost; None if that never happens."""
+    """Return the rows between which one lost change too many occurs; None if there are not too many."""
     known = np.flatnonzero(np.isfinite(values))
     series = values[known]
     lost, _ = lost_and_counted(series[:-1], series[1:], offset)
@@ -187,7 +190,7 @@ def first_lost(values: F64, offset: float = 0.0, least: int = MOST_LOST) -> tupl
 
 
 def short_offset(value: float, change: float) -> float:
-    """A short number near a value, near enough for float32 to keep changes of this size beside it."""
+    """Return a short number near a value, near enough for float32 to preserve changes of this size."""
     if not change:
         return value
     unit = 10.0 ** math.floor(math.log10(abs(change) * SHORT))
@@ -196,22 +199,21 @@ def short_offset(value: float, change: float) -> float:
 
 
 def refusal(channel: str, field: str, before: float, after: float, offset: float = 0.0) -> InvalidArgument:
-    """Why values are refused of whose changes float32 would lose another, with the remedy. field: begins with "x", or
-    has it as its last part, for values; all else are labels, which have no offset."""
-    before, after = float(before), float(after)  # plain ones, as they are shown
+    """Return the refusal of values whose change float32 would lose, with the remedy.
+
+    field: the last part of its name is "x" for values; others are labels, which have no offset.
+    """
+    before, after = float(before), float(after)  # NumPy scalars would show their type
     better = f"{short_offset(after, after - before):.15g}"
     kept = float(np.float32(after - offset)) - float(np.float32(before - offset))
     value = f"{before!r} to {after!r}"
     remedy = f"subtract {better} from the labels, and add it to the answers"
     if field.partition("[")[0].rpartition(".")[2] == "x":
-        remedy = (
-            f"give offset={{{channel!r}: {better}}} where it is opened, the same for as long as the stream lives, or "
-            "send differences"
-        )
-    remedy += " (what is float32 already is taken as it is)"
+        remedy = f"give offset={{{channel!r}: {better}}} when opening it, and never change it; or send differences"
+    remedy += " (values that are float32 already are accepted)"
     return InvalidArgument(
-        f"{field} ({channel}) = {value}: values travel as float32, which makes {kept:g} of this change of "
-        f"{after - before:g}, as it did of others before it; {remedy}",
+        f"{field} ({channel}) = {value}: values are sent as float32, which turns this change of "
+        f"{after - before:g} into {kept:g}, as it did with earlier changes; {remedy}",
         field,
         value,
         remedy,

@@ -1,6 +1,6 @@
-"""Results of calls: small frozen objects, made of the messages of freshet/v1, whose field names they keep.
+"""Results of calls: small frozen objects built from messages of freshet/v1, with their field names.
 
-What a message leaves out is None; lists are tuples. A field of a newer server that is not known here is left out.
+A field absent from the message is None; lists are tuples. Unknown fields of a newer server are dropped.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from freshet.messages import Result, WireEnum
 
 
 class StateOrigin(WireEnum):
-    """Where a stream's state comes from: `freshet.v1.Welcome.StateOrigin`."""
+    """The origin of a stream's state: `freshet.v1.Welcome.StateOrigin`."""
 
     STATE_ORIGIN_UNSPECIFIED = 0
     FRESH = 1
@@ -43,7 +43,8 @@ class EventKind(WireEnum):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelSpec(Result):
-    """How a model sees its streams and how it learns: `freshet.v1.ModelSpec`, every field filled in by the server."""
+    """How a model reads its streams and how it learns: `freshet.v1.ModelSpec`, with every field filled in by the
+    server."""
 
     SHOWN: ClassVar[tuple[str, ...]] = ("channels", "task", "horizon", "cell", "layers", "hidden")
     channels: tuple[str, ...] = ()
@@ -87,26 +88,30 @@ class ModelSpec(Result):
 
     @classmethod
     def of(cls, message: Message) -> Self:
-        """A model's; what an older server leaves out is 0 or empty."""
+        """Build it from a message. A field that an older server does not send is 0 or empty."""
         values: dict[str, Any] = {field.name: getattr(message, field.name) for field in fields(cls)}
         lists = {field.name: tuple(values[field.name]) for field in fields(cls) if str(field.type).startswith("tuple")}
         return cls(**(values | lists))
 
     def to_mapping(self) -> dict[str, Any]:
-        """Every key by name, lists as lists: what `create_model` takes, for another model of the same spec."""
+        """Return every field by name, tuples as lists: arguments for `create_model` of a model with the same spec."""
         values = ((field.name, getattr(self, field.name)) for field in fields(self))
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values}
 
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelReport(Result):
-    """How a model does; counts begin at 0 with each server.
+    """How a model performs. Counts start at 0 when the server starts.
 
-    loss: mean scaled loss of the last labels learned, forecast first, None until then; persistence_loss: of an answer
-    without a network on the same labels. learned_labels: label vectors. backlog: records not learned yet. learn_every:
-    one in so many labels is learned. published, vetoed, rolled_back: verdicts. published_time: seconds since 1970-01-01
-    UTC, 0 for none since the server's start. staleness_counts: forecasts by how many labels were not judged, up to each
-    of staleness_bounds, and beyond the last. unjudged_seconds: for which the oldest label has waited to be learned.
+    loss: mean scaled loss of the last learned labels, each forecast before it was learned; None before any.
+    persistence_loss: the loss of a forecast without a network on the same labels.
+    learned_labels: label vectors.
+    backlog: records not learned yet.
+    learn_every: one in this many labels is learned.
+    published, vetoed, rolled_back: numbers of verdicts.
+    published_time: seconds since 1970-01-01 UTC; 0 if nothing was published since the server's start.
+    staleness_counts: numbers of forecasts by unjudged labels, up to each of staleness_bounds, then beyond the last.
+    unjudged_seconds: how long the oldest waiting label has waited to be learned.
     """
 
     SHOWN: ClassVar[tuple[str, ...]] = ("loss", "persistence_loss", "ticks", "learned_labels", "backlog")
@@ -130,8 +135,12 @@ class ModelReport(Result):
 class Model(Result):
     """A model as it is now.
 
-    champion: the version that serves; anchor: the last that proved itself. streams: known, open or not. offset: its
-    journal records so far; judged_offset: those that are learned and judged. report: None of a server that sends none.
+    champion: the serving version.
+    anchor: the last version that proved itself.
+    streams: number of known streams, open or not.
+    offset: number of its journal records.
+    judged_offset: how many of them are learned and judged.
+    report: None if the server does not send one.
     """
 
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"spec": ModelSpec.of, "report": ModelReport.of}
@@ -150,9 +159,11 @@ class Model(Result):
 class Version(Result):
     """A version of a model.
 
-    offset: journal records that it has learned. digest: sha256 of the .onnx, hex. created: seconds since 1970-01-01
-    UTC. loss: mean since the version before, 0 to 1, None where there was none; anchor_loss: the anchor's on the same
-    labels.
+    offset: number of journal records that it has learned.
+    digest: sha256 of the .onnx file, hex.
+    created: seconds since 1970-01-01 UTC.
+    loss: mean loss since the version before, 0 to 1; None if there was none.
+    anchor_loss: the anchor's loss on the same labels.
     """
 
     number: int
@@ -167,7 +178,7 @@ class Version(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Export(Result):
-    """A version's files: onnx, the whole forecaster; weights, safetensors."""
+    """A version's files. onnx: the whole forecaster; weights: safetensors."""
 
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"version": Version.of}
     version: Version
@@ -177,7 +188,8 @@ class Export(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class ModelEvent(Result):
-    """Something that happened to a model. offset: records that it judges. time: seconds since 1970-01-01 UTC."""
+    """Something that happened to a model. offset: the number of records that it covers. time: seconds since 1970-01-01
+    UTC."""
 
     Kind: ClassVar = EventKind
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"kind": EventKind}
@@ -192,11 +204,16 @@ class ModelEvent(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class KeptStream(Result):
-    """A stream as a server keeps it; `dataclasses.replace(kept, model=…, stream=…)` is one to put elsewhere.
+    """A stream as a server keeps it. `dataclasses.replace(kept, model=…, stream=…)` makes one to put elsewhere.
 
-    last_time: event time of its last tick that had one, seconds since 1970-01-01 UTC. state: one row of little-endian
-    float32, empty unless it was asked for; state_bytes: its length. epoch: counts owners. version: the one that
-    answers it; judged_through: its last tick whose label is judged. A server ignores the last three in what is put.
+    last_time: event time of its last tick with a time, seconds since 1970-01-01 UTC.
+    state: one row of little-endian float32; empty unless requested.
+    state_bytes: length of the state.
+    epoch: counts the stream's owners.
+    version: the version that answers it.
+    judged_through: its last tick with a judged label.
+
+    A server ignores version, judged_through and state_bytes in a stream that is put.
     """
 
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"state_origin": StateOrigin}
@@ -215,10 +232,11 @@ class KeptStream(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Welcome(Result):
-    """What a server says of a stream when it is opened; `Stream` has what has changed since.
+    """The server's description of a stream at opening; `Stream` has the current values.
 
-    next_seq: the tick to send next. last_time: event time of the last tick that had one, seconds since 1970-01-01 UTC;
-    None for a fresh stream, and of a server that does not know this field.
+    next_seq: number of the next tick.
+    last_time: event time of the last tick with a time, seconds since 1970-01-01 UTC; None for a fresh stream, and from
+        a server that does not know this field.
     """
 
     FRESH: ClassVar = StateOrigin.FRESH
@@ -239,7 +257,7 @@ class Welcome(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Quarantined(Result):
-    """A label or a window that was acknowledged and could not be learned, and why. source: empty for a label."""
+    """An acknowledged label or window that could not be learned, with the reason. source: empty for a label."""
 
     id: int
     offset: int
@@ -253,7 +271,8 @@ class Quarantined(Result):
 
 @dataclass(frozen=True, slots=True, repr=False)
 class Replayed(Result):
-    """replayed: ids that are on their way into learning, on disk. refused: why each of the others is not."""
+    """The result of a replay. replayed: ids that are on disk and will be learned. refused: reasons by id for the
+    others."""
 
     replayed: tuple[int, ...]
     refused: Mapping[int, str]

@@ -1,14 +1,14 @@
-"""What to send next, and what to send again: the client's half of the step protocol, without any I/O.
+"""What to send next and what to send again: the client's half of the step protocol, without I/O.
 
-Every tick sent on a call is answered on it, in order, by one Forecast or one Refused. The server takes ticks at once
-and writes them to disk a little later; a crash takes it back to a seq that is at least the durable one. So the client
-keeps each tick until it is both answered (to the user) and durable (on the server's disk):
+Every tick sent on a call is answered on it, in order, by one Forecast or one Refused. The server accepts ticks at once
+and writes them to disk a little later; a crash takes it back to a seq at or above the durable one. So the client keeps
+each tick until it is both answered (to the user) and durable (on the server's disk):
 
-    base … answered      answered, not yet durable: sent again if the server lost it, the second answer is dropped
-    answered+1 … next-1  not answered: sent (again) after a reconnect, answered from the server's ring or anew
+    base … answered      answered, not yet durable: sent again if the server lost it; the second answer is dropped
+    answered+1 … next-1  unanswered: sent (again) after a reconnect; answered from the server's ring or computed
 
-A tick that the server refuses leaves the state untouched and its number free, so every later tick on the wire comes
-back refused as a gap: those answers are ignored, the refused tick is dropped, the later ones move up by one.
+A refused tick leaves the state unchanged and its number free. Every later tick on the wire is then refused as a gap.
+These refusals are ignored, the refused tick is dropped, and the later ones move up by one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ P = TypeVar("P")
 
 
 class ProtocolError(FreshetError):
-    """The server answered what was not asked."""
+    """The server sent an answer that does not match any request."""
 
 
 @dataclass(slots=True, eq=False)
 class Entry(Generic[P]):
-    """A kept tick. `seq` changes when an earlier one is refused; `max_staleness` None: send without waiting."""
+    """A kept tick. `seq` decreases when an earlier one is refused. max_staleness: None to send without waiting."""
 
     seq: int
     payload: P
@@ -48,17 +48,17 @@ RESET: Final = Reset.RESET
 
 
 class Action(enum.Enum):
-    """What a refusal means."""
+    """The meaning of a refusal."""
 
-    IGNORE = enum.auto()  # the echo of an earlier refusal
-    DROP = enum.auto()  # this tick is refused; the ones behind it go out again, renumbered
-    LOST = enum.auto()  # taken before, its answer is gone: the stream has advanced
-    HOLD = enum.auto()  # overloaded: goes out again after the next Durable, or `release`
+    IGNORE = enum.auto()  # the consequence of an earlier refusal
+    DROP = enum.auto()  # this tick is refused; later ones are renumbered and sent again
+    LOST = enum.auto()  # accepted earlier, but its answer is gone; the stream has advanced
+    HOLD = enum.auto()  # overloaded: sent again after the next Durable, or `release`
     FAIL = enum.auto()  # client and server disagree about the stream
 
 
 class Outbox(Generic[P]):
-    """The ticks of one stream between user, wire and disk. in_flight: bound on unanswered ticks on the wire."""
+    """The ticks of one stream between user, wire and disk. in_flight: limit of unanswered ticks on the wire."""
 
     def __init__(self, in_flight: int) -> None:
         self.base = self.next_seq = 1
@@ -69,24 +69,24 @@ class Outbox(Generic[P]):
         self._welcomed = self._connected = self._held = False
         self._cursor = self._server_next = 1
         self._max_undurable = 0
-        self._wire: deque[int] = deque()  # seqs sent on this call and not answered on it, oldest first
-        self._echoes = 0  # so many of the oldest on the wire were sent behind a refused tick
+        self._wire: deque[int] = deque()  # seqs sent and not answered on this call, oldest first
+        self._echoes = 0  # number of the oldest ticks on the wire that were sent after a refused one
 
     # --- what the user adds
 
     def append(self, payload: P, max_staleness: int | None = None) -> Entry[P]:
-        """Take one more tick. It is sent once judged >= seq - max_staleness."""
+        """Add a tick. It is sent once judged >= seq - max_staleness."""
         entry = Entry(self.next_seq, payload, max_staleness)
         self._entries.append(entry)
         self.next_seq += 1
         return entry
 
     def reset(self) -> None:
-        """Put a Reset between the ticks so far and the next one."""
+        """Insert a Reset between the ticks so far and the next one."""
         self._resets.setdefault(self.next_seq, False)
 
     def discard_unsent(self) -> list[P]:
-        """Forget the ticks that were never on any wire; returns them, oldest first."""
+        """Remove the ticks that were never sent on any call, and return them, oldest first."""
         dropped: list[P] = []
         while self._entries and not self._entries[-1].sent:
             dropped.append(self._entries.pop().payload)
@@ -97,12 +97,12 @@ class Outbox(Generic[P]):
     # --- what goes out
 
     def next_to_send(self) -> Entry[P] | Reset | None:
-        """The next thing to send now, counted as sent; None: nothing, or nothing yet."""
+        """Return the next item to send, and count it as sent. None if nothing may be sent now."""
         if not self._connected or self._held:
             return None
         seq = self._cursor
         if self._reset_due(seq):
-            if self._wire:  # a refusal now would move ticks from behind the Reset to before it
+            if self._wire:  # a refusal would move ticks after the Reset to before it
                 return None
             self._resets[seq] = True
             return RESET
@@ -124,19 +124,20 @@ class Outbox(Generic[P]):
     # --- what comes in
 
     def welcome(self, next_seq: int, durable_seq: int, judged: int, max_undurable: int) -> None:
-        """A call is open; the server wants `next_seq`. Raises StateLost, TakenOver: nothing sensible can be sent."""
+        """Start a call on which the server expects `next_seq`. Raises StateLost, TakenOver if nothing valid can be
+        sent."""
         if not self._welcomed:
             self.base = self.next_seq = next_seq
             self.answered = next_seq - 1
             self._welcomed = True
         elif next_seq < self.base:
             raise StateLost(
-                f"the server asks for tick {next_seq}, ticks before {self.base} were on disk and are no longer kept; "
-                "open the stream again to go on from the server's state"
+                f"the server asks for tick {next_seq}, but ticks before {self.base} were on disk and are no longer "
+                "kept; open the stream again to continue from the server's state"
             )
         elif next_seq > self.next_seq:
             raise TakenOver(
-                f"the server asks for tick {next_seq}, this client has sent up to {self.next_seq - 1}: "
+                f"the server asks for tick {next_seq}, but this client has sent only up to {self.next_seq - 1}: "
                 "another client has advanced the stream"
             )
         self.durable, self.judged, self._max_undurable = durable_seq, judged, max_undurable
@@ -147,20 +148,20 @@ class Outbox(Generic[P]):
         self._trim()
 
     def disconnected(self) -> None:
-        """The call is over; nothing on its wire will be answered on it."""
+        """End the call; its unanswered ticks get no answer on it."""
         self._connected = self._held = False
         self._wire.clear()
         self._echoes = 0
 
     def forecast(self, seq: int, judged: int) -> P | None:
-        """An answer came: the tick it is for, or None where that tick was answered before."""
+        """Record an answer. Returns its tick, or None if that tick was answered before."""
         if self._pop(seq):
-            raise ProtocolError(f"the server took tick {seq} after refusing one before it")
+            raise ProtocolError(f"the server accepted tick {seq} after refusing an earlier one")
         self.judged = max(self.judged, judged)
         return self._answer(seq)
 
     def refused(self, seq: int, reason: Reason) -> tuple[Action, P | None]:
-        """A tick was refused: what that means, and the tick (LOST, DROP and FAIL, where it is not answered yet)."""
+        """Record a refusal. Returns its meaning, and the tick if it is unanswered (LOST, DROP and FAIL)."""
         if self._pop(seq):
             return Action.IGNORE, None
         if reason is Reason.ANSWER_LOST:
@@ -176,7 +177,7 @@ class Outbox(Generic[P]):
         return Action.DROP, self._drop(seq)
 
     def durable_through(self, seq: int, judged: int) -> None:
-        """Ticks up to seq are on disk, labels up to `judged` are judged."""
+        """Record that ticks up to seq are on disk and labels up to `judged` are judged."""
         if seq > self.durable:
             self.durable = seq
             self._held = False
@@ -184,10 +185,10 @@ class Outbox(Generic[P]):
         self.judged = max(self.judged, judged)
 
     def release(self) -> None:
-        """Try an overloaded server again without waiting for Durable."""
+        """Send to an overloaded server again without waiting for Durable."""
         self._held = False
 
-    # --- what is true now
+    # --- the current state
 
     @property
     def connected(self) -> bool:
@@ -196,16 +197,16 @@ class Outbox(Generic[P]):
 
     @property
     def owes(self) -> bool:
-        """Whether a tick has no answer."""
+        """Whether some tick is unanswered."""
         return self.answered + 1 < self.next_seq
 
     @property
     def wants(self) -> str:
-        """What the oldest tick without an answer waits for, in words."""
+        """What the oldest unanswered tick waits for, in words."""
         seq = self.answered + 1
         staleness = self._entries[seq - self.base].max_staleness
         if not self._connected:
-            return f"a call that takes tick {seq}"
+            return f"a call that accepts tick {seq}"
         if seq < self._cursor or self._held:
             return f"the answer to tick {seq}"
         if staleness is not None and self.judged < seq - staleness:
@@ -216,39 +217,40 @@ class Outbox(Generic[P]):
 
     @property
     def known_before(self) -> int:
-        """Ticks below this seq are answered, and the server has them or is sent them on this call: label those."""
+        """Ticks below this seq may be labelled: they are answered, and on the server or sent on this call."""
         return min(self.answered + 1, self._cursor) if self._connected else 0
 
     @property
     def on_wire(self) -> int:
-        """Ticks sent on this call and not answered on it."""
+        """Number of ticks sent and not answered on this call."""
         return len(self._wire)
 
     @property
     def reset_waiting(self) -> bool:
-        """Whether a Reset has yet to be sent."""
+        """Whether a Reset is still to be sent."""
         return any(self._reset_due(seq) and seq >= self._cursor for seq in self._resets)
 
     @property
     def waiting(self) -> bool:
-        """Whether anything has yet to be sent, now or later."""
+        """Whether anything is still to be sent, now or later."""
         return self._cursor < self.next_seq or bool(self._resets and self.reset_waiting)
 
     @property
     def quiet(self) -> bool:
-        """Whether a call is open on which everything is sent and answered."""
+        """Whether a call is open and everything is sent and answered."""
         return self._connected and not self._wire and not self.waiting
 
     def unanswered(self) -> Iterator[P]:
-        """The ticks that the user still waits for, oldest first."""
+        """Iterate over the ticks that the user still waits for, oldest first."""
         return (entry.payload for entry in self._entries if entry.seq > self.answered)
 
     # --- inside
 
     def _pop(self, seq: int) -> bool:
-        """Match an answer with the oldest tick on the wire; True: it is an echo of a refusal."""
+        """Match an answer with the oldest tick on the wire. Returns whether it is the consequence of an earlier
+        refusal."""
         if not self._wire or self._wire[0] != seq:
-            raise ProtocolError(f"the server answered tick {seq}, on the wire are {list(self._wire)[:3]} …")
+            raise ProtocolError(f"the server answered tick {seq}, but the next ones due are {list(self._wire)[:3]} …")
         self._wire.popleft()
         echo = self._echoes > 0
         self._echoes -= echo
@@ -274,7 +276,7 @@ class Outbox(Generic[P]):
         return payload
 
     def _trim(self) -> None:
-        """Forget what is both answered and durable."""
+        """Forget ticks that are both answered and durable."""
         keep_from = min(self.answered, self.durable) + 1
         while self._entries and self.base < keep_from:
             self._entries.popleft()

@@ -1,4 +1,4 @@
-"""When to try again, and when to stop trying: pure, with the time and the randomness passed in."""
+"""When to retry and when to give up. Pure: time and randomness are arguments."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ LONGEST_S = 2.0
 
 
 class Backoff:
-    """Waits of 0.05 s, doubling up to 2 s, each shortened by up to half at random so that clients spread out.
+    """Delays of 0.05 s, doubling up to 2 s, each shortened at random by up to half to spread clients out.
 
-    give_up_s: how long nothing may succeed, in seconds, from the first failure.
+    give_up_s: seconds without success, from the first failure, until it gives up.
     """
 
     def __init__(self, give_up_s: float, rng: random.Random) -> None:
@@ -20,11 +20,11 @@ class Backoff:
         self._failing_since: float | None = None
 
     def succeeded(self) -> None:
-        """Begin anew: the next failure is a first one."""
+        """Reset: the next failure is a first one."""
         self._failures, self._failing_since = 0, None
 
     def failed(self, now: float) -> float | None:
-        """Seconds to wait before the next try; None: give up. now: any monotonic clock, seconds."""
+        """Return the seconds to wait before the next try; None to give up. now: any monotonic clock, seconds."""
         if self._failing_since is None:
             self._failing_since = now
         if now - self._failing_since >= self._give_up_s:

@@ -1,4 +1,4 @@
-"""Who the client is, and whom it talks to: tokens, TLS, and what must not travel in the clear."""
+"""Tokens and TLS: the client's credentials, the server's identity, and no token in plain text over the network."""
 
 from __future__ import annotations
 
@@ -19,10 +19,11 @@ FilePath: TypeAlias = "str | os.PathLike[str]"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tls:
-    """How to speak TLS. Each file is PEM, and is read when the client is made.
+    """TLS settings. Each file is PEM and is read when the client is made.
 
-    ca: who signed the server's certificate; None: whom this machine trusts. cert and key: who this client is, for
-    servers that ask (mTLS). server_name: the name in the server's certificate, where it is not the one in the target.
+    ca: the CA that signed the server's certificate; None: this machine's trusted CAs.
+    cert, key: the client's certificate and key, for servers that require one (mTLS).
+    server_name: the name in the server's certificate, if it differs from the target.
     """
 
     ca: FilePath | None = None
@@ -37,16 +38,17 @@ class Tls:
             raise InvalidArgument(f"tls.{missing} = None; {remedy}", f"tls.{missing}", "None", remedy)
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """gRPC's. Raises InvalidArgument for a file that cannot be read or is not PEM."""
+        """Return gRPC channel credentials. Raises InvalidArgument for a file that cannot be read or is not PEM."""
         return grpc.ssl_channel_credentials(_pem("ca", self.ca), _pem("key", self.key), _pem("cert", self.cert))
 
     def options(self) -> list[tuple[str, str]]:
-        """gRPC channel options."""
+        """Return gRPC channel options."""
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
 
 def tls_of(tls: bool | FilePath | Tls | None) -> Tls | None:
-    """What `connect` was given: None or False: plain text; True: as this machine trusts; a path: of a CA's PEM."""
+    """Return the `tls` argument of `connect` as Tls: None or False for plain text, True for trusted CAs, a path for a
+    CA."""
     if tls is None or isinstance(tls, Tls):
         return tls
     if isinstance(tls, bool):
@@ -55,7 +57,7 @@ def tls_of(tls: bool | FilePath | Tls | None) -> Tls | None:
 
 
 def check_token(token: Token, target: str, encrypted: bool, insecure_token: bool) -> None:
-    """Refuse a token that cannot be sent, and one that others on the way could read. Raises InvalidArgument."""
+    """Refuse a token that cannot be sent, and one that others could read on the way. Raises InvalidArgument."""
     if not callable(token):
         bearer(token)
     if not encrypted and not insecure_token and not is_local(target):
@@ -65,7 +67,7 @@ def check_token(token: Token, target: str, encrypted: bool, insecure_token: bool
 
 
 def bearer(token: Token) -> str:
-    """The value of the authorization header. Raises InvalidArgument for what is no token; its text holds no secret."""
+    """Return the authorization header's value. Raises InvalidArgument for an invalid token, without showing it."""
     text = token() if callable(token) else token
     stripped = text.strip() if isinstance(text, str) else ""
     if not stripped or not all("!" <= char <= "~" for char in stripped):

@@ -1,4 +1,5 @@
-"""A model's spec from keyword arguments: each key of its own type, or refused by name before anything is sent."""
+"""A model's spec from keyword arguments. Each key must have its own type; a wrong one is refused by name before
+sending."""
 
 from __future__ import annotations
 
@@ -19,9 +20,9 @@ UINT_BITS = {FieldDescriptor.TYPE_UINT32: 32, FieldDescriptor.TYPE_UINT64: 64}
 
 
 def spec_message(keys: Mapping[str, Any]) -> types_pb2.ModelSpec:
-    """The message of a spec; keys that are None are left out, so that the server takes their defaults.
+    """Return the message of a spec. Keys that are None are left out; the server uses their defaults.
 
-    Raises InvalidArgument naming the key, its value and the remedy: for unknown keys and for values of another type.
+    Raises InvalidArgument naming the key, its value and the remedy, for unknown keys and values of a wrong type.
     """
     message = types_pb2.ModelSpec()
     for key in keys.keys() - FIELDS.keys():
@@ -43,7 +44,7 @@ def _meant(key: str) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Python's own form of a NumPy scalar, or of an array without dimensions."""
+    """Return a NumPy scalar, or an array without dimensions, as a Python value."""
     return value.item() if isinstance(value, np.generic | np.ndarray) and value.ndim == 0 else value
 
 

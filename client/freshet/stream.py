@@ -1,4 +1,4 @@
-"""A stream as an application sees it: ticks in, forecasts out, in order."""
+"""One stream: ticks in, forecasts out, in order."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from freshet.ticks import Tick, event_seconds, ticks
 
 
 class Stream:
-    """One entity's ticks and forecasts. Made by `Client.stream`; open it with `async with`.
+    """One entity's ticks and forecasts. Made by `Client.stream`; open it with `async with`. For use in one event loop.
 
-    It reconnects by itself: ticks without an answer are sent again, and so are answered ones that the server had not
-    yet written to disk when it died. Each tick gives exactly one outcome. For use in one event loop.
+    It reconnects by itself. It sends unanswered ticks again, and also answered ticks that a crashed server had not yet
+    written to disk. Each tick has exactly one outcome.
     """
 
     def __init__(self, engine: Engine, in_flight: int) -> None:
@@ -40,7 +40,7 @@ class Stream:
         return shown.handle(f"Stream {hello.stream!r} of model {hello.model!r}", self._engine.state, *facts)
 
     async def open(self) -> Self:
-        """Connect; returns once the server has said Welcome. `async with` does it at its start.
+        """Connect and wait for the server's Welcome. `async with` calls it.
 
         Raises NotFound, InvalidArgument, PermissionDenied …; StateLost; Unavailable after `give_up_s`.
         """
@@ -58,24 +58,25 @@ class Stream:
         except FreshetError as late:
             if error is None:
                 raise
-            error.add_note(f"freshet: {late}")  # the first error is the one to see
+            error.add_note(f"freshet: {late}")  # the error of the block is raised
 
     async def aclose(self) -> None:
-        """End the stream: wait, at most `close_s`, until what was sent is answered and on disk; drop what was not sent.
+        """Close the stream: wait, at most `close_s`, until all sent ticks are answered and on disk; drop unsent ones.
 
-        Safe in any state and any number of times. Raises Unavailable if the disk was not confirmed in time.
+        Safe in any state and safe to repeat. Raises Unavailable if the server did not confirm the disk in time.
         """
         await self._engine.close()
 
     # --- ticks and forecasts
 
     async def step(self, x: Any, time: Any = None) -> Forecast:
-        """Send one tick and wait for its forecast.
+        """Send one tick and return its forecast.
 
-        x: one number per channel (array-like; a bare number for one channel; a dict by name). time: seconds since
-        1970-01-01 UTC, datetime or datetime64; required when the model has an interval. Raises TickRefused, after which
-        the next tick is taken as if this one had not been; and whatever ended the stream. Cancelling does not take the
-        tick back.
+        x: one number per channel (array-like; a bare number for one channel; a dict by channel name).
+        time: seconds since 1970-01-01 UTC, datetime or datetime64; required if the model has an interval.
+
+        Raises TickRefused; the state is then unchanged and the stream stays usable. Raises the error that ended the
+        stream. Cancelling does not withdraw the tick.
         """
         return await self._engine.accept(Tick(x, time)).result()
 
@@ -89,15 +90,15 @@ class Stream:
     ) -> Forecasts:
         """Send many ticks, several in flight, and iterate over their forecasts in order.
 
-        values: array (N, C), or (N,) for one channel; frame (pandas, polars, pyarrow …, or a dict of columns), its
-            columns matched to the channels by name; list, generator or async iterable of rows, of (time, row) pairs, or
-            of Ticks. Nulls are NaN.
-        times: one per row, where values has rows only; of a frame also the name of the column that has them. None: the
-            index of a frame, or a series, whose index is of times (pandas).
-        max_staleness: K >= 1; tick s is sent only once labels up to s - K are judged, so that no forecast is older.
-            Where one waits and none is judged for some seconds, a warning in the log `freshet` says for what.
-        on_refused: what a refused tick does. "raise": TickRefused is raised in its place, and iterating the same
-            object again goes on behind it. "skip": it is left out, and kept in `Forecasts.refused`.
+        values: array (N, C), or (N,) for one channel; frame (pandas, polars, pyarrow …, or a dict of columns), whose
+            columns are matched to the channels by name; list, generator or async iterable of rows, of (time, row)
+            pairs, or of Ticks. Nulls become NaN.
+        times: one per row, if values has rows only; for a frame also the name of its column of times. None: the index
+            of a frame or series, if it is of times (pandas).
+        max_staleness: K >= 1; tick s is sent only after labels up to s - K are judged, so that no forecast is older.
+            While a tick waits and no label is judged for some seconds, the log `freshet` warns of it.
+        on_refused: "raise" raises TickRefused in place of the forecast; iterating the same object then continues after
+            it. "skip" leaves the tick out and keeps the error in `Forecasts.refused`.
         """
         if on_refused not in ("raise", "skip"):
             raise InvalidArgument(f"on_refused = {on_refused!r}; give 'raise' or 'skip'", "on_refused", on_refused)
@@ -112,27 +113,28 @@ class Stream:
         return Forecasts(self._engine, rows, self._in_flight, max_staleness, on_refused == "skip")
 
     def check_ahead(self, rows: npt.NDArray[Any]) -> None:
-        """Raise InvalidArgument where float32 would lose what changes in rows that are all there, as `forecasts` does
-        with arrays and frames before it sends any.
+        """Check rows in advance, as `forecasts` does with arrays and frames before it sends any.
 
-        rows: array (N, C), or (N,) for one channel.
+        rows: array (N, C), or (N,) for one channel. Raises InvalidArgument if float32 would lose their changes.
         """
         self._engine.ledger.check_ahead(rows)
 
     async def label(self, seq: int, y: Any) -> None:
-        """Tell the true value for tick `seq`, which was answered; returns once that is on the server's disk.
+        """Send the true value for the answered tick `seq`, and wait until it is on the server's disk.
 
         y: for task regress a number, or one per target in order; for task classify the class, by name or index, or the
-        probability of each. Of a tick's labels the first one wins. Several may be on their way at once: gather them.
-        Raises LabelRefused, e.g. for a tick that is too long ago; InvalidArgument where float32 would lose what changes
-        from label to label; and whatever ended the stream. Cancelling does not take the label back.
+            probability of each class.
+
+        The first label of a tick wins. Several may be in flight at once: gather them. Raises LabelRefused, e.g. for a
+        tick too long ago; InvalidArgument if float32 would lose changes from label to label; the error that ended the
+        stream. Cancelling does not withdraw the label.
         """
         await self._engine.label(whole(seq, "seq"), y)
 
     async def reset(self) -> None:
-        """Begin the state anew between the ticks so far and the next. Returns once the server has been told.
+        """Reset the state between the ticks so far and the next one. Returns once the reset is sent.
 
-        It is told when every tick before has been answered, and again after a reconnect if that was in doubt.
+        It is sent after every earlier tick is answered, and again after a reconnect if its arrival was in doubt.
         """
         outbox = self._engine.outbox
         self._engine.reset()
@@ -141,8 +143,10 @@ class Stream:
         )
 
     async def durable(self, seq: int | None = None) -> None:
-        """Wait until ticks up to `seq` (default: all so far) are on the server's disk. Raises Unavailable once that has
-        come no nearer for `give_up_s`."""
+        """Wait until ticks up to `seq` (default: all so far) are on the server's disk.
+
+        Raises Unavailable after `give_up_s` without progress.
+        """
         outbox = self._engine.outbox
         target = outbox.next_seq - 1 if seq is None else whole(seq, "seq")
         await self._engine.until(
@@ -151,10 +155,10 @@ class Stream:
         )
 
     async def wait_judged(self, seq: int) -> None:
-        """Wait until the labels that ticks up to `seq` carried are judged in the weights that serve.
+        """Wait until the labels carried by ticks up to `seq` are judged in the serving weights.
 
-        Where none is judged for some seconds, a warning in the log `freshet` says how far they are. Raises Unavailable
-        once that has come no nearer for `give_up_s`.
+        While none is judged for some seconds, a warning in the log `freshet` reports the progress. Raises Unavailable
+        after `give_up_s` without progress.
         """
         seq = whole(seq, "seq")
         if not self.spec.learn:
@@ -167,7 +171,7 @@ class Stream:
             await self._engine.until(lambda: outbox.judged >= seq, coming)
 
     def _owed(self, seq: int, progress: Callable[[], int]) -> Callable[[], object]:
-        """The progress, from when tick `seq` is given on: until then the server owes nothing, and any time may pass."""
+        """The progress, once tick `seq` exists. Before that the server owes nothing, and the wait has no limit."""
         outbox = self._engine.outbox
         return lambda: object() if seq >= outbox.next_seq else progress()
 
@@ -175,7 +179,7 @@ class Stream:
 
     @property
     def welcome(self) -> Welcome:
-        """The latest Welcome. Raises FreshetError before the stream is open."""
+        """The latest Welcome. Raises NotOpen before the stream is open."""
         if self._engine.ledger.latest is None:
             raise NotOpen("stream", "client.stream(…) as stream")
         return self._engine.ledger.latest
@@ -187,35 +191,37 @@ class Stream:
 
     @property
     def next_seq(self) -> int:
-        """The number that the next tick gets."""
+        """The number of the next tick."""
         return self._engine.outbox.next_seq
 
     @property
     def last_time(self) -> float | None:
-        """Event time of the last tick that was answered here, or of the stream as it was found; seconds since
-        1970-01-01 UTC. None for a fresh stream, after a reset, and where ticks have no time."""
+        """Event time of the last tick answered here, or the server's at opening; seconds since 1970-01-01 UTC.
+
+        None for a fresh stream, after a reset, and for ticks without a time.
+        """
         return self._engine.ledger.last_time
 
     def is_new(self, time: Any) -> bool:
-        """Whether a row with this event time comes after `last_time`: what a source that begins again is to send.
+        """Whether a row with this event time comes after `last_time`: a source that starts over sends only such rows.
 
-        time: seconds since 1970-01-01 UTC, datetime or datetime64. A count of rows, such as `next_seq`, does not know
-        it: rows that were refused or left out have no number. Raises InvalidArgument for what is no time.
+        time: seconds since 1970-01-01 UTC, datetime or datetime64. Counting rows by `next_seq` does not work: refused
+        and skipped rows have no number. Raises InvalidArgument for a value that is not a time.
         """
         last, at = self.last_time, event_seconds(time)
         return last is None or at > last
 
     @property
     def durable_seq(self) -> int:
-        """Ticks up to here are on the server's disk, as far as it has said."""
+        """The server has reported that ticks up to this one are on its disk."""
         return self._engine.outbox.durable
 
     @property
     def judged_through(self) -> int:
-        """Labels of ticks up to here are judged in the weights that serve, as far as the server has said."""
+        """The server has reported that labels of ticks up to this one are judged in the serving weights."""
         return self._engine.outbox.judged
 
     @property
     def reconnects(self) -> int:
-        """Times that the stream was resumed on another call."""
+        """How often the stream was resumed on a new call."""
         return max(0, self._engine.calls - 1)

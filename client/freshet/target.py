@@ -1,4 +1,4 @@
-"""Where a server is: the address as users give it, whether it stays on this machine, and which proxy gRPC would use."""
+"""The server's address: checks, loopback or not, and the proxy that gRPC would use."""
 
 from __future__ import annotations
 
@@ -11,37 +11,37 @@ from urllib.parse import urlsplit
 from freshet.arguments import invalid
 from freshet.errors import InvalidArgument
 
-# What gRPC resolves by itself, and we do not look into; dns: has an address behind it.
+# gRPC resolves these by itself and they are not parsed here; dns: is followed by an address.
 SCHEMES = re.compile(r"(unix|unix-abstract|vsock|xds|google-c2p|passthrough|ipv4|ipv6):")
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%\w]+\]|[^\s:/\[\]@,]+):([0-9]{1,6})")
-# gRPC's, in its order; it reads them in lower case only.
+# In gRPC's order; it reads only lower-case names.
 PROXY_VARIABLES = ("grpc_proxy", "https_proxy", "http_proxy")
 NO_PROXY_VARIABLES = ("no_grpc_proxy", "no_proxy")
 
 
 class Address(NamedTuple):
-    """A host, without the brackets of IPv6, and a port."""
+    """A host (IPv6 without brackets) and a port."""
 
     host: str
     port: int
 
 
 class Proxy(NamedTuple):
-    """A proxy, without user and password, and the variable that names it."""
+    """A proxy's URL, without user and password, and the environment variable that names it."""
 
     variable: str
     url: str
 
 
 def check_target(target: object) -> None:
-    """Raises InvalidArgument for what is not "host:port", nor a target in gRPC's own forms."""
+    """Raise InvalidArgument for a target that is neither "host:port" nor in one of gRPC's own forms."""
     if not isinstance(target, str) or not target:
         raise invalid("target", target, 'give "HOST:PORT", e.g. "127.0.0.1:8300"')
     if SCHEMES.match(target):
         return
     if "://" in target and not target.startswith("dns:"):
         raise _url(target)
-    for one in target.split(","):  # of several, a token is sent to none in plain text that is not this machine's
+    for one in target.split(","):  # every one of several addresses is checked, because a token may go to each
         if (address := address_of(one)) is None:
             raise invalid("target", target, _remedy(one.removeprefix("dns:").lstrip("/")))
         if not 0 < address.port <= 65535:
@@ -49,7 +49,7 @@ def check_target(target: object) -> None:
 
 
 def _url(target: str) -> InvalidArgument:
-    """The refusal of a URL, with the address that it holds."""
+    """Return the refusal of a URL, with the address in it as remedy."""
     scheme, _, rest = target.partition("://")
     host = rest.rpartition("@")[2].partition("/")[0]
     example = f'"{host}"' if address_of(host) else f'"{host or "HOST"}:PORT"'
@@ -69,16 +69,16 @@ def _remedy(target: str) -> str:
 
 
 def address_of(target: str) -> Address | None:
-    """Host and port of "host:port", "[IPv6]:port" or "dns:…"; None for all else."""
+    """Return host and port of "host:port", "[IPv6]:port" or "dns:…"; None for other forms."""
     found = ADDRESS.fullmatch(target) or ADDRESS.fullmatch(re.sub(r"^dns:(//[^/]*/)?", "", target))
     return Address(found[1].strip("[]"), int(found[2])) if found else None
 
 
 def is_local(target: str) -> bool:
-    """Whether a gRPC target surely stays on this machine. A name other than localhost is not resolved: False."""
+    """Whether a gRPC target surely stays on this machine. Names other than localhost are not resolved: False."""
     if target.startswith(("unix:", "unix-abstract:")):
         return True
-    address = target.rpartition("/")[2]  # of dns:///HOST:PORT
+    address = target.rpartition("/")[2]  # dns:///HOST:PORT
     for scheme in ("ipv4:", "ipv6:", "dns:"):
         address = address.removeprefix(scheme)
     return all(_is_loopback(one) for one in address.split(","))
@@ -98,7 +98,7 @@ def is_local_host(host: str) -> bool:
 
 
 def has_no_proxy(host: str) -> bool:
-    """Whether no proxy can reach the host, whatever the environment says: loopback, also as 0.0.0.0 or ::."""
+    """Whether the host is never reached through a proxy: loopback, or 0.0.0.0 or ::."""
     ip = _ip(host)
     return is_local_host(host) or (ip is not None and ip.is_unspecified)
 
@@ -112,7 +112,7 @@ def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
 
 
 def proxy_of(host: str) -> Proxy | None:
-    """The proxy that gRPC goes through to a host that is not this machine, as the environment says now."""
+    """Return the proxy that gRPC uses for a remote host, by the current environment; None without one."""
     variable = next((name for name in PROXY_VARIABLES if os.environ.get(name)), None)
     if variable is None or _excepted(host):
         return None
@@ -122,7 +122,7 @@ def proxy_of(host: str) -> Proxy | None:
 
 
 def _excepted(host: str) -> bool:
-    """Whether the environment excepts the host from proxies, as gRPC reads it."""
+    """Whether the environment excludes the host from proxies, as gRPC reads it."""
     entries = next((os.environ[name] for name in NO_PROXY_VARIABLES if os.environ.get(name)), "")
     return any(_matches(host, entry.strip()) for entry in entries.split(",") if entry.strip())
 

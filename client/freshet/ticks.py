@@ -1,4 +1,4 @@
-"""From what users have (arrays, lists, generators, pairs) to checked ticks."""
+"""From observations as users have them (arrays, lists, generators, pairs) to checked ticks."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from freshet.arguments import invalid
 from freshet.errors import InvalidArgument, Reason, TickRefused
 from freshet.frames import check_lengths, check_names, event_times, index_times, matrix, named_columns, plain
 
-LARGEST = 1e15  # of |x|: types.proto, TOO_LARGE
+LARGEST = 1e15  # limit of |x|: types.proto, TOO_LARGE
 
 
 class Tick(NamedTuple):
     """One observation, as a user gives it.
 
-    x: one number per channel (any array-like; a bare number for one channel; a dict, or a row of a frame, by name).
-        NaN, or None, is a value that is missing: for models created with missing = "hold".
-    time: event time; seconds since 1970-01-01 UTC, datetime (naive ones are taken as UTC), datetime64, or None.
+    x: one number per channel (array-like; a bare number for one channel; a dict or a row of a frame, by name). NaN or
+        None is a missing value, for models with missing = "hold".
+    time: event time: seconds since 1970-01-01 UTC, datetime (naive means UTC), datetime64, or None.
     """
 
     x: Any
@@ -31,7 +31,7 @@ class Tick(NamedTuple):
 
 
 class Checked(NamedTuple):
-    """A tick ready for the wire, where x is rounded to float32; time in seconds. given: x before the offset."""
+    """A tick ready for the wire, which rounds x to float32; time in seconds. given: x before the offset."""
 
     x: list[float]
     time: float | None
@@ -39,9 +39,9 @@ class Checked(NamedTuple):
 
 
 class Layout(NamedTuple):
-    """What a tick must be like. interval: seconds, 0 where event time may be left out; holds: NaN means missing.
+    """The required form of a tick. interval: seconds, 0 if event time is optional. holds: NaN means missing.
 
-    offset: what is subtracted from each channel before x becomes float32; None where nothing is.
+    offset: subtracted from each channel before x becomes float32; None for no offset.
     """
 
     channels: tuple[str, ...]
@@ -56,18 +56,20 @@ def ticks(
     channels: Callable[[], Sequence[str]] = tuple,
     ahead: Callable[[npt.NDArray[Any]], None] = lambda rows: None,
 ) -> Iterator[Tick] | AsyncIterator[Tick]:
-    """Walk over observations as ticks.
+    """Return an iterator over observations as ticks.
 
     values: array (N, C) or (N,); frame, whose columns are matched to the channels by name; or any iterable or async
         iterable of rows, (time, row) pairs or Ticks.
-    times: one per row, an iterable; then values are rows only. A length that differs raises ValueError when reached.
-        Of a frame also the name of the column that has them. channels: asked for where columns have names.
-    ahead: is given all rows, where they are an array or a frame, before any tick.
-    Raises TypeError for what cannot be walked over, InvalidArgument for other columns than the channels.
+    times: one per row, an iterable; values are then rows only. A different length raises ValueError when it is reached.
+        For a frame also the name of its column of times.
+    channels: called if columns have names; returns the model's channels.
+    ahead: called with all rows, if they are an array or a frame, before any tick.
+
+    Raises TypeError for values that cannot be iterated over, InvalidArgument for columns other than the channels.
     """
     if isinstance(values, AsyncIterable):
         if times is not None:
-            raise TypeError("times = given apart; an async iterable brings its own: yield (time, row) pairs")
+            raise TypeError("times = given with an async iterable; yield (time, row) pairs instead")
         return _async_ticks(values)
     for field, given in (("values", values), ("times", times)):
         if isinstance(given, Set):
@@ -101,7 +103,7 @@ async def _async_ticks(values: AsyncIterable[Any]) -> AsyncIterator[Tick]:
 
 
 def as_tick(item: Any) -> Tick:
-    """A Tick as it is; a tuple (datetime, …) or (number, row) as time and row; anything else as a row."""
+    """Return a Tick unchanged; a tuple (datetime, …) or (number, row) as time and row; anything else as a row."""
     if isinstance(item, Tick):
         return item
     if isinstance(item, tuple) and len(item) == 2:
@@ -112,9 +114,9 @@ def as_tick(item: Any) -> Tick:
 
 
 def check(tick: Tick, seq: int, layout: Layout, after: float | None) -> Checked:
-    """Refuse here what the server would refuse, before anything is sent.
+    """Refuse a tick that the server would refuse, before anything is sent. Raises TickRefused.
 
-    after: event time of the tick before, seconds, where it is known. Raises TickRefused.
+    after: event time of the tick before, seconds, if known.
     """
     x = given = _check_x(tick.x, seq, layout)
     if layout.offset is not None:
@@ -127,7 +129,7 @@ def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:
     if hasattr(x, "keys"):
         x = _by_name(x, seq, names)
     if isinstance(x, float) and len(names) == 1 and -LARGEST <= x <= LARGEST:
-        return [x]  # the common case, without NumPy's cost for one number
+        return [x]  # the common case, without NumPy's overhead
     try:
         row = np.atleast_1d(np.asarray(x, np.float64))
     except (TypeError, ValueError):
@@ -145,7 +147,7 @@ def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:
 
 
 def _by_name(x: Any, seq: int, names: tuple[str, ...]) -> Any:
-    """A dict, or what has `keys` like one, in the order of the channels; as it is where its keys are no names."""
+    """Return a dict, or another object with `keys`, in the order of the channels; unchanged if keys are not text."""
     keys = list(x.keys())
     if not all(isinstance(key, str) for key in keys):
         return x
@@ -178,14 +180,14 @@ def _check_time(time: Any, seq: int, layout: Layout, after: float | None) -> flo
         raise TickRefused(seq, "time", str(value), "send a finite time", Reason.TIME)
     if after is not None and value <= after:
         remedy = (
-            f"send a time after {after!r} ({as_date(after)}); if that was wrong, reset the stream: it forgets its past"
+            f"send a time after {after!r} ({as_date(after)}); if that was wrong, reset the stream: its state is lost"
         )
         raise TickRefused(seq, "time", f"{value!r} ({as_date(value)})", remedy, Reason.TIME)
     return value
 
 
 def as_date(value: float) -> str:
-    """Seconds since 1970 as a date in UTC; as a number where no calendar reaches."""
+    """Return seconds since 1970 as a date in UTC; as a number if it is outside the calendar."""
     try:
         moment = dt.datetime.fromtimestamp(value, dt.UTC)
     except (OverflowError, ValueError, OSError):
@@ -194,7 +196,7 @@ def as_date(value: float) -> str:
 
 
 def event_seconds(time: Any) -> float:
-    """`seconds`, where InvalidArgument is raised for what is no time."""
+    """Return `seconds`, but raise InvalidArgument for a value that is not a time."""
     try:
         value = seconds(time)
     except (TypeError, ValueError):
@@ -205,7 +207,7 @@ def event_seconds(time: Any) -> float:
 
 
 def seconds(time: Any) -> float:
-    """Seconds since 1970-01-01 UTC. Raises TypeError or ValueError for what is no time."""
+    """Return seconds since 1970-01-01 UTC. Raises TypeError or ValueError for a value that is not a time."""
     if isinstance(time, dt.datetime):
         return (time if time.tzinfo else time.replace(tzinfo=dt.UTC)).timestamp()
     if isinstance(time, np.datetime64):

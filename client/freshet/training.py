@@ -1,4 +1,4 @@
-"""Learning from outside of streams: labels and windows, and what could not be learned."""
+"""Labels and windows from outside of streams, and the quarantine of those that could not be learned."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from freshet.offsets import Given, checked
 from freshet.results import ModelSpec, Quarantined, Replayed
 from freshet.v1 import training_pb2, training_pb2_grpc
 
-REPLAYED_AT_ONCE = 256  # the most that a server takes in one request
-MAX_IN_FLIGHT = 1024  # where a server stops reading
+REPLAYED_AT_ONCE = 256  # the server's limit for one request
+MAX_IN_FLIGHT = 1024  # a server stops reading here
 
 ACKNOWLEDGE = {"durable": training_pb2.LearnHello.DURABLE, "learned": training_pb2.LearnHello.LEARNED}
 
 
 class Training(Models):
-    """The part of `Client` that speaks of labels, windows and the quarantine."""
+    """The methods of `Client` for labels, windows and the quarantine."""
 
     @property
     def _training(self) -> training_pb2_grpc.TrainingAsyncStub:
@@ -38,14 +38,16 @@ class Training(Models):
         answer_s: float = ANSWER_S,
         offset: Given = None,
     ) -> Learning:
-        """Send labels and whole windows to `model`, from anywhere; open it with `async with`.
+        """Return a sender of labels and windows to `model`; open it with `async with`.
 
-        source: names the sender; the server numbers its windows and takes each once, so a second sender of the same
-            name takes over from the first. acknowledge: when an item counts as done, on the server's disk or learned.
-        on_refused: "raise" what the server refuses from the next call, or "keep" it in `Learning.refused`.
-        in_flight: items that may be unacknowledged, 1 to 1024; beyond, `window` and `label` wait.
-        give_up_s: fail after so long without any success. answer_s: cut and repeat a call not welcomed for so long.
-        offset: as of `stream`, subtracted from x of windows and, for task forecast, from their labels.
+        source: the sender's name. The server numbers its windows and accepts each once. A second sender with the same
+            name takes over from the first.
+        acknowledge: when an item counts as done: "durable", on the server's disk, or "learned".
+        on_refused: "raise" raises a refused item from the next call; "keep" collects it in `Learning.refused`.
+        in_flight: items that may be unacknowledged, 1 to 1024; beyond that, `window` and `label` wait.
+        give_up_s: fail after this many seconds without any success.
+        answer_s: cut and repeat a call without a Welcome for this many seconds.
+        offset: as for `stream`; subtracted from x of windows and, for task forecast, from their labels.
         """
         for name, value, choices in (
             ("acknowledge", acknowledge, list(ACKNOWLEDGE)), ("on_refused", on_refused, ["raise", "keep"]),
@@ -72,7 +74,7 @@ class Training(Models):
         return learning
 
     async def quarantine(self, model: str) -> AsyncIterator[Quarantined]:
-        """What was acknowledged and could not be learned, oldest first, and why."""
+        """Iterate over acknowledged items that could not be learned, with the reasons, oldest first."""
         model = named(model, "model")
         after, page = 0, [training_pb2.Quarantined()]
         while page:
@@ -83,9 +85,9 @@ class Training(Models):
                 after = item.id
 
     async def replay(self, model: str, ids: Iterable[int]) -> Replayed:
-        """Learn from items of the quarantine after all: each becomes a window, a label with the ticks before it.
+        """Learn from items of the quarantine after all. A label becomes a window with the ticks before it.
 
-        Returns the ids that are on their way into learning, on disk, and why each of the others is not.
+        Returns the ids that are on disk and will be learned, and why each other id will not.
         """
         answer, model = training_pb2.ReplayResponse(), named(model, "model")
         wanted = [whole(id, "ids") for id in (ids if isinstance(ids, Set) else listed(ids, "ids"))]

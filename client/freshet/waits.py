@@ -1,4 +1,4 @@
-"""Waits for what a server owes: looked at after each of its messages, and ended where nothing comes for too long."""
+"""Waits for answers of the server: re-tested after each message, ended after too long without progress."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from collections.abc import Callable
 
 from freshet.errors import Unavailable
 
-AT_LEAST_S = 30.0  # for whoever tries no call again (give_up_s = 0) and still waits for the answers to the first
+AT_LEAST_S = 30.0  # with give_up_s = 0 calls are not repeated, but answers to the first call still take time
 
 Wanted = tuple[str, Callable[[], object]]
 
 
 class Waits:
-    """The waits of one stream, Mux or sender. A wait may be cancelled at any moment: it holds nothing.
+    """The waits of one stream, Mux or sender. A wait holds no state, so it may be cancelled at any moment.
 
-    give_up_s: how long a wait may see no progress, seconds; 0 stands for AT_LEAST_S. check: raises what ended the
-    object, if anything has.
+    give_up_s: how long a wait may see no progress, seconds; 0 stands for AT_LEAST_S.
+    check: raises the error that ended the object, if any.
     """
 
     def __init__(self, give_up_s: float, check: Callable[[], None]) -> None:
@@ -25,17 +25,17 @@ class Waits:
         self._waiters: set[asyncio.Future[None]] = set()
 
     def notify(self) -> None:
-        """Let every wait look again."""
+        """Make every wait test its condition again."""
         for waiter in self._waiters:
             if not waiter.done():
                 waiter.set_result(None)
 
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
-        """Wait until `done()`, looked at after each `notify`.
+        """Wait until `done()`; it is tested after each `notify`.
 
-        wanted: what is waited for, as a message names it, and how far it has come: without a change of that for
-        `give_up_s`, Unavailable is raised. None: the wait has no bound, as what it waits for is not the server's.
-        Raises what `check` raises, too.
+        wanted: a description of the wait for error messages, and its progress. Without a change of the progress for
+        `give_up_s`, Unavailable is raised. None: the wait has no limit, because it does not depend on the server. Also
+        raises what `check` raises.
         """
         loop = asyncio.get_running_loop()
         since, seen = loop.time(), wanted and wanted[1]()
@@ -59,8 +59,8 @@ class Waits:
                     raise self.gave_up(wanted[0])
 
     async def outcome(self, future: asyncio.Future[None], wanted: Wanted) -> None:
-        """Wait for the outcome of a future, as in `until`; raises it where it is an error. Cancelling this does not
-        cancel the future."""
+        """Wait for a future with the limit of `until`; raises its error. Cancelling this wait does not cancel the
+        future."""
         loop = asyncio.get_running_loop()
         since, seen = loop.time(), wanted[1]()
         while not future.done():
@@ -72,7 +72,7 @@ class Waits:
         future.result()
 
     def gave_up(self, what: str) -> Unavailable:
-        """The error of a wait for `what` that saw no progress for too long. The caller raises it."""
+        """Return the error for a wait without progress. The caller raises it."""
         why = self.last_call or "it is still open"
         return Unavailable(f"no success for {self.give_up_s:g} s, waiting for {what}; the last call: {why}")
 

@@ -1,4 +1,4 @@
-"""What users may give as a labelled window, made ready for the wire."""
+"""Labelled windows as users give them, converted to messages."""
 
 from __future__ import annotations
 
@@ -19,30 +19,33 @@ from freshet.v1 import training_pb2
 
 F32 = npt.NDArray[np.float32]
 
-LEAST_LOST = 3  # changes: in a window of few ticks, as many as half of these are too many
+LEAST_LOST = 3  # lost changes that are too many in a short window
 
 
 class WindowLayout(NamedTuple):
-    """What the windows of a model are like."""
+    """The shape of a model's windows."""
 
     channels: tuple[str, ...]
     outputs: int
     missing: str
     answers: Answers
     offset: F64 | None = None  # (channels,) subtracted before values become float32
-    added: F64 | None = None  # (targets,) the same of what labels hold
+    added: F64 | None = None  # (targets,) the same for labels
 
     @classmethod
     def of(cls, spec: ModelSpec, offset: Any = None) -> WindowLayout:
-        """A model's. offset: as `offsets.checked` gives it. Raises InvalidArgument for one of other channels."""
+        """Return the layout of a spec. offset: in the form of `offsets.checked`. Raises InvalidArgument if it does not
+        match."""
         answers, by = Answers.of(spec), of_channels(offset, spec.channels)
         outputs = (spec.horizon or 1) * len(answers.names)
         return cls(tuple(spec.channels), outputs, spec.missing, answers, by, of_outputs(by, spec))
 
 
 def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_state: Any) -> training_pb2.Window:
-    """A window without its number; see `Learning.window`. Raises WindowRefused for what the server would refuse,
-    InvalidArgument where float32 would lose what changes."""
+    """Return a window's message without its number; see `Learning.window`.
+
+    Raises WindowRefused for a window that the server would refuse, InvalidArgument if float32 would lose its changes.
+    """
     given = _numbers("x", x, layout.channels)
     if len(layout.channels) == 1 and given.ndim == 1:
         given = given[:, None]
@@ -73,12 +76,12 @@ def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_st
 
 
 def _too_many(rows: F64) -> int:
-    """Lost changes of a channel that are too many for a window of these ticks."""
+    """Return how many lost changes of a channel are too many in a window of these ticks."""
     return max(LEAST_LOST, min(MOST_LOST, len(rows) // 2))
 
 
 def _labels(layout: WindowLayout, y: Any, T: int) -> tuple[F32, F32 | None]:
-    """Labels (T, O), and the weights that they have of themselves: None for all 1, 1 at the last tick for one label."""
+    """Return labels (T, O) and their default weights: None for all 1; for a single label, 1 at the last tick."""
     O = layout.outputs  # noqa: E741  # as in every shape
     dims = () if isinstance(y, str) else np.shape(y)
     added = None if layout.added is None else np.tile(layout.added, O // len(layout.added))
@@ -124,7 +127,7 @@ def _float32(values: F64, offset: F64 | None = None) -> F32:
 
 
 def _numbers(field: str, values: Any, names: Sequence[str] | None = None) -> F64:
-    """As an array; the columns of a frame in the order of the names."""
+    """Return the values as an array; the columns of a frame in the order of the names."""
     try:
         columns = None if names is None else named_columns(values)
         found = plain(values) if columns is None else matrix(columns, names or (), field)

@@ -134,9 +134,9 @@ def test_a_server_that_lost_acknowledged_windows_is_told_apart_from_another_send
     backlog.acknowledged(2)
     backlog.disconnected()
 
-    with pytest.raises(StateLost, match="asks for window 2, windows before 3 were acknowledged"):
+    with pytest.raises(StateLost, match="asks for window 2, but windows before 3 were acknowledged"):
         backlog.welcome(2)
-    with pytest.raises(TakenOver, match="asks for window 9, this sender has sent up to 3"):
+    with pytest.raises(TakenOver, match="asks for window 9, but this sender has sent up to 3"):
         backlog.welcome(9)
 
 
@@ -144,7 +144,7 @@ def test_answers_that_nothing_asked_for_are_protocol_errors():
     backlog = filled(opened(), "A")
     sent(backlog)
 
-    with pytest.raises(ProtocolError, match="acknowledged 2 items, 1 were sent"):
+    with pytest.raises(ProtocolError, match="acknowledged 2 items, but 1 were sent"):
         backlog.acknowledged(2)
     with pytest.raises(ProtocolError, match="refused item 7"):
         backlog.refused(7, Reason.SHAPE)

@@ -131,7 +131,7 @@ async def test_tls_spoken_to_plain_text_is_said_at_once(tmp_path, plain):
     error = await failure(plain, tls=Authority(tmp_path).pem)
 
     assert (error.problem, error.lasting) == ("plain", True)
-    assert "leave tls out" in error.remedy
+    assert "omit tls" in error.remedy
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])

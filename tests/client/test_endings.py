@@ -57,7 +57,7 @@ async def first(forecasts: freshet.Forecasts) -> Any:
 WAITS: dict[str, tuple[dict[str, Any], Callable[[freshet.Stream], Any], str]] = {
     "a step": ({"mute": True}, lambda stream: stream.step(2.0), "the answer to tick 2"),
     "forecasts": ({"mute": True}, lambda stream: first(stream.forecasts([2.0, 3.0])), "the answer to tick 2"),
-    "a step that is put off": ({"overloaded": True}, lambda stream: stream.step(2.0), "the server puts off: send 2"),
+    "a step that is put off": ({"overloaded": True}, lambda stream: stream.step(2.0), "the server delays: send 2"),
     "the disk": ({"commit_every": None}, lambda stream: stream.durable(), "tick 1 to reach the server's disk"),
     "a label": ({"commit_every": None}, lambda stream: stream.label(1, 5.0), "the label of tick 1 to reach"),
     "a verdict": ({"commit_every": None}, lambda stream: stream.wait_judged(1), "labels up to 1 to be judged"),

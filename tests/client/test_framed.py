@@ -165,7 +165,7 @@ async def test_the_blocking_form_gives_frames_too(server):
 
 async def test_rows_that_came_in_no_frame_and_forecasts_that_were_taken_are_named(stream):
     forecasts = stream.forecasts(np.array(ROWS), TIMES)
-    with pytest.raises(freshet.InvalidArgument, match="values is no frame; give forecasts"):
+    with pytest.raises(freshet.InvalidArgument, match="values is not a frame; give forecasts"):
         await forecasts.frame()
     forecasts = stream.forecasts({"c0": [1.0, 2.0]}, TIMES[:2])
     await anext(forecasts)

@@ -157,7 +157,7 @@ async def test_times_given_apart_go_before_those_of_the_index(server, stream):
 
 
 async def test_another_number_of_times_than_of_rows_is_told_before_anything_is_sent(server, stream):
-    with pytest.raises(freshet.InvalidArgument, match="times: 2 times of 3 rows; give one for each row"):
+    with pytest.raises(freshet.InvalidArgument, match="times: 2 times for 3 rows; give one for each row"):
         stream.forecasts(ROWS, MOMENTS[:2])
     assert not server.received
 
@@ -188,7 +188,7 @@ async def test_a_series_of_one_channel_is_its_values(kind):
 async def test_one_row_may_be_a_dict(server, stream):
     await stream.step({"c1": 20, "c0": 2}, MOMENTS[0])
     assert received(server) == [[2.0, 20.0]]
-    with pytest.raises(freshet.TickRefused, match="no column 'c0' and 'c2', which is no channel") as refused:
+    with pytest.raises(freshet.TickRefused, match="no column 'c0' and 'c2', which is not a channel") as refused:
         await stream.step({"c1": 20, "c2": 2}, MOMENTS[1])
     assert (refused.value.reason, refused.value.seq) == (freshet.Reason.SHAPE, 2)
 
@@ -197,9 +197,9 @@ async def test_one_row_may_be_a_dict(server, stream):
     ("values", "said"),
     [
         ({"c0": A}, r"values: no column 'c1'; give just the channels c0, c1"),
-        ({"c0": A, "c1": A, "c2": A, "c3": A}, r"'c2', 'c3', which is no channel"),
-        ({"c0": A, "c1": A, "when": A}, r"'when', which is no channel; .* holds the times, add times='when'"),
-        ({"c0": A, "C1": A}, r"no column 'c1' and 'C1', which is no channel"),
+        ({"c0": A, "c1": A, "c2": A, "c3": A}, r"'c2', 'c3', which is not a channel"),
+        ({"c0": A, "c1": A, "when": A}, r"'when', which is not a channel; .* contains the times, add times='when'"),
+        ({"c0": A, "C1": A}, r"no column 'c1' and 'C1', which is not a channel"),
         ({"c0": A, "c1": A[:2]}, r"columns of several lengths: c0 3, c1 2"),
         ({"c0": A, "c1": ["x", "y", "z"]}, r"column 'c1' of <U1"),
         ({"c0": A, "c1": NAIVE_UTC}, r"column 'c1' of object"),

@@ -77,5 +77,5 @@ async def test_ids_rows_and_times_may_be_columns_of_a_frame(client, fake):
     async with client.mux("m") as mux:
         packed = await mux.step(frame["id"], frame[["x"]], frame["when"])
         np.testing.assert_array_equal(packed.y.ravel(), [1.0, np.nan])
-        with pytest.raises(freshet.InvalidArgument, match="no column 'x' and 'when', which is no channel"):
+        with pytest.raises(freshet.InvalidArgument, match="no column 'x' and 'when', which is not a channel"):
             await mux.step(frame["id"], frame[["when"]])

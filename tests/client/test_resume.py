@@ -76,7 +76,7 @@ def test_durable_ticks_are_no_longer_kept_and_asking_for_them_is_lost_state():
     outbox.durable_through(2, 0)
     outbox.disconnected()
 
-    with pytest.raises(StateLost, match="tick 2, ticks before 3"):
+    with pytest.raises(StateLost, match="tick 2, but ticks before 3"):
         outbox.welcome(2, 1, 0, 0)
 
 

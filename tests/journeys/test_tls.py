@@ -210,7 +210,7 @@ async def test_the_command_line_shows_its_token_and_speaks_tls(house):
             (("models", "list"), {"ca": ca}, "authorization"),
             (("models", "list"), {"ca": ca, "token": "wrong"}, "authorization"),
             (("models", "delete", "flow", "--yes"), {"ca": ca, "token": "fr-a"}, "admin"),
-            (("models", "list"), {"token": "fr-a"}, "speaks TLS, and this client plain text"),
+            (("models", "list"), {"token": "fr-a"}, "speaks TLS, but this client plain text"),
             (("models", "list"), {"token": "fr-a"}, "does it speak TLS (--ca)"),
             (("models", "list"), {"ca": other, "token": "fr-a"}, "is not trusted"),
             (("models", "list"), {"ca": other, "token": "fr-a"}, "give --ca FILE with the PEM of who signed it"),

@@ -1,4 +1,4 @@
-"""The client that blocks."""
+"""The blocking form of the client."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def connect(
     max_message_bytes: int = twin.MAX_MESSAGE_BYTES,
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
-    """A client of the server at `target`, "host:port". Nothing is sent yet; use it with `with`, or `close` it.
+    """Return an open client of the server at `target`, "host:port". Use it with `with`, or `close` it.
 
     The arguments are those of `freshet.connect`.
     """
@@ -46,10 +46,10 @@ def connect(
 
 @documented_by(twin.Client)
 class Client:
-    """Models, streams and training of one server. Made by `connect`. Any thread may use it, until it is closed.
+    """Models, streams and training of one server. Made by `connect`. Any thread may use it until it is closed.
 
-    Every method raises FreshetError's children: NotFound, AlreadyExists, InvalidArgument, Unavailable …
-    Results are small frozen objects, `freshet.results`, with the field names of freshet/v1/*.proto.
+    Every method raises a subclass of FreshetError: NotFound, AlreadyExists, InvalidArgument, Unavailable … Results are
+    small frozen objects (`freshet.results`) with the field names of freshet/v1/*.proto.
     """
 
     def __init__(self, client: twin.Client) -> None:

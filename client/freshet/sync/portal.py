@@ -1,4 +1,4 @@
-"""An event loop in a thread of its own, and the way into it for callers that block."""
+"""An event loop in its own thread, and the way into it for callers that block."""
 
 from __future__ import annotations
 
@@ -21,16 +21,16 @@ Ts = TypeVarTuple("Ts")
 
 
 class Loop(asyncio.SelectorEventLoop):
-    """An event loop that may still be called when it is closed, to no effect.
+    """An event loop whose `call_soon_threadsafe` has no effect after the loop is closed.
 
-    gRPC has one poller for all loops of a process. What comes too late for a loop that is gone must not raise in the
-    loop that reads it, or what follows waits there for good.
+    gRPC has one poller for all loops of a process. A late callback for a closed loop must not raise in the loop that
+    reads it, or later callbacks wait there forever.
     """
 
     def call_soon_threadsafe(
         self, callback: Callable[[*Ts], object], *args: *Ts, context: contextvars.Context | None = None
     ) -> asyncio.Handle:
-        """As of any loop."""
+        """Schedule the callback; do nothing if the loop is closed."""
         try:
             return super().call_soon_threadsafe(callback, *args, context=context)
         except RuntimeError:
@@ -40,14 +40,14 @@ class Loop(asyncio.SelectorEventLoop):
 
 
 class Portal:
-    """Runs coroutines in its thread and waits for them in the caller's. Any thread but its own may call it.
+    """Runs coroutines in its own thread and waits for them in the caller's. Any other thread may call it.
 
-    The thread ends at `close`; where that is forgotten, when nothing refers to the portal, or the interpreter ends.
+    The thread ends at `close`; without it, when nothing refers to the portal any more, or when the interpreter exits.
     """
 
     def __init__(self) -> None:
         self._process = os.getpid()
-        self._entering = threading.Lock()  # so that no work arrives behind the end of the loop
+        self._entering = threading.Lock()  # no work is submitted after the loop ends
         self._loop = Loop()
         self._thread = threading.Thread(target=_run, args=(self._loop,), name="freshet", daemon=True)
         self._thread.start()
@@ -57,13 +57,14 @@ class Portal:
 
     @property
     def closed(self) -> bool:
-        """Whether it takes no work any more."""
+        """Whether the portal accepts no more work."""
         return not self._finalizer.alive
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        """The result of `work`, or what it raises. If the wait is interrupted (Ctrl-C), the work is cancelled."""
+        """Run `work` and return its result, or raise its error. If the wait is interrupted (Ctrl-C), the work is
+        cancelled."""
         try:
-            forks.check()  # before the lock, which another thread may have held at the fork
+            forks.check()  # before the lock: another thread may have held it at the fork
             with self._entering:
                 self._check()
                 future = asyncio.run_coroutine_threadsafe(work, self._loop)
@@ -75,12 +76,12 @@ class Portal:
         except NotOpen as error:
             raise error.blocking() from None
         except concurrent.futures.CancelledError:
-            raise StreamClosed("the client was closed meanwhile") from None
+            raise StreamClosed("the client was closed during the call") from None
         finally:
             future.cancel()
 
     def run(self, function: Callable[[], T]) -> T:
-        """The same for a function that does not wait."""
+        """Call a function that does not wait in the portal's thread, and return its result."""
 
         async def work() -> T:
             return function()
@@ -88,7 +89,7 @@ class Portal:
         return self.call(work())
 
     def iterate(self, source: AsyncIterator[T]) -> Iterator[T]:
-        """Its items, one by one. Leaving the loop early ends the source."""
+        """Iterate over the items of `source`. Leaving the loop early ends the source."""
         try:
             while True:
                 try:
@@ -97,11 +98,11 @@ class Portal:
                     return
                 yield item
         finally:
-            with contextlib.suppress(FreshetError, RuntimeError):  # closed, or about to end by itself
+            with contextlib.suppress(FreshetError, RuntimeError):  # the client is closed, or the source is ending
                 self.call(_end_source(source))
 
     def close(self) -> None:
-        """Cancel what still runs and end the thread. Safe any number of times."""
+        """Cancel running work and end the thread. Safe to repeat."""
         if os.getpid() == self._process:
             with self._entering:
                 if self._finalizer.detach():
@@ -110,13 +111,16 @@ class Portal:
 
     def _check(self) -> None:
         if threading.current_thread() is self._thread:
-            raise FreshetError("this is the client's own thread, which cannot wait for itself: call it from another")
+            raise FreshetError(
+                "this is the client's own thread, which cannot wait for itself: call from another thread"
+            )
         if self.closed or self._loop.is_closed():
             raise StreamClosed("the client is closed")
 
 
 def blocking(function: Callable[[], T]) -> T:
-    """The result of what neither waits nor needs the thread, in the words of clients that block."""
+    """Return the result of a function that neither waits nor needs the thread, with errors worded for the blocking
+    form."""
     try:
         return function()
     except NotOpen as error:
@@ -129,7 +133,7 @@ def _run(loop: asyncio.AbstractEventLoop) -> None:
 
 
 def _stop(loop: asyncio.AbstractEventLoop) -> None:
-    """Without waiting: garbage is collected in any thread, also in one that this loop still needs."""
+    """Stop the loop without waiting: garbage collection runs in any thread, even one that this loop still needs."""
     loop.call_soon_threadsafe(loop.stop)
 
 

@@ -1,4 +1,4 @@
-"""Many streams in one call, and labels and windows from outside, blocking."""
+"""The blocking forms of Mux and Learning."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from freshet.sync.twins import Blocking, documented_by
 class Mux(Blocking[mux.Mux]):
     """Streams of one model, packed. Made by `Client.mux`; open it with `with`, or `open` and `close`.
 
-    It reconnects by itself, and sends again what the server had not yet written to disk when it died. Several threads
+    It reconnects by itself and sends again the ticks that a crashed server had not yet written to disk. Several threads
     may use it; calls of `step` take turns.
     """
 
@@ -35,15 +35,15 @@ class Mux(Blocking[mux.Mux]):
 
 @documented_by(learning.Learning)
 class Learning(Blocking[learning.Learning]):
-    """Labels and windows for one model. Made by `Client.learn`; open it with `with`, or `open` and `close`.
+    """Sends labels and windows for one model. Made by `Client.learn`; open it with `with`, or `open` and `close`.
 
-    It reconnects by itself: what is not acknowledged is sent again, and learned once. An item that the server refuses
-    is raised by the next call of a method, as LabelRefused or WindowRefused, unless they are kept.
+    It reconnects by itself: unacknowledged items are sent again and learned once. The next call of a method raises an
+    item that the server refused, as LabelRefused or WindowRefused, unless refusals are kept.
     """
 
     @property
     def refused(self) -> list[LabelRefused | WindowRefused]:
-        """What the server refused, with on_refused="keep"."""
+        """The refused items, with on_refused="keep"."""
         return self._twin.refused
 
     def window(self, x: Any, y: Any, weight: Any = None, initial_state: Any = None) -> None:

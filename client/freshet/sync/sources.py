@@ -1,4 +1,4 @@
-"""Ticks from a source that may block, walked over in a thread of its own."""
+"""Ticks from a source that may block, iterated over in its own thread."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ import numpy.typing as npt
 from freshet.framed import Rows, framer
 from freshet.ticks import Tick, ticks
 
-AHEAD = 16  # ticks that are fetched before anyone asks for them
+AHEAD = 16  # ticks fetched in advance
 
 
 def source(
     values: Any, times: Any, channels: Callable[[], Sequence[str]], ahead: Callable[[npt.NDArray[Any]], None]
 ) -> Rows:
-    """Rows for `freshet.Stream.forecasts`, which walks over them in the event loop and must not be held up there.
+    """Return rows for `freshet.Stream.forecasts`, which iterates over them in the event loop and must not block there.
 
-    What has a length is an array, a list, a frame; anything else may wait for a sensor. channels, ahead: as of `ticks`.
+    A source with a length is an array, a list or a frame; any other source may wait, for example for a sensor.
+    channels, ahead: as for `ticks`.
     """
     found = ticks(values, times, channels, ahead)
     there = isinstance(values, Sized) and (times is None or isinstance(times, Sized))
@@ -29,9 +30,10 @@ def source(
 
 
 async def pulled(source: Iterator[Tick]) -> AsyncIterator[Tick]:
-    """The ticks of a source that is walked over in another thread. What it raises comes in its place.
+    """Yield the ticks of a source that is iterated over in another thread. An error of the source is raised in its
+    place.
 
-    The thread is a daemon: a source that waits for good holds up neither closing nor the end of the interpreter.
+    The thread is a daemon: a source that blocks forever delays neither closing nor the exit of the interpreter.
     """
     loop, arrived = asyncio.get_running_loop(), asyncio.Queue[Tick | Exception | None]()
     room, over = threading.Semaphore(AHEAD), threading.Event()

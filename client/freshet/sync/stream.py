@@ -1,4 +1,4 @@
-"""A stream that blocks."""
+"""The blocking forms of Stream and Forecasts."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from freshet.sync.twins import Blocking, documented_by
 class Stream(Blocking[twin.Stream]):
     """One entity's ticks and forecasts. Made by `Client.stream`; open it with `with`, or `open` and `close`.
 
-    It reconnects by itself: ticks without an answer are sent again, and so are answered ones that the server had not
-    yet written to disk when it died. Each tick gives exactly one outcome. Several threads may use it.
+    It reconnects by itself. It sends unanswered ticks again, and also answered ticks that a crashed server had not yet
+    written to disk. Each tick has exactly one outcome. Several threads may use it.
     """
 
     def step(self, x: Any, time: Any = None) -> Forecast:
@@ -37,8 +37,12 @@ class Stream(Blocking[twin.Stream]):
         max_staleness: int | None = None,
         on_refused: Literal["raise", "skip"] = "raise",
     ) -> Forecasts:
-        """As `freshet.Stream.forecasts`. A generator, or any iterable without a length, may block: it is walked over
-        in a thread of its own, a few rows ahead."""
+        """Send many ticks, several in flight, and iterate over their forecasts in order. Arguments as for
+        `freshet.Stream`.
+
+        A generator, or any iterable without a length, may block: it is iterated over in its own thread, a few rows
+        ahead.
+        """
         found = source(values, times, lambda: self.spec.channels, self._twin.check_ahead)
         make = lambda: self._twin.forecasts(found, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
         return Forecasts(self._portal, self._portal.run(make))
@@ -94,41 +98,41 @@ class Stream(Blocking[twin.Stream]):
 
 @documented_by(Awaited)
 class Forecasts:
-    """Iterates over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
+    """Iterator over the forecasts of one source of ticks, in order. Made by `Stream.forecasts`.
 
-    Ticks are pulled from the source ahead of the forecasts, and forecasts that have come are fetched together. Leaving
-    the loop early leaves what was sent; `close` stops the pulling, and so does closing the stream. An error of the
-    source is raised after the forecasts of the ticks before it.
+    It pulls ticks ahead of the forecasts and fetches together the forecasts that have arrived. If you leave the loop
+    early, ticks already sent stay sent. `close` stops the pulling, as does closing the stream. An error of the source
+    is raised after the forecasts of the ticks before it.
     """
 
     def __init__(self, portal: Portal, forecasts: Awaited) -> None:
         self._portal, self._forecasts = portal, forecasts
-        self._come: deque[Forecast] = deque()
+        self._arrived: deque[Forecast] = deque()
 
     def __repr__(self) -> str:
         return shown.blocking(repr(self._forecasts))
 
     @property
     def refused(self) -> list[TickRefused]:
-        """Ticks that were left out, with on_refused="skip"."""
+        """The skipped ticks, with on_refused="skip"."""
         return self._forecasts.refused
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Forecast:
-        if not self._come:
-            self._come.extend(self._portal.call(self._forecasts.several()))
-        if not self._come:
+        if not self._arrived:
+            self._arrived.extend(self._portal.call(self._forecasts.several()))
+        if not self._arrived:
             raise StopIteration
-        return self._come.popleft()
+        return self._arrived.popleft()
 
     def several(self) -> list[Forecast]:
-        if not self._come:
+        if not self._arrived:
             return self._portal.call(self._forecasts.several())
-        come = list(self._come)
-        self._come.clear()
-        return come
+        arrived = list(self._arrived)
+        self._arrived.clear()
+        return arrived
 
     def frame(self) -> Any:
         return self._portal.call(self._forecasts.frame())

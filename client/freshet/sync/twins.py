@@ -1,4 +1,5 @@
-"""What the blocking forms of the awaited classes have in common: opening and closing, one documentation, `repr`."""
+"""The common parts of the blocking classes: opening and closing, `repr`, and documentation shared with the awaited
+class."""
 
 from __future__ import annotations
 
@@ -58,7 +59,7 @@ NAMES = {"close": "aclose"}  # of a method here, and there
 
 
 def documented_by(twin: type) -> Callable[[C], C]:
-    """Give each public member without a docstring that of the awaited twin, without its awaiting."""
+    """Give each public member without a docstring that of the awaited twin, worded for the blocking form."""
 
     def document(cls: C) -> C:
         for name in dir(cls):
