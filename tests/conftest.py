@@ -63,5 +63,5 @@ def order(item: pytest.Item) -> tuple[float, int]:
     """Sort key: the long tests by the time they are allowed, then the others by their folder."""
     folder = item.path.relative_to(ROOT / "tests").parts[0]
     limit = item.get_closest_marker("timeout")
-    allowed_s = limit.args[0] if limit else 120
+    allowed_s = limit.args[0] if limit else 300
     return -allowed_s if item.get_closest_marker("long") else 0, (*HEAVY, folder).index(folder)

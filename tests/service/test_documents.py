@@ -90,7 +90,6 @@ def test_any_text_is_read_or_refused_in_one_way(text: str, read: Callable[[str],
         read(text)
 
 
-@pytest.mark.timeout(20)
 def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
