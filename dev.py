@@ -193,7 +193,8 @@ def test(arguments: Sequence[str]) -> int:
     if not chosen:
         tools()
     codes = [] if chosen else [check()]
-    whole = () if chosen else ("-n", "2", "-rs", "--durations", "20")
+    # Three processes on two cores: a journey waits a third of its time.
+    whole = () if chosen else ("-n", "3", "-rs", "--durations", "20")
     long = "--all" in arguments or any("::" in word for word in wanted)
     marked = ("-m", "long or not long") if long else ()
     measured = "--coverage" in arguments

@@ -16,9 +16,19 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# No test depends on how fast the machine happens to be.
-settings.register_profile("freshet", deadline=None, suppress_health_check=[HealthCheck.too_slow])
-settings.load_profile("freshet")
+# No test depends on how fast the machine is. Without the long tests, properties are tried a quarter as often.
+MACHINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
+settings.register_profile("quick", max_examples=25, **MACHINE)
+settings.register_profile("whole", max_examples=100, **MACHINE)
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    settings.load_profile("quick" if config.option.markexpr == "not long" else "whole")
+
+
+def examples(whole: int) -> settings:
+    """Try a property so often beside the long tests, else a quarter of that."""
+    return settings(max_examples=whole * settings().max_examples // 100)
 
 
 @pytest.fixture(scope="session")
@@ -53,5 +63,5 @@ def order(item: pytest.Item) -> tuple[float, int]:
     """Sort key: the long tests by the time they are allowed, then the others by their folder."""
     folder = item.path.relative_to(ROOT / "tests").parts[0]
     limit = item.get_closest_marker("timeout")
-    allowed_s = limit.args[0] if limit else 120
+    allowed_s = limit.args[0] if limit else 300
     return -allowed_s if item.get_closest_marker("long") else 0, (*HEAVY, folder).index(folder)

@@ -36,4 +36,4 @@ class Authority:
         return certificate, key
 
     def _openssl(self, *words: object) -> None:
-        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=30)
+        subprocess.run(["openssl", *map(str, words)], check=True, capture_output=True, timeout=60)

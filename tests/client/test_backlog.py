@@ -7,12 +7,13 @@ from collections import deque
 from dataclasses import dataclass, field
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet.backlog import Backlog, Verdict
 from freshet.errors import Reason, StateLost, TakenOver
 from freshet.resume import ProtocolError
+from tests.conftest import examples
 
 
 def opened(next_window: int = 1, most: int = 8, most_bytes: int = 1000) -> Backlog[str]:
@@ -200,7 +201,7 @@ class Server:
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=300)
+@examples(300)
 def test_whatever_is_refused_cut_or_lost_every_window_is_taken_once_in_order_and_every_label_at_least_once(seed):
     rng, server = random.Random(seed), Server()
     backlog: Backlog[str] = Backlog(12, 10_000)

@@ -6,12 +6,13 @@ import random
 from collections import deque
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet.errors import Reason, StateLost, TakenOver
 from freshet.resume import RESET, Action, Entry, Outbox, ProtocolError, Reset
 from freshet.retry import LONGEST_S, Backoff
+from tests.conftest import examples
 
 
 def opened(next_seq: int = 1, durable: int = 0, in_flight: int = 8, max_undurable: int = 0) -> Outbox[str]:
@@ -353,7 +354,7 @@ class Client:
 EVENTS = st.lists(st.sampled_from("aaaassrrddppckxof"), min_size=10, max_size=80)
 
 
-@settings(max_examples=500, deadline=None)
+@examples(500)
 @given(events=EVENTS, bad=st.sets(st.integers(0, 12), max_size=5), keep=st.integers(0, 6), ring=st.integers(1, 50))
 def test_any_interleaving_gives_each_tick_one_outcome_in_order_and_the_state_of_an_unbroken_run(
     events, bad, keep, ring

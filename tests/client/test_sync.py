@@ -26,7 +26,7 @@ from freshet.v1 import models_pb2
 from tests.client.fake_server import FakeServer, oracle
 
 VALUES = np.arange(1.0, 101.0)
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 # --- the surfaces
 

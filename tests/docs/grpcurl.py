@@ -62,7 +62,7 @@ def call(to: grpc.Channel, method: MethodDescriptor, data: str, metadata: Sequen
         request_serializer=request.SerializeToString, response_deserializer=answer.FromString,
     )  # fmt: skip
     sent = [json_format.ParseDict(value, request()) for value in documents(data)]
-    answers = rpc(iter(sent) if method.client_streaming else (sent or [request()])[0], metadata=metadata, timeout=30)
+    answers = rpc(iter(sent) if method.client_streaming else (sent or [request()])[0], metadata=metadata, timeout=60)
     for message in answers if method.server_streaming else [answers]:
         print(json_format.MessageToJson(message), flush=True)
 

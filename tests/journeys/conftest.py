@@ -15,8 +15,12 @@ import pytest
 import pytest_asyncio
 
 import freshet
+from service.programs.backtest import child
 from service.programs.backtest.child import ServerChild
+from tests.journeys import preloaded
 from tests.journeys.raw import channel_to
+
+child.spawn = preloaded.spawn
 
 # Verdicts every tenth of a second: journeys wait for several.
 QUICK = {"publish_s": 0.1, "publish_labels": 16, "snapshot_s": 1.0, "drain_s": 5.0}
@@ -34,11 +38,13 @@ async def server(
 ) -> AsyncIterator[ServerChild]:
     """A started server. Whatever the tests do to it, it must still run after them, and drain to exit code 0."""
     folder = tmp_path_factory.mktemp("server")
-    child = ServerChild(folder / "data", folder / "log", settings={**QUICK, **getattr(request.module, "SETTINGS", {})})
-    await child.start()
-    yield child
-    assert child.running, f"the server ended during the tests{child.last_words()}"
-    assert await child.stop() == 0, child.last_words()
+    started = ServerChild(
+        folder / "data", folder / "log", settings={**QUICK, **getattr(request.module, "SETTINGS", {})}
+    )
+    await started.start()
+    yield started
+    assert started.running, f"the server ended during the tests{started.last_words()}"
+    assert await started.stop() == 0, started.last_words()
     log = (folder / "log").read_text()
     assert "Traceback" not in log, log[-4000:]
 

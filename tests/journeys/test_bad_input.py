@@ -221,7 +221,7 @@ async def test_a_message_over_the_limit_ends_the_call_and_the_stream_resumes(cha
 async def test_bytes_that_are_no_message_end_the_call_and_the_stream_resumes(channel):
     pair = Pair(channel, "plain", "no message")
     subject = await pair.begin()
-    raw = channel.stream_stream("/freshet.v1.Streams/Open")(timeout=30)
+    raw = channel.stream_stream("/freshet.v1.Streams/Open")(timeout=60)
     await raw.write(pb.OpenRequest(hello=pb.Hello(model="plain", stream="no message subject")).SerializeToString())
     await raw.read()
 
@@ -307,7 +307,7 @@ async def test_any_printable_stream_id_is_taken(channel, stream):
 async def refusal(channel: grpc.aio.Channel, name: str, spec: types_pb2.ModelSpec) -> grpc.aio.AioRpcError:
     create = models_pb2_grpc.ModelsStub(channel).Create
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await create(models_pb2.CreateModelRequest(name=name, spec=spec), timeout=30)
+        await create(models_pb2.CreateModelRequest(name=name, spec=spec), timeout=60)
     return caught.value
 
 

@@ -90,7 +90,9 @@ async def test_the_demo_ends_with_what_a_newcomer_wants_to_see(tmp_path):
 
 
 @needs_proc
-@pytest.mark.parametrize("victim", [server_of, trainer_of], ids=["the server", "the trainer"])
+@pytest.mark.parametrize(
+    "victim", [server_of, pytest.param(trainer_of, marks=pytest.mark.long)], ids=["the server", "the trainer"]
+)
 async def test_the_demo_survives_a_kill_half_way(tmp_path, victim: Callable[[int], int]):
     async with demo("--rows", ROWS, "--json", tmp_path / "out.json") as process:
         await told(process.stderr, f"streaming: row {ROWS // 2} ")

@@ -21,7 +21,7 @@ from tests.oracles import replay
 
 SPEC: dict[str, Any] = {"channels": ["x"], "hidden": 512, "learn": False}
 STREAMS, MESSAGES = 120, 10
-DEADLINE_S = 120.0
+DEADLINE_S = 240.0
 SETTINGS = {"max_message_bytes": 1 << 24}  # for weights of 4 MB
 
 

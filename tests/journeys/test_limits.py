@@ -288,6 +288,7 @@ async def test_with_64_descriptors_a_server_refuses_connections_and_goes_on_writ
 @pytest.mark.long  # it waits for what does not come
 async def test_a_server_that_reserved_no_descriptors_for_files_would_be_noticed(tmp_path, monkeypatch):
     mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS + NONE_RESERVED)
+    monkeypatch.setitem(globals(), "DEADLINE_S", 10.0)
     async with with_64_descriptors(tmp_path) as child:
         with pytest.raises((TimeoutError, freshet.FreshetError)):
             await crowded(child)

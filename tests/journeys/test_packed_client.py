@@ -16,7 +16,7 @@ from tests.oracles.unbroken import Unbroken
 
 SETTINGS = {"snapshot_s": 0.2, "idle_s": 0.0}
 SPEC: dict[str, Any] = {"channels": ["a", "b"], "learn": False, "head_init": 0.3, "hidden": 8}
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 
 
 def walk(rows: int, streams: int, seed: int) -> np.ndarray:

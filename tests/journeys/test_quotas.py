@@ -347,6 +347,7 @@ def wrong(self):
 LearnCall.end = wrong
 """
     mutate(monkeypatch, tmp_path, code)
+    monkeypatch.setitem(globals(), "DEADLINE_S", 10.0)  # it never comes
     async with a_house(tmp_path) as house:
         with pytest.raises(TimeoutError):
             await test_calls_that_end_anyhow_give_back_exactly_what_they_had_in_flight(house)

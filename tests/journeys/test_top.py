@@ -73,7 +73,7 @@ class Terminal:
     def __call__(self, *words: str) -> str:
         """What tmux answers."""
         line = ["tmux", "-S", str(self._socket), *words]
-        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=20, env=environment()).stdout
+        return subprocess.run(line, check=True, capture_output=True, text=True, timeout=60, env=environment()).stdout
 
     async def shows(self, wanted: Callable[[str], bool]) -> str:
         """The screen, once it is as wanted. Raises TimeoutError with what was seen last as a note."""
@@ -97,7 +97,7 @@ def terminal(tmp_path: Path) -> Iterator[Callable[..., Terminal]]:
 
     yield open
     if socket.exists():
-        subprocess.run(["tmux", "-S", str(socket), "kill-server"], check=False, capture_output=True, timeout=20)
+        subprocess.run(["tmux", "-S", str(socket), "kill-server"], check=False, capture_output=True, timeout=60)
 
 
 async def test_scripts_get_what_the_server_measured(server, client, name):

@@ -258,7 +258,6 @@ def test_no_error_of_a_file_repeats_what_may_be_a_token(text):
     assert "fr_secret" not in str(caught.value)
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("hostile", QUICK_TOML.values(), ids=QUICK_TOML)
 def test_a_file_made_to_hurt_its_parser_changes_nothing_and_it_is_said(tmp_path, hostile, capsys):
     files = Files(tmp_path / "access.toml", entry("one"))
@@ -333,7 +332,6 @@ async def test_a_file_that_takes_too_long_changes_nothing_and_it_is_said(tmp_pat
     assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "file"}) == 0
 
 
-@pytest.mark.timeout(20)
 def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path):
     files = Files(tmp_path / "access.toml", entry("one"))
     files.path.unlink()

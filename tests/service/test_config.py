@@ -228,7 +228,6 @@ def test_the_help_of_serve_begins_with_what_matters_first_and_has_every_setting_
     assert {name for names in PANELS.values() for name in names} <= {*fields(), "config"}
 
 
-@pytest.mark.timeout(60)
 @pytest.mark.parametrize("text", [*QUICK_TOML.values(), "\udcff"], ids=[*QUICK_TOML, "not text"])
 def test_a_file_made_to_hurt_its_parser_is_refused(tmp_path, text):
     file = tmp_path / "serve.toml"
@@ -239,7 +238,6 @@ def test_a_file_made_to_hurt_its_parser_is_refused(tmp_path, text):
     assert len(str(refused.value)) < 500
 
 
-@pytest.mark.timeout(20)
 def test_a_pipe_or_a_folder_is_no_file_of_settings(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 

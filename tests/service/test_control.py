@@ -27,7 +27,7 @@ from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
 SPEC = {"channels": ["x"], "hidden": 4, "head_init": 0.5}
-DEADLINE_S = 20.0
+DEADLINE_S = 60.0
 
 
 async def published(live: World, versions: int = 3, **spec):

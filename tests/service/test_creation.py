@@ -30,7 +30,7 @@ def held_up(live: World, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Sem
 
     def waiting(*args: Any) -> Any:
         begun.release()
-        assert go.wait(30)
+        assert go.wait(60)
         return made(*args)
 
     monkeypatch.setattr(live.control._creation, "_first_version", waiting)
@@ -39,7 +39,7 @@ def held_up(live: World, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Sem
 
 async def begun_all(begun: threading.Semaphore, n: int) -> None:
     for _ in range(n):
-        assert await asyncio.to_thread(begun.acquire, timeout=30)
+        assert await asyncio.to_thread(begun.acquire, timeout=60)
 
 
 async def test_many_models_are_made_side_by_side_each_with_a_number_of_its_own(tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from service.journal.log import SegmentLog
 from service.trainer.messages import Decoder, Message
 from tests.service.one_process import world
 
-DEADLINE_S = 10.0
+DEADLINE_S = 60.0
 
 
 class Inbox:

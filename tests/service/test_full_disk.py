@@ -40,7 +40,7 @@ async def test_with_as_much_waiting_for_the_disk_as_may_nothing_more_is_taken(tm
         assert (session.last_seq, other.last_seq) == (6, 0)
 
         disk.room = True
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await journal.flush()
         assert (await service.tick(model, session, 9.0)).seq == 7
         assert model.table.durable_seq[session.row] >= 6
@@ -63,6 +63,6 @@ async def test_what_would_wait_for_a_full_disk_is_refused_at_once_and_streams_ar
 
         assert creating.value.retry_s
         disk.room = True
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             await journal.flush()
         await service.control.pause(model.key)

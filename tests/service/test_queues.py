@@ -6,12 +6,13 @@ import random
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.journal.records import Chunk, ModelDelete, Ticks, chunk_head, encode_chunk
 from service.learning import queues
 from service.learning.queues import CheckpointLost, Queues
+from tests.conftest import examples
 
 Frames = list[tuple[int, bytes]]
 
@@ -52,7 +53,7 @@ def small(monkeypatch):
     shrink(monkeypatch)
 
 
-@settings(max_examples=200, deadline=None)
+@examples(200)
 @given(seed=st.integers(0, 10**9), models=st.integers(1, 6))
 def test_each_chunk_is_sent_once_in_its_models_order_and_resume_is_before_all_that_was_not_sent(seed, models):
     with pytest.MonkeyPatch.context() as patch:

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -37,6 +37,7 @@ from service.journal.records import (
     decode_chunk,
     encode_chunk,
 )
+from tests.conftest import examples
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -180,7 +181,7 @@ def test_decoded_arrays_are_aligned_and_read_only():
         assert not column.flags.writeable
 
 
-@settings(max_examples=300)
+@examples(300)
 @given(chunks, st.data())
 def test_changed_bytes_are_refused_or_mean_exactly_what_they_say(chunk, data):
     encoded = bytearray(encode_chunk(chunk))

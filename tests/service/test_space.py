@@ -86,7 +86,7 @@ async def test_a_commit_without_room_is_not_acknowledged_and_is_written_when_the
         assert not journal.failure
 
         disk.room = True
-        await asyncio.wait_for(flushing, 20)
+        await asyncio.wait_for(flushing, 60)
         assert journal.durable_offset(1) == 3
         assert journal.no_space is None
         assert isinstance(told[0], NoSpace)
@@ -104,7 +104,7 @@ async def test_a_writer_that_is_told_to_leave_on_a_full_disk_leaves_and_says_tha
         await asyncio.sleep(0)
 
         writer.cancel()
-        await asyncio.wait([writer], timeout=20)
+        await asyncio.wait([writer], timeout=60)
         assert writer.cancelled()
         with pytest.raises(JournalFailed):
             await flushing
@@ -126,7 +126,7 @@ async def test_segments_that_are_dropped_let_the_writer_try_at_once(tmp_path, mo
 
         disk.room = True
         assert await journal.retain(journal.durable_position, 0, 0.0, 1e12) > 0
-        await asyncio.wait_for(journal.flush(), 20)
+        await asyncio.wait_for(journal.flush(), 60)
         assert journal.durable_offset(1) == 4
 
 

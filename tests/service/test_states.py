@@ -130,7 +130,7 @@ def test_streams_are_read_while_a_snapshot_is_being_written(states):
     with states._database.transaction():  # a writer in the middle of its work
         thread = threading.Thread(target=lambda: reading.append(states.by_id(1, ["pump-1"])))
         thread.start()
-        thread.join(20)
+        thread.join(60)
 
     assert reading == [[stream(1, 1)]]
 

@@ -25,7 +25,7 @@ from service.streams.sessions import ServedModel, Session
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
-DEADLINE_S = 30.0
+DEADLINE_S = 60.0
 SPEC: dict[str, Any] = {"channels": ["x"], "hidden": 8, "head_init": 0.5, "learn": False}
 Noted = dict[tuple[int, int], tuple[int, bytes]]  # by stream number and seq: version and y
 

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from service.programs.backtest.series import Series, every_series
@@ -20,6 +20,7 @@ from service.programs.tables.reading import read
 from service.programs.tables.recording import Recording
 from service.programs.tables.table import Table
 from service.programs.tables.times.errors import TableError
+from tests.conftest import examples
 
 TOKYO = timezone(timedelta(hours=9))
 EXCEL = datetime(1899, 12, 30, tzinfo=UTC)
@@ -113,7 +114,7 @@ def table_or_refused(text: str) -> Table | TableError:
         return refused
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(files())
 def test_a_file_is_read_as_it_was_written_or_refused_where_it_leaves_something_open(made):
     data, options, times, values, width = made
@@ -132,7 +133,7 @@ def test_a_file_is_read_as_it_was_written_or_refused_where_it_leaves_something_o
     np.testing.assert_allclose(series.x, values, rtol=1e-6, atol=1e-6)
 
 
-@settings(max_examples=300, deadline=None)
+@examples(300)
 @given(st.text(alphabet=st.sampled_from('ab1,.;|\t\n\r"#% \u00a0-:/NaN\x00é'), max_size=200))
 def test_whatever_the_text_a_table_comes_of_it_or_a_named_refusal(text):
     found = table_or_refused(text)

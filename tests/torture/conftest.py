@@ -5,6 +5,11 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from service.programs.backtest import child
+from tests.journeys import preloaded
+
+child.spawn = preloaded.spawn
+
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:

@@ -9,24 +9,25 @@ from tests.torture.failpoints import ALL
 
 # One of each kind: in the middle of what must be one commit, and at random.
 WORST = (
-    "journal.mid_write", "journal.after_sync", "snapshot.mid", "swap.recorded", "recovery.mid", "checkpoint.mid",
-    "server.random",
+    "journal.mid_write", "checkpoint.mid", "server.random", "journal.after_sync", "snapshot.mid", "swap.recorded",
+    "recovery.mid",
 )  # fmt: skip
 
 
-async def test_a_kill_at_the_worst_moments_loses_nothing_and_nothing_is_learned_twice(tmp_path):
-    part = await kill.rounds(tmp_path, WORST, seed=1)
+@pytest.mark.parametrize("kills", [3, pytest.param(7, marks=pytest.mark.long)])
+async def test_a_kill_at_the_worst_moments_loses_nothing_and_nothing_is_learned_twice(tmp_path, kills):
+    part = await kill.rounds(tmp_path, WORST[:kills], seed=1)
 
     assert part.good, part.as_json()
-    assert set(part.hits_of) == set(WORST)
-    assert part.acknowledged > 500
+    assert set(part.hits_of) == set(WORST[:kills])
+    assert part.acknowledged > 500 / 7 * kills
 
 
 @pytest.mark.long
 @pytest.mark.timeout(1800)
-async def test_a_hundred_and_fifty_kills_at_every_named_moment(tmp_path):
-    part = await kill.rounds(tmp_path, kill.every_seam(150, seed=3), seed=3)
+async def test_three_kills_at_every_named_moment(tmp_path):
+    part = await kill.rounds(tmp_path, kill.every_seam(3 * len(ALL), seed=3), seed=3)
 
     assert part.good, part.wrong or part.as_json()
-    assert part.hits >= 147, "a seam that is not passed in time is no hit"
+    assert part.hits >= 0.98 * 3 * len(ALL), "a seam that is not passed in time is no hit"
     assert set(part.hits_of) == set(ALL)

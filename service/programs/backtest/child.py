@@ -11,10 +11,10 @@ import signal
 import socket
 import sys
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import BinaryIO, Self
 
 from service.console.failures import ServerFailed
 
@@ -64,12 +64,7 @@ class ServerChild:
             raise RuntimeError("this server runs already")
         flags = [word for name, value in self._flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
         with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", "service.cli", "serve", "--with-parent", *flags,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
-                start_new_session=True,
-            )  # fmt: skip
+            self._process = await spawn(flags, log)
         try:
             await asyncio.wait_for(self._until_ready(), deadline_s)
         except TimeoutError:
@@ -140,6 +135,19 @@ class ServerChild:
         if self._process is None:
             raise RuntimeError("this server was never started")
         return self._process
+
+
+async def spawn(flags: Sequence[str], log: BinaryIO) -> asyncio.subprocess.Process:
+    """Start `freshet serve --with-parent` in a session of its own, with pipes for its standard input and output.
+
+    log: the file for its standard error.
+    """
+    return await asyncio.create_subprocess_exec(
+        sys.executable, "-m", "service.cli", "serve", "--with-parent", *flags,
+        stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=log,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+        start_new_session=True,
+    )  # fmt: skip
 
 
 def addresses(line: str) -> Mapping[str, str] | None:
