@@ -1,4 +1,4 @@
-"""Where the contract suites take their parameters from, so that nothing in a registry escapes them."""
+"""Parameters of the contract suites, read from the registries: every registered entry is tested."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from model.graph.tasks import TASK_TWINS
 from model.spec import CHOICES, ModelSpec, SpecError
 from tests.oracles import plain_losses, slow_cells
 
-# What a spec needs for each task, besides the channels a and b.
+# Fields that a spec needs for each task, besides the channels a and b.
 EXAMPLES: dict[str, dict[str, Any]] = {
     "forecast": {"horizon": 3},
     "regress": {"targets": ("y", "z")},
@@ -22,13 +22,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 
 
 class Unproven(Exception):
-    """A registry entry lacks what its contract is proven with. Raised while tests are collected."""
+    """A registry entry has no reference to test it against. Raised while tests are collected."""
 
 
 def proven(registry: Mapping[str, Any], **proofs: Mapping[str, Any]) -> list[str]:
-    """The registry's names, sorted, to parametrize over. Raises Unproven unless each has an entry in every proof.
+    """Return the sorted names of the registry. Raises Unproven unless each has an entry in every proof.
 
-    proofs: what the contracts compare with, by name of the entry; the keyword says what it is, as plain_form=PLAIN.
+    proofs: references by entry name; the keyword names the kind of reference, as in plain_form=PLAIN.
     """
     for what, proof in proofs.items():
         missing, surplus = sorted(registry.keys() - proof.keys()), sorted(proof.keys() - registry.keys())
@@ -40,7 +40,7 @@ def proven(registry: Mapping[str, Any], **proofs: Mapping[str, Any]) -> list[str
 
 
 def chosen(registry: Mapping[str, Any], field: str) -> Mapping[str, Any]:
-    """The registry. Raises Unproven unless the spec offers its names, and no others, for that field."""
+    """Return the registry. Raises Unproven unless the spec's choices for that field are exactly its names."""
     if registry.keys() != set(CHOICES[field]):
         names, offered = ", ".join(sorted(registry)), ", ".join(sorted(CHOICES[field]))
         raise Unproven(f"{field}: registered are {names}; the spec offers {offered}; make them the same")
@@ -48,7 +48,7 @@ def chosen(registry: Mapping[str, Any], field: str) -> Mapping[str, Any]:
 
 
 def cells() -> dict[str, dict[str, Any]]:
-    """Every kind of cell by a short name, as the fields of a spec: each one registered, and the rnn by activation.
+    """Return spec fields of every registered cell by a short name; the rnn once for each activation.
 
     Raises Unproven for a cell without a slow twin or without an ONNX export.
     """
@@ -64,7 +64,7 @@ def cells() -> dict[str, dict[str, Any]]:
 
 
 def objectives() -> dict[str, dict[str, Any]]:
-    """Every pair of task and loss that a spec accepts, by a short name, as the fields of a spec.
+    """Return spec fields of every task and loss that a spec accepts together, by a short name.
 
     Raises Unproven for a task without an example or an ONNX export, and for a loss without a plain form or a task.
     """

@@ -1,4 +1,4 @@
-"""States from outside: all that a stream can have is taken, and from whatever is taken, forecasts are finite."""
+"""Bounds of states from outside: every reachable state is accepted; every accepted state gives finite forecasts."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def network(fields: dict[str, Any], **more: Any) -> Network:
 
 
 def run(net: Network, state: Array, x: Array, seed: int = 3) -> tuple[Array, Array]:
-    """Forecasts [n, O] and states [n, S] of one stream from this state on, with weights of which none is 0."""
+    """Return forecasts [n, O] and states [n, S] of one stream from this state on. No weight is 0."""
     weights = net.weights(np.random.default_rng(seed).normal(0, 0.3, net.layout.size).astype(np.float32))
     u, tape, answers, states = np.zeros((1, net.calendar_size), np.float32), net.tape(1, 1), [], []
     state = state[None]
@@ -47,7 +47,7 @@ def run(net: Network, state: Array, x: Array, seed: int = 3) -> tuple[Array, Arr
 
 
 def wild(hold: bool) -> Array:
-    """Every extreme that the door lets in, in turn, and an ordinary stretch behind it: [n, 2]."""
+    """Return each extreme that validation accepts, followed by ordinary values: [n, 2]."""
     rng = np.random.default_rng(5)
     ends = np.float32(MAX_MAGNITUDE) * np.array([[0, 1], [1, -1], [-1, 1], [1, 1], [-1, -1], [0, 0]], np.float32)
     x = np.concatenate([np.tile(ends, (TICKS, 1)), rng.standard_normal((TICKS, 2)).astype(np.float32), ends * 1e-30])
@@ -57,7 +57,7 @@ def wild(hold: bool) -> Array:
 
 
 @every_model
-def test_the_bounds_are_of_the_whole_row(fields):
+def test_the_bounds_cover_the_whole_row(fields):
     net = network(fields)
 
     assert [bound.size for bound in net.scaler.bounds] == list(net.scaler.parts)
@@ -68,7 +68,7 @@ def test_the_bounds_are_of_the_whole_row(fields):
 
 
 @every_model
-def test_whatever_a_stream_was_sent_its_state_is_within(fields):
+def test_every_reachable_state_is_within_the_bounds(fields):
     net = network(fields)
 
     answers, states = run(net, np.zeros(net.state_size, np.float32), wild(net.scaler.hold))
@@ -78,7 +78,7 @@ def test_whatever_a_stream_was_sent_its_state_is_within(fields):
 
 
 @every_model
-def test_from_every_corner_of_the_bounds_forecasts_are_finite_and_stay_so(fields):
+def test_forecasts_from_every_corner_of_the_bounds_are_finite_and_stay_finite(fields):
     net = network(fields)
     corners = np.random.default_rng(7).integers(0, 2, (20, net.state_size)).astype(bool)
     for corner in (*corners, np.zeros_like(corners[0]), np.ones_like(corners[0])):
@@ -94,7 +94,7 @@ def test_from_every_corner_of_the_bounds_forecasts_are_finite_and_stay_so(fields
 @every_model
 @settings(max_examples=60, deadline=None, derandomize=True)
 @given(data=st.data())
-def test_a_hostile_state_is_refused_by_index_or_its_forecasts_are_finite(fields, data):
+def test_a_hostile_state_is_refused_by_index_or_gives_finite_forecasts(fields, data):
     net = network(fields)
     state = np.zeros(net.state_size, np.float32)
     numbers = st.sampled_from(HOSTILE + NOT_NUMBERS) | st.floats(width=32)
@@ -112,7 +112,7 @@ def test_a_hostile_state_is_refused_by_index_or_its_forecasts_are_finite(fields,
         assert np.isfinite(states).all()
 
 
-def test_of_what_is_outside_the_first_is_named_with_its_part():
+def test_the_error_names_the_first_value_outside_the_bounds_and_its_part():
     bounds = Bounds([Bound("a", 2, 0, 1), Bound("b", 2, -1, 1)])
 
     assert bounds.outside(np.array([0, 1, -1, 1], np.float32)) is None

@@ -1,4 +1,4 @@
-"""What every cell in the registry must satisfy. Its gradients: central differences of the whole network, in float64."""
+"""The contract of every registered cell. Gradients are compared with central differences in float64."""
 
 from __future__ import annotations
 
@@ -35,14 +35,14 @@ def build(kind: str, layers: int = 1, objective: str = "forecast-mse") -> Networ
 
 
 def draw(network: Network, B: int, seed: int = 0) -> tuple[Array, Batch]:
-    """Weights without a zero anywhere, the readout included, and a batch with labels at some positions of every row."""
+    """Return weights without any zero, readout included, and a batch with labels at some positions of every row."""
     rng = np.random.default_rng(seed)
     flat = rng.normal(0, 0.5, network.layout.size)
     outputs = network.spec.outputs
     _, labels, _ = plain_losses.LOSSES[network.spec.loss]
     weight = (rng.random((T, B, outputs)) < 0.5).astype(np.float64)
     weight[2] = 1
-    weight[0] = 0  # so that the span of labelled positions is not the whole window
+    weight[0] = 0  # the labelled span is shorter than the window
     return flat, Batch(
         rng.normal(0, 0.5, (B, network.hidden_size)), rng.normal(0, 1, (T, B, network.features)),
         labels(rng, (T, B, outputs)), weight,
@@ -56,7 +56,7 @@ def analytic(network: Network, flat: Array, batch: Batch) -> Array:
 
 
 def numeric(network: Network, flat: Array, batch: Batch) -> Array:
-    """dL/dw by central differences. The loss is its plain form, not taken from the code under test."""
+    """Return dL/dw by central differences. The loss is computed here, independently of the code under test."""
     flat = flat.copy()
     weights, tape = network.weights(flat), network.tape(T, batch.X.shape[1], np.float64)
     plain, _, _ = plain_losses.LOSSES[network.spec.loss]
@@ -74,7 +74,7 @@ def numeric(network: Network, flat: Array, batch: Batch) -> Array:
 
 
 def central_differences(loss: Any, values: Array) -> Array:
-    """d loss() / d values, one element moved at a time, in place."""
+    """Return d loss() / d values; moves one element at a time, in place."""
     out = np.empty_like(values)
     for i in np.ndindex(values.shape):
         kept = values[i]
@@ -87,10 +87,10 @@ def central_differences(loss: Any, values: Array) -> Array:
 
 
 def assert_gradients_agree(layout: Layout, got: Array, expected: Array) -> None:
-    """Relative to the largest element of each parameter by itself, so that no small layer hides behind a large one."""
+    """Compare relative to the largest element of each parameter: a large layer does not hide errors of a small one."""
     for name, wanted in layout.views(expected).items():
         size = np.abs(wanted).max()
-        if name.startswith("target."):  # a task's own parameters follow labels, not gradients
+        if name.startswith("target."):  # a task's own parameters are set from labels, not by gradients
             assert size == np.abs(layout.views(got)[name]).max() == 0
             continue
         assert size > 1e-6, f"{name} has no gradient: nothing was tested"
@@ -115,9 +115,7 @@ def test_the_gradient_of_the_whole_network_equals_central_differences(
 
 @every_cell
 @pytest.mark.parametrize("B", [1, 3])
-def test_a_cell_gives_the_gradient_by_its_inputs_by_its_start_state_and_adds_the_one_by_its_parameters(
-    kind: str, B: int
-) -> None:
+def test_a_cell_returns_gradients_by_inputs_and_start_state_and_adds_those_by_parameters(kind: str, B: int) -> None:
     cell, rng = CELLS[KINDS[kind]["cell"]](4, 3, build(kind).spec), np.random.default_rng(1)
     layout = Layout(cell.shapes())
     flat = rng.normal(0, 0.5, layout.size)
@@ -137,7 +135,7 @@ def test_a_cell_gives_the_gradient_by_its_inputs_by_its_start_state_and_adds_the
     for got, wanted in zip((dX, dstate, total - 1), expected, strict=True):
         np.testing.assert_allclose(got, wanted, rtol=0, atol=RELATIVE * np.abs(wanted).max())
     for before, after in zip(given_arrays, (X, state, dH), strict=True):
-        np.testing.assert_array_equal(before, after)  # only read
+        np.testing.assert_array_equal(before, after)  # backward only reads them
 
 
 @every_cell
@@ -156,7 +154,7 @@ def test_a_window_in_one_piece_equals_the_window_in_any_two_pieces(
     H1 = network.forward(weights, start, X[:split], first)
     H2 = network.forward(weights, network.state_after(first, split), X[split:], second)
 
-    # Bit for bit: each step is the same products on the same shapes, however long the window is.
+    # Bit for bit: each step computes the same products on the same shapes, whatever the length of the window.
     np.testing.assert_array_equal(np.concatenate([H1, H2]), H)
     np.testing.assert_array_equal(network.state_after(second, steps - split), network.state_after(whole, steps))
 
@@ -178,7 +176,7 @@ def test_the_state_after_k_steps_is_what_running_k_steps_leaves(kind: str, layer
 
 @every_cell
 @pytest.mark.parametrize(("B", "rows"), [(1, 4), (3, 4), (5, 8)])
-def test_a_padded_row_changes_no_gradient_whatever_it_holds(kind: str, B: int, rows: int) -> None:
+def test_a_padded_row_changes_no_gradient_whatever_its_values(kind: str, B: int, rows: int) -> None:
     network, rng = build(kind, layers=2), np.random.default_rng(2)
     flat, batch = draw(network, B)
 
@@ -190,7 +188,7 @@ def test_a_padded_row_changes_no_gradient_whatever_it_holds(kind: str, B: int, r
     wide = Batch(padded(batch.start, 0), padded(batch.X, 1), padded(batch.Y, 1), padded(batch.weight, 1, scale=0.0))
 
     expected = analytic(network, flat, batch)
-    # Not bit for bit: BLAS sums a wider product in another order, a few float64 roundings.
+    # Not bit for bit: BLAS sums a wider product in another order, which costs a few float64 roundings.
     np.testing.assert_allclose(analytic(network, flat, wide), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
 
 
@@ -207,7 +205,7 @@ def test_padding_at_the_end_of_a_window_changes_no_gradient(kind: str) -> None:
 
 
 class LSTMWithoutTanhDerivative(LSTM):
-    """dc lacks the factor 1 − tanh²(c)."""
+    """Leave out the factor 1 − tanh²(c) of dc."""
 
     def _local_derivatives(self, s: Any) -> None:
         super()._local_derivatives(s)
@@ -215,7 +213,7 @@ class LSTMWithoutTanhDerivative(LSTM):
 
 
 class LSTMWithoutCellMemory(LSTM):
-    """Nothing reaches the forget gate."""
+    """Pass no gradient to the forget gate."""
 
     def _local_derivatives(self, s: Any) -> None:
         super()._local_derivatives(s)
@@ -223,7 +221,7 @@ class LSTMWithoutCellMemory(LSTM):
 
 
 class GRUWithoutUpdateGate(GRU):
-    """The update gate's factor 1 − z is left out."""
+    """Leave out the factor 1 − z of the update gate."""
 
     def _local_derivatives(self, s: Any) -> None:
         super()._local_derivatives(s)
@@ -232,7 +230,7 @@ class GRUWithoutUpdateGate(GRU):
 
 
 class GRUWithoutResetGate(GRU):
-    """Nothing reaches the reset gate."""
+    """Pass no gradient to the reset gate."""
 
     def _local_derivatives(self, s: Any) -> None:
         super()._local_derivatives(s)
@@ -240,21 +238,21 @@ class GRUWithoutResetGate(GRU):
 
 
 class RNNWithoutTanhDerivative(RNN):
-    """The factor 1 − h² is left out."""
+    """Leave out the factor 1 − h²."""
 
     def _local_derivatives(self, s: Any) -> None:
         s.Q[...] = 1
 
 
 class RNNWithReluOfTheStepBefore(RNN):
-    """Gradient passes where the unit was on one step earlier."""
+    """Take the mask of the relu from the step before."""
 
     def _local_derivatives(self, s: Any) -> None:
         s.Q[...] = s.XH[:-1, : self.hidden] > 0
 
 
 def one_step_ignored(kind: str) -> Any:
-    """A mutant of any cell: the loss at one step of the window is forgotten."""
+    """Return a mutant of the cell that drops the loss at one step of the window."""
     cell_class: Any = type(build(kind).cells[0])
 
     class Mutant(cell_class):  # type: ignore[misc]  # a base that is known only here

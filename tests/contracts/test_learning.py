@@ -1,4 +1,4 @@
-"""Every cell × task × loss × optimizer learns, and goes on from a checkpoint to the same bits."""
+"""Every cell × task × loss × optimizer learns, and continues from a checkpoint to the same bits."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.model.worlds import Checkpoint, digest
 
 KINDS, OBJECTIVES = registry.cells(), registry.objectives()
 UPDATES, TICKS, WINDOWS = 40, 12, 8
-# About the largest at which none of these is near its limit. Heavy balls move 1/(1−momentum) as far.
+# About the largest rates at which all of these are stable. Momentum multiplies the step by 1/(1−momentum).
 RATES = {"sgd": 0.1, "momentum": 0.02, "nesterov": 0.02, "adam": 0.01, "adamw": 0.01}
 registry.proven(OPTIMIZERS, rate=RATES)
 
@@ -29,7 +29,7 @@ class Window(NamedTuple):
 
 
 def windows(spec: ModelSpec) -> list[Window]:
-    """Two phases of a wave each; what is asked is another phase, its sign, or its future."""
+    """Return windows with two phases of a wave as inputs. Labels: another phase, its sign, or its future."""
     rng, made = np.random.default_rng(0), []
     for _ in range(WINDOWS):
         phase = rng.uniform(0, 6.28) + 0.7 * np.arange(TICKS + spec.horizon)[:, None]
@@ -45,7 +45,7 @@ def windows(spec: ModelSpec) -> list[Window]:
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-def test_the_loss_falls_and_a_learner_restored_half_way_ends_in_the_same_bits(
+def test_the_loss_falls_and_a_learner_restored_half_way_ends_with_the_same_bits(
     kind: str, objective: str, optimizer: str
 ) -> None:
     fields: dict[str, Any] = {**KINDS[kind], **OBJECTIVES[objective], "optimizer": optimizer}
@@ -62,6 +62,6 @@ def test_the_loss_falls_and_a_learner_restored_half_way_ends_in_the_same_bits(
         if restored is not None:
             restored.windows(windows(spec))
 
-    assert min(losses[-5:]) < 0.75 * losses[1]  # the first update of regress has statistics of its labels to meet
+    assert min(losses[-5:]) < 0.75 * losses[1]  # the first update of regress only meets the statistics of its labels
     assert restored is not None
     assert digest(restored) == digest(learner)

@@ -1,4 +1,4 @@
-"""What every loss in the registry must satisfy, and each one's plain form."""
+"""The contract of every registered loss, and comparison with its plain form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.oracles import plain_losses
 
 every_loss = pytest.mark.parametrize("name", proven(chosen(LOSSES, "loss"), plain_form=plain_losses.LOSSES))
 SHAPE = (4, 3, 2)
-# What losses read of a spec. A delta that about half of the errors below exceed; classes of different weight.
+# The fields of a spec that losses read. About half of the errors below exceed delta; classes differ in weight.
 SETTINGS: Any = SimpleNamespace(huber_delta=1.0, class_weights=(0.5, 3.0))
 
 
@@ -70,7 +70,7 @@ def test_a_position_of_zero_weight_has_zero_loss_and_zero_derivative(name: str) 
 
 
 @every_loss
-def test_at_the_right_forecast_the_slope_is_zero_and_a_worse_one_costs_more(name: str) -> None:
+def test_the_derivative_is_zero_at_the_right_forecast_and_a_worse_one_costs_more(name: str) -> None:
     _, y, weight = draw(name)
     _, _, right = plain_losses.LOSSES[name]
     loss, p = make(name), right(y)
@@ -103,7 +103,7 @@ def test_a_forecast_equal_to_its_label_costs_nothing(name: str) -> None:
     assert not make(name)(y, y, weight)[0].any()
 
 
-def test_huber_is_mse_as_far_as_delta_and_its_slope_is_bounded_by_it() -> None:
+def test_huber_equals_mse_up_to_delta_and_its_derivative_is_bounded_by_delta() -> None:
     p, y, weight = draw("mse")
     small = np.abs(p - y) <= SETTINGS.huber_delta
     assert 0.2 < small.mean() < 0.8
@@ -114,7 +114,7 @@ def test_huber_is_mse_as_far_as_delta_and_its_slope_is_bounded_by_it() -> None:
     np.testing.assert_array_equal(np.abs(far), SETTINGS.huber_delta)
 
 
-def test_cross_entropy_counts_a_position_if_any_output_has_weight_and_by_the_largest() -> None:
+def test_cross_entropy_weights_a_position_by_its_largest_output_weight() -> None:
     p, y, weight = draw("cross_entropy")
     loss = make("cross_entropy")
     weight[..., 0] = 0
@@ -130,21 +130,21 @@ def test_cross_entropy_of_huge_logits_is_finite_and_right(size: float) -> None:
 
     each, dp = make("cross_entropy")(p, y, np.ones_like(y))
 
-    # -log softmax of the true class: 0 where it leads by 2·size, 2·size where it trails by that.
+    # -log softmax of the true class: 0 where its logit leads by 2·size, 2·size where it trails by 2·size.
     np.testing.assert_allclose(each, np.array([[0, 0], [0.5 * 2 * size, 0]]), rtol=1e-6)
     np.testing.assert_allclose(dp, np.array([[0, 0], [-0.5, 0.5]]), rtol=1e-6, atol=1e-20)
 
 
-def test_cross_entropy_does_not_change_when_all_logits_move_together() -> None:
+def test_cross_entropy_is_invariant_to_a_shift_of_all_logits() -> None:
     p, y, weight = draw("cross_entropy")
     for got, expected in zip(*(make("cross_entropy")(p + c, y, weight) for c in (0, 100)), strict=True):
-        np.testing.assert_allclose(got, expected, rtol=1e-11)  # 100 takes two digits of float64
+        np.testing.assert_allclose(got, expected, rtol=1e-11)  # adding 100 costs two digits of float64
 
 
 def test_the_score_of_a_row_is_its_clipped_mean_square_over_labelled_outputs() -> None:
     p, y, weight = draw("mse")
     weight = (weight > 0.5).astype(np.float64)
-    p[0, 0, 0], weight[0, 0, 0] = y[0, 0, 0] + 1e9, 1  # absurd, and bounded
+    p[0, 0, 0], weight[0, 0, 0] = y[0, 0, 0] + 1e9, 1  # an absurd error, whose score is clipped
 
     got = clipped_score(p, y, weight)
 
@@ -157,7 +157,7 @@ def test_the_score_of_a_row_is_its_clipped_mean_square_over_labelled_outputs() -
     assert (got <= 1).all()
 
 
-def test_a_forecast_that_is_not_a_number_scores_worst() -> None:
+def test_a_nan_forecast_has_the_worst_score() -> None:
     p, y, _ = draw("mse")
     p[:, 0] = np.nan
     got = clipped_score(p, y, np.ones(SHAPE))

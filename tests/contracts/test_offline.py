@@ -1,4 +1,4 @@
-"""Every cell × task × loss trains on a history, and goes on online from the weights that it gives."""
+"""Every cell × task × loss trains offline on a history, and its weights continue online."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ TICKS, TRAIN = 480, 400
 
 
 def history(spec: ModelSpec) -> tuple[Array, Array | None]:
-    """Two noisy waves [TICKS, 2], and for the tasks that need them labels [TICKS, O]: others, or which third."""
+    """Return two noisy waves [TICKS, 2] and, for tasks with labels, labels [TICKS, O]: values or classes by thirds."""
     phase = 0.4 * np.arange(TICKS)[:, None]
     x = np.sin(phase + np.arange(2)) + np.random.default_rng(0).normal(0, 0.05, (TICKS, 2))
     others = 100 + 20 * np.sin(phase + np.arange(2, 4))
@@ -36,7 +36,7 @@ def trained(spec: ModelSpec, recorded: Recorded, settings: OfflineSettings) -> t
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_the_held_out_loss_falls_and_the_weights_answer_a_fresh_stream_as_they_did(kind: str, objective: str) -> None:
+def test_the_held_out_loss_falls_and_online_answers_equal_the_offline_ones(kind: str, objective: str) -> None:
     fields: dict[str, Any] = {**KINDS[kind], **OBJECTIVES[objective]}
     spec = ModelSpec(channels=("a", "b"), hidden=6, learning_rate=1e-2, window=16, seed=3, **fields)
     x, labels = history(spec)
@@ -58,5 +58,5 @@ def test_the_held_out_loss_falls_and_the_weights_answer_a_fresh_stream_as_they_d
         answered.append(y[0])
         last, scale = training.recorded.last[t : t + 1], training.recorded.scale[t : t + 1]
         expected.append(network.task.answer(weights.target, p[t : t + 1], last, scale)[0])
-    # One tick at a time, or a long run at once: other orders of float32 sums, of size 100 at most.
+    # Single ticks and one long run sum float32 terms in different orders; answers are of size 100.
     np.testing.assert_allclose(answered, expected, rtol=0, atol=1e-5 * max(1.0, np.abs(answered).max()))

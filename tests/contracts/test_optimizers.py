@@ -1,4 +1,4 @@
-"""What every optimizer in the registry must satisfy, and each one's plain form."""
+"""The contract of every registered optimizer, and comparison with its plain form."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from tests.contracts.registry import chosen, proven
 from tests.oracles import plain_optimizers
 
 N, STEPS = 257, 200
-SETTINGS: Any = SimpleNamespace(momentum=0.8, weight_decay=0.05)  # what optimizers read of a spec
+SETTINGS: Any = SimpleNamespace(momentum=0.8, weight_decay=0.05)  # the fields of a spec that optimizers read
 
 every_optimizer = pytest.mark.parametrize(
     "name", proven(chosen(OPTIMIZERS, "optimizer"), plain_form=plain_optimizers.OPTIMIZERS)
@@ -27,12 +27,12 @@ def make(name: str) -> Optimizer:
 
 
 def rates() -> list[float]:
-    """One for each step, rising and falling, as schedules have it: a velocity must be in units of the parameters."""
+    """Return one rate for each step, rising and falling as schedules do: a velocity must be in units of parameters."""
     return [1e-2 * (1 + np.sin(k / 5)) for k in range(STEPS)]
 
 
 def gradients(dtype: Any = np.float64) -> Array:
-    """[STEPS, N]: sizes from 1e-9 to 1e3, with zeros and changes of sign, as a network's gradient has them."""
+    """Return gradients [STEPS, N] of sizes 1e-9 to 1e3 with zeros and changes of sign, as networks have."""
     rng = np.random.default_rng(0)
     grads: Array = rng.normal(0, 1, (STEPS, N)) * 10.0 ** rng.integers(-9, 4, N)
     grads[rng.random((STEPS, N)) < 0.1] = 0
@@ -63,10 +63,10 @@ def test_an_optimizer_equals_its_plain_form(name: str, dtype: Any, eps: float) -
 
     params, _ = run(name, grads)
 
-    # Every step rounds each parameter, wherever on its way it is, and its velocity, which momentum amplifies 1/(1−μ).
+    # Each step rounds every parameter, and its velocity, whose error momentum multiplies by 1/(1−μ).
     tolerance = STEPS * eps * np.abs(path).max(axis=0) / (1 - SETTINGS.momentum)
     assert (np.abs(params - expected) <= tolerance).all()
-    assert (np.abs(expected - first()) > 100 * tolerance).mean() > 0.25  # gradients are down to 1e-9
+    assert (np.abs(expected - first()) > 100 * tolerance).mean() > 0.25  # the test sees movement
 
 
 @every_optimizer
@@ -80,7 +80,7 @@ def test_the_state_advances_with_every_step(name: str) -> None:
         optimizer.update(params, grad, state, 1e-2)
         seen.append(state.moments.copy())
     assert state.step == 3
-    assert all((a != b).any(axis=1).all() for a, b in pairwise(seen))  # each of its moments
+    assert all((a != b).any(axis=1).all() for a, b in pairwise(seen))  # every moment changes in every step
 
 
 @every_optimizer
@@ -91,7 +91,7 @@ def test_two_runs_are_bit_equal(name: str) -> None:
 
 
 @every_optimizer
-def test_a_state_that_was_copied_half_way_continues_bit_equal(name: str) -> None:
+def test_a_state_copied_half_way_continues_bit_equal(name: str) -> None:
     grads, half = gradients(np.float32), STEPS // 2
     params, state = run(name, grads[:half])
     # Scratch is not part of the state: a checkpoint does not store it.
@@ -104,7 +104,7 @@ def test_a_state_that_was_copied_half_way_continues_bit_equal(name: str) -> None
 
 
 @every_optimizer
-def test_parameters_change_in_place_and_the_gradient_ends_as_the_step_taken(name: str) -> None:
+def test_parameters_change_in_place_and_the_gradient_array_holds_the_step_afterwards(name: str) -> None:
     optimizer = make(name)
     whole = np.linspace(-1, 1, 2 * N).astype(np.float32)
     before, params, state = whole.copy(), whole[:N], optimizer.init(N)
@@ -117,7 +117,7 @@ def test_parameters_change_in_place_and_the_gradient_ends_as_the_step_taken(name
 
 
 @every_optimizer
-def test_a_parameter_that_never_had_a_gradient_does_not_move_but_by_weight_decay(name: str) -> None:
+def test_a_parameter_without_a_gradient_moves_by_weight_decay_only(name: str) -> None:
     grads = gradients(np.float32)
     grads[:, 5] = 0
     params, _ = run(name, grads)
@@ -126,7 +126,7 @@ def test_a_parameter_that_never_had_a_gradient_does_not_move_but_by_weight_decay
 
 
 @every_optimizer
-def test_parts_that_are_updated_move_as_in_the_whole_and_the_rest_not_at_all(name: str) -> None:
+def test_updating_parts_moves_them_as_the_whole_update_does_and_leaves_the_rest(name: str) -> None:
     grads, parts, optimizer = gradients(np.float32), [slice(0, 40), slice(90, 200)], make(name)
     params, state = first(np.float32), optimizer.init(N)
     for grad, rate in zip(grads, rates(), strict=True):
@@ -151,7 +151,7 @@ def test_a_step_against_the_gradient_lowers_a_smooth_loss(name: str) -> None:
     assert np.sum(curvature * params**2) < 0.1 * np.sum(curvature)
 
 
-def test_nesterov_follows_the_papers_iterates_on_a_function_of_the_point_where_it_stands() -> None:
+def test_nesterov_follows_the_iterates_of_the_paper_where_the_gradient_is_that_of_the_current_point() -> None:
     curvature, mu, rate = np.geomspace(0.1, 10, N), SETTINGS.momentum, 5e-2
     theta, v = first(), np.zeros(N)
     optimizer, held = make("nesterov"), first()

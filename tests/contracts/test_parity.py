@@ -1,4 +1,4 @@
-"""The exported step against NumPy for every cell × task × scaler, with and without missing values (DESIGN R9)."""
+"""The exported step equals NumPy for every cell × task × scaler, with and without missing values (DESIGN R9)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def build(kind: str, task: str, scaler: str, missing: str) -> Network:
 
 
 def perturbed(network: Network) -> Array:
-    """Weights without a zero; a scale that is one, for the tasks that have it."""
+    """Return weights without a zero; tasks with a scale of their own get a positive one."""
     flat = np.random.default_rng(1).normal(0, 0.3, network.layout.size).astype(np.float32)
     target = network.weights(flat).target
     if "scale" in target:
@@ -65,10 +65,10 @@ def test_the_graph_equals_numpy(kind: str, task: str, scaler: str, missing: str)
         y, state = network.step(weights, x, u, state, tape)
         got, other = graph.run(None, {"x": x, "u": u, "state": other})
 
-        # In scaled units; and float32 holds the answer itself to 2⁻²³ of its size.
+        # In scaled units, and relative: float32 rounds the answer by 2⁻²³ of its size.
         assert (np.abs(got - y) <= PARITY * unit + EPS * np.abs(y)).all()
         np.testing.assert_allclose(other[:, n:], state[:, n:], rtol=PARITY, atol=PARITY)
-        # Statistics: relative, or beside the channel's own size, about 1, where they pass through zero.
+        # Statistics: relative, or absolute by the channel's size, about 1, where they pass through zero.
         np.testing.assert_allclose(other[:, :n], state[:, :n], rtol=PARITY, atol=PARITY)
         answers.append(y)
-    assert np.std(answers, axis=0).min() > 1e-3  # every output of every row moved
+    assert np.std(answers, axis=0).min() > 1e-3  # every output of every row changed

@@ -1,4 +1,4 @@
-"""Whatever is registered without proof is an error while tests are collected, before any of them runs."""
+"""A registry entry without a reference is an error during collection, before any test runs."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from tests.contracts import registry
 from tests.oracles import slow_cells
 
 FOLDER = Path(__file__).parent
-# registry: its field in the spec, an entry that a bogus one may copy, the suite that proves it
+# registry: its field in the spec, an entry to copy for a bogus one, the suite that tests it
 REGISTRIES: dict[str, tuple[dict[str, Any], str, str, str]] = {
     "CELLS": (CELLS, "cell", "gru", "test_cells.py"),
     "TASKS": (TASKS, "task", "regress", "test_cells.py"),
@@ -39,7 +39,7 @@ every_registry = pytest.mark.parametrize("name", REGISTRIES)
 
 
 def collect(suite: str) -> None:
-    """What pytest does to collect a file: run its module."""
+    """Run the module of a suite, as pytest does to collect it."""
     runpy.run_path(str(FOLDER / suite))
 
 
@@ -48,7 +48,7 @@ def offer(monkeypatch: pytest.MonkeyPatch, field: str) -> None:
 
 
 @every_registry
-def test_an_entry_that_is_registered_but_not_offered_or_the_other_way_round_is_not_collected(
+def test_an_entry_that_is_registered_but_not_offered_or_offered_but_not_registered_is_not_collected(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     entries, field, like, suite = REGISTRIES[name]
@@ -61,10 +61,8 @@ def test_an_entry_that_is_registered_but_not_offered_or_the_other_way_round_is_n
         collect(suite)
 
 
-@pytest.mark.parametrize("name", sorted(REGISTRIES.keys() - {"INITS"}))  # any of these has tests of its own
-def test_an_entry_without_the_form_it_is_compared_with_is_not_collected(
-    name: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.mark.parametrize("name", sorted(REGISTRIES.keys() - {"INITS"}))  # inits have no reference
+def test_an_entry_without_its_reference_is_not_collected(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     entries, field, like, suite = REGISTRIES[name]
     monkeypatch.setitem(entries, "bogus", entries[like])
     offer(monkeypatch, field)
@@ -103,12 +101,12 @@ def test_a_loss_that_no_task_takes_is_not_collected(monkeypatch: pytest.MonkeyPa
         registry.objectives()
 
 
-def test_a_proof_that_outlived_its_entry_is_not_collected(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_reference_without_an_entry_is_not_collected(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(registry.Unproven, match="gone: twin of nothing that is registered"):
         registry.proven({"here": 1}, twin={"here": 1, "gone": 2})
 
 
-def test_pytest_ends_with_an_error_of_collection_that_names_the_entry(tmp_path: Path) -> None:
+def test_pytest_reports_a_collection_error_that_names_the_entry(tmp_path: Path) -> None:
     plugin = "from model.update.optimizers import OPTIMIZERS\nfrom model.spec import CHOICES\n"
     plugin += "OPTIMIZERS['bogus'] = OPTIMIZERS['adam']\nCHOICES['optimizer'] += ('bogus',)\n"
     (tmp_path / "bogus_plugin.py").write_text(plugin)
@@ -123,8 +121,8 @@ def test_pytest_ends_with_an_error_of_collection_that_names_the_entry(tmp_path: 
     assert "1 error" in run.stdout
 
 
-def test_every_registry_of_the_model_is_in_this_list() -> None:
-    """A registry is a dict of callables by the names that the spec offers for some field."""
+def test_this_list_has_every_registry_of_the_model() -> None:
+    """A registry is a dict of callables whose keys are the choices of a spec field."""
     offered = {frozenset(names) for names in CHOICES.values()}
     found = set()
     for module in pkgutil.walk_packages(model.__path__, "model."):

@@ -1,4 +1,4 @@
-"""What every scaler in the registry must satisfy: its slow twin, its ONNX twin, its first ticks, its equivariance."""
+"""The contract of every registered scaler: its slow twin, its ONNX twin, its first ticks, its equivariance."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from tests.oracles.slow_scaler import SLOW_SCALERS
 
 FLOAT32_EPS = 2.0**-23
 PARITY = 1e-5
-EQUIVARIANT = {  # under x → a·x + b, as each one's file says
+EQUIVARIANT = {  # under x → a·x + b, as the module of each says
     "residual": True,
     "standard": True,
     "none": False,
@@ -47,14 +47,14 @@ def network(name: str, **fields: Any) -> Network:
 
 
 def perturbed(net: Network, seed: int = 3) -> Array:
-    """Weights without a zero: a zero readout would forecast persistence and prove nothing."""
+    """Return weights without a zero: a zero readout would forecast persistence and test nothing."""
     flat = np.random.default_rng(seed).normal(0, 0.3, net.layout.size).astype(np.float32)
     assert np.abs(flat).min() > 0
     return flat
 
 
 def forecasts(net: Network, flat: Array, x: Array) -> Array:
-    """[n, H, C] float64, of one stream of raw values."""
+    """Return forecasts [n, H, C] float64 of one stream of raw values."""
     weights, tape = net.weights(flat), net.tape(1, 1)
     state, out = np.zeros((1, net.state_size), np.float32), []
     for value in x.astype(np.float32):
@@ -63,7 +63,7 @@ def forecasts(net: Network, flat: Array, x: Array) -> Array:
     return np.array(out, np.float64)
 
 
-def test_a_scaler_without_proof_would_fail_the_collection() -> None:
+def test_a_scaler_without_a_reference_fails_the_collection() -> None:
     class Untwinned:
         def __init__(self, channels: int, horizon: int, hold: bool) -> None: ...
 
@@ -86,15 +86,15 @@ def test_features_and_scales_equal_their_definition_as_weighted_sums_in_float64(
     features, scales = run(SCALERS[name](2, horizon, hold), x)
     expected_features, expected_scales = run_slow(name, horizon, x)
 
-    # Differences are exact; running float32 sums round by 2⁻²³ of themselves, of which few stay within 500 ticks.
+    # Differences are exact. Running float32 sums round by 2⁻²³ of their size; a few such roundings remain.
     np.testing.assert_allclose(scales, expected_scales, rtol=1e-5, atol=0)
-    # A level compares x with a mean that is held to offset·2⁻²³, and drifts by a few of those.
+    # A level compares x with a mean that float32 rounds by offset·2⁻²³ and that drifts by a few of those.
     np.testing.assert_allclose(features, expected_features, rtol=0, atol=2e-5 + 16 * offset * FLOAT32_EPS)
 
 
 @every_scaler
 @either_way
-def test_what_the_sizes_say_is_what_update_takes_and_gives(name: str, hold: bool) -> None:
+def test_update_takes_and_returns_arrays_of_the_declared_sizes(name: str, hold: bool) -> None:
     scaler: Scaler = SCALERS[name](2, 3, hold)
     assert (scaler.channels, scaler.horizon, scaler.hold) == (2, 3, hold)
     assert scaler.size == sum(scaler.parts)
@@ -112,7 +112,7 @@ def test_what_the_sizes_say_is_what_update_takes_and_gives(name: str, hold: bool
 
 @every_scaler
 @either_way
-def test_only_the_row_is_changed_and_rows_of_a_batch_do_not_touch_each_other(name: str, hold: bool) -> None:
+def test_update_changes_only_the_state_and_the_rows_of_a_batch_are_independent(name: str, hold: bool) -> None:
     scaler, x = SCALERS[name](2, 2, hold), np.stack([series(80, s) for s in range(5)], axis=1).astype(np.float32)
     x = gaps(x).astype(np.float32) if hold else x
     given, rows = x.copy(), np.zeros((5, scaler.size), np.float32)
@@ -125,7 +125,7 @@ def test_only_the_row_is_changed_and_rows_of_a_batch_do_not_touch_each_other(nam
 
 
 @every_scaler
-def test_a_constant_channel_forecasts_its_value_unless_there_is_no_scaler(name: str) -> None:
+def test_the_forecast_of_a_constant_channel_is_its_value_unless_there_is_no_scaler(name: str) -> None:
     net = network(name)
     x = np.column_stack([np.full(200, 123.456), series(200)[:, 0]])
 
@@ -133,13 +133,13 @@ def test_a_constant_channel_forecasts_its_value_unless_there_is_no_scaler(name: 
 
     assert np.isfinite(y).all()
     assert (y[5:, :, 1] != x[5:, None, 1]).all()
-    if EQUIVARIANT[name]:  # the unit of a channel that never moved is 0
+    if EQUIVARIANT[name]:  # the unit of a channel that never changed is 0
         np.testing.assert_array_equal(y[:, :, 0], np.float32(123.456))
 
 
 @every_scaler
 @pytest.mark.parametrize("value", [0.0, 1e15, -1e15, 1e-30])
-def test_extreme_constants_and_their_return_stay_finite(name: str, value: float) -> None:
+def test_extreme_constants_and_the_return_from_them_stay_finite(name: str, value: float) -> None:
     net = network(name)
     x = np.zeros((60, 2)) + value
     x[30:40] = -value
@@ -148,7 +148,7 @@ def test_extreme_constants_and_their_return_stay_finite(name: str, value: float)
 
 
 @every_scaler
-def test_the_first_tick_of_an_equivariant_scaler_says_nothing_whatever_its_value(name: str) -> None:
+def test_the_features_of_the_first_tick_of_an_equivariant_scaler_do_not_depend_on_its_value(name: str) -> None:
     for value in (0.0, -7.5, 1e15):
         features, scales = run(SCALERS[name](1, 2, False), np.array([[value]]))
         if EQUIVARIANT[name]:
@@ -159,25 +159,25 @@ def test_the_first_tick_of_an_equivariant_scaler_says_nothing_whatever_its_value
 @every_equivariant
 @pytest.mark.parametrize("a", [1e-6, 1e-3, 7.0, 1e3, 1e6])
 @pytest.mark.parametrize("b", [0.0, 1.0, -300.0, 1e5])
-def test_forecasts_follow_x_to_a_x_plus_b_with_b_in_spreads(name: str, a: float, b: float) -> None:
+def test_forecasts_are_equivariant_under_x_to_a_x_plus_b_with_b_in_spreads(name: str, a: float, b: float) -> None:
     net = network(name)
     flat = perturbed(net)
-    # The same numbers in both units: what float32 holds after the change, taken back in float64.
+    # The same numbers in both units: values that float32 holds after the change, converted back in float64.
     moved = (a * (series(300) + b)).astype(np.float32).astype(np.float64)
     x = moved / a - b
 
     got, expected = forecasts(net, flat, moved), forecasts(net, flat, x)
 
-    # In spreads. Roundings of numbers near 1; and at offset b values, mean and answer are held to b·2⁻²³ each.
+    # In spreads: roundings of numbers near 1, and at offset b roundings of values, mean and answer, b·2⁻²³ each.
     tolerance = 1e-5 + 4 * abs(b) * FLOAT32_EPS
     np.testing.assert_allclose(got / a - b, expected, rtol=0, atol=tolerance)
     persistence = np.repeat(x[:, None], 3, axis=1)
-    assert np.abs(expected - persistence).mean() > 5 * tolerance  # there was something to be equivariant
+    assert np.abs(expected - persistence).mean() > 5 * tolerance  # the forecasts are not persistence
 
 
 @every_equivariant
 @pytest.mark.parametrize(("a", "b"), [(1e-6, 1e5), (1e6, -300.0)])
-def test_forecasts_around_gaps_follow_x_to_a_x_plus_b_too(name: str, a: float, b: float) -> None:
+def test_forecasts_around_gaps_are_equivariant_under_x_to_a_x_plus_b(name: str, a: float, b: float) -> None:
     net = network(name, missing="hold")
     flat, gappy = perturbed(net), gaps(series(300))
     moved = (a * (gappy + b)).astype(np.float32).astype(np.float64)
@@ -185,8 +185,8 @@ def test_forecasts_around_gaps_follow_x_to_a_x_plus_b_too(name: str, a: float, b
 
     got, expected = forecasts(net, flat, moved), forecasts(net, flat, x)
 
-    begun = np.logical_or.accumulate(~np.isnan(x))  # before its first value a channel is forecast as 0
-    # As above; but after a gap and a jump a unit is several spreads, which multiplies what the level was held to.
+    begun = np.logical_or.accumulate(~np.isnan(x))  # before its first value the forecast of a channel is 0
+    # As above, but after a gap and a jump a unit is several spreads, which multiplies the rounding of the level.
     tolerance = 1e-5 + 4 * abs(b) * FLOAT32_EPS * np.maximum(1, run(net.scaler, x)[1])
     for channel in (0, 1):
         at = begun[:, channel]
@@ -195,14 +195,14 @@ def test_forecasts_around_gaps_follow_x_to_a_x_plus_b_too(name: str, a: float, b
 
 
 @every_scaler
-def test_without_a_gap_a_scaler_that_holds_says_the_same_to_the_bit(name: str) -> None:
+def test_without_gaps_a_scaler_that_holds_equals_one_that_does_not_to_the_bit(name: str) -> None:
     x = series(200)
     for plain, holding in zip(run(SCALERS[name](2, 3, False), x), run(SCALERS[name](2, 3, True), x), strict=True):
         np.testing.assert_array_equal(plain, holding)
 
 
 @every_scaler
-def test_a_gap_in_one_channel_is_nothing_to_the_statistics_of_another(name: str) -> None:
+def test_a_gap_in_one_channel_does_not_change_the_statistics_of_another(name: str) -> None:
     x = series(200)
     gappy = np.column_stack([x[:, 0], gaps(x)[:, 1]])
     scaler = SCALERS[name](2, 3, True)
@@ -210,7 +210,7 @@ def test_a_gap_in_one_channel_is_nothing_to_the_statistics_of_another(name: str)
     for whole, holed in zip(x, gappy, strict=True):
         both = np.stack([whole, holed]).astype(np.float32)
         features, scales = scaler.update(rows, *fill(scaler, rows, both))
-        for values in (features, scales, rows):  # channels are the columns of every part
+        for values in (features, scales, rows):  # channels are the columns of each array
             first = values.reshape(2, -1, 2)[:, :, 0]
             np.testing.assert_array_equal(first[0], first[1])
         noticed |= bool((rows[0] != rows[1]).any())
@@ -218,7 +218,7 @@ def test_a_gap_in_one_channel_is_nothing_to_the_statistics_of_another(name: str)
 
 
 @every_scaler
-def test_where_a_value_is_missing_no_scale_moves_and_before_the_first_one_all_is_zero(name: str) -> None:
+def test_scales_do_not_change_at_missing_values_and_are_zero_before_the_first_value(name: str) -> None:
     x = gaps(series(200))
     missing, begun = np.isnan(x), np.logical_or.accumulate(~np.isnan(x))
     features, scales = run(SCALERS[name](2, 3, True), x)
@@ -227,7 +227,7 @@ def test_where_a_value_is_missing_no_scale_moves_and_before_the_first_one_all_is
     np.testing.assert_array_equal(scales[1:][still], scales[:-1][still])
     assert not scales[~begun[:, None] & np.ones((1, 3, 1), bool)].any()
     assert not features.reshape(200, -1, 2)[~begun[:, None] & np.ones((1, features.shape[1] // 2, 1), bool)].any()
-    assert missing.all(axis=1).sum() > 5  # whole ticks too
+    assert missing.all(axis=1).sum() > 5  # some ticks have no value at all
 
 
 def session(model: bytes) -> ort.InferenceSession:
@@ -237,9 +237,9 @@ def session(model: bytes) -> ort.InferenceSession:
 
 
 def ticks(net: Network, B: int, steps: int) -> list[tuple[Array, Array]]:
-    """(x, u) of each step: channels of very different size and offset, now and then a jump, one that stands still.
+    """Return (x, u) of each step: channels of different sizes and offsets, some jumps, and one constant channel.
 
-    For the scaler none, which is for such data, all near 1.
+    All values are near 1 for the scaler none, which expects scaled data.
     """
     rng, C, values, us = np.random.default_rng(0), len(net.spec.channels), [], []
     x = np.zeros((B, C))
@@ -270,7 +270,7 @@ def test_the_onnx_twin_equals_numpy_over_600_steps(name: str, shape: dict[str, A
 
 
 def assert_parity(net: Network, steps: list[tuple[Array, Array]]) -> None:
-    """Run both, each on its own states, on weights without a zero."""
+    """Run both, each with its own states, on weights without a zero."""
     weights, B, n = net.weights(perturbed(net)), len(steps[0][0]), net.scaler.size
     graph, tape, moved = session(export_step(net, weights)), net.tape(1, B), 0.0
     state = other = np.zeros((B, net.state_size), np.float32)
@@ -281,13 +281,13 @@ def assert_parity(net: Network, steps: list[tuple[Array, Array]]) -> None:
         y, state = net.step(weights, x, u, state, tape)
         got, other = graph.run(None, {"x": x, "u": u, "state": other})
 
-        # float32 holds the answer itself to 2⁻²³: a value near 3000 in units of 50 to 7e-6 of a unit.
+        # float32 rounds the answer by 2⁻²³ of its size: a value near 3000 in units of 50 by 7e-6 of a unit.
         assert (np.abs(got - y) / unit <= PARITY + np.abs(y) * FLOAT32_EPS / unit).all()
-        # A cell's memory may be well above 1: relative to its size there, as a version is compared before it serves.
+        # The memory of a cell may exceed 1: compare relative to its size, as the check of a new version does.
         off = np.abs(other[:, n:] - state[:, n:]) / np.maximum(1, np.abs(state[:, n:]))
         assert off.max() <= PARITY
         largest = np.maximum(largest, np.abs(state[:, :n]).max(axis=0))
         assert (np.abs(other[:, :n] - state[:, :n]) <= PARITY * np.maximum(largest, 1e-20)).all()
         last = np.tile(value, (1, net.spec.horizon))
         moved = max(moved, float((np.abs(y - last) / unit).max()))
-    assert moved > 0.5  # the forecasts were not persistence
+    assert moved > 0.5  # the forecasts are not persistence

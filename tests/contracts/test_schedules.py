@@ -1,4 +1,4 @@
-"""What every schedule in the registry must satisfy, and each one's plain form."""
+"""The contract of every registered schedule, and comparison with its plain form."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ every_warmup = pytest.mark.parametrize("warmup", [0, 1, 50])
 
 
 def settings(warmup: int) -> Any:
-    """What schedules read of a spec."""
+    """Return the fields of a spec that schedules read."""
     return SimpleNamespace(learning_rate=RATE, warmup=warmup, schedule_updates=LENGTH)
 
 
@@ -39,7 +39,7 @@ def test_a_schedule_equals_its_plain_form(name: str, warmup: int) -> None:
 
 @every_schedule
 @every_warmup
-def test_the_rate_rises_in_equal_steps_to_the_rate_given_and_never_again(name: str, warmup: int) -> None:
+def test_the_rate_rises_in_equal_steps_to_the_given_rate_and_never_rises_again(name: str, warmup: int) -> None:
     at = make(name, warmup)
     for updates in range(warmup):
         assert at(updates) == pytest.approx(RATE * (updates + 1) / warmup, rel=1e-12)
@@ -62,7 +62,7 @@ def test_a_tenth_of_the_rate_is_left_after_schedule_updates(name: str, warmup: i
     assert make(name, warmup)(warmup + LENGTH - 1) > RATE / 10
 
 
-def test_cosine_stays_at_a_tenth() -> None:
+def test_cosine_stays_at_a_tenth_of_the_rate() -> None:
     assert make("cosine", 0)(10**9) == pytest.approx(RATE / 10, rel=1e-12)
 
 

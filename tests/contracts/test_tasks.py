@@ -1,4 +1,4 @@
-"""What every task in the registry must satisfy: its answers against plain Python and ONNX, its targets, its score."""
+"""The contract of every registered task: answers compared with plain Python and ONNX, targets, scores."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ every_task = pytest.mark.parametrize("name", proven(TASKS, spec=SPECS, plain_for
 
 
 def draw_target(network: Network, seed: int = 0) -> Params:
-    """The task's own parameters, as labels of different size may have left them."""
+    """Return the task's own parameters as they are after labels of different sizes."""
     rng = np.random.default_rng(seed)
     return {k: (rng.uniform(0.5, 3, shape) * [1e-3, 1, 1e3]) for k, shape in network.task.shapes().items()}
 
 
 def draw(network: Network, T: int = 4, B: int = 3, seed: int = 0) -> tuple[Array, Array, Array, Array, Array]:
-    """p, targets y and weights [T, B, O]; last [T, B, K]; scale [T, B, H, K]."""
+    """Return p, targets y and weights [T, B, O]; last [T, B, K]; scale [T, B, H, K]."""
     spec, rng = network.spec, np.random.default_rng(seed)
     shape, K = (T, B, spec.outputs), len(network.targets)
     y = rng.dirichlet(np.ones(shape[2]), shape[:2]) if spec.classes else rng.normal(0, 1, shape)
@@ -67,7 +67,7 @@ def test_an_answer_equals_its_plain_form(name: str) -> None:
 
 
 @every_task
-def test_the_answer_to_a_labels_target_is_the_label(name: str) -> None:
+def test_the_answer_at_the_target_of_a_label_is_the_label(name: str) -> None:
     network = build(name)
     task, target, (p, _, weight, last, scale) = network.task, draw_target(network), draw(network)
     y = np.stack([task.answer(target, p[t], last[t], scale[t]) for t in range(len(p))])
@@ -75,14 +75,14 @@ def test_the_answer_to_a_labels_target_is_the_label(name: str) -> None:
     got, kept = task.targets(target, y, weight, last, scale)
 
     np.testing.assert_array_equal(kept, weight)
-    if name == "classify":  # logits may all move together: the targets are the probabilities
+    if name == "classify":  # logits are determined up to a shift: compare probabilities
         np.testing.assert_allclose(got, y, rtol=1e-6)
     else:
-        np.testing.assert_allclose(got, p, rtol=1e-4, atol=1e-5)  # targets are float32; y − mean loses two digits
+        np.testing.assert_allclose(got, p, rtol=1e-4, atol=1e-5)  # targets are float32; y − mean costs two digits
 
 
 @every_task
-def test_a_target_is_bounded_whatever_the_label_and_an_unlabelled_one_is_finite(name: str) -> None:
+def test_a_target_is_bounded_for_any_label_and_finite_without_one(name: str) -> None:
     network = build(name)
     target, (_, y, weight, last, scale) = draw_target(network), draw(network)
     weight[0], y[0] = 0, np.nan
@@ -95,7 +95,7 @@ def test_a_target_is_bounded_whatever_the_label_and_an_unlabelled_one_is_finite(
 
 
 @every_task
-def test_a_score_is_the_weighted_mean_of_its_plain_form_over_a_row(name: str) -> None:
+def test_the_score_of_a_row_is_the_weighted_mean_of_its_plain_form(name: str) -> None:
     network = build(name)
     p, y, weight, _, _ = draw(network)
     p[0, 1] *= 1e6
@@ -110,13 +110,13 @@ def test_a_score_is_the_weighted_mean_of_its_plain_form_over_a_row(name: str) ->
                        y[t, b].tolist(), weight[t, b].tolist()) for t in at]  # fmt: skip
         total, size = np.sum(parts, axis=0)
         np.testing.assert_allclose(got[b], total / size, rtol=1e-9)
-    assert got[2] == 0  # nothing was labelled there
+    assert got[2] == 0  # a row without labels
     assert (got >= 0).all()
     assert (got <= 1).all()
 
 
 @every_task
-def test_an_answer_that_is_not_a_number_scores_worst(name: str) -> None:
+def test_a_nan_answer_has_the_worst_score(name: str) -> None:
     network = build(name)
     p, y, weight, _, _ = draw(network)
     p[:, 0] = np.nan
@@ -126,7 +126,7 @@ def test_an_answer_that_is_not_a_number_scores_worst(name: str) -> None:
 
 
 @every_task
-def test_what_other_weights_answer_is_the_same_in_the_units_of_ours(name: str) -> None:
+def test_the_answer_of_other_weights_is_unchanged_by_conversion_to_our_units(name: str) -> None:
     network = build(name)
     task, (p, _, _, last, scale) = network.task, draw(network)
     theirs, ours = draw_target(network, seed=1), draw_target(network, seed=2)
@@ -138,7 +138,7 @@ def test_what_other_weights_answer_is_the_same_in_the_units_of_ours(name: str) -
 
 
 @every_task
-def test_units_are_how_much_an_answer_moves_with_p(name: str) -> None:
+def test_units_are_the_derivative_of_an_answer_by_p(name: str) -> None:
     network = build(name)
     task, target, (p, _, _, last, scale) = network.task, draw_target(network), draw(network)
     scale[0, :, 0] = 0
@@ -187,7 +187,7 @@ def test_the_exported_step_equals_numpy(name: str, cell: str, offset: float) -> 
         y, state = network.step(weights, raw, u, state)
         got, other = graph.run(None, {"x": raw, "u": u, "state": other})
         unit = network.task.units(weights.target, scale)
-        # float32 holds the answer itself to 2⁻²³ of its size.
+        # float32 rounds the answer by 2⁻²³ of its size.
         assert (np.abs(got - y) / unit <= 1e-5 + np.abs(y) * 2.0**-23 / unit).all()
         seen.append(y / unit)
-    assert np.std(seen, axis=0).max() > 0.05  # the readout was noticed
+    assert np.std(seen, axis=0).max() > 0.05  # the readout has an effect

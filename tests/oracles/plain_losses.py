@@ -1,4 +1,4 @@
-"""Each loss at one position in plain Python, the labels it is for, and the forecast that is right for a label."""
+"""Each loss at one position in plain Python, labels for it, and the right forecast for a label."""
 
 import math
 from collections.abc import Callable

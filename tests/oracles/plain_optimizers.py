@@ -1,7 +1,7 @@
-"""Optimizers line by line as in their papers: the readable forms that the fast ones are held to.
+"""Optimizers line by line as in their papers: references for the fast implementations.
 
-`OPTIMIZERS[name](spec, shape)` → `update(params, grad, rate)`, which changes params in place. Everything is float64.
-`SCHEDULES[name](spec, k)` is the rate of the k-th update, counted from 1 as papers do.
+`OPTIMIZERS[name](spec, shape)` has `update(params, grad, rate)`, which changes params in place. All arrays are float64.
+`SCHEDULES[name](spec, k)` is the rate of update k, counted from 1 as in the papers.
 """
 
 import math
@@ -33,7 +33,7 @@ class PlainMomentum:
 
 
 class PlainNesterov:
-    """Sutskever et al. 2013, eq. 3–4. θ itself is kept here; params are the point θ + μ·v where grad was taken."""
+    """Sutskever et al. 2013, eq. 3–4. Keeps θ; params are θ + μ·v, the point of the gradient."""
 
     def __init__(self, spec, shape):
         self.mu, self.theta, self.v = spec.momentum, None, np.zeros(shape)
@@ -93,7 +93,7 @@ def cosine(spec, k):
 
 
 def inverse_sqrt(spec, k):
-    """min(k^−½, k·warmup^−1½): arXiv:1706.03762, eq. 3, with the factor that makes its peak learning_rate."""
+    """min(k^−½, k·warmup^−1½): arXiv:1706.03762, eq. 3, scaled so that its peak is learning_rate."""
     w = spec.warmup
     if w:
         return spec.learning_rate * math.sqrt(w) * min(k**-0.5, k * w**-1.5)

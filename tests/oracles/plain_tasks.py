@@ -1,4 +1,4 @@
-"""Each task at one position in plain Python: what p answers, and how badly p does for a target."""
+"""Each task at one position in plain Python: the answer for p, and the score of p for a target."""
 
 import math
 
@@ -9,7 +9,7 @@ def softmax(p):
 
 
 def forecast(spec, target, p, last, scale):
-    """p: horizon × targets, step 1's targets first; last: a value per target; scale: a row of them per step."""
+    """p: horizon × targets, those of step 1 first; last: one value per target; scale: one value per step and target."""
     steps = [p[h * len(last) : (h + 1) * len(last)] for h in range(spec.horizon)]
     return [x + s * v for step, row in zip(steps, scale, strict=True) for v, x, s in zip(step, last, row, strict=True)]
 
@@ -23,7 +23,7 @@ def classify(spec, target, p, last, scale):
 
 
 def clipped_square(spec, p, y, weight):
-    """(sum, weight) of one position."""
+    """Return (sum, weight) of one position."""
     return sum(w * min((a - b) ** 2, 4) / 4 for a, b, w in zip(p, y, weight, strict=True)), sum(weight)
 
 

@@ -1,7 +1,7 @@
-"""What the files of a server say that it must have answered, and learned: the surviving journal, read from its start.
+"""The answers and the learning that the files of a server imply: its surviving journal, read from the start.
 
-Independent of the server's recovery: plain onnxruntime, one tick at a time, one state per stream in a dict; the version
-is the one that the last Swap or Rollback record before the tick names. Nothing of snapshots is read.
+Independent of the server's recovery: plain onnxruntime, one tick at a time, one state per stream in a dict. The version
+of a tick is named by the last Swap or Rollback record before it. Snapshots are not read.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ Array = NDArray[np.float32]
 
 
 def survivors(data: Path, copy: Path) -> list[Chunk]:
-    """The chunks that a server would find in a data directory, which is left as it is: a copy is opened."""
+    """Return the chunks that a server would find in a data directory. Opens a copy; leaves the directory unchanged."""
     shutil.copytree(data / "journal", copy, dirs_exist_ok=True)
     return list(read(copy))
 
 
 def read(directory: Path) -> Iterator[Chunk]:
-    """Every chunk of a journal directory that no server has open."""
+    """Yield every chunk of a journal directory that no server has open."""
     journal = Journal.open(directory)
     try:
         for _, chunk in journal.replay(0):
@@ -48,7 +48,7 @@ def read(directory: Path) -> Iterator[Chunk]:
 
 
 def last_seqs(chunks: list[Chunk], model: int = 1) -> dict[str, int]:
-    """By stream id: the last tick that the journal holds."""
+    """Return the seq of the last tick in the journal, by stream id."""
     names: dict[int, str] = {}
     last: dict[str, int] = {}
     for chunk in chunks:
@@ -62,14 +62,14 @@ def last_seqs(chunks: list[Chunk], model: int = 1) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Files:
-    """The bytes of every version of a model, taken while they are kept."""
+    """The bytes of every version of a model, read before the server prunes them."""
 
     onnx: dict[int, bytes]
     weights: dict[int, bytes]
 
     @classmethod
     def of(cls, data: Path, model: int = 1) -> Files:
-        """Read versions.db, which a server may have open. The digests that it states must be those of the bytes."""
+        """Read versions.db, which a server may have open. Asserts that the stored digests are those of the bytes."""
         sql = sqlite3.connect(f"file:{data / 'versions.db'}?mode=ro", uri=True)
         try:
             query = "SELECT number, digest, onnx, weights FROM versions WHERE model = ?"
@@ -86,7 +86,7 @@ class Files:
 
 @dataclass(frozen=True)
 class Answered:
-    """One tick, and what it must be answered."""
+    """One tick, and the answer that it must get."""
 
     x: Array
     version: int
@@ -95,19 +95,19 @@ class Answered:
 
 @dataclass
 class Serving:
-    """One model's streams, stepped one tick at a time."""
+    """The streams of one model, stepped one tick at a time."""
 
     files: Files
     spec: ModelSpec | None = None
     version: int = 0
     answers: dict[tuple[str, int], Answered] = field(default_factory=dict)  # by stream id and seq
-    rollbacks: list[int] = field(default_factory=list)  # versions returned to
+    rollbacks: list[int] = field(default_factory=list)  # the versions rolled back to
     _ids: dict[int, str] = field(default_factory=dict)
     _states: dict[int, Array] = field(default_factory=dict)
     _graphs: dict[int, Any] = field(default_factory=dict)
 
     def apply(self, chunk: Chunk) -> None:
-        """Take one chunk in."""
+        """Step the streams through one chunk."""
         for record in chunk.records:
             match record:
                 case ModelCreate(spec=spec):
@@ -128,14 +128,14 @@ class Serving:
                         self._step(int(record.stream[i]), int(record.seq[i]), float(record.time[i]), record.x[i])
 
     def _serve(self, version: int, digest: bytes) -> None:
-        assert hashlib.sha256(self.files.onnx[version]).digest() == digest, f"version {version} is not the one recorded"
+        assert hashlib.sha256(self.files.onnx[version]).digest() == digest, f"version {version} is not the recorded one"
         self.version = version
 
     def _step(self, stream: int, seq: int, time: float, x: Array) -> None:
         assert self.spec is not None
         key = (self._ids[stream], seq)
         assert key not in self.answers, f"the journal holds tick {key} twice"
-        assert seq == 1 or (key[0], seq - 1) in self.answers, f"the journal misses the tick before {key}"
+        assert seq == 1 or (key[0], seq - 1) in self.answers, f"the journal lacks the tick before {key}"
         graph = self._graph()
         width = next(i.shape[1] for i in graph.get_inputs() if i.name == "state")
         state = self._states.get(stream, np.zeros((1, width), np.float32))
@@ -154,7 +154,7 @@ class Serving:
 
 
 def served(chunks: list[Chunk], files: Files, model: int = 1) -> Serving:
-    """What a model's streams must have been answered."""
+    """Return the answers that the streams of a model must have got."""
     serving = Serving(files)
     for chunk in chunks:
         if chunk.model == model:
@@ -163,7 +163,7 @@ def served(chunks: list[Chunk], files: Files, model: int = 1) -> Serving:
 
 
 def learned(chunks: list[Chunk], files: Files, gate: GateSettings, until: int, model: int = 1) -> HostedModel:
-    """A model's learner after the journal's first `until` entries of it, learned without any interruption."""
+    """Return the learner of a model after its first `until` entries in the journal, learned without interruption."""
     hosted: HostedModel | None = None
     records = (record for chunk in chunks if chunk.model == model for record in chunk.records)
     skips = Skips((record.first, record.last) for record in records if isinstance(record, Skip))

@@ -1,7 +1,7 @@
-"""LSTM, GRU and RNN, one step of one row in float64: each forward as in its paper, each backward its lines bottom-up.
+"""LSTM, GRU and RNN, one step of one row in float64: forward as in the paper, backward its lines in reverse.
 
-`step(params, state, x)` → next state and the tape; `back(params, tape, dstate, dparams)` adds to dparams and returns
-the gradients by the state before and by x. Parameter layouts are those that the docstrings of `model.cells` state.
+`step(params, state, x)` returns the next state and the tape. `back(params, tape, dstate, dparams)` adds to dparams and
+returns the gradients by the previous state and by x. The docstrings of `model.cells` state the parameter layouts.
 """
 
 import numpy as np
@@ -52,7 +52,7 @@ def gru_back(p, tape, dh, dp):
 
 
 def rnn(activation):
-    """Elman's network: the pair for tanh or relu."""
+    """Return step and back of Elman's network for tanh or relu."""
 
     def step(p, h, x):
         z = np.concatenate([h, x, [1]])
@@ -69,7 +69,7 @@ def rnn(activation):
     return step, back
 
 
-# name: of a spec, the step, the back, and the vectors in a state
+# name: a function of the spec that returns step, back, and the number of vectors in a state
 CELLS = {
     "lstm": lambda spec: (lstm_step, lstm_back, 2),
     "gru": lambda spec: (gru_step, gru_back, 1),

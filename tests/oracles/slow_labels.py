@@ -1,9 +1,9 @@
-"""Learning from labels that come from outside, as plainly as it can be said: see `slow_learner`, whose network it is.
+"""Learning from external labels, as simply as possible. The network is that of `slow_learner`.
 
 Rules (DESIGN R7, R13): a label for tick s is learned over the ticks from the last but one multiple of T before or at s,
-counted from the history's first tick, from the state that serving carried there; 32 labels make one update. A tick's
-first label wins. Task regress: the labels' statistics are weighted sums over all labels so far, and the readout is
-rescaled so that its answers stay, but for the mean of the first 500.
+counted from the first tick of the history, starting from the state that serving carried there. 32 labels make one
+update. The first label of a tick wins. Task regress: the statistics of the labels are weighted sums over all labels so
+far. The readout is rescaled so that its answers stay, except for the mean during the first 500 labels.
 """
 
 import numpy as np
@@ -13,7 +13,7 @@ from tests.oracles.slow_scaler import running_weights
 
 
 class SlowStatistics:
-    """Of one output's labels, each held to 5 deviations of those before its group from the 51st on."""
+    """Label statistics of one output. From the 51st on, a label is clipped to 5 deviations of earlier groups."""
 
     def __init__(self):
         self.values, self.mean, self.scale = [], 0.0, 1.0
@@ -30,7 +30,7 @@ class SlowStatistics:
 
 
 class SlowLabelLearner(SlowLearner):
-    """`ticks`, `labels` and `windows` as of `model.learner.Learner`, for every task."""
+    """A learner with `ticks`, `labels` and `windows` as in `model.fold.learner.Learner`, for every task."""
 
     def __init__(self, spec, params):
         super().__init__(spec, params)
@@ -38,7 +38,7 @@ class SlowLabelLearner(SlowLearner):
         self.duplicates = 0
 
     def due(self, stream, seq, time, x, learn_every):
-        """No tick carries a label; where one is missing, or after a gap, the history begins anew."""
+        """Return no labels: ticks carry none. The history restarts at a missing tick and after a gap."""
         if not hasattr(stream, "seqs"):
             stream.seqs, stream.begin, stream.before, stream.labels = [], 0, [], {}
         gap = self.spec.max_gap and time - stream.time > self.spec.max_gap
@@ -49,10 +49,10 @@ class SlowLabelLearner(SlowLearner):
         return {}
 
     def update(self, rows, due):
-        """Ticks teach nothing."""
+        """Learn nothing: ticks carry no labels."""
 
     def labels(self, streams, seq, y):
-        """Returns {place: reason} of those not learned."""
+        """Learn labels. Returns {index: reason} of those that are rejected."""
         rejected, rows = {}, []
         for i, (s, number, label) in enumerate(zip(streams, map(int, seq), y, strict=True)):
             stream = self.streams.get(s, Stream(self.spec, self.state_size))
@@ -78,15 +78,15 @@ class SlowLabelLearner(SlowLearner):
         return rejected
 
     def first(self, tick):
-        """Where the ticks begin that a tick's label is learned over."""
+        """Return the first tick of the window over which the label of a tick is learned."""
         return max(0, tick // self.spec.window - 1) * self.spec.window
 
     def start(self, stream, tick):
-        """The state before a tick, made with the weights of its time."""
+        """Return the state before a tick, computed with the weights of that time."""
         return stream.before[tick]
 
     def windows(self, windows):
-        """Windows of one length that begin with nothing, at most 32: one update."""
+        """Learn at most 32 windows of one length in one update, each from an empty state."""
         rows = []
         for w in windows:
             stream = Stream(self.spec, self.state_size)
@@ -95,7 +95,7 @@ class SlowLabelLearner(SlowLearner):
             features = stream.features
             if self.spec.interval:
                 for feature in features:
-                    feature[-4:] = 0  # a window knows no time
+                    feature[-4:] = 0  # windows have no time
             count = (w.weight > 0).any(axis=1).sum()
             rows.append((np.zeros(self.state_size), features, [
                 (y, weight / count, x[self.channels], scale[:, self.channels])
@@ -104,7 +104,7 @@ class SlowLabelLearner(SlowLearner):
         self.learn(rows)
 
     def learn(self, rows):
-        """One update. rows: (start state, features, per tick None or (y, weights, last values, scales)) each."""
+        """Make one update. rows: (start state, features, per tick None or (y, weights, last values, scales)) each."""
         labels = [t for _, _, targets in rows for t in targets if t is not None]
         if self.spec.task == "regress":
             self.follow(labels)
@@ -123,7 +123,7 @@ class SlowLabelLearner(SlowLearner):
         self.descend(grad, loss, labelled)
 
     def loss(self, p, y, weight, last, scale):
-        """Of one position, and its derivative by p. Targets of more than 8 units count as 8."""
+        """Return the loss of one position and its derivative by p. Targets are clipped to 8 units."""
         if self.spec.task == "classify":
             q = np.exp(p) / np.exp(p).sum()
             size = weight.max() * (y @ self.spec.class_weights)
@@ -137,7 +137,7 @@ class SlowLabelLearner(SlowLearner):
         return 0.5 * weight @ error**2, weight * error
 
     def follow(self, labels):
-        """Take the labels into the statistics and rescale the readout: scale·W z + mean stays, for every z."""
+        """Add the labels to the statistics and rescale the readout so that scale·W z + mean stays for every z."""
         W = self.params["head.W"]
         for k, s in enumerate(self.statistics):
             values = [y[k] for y, weight, *_ in labels if weight[k] > 0]

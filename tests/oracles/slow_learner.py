@@ -1,10 +1,10 @@
-"""The learner as plainly as it can be said: float64, one row at a time, the whole past kept.
+"""The learner as simply as possible: float64, one row at a time, the whole past kept.
 
-It shares no arithmetic with `model` but the calendar: scaler, cells, backpropagation, clip and optimizers are written
-again.
-Rules (DESIGN R4, R7, R8): the n-th tick of every stream in a chunk forms round n; at most 32 rows of a round make one
-update; its loss is summed over a row's due outputs and averaged over the rows that have any. Each row runs the T inputs
-before the tick from the state kept before them; that state moves on one step, with the weights before the update.
+It shares only the calendar with `model`: scaler, cells, backpropagation, clipping and optimizers are written a second
+time.
+Rules (DESIGN R4, R7, R8): the n-th tick of every stream in a chunk forms round n. At most 32 rows of a round make one
+update. The loss is summed over the due outputs of a row and averaged over the rows that have any. Each row runs the T
+inputs before the tick from the state kept before them. That state advances one step with the weights before the update.
 """
 
 from typing import Any
@@ -18,7 +18,7 @@ from tests.oracles.slow_scaler import SlowScaler
 
 
 class Stream:
-    """One stream's whole past: nothing is forgotten, so nothing can be dropped at the wrong moment."""
+    """The whole past of one stream: nothing is dropped, so nothing can be dropped too early."""
 
     def __init__(self, spec, state_size):
         self.scaler = SlowScaler(spec.scaler, len(spec.channels), spec.horizon)
@@ -27,10 +27,10 @@ class Stream:
             [],
             [],
         )  # per tick: x, NaN where missing; φ (the scaler's, mask, calendar); s [H, C]
-        self.held = []  # per tick: what stands for x
-        self.starts = [np.zeros(state_size)]  # starts[n]: the state before tick n, run when tick n + T − 1 had passed
-        self.served = np.zeros(state_size)  # what serving would carry
-        self.since, self.time = 0, np.nan  # no label joins an origin before tick `since`
+        self.held = []  # per tick: x, or the value that replaces a missing x
+        self.starts = [np.zeros(state_size)]  # starts[n]: the state before tick n, computed after tick n + T − 1
+        self.served = np.zeros(state_size)  # the state that serving carries
+        self.since, self.time = 0, np.nan  # labels do not reach origins before tick `since`
 
 
 class SlowLearner:
@@ -45,10 +45,10 @@ class SlowLearner:
         learned = [k for k in self.params if k.split(".")[0] not in (*spec.freeze, "target")]
         self.optimizers = {k: OPTIMIZERS[spec.optimizer](spec, self.params[k].shape) for k in learned}
         self.streams, self.losses, self.voided = {}, [], 0
-        self.learned, self.thinned = 0, 0  # ticks whose values some head learned from, or would have
+        self.learned, self.thinned = 0, 0  # ticks whose values a head learned from, or would have, unthinned
 
     def ticks(self, streams, seq, time, x, learn_every=1):
-        """Take one chunk in. Returns every tick's forecast after its group's update: [n, H, targets], raw units."""
+        """Learn one chunk. Returns each tick's forecast after the update of its group: [n, H, targets], raw units."""
         seen: dict[int, int] = {}
         rounds: dict[int, list[int]] = {}
         forecasts: dict[int, np.ndarray] = {}
@@ -66,9 +66,9 @@ class SlowLearner:
         return np.array([forecasts[i] for i in range(len(streams))])
 
     def due(self, stream, seq, time, x, learn_every):
-        """{origin tick: [(head, y, usable)]}: the labels that this tick, the n-th, and the k1 − 1 before it carry.
+        """Return {origin tick: [(head, y, usable)]}: the labels that tick n and the k1 − 1 ticks before it carry.
 
-        Such a block of k1 ticks is learned as a whole, or, if learn_every does not divide its number, left out.
+        A block of k1 ticks is learned as a whole, or skipped if learn_every does not divide its number.
         """
         spec, n, known = self.spec, len(stream.values), [*stream.values, x]
         labels: dict[int, list[Any]] = {}
@@ -82,7 +82,7 @@ class SlowLearner:
             for origin in range(t - 1, max(t - spec.horizon, stream.since) - 1, -1):
                 s = stream.scales[origin][t - origin - 1][self.channels]
                 y = (known[t] - stream.held[origin])[self.channels] / np.where(s > 0, s, 1)
-                usable = (s > 0) & ~np.isnan(y)  # no truth, nothing to learn
+                usable = (s > 0) & ~np.isnan(y)  # a missing value is no label
                 if usable.any():
                     carriers.add(t)
                     labels.setdefault(origin, []).append((t - origin - 1, np.clip(y, -8, 8), usable))
@@ -93,7 +93,7 @@ class SlowLearner:
         return labels
 
     def update(self, rows, due):
-        """Learn one group: each row's window is run, and run back step by step; `grad` sums over the rows."""
+        """Learn one group: run the window of each row forward and backward; `grad` sums over the rows."""
         grad, labelled, loss = {k: np.zeros_like(v) for k, v in self.params.items()}, sum(map(bool, due)), 0.0
         for stream, labels in zip(rows, due, strict=True):
             first = max(0, len(stream.values) - self.spec.window)
@@ -116,7 +116,7 @@ class SlowLearner:
         self.descend(grad, loss, labelled)
 
     def descend(self, grad, loss, labelled):
-        """Clip and step. grad and loss: sums over rows, of which so many are labelled."""
+        """Clip the gradient and update. grad and loss are sums over rows, `labelled` of which have labels."""
         if labelled:
             grad = {k: grad[k] / labelled for k in self.optimizers}
             norm = np.sqrt(sum(np.sum(g**2) for g in grad.values()))
@@ -129,7 +129,7 @@ class SlowLearner:
         return {name.split(".")[1]: v for name, v in of.items() if name.startswith(f"cell{k}.")}
 
     def network_step(self, state, feature):
-        """One tick through all layers → next state, the cells' tapes, the readout's input, forecasts p [H, targets]."""
+        """Run one tick. Returns next state, tapes of the cells, input of the readout, forecasts p [H, targets]."""
         x, parts, tapes = feature[self.unseen :], np.split(state, self.spec.layers), []
         for k in range(self.spec.layers):
             parts[k], tape = self.step(self.layer(k, self.params), parts[k], x)
@@ -139,7 +139,7 @@ class SlowLearner:
         return np.concatenate(parts), tapes, z, (self.params["head.W"] @ z).reshape(self.spec.horizon, -1)
 
     def network_back(self, tapes, z, dp, dstate, grad):
-        """`network_step` read bottom-up: adds to grad, returns the gradient by the state before."""
+        """The reverse of `network_step`: adds to grad and returns the gradient by the previous state."""
         grad["head.W"] += np.outer(dp, z)
         dh, parts = (self.params["head.W"].T @ dp)[: self.spec.hidden], np.split(dstate.copy(), self.spec.layers)
         for k in reversed(range(self.spec.layers)):
@@ -148,7 +148,7 @@ class SlowLearner:
         return np.concatenate(parts)
 
     def take_in(self, stream, time, x):
-        """Keep the tick as input and origin, and forecast from the state that serving carries."""
+        """Store the tick as input and origin, and forecast from the state that serving carries."""
         feature, scale = stream.scaler.update(x)
         ahead = calendar_inputs(np.array([time]), self.spec.interval)[0]
         mask = 1.0 - np.isnan(x) if self.spec.missing == "hold" else []

@@ -1,8 +1,8 @@
-"""The scalers by their definitions, in float64: those of revision 1 over the whole past, as weighted sums; the robust
-ones a value at a time, with an if for each case.
+"""The scalers by their definitions, in float64: those of revision 1 as weighted sums over the whole past, the robust
+ones value by value with an if for each case.
 
-One channel at a time: what is observed of one is nothing to another. NaN is a missing value: the last one observed
-stands in for it (0 before the first), it is part of no moment and ends no difference.
+Channels are independent. NaN is a missing value: the last observed value replaces it (0 before the first). It does not
+enter the moments and does not end a difference.
 """
 
 import numpy as np
@@ -11,7 +11,7 @@ ALPHA, WARM, FLOOR = 0.002, 50, 1e-3
 
 
 def running_weights(n):
-    """[n]: how much each of n values counts in a running mean of rate max(1/k, α) at the k-th: they sum to 1."""
+    """Return the weights [n] of n values in a running mean with rate max(1/k, α) at value k. They sum to 1."""
     rates = np.maximum(1 / np.arange(1, n + 1), ALPHA)
     return rates * np.append(np.cumprod((1 - rates)[:0:-1])[::-1], 1.0)
 
@@ -25,24 +25,24 @@ def deviation(values):
 
 
 def ratio(a, b):
-    """a / b, and 0 where b is 0."""
+    """Return a / b, or 0 if b is 0."""
     return a / b if b > 0 else 0.0
 
 
 class Channel:
-    """One channel's past. held: a value per tick, its own or the one that stood in; observed: its own ones alone."""
+    """The past of one channel. held: one value per tick, with replacements; observed: the observed values only."""
 
-    unseen = 0  # leading features that are the head's alone
+    unseen = 0  # leading features that only the head sees
 
     def __init__(self, horizon):
         self.horizon, self.held, self.observed = horizon, [], []
 
     def describe(self, x, mean_before, observed):
-        """Features and scales [H] once x is held. mean_before: without x; observed: whether x is the tick's own."""
+        """Return features and scales [H] after x. mean_before excludes x; observed: whether x is not a replacement."""
         raise NotImplementedError
 
     def update(self, x):
-        """Take one tick in: features, in the order of model/scalers, and scales [H]."""
+        """Add one tick. Returns features, in the order of model/scalers, and scales [H]."""
         before = mean(self.observed)
         if not np.isnan(x):
             self.observed.append(x)
@@ -51,14 +51,14 @@ class Channel:
 
 
 class ResidualV1(Channel):
-    """LEARNING.md's recipe: features u_{t-1}, u_t, l_t; a scale for each step."""
+    """The recipe of LEARNING.md: features u_{t-1}, u_t, l_t; one scale for each step."""
 
     unseen = 1
 
     def __init__(self, horizon):
         super().__init__(horizon)
         self.u = 0.0
-        self.squares: list[list[float]] = [[] for _ in range(horizon)]  # h-step differences, each capped when it came
+        self.squares: list[list[float]] = [[] for _ in range(horizon)]  # h-step differences, capped when added
 
     def describe(self, x, mean_before, observed):
         n, sigma, scale = len(self.observed), deviation(self.observed), np.zeros(self.horizon)
@@ -75,7 +75,7 @@ class ResidualV1(Channel):
 
 
 class StandardV1(Channel):
-    """A z-score by the running moments, this value included; their deviation is the scale of every step."""
+    """A z-score by the running moments, this value included. Their deviation is the scale of every step."""
 
     def describe(self, x, mean_before, observed):
         sigma = deviation(self.observed)
@@ -92,7 +92,7 @@ def above(value, dead):
 
 
 class Robust(Channel):
-    """What the robust scalers share: bounded influence, see model/scalers/robust.py."""
+    """Common part of the robust scalers: bounded influence, see model/scalers/robust.py."""
 
     def __init__(self, horizon):
         super().__init__(horizon)
@@ -126,7 +126,7 @@ class Robust(Channel):
                 self.squares[h - 1] += self.rate(n - h) * (square - self.squares[h - 1])
 
     def pull(self, observed):
-        """How much of its distance the level jumps."""
+        """Return the fraction of its distance by which the level jumps."""
         if not observed:
             return 0.0
         factor = 1.0
@@ -140,7 +140,7 @@ class Robust(Channel):
         return between(0, (excess - 1.5) / 1.5, 1)
 
     def follow_level(self, x, n, jolt):
-        """The distance from the level before x, which then follows."""
+        """Return the distance of x from the previous level, then update the level."""
         off = x - self.level
         if n == 1:
             self.level = x
@@ -158,7 +158,7 @@ class Robust(Channel):
 
 
 class Residual(Robust):
-    """Features u_{t-1}, u_t, l_t; a scale for each step."""
+    """Features u_{t-1}, u_t, l_t; one scale for each step."""
 
     unseen = 1
 
@@ -183,7 +183,7 @@ class Residual(Robust):
 
 
 class Standard(Robust):
-    """A z-score by the running moments, this value included; their deviation is the scale of every step."""
+    """A z-score by the running moments, this value included. Their deviation is the scale of every step."""
 
     def __init__(self, horizon):
         super().__init__(1)
@@ -202,7 +202,7 @@ class Standard(Robust):
 
 
 class Plain(Channel):
-    """Values as they come; a unit of 1 once there was one."""
+    """Raw values; the scale is 1 after the first value."""
 
     def describe(self, x, mean_before, observed):
         return [x], np.full(self.horizon, float(len(self.observed) > 0))
@@ -218,7 +218,7 @@ SLOW_SCALERS = {
 
 
 class SlowScaler:
-    """All channels of a stream; `held` are the values [C] that stand for the last tick."""
+    """All channels of a stream; `held` are the values [C] of the last tick, with replacements."""
 
     def __init__(self, name, channels, horizon):
         self.channels = [SLOW_SCALERS[name](horizon) for _ in range(channels)]
@@ -226,7 +226,7 @@ class SlowScaler:
         self.held = np.zeros(channels)
 
     def update(self, x):
-        """Take one tick [C] in: features, channel by channel within each kind, and scales [H, C]."""
+        """Add one tick [C]. Returns features, channel by channel within each kind, and scales [H, C]."""
         features, scales = zip(*(c.update(value) for c, value in zip(self.channels, x, strict=True)), strict=True)
         self.held = np.array([c.held[-1] for c in self.channels])
         return np.array(features).T.ravel(), np.array(scales).T

@@ -1,4 +1,4 @@
-"""What a stream must be answered: one version's weights, stepped in NumPy from an empty state, without any break."""
+"""The expected answers of a stream: one version stepped in NumPy from an empty state, without a break."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from service.engine.export import read_weights
 
 Array = NDArray[np.float32]
 
-# Float32 rounding of ONNX against NumPy over hundreds of steps; in units of each forecast's own scale (DESIGN R9).
+# Float32 rounding of ONNX against NumPy over hundreds of steps, in units of the scale of each forecast (DESIGN R9).
 TOLERANCE = 1e-5
 
 
 class Unbroken:
-    """One stream's oracle. `exported`: what the server serves."""
+    """The oracle of one stream. `exported`: the version that the server serves."""
 
     def __init__(self, model: freshet.Model, exported: freshet.Export) -> None:
         self.spec = ModelSpec.from_mapping(model.spec.to_mapping())
@@ -29,11 +29,11 @@ class Unbroken:
         self.reset()
 
     def reset(self) -> None:
-        """Back to the empty state."""
+        """Return to the empty state."""
         self._state = np.zeros((1, self._network.state_size), np.float32)
 
     def step(self, x: object, time: float = math.nan) -> tuple[Array, Array]:
-        """(forecasts [H, targets], their scales) for the next tick; a scale of 0, before any difference, as 1."""
+        """Return forecasts [H, targets] and scales for the next tick. A scale of 0 (no difference yet) is 1."""
         row = np.atleast_1d(np.asarray(x, np.float32))[None]
         u = calendar.inputs(np.array([time]), self.spec.interval)
         statistics = self._state[:, : self._network.scaler.size].copy()
@@ -46,5 +46,5 @@ class Unbroken:
         """Assert that y answers the next tick."""
         expected, scale = self.step(x, time)
         got = np.asarray(y, np.float32).reshape(expected.shape)
-        allowed = TOLERANCE * scale + np.spacing(np.abs(expected))  # next to 100, float32 has steps of 8e-6
+        allowed = TOLERANCE * scale + np.spacing(np.abs(expected))  # near 100, float32 has steps of 8e-6
         assert (np.abs(got - expected) <= allowed).all(), f"got {got}, expected {expected}, scales {scale}"
