@@ -1,5 +1,5 @@
 """The learning core: recurrent forecasters and how they learn, in NumPy.
 
-Pure functions of their arguments: no I/O, clock, threads, logging or global randomness in here. Only `graph` may
-use onnx. What must be kept between calls is data that the caller owns.
+Functions are pure: no I/O, clock, threads, logging or global randomness. Only `graph` may use onnx. State that
+outlives a call is data that the caller owns.
 """

@@ -1,4 +1,4 @@
-"""What the numbers of a state can be at all: a state from outside beyond that was made by no stream, and is refused."""
+"""Bounds of a state row: no stream reaches a value outside them, so a state from outside that has one is refused."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-MAX_VALUE = 1.01e15  # of a value, and of means of values: what the door lets in, and rounding
-MAX_SQUARE = 4.1e30  # of the difference of two
-SLACK = 16.0
+MAX_VALUE = 1.01e15  # of a value and of means of values: the largest accepted magnitude, 1e15, plus rounding
+MAX_SQUARE = 4.1e30  # of the square of a difference of two values
+SLACK = 16.0  # factor on the bounds for rows of our own, see `Bounds.outside`
+
+
+PUT_OTHER = "put a state that a stream of this model has had"  # the remedy
 
 
 class Bound(NamedTuple):
-    """What one part of a state row may hold: `size` numbers, `low` to `high`, both included."""
+    """The range of one part of a state row: `size` numbers, `low` to `high`, both included."""
 
     name: str
     size: int
@@ -23,7 +26,7 @@ class Bound(NamedTuple):
 
 
 class Bounds:
-    """Of a whole row."""
+    """The bounds of every number of a state row."""
 
     def __init__(self, parts: Sequence[Bound]) -> None:
         self._parts = parts
@@ -32,9 +35,9 @@ class Bounds:
         self.high: NDArray[np.float32] = np.repeat(np.array([part.high for part in parts], np.float32), sizes)
 
     def outside(self, row: NDArray[Any], slack: float = 1.0) -> tuple[int, str] | None:
-        """The first number of a row that cannot be, NaN too, and what can: its index, and a remedy. None: all can.
+        """Return index and remedy of the first number of `row` [S] that is outside its bounds or NaN; None if none is.
 
-        slack: SLACK for a row of our own, as a stream that was put at one end of them may go a little beyond.
+        slack: factor on the bounds. SLACK for a row of our own: a stream that was put at a bound may pass it slightly.
         """
         wrong = ~((row >= slack * self.low) & (row <= slack * self.high))
         if not wrong.any():
@@ -43,4 +46,4 @@ class Bounds:
         part = int(np.searchsorted(np.cumsum([part.size for part in self._parts]), at, side="right"))
         name, _, low, high = self._parts[part]
         finite = "" if np.isfinite(row[at]) else "all are finite, and "
-        return at, f"{finite}{name} is {low:g} to {high:g}: put a state that a stream of this model has had"
+        return at, f"{finite}{name} is {low:g} to {high:g}: {PUT_OTHER}"

@@ -1,4 +1,4 @@
-"""Known-ahead inputs of the next tick: where it falls in the day and in the week."""
+"""Calendar inputs, known ahead of the next tick: its position in the day and in the week."""
 
 from __future__ import annotations
 
@@ -7,21 +7,21 @@ from numpy.typing import NDArray
 
 DAY_S = 86400.0
 WEEK_S = 7 * DAY_S
-# 1970-01-01 was a Thursday; weeks here begin on Monday.
+# Weeks begin on Monday; 1970-01-01 was a Thursday.
 MONDAY_S = 4 * DAY_S
 FEATURES = 4
 
 
 def size(interval: float) -> int:
-    """F: how many calendar inputs a model with this interval has, 4 or 0."""
+    """Return F, the number of calendar inputs of a model with this interval in seconds: 4, or 0 without one."""
     return FEATURES if interval > 0 else 0
 
 
 def inputs(time: NDArray[np.float64], interval: float) -> NDArray[np.float32]:
-    """u[B, F]: sine and cosine of the time of day, then of the day of week, one interval after `time`.
+    """Return u [B, F] float32: sine and cosine of the time of day, then of the day of the week, one interval later.
 
     time: (B,) event times, seconds since 1970-01-01 UTC; interval: seconds per tick, 0 gives F = 0.
-    The one function that edge, trainer and backtest share, so that all see the same numbers.
+    Edge, trainer and backtest share this function, so that all use the same numbers.
     """
     if interval <= 0:
         return np.zeros((len(time), 0), np.float32)

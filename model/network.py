@@ -1,4 +1,4 @@
-"""The whole forecaster: scaler → cells → head, as one step (serving's twin) and over a window (learning)."""
+"""The whole forecaster, scaler → cells → head: one step at a time, as serving does, or over a window, for learning."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model import calendar
 from model.answers.head import Head
 from model.answers.losses import LOSSES
 from model.answers.tasks import TASKS
-from model.bounds import MAX_VALUE, Bounds
+from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
 from model.cells import CELLS
 from model.cells.contract import Workspace
 from model.parameters import Array, Layout, Weights
@@ -21,7 +21,7 @@ from model.spec import ModelSpec
 
 
 class Tape:
-    """Buffers of a window of T ticks and B rows: one workspace per layer, and the gradient by the top output."""
+    """Buffers for a window of T ticks and B rows: a workspace per layer, inputs, and the gradient by the last H."""
 
     def __init__(self, network: Network, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         self.T, self.B = T, B
@@ -34,11 +34,11 @@ class Tape:
 
 
 class Network:
-    """A spec's layout and arithmetic. Holds no weights and no state: both are arguments everywhere.
+    """The layout and arithmetic of a spec. Holds no weights and no state: both are arguments of every method.
 
     A state row, S float32, is the scaler's statistics followed by each layer's state.
-    A feature row φ, E float32, is the scaler's features, the mask of a model that holds missing values (1 observed,
-    0 missing), and the calendar of t+1: the head reads all of it, the cells leave out the `unseen` leading columns.
+    A feature row φ, E float32, is the scaler's features, the mask (1 observed, 0 missing; only with missing = hold),
+    and the calendar inputs of t+1. The head reads all of φ; the cells skip the `unseen` leading columns.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -62,21 +62,26 @@ class Network:
         learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "target")]
         self.learned = self.layout.parts(learned)
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
-        # Of the flat vector: head and task, which is what a task may rescale.
+        # Head and task within the flat vector: the part that a task may rescale.
         self.readout = slice(self.layout.layers()["head"].start, self.layout.size)
-        self.targets = np.array(spec.target_index, np.intp)  # channels that are forecast
+        self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
+
+    def __repr__(self) -> str:
+        spec = self.spec
+        sizes = f"{len(spec.channels)} channels, {spec.outputs} outputs, {self.layout.size} parameters"
+        return f"Network({spec.task}, {spec.cell} {spec.layers}×{spec.hidden}, {sizes}, state of {self.state_size})"
 
     def weights(self, flat: Array) -> Weights:
-        """`flat` [layout.size] seen as named views of each layer, of the head and of the task; not copied."""
+        """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""
         named = self.layout.views(flat)
-        rooms = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target"]
+        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target"]
         *cells, head, target = [
-            {k.split(".")[1]: v for k, v in named.items() if k.startswith(room + ".")} for room in rooms
+            {k.split(".")[1]: v for k, v in named.items() if k.startswith(layer + ".")} for layer in layers
         ]
         return Weights(flat, cells, head, target)
 
     def init_params(self) -> Array:
-        """First parameters, float32, from the spec's seed alone."""
+        """Return the initial parameters, [layout.size] float32, new: a function of the spec and its seed."""
         flat = np.zeros(self.layout.size, np.float32)
         rng = np.random.default_rng(self.spec.seed)
         weights = self.weights(flat)
@@ -87,8 +92,9 @@ class Network:
         return flat
 
     def problem(self, state: Array) -> tuple[int, str] | None:
-        """Why no stream of this spec has had such a state row [S], or can go on from it: the index of a number that
-        cannot be, and what can; None: it can. Numbers that may each be are tried together, on the values that may come.
+        """Return index and remedy of a number that makes a state row [S] invalid, or None if the row is valid.
+
+        A row is invalid if a number is outside its bounds, or if extreme but allowed ticks make a statistic infinite.
         """
         found = self.bounds.outside(state)
         if found or not self.scaler.size:
@@ -104,15 +110,14 @@ class Network:
         wrong = ~np.isfinite(rows).all(axis=0)
         if not wrong.any() and np.isfinite(scale).all():
             return None
-        return int(
-            wrong.argmax()
-        ), "with the others it becomes infinite: put a state that a stream of this model has had"
+        return int(wrong.argmax()), f"with the others it becomes infinite: {PUT_OTHER}"
 
     def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
-        """Take raw values in: φ [B, E], the scale of each target's h-step change [B, H, targets], both new, and what
-        stands for each target's value [B, targets], new: itself, or with missing = hold the last one observed.
+        """Update the scaler's statistics with raw values and return what the network needs of the tick, new arrays.
 
-        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, F] calendar of the next tick.
+        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, F] calendar inputs of the next tick.
+        Returns φ [B, E]; the scale of each target's h-step change [B, H, targets]; and each target's value
+        [B, targets], or the last one observed where it is missing.
         """
         x, observed = fill(self.scaler, statistics, x)
         features, scale = self.scaler.update(statistics, x, observed)
@@ -120,14 +125,14 @@ class Network:
         return np.concatenate(phi, axis=1), scale[:, :, self.targets], x[:, self.targets]
 
     def observed(self, phi: Array) -> Array:
-        """Which targets of a feature row were observed: bool [..., targets]. phi: [..., E], of a model that holds."""
+        """Return which targets of feature rows φ [..., E] were observed, bool [..., targets]; for missing = hold."""
         mask: Array = phi[..., self.scaler.features + self.targets] > 0
         return mask
 
     def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
-        """One tick: (x [B, C], u [B, F], state [B, S]) → answers y [B, O] and the next state, both new.
+        """Compute one tick, as the ONNX graph does: x [B, C], u [B, F], state [B, S] → y [B, O], next state, both new.
 
-        What the ONNX graph computes. `tape` is a workspace for T = 1 and this B; without one, one is made.
+        tape: a workspace for T = 1 and this B; None makes one.
         """
         tape = tape or self.tape(1, len(x))
         state = state.copy()
@@ -139,13 +144,14 @@ class Network:
         return self.task.answer(weights.target, p, last, scale), state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
-        """A workspace for windows of one shape."""
+        """Return a new workspace for windows of T ticks and B rows."""
         return Tape(self, T, B, dtype)
 
     def forward(self, weights: Weights, hidden: Array, X: Array, tape: Tape) -> Array:
-        """Run the cells over a window. hidden: [B, hidden_size]; X: [T, B, E] feature rows. Returns H [T, B, hidden].
+        """Run the cells over a window and return the last layer's hidden states H [T, B, hidden], a view of the tape.
 
-        The result is a view of the tape. Outputs come from `head.forward` at the positions that matter.
+        hidden: [B, hidden_size], states before the window; X: [T, B, E] feature rows; both are only read.
+        `head.forward` computes outputs where they are needed.
         """
         H, start = X[:, :, self.scaler.unseen :], 0
         for cell, p, workspace in zip(self.cells, weights.cells, tape.cells, strict=True):
@@ -155,35 +161,35 @@ class Network:
         return H
 
     def state_after(self, tape: Tape, steps: int) -> Array:
-        """Hidden part of the state after that many steps of the last forward: [B, hidden_size], new."""
+        """Return the hidden state after `steps` steps (1..T) of the last forward: [B, hidden_size], new."""
         parts = [cell.state_after(w, steps) for cell, w in zip(self.cells, tape.cells, strict=True)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
     def backward(self, weights: Weights, tape: Tape, dH: Array, grad: Weights) -> None:
-        """Add the gradient of a window to `grad`. dH: [T, B, hidden], gradient by the last forward's result."""
+        """Add the gradient of the last forward's window to `grad`. dH: [T, B, hidden], gradient by its H; only read."""
         layers = list(zip(self.cells, weights.cells, tape.cells, grad.cells, strict=True))
         for depth, (cell, p, workspace, dp) in reversed(list(enumerate(layers))):
             dH, _ = cell.backward(p, workspace, dH, dp, need_dX=depth > 0)
 
 
 class Tapes:
-    """Workspaces by shape, made when first asked for: all of the lengths T that are named, of others the last two."""
+    """Workspaces by shape, made on first use. Those of the given lengths T are kept, of other lengths the last two."""
 
     def __init__(self, network: Network, lengths: Collection[int]) -> None:
         self._network, self._lengths = network, lengths
         self._kept: dict[tuple[int, int, str], Tape] = {}
-        self._others: dict[tuple[int, int, str], Tape] = {}  # of many lengths, and large
+        self._others: dict[tuple[int, int, str], Tape] = {}  # may be large, so few are kept
 
     def __len__(self) -> int:
         return len(self._kept) + len(self._others)
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays of all of them."""
+        """Bytes of the arrays of all workspaces."""
         return sum(tape.nbytes for tapes in (self._kept, self._others) for tape in tapes.values())
 
     def get(self, T: int, B: int, purpose: str = "") -> Tape:
-        """A workspace for windows of T ticks and B rows; another for each purpose."""
+        """Return the workspace for windows of T ticks and B rows; each purpose has its own."""
         key, kept = (T, B, purpose), T in self._lengths
         tapes = self._kept if kept else self._others
         if key not in tapes:

@@ -1,4 +1,4 @@
-"""All parameters of a network in one flat vector, every weight a named view of it."""
+"""All parameters of a network in one flat vector; every weight is a named view of it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Array = NDArray[Any]  # float32 in service, float64 in gradient checks
 
 
 class Layout:
-    """Names and shapes of a network's parameters, in order. Gradient and optimizer moments share the layout."""
+    """Names and shapes of a network's parameters, in order. Gradients and optimizer moments share the layout."""
 
     def __init__(self, shapes: dict[str, tuple[int, ...]]) -> None:
         self.shapes = dict(shapes)
@@ -24,14 +24,21 @@ class Layout:
             start = stop
         self.size = start
 
+    def __repr__(self) -> str:
+        shapes = ", ".join(f"{name} {'×'.join(map(str, shape))}" for name, shape in self.shapes.items())
+        return f"Layout({shapes}: {self.size} parameters)"
+
     def views(self, flat: Array) -> dict[str, Array]:
-        """The named parameters inside `flat` [size]: writing to a view writes to the vector."""
+        """Return the named parameters as views of `flat` [size]: writing to a view writes to the vector.
+
+        Raises ValueError for another shape.
+        """
         if flat.shape != (self.size,):
             raise ValueError(f"parameters have shape {flat.shape}, expected ({self.size},)")
         return {name: flat[self._slices[name]].reshape(shape) for name, shape in self.shapes.items()}
 
     def layers(self) -> dict[str, slice]:
-        """The slice of the flat vector that each layer owns; a parameter's layer is its name up to the dot."""
+        """Return the slice of the flat vector of each layer; a parameter's layer is its name up to the dot."""
         owned: dict[str, slice] = {}
         for name, part in self._slices.items():
             layer = name.split(".")[0]
@@ -40,7 +47,7 @@ class Layout:
         return owned
 
     def parts(self, layers: Collection[str]) -> list[slice]:
-        """The slices of the flat vector that these layers own together, in order, neighbours joined."""
+        """Return the slices of the flat vector that these layers cover, in order, neighbours joined."""
         joined: list[slice] = []
         for name, part in self.layers().items():
             if name not in layers:
@@ -53,9 +60,12 @@ class Layout:
 
 
 class Weights(NamedTuple):
-    """A flat vector of parameters (or a gradient, or a moment) and its named views, made once: they share memory."""
+    """A flat vector of parameters (or a gradient, or a moment) and its named views, which share its memory."""
 
-    flat: Array
-    cells: list[dict[str, Array]]
+    flat: Array  # [layout.size]
+    cells: list[dict[str, Array]]  # one per layer
     head: dict[str, Array]
-    target: dict[str, Array]  # of the task: never trained, their gradient is zero
+    target: dict[str, Array]  # the task's statistics: never trained, their gradient is zero
+
+    def __repr__(self) -> str:
+        return f"Weights({self.flat.size} {self.flat.dtype}: {len(self.cells)} cells, head, {len(self.target)} target)"

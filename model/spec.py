@@ -1,6 +1,6 @@
-"""What a model is: channels, horizon, cell, learning. Immutable, plain data, checked once.
+"""The specification of a model: channels, horizon, cell, learning. Immutable plain data, checked once.
 
-The wire's `ModelSpec` message has the same fields under the same names, and a model file (TOML) the same keys.
+The wire's `ModelSpec` message has the same field names, and a model file (TOML) the same keys.
 """
 
 from __future__ import annotations
@@ -13,12 +13,14 @@ from typing import Any
 
 MAX_CHANNELS = 4096
 MAX_OUTPUTS = 8192
-# A label of the farthest head still needs ticks before it in the window, or it trains the start state's heirs only.
+# Ticks that a window must hold before the origin of the farthest head's label; with fewer, that label trains little
+# but the first steps after the start state.
 WINDOW_MARGIN = 8
+MOST_SHOWN = 8  # names in a repr
 
 
 class SpecError(ValueError):
-    """A spec that cannot be: which field, what it held, what to write instead."""
+    """An invalid spec. `field` and `value` are what is wrong, `remedy` says what to write instead."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         super().__init__(f"{field} = {value!r}: {remedy}")
@@ -27,36 +29,37 @@ class SpecError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """How a model sees its streams and how it learns. Zero, or an empty tuple: the default depends on another field.
+    """How a model reads its streams and how it learns.
 
-    After construction every field holds its final value. Defaults follow the horizon, never the data.
-    Raises SpecError naming the field, its value and the remedy.
+    Zero or an empty tuple means that the default depends on other fields; after construction every field holds its
+    final value. Defaults follow the horizon, never the data.
+    Raises SpecError, which names the field, its value and the remedy.
     """
 
     channels: tuple[str, ...]
-    targets: tuple[str, ...] = ()  # forecast channels, default all; for task regress, names of a label's values
+    targets: tuple[str, ...] = ()  # channels to forecast, default all; for task regress, names of a label's values
     horizon: int = 1  # H, ticks ahead
-    interval: float = 0.0  # seconds of event time per tick; 0: no calendar
-    max_gap: float = 0.0  # seconds; a larger gap voids pending labels; 0: no limit
+    interval: float = 0.0  # seconds of event time per tick; 0: no calendar inputs
+    max_gap: float = 0.0  # seconds of event time; a larger gap voids pending labels; 0: no limit
     cell: str = "lstm"
-    activation: str = "tanh"  # of the cell rnn
+    activation: str = "tanh"  # of cell rnn
     layers: int = 1
     hidden: int = 64  # units per layer
-    init: str = "normal"  # first recurrent weights
-    init_gain: float = 1.0  # factor on the first recurrent weights
+    init: str = "normal"  # how the recurrent weights are initialized
+    init_gain: float = 1.0  # factor on the initial recurrent weights
     window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7 if that is more
     learn_every: int = 1  # k1, ticks between updates of a stream, for task forecast
     learn: bool = True
     task: str = "forecast"
     classes: tuple[str, ...] = ()  # names, for task classify
     class_weights: tuple[float, ...] = ()  # one per class, default all 1
-    label_range: tuple[float, ...] = ()  # low, high: of all targets, or a pair for each; beyond it nothing is learned
-    label_horizon: int = 0  # ticks that a label may come late; default 512, or 0 for task forecast, which needs none
+    label_range: tuple[float, ...] = ()  # low, high for all targets, or a pair each; labels outside are not learned
+    label_horizon: int = 0  # ticks by which a label may be late; default 512; always 0 for task forecast
     loss: str = ""  # default mse, or cross_entropy for task classify
-    huber_delta: float = 1.0  # scaled units, of loss huber
+    huber_delta: float = 1.0  # of loss huber, in scaled units
     optimizer: str = "adam"
     momentum: float = 0.9  # of optimizers momentum and nesterov
-    weight_decay: float = 0.0  # of optimizer adamw, times the rate per update; default 0.01 there
+    weight_decay: float = 0.0  # of optimizer adamw, multiplied by the rate in each update; default 0.01 there
     learning_rate: float = 0.0  # default 7e-4, or 1e-4 when horizon > 1
     schedule: str = "constant"
     warmup: int = 0  # updates over which the rate rises from 0 to learning_rate
@@ -64,13 +67,13 @@ class ModelSpec:
     freeze: tuple[str, ...] = ()  # parts that never learn: cell0, cell1 …, head
     clip: float = 1.0  # largest global gradient norm
     scaler: str = "residual"  # units of inputs and forecasts: running differences and level, running z-score, or none
-    head_init: float = 0.0  # standard deviation of the readout's first weights; 0: a fresh model is persistence
+    head_init: float = 0.0  # standard deviation of the readout's initial weights; 0: a new model is persistence
     seed: int = 0
-    max_share: float = 0.9  # of the last 4,096 labels, those learned of one stream, where there are others; 1: no limit
-    drift_reaction: str = "none"  # to a loss that rises for good: raise the rate for a while, or rollback to the anchor
+    max_share: float = 0.9  # largest share of one stream in the last 4,096 labels, if there are others; 1: no limit
+    drift_reaction: str = "none"  # to a lasting rise of the loss: raise the rate for a while, or rollback to the anchor
     drift_raise: float = 3.0  # factor on the learning rate, of drift_reaction raise
-    drift_labels: int = 1024  # labels for which it is raised
-    missing: str = "refuse"  # NaN in an observation; hold: the last value stands in, nothing is learned from it
+    drift_labels: int = 1024  # labels for which the rate is raised
+    missing: str = "refuse"  # NaN in an observation; hold: the last value replaces it, and nothing is learned from it
 
     def __post_init__(self) -> None:
         self._check_types()
@@ -95,7 +98,7 @@ class ModelSpec:
         self._check_sizes()
         self._check_freeze()
         self._check_task()
-        self._check_settings_of_others()
+        self._check_unused_settings()
 
     def _check_types(self) -> None:
         for field in fields(self):
@@ -128,7 +131,7 @@ class ModelSpec:
             raise SpecError("channels", self.channels, f"give 1 to {MAX_CHANNELS} channel names")
 
     def _check_task(self) -> None:
-        """What a task needs, and what it has no use for."""
+        """Check the fields that a task needs, and refuse those it does not use."""
         classify, forecast = self.task == "classify", self.task == "forecast"
         if forecast:
             for name in self.targets:
@@ -155,13 +158,7 @@ class ModelSpec:
             losses = [name for name in CHOICES["loss"] if (name == "cross_entropy") == classify]
             raise SpecError("loss", self.loss, f"task {self.task} takes {' or '.join(losses)}")
         if forecast and self.label_horizon:
-            raise SpecError("label_horizon", self.label_horizon, "task forecast reads its labels off the stream")
-        parts = [*(f"cell{i}" for i in range(self.layers)), "head"]
-        for name in self.freeze:
-            if name not in parts:
-                raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
-        if self.learn and len(self.freeze) == len(parts):
-            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
+            raise SpecError("label_horizon", self.label_horizon, "task forecast takes its labels from the stream")
 
     def _check_label_range(self) -> None:
         if self.label_range and self.task == "classify":
@@ -199,7 +196,7 @@ class ModelSpec:
             value = getattr(self, name)
             if not low <= value <= high:
                 raise SpecError(name, value, f"give {low} to {high}")
-        # A negative rate climbs the loss: the gate must catch it, and a test proves that it does.
+        # A negative rate raises the loss. It is allowed so that a test can prove that the gate detects it.
         if not -1.0 <= self.learning_rate <= 1.0:
             raise SpecError("learning_rate", self.learning_rate, "give a step size of magnitude at most 1")
         if self.outputs > MAX_OUTPUTS:
@@ -212,38 +209,38 @@ class ModelSpec:
             if name not in parts:
                 raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
         if self.learn and len(self.freeze) == len(parts):
-            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: say learn = false instead")
+            raise SpecError("freeze", self.freeze, "that leaves nothing to learn: set learn = false instead")
 
-    def _check_settings_of_others(self) -> None:
-        """Settings that the cell or the optimizer chosen would not read: whoever gives one expects something of it."""
+    def _check_unused_settings(self) -> None:
+        """Refuse settings that the chosen cell or optimizer would ignore."""
         if self.activation != "tanh" and self.cell != "rnn":
             raise SpecError("activation", self.activation, f"cell {self.cell} has its own: leave it out")
         if self.init == "identity" and (self.cell, self.activation) != ("rnn", "relu"):
             given = self.cell if self.cell != "rnn" else f"rnn with {self.activation}"
-            raise SpecError("init", self.init, f"only cell rnn with relu keeps its state by it, not {given}")
+            raise SpecError("init", self.init, f"identity needs cell rnn with activation relu, not {given}")
         if self.weight_decay and self.optimizer != "adamw":
             raise SpecError("weight_decay", self.weight_decay, f"{self.optimizer} has none: choose optimizer adamw")
 
     @property
     def outputs(self) -> int:
-        """O: values per answer. Forecasts: horizon × targets, step 1's targets first; otherwise targets, or classes."""
+        """O: values per answer. Task forecast: horizon × targets, step 1 first; regress: targets; classify: classes."""
         return len(self.classes) or self.horizon * len(self.targets)
 
     @property
     def target_index(self) -> list[int]:
-        """Position among the channels of each that is forecast: none unless the task is forecast."""
+        """Positions of the forecast channels among all channels; empty for tasks other than forecast."""
         if self.task != "forecast":
             return []
         position = {name: i for i, name in enumerate(self.channels)}
         return [position[name] for name in self.targets]
 
     def to_mapping(self) -> dict[str, Any]:
-        """Every field by name, tuples as lists: what `from_mapping` reads, and JSON and TOML can hold."""
+        """Return every field by name, tuples as lists, as JSON and TOML can hold it. `from_mapping` is the inverse."""
         return {name: list(v) if isinstance(v, tuple) else v for name, v in asdict(self).items()}
 
     @classmethod
     def from_mapping(cls, mapping: Mapping[str, Any]) -> ModelSpec:
-        """A spec from names and values, e.g. a parsed TOML file. Raises SpecError, also for an unknown name."""
+        """Return a spec from names and values, e.g. a parsed TOML file. Raises SpecError, also for an unknown name."""
         known = {field.name for field in fields(cls)}
         for name in mapping:
             if name not in known:
@@ -255,15 +252,15 @@ class ModelSpec:
         return cls(**mapping)
 
     def to_stored(self) -> dict[str, Any]:
-        """`to_mapping`, with the revision of what the names mean: what `from_stored` reads."""
+        """Return `to_mapping` with the revision of the names' meaning. `from_stored` is the inverse."""
         return self.to_mapping() | {"revision": REVISION}
 
     @classmethod
     def from_stored(cls, mapping: Mapping[str, Any]) -> ModelSpec:
-        """A spec that this version or an earlier one has stored. Raises SpecError, also for one of a later version.
+        """Return a spec that this release or an earlier one stored. Raises SpecError, also for one of a later release.
 
-        Release 0.1.0 wrote no revision; its scalers `residual` and `standard`, with their state rows, are today's
-        `residual_v1` and `standard_v1`.
+        Release 0.1.0 wrote no revision; its scalers `residual` and `standard`, with their state rows, are
+        `residual_v1` and `standard_v1` here.
         """
         values = dict(mapping)
         revision = values.pop("revision", 1)
@@ -272,20 +269,33 @@ class ModelSpec:
         return cls.from_mapping(values).as_of_first_release() if revision == 1 else cls.from_mapping(values)
 
     def as_of_first_release(self) -> ModelSpec:
-        """What release 0.1.0 meant by this spec."""
+        """Return this spec with the scaler that release 0.1.0 meant by its name."""
         return replace(self, scaler=FIRST_SCALERS.get(self.scaler, self.scaler))
+
+    def __repr__(self) -> str:
+        """Fields that differ from the defaults of these channels; of a long list of names, the first and the count."""
+        plain = ModelSpec(channels=self.channels)
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        shown = [k for k, v in values.items() if k == "channels" or v != getattr(plain, k)]
+        return f"ModelSpec({', '.join(f'{k}={_shortened(values[k])}' for k in shown)})"
+
+
+def _shortened(value: object) -> str:
+    if isinstance(value, tuple) and len(value) > MOST_SHOWN:
+        return f"({value[0]!r}, … {len(value)})"
+    return repr(value)
 
 
 def _check_number(field: str, value: object) -> None:
     try:
         if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
             return
-    except OverflowError:  # an integer beyond every float, as TOML and JSON can hold
+    except OverflowError:  # an integer larger than any float, which TOML and JSON can hold
         pass
     raise SpecError(field, value, "give a finite number")
 
 
-# Of what stored names mean; 2: the robust scalers have the names of those of 0.1.0.
+# Revision of the names' meaning in stored specs. 2: the names of the scalers of 0.1.0 are those of the robust scalers.
 REVISION = 2
 FIRST_SCALERS = {"residual": "residual_v1", "standard": "standard_v1"}
 CHOICES: dict[str, tuple[str, ...]] = {

@@ -1,4 +1,4 @@
-"""Recurrent cells by name, each forward and backward in one file; the contract suite finds a new one by itself.
+"""Recurrent cells by name. Forward and backward of a cell are in one file; the contract tests run over all of them.
 
 Knows no scaler, no loss and no learning rule.
 """
@@ -12,7 +12,7 @@ from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
 from model.spec import ModelSpec
 
-# inputs, hidden, and the spec, of which a cell takes what concerns it
+# (inputs, hidden, spec) → cell; a cell reads from the spec only the fields that it has
 CELLS: dict[str, Callable[[int, int, ModelSpec], Cell]] = {
     "lstm": lambda inputs, hidden, spec: LSTM(inputs, hidden, _init(spec)),
     "gru": lambda inputs, hidden, spec: GRU(inputs, hidden, _init(spec)),

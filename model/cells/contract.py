@@ -1,6 +1,6 @@
-"""The contract of a recurrent cell. One file per cell in `cells/`, forward and backward adjacent.
+"""The contract of a recurrent cell. One file per cell, forward and backward adjacent.
 
-At this boundary arrays are time-major, T × B × features. Inside, layout and gate order belong to the kernel:
+Arguments and results are time-major, T × B × features. Inside, each cell chooses its layout and gate order:
 feature-major with the batch innermost, so that every gate is a contiguous slab and every step is one matrix product.
 """
 
@@ -17,19 +17,19 @@ from model.parameters import Array
 Params = Mapping[str, Array]
 
 
-MAX_UNIT = 1.01  # of units between -1 and 1, and what rounding and fast functions add
-MAX_MEMORY = 2.0**25  # of a sum of such, where float32 adds no more to it
+MAX_UNIT = 1.01  # of units between -1 and 1, plus what rounding and fast functions add
+MAX_MEMORY = 2.0**25  # of a sum of such units: here float32 addition of one more changes nothing
 
 
 class Workspace(Protocol):
-    """Everything a cell writes while it runs a window of one shape: made once, used for every window (the tape)."""
+    """The tape: all buffers that a cell writes for a window of one shape. Made once and reused for every window."""
 
     T: int
     B: int
 
 
 class Cell(Protocol):
-    """A recurrent layer as functions of their inputs; settings are frozen fields."""
+    """A recurrent layer. Methods are functions of their arguments; settings are frozen fields."""
 
     @property
     def inputs(self) -> int:
@@ -43,45 +43,51 @@ class Cell(Protocol):
 
     @property
     def state_size(self) -> int:
-        """Floats of one stream's state; its first `hidden` are the output of the last step."""
+        """Floats of one stream's hidden state; the first `hidden` are the output of the last step."""
         ...
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """What the parts of the state can hold after any ticks, all sizes together being `state_size`."""
+        """Range of each part of the state after any ticks; the sizes add up to `state_size`."""
         ...
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of each parameter, in the order of the flat vector."""
+        """Return name and shape of each parameter, in the order of the flat vector."""
         ...
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Write first values into the given views."""
+        """Write initial values into the given views."""
         ...
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> Workspace:
-        """Buffers for windows of T ticks and B rows."""
+        """Return new buffers for windows of T ticks and B rows."""
         ...
 
     def forward(self, params: Params, state: Array, X: Array, tape: Any) -> Array:
-        """Run a window. state [B, state_size] and X [T, B, I] are only read. Returns H [T, B, hidden], a tape view."""
+        """Run a window and return the outputs H [T, B, hidden], a view of the tape.
+
+        state: [B, state_size] before the window; X: [T, B, I]; both are only read.
+        """
         ...
 
     def state_after(self, tape: Any, steps: int) -> Array:
-        """The state after that many steps of the last forward, 1..T: [B, state_size], a new array."""
+        """Return the state after `steps` steps (1..T) of the last forward: [B, state_size], a new array."""
         ...
 
     def backward(self, params: Params, tape: Any, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
-        """`forward` read bottom-up. dH: [T, B, hidden], only read; dparams are added to.
+        """Add the last forward's gradient to `dparams`; return dX [T, B, I] and dstate [B, state_size].
 
-        Returns dX [T, B, I] (a view of the tape; meaningless unless need_dX) and dstate [B, state_size].
+        dH: [T, B, hidden], gradient by the outputs, only read. dX is a view of the tape, undefined without need_dX.
         """
         ...
 
     def lag_norms(self, tape: Any) -> Array:
-        """[T] float64: L2 norm of the loss gradient by each step's hidden state, as the last backward left it."""
+        """Return the L2 norm of the loss gradient by each step's hidden state, [T] float64, after a backward."""
         ...
 
     def saturated(self, tape: Any) -> float:
-        """Fraction of sigmoid gates of the last forward below 0.05 or above 0.95; without gates, of units alike."""
+        """Return the fraction of saturated sigmoid gates in the last forward, outside 0.05..0.95.
+
+        A cell without gates returns the fraction of its units that pass almost no gradient.
+        """
         ...

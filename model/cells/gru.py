@@ -1,4 +1,6 @@
-"""GRU with the reset gate after the product (Cho et al. 2014, arXiv:1406.1078, as ONNX's linear_before_reset=1)."""
+"""GRU with the reset gate applied after the recurrent product (Cho et al. 2014, arXiv:1406.1078; in ONNX,
+linear_before_reset=1).
+"""
 
 from __future__ import annotations
 
@@ -72,16 +74,16 @@ class GRU:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """Of each part."""
+        """Range of h."""
         return (Bound("a unit", self.hidden, -MAX_UNIT, MAX_UNIT),)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Recurrent with hn's bias, input, and the candidate's own bias."""
+        """Recurrent weights with hn's bias, input weights, and the candidate's own bias."""
         H = self.hidden
         return {"U": (3 * H, H + 1), "W": (3 * H, self.inputs), "b": (H,)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Recurrent and input weights as `Init` has them; biases 0."""
+        """Draw recurrent and input weights by `Init`; biases are 0."""
         H = self.hidden
         params["U"][:, :H] = self.init.recurrent(3, H, rng)
         params["U"][:, H] = 0
@@ -89,11 +91,11 @@ class GRU:
         params["b"][...] = 0
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> GRUTape:
-        """Buffers for windows of T ticks and B rows."""
+        """Return new buffers for windows of T ticks and B rows."""
         return GRUTape(self, T, B, dtype)
 
     def forward(self, params: Params, state: Array, X: Array, tape: GRUTape) -> Array:
-        """state [B, H], X [T, B, I] → H [T, B, H], a view of the tape."""
+        """Run a window: state [B, H], X [T, B, I] → H [T, B, H], a view of the tape."""
         H, s = self.hidden, tape
         s.W[:, : H + 1] = params["U"]
         s.W[H:, H + 1 :] = params["W"][: 2 * H]
@@ -115,11 +117,11 @@ class GRU:
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: GRUTape, steps: int) -> Array:
-        """[B, H]: h after that many steps of the last forward."""
+        """Return h after `steps` steps of the last forward: [B, H], new."""
         return tape.XH[steps, : self.hidden].T.copy()
 
     def backward(self, params: Params, tape: GRUTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
-        """dH [T, B, H] → dX [T, B, I] and dstate [B, H]; dparams are added to."""
+        """Add the gradient to dparams: dH [T, B, H] → dX [T, B, I] and dstate [B, H]."""
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.UhT, params["U"][:, :H].T)
@@ -142,7 +144,7 @@ class GRU:
         return s.dX.transpose(0, 2, 1), s.dh0.T.copy()
 
     def _local_derivatives(self, s: GRUTape) -> None:
-        """d(gate input) per dh for hn, r, z, n, for the whole window at once."""
+        """Compute d(gate input)/dh of hn, r, z, n for the whole window at once."""
         H = self.hidden
         A, Q = s.A, s.Q
         hn, r, z, n = A[:, :H], A[:, H : 2 * H], A[:, 2 * H : 3 * H], A[:, 3 * H :]
@@ -159,9 +161,9 @@ class GRU:
         np.multiply(q_z, s.XH[:-1, :H] - n, out=q_z)  # (h−n)·z(1−z)
 
     def lag_norms(self, tape: GRUTape) -> Array:
-        """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
+        """Return the L2 norm of the loss gradient by each h_t, [T], after a backward."""
         return step_norms(tape.DH)
 
     def saturated(self, tape: GRUTape) -> float:
-        """Fraction of the gates r, z outside 0.05..0.95 in the last forward."""
+        """Return the fraction of the gates r, z outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:, self.hidden : 3 * self.hidden])

@@ -1,6 +1,6 @@
-"""In-place arithmetic that the cells share. Feature-major: slabs of gates are contiguous, the batch is innermost.
+"""In-place arithmetic shared by the cells. Feature-major: slabs of gates are contiguous, the batch is innermost.
 
-Constants are 0-d arrays: NumPy takes them a quarter faster than Python floats on small slabs.
+Constants are 0-d arrays: on small slabs NumPy is a quarter faster with them than with Python floats.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ COLUMNS = 256  # terms of one weight-gradient product
 
 
 def half(dtype: type[np.floating[Any]]) -> Array:
-    """The 0-d constant 0.5."""
+    """Return the 0-d constant 0.5."""
     return np.array(0.5, dtype)
 
 
 def sigmoid_from_halved(a: Array, half: Array) -> None:
-    """Finish σ(x) in place, where `a` holds tanh(x/2): σ(x) = ½·tanh(x/2) + ½. The weights were halved beforehand."""
+    """Turn tanh(x/2) into σ(x) = ½·tanh(x/2) + ½ in place. The caller has halved the weights that gave x/2."""
     np.multiply(a, half, out=a)
     np.add(a, half, out=a)
 
 
 class ProductScratch:
-    """Buffers of `accumulate_products` for dA [T, M, B] and X [T, K, B]. Made each time they would cost page faults."""
+    """Buffers of `accumulate_products` for dA [T, M, B] and X [T, K, B]; allocating them per call costs page faults."""
 
     def __init__(self, M: int, K: int, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         self.ticks = max(1, min(T, COLUMNS // B))
@@ -36,13 +36,13 @@ class ProductScratch:
 
 
 def accumulate_products(dW: Array, dA: Array, X: Array, scratch: ProductScratch) -> None:
-    """dW += Σ_t dA[t] @ X[t]ᵀ. dA: [T, M, B], X: [T, K, B], dW: [M, K]; scratch of the same sizes is overwritten.
+    """Add Σ_t dA[t] @ X[t]ᵀ to dW. dA: [T, M, B], X: [T, K, B], dW: [M, K]; scratch of the same sizes is overwritten.
 
-    Ticks are laid side by side until a product sums over COLUMNS terms: the copy costs less than short products do
+    Ticks are copied side by side until a product sums over COLUMNS terms; the copy costs less than short products do
     (a whole training step took 0.82 of the time at B = 4, 0.92 at 16, 1.0 at 32 and above).
     """
     (T, M, B), K, n = dA.shape, X.shape[1], scratch.ticks
-    if B == 1:  # time is contiguous with the batch as it is
+    if B == 1:  # time is already contiguous with the batch
         np.dot(dA.reshape(T, M).T, X[:, :, 0], out=scratch.dW)
         dW += scratch.dW
         return
@@ -56,11 +56,11 @@ def accumulate_products(dW: Array, dA: Array, X: Array, scratch: ProductScratch)
 
 
 def fraction_saturated(gates: Array) -> float:
-    """Fraction of sigmoid outputs below 0.05 or above 0.95: gates that pass almost no gradient."""
+    """Return the fraction of sigmoid outputs below 0.05 or above 0.95: gates that pass almost no gradient."""
     return float(np.mean(np.abs(gates - 0.5) > 0.45))
 
 
 def step_norms(D: Array) -> Array:
-    """L2 norm of each step's slab: [T, M, B] → [T] float64."""
+    """Return the L2 norm of each step's slab: [T, M, B] → [T] float64."""
     norms: Array = np.sqrt(np.einsum("thb,thb->t", D, D, dtype=np.float64))
     return norms

@@ -1,4 +1,4 @@
-"""LSTM, the form with a forget gate and without peepholes (Gers, Schmidhuber, Cummins 2000, eq. 2.1–2.7)."""
+"""LSTM with a forget gate and without peepholes (Gers, Schmidhuber & Cummins 2000, eq. 2.1–2.7)."""
 
 from __future__ import annotations
 
@@ -72,19 +72,19 @@ class LSTM:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """Of each part."""
+        """Range of h and of c."""
         H = self.hidden
         return (
             Bound("a unit", H, -MAX_UNIT, MAX_UNIT),
-            Bound("what a unit remembers", H, -MAX_MEMORY, MAX_MEMORY),
+            Bound("a memory cell", H, -MAX_MEMORY, MAX_MEMORY),
         )
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """One matrix, the biases its last column."""
+        """One matrix; its last column holds the biases."""
         return {"W": (4 * self.hidden, self.hidden + self.inputs + 1)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Recurrent and input weights as `Init` has them; forget-gate bias 1, other biases 0."""
+        """Draw recurrent and input weights by `Init`; the forget gate's biases are 1, the others 0."""
         W, H = params["W"], self.hidden
         W[:, :H] = self.init.recurrent(4, H, rng)
         W[:, H:-1] = self.init.input(4, H, self.inputs, rng)
@@ -92,11 +92,11 @@ class LSTM:
         W[2 * H : 3 * H, -1] = 1
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> LSTMTape:
-        """Buffers for windows of T ticks and B rows."""
+        """Return new buffers for windows of T ticks and B rows."""
         return LSTMTape(self, T, B, dtype)
 
     def forward(self, params: Params, state: Array, X: Array, tape: LSTMTape) -> Array:
-        """state [B, 2H], X [T, B, I] → H [T, B, H], a view of the tape."""
+        """Run a window: state [B, 2H], X [T, B, I] → H [T, B, H], a view of the tape."""
         H, s = self.hidden, tape
         s.W[...] = params["W"]
         s.W[: 3 * H] *= s.half
@@ -114,14 +114,14 @@ class LSTM:
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: LSTMTape, steps: int) -> Array:
-        """[B, 2H]: h and c after that many steps of the last forward."""
+        """Return h and c after `steps` steps of the last forward: [B, 2H], new."""
         H = self.hidden
         return np.concatenate([tape.XH[steps, :H].T, tape.A[steps, 4 * H :].T], axis=1)
 
     def backward(
         self, params: Params, tape: LSTMTape, dH: Array, dparams: Params, need_dX: bool
     ) -> tuple[Array, Array]:
-        """dH [T, B, H] → dX [T, B, I] and dstate [B, 2H]; dparams are added to."""
+        """Add the gradient to dparams: dH [T, B, H] → dX [T, B, I] and dstate [B, 2H]."""
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.WhT, params["W"][:, :H].T)
@@ -144,7 +144,7 @@ class LSTM:
         return s.dX.transpose(0, 2, 1), np.concatenate([s.dh0.T, s.dc.T], axis=1)
 
     def _local_derivatives(self, s: LSTMTape) -> None:
-        """d(gate input) per dh for o, per dc for i, f, g, and dc per dh, for the whole window at once."""
+        """Compute d(gate input)/dh of o, d(gate input)/dc of i, f, g, and dc/dh for the whole window at once."""
         H = self.hidden
         A, Q, tanh_c = s.A[:-1], s.Q, s.tanh_c
         o, i, g = A[:, :H], A[:, H : 2 * H], A[:, 3 * H : 4 * H]
@@ -161,9 +161,9 @@ class LSTM:
         np.subtract(o, s.Qc, out=s.Qc)
 
     def lag_norms(self, tape: LSTMTape) -> Array:
-        """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
+        """Return the L2 norm of the loss gradient by each h_t, [T], after a backward."""
         return step_norms(tape.DH)
 
     def saturated(self, tape: LSTMTape) -> float:
-        """Fraction of the gates o, i, f outside 0.05..0.95 in the last forward."""
+        """Return the fraction of the gates o, i, f outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:-1, : 3 * self.hidden])

@@ -20,13 +20,13 @@ class RNNTape:
     def __init__(self, cell: RNN, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, K = cell.hidden, cell.hidden + cell.inputs + 1
         self.T, self.B, self.zero = T, B, np.zeros((), dtype)
-        self.XH = np.zeros((T + 1, K, B), dtype)  # rows [h_{t-1}; x_t; 1]: a step writes h where the next one reads it
+        self.XH = np.zeros((T + 1, K, B), dtype)  # rows [h_{t-1}; x_t; 1]: a step writes h where the next step reads it
         self.XH[:, -1] = 1
         self.WhT = np.empty((H, H), dtype)
         self.dW = ProductScratch(H, K, T, B, dtype)
         self.Q = np.empty((T, H, B), dtype)  # local derivatives
         self.dA = np.empty((T, H, B), dtype)
-        self.DH = np.empty((T + 1, H, B), dtype)  # total gradient by h, from the start state's on
+        self.DH = np.empty((T + 1, H, B), dtype)  # total gradient by h, the start state first
         self.dX = np.empty((T, cell.inputs, B), dtype)
         self.dh0 = np.empty((H, B), dtype)
         # Slicing inside the loop would cost as much as the arithmetic.
@@ -50,27 +50,27 @@ class RNN:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """Of each part."""
+        """Range of h."""
         low, high = (0.0, MAX_VALUE) if self.activation == "relu" else (-MAX_UNIT, MAX_UNIT)
         return (Bound("a unit", self.hidden, low, high),)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """One matrix, the biases its last column."""
+        """One matrix; its last column holds the biases."""
         return {"W": (self.hidden, self.hidden + self.inputs + 1)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Recurrent and input weights as `Init` has them; biases 0."""
+        """Draw recurrent and input weights by `Init`; biases are 0."""
         W, H = params["W"], self.hidden
         W[:, :H] = self.init.recurrent(1, H, rng)
         W[:, H:-1] = self.init.input(1, H, self.inputs, rng)
         W[:, -1] = 0
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> RNNTape:
-        """Buffers for windows of T ticks and B rows."""
+        """Return new buffers for windows of T ticks and B rows."""
         return RNNTape(self, T, B, dtype)
 
     def forward(self, params: Params, state: Array, X: Array, tape: RNNTape) -> Array:
-        """state [B, H], X [T, B, I] → H [T, B, H], a view of the tape."""
+        """Run a window: state [B, H], X [T, B, I] → H [T, B, H], a view of the tape."""
         H, s, W = self.hidden, tape, params["W"]
         s.XH[0, :H] = state.T
         s.XH[:-1, H:-1] = X.transpose(0, 2, 1)
@@ -86,11 +86,11 @@ class RNN:
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: RNNTape, steps: int) -> Array:
-        """[B, H]: h after that many steps of the last forward."""
+        """Return h after `steps` steps of the last forward: [B, H], new."""
         return tape.XH[steps, : self.hidden].T.copy()
 
     def backward(self, params: Params, tape: RNNTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
-        """dH [T, B, H] → dX [T, B, I] and dstate [B, H]; dparams are added to."""
+        """Add the gradient to dparams: dH [T, B, H] → dX [T, B, I] and dstate [B, H]."""
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.WhT, params["W"][:, :H].T)
@@ -107,7 +107,7 @@ class RNN:
         return s.dX.transpose(0, 2, 1), s.DH[0].T.copy()
 
     def _local_derivatives(self, s: RNNTape) -> None:
-        """dh per dh' for the whole window at once: 1 − h² of tanh; of relu 1 where it let something through."""
+        """Compute the activation's derivative for the whole window at once: tanh 1 − h²; relu 1 where h > 0."""
         h = s.XH[1:, : self.hidden]
         if self.activation == "relu":
             np.greater(h, s.zero, out=s.Q)
@@ -116,10 +116,10 @@ class RNN:
             np.subtract(1, s.Q, out=s.Q)
 
     def lag_norms(self, tape: RNNTape) -> Array:
-        """[T]: L2 norm of the loss gradient by each h_t, as the last backward left it."""
+        """Return the L2 norm of the loss gradient by each h_t, [T], after a backward."""
         return step_norms(tape.DH[1:])
 
     def saturated(self, tape: RNNTape) -> float:
-        """Fraction of units of the last forward that pass almost no gradient: tanh beyond ±0.9, or relu at 0."""
+        """Return the fraction of units in the last forward that pass almost no gradient: tanh beyond ±0.9, relu 0."""
         h = tape.XH[1:, : self.hidden]
         return float(np.mean(h <= 0 if self.activation == "relu" else np.abs(h) > 0.9))

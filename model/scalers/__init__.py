@@ -1,6 +1,6 @@
-"""Scalers by name: running statistics that turn raw values into inputs and back.
+"""Scalers by name: running statistics that turn raw values into inputs, and scaled forecasts back into values.
 
-A new one is a file, a line here, and its twins: ONNX (`graph/scalers`) and slow (tests). Knows no cell.
+A new scaler is a file, a line here, and two twins: ONNX (`graph/scalers`) and the slow one in tests. Knows no cell.
 """
 
 from collections.abc import Callable

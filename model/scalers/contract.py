@@ -1,15 +1,16 @@
-"""The contract of a scaler: raw values → inputs, and the unit of a forecast. One file per scaler in `scalers/`.
+"""The contract of a scaler: raw values → inputs, and the unit of a forecast. Each scaler has its own file.
 
-Statistics are float32, incremental, causal, and live in a state row that begins with zeros. A forecast of task
-`forecast` is the last value plus scale times what the readout says, whichever scaler it is.
+Statistics are float32, incremental and causal. They live in a state row that starts as zeros. With every scaler, a
+forecast of task `forecast` is the last value plus scale times the readout's output.
 
-With `hold`, a value may be missing: the newest one observed stands in for it (`fill`), and no statistic of its channel
-moves. Then every channel counts its own ticks, so that the others do not notice.
+With `hold`, a value may be missing: the newest observed one replaces it (`fill`), and the statistics of its channel
+stay. Every channel then counts its own ticks, so that the other channels are not affected.
 """
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,13 +20,13 @@ from model.bounds import Bound
 Array = NDArray[np.float32]
 
 ALPHA = 0.002  # slowest rate of the running statistics: a memory of 500 ticks
-TINY = 1e-20  # absolute; only a channel that never moved meets it
-# Counts saturate here: 1/t is below ALPHA long before, and float32 counts exactly only to 2**24.
+TINY = 1e-20  # absolute; matters only to a channel that has never changed
+# Counts saturate here: 1/t is below ALPHA long before, and float32 counts exactly only up to 2**24.
 MAX_COUNT = 1e6
 
 
 class Scaler(Protocol):
-    """Settings and layout; the statistics themselves are an argument everywhere. Each has an ONNX twin."""
+    """Settings and layout; the statistics are an argument of every method. Each scaler has an ONNX twin."""
 
     @property
     def channels(self) -> int:
@@ -34,7 +35,7 @@ class Scaler(Protocol):
 
     @property
     def horizon(self) -> int:
-        """H: steps ahead that a scale is needed for."""
+        """H: steps ahead, each with a scale of its own."""
         ...
 
     @property
@@ -44,13 +45,15 @@ class Scaler(Protocol):
 
     @property
     def parts(self) -> tuple[int, ...]:
-        """Sizes of the parts of a statistics row, in order: the ONNX twin takes and gives them one by one."""
+        """Sizes of the parts of a statistics row, in order. The ONNX twin reads and returns the parts one by one."""
         ...
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """What each of `parts` can hold after any ticks from zeros. From a row within, also one put, no update leaves
-        SLACK times them, and from there nothing is infinite."""
+        """The range of each of `parts` after any ticks from zeros.
+
+        From any row within these bounds, a put one too, updates stay within SLACK times the bounds and finite.
+        """
         ...
 
     @property
@@ -60,32 +63,70 @@ class Scaler(Protocol):
 
     @property
     def features(self) -> int:
-        """Columns of the features that `update` gives."""
+        """Columns of the features that `update` returns."""
         ...
 
     @property
     def unseen(self) -> int:
-        """How many of those, the leading ones, only the head reads."""
+        """Number of leading feature columns that only the head reads."""
         ...
 
     @property
     def held(self) -> slice:
-        """With `hold`: the columns of a row in which each channel's newest observed value lies, 0 before the first."""
+        """With `hold`: columns of a row with each channel's newest observed value, 0 before the first."""
         ...
 
     def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
-        """Take one tick in: returns features [B, features] and scales [B, H, C], both new arrays.
+        """Update the statistics with one tick; return features [B, features] and scales [B, H, C], both new arrays.
 
-        row: (B, size), modified in place; x: (B, C) and observed are only read, and are what `fill` gives: with `hold`,
-        observed is (B, C), 1 where x is a value and 0 where it stands in for one.
-        A scale is 0 where nothing is known of it yet: such a forecast is the last value, and a label for such an origin
-        does not count.
+        row: (B, size), modified in place; x and observed: (B, C) as `fill` returns them, only read.
+        A scale is 0 until it is known: the forecast is then the last value, and a label for that origin does not count.
         """
         ...
 
 
+@dataclass(frozen=True)
+class Settings:
+    """Settings that every scaler has, and what follows from its `parts`. The statistics live in a state row."""
+
+    HELD: ClassVar[int]  # the part whose first C columns hold each channel's newest value
+
+    channels: int
+    horizon: int
+    hold: bool = False
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Sizes of the row's parts, in the order of the class's docstring."""
+        raise NotImplementedError
+
+    @property
+    def size(self) -> int:
+        """Length of the statistics part of a state row."""
+        return sum(self.parts)
+
+    @property
+    def features(self) -> int:
+        """C: one feature per channel."""
+        return self.channels
+
+    @property
+    def unseen(self) -> int:
+        """0: the cells read all that the head reads."""
+        return 0
+
+    @property
+    def held(self) -> slice:
+        """Columns of a row with each channel's newest value."""
+        start = sum(self.parts[: self.HELD])
+        return slice(start, start + self.channels)
+
+
 def fill(scaler: Scaler, row: Array, x: Array) -> tuple[Array, Array | None]:
-    """What stands for x [B, C], and which of it was observed: 1 or 0 [B, C], both new. Without `hold`: x and None."""
+    """Return x [B, C] with missing values replaced by the newest observed ones, and the mask [B, C], 1 observed.
+
+    Both are new arrays. Without `hold`: x itself and None.
+    """
     if not scaler.hold:
         return x, None
     missing = np.isnan(x)
@@ -93,12 +134,12 @@ def fill(scaler: Scaler, row: Array, x: Array) -> tuple[Array, Array | None]:
 
 
 def count(before: Array, observed: Array | None) -> Array:
-    """Ticks seen, this one included: (B, 1), or (B, C) where a channel counts what was observed of it."""
+    """Return the ticks seen, this one included: (B, 1), or (B, C) observed values per channel with `hold`."""
     t: Array = np.minimum(before + (np.float32(1) if observed is None else observed), np.float32(MAX_COUNT))
     return t
 
 
 def rate(t: Array, observed: Array | None) -> Array:
-    """Rate of running statistics at the t-th value: 1/t, α at least, and 0 where it was not observed."""
+    """Return the rate of running statistics at the t-th value: 1/t, at least ALPHA; 0 where it was not observed."""
     a: Array = np.maximum(1 / np.maximum(t, np.float32(1)), np.float32(ALPHA))
     return a if observed is None else a * observed

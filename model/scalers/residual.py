@@ -1,9 +1,9 @@
-"""The residual scaler: running statistics that turn raw values into inputs and scaled forecasts back into values.
+"""The residual scaler: inputs are scaled differences and the level, the unit of a forecast is the h-step change.
 
-Per channel it follows the level (exponential mean and variance, in West's incremental form of 1979) and, for each step
-h = 1..H, the size of h-step differences, all robustly (`robust`). All statistics are float32, so that an offset of 1e5
-costs no digits of the spread, and every floor is relative to the running deviation, so that forecasts are equivariant
-under x → a·x + b.
+Per channel it tracks the level (exponential mean and variance, in West's incremental form of 1979) and, for each step
+h = 1..H, the mean square of h-step differences, all made robust (`robust`). The statistics are incremental, so that in
+float32 an offset of 1e5 costs no digits of the spread. Every floor is relative to the running deviation, so that
+forecasts are equivariant under x → a·x + b.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.scalers.contract import MAX_COUNT, TINY, Array, count
+from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 RELATIVE_FLOOR = 1e-3  # of the running deviation
@@ -22,17 +22,13 @@ DIFFERENCE_CLIP = 6.0
 
 
 @dataclass(frozen=True)
-class ResidualScaler:
-    """Settings and layout; the statistics themselves live in a state row.
-
-    A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the h-step
-    difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C], and pace, trend,
-    haste and shift [C each, see `robust`].
+class ResidualScaler(Settings):
+    """A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the
+    h-step difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C], and pace,
+    trend, haste and shift [C each, see `robust`].
     """
 
-    channels: int
-    horizon: int
-    hold: bool = False
+    HELD = 4
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -42,7 +38,7 @@ class ResidualScaler:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """Of each part."""
+        """Range of each part."""
         count, mean, variance, square, last, last_u, *robust = self.parts
         return (
             Bound("the count of ticks", count, 0, MAX_COUNT),
@@ -55,32 +51,21 @@ class ResidualScaler:
         )
 
     @property
-    def size(self) -> int:
-        """Length of the statistics part of a state row."""
-        return sum(self.parts)
-
-    @property
     def features(self) -> int:
-        """3C: the difference input of the tick before, that of this tick, the level."""
+        """3C: the difference inputs of the previous tick and of this one, and the level."""
         return 3 * self.channels
 
     @property
     def unseen(self) -> int:
-        """C: the difference input of the tick before, which the cells have seen."""
+        """C: the difference input of the previous tick, which the cells have already read."""
         return self.channels
 
-    @property
-    def held(self) -> slice:
-        """The newest of the last values."""
-        start = sum(self.parts[:4])
-        return slice(start, start + self.channels)
-
     def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
-        """Take one tick in: returns features [B, 3C] = (u_{t-1}, u_t, l_t) and scales [B, H, C], both new arrays.
+        """Update the statistics; return features [B, 3C] = (u_{t-1}, u_t, l_t) and scales [B, H, C], both new arrays.
 
-        row: (B, size), modified in place; x, observed: (B, C), see `fill`. A scale is 0 for a step of which no
-        difference was seen yet: such a forecast is the last value, and a label for such an origin does not count.
-        A difference counts when its newer end was observed; its older end may be a value that stood in.
+        row: (B, size), modified in place; x, observed: (B, C), see `fill`. The scale of a step is 0 until a difference
+        over that step was seen: the forecast is then the last value, and a label for that origin does not count.
+        A difference counts if its newer value was observed; its older value may be a replacement.
         """
         C, H, B = self.channels, self.horizon, len(x)
         ends = np.cumsum(self.parts)[:-1]
@@ -95,7 +80,7 @@ class ResidualScaler:
         seen = t[:, None, :] - np.arange(1, H + 1, dtype=np.float32)[None, :, None]  # differences, this one included
         valid = np.clip(seen, 0, 1)
         follow_pace(pace, trend, change)
-        self._take(square, d, seen, valid, pace, haste, np.float32(RELATIVE_FLOOR) * sigma, observed)
+        self._update_squares(square, d, seen, valid, pace, haste, np.float32(RELATIVE_FLOOR) * sigma, observed)
         factor, jolt = pull(pace, haste, np.sqrt(square[:, 0]), observed)
         square *= factor[:, None]
         var *= factor
@@ -114,7 +99,7 @@ class ResidualScaler:
         last[:, :C] = x
         return features, usable * valid
 
-    def _take(
+    def _update_squares(
         self,
         square: Array,
         d: Array,
@@ -125,10 +110,10 @@ class ResidualScaler:
         floor: Array,
         observed: Array | None,
     ) -> None:
-        """Take differences d [B, H, C] into their mean squares [B, H, C], each capped.
+        """Update the mean squares [B, H, C], in place, with differences d [B, H, C], each square capped.
 
-        The first difference of a step has no mean square to be capped by: it is compared with h times that of one step,
-        as in a random walk.
+        The first difference over h steps has no mean square of its own yet: its cap is h times that of one step, as in
+        a random walk.
         """
         steps = np.arange(1, self.horizon + 1, dtype=np.float32)[None, :, None]
         first = np.clip(2 - seen, 0, 1)

@@ -1,11 +1,8 @@
-"""The residual scaler of release 0.1.0, for the models made by it: not robust (see `residual`).
+"""The residual scaler of release 0.1.0, kept for models made by that release. Not robust; see `residual`.
 
-Running statistics turn raw values into inputs and scaled forecasts back into values.
-
-Per channel it follows the level (exponential mean and variance) and, for each step h = 1..H, the size of h-step
-differences. All statistics are float32 and incremental (West 1979, for the exponential form Finch 2009, eq. 143),
-so that an offset of 1e5 costs no digits of the spread, and every floor is relative to the running deviation, so
-that forecasts are equivariant under x → a·x + b.
+Per channel it tracks the level (exponential mean and variance) and, for each step h = 1..H, the mean square of h-step
+differences, incrementally in float32 (West 1979; exponential form: Finch 2009, eq. 143). Every floor is relative to the
+running deviation, so that forecasts are equivariant under x → a·x + b.
 """
 
 from __future__ import annotations
@@ -15,9 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.scalers.contract import MAX_COUNT, TINY, Array, count, rate
+from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count, rate
 
-WARM_DIFFERENCES = 50  # from here on, squared differences are capped at CAP times their running scale squared
+WARM_DIFFERENCES = 50  # after this many, squared differences are capped at CAP times their running scale squared
 CAP = 25.0
 RELATIVE_FLOOR = 1e-3  # of the running deviation
 LEVEL_CLIP = 4.0
@@ -25,16 +22,12 @@ DIFFERENCE_CLIP = 6.0
 
 
 @dataclass(frozen=True)
-class ResidualScalerV1:
-    """Settings and layout; the statistics themselves live in a state row.
-
-    A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the h-step
-    difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C].
+class ResidualScalerV1(Settings):
+    """A row of `size` float32 holds: ticks seen [1, or C with `hold`], mean [C], variance [C], mean square of the
+    h-step difference [H·C, h-major], the last H values [H·C, newest first], the last difference input [C].
     """
 
-    channels: int
-    horizon: int
-    hold: bool = False
+    HELD = 4
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -44,7 +37,7 @@ class ResidualScalerV1:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """Of each part."""
+        """Range of each part."""
         count, mean, variance, square, last, last_u = self.parts
         return (
             Bound("the count of ticks", count, 0, MAX_COUNT),
@@ -56,32 +49,21 @@ class ResidualScalerV1:
         )
 
     @property
-    def size(self) -> int:
-        """Length of the statistics part of a state row."""
-        return sum(self.parts)
-
-    @property
     def features(self) -> int:
-        """3C: the difference input of the tick before, that of this tick, the level."""
+        """3C: the difference inputs of the previous tick and of this one, and the level."""
         return 3 * self.channels
 
     @property
     def unseen(self) -> int:
-        """C: the difference input of the tick before, which the cells have seen."""
+        """C: the difference input of the previous tick, which the cells have already read."""
         return self.channels
 
-    @property
-    def held(self) -> slice:
-        """The newest of the last values."""
-        start = sum(self.parts[:4])
-        return slice(start, start + self.channels)
-
     def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
-        """Take one tick in: returns features [B, 3C] = (u_{t-1}, u_t, l_t) and scales [B, H, C], both new arrays.
+        """Update the statistics; return features [B, 3C] = (u_{t-1}, u_t, l_t) and scales [B, H, C], both new arrays.
 
-        row: (B, size), modified in place; x, observed: (B, C), see `fill`. A scale is 0 for a step of which no
-        difference was seen yet: such a forecast is the last value, and a label for such an origin does not count.
-        A difference counts when its newer end was observed; its older end may be a value that stood in.
+        row: (B, size), modified in place; x, observed: (B, C), see `fill`. The scale of a step is 0 until a difference
+        over that step was seen: the forecast is then the last value, and a label for that origin does not count.
+        A difference counts if its newer value was observed; its older value may be a replacement.
         """
         C, H, n = self.channels, self.horizon, self.parts[0]
         B = len(x)
@@ -104,7 +86,7 @@ class ResidualScalerV1:
 
         d = (x[:, None, :] - last.reshape(B, H, C)).reshape(B, H * C)
         ended = None if observed is None else np.tile(observed, (1, H))
-        # (B, H·C) differences of each step, this one included
+        # (B, H·C) differences seen over each step, this one included
         seen = (t if observed is None else np.tile(t, (1, H))) - self._steps()
         floor = np.float32(RELATIVE_FLOOR) * np.broadcast_to(sigma[:, None, :], (B, H, C)).reshape(B, H * C)
         bound = np.sqrt(square) + floor

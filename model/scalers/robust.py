@@ -1,20 +1,19 @@
 """Robust running statistics, shared by the scalers: no single value, unit, level or first value can spoil them.
 
-A mean square that takes each value with its whole weight follows one absurd value for thousands of ticks. Here every
-value has a bounded influence from the first on, and a sustained change is followed within some tens of ticks:
+A plain running mean square keeps one absurd value for thousands of ticks. Here the influence of every value is bounded
+from the first tick on (Huber 1964), and a lasting change is followed within some tens of ticks:
 
-- *pace*: the typical size of a nonzero one-step change, followed in its logarithm, so that a change of any size moves
-  it by a bounded factor. *trend* is the evidence that the pace is too large or too small; the larger, the faster the
-  pace follows.
-- Squares of changes are capped at CAP times their running mean (winsorised), and pulled back by a factor where their
-  root leaves the band around the pace. *haste* then raises the rate of all running statistics, and fades as 1/n.
-- *shift* is the evidence that the level lies far off on one side; as it grows, the level jumps.
+- *pace* is the typical size of a nonzero one-step change. It moves by factors, so that a change of any size moves it
+  by a bounded factor. *trend* is the evidence that the pace is too large or too small; the more evidence, the faster
+  the pace moves.
+- Squares of changes are capped at CAP times their running mean (winsorised). Where their root leaves a band around the
+  pace, a factor pulls them back. *haste* then raises the rate of all running statistics, and decays as 1/n.
+- *shift* is the evidence that the level is far off on one side; as it grows, the level jumps.
 
-The bounded influence is Huber's (1964). Everything is continuous in its inputs, so that float32 NumPy and ONNX cannot
-part at a threshold; made of operations that IEEE 754 rounds exactly (roots in place of logarithms and exponentials,
-which vector units round in ways of their own), so that a row has the same bits in any batch; and relative to the
-channel's own sizes, so that forecasts stay equivariant. All arrays are float32 [B, C]; the functions change their state
-arguments in place.
+All functions are continuous in their inputs, so that float32 NumPy and ONNX cannot diverge at a threshold. They use
+only operations that IEEE 754 rounds exactly, so that a row has the same bits in any batch: roots replace logarithms and
+exponentials, whose rounding differs between vector units. All quantities are relative to the channel's own sizes, so
+that forecasts stay equivariant. All arrays are float32 [B, C]; state arguments are modified in place.
 """
 
 from __future__ import annotations
@@ -25,35 +24,35 @@ from model.bounds import MAX_VALUE
 from model.scalers.contract import TINY, Array, rate
 
 CAP = 25.0  # of a square of a change, in running mean squares
-PACE_REACH = 400.0  # a change further from the pace than by this factor counts as this far
+PACE_REACH = 400.0  # the ratio of change and pace is limited to this factor either way
 PACE_ROOTS = 4  # square roots of change / pace: a memory of 2⁴ nonzero changes
-PACE_HURRY = 0.8  # share of a full trend's step, by the square root of the ratio, in the pace's step
+PACE_HURRY = 0.8  # weight of the fast step, by the ratio's square root, when the trend is full
 TREND_RATE = 1 / 4
-TREND_GAIN = 1.25  # a change 9 times the pace, or a ninth of it, is full evidence
-TREND_DEAD = 0.6  # evidence below this hurries nothing: well above what independent changes reach by chance
-BAND = 5.0  # largest ratio of root mean square and pace either way; of normal changes it is 1.9
-JOLT_FROM = 1.5  # beyond the band by this factor, the level begins to jump with the unit
-JOLT_TO = 3.0  # by this one, it jumps to the value
-HASTE_COUNT = 24.0  # after a full pull, statistics go on as if they had seen this many ticks
-LEVEL_CAP = 5.0  # of a deviation from the level, in deviations or changes, whichever is larger
+TREND_GAIN = 1.25  # a change of 9 times the pace, or a ninth of it, is full evidence
+TREND_DEAD = 0.6  # evidence below this has no effect; independent changes stay well below it by chance
+BAND = 5.0  # largest ratio of root mean square and pace, either way; normally distributed changes have 1.9
+JOLT_FROM = 1.5  # this factor beyond the band, the level starts to jump with the unit
+JOLT_TO = 3.0  # this factor beyond the band, it jumps to the value
+HASTE_COUNT = 24.0  # after a full pull, statistics continue as if they had seen this many ticks
+LEVEL_CAP = 5.0  # largest distance from the level that counts, in deviations or changes, whichever is larger
 SHIFT_RATE = 1 / 8
-SHIFT_UNIT = 4.0  # deviations: this far from the level is full evidence
-SHIFT_DEAD = 0.75  # evidence below this moves the level no faster
+SHIFT_UNIT = 4.0  # this many deviations from the level are full evidence
+SHIFT_DEAD = 0.75  # evidence below this does not speed up the level
 SHIFT_DOUBT = 0.25  # evidence above this keeps the value out of the variance
 SHIFT_JUMP = 0.5  # share of the distance that the level moves with full evidence
-# Names and ends of pace, trend, haste and shift.
+# Name and range of pace, trend, haste and shift.
 BOUNDS = (("a pace", 0, 2 * MAX_VALUE), ("a trend", -1, 1), ("a haste", 0, 1 / HASTE_COUNT), ("a shift", -1, 1))
-FIRST = 1e16  # beyond any value: the first one is its own level
+FIRST = 1e16  # larger than any value: the bound at the first tick, whose value becomes the level
 
 
 def above(value: Array, dead: float) -> Array:
-    """How far a value is on its way from `dead` to 1: 0 to 1."""
+    """Map `value` linearly from dead..1 to 0..1, clipped."""
     share: Array = np.clip((value - dead) / (1 - dead), 0, 1)
     return share
 
 
 def follow_pace(pace: Array, trend: Array, change: Array) -> None:
-    """Take in one-step changes; where one is 0 the pace stays, and the first nonzero one is the pace."""
+    """Update pace and trend with one-step changes. A change of 0 leaves the pace; the first nonzero one becomes it."""
     size: Array = np.abs(change)
     tiny = np.float32(TINY)
     moved: Array = np.divide(np.minimum(size, tiny), tiny)
@@ -72,10 +71,11 @@ def follow_pace(pace: Array, trend: Array, change: Array) -> None:
 
 
 def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tuple[Array, Array]:
-    """Return the factor for all mean squares that brings the root mean square change halfway back to the band around
-    the pace, 1 within it, and the share of its distance that the level jumps: 0, up to 1 far outside of the band.
+    """Update haste; return the factor for all mean squares and the share of its distance that the level jumps, 0..1.
 
-    root: root mean square of the one-step changes; only read. Where nothing was observed, nothing is pulled.
+    The factor brings the root mean square change halfway back to the band around the pace; it is 1 within the band and
+    where nothing was observed. The jump is 0 within the band and rises to 1 far outside it.
+    root: root mean square of the one-step changes; only read.
     """
     ratio: Array = (root + TINY) / (pace + TINY)
     factor: Array = np.clip(ratio, 1 / BAND, BAND) / ratio
@@ -88,7 +88,7 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
 
 
 def hasty_rate(seen: Array, haste: Array, observed: Array | None) -> Array:
-    """`rate`, or haste if that is larger, at most 1; 0 where nothing was observed."""
+    """Return the larger of `rate` and haste, at most 1; 0 where nothing was observed."""
     a: Array = np.minimum(np.maximum(rate(seen, None), haste), np.float32(1))
     return a if observed is None else a * observed
 
@@ -96,11 +96,11 @@ def hasty_rate(seen: Array, haste: Array, observed: Array | None) -> Array:
 def follow_level(
     shift: Array, variance: Array, off: Array, jolt: Array, root: Array, t: Array, a: Array, observed: Array | None
 ) -> Array:
-    """Return how far the level moves, new; the variance around it takes the value in.
+    """Update shift and variance with a value; return the distance that the level moves, a new array.
 
-    off: distance of the value from the level before it; jolt: share of it that the level jumps whatever the evidence
-    (`pull`); root: root mean square of the one-step changes; t: ticks seen, this one included; a: rate of the
-    statistics, 0 where nothing was observed.
+    off: distance of the value from the level before it; jolt: least share of `off` that the level jumps (`pull`);
+    root: root mean square of the one-step changes; t: ticks seen, this one included; a: rate of the statistics, 0
+    where nothing was observed.
     """
     begun = np.clip(t - 1, 0, 1)
     wide = np.maximum(np.sqrt(variance), root)

@@ -1,4 +1,4 @@
-"""The plain scaler: each channel's running z-score in, its running deviation as the unit of a forecast."""
+"""The standard scaler: inputs are running z-scores, the unit of a forecast is the running standard deviation."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.scalers.contract import MAX_COUNT, TINY, Array, count
+from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 Z_CLIP = 6.0
 
 
 @dataclass(frozen=True)
-class StandardScaler:
-    """Settings and layout; the statistics themselves live in a state row.
+class StandardScaler(Settings):
+    """Exponential mean and variance per channel (West 1979; Finch 2009, eq. 143), made robust (`robust`).
 
-    Exponential mean and variance (West 1979, Finch 2009, eq. 143), robustly (`robust`). The mean is kept as the newest
-    value's deviation from it, x − m, which needs only differences of x: a mean held by itself in float32 would stop
-    following at an offset of 1e5 spreads, where α times a deviation is less than half a rounding step.
+    The mean m is stored as the newest value's deviation from it, x − m, which needs only differences of x. A mean
+    stored in float32 would stop moving at an offset of 1e5 standard deviations, where ALPHA times a deviation is less
+    than half a rounding step.
     A row of `size` float32 holds: ticks seen [1, or C with `hold`], last value [C], its deviation from the mean [C],
     variance [C], mean square of the one-step change [C], and pace, trend, haste and shift [C each, see `robust`].
     """
 
-    channels: int
-    horizon: int
-    hold: bool = False
+    HELD = 1
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -36,7 +34,7 @@ class StandardScaler:
 
     @property
     def bounds(self) -> tuple[Bound, ...]:
-        """Of each part."""
+        """Range of each part."""
         count, last, deviation, variance, square, *robust = self.parts
         return (
             Bound("the count of ticks", count, 0, MAX_COUNT),
@@ -47,31 +45,11 @@ class StandardScaler:
             *(Bound(name, size, low, high) for size, (name, low, high) in zip(robust, BOUNDS, strict=True)),
         )
 
-    @property
-    def size(self) -> int:
-        """Length of the statistics part of a state row."""
-        return sum(self.parts)
-
-    @property
-    def features(self) -> int:
-        """C: a z-score per channel."""
-        return self.channels
-
-    @property
-    def unseen(self) -> int:
-        """0: the cells read all that the head reads."""
-        return 0
-
-    @property
-    def held(self) -> slice:
-        """The last value."""
-        return slice(self.parts[0], self.parts[0] + self.channels)
-
     def update(self, row: Array, x: Array, observed: Array | None = None) -> tuple[Array, Array]:
-        """Returns z [B, C], clipped to ±6, and scales [B, H, C], both new arrays.
+        """Update the statistics; return z-scores [B, C], clipped to ±6, and scales [B, H, C], both new arrays.
 
-        row: (B, size), modified in place; x, observed: (B, C), see `fill`. The scale is the deviation of the values so
-        far, the same for every step; it is 0 until a channel has moved.
+        row: (B, size), modified in place; x, observed: (B, C), see `fill`. The scale is the running standard deviation
+        for every step; it is 0 until a channel has changed.
         """
         ends = np.cumsum(self.parts)[:-1]
         t, last, deviation, variance, square, pace, trend, haste, shift = np.split(row, ends, axis=1)

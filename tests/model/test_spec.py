@@ -184,8 +184,8 @@ def test_a_task_with_labels_waits_for_them_and_none_is_forecast() -> None:
     [
         ("activation", {"cell": "lstm", "activation": "relu"}, "cell lstm has its own"),
         ("activation", {"cell": "gru", "activation": "relu"}, "cell gru has its own"),
-        ("init", {"cell": "lstm", "init": "identity"}, "only cell rnn with relu .*not lstm"),
-        ("init", {"cell": "rnn", "init": "identity"}, "only cell rnn with relu .*not rnn with tanh"),
+        ("init", {"cell": "lstm", "init": "identity"}, "identity needs cell rnn .*not lstm"),
+        ("init", {"cell": "rnn", "init": "identity"}, "identity needs cell rnn .*not rnn with tanh"),
         ("weight_decay", {"weight_decay": 0.1}, "adam has none: choose optimizer adamw"),
         ("weight_decay", {"weight_decay": 0.1, "optimizer": "sgd"}, "sgd has none"),
     ],
@@ -199,3 +199,13 @@ def test_a_setting_that_the_choice_would_not_read_is_refused(field: str, given: 
 def test_absurdly_many_layers_are_refused_before_anything_is_made_of_them():
     with pytest.raises(SpecError, match="layers = 1099511627776: give 1 to 8"):
         ModelSpec(channels=("a",), layers=2**40)
+
+
+def test_a_spec_shows_only_what_differs_from_the_defaults():
+    spec = ModelSpec(channels=("load", "temperature"), targets=("load",), hidden=32)
+    assert repr(spec) == "ModelSpec(channels=('load', 'temperature'), targets=('load',), hidden=32)"
+    assert eval(repr(spec)) == spec
+
+
+def test_a_spec_with_many_channels_shows_their_number():
+    assert repr(ModelSpec(channels=tuple(f"c{i}" for i in range(4096)))) == "ModelSpec(channels=('c0', … 4096))"
