@@ -14,7 +14,7 @@ from service.access.grants import OPEN, Access, AccessError, parse
 from service.access.watched import Watched
 from service.common.documents import DocumentError, read, read_text
 from service.common.limits import MAX_PEM_BYTES
-from service.observe.metrics import Metrics
+from service.observe.server_metrics import AccessMetrics
 
 HTTP_CIPHERS = "ECDHE+AESGCM:ECDHE+CHACHA20"  # of TLS 1.2: forward secret and authenticated, as the gRPC port's
 
@@ -34,7 +34,7 @@ class Pem:
     expires: float
 
 
-def access_file(path: Path | None, metrics: Metrics) -> Watched[Access]:
+def access_file(path: Path | None, metrics: AccessMetrics) -> Watched[Access]:
     """Who may do what, from a file; None: nobody needs a token. Raises AccessError, OSError."""
     paths = {"access": path} if path else {}
     return Watched("access", paths, lambda: read_access(path) if path else OPEN, metrics.file_invalid.labels("access"))
@@ -52,7 +52,7 @@ def read_access(path: Path) -> Access:
 class Certificates:
     """The server's identity on both ports, and new ones in its place without a restart."""
 
-    def __init__(self, cert: Path, key: Path, client_ca: Path | None, metrics: Metrics) -> None:
+    def __init__(self, cert: Path, key: Path, client_ca: Path | None, metrics: AccessMetrics) -> None:
         """Reads the files. Raises CertificateError, OSError."""
         self._files = cert, key, client_ca
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)  # of the HTTP port, where no client is asked who it is

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from service.access.grants import UNLIMITED, Access, Quota
 from service.access.rates import Rate
 from service.common.errors import Exhausted
-from service.observe.metrics import Metrics
+from service.observe.server_metrics import AccessMetrics
 
 RETRY_S = 1.0  # for what passes soon: bytes in flight
 RETRY_LATER_S = 60.0  # for what somebody must change: models, streams
@@ -120,7 +120,7 @@ class Tenant:
 class Tenants:
     """All tenants that were ever asked for; quotas are those of the access file in force."""
 
-    def __init__(self, metrics: Metrics, learn_s_per_s: float) -> None:
+    def __init__(self, metrics: AccessMetrics, learn_s_per_s: float) -> None:
         """learn_s_per_s: the most seconds of learning per second that any tenant has."""
         self._access, self._learn_s_per_s = Access(), learn_s_per_s
         self._tenants: dict[str, Tenant] = {}

@@ -116,7 +116,7 @@ class Call:
             answer = await self._answer(request, arrived)
             if answer is not None:
                 await self.write(answer)
-            metrics.total_seconds.observe(clock() - arrived)
+            metrics.serving.total_seconds.observe(clock() - arrived)
         await self.serving.journal.flush()
         if self.owned:
             await self._tell()

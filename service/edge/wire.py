@@ -17,8 +17,9 @@ from model.spec import MAX_CHANNELS, ModelSpec, SpecError
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_TIME_S
 from service.learning.labels import RawWindow
+from service.observe.declaring import STALENESS
 from service.observe.events import Event
-from service.observe.metrics import STALENESS, ModelMetrics
+from service.observe.metrics import ModelMetrics
 from service.storage.states import StreamRow
 from service.storage.versions import Version
 from service.streams.answers import Answer
@@ -230,8 +231,8 @@ def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
     """How a model does."""
     counted = metrics.counted()
     return models_pb2.ModelReport(
-        loss=metrics.loss,
-        persistence_loss=metrics.persistence,
+        loss=metrics.learner.loss,
+        persistence_loss=metrics.learner.persistence,
         ticks=counted.ticks,
         learned_labels=counted.learned,
         backlog=counted.backlog,

@@ -37,6 +37,7 @@ from service.access.credentials import Certificates, access_file
 from service.common import limits
 from service.common.addresses import split_address
 from service.common.config import ServeConfig
+from service.common.names import Origin
 from service.datadir.formats import check_formats
 from service.edge.guard.auditing import Auditing
 from service.edge.guard.call_limit import CallLimit
@@ -71,6 +72,7 @@ from service.storage.disk import NoSpace, has_room
 from service.storage.states import States
 from service.storage.versions import VersionMissing, Versions
 from service.trainer import placing
+from service.trainer.quarantine import REASONS
 
 log = structlog.get_logger("server")
 
@@ -82,6 +84,7 @@ SERVICES = [
         (training_pb2.DESCRIPTOR, "Training"),
     )
 ]
+ORIGINS = [origin.name.lower() for origin in Origin]
 LAG_PERIOD_S = 0.1
 FILES_PERIOD_S = 1.0  # between two looks at what may have changed
 TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
@@ -110,27 +113,27 @@ class Server:
         self.registry = Registry()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        self.metrics = Metrics(self.registry)
-        self.metrics.build.labels(version(), platform.python_version(), numpy.__version__, onnxruntime.__version__).set(
-            1
-        )
-        self.metrics.ready.set_function(lambda: not self._not_ready())
-        self.metrics.disk_free.set_function(lambda: shutil.disk_usage(data).free)
-        self.audit = Audit(config.audit, self.metrics.disk_full.labels("audit").inc)
-        self.access = access_file(config.access, self.metrics)
+        self.metrics = Metrics(self.registry, origins=ORIGINS, quarantined=REASONS)
+        self.metrics.process.build.labels(
+            version(), platform.python_version(), numpy.__version__, onnxruntime.__version__
+        ).set(1)
+        self.metrics.process.ready.set_function(lambda: not self._not_ready())
+        self.metrics.storage.disk_free.set_function(lambda: shutil.disk_usage(data).free)
+        self.audit = Audit(config.audit, self.metrics.storage.disk_full.labels("audit").inc)
+        self.access = access_file(config.access, self.metrics.access)
         self.certificates = None
         if config.tls_cert and config.tls_key:
-            self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, self.metrics)
-        self.security = Security(lambda: self.access.current, self.metrics, audit=self.audit)
+            self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, self.metrics.access)
+        self.security = Security(lambda: self.access.current, self.metrics.access, audit=self.audit)
         self.journal = Journal.open(data / "journal", segment_bytes=config.segment_bytes)
         self.journal.pace_s = config.commit_s
         self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
         self.engine, self.events = Engine(config.session_memory_bytes), Events()
-        self.metrics.sessions.set_function(lambda: len(self.engine))
+        self.metrics.serving.sessions.set_function(lambda: len(self.engine))
         self.events.listeners.append(self.audit.event)
         self.serving = Serving(config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events)
         self.serving.tenants.apply(self.access.current)
-        self.metrics.truncated.inc(self.journal.truncated_bytes)
+        self.metrics.journal.truncated.inc(self.journal.truncated_bytes)
         started = time.monotonic()
         try:
             replayed = recover(self.serving, self.states)
@@ -144,7 +147,7 @@ class Server:
             ) from error
         seconds = round(time.monotonic() - started, 3)
         if "states.db" not in had and replayed:
-            self.metrics.states_rebuilt.inc()
+            self.metrics.storage.states_rebuilt.inc()
             log.warning("states.db was not there: every stream was computed again from the journal", entries=replayed)
         self.versions.drop_all_but(set(self.serving.models))
         facts = {"models": len(self.serving.models), "replayed": replayed, "seconds": seconds}
@@ -159,7 +162,7 @@ class Server:
         self.learning = Learning(config, self.serving, self.intake, self.publisher)
         self.trainers = self.learning.trainers
         self.registry.register(TrainerProcesses(self.trainers))
-        self.metrics.fresh.set(config.fresh_s)
+        self.metrics.publishing.fresh.set(config.fresh_s)
         self.upkeep = Upkeep(config, self.serving, self.states, self.publisher, self.learning)
         self.erasure = Erasure(data, self.serving, self.states, self.upkeep.save, self.trainers, self.audit)
         self._was_full = False
@@ -186,7 +189,7 @@ class Server:
                 asyncio.create_task(self.upkeep.run(), name="snapshots"),
                 asyncio.create_task(self.erasure.run(), name="erasure"),
                 asyncio.create_task(self._loop_lag(), name="loop lag"),
-                asyncio.create_task(self.writers.run(self.metrics.cut_calls), name="writers"),
+                asyncio.create_task(self.writers.run(self.metrics.access.cut_calls), name="writers"),
                 asyncio.create_task(self._watch_files(), name="files"),
                 asyncio.create_task(self.security.strangers.run(port), name="strangers"),
                 asyncio.create_task(http.run(), name="http"),
@@ -339,11 +342,11 @@ class Server:
         if error is None:
             log.info("the disk has room again")
         else:
-            self.metrics.disk_full.labels("journal").inc()
+            self.metrics.storage.disk_full.labels("journal").inc()
             if not self._was_full:
                 log.error("the disk is full: nothing is acknowledged until there is room", why=str(error))
         self._was_full = error is not None
-        self.metrics.no_space.set(self._was_full)
+        self.metrics.journal.no_space.set(self._was_full)
 
     async def _watch_files(self) -> None:
         while True:
@@ -372,8 +375,8 @@ class Server:
         while True:
             due = loop.time() + LAG_PERIOD_S
             await asyncio.sleep(LAG_PERIOD_S)
-            self.metrics.loop_lag.observe(max(0.0, loop.time() - due))
-            self.metrics.durable_lag.set(self.journal.pending_entries)
+            self.metrics.process.loop_lag.observe(max(0.0, loop.time() - due))
+            self.metrics.journal.durable_lag.set(self.journal.pending_entries)
 
 
 def at_port(address: str, port: int) -> str:

@@ -42,7 +42,7 @@ class Upkeep:
         try:
             await self.save()
         except NoSpace as error:
-            self._serving.metrics.disk_full.labels("snapshot").inc()
+            self._serving.metrics.storage.disk_full.labels("snapshot").inc()
             log.error("no snapshot: the disk is full", why=str(error))
 
     async def save(self) -> None:
@@ -77,8 +77,8 @@ class Upkeep:
         if evicted + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
             await asyncio.to_thread(heap.trim)
         await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
-        self._serving.metrics.snapshot_seconds.observe(self._serving.clock() - started)
-        self._serving.metrics.snapshot_position.set(position)
+        self._serving.metrics.storage.snapshot_seconds.observe(self._serving.clock() - started)
+        self._serving.metrics.storage.snapshot_position.set(position)
         await self._retain(position)
 
     async def _retain(self, snapshot: int) -> None:
@@ -91,8 +91,8 @@ class Upkeep:
         except OSError as error:  # tried again after the next snapshot
             log.warning("journal segments cannot be deleted", error=str(error))
         else:
-            self._serving.metrics.dropped.inc(dropped)
-            self._serving.metrics.journal_size.set(self._journal.size)
+            self._serving.metrics.journal.dropped.inc(dropped)
+            self._serving.metrics.journal.journal_size.set(self._journal.size)
 
     def _write(self, position: int, parts: list[Part], journal_end: int, gone: list[int]) -> None:
         """In a thread: the parts as lines of the file, and no line more of the models that are gone."""

@@ -22,7 +22,7 @@ from service.common.names import ModelKey
 from service.edge.guard.interceptor import guarded
 from service.edge.guard.statuses import reason_of, statuses
 from service.edge.guard.strangers import Strangers
-from service.observe.metrics import Metrics
+from service.observe.server_metrics import AccessMetrics
 
 PUBLIC = "/grpc.health.v1.Health/Check"  # of whoever would restart or route around us; it is short, and says little
 ANYBODY = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # with a token
@@ -95,7 +95,7 @@ class Security(grpc.aio.ServerInterceptor):
     def __init__(
         self,
         access: Callable[[], Access],
-        metrics: Metrics,
+        metrics: AccessMetrics,
         wall: Callable[[], float] = time.time,
         audit: Audit | None = None,
     ) -> None:
