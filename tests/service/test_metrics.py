@@ -164,7 +164,7 @@ async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scr
         before = {
             name: live.server.registry.get_sample_value(name) for name in ("freshet_ready", "freshet_trainer_ready")
         }
-        live.server.ready = True
+        live.server.readiness.opened = True
         live.server.trainers.clients[0].ready.set()
         [build] = next(iter(live.server.metrics.process.build.collect())).samples
 
