@@ -17,7 +17,7 @@ from freshet.v1.types_pb2 import ModelSpec
 from service.common.gate import COOLING_DOWN
 from service.common.names import ModelKey
 from service.console.exposition import Scrape
-from service.edge.wire import report_message
+from service.edge.wire_models import report_message
 from service.observe.metrics import Metrics
 from service.programs.top.lines import header, mapping, plain
 from service.programs.top.screen import COLUMNS, ago, count, duration, screen, spark
