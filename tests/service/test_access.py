@@ -65,15 +65,15 @@ def test_a_token_is_good_until_it_expires():
 
     assert grant.expires == NOW
     assert access.admit("Bearer one", NOW - 1e-3) == grant
-    assert access.still(grant, NOW - 1e-3)
-    assert not access.still(grant, NOW)
+    assert access.still_valid(grant, NOW - 1e-3)
+    assert not access.still_valid(grant, NOW)
     with pytest.raises(Unauthenticated, match="expired"):
         access.admit("Bearer one", NOW)
 
 
 def test_without_an_access_file_everybody_is_the_default_tenants_admin():
     assert OPEN.admit(None, NOW) == OPEN.admit("Bearer whatever", NOW) == EVERYBODY
-    assert OPEN.still(EVERYBODY, NOW)
+    assert OPEN.still_valid(EVERYBODY, NOW)
     assert OPEN.quota(DEFAULT_TENANT) == Quota()
 
 
@@ -81,7 +81,7 @@ def test_an_empty_access_file_lets_in_nobody():
     access = parse("")
 
     assert not access.open
-    assert not access.still(EVERYBODY, NOW)
+    assert not access.still_valid(EVERYBODY, NOW)
     with pytest.raises(Unauthenticated):
         access.admit("Bearer x", NOW)
 
@@ -103,7 +103,7 @@ def test_an_empty_access_file_lets_in_nobody():
 def test_an_open_call_stays_while_its_token_still_stands_for_as_much(change, stays):
     grant = parse(entry("one")).admit("Bearer one", NOW)
 
-    assert parse(change).still(grant, NOW) is stays
+    assert parse(change).still_valid(grant, NOW) is stays
 
 
 @pytest.mark.parametrize(

@@ -159,7 +159,7 @@ class Security(grpc.aio.ServerInterceptor):
     def sweep(self) -> int:
         """End the calls whose token has expired or was revoked. Returns their number."""
         access, now = self._access(), self._wall()
-        late = [call for call in self._calls if not call.revoked and not access.still(call.grant, now)]
+        late = [call for call in self._calls if not call.revoked and not access.still_valid(call.grant, now)]
         for call in late:
             call.revoked = True
             self._audit.act("call ended", "revoked", call.grant, call.peer)
