@@ -9,10 +9,8 @@ from tests import layout
 ROOT = Path(__file__).resolve().parents[1]
 # Lists that stand in one place: one statement per entry, nothing to follow.
 TABLES = {
-    "service.observe.metrics:Metrics.__init__": "one line or two per metric",
     "service.cli.train:train": "one option per argument",
     "service.cli.main:backtest": "one option per argument",
-    "service.server.server:Server.__init__": "one line per component, in order",
 }
 LARGE_CLASSES = {
     "service.journal.writer:Journal": "the one writer: its state is one invariant",
@@ -23,7 +21,6 @@ LARGE_CLASSES = {
     "service.streams.sessions:Sessions": "to be carved",
     "service.trainer.process:Trainer": "to be carved",
     "service.learning.child:TrainerClient": "to be carved",
-    "service.server.server:Server": "to be carved",
 }
 
 

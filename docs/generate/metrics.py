@@ -13,8 +13,9 @@ from service.common.errors import Reason
 from service.common.names import Origin
 from service.edge.guard.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.guard.interceptor import GrpcMetrics
-from service.observe.metrics import QUARANTINED, Metrics
+from service.observe.metrics import Metrics
 from service.trainer.process import SHOWN_LAGS
+from service.trainer.quarantine import REASONS
 
 PAGE = "docs/metrics.md"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -40,7 +41,7 @@ LABELS = {
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),
     "reason": (
         f"for refused ticks and labels: {', '.join(code(reason.name.lower()) for reason in Reason)}; "
-        f"for the quarantine: {', '.join(map(code, QUARANTINED))}; for calls: `unauthenticated`, `forbidden`"
+        f"for the quarantine: {', '.join(map(code, REASONS))}; for calls: `unauthenticated`, `forbidden`"
     ),
     "tenant, quota": f"tenants of the access file; {', '.join(code(field) for field in Quota.__dataclass_fields__)}",
     "file": "`access`, `certificate`",
@@ -95,7 +96,7 @@ def registry() -> CollectorRegistry:
 
 def label_names() -> dict[str, tuple[str, ...]]:
     """Return the label names of each metric."""
-    made = [*vars(Metrics(CollectorRegistry())).values(), *vars(GrpcMetrics(CollectorRegistry())).values()]
+    made = registry()._collector_to_names
     labelled = {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
     return labelled | dict.fromkeys(("grpc_server_msg_received", "grpc_server_msg_sent"), LABELS_OF_CALLS)
 

@@ -1,4 +1,4 @@
-"""Who may do what, how much, and a line for each act: tokens, tenants, rates, certificates, the audit log.
+"""Permissions, quotas and the audit log: tokens, tenants, rates, certificates.
 
 Knows no RPC and no stream.
 """

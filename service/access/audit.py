@@ -1,7 +1,7 @@
-"""The audit log: one structured line per act on models, streams and access, with who did it, and never a secret.
+"""The audit log: one structured line per act on models, streams and access, with its caller and without secrets.
 
-Lines go to the process log, as logger "audit", or to a file of their own: JSON, mode 0600, opened again once it has
-been moved away. Refusals are limited, by tenant, and what is left out is counted in a line of its own.
+Lines go to the process log as logger "audit", or to a file of their own: JSON, mode 0600, reopened after a rename.
+Lines of refusals are limited per tenant; those left out are counted in a line of their own.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ log = structlog.get_logger("audit")
 
 OK = "ok"
 MODE = 0o600
-SHOWN = 256  # characters of a value that a client chose
-BY_HAND = "by hand"  # of events that a call has caused, which has its own line
+SHOWN = 256  # characters of a value that a client chose; the rest is cut
+BY_HAND = "by hand"  # reason of events caused by a call, which has a line of its own
 OF_EVENTS = {ev.PUBLISHED: "publish", ev.VETOED: "veto", ev.ROLLED_BACK: "rollback", ev.SKIPPED: "skip"}
 
 
 @dataclass(slots=True)
 class Bucket:
-    """Refusals of one tenant: lines left to write now, since when, and what was left out since the last count."""
+    """Refusals of one tenant: lines that may be written, as of `since`, and lines left out since the last count."""
 
     lines: float
     since: float
@@ -41,7 +41,7 @@ class Bucket:
 
 
 class Audit:
-    """Writes the lines. For one thread; the file is written at once, so that no crash loses a line."""
+    """Writes audit lines, each at once, so that no crash loses a line. For one thread."""
 
     def __init__(
         self,
@@ -50,7 +50,10 @@ class Audit:
         wall: Callable[[], float] = time.time,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """path: the file; None: the process log. Opens it. wall: seconds since 1970. Raises OSError naming it."""
+        """Open the log. Raises OSError naming the file.
+
+        path: its file; None: the process log. on_full: called when the disk is full. wall: seconds since 1970.
+        """
         self._path, self._on_full, self._wall, self._clock = path, on_full, wall, clock
         self._fd, self._complaint = -1, ""
         self._buckets: dict[str, Bucket] = {}  # by tenant; "": callers without a good token
@@ -62,12 +65,12 @@ class Audit:
                 raise OSError(f"audit = {path}: {error.strerror}; {remedy}") from error
 
     def act(self, action: str, outcome: str, who: Grant | None = None, peer: str = "", **facts: object) -> None:
-        """Write a line. who: None: the server itself, or a caller that is not known. facts: values without secrets."""
+        """Write a line. who: None for the server itself or an unknown caller. facts: values without secrets."""
         line = {"action": action, "outcome": outcome, **_identity(who), "peer": peer, **facts}
         self._write({name: _printable(value) for name, value in line.items() if value not in ("", None)})
 
     def refused(self, action: str, outcome: str, who: Grant | None = None, peer: str = "", **facts: object) -> None:
-        """`act` for what was not done. Beyond AUDIT_REFUSALS of a tenant's at once they are counted instead."""
+        """Write a line for a refusal, or only count it beyond AUDIT_REFUSALS of the tenant at once."""
         tenant = who.tenant if who else ""
         now = self._clock()
         bucket = self._buckets.setdefault(tenant, Bucket(AUDIT_REFUSALS, now))
@@ -81,7 +84,7 @@ class Audit:
             left_out[action, outcome] = left_out.get((action, outcome), 0) + 1
 
     def event(self, event: Event) -> None:
-        """The line of what the server did to a model by itself."""
+        """Write a line for an act of the server itself on a model."""
         action = OF_EVENTS.get(event.kind)
         if action is None or event.reason == BY_HAND:
             return
@@ -90,7 +93,7 @@ class Audit:
         self.act(action, OK, None, "", by="server", tenant=tenant, model=model, version=event.version, **facts)
 
     def count_left_out(self) -> None:
-        """Write how many refusals had no line since the last call: one line for each tenant, action and outcome."""
+        """Write the number of refusals without a line since the last call, per tenant, action and outcome."""
         for tenant, bucket in list(self._buckets.items()):
             for (action, outcome), times in bucket.left_out.items():
                 self.act(action, outcome, tenant=tenant, left_out=times)
@@ -99,7 +102,7 @@ class Audit:
                 del self._buckets[tenant]
 
     def close(self) -> None:
-        """Count what was left out, and close the file."""
+        """Write the counts of `count_left_out`, and close the file."""
         self.count_left_out()
         self._close()
 
@@ -113,21 +116,21 @@ class Audit:
             self._reopen_if_moved(self._path)
             _write_whole(self._fd, f"{text}\n".encode())
             self._complaint = ""
-        except OSError as error:  # the line is not lost: the process log has it
+        except OSError as error:  # the process log gets the line instead
             if error.errno in NO_ROOM:
                 self._on_full()
             log.info("audit", **line)
             if self._complaint != (why := str(error)):
                 self._complaint = why
-                log.error("the audit file cannot be written: its lines come here", audit=str(self._path), why=why)
+                log.error("the audit file cannot be written: its lines go to this log", audit=str(self._path), why=why)
 
     def _reopen_if_moved(self, path: Path) -> None:
-        """Open the file that stands there now, as after logrotate's rename."""
+        """Open the file anew if another one is at its path, as after logrotate's rename."""
         try:
             there, here = os.stat(path), os.fstat(self._fd)
             if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):
                 return
-        except OSError:  # it was moved away, or never opened again
+        except OSError:  # renamed, or not reopened yet
             pass
         self._close()
         self._open(path)
@@ -135,7 +138,7 @@ class Audit:
     def _open(self, path: Path) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, MODE)
         try:
-            os.fchmod(fd, MODE)  # also of a file that stood there with another
+            os.fchmod(fd, MODE)  # also of an existing file with another mode
         except OSError:
             os.close(fd)
             raise
@@ -148,7 +151,7 @@ class Audit:
 
 
 def _write_whole(fd: int, data: bytes) -> None:
-    """Append a line, whole or, where the disk is full, not at all. Raises OSError."""
+    """Append a line whole, or not at all on a full disk. Raises OSError."""
     before = os.fstat(fd).st_size
     while data:
         try:
@@ -160,12 +163,12 @@ def _write_whole(fd: int, data: bytes) -> None:
 
 
 def _identity(who: Grant | None) -> dict[str, object]:
-    """Tenant, the token's name in the access file, and role: never its digest."""
+    """Return tenant, role and the token's name in the access file; never its digest."""
     return {"tenant": who.tenant, "token": who.name, "role": who.role.name.lower()} if who else {}
 
 
 def _printable(value: object) -> object:
-    """A value as one line of text of bounded length, unless it is a number."""
+    """Return a number as it is, any other value as one line of text of bounded length."""
     if isinstance(value, (bool, int, float)):
         return value
     text = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in str(value)[:SHOWN])

@@ -1,4 +1,4 @@
-"""Who may do what: the access file's tokens, each of a tenant and a role, and the tenants' quotas. No I/O."""
+"""The access file: tokens, each with a tenant and a role, and the tenants' quotas. No I/O."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ from typing import Any
 from service.common.documents import DocumentError, toml
 from service.common.errors import Unauthenticated, shown
 
-DEFAULT_TENANT = "default"  # of everybody, where there is no access file
+DEFAULT_TENANT = "default"  # of every caller, without an access file
 TENANT_NAME = re.compile(r"[a-z][a-z0-9_-]{0,63}")
 DIGEST = re.compile(r"[0-9a-f]{64}")
 SCHEME = "Bearer "
 
 
 class AccessError(ValueError):
-    """What is wrong in an access file: names the entry, its value and the remedy."""
+    """An invalid access file. Names the entry, its value and the remedy."""
 
 
 class Role(enum.IntEnum):
-    """What a token may do; each may do what the ones before it may. Numbered as freshet.v1.Role, but for METRICS."""
+    """What a token permits; each role includes those before it. Numbered as freshet.v1.Role, except METRICS."""
 
-    METRICS = 0  # read /metrics, of all tenants; call nothing
+    METRICS = 0  # read /metrics of all tenants; call no method
     PREDICT = 1
     TRAIN = 2
     ADMIN = 3
@@ -36,53 +36,62 @@ class Role(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """Whom a token stands for. `digest`: its sha256, hex; "": no token, everybody. `expires`: seconds since 1970."""
+    """The tenant and role that a token stands for.
+
+    digest: sha256 of the token, hex; "" without an access file, when every caller has this grant.
+    expires: seconds since 1970.
+    """
 
     tenant: str
     role: Role
     digest: str = ""
-    name: str = ""  # for people: in logs, never the token
+    name: str = ""  # for logs, which never hold the token
     expires: float = math.inf
 
     @property
     def sees_all(self) -> bool:
-        """Whether it may know what is counted of every tenant."""
+        """Whether it may read the metrics of all tenants."""
         return self.role is Role.METRICS or (self.tenant, self.role) == (DEFAULT_TENANT, Role.ADMIN)
 
+    def __repr__(self) -> str:
+        """Without the digest, so that no log can hold it."""
+        name = f", {self.name!r}" if self.name else ""
+        return f"Grant({self.tenant!r}, {self.role.name.lower()}{name})"
 
-EVERYBODY = Grant(DEFAULT_TENANT, Role.ADMIN)  # where there is no access file
+
+EVERYBODY = Grant(DEFAULT_TENANT, Role.ADMIN)  # without an access file
 
 
 @dataclass(frozen=True, slots=True)
 class Quota:
-    """What one tenant may have at once; without an entry, whatever the server may."""
+    """Limits of one tenant. Without an entry only the server's own limits apply."""
 
     models: int = 2**63
     streams: int = 2**63
     ticks_per_s: float = math.inf
-    work_per_s: float = math.inf  # multiply-adds of the steps of its ticks
-    in_flight_bytes: int = 2**63  # received and not yet answered, all calls together
-    calls: int = 2**63  # open, of any method
-    learn_s_per_s: float = math.inf  # seconds of learning per second, all trainers together
+    work_per_s: float = math.inf  # multiply-adds of its ticks' steps
+    in_flight_bytes: int = 2**63  # received and not yet answered, in all its calls
+    calls: int = 2**63  # open calls of any method
+    learn_s_per_s: float = math.inf  # seconds of learning per second, in all trainers
 
 
 UNLIMITED = Quota()
-PER_SECOND = {"ticks_per_s", "work_per_s", "learn_s_per_s"}  # numbers, and not zero; the others are counts
+PER_SECOND = {"ticks_per_s", "work_per_s", "learn_s_per_s"}  # positive numbers; the others are counts
 NOBODY = "-" * 64
 
 
 @dataclass(frozen=True)
 class Access:
-    """An access file's content. `open`: there is none, and nobody needs a token."""
+    """The content of an access file. open: there is none, and no caller needs a token."""
 
     grants: Mapping[str, Grant] = field(default_factory=dict)  # by digest
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     open: bool = False
 
     def admit(self, authorization: str | None, now: float) -> Grant:
-        """The grant of a call with this `authorization` metadata, at `now`, seconds since 1970.
+        """Return the grant of a call with this `authorization` metadata. now: seconds since 1970.
 
-        Takes the same time for every token that is not good. Raises Unauthenticated.
+        Takes the same time for every invalid token. Raises Unauthenticated.
         """
         if self.open:
             return EVERYBODY
@@ -90,24 +99,26 @@ class Access:
             raise refused("(none)", "send `authorization: Bearer TOKEN` with every call")
         if not authorization.startswith(SCHEME):
             raise refused("another scheme", "send `authorization: Bearer TOKEN`")
-        # Nobody can choose the bits of a sha256, so how long its look-up takes tells nothing of any token.
+        # A caller cannot choose the bits of a sha256, so the duration of its look-up reveals nothing about a token.
         digest = token_digest(authorization.removeprefix(SCHEME))
         found = self.grants.get(digest)
         if not hmac.compare_digest(found.digest if found else NOBODY, digest) or found is None:
-            raise refused("a token", "it is not known here: ask whoever runs the server for another")
+            raise refused("a token", "unknown to this server: ask its operator for another")
         if found.expires <= now:
-            raise refused("a token", "it has expired: ask whoever runs the server for another")
+            raise refused("a token", "it has expired: ask the operator for another")
         return found
 
-    def still(self, grant: Grant, now: float) -> bool:
-        """Whether a call that was admitted under this grant may go on."""
+    def still_valid(self, grant: Grant, now: float) -> bool:
+        """Whether a call admitted under this grant may continue. now: seconds since 1970."""
         if self.open:
             return True
-        today = self.grants.get(grant.digest)
-        return today is not None and (today.tenant == grant.tenant and today.role >= grant.role and today.expires > now)
+        now_granted = self.grants.get(grant.digest)
+        if now_granted is None or now_granted.tenant != grant.tenant:
+            return False
+        return now_granted.role >= grant.role and now_granted.expires > now
 
     def quota(self, tenant: str) -> Quota:
-        """The tenant's."""
+        """Return the quota of a tenant."""
         return self.quotas.get(tenant, UNLIMITED)
 
 
@@ -115,17 +126,17 @@ OPEN = Access(open=True)
 
 
 def refused(value: str, remedy: str) -> Unauthenticated:
-    """The error of whoever is not let in. It never holds the token."""
+    """Return the error for a caller that is not admitted. It never holds the token."""
     return Unauthenticated("authorization", value, remedy)
 
 
 def token_digest(token: str) -> str:
-    """What the access file holds of a token: its sha256, hex. (Tokens are random and long: no salt, no slow hash.)"""
+    """Return the sha256 of a token, hex. Tokens are random and long, so they need no salt and no slow hash."""
     return sha256(token.encode("utf-8", "surrogateescape")).hexdigest()
 
 
 def parse(text: str) -> Access:
-    """An access file, TOML. Raises AccessError for whatever it says that is not understood, whole or not at all."""
+    """Parse an access file, TOML. Raises AccessError for any entry that is not understood."""
     try:
         content = toml(text)
     except DocumentError as error:
@@ -140,7 +151,7 @@ def parse(text: str) -> Access:
     for at, entry in enumerate(tokens, 1):
         grant = _grant(f"token {at}", entry)
         if grant.digest in grants:
-            raise AccessError(f"token {at}: its sha256 stands here twice; one token has one tenant and one role")
+            raise AccessError(f"token {at}: its sha256 occurs twice; a token has one tenant and one role")
         grants[grant.digest] = grant
     return Access(grants, {name: _quota(name, entry) for name, entry in tenants.items()})
 
@@ -180,7 +191,7 @@ def _quota(tenant: str, entry: Any) -> Quota:
 
 def _table(where: str, entry: Any, known: set[str]) -> dict[str, Any]:
     if not isinstance(entry, dict):
-        # Not what stands there: it may be a token, and this goes into the log.
+        # Do not repeat the value: it may be a token, and this text is logged.
         raise AccessError(f"{where}: {type(entry).__name__}; write it as a table")
     unknown = entry.keys() - known
     if unknown:

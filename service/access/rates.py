@@ -1,8 +1,8 @@
-"""Ticks, or their work, per second: a bucket of tokens for each stream, each tenant, and one for the server. Plain
-functions of monotonic time.
+"""Token buckets that limit ticks, or their work, per second: one per stream, one per tenant, one for the server.
 
-A bucket is one number, the time at which it will be full again (virtual scheduling, ITU-T I.371): to take n tokens
-moves that time on by n / per_s, and it may not be further ahead of now than an empty bucket takes to fill.
+A bucket is one number, the time at which it will be full again (virtual scheduling, ITU-T I.371). Taking n tokens adds
+n / per_s to it; it may lie ahead of now by at most the time that an empty bucket takes to fill. Pure functions of
+monotonic time.
 """
 
 from __future__ import annotations
@@ -13,42 +13,44 @@ import numpy as np
 from numpy.typing import NDArray
 
 Times = NDArray[np.float64]
-BURST_S = 1.0  # a full bucket holds the tokens of so long, and at least one
-ROUNDING_S = 1e-9  # whoever comes after exactly `wait` is let in: sums of float64 seconds are off by less
+BURST_S = 1.0  # a full bucket holds the tokens of this time, and at least one
+ROUNDING_S = 1e-9  # so that a caller after exactly `wait` is admitted: sums of float64 seconds err by less
 
 
 class Rate:
-    """A bound: `per_s` tokens per second, above 0. Times are seconds of one monotonic clock."""
+    """A limit of `per_s` tokens per second, above 0. Times are seconds of one monotonic clock."""
 
     __slots__ = ("_one", "_slack", "per_s")
 
     def __init__(self, per_s: float) -> None:
         self.per_s, self._one = per_s, 1 / per_s
-        # So far ahead of now a bucket may be full again that still has a token.
+        # A bucket has a token while the time at which it is full lies at most this far ahead of now.
         self._slack = max(BURST_S - self._one, 0.0) + ROUNDING_S
 
     def wait(self, full_at: float, now: float) -> float:
-        """Seconds until the bucket has a token; 0 if it has one."""
+        """Return the seconds until the bucket has a token; 0 if it has one."""
         return max(full_at - now - self._slack, 0.0)
 
     def has_token(self, full_at: Times, now: float) -> NDArray[np.bool_]:
-        """Of many buckets, which have a token now: those whose `wait` is 0."""
+        """Return which of many buckets have a token now: those whose `wait` is 0."""
         return full_at - now <= self._slack
 
     def tokens(self, full_at: float, now: float) -> int:
-        """How many tokens the bucket has."""
+        """Return the number of tokens in the bucket."""
         ahead = max(full_at - now, 0.0)
         return max(math.floor((self._slack - ahead) * self.per_s) + 1, 0)
 
     def portions(self, full_at: float, now: float, cost: float) -> int:
-        """How many portions of `cost` tokens each may be taken now: those that begin while the bucket has a token. So
-        one may cost more than a full bucket, and the next waits until that is paid."""
+        """Return how many portions of `cost` tokens may be taken now: those that begin while the bucket has a token.
+
+        A portion may cost more than a full bucket; the next one then waits until the bucket has recovered.
+        """
         return math.ceil(self.tokens(full_at, now) / cost)
 
     def take(self, full_at: float, now: float, n: float = 1) -> float:
-        """When the bucket is full again once n of its tokens are taken."""
+        """Return when the bucket is full again after n tokens are taken."""
         return max(full_at, now) + n * self._one
 
     def take_each(self, full_at: Times, now: float) -> Times:
-        """`take` of one token of each bucket; new."""
+        """Return `take` of one token from each bucket, as a new array."""
         return np.maximum(full_at, now) + self._one

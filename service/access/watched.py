@@ -1,5 +1,7 @@
-"""What is read from files, and again whenever one of them changes: tokens, certificates. One that is no good, or that
-takes too long, changes nothing, and that is said."""
+"""Values read from files and read again when a file changes: tokens, certificates.
+
+A file that is invalid, or takes too long to read, changes nothing; it is logged and counted.
+"""
 
 from __future__ import annotations
 
@@ -20,26 +22,26 @@ Value = TypeVar("Value")
 
 
 class Watched(Generic[Value]):
-    """`current` is what is in force; it changes in `look`. Without paths nothing ever changes."""
+    """A value in force, `current`, which `look` replaces when its files change. Without paths it never changes."""
 
     def __init__(self, what: str, paths: Mapping[str, Path], read: Callable[[], Value], invalid: Gauge) -> None:
-        """Reads it. read: raises for what is no good, and so does this.
+        """Read the value. Raises what `read` raises for invalid files.
 
-        what: for people. paths: by setting.
+        what: name of the value in the log. paths: by name of the setting. invalid: 1 while a changed file is invalid.
         """
         self._looking: asyncio.Future[bool] | None = None
         self._what, self._paths, self._read, self._invalid = what, paths, read, invalid
-        self.complaint = ""  # why the files are not what is in force; empty: they are
+        self.complaint = ""  # why the present files are not in force; "": they are
         self._seen = self._signature()
         self.current = read()
         invalid.set(0)
 
     def look(self) -> bool:
-        """Read again if a file has changed; whether something else is in force now."""
+        """Read the value again if a file has changed. Returns whether another value is in force now."""
         try:
             seen = self._signature()
         except OSError as error:
-            self._seen = []  # it may come back as it was
+            self._seen = []  # the file may come back unchanged
             self._complain(str(error))
             return False
         if seen == self._seen:
@@ -47,19 +49,22 @@ class Watched(Generic[Value]):
         self._seen = seen
         try:
             fresh = self._read()
-        except Exception as error:  # a parser's RecursionError too: whatever it is, what was read before is still good
+        except Exception as error:  # also a parser's RecursionError: the former value stays in force
             self._complain(str(error) or type(error).__name__)
             return False
         self.complaint = ""
         self._invalid.set(0)
         changed, self.current = fresh != self.current, fresh
         if changed:
-            log.info("read again, and in force from here on", file=self._what)
+            log.info("file read again: its content is in force", file=self._what)
         return changed
 
     async def look_aside(self, within_s: float) -> bool:
-        """As `look`, in a thread, for so long at most: one that takes longer is left alone, which is said, and awaited
-        again the next time. The thread does not hold up the process's end."""
+        """Run `look` in a thread and wait for it at most `within_s` seconds. Returns as `look`.
+
+        A look that takes longer is logged and continues; the next call waits for it. Its thread does not delay the
+        end of the process.
+        """
         if self._looking is None:
             self._looking = asyncio.get_running_loop().create_future()
             threading.Thread(target=self._look_for, args=(self._looking,), name=self._what, daemon=True).start()
@@ -71,30 +76,30 @@ class Watched(Generic[Value]):
         return looked.result()
 
     def _look_for(self, future: asyncio.Future[bool]) -> None:
-        """On a thread: `look`, and its outcome to whoever waits for it."""
+        """Run `look` on this thread and set the future on its own loop."""
         try:
             changed = self.look()
         except BaseException as error:
-            settle, outcome = future.set_exception, error
+            finish, outcome = future.set_exception, error
         else:
-            settle, outcome = future.set_result, changed  # type: ignore[assignment]
+            finish, outcome = future.set_result, changed  # type: ignore[assignment]
         with contextlib.suppress(RuntimeError):  # the loop has ended
-            future.get_loop().call_soon_threadsafe(settle, outcome)
+            future.get_loop().call_soon_threadsafe(finish, outcome)
 
     def _complain(self, why: str) -> None:
         self._invalid.set(1)
         if why != self.complaint:
             self.complaint = why
-            log.error("no good: what was read before stays in force", file=self._what, why=why)
+            log.error("file invalid: its former content stays in force", file=self._what, why=why)
 
     def _signature(self) -> list[tuple[int, int, int]]:
-        """What changes with the files' content. Raises OSError naming the setting."""
+        """Return values that change with the files. Raises OSError naming the setting."""
         stats = [_stat(setting, path) for setting, path in self._paths.items()]
         return [(stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in stats]
 
 
 def _stat(setting: str, path: Path) -> os.stat_result:
-    """Of a file that can be opened, which a pipe is at once. Raises OSError naming the setting."""
+    """Return the status of a file that can be opened, without waiting for a pipe. Raises OSError naming the setting."""
     try:
         with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC), "rb") as file:
             return os.fstat(file.fileno())

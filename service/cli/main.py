@@ -130,7 +130,7 @@ def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
     from service.journal.log import JournalLocked
     from service.journal.segments import JournalDamaged
     from service.observe.logs import Log
-    from service.server.server import Addresses
+    from service.server.ports import Addresses
     from service.server.server import serve as run
     from service.storage.database import DatabaseRefused
     from service.storage.directory import DirectoryRefused

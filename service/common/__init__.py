@@ -1,4 +1,4 @@
-"""Words that every room uses: errors, names, bounds, addresses, bounded reading of documents.
+"""Vocabulary of every room: errors, names, bounds, addresses, bounded reading of documents.
 
-Knows the model's sizes and nothing of the server's parts; does no I/O but reading a file that a person wrote.
+Knows the sizes of models and no component of the server. Its only I/O is reading files that people write.
 """

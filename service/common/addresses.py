@@ -6,7 +6,7 @@ import ipaddress
 
 
 def split_address(name: str, address: str) -> tuple[str, int]:
-    """HOST:PORT in two. Raises ValueError naming the setting."""
+    """Return host and port of HOST:PORT. Raises ValueError naming the setting."""
     host, _, port = address.rpartition(":")
     bare = ":" in host and not (host.startswith("[") and host.endswith("]"))
     if not host or bare or not port.isdecimal() or int(port) > 65535:
@@ -15,7 +15,7 @@ def split_address(name: str, address: str) -> tuple[str, int]:
 
 
 def is_local(host: str) -> bool:
-    """Whether only this machine can reach the host's address."""
+    """Whether only this machine can reach the address."""
     if host == "localhost":
         return True
     try:

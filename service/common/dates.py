@@ -1,4 +1,4 @@
-"""Times in messages: seconds since 1970 as a date in UTC, so that a wrong unit or a wrong clock is seen at once."""
+"""Times in messages: seconds since 1970 as a UTC date, so that a wrong unit or clock is visible at once."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 
 def as_date(seconds: float) -> str:
-    """A time such as 2014-07-01T00:30:00Z; as a number where no calendar reaches."""
+    """Return a time as 2014-07-01T00:30:00Z, or as a number if it lies outside the calendar."""
     try:
         moment = datetime.fromtimestamp(seconds, UTC)
     except (OverflowError, ValueError, OSError):

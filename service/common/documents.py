@@ -1,4 +1,4 @@
-"""Files and texts that people write: bounded before anything parses them. Whatever a parser may raise is one error."""
+"""Parse files and texts that people write: bounded before parsing; every parser error becomes DocumentError."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 
 from service.common.errors import shown
 
-MAX_DOCUMENT_BYTES = 4 << 20  # of settings, a spec, or tokens: some 20,000 of these
-MAX_NESTING = 32  # lists and tables within each other, and parts of a dotted key: both parsers recurse, or square
+MAX_DOCUMENT_BYTES = 4 << 20  # settings, a spec, or about 20,000 tokens
+MAX_NESTING = 32  # of lists and tables, and parts of a dotted key: parsers recurse, or take quadratic time
 
 _TOML = re.compile(
     r"""
-    \"\"\"(?:[^"\\]+|\\.|"(?!""))*(?:\"\"\")?   # strings and comments, whose brackets and dots are text: each takes
-  | '''(?:[^']+|'(?!''))*(?:''')?               # all up to its end, or the text's, so that a scan is linear
+    \"\"\"(?:[^"\\]+|\\.|"(?!""))*(?:\"\"\")?   # strings and comments, whose brackets and dots are text: each matches
+  | '''(?:[^']+|'(?!''))*(?:''')?               # up to its end, or the end of the text, so that a scan is linear
   | "(?:[^"\\\n]+|\\.)*"?
   | '[^'\n]*'?
   | \#[^\n]*
@@ -31,12 +31,12 @@ _JSON = re.compile(r'"(?:[^"\\]+|\\.)*"?|[\[{]|[\]}]', re.DOTALL)
 
 
 class DocumentError(ValueError):
-    """What is wrong with a file or a text: in words, without the file's name."""
+    """An invalid file or text. The message describes the fault without the file's name."""
 
 
 def read(path: Path, most: int = MAX_DOCUMENT_BYTES) -> bytes:
-    """A plain file of at most so many bytes; nothing else is waited for. Raises DocumentError, OSError."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # a pipe is not waited for
+    """Return the bytes of a regular file of at most `most` bytes. Raises DocumentError, OSError."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)  # opening a pipe must not block
     with open(descriptor, "rb") as file:
         if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             raise DocumentError("not a plain file")
@@ -47,12 +47,12 @@ def read(path: Path, most: int = MAX_DOCUMENT_BYTES) -> bytes:
 
 
 def read_text(path: Path) -> str:
-    """A plain file of UTF-8. Raises DocumentError, OSError."""
+    """Return the text of a regular UTF-8 file. Raises DocumentError, OSError."""
     return decoded(read(path))
 
 
 def decoded(data: bytes) -> str:
-    """UTF-8. Raises DocumentError."""
+    """Decode UTF-8. Raises DocumentError."""
     try:
         return data.decode()
     except UnicodeDecodeError as error:
@@ -60,13 +60,13 @@ def decoded(data: bytes) -> str:
 
 
 def toml(text: str) -> dict[str, Any]:
-    """The tables of a TOML text. Raises DocumentError."""
+    """Parse a TOML text. Raises DocumentError."""
     tables: dict[str, Any] = _parsed(tomllib.loads, text, _TOML)
     return tables
 
 
 def json_value(text: str, **options: Any) -> Any:
-    """What a JSON text says. options: of json.loads. Raises DocumentError."""
+    """Parse a JSON text. options: for json.loads. Raises DocumentError."""
     return _parsed(lambda text: json.loads(text, **options), text, _JSON)
 
 
@@ -76,12 +76,12 @@ def _parsed(parse: Callable[[str], Any], text: str, tokens: re.Pattern[str]) -> 
     _check_nesting(text, tokens)
     try:
         return parse(text)
-    except Exception as error:  # of its own kind, ValueError, RecursionError, OverflowError and what comes later
+    except Exception as error:  # its own error, ValueError, RecursionError, OverflowError or a future one
         raise DocumentError(shown(str(error)) or type(error).__name__) from None
 
 
 def _check_nesting(text: str, tokens: re.Pattern[str]) -> None:
-    """Raises DocumentError where brackets, or the parts of a key, are within each other more than MAX_NESTING deep."""
+    """Raise DocumentError if brackets, or the parts of a key, nest deeper than MAX_NESTING."""
     depth = dots = 0
     for found in tokens.finditer(text):
         token = found[0]

@@ -1,4 +1,4 @@
-"""What can go wrong, as a tree. Each names the field, its value and the remedy; the edge maps types to statuses."""
+"""Errors that callers see. Each names the field, its value and the remedy; the edge maps their types to statuses."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ SHOWN_CHARACTERS = 80
 
 
 def shown(value: object) -> str:
-    """A value as text, cut to a length that fits an error message."""
+    """Return a value as text, cut to a length that fits an error message."""
     text = value if isinstance(value, str) else repr(value)
     return text if len(text) <= SHOWN_CHARACTERS else text[: SHOWN_CHARACTERS - 1] + "…"
 
 
 class ServiceError(Exception):
-    """Base of everything a caller may be told. `field`, `value` and `remedy` are text."""
+    """Base of all errors that callers see. retry_s: seconds after which a retry may succeed; None: unknown."""
 
     def __init__(self, field: str, value: object, remedy: str, *, retry_s: float | None = None) -> None:
         self.field, self.value, self.remedy, self.retry_s = field, shown(value), remedy, retry_s
@@ -23,11 +23,11 @@ class ServiceError(Exception):
 
 
 class Invalid(ServiceError):
-    """The request can never succeed as it is."""
+    """The request can never succeed unchanged."""
 
 
 class NotFound(ServiceError):
-    """No such thing, or it is not yours."""
+    """The thing does not exist, or belongs to another tenant."""
 
 
 class AlreadyExists(ServiceError):
@@ -35,23 +35,23 @@ class AlreadyExists(ServiceError):
 
 
 class Exhausted(ServiceError):
-    """A bound is reached; `retry_s` says when to try again."""
+    """A limit is reached; `retry_s` is the time to the next attempt."""
 
 
 class Unauthenticated(ServiceError):
-    """Who calls is not known: no token, or none that is good."""
+    """The caller is unknown: no token, or an invalid one."""
 
 
 class Forbidden(ServiceError):
-    """Who calls is known, and may not do this."""
+    """The caller is known and may not do this."""
 
 
 class Unavailable(ServiceError):
-    """The service cannot take this now: it is starting, draining, or its disk has failed."""
+    """The server cannot accept this now: it is starting or draining, or its disk has failed."""
 
 
 class Reason(enum.IntEnum):
-    """Why one message of a stream was refused; the numbers are those of the wire's Refused.Reason."""
+    """Why one message of a stream was refused. Numbered as Refused.Reason on the wire."""
 
     SHAPE = 1
     NON_FINITE = 2
@@ -69,12 +69,12 @@ class Reason(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class Refusal:
-    """One message refused inside a stream, which goes on as if it had not come."""
+    """A refused message of a stream. The stream continues as if the message had not been sent."""
 
     seq: int
     reason: Reason
     field: str
     value: str
     remedy: str
-    item: int = 0  # of a label or a window: which of its call's, from 1
-    retry_s: float = 0.0  # of OVERLOADED: when to send it again; 0: after the next Durable
+    item: int = 0  # ordinal of a label or window in its call, from 1
+    retry_s: float = 0.0  # with OVERLOADED: seconds until it may be sent again; 0: after the next Durable

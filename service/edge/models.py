@@ -8,7 +8,7 @@ from typing import Any
 
 from freshet.v1 import models_pb2, models_pb2_grpc
 from service.common.errors import Unavailable
-from service.edge import wire
+from service.edge import wire_models
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.writing import Writers
@@ -25,14 +25,14 @@ class Models(models_pb2_grpc.ModelsServicer):
         self._serving, self._control, self._writers, self._erasure = serving, control, writers, erasure
 
     def _message(self, model: ServedModel) -> models_pb2.Model:
-        return wire.model_message(
+        return wire_models.model_message(
             model, self._serving.journal.offset(model.number), self._serving.metrics.of(model.key)
         )
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Answers once the model is on disk and serves."""
         async with statuses(context):
-            spec = wire.spec(request.spec)
+            spec = wire_models.spec(request.spec)
             model = await self._control.create(key(request.name), spec, request.weights, request.weights_digest)
             return self._message(model)
 
@@ -54,7 +54,7 @@ class Models(models_pb2_grpc.ModelsServicer):
         async with statuses(context):
             model = self._serving.model(key(request.name))
             versions = await asyncio.to_thread(self._serving.versions.list, model.number)
-            return models_pb2.VersionsResponse(versions=[wire.version_message(v) for v in versions])
+            return models_pb2.VersionsResponse(versions=[wire_models.version_message(v) for v in versions])
 
     async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
         """A version's files, checked against their digests."""
@@ -63,7 +63,7 @@ class Models(models_pb2_grpc.ModelsServicer):
             version = await self._control.version(model, request.version or model.champion)
             blobs = await asyncio.to_thread(store.blobs, model.number, version.number)
             return models_pb2.ExportResponse(
-                version=wire.version_message(version), onnx=blobs.onnx, weights=blobs.weights
+                version=wire_models.version_message(version), onnx=blobs.onnx, weights=blobs.weights
             )
 
     async def Import(self, request: models_pb2.ImportRequest, context: Any) -> models_pb2.Version:
@@ -72,7 +72,7 @@ class Models(models_pb2_grpc.ModelsServicer):
             version = await self._control.import_version(
                 key(request.name), request.weights, request.digest, request.onnx
             )
-            return wire.version_message(version)
+            return wire_models.version_message(version)
 
     async def Promote(self, request: models_pb2.PromoteRequest, context: Any) -> models_pb2.Model:
         """Answers once it is on disk; from the swap on, every forecast is the version's."""
@@ -117,9 +117,9 @@ class Models(models_pb2_grpc.ModelsServicer):
             events = self._serving.events
             if request.recent_only:
                 for event in events.recent(key(request.name), request.recent):
-                    await writing.send(wire.event_message(event))
+                    await writing.send(wire_models.event_message(event))
                 return
             async with contextlib.aclosing(events.watch(key(request.name), request.recent)) as watched:
                 async for event in watched:
-                    await writing.send(wire.event_message(event))
+                    await writing.send(wire_models.event_message(event))
             raise Unavailable("service", "draining", "watch again in a moment", retry_s=1.0)

@@ -98,7 +98,7 @@ class MuxCall:
                     await self._bind(request.bind)
                 if request.HasField("ticks"):
                     await self._ticks(wire.columns(request.ticks, len(self.model.spec.channels)))
-                    self.serving.metrics.total_seconds.observe(self.serving.clock() - arrived)
+                    self.serving.metrics.serving.total_seconds.observe(self.serving.clock() - arrived)
             request = await self.writing.read()
         await self.serving.journal.flush()
         await self._tell()

@@ -12,7 +12,7 @@ from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
 from service.access.grants import Role
 from service.common.errors import Invalid, NotFound, Reason, Refusal
-from service.edge import wire
+from service.edge import wire, wire_models
 from service.edge.duplex import both_sides
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
@@ -66,7 +66,7 @@ class Call:
                 durable_seq=session.durable_seq,
                 state_origin=self.origin,  # type: ignore[arg-type]  # numbered alike
                 version=model.champion,
-                spec=wire.spec_message(model.spec),
+                spec=wire_models.spec_message(model.spec),
                 judged_through=self._told[2],
                 max_undurable=self.serving.config.max_undurable,
                 last_time=wire.event_time(session.last_time),
@@ -116,7 +116,7 @@ class Call:
             answer = await self._answer(request, arrived)
             if answer is not None:
                 await self.write(answer)
-            metrics.total_seconds.observe(clock() - arrived)
+            metrics.serving.total_seconds.observe(clock() - arrived)
         await self.serving.journal.flush()
         if self.owned:
             await self._tell()

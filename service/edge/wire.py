@@ -1,71 +1,40 @@
-"""Protobuf ↔ plain values: the only reader of message fields. Everything a client sent is checked here or refused."""
+"""Protobuf ↔ plain values of streams and labels. Every field that a client sent is checked here or refused.
+
+This module and `wire_models` are the only readers of message fields.
+"""
 
 from __future__ import annotations
 
-import functools
 import math
 from array import array
-from itertools import accumulate
 from typing import Any, NamedTuple
 
 import numpy as np
-from google.protobuf.unknown_fields import UnknownFieldSet
 from numpy.typing import NDArray
 
-from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
-from model.spec import MAX_CHANNELS, ModelSpec, SpecError
+from freshet.v1 import streams_pb2, training_pb2, types_pb2
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_TIME_S
 from service.learning.labels import RawWindow
-from service.observe.events import Event
-from service.observe.metrics import STALENESS, ModelMetrics
 from service.storage.states import StreamRow
-from service.storage.versions import Version
 from service.streams.answers import Answer
 from service.streams.sessions import ServedModel
 from service.trainer.quarantine import NO_STREAM, Item
 
 Array = NDArray[np.float32]
-MAX_COUNT = 2**62  # of ticks and owners of a stream that is put: some room is left to count on
-SPECS_KEPT = 128  # as messages
-NARROW = 50  # values: up to here an array is made faster by way of a list than of the field itself
-
-
-def spec(message: types_pb2.ModelSpec) -> ModelSpec:
-    """A spec message as a spec; fields left out take their defaults. Raises Invalid, also for fields that are not ours:
-    whoever set one would otherwise believe that it counts."""
-    unknown = UnknownFieldSet(message)
-    if len(unknown):
-        last = max(field.number for field in message.DESCRIPTOR.fields)
-        remedy = f"this server knows fields 1 to {last}, of their own types: leave it out, or upgrade the server"
-        raise Invalid("spec", f"field number {unknown[0].field_number}", remedy)
-    values: dict[str, Any] = {}
-    for field, value in message.ListFields():
-        if field.type == field.TYPE_STRING and field.is_repeated and len(value) > MAX_CHANNELS:
-            raise Invalid(f"spec.{field.name}", f"{len(value)} names", f"give at most {MAX_CHANNELS} names")
-        values[field.name] = list(value) if field.is_repeated else value
-    try:
-        return ModelSpec.from_mapping(values)
-    except SpecError as error:
-        raise Invalid(f"spec.{error.field}", error.value, error.remedy) from error
-
-
-@functools.lru_cache(maxsize=SPECS_KEPT)
-def spec_message(spec: ModelSpec) -> types_pb2.ModelSpec:
-    """A spec as a message, every field filled in: to be put into others, not to be changed. Made once, as every Welcome
-    holds one, and there may be thousands of names in it."""
-    return types_pb2.ModelSpec(**spec.to_mapping())
+MAX_COUNT = 2**62  # the largest last_seq or epoch of a stream that is put: counting on from it cannot overflow
+NARROW = 50  # values: up to this many, converting a list is faster than converting the message field
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
-    """A tick's seq, event time (NaN: none) and values. Values beyond float32 arrive infinite: refused as such."""
+    """Return a tick's seq, event time (NaN: none) and values. Values beyond float32 become infinite, to be refused."""
     time = message.time if message.HasField("time") else math.nan
     x = message.x if len(message.x) > NARROW else message.x[:]
     return message.seq, time, np.array(x, np.float32)
 
 
 def forecast(answer: Answer) -> streams_pb2.OpenResponse:
-    """A forecast as a stream message."""
+    """Return an answer as a message of Open."""
     message = streams_pb2.OpenResponse()
     said = message.forecast
     said.seq, said.version, said.judged_through = answer.seq, answer.version, answer.judged_through
@@ -74,7 +43,7 @@ def forecast(answer: Answer) -> streams_pb2.OpenResponse:
 
 
 class Columns(NamedTuple):
-    """Packed ticks: (n,) each, x [n, C]; time NaN where none was sent. Views of the message."""
+    """Packed ticks: (n,) each, x (n, C); time NaN where none was sent. Views of the message."""
 
     handle: NDArray[np.uint32]
     seq: NDArray[np.uint64]
@@ -83,7 +52,7 @@ class Columns(NamedTuple):
 
 
 def columns(message: streams_pb2.Columns, channels: int) -> Columns:
-    """Packed ticks. Raises Invalid where the columns do not agree about how many there are."""
+    """Return packed ticks. Raises Invalid where the columns differ in length."""
     n, rest = divmod(len(message.handle), 4)
     if rest:
         raise Invalid("ticks.handle", f"{len(message.handle)} bytes", "send 4 bytes per tick: little-endian uint32")
@@ -100,7 +69,7 @@ def columns(message: streams_pb2.Columns, channels: int) -> Columns:
 
 
 def forecasts(handle: Any, seq: Any, y: Any, judged: Any, version: int) -> streams_pb2.Forecasts:
-    """Packed forecasts: handle, seq, judged (n,), y [n, O]."""
+    """Return packed forecasts. handle, seq, judged: (n,); y: (n, O)."""
     return streams_pb2.Forecasts(
         handle=handle.astype("<u4").tobytes(),
         seq=seq.astype("<u8").tobytes(),
@@ -111,23 +80,23 @@ def forecasts(handle: Any, seq: Any, y: Any, judged: Any, version: int) -> strea
 
 
 def forecasts_again(handle: int, answer: Answer) -> streams_pb2.Forecasts:
-    """One kept answer, packed."""
+    """Return one kept answer as packed forecasts."""
     handles, seqs, judged = np.array([handle]), np.array([answer.seq]), np.array([answer.judged_through])
     return forecasts(handles, seqs, np.frombuffer(answer.y, "<f4"), judged, answer.version)
 
 
 def durable_columns(handle: Any, seq: Any) -> streams_pb2.DurableColumns:
-    """Packed durable seqs of handles, (n,) each."""
+    """Return the durable seqs of handles as packed columns. handle, seq: (n,)."""
     return streams_pb2.DurableColumns(handle=handle.astype("<u4").tobytes(), seq=seq.astype("<u8").tobytes())
 
 
 def event_time(last_time: float) -> float | None:
-    """A stream's last event time as messages have it: absent where there is none."""
+    """Return a stream's last event time for a message: None instead of NaN."""
     return None if math.isnan(last_time) else last_time
 
 
 def stream_message(model: ServedModel, row: StreamRow, durable_seq: int, with_state: bool) -> streams_pb2.Stream:
-    """What is told of a stream."""
+    """Return a stream as a message; state: only if `with_state`."""
     return streams_pb2.Stream(
         model=model.name,
         stream=row.id,
@@ -144,17 +113,17 @@ def stream_message(model: ServedModel, row: StreamRow, durable_seq: int, with_st
 
 
 class PutState(NamedTuple):
-    """A stream's state as a client puts it."""
+    """A stream's state as a client sends it."""
 
     id: str
     last_seq: int
     last_time: float  # NaN: none
-    state: Array  # [S], a view of the message
+    state: Array  # (S,), a view of the message
     epoch: int
 
 
 def put_state(message: streams_pb2.Stream, model: ServedModel) -> PutState:
-    """A stream to put. Raises Invalid for a state that is not one of this model."""
+    """Return a stream to put. Raises Invalid for a state that this model cannot have."""
     size = model.network.state_size
     if len(message.state) != 4 * size:
         remedy = f"a state of model {model.name} has {4 * size} bytes: {size} little-endian float32"
@@ -173,22 +142,22 @@ def put_state(message: streams_pb2.Stream, model: ServedModel) -> PutState:
 
 
 def label(message: streams_pb2.Label | training_pb2.StreamLabel) -> tuple[int, Array]:
-    """A label's seq and values. Values beyond float32 arrive infinite: refused as such."""
+    """Return a label's seq and values. Values beyond float32 become infinite, to be refused."""
     return message.seq, np.array(message.y if len(message.y) > NARROW else message.y[:], np.float32)
 
 
 def window(message: training_pb2.Window) -> RawWindow:
-    """A window as it came."""
+    """Return a window, unchecked."""
     return RawWindow(message.window_seq, message.steps, message.x, message.y, message.weight, message.initial_state)
 
 
 def refused(refusal: Refusal) -> streams_pb2.OpenResponse:
-    """A refusal as a stream message."""
+    """Return a refusal as a message of Open."""
     return streams_pb2.OpenResponse(refused=refusal_message(refusal))
 
 
 def refusal_message(refusal: Refusal) -> types_pb2.Refused:
-    """A refusal."""
+    """Return a refusal as a message."""
     return types_pb2.Refused(
         seq=refusal.seq,
         field=refusal.field,
@@ -201,7 +170,7 @@ def refusal_message(refusal: Refusal) -> types_pb2.Refused:
 
 
 def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
-    """What is told of an item of a quarantine; stream: the id of a label's, empty for a window."""
+    """Return a quarantined item as a message. stream: the stream id of a label; empty for a window."""
     message = training_pb2.Quarantined(id=item.id, offset=item.offset, reason=item.reason)
     if item.stream == NO_STREAM:
         message.source, message.window_seq = item.source, item.seq
@@ -209,66 +178,3 @@ def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
         message.stream, message.seq = stream, item.seq
         message.y.extend(array("f", item.y))
     return message
-
-
-def model_message(model: ServedModel, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
-    """What is told of a model; offset: its journal entries."""
-    return models_pb2.Model(
-        name=model.name,
-        spec=spec_message(model.spec),
-        champion=model.champion,
-        anchor=model.anchor,
-        paused=model.paused,
-        streams=model.known,
-        offset=offset,
-        judged_offset=model.judged_offset,
-        report=report_message(metrics),
-    )
-
-
-def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
-    """How a model does."""
-    counted = metrics.counted()
-    return models_pb2.ModelReport(
-        loss=metrics.loss,
-        persistence_loss=metrics.persistence,
-        ticks=counted.ticks,
-        learned_labels=counted.learned,
-        backlog=counted.backlog,
-        learn_every=counted.learn_every,
-        streams_open=counted.streams_open,
-        published=counted.published,
-        vetoed=counted.vetoed,
-        rolled_back=counted.rolled_back,
-        published_time=counted.published_time,
-        staleness_counts=accumulate(counted.staleness),
-        staleness_bounds=STALENESS,
-        unjudged_seconds=counted.unjudged_seconds,
-    )
-
-
-def version_message(version: Version) -> models_pb2.Version:
-    """What is told of a version."""
-    return models_pb2.Version(
-        number=version.number,
-        parent=version.parent,
-        offset=version.offset,
-        digest=version.digest,
-        created=version.created,
-        loss=version.loss,
-        anchor_loss=version.anchor_loss,
-        parity_error=version.parity_error,
-    )
-
-
-def event_message(event: Event) -> models_pb2.ModelEvent:
-    """An event as a watch message."""
-    return models_pb2.ModelEvent(
-        model=event.key.name,
-        kind=event.kind,  # type: ignore[arg-type]  # numbered alike
-        offset=event.offset,
-        version=event.version,
-        reason=event.reason,
-        numbers=dict(event.numbers),
-        time=event.time,
-    )

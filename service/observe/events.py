@@ -1,4 +1,4 @@
-"""What happens to models, told to whoever watches. Bounded: a watcher that does not read loses the oldest events."""
+"""Events of models, delivered to watchers. A watcher that does not read loses its oldest events."""
 
 from __future__ import annotations
 
@@ -10,13 +10,21 @@ from dataclasses import dataclass, field
 from service.common.names import ModelKey
 
 CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED, DRIFTED = range(1, 12)
-QUEUE = 1024
-REMEMBERED = 128  # events of each model
+KINDS = (
+    "created", "published", "vetoed", "rolled back", "paused", "resumed", "skipped", "anchored", "imported", "deleted",
+    "drifted",
+)  # fmt: skip
+QUEUE = 1024  # events that a watcher may leave unread
+REMEMBERED = 128  # last events kept of each model
 
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened to a model; `kind` is numbered as on the wire, `time` in seconds since 1970."""
+    """One event of a model.
+
+    kind: numbered as ModelEvent.Kind on the wire. offset: entries of the model's journal before it.
+    time: seconds since 1970. numbers: further values by name.
+    """
 
     key: ModelKey
     kind: int
@@ -26,18 +34,21 @@ class Event:
     time: float
     numbers: Mapping[str, float] = field(default_factory=dict)
 
+    def __repr__(self) -> str:
+        kind = KINDS[self.kind - 1] if 1 <= self.kind <= len(KINDS) else self.kind
+        return f"Event({self.key.tenant}/{self.key.name} {kind}, version={self.version}, reason={self.reason!r})"
+
 
 class Events:
-    """Passes events on to every open watch, and remembers the last ones of each model."""
+    """Delivers events to open watches, and keeps the last ones of each model."""
 
     def __init__(self) -> None:
-        self._watchers: dict[ModelKey, set[asyncio.Queue[Event | None]]] = {}  # by what they ask for
+        self._watchers: dict[ModelKey, set[asyncio.Queue[Event | None]]] = {}  # a name "": all of the tenant's models
         self._recent: dict[ModelKey, deque[Event]] = {}
-        self.listeners: list[Callable[[Event], None]] = []  # called with each event; they must not raise
+        self.listeners: list[Callable[[Event], None]] = []  # called with each event; must not raise
 
     def emit(self, event: Event) -> None:
-        """Pass it to the watchers of the model, and of all of the tenant's; a full queue loses its oldest. A model that
-        is deleted is forgotten."""
+        """Deliver to matching watchers only; a full queue drops its oldest event. DELETED forgets the model's events."""
         if event.kind == DELETED:
             self._recent.pop(event.key, None)
         else:
@@ -49,7 +60,7 @@ class Events:
                 _put(queue, event)
 
     def recent(self, key: ModelKey, n: int) -> list[Event]:
-        """The last `n` events that are remembered of a model, of all the tenant's for an empty name, oldest first."""
+        """Return the last `n` kept events of a model, oldest first; an empty name selects all the tenant's models."""
         if key.name:
             rings = [self._recent[key]] if key in self._recent else []
         else:
@@ -57,8 +68,7 @@ class Events:
         return sorted((event for ring in rings for event in ring), key=lambda event: event.time)[-n:] if n else []
 
     async def watch(self, key: ModelKey, recent: int = 0) -> AsyncGenerator[Event, None]:
-        """The `recent` events and those from now on of a model, or of all the tenant's for an empty name; ends when the
-        service does."""
+        """Yield the last `recent` kept events and then new ones, as `recent` selects them, until the server leaves."""
         queue: asyncio.Queue[Event | None] = asyncio.Queue(QUEUE)
         self._watchers.setdefault(key, set()).add(queue)
         try:
@@ -72,7 +82,7 @@ class Events:
                 del self._watchers[key]
 
     def close(self) -> None:
-        """End every watch."""
+        """End every watch after the events already queued."""
         for queue in (queue for queues in self._watchers.values() for queue in queues):
             _put(queue, None)
 

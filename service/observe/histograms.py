@@ -1,4 +1,4 @@
-"""Histograms of Prometheus for the event loop alone."""
+"""Prometheus histograms for use on the event loop alone."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from prometheus_client.utils import floatToGoString
 
 
 class Series:
-    """One series of a histogram, for the event loop alone. The library's own, with locks, costs five times as much, and
-    every message is observed five times."""
+    """One series of a histogram, for the event loop alone.
+
+    The library's own has locks and costs five times as much; every message is observed five times.
+    """
 
     __slots__ = ("_bounds", "_counts", "_sum")
 
@@ -25,57 +27,57 @@ class Series:
         self._bounds, self._counts, self._sum = bounds, [0] * (len(bounds) + 1), 0.0
 
     def observe(self, value: float) -> None:
-        """Count a value in the first bucket whose bound is not below it."""
+        """Count a value in the first bucket whose bound is at least the value."""
         self._counts[bisect_left(self._bounds, value)] += 1
         self._sum += value
 
     def observe_all(self, values: NDArray[Any]) -> None:
-        """`observe` for each of an array of integers."""
+        """Observe every value of an array of integers."""
         kinds, counts = np.unique(values, return_counts=True)
         for value, count in zip(kinds.tolist(), counts.tolist(), strict=True):
             self._counts[bisect_left(self._bounds, value)] += count
         self._sum += float(values.sum())
 
     def mark(self) -> object:
-        """Equal to a former one if nothing was counted since."""
+        """Return a value that equals an earlier one if nothing was counted in between."""
         return tuple(self._counts), self._sum
 
     @property
     def counts(self) -> tuple[int, ...]:
-        """Values in each bucket; the last is of those above every bound."""
+        """The count of each bucket; the last counts values above every bound."""
         return tuple(self._counts)
 
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
-        """(bound, values up to it) of each bucket, and the sum of the values."""
+        """Return (bound, count of values up to it) per bucket, and the sum of all values."""
         bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]
         return list(zip(bounds, accumulate(self._counts), strict=True)), self._sum
 
 
 class Histogram(Collector):
-    """A histogram of Prometheus whose series are made once, by `labels`, and kept by whoever observes."""
+    """A Prometheus histogram whose series `labels` makes once; observers keep them."""
 
     def __init__(self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float]) -> None:
         self._name, self._text, self._labelnames, self._bounds = name, text, labels, bounds
         self._series: dict[tuple[str, ...], Series] = {}
 
     def labels(self, *values: str) -> Series:
-        """The series of these label values."""
+        """Return the series of these label values."""
         if values not in self._series:
             self._series[values] = Series(self._bounds)
         return self._series[values]
 
     def remove_by_labels(self, labels: Mapping[str, str]) -> None:
-        """Drop every series that has all of these label values."""
+        """Drop every series with all of these label values."""
         wanted = [(self._labelnames.index(name), value) for name, value in labels.items()]
         for values in [v for v in self._series if all(v[at] == value for at, value in wanted)]:
             del self._series[values]
 
     def series(self) -> dict[tuple[str, ...], Series]:
-        """A copy of the series by label values."""
+        """Return a copy of the series by label values."""
         return self._series.copy()
 
     def family(self, series: Mapping[tuple[str, ...], Series]) -> Metric:
-        """What a scrape sees of these series."""
+        """Return these series as a scrape sees them."""
         family = HistogramMetricFamily(self._name, self._text, labels=self._labelnames)
         for values, one in series.items():
             buckets, total = one.cumulative()
@@ -83,5 +85,5 @@ class Histogram(Collector):
         return family
 
     def collect(self) -> Iterable[Metric]:
-        """What a scrape sees."""
+        """Return all series as a scrape sees them."""
         return [self.family(self.series())]

@@ -1,8 +1,8 @@
-"""The process log: one format for every line that the process writes to standard error, whoever wrote it.
+"""The process log: one format for every line on standard error, whichever library writes it.
 
-Python's `logging` (uvicorn, asyncio, grpc), warnings and uncaught exceptions become records of ours. What C libraries
-write to descriptor 2 (onnxruntime, gRPC's core) goes through a pipe and becomes a record for each line. A crash of the
-interpreter itself is the exception: faulthandler's traceback goes to standard error as it is, rather than nowhere.
+Python's `logging` (uvicorn, asyncio, grpc), warnings and uncaught exceptions become records of this log. C libraries
+(onnxruntime, gRPC's core) write to descriptor 2, which is a pipe here; each of their lines becomes a record. The only
+exception is a crash of the interpreter: faulthandler writes its traceback to standard error unchanged.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from typing import Any, TextIO
 
 import structlog
 
-LINE_BYTES = 8192  # a longer line of somebody else's becomes several
+LINE_BYTES = 8192  # a longer line of a library becomes several
 STDERR = 2
 STOP_S = 1.0
 PIPE_BYTES = 1 << 20
 COLOUR = re.compile(r"\x1b\[[0-9;]*m")
-FOREIGN = (  # whose line it is, and how it says its level
+FOREIGN = (  # library, and how its lines show their level
     ("onnxruntime", re.compile(r"\[([VIWEF]):onnxruntime")),
-    ("grpc", re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d")),  # absl's
+    ("grpc", re.compile(r"([IWEF])\d{4} \d\d:\d\d:\d\d")),  # absl's format
 )
 LEVELS = {"V": "debug", "I": "info", "W": "warning", "E": "error", "F": "critical"}
 
 
 class Named(structlog.PrintLogger):
-    """Prints, and knows the name that it was asked for by."""
+    """A printing logger with a name."""
 
     def __init__(self, file: TextIO, name: str) -> None:
         super().__init__(file)
@@ -47,18 +47,18 @@ class Named(structlog.PrintLogger):
 
 
 class Log:
-    """The log of this process while it is open. `stop` gives standard error back."""
+    """The log of this process, from construction to `stop`, which restores standard error."""
 
     def __init__(self, form: str) -> None:
-        """Redirects descriptor 2, `logging` and the hooks of uncaught exceptions. form: auto, console, logfmt, json."""
-        self._stderr = os.dup(STDERR)  # where lines go
+        """Redirect descriptor 2, `logging` and the hooks of uncaught exceptions. form: see `configure`."""
+        self._stderr = os.dup(STDERR)  # destination of all lines
         self._file = os.fdopen(self._stderr, "w", encoding="utf-8", errors="backslashreplace", buffering=1)
         self.json, self._stopped = form == "json", False
         configure(self._file, form)
         reading, writing = os.pipe()
-        # A C library may write while it holds the interpreter's lock, which the reader needs: drop rather than wait.
+        # Drop lines rather than wait: a C library may write while holding the interpreter's lock, which the reader needs.
         os.set_blocking(writing, False)
-        with contextlib.suppress(OSError):  # the user's pipes may take up all that they may
+        with contextlib.suppress(OSError):  # the user's pipes are at the system's limit
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
         os.dup2(writing, STDERR)
         os.close(writing)
@@ -70,7 +70,7 @@ class Log:
         self._undo.enter_context(hooked())
 
     def announce(self, event: str, text: str, **facts: object) -> None:
-        """A line of the program's own on standard output: the text, or an object where lines are JSON."""
+        """Print a line on standard output: the text, or a JSON object if the log is JSON."""
         if self.json:
             now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
             line = {"timestamp": now, "level": "info", "logger": "freshet", "event": event}
@@ -78,19 +78,19 @@ class Log:
         print(text, flush=True)
 
     def stop(self) -> None:
-        """Give standard error back, once all that was written to it is in the log."""
+        """Restore standard error after everything written to it is in the log."""
         if self._stopped:
             return
         self._stopped = True
         self._undo.close()
         sys.stderr.flush()
-        os.dup2(self._stderr, STDERR)  # the pipe has no other writer: its reader ends
-        self._reader.join(STOP_S)  # unless another process has inherited it
+        os.dup2(self._stderr, STDERR)  # the pipe loses its last writer, so its reader ends
+        self._reader.join(STOP_S)  # not if another process has inherited the pipe
         faulthandler.disable()
 
 
 def configure(file: TextIO, form: str) -> None:
-    """Make structlog write to `file`. form: auto is console on a terminal, else logfmt."""
+    """Make structlog write to `file`. form: console, logfmt, json, or auto: console on a terminal, else logfmt."""
     if form == "auto":
         form = "console" if file.isatty() else "logfmt"
     keys = ["timestamp", "level", "logger", "event"]
@@ -114,7 +114,7 @@ def configure(file: TextIO, form: str) -> None:
 
 
 def forward(descriptor: int) -> None:
-    """Log each line that is read from a pipe, until its end; closes it."""
+    """Log each line read from a pipe until its end, then close it."""
     rest = b""
     while data := os.read(descriptor, 1 << 16):
         *lines, rest = (rest + data).split(b"\n")
@@ -127,7 +127,7 @@ def forward(descriptor: int) -> None:
 
 
 async def forward_stream(stream: asyncio.StreamReader, logger: str, **facts: object) -> None:
-    """Log each line of a child's standard error until its end, as `forward` does."""
+    """Log each line of a child's standard error until its end."""
     rest = b""
     while data := await stream.read(1 << 16):
         *lines, rest = (rest + data).split(b"\n")
@@ -139,7 +139,7 @@ async def forward_stream(stream: asyncio.StreamReader, logger: str, **facts: obj
 
 
 def foreign(line: bytes, logger: str = "stderr", **facts: object) -> None:
-    """Log one line that somebody else wrote, under the name and level that it shows."""
+    """Log a line of another library under the name and level that it shows."""
     for at in range(0, len(line), LINE_BYTES):
         text = COLOUR.sub("", line[at : at + LINE_BYTES].decode(errors="backslashreplace")).rstrip()
         level, name = "warning", logger
@@ -151,13 +151,13 @@ def foreign(line: bytes, logger: str = "stderr", **facts: object) -> None:
 
 
 class Printed(io.TextIOBase):
-    """Stands in for sys.stderr: what is printed to it is logged line by line, and never waits for the pipe."""
+    """Stands in for sys.stderr: logs printed text line by line, without waiting for the pipe."""
 
     def __init__(self) -> None:
         self._rest = ""
 
     def write(self, text: str) -> int:
-        """Log the lines that are whole by now."""
+        """Log the complete lines."""
         *lines, self._rest = (self._rest + text).split("\n")
         if len(self._rest) > LINE_BYTES:
             lines, self._rest = [*lines, self._rest], ""
@@ -166,22 +166,22 @@ class Printed(io.TextIOBase):
         return len(text)
 
     def fileno(self) -> int:
-        """The descriptor that C libraries write to."""
+        """Return the descriptor that C libraries write to."""
         return STDERR
 
     def close(self) -> None:
-        """Log what has no end of line."""
+        """Log the rest, which has no end of line."""
         self.write("\n")
 
 
 class Bridge(logging.Handler):
-    """Passes what `logging` is given on to structlog."""
+    """Forwards records of `logging` to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         """Log one record."""
         try:
             text = record.getMessage().rstrip()
-        except (TypeError, ValueError):  # arguments that do not fit their text, which is a fault of the caller's
+        except (TypeError, ValueError):  # arguments do not fit the text: a bug of the caller
             text = f"{record.msg} {record.args}"
         log = structlog.get_logger(record.name)
         level = min(logging.CRITICAL, max(logging.DEBUG, record.levelno // 10 * 10))
@@ -190,7 +190,7 @@ class Bridge(logging.Handler):
 
 @contextlib.contextmanager
 def bridged() -> Iterator[None]:
-    """Inside it, `logging` and warnings go to structlog, and nowhere else."""
+    """Send `logging` and warnings to structlog alone inside the block."""
     root, bridge = logging.getLogger(), Bridge()
     before, level = root.handlers[:], root.level
     root.handlers, root.level = [bridge], logging.WARNING
@@ -207,8 +207,7 @@ def bridged() -> Iterator[None]:
 
 @contextlib.contextmanager
 def hooked() -> Iterator[None]:
-    """Inside it, text printed to sys.stderr is logged, and so are uncaught exceptions of the program, of threads and of
-    finalizers."""
+    """Log inside the block what is printed to sys.stderr, and uncaught exceptions, also of threads and finalizers."""
     log = structlog.get_logger("uncaught")
 
     def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
@@ -219,7 +218,7 @@ def hooked() -> Iterator[None]:
         log.error("uncaught exception in a thread", thread=name, exc_info=_info(args))
 
     def unraisable(args: Any) -> None:
-        log.error("exception that could not be raised", where=repr(args.object), exc_info=_info(args))
+        log.error("exception in a finalizer or callback", where=repr(args.object), exc_info=_info(args))
 
     before: tuple[Callable[..., Any], ...] = sys.excepthook, threading.excepthook, sys.unraisablehook
     stderr, printed = sys.stderr, Printed()
@@ -253,5 +252,5 @@ def _add_name(logger: Any, _method: str, line: Any) -> Any:
 
 
 def _sound_keys(_logger: Any, _method: str, line: Any) -> Any:
-    """Keys that logfmt can hold: without white space."""
+    """Replace white space in keys, which logfmt cannot hold."""
     return {key.replace(" ", "_"): value for key, value in line.items()}

@@ -1,6 +1,6 @@
-"""The text of /metrics: series whose values are as they were at the last scrape keep their lines.
+"""The text of /metrics. A series whose value has not changed since the last scrape keeps its rendered lines.
 
-Most series are of models, and most models are idle. To compare a value takes a hundredth of what its line takes.
+Most series belong to models, and most models are idle. Comparing a value costs a hundredth of rendering its line.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from prometheus_client.registry import Collector
 
 from service.observe.histograms import Histogram, Series
 
-Labels = tuple[str, ...]  # values
-Family = Callable[[Mapping[Labels, Any]], Metric]  # of these series
+Labels = tuple[str, ...]  # label values
+Family = Callable[[Mapping[Labels, Any]], Metric]  # series → metric
 
 
 class Registry(CollectorRegistry):
-    """Prometheus's registry, which also renders itself, to the text that `generate_latest` makes of it."""
+    """A Prometheus registry that renders itself, to the same text as `generate_latest`."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -28,7 +28,7 @@ class Registry(CollectorRegistry):
         self._rendering = threading.Lock()
 
     def register(self, collector: Collector) -> None:
-        """Add a collector. Raises ValueError for a name that is there already."""
+        """Add a collector. Raises ValueError for a duplicate name."""
         super().register(collector)
         if isinstance(collector, Histogram):
             self._parts[collector] = Kept(collector.series, Series.mark, collector.family).text
@@ -43,24 +43,24 @@ class Registry(CollectorRegistry):
         del self._parts[collector]
 
     def text(self) -> bytes:
-        """What a scrape gets, UTF-8. May run in any thread; one at a time."""
+        """Return the text of a scrape, UTF-8. Thread-safe; renders one scrape at a time."""
         with self._rendering:
             return "".join([part() for part in list(self._parts.values())]).encode()
 
 
 class Kept:
-    """The part of one metric, with the lines of each series as they were written last."""
+    """One metric's part of the text, with the last rendered lines of each series."""
 
     def __init__(
         self, series: Callable[[], Mapping[Labels, Any]], mark: Callable[[Any], object], family: Family
     ) -> None:
-        """series: those that there are now; mark: equal to a former one where a series' lines are."""
+        """series: returns the present series. mark: of a series; equal marks mean equal lines."""
         self._series, self._mark, self._family = series, mark, family
         self._head = _text([family({})])
-        self._lines: dict[Labels, tuple[object, str]] = {}  # by label values: the mark they were made at, lines
+        self._lines: dict[Labels, tuple[object, str]] = {}  # label values → (mark, lines)
 
     def text(self) -> str:
-        """The part as it is now."""
+        """Return the present text."""
         former, self._lines = self._lines, {}
         for labels, series in self._series().items():
             mark = self._mark(series)
@@ -72,7 +72,7 @@ class Kept:
 
 
 def children_of(metric: Counter | Gauge) -> Callable[[], Mapping[Labels, Any]]:
-    """The children by label values, copied under the metric's lock when asked for."""
+    """Return a function that copies the metric's children, by label values, under its lock."""
 
     def children() -> Mapping[Labels, Any]:
         with metric._lock:
@@ -82,12 +82,12 @@ def children_of(metric: Counter | Gauge) -> Callable[[], Mapping[Labels, Any]]:
 
 
 def values_of(child: Any) -> object:
-    """The values of a child's samples."""
+    """Return the values of a child's samples."""
     return [sample.value for sample in child._samples()]
 
 
 def family_of(metric: Counter | Gauge) -> Family:
-    """What a scrape sees of some children of a metric."""
+    """Return a function from some children of the metric to what a scrape sees of them."""
 
     def family(children: Mapping[Labels, Any]) -> Metric:
         [made] = metric.describe()
@@ -105,7 +105,7 @@ def _text(families: Iterable[Metric]) -> str:
 
 
 class _Collected(Collector):
-    """Families that were made already."""
+    """A collector of families made elsewhere."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families

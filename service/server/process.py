@@ -1,17 +1,20 @@
-"""Giving freed memory back to the system, which glibc's allocator does not do by itself; and what Python need not look
-through for garbage again and again."""
+"""The process: return freed memory to the system, spare the garbage collector objects that stay, heed signals."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import functools
 import gc
+import os
 import platform
+import signal
 from typing import Any
 
+INTERRUPTED = 130  # exit code after a second signal
 M_MMAP_THRESHOLD = -3
-# Arrays from here on are mapped one by one, and unmapped when they are freed. Left alone, glibc raises the limit to
-# 32 MB as large blocks come and go, and what is freed in the middle of the heap stays with the process.
+# Arrays of this size and more are mapped one by one, and unmapped when freed. By default glibc raises the limit up to
+# 32 MB as large blocks come and go, and memory freed in the middle of the heap stays with the process.
 MAPPED_BYTES = 1 << 20
 
 
@@ -21,19 +24,35 @@ def _libc() -> Any:
 
 
 def map_large_blocks() -> None:
-    """To be called once, early: blocks of MAPPED_BYTES and more go back as soon as they are freed."""
+    """Return blocks of MAPPED_BYTES and more to the system as soon as they are freed. Call once, early."""
     if _libc():
         _libc().mallopt(M_MMAP_THRESHOLD, MAPPED_BYTES)
 
 
 def trim() -> None:
-    """Give back what is free now. Takes milliseconds: off the event loop (it holds no lock of Python's)."""
+    """Return all memory that is free now. Takes milliseconds without the interpreter's lock: call it off the loop."""
     if _libc():
         _libc().malloc_trim(0)
 
 
-def keep() -> None:
-    """To be called once, when all is loaded: what is there now is not searched for cycles any more. A full collection
-    of it takes 40 ms, of the thread that happens to allocate: the event loop's."""
+def freeze() -> None:
+    """Exclude all present objects from garbage collection. Call once, after loading.
+
+    A full collection of them takes 40 ms of the thread that happens to allocate: the event loop's.
+    """
     gc.collect()
     gc.freeze()
+
+
+def stop_signal() -> asyncio.Event:
+    """Return an event that SIGTERM and SIGINT set. A second one ends the process: what is acknowledged is on disk."""
+    stopping, loop = asyncio.Event(), asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stopping.is_set():
+            os._exit(INTERRUPTED)
+        stopping.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stopping

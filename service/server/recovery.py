@@ -71,8 +71,8 @@ def recover(serving: Serving, states: States) -> int:
         replay.settle(model)
         metrics = serving.metrics.of(model.key)
         serving.stands(model)
-        metrics.published.set(serving.versions.get(number, model.champion).created)
-        metrics.resuming = True
+        metrics.serving.published.set(serving.versions.get(number, model.champion).created)
+        metrics.learner.resuming = True
         serving.counted(model)
         rows = model.table.rows()
         model.table.durable_seq[rows] = model.table.last_seq[rows]

@@ -1,16 +1,16 @@
-"""What is done again and again: snapshots of the streams, and letting go of the journal that nothing needs any more."""
+"""Periodic upkeep: snapshots of the streams, and deletion of journal segments that nothing needs any more."""
 
 from __future__ import annotations
 
 import asyncio
+from dataclasses import dataclass
 from itertools import chain
 
 import structlog
 
-from service.common.config import ServeConfig
 from service.learning.dispatch import Learning
 from service.publishing.publisher import Publisher
-from service.server import process as heap
+from service.server import process
 from service.serving.ticks import Serving
 from service.storage.disk import NoSpace
 from service.storage.snapshot import Part
@@ -18,36 +18,48 @@ from service.storage.states import States
 
 log = structlog.get_logger("upkeep")
 
-TRIM_STREAMS = 1000  # saved and evicted at once: fewer are not worth the work
+TRIM_STREAMS = 1000  # streams saved and evicted by one snapshot from which on returning memory is worth the work
+
+
+@dataclass(frozen=True, slots=True)
+class UpkeepSettings:
+    """How often to save, in seconds, and how much of the journal to keep, in bytes and seconds."""
+
+    snapshot_s: float
+    journal_keep_bytes: int
+    journal_keep_s: float
 
 
 class Upkeep:
-    """Saves what has changed every `snapshot_s`; what lies before that and the trainer's checkpoint may go."""
+    """Saves changed streams every `snapshot_s`, then deletes journal that snapshot and checkpoint no longer need."""
 
     def __init__(
-        self, config: ServeConfig, serving: Serving, states: States, publisher: Publisher, learning: Learning
+        self, settings: UpkeepSettings, serving: Serving, states: States, publisher: Publisher, learning: Learning
     ) -> None:
-        self._config, self._serving, self._states = config, serving, states
+        self._settings, self._serving, self._states = settings, serving, states
         self._publisher, self._learning, self._journal = publisher, learning, serving.journal
-        self._saving = asyncio.Lock()  # one snapshot at a time, in the order of their positions
+        self._saving = asyncio.Lock()  # one snapshot at a time, in order of position
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Save every `snapshot_s` until cancelled."""
         while True:
-            await asyncio.sleep(self._config.snapshot_s)
+            await asyncio.sleep(self._settings.snapshot_s)
             await self.save_if_room()
 
     async def save_if_room(self) -> None:
-        """Save what changed; on a full disk it is left to the next time: the journal has it all."""
+        """Save, or on a full disk leave it to the next time: the journal holds everything."""
         try:
             await self.save()
         except NoSpace as error:
-            self._serving.metrics.disk_full.labels("snapshot").inc()
+            self._serving.metrics.storage.disk_full.labels("snapshot").inc()
             log.error("no snapshot: the disk is full", why=str(error))
 
     async def save(self) -> None:
-        """Save what changed. A model's rows are taken as they are at one moment, which its offset names; they are saved
-        once the journal holds all of it."""
+        """Save the models and streams that changed.
+
+        A model's rows are copied as they are at one moment, which its journal offset names. They are saved once the
+        journal is durable up to that offset.
+        """
         async with self._saving:
             await self._save()
 
@@ -75,27 +87,27 @@ class Upkeep:
         self._serving.gone_models.difference_update(gone)
         evicted = await self._serving.residency.evict([part.model.model for part in parts])
         if evicted + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
-            await asyncio.to_thread(heap.trim)
+            await asyncio.to_thread(process.trim)
         await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
-        self._serving.metrics.snapshot_seconds.observe(self._serving.clock() - started)
-        self._serving.metrics.snapshot_position.set(position)
+        self._serving.metrics.storage.snapshot_seconds.observe(self._serving.clock() - started)
+        self._serving.metrics.storage.snapshot_position.set(position)
         await self._retain(position)
 
     async def _retain(self, snapshot: int) -> None:
-        """Let go of what is over size or age of the journal, and lies before the snapshot and the checkpoint."""
+        """Delete segments over the size or age limit that precede both snapshot and checkpoint."""
         await self._learning.bound_unlearned()
         needed = min(snapshot, self._learning.checkpoint)
-        keep = self._config.journal_keep_bytes, self._config.journal_keep_s
+        keep = self._settings.journal_keep_bytes, self._settings.journal_keep_s
         try:
             dropped = await self._journal.retain(needed, *keep, self._serving.wall())
         except OSError as error:  # tried again after the next snapshot
             log.warning("journal segments cannot be deleted", error=str(error))
         else:
-            self._serving.metrics.dropped.inc(dropped)
-            self._serving.metrics.journal_size.set(self._journal.size)
+            self._serving.metrics.journal.dropped.inc(dropped)
+            self._serving.metrics.journal.journal_size.set(self._journal.size)
 
     def _write(self, position: int, parts: list[Part], journal_end: int, gone: list[int]) -> None:
-        """In a thread: the parts as lines of the file, and no line more of the models that are gone."""
+        """Write the parts and delete the models that are gone. Runs in a thread."""
         self._states.save(
             position,
             [part.model for part in parts],

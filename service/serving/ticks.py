@@ -110,7 +110,7 @@ class Serving:
         self._stream_rate, self._rate = Rate(config.stream_ticks_per_s), Rate(config.ticks_per_s)
         self._work_rate = Rate(config.work_per_s)
         self._full_at = self._work_full_at = 0.0  # of the server's own buckets, clock seconds
-        self.tenants = Tenants(metrics, config.learn_s_per_s)
+        self.tenants = Tenants(metrics.access, config.learn_s_per_s)
         self.draining = False
         journal.on_commit.append(self._committed)
 

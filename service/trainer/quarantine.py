@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
+from model.fold.histories import CONFLICT, LATE, NON_FINITE, RANGE, UNKNOWN
+from model.fold.windows import NO_LABEL, SHAPE
 from service.journal.records import Label, Window
 
 KEPT = 10_000  # items of a model; beyond them the oldest is dropped, and counted
-SKIPPED = "skipped"  # the reason of what a Skip record names
+SKIPPED = "skipped"  # the reason of items that a Skip record names
+REASONS = (LATE, UNKNOWN, CONFLICT, RANGE, NON_FINITE, NO_LABEL, SHAPE, SKIPPED)  # every reason of an item
 NO_STREAM = -1  # of an item that is a window
 
 

@@ -22,7 +22,7 @@ from freshet.v1 import (
     models_pb2_grpc,
 )
 from model.spec import ModelSpec
-from service.edge import wire
+from service.edge import wire_models
 from service.edge.models import Models
 from service.edge.streams import Streams
 from service.edge.training import Training
@@ -41,7 +41,7 @@ async def test_a_created_model_has_every_field_of_its_spec_filled_in(client, cha
     sent = (await models.Get(models_pb2.GetModelRequest(name=name), timeout=DEADLINE_S)).spec
 
     assert ModelSpec.from_mapping(model.spec.to_mapping()) == ModelSpec(channels=("a", "b"), horizon=2)
-    assert wire.spec(sent) == ModelSpec(channels=("a", "b"), horizon=2)
+    assert wire_models.spec(sent) == ModelSpec(channels=("a", "b"), horizon=2)
     # A list is on the wire only where it has entries.
     lists_of_none = {"classes", "class_weights", "label_range", "freeze"}
     assert {f.name for f, _ in sent.ListFields()} | lists_of_none == {f.name for f in sent.DESCRIPTOR.fields}

@@ -138,7 +138,7 @@ async def test_what_the_server_refuses_is_one_line_and_exit_code_1(server, name,
     for words, arguments in {
         "no such model": ("show", name),
         "no such model; create it first": ("promote", name, "3"),
-        "reserved: it would be taken for every model": ("create", "all", "--from", "model.json"),
+        "reserved: it stands for every model": ("create", "all", "--from", "model.json"),
         "give 1 to 64 of a-z": ("create", "../x", "--from", "model.json"),
     }.items():
         assert words in await run(*arguments, code=1)

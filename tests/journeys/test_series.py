@@ -17,16 +17,16 @@ DEADLINE_S = 300.0
 WAVE = 1000
 
 MUTANT = """
-from service.observe.metrics import Metrics
+from service.observe.declaring import Declare
 from service.serving.ticks import Serving
 
 open_stream = Serving.open_stream
 
 def labelled(self, model, id, *more, **named):
-    self.metrics.opened.labels(id).inc()
+    self.metrics.serving.opened.labels(id).inc()
     return open_stream(self, model, id, *more, **named)
 
-Serving.open_stream, Metrics.forget = labelled, lambda self, key: None
+Serving.open_stream, Declare.forget = labelled, lambda self, key: None
 """
 
 Series = set[tuple[str, frozenset[tuple[str, str]]]]

@@ -79,7 +79,7 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "journal a file": ("journal", file, "journal: not a directory, where the journal belongs"),
     "journal gone": ("journal", shutil.rmtree, "the journal ends at position 0, before the snapshot"),
     "data a file": ("", file, "not a directory: move it away"),
-    "versions.db gone": ("versions.db", Path.unlink, "versions.db: not there, and no other file has the weights"),
+    "versions.db gone": ("versions.db", Path.unlink, "versions.db: missing, and no other file has the weights"),
 }
 
 
@@ -116,7 +116,7 @@ async def test_a_states_db_that_is_gone_is_computed_again_and_counted(data, tmp_
         await tick(child, TICKS + 1)
         assert (await scrape(child.http)).total("freshet_states_rebuilt_total") == 1
 
-    assert "computed again from the journal" in (tmp_path / "log").read_text()
+    assert "recomputed from the journal" in (tmp_path / "log").read_text()
     async with ServerChild(data, tmp_path / "log") as child:
         assert (await scrape(child.http)).total("freshet_states_rebuilt_total") == 0
 

@@ -181,4 +181,4 @@ async def world(data: Path, **settings: Any) -> AsyncIterator[World]:
         yield made
     finally:
         made.stop_trainer()
-        await made.server._stop([writer])
+        await made.server.stop([writer])

@@ -65,15 +65,15 @@ def test_a_token_is_good_until_it_expires():
 
     assert grant.expires == NOW
     assert access.admit("Bearer one", NOW - 1e-3) == grant
-    assert access.still(grant, NOW - 1e-3)
-    assert not access.still(grant, NOW)
+    assert access.still_valid(grant, NOW - 1e-3)
+    assert not access.still_valid(grant, NOW)
     with pytest.raises(Unauthenticated, match="expired"):
         access.admit("Bearer one", NOW)
 
 
 def test_without_an_access_file_everybody_is_the_default_tenants_admin():
     assert OPEN.admit(None, NOW) == OPEN.admit("Bearer whatever", NOW) == EVERYBODY
-    assert OPEN.still(EVERYBODY, NOW)
+    assert OPEN.still_valid(EVERYBODY, NOW)
     assert OPEN.quota(DEFAULT_TENANT) == Quota()
 
 
@@ -81,7 +81,7 @@ def test_an_empty_access_file_lets_in_nobody():
     access = parse("")
 
     assert not access.open
-    assert not access.still(EVERYBODY, NOW)
+    assert not access.still_valid(EVERYBODY, NOW)
     with pytest.raises(Unauthenticated):
         access.admit("Bearer x", NOW)
 
@@ -103,7 +103,7 @@ def test_an_empty_access_file_lets_in_nobody():
 def test_an_open_call_stays_while_its_token_still_stands_for_as_much(change, stays):
     grant = parse(entry("one")).admit("Bearer one", NOW)
 
-    assert parse(change).still(grant, NOW) is stays
+    assert parse(change).still_valid(grant, NOW) is stays
 
 
 @pytest.mark.parametrize(
@@ -153,7 +153,7 @@ class Files:
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.metrics = path, Metrics(CollectorRegistry())
         path.write_text(text)
-        self.file = access_file(path, self.metrics)
+        self.file = access_file(path, self.metrics.access)
 
     def after(self, text: str | bytes) -> Access:
         """What is in force once the file has been replaced, as editors and orchestrators do it."""
@@ -221,7 +221,7 @@ def test_a_file_that_cannot_be_read_at_the_start_is_named_with_its_setting(tmp_p
     reason = {"not there": "No such file or directory", "a folder": "Is a directory"}[how]
 
     with pytest.raises(OSError, match=f"^access = {path}: {reason}$"):
-        access_file(path, Metrics(CollectorRegistry()))
+        access_file(path, Metrics(CollectorRegistry()).access)
 
 
 @pytest.mark.parametrize("text", [None, "[[token]]"])
@@ -231,12 +231,12 @@ def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
         path.write_text(text)
 
     with pytest.raises((AccessError, OSError), match=str(path)):
-        access_file(path, Metrics(CollectorRegistry()))
+        access_file(path, Metrics(CollectorRegistry()).access)
 
 
 def test_learning_seconds_are_a_quota_beside_the_others_and_the_setting_bounds_everybody():
     access = parse("[tenant.acme]\nlearn_s_per_s = 0.25\n")
-    tenants = Tenants(Metrics(CollectorRegistry()), learn_s_per_s=0.5)
+    tenants = Tenants(Metrics(CollectorRegistry()).access, learn_s_per_s=0.5)
     tenants.apply(access)
     acme, other = tenants.of("acme"), tenants.of("other")
 
@@ -298,7 +298,7 @@ def test_whatever_a_reader_raises_what_was_read_before_stays_in_force(tmp_path, 
             raise outcome
         return str(outcome)
 
-    file = Watched("file", {"file": path}, read, metrics.file_invalid.labels("file"))
+    file = Watched("file", {"file": path}, read, metrics.access.file_invalid.labels("file"))
     path.write_text("changed")
     assert not file.look()
     assert file.current == "one"
@@ -319,7 +319,7 @@ async def test_a_file_that_takes_too_long_changes_nothing_and_it_is_said(tmp_pat
             free.wait(DEADLINE_S)
         return content
 
-    file = Watched("file", {"file": path}, read, metrics.file_invalid.labels("file"))
+    file = Watched("file", {"file": path}, read, metrics.access.file_invalid.labels("file"))
     path.write_text("changed")
 
     assert not await file.look_aside(0.01)

@@ -20,7 +20,7 @@ from tests.client.certificates import Authority
 def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(monkeypatch, tmp_path):
     metrics, authority = Metrics(CollectorRegistry()), Authority(tmp_path)
     (cert, key), (next_cert, next_key) = authority.sign("old"), authority.sign("new")
-    certificates = Certificates(cert, key, None, metrics)
+    certificates = Certificates(cert, key, None, metrics.access)
     before, load = certificates._watched.current, ssl.SSLContext.load_cert_chain
     keys = iter([next_key, authority.sign("third")[1]])  # what is there when it is read, and when it is read again
 
@@ -44,7 +44,7 @@ def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(mo
 def test_a_certificate_that_is_gone_changes_nothing(tmp_path):
     metrics = Metrics(CollectorRegistry())
     cert, key = Authority(tmp_path).sign("old")
-    certificates = Certificates(cert, key, None, metrics)
+    certificates = Certificates(cert, key, None, metrics.access)
     before = certificates._watched.current
 
     cert.unlink()
@@ -58,7 +58,7 @@ def test_a_pair_that_does_not_fit_at_the_start_is_refused(tmp_path):
     authority = Authority(tmp_path)
     (cert, _), (_, key) = authority.sign("one"), authority.sign("other")
     with pytest.raises(ValueError, match=f"tls_key = {key}"):
-        Certificates(cert, key, None, Metrics(CollectorRegistry()))
+        Certificates(cert, key, None, Metrics(CollectorRegistry()).access)
 
 
 @pytest.mark.parametrize("which", ["cert", "key", "ca"])
@@ -67,7 +67,7 @@ def test_a_file_that_is_no_certificate_changes_nothing(tmp_path, which, bad):
     metrics, authority = Metrics(CollectorRegistry()), Authority(tmp_path)
     cert, key = authority.sign("old")
     files = {"cert": cert, "key": key, "ca": Path(shutil.copy(authority.pem, tmp_path / "ca.pem"))}
-    certificates = Certificates(cert, key, files["ca"], metrics)
+    certificates = Certificates(cert, key, files["ca"], metrics.access)
     before = certificates._watched.current
 
     files[which].unlink()

@@ -580,7 +580,7 @@ async def test_weights_of_another_spec_are_refused_and_both_layouts_named(tmp_pa
         ("1st", "beginning with a letter"),
         ("a/b", "give"),
         ("a\x00", "give"),
-        ("all", "reserved: it would be taken for every model"),
+        ("all", "reserved: it stands for every model"),
         ("default", "reserved"),
         ("freshet", "reserved"),
     ],

@@ -10,7 +10,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from service.common.names import ModelKey
 from service.console.exposition import NOTHING, Between, Scrape, quantile
-from service.observe.metrics import FRESHNESS_S, Metrics
+from service.observe.declaring import FRESHNESS_S
+from service.observe.metrics import Metrics
 
 KEY = ModelKey("acme", "flow")
 
@@ -36,7 +37,7 @@ def test_a_histogram_s_quantiles_lie_where_the_observations_do():
 
 def test_quantiles_and_means_are_of_what_came_between_two_scrapes_only(metrics):
     rng = np.random.default_rng(5)
-    freshness = metrics.of(KEY).freshness
+    freshness = metrics.publishing.of(KEY).freshness
     for value in rng.uniform(10, 30, 500):
         freshness.observe(value)
     before = scraped(metrics)
@@ -58,10 +59,10 @@ def test_quantiles_and_means_are_of_what_came_between_two_scrapes_only(metrics):
 
 
 def test_a_rate_is_what_was_counted_by_the_seconds_that_passed(metrics):
-    metrics.of(KEY).ticks.inc(70)
+    metrics.serving.of(KEY).ticks.inc(70)
     before = scraped(metrics)
-    metrics.of(KEY).ticks.inc(30)
-    metrics.of(("acme", "new")).ticks.inc(8)
+    metrics.serving.of(KEY).ticks.inc(30)
+    metrics.serving.of(("acme", "new")).ticks.inc(8)
 
     between = Between(before, scraped(metrics), 4.0)
 
@@ -75,9 +76,9 @@ def test_a_rate_is_what_was_counted_by_the_seconds_that_passed(metrics):
 def test_a_server_that_was_started_again_counts_from_0(metrics):
     again = Metrics(CollectorRegistry())
     for made, ticks, staleness in ((metrics, 1000, 3), (again, 12, 100)):
-        made.of(KEY).ticks.inc(ticks)
+        made.serving.of(KEY).ticks.inc(ticks)
         for _ in range(ticks):
-            made.of(KEY).staleness.observe(staleness)
+            made.serving.of(KEY).staleness.observe(staleness)
 
     between = Between(scraped(metrics), scraped(again), 6.0)
 
@@ -87,10 +88,10 @@ def test_a_server_that_was_started_again_counts_from_0(metrics):
 
 
 def test_a_scrape_is_split_by_tenant_and_model(metrics):
-    metrics.of(KEY).ticks.inc(1)
-    metrics.of(("other", "flow")).ticks.inc(2)
-    metrics.of(KEY).staleness.observe(5)
-    metrics.disk_full.labels("journal").inc()
+    metrics.serving.of(KEY).ticks.inc(1)
+    metrics.serving.of(("other", "flow")).ticks.inc(2)
+    metrics.serving.of(KEY).staleness.observe(5)
+    metrics.storage.disk_full.labels("journal").inc()
 
     parts = scraped(metrics).by_model
 

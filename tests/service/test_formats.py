@@ -56,7 +56,7 @@ async def test_without_the_check_a_server_would_start_beside_a_newer_trainers_fi
     set_format(data / "trainer.db", FORMATS["trainer.db"] + 1)
     monkeypatch.setattr("service.server.server.check_formats", lambda data: None)
     server = start(data)
-    await server._stop([])
+    await server.stop([])
 
 
 async def test_a_strangers_database_and_two_that_were_exchanged_are_refused(data):

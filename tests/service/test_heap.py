@@ -9,7 +9,7 @@ from service.server import process as heap
 
 def test_what_is_kept_is_not_searched_and_what_comes_later_is():
     there = [[n] for n in range(1000)]
-    heap.keep()
+    heap.freeze()
     try:
         searched = gc.get_objects()
         assert not {id(one) for one in there} & {id(one) for one in searched}

@@ -17,12 +17,13 @@ from service.observe.metrics import Metrics
 from service.trainer.hosting import HostedModel
 from service.trainer.messages import Message
 from service.trainer.process import progress
+from service.trainer.quarantine import REASONS
 from tests.service.one_process import World, key, world
 
 
 @pytest.fixture
 def metrics() -> Metrics:
-    return Metrics(CollectorRegistry())
+    return Metrics(CollectorRegistry(), quarantined=REASONS)
 
 
 def hosted() -> HostedModel:
@@ -49,7 +50,7 @@ def test_an_update_refused_for_a_non_finite_gradient_is_counted_by_reason(metric
 
     with np.errstate(invalid="ignore"):
         updates = learned(model, [5, 6], first_seq=5)
-    metrics.of(("default", "m")).learned(progress(model, 0, updates))
+    metrics.learner.of(("default", "m")).learned(progress(model, 0, updates))
 
     assert [bool(u.refused) for u in updates] == [True, True]
     assert value(metrics, "freshet_learner_refused_total", reason="non-finite") == 2
@@ -63,7 +64,7 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
     report = progress(model, 0, updates)
     report["scores"] = [(0.25, 0.5), (0.75, 0.5)]
 
-    metrics.of(("default", "m")).learned(report)
+    metrics.learner.of(("default", "m")).learned(report)
 
     losses = [u.loss for u in updates]
     assert value(metrics, "freshet_loss_prequential") == pytest.approx(np.mean(losses))
@@ -87,14 +88,14 @@ def test_a_context_dropped_for_a_newer_one_is_counted(metrics):
     streams = np.arange(n, dtype=np.uint32)
 
     updates = model.learner.ticks(streams, np.ones(n, np.uint64), np.full(n, np.nan), np.zeros((n, 1), np.float32))
-    metrics.of(("default", "m")).learned(progress(model, 0, updates))
+    metrics.learner.of(("default", "m")).learned(progress(model, 0, updates))
 
     assert value(metrics, "freshet_contexts_evicted_total") == 1
 
 
 def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(metrics):
     model = hosted()
-    child = metrics.of(("default", "m"))
+    child = metrics.learner.of(("default", "m"))
     reports = []
     for first in (1, 11, 21):
         updates = learned(model, np.sin(np.arange(first, first + 10.0)).tolist(), first)
@@ -110,7 +111,7 @@ def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(met
 def test_what_a_former_server_counted_is_not_counted_again(metrics):
     model = hosted()
     learned(model, [1, 2, 3, 4, 5])
-    child = metrics.of(("default", "m"))
+    child = metrics.learner.of(("default", "m"))
     child.resuming = True  # as recovery leaves it
 
     child.learned(progress(model, 0, []))
@@ -163,9 +164,9 @@ async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scr
         before = {
             name: live.server.registry.get_sample_value(name) for name in ("freshet_ready", "freshet_trainer_ready")
         }
-        live.server.ready = True
+        live.server.readiness.opened = True
         live.server.trainers.clients[0].ready.set()
-        [build] = next(iter(live.server.metrics.build.collect())).samples
+        [build] = next(iter(live.server.metrics.process.build.collect())).samples
 
         assert before == {"freshet_ready": 0, "freshet_trainer_ready": 0}
         assert live.server.registry.get_sample_value("freshet_ready") == 1
@@ -195,7 +196,7 @@ async def test_overload_and_evidence_are_told_by_model(tmp_path):
 
 def test_a_loss_that_is_not_finite_does_not_reach_the_gauges(metrics):
     model = hosted()
-    metrics.of(("default", "m")).learned(
+    metrics.learner.of(("default", "m")).learned(
         progress(model, 0, [Update(1, loss=2.0), Update(1, loss=math.nan), Update(1, loss=math.inf)])
     )
 

@@ -201,7 +201,7 @@ async def test_a_tenants_work_is_its_own_and_a_tick_dearer_than_a_second_of_it_p
         assert late.retry_s == pytest.approx(3.0, rel=1e-2)  # four seconds' work, of which one may be ahead
         clock.now += late.retry_s + 1e-3
         assert await packed(service.serving, other, b) == [True]
-        metric = service.server.metrics.quota_reached.labels("acme", "work_per_s")
+        metric = service.server.metrics.access.quota_reached.labels("acme", "work_per_s")
         assert metric._value.get() == 2
 
 

@@ -24,16 +24,19 @@ def test_the_text_is_what_the_library_makes_of_it_whatever_happens():
     rng = random.Random(3)
     registry = Registry()
     metrics = Metrics(registry)
-    metrics.disk_free.set_function(lambda: 17.0)
+    metrics.storage.disk_free.set_function(lambda: 17.0)
     keys = [ModelKey('a"b\\', f"m{n}") for n in range(5)]
     for round in range(40):
         model = metrics.of(rng.choice(keys))
-        rng.choice([model.ticks, model.labels, model.windows, metrics.truncated]).inc(rng.random())
-        rng.choice([model.backlog, model.evidence, metrics.durable_lag]).set(
+        rng.choice(
+            [model.serving.ticks, model.intake.accepted_labels, model.intake.windows, metrics.journal.truncated]
+        ).inc(rng.random())
+        rng.choice([model.trainer.backlog, model.publishing.evidence, metrics.journal.durable_lag]).set(
             rng.choice([0.0, 1.5, float("nan"), 1e300])
         )
-        rng.choice([model.staleness, model.freshness, metrics.commit_seconds]).observe(rng.random() * 10)
-        metrics.lag_norm.labels(*model.key, str(round % 3)).set(round)
+        histograms = model.serving.staleness, model.publishing.freshness, metrics.journal.commit_seconds
+        rng.choice(histograms).observe(rng.random() * 10)
+        metrics.learner.lag_norm.labels(*model.key, str(round % 3)).set(round)
         if round % 7 == 6:
             metrics.forget(rng.choice(keys))
         assert lines(registry.text()) == lines(generate_latest(registry)), round
@@ -68,8 +71,8 @@ def test_only_series_that_have_changed_are_written_anew(monkeypatch):
     unlabelled = len(written)
     written.clear()
 
-    models[7].ticks.inc()
-    models[7].staleness.observe(3)
+    models[7].serving.ticks.inc()
+    models[7].serving.staleness.observe(3)
     assert b'freshet_ticks_total{model="m7",tenant="default"} 1.0' in registry.text()
     assert len(written) == unlabelled + 2
 

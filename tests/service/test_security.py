@@ -45,7 +45,7 @@ async def served(access: Access, channel_calls: dict[str, str | None]) -> AsyncI
         return caller().tenant.encode()
 
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(do)
-    server = grpc.aio.server(interceptors=[Security(lambda: access, Metrics(CollectorRegistry()))])
+    server = grpc.aio.server(interceptors=[Security(lambda: access, Metrics(CollectorRegistry()).access)])
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("new.Service", {"Do": handler}),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()

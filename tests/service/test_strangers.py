@@ -82,7 +82,7 @@ async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/any/thing")
             await call(b"")
-            strangers.let_in(peers[0])
+            strangers.admit(peers[0])
             assert strangers._known <= strangers.sweep(port, frozenset(strangers._known))
             await call(b"")
     finally:
@@ -95,7 +95,7 @@ def test_of_whom_a_call_was_let_in_goes_on(pair, closed):
     who = sent(pair, 5000)
     strangers = Strangers(closed, most=1000)
     host = f"ipv6:%5B{who.host}%5D" if ":" in who.host else f"ipv4:{who.host}"
-    strangers.let_in(f"{host}:{who.port}")
+    strangers.admit(f"{host}:{who.port}")
 
     assert who in strangers.sweep(pair[2], frozenset(strangers._known))
 

@@ -17,7 +17,7 @@ from freshet.v1.types_pb2 import ModelSpec
 from service.common.gate import COOLING_DOWN
 from service.common.names import ModelKey
 from service.console.exposition import Scrape
-from service.edge.wire import report_message
+from service.edge.wire_models import report_message
 from service.observe.metrics import Metrics
 from service.programs.top.lines import header, mapping, plain
 from service.programs.top.screen import COLUMNS, ago, count, duration, screen, spark
@@ -41,12 +41,12 @@ def metrics() -> Metrics:
     made = Metrics(CollectorRegistry())
     for number, name in enumerate(NAMES, 1):
         of = made.of(ModelKey("default", name))
-        of.version.set(number)
-        of.streams.set(10 * number)
-        of.open_streams.set(number)
-        of.backlog.set(0)
-        of.published.set(900.0)
-        of.paused.set(name == "taxi-demand")
+        of.serving.version.set(number)
+        of.serving.streams.set(10 * number)
+        of.serving.open_streams.set(number)
+        of.trainer.backlog.set(0)
+        of.serving.published.set(900.0)
+        of.serving.paused.set(name == "taxi-demand")
     return made
 
 
@@ -54,19 +54,19 @@ def works(metrics: Metrics, name: str = "pumps") -> None:
     """So much happens between two looks."""
     key = ModelKey("default", name)
     of = metrics.of(key)
-    of.ticks.inc(50)
+    of.serving.ticks.inc(50)
     for labels in (1,) * 90 + (20,) * 10:
-        of.staleness.observe(labels)
-    metrics.learned.labels(*key).inc(40)
-    metrics.verdicts.labels(*key, "publish").inc(3)
-    metrics.verdicts.labels(*key, "veto").inc()
-    metrics.rollbacks.labels(*key).inc()
+        of.serving.staleness.observe(labels)
+    metrics.learner.learned.labels(*key).inc(40)
+    metrics.publishing.verdicts.labels(*key, "publish").inc(3)
+    metrics.publishing.verdicts.labels(*key, "veto").inc()
+    metrics.publishing.rollbacks.labels(*key).inc()
     for layer, norm in {"all": 0.5, "cell0": 0.3, "head": 0.4}.items():
-        metrics.gradient_norm.labels(*key, layer).observe(norm)
+        metrics.learner.gradient_norm.labels(*key, layer).observe(norm)
     for _ in range(99):
-        metrics.total_seconds.observe(2e-4)
-    metrics.total_seconds.observe(2.0)
-    metrics.journal_size.set(12_345_678)
+        metrics.serving.total_seconds.observe(2e-4)
+    metrics.serving.total_seconds.observe(2.0)
+    metrics.journal.journal_size.set(12_345_678)
 
 
 def look(metrics: Metrics | None, at: float, models: list[Model] | None = FACTS, **more: Any) -> Look:
@@ -87,9 +87,9 @@ def drawn(view: View, history: History, width: int, height: int) -> list[str]:
 
 
 def test_a_models_line_says_what_happened_between_two_looks(metrics):
-    metrics.loss.labels("default", "pumps").set(0.4)
+    metrics.learner.loss.labels("default", "pumps").set(0.4)
     view, history = seen(metrics)
-    metrics.loss.labels("default", "pumps").set(0.2)
+    metrics.learner.loss.labels("default", "pumps").set(0.2)
     view = history.add(look(metrics, 6.0))
 
     [m] = [m for m in view.models if m.model == "pumps"]
@@ -110,7 +110,7 @@ def test_a_models_line_says_what_happened_between_two_looks(metrics):
 
 def test_the_loss_of_persistence_is_told_where_the_server_measures_it():
     metrics = Metrics(CollectorRegistry())
-    for metric, value in ((metrics.loss, 0.3), (metrics.persistence, 0.6)):
+    for metric, value in ((metrics.learner.loss, 0.3), (metrics.learner.persistence, 0.6)):
         metric.labels("default", "m").set(value)
     view = History().add(look(metrics, 0.0, None))
 
@@ -120,13 +120,13 @@ def test_the_loss_of_persistence_is_told_where_the_server_measures_it():
 
 
 def test_a_model_that_is_paused_or_thinned_and_a_trainer_that_is_away_are_told(metrics):
-    metrics.of(("default", "pumps")).learn_every.set(4)
-    metrics.trainer_ready.set(0)
+    metrics.trainer.of(("default", "pumps")).learn_every.set(4)
+    metrics.trainer.trainer_ready.set(0)
     view, history = seen(metrics)
 
     assert [m.learning for m in view.models] == ["never", "1 in 4", "paused"]
     assert "no trainer" in drawn(view, history, 150, 20)[0]
-    metrics.trainer_ready.set(1)
+    metrics.trainer.trainer_ready.set(1)
     assert "no trainer" not in drawn(history.add(look(metrics, 9.0)), history, 150, 20)[0]
 
 
@@ -182,7 +182,7 @@ def test_a_candidate_that_has_to_wait_after_a_rollback_is_no_veto():
 
 
 def test_another_tenants_model_of_the_same_name_is_another_model(metrics):
-    metrics.of(("acme", "pumps")).version.set(44)
+    metrics.serving.of(("acme", "pumps")).version.set(44)
     view, history = seen(metrics)
 
     theirs, *ours = [m for m in view.models if m.model == "pumps"]
@@ -255,7 +255,7 @@ def test_the_json_of_a_view_is_strict_json(metrics):
 
 
 def test_what_a_server_says_does_not_steer_the_terminal(metrics):
-    metrics.of(("default", "\x1b[2J\x07evil")).version.set(1)
+    metrics.serving.of(("default", "\x1b[2J\x07evil")).version.set(1)
     view, history = seen(metrics)
     view = replace(view, troubles=("\x1b]0;title\x07",))
 
@@ -297,9 +297,9 @@ def test_numbers_are_short(made, value, text):
 
 
 def test_a_model_whose_labels_wait_too_long_has_a_line_of_its_own(metrics):
-    metrics.fresh.set(30)
-    metrics.of(("default", "pumps")).unjudged.set(74)
-    metrics.of(("default", "taxi-demand")).unjudged.set(29)
+    metrics.publishing.fresh.set(30)
+    metrics.publishing.of(("default", "pumps")).unjudged.set(74)
+    metrics.publishing.of(("default", "taxi-demand")).unjudged.set(29)
     seen = History().add(look(metrics, 0.0))
 
     shown = [line.plain for line in screen(seen, {}, "127.0.0.1:8300", 200, 40)]
@@ -314,7 +314,7 @@ def reported(metrics: Metrics) -> list[Model]:
     models = []
     for facts in FACTS:
         of = metrics.of(ModelKey("default", facts.name))
-        champion, streams = int(of.version._value.get()), int(of.streams._value.get())
+        champion, streams = int(of.serving.version._value.get()), int(of.serving.streams._value.get())
         report = ModelReport.of(report_message(of))
         models.append(replace(facts, champion=champion, streams=streams, report=report))
     return models
@@ -327,7 +327,7 @@ def test_whoever_may_not_read_metrics_sees_the_same_of_its_own_models(metrics):
     lists: dict[str, Any] = {key: [] for key in ("refused", "scores", "norms", "by_layer", "ratios", "lags")}
     for at in (0.0, 5.0, 6.0):
         losses: dict[str, Any] = {"losses": [0.4 + at / 10], "persistence": [0.8], "quarantined": {}, "saturated": None}
-        metrics.of(ModelKey("default", "pumps")).learned(report | lists | losses)
+        metrics.learner.of(ModelKey("default", "pumps")).learned(report | lists | losses)
         works(metrics)
         operator = with_page.add(look(metrics, at))
         tenant = without.add(look(None, at, reported(metrics)))

@@ -12,7 +12,7 @@ import pytest
 from freshet.v1 import streams_pb2, training_pb2, types_pb2
 from model.spec import MAX_CHANNELS
 from service.common.errors import Invalid
-from service.edge import wire
+from service.edge import wire, wire_models
 
 MANY = 250_000  # as many float32 as a message of 1 MiB holds
 VALUES = np.ones(MANY, np.float32)
@@ -45,6 +45,6 @@ def test_far_too_many_names_in_a_spec_are_counted_and_not_read(field):
 
     def read() -> None:
         with pytest.raises(Invalid, match=f"spec.{field} = 100000 names: give at most {MAX_CHANNELS} "):
-            wire.spec(message)
+            wire_models.spec(message)
 
     assert peak_bytes(read) < 100_000

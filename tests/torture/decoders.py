@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError, Message
 from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
 from model.spec import ModelSpec
 from service.common.errors import Invalid, Refusal
-from service.edge import wire
+from service.edge import wire, wire_models
 from service.journal.examine import examine
 from service.journal.records import (
     Chunk,
@@ -95,7 +95,7 @@ _LEARN: list[Message] = [
 ]
 _CREATE: list[Message] = [
     models_pb2.CreateModelRequest(name="m", spec=types_pb2.ModelSpec(channels=["a", "b"], targets=["b"], horizon=3)),
-    models_pb2.CreateModelRequest(name="n", spec=wire.spec_message(SPEC)),
+    models_pb2.CreateModelRequest(name="n", spec=wire_models.spec_message(SPEC)),
 ]
 
 
@@ -152,10 +152,10 @@ def _create(data: bytes) -> bool:
     if not _parsed(request, data):
         return False
     try:
-        spec = wire.spec(request.spec)
+        spec = wire_models.spec(request.spec)
     except Invalid:
         return False
-    return wire.spec(wire.spec_message(spec)) == spec or _differs("spec", data)
+    return wire_models.spec(wire_models.spec_message(spec)) == spec or _differs("spec", data)
 
 
 def _put(model: ServedModel, data: bytes) -> bool:

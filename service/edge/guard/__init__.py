@@ -1,4 +1,4 @@
-"""Before a call reaches a service: who calls, how many calls and bytes, statuses, strangers, audit lines.
+"""Interceptors before every service: authentication, limits of calls and bytes, statuses, strangers, audit lines.
 
-Knows no service and no message but through the interceptor's contract.
+Knows no service, and no message but through the interceptor's contract.
 """

@@ -1,4 +1,4 @@
-"""Audit lines of calls: which methods are acts, on what, and how each ended."""
+"""Audit lines of calls: which methods are audited, which model or stream they act on, and how each call ended."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from service.edge.guard.security import caller, peer_of
 
 
 class Act(NamedTuple):
-    """A method that is audited: its name in the log, and the request's fields in its line, by dotted path."""
+    """An audited method: its name in the log, and the request's fields to log, as dotted paths."""
 
     action: str
     fields: tuple[str, ...]
@@ -34,7 +34,7 @@ ACTS = {
     "/freshet.v1.Streams/Delete": Act("state delete", ("model", "stream", "erase")),
     "/freshet.v1.Training/Replay": Act("quarantine replay", ("model",)),
 }
-NOT_ACTS = {  # written down, so that a new method must be entered here or above
+NOT_ACTS = {  # listed, so that a new method must be entered here or above
     "/freshet.v1.Models/Get", "/freshet.v1.Models/List", "/freshet.v1.Models/Versions", "/freshet.v1.Models/Watch",
     "/freshet.v1.Streams/Open", "/freshet.v1.Streams/Mux", "/freshet.v1.Streams/Get", "/freshet.v1.Streams/List",
     "/freshet.v1.Training/Learn", "/freshet.v1.Training/Quarantine",
@@ -42,7 +42,7 @@ NOT_ACTS = {  # written down, so that a new method must be entered here or above
 
 
 class Auditing(grpc.aio.ServerInterceptor):
-    """Writes the line of each act once the call has ended. It must stand inside `Security`, which says who calls."""
+    """Writes a line for each act when its call has ended. Place it inside `Security`, which identifies the caller."""
 
     def __init__(self, audit: Audit) -> None:
         self._audit = audit
@@ -50,7 +50,7 @@ class Auditing(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler, if it is an act."""
+        """Wrap the method's handler if it is an act."""
         handler = await continuation(handler_call_details)
         act = ACTS.get(handler_call_details.method)
         if handler is None or act is None:
@@ -67,7 +67,7 @@ class Auditing(grpc.aio.ServerInterceptor):
         try:
             yield
             outcome = OK
-        except (asyncio.CancelledError, GeneratorExit):  # the act may be done nevertheless
+        except (asyncio.CancelledError, GeneratorExit):  # the act may still have taken effect
             outcome = "cancelled"
             raise
         except grpc.aio.AbortError:
@@ -81,13 +81,13 @@ class Auditing(grpc.aio.ServerInterceptor):
 
 
 def named(act: Act, request: Any) -> dict[str, object]:
-    """What the request names: a model (whose own field is called `name`), a version, a stream."""
+    """Return the fields to log. A request about a model calls it `name`; the log calls it `model`."""
     found = {}
     for path in act.fields:
         value = request
         for part in path.split("."):
             value = getattr(value, part)
         last = path.rpartition(".")[2]
-        if value:  # version 0 asks for the one that serves, or the anchor
+        if value:  # version 0 stands for the serving version or the anchor
             found["model" if last == "name" else last] = value
     return found

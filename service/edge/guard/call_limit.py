@@ -1,5 +1,4 @@
-"""A bound on the calls that are open at once, of all tenants and of each, all methods together but health checks, which
-are short."""
+"""Limit of calls open at once, in total and per tenant. Health checks are short and do not count."""
 
 from __future__ import annotations
 
@@ -19,7 +18,7 @@ RETRY_S = 1.0
 
 
 class CallLimit(grpc.aio.ServerInterceptor):
-    """Refuses the call that is one too many, with RESOURCE_EXHAUSTED and a retry delay."""
+    """Refuses a call beyond the limit, with RESOURCE_EXHAUSTED and a retry delay."""
 
     def __init__(self, most: int, tenants: Tenants) -> None:
         self._most, self._open, self._tenants = most, 0, tenants

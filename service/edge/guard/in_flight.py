@@ -1,5 +1,8 @@
-"""What is received and not yet answered, counted against the tenant's quota. Requests of unary calls here; of streams,
-where they wait: packed ticks until they are answered, labels and windows until they are acknowledged."""
+"""Bytes received and not yet answered, counted against the tenant's quota.
+
+The interceptor counts requests of unary calls. Streams count their own: packed ticks until they are answered, labels
+and windows until they are acknowledged.
+"""
 
 from __future__ import annotations
 
@@ -18,7 +21,7 @@ from service.edge.guard.statuses import statuses
 
 @contextlib.contextmanager
 def in_flight(tenant: Tenant, size: int) -> Iterator[None]:
-    """So many bytes are in flight inside it. Raises Exhausted."""
+    """Count `size` bytes as in flight inside the block. Raises Exhausted beyond the tenant's quota."""
     tenant.take(size)
     try:
         yield
@@ -27,7 +30,7 @@ def in_flight(tenant: Tenant, size: int) -> Iterator[None]:
 
 
 class InFlight(grpc.aio.ServerInterceptor):
-    """Refuses the request that is too much for its tenant, with RESOURCE_EXHAUSTED and a retry delay."""
+    """Refuses a request beyond its tenant's quota, with RESOURCE_EXHAUSTED and a retry delay."""
 
     def __init__(self, tenants: Tenants) -> None:
         self._tenants = tenants
@@ -35,11 +38,11 @@ class InFlight(grpc.aio.ServerInterceptor):
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler, if it takes one request."""
+        """Wrap the method's handler if it has a single request."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming or handler_call_details.method == PUBLIC:
             return handler  # type: ignore[no-any-return]
-        if inspect.isasyncgenfunction(getattr(handler, behaviour(handler))):  # looks on, and holds no request
+        if inspect.isasyncgenfunction(getattr(handler, behaviour(handler))):  # a watch: it holds no request
             return handler  # type: ignore[no-any-return]
         return guarded(handler, self._held)  # type: ignore[no-any-return]
 

@@ -1,4 +1,7 @@
-"""grpc_server_* metrics with the names of go-grpc-prometheus. Handling time of a bidi call is its lifetime."""
+"""Metrics of calls, grpc_server_*, with the names of go-grpc-prometheus; and how interceptors wrap a handler.
+
+The handling time of a bidirectional call is its lifetime.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +22,7 @@ from prometheus_client.registry import Collector
 
 log = structlog.get_logger("calls")
 
-Guard = Callable[[Any, Any], contextlib.AbstractAsyncContextManager[None]]  # of a request and its call's context
+Guard = Callable[[Any, Any], contextlib.AbstractAsyncContextManager[None]]  # (request, context) → block
 KINDS = {
     (False, False): "unary",
     (False, True): "server_stream",
@@ -30,7 +33,7 @@ LABELS = ("grpc_type", "grpc_service", "grpc_method")
 
 
 class Messages:
-    """One method's messages, counted by the event loop alone: a counter with locks would cost each of them more."""
+    """Message counts of one method, without locks: only the event loop counts, and it counts every message."""
 
     __slots__ = ("received", "sent")
 
@@ -38,21 +41,21 @@ class Messages:
         self.received = self.sent = 0
 
 
-MESSAGES: ContextVar[Messages | None] = ContextVar("messages", default=None)  # those of the call that this code serves
+MESSAGES: ContextVar[Messages | None] = ContextVar("messages", default=None)  # counts of the current call's method
 
 
 class MessageCounts(Collector):
-    """All methods' messages."""
+    """Message counts of all methods."""
 
     def __init__(self) -> None:
         self._methods: dict[tuple[str, ...], Messages] = {}
 
     def of(self, labels: tuple[str, ...]) -> Messages:
-        """Those of one method."""
+        """Return the counts of one method."""
         return self._methods.setdefault(labels, Messages())
 
     def collect(self) -> Iterable[Metric]:
-        """What a scrape sees."""
+        """Return the metrics of a scrape."""
         received = CounterMetricFamily("grpc_server_msg_received", "Messages received.", labels=LABELS)
         sent = CounterMetricFamily("grpc_server_msg_sent", "Messages sent.", labels=LABELS)
         for labels, messages in list(self._methods.items()):
@@ -62,13 +65,19 @@ class MessageCounts(Collector):
 
 
 class GrpcMetrics(grpc.aio.ServerInterceptor):
-    """Counts calls started and handled, by method and code, and messages: those of handlers that read and write by
-    themselves are counted where they do, in MESSAGES."""
+    """Counts calls started and ended, by method and code, and their messages.
+
+    Handlers that read and write by themselves count their messages in MESSAGES.
+    """
 
     def __init__(self, registry: CollectorRegistry) -> None:
         self._started = Counter("grpc_server_started", "Calls started.", LABELS, registry=registry)
-        self._handled = Counter("grpc_server_handled", "Calls ended.", (*LABELS, "grpc_code"), registry=registry)
-        self._seconds = Histogram("grpc_server_handling_seconds", "Life of a call.", LABELS, registry=registry)
+        self._handled = Counter(
+            "grpc_server_handled", "Calls ended, by status code.", (*LABELS, "grpc_code"), registry=registry
+        )
+        self._seconds = Histogram(
+            "grpc_server_handling_seconds", "Time from the start of a call to its end.", LABELS, registry=registry
+        )
         self._messages = MessageCounts()
         registry.register(self._messages)
 
@@ -117,31 +126,34 @@ class GrpcMetrics(grpc.aio.ServerInterceptor):
         started, code = time.perf_counter(), ""
         try:
             yield messages
-        except (asyncio.CancelledError, GeneratorExit):  # the client has left, or its deadline or our drain is over
+        except (
+            asyncio.CancelledError,
+            GeneratorExit,
+        ):  # by its client, its deadline or our drain
             code = "CANCELLED"
             raise
         except grpc.aio.AbortError:  # the context knows the code
             raise
-        except Exception:  # a bug: whoever called is told that much, and its text, of which nobody knows what it tells
-            code = "UNKNOWN"  # of whom, stays here
+        except Exception:  # a bug
+            code = "UNKNOWN"  # the caller gets no more: the error's text may expose others' data, so it is only logged
             log.exception("a call has failed", method="/".join(labels[1:]))
             if context.done():
                 raise
-            await context.abort(grpc.StatusCode.UNKNOWN, "a fault of the server: its log says more")
+            await context.abort(grpc.StatusCode.UNKNOWN, "a fault of the server: see its log")
         finally:
             self._handled.labels(*labels, code or status_name(context.code())).inc()
             self._seconds.labels(*labels).observe(time.perf_counter() - started)
 
 
 async def counted(requests: AsyncIterator[Any], messages: Messages) -> AsyncIterator[Any]:
-    """The same requests, counted as they are read."""
+    """Yield the requests, counting each as it is read."""
     async for request in requests:
         messages.received += 1
         yield request
 
 
 def guarded(handler: Any, guard: Guard) -> Any:
-    """The handler, its method run inside `guard(request, context)`."""
+    """Return the handler with its method run inside `guard(request, context)`."""
     name = behaviour(handler)
     inner = getattr(handler, name)
 
@@ -158,21 +170,23 @@ def guarded(handler: Any, guard: Guard) -> Any:
 
 
 def kind(method: str, handler: Any) -> str:
-    """unary, client_stream, server_stream or bidi_stream: as the proto has it, for a handler may read its one request
-    by itself."""
+    """Return unary, client_stream, server_stream or bidi_stream.
+
+    The proto decides, because a handler may read its single request by itself and then looks like a stream.
+    """
     several = handler.request_streaming, handler.response_streaming
-    with contextlib.suppress(KeyError):  # no proto: of a test
+    with contextlib.suppress(KeyError):  # a test's method, without a proto
         described = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", "."))
         several = described.client_streaming, described.server_streaming
     return KINDS[several]
 
 
 def behaviour(handler: Any) -> str:
-    """The handler's field that holds the method."""
+    """Return the name of the handler's field that holds the method."""
     sides = (("unary", "stream")[bool(side)] for side in (handler.request_streaming, handler.response_streaming))
     return "_".join(sides)
 
 
 def status_name(code: Any) -> str:
-    """The name of a context's code, which is a StatusCode or its number."""
+    """Return the name of a context's code, a StatusCode or its number."""
     return next((c.name for c in grpc.StatusCode if code in (c, c.value[0])), "OK")

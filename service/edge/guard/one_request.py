@@ -1,5 +1,8 @@
-"""The one message of a call that takes one, read once its caller is let in: gRPC would read it before, whoever calls,
-and keep a call without a message, with all its headers, for as long as its connection stands."""
+"""Read the request of a unary call only after its caller is admitted.
+
+By default gRPC reads it first, for any caller, and keeps a call without a message, with all its headers, as long as the
+connection stands.
+"""
 
 from __future__ import annotations
 
@@ -17,25 +20,30 @@ from service.edge.guard.interceptor import behaviour
 from service.edge.guard.security import PUBLIC
 from service.edge.guard.statuses import statuses
 
-_FORMS = {  # (several requests, several answers) to the function that makes such a handler
+_FORMS = {  # (several requests, several answers) → constructor of such a handler
     (True, False): grpc.stream_unary_rpc_method_handler,
     (True, True): grpc.stream_stream_rpc_method_handler,
 }
 
 
 class OneRequest(grpc.aio.ServerInterceptor):
-    """Makes of each method that takes one request one that reads it by itself, within REQUEST_S. Inside those that say
-    who may call: what they refuse is answered without a message."""
+    """Makes each method with a single request read it by itself, within REQUEST_S.
+
+    Place it inside the interceptors that admit callers: they then refuse a call without reading a message.
+    """
 
     def __init__(self, within_s: float = REQUEST_S, checks: int = MAX_CHECKS) -> None:
-        """checks: health checks, which need no token, whose request has not come; beyond it the oldest is ended."""
+        """within_s: seconds from a call's start to its request.
+
+        checks: health checks, which need no token, that may wait for their request; with more, the oldest is ended.
+        """
         self._within_s, self._checks = within_s, checks
         self._waiting: dict[asyncio.Task[Any], None] = {}  # the oldest first
 
     async def intercept_service(
         self, continuation: Callable[[Any], Awaitable[Any]], handler_call_details: Any
     ) -> grpc.RpcMethodHandler[Any, Any] | None:
-        """Wrap the method's handler, if it takes one request."""
+        """Wrap the method's handler if it has a single request."""
         handler = await continuation(handler_call_details)
         if handler is None or handler.request_streaming:
             return handler  # type: ignore[no-any-return]
@@ -60,19 +68,19 @@ class OneRequest(grpc.aio.ServerInterceptor):
         return form(call, response_serializer=handler.response_serializer)
 
     async def _message(self, context: Any) -> bytes:
-        """The bytes of the call's message. Raises Invalid where none comes."""
+        """Return the bytes of the call's message. Raises Invalid if none arrives."""
         try:
             async with asyncio.timeout(self._within_s):
                 message = await context.read()
         except TimeoutError:
-            raise Invalid("message", "(none)", f"send it within {self._within_s:g} s of the call's begin") from None
+            raise Invalid("message", "(none)", f"send it within {self._within_s:g} s of the call's start") from None
         if message is grpc.aio.EOF:
             raise Invalid("message", "(none)", "send one message with the call")
         return message  # type: ignore[no-any-return]
 
     @contextlib.contextmanager
     def _place(self) -> Any:
-        """A place among the health checks whose request has not come; the oldest loses its own to it."""
+        """Hold a place among the health checks that wait for their request; the oldest one is ended for it."""
         task = asyncio.current_task()
         assert task is not None
         if len(self._waiting) >= self._checks:
@@ -83,7 +91,7 @@ class OneRequest(grpc.aio.ServerInterceptor):
         try:
             yield
         except asyncio.CancelledError:
-            if task in self._waiting or task.uncancel():  # by its client, or by our drain
+            if task in self._waiting or task.uncancel():  # cancelled by its client, or by our drain
                 raise
             raise Exhausted("call", "one more", "send the request with the call, or try again", retry_s=1.0) from None
         finally:

@@ -1,4 +1,4 @@
-"""The door: who calls, and whether they may. Every method is closed until its proto says which role opens it."""
+"""Authentication and authorization of calls. A method is closed unless its proto names the role that may call it."""
 
 from __future__ import annotations
 
@@ -22,27 +22,27 @@ from service.common.names import ModelKey
 from service.edge.guard.interceptor import guarded
 from service.edge.guard.statuses import reason_of, statuses
 from service.edge.guard.strangers import Strangers
-from service.observe.metrics import Metrics
+from service.observe.server_metrics import AccessMetrics
 
-PUBLIC = "/grpc.health.v1.Health/Check"  # of whoever would restart or route around us; it is short, and says little
-ANYBODY = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # with a token
+PUBLIC = "/grpc.health.v1.Health/Check"  # without a token: load balancers and supervisors call it
+ANY_ROLE = (f"/{REFLECTION}/", "/grpc.health.v1.Health/")  # prefixes of methods; a token is needed
 REFUSED = "token refused"  # the action of an audit line
 _CALLER: ContextVar[Grant] = ContextVar("caller")
 
 
 def caller() -> Grant:
-    """Who makes the call that this code serves. Raises LookupError outside of calls."""
+    """Return the grant of the current call. Raises LookupError outside of calls."""
     return _CALLER.get()
 
 
 def key(name: str) -> ModelKey:
-    """The caller's model of that name."""
+    """Return the key of the caller's model of that name."""
     return ModelKey(caller().tenant, name)
 
 
 def required(method: str) -> Role | None:
-    """The lowest role that may call a method, "/package.Service/Method"; None: nobody may."""
-    if method.startswith(ANYBODY):
+    """Return the lowest role that may call a method, "/package.Service/Method"; None: no role may."""
+    if method.startswith(ANY_ROLE):
         return Role.PREDICT
     try:
         options = descriptor_pool.Default().FindMethodByName(method.strip("/").replace("/", ".")).GetOptions()
@@ -53,12 +53,12 @@ def required(method: str) -> Role | None:
 
 
 def peer_of(context: Any) -> str:
-    """Where a call comes from: HOST:PORT, with gRPC's scheme before it."""
+    """Return the peer of a call, with gRPC's scheme: ipv4:HOST:PORT."""
     return unquote(context.peer() or "")
 
 
 def check_role(grant: Grant, method: str) -> None:
-    """Raises Forbidden unless the grant's role may call the method."""
+    """Raise Forbidden unless the grant's role may call the method."""
     role = required(method)
     if role is None:
         raise Forbidden("method", method, "no role may call it")
@@ -68,38 +68,41 @@ def check_role(grant: Grant, method: str) -> None:
 
 
 def check_may_erase() -> None:
-    """Raises Forbidden unless the caller is an administrator: erasing shortens the journal of every model."""
+    """Raise Forbidden unless the caller is an administrator: erasing deletes journal of every model."""
     if caller().role < Role.ADMIN:
         raise Forbidden("erase", "true", "needs the role admin: use a token that has it, or delete without it")
 
 
 def check_sees_all(grant: Grant) -> None:
-    """Raises Forbidden unless the grant may know what is counted of every tenant."""
+    """Raise Forbidden unless the grant may read the metrics of all tenants."""
     if not grant.sees_all:
-        remedy = "metrics are of all tenants: use a token of role metrics, or of tenant default's role admin"
+        remedy = "metrics cover all tenants: use a token of role metrics, or of tenant default's role admin"
         raise Forbidden("role", grant.role.name.lower(), remedy)
 
 
 class Admitted:
-    """A call that was let in, and may have to leave again."""
+    """An admitted call. revoked: its token has expired or was revoked, and the call is being ended."""
 
     __slots__ = ("grant", "peer", "revoked", "task")
 
     def __init__(self, grant: Grant, peer: str) -> None:
         self.grant, self.peer, self.task, self.revoked = grant, peer, asyncio.current_task(), False
 
+    def __repr__(self) -> str:
+        return f"Admitted({self.grant!r}, peer={self.peer!r}, revoked={self.revoked})"
+
 
 class Security(grpc.aio.ServerInterceptor):
-    """Lets calls in by their `authorization` metadata, and ends those whose token is good no longer."""
+    """Admits calls by their `authorization` metadata; ends a call when its token expires or is revoked."""
 
     def __init__(
         self,
         access: Callable[[], Access],
-        metrics: Metrics,
+        metrics: AccessMetrics,
         wall: Callable[[], float] = time.time,
         audit: Audit | None = None,
     ) -> None:
-        """access: the one in force now. wall: seconds since 1970. audit: where refusals are logged."""
+        """access: returns the rules in force. wall: seconds since 1970. audit: where refusals are logged."""
         self._access, self._metrics, self._wall = access, metrics, wall
         self._audit = audit or Audit()
         self._calls: set[Admitted] = set()
@@ -125,7 +128,7 @@ class Security(grpc.aio.ServerInterceptor):
         async with statuses(context):
             peer = peer_of(context)
             call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method), method, peer), peer)
-            self.strangers.let_in(context.peer())
+            self.strangers.admit(context.peer())
             _CALLER.set(call.grant)
             self._calls.add(call)
             try:
@@ -133,16 +136,16 @@ class Security(grpc.aio.ServerInterceptor):
             except asyncio.CancelledError:
                 if not call.revoked or call.task is None or call.task.uncancel():
                     raise
-                raise refused("a token", "it is good no longer: ask whoever runs the server for another") from None
+                raise refused("a token", "it has expired or was revoked: ask the operator for another") from None
             finally:
                 self._calls.discard(call)
 
     def check_metrics(self, authorization: str | None, peer: str) -> None:
-        """Raises Unauthenticated, or Forbidden, for whoever may not read what is counted of all tenants."""
+        """Raise Unauthenticated or Forbidden unless the token may read the metrics of all tenants."""
         self._admit(authorization, check_sees_all, "/metrics", peer)
 
     def _admit(self, authorization: str | None, check: Callable[[Grant], None], asked: str, peer: str) -> Grant:
-        """The caller's grant. check: raises Forbidden for a grant that does not allow what was asked for."""
+        """Return the caller's grant. check: raises Forbidden if the grant does not allow `asked`."""
         grant = None
         try:
             grant = self._access().admit(authorization, self._wall())
@@ -154,9 +157,9 @@ class Security(grpc.aio.ServerInterceptor):
         return grant
 
     def sweep(self) -> int:
-        """End the calls whose token is good no longer; how many."""
+        """End the calls whose token has expired or was revoked. Returns their number."""
         access, now = self._access(), self._wall()
-        late = [call for call in self._calls if not call.revoked and not access.still(call.grant, now)]
+        late = [call for call in self._calls if not call.revoked and not access.still_valid(call.grant, now)]
         for call in late:
             call.revoked = True
             self._audit.act("call ended", "revoked", call.grant, call.peer)

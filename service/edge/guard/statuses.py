@@ -1,4 +1,4 @@
-"""The one place where our errors become gRPC statuses, with google.rpc details that name field, value and remedy."""
+"""The only place where our errors become gRPC statuses, with google.rpc details: field, value and remedy."""
 
 from __future__ import annotations
 
@@ -31,9 +31,9 @@ from service.storage.versions import VersionCorrupt, VersionMissing
 
 log = structlog.get_logger("calls")
 
-# What a write or read raises on a call that is over.
+# Raised by a write or read on a call that has ended.
 CLIENT_GONE = (grpc.aio.UsageError, grpc.aio.InternalError, asyncio.InvalidStateError)
-DOMAIN = "freshet"  # whose reasons they are, in google.rpc.ErrorInfo
+DOMAIN = "freshet"  # of the reasons in google.rpc.ErrorInfo
 STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     Invalid: grpc.StatusCode.INVALID_ARGUMENT,
     NotFound: grpc.StatusCode.NOT_FOUND,
@@ -47,7 +47,7 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
 
 @contextlib.asynccontextmanager
 async def statuses(context: Any) -> AsyncIterator[None]:
-    """Inside it, our errors end the call with their status. Any other exception is a bug and stays loud."""
+    """Turn our errors inside the block into the call's status. Other exceptions are bugs and propagate."""
     try:
         yield
     except ServiceError as error:
@@ -55,9 +55,9 @@ async def statuses(context: Any) -> AsyncIterator[None]:
     except DecodeError:
         await _abort(context, Invalid("message", "bytes that are no message", "send messages of freshet.v1"))
     except VersionMissing:
-        await _abort(context, NotFound("version", "gone", "it is no longer kept: list the versions that are"))
-    except VersionCorrupt as error:  # whose text names files and numbers of ours, which are not the caller's business
-        log.error("a version is damaged, and whoever asked for it is told", why=str(error))
+        await _abort(context, NotFound("version", "gone", "it is no longer kept: list the versions"))
+    except VersionCorrupt as error:  # its text names our files, which the caller must not see
+        log.error("a version is damaged: its caller gets DATA_LOSS", why=str(error))
         await _end(context, grpc.StatusCode.DATA_LOSS, "the version's files are damaged: roll back to another")
     except NoSpace:
         await _abort(context, Exhausted("disk", "full", "try again once there is room", retry_s=1.0))
@@ -66,7 +66,7 @@ async def statuses(context: Any) -> AsyncIterator[None]:
 
 
 def reason_of(error: ServiceError) -> str:
-    """The kind of an error as one word, in lower case."""
+    """Return the kind of an error in snake case."""
     return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
 
 
@@ -90,7 +90,7 @@ async def _abort(context: Any, error: ServiceError) -> NoReturn:
 
 
 async def _end(context: Any, *status: Any) -> NoReturn:
-    """Abort the call. Raises CancelledError where its client has left, so that nobody can be told."""
+    """Abort the call. Raises CancelledError if its client has left."""
     try:
         await context.abort(*status)
     except CLIENT_GONE:

@@ -1,0 +1,113 @@
+"""Protobuf ↔ plain values of models: specs, versions, reports, events."""
+
+from __future__ import annotations
+
+import functools
+from itertools import accumulate
+from typing import Any
+
+from google.protobuf.unknown_fields import UnknownFieldSet
+
+from freshet.v1 import models_pb2, types_pb2
+from model.spec import MAX_CHANNELS, ModelSpec, SpecError
+from service.common.errors import Invalid
+from service.observe.declaring import STALENESS
+from service.observe.events import Event
+from service.observe.metrics import ModelMetrics
+from service.storage.versions import Version
+from service.streams.sessions import ServedModel
+
+SPECS_KEPT = 128  # messages of specs that are cached
+
+
+def spec(message: types_pb2.ModelSpec) -> ModelSpec:
+    """Return a message's spec; missing fields take their defaults.
+
+    Raises Invalid, also for unknown fields: the client would believe that they take effect.
+    """
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        last = max(field.number for field in message.DESCRIPTOR.fields)
+        remedy = f"this server knows fields 1 to {last}, of their own types: leave it out, or upgrade the server"
+        raise Invalid("spec", f"field number {unknown[0].field_number}", remedy)
+    values: dict[str, Any] = {}
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING and field.is_repeated and len(value) > MAX_CHANNELS:
+            raise Invalid(f"spec.{field.name}", f"{len(value)} names", f"give at most {MAX_CHANNELS} names")
+        values[field.name] = list(value) if field.is_repeated else value
+    try:
+        return ModelSpec.from_mapping(values)
+    except SpecError as error:
+        raise Invalid(f"spec.{error.field}", error.value, error.remedy) from error
+
+
+@functools.lru_cache(maxsize=SPECS_KEPT)
+def spec_message(spec: ModelSpec) -> types_pb2.ModelSpec:
+    """Return a spec as a message with every field set. Shared: callers must not change it.
+
+    Cached, because every Welcome holds one and it may list thousands of names.
+    """
+    return types_pb2.ModelSpec(**spec.to_mapping())
+
+
+def model_message(model: ServedModel, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
+    """Return a model as a message. offset: the number of its journal entries."""
+    return models_pb2.Model(
+        name=model.name,
+        spec=spec_message(model.spec),
+        champion=model.champion,
+        anchor=model.anchor,
+        paused=model.paused,
+        streams=model.known,
+        offset=offset,
+        judged_offset=model.judged_offset,
+        report=report_message(metrics),
+    )
+
+
+def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
+    """Return a model's report as a message."""
+    counted = metrics.counted()
+    return models_pb2.ModelReport(
+        loss=metrics.learner.loss,
+        persistence_loss=metrics.learner.persistence,
+        ticks=counted.ticks,
+        learned_labels=counted.learned,
+        backlog=counted.backlog,
+        learn_every=counted.learn_every,
+        streams_open=counted.streams_open,
+        published=counted.published,
+        vetoed=counted.vetoed,
+        rolled_back=counted.rolled_back,
+        published_time=counted.published_time,
+        staleness_counts=accumulate(counted.staleness),
+        staleness_bounds=STALENESS,
+        unjudged_seconds=counted.unjudged_seconds,
+    )
+
+
+def version_message(version: Version) -> models_pb2.Version:
+    """Return a version as a message."""
+    return models_pb2.Version(
+        number=version.number,
+        parent=version.parent,
+        offset=version.offset,
+        digest=version.digest,
+        created=version.created,
+        loss=version.loss,
+        anchor_loss=version.anchor_loss,
+        parity_error=version.parity_error,
+    )
+
+
+def event_message(event: Event) -> models_pb2.ModelEvent:
+    """Return an event as a message of Watch."""
+    return models_pb2.ModelEvent(
+        model=event.key.name,
+        kind=event.kind,  # type: ignore[arg-type]  # numbered alike
+        offset=event.offset,
+        version=event.version,
+        reason=event.reason,
+        numbers=dict(event.numbers),
+        time=event.time,
+    )
