@@ -194,7 +194,7 @@ def test(arguments: Sequence[str]) -> int:
         tools()
     codes = [] if chosen else [check()]
     # Three processes on two cores: a journey waits a third of its time.
-    whole = () if chosen else ("-n", "3", "-rs", "--durations", "20")
+    whole = () if chosen else ("-n", "3", "-rs", "--durations", "20", "--durations-min", "1")
     long = "--all" in arguments or any("::" in word for word in wanted)
     marked = ("-m", "long or not long") if long else ()
     measured = "--coverage" in arguments

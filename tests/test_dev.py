@@ -52,15 +52,15 @@ def test_a_part_that_fails_gives_its_exit_code_after_all_have_run(commands, part
     assert commands.pytest()
 
 
-def test_the_whole_suite_runs_on_two_cores_and_prints_its_slowest_tests(commands):
+def test_the_whole_suite_runs_in_three_processes_and_prints_its_slowest_tests(commands):
     dev.main(["test"])
-    assert commands.pytest() == "pytest -n 2 -rs --durations 20"
+    assert commands.pytest() == "pytest -n 3 -rs --durations 20 --durations-min 1"
     assert "tools" in commands.lines
 
 
 def test_all_adds_the_long_tests(commands):
     dev.main(["test", "--all", "-x"])
-    assert commands.pytest() == "pytest -n 2 -rs --durations 20 -m long or not long -x"
+    assert commands.pytest() == "pytest -n 3 -rs --durations 20 --durations-min 1 -m long or not long -x"
     assert len(checks(commands)) == 3
 
 
