@@ -1,4 +1,4 @@
-"""A script: sensors of a line, and the quality that a laboratory measures later. No async, any thread or notebook.
+"""A script without async: sensors of a line, and the quality that a laboratory measures later.
 
 python examples/application_sync.py [HOST:PORT]
 """
@@ -14,7 +14,7 @@ SENSORS = ["pressure", "speed"]
 
 
 def reading() -> dict[str, float]:
-    """Stands for your sensors: a value by channel; a list in the order of the channels would do as well."""
+    """Replace this by your sensors: return a value by channel, or a list in the order of the channels."""
     return {"speed": random.uniform(0.5, 1.5), "pressure": random.gauss(5, 1)}
 
 
@@ -26,11 +26,11 @@ with freshet.sync.connect(ADDRESS, token=os.environ.get("FRESHET_TOKEN")) as cli
         for _ in range(300):
             parts = reading()
             estimate = stream.step(parts)
-            # The laboratory's word comes later, up to label_horizon readings; on return it is on the server's disk.
+            # The label may come up to label_horizon readings later; on return it is on the server's disk.
             measured = 10 + 2 * parts["pressure"] - 3 * parts["speed"]
             stream.label(estimate.seq, measured)
             errors.append(abs(float(estimate.y[0, 0]) - measured))
-        stream.wait_judged(estimate.seq - 32)  # nearly all of the labels are in the weights that serve
+        stream.wait_judged(estimate.seq - 32)  # nearly all labels are judged in the serving weights
         print(f"mean error, first 50 readings: {sum(errors[:50]) / 50:.2f}, last 50: {sum(errors[-50:]) / 50:.2f}")
 
         frame = {"speed": [0.9, 1.1], "pressure": [4.0, 6.0]}  # a DataFrame of pandas or polars, an Arrow table …

@@ -1,8 +1,8 @@
-"""An operator's check: does the server live, does it take streams, what does it do; and, leaving, has it left.
+"""An operator's check: health, readiness and metrics of a server; with --until-drained, wait for its end.
 
     python examples/operations.py [http://HOST:PORT] [--until-drained]
 
-Ends with 0 if the server is ready, 1 if not. FRESHET_TOKEN, of role metrics, is sent where the server asks for one.
+Exits with 0 if the server is ready, 1 if not. FRESHET_TOKEN is a token of role metrics, if the server requires one.
 """
 
 import os
@@ -16,7 +16,7 @@ SHOWN = ("freshet_ticks_total", "freshet_streams_open{", "freshet_trainer_backlo
 
 
 def get(path: str) -> tuple[int, str]:
-    """Status and text; status 0 where nobody answers."""
+    """Return status and text; status 0 without an answer."""
     token = os.environ.get("FRESHET_TOKEN", "")
     request = urllib.request.Request(URL + path, headers={"authorization": f"Bearer {token}"})
     try:
@@ -28,7 +28,7 @@ def get(path: str) -> tuple[int, str]:
         return 0, f"{error}\n"
 
 
-if "--until-drained" in sys.argv:  # after SIGTERM: clients are told to go, everything is put on disk, the port closes
+if "--until-drained" in sys.argv:  # after SIGTERM: the port closes once everything is on disk
     while get("/healthz")[0] == 200:
         time.sleep(0.1)
     print("drained: the next server may start on its data")

@@ -110,7 +110,7 @@ class ModelReport(Result):
     learn_every: one in this many labels is learned.
     published, vetoed, rolled_back: numbers of verdicts.
     published_time: seconds since 1970-01-01 UTC; 0 if nothing was published since the server's start.
-    staleness_counts: numbers of forecasts by unjudged labels, up to each of staleness_bounds, then beyond the last.
+    staleness_counts: cumulative numbers of forecasts by unjudged labels, up to each of staleness_bounds, then all.
     unjudged_seconds: how long the oldest waiting label has waited to be learned.
     """
 

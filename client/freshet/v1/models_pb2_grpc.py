@@ -100,8 +100,8 @@ class ModelsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Create(self, request, context):
-        """Creating the same name with the same spec again answers the existing model; with another spec, ALREADY_EXISTS. So do
-        weights, where some are given, that are not those that it began with.
+        """Create a model. If the name exists with the same spec, return the existing model; with another spec, or with
+        weights other than its first ones, fail with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -127,37 +127,37 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Export(self, request, context):
-        """A version's file: the .onnx is the whole forecaster, scaler and head inside.
+        """Return a version's files: the .onnx is the whole forecaster, including scaler and head.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Import(self, request, context):
-        """Add a version from weights of the same spec. It does not serve until it is promoted, and is kept until then. The
-        same weights again answer the version that they are already.
+        """Add a version from weights of the same spec. It serves only after it is promoted, and is kept until then. Equal
+        weights return the version that already has them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Promote(self, request, context):
-        """Put a kept version into service by hand: it is the anchor, and learning goes on from its weights. What serves
-        and is the anchor already stays as it is.
+        """Put a kept version into service by hand. It becomes the anchor, and learning continues from its weights. A version
+        that serves and is the anchor stays unchanged.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Rollback(self, request, context):
-        """Return serving and learning to an earlier version; nothing is published until some labels are learned again.
+        """Return serving and learning to an earlier version. Nothing is published until some labels are learned again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Pause(self, request, context):
-        """Stop learning; serving goes on.
+        """Stop learning; the model keeps serving.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -170,14 +170,14 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """The model, its streams and its versions are gone for good; its open streams end with NOT_FOUND. The name is free.
+        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Watch(self, request, context):
-        """Events as they happen, until the client leaves.
+        """Send events as they happen, until the client ends the call.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

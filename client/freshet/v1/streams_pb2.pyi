@@ -98,7 +98,7 @@ Global___OpenResponse: _TypeAlias = OpenResponse  # noqa: Y015
 
 @_typing.final
 class Hello(_message.Message):
-    """Opens or resumes a stream. A stream that was never seen is created."""
+    """Opens or resumes a stream. The server creates a stream with a new id."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -131,13 +131,13 @@ class Tick(_message.Message):
     X_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
-    """1, 2, 3 … per stream. A repeated seq with the same values gets its answer again."""
+    """1, 2, 3 … per stream. A repeated seq with the same values is answered again."""
     time: _builtins.float
-    """Event time, seconds since 1970-01-01 UTC; strictly increasing. Required when the model has an interval."""
+    """Event time, seconds since 1970-01-01 UTC; strictly increasing. Required if the model has an interval."""
     @_builtins.property
     def x(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """One value per channel, in the model's order; finite, magnitude at most 1e15. NaN where one is missing, in a model with
-        missing = "hold".
+        """One value per channel, in the model's order; finite, magnitude at most 1e15. NaN is a missing value, in a model
+        with missing = "hold".
         """
 
     def __init__(
@@ -159,7 +159,7 @@ Global___Tick: _TypeAlias = Tick  # noqa: Y015
 
 @_typing.final
 class Label(_message.Message):
-    """The true value for a tick, where it cannot be read off the stream itself. Needs the role TRAIN; else it is Refused."""
+    """The true value for a tick, if it is not the stream's own next value. Needs the role TRAIN; otherwise it is Refused."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -184,8 +184,8 @@ Global___Label: _TypeAlias = Label  # noqa: Y015
 
 @_typing.final
 class Reset(_message.Message):
-    """Begin the stream's state anew; not answered. The next tick follows in seq, but no label joins it to ticks before the
-    reset. Sending it again before another tick changes nothing.
+    """Resets the stream's state; not answered. The next tick continues the numbering, but no label connects it with ticks
+    before the reset. Repeating it before another tick changes nothing.
     """
 
     DESCRIPTOR: _descriptor.Descriptor
@@ -213,24 +213,24 @@ class Welcome(_message.Message):
         DESCRIPTOR: _descriptor.EnumDescriptor
         STATE_ORIGIN_UNSPECIFIED: Welcome._StateOrigin.ValueType  # 0
         FRESH: Welcome._StateOrigin.ValueType  # 1
-        """first time seen, or reset"""
+        """new, or reset"""
         RESUMED: Welcome._StateOrigin.ValueType  # 2
-        """as the stream left it"""
+        """continued from its last tick"""
         IMPORTED: Welcome._StateOrigin.ValueType  # 3
         """put by a client"""
         LOST: Welcome._StateOrigin.ValueType  # 4
-        """the stream was known, its state is gone; serving starts over"""
+        """the stream is known, but its state is gone; serving starts over"""
 
     class StateOrigin(_StateOrigin, metaclass=_StateOriginEnumTypeWrapper): ...
     STATE_ORIGIN_UNSPECIFIED: Welcome.StateOrigin.ValueType  # 0
     FRESH: Welcome.StateOrigin.ValueType  # 1
-    """first time seen, or reset"""
+    """new, or reset"""
     RESUMED: Welcome.StateOrigin.ValueType  # 2
-    """as the stream left it"""
+    """continued from its last tick"""
     IMPORTED: Welcome.StateOrigin.ValueType  # 3
     """put by a client"""
     LOST: Welcome.StateOrigin.ValueType  # 4
-    """the stream was known, its state is gone; serving starts over"""
+    """the stream is known, but its state is gone; serving starts over"""
 
     STREAM_ID_FIELD_NUMBER: _builtins.int
     NEXT_SEQ_FIELD_NUMBER: _builtins.int
@@ -243,19 +243,19 @@ class Welcome(_message.Message):
     LAST_TIME_FIELD_NUMBER: _builtins.int
     stream_id: _builtins.str
     next_seq: _builtins.int
-    """Send this tick next. The SDK starts here."""
+    """The seq of the next tick."""
     durable_seq: _builtins.int
-    """Ticks up to here are on disk. Keep what is after it, to send again after a reconnect."""
+    """Ticks up to here are on disk. Keep later ones, to send them again after a reconnect."""
     state_origin: Global___Welcome.StateOrigin.ValueType
     version: _builtins.int
-    """The version that serves now."""
+    """The serving version."""
     judged_through: _builtins.int
-    """Labels of ticks up to here are judged in the weights that serve now."""
+    """Labels of ticks up to here are judged in the serving weights."""
     max_undurable: _builtins.int
     """At most this many ticks may be sent beyond durable_seq."""
     last_time: _builtins.float
-    """Event time of the stream's last tick that had one, seconds since 1970-01-01 UTC; absent in a fresh stream. A source
-    goes on behind it: rows that were refused, or left out, are in no count.
+    """Event time of the stream's last tick with a time, seconds since 1970-01-01 UTC; absent for a fresh stream. A source
+    continues after this time; it cannot count rows, because refused and skipped rows have no number.
     """
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
@@ -292,14 +292,14 @@ class Forecast(_message.Message):
     JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     version: _builtins.int
-    """The version that made it."""
+    """The version that made the forecast."""
     judged_through: _builtins.int
-    """Labels carried by ticks up to this seq were learned, and judged, in the weights that made this. seq minus
+    """Labels carried by ticks up to this seq were learned and judged in the weights that made the forecast. seq minus
     judged_through is the staleness: labels that had arrived and were not yet judged.
     """
     @_builtins.property
     def y(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """horizon × targets values: step 1's targets first."""
+        """horizon × targets values; the targets of step 1 first."""
 
     def __init__(
         self,
@@ -329,7 +329,7 @@ class Durable(_message.Message):
     seq: _builtins.int
     """Ticks up to here are on disk."""
     labels: _builtins.int
-    """Labels of this call that are on disk, counted."""
+    """Number of this call's labels that are on disk."""
     judged_through: _builtins.int
     """As in Forecast, for the next answer."""
     def __init__(
@@ -349,7 +349,7 @@ Global___Durable: _TypeAlias = Durable  # noqa: Y015
 
 @_typing.final
 class Reconnect(_message.Message):
-    """The server is leaving. Connect again (the address may answer by another instance) and resume."""
+    """The server is shutting down. Connect again (another instance may answer at the address) and resume."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -397,10 +397,10 @@ class MuxRequest(_message.Message):
     BIND_FIELD_NUMBER: _builtins.int
     TICKS_FIELD_NUMBER: _builtins.int
     model: _builtins.str
-    """in the first message only"""
+    """only in the first message"""
     @_builtins.property
     def bind(self) -> _containers.RepeatedCompositeFieldContainer[Global___Bind]:
-        """Ids are bound once per call, then known by handle."""
+        """Each id is bound to a handle once per call."""
 
     @_builtins.property
     def ticks(self) -> Global___Columns: ...
@@ -443,7 +443,7 @@ Global___Bind: _TypeAlias = Bind  # noqa: Y015
 
 @_typing.final
 class Columns(_message.Message):
-    """n ticks of any bound streams, as little-endian columns without padding. Ticks of one stream are in seq order."""
+    """n ticks of any bound streams, as little-endian columns without padding. Ticks of one stream are in the order of seq."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -676,16 +676,16 @@ class Stream(_message.Message):
     last_seq: _builtins.int
     durable_seq: _builtins.int
     last_time: _builtins.float
-    """Event time of the last tick, seconds since 1970-01-01 UTC."""
+    """Event time of the last tick with a time, seconds since 1970-01-01 UTC."""
     state_origin: Global___Welcome.StateOrigin.ValueType
     state: _builtins.bytes
     """One row of little-endian float32, in the layout of the model's spec."""
     epoch: _builtins.int
-    """Counts owners: one higher at each takeover."""
+    """Counts owners: it increases by one at each takeover."""
     version: _builtins.int
     """The version that answers its next tick."""
     judged_through: _builtins.int
-    """The version has been judged with the stream's labels up to this tick."""
+    """The serving weights are judged with the stream's labels up to this tick."""
     state_bytes: _builtins.int
     """Size of a state of this model, in bytes."""
     def __init__(
@@ -743,10 +743,10 @@ class DeleteStreamRequest(_message.Message):
     model: _builtins.str
     stream: _builtins.str
     erase: _builtins.bool
-    """Also remove what the server's files hold of the stream, and of streams of the model that were deleted before. Needs
-    the role ADMIN. All of the journal so far is dropped, once it is learned: that of other models too. It answers when
-    that is done; UNAVAILABLE: it goes on by itself, and the same call waits for it again. A stream that is not there is
-    no error then. Weights that learned from the stream, backups made before, and logs are not touched.
+    """Also remove the data of this stream, and of streams of the model deleted earlier, from the server's files. Needs
+    the role ADMIN. The whole journal so far, also of other models, is dropped once it is learned. The call returns
+    when that is done. After UNAVAILABLE the erasure continues by itself; repeat the call to wait for it. A missing
+    stream is then no error. Weights that learned from the stream, earlier backups, and logs are not changed.
     """
     def __init__(
         self,
@@ -770,7 +770,7 @@ class DeleteStreamResponse(_message.Message):
     REMAINS_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def remains(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """Files in the data directory that `erase` did not touch and that may hold data of clients: set aside as damaged."""
+        """Files in the data directory, set aside as damaged, that `erase` did not touch and that may contain clients' data."""
 
     def __init__(
         self,

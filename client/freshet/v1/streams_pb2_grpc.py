@@ -70,9 +70,9 @@ class StreamsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Open(self, request_iterator, context):
-        """One stream, one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for
-        each Tick, in order. Half-close to end: what was sent is answered and made durable first. A later call with the
-        same stream id resumes. A call that opens a stream which is open elsewhere takes it over.
+        """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
+        Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
+        the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,14 +86,14 @@ class StreamsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Get(self, request, context):
-        """What the server keeps of a stream.
+        """Return a stream as the server keeps it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Put(self, request, context):
-        """Put a stream's state, e.g. one exported by another server.
+        """Set a stream's state, e.g. one exported by another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -32,16 +32,16 @@ class StreamsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> StreamsAsyncStub: ...
     Open: _grpc.StreamStreamMultiCallable[_streams_pb2.OpenRequest, _streams_pb2.OpenResponse]
-    """One stream, one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for
-    each Tick, in order. Half-close to end: what was sent is answered and made durable first. A later call with the
-    same stream id resumes. A call that opens a stream which is open elsewhere takes it over.
+    """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
+    Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
+    the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
     """
     Mux: _grpc.StreamStreamMultiCallable[_streams_pb2.MuxRequest, _streams_pb2.MuxResponse]
     """Many streams in one call, as packed columns."""
     Get: _grpc.UnaryUnaryMultiCallable[_streams_pb2.GetStreamRequest, _streams_pb2.Stream]
-    """What the server keeps of a stream."""
+    """Return a stream as the server keeps it."""
     Put: _grpc.UnaryUnaryMultiCallable[_streams_pb2.PutStreamRequest, _streams_pb2.Stream]
-    """Put a stream's state, e.g. one exported by another server."""
+    """Set a stream's state, e.g. one exported by another server."""
     Delete: _grpc.UnaryUnaryMultiCallable[_streams_pb2.DeleteStreamRequest, _streams_pb2.DeleteStreamResponse]
     List: _grpc.UnaryUnaryMultiCallable[_streams_pb2.ListStreamsRequest, _streams_pb2.ListStreamsResponse]
 
@@ -49,16 +49,16 @@ class StreamsStub:
 class StreamsAsyncStub(StreamsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Open: _aio.StreamStreamMultiCallable[_streams_pb2.OpenRequest, _streams_pb2.OpenResponse]  # type: ignore[assignment]
-    """One stream, one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for
-    each Tick, in order. Half-close to end: what was sent is answered and made durable first. A later call with the
-    same stream id resumes. A call that opens a stream which is open elsewhere takes it over.
+    """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
+    Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
+    the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
     """
     Mux: _aio.StreamStreamMultiCallable[_streams_pb2.MuxRequest, _streams_pb2.MuxResponse]  # type: ignore[assignment]
     """Many streams in one call, as packed columns."""
     Get: _aio.UnaryUnaryMultiCallable[_streams_pb2.GetStreamRequest, _streams_pb2.Stream]  # type: ignore[assignment]
-    """What the server keeps of a stream."""
+    """Return a stream as the server keeps it."""
     Put: _aio.UnaryUnaryMultiCallable[_streams_pb2.PutStreamRequest, _streams_pb2.Stream]  # type: ignore[assignment]
-    """Put a stream's state, e.g. one exported by another server."""
+    """Set a stream's state, e.g. one exported by another server."""
     Delete: _aio.UnaryUnaryMultiCallable[_streams_pb2.DeleteStreamRequest, _streams_pb2.DeleteStreamResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_streams_pb2.ListStreamsRequest, _streams_pb2.ListStreamsResponse]  # type: ignore[assignment]
 
@@ -69,9 +69,9 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
         request_iterator: _MaybeAsyncIterator[_streams_pb2.OpenRequest],
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_streams_pb2.OpenResponse], _abc.AsyncIterator[_streams_pb2.OpenResponse]]:
-        """One stream, one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for
-        each Tick, in order. Half-close to end: what was sent is answered and made durable first. A later call with the
-        same stream id resumes. A call that opens a stream which is open elsewhere takes it over.
+        """One stream in one call. The first message is Hello, the first answer Welcome; then one Forecast or Refused for each
+        Tick, in order. To end the call, half-close it: sent ticks are answered and made durable first. A later call with
+        the same stream id resumes the stream. A call that opens a stream which is open elsewhere takes it over.
         """
 
     @_abc_1.abstractmethod
@@ -88,7 +88,7 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
         request: _streams_pb2.GetStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_streams_pb2.Stream, _abc.Awaitable[_streams_pb2.Stream]]:
-        """What the server keeps of a stream."""
+        """Return a stream as the server keeps it."""
 
     @_abc_1.abstractmethod
     def Put(
@@ -96,7 +96,7 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
         request: _streams_pb2.PutStreamRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_streams_pb2.Stream, _abc.Awaitable[_streams_pb2.Stream]]:
-        """Put a stream's state, e.g. one exported by another server."""
+        """Set a stream's state, e.g. one exported by another server."""
 
     @_abc_1.abstractmethod
     def Delete(

@@ -55,22 +55,22 @@ class TrainingServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Learn(self, request_iterator, context):
-        """Labels for ticks of any stream of a model, and whole labelled windows. Neither touches a stream's serving state.
-        Everything accepted is acknowledged once it is on disk, or once it is learned if Hello asks for that.
+        """Send labels for ticks of any stream of a model, and whole labelled windows. Neither affects a stream's serving
+        state. Every accepted item is acknowledged once it is on disk, or once it is learned if Hello asks for that.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Quarantine(self, request, context):
-        """Labels and windows that were accepted and could not be learned, and why.
+        """List accepted labels and windows that could not be learned, with the reasons.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def Replay(self, request, context):
-        """Learn from quarantined items after all: each becomes a window of its own, a label with the ticks before it.
+        """Learn from quarantined items after all. Each becomes a window; a label becomes one with the ticks before it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
