@@ -1,18 +1,16 @@
-"""What is left out of learning by record, and when it comes to that (DESIGN R6). Plain data, no clock."""
+"""Entries that are left out of learning by record (DESIGN R6). Plain data, no clock."""
 
 from __future__ import annotations
 
 from bisect import bisect_right
 from collections.abc import Iterable
 
-DEATHS = 3  # of the trainer at one place, one after the other, before what is there is skipped
-
 
 class Skips:
     """The entries of one model that no learner learns.
 
-    A Skip record stands behind the entries that it names, so that whoever folds the records must know it before it
-    comes to them: serving tells each trainer that it starts.
+    A Skip record comes after the entries that it names, so a fold over the records must know all skips before it
+    starts: serving sends them to each trainer that it starts.
     """
 
     def __init__(self, ranges: Iterable[Iterable[int]] = ()) -> None:
@@ -22,7 +20,7 @@ class Skips:
             self.add(first, end)
 
     def add(self, first: int, end: int) -> None:
-        """Entries first .. end - 1 are skipped too."""
+        """Add the entries first .. end - 1; does nothing if there are none."""
         if first >= end:
             return
         apart = [(a, b) for a, b in self._ranges if b < first or a > end]
@@ -40,21 +38,5 @@ class Skips:
         return self._ranges[at][1] if offset in self else offset
 
     def pack(self) -> list[list[int]]:
-        """[first, end] of each range, in order; JSON can hold it."""
+        """Return [first, end] of each range, in order, for JSON."""
         return [list(span) for span in self._ranges]
-
-
-class Deaths:
-    """How often a trainer has died of the same pieces of the journal, each a model's next one."""
-
-    def __init__(self) -> None:
-        self._counts: dict[int, int] = {}  # by position, at most one for each model
-
-    def died(self, position: int) -> bool:
-        """It died while it learned what is at a journal position; True: that piece has had its chances."""
-        self._counts[position] = self._counts.get(position, 0) + 1
-        return self._counts[position] >= DEATHS
-
-    def learned(self, position: int) -> None:
-        """What is there was learned after all: it is not what the process died of."""
-        self._counts.pop(position, None)

@@ -36,8 +36,8 @@ class Sources:
             raise Exhausted("hello.source", source, remedy)
         return window_seq <= last
 
-    def take(self, source: str, window_seq: int) -> bool:
-        """Apply a Window record; False for one that was applied before. Replayed ones are not told apart here."""
+    def accept(self, source: str, window_seq: int) -> bool:
+        """Apply a Window record; False if it was applied before. Always True for a replayed one."""
         if source == REPLAY:
             return True
         if window_seq <= self.last(source):

@@ -18,7 +18,7 @@ from service.journal.records import decode_chunk
 from service.journal.writer import Journal
 from service.learning.fair import Fair, Pace
 from service.learning.queues import Queues, Waiting
-from service.trainer.messages import Message
+from service.trainer.messages import LearnChunk, Message
 
 # Work sent and not yet reported as learned: enough to keep the child busy while serving is; a model with little to
 # learn waits behind so much, and behind one chunk.
@@ -85,8 +85,8 @@ class Feed:
         self.more.set()
         return chunk
 
-    def judged(self, model: int, seconds: float) -> None:
-        """The process has made a verdict on the model, in so many seconds."""
+    def charge(self, model: int, seconds: float) -> None:
+        """Charge a model with the seconds that a verdict on it took."""
         tenant = self._tenant_of(model)
         if tenant is not None:
             self._used(tenant, model, seconds, seconds)
@@ -128,8 +128,7 @@ class Feed:
             seconds = self._paces.get(model, Pace()).of_bytes(len(chunk.payload))
             self.fair.charge(tenant, model, seconds)
             self.in_flight.append(InFlight(chunk, tenant, seconds))
-            head = {"position": chunk.end, "resume": self.queues.resume, "more": self._has_more(chunk)}
-            pipe.write(Message("chunk", head, (chunk.payload,)))
+            pipe.write(LearnChunk(chunk.end, self.queues.resume, self._has_more(chunk), chunk.payload))
             sent += 1
         return sent
 

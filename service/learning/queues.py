@@ -170,8 +170,8 @@ class Queues:
         self._offsets.pop(model, None)
         self._leaving.add(model)
 
-    def begin(self) -> None:
-        """A process begins, which knows of all models that are gone."""
+    def process_started(self) -> None:
+        """Forget deleted models: the settings of a new process leave them out."""
         self._leaving.clear()
 
     def _wanted(self, model: int, offset: int, payload: bytes) -> bool:

@@ -34,8 +34,8 @@ CONTEXT_WINDOWS = 4  # a label is learned behind so many windows of its stream's
 class Replayer:
     """Lists quarantines, and puts what is in them on its way into learning."""
 
-    def __init__(self, intake: Intake, trainer: Trainers) -> None:
-        self._intake, self._serving, self._trainer = intake, intake.serving, trainer
+    def __init__(self, intake: Intake, trainers: Trainers) -> None:
+        self._intake, self._serving, self._trainers = intake, intake.serving, trainers
 
     async def items(self, model: ServedModel, after: int, limit: int) -> list[tuple[Item, str]]:
         """Items with ids above `after` and the stream ids of labels, oldest first: at most `limit`, fewer if they are
@@ -92,10 +92,9 @@ class Replayer:
         await journal.flush()
         return replayed, refused
 
-    async def _ask(self, model: ServedModel, after: int, limit: int, ids: list[int]) -> list[Item]:
+    async def _ask(self, model: ServedModel, after: int, limit: int, ids: Sequence[int]) -> Sequence[Item]:
         self._intake.check_open(model)
-        answer = await self._trainer.ask("list_quarantine", ASK_S, model.number, after=after, limit=limit, ids=ids)
-        return [Item(**{**head, "y": y}) for head, y in zip(answer.head["items"], answer.blobs, strict=True)]
+        return await self._trainers.quarantined(model.number, after, limit, tuple(ids), ASK_S)
 
 
 def gone(item: Item) -> str:

@@ -1,4 +1,4 @@
 """Metrics, events and log lines: declared here, set where things happen.
 
-Does not know the components that report, nor who may read.
+Of the components that report it knows only the form of a trainer's progress report; it does not know who may read.
 """

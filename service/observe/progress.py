@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from prometheus_client import Counter
 
 from service.common.names import ModelKey
 from service.observe.declaring import NORMS, OF_MODEL, Declare
+from service.trainer.reports import Progress
 
 REFUSED = "non-finite"  # why the learner refuses an update; it has no other reason
 
@@ -119,8 +119,8 @@ class LearnerProgress:
         }
         self._last: dict[str, int] = {}
 
-    def learned(self, report: dict[str, Any]) -> None:
-        """Count one progress report (see `service.trainer.process.progress`).
+    def learned(self, report: Progress) -> None:
+        """Count one progress report.
 
         After a trainer restarts from a checkpoint its totals fall back; they count again only beyond the last seen.
         """
@@ -128,42 +128,41 @@ class LearnerProgress:
         self._observe_losses(report)
         self._observe_updates(report)
 
-    def _count_all(self, report: dict[str, Any]) -> None:
+    def _count_all(self, report: Progress) -> None:
         m, key = self._metrics, self.key
         for name, child in self.totals.items():
-            self._count(name, report[name], child)
-        for reason, total in report["quarantined"].items():
+            self._count(name, report.totals.counts[name], child)
+        for reason, total in report.totals.quarantined.items():
             self._count(f"quarantined {reason}", total, m.quarantined.labels(*key, reason))
-        for _ in report["refused"]:
-            m.refused_updates.labels(*key, REFUSED).inc()
-        m.in_quarantine.labels(*key).set(report["in_quarantine"])
+        m.refused_updates.labels(*key, REFUSED).inc(report.refused)
+        m.in_quarantine.labels(*key).set(report.totals.in_quarantine)
         self.resuming = False
 
-    def _observe_losses(self, report: dict[str, Any]) -> None:
+    def _observe_losses(self, report: Progress) -> None:
         m, key = self._metrics, self.key
-        if report["losses"]:
-            self.loss = sum(report["losses"]) / len(report["losses"])
-            self.persistence = sum(report["persistence"]) / len(report["persistence"])
+        if report.losses:
+            self.loss = sum(report.losses) / len(report.losses)
+            self.persistence = sum(report.persistence) / len(report.persistence)
             m.loss.labels(*key).set(self.loss)
             m.persistence.labels(*key).set(self.persistence)
-        if report["scores"]:
-            candidate, anchor = zip(*report["scores"], strict=True)
+        if report.scores:
+            candidate, anchor = zip(*report.scores, strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))
             m.anchor_score.labels(*key).set(sum(anchor) / len(anchor))
 
-    def _observe_updates(self, report: dict[str, Any]) -> None:
+    def _observe_updates(self, report: Progress) -> None:
         m, key = self._metrics, self.key
-        for norm in report["norms"]:
+        for norm in report.norms:
             m.gradient_norm.labels(*key, "all").observe(norm)
-        for layers in report["by_layer"]:
+        for layers in report.by_layer:
             for layer, norm in layers.items():
                 m.gradient_norm.labels(*key, layer).observe(norm)
-        for ratio in report["ratios"]:
+        for ratio in report.ratios:
             m.update_ratio.labels(*key).observe(ratio)
-        for lag, norm in enumerate(report["lags"]):
+        for lag, norm in enumerate(report.lags):
             m.lag_norm.labels(*key, str(lag)).set(norm)
-        if report["saturated"] is not None:
-            m.saturated.labels(*key).set(report["saturated"])
+        if report.saturated is not None:
+            m.saturated.labels(*key).set(report.saturated)
 
     def _count(self, name: str, total: int, counter: Counter) -> None:
         seen = self._last.get(name, 0)

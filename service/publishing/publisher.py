@@ -7,8 +7,9 @@ import hashlib
 from collections import deque
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import structlog
 
@@ -22,7 +23,8 @@ from service.serving.ticks import Serving
 from service.storage.disk import NoSpace
 from service.storage.versions import Version, VersionCorrupt, VersionMissing, new_version
 from service.streams.sessions import ServedModel
-from service.trainer.messages import Message
+from service.trainer.messages import NoWeights, Weights
+from service.trainer.reports import Anchored, Drifted, NeedWeights, Ready, Saved, Verdict
 
 log = structlog.get_logger("publisher")
 
@@ -54,41 +56,41 @@ class Publisher:
         serving.on_commit.append(self._committed)
         serving.on_removed.append(self._removed)
 
-    async def verdict(self, message: Message) -> None:
-        """Take one verdict in: publish, veto or unchanged, and a rollback if it asks for one."""
-        head = message.head
-        model = self._serving.models.get(head["model"])
+    async def apply(self, verdict: Verdict) -> None:
+        """Carry out one verdict: publish, veto or unchanged, and a rollback if it asks for one."""
+        model = self._serving.models.get(verdict.model)
         if model is None:
             return
-        kind = head["verdict"]
+        kind = verdict.verdict
         try:
-            if self._stale(model, head):
+            if self._stale(model, verdict.offset):
                 kind = "stale"
             elif kind == "publish":
-                kind = await self._publish(model, head, *message.blobs)
+                kind = await self._publish(model, verdict)
             else:
-                if head["rollback"]:
-                    await self._roll_back_if_kept(model, head)
+                if verdict.rollback:
+                    await self._roll_back_if_kept(model, verdict)
                 if kind == "veto":
-                    self._told(model, ev.VETOED, head, model.champion)
-                    kind = "cooling_down" if head["reason"] == COOLING_DOWN else kind
+                    self._emit(model, ev.VETOED, verdict, model.champion)
+                    kind = "cooling_down" if verdict.reason == COOLING_DOWN else kind
         except JournalFailed:
             return  # the journal's own task ends the process
         if not model.deleted:
             self._serving.metrics.verdicts.labels(*model.key, kind).inc()
-            self._serving.metrics.of(model.key).evidence.set(head["numbers"].get("evidence", 1.0))
-            self._judged(model, head["offset"], in_service=kind == "publish")
+            self._serving.metrics.of(model.key).evidence.set(verdict.numbers.get("evidence", 1.0))
+            self._judged(model, verdict.offset, in_service=kind == "publish")
 
-    def _stale(self, model: ServedModel, head: Any) -> bool:
-        """Whether a verdict comes too late: of a trainer that catches up with its former self, or that has not seen yet
-        that serving and learning began again elsewhere, or that the model is gone."""
-        return bool(model.deleted or head["offset"] < model.judged_offset)
+    def _stale(self, model: ServedModel, offset: int) -> bool:
+        """Whether a verdict up to `offset` is out of date: from a replaying trainer, from before a rollback or
+        promotion, or for a deleted model."""
+        return model.deleted or offset < model.judged_offset
 
-    async def _publish(self, model: ServedModel, head: Any, onnx: bytes, weights: bytes, canary: bytes) -> str:
-        serving, numbers = self._serving, dict(head["numbers"])
+    async def _publish(self, model: ServedModel, verdict: Verdict) -> str:
+        serving, numbers = self._serving, dict(verdict.numbers)
+        onnx, weights, canary = verdict.onnx, verdict.weights, verdict.canary
         if await asyncio.to_thread(self._serves, model, onnx):
             return "unchanged"
-        facts = model.number, model.champion, head["offset"]
+        facts = model.number, model.champion, verdict.offset
         try:
             # All of it in threads: of a large model, even the digests take as long as many ticks.
             version = await asyncio.to_thread(new_version, *facts, onnx, weights, serving.wall(), numbers)
@@ -96,22 +98,22 @@ class Publisher:
             session, error = await asyncio.to_thread(serving.engine.prepare, onnx, recorded)
             number = await asyncio.to_thread(serving.versions.add, version, onnx, weights, canary)
         except BadVersion as bad:
-            self._told(model, ev.VETOED, {**head, "reason": str(bad)}, model.champion)
+            self._emit(model, ev.VETOED, replace(verdict, reason=str(bad)), model.champion)
             return "veto"
         except NoSpace as full:  # the next verdict brings what this one would have
             serving.metrics.disk_full.labels("version").inc()
-            self._told(model, ev.VETOED, {**head, "reason": f"the disk is full: {full}"}, model.champion)
+            self._emit(model, ev.VETOED, replace(verdict, reason=f"the disk is full: {full}"), model.champion)
             return "no_space"
         if model.deleted:  # meanwhile, and its versions with it: this one came too late
             await asyncio.to_thread(serving.versions.drop, model.number)
-        if self._stale(model, head):
+        if self._stale(model, verdict.offset):
             return "stale"
         # From here to the end nothing awaits: the swap's place in the journal tells which ticks it answers.
-        serving.record(model, Swap(number, head["offset"], bytes.fromhex(version.digest)))
+        serving.record(model, Swap(number, verdict.offset, bytes.fromhex(version.digest)))
         self._into_service(model, number, session)
         serving.metrics.of(model.key).parity_error.set(error)
         serving.metrics.export_seconds.observe(numbers.get("export_s", 0.0))
-        self._told(model, ev.PUBLISHED, head, number)
+        self._emit(model, ev.PUBLISHED, verdict, number)
         return "publish"
 
     def _serves(self, model: ServedModel, onnx: bytes) -> bool:
@@ -123,16 +125,16 @@ class Publisher:
             return False
         return champion.digest == hashlib.sha256(onnx).hexdigest()
 
-    async def _roll_back_if_kept(self, model: ServedModel, head: Any) -> None:
-        number = head["rollback"]
+    async def _roll_back_if_kept(self, model: ServedModel, verdict: Verdict) -> None:
+        number = verdict.rollback
         try:
             prepared = await asyncio.to_thread(self._prepare_return, model, number)
         except (VersionMissing, VersionCorrupt, BadVersion, NoSpace) as error:
             # The champion serves on; the trainer asks again.
             log.error("cannot roll back", model=model.name, version=number, error=str(error))
             return
-        if not self._stale(model, head):
-            self._begin_again(Rollback, model, *prepared, head["offset"], head["reason"], head["numbers"])
+        if not self._stale(model, verdict.offset):
+            self._begin_again(Rollback, model, *prepared, verdict.offset, verdict.reason, verdict.numbers)
 
     async def begin_again(self, kind: Return, model: ServedModel, number: int, reason: str) -> None:
         """By hand: serving goes on with a kept version, and the learner with it when the record reaches it.
@@ -172,46 +174,45 @@ class Publisher:
         versions.pin(model.number, number)
         return versions.get(model.number, number), session
 
-    def anchored(self, message: Message) -> None:
+    def anchored(self, message: Anchored) -> None:
         """The trainer's gate chose a new anchor."""
-        model, version = self._serving.models.get(message.head["model"]), message.head["version"]
-        if model is None or message.head["offset"] < model.begun or model.anchor == version:
+        model, version = self._serving.models.get(message.model), message.version
+        if model is None or message.offset < model.begun or model.anchor == version:
             return  # or by a trainer that has not seen yet that somebody chose another
         model.anchor = version
         model.change()
         self._prunable.add(model.number)
-        self._serving.emit(model, ev.ANCHORED, message.head["offset"], version, "held in service")
+        self._serving.emit(model, ev.ANCHORED, message.offset, version, "held in service")
 
-    def drifted(self, message: Message) -> None:
-        """The trainer found drift; what one says that learns again after its checkpoint was told before."""
-        head = message.head
-        model = self._serving.models.get(head["model"])
-        if model is None or head["offset"] <= self._drifted.get(model.number, 0):
+    def drifted(self, message: Drifted) -> None:
+        """Report drift once: a trainer that learns again after its checkpoint reports it again."""
+        model = self._serving.models.get(message.model)
+        if model is None or message.offset <= self._drifted.get(model.number, 0):
             return
-        self._drifted[model.number] = head["offset"]
-        reason = f"the loss has risen; reaction: {head['reaction']}"
-        self._serving.emit(model, ev.DRIFTED, head["offset"], model.champion, reason, dict(head["numbers"]))
+        self._drifted[model.number] = message.offset
+        reason = f"the loss has risen; reaction: {message.reaction}"
+        self._serving.emit(model, ev.DRIFTED, message.offset, model.champion, reason, dict(message.numbers))
 
-    def weights(self, message: Message) -> Message:
-        """The answer to need_weights: the exact weights of a version, or why there are none."""
-        model, number = message.head["model"], message.head["version"]
+    def weights(self, message: NeedWeights) -> Weights | NoWeights:
+        """The exact weights of a version, or why there are none."""
+        model, number = message.model, message.version
         try:
             blobs = self._serving.versions.blobs(model, number)
         except (VersionMissing, VersionCorrupt) as error:
-            return Message("no_weights", {"why": str(error), "deleted": model not in self._serving.models})
-        return Message("weights", {"model": model, "version": number}, (blobs.weights,))
+            return NoWeights(str(error), deleted=model not in self._serving.models)
+        return Weights(model, number, blobs.weights)
 
-    def checkpointed(self, message: Message, trainer: int = 0) -> None:
-        """A checkpoint of a trainer is on disk, which names the models that changed, or was loaded, which names all:
+    def checkpointed(self, message: Ready | Saved, trainer: int = 0) -> None:
+        """A checkpoint of a trainer was saved, which names the models that changed, or loaded, which names all:
         learning again from there needs its versions."""
         its = self._checkpoint.setdefault(trainer, {})
-        if message.kind == "ready":
+        if isinstance(message, Ready):
             its.clear()
-        for facts in message.head["models"]:
-            known = CheckpointVersions(facts["version"], {facts["anchor"], facts["contender"]})
-            if its.get(facts["model"]) != known:
-                its[facts["model"]] = known
-                self._prunable.add(facts["model"])
+        for number, standing in message.models.items():
+            known = CheckpointVersions(standing.version, {standing.anchor, standing.contender})
+            if its.get(number) != known:
+                its[number] = known
+                self._prunable.add(number)
 
     def snapshot_taken(self, champions: dict[int, int]) -> None:
         """A snapshot is on disk, with these champions of the models that changed: versions before them that nothing
@@ -274,5 +275,5 @@ class Publisher:
                 freshness.observe(now - on_disk)
         self._serving.judged(model, offset)
 
-    def _told(self, model: ServedModel, kind: int, head: Any, version: int) -> None:
-        self._serving.emit(model, kind, head["offset"], version, head["reason"], dict(head["numbers"]))
+    def _emit(self, model: ServedModel, kind: int, verdict: Verdict, version: int) -> None:
+        self._serving.emit(model, kind, verdict.offset, version, verdict.reason, dict(verdict.numbers))

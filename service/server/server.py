@@ -40,7 +40,7 @@ from service.edge.training import Training
 from service.edge.writing import Writers
 from service.engine.loaded import Engine
 from service.journal.writer import JournalFailed
-from service.learning.dispatch import Learning
+from service.learning.dispatch import Learning, LearningSettings
 from service.learning.intake import Intake
 from service.learning.pool import TrainerProcesses
 from service.learning.replaying import Replayer
@@ -133,7 +133,9 @@ class Server:
             log.info("models moved to other trainers", models=moved, trainers=count)
         self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
         self.control = Control(self.serving, self.publisher)
-        self.learning = Learning(self.config, self.serving, self.intake, self.publisher)
+        settings = learning_settings(self.config, count)
+        self.learning = Learning(settings, self.serving, self.intake, self.publisher)
+        self.journal.learn_every_of = self.learning.learn_every
         self.trainers = self.learning.trainers
         self.registry.register(TrainerProcesses(self.trainers))
 
@@ -264,6 +266,25 @@ class Server:
         self.audit.close()
         self.journal.close()
         await asyncio.to_thread(self.stores.close)
+
+
+def learning_settings(config: ServeConfig, trainers: int) -> LearningSettings:
+    """The settings of the trainers, of which there are so many."""
+    return LearningSettings(
+        data=config.data,
+        trainers=trainers,
+        nice=config.trainer_nice,
+        hang_s=config.trainer_hang_s,
+        memory_bytes=config.trainer_memory_bytes,
+        publish_labels=config.publish_labels,
+        publish_s=config.publish_s,
+        checkpoint_chunks=config.checkpoint_chunks,
+        gate=config.gate,
+        comfortable_backlog=config.comfortable_backlog,
+        comfortable_s=config.comfortable_s,
+        journal_cap_bytes=config.journal_cap_bytes,
+        segment_bytes=config.segment_bytes,
+    )
 
 
 def exit_code(ended: list[asyncio.Task[Any]]) -> int:

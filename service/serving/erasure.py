@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -40,10 +40,10 @@ EVERY_MODEL = 0  # no model has this number
 class Trainer(Protocol):
     """The trainer's part. Both raise Unavailable."""
 
-    async def quarantined_streams(self, timeout_s: float) -> dict[int, list[int]]:
+    async def quarantined_streams(self, timeout_s: float) -> Mapping[int, tuple[int, ...]]:
         """Numbers of streams that have labels in a quarantine, by model."""
 
-    async def erase(self, gone: dict[int, list[int]], timeout_s: float) -> int:
+    async def erase(self, gone: Mapping[int, tuple[int, ...]], timeout_s: float) -> int:
         """Drop those of these streams, save, and write the file anew; the journal position that it contains."""
 
 
@@ -164,7 +164,7 @@ class Erasure:
         gone = {}
         for number, streams in (await self._trainer.quarantined_streams(ANSWER_S)).items():
             if model := self._serving.models.get(number):
-                gone[number] = await self._gone(model, streams)
+                gone[number] = tuple(await self._gone(model, streams))
         position = await self._trainer.erase(gone, ANSWER_S)
         if position < begin:
             why = f"it has learned up to {position} of {begin}"

@@ -158,7 +158,7 @@ class ServedModel:
             case Resumed():
                 self.paused = False
             case Window(source=source, window_seq=seq):
-                self.sources.take(source, seq)
+                self.sources.accept(source, seq)
             case Skip(first=first, last=end):
                 self.skips.add(first, end)
             case ModelDelete():

@@ -13,15 +13,16 @@ import platform
 import sqlite3
 import zlib
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from model.fold.drift import Drift
 from service.common.gate import Gate, GateSettings
 from service.storage.database import Database, DatabaseCorrupt
 from service.storage.disk import sync_directory
-from service.trainer.hosting import COUNTED, HostedModel, Standing
+from service.trainer.hosting import COUNTED, HostedModel, Standing, Totals
 from service.trainer.quarantine import Item
 
 FORMAT_VERSION = 305
@@ -78,7 +79,7 @@ class Stored(NamedTuple):
     standing: Standing
     heard: int  # its entries up to the last tick, label or window
     returning: bool  # it has asked for a rollback whose record has not come
-    totals: dict[str, Any]  # see `HostedModel.totals`
+    totals: Totals
 
     @classmethod
     def of(cls, head: str, settings: GateSettings) -> Stored:
@@ -86,13 +87,10 @@ class Stored(NamedTuple):
         facts = json.loads(head)
         gate = Gate(settings, **facts["gate"])
         counts, quarantine = facts["counts"], facts["quarantine"]
-        totals = {name: counts[name] for name in COUNTED} | {
-            "offset": facts["offset"],
-            "evicted": facts["evicted"],
-            "quarantined": quarantine["totals"],
-            "quarantine_dropped": quarantine["dropped"],
-            "in_quarantine": 0,  # the ids are a blob: the caller counts them
-        }
+        others = {"evicted": facts["evicted"], "quarantine_dropped": quarantine["dropped"]}
+        counts = {name: counts[name] for name in COUNTED} | others
+        # The ids in quarantine are a blob: the caller counts them.
+        totals = Totals(facts["offset"], counts, quarantine["totals"], in_quarantine=0)
         standing = Standing(facts["version"], gate.anchor, gate.contender, facts["offset"])
         returning = gate.worse or Drift(**facts["drift"]).returning
         return cls(standing, facts.get("heard", facts["offset"]), returning, totals)
@@ -204,7 +202,8 @@ class Checkpoints:
             for number, name, data, digest in sql.execute("SELECT model, name, data, digest FROM blobs"):
                 self._check(hashlib.sha256(data).hexdigest() == digest, number, name)
                 if name == "quarantined" and number in facts:
-                    facts[number].totals["in_quarantine"] = len(data) // 8
+                    totals = replace(facts[number].totals, in_quarantine=len(data) // 8)
+                    facts[number] = facts[number]._replace(totals=totals)
             for number, stream, data, checksum in sql.execute("SELECT model, stream, data, checksum FROM contexts"):
                 self._check(zlib.crc32(data) == checksum, number, f"the context of stream {stream}")
         return (stored[0] if stored else 0), facts

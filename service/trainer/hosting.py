@@ -1,15 +1,15 @@
-"""One model in the trainer: journal chunks become calls of the learner and of the gate. Still a fold: no clock, no I/O.
+"""One model in the trainer: journal chunks become calls of the learner and of the gate. A fold: no clock, no I/O.
 
-`weights_of` is the one thing from outside: the exact weights of a published version, which is immutable. A contender
-whose weights are gone, met when old records are learned again, is passed over: the gate then judges by an older anchor,
-and the weights, which depend on the records alone, are the same.
+Only `weights_of` comes from outside: the exact weights of a published version, which is immutable. If old records are
+learned again and the weights of a contender are gone, there is no contender: the gate then compares with an older
+anchor, and the learned weights, which depend on the records alone, are the same.
 """
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -55,12 +55,22 @@ COUNTED = (
 
 
 class Standing(NamedTuple):
-    """The versions that going on from a checkpoint of a model needs."""
+    """How far a stored checkpoint of one model is, and the versions that learning needs to continue from it."""
 
-    version: int  # the one that serves, as far as the records say
+    version: int  # in service, according to the records learned so far
     anchor: int
     contender: int  # 0: none
-    offset: int  # entries of the model that the checkpoint holds
+    offset: int  # journal entries of the model that the checkpoint contains
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """Counts of one model since its first record."""
+
+    offset: int  # journal entries learned
+    counts: Mapping[str, int]  # those of COUNTED, `evicted` and `quarantine_dropped`
+    quarantined: Mapping[str, int]  # items ever added to the quarantine, by reason
+    in_quarantine: int  # items in it now
 
 
 class WeightsGone(LookupError):
@@ -68,12 +78,12 @@ class WeightsGone(LookupError):
 
 
 class OutOfOrder(RuntimeError):
-    """A chunk does not follow the one before: nothing was changed."""
+    """A chunk does not follow the one before it; nothing is changed."""
 
 
 @dataclass
 class HostedModel:
-    """A model's learner and gate, and how far in its records they are."""
+    """A model's learner and gate, and the journal entries that they contain."""
 
     number: int
     learner: Learner
@@ -81,33 +91,34 @@ class HostedModel:
     offset: int = 0  # journal entries of the model that are in the weights
     heard: int = 0  # of them, those up to the last tick, label or window
     chunks: int = 0
-    version: int = 0  # the one that serves, as far as the records say
+    version: int = 0  # in service, according to the records
     contender_weights: Array | None = None
-    anchored: list[int] = field(default_factory=list)  # versions that became anchor, for the caller to take
-    thrown_away: int | None = None  # of the last chunk's updates, those before it began again; None: it did not
-    skips: Skips = field(default_factory=Skips)  # those of all records, also of those to come: whoever feeds it says
+    anchored: list[int] = field(default_factory=list)  # versions that became the anchor; the caller clears it
+    # Updates of the last chunk that a rollback or promotion in it discarded; None: it held neither.
+    discarded: int | None = None
+    skips: Skips = field(default_factory=Skips)  # of all records, including later ones: set by the caller
     sources: Sources = field(default_factory=Sources)
     quarantine: Quarantine = field(default_factory=Quarantine)
 
     @classmethod
     def create(cls, number: int, record: ModelCreate, settings: GateSettings) -> HostedModel:
-        """A model at its first record: weights from its seed, which are also version 1 and the first anchor."""
+        """A model at its first record: weights drawn from its seed, which are also version 1 and the first anchor."""
         learner = Learner(ModelSpec.from_stored(json.loads(record.spec)))
         learner.anchor = learner.weights.flat.copy()
         return cls(number, learner, Gate(settings))
 
-    def begin(self, version: int, offset: int, paused: bool, weights_of: WeightsOf) -> None:
-        """Learning begins behind entry `offset`, which is in the middle of the records, from a version's weights.
+    def start_at(self, version: int, offset: int, paused: bool, weights_of: WeightsOf) -> None:
+        """Start learning after the first `offset` entries, from a version's weights.
 
-        version: the one that serves, which is the anchor too; 0: none yet. Raises WeightsGone.
+        version: in service, and the anchor too; 0: none yet. Raises WeightsGone.
         """
         self.offset, self.heard, self.learner.paused = offset, offset, paused
         if version:
-            self._begin_again(version, weights_of)
+            self._continue_from(version, weights_of)
             self.gate.promoted(version)
 
     def apply(self, chunk: Chunk, weights_of: WeightsOf) -> list[Update]:
-        """Take one chunk in. A chunk that is in already is passed over.
+        """Learn one chunk; returns its updates. A chunk that is contained already changes nothing.
 
         Raises OutOfOrder for a gap, WeightsGone for a rollback to a version that is gone: the model is unusable then.
         """
@@ -118,21 +129,21 @@ class HostedModel:
         score = self.chunks % self.gate.settings.score_every == 0
         how = {"learn_every": chunk.learn_every, "score_anchor": score}
         updates: list[Update] = []
-        self.thrown_away = None
+        self.discarded = None
         offset = self.offset
         for kind, run in groupby(chunk.records, type):  # consecutive labels are learned together, and so are windows
             records: list[Any] = list(run)
             if offset in self.skips and kind in (Ticks, Label, Window):
-                self._pass_over(records, offset)
+                self._skip(records, offset)
             elif kind is Label or kind is Window:
-                updates += self._outside(records, offset, **how)
+                updates += self._learn_outside(records, offset, **how)
             else:
                 at = offset
                 for record in records:
                     updates += self._apply(record, at, weights_of, **how)
                     at += entries(record)
             if kind is Rollback or kind is Promote:
-                self.thrown_away = len(updates)
+                self.discarded = len(updates)
             offset += sum(map(entries, records))
             if kind in (Ticks, Label, Window):
                 self.heard = offset
@@ -140,24 +151,25 @@ class HostedModel:
         self.offset = offset
         return updates
 
-    def _outside(self, records: list[Any], offset: int, **how: Any) -> list[Update]:
-        """Consecutive labels, or windows, the first being entry `offset`: what cannot be learned is quarantined."""
+    def _learn_outside(self, records: list[Any], offset: int, **how: Any) -> list[Update]:
+        """Learn consecutive labels, or windows, of which entry `offset` is the first; quarantine those that cannot be
+        learned."""
         if isinstance(records[0], Label):
-            taken = list(enumerate(records))
+            offered = list(enumerate(records))
             streams, seq = (np.array([getattr(r, name) for r in records]) for name in ("stream", "seq"))
             y = np.stack([r.y for r in records])
             updates, rejected = self.learner.labels(streams.astype(np.uint32), seq.astype(np.uint64), y, **how)
         else:
-            taken = [(i, record) for i, record in enumerate(records) if self._is_new(record)]
-            updates, rejected = self.learner.windows([record for _, record in taken], **how)
+            offered = [(i, record) for i, record in enumerate(records) if self._is_new(record)]
+            updates, rejected = self.learner.windows([record for _, record in offered], **how)
         for found in rejected:
-            place, record = taken[found.index]
+            place, record = offered[found.index]
             self.quarantine.add(offset + place, found.reason, record)
-        self._judge(updates)
+        self._update_gate(updates)
         return updates
 
-    def _pass_over(self, records: list[Any], offset: int) -> None:
-        """Ticks, labels or windows that are never learned: streams begin anew behind them, the rest is quarantined."""
+    def _skip(self, records: list[Any], offset: int) -> None:
+        """Leave ticks, labels or windows out: reset the streams of the ticks, quarantine labels and windows."""
         for place, record in enumerate(records):
             if isinstance(record, Ticks):
                 for stream in np.unique(record.stream).tolist():
@@ -166,13 +178,13 @@ class HostedModel:
                 self.quarantine.add(offset + place, SKIPPED, record)
 
     def _is_new(self, window: Window) -> bool:
-        """Whether a window was not learned before. What is replayed leaves the quarantine here, once."""
+        """Whether a window was not learned before. A replayed one takes its item out of the quarantine, once."""
         if window.source == REPLAY:
             return self.quarantine.release(window.window_seq)
-        return self.sources.take(window.source, window.window_seq)
+        return self.sources.accept(window.source, window.window_seq)
 
     def _apply(self, record: Record, offset: int, weights_of: WeightsOf, **how: Any) -> list[Update]:
-        """One record, which is entry `offset`."""
+        """Apply one record, which is entry `offset`; returns its updates."""
         match record:
             case Ticks():
                 return self._ticks(record, offset, **how)
@@ -191,19 +203,20 @@ class HostedModel:
                 if self.gate.contender != had:
                     self._contend(version, weights_of)
             case Rollback(version=version):
-                self._begin_again(version, weights_of)
+                self._continue_from(version, weights_of)
                 self.gate.rolled_back(version)
             case Promote(version=version):
-                self._begin_again(version, weights_of)
+                self._continue_from(version, weights_of)
                 self.gate.promoted(version)
             case StatePut(stream=stream, state=state):
                 self.learner.put(stream, state)
             case _:
-                pass  # kinds that do not touch learning: stream bindings; skips, which `skips` says already
+                pass  # stream bindings do not touch learning; skips are in `skips` already
         return []
 
     def _ticks(self, ticks: Ticks, offset: int, **how: Any) -> list[Update]:
-        """Ticks, the first being entry `offset`: values that are no labels, or whose update was refused, are listed."""
+        """Learn ticks, of which entry `offset` is the first; quarantine values that are out of range, or whose update
+        was refused."""
         learner = self.learner
         updates = learner.ticks(ticks.stream, ticks.seq, ticks.time, ticks.x, **how)
         values = ticks.x[:, learner.spec.target_index]
@@ -212,11 +225,11 @@ class HostedModel:
             found |= dict.fromkeys(np.flatnonzero(out_of_range(learner.spec, values)).tolist(), RANGE)
         for at, reason in sorted(found.items()):
             self.quarantine.add(offset + at, reason, Label(int(ticks.stream[at]), int(ticks.seq[at]), values[at]))
-        self._judge(updates)
+        self._update_gate(updates)
         return updates
 
-    def _begin_again(self, version: int, weights_of: WeightsOf) -> None:
-        """Learning goes on from a version's weights, which are the anchor; what was learned since is thrown away."""
+    def _continue_from(self, version: int, weights_of: WeightsOf) -> None:
+        """Continue from a version's weights, which become the anchor; what was learned since is discarded."""
         weights = weights_of(self.number, version)
         self.version = version
         self.learner.roll_back(weights)
@@ -225,20 +238,20 @@ class HostedModel:
         self.anchored.append(version)
 
     def _contend(self, version: int, weights_of: WeightsOf) -> None:
-        """Keep the contender's weights. Retention may have dropped them: then there is no contender."""
+        """Keep the contender's weights. If retention has dropped them, there is no contender."""
         try:
             self.contender_weights = weights_of(self.number, version)
         except WeightsGone:
             self.gate.contender = 0
 
-    def _judge(self, updates: Iterable[Update]) -> None:
-        """Before the next record is taken in: a rollback must not be held against what it threw away."""
+    def _update_gate(self, updates: Iterable[Update]) -> None:
+        """Score updates before the next record is applied: a rollback resets the scores of what it discards."""
         for update in updates:
             self.gate.learned(update.labels)
             if not math.isnan(update.anchor_score):
                 self.gate.scored(update.score, update.anchor_score, update.labels)
         contender = self.gate.contender
-        anchor = self.gate.new_anchor()
+        anchor = self.gate.promote_contender()
         if anchor:
             self.learner.anchor = self.contender_weights
             self.anchored.append(anchor)
@@ -247,28 +260,23 @@ class HostedModel:
 
     @property
     def standing(self) -> Standing:
-        """The versions that learning needs to go on from here."""
+        """The versions that learning needs to continue from here."""
         return Standing(self.version, self.gate.anchor, self.gate.contender, self.offset)
 
-    def totals(self) -> dict[str, Any]:
-        """Counts since the model's first record, for the metrics; JSON can hold them."""
-        counts = self.learner.counts
-        return {name: getattr(counts, name) for name in COUNTED} | {
-            "offset": self.offset,
-            "evicted": self.learner.contexts.evicted,
-            "quarantined": self.quarantine.totals,
-            "in_quarantine": len(self.quarantine),
-            "quarantine_dropped": self.quarantine.dropped,
-        }
+    def totals(self) -> Totals:
+        """Counts since the model's first record, for the metrics."""
+        counts = {name: getattr(self.learner.counts, name) for name in COUNTED}
+        others = {"evicted": self.learner.contexts.evicted, "quarantine_dropped": self.quarantine.dropped}
+        return Totals(self.offset, counts | others, dict(self.quarantine.totals), len(self.quarantine))
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays of the model, and of a copy of its weights for the version published last."""
+        """Bytes of the model's arrays, including a copy of its last published weights."""
         contender = self.contender_weights
         return self.learner.nbytes + self.learner.weights.flat.nbytes + (0 if contender is None else contender.nbytes)
 
     def pack(self) -> tuple[str, dict[str, bytes]]:
-        """What a checkpoint stores besides contexts: a JSON text and named blobs."""
+        """Return what a checkpoint stores besides contexts: a JSON text and named blobs."""
         learner = self.learner
         head = {
             "spec": learner.spec.to_stored(),
@@ -300,7 +308,7 @@ class HostedModel:
     def unpack(
         cls, number: int, head: str, blobs: dict[str, bytes], contexts: dict[int, bytes], settings: GateSettings
     ) -> HostedModel:
-        """The inverse of `pack`; contexts by stream number. Raises ValueError or KeyError for anything else."""
+        """The inverse of `pack`. contexts: by stream number. Raises ValueError or KeyError for anything else."""
         facts = json.loads(head)
         learner = Learner(ModelSpec.from_stored(facts["spec"]))
         learner.weights.flat[...] = np.frombuffer(blobs["weights"], np.float32)
@@ -315,7 +323,7 @@ class HostedModel:
         learner.contexts.restore(contexts, np.frombuffer(blobs["order"], np.uint32).tolist())
         learner.contexts.evicted = facts["evicted"]
         gate = Gate(settings, **facts["gate"])
-        heard = facts.get("heard", facts["offset"])  # written by 0.1.0: it did not tell them apart
+        heard = facts.get("heard", facts["offset"])  # 0.1.0 did not store it
         hosted = cls(number, learner, gate, facts["offset"], heard, facts["chunks"], facts["version"])
         hosted.sources = Sources(facts["sources"])
         ids = np.frombuffer(blobs["quarantined"], np.uint64).tolist()

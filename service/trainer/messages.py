@@ -1,86 +1,149 @@
-"""What serving and trainer tell each other over the child's pipes: a small JSON head, then raw blobs; never code."""
+"""What serving sends to a trainer process: one frozen dataclass for each kind of message. `channel` encodes them.
+
+`reports` has the messages in the other direction. Fields may be numbers, strings, bytes, tuples, mappings by number or
+string, and dataclasses or named tuples of these; names and types are checked when a message is decoded.
+"""
 
 from __future__ import annotations
 
-import json
-import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import ClassVar
 
-_FRAME = struct.Struct("<III")  # head bytes, blobs, body bytes
-_SIZE = struct.Struct("<I")
-MAX_BODY = 1 << 30
-# Exit codes of a trainer that could not go on for another reason than what it was to learn.
+from service.common.gate import GateSettings
+
+# Exit codes of a trainer that ends for another reason than the chunk that it learns.
 NOT_THE_RECORDS = 75
 WEIGHTS_GONE = 76  # the records name a version whose weights are pruned or damaged
 
 
-class MessageError(RuntimeError):
-    """The bytes on the pipe are not messages: one side is broken, and the connection with it."""
+class Message:
+    """A message; its `kind` names it on the pipe."""
+
+    __slots__ = ()
+    kind: ClassVar[str]
 
 
 @dataclass(frozen=True, slots=True)
-class Message:
-    """`kind` and `head` say what it is; `blobs` are bytes that go with it.
+class TrainerSettings(Message):
+    """The first message to a trainer: its settings, and the models that exist."""
 
-    To the trainer: settings{…}, chunk{position, resume, more}+payload, reached{position},
-    weights{model, version}+weights, no_weights{why, deleted},
-    stop{}, list_quarantine{ask, model, after, limit, ids}, list_quarantined{ask, resume},
-    erase{ask, resume, gone: streams by model}.
-    From it: ready{position, models: all}, saved{position, models: those that changed}, progress{position, model, …},
-    passed{position}, verdict{…}+(onnx, weights, canary), need_weights{model, version},
-    anchored{model, version, offset}, drifted{model, offset, reaction, numbers}, problem{why},
-    quarantine{ask, items}+(y of each), quarantined{ask, streams: by model}, erased{ask, position}.
-    """
-
-    kind: str
-    head: Mapping[str, Any] = field(default_factory=dict)
-    blobs: tuple[bytes, ...] = ()
-
-    def encode(self) -> bytes:
-        """The bytes of the message, framed."""
-        head = json.dumps({"kind": self.kind, **self.head}, separators=(",", ":")).encode()
-        sizes = b"".join(_SIZE.pack(len(b)) for b in self.blobs)
-        body = sizes + b"".join(self.blobs)
-        return _FRAME.pack(len(head), len(self.blobs), len(body)) + head + body
+    kind: ClassVar[str] = "settings"
+    data: str  # the data directory, an absolute path
+    checkpoint: str  # the trainer's file in it
+    nice: int
+    publish_labels: int
+    publish_s: float
+    checkpoint_chunks: int
+    memory_bytes: int  # limit of the models in memory
+    gate: GateSettings
+    models: tuple[int, ...]  # numbers of the models that exist or are being created
+    last_model: int  # a model up to this number that is not in `models` is deleted
+    skips: Mapping[int, tuple[tuple[int, int], ...]] = field(default_factory=dict)  # [first, end) of entries, by model
+    judged: Mapping[int, int] = field(default_factory=dict)  # by model: entries that verdicts cover
 
 
-class Decoder:
-    """Bytes in, messages out; keeps what is not a whole message yet."""
+@dataclass(frozen=True, slots=True)
+class LearnChunk(Message):
+    """A durable chunk to learn."""
 
-    def __init__(self) -> None:
-        self._buffer = bytearray()
-
-    def feed(self, data: bytes) -> Iterator[Message]:
-        """The messages that `data` completes. Raises MessageError."""
-        self._buffer += data
-        while len(self._buffer) >= _FRAME.size:
-            head_size, count, body_size = _FRAME.unpack_from(self._buffer)
-            end = _FRAME.size + head_size + body_size
-            if head_size + body_size > MAX_BODY:
-                raise MessageError(f"a message of {head_size + body_size} bytes")
-            if len(self._buffer) < end:
-                return
-            with memoryview(self._buffer) as whole, whole[_FRAME.size : end] as frame:
-                message = _decode(frame, head_size, count)
-            del self._buffer[:end]
-            yield message
+    kind: ClassVar[str] = "chunk"
+    position: int  # in the journal, just after the chunk
+    resume: int  # all chunks before this position were sent
+    more: bool  # later chunks of the same model are durable
+    payload: bytes  # the encoded chunk
 
 
-def _decode(frame: memoryview, head_size: int, count: int) -> Message:
-    """frame: of a buffer that will be used again. Blobs may be of many MB: each is copied once."""
-    try:
-        head = json.loads(bytes(frame[:head_size]))
-        if not isinstance(head, dict) or not isinstance(head.get("kind"), str):
-            raise ValueError("its head names no kind")
-        blobs, at = [], head_size + _SIZE.size * count
-        for i in range(count):
-            (size,) = _SIZE.unpack_from(frame, head_size + _SIZE.size * i)
-            blobs.append(bytes(frame[at : at + size]))
-            at += size
-        if at != len(frame):
-            raise ValueError(f"its blobs end at byte {at}, its body at {len(frame)}")
-    except (ValueError, struct.error) as error:
-        raise MessageError(f"not a message: {error}") from error
-    return Message(head.pop("kind"), head, tuple(blobs))
+@dataclass(frozen=True, slots=True)
+class Reached(Message):
+    """No chunk before `position` is left for this trainer."""
+
+    kind: ClassVar[str] = "reached"
+    position: int
+
+
+@dataclass(frozen=True, slots=True)
+class Stop(Message):
+    """Save a checkpoint and end."""
+
+    kind: ClassVar[str] = "stop"
+
+
+@dataclass(frozen=True, slots=True)
+class RestartPoint:
+    """From where one model continues when its checkpoint cannot be used."""
+
+    model: int
+    spec: str  # as stored in the model's first record, JSON
+    version: int  # in service; 0: none yet
+    offset: int  # journal entries of the model to leave out
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Restart(Message):
+    """Replaces the checkpoint: continue at `position` from the versions in service."""
+
+    kind: ClassVar[str] = "restart"
+    position: int
+    models: tuple[RestartPoint, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Weights(Message):
+    """Answers `NeedWeights`."""
+
+    kind: ClassVar[str] = "weights"
+    model: int
+    version: int
+    weights: bytes  # safetensors
+
+
+@dataclass(frozen=True, slots=True)
+class NoWeights(Message):
+    """Answers `NeedWeights` for a version that is pruned, damaged or deleted."""
+
+    kind: ClassVar[str] = "no_weights"
+    why: str
+    deleted: bool  # with its model
+
+
+@dataclass(frozen=True, slots=True)
+class Question(Message):
+    """A request that the trainer answers with an `Answer` of the same number."""
+
+    ask: int
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuarantine(Question):
+    """Asks for quarantined items of a model; the trainer saves before it answers."""
+
+    kind: ClassVar[str] = "list_quarantine"
+    model: int
+    after: int  # only larger ids
+    limit: int
+    ids: tuple[int, ...]  # only these; empty: all
+
+
+@dataclass(frozen=True, slots=True)
+class ListQuarantinedStreams(Question):
+    """Asks for the streams that have labels in a quarantine."""
+
+    kind: ClassVar[str] = "list_quarantined_streams"
+    resume: int  # all chunks before this position were sent
+
+
+@dataclass(frozen=True, slots=True)
+class Erase(Question):
+    """Asks the trainer to drop quarantined labels of deleted streams, save, and compact its file."""
+
+    kind: ClassVar[str] = "erase"
+    resume: int  # all chunks before this position were sent
+    gone: Mapping[int, tuple[int, ...]]  # stream numbers by model
+
+
+TO_TRAINER: tuple[type[Message], ...] = (
+    TrainerSettings, LearnChunk, Reached, Stop, Restart, Weights, NoWeights,
+    ListQuarantine, ListQuarantinedStreams, Erase,
+)  # fmt: skip

@@ -165,7 +165,7 @@ async def in_one_process(folder: Path, ticks: int) -> tuple[float, set[str]]:
             answer: Answer = await both.tick(model, session, x)
             seen.y.append(float(np.frombuffer(answer.y, np.float32)[0]))
             if n % 8 == 7:
-                verdicts |= {message.head["verdict"] for message in await both.learn()}
+                verdicts |= {message.verdict for message in await both.learn()}
     return seen.against_persistence(), verdicts
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections import deque
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +22,9 @@ from service.serving.ticks import Tick
 from service.streams.answers import Answer
 from service.streams.sessions import ServedModel, Session
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
-from service.trainer.messages import Message
+from service.trainer.messages import LearnChunk, Message
 from service.trainer.process import Trainer
+from service.trainer.reports import NeedWeights, Verdict
 
 Array = NDArray[np.float32]
 NEVER_S = 1e9  # nothing here happens because time has passed
@@ -35,19 +36,19 @@ def key(name: str) -> ModelKey:
 
 
 class Pipes:
-    """Stands in for the trainer's Channel: what it says is kept, what it asks is answered at once."""
+    """Stands in for the trainer's Channel: keeps what is sent, answers requests for weights at once."""
 
     def __init__(self, server: Server) -> None:
         self._server = server
         self._answers: deque[Message] = deque()
-        self.said: deque[Message] = deque()
+        self.sent: deque[Message] = deque()
         self.ended = False
 
-    def send(self, kind: str, head: dict[str, Any], *blobs: bytes) -> None:
-        if kind == "need_weights":
-            self._answers.append(self._server.publisher.weights(Message(kind, head)))
+    def send(self, message: Message) -> None:
+        if isinstance(message, NeedWeights):
+            self._answers.append(self._server.publisher.weights(message))
         else:
-            self.said.append(Message(kind, head, blobs))
+            self.sent.append(message)
 
     def receive(self, timeout_s: float | None) -> Message | None:
         return self._answers.popleft() if self._answers else None
@@ -99,24 +100,22 @@ class World:
         flat = model.network.init_params()
         flat += rng.normal(0, 0.3, flat.shape).astype(np.float32)
         made = export(model.network, model.network.weights(flat))
-        blobs = (made.onnx, made.weights, made.canary)
-        await self.verdict(model, "publish", *blobs)
+        await self.verdict(model, "publish", made.onnx, made.weights, made.canary)
         return model.champion
 
     async def verdict(
         self,
         model: ServedModel,
         verdict: str,
-        *blobs: bytes,
+        *files: bytes,
         rollback: int = 0,
         offset: int | None = None,
         numbers: Mapping[str, float] | None = None,
     ) -> None:
         """What a trainer would say that has learned up to `offset`, by default the journal's durable end."""
         offset = self.server.journal.durable_offset(model.number) if offset is None else offset
-        head = {"model": model.number, "offset": offset, "verdict": verdict, "reason": "a test's",
-                "numbers": numbers or {}, "rollback": rollback}  # fmt: skip
-        await self.server.publisher.verdict(Message("verdict", head, blobs))
+        message = Verdict(model.number, offset, verdict, "a test's", numbers or {}, rollback, 0.0, *files)
+        await self.server.publisher.apply(message)
 
     # ---- the trainer
 
@@ -127,25 +126,21 @@ class World:
         return self._trainer
 
     @property
-    def said(self) -> deque[Message]:
+    def sent(self) -> deque[Message]:
         """The trainer's messages that serving has not handled."""
         assert isinstance(self.trainer.channel, Pipes)
-        return self.trainer.channel.said
+        return self.trainer.channel.sent
 
     async def start_trainer(self) -> Trainer:
         """A trainer from the last checkpoint, as after a crash: a former one is forgotten where it stood."""
         self.stop_trainer()
-        config, pipes = self.server.config, Pipes(self.server)
-        gate = {name: getattr(config.gate, name) for name in type(config.gate).__dataclass_fields__}
-        of_trainer = ("publish_labels", "publish_s", "checkpoint_chunks", "trainer_memory_bytes")
-        settings = {name: getattr(config, name) for name in of_trainer}
-        opened = open_or_set_aside(Path(config.data) / "trainer.db", config.gate)
+        settings = self.server.learning.trainer_settings("trainer.db")
+        opened = open_or_set_aside(Path(settings.data) / settings.checkpoint, settings.gate)
         self._checkpoints = opened.checkpoints
-        settings |= {"gate": gate} | self.serving.census()
-        channel: Any = pipes  # it has the methods of a Channel that a trainer uses
+        channel: Any = Pipes(self.server)  # it has the methods of a Channel that a trainer uses
         self._trainer = trainer = Trainer(channel, opened, settings)
         if why := self.server.trainers.clients[0].out_of_reach(trainer.position):  # as TrainerClient does
-            trainer._take(Message("begin", await self.server.learning.begin_anew(why)))
+            trainer.handle(await self.server.learning.prepare_restart(why))
         return trainer
 
     def stop_trainer(self) -> None:
@@ -153,20 +148,26 @@ class World:
             self._checkpoints.close()
         self._checkpoints = self._trainer = None
 
-    async def learn(self) -> list[Message]:
-        """Feed the trainer all that is durable, and serving all that the trainer says; returns the verdicts."""
+    async def learn(self) -> list[Verdict]:
+        """Feed the trainer all that is durable, and serving all that the trainer sends; returns the verdicts."""
         await self.server.journal.flush()
         trainer = self._trainer or await self.start_trainer()
-        for position, payload in self.server.journal.read(trainer.position, 1 << 30):
-            trainer._take(Message("chunk", {"position": position}, (payload,)))
-        trainer._give_verdicts()
+        for chunk in self.chunks(trainer.position):
+            trainer.handle(chunk)
+        trainer.verdicts.give()
         pipes, verdicts = trainer.channel, []
         assert isinstance(pipes, Pipes)
-        while pipes.said:
-            message = pipes.said.popleft()
-            await self.server.learning.heard(message)
-            verdicts += [message] * (message.kind == "verdict")
+        while pipes.sent:
+            message = pipes.sent.popleft()
+            await self.server.learning.handle(message)
+            if isinstance(message, Verdict):
+                verdicts.append(message)
         return verdicts
+
+    def chunks(self, position: int) -> Iterator[LearnChunk]:
+        """What is durable from a journal position on, as a trainer gets it."""
+        for end, payload in self.server.journal.read(position, 1 << 30):
+            yield LearnChunk(end, end, False, payload)
 
     async def snapshot(self) -> None:
         await self.server.upkeep.save()

@@ -21,8 +21,7 @@ from service.journal.records import Kind, ModelCreate, Swap
 from service.observe import events as ev
 from service.observe.events import Event
 from service.storage.versions import Version
-from service.trainer.due import Pending
-from service.trainer.messages import Message
+from service.trainer.reports import Anchored
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
@@ -121,8 +120,8 @@ async def test_learning_goes_on_from_a_promoted_versions_weights_at_once(tmp_pat
         await live.tick(model, session, 1.0)
         [verdict] = await live.learn()
 
-        assert verdict.head["verdict"] == "publish", "there is no cool-down"
-        assert verdict.head["numbers"]["labels"] == 1
+        assert verdict.verdict == "publish", "there is no cool-down"
+        assert verdict.numbers["labels"] == 1
         assert live.serving.versions.get(1, model.champion).parent == 2
         assert learner.weights.flat.tobytes() != weights_of(live, model, 2).tobytes()
 
@@ -138,7 +137,7 @@ async def test_a_rollback_by_hand_returns_to_the_anchor_and_publishes_nothing_fo
 
         assert (model.champion, model.anchor) == (1, 1)
         assert told()[0] == (ev.ROLLED_BACK, 1, "by hand")
-        assert (verdict.head["verdict"], verdict.head["reason"]) == ("veto", "cooling down after a rollback")
+        assert (verdict.verdict, verdict.reason) == ("veto", "cooling down after a rollback")
         counted = {kind: verdicts(live, kind) for kind in ("veto", "cooling_down")}
         assert counted == {"veto": 0, "cooling_down": 1}, "it says nothing of the candidate"
 
@@ -238,7 +237,7 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
         await live.control.promote(key("flow"), 2)
         told = Told(live, monkeypatch)
 
-        live.server.publisher.anchored(Message("anchored", {"model": 1, "version": 3, "offset": before}))
+        live.server.publisher.anchored(Anchored(1, 3, before))
         assert (model.anchor, told()) == (2, [])
 
         model.anchor = 3  # as if it had been taken: the trainer says what is so when it reaches the promotion
@@ -255,17 +254,18 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         await live.learn()
         await live.control.promote(key("flow"), 2)
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         before = [v.number for v in live.serving.versions.list(1)]
 
-        (await live.start_trainer()).due = Pending(1, 0.0)  # time is up
-        live.trainer._judge_again({})
+        trainer = await live.start_trainer()
+        trainer.pending._seconds = 0.0  # time is up
+        trainer.request_verdicts({})
         [again] = await live.learn()
 
-        assert again.head["verdict"] == "publish", "the trainer cannot know"
+        assert again.verdict == "publish", "the trainer cannot know"
         assert (model.champion, model.anchor) == (2, 2)
         assert [v.number for v in live.serving.versions.list(1)] == before
-        assert model.judged_offset == again.head["offset"], "whoever waits for a verdict gets one"
+        assert model.judged_offset == again.offset, "whoever waits for a verdict gets one"
         assert verdicts(live, "unchanged") == 1
 
 
@@ -349,7 +349,7 @@ async def test_an_imported_version_outlives_the_versions_that_come_and_go_until_
             await live.publish(model, n)
             await live.verdict(model, "veto", rollback=model.champion)
             await live.learn()
-            live.trainer._save()
+            live.trainer.save()
             await live.learn()
             await live.snapshot()
             await live.snapshot()
@@ -438,15 +438,15 @@ async def test_nothing_is_learned_of_what_comes_while_a_model_is_paused(tmp_path
         verdicts = await live.learn()
 
         assert model.paused
-        assert [v.head["verdict"] for v in verdicts] == ["unchanged"]
+        assert [v.verdict for v in verdicts] == ["unchanged"]
         assert model.champion == 1
         assert live.trainer.models[1].learner.counts.learned == 0
-        assert model.judged_offset == verdicts[0].head["offset"], "nobody waits for labels that are never learned"
+        assert model.judged_offset == verdicts[0].offset, "nobody waits for labels that are never learned"
 
         await live.control.resume(key("flow"))
         await live.tick(model, session, 1.0)
         [verdict] = await live.learn()
-        assert (verdict.head["verdict"], verdict.head["numbers"]["labels"]) == ("publish", 1)
+        assert (verdict.verdict, verdict.numbers["labels"]) == ("publish", 1)
         assert [e for e in told() if e[0] in (ev.PAUSED, ev.RESUMED)] == [
             (ev.PAUSED, 1, "by hand"),
             (ev.RESUMED, 1, "by hand"),

@@ -176,7 +176,7 @@ async def test_a_damaged_checkpoint_goes_aside_and_the_same_is_learned_again(tmp
             await live.tick(model, session, float(np.sin(n)))
         for _ in range(2):  # the second time the record of what the first published
             await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         before = digest(live.trainer.models[model.number])
         live.stop_trainer()
         with sqlite3.connect(data / "trainer.db") as sql:
@@ -194,7 +194,7 @@ async def test_a_checkpoint_of_another_format_is_refused_and_stays_where_it_is(t
     async with world(tmp_path / "data") as live:
         await live.model()
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         live.stop_trainer()
         change_format = "PRAGMA user_version = 999"
         with sqlite3.connect(tmp_path / "data" / "trainer.db") as sql:

@@ -22,7 +22,7 @@ from service.serving.ticks import Fenced, Tick
 from service.storage.versions import VersionMissing, Versions
 from service.streams.sessions import ServedModel, Session
 from service.trainer.checkpoint import Checkpoints
-from service.trainer.messages import Message
+from service.trainer.reports import Passed
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 from tests.service.test_control import DEADLINE_S, Told, imported, kinds, published, some_weights
@@ -234,13 +234,13 @@ async def test_nothing_is_left_of_a_deleted_model_once_both_processes_have_saved
     async with world(tmp_path / "data") as live:
         flow, _, heat, _ = await two_models(live)
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         await live.snapshot()
         assert all(rows_of(tmp_path / "data", flow.number)[f"{file} models"] for file in ("states.db", "trainer.db"))
 
         await live.control.delete(key("flow"))
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         await live.snapshot()
 
         left = rows_of(tmp_path / "data", flow.number)
@@ -296,8 +296,8 @@ async def test_the_trainer_forgets_the_model_and_goes_on_with_the_other(tmp_path
             await live.tick(heat, boiler, float(np.sin(n)))
         [verdict] = await live.learn()
 
-        assert (list(live.trainer.models), list(live.trainer.due)) == ([heat.number], [])
-        assert verdict.head["model"] == heat.number
+        assert (list(live.trainer.models), list(live.trainer.pending)) == ([heat.number], [])
+        assert verdict.model == heat.number
         assert live.trainer.models[heat.number].learner.weights.flat.tobytes() != before.tobytes()
 
 
@@ -308,7 +308,7 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
         flow, pump, heat, boiler = await two_models(live)
         await live.learn()
         if checkpoint:
-            live.trainer._save()
+            live.trainer.save()
         await live.control.promote(key("flow"), 2)
         await live.ticks(flow, [(pump, 3.0)])
         await live.control.pause(key("heat"))
@@ -364,15 +364,15 @@ async def test_chunks_of_a_deleted_model_that_come_late_are_passed_over_and_thei
     async with world(tmp_path / "data") as live:
         _flow, *_ = await two_models(live)
         await live.control.delete(key("flow"))
-        late = [(p, c) for p, c in live.server.journal.read(0, 1 << 30)]
+        late = list(live.chunks(0))
         trainer = await live.start_trainer()
 
-        for position, payload in late * 2:
-            trainer._take(Message("chunk", {"position": position}, (payload,)))
+        for chunk in late * 2:
+            trainer.handle(chunk)
 
         assert list(trainer.models) == [2]
-        assert trainer.position == late[-1][0]
-        passed = [m.head["position"] for m in live.said if m.kind == "passed"]
+        assert trainer.position == late[-1].position
+        passed = [m.position for m in live.sent if isinstance(m, Passed)]
         assert passed, "serving is told, or it would wait for its chunks to be learned"
 
 
@@ -380,14 +380,14 @@ async def test_a_checkpoint_drops_what_it_holds_of_models_that_are_gone(tmp_path
     async with world(tmp_path / "data") as live:
         _flow, *_ = await two_models(live)
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         await live.control.delete(key("flow"))
         trainer = await live.start_trainer()
-        trainer._save()
+        trainer.save()
         live.stop_trainer()
 
         store = Checkpoints(tmp_path / "data" / "trainer.db")
-        _, models = store.load(trainer.gate_settings)
+        _, models = store.load(live.server.config.gate)
         store.close()
         assert list(models) == [2]
 

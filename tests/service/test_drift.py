@@ -48,7 +48,7 @@ async def a_drift(live: World, reaction: str) -> tuple[ServedModel, str]:
         await live.tick(model, session, value)
         if session.last_seq % 8 == 0:
             [verdict] = await live.learn()
-            said = verdict.head["reason"]
+            said = verdict.reason
             if of_kind(live, model, ev.DRIFTED):
                 break
     return model, said

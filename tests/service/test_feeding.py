@@ -7,25 +7,20 @@ import threading
 from typing import Any
 
 from service.journal.log import SegmentLog
-from service.trainer.messages import Decoder, Message
+from service.trainer.messages import LearnChunk, Message
 from tests.service.one_process import world
 
 DEADLINE_S = 60.0
 
 
 class Inbox:
-    """Stands in for the process and its standard input: keeps what is written."""
+    """Stands in for the process: keeps what is written."""
 
     def __init__(self) -> None:
-        self.stdin, self.stdout = self, self
         self.got: list[Message] = []
-        self._decoder = Decoder()
 
-    def is_closing(self) -> bool:
-        return False
-
-    def write(self, data: bytes) -> None:
-        self.got += self._decoder.feed(data)
+    def write(self, message: Message) -> None:
+        self.got.append(message)
 
     async def drain(self) -> None:
         await asyncio.sleep(0)
@@ -60,4 +55,4 @@ async def test_a_tick_is_answered_while_the_journal_is_read_for_the_trainer(tmp_
         await asyncio.gather(feeding, return_exceptions=True)
 
     assert answer.seq == 2
-    assert {message.kind for message in inbox.got} == {"chunk"}
+    assert {type(message) for message in inbox.got} == {LearnChunk}

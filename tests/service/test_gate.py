@@ -124,12 +124,12 @@ def test_the_first_version_after_the_anchor_becomes_the_anchor_once_its_line_has
 
     for _ in range(PROMPT.anchor_labels - 1):
         gate.scored(0.2, 0.3, 1)
-        assert gate.new_anchor() == 0
+        assert gate.promote_contender() == 0
     gate.scored(0.2, 0.3, 1)
 
-    assert gate.new_anchor() == 2
+    assert gate.promote_contender() == 2
     assert (gate.anchor, gate.contender, gate.wealth) == (2, 0, [1.0] * len(BETS))
-    assert gate.new_anchor() == 0, "and only once"
+    assert gate.promote_contender() == 0, "and only once"
 
 
 def test_a_line_is_not_the_anchor_before_it_has_held_enough_scores_however_many_labels_each_is_of():
@@ -138,10 +138,10 @@ def test_a_line_is_not_the_anchor_before_it_has_held_enough_scores_however_many_
 
     for _ in range(4):
         gate.scored(0.2, 0.3, 10 * PROMPT.anchor_labels)
-        assert gate.new_anchor() == 0
+        assert gate.promote_contender() == 0
     gate.scored(0.2, 0.3, 1)
 
-    assert gate.new_anchor() == 2
+    assert gate.promote_contender() == 2
 
 
 def test_labels_scored_before_there_was_a_contender_do_not_count_for_it():
@@ -150,7 +150,7 @@ def test_labels_scored_before_there_was_a_contender_do_not_count_for_it():
 
     gate.swapped(2)
 
-    assert gate.new_anchor() == 0
+    assert gate.promote_contender() == 0
 
 
 def test_a_line_under_suspicion_does_not_become_the_anchor_and_the_next_version_is_tried_with_the_evidence_kept():
@@ -161,7 +161,7 @@ def test_a_line_under_suspicion_does_not_become_the_anchor_and_the_next_version_
     suspicion = gate.evidence
     gate.scored(0.3, 0.3, PROMPT.anchor_labels)
 
-    assert gate.new_anchor() == 0
+    assert gate.promote_contender() == 0
     assert (gate.anchor, gate.contender, gate.evidence) == (1, 0, suspicion)
     gate.swapped(5)
     assert gate.contender == 5
@@ -202,7 +202,7 @@ def test_a_gate_that_was_packed_goes_on_as_if_it_had_not_been(at):
         for gate in (straight, broken):
             gate.scored(candidate, anchor, 3)
             gate.learned(3)
-            gate.new_anchor()
+            gate.promote_contender()
             if n % 20 == 5:
                 gate.swapped(n)
             if n == 60:

@@ -63,7 +63,7 @@ def life(seed: int, scores: int, rows: int, correlation: float, worse: float, se
         gate.scored(candidate, anchor, rows)
         if gate.worse:
             return Life(VETOED, n + 1 - CALM)
-        chosen = gate.new_anchor()
+        chosen = gate.promote_contender()
         if worse and chosen and began[chosen] >= CALM:
             return Life(ANCHORED, n + 1 - CALM)
     return Life(NEITHER, scores - CALM)

@@ -10,14 +10,13 @@ import pytest
 from model import spec
 from service.common import documents, limits
 from service.common.config import ServeConfig
-from service.journal import skips
-from service.learning import queues, replaying
+from service.learning import deaths, queues, replaying
 from service.observe import events
 from service.streams import answers, sequence
 from service.trainer import quarantine
 
 ROOT = Path(__file__).parents[2]
-MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, skips)
+MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, deaths)
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {

@@ -208,12 +208,12 @@ def test_only_updates_since_it_began_again_are_told_of_the_line_that_goes_on():
     """A verdict on the promoted version must not count what was learned by another."""
     ticks = next(record for record in history()[20].records if isinstance(record, Ticks))
     hosted = fold(history()[:12])
-    assert hosted.thrown_away is None
+    assert hosted.discarded is None
 
     [chunk] = follow_on(hosted, [ticks, promote(2)])
     updates = hosted.apply(chunk, weights_of)
 
-    assert hosted.thrown_away == len(updates) > 0
+    assert hosted.discarded == len(updates) > 0
 
 
 def test_what_a_rollback_throws_away_is_not_held_against_what_follows_it():

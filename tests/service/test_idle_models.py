@@ -63,7 +63,7 @@ async def settled(live: World, idle: int) -> Any:
         await live.tick(model, session, x)
         await live.learn()
         assert live.trainer is not None
-        live.trainer._save()
+        live.trainer.save()
         await live.learn()
         await live.snapshot()
     return model, session
@@ -82,7 +82,7 @@ async def costs(tmp_path: Any, idle: int) -> dict[str, Steps]:
             await live.learn()
         rows = live.trainer.checkpoints._database._connection.total_changes
         with counted() as taken["checkpoint"]:
-            live.trainer._save()
+            live.trainer.save()
         taken["rows of a checkpoint"] = Steps()
         taken["rows of a checkpoint"].count = live.trainer.checkpoints._database._connection.total_changes - rows
         with counted() as taken["saved"]:
@@ -98,8 +98,8 @@ async def costs(tmp_path: Any, idle: int) -> dict[str, Steps]:
         with counted() as taken["create a model"]:
             await live.model("one-more")
         with counted() as taken["waiting"]:
-            live.trainer._patience()
-            live.trainer._give_verdicts(end_reached=True)
+            live.trainer.patience()
+            live.trainer.verdicts.give(end_reached=True)
     return taken
 
 

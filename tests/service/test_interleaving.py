@@ -11,7 +11,7 @@ from service.journal.records import ModelCreate, decode_chunk
 from service.learning.fair import Fair
 from service.learning.queues import CheckpointLost, Queues
 from service.trainer.hosting import HostedModel, OutOfOrder
-from service.trainer.messages import Message
+from service.trainer.messages import LearnChunk
 from tests.service.histories import digest
 from tests.service.one_process import World, world
 
@@ -65,8 +65,8 @@ async def learn_in_some_order(live: World, rng: random.Random, deaths: float, re
                 break
             continue
         chunk = queues.pop(rng.choice(ready))
-        head = {"position": chunk.end, "resume": queues.resume if resume == "resume" else chunk.end, "more": True}
-        trainer._take(Message("chunk", head, (chunk.payload,)))
+        position = queues.resume if resume == "resume" else chunk.end
+        trainer.handle(LearnChunk(chunk.end, position, True, chunk.payload))
         if rng.random() < deaths:
             trainer = await live.start_trainer()
             offsets = {number: stands.offset for number, stands in trainer.models.standing.items()}
@@ -103,11 +103,11 @@ async def test_chunks_that_the_checkpoint_holds_are_passed_over_when_they_are_se
         await live.learn()
         before = digest(live.trainer.models[model.number])
 
-        for position, payload in live.server.journal.read(0, 1 << 30):
-            live.trainer._take(Message("chunk", {"position": position}, (payload,)))
+        for chunk in live.chunks(0):
+            live.trainer.handle(chunk)
 
         assert digest(live.trainer.models[model.number]) == before
-        assert model.number not in list(live.trainer.due), "nothing of it is due a second time"
+        assert model.number not in list(live.trainer.pending), "nothing of it is due a second time"
 
 
 def test_fair_order_keeps_each_models_own():

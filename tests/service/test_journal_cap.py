@@ -94,13 +94,13 @@ async def test_the_quarantine_outlives_a_trainer_that_begins_anew(tmp_path):
         await live.learn()
         label = Label(1, 1, np.array([2.0], np.float32))
         live.trainer.models[flow.number].quarantine.add(3, "too late", label)
-        live.trainer._save()
+        live.trainer.save()
         trainer = await live.start_trainer()
 
-        trainer._begin(**await live.server.learning.begin_anew("a test's"))
+        trainer.handle(await live.server.learning.prepare_restart("a test's"))
         trainer.models[flow.number].quarantine.add(9, "conflict", label)
         trainer.models.changed(flow.number)
-        trainer._save()
+        trainer.save()
 
         held = trainer.checkpoints.quarantined(flow.number, 0, 10)
         assert [(item.id, item.reason) for item in held] == [(1, "too late"), (2, "conflict")]

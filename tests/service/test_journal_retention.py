@@ -45,7 +45,7 @@ def test_what_goes_is_over_size_or_age_and_before_everything_that_is_needed(size
 async def checkpoint(live: World) -> None:
     """The trainer learns all there is and saves it, and serving hears of it."""
     await live.learn()
-    live.trainer._save()
+    live.trainer.save()
     await live.learn()
 
 
@@ -175,7 +175,7 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
         verdicts = await live.learn()
         counts = trainer.models[flow.number].learner.counts
         assert 0 < counts.learned < 60, "of the ticks since then, those that a tick before them forecast"
-        assert verdicts[-1].head["offset"] == live.server.journal.durable_offset(flow.number)
+        assert verdicts[-1].offset == live.server.journal.durable_offset(flow.number)
         weights = trainer.models[flow.number].learner.weights.flat.copy()
 
         await live.start_trainer()  # the checkpoint that it left at once is one like any other

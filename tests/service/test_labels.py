@@ -197,14 +197,14 @@ def test_a_window_may_be_as_long_as_the_models_own_and_never_so_long_that_an_upd
 def test_windows_of_a_source_are_taken_once_in_order_and_a_gap_names_both_numbers():
     sources = Sources()
     assert sources.repeated("a", 1) is False
-    assert sources.take("a", 1)
-    assert sources.take("a", 2)
+    assert sources.accept("a", 1)
+    assert sources.accept("a", 2)
 
     assert sources.repeated("a", 1) is True
     assert sources.repeated("a", 2) is True
     assert sources.repeated("a", 3) is False
     assert sources.repeated("b", 1) is False
-    assert not sources.take("a", 2)
+    assert not sources.accept("a", 2)
     for number in (0, 4, 2**64 - 1):
         gap = refusal(sources.repeated("a", number))
         assert (gap.reason, gap.field, gap.value) == (Reason.GAP, "window.window_seq", str(number))
@@ -213,9 +213,9 @@ def test_windows_of_a_source_are_taken_once_in_order_and_a_gap_names_both_number
 
 def test_what_is_packed_goes_on_where_it_was():
     sources = Sources()
-    sources.take("a", 1)
-    sources.take("b", 1)
-    sources.take("a", 2)
+    sources.accept("a", 1)
+    sources.accept("b", 1)
+    sources.accept("a", 2)
 
     again = Sources(sources.pack())
 
@@ -234,8 +234,8 @@ def test_sources_are_bounded_and_those_that_are_known_go_on():
 def test_replayed_windows_leave_no_trace_among_the_sources():
     sources = Sources()
 
-    assert sources.take(REPLAY, 7)
-    assert sources.take(REPLAY, 3)
+    assert sources.accept(REPLAY, 7)
+    assert sources.accept(REPLAY, 3)
 
     assert sources.pack() == {}
 

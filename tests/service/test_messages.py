@@ -8,12 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.trainer.messages import MAX_BODY, Decoder, Message, MessageError
+from service.trainer.channel import MAX_BODY, Decoder, MessageError, encode
+from service.trainer.messages import LearnChunk
+from tests.contracts.test_pipe import any_message
 
-names = st.text(min_size=1, max_size=8).filter(lambda name: name != "kind")
-values = st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.floats(allow_nan=False) | st.text(max_size=8)
-heads = st.dictionaries(names, values | st.lists(values, max_size=3), max_size=4)
-messages = st.builds(Message, st.text(max_size=12), heads, st.lists(st.binary(max_size=40), max_size=4).map(tuple))
+CHUNK = LearnChunk(7, 5, False, b"payload")
+
+
+def framed(head: bytes, body: bytes = b"", blobs: int = 0) -> bytes:
+    return struct.pack("<III", len(head), blobs, len(body)) + head + body
 
 
 def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
@@ -21,21 +24,21 @@ def pieces(data: bytes, cuts: list[int]) -> list[bytes]:
     return [data[a:b] for a, b in itertools.pairwise(edges)]
 
 
-@given(st.lists(messages, max_size=5), st.lists(st.integers(0, 2000), max_size=12))
+@given(st.lists(any_message(), max_size=5), st.lists(st.integers(0, 2000), max_size=12))
 def test_however_the_pipe_cuts_the_bytes_the_same_messages_come_out(sent, cuts):
     decoder = Decoder()
 
-    received = [m for piece in pieces(b"".join(m.encode() for m in sent), cuts) for m in decoder.feed(piece)]
+    received = [m for piece in pieces(b"".join(map(encode, sent)), cuts) for m in decoder.feed(piece)]
 
     assert received == sent
 
 
-def test_a_message_that_is_not_whole_yet_waits_for_its_last_byte():
-    data = Message("chunk", {"position": 7}, (b"payload",)).encode()
+def test_an_incomplete_message_waits_for_its_last_byte():
+    data = encode(CHUNK)
     decoder = Decoder()
 
     assert [list(decoder.feed(data[i : i + 1])) for i in range(len(data) - 1)] == [[]] * (len(data) - 1)
-    assert list(decoder.feed(data[-1:])) == [Message("chunk", {"position": 7}, (b"payload",))]
+    assert list(decoder.feed(data[-1:])) == [CHUNK]
 
 
 @pytest.mark.parametrize(
@@ -47,31 +50,27 @@ def test_a_message_that_is_not_whole_yet_waits_for_its_last_byte():
         (b'"text"', b""),
         (b"{}", b""),
         (b'{"kind": 3}', b""),
-        (b'{"kind": "chunk"}', b"\x05"),
+        (b'{"kind": "stop"}', b"\x05"),
     ],
     ids=["no json", "no text", "a list", "a string", "no kind", "a kind of number", "bytes of no blob"],
 )
 def test_a_frame_that_holds_no_message_is_refused(frame):
-    head, body = frame
-
     with pytest.raises(MessageError, match="not a message"):
-        list(Decoder().feed(struct.pack("<III", len(head), 0, len(body)) + head + body))
+        list(Decoder().feed(framed(*frame)))
 
 
 @pytest.mark.parametrize("sizes", [(9,), (4,), (2**32 - 1,), (5, 5)], ids=["longer", "shorter", "huge", "one too many"])
 def test_blobs_that_do_not_fill_their_body_are_refused(sizes):
-    head = json.dumps({"kind": "chunk"}).encode()
+    head = json.dumps({"kind": "chunk", "position": 7, "resume": 5, "more": False, "payload": None}).encode()
     body = b"".join(struct.pack("<I", size) for size in sizes) + b"12345"
 
     with pytest.raises(MessageError, match="not a message"):
-        list(Decoder().feed(struct.pack("<III", len(head), len(sizes), len(body)) + head + body))
+        list(Decoder().feed(framed(head, body, len(sizes))))
 
 
 def test_more_blobs_than_the_body_has_room_for_are_refused_without_allocating_them():
-    head = b'{"kind": "chunk"}'
-
     with pytest.raises(MessageError, match="not a message"):
-        list(Decoder().feed(struct.pack("<III", len(head), 2**32 - 1, 4) + head + bytes(4)))
+        list(Decoder().feed(framed(b'{"kind": "stop"}', bytes(4), 2**32 - 1)))
 
 
 def test_a_length_beyond_the_limit_is_refused_at_once_instead_of_waited_for():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -15,9 +16,8 @@ from model.update.rounds import GROUP_ROWS
 from service.common.gate import Gate, GateSettings
 from service.observe.metrics import Metrics
 from service.trainer.hosting import HostedModel
-from service.trainer.messages import Message
-from service.trainer.process import progress
 from service.trainer.quarantine import REASONS
+from service.trainer.reports import learned as progress
 from tests.service.one_process import World, key, world
 
 
@@ -62,7 +62,7 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
     model.learner.anchor = model.learner.weights.flat.copy()
     updates = learned(model, np.sin(np.arange(40.0)).tolist())
     report = progress(model, 0, updates)
-    report["scores"] = [(0.25, 0.5), (0.75, 0.5)]
+    report = replace(report, scores=((0.25, 0.5), (0.75, 0.5)))
 
     metrics.learner.of(("default", "m")).learned(report)
 
@@ -185,7 +185,7 @@ async def test_overload_and_evidence_are_told_by_model(tmp_path):
             await live.tick(model, session, float(x))
         await live.server.journal.flush()
 
-        await live.server.learning.heard(Message("progress", report))
+        await live.server.learning.handle(report)
         await live.verdict(model, "veto", numbers={"evidence": 7.5})
 
         labels = {"tenant": "default", "model": "flow"}

@@ -37,7 +37,7 @@ async def a_jump_is_vetoed(live: World) -> bool:
     session = live.open(model, "pump")
     await live.ticks(model, [(session, x) for x in (0.1, 0.4, -0.3, 0.8)])
     [first] = await live.learn()
-    assert (first.head["verdict"], first.head["numbers"]["movement"] < LIMIT) == ("publish", True)
+    assert (first.verdict, first.numbers["movement"] < LIMIT) == ("publish", True)
     champion, anchor = model.champion, model.anchor
 
     push(live, model, 3 * LIMIT)
@@ -45,14 +45,14 @@ async def a_jump_is_vetoed(live: World) -> bool:
     [verdict] = await live.learn()
     await live.learn()  # the rollback's own record
 
-    if verdict.head["verdict"] != "veto":
+    if verdict.verdict != "veto":
         return False
-    assert verdict.head["reason"] == "moved too far"
-    assert 2 * LIMIT < verdict.head["numbers"]["movement"] < 4 * LIMIT
+    assert verdict.reason == "moved too far"
+    assert 2 * LIMIT < verdict.numbers["movement"] < 4 * LIMIT
     events = live.server.events.recent(model.key, 2)
     assert [(e.kind, e.version) for e in events] == [(ev.ROLLED_BACK, anchor), (ev.VETOED, anchor)]
-    assert {"evidence", "labels", "loss", "movement"} <= verdict.head["numbers"].keys()
-    assert events[0].numbers == events[1].numbers == verdict.head["numbers"]
+    assert {"evidence", "labels", "loss", "movement"} <= verdict.numbers.keys()
+    assert events[0].numbers == events[1].numbers == verdict.numbers
     assert champion != model.champion == anchor
     weights = live.trainer.models[model.number].learner.weights.flat
     stored = live.server.versions.blobs(model.number, anchor).weights
@@ -75,7 +75,7 @@ async def test_a_trainer_that_began_anew_measures_from_the_version_that_serves(l
     session = live.open(model, "pump")
     await live.ticks(model, [(session, x) for x in (0.1, 0.4, -0.3, 0.8)])
     await live.learn()
-    live.trainer._save()
+    live.trainer.save()
     await live.start_trainer()
     assert not live.trainer.published
 
@@ -83,7 +83,7 @@ async def test_a_trainer_that_began_anew_measures_from_the_version_that_serves(l
     await live.tick(model, session, 0.5)
     [verdict] = await live.learn()
 
-    assert (verdict.head["verdict"], verdict.head["reason"]) == ("veto", "moved too far")
+    assert (verdict.verdict, verdict.reason) == ("veto", "moved too far")
 
 
 async def test_steps_within_the_limit_are_published_however_far_they_lead_in_all(live):
@@ -96,7 +96,7 @@ async def test_steps_within_the_limit_are_published_however_far_they_lead_in_all
         push(live, model, 0.6 * LIMIT)
         await live.tick(model, session, 0.5)
         [verdict] = await live.learn()
-        assert verdict.head["verdict"] == "publish"
+        assert verdict.verdict == "publish"
 
 
 async def test_values_of_a_refused_update_are_in_the_quarantine_with_their_places(live, monkeypatch):
@@ -108,7 +108,7 @@ async def test_values_of_a_refused_update_are_in_the_quarantine_with_their_place
     await live.tick(model, session, 0.5)
     await live.learn()
 
-    live.trainer._save()
+    live.trainer.save()
     [item] = live.trainer.checkpoints.quarantined(model.number, 0, 10)
 
     assert (item.reason, item.stream, item.seq) == ("non-finite", session.number, 5)

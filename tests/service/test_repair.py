@@ -227,7 +227,7 @@ async def test_a_journal_cut_before_the_checkpoint_is_learned_again_to_the_same_
         for n in range(20):
             await live.tick(model, session, float(np.sin(n)))
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         assert live.trainer.position > end
     cut_frame_after(data, end)
 
@@ -260,7 +260,7 @@ async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begin
             await live.tick(model, session, float(np.sin(n)))
             await live.server.journal.flush()
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
         await live.snapshot()
         saved, champion = copy_of(live, tmp_path / "saved"), model.champion
         for n in range(7):
@@ -289,7 +289,7 @@ async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begin
             answers.append([(await one.tick(one.serving.model(key("flow")), session, 0.5)).y for _ in range(40)])
         np.testing.assert_array_equal(answers[0], answers[1])
         verdicts = await live.learn()
-        assert verdicts[-1].head["verdict"] == "publish"
+        assert verdicts[-1].verdict == "publish"
 
 
 async def test_a_repair_behind_a_snapshot_that_is_killed_anywhere_can_be_done_again(tmp_path, monkeypatch):
@@ -304,7 +304,7 @@ async def test_a_repair_behind_a_snapshot_that_is_killed_anywhere_can_be_done_ag
         for n in range(5):
             await live.tick(model, session, float(n))
         await live.learn()
-        live.trainer._save()  # ahead of the snapshot: it goes aside too
+        live.trainer.save()  # ahead of the snapshot: it goes aside too
     cut_frame_after(data, 0)
     for calls in range(1, 100):
         copy = Path(shutil.copytree(data, tmp_path / f"killed-{calls}"))

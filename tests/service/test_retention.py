@@ -60,7 +60,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
         await live.learn()
 
         np.testing.assert_array_equal(live.trainer.models[1].learner.weights.flat, trained)
-        live.trainer._save()
+        live.trainer.save()
         await live.learn()
         await live.snapshot()
         await live.snapshot()
@@ -89,7 +89,7 @@ async def waves(live: World, model, session, first: int, last: int, checkpoints:
         await live.learn()
         if n % 10 == 0:
             if checkpoints:
-                live.trainer._save()
+                live.trainer.save()
                 await live.learn()
             await live.snapshot()
 
@@ -176,9 +176,9 @@ async def test_a_version_carries_losses_of_candidate_and_anchor_on_one_scale(tmp
         verdicts = []
         for n in range(40):
             await live.tick(model, session, float(np.sin(n / 3)))
-            verdicts += [v.head for v in await live.learn() if v.head["verdict"] == "publish"]
+            verdicts += [v for v in await live.learn() if v.verdict == "publish"]
 
-        version, numbers = live.serving.versions.get(1, model.champion), verdicts[-1]["numbers"]
+        version, numbers = live.serving.versions.get(1, model.champion), verdicts[-1].numbers
         assert (version.loss, version.anchor_loss) == (numbers["score"], numbers["anchor_score"])
         assert numbers["loss"] == numbers["score"], "every label was scored"
         assert version.loss is not None
@@ -203,4 +203,4 @@ async def test_a_cool_down_vetoes_what_was_learned_and_calls_nothing_learned_unc
         await live.tick(model, session, 1.0)
         [learned] = await live.learn()
 
-        assert (nothing.head["verdict"], learned.head["verdict"]) == ("unchanged", "veto")
+        assert (nothing.verdict, learned.verdict) == ("unchanged", "veto")

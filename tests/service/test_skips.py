@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from model.spec import ModelSpec
 from service.journal.records import Label, Ticks, Window
-from service.journal.skips import DEATHS, Deaths, Skips
+from service.journal.skips import Skips
+from service.learning.deaths import DEATHS, Deaths
 from service.trainer.hosting import HostedModel
 from tests.service.histories import GATE, MODEL, chunks, create, digest, swap, weights_of
 from tests.service.test_hosting import through_a_file

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 
 from service.storage.disk import NoSpace
+from service.trainer import due
 from service.trainer import models as resident
-from service.trainer import process
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.due import Pending
 from service.trainer.hosting import HostedModel
-from service.trainer.messages import Message
 from service.trainer.models import Models
-from service.trainer.process import BEGINNING
+from service.trainer.process import INCOMPLETE
+from service.trainer.reports import Saved
 from tests.service import histories
 from tests.service.histories import GATE, digest, fold, history
 from tests.service.one_process import World, world
@@ -157,7 +157,7 @@ async def two_learned(live: World) -> None:
     await live.learn()
     await live.learn()  # the swaps
     assert live.trainer is not None
-    live.trainer._save()
+    live.trainer.save()
 
 
 async def test_a_trainer_that_starts_where_all_is_judged_loads_nothing_and_judges_nothing(tmp_path):
@@ -166,7 +166,7 @@ async def test_a_trainer_that_starts_where_all_is_judged_loads_nothing_and_judge
 
         trainer = await live.start_trainer()
 
-        assert (len(trainer.models), trainer.models.in_memory, list(trainer.due)) == (2, [], [])
+        assert (len(trainer.models), trainer.models.in_memory, list(trainer.pending)) == (2, [], [])
         assert await live.learn() == []
 
 
@@ -177,11 +177,11 @@ async def test_a_trainer_that_starts_behind_a_verdict_that_serving_does_not_know
         await live.tick(flow, flow.session("pump"), 0.5)
         await live.server.journal.flush()
         trainer = live.trainer
-        for position, payload in live.server.journal.read(trainer.position, 1 << 30):
-            trainer._take(Message("chunk", {"position": position}, (payload,)))
-        trainer._save()  # learned, and no verdict given
+        for chunk in live.chunks(trainer.position):
+            trainer.handle(chunk)
+        trainer.save()  # learned, and no verdict given
 
-        assert list((await live.start_trainer()).due) == [flow.number]
+        assert list((await live.start_trainer()).pending) == [flow.number]
 
 
 async def test_a_model_that_asked_for_a_rollback_asks_again_after_a_restart(tmp_path):
@@ -190,23 +190,23 @@ async def test_a_model_that_asked_for_a_rollback_asks_again_after_a_restart(tmp_
         number = (await live.model("flow")).number
         live.trainer.models[number].learner.drift.returning = True
         live.trainer.models.changed(number)
-        live.trainer._save()
+        live.trainer.save()
 
-        assert list((await live.start_trainer()).due) == [number]
+        assert list((await live.start_trainer()).pending) == [number]
 
 
 async def test_saved_names_the_models_that_changed_and_ready_all(tmp_path):
     async with world(tmp_path / "data") as live:
         await two_learned(live)
-        live.said.clear()
+        live.sent.clear()
         flow = await live.model("flow")
         await live.tick(flow, flow.session("pump"), 0.5)
         await live.learn()
-        live.trainer._save()
+        live.trainer.save()
 
-        [saved] = [m for m in live.said if m.kind == "saved"]
-        assert [facts["model"] for facts in saved.head["models"]] == [flow.number]
-        assert len(live.trainer._checkpointed(live.trainer.models.standing)["models"]) == 2
+        [saved] = [m for m in live.sent if isinstance(m, Saved)]
+        assert list(saved.models) == [flow.number]
+        assert len(live.trainer.ready().models) == 2
 
 
 async def test_beginning_anew_in_little_memory_ends_where_it_does_in_much(tmp_path, monkeypatch):
@@ -216,7 +216,7 @@ async def test_beginning_anew_in_little_memory_ends_where_it_does_in_much(tmp_pa
         async with world(tmp_path / str(limit), trainer_memory_bytes=limit) as live:
             await two_learned(live)
             trainer = await live.start_trainer()
-            trainer._begin(**await live.server.learning.begin_anew("a test's"))
+            trainer.handle(await live.server.learning.prepare_restart("a test's"))
             assert len(trainer.models.in_memory) == (1 if limit == 1 else 2)
             digests.append([digest(trainer.models[n]) for n in sorted(trainer.models)])
             found = open_or_set_aside_position(live, trainer.checkpoints)
@@ -233,33 +233,33 @@ async def test_a_trainer_that_dies_while_it_begins_anew_begins_anew_again(tmp_pa
     async with world(tmp_path / "data", trainer_memory_bytes=1) as live:
         await two_learned(live)
         trainer = await live.start_trainer()
-        monkeypatch.setattr(trainer, "_save", lambda: (_ for _ in ()).throw(SystemExit(9)))
+        monkeypatch.setattr(trainer, "save", lambda: (_ for _ in ()).throw(SystemExit(9)))
         with pytest.raises(SystemExit):
-            trainer._begin(**await live.server.learning.begin_anew("a test's"))
+            trainer.handle(await live.server.learning.prepare_restart("a test's"))
 
         live.stop_trainer()
         opened = open_or_set_aside(tmp_path / "data" / "trainer.db", live.server.config.gate)
         with closing(opened.checkpoints):
-            assert opened.position == BEGINNING
+            assert opened.position == INCOMPLETE
 
 
 async def saves_of(live: World, took: float, ticks: int) -> int:
     """How often the trainer saves in so many chunks, after a save that took so long."""
     model = live.serving.model((await live.model("flow")).key)
     trainer = live.trainer
-    trainer._save()
-    trainer._save_s = took
-    live.said.clear()
+    trainer.save()
+    trainer.saves.took_s = took
+    live.sent.clear()
     for n in range(ticks):
         await live.tick(model, model.session("pump"), 0.01 * n)
         await live.server.journal.flush()
-        for position, payload in live.server.journal.read(trainer.position, 1 << 30):
-            trainer._take(Message("chunk", {"position": position}, (payload,)))
-    return sum(message.kind == "saved" for message in live.said)
+        for chunk in live.chunks(trainer.position):
+            trainer.handle(chunk)
+    return sum(isinstance(message, Saved) for message in live.sent)
 
 
 async def test_saves_that_take_long_come_less_often_and_are_not_put_off_for_ever(tmp_path, monkeypatch):
-    monkeypatch.setattr(process, "MOST_INTERVALS", 5)
+    monkeypatch.setattr(due, "MOST_INTERVALS", 5)
     async with world(tmp_path / "data", checkpoint_chunks=2) as live:
         await two_learned(live)
 
@@ -272,17 +272,17 @@ async def test_saves_that_take_long_come_less_often_and_are_not_put_off_for_ever
 
 
 def test_verdicts_are_due_by_time_in_the_order_of_the_first_entry_and_at_the_end_by_number():
-    due = Pending(publish_labels=3, publish_s=10.0)
-    assert (due.wait(0.0), due.next(0.0, True)) == (None, None)
-    due.note(1, 0.0, 2, 2)
-    due.note(2, 4.0, 5, 5)
-    due.note(1, 5.0, 0, 0)
+    pending = Pending(publish_labels=3, publish_s=10.0)
+    assert (pending.wait(0.0), pending.next(0.0, True)) == (None, None)
+    pending.note(1, 0.0, 2, 2)
+    pending.note(2, 4.0, 5, 5)
+    pending.note(1, 5.0, 0, 0)
 
-    assert due.wait(4.0) == 6.0
-    assert due.next(9.0, end_reached=False) is None
-    assert due.next(9.0, end_reached=True) == 2, "it has enough, the older one has not"
-    assert due.next(10.0, end_reached=False) == 1
-    due.settle(1)
-    assert (due.next(10.0, False), due.wait(11.0), list(due)) == (None, 3.0, [2])
-    due.note(1, 12.0, 1, 1)
-    assert list(due) == [2, 1]
+    assert pending.wait(4.0) == 6.0
+    assert pending.next(9.0, end_reached=False) is None
+    assert pending.next(9.0, end_reached=True) == 2, "it has enough, the older one has not"
+    assert pending.next(10.0, end_reached=False) == 1
+    pending.remove(1)
+    assert (pending.next(10.0, False), pending.wait(11.0), list(pending)) == (None, 3.0, [2])
+    pending.note(1, 12.0, 1, 1)
+    assert list(pending) == [2, 1]

@@ -126,13 +126,13 @@ def serving(seams: Seams) -> None:
 def training(seams: Seams) -> None:
     """The seams of the trainer process."""
     from service.engine import export
-    from service.trainer import checkpoint, hosting, messages, quarantine
+    from service.trainer import channel, checkpoint, hosting, quarantine
 
     seams.around(hosting.HostedModel, "apply", "learn.before", "learn.after")
     seams.around(checkpoint.Checkpoints, "save", "checkpoint.before", "checkpoint.after")
     seams.around(quarantine.Quarantine, "changes", "checkpoint.mid")  # asked for inside the transaction
     seams.around(export, "export", "export.before", "export.after")
-    seams.around(messages.Message, "encode", "verdict.before", when=lambda message: message.kind == "verdict")
+    seams.around(channel, "encode", "verdict.before", when=lambda message: message.kind == "verdict")
 
 
 def arm(folder: str) -> None:

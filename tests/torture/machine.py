@@ -169,7 +169,7 @@ class Machine(RuleBasedStateMachine):
     def checkpoint(self) -> None:
         self.learn()
         assert self.live.trainer is not None
-        self.live.trainer._save()
+        self.live.trainer.save()
 
     @rule()
     def the_trainer_dies(self) -> None:
