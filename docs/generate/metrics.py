@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 
@@ -96,7 +97,7 @@ def registry() -> CollectorRegistry:
 
 def label_names() -> dict[str, tuple[str, ...]]:
     """Return the label names of each metric."""
-    made = registry()._collector_to_names
+    made: list[Any] = list(registry()._collector_to_names)  # names and label names are private
     labelled = {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
     return labelled | dict.fromkeys(("grpc_server_msg_received", "grpc_server_msg_sent"), LABELS_OF_CALLS)
 
