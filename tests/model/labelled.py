@@ -1,4 +1,4 @@
-"""Streams whose labels come late and out of order, for the tests of tasks with labels from outside."""
+"""Streams with late, out-of-order labels, for the tests of tasks with external labels."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.model.worlds import INTERVAL_S, Chunk, chunks
 
 
 class Labels(NamedTuple):
-    """What `Learner.labels` takes."""
+    """The arguments of `Learner.labels`."""
 
     streams: NDArray[np.uint32]
     seq: NDArray[np.uint64]
@@ -21,7 +21,7 @@ class Labels(NamedTuple):
 
 
 class Window(NamedTuple):
-    """What `Learner.windows` takes many of."""
+    """One of the windows that `Learner.windows` takes."""
 
     x: Array
     y: Array
@@ -30,7 +30,7 @@ class Window(NamedTuple):
 
 
 def label_spec(task: str = "regress", **fields: Any) -> ModelSpec:
-    """A small model of two channels and two outputs, whose labels come at most 40 ticks late."""
+    """Return a small spec of two channels and two outputs. Labels are at most 40 ticks late."""
     kind: dict[str, Any] = {"targets": ["t", "v"]} if task == "regress" else {"classes": ["n", "p"]}
     if task == "forecast":
         kind = {}
@@ -41,7 +41,7 @@ def label_spec(task: str = "regress", **fields: Any) -> ModelSpec:
 
 
 def labels_of(spec: ModelSpec, x: Array, rng: np.random.Generator) -> Array:
-    """The label of each of n ticks x [n, 2]: what the two values before and their difference say, and noise."""
+    """Return labels of n ticks x [n, 2]: a function of the values and the last change, plus noise."""
     before = np.concatenate([x[:1], x[:-1]])
     a, b = (x[:, 0] - 5) / 3, (before[:, 1] - x[:, 1]) / 30
     if spec.task == "classify":
@@ -52,8 +52,8 @@ def labels_of(spec: ModelSpec, x: Array, rng: np.random.Generator) -> Array:
 
 
 def world(spec: ModelSpec, sizes: list[int], entities: int = 4, seed: int = 0) -> list[Chunk | Labels]:
-    """Chunks of ticks, each followed by labels of ticks so far: each tick's once, late by 0 to label_horizon − 1 ticks
-    of its stream, in random order. (The last ticks' labels have not come yet.)"""
+    """Return chunks of ticks, each followed by labels of earlier ticks: one per tick, late by 0 to label_horizon − 1
+    ticks of its stream, in random order. Labels of the last ticks are missing: they are not due yet."""
     rng = np.random.default_rng(seed + 1000)
     made = chunks(sizes, entities, seed)
     streams = np.concatenate([c.streams for c in made])
@@ -67,7 +67,7 @@ def world(spec: ModelSpec, sizes: list[int], entities: int = 4, seed: int = 0) -
         last |= dict(zip(chunk.streams.tolist(), chunk.seq.tolist(), strict=True))
         pending += range(seen, seen + len(chunk.seq))
         seen += len(chunk.seq)
-        longest = spec.label_horizon - max(sizes)  # after the next chunk it might be too late
+        longest = spec.label_horizon - max(sizes)  # after the next chunk the label may be too late
         picked = [i for i in pending if rng.random() < 0.2 or last[int(streams[i])] - int(seq[i]) >= longest]
         if picked:
             pending = [i for i in pending if i not in picked]

@@ -1,4 +1,4 @@
-"""Values for the scalers' tests, and a scaler run over them."""
+"""Values for the tests of scalers, and functions that run a scaler over them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.oracles.slow_scaler import SlowScaler
 
 
 def series(n: int = 700, seed: int = 0) -> Array:
-    """[n, 2] float64: a random walk that is pulled back, and one with rare jumps; spread about 1."""
+    """Return [n, 2] float64: a mean-reverting random walk, and one with rare jumps; spread about 1."""
     rng = np.random.default_rng(seed)
     x, out = np.zeros(2), []
     for _ in range(n):
@@ -20,7 +20,7 @@ def series(n: int = 700, seed: int = 0) -> Array:
 
 
 def gaps(x: Array, seed: int = 7) -> Array:
-    """`x` [n, ..., C] with NaN for a quarter: single values, runs, whole ticks, and how all channels but one begin."""
+    """Return `x` [n, ..., C] with a quarter NaN: single values, runs, whole ticks, starts of all channels but one."""
     rng = np.random.default_rng(seed)
     missing = rng.random(x.shape) < 0.2
     missing |= (rng.random(x.shape[:-1]) < 0.05)[..., None]
@@ -31,7 +31,7 @@ def gaps(x: Array, seed: int = 7) -> Array:
 
 
 def run(scaler: Scaler, x: Array) -> tuple[Array, Array]:
-    """Features [n, features] and scales [n, H, C] of one stream's values [n, C], without the mask."""
+    """Return features [n, features] and scales [n, H, C] of the values [n, C] of one stream, without the mask."""
     row, features, scales = np.zeros((1, scaler.size), np.float32), [], []
     for value in x.astype(np.float32):
         feature, scale = scaler.update(row, *fill(scaler, row, value[None]))
@@ -41,7 +41,7 @@ def run(scaler: Scaler, x: Array) -> tuple[Array, Array]:
 
 
 def run_slow(name: str, horizon: int, x: Array) -> tuple[Array, Array]:
-    """The same by the slow twin, of the float32 values."""
+    """Return what `run` does, by the slow twin from float32 values."""
     slow = SlowScaler(name, x.shape[1], horizon)
     pairs = [slow.update(value) for value in x.astype(np.float32).astype(np.float64)]
     return np.array([f for f, _ in pairs]), np.array([s for _, s in pairs])

@@ -7,7 +7,7 @@ from service.programs.backtest.series import read_series
 
 
 def walk(rows, channels, seed=0):
-    """A stationary second-order autoregression on an offset: what lags can learn."""
+    """Return a stationary second-order autoregression plus an offset, which lags can learn."""
     rng = np.random.default_rng(seed)
     x = np.zeros((rows, channels))
     for t in range(2, rows):
@@ -20,23 +20,23 @@ def forecasts(model, x, u=None):
 
 
 def squared_error(forecast, x, start):
-    """Mean over origins from `start`, horizons and channels. forecast: (N, H, C)."""
+    """Return the mean squared error over origins from `start`, horizons and channels. forecast: (N, H, C)."""
     heads = range(1, 1 + forecast.shape[1])
     return np.mean([np.mean((forecast[start:-h, h - 1] - x[start + h :]) ** 2) for h in heads])
 
 
-def test_persistence_repeats_the_present_value():
+def test_persistence_repeats_the_current_value():
     np.testing.assert_array_equal(Persistence(3).step(np.array([1, 2], np.float32)), [[1, 2]] * 3)
 
 
-def test_without_a_gap_held_baselines_are_the_baselines():
+def test_without_gaps_held_baselines_equal_the_baselines():
     x, u = walk(200, 3), np.random.default_rng(1).standard_normal((200, 2))
     held = Held(lambda: RecursiveLeastSquares(1, 4, lags=8, known=2), 3, 4)
     plain = RecursiveLeastSquares(3, 4, lags=8, known=2)
     np.testing.assert_allclose(forecasts(held, x, u), forecasts(plain, x, u), rtol=1e-12)
 
 
-def test_a_held_baseline_sees_the_last_value_and_begins_with_the_first():
+def test_a_held_baseline_replaces_missing_values_by_the_last_one_and_starts_at_the_first():
     x = walk(60, 2)
     x[:10, 1] = x[30:40, 0] = np.nan
     made = forecasts(Held(lambda: RecursiveLeastSquares(1, 3), 2, 3), x)
@@ -48,21 +48,21 @@ def test_a_held_baseline_sees_the_last_value_and_begins_with_the_first():
     np.testing.assert_array_equal(made[10:, :, 1:], forecasts(RecursiveLeastSquares(1, 3), x[10:, 1:]))
 
 
-def test_least_squares_is_persistence_before_it_has_learned():
+def test_least_squares_equals_persistence_before_it_has_learned():
     model = RecursiveLeastSquares(2, 3)
     np.testing.assert_array_equal(model.step(np.array([5.0, -7.0])), [[5, -7]] * 3)
 
 
-def test_one_step_ahead_comes_close_to_the_noise_of_the_process():
+def test_the_one_step_error_is_close_to_the_noise_of_the_process():
     x = walk(4000, 3)
     error = squared_error(forecasts(RecursiveLeastSquares(3, 1, lags=8), x), x, 1000)
-    assert error < 1.05  # the innovation has variance 1; no forecaster gets below it
+    assert error < 1.05  # the innovation has variance 1, a lower bound for any forecaster
     assert error < 0.7 * squared_error(forecasts(Persistence(1), x), x, 1000)
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_without_forgetting_the_weights_are_those_of_ridge_regression(horizon):
-    """The oracle solves the normal equations of each head's own origins in one go."""
+    """The oracle solves the normal equations of each head over all its origins at once."""
     x = walk(60, 1)
     model = RecursiveLeastSquares(1, horizon, lags=3, forgetting=1.0)
     regressors, scales = [], []
@@ -78,7 +78,7 @@ def test_without_forgetting_the_weights_are_those_of_ridge_regression(horizon):
         np.testing.assert_allclose(model._weights[h - 1, 0], ridge, rtol=1e-9)
 
 
-def test_no_forecast_changes_when_the_future_does():
+def test_no_forecast_depends_on_later_values():
     x = walk(300, 2)
     other = x.copy()
     other[200:] = 1e3 * np.random.default_rng(1).standard_normal(other[200:].shape)
@@ -86,7 +86,7 @@ def test_no_forecast_changes_when_the_future_does():
     a, b = (forecasts(RecursiveLeastSquares(2, 4), series) for series in (x, other))
 
     np.testing.assert_array_equal(a[:200], b[:200])
-    assert np.any(a[100:200] != forecasts(Persistence(4), x)[100:200])  # learning was on
+    assert np.any(a[100:200] != forecasts(Persistence(4), x)[100:200])  # learning is on
 
 
 @pytest.mark.parametrize(("scale", "offset"), [(1e-6, 0.0), (1e6, -3e6), (1.0, 1e5)])
@@ -97,8 +97,8 @@ def test_forecasts_are_equivariant_under_a_change_of_units(scale, offset):
     np.testing.assert_allclose((b - offset) / scale, a, atol=1e-5)  # an offset of 1e5 costs 5 of 16 digits
 
 
-def test_a_constant_stretch_does_not_wind_up_the_covariance():
-    """With forgetting 0.9 and no cap, P grows by 0.9^-5000 while nothing happens, and the next move explodes."""
+def test_a_constant_stretch_does_not_inflate_the_covariance():
+    """With forgetting 0.9 and no cap, P grows by 0.9^-5000 during the constant stretch and the next change explodes."""
     x = walk(600, 1)
     x = np.concatenate([x[:300], np.full((5000, 1), x[299]), x[300:]])
 
@@ -111,10 +111,10 @@ def test_a_constant_stretch_does_not_wind_up_the_covariance():
 def test_fast_forgetting_on_long_regressors_stays_finite():
     x = walk(5000, 2)
     error = squared_error(forecasts(RecursiveLeastSquares(2, 1, forgetting=0.98), x), x, 500)
-    assert error < 3.0  # 50 ticks of memory for 25 weights is noisy, and no more than that
+    assert error < 3.0  # 50 ticks of memory for 25 weights are noisy, but not worse
 
 
-def test_a_channel_that_never_moves_is_forecast_exactly_and_disturbs_no_other():
+def test_a_constant_channel_is_forecast_exactly_and_does_not_change_the_others():
     x = walk(300, 2)
     constant = np.concatenate([x, np.full((300, 1), 7.25)], axis=1)
     both = forecasts(RecursiveLeastSquares(3, 2), constant)
@@ -130,7 +130,7 @@ def test_known_inputs_of_the_next_tick_are_used():
     assert error < 0.01  # without u the next step has variance 1
 
 
-def test_a_wrong_shape_is_an_error_naming_both():
+def test_the_error_for_a_wrong_shape_names_both_shapes():
     with pytest.raises(ValueError, match=r"need x \(2,\) and u \(0,\), got \(3,\) and \(0,\)"):
         RecursiveLeastSquares(2).step(np.zeros(3))
 
@@ -140,7 +140,7 @@ def test_a_wrong_shape_is_an_error_naming_both():
     [("ETTh2.csv", 2880, 3600, 14400, 0.3601), ("ETTm1_head.csv", 2880, 3600, 14400, 0.0810),
      ("nyc_taxi.csv", 2064, 2580, 10320, 0.0278)],
 )  # fmt: skip
-def test_the_measured_series_are_forecast_as_well_as_by_the_published_baseline(
+def test_forecasts_of_the_measured_series_are_as_good_as_the_published_baseline(
     shared_data, file, train, first, last, bar
 ):
     series = read_series(shared_data / file)

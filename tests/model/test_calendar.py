@@ -1,4 +1,4 @@
-"""Calendar inputs against the standard library's calendar."""
+"""Calendar inputs compared with the calendar of the standard library."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_inputs_are_the_time_of_day_and_day_of_week_one_interval_ahead(time: int
     np.testing.assert_allclose(got, expected, rtol=0, atol=1e-7)  # one float32 rounding of a number below 1
 
 
-def test_a_batch_equals_its_rows_one_by_one() -> None:
+def test_a_batch_equals_its_rows_computed_one_by_one() -> None:
     time = 1.4e9 + np.arange(500, dtype=np.float64) * 1234.5
     together = calendar.inputs(time, 900.0)
     assert together.dtype == np.float32
@@ -37,7 +37,7 @@ def test_a_batch_equals_its_rows_one_by_one() -> None:
     np.testing.assert_array_equal(together, np.concatenate(alone))
 
 
-def test_a_second_within_the_day_is_seen_in_float64_times() -> None:
+def test_float64_times_resolve_one_second_of_the_day() -> None:
     early, late = calendar.inputs(np.array([1.4e9, 1.4e9 + 1]), 3600.0)
     assert (early != late).any()
 

@@ -1,4 +1,4 @@
-"""What the learner keeps per stream: least recently used goes first, and a stored arena continues bit-equal."""
+"""The learner's context of each stream: least recently used is evicted first; a restored arena continues bit-equal."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def touch(contexts: Contexts, streams: list[int], value: float) -> None:
     contexts.store(slots, block)
 
 
-def test_an_unknown_stream_begins_empty_even_in_a_slot_that_was_used() -> None:
+def test_a_new_stream_starts_empty_even_in_a_used_slot() -> None:
     contexts = arena()
     touch(contexts, [1, 2], 5.0)
     contexts.remove(1)
@@ -59,7 +59,7 @@ def test_the_least_recently_used_stream_is_evicted_in_journal_order(groups: list
     assert (contexts.order(), contexts.evicted, len(contexts)) == (order, evicted, len(order))
 
 
-def test_removing_says_how_many_origins_were_waiting() -> None:
+def test_removing_returns_the_number_of_waiting_origins() -> None:
     contexts = arena()
     slots, block = contexts.take([1])
     block.known[...] = 3
@@ -67,7 +67,7 @@ def test_removing_says_how_many_origins_were_waiting() -> None:
     assert [contexts.remove(1), contexts.remove(1), contexts.remove(99)] == [3, 0, 0]
 
 
-def test_changes_are_what_was_touched_since_the_last_call() -> None:
+def test_changes_are_the_contexts_touched_since_the_last_call() -> None:
     contexts, full = arena(), list(range(1, GROUP_ROWS + 1))
     touch(contexts, full, 1.0)
     assert set(contexts.changes()[0]) == set(full)
@@ -78,14 +78,14 @@ def test_changes_are_what_was_touched_since_the_last_call() -> None:
     assert contexts.changes() == ({}, set())
 
 
-def test_a_stream_that_was_removed_and_came_back_is_changed_and_not_removed() -> None:
+def test_a_stream_removed_and_added_again_is_reported_as_changed_only() -> None:
     contexts = arena()
     touch(contexts, [1], 1.0)
     contexts.changes()
     contexts.remove(1)
     touch(contexts, [1], 2.0)
     changed, removed = contexts.changes()
-    assert (set(changed), removed) == ({1}, set())  # else what is applied last would decide
+    assert (set(changed), removed) == ({1}, set())  # otherwise the order of applying the two would matter
 
 
 @settings(max_examples=30, deadline=None)
@@ -110,7 +110,7 @@ def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_ord
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("limit", [GROUP_ROWS, 100])
-def test_a_learner_restored_mid_way_continues_bit_equal(cell: str, limit: int) -> None:
+def test_a_learner_restored_half_way_continues_bit_equal(cell: str, limit: int) -> None:
     model = spec(cell=cell, horizon=3, learn_every=2, layers=2, head_init=0.1)
     stream = chunks([20] * 40, entities=40, once=True)
     learner, checkpoint = Learner(model, limit), Checkpoint()
@@ -134,8 +134,8 @@ def test_a_context_of_another_length_is_refused_by_name() -> None:
         arena().restore({4: b"abc"}, [4])
 
 
-def test_an_arena_that_a_group_could_overflow_is_refused() -> None:
-    """A stream evicted while its group is taken would share its slot with another row."""
+def test_an_arena_smaller_than_a_group_is_refused() -> None:
+    """A stream evicted while its group is processed would share its slot with another row."""
     with pytest.raises(ValueError, match=f"limit = {GROUP_ROWS - 1}; give at least {GROUP_ROWS}"):
         arena(GROUP_ROWS - 1)
 
@@ -147,7 +147,7 @@ def test_an_arena_never_grows_beyond_its_limit() -> None:
     assert len(contexts._rows) == 35
 
 
-def test_pad_rows_appends_zeros_and_leaves_a_full_array_alone() -> None:
+def test_pad_rows_appends_zeros_and_returns_a_full_array_unchanged() -> None:
     array = np.ones((2, 3), np.float32)
     assert pad_rows(2, array, 0) is array
     np.testing.assert_array_equal(pad_rows(4, array, 1), [[1, 1, 1, 0]] * 2)

@@ -1,4 +1,4 @@
-"""The learner as a fold (DESIGN R4, R7, R8): deterministic, causal, every label learned, thinned, voided or refused."""
+"""The learner as a fold (DESIGN R4, R7, R8): deterministic, causal; labels are learned, thinned, voided or refused."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ every_cell = pytest.mark.parametrize("kind", KINDS)
 
 
 def learn(learner: Learner, stream: list[Chunk]) -> Array:
-    """Feed chunks, forecasting every tick after its update: [ticks, O]."""
+    """Feed chunks. Returns the forecast of every tick after its update: [ticks, O]."""
     server = Server(learner)
     answers = []
     for chunk in stream:
@@ -49,7 +49,7 @@ def test_the_same_chunks_give_the_same_bits_with_or_without_a_restart_after_each
     assert (straight.contexts.evicted > 5) == (limit == GROUP_ROWS)
 
 
-def test_a_learner_copies_what_it_is_given() -> None:
+def test_a_learner_copies_its_arguments() -> None:
     stream = chunks([5] * 20)
     first, second = Learner(spec()), Learner(spec())
     for chunk in stream:
@@ -62,7 +62,7 @@ def test_a_learner_copies_what_it_is_given() -> None:
     assert digest(first) == digest(second)
 
 
-def test_two_learners_in_turn_do_not_disturb_each_other() -> None:
+def test_two_learners_used_in_turn_are_independent() -> None:
     alone, first, second = (Learner(spec()) for _ in range(3))
     stream, other = chunks([5] * 20), chunks([5] * 20, seed=1)
     for chunk in stream:
@@ -75,9 +75,7 @@ def test_two_learners_in_turn_do_not_disturb_each_other() -> None:
 
 @every_cell
 @pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
-def test_no_forecast_changes_by_a_bit_when_everything_after_it_becomes_noise(
-    kind: str, horizon: int, every: int
-) -> None:
+def test_no_forecast_changes_by_a_bit_when_later_values_become_noise(kind: str, horizon: int, every: int) -> None:
     model = spec(**KINDS[kind], horizon=horizon, learn_every=every, learning_rate=1e-2)
     stream, rng, cut = chunks([3] * 80, once=True), np.random.default_rng(9), 50
     noise = [c._replace(x=rng.normal(0, 1e3, c.x.shape).astype(np.float32)) for c in stream[cut:]]
@@ -86,12 +84,12 @@ def test_no_forecast_changes_by_a_bit_when_everything_after_it_becomes_noise(
     retold = learn(Learner(model), stream[:cut] + noise)
 
     np.testing.assert_array_equal(told[: 3 * cut], retold[: 3 * cut])
-    assert (told[3 * cut :] != retold[3 * cut :]).any(axis=1).all()  # the noise was noticed
+    assert (told[3 * cut :] != retold[3 * cut :]).any(axis=1).all()  # the noise has an effect
     still = learn(Learner(spec(**KINDS[kind], horizon=horizon, learn_every=every, learn=False)), stream)
-    assert (np.abs(told[60:] - still[60:]).max(axis=1) > 1e-4).all()  # and learning was on
+    assert (np.abs(told[60:] - still[60:]).max(axis=1) > 1e-4).all()  # and learning is on
 
 
-def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_causality_check_detects_a_look_into_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     stream, cut = chunks([3] * 30, once=True), 20
     changed = stream[:cut] + [c._replace(x=c.x + np.float32(9)) for c in stream[cut:]]
 
@@ -103,7 +101,7 @@ def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pyte
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_with_missing_values_the_fold_restarts_to_the_bit_and_no_forecast_sees_what_comes_after_it(
+def test_with_missing_values_the_fold_restarts_bit_equal_and_no_forecast_depends_on_later_values(
     horizon: int,
 ) -> None:
     model, cut = spec(horizon=horizon, missing="hold", learning_rate=1e-2), 40
@@ -124,13 +122,13 @@ def test_with_missing_values_the_fold_restarts_to_the_bit_and_no_forecast_sees_w
     assert digest(restarted) == digest(straight)
 
 
-def test_nothing_is_learned_from_a_value_that_is_missing_nor_about_a_channel_that_never_came() -> None:
+def test_missing_values_are_no_labels_and_nothing_is_learned_about_a_channel_without_values() -> None:
     learner = Learner(spec(missing="hold", horizon=3))
     stream = one_stream(60)
     for k, chunk in enumerate(stream):
-        # Channel b never comes, and a only at every other tick.
+        # Channel b is always missing, channel a at every other tick.
         here = feed(learner, chunk._replace(x=np.array([[np.nan if k % 2 else chunk.x[0, 0], np.nan]], np.float32)))
-        assert len(here) == (k % 2 == 0 and k >= 4)  # at the third a, k = 4, the second has a scale
+        assert len(here) == (k % 2 == 0 and k >= 4)  # the second value of a has a scale at the third, k = 4
         assert all(update.labels == 1 for update in here)
 
     W = learner.weights.head["W"].reshape(3, 2, -1)
@@ -139,7 +137,7 @@ def test_nothing_is_learned_from_a_value_that_is_missing_nor_about_a_channel_tha
     assert learner.counts.refused == 0
 
 
-def test_ticks_of_which_all_is_missing_teach_nothing_and_a_stream_of_them_stays_finite() -> None:
+def test_nothing_is_learned_from_ticks_without_any_value_and_forecasts_stay_finite() -> None:
     learner = Learner(spec(missing="hold"))
     server = Server(learner)
     for chunk in chunks([3] * 20, once=True):
@@ -154,22 +152,22 @@ def one_stream(n: int, **changes: Any) -> list[Chunk]:
 
 
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_every_tick_with_a_scale_to_be_judged_in_is_learned_once(horizon: int) -> None:
+def test_every_tick_with_a_scale_is_learned_once(horizon: int) -> None:
     learner = Learner(spec(horizon=horizon))
     for chunk in one_stream(40):
         feed(learner, chunk)
-    # Tick 1 has nothing before it, and tick 2 no scale: at tick 1 no difference had been seen. A label vector is one
-    # tick's values, however many heads learn from it.
+    # Tick 1 has no tick before it. Tick 2 has no scale: before it no difference is known. The values of a tick are one
+    # label, however many heads learn from them.
     assert (learner.counts.ticks, learner.counts.learned, learner.counts.updates) == (40, 38, 38)
 
 
-def test_a_reset_voids_and_counts_the_origins_that_were_waiting_and_joins_nothing_across_it() -> None:
+def test_a_reset_voids_and_counts_waiting_origins_and_no_label_crosses_it() -> None:
     learner = Learner(spec(horizon=3))
     stream = one_stream(30)
     for chunk in stream[:20]:
         feed(learner, chunk)
     learner.reset(10)
-    learner.reset(999)  # a stream that never was
+    learner.reset(999)  # an unknown stream
 
     assert learner.counts.voided == 3
     assert len(learner.contexts) == 0
@@ -191,7 +189,7 @@ def test_a_gap_in_event_time_larger_than_max_gap_voids_pending_labels(gap_s: flo
     assert (len(updates), learner.counts.updates - before) == ((0, 0) if voided else (1, 1))
 
 
-def test_without_event_times_no_gap_is_seen() -> None:
+def test_without_event_times_there_are_no_gaps() -> None:
     learner = Learner(spec(interval=0.0, max_gap=10.0))
     for chunk in one_stream(20, time=np.array([np.nan])):
         feed(learner, chunk)
@@ -200,9 +198,7 @@ def test_without_event_times_no_gap_is_seen() -> None:
 
 @pytest.mark.parametrize(("every", "thin"), [(1, 3), (2, 2), (3, 2)])
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_recorded_thinning_learns_every_nth_label_and_counts_each_other_one(
-    horizon: int, every: int, thin: int
-) -> None:
+def test_recorded_thinning_learns_every_nth_label_and_counts_the_others(horizon: int, every: int, thin: int) -> None:
     model = spec(horizon=horizon, learn_every=every)
     plain, thinned = Learner(model), Learner(model)
     period = every * thin
@@ -213,7 +209,7 @@ def test_recorded_thinning_learns_every_nth_label_and_counts_each_other_one(
     assert plain.counts.thinned == 0
     assert plain.counts.updates - thinned.counts.updates == 18 * (thin - 1)
     assert thinned.counts.thinned == 18 * (period - every)
-    assert thinned.counts.learned + thinned.counts.thinned == plain.counts.learned  # nothing is lost uncounted
+    assert thinned.counts.learned + thinned.counts.thinned == plain.counts.learned  # every label is counted
 
 
 @settings(max_examples=40, deadline=None)
@@ -222,7 +218,7 @@ def test_recorded_thinning_learns_every_nth_label_and_counts_each_other_one(
     thinning=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 4, 1024])), min_size=1, max_size=8),
 )  # fmt: skip
 @example(every=4, horizon=1, thinning=[(10, 2), (2, 1), (8, 2)])
-def test_what_is_learned_and_what_is_thinned_are_what_an_unthinned_learner_learns(
+def test_learned_plus_thinned_labels_are_those_that_an_unthinned_learner_learns(
     every: int, horizon: int, thinning: list[tuple[int, int]]
 ) -> None:
     model = spec(hidden=1, horizon=horizon, learn_every=every)
@@ -253,7 +249,7 @@ def test_learn_every_in_the_spec_learns_all_labels_in_fewer_updates() -> None:
     assert (second.counts.updates, second.counts.learned) == (19, 38)
 
 
-def test_while_paused_nothing_is_learned_and_streams_are_kept_up_to_date() -> None:
+def test_a_paused_learner_learns_nothing_and_keeps_its_streams_up_to_date() -> None:
     learner, stream = Learner(spec()), one_stream(60)
     for chunk in stream[:20]:
         feed(learner, chunk)
@@ -271,7 +267,7 @@ def test_while_paused_nothing_is_learned_and_streams_are_kept_up_to_date() -> No
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("room", ["head", "all"])
-def test_an_update_with_a_gradient_that_is_not_finite_is_refused_counted_and_leaves_the_weights(room: str) -> None:
+def test_an_update_with_a_gradient_that_is_not_finite_is_refused_and_counted_and_the_weights_stay(room: str) -> None:
     learner, stream = Learner(spec(head_init=0.2)), one_stream(60)
     for chunk in stream[:20]:
         feed(learner, chunk)
@@ -295,9 +291,9 @@ def test_an_update_with_a_gradient_that_is_not_finite_is_refused_counted_and_lea
     assert len(later) == 39
 
 
-def test_contexts_evicted_to_make_room_are_counted_with_the_labels_they_were_waiting_for() -> None:
+def test_evicted_contexts_are_counted_with_the_labels_that_they_waited_for() -> None:
     learner, ticks = Learner(spec(horizon=2), max_contexts=GROUP_ROWS), chunks([1] * 150, entities=40)
-    used, waiting = dict[int, int](), 0  # a stream's ticks since it was last empty, least recently used first
+    used, waiting = dict[int, int](), 0  # ticks of a stream since it was last empty, least recently used first
     for chunk in ticks:
         feed(learner, chunk)
         stream = int(chunk.streams[0])
@@ -310,7 +306,7 @@ def test_contexts_evicted_to_make_room_are_counted_with_the_labels_they_were_wai
     assert learner.counts.voided == waiting
 
 
-def test_rolling_back_takes_the_weights_and_forgets_the_optimizers_past() -> None:
+def test_a_rollback_restores_the_weights_and_resets_the_optimizer() -> None:
     learner, stream = Learner(spec()), one_stream(50)
     for chunk in stream[:20]:
         feed(learner, chunk)
@@ -336,7 +332,7 @@ def test_scoring_an_anchor_changes_nothing_but_the_score() -> None:
         expected = feed(alone, chunk)
         got = watched.ticks(*chunk, score_anchor=True)
         assert [u.score for u in got] == [u.score for u in expected]
-        if got and alone.counts.updates == len(got):  # the candidate still is the anchor in its first update
+        if got and alone.counts.updates == len(got):  # in the first update the candidate is still the anchor
             assert got[0].anchor_score == got[0].score
         assert all(np.isfinite(u.anchor_score) for u in got), k
     assert digest(alone) == digest(watched)

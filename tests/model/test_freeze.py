@@ -1,4 +1,4 @@
-"""Parts of a model that never learn."""
+"""Frozen parts of a model do not learn."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ UPDATES = 200
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("freeze", [["cell0"], ["cell1"], ["head"], ["cell0", "head"]], ids="+".join)
-def test_frozen_weights_are_bit_identical_after_200_updates_and_all_others_move(
+def test_frozen_weights_are_bit_identical_after_200_updates_and_all_others_change(
     optimizer: str, freeze: list[str]
 ) -> None:
     learner = Learner(spec(layers=2, freeze=freeze, optimizer=optimizer, head_init=0.2))
@@ -33,7 +33,7 @@ def test_frozen_weights_are_bit_identical_after_200_updates_and_all_others_move(
             assert (learner.weights.flat[part] != first[part]).mean() > 0.99
 
 
-def test_a_report_names_every_layer_with_zero_for_the_frozen_and_the_norm_is_of_the_others() -> None:
+def test_a_report_has_norm_zero_for_frozen_layers_and_its_total_is_of_the_others() -> None:
     learner = Learner(spec(layers=2, freeze=["cell1"], head_init=0.2))
     updates = [update for chunk in chunks([3] * 40, once=True) for update in feed(learner, chunk)]
     reports = [update.report for update in updates if update.report]
@@ -44,7 +44,7 @@ def test_a_report_names_every_layer_with_zero_for_the_frozen_and_the_norm_is_of_
         np.testing.assert_allclose(math.hypot(*report.by_layer.values()), report.norm, rtol=1e-5)
 
 
-def test_the_parts_that_learn_and_those_that_do_not_are_the_whole_vector_once() -> None:
+def test_learning_and_frozen_parts_cover_the_weight_vector_exactly_once() -> None:
     for freeze in ([], ["cell0"], ["cell1"], ["cell0", "cell1"], ["cell0", "head"]):
         network = Network(spec(layers=2, freeze=freeze))
         seen = np.zeros(network.layout.size, int)

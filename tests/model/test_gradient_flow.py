@@ -1,4 +1,4 @@
-"""What the textbook says of backpropagation through time: gradients vanish, explode, are clipped, and cost O(T·d²)."""
+"""Known properties of backpropagation through time: gradients vanish, explode, are clipped, and cost O(T·d²)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ LATE = 32
 
 
 def lags(seed: int = 0, **fields: Any) -> Array:
-    """Norm of the gradient by h so many ticks before the one label, nearest first: float64, fresh weights."""
+    """Return norms of the gradient by h at each tick before the single label, nearest first. Fresh weights, float64."""
     network = Network(spec(hidden=H, window=T, head_init=0.1, seed=seed, **fields))
     rng = np.random.default_rng(seed)
     batch = Batch(np.zeros((B, network.hidden_size)), rng.normal(0, 1, (T, B, network.features)),
@@ -33,23 +33,23 @@ def lags(seed: int = 0, **fields: Any) -> Array:
 
 
 def kept(**fields: Any) -> float:
-    """Part of the gradient that arrives LATE ticks earlier, median over seeds."""
+    """Return the fraction of the gradient that arrives LATE ticks earlier, median over seeds."""
     return float(np.median([(norms := lags(seed, **fields))[LATE] / norms[0] for seed in range(5)]))
 
 
-def test_with_small_recurrent_weights_a_gradient_loses_at_least_their_factor_at_every_tick() -> None:
+def test_small_recurrent_weights_shrink_a_gradient_at_least_by_their_gain_at_every_tick() -> None:
     """‖dh'/dh‖ ≤ ‖W‖·max|tanh'| = ½ for an orthogonal block of gain ½ (Pascanu et al. 2013, eq. 6–7)."""
     norms = lags(cell="rnn", init="orthogonal", init_gain=0.5)
     assert (norms[1:] <= 0.5 * norms[:-1] * (1 + 1e-6)).all()  # the block is orthogonal to float32
     assert norms[-1] > 0
 
 
-def test_while_relu_units_are_on_a_gradient_grows_by_their_weight_at_every_tick() -> None:
+def test_a_gradient_through_active_relu_units_grows_by_their_weight_at_every_tick() -> None:
     cell, rng = RNN(2, H, "relu", Init("identity", 1.5)), np.random.default_rng(0)
     layout = Layout(cell.shapes())
     params = layout.views(np.empty(layout.size))
     cell.init_params(params, rng)
-    params["W"][:, H:-1] = np.abs(params["W"][:, H:-1])  # with inputs above 0, no unit is ever off
+    params["W"][:, H:-1] = np.abs(params["W"][:, H:-1])  # with positive inputs every unit is always on
     tape, dH = cell.workspace(T, B, np.float64), np.zeros((T, B, H))
     dH[-1] = rng.normal(0, 1, (B, H))
 
@@ -60,13 +60,13 @@ def test_while_relu_units_are_on_a_gradient_grows_by_their_weight_at_every_tick(
     np.testing.assert_allclose(norms / norms[0], 1.5 ** np.arange(T), rtol=1e-12)
 
 
-def test_with_large_recurrent_weights_it_explodes_and_an_lstm_keeps_more_than_an_rnn() -> None:
+def test_large_recurrent_weights_make_gradients_explode_and_an_lstm_keeps_more_than_an_rnn() -> None:
     assert kept(cell="rnn", init_gain=0.5) < 1e-9
     assert kept(cell="rnn", init_gain=3.0) > 100
     assert kept(cell="lstm") > 10 * kept(cell="rnn")
 
 
-def test_the_clip_bounds_the_step_however_large_the_gradient() -> None:
+def test_the_clip_bounds_the_step_for_any_gradient() -> None:
     rate, clip = 1e-3, 0.5
     learner = Learner(spec(cell="rnn", init_gain=3.0, hidden=H, window=T, head_init=0.1, optimizer="sgd",
                            learning_rate=rate, clip=clip))  # fmt: skip
@@ -77,12 +77,12 @@ def test_the_clip_bounds_the_step_however_large_the_gradient() -> None:
         steps.append(float(np.linalg.norm(learner.weights.flat - before)))
 
     assert max(norms) > 1000 * clip
-    assert max(steps) <= rate * clip * 1.01  # read back from weights of float32
+    assert max(steps) <= rate * clip * 1.01  # computed from float32 weights
     assert max(steps) > 0.9 * rate * clip
 
 
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
-def test_the_multiplications_of_a_gradient_grow_as_the_ticks_times_the_square_of_the_units(
+def test_the_multiplications_of_a_gradient_grow_as_ticks_times_units_squared(
     cell: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     spent = 0
@@ -110,6 +110,6 @@ def test_the_multiplications_of_a_gradient_grow_as_the_ticks_times_the_square_of
 
     monkeypatch.setattr(np, "dot", counted(np.dot))
     monkeypatch.setattr(np, "matmul", counted(np.matmul))
-    # What is not T·d² are the inputs and the readout, here a few percent of it.
+    # Inputs and readout do not scale as T·d²; here they are a few percent of the total.
     assert cost(64, 256) / cost(32, 256) == pytest.approx(2, rel=0.01)
     assert cost(32, 512) / cost(32, 256) == pytest.approx(4, rel=0.03)

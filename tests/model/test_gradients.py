@@ -1,4 +1,4 @@
-"""What happens to a gradient before it is used."""
+"""Clipping of gradients, and the report about them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_gradient_over_the_limit_is_scaled_to_it_and_keeps_its_direction() -> 
 
 
 @pytest.mark.parametrize("limit", [5.0, 6.0])
-def test_a_gradient_within_the_limit_is_left_bit_for_bit(limit: float) -> None:
+def test_a_gradient_within_the_limit_is_unchanged_bit_for_bit(limit: float) -> None:
     grad = np.array([3.0, 4.0, 0.0], np.float32)
     kept = grad.copy()
     assert clip_by_global_norm(grad, limit) == 5.0
@@ -27,7 +27,7 @@ def test_a_gradient_within_the_limit_is_left_bit_for_bit(limit: float) -> None:
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf, 1e30])
-def test_a_gradient_whose_norm_is_not_finite_is_refused_untouched(bad: float) -> None:
+def test_a_gradient_whose_norm_is_not_finite_is_refused_and_unchanged(bad: float) -> None:
     grad = np.array([1.0, bad, 2.0], np.float32)  # 1e30 squared is beyond float32
     kept = grad.copy()
     with np.errstate(over="ignore"), pytest.raises(FloatingPointError, match=r"gradient norm is (nan|inf)"):
@@ -35,7 +35,7 @@ def test_a_gradient_whose_norm_is_not_finite_is_refused_untouched(bad: float) ->
     np.testing.assert_array_equal(grad, kept)
 
 
-def test_the_norms_by_layer_add_up_to_the_whole() -> None:
+def test_the_norms_by_layer_add_up_to_the_total() -> None:
     learner = Learner(spec(layers=3))
     grad = np.random.default_rng(0).normal(0, 1, learner.network.layout.size).astype(np.float32)
     by_layer = layer_norms(grad, learner.network.layout.layers())
@@ -43,7 +43,7 @@ def test_the_norms_by_layer_add_up_to_the_whole() -> None:
     np.testing.assert_allclose(math.hypot(*by_layer.values()), np.linalg.norm(grad.astype(np.float64)), rtol=1e-6)
 
 
-def test_a_report_says_norms_before_and_after_the_clip_by_layer_and_by_lag() -> None:
+def test_a_report_has_norms_before_and_after_clipping_by_layer_and_by_lag() -> None:
     learner = Learner(spec(head_init=0.2, clip=0.5))
     updates = [update for chunk in chunks([3] * 60, once=True) for update in feed(learner, chunk)]
     reports = [update.report for update in updates if update.report]

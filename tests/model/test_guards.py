@@ -1,4 +1,4 @@
-"""Guards on every update: what would break the weights is refused, and leaves them as they were."""
+"""Guards of every update: an update that would break the weights is refused and changes nothing."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ BROKEN_AT = 15
 
 
 class Breaking(SGD):
-    """Gradient descent whose one step writes a value that no weight can have."""
+    """Gradient descent with one step that writes an impossible weight."""
 
     __slots__ = ()
     value = np.inf
@@ -39,7 +39,7 @@ def learner_that_breaks(monkeypatch: pytest.MonkeyPatch, value: float) -> Learne
 
 
 def broken_update_is_undone(learner: Learner) -> bool:
-    """Whether exactly one update was refused, after which the weights are bit for bit those before it."""
+    """Return whether exactly one update is refused and the weights are unchanged bit for bit."""
     refused = 0
     for chunk in CHUNKS:
         before = learner.weights.flat.copy()
@@ -54,11 +54,11 @@ def broken_update_is_undone(learner: Learner) -> bool:
 
 
 @pytest.mark.parametrize("value", [np.inf, -np.inf, np.nan, 1e30])
-def test_an_update_that_breaks_the_weights_is_undone_counted_and_learning_goes_on(monkeypatch, value):
+def test_an_update_that_breaks_the_weights_is_undone_and_counted_and_learning_continues(monkeypatch, value):
     assert broken_update_is_undone(learner_that_breaks(monkeypatch, value))
 
 
-def test_a_learner_that_does_not_look_at_its_weights_would_be_noticed(monkeypatch):
+def test_the_guard_test_detects_a_learner_that_does_not_check_its_weights(monkeypatch):
     learner = learner_that_breaks(monkeypatch, np.nan)
     monkeypatch.setattr(model.fold.learner, "check_finite", lambda weights: None)
 
@@ -66,9 +66,7 @@ def test_a_learner_that_does_not_look_at_its_weights_would_be_noticed(monkeypatc
 
 
 @pytest.mark.parametrize("loss", [np.nan, np.inf])
-def test_a_loss_that_is_not_finite_refuses_its_update_and_names_the_ticks_whose_values_were_its_labels(
-    monkeypatch, loss
-):
+def test_an_update_with_a_loss_that_is_not_finite_is_refused_and_names_the_ticks_of_its_labels(monkeypatch, loss):
     learner = Learner(worlds.spec(head_init=0.3))
     learner.ticks(*CHUNKS[0])
     learner.ticks(*CHUNKS[1])
@@ -82,7 +80,7 @@ def test_a_loss_that_is_not_finite_refuses_its_update_and_names_the_ticks_whose_
     np.testing.assert_array_equal(learner.weights.flat, before)
 
 
-def test_how_far_weights_moved_is_relative_to_what_they_were():
+def test_movement_is_relative_to_the_previous_weights():
     before = np.array([3.0, 4.0], np.float32)
 
     assert relative_change(before, before) == 0
@@ -90,7 +88,7 @@ def test_how_far_weights_moved_is_relative_to_what_they_were():
     assert relative_change(before, np.zeros(2, np.float32)) > 1e9
 
 
-def test_weights_whose_norm_overflows_are_not_finite_enough():
+def test_weights_whose_norm_overflows_count_as_not_finite():
     check_finite(np.full(4, 1e18, np.float32))
     with pytest.raises(FloatingPointError, match="squared norm is inf"):
         check_finite(np.full(4, 1e20, np.float32))

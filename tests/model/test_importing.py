@@ -1,4 +1,4 @@
-"""An .onnx from outside is let near a runtime only if it is the step graph of the same spec, whole in itself."""
+"""An imported .onnx reaches the runtime only if it is the self-contained step graph of the same spec."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def changed(data: bytes, change) -> bytes:
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_the_export_of_the_same_spec_passes_whatever_its_weights_are(spec):
+def test_an_export_of_the_same_spec_passes_with_any_weights(spec):
     check_step(exported(spec, 1), exported(spec, 2))
 
 
 @pytest.mark.parametrize("spec", SPECS)
-def test_what_other_tools_write_besides_the_graph_does_not_matter(spec):
+def test_metadata_of_other_tools_is_ignored(spec):
     def sign(model):
         model.producer_name, model.doc_string, model.model_version = "somebody", "hello", 7
         model.graph.name = "other"
@@ -74,7 +74,7 @@ def external_in_an_attribute(model):
     ("hide", "name"),
     [(external, "cell0.W"), (external_without_saying_so, "cell0.W"), (external_in_an_attribute, "hidden-away")],
 )
-def test_data_in_another_file_is_refused_by_the_tensors_name(hide, name):
+def test_external_data_is_refused_and_the_error_names_the_tensor(hide, name):
     with pytest.raises(ValueError, match=f"tensor '{name}' keeps its data in another file: save it inside"):
         check_step(changed(exported(SPECS[0]), hide), exported(SPECS[0]))
 
@@ -135,7 +135,7 @@ def shortened(model):
         shortened,
     ],
 )
-def test_a_graph_that_is_another_one_is_refused_at_its_first_difference(change):
+def test_a_different_graph_is_refused_and_the_error_names_the_first_difference(change):
     with pytest.raises(ValueError, match=r"not the step graph of this spec: it has .*, expected "):
         check_step(changed(exported(SPECS[0]), change), exported(SPECS[0]))
 
@@ -146,12 +146,12 @@ def test_the_graph_of_another_spec_is_refused():
 
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"\xff" * 50, exported(SPECS[0])[:-30], b"\n" * 100_000])
-def test_bytes_that_are_no_graph_are_refused(data):
+def test_bytes_that_are_not_a_graph_are_refused(data):
     with pytest.raises(ValueError, match=r"not an ONNX file|not the step graph"):
         check_step(data, exported(SPECS[0]))
 
 
-def test_a_name_of_a_megabyte_makes_no_message_of_a_megabyte():
+def test_the_error_about_a_name_of_a_megabyte_is_short():
     def shout(model):
         model.graph.node[0].op_type = "x" * 10**6
 

@@ -1,4 +1,4 @@
-"""Late labels as a fold (DESIGN R4, R13): deterministic, causal, each learned once, thinned, or rejected by name."""
+"""Late labels as a fold (DESIGN R4, R13): deterministic, causal; each is learned once, thinned or rejected by name."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from tests.model.labelled import Labels, label_spec, labels_of, world
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed
 
 every_task = pytest.mark.parametrize("task", ["regress", "classify"])
-HORIZON = 40  # of label_spec
+HORIZON = 40  # label_horizon of label_spec
 
 
 def take(learner: Learner, event: Chunk | Labels, **options: Any) -> list[Update]:
-    """One event; labels must all be accepted."""
+    """Feed one event. Asserts that all labels are accepted."""
     if isinstance(event, Chunk):
         return feed(learner, event)
     updates, rejected = learner.labels(*event, **options)
@@ -32,7 +32,7 @@ def take(learner: Learner, event: Chunk | Labels, **options: Any) -> list[Update
 
 
 def stream(n: int, entities: int = 1, seed: int = 0) -> tuple[list[Chunk], Labels]:
-    """n ticks, and the regression label of each."""
+    """Return n ticks and the regression label of each."""
     made = chunks([1] * n, entities, seed)
     x = np.concatenate([c.x for c in made])
     y = labels_of(label_spec(), x, np.random.default_rng(seed))
@@ -63,7 +63,7 @@ def test_the_same_events_give_the_same_bits_with_or_without_a_restart_after_each
 
 
 @every_task
-def test_a_label_learns_from_the_ticks_up_to_its_own_and_from_nothing_after(task: str) -> None:
+def test_a_label_is_learned_from_ticks_up_to_its_own_and_no_later_ones(task: str) -> None:
     ticks, labels = stream(60)
     for n, place in ((60, 30), (30, 9), (9, 8), (1, 0)):
         told, retold = Learner(label_spec(task)), Learner(label_spec(task))
@@ -77,7 +77,7 @@ def test_a_label_learns_from_the_ticks_up_to_its_own_and_from_nothing_after(task
         np.testing.assert_array_equal(told.weights.flat, retold.weights.flat)
 
 
-def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_causality_check_detects_a_look_into_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
     ticks, labels = stream(60)
     first, second = Learner(label_spec()), Learner(label_spec())
     for k, chunk in enumerate(ticks):
@@ -93,7 +93,7 @@ def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pyte
 
 @settings(max_examples=40, deadline=None)
 @given(data=st.data(), n=st.integers(1, 90), window=st.integers(9, 21))
-def test_any_order_and_lateness_within_the_horizon_learns_each_label_once(data: Any, n: int, window: int) -> None:
+def test_each_label_is_learned_once_in_any_order_and_within_any_allowed_delay(data: Any, n: int, window: int) -> None:
     ticks, labels = stream(n)
     learner = Learner(label_spec(hidden=1, window=window))
     lateness = data.draw(st.lists(st.integers(0, HORIZON - 1), min_size=n, max_size=n))
@@ -104,17 +104,15 @@ def test_any_order_and_lateness_within_the_horizon_learns_each_label_once(data: 
         due = data.draw(st.permutations(due)) if due else []
         if due and now < n:
             assert not learner.labels(*at(labels, *due))[1]
-            assert not learner.labels(*at(labels, *due))[1]  # said again: passed over
+            assert not learner.labels(*at(labels, *due))[1]  # repeated labels are ignored
     counts = learner.counts
     assert (counts.learned, counts.offered, counts.duplicates, counts.rejected) == (n, n, n, 0)
 
 
 @settings(max_examples=30, deadline=None)
 @given(n=st.integers(45, 120), window=st.integers(9, 21), seed=st.integers(0, 9))
-def test_how_long_labels_are_waited_for_changes_nothing_about_those_that_come_in_time(
-    n: int, window: int, seed: int
-) -> None:
-    """A ring that is too short, or overwritten too early, would hold other inputs than a long one does."""
+def test_the_label_horizon_does_not_change_labels_that_arrive_in_time(n: int, window: int, seed: int) -> None:
+    """A ring that is too short, or overwritten too early, holds other inputs than a long one."""
     ticks, labels = stream(n, seed=seed)
     short, long = (Learner(label_spec(window=window, label_horizon=h)) for h in (HORIZON, 500))
     rng = np.random.default_rng(seed)
@@ -133,7 +131,7 @@ def test_how_long_labels_are_waited_for_changes_nothing_about_those_that_come_in
     picks=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 70), st.integers(0, 2)), min_size=1, max_size=60),
     data=st.data(),
 )
-def test_what_becomes_of_a_label_does_not_depend_on_which_others_it_comes_with(picks: Any, data: Any) -> None:
+def test_the_outcome_of_a_label_does_not_depend_on_the_labels_sent_with_it(picks: Any, data: Any) -> None:
     alone, together = Learner(label_spec(hidden=1)), Learner(label_spec(hidden=1))
     ticks, _ = stream(130, entities=2)
     for chunk in ticks:
@@ -174,7 +172,7 @@ def test_a_long_run_of_labels_is_learned_32_at_a_time_in_record_order() -> None:
     np.testing.assert_array_equal(whole.weights.flat, parts.weights.flat)
 
 
-def test_learning_from_a_label_leaves_the_streams_history_as_it_was() -> None:
+def test_learning_from_a_label_does_not_change_the_history_of_its_stream() -> None:
     ticks, labels = stream(60)
     labelled, alone = Learner(label_spec(learning_rate=1e-30)), Learner(label_spec(learning_rate=1e-30))
     for k, chunk in enumerate(ticks):
@@ -185,7 +183,7 @@ def test_learning_from_a_label_leaves_the_streams_history_as_it_was() -> None:
         np.testing.assert_array_equal(getattr(labelled.contexts, name)[0], getattr(alone.contexts, name)[0])
 
 
-def test_sequence_numbers_may_begin_anywhere_and_where_some_are_missing_earlier_labels_are_late() -> None:
+def test_sequence_numbers_may_start_anywhere_and_a_gap_in_them_makes_earlier_labels_late() -> None:
     for first in (1, 1000, 2**63 - 5, 2**64 - 40):
         learner = Learner(label_spec())
         ticks, labels = stream(30)
@@ -221,7 +219,7 @@ def test_a_label_keeps_its_stream_in_use() -> None:
 
 
 @pytest.mark.parametrize("off", ["paused", "learn = false"])
-def test_labels_that_come_while_learning_is_off_are_seen_counted_and_never_learned(off: str) -> None:
+def test_labels_that_arrive_while_learning_is_off_are_counted_and_never_learned(off: str) -> None:
     ticks, labels = stream(30)
     learner = Learner(label_spec(learn=off == "paused"))
     learner.paused = off == "paused"
@@ -232,7 +230,7 @@ def test_labels_that_come_while_learning_is_off_are_seen_counted_and_never_learn
     assert take(learner, at(labels, 20, 21)) == []
 
     learner.paused = False
-    assert take(learner, at(labels, 20)) == []  # the same again, now that learning is on
+    assert take(learner, at(labels, 20)) == []  # repeated, with learning on
     _, rejected = learner.labels(*at(labels, 21)._replace(y=labels.y[:1]))
     assert rejected == [Rejected(0, "conflict")]
     np.testing.assert_array_equal(learner.weights.flat, before)
@@ -240,7 +238,7 @@ def test_labels_that_come_while_learning_is_off_are_seen_counted_and_never_learn
 
 
 @pytest.mark.parametrize("thin", [1, 2, 3, 7, 1024])
-def test_thinning_learns_one_label_in_n_of_every_stream_however_streams_take_turns(thin: int) -> None:
+def test_thinning_learns_one_label_in_n_of_every_stream_for_any_interleaving(thin: int) -> None:
     learner, n = Learner(label_spec(hidden=1)), 2000
     due = learner._due(n, thin)
     assert abs(len(due) - n / thin) <= 1 + np.log2(n) * (thin > 1)
@@ -251,7 +249,7 @@ def test_thinning_learns_one_label_in_n_of_every_stream_however_streams_take_tur
     assert (learner.counts.offered, learner.counts.thinned) == (n, n - len(due))
 
 
-def test_thinned_labels_are_counted_and_the_rest_is_what_an_unthinned_learner_would_pick() -> None:
+def test_thinned_labels_are_counted_and_the_others_are_learned_as_without_thinning() -> None:
     ticks, labels = stream(60)
     whole, halves = Learner(label_spec()), Learner(label_spec())
     for k, chunk in enumerate(ticks):
@@ -279,7 +277,7 @@ def test_a_label_that_is_not_finite_is_rejected_and_its_tick_may_still_be_labell
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @every_task
-def test_the_labels_of_an_update_that_is_refused_are_named_and_it_leaves_the_weights(task: str) -> None:
+def test_a_refused_update_names_its_labels_and_leaves_the_weights_unchanged(task: str) -> None:
     learner = Learner(label_spec(task))
     events = world(learner.spec, [4] * 40)
     for event in events[:-2]:
@@ -316,7 +314,7 @@ def test_scoring_an_anchor_changes_nothing_but_the_score(task: str) -> None:
 
 
 @every_task
-def test_an_anchor_that_is_the_candidate_scores_the_same_though_their_units_differ(task: str) -> None:
+def test_an_anchor_equal_to_the_candidate_has_the_same_score_although_their_units_differ(task: str) -> None:
     spec = label_spec(task, head_init=0.1)
     learner = Learner(spec)
     events = world(spec, [20] * 60)
@@ -336,17 +334,17 @@ def test_an_anchor_that_is_the_candidate_scores_the_same_though_their_units_diff
     if task == "regress":
         target = learner.network.weights(learner.anchor).target
         assert (learner.weights.target["scale"] > 1.001 * target["scale"]).all()
-    assert update.anchor_score == pytest.approx(update.score, rel=1e-4)  # answers stay to float32
+    assert update.anchor_score == pytest.approx(update.score, rel=1e-4)  # answers are unchanged up to float32 rounding
 
 
-def test_a_forecasters_labels_are_on_its_streams_and_none_are_taken() -> None:
+def test_a_forecaster_takes_no_external_labels() -> None:
     learner = Learner(label_spec("forecast"))
     with pytest.raises(ValueError, match="task forecast takes no labels: it reads them off the stream"):
         learner.labels(np.zeros(1, np.uint32), np.ones(1, np.uint64), np.zeros((1, 2), np.float32))
 
 
 @pytest.mark.parametrize("shape", [(1, 3), (1, 1), (2, 2), (1,)])
-def test_labels_of_another_shape_are_refused_and_nothing_is_noted(shape: tuple[int, ...]) -> None:
+def test_labels_of_another_shape_are_refused_and_change_nothing(shape: tuple[int, ...]) -> None:
     ticks, labels = stream(20)
     learner = Learner(label_spec())
     for chunk in ticks:
@@ -356,20 +354,20 @@ def test_labels_of_another_shape_are_refused_and_nothing_is_noted(shape: tuple[i
     take(learner, at(labels, 0))
 
 
-def test_no_labels_are_no_update() -> None:
+def test_an_empty_call_makes_no_update() -> None:
     empty = Labels(np.zeros(0, np.uint32), np.zeros(0, np.uint64), np.zeros((0, 2), np.float32))
     assert Learner(label_spec()).labels(*empty) == ([], [])
 
 
 def test_a_history_of_512_ticks_of_three_channels_takes_40_kb() -> None:
-    """LSTM of 64, T = 16: 544 inputs of 9 numbers, 34 states of 128, 512 digests, and what serving carries."""
+    """LSTM of 64, T = 16: 544 inputs of 9 numbers, 34 states of 128, 512 digests, and the serving state."""
     network = Network(label_spec(channels=["a", "b", "c"], hidden=64, interval=0.0, label_horizon=512))
     assert width(network) == 544 * 9 + 34 * 128 + 512 + 128 + network.scaler.size
     assert 4 * width(network) < 40_000
 
 
 def learned_from(a: float, b: float) -> Learner:
-    """From labels a·(y + b), y of a few units."""
+    """Return a learner after labels a·(y + b), y of a few units."""
     learner = Learner(label_spec(learning_rate=5e-3))
     for event in world(learner.spec, [6] * 80):
         if isinstance(event, Labels):
@@ -379,7 +377,7 @@ def learned_from(a: float, b: float) -> Learner:
 
 
 @pytest.mark.parametrize("a", [2.0**-20, 2.0**20])
-def test_labels_in_units_of_a_power_of_two_teach_the_same_bits(a: float) -> None:
+def test_labels_scaled_by_a_power_of_two_give_the_same_bits(a: float) -> None:
     plain, moved = learned_from(1, 0), learned_from(a, 0)
     network = plain.network
     views, others = (network.layout.views(learner.weights.flat) for learner in (plain, moved))
@@ -390,7 +388,7 @@ def test_labels_in_units_of_a_power_of_two_teach_the_same_bits(a: float) -> None
 
 @pytest.mark.parametrize("a", [1e-6, 1.0, 1e6])
 @pytest.mark.parametrize("b", [0.0, 1e4])
-def test_what_is_learned_from_a_times_y_plus_b_answers_a_times_plus_b(a: float, b: float) -> None:
+def test_a_model_of_labels_a_times_y_plus_b_answers_a_times_the_answer_plus_b(a: float, b: float) -> None:
     plain, moved = learned_from(1, 0), learned_from(a, b)
     probe = chunks([4] * 20, once=True)
 
@@ -398,6 +396,6 @@ def test_what_is_learned_from_a_times_y_plus_b_answers_a_times_plus_b(a: float, 
 
     scale = plain.weights.target["scale"]
     assert (np.std(y, axis=0) > 0.2 * scale).all()
-    # Labels are rounded differently, near 1e4 to 1e-3; and Adam makes a full step of the rounding of a gradient that is
-    # otherwise zero, as many are at the start. Measured 3e-3 and 6e-3; of the spread of the answers that is a percent.
+    # Labels are rounded differently, near 1e4 by 1e-3. Where a gradient is zero, as many are at the start, Adam makes a
+    # full step of its rounding error. Measured 3e-3 and 6e-3, a percent of the spread of the answers.
     assert np.abs((z / a - b - y) / scale).max() < 2e-2

@@ -1,4 +1,4 @@
-"""Learning from late labels and whole windows against the slow learner, which shares no arithmetic with it."""
+"""Learning from late labels and whole windows equals the slow learner, which shares no arithmetic with it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.model.labelled import Labels, Window, label_spec, labels_of, world
 from tests.model.worlds import Chunk, chunks, feed
 from tests.oracles.slow_labels import SlowLabelLearner
 
-# float32 against float64, as in test_learner: each sum rounded by 6e-8, some hundred updates of at most RATE.
+# float32 against float64, as in test_learner: each sum is rounded by 6e-8, over a hundred updates of at most RATE.
 WEIGHT_TOLERANCE = 2e-5
 RATE = 5e-3
 
@@ -20,13 +20,13 @@ every_task = pytest.mark.parametrize("task", ["regress", "classify"])
 
 
 def pair(task: str, **fields: Any) -> tuple[Learner, SlowLabelLearner]:
-    """Both learners, from the same first weights, none of them zero."""
+    """Return both learners with the same first weights, none of them zero."""
     learner = Learner(label_spec(task, **{"learning_rate": RATE, "head_init": 0.2, "window": 9, **fields}))
     return learner, SlowLabelLearner(learner.spec, learner.network.layout.views(learner.weights.flat))
 
 
 def both(learner: Learner, slow: SlowLabelLearner, event: Chunk | Labels) -> list[float]:
-    """One event into both, which must reject the same. Returns the losses."""
+    """Feed one event to both and assert that both reject the same labels. Returns the losses."""
     if isinstance(event, Chunk):
         feed(learner, event)
         slow.ticks(*event[:3], event.x.astype(np.float64))
@@ -37,7 +37,7 @@ def both(learner: Learner, slow: SlowLabelLearner, event: Chunk | Labels) -> lis
 
 
 def difference(learner: Learner, slow: SlowLabelLearner) -> float:
-    """Largest difference of a weight; the labels' statistics relative to their scale."""
+    """Return the largest difference of a weight; label statistics relative to their scale."""
     views = learner.network.layout.views(learner.weights.flat)
     out = [float(np.abs(views[name] - value).max()) for name, value in slow.params.items() if "target" not in name]
     if learner.spec.task == "regress":
@@ -55,7 +55,7 @@ def moved(learner: Learner) -> float:
 @every_task
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_late_labels_teach_what_they_teach_the_slow_learner(task: str, cell: str, layers: int) -> None:
+def test_learning_from_late_labels_equals_the_slow_learner(task: str, cell: str, layers: int) -> None:
     learner, slow = pair(task, cell=cell, layers=layers)
     losses = []
     for event in world(learner.spec, [1, 7, 1, 12, 10, 2, 9] * 8):
@@ -88,7 +88,7 @@ def follow_without_rescaling(slow: SlowLabelLearner, labels: Any) -> None:
         ("follow", follow_without_rescaling),
     ],
 )
-def test_a_rule_broken_on_purpose_is_seen(rule: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_detects_a_broken_rule(rule: str, broken: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, slow = pair("regress")
     monkeypatch.setattr(slow, rule, lambda *args: broken(slow, *args))
     for event in world(learner.spec, [10] * 20):
@@ -99,7 +99,7 @@ def test_a_rule_broken_on_purpose_is_seen(rule: str, broken: Any, monkeypatch: p
 
 @pytest.mark.parametrize("task", ["forecast", "regress", "classify"])
 @pytest.mark.parametrize("layers", [1, 2])
-def test_whole_windows_teach_what_they_teach_the_slow_learner(task: str, layers: int) -> None:
+def test_learning_from_whole_windows_equals_the_slow_learner(task: str, layers: int) -> None:
     learner, slow = pair(task, layers=layers, **({"horizon": 2, "window": 16} if task == "forecast" else {}))
     rng, outputs = np.random.default_rng(3), learner.spec.outputs
     for chunk in chunks([15] * 40, entities=1):

@@ -1,4 +1,4 @@
-"""Values beyond a model's `label_range` are not learned: not as labels, nor as what a change is measured from."""
+"""Values outside `label_range` are not learned, neither as labels nor as the origin of a change."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ ABSURD_AT = 11  # seq
 
 
 def values(absurd: float, channels: int = 1) -> np.ndarray:
-    """Twenty ticks around 0, one of them absurd."""
+    """Return twenty ticks around 0, one of them absurd."""
     x = np.random.default_rng(5).normal(0, 1, (20, channels)).astype(np.float32)
     x[ABSURD_AT - 1, 0] = absurd
     return x
 
 
 def learned_at(horizon: int, absurd: float) -> list[int]:
-    """Seqs of ticks that brought labels, and from which tick on."""
+    """Return the seqs of the ticks that gave labels."""
     learner = Learner(ModelSpec(channels=("x",), hidden=4, horizon=horizon, label_range=(-9.0, 9.0)))
     found = []
     for seq, row in enumerate(values(absurd), 1):
@@ -38,23 +38,23 @@ def one(seq: int, row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, 
 
 
 def absurd_is_left_out() -> bool:
-    """With one step ahead: neither the change to the absurd value nor that from it."""
+    """Return whether, one step ahead, neither the change to the absurd value nor the one from it is learned."""
     return learned_at(1, 1e6) == [seq for seq in learned_at(1, 0.0) if seq not in (ABSURD_AT, ABSURD_AT + 1)]
 
 
-def test_a_forecaster_learns_neither_the_change_to_an_absurd_value_nor_that_from_it(monkeypatch):
+def test_a_forecaster_learns_neither_the_change_to_an_absurd_value_nor_the_change_from_it(monkeypatch):
     assert absurd_is_left_out()
 
     monkeypatch.setattr(contexts, "out_of_range", lambda spec, values: np.zeros(values.shape[:-1], bool))
     assert not absurd_is_left_out()
 
 
-def test_with_more_steps_ahead_only_the_absurd_tick_itself_brings_no_label_at_all():
-    """Every later tick still has a sound origin, some steps back."""
+def test_with_several_steps_ahead_only_the_absurd_tick_gives_no_label():
+    """Every later tick has a valid origin some steps back."""
     assert learned_at(3, 1e6) == [seq for seq in learned_at(3, 0.0) if seq != ABSURD_AT]
 
 
-def test_a_label_beyond_the_range_is_rejected_and_the_others_beside_it_are_learned():
+def test_a_label_outside_the_range_is_rejected_and_the_others_are_learned():
     learner = Learner(spec(label_range=[-9.0, 9.0]))
     tick(learner, 1, range(1, 31))
 
@@ -62,10 +62,10 @@ def test_a_label_beyond_the_range_is_rejected_and_the_others_beside_it_are_learn
 
     assert rejected == [Rejected(1, "range")]
     assert [update.labels for update in updates] == [2]
-    assert learner.weights.target["mean"].tolist() == [-1.0, 1.0], "nor do the labels' statistics follow it"
+    assert learner.weights.target["mean"].tolist() == [-1.0, 1.0], "the label statistics followed it"
 
 
-def test_a_window_with_a_label_beyond_the_range_is_rejected_unless_that_label_has_no_weight():
+def test_a_window_with_a_label_outside_the_range_is_rejected_unless_its_weight_is_zero():
     learner = Learner(label_spec("regress", label_range=[-1e3, 1e3]))
     sound, absurd = draw(learner, 12, 0), draw(learner, 12, 1)
     absurd.y[4, 1] = 1e6

@@ -1,4 +1,4 @@
-"""Labels that come late (DESIGN R13): each learned once, or rejected with a reason, from the ticks up to its own."""
+"""Late labels (DESIGN R13): each is learned once from the ticks up to its own, or rejected with a reason."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def spec(task: str = "regress", **fields: Any) -> ModelSpec:
 
 
 def tick(learner: Learner, stream: int, seqs: Any, x: Array | None = None) -> None:
-    """Ticks of one stream; their values, unless given, follow from their number."""
+    """Feed ticks of one stream. Default values are a function of the seq."""
     seq = np.array(seqs, np.uint64)
     values = np.random.default_rng(0).normal(0, 1, (1000, 2))[seq.astype(int)] if x is None else x
     learner.ticks(np.full(len(seq), stream, np.uint32), seq, np.full(len(seq), np.nan), values.astype(np.float32))
 
 
 def label(learner: Learner, *labels: tuple[int, int, float], **options: Any) -> Any:
-    """Labels (stream, seq, value); classes 0 and 1 for a classifier."""
+    """Feed labels (stream, seq, value); for a classifier the values are classes 0 and 1."""
     streams, seq, y = zip(*labels, strict=True)
     both = [(v, -v) if learner.spec.task == "regress" else (1 - v, v) for v in y]
     return learner.labels(np.array(streams, np.uint32), np.array(seq, np.uint64), np.array(both, np.float32), **options)
@@ -40,7 +40,7 @@ every_task = pytest.mark.parametrize("task", ["regress", "classify"])
 
 
 @every_task
-def test_a_label_is_learned_from(task: str) -> None:
+def test_a_late_label_is_learned(task: str) -> None:
     learner = Learner(spec(task))
     tick(learner, 1, range(1, 31))
     before = learner.weights.flat.copy()
@@ -68,7 +68,7 @@ def test_labels_that_cannot_be_learned_are_rejected_with_the_reason() -> None:
     assert (counts.learned, counts.rejected, counts.duplicates) == (2, 4, 1)
 
 
-def test_among_labels_that_come_together_the_first_wins() -> None:
+def test_the_first_of_several_labels_in_one_call_wins() -> None:
     learner = Learner(spec())
     tick(learner, 1, range(1, 31))
     updates, rejected = label(learner, (1, 9, 1.0), (1, 9, 2.0), (1, 9, 1.0), (1, 8, 2.0))
@@ -97,7 +97,7 @@ def test_labels_of_ticks_before_a_reset_a_gap_or_a_put_are_late() -> None:
         learner.reset(1)
 
 
-def test_a_window_is_learned_from_and_touches_no_stream() -> None:
+def test_a_window_is_learned_and_changes_no_stream() -> None:
     learner = Learner(spec())
     rng = np.random.default_rng(1)
 
@@ -116,13 +116,13 @@ def test_a_window_is_learned_from_and_touches_no_stream() -> None:
 
 @every_task
 @pytest.mark.parametrize("scaler", ["residual", "standard", "none"])
-def test_where_values_are_missing_a_late_label_and_a_window_of_its_ticks_teach_the_same(task: str, scaler: str) -> None:
+def test_with_missing_values_a_late_label_and_a_window_of_its_ticks_update_alike(task: str, scaler: str) -> None:
     late, whole = (Learner(spec(task, missing="hold", scaler=scaler, head_init=0.3)) for _ in range(2))
     x = np.random.default_rng(3).normal(0, 1, (20, 2)).astype(np.float32)
     x[np.random.default_rng(4).random(x.shape) < 0.3] = np.nan
     x[:5, 1] = x[11] = np.nan
     y = np.zeros((20, 2), np.float32)
-    y[9], y[19] = (0, 1), (1, 0)  # two, for regression has no scale after one
+    y[9], y[19] = (0, 1), (1, 0)  # two labels: after one, regression has no scale
 
     tick(late, 1, range(1, 21), x)
     for t in (9, 19):
@@ -134,6 +134,6 @@ def test_where_values_are_missing_a_late_label_and_a_window_of_its_ticks_teach_t
     assert rejected == []
     assert np.isfinite([update.loss, update.norm]).all()
     assert update.loss > 0
-    # The same sums in windows of other lengths, float32.
+    # The same float32 sums over windows of other lengths.
     np.testing.assert_allclose(update.loss, other.loss, rtol=1e-5)
     np.testing.assert_allclose(late.weights.flat, whole.weights.flat, rtol=0, atol=1e-5)

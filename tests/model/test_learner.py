@@ -1,4 +1,4 @@
-"""The learner against the slow one of tests/oracles, which shares no arithmetic with it."""
+"""The learner equals the slow learner of tests/oracles, which shares no arithmetic with it."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from tests.contracts import registry
 from tests.model.worlds import Chunk, Server, chunks, feed, spec, with_gaps
 from tests.oracles.slow_learner import SlowLearner
 
-# float32 against float64: a weight near 1 moves about 150 times, each sum rounded by 6e-8; measured 3e-7 to 4e-6.
-# What a rule broken on purpose does to the weights is a hundred times larger (the last test).
+# float32 against float64: a weight near 1 changes about 150 times, each sum is rounded by 6e-8; measured 3e-7 to 4e-6.
+# A rule broken on purpose changes the weights a hundred times more (the last test).
 WEIGHT_TOLERANCE = 2e-5
 RATE = 5e-3
 KINDS = registry.cells()
@@ -28,7 +28,7 @@ every_cell_and_horizon = pytest.mark.parametrize(
 
 
 def pair(**fields: Any) -> tuple[Learner, SlowLearner]:
-    """Both learners, from the same first weights; the readout begins at random, so that all layers learn at once."""
+    """Return both learners with the same first weights. The readout is random: all layers learn from the start."""
     learner = Learner(spec(**{"learning_rate": RATE, "head_init": 0.2, "targets": ["b", "a"], **fields}))
     return learner, SlowLearner(learner.spec, learner.network.layout.views(learner.weights.flat))
 
@@ -49,7 +49,7 @@ def moved(learner: Learner) -> float:
 
 @every_cell_and_horizon
 @pytest.mark.parametrize("layers", [1, 2])
-def test_after_chunks_of_interleaved_streams_weights_and_losses_equal_the_slow_learners(
+def test_weights_and_losses_after_interleaved_streams_equal_the_slow_learner(
     cell: str, horizon: int, every: int, layers: int
 ) -> None:
     learner, slow = pair(**KINDS[cell], horizon=horizon, learn_every=every, layers=layers, window=horizon + every + 7)
@@ -64,10 +64,10 @@ def test_after_chunks_of_interleaved_streams_weights_and_losses_equal_the_slow_l
 
 
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
-def test_both_learners_stay_alike_with_every_scaler(scaler: str) -> None:
+def test_every_scaler_learns_as_the_slow_learner(scaler: str) -> None:
     learner, slow = pair(scaler=scaler, horizon=3)
     for chunk in chunks([10] * 20):
-        near_one = chunk._replace(x=(chunk.x / (1, 100)).astype(np.float32))  # as the scaler none needs it
+        near_one = chunk._replace(x=(chunk.x / (1, 100)).astype(np.float32))  # the scaler none expects values near 1
         feed(learner, near_one)
         slow_ticks(slow, near_one)
 
@@ -77,7 +77,7 @@ def test_both_learners_stay_alike_with_every_scaler(scaler: str) -> None:
 
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
 @pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
-def test_both_learners_stay_alike_where_values_are_missing(scaler: str, horizon: int, every: int) -> None:
+def test_learning_with_missing_values_equals_the_slow_learner(scaler: str, horizon: int, every: int) -> None:
     learner, slow = pair(scaler=scaler, horizon=horizon, learn_every=every, missing="hold", max_gap=4000.0)
     server, losses = Server(learner), []
     for k, chunk in enumerate(with_gaps(chunks([4] * 60, once=True))):
@@ -94,20 +94,20 @@ def test_both_learners_stay_alike_where_values_are_missing(scaler: str, horizon:
 
 
 @every_cell_and_horizon
-def test_forecasts_made_while_learning_equal_the_slow_learners(cell: str, horizon: int, every: int) -> None:
+def test_forecasts_during_learning_equal_the_slow_learner(cell: str, horizon: int, every: int) -> None:
     learner, slow = pair(**KINDS[cell], horizon=horizon, learn_every=every)
     server = Server(learner)
     for chunk in chunks([3] * 60, once=True):
         feed(learner, chunk)
         got, expected = server.forecasts(chunk), slow_ticks(slow, chunk)
-        # Channel b is near 300 with a spread of 60: float32 resolves 3e-5 there, and scales a weight error by 60.
+        # Channel b is near 300 with a spread of 60: float32 resolves 3e-5 there; weight errors are scaled by 60.
         np.testing.assert_allclose(got, expected, rtol=0, atol=60 * WEIGHT_TOLERANCE)
     assert moved(learner) > 10 * RATE
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
 @pytest.mark.parametrize("schedule", sorted(SCHEDULES))
-def test_every_optimizer_and_schedule_learns_as_the_slow_learner_does(optimizer: str, schedule: str) -> None:
+def test_every_optimizer_and_schedule_learns_as_the_slow_learner(optimizer: str, schedule: str) -> None:
     learner, slow = pair(optimizer=optimizer, schedule=schedule, warmup=20, schedule_updates=100)
     for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):
         feed(learner, chunk)
@@ -117,8 +117,8 @@ def test_every_optimizer_and_schedule_learns_as_the_slow_learner_does(optimizer:
     assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 
-def test_with_the_loss_huber_both_learners_stay_alike() -> None:
-    # Bounded slopes of ½ and −½ cancel up to a rounding, which Adam's first steps would make as large as any gradient.
+def test_the_huber_loss_learns_as_the_slow_learner() -> None:
+    # Bounded slopes of ½ and −½ cancel up to rounding, which the first steps of Adam scale up to full steps.
     plain: dict[str, Any] = {"horizon": 3, "optimizer": "momentum", "learning_rate": 10 * RATE}
     learner, slow = pair(loss="huber", huber_delta=0.5, **plain)
     squared, _ = pair(**plain)
@@ -130,12 +130,12 @@ def test_with_the_loss_huber_both_learners_stay_alike() -> None:
 
     assert difference(learner, slow) < WEIGHT_TOLERANCE
     np.testing.assert_allclose(losses, slow.losses, rtol=1e-4, atol=1e-5)
-    assert np.abs(learner.weights.flat - squared.weights.flat).max() > 100 * WEIGHT_TOLERANCE  # errors are beyond ½
+    assert np.abs(learner.weights.flat - squared.weights.flat).max() > 100 * WEIGHT_TOLERANCE  # some errors exceed ½
 
 
 @pytest.mark.parametrize("freeze", [["cell0"], ["cell1"], ["head"]], ids="+".join)
-def test_with_frozen_parts_the_rest_learns_as_the_slow_learners(freeze: list[str]) -> None:
-    learner, slow = pair(layers=2, freeze=freeze, clip=0.05)  # so that the norm of what is clipped matters
+def test_with_frozen_parts_the_others_learn_as_the_slow_learner(freeze: list[str]) -> None:
+    learner, slow = pair(layers=2, freeze=freeze, clip=0.05)  # the clipped norm matters
     for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):
         feed(learner, chunk)
         slow_ticks(slow, chunk)
@@ -154,10 +154,10 @@ def test_a_round_of_more_than_32_streams_is_learned_in_groups_of_at_most_32() ->
     assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 
-def test_gaps_in_event_time_and_recorded_thinning_leave_both_learners_alike() -> None:
+def test_event_time_gaps_and_recorded_thinning_equal_the_slow_learner() -> None:
     learner, slow = pair(horizon=3, learn_every=2, max_gap=4000.0)
     for k, chunk in enumerate(chunks([10] * 20)):
-        late = chunk._replace(time=chunk.time + 1e5 * (k // 7))  # every stream jumps twice
+        late = chunk._replace(time=chunk.time + 1e5 * (k // 7))  # every stream has two gaps
         feed(learner, late, learn_every=1 + k // 10)
         slow_ticks(slow, late, learn_every=1 + k // 10)
 
@@ -168,7 +168,7 @@ def test_gaps_in_event_time_and_recorded_thinning_leave_both_learners_alike() ->
     assert difference(learner, slow) < WEIGHT_TOLERANCE
 
 
-def test_learning_switched_off_changes_no_weight_and_forecasts_equal_the_slow_ones() -> None:
+def test_with_learning_off_no_weight_changes_and_forecasts_equal_the_slow_learner() -> None:
     learner, slow = pair(learn=False)
     server = Server(learner)
     for chunk in chunks([3] * 20, once=True):
@@ -178,7 +178,7 @@ def test_learning_switched_off_changes_no_weight_and_forecasts_equal_the_slow_on
 
 
 @pytest.mark.parametrize("broken", ["newest label missed", "window one longer", "start state with newer weights"])
-def test_a_rule_broken_on_purpose_is_seen(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_comparison_detects_a_broken_rule(broken: str, monkeypatch: pytest.MonkeyPatch) -> None:
     learner, slow = pair(window=9)
     if broken == "newest label missed":
         monkeypatch.setattr(slow, "due", lambda *args: SlowLearner.due(slow, *args) if args[1] % 50 else {})
@@ -194,7 +194,7 @@ def test_a_rule_broken_on_purpose_is_seen(broken: str, monkeypatch: pytest.Monke
 
 
 def move_with_newer_weights(slow: SlowLearner, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The mutant's start state is stepped after its group's update instead of before it."""
+    """Advance the start state after the update of its group instead of before it."""
 
     def update(rows: Any, due: Any) -> None:
         SlowLearner.update(slow, rows, due)

@@ -1,4 +1,4 @@
-"""Training on a history: what is learned, what is held out, what is kept."""
+"""Offline training on a history: the ticks learned and held out, and the weights kept."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NOISE = 0.3
 
 
 def oscillation(ticks: int, seed: int = 0) -> np.ndarray:
-    """[ticks, 1]: x_t = 1.9 cos(0.5)·x_{t−1} − 0.9025·x_{t−2} + noise, which nothing forecasts better than NOISE."""
+    """Return [ticks, 1]: x_t = 1.9 cos(0.5)·x_{t−1} − 0.9025·x_{t−2} + noise. No forecast is better than NOISE."""
     rng = np.random.default_rng(seed)
     x = np.zeros(ticks + 100)
     for t in range(2, len(x)):
@@ -56,7 +56,7 @@ def trained(x: np.ndarray, train_ticks: int, settings: OfflineSettings, **keys: 
     return training
 
 
-def test_training_comes_close_to_the_best_possible_forecast_of_ticks_it_never_learned_from() -> None:
+def test_training_is_close_to_the_best_possible_forecast_of_held_out_ticks() -> None:
     x, of = oscillation(2000), network()
     training = OfflineTraining(of, recorded(of, x), 1600, OfflineSettings.truncated(60, 10, 1600, 16))
     epochs, data = run(training), training.recorded
@@ -75,7 +75,7 @@ def test_the_kept_weights_are_those_of_the_epoch_with_the_lowest_held_out_loss()
     epochs, data = run(training), training.recorded
 
     lowest = min(epochs, key=lambda epoch: epoch.held_out)
-    assert epochs[-1].number == lowest.number + 6  # patience spent long before 200
+    assert epochs[-1].number == lowest.number + 6  # patience ends training long before epoch 200
     assert training.best[:2] == (lowest.number, lowest.held_out)
     assert score(of, of.weights(training.best.flat), data, 320, 400) == lowest.held_out
     assert score(of, training.weights, data, 320, 400) == epochs[-1].held_out > lowest.held_out
@@ -94,7 +94,7 @@ def test_without_held_out_ticks_every_epoch_is_run_and_the_last_weights_are_kept
     np.testing.assert_array_equal(training.best.flat, training.weights.flat)
 
 
-def test_the_same_seed_gives_bit_equal_weights_and_another_seed_others() -> None:
+def test_the_same_seed_gives_bit_equal_weights_and_another_seed_different_ones() -> None:
     settings = OfflineSettings.truncated(3, 5, 400, 16)
     first, again, other = (trained(oscillation(500), 400, settings, seed=seed).best.flat for seed in (4, 4, 5))
     np.testing.assert_array_equal(first, again)
@@ -102,7 +102,7 @@ def test_the_same_seed_gives_bit_equal_weights_and_another_seed_others() -> None
 
 
 @pytest.mark.parametrize("horizon", [1, 5])
-def test_no_weight_depends_on_anything_behind_the_training_ticks(horizon: int) -> None:
+def test_no_weight_depends_on_ticks_after_the_training_ticks(horizon: int) -> None:
     x = oscillation(300)
     changed = x.copy()
     changed[240:] = 50
@@ -111,7 +111,7 @@ def test_no_weight_depends_on_anything_behind_the_training_ticks(horizon: int) -
     np.testing.assert_array_equal(plain, other)
 
 
-def test_chunks_as_long_as_a_segment_are_whole_sequence_backpropagation() -> None:
+def test_chunks_as_long_as_a_segment_equal_whole_sequence_backpropagation() -> None:
     x = oscillation(300)
     whole = trained(x, 240, OfflineSettings.whole(5, 5), window=16)
     for chunk in (240, 4096):
@@ -122,7 +122,7 @@ def test_chunks_as_long_as_a_segment_are_whole_sequence_backpropagation() -> Non
     assert (trained(x, 240, cut).weights.flat != whole.weights.flat).any()
 
 
-def test_every_training_tick_but_those_that_fill_no_segment_is_learned_from_once_per_epoch(monkeypatch) -> None:
+def test_each_epoch_learns_every_training_tick_of_a_full_segment_once(monkeypatch) -> None:
     of = network(horizon=2, window=16)
     training = OfflineTraining(
         of, recorded(of, oscillation(700)), 650, OfflineSettings(epochs=2, patience=9, rows=4, segments=12, chunk=16)
@@ -136,21 +136,21 @@ def test_every_training_tick_but_those_that_fill_no_segment_is_learned_from_once
 
     monkeypatch.setattr(training, "_update", watched)
     run(training)
-    expected = training.recorded.X[650 % 12 : 650][:-1].sum(axis=-1)  # the last training tick has no label yet
+    expected = training.recorded.X[650 % 12 : 650][:-1].sum(axis=-1)  # the label of the last tick is not known
     np.testing.assert_array_equal(np.sort(seen), np.sort(np.repeat(expected, 2)))
 
 
-def test_forecasts_of_a_stretch_are_those_of_the_whole_run_once_the_state_is_warm() -> None:
+def test_forecasts_of_a_part_equal_those_of_the_whole_run_after_the_warm_up() -> None:
     of = network(head_init=0.5)
     data = recorded(of, oscillation(1500))
     weights = of.weights(of.init_params())
     whole, stretch = forecasts(of, weights, data, 0, 1500), forecasts(of, weights, data, 1000, 1400)
     assert whole.std() > 0.1
-    np.testing.assert_allclose(stretch, whole[1000:1400], atol=1e-6)  # WARM_TICKS forget how they began
+    np.testing.assert_allclose(stretch, whole[1000:1400], atol=1e-6)  # after WARM_TICKS the start does not matter
 
 
 @pytest.mark.parametrize("where", ["a training label", "a held-out label", "a feature"])
-def test_a_loss_that_is_not_finite_stops_training_and_leaves_the_best_weights(where: str) -> None:
+def test_a_loss_that_is_not_finite_stops_training_and_keeps_the_best_weights(where: str) -> None:
     of = network()
     training = OfflineTraining(of, recorded(of, oscillation(300)), 240, OfflineSettings.truncated(10, 10, 240, 16))
     data, epochs, kept = training.recorded, training.epochs(), []
@@ -171,18 +171,18 @@ def test_a_history_is_cut_into_segments_of_about_ten_windows(ticks: int, rows: i
     assert (settings.rows, settings.segments, settings.chunk) == (rows, segments, 16)
 
 
-# --- one update, by the plain definition: sgd's step is the gradient
+# --- one update compared with the plain definition: the step of sgd is the gradient
 
 
 def stepped(recorded: Recorded, of: Network, settings: OfflineSettings) -> np.ndarray:
-    """The weights after one epoch over all of the series."""
+    """Return the weights after one epoch over the whole series."""
     training = OfflineTraining(of, recorded, len(recorded.X), settings)
     run(training)
     return training.weights.flat
 
 
 @pytest.mark.parametrize("keys", [{}, {"layers": 2}, {"cell": "gru", "horizon": 3, "window": 16}], ids=str)
-def test_a_whole_sequence_step_is_the_gradient_of_the_mean_loss_by_the_plain_definition(keys) -> None:
+def test_a_whole_sequence_step_equals_the_gradient_of_the_mean_loss(keys) -> None:
     of = network(optimizer="sgd", clip=1e6, learning_rate=0.5, head_init=0.4, **keys)
     training = OfflineTraining(of, recorded(of, oscillation(60)), 60, OfflineSettings.whole(1, 1))
     run(training)
@@ -204,11 +204,11 @@ def test_a_whole_sequence_step_is_the_gradient_of_the_mean_loss_by_the_plain_def
     np.testing.assert_allclose((first - after) / 0.5, expected, atol=2e-6)  # float32 weights of size 1, over the rate
 
 
-def test_segments_side_by_side_step_as_their_gradients_one_by_one_would_in_the_mean() -> None:
+def test_the_step_of_parallel_segments_is_the_mean_of_their_gradients() -> None:
     of = network(optimizer="sgd", clip=1e6, learning_rate=0.5, head_init=0.4)
     data = recorded(of, oscillation(120))
-    data.weight[0] = 0  # there is no scale yet
-    data.weight[29::30] = 0  # alone, a segment ends there: its last label is not known yet
+    data.weight[0] = 0  # no scale is known yet
+    data.weight[29::30] = 0  # a segment alone ends there, without its last label
     first = of.init_params()
     together = stepped(data, of, OfflineSettings.whole(1, 1, segments=4))
     parts = [Recorded._make([*(part[a : a + 30] for part in data[:5]), 0]) for a in range(0, 120, 30)]
@@ -224,21 +224,21 @@ def test_segments_side_by_side_step_as_their_gradients_one_by_one_would_in_the_m
     OfflineSettings(epochs=3, patience=9, rows=6, segments=6, chunk=0),
 ])  # fmt: skip
 def test_the_hidden_state_is_carried_from_chunk_to_chunk_and_from_segment_to_segment(settings) -> None:
-    of = network(optimizer="sgd", learning_rate=1e-30, head_init=0.5)  # the weights stay: only the states can differ
+    of = network(optimizer="sgd", learning_rate=1e-30, head_init=0.5)  # weights do not change, only states can
     training = OfflineTraining(of, recorded(of, oscillation(300)), 300, settings)
     epochs, data = run(training), training.recorded
     whole = score(of, training.weights, data, 0, 300)
     np.testing.assert_allclose(training.weights.flat, of.init_params(), rtol=0, atol=1e-27)
-    # In the first epoch all segments begin with zeros, as the only one of the first case does rightly.
+    # In the first epoch all segments start at zeros, which is right for the single segment of the first case.
     assert epochs[-1].train == pytest.approx(whole, rel=1e-6)
     assert (epochs[1].train == pytest.approx(whole, rel=1e-6)) == (settings.segments == 1)
 
 
-# --- labels from outside
+# --- external labels
 
 
 def filtered(ticks: int) -> tuple[np.ndarray, np.ndarray]:
-    """White inputs [ticks, 1], and what a leaky sum of the past ones is: only a memory can tell it."""
+    """Return white inputs [ticks, 1] and a leaky sum of past inputs, which only a model with memory can predict."""
     x = np.random.default_rng(0).standard_normal((ticks, 1))
     y = np.zeros_like(x)
     for t in range(1, ticks):
@@ -253,7 +253,7 @@ OUTSIDE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("task", OUTSIDE)
-def test_a_memory_of_the_inputs_is_learned_from_labels_that_come_from_outside(task: str) -> None:
+def test_external_labels_teach_a_memory_of_the_inputs(task: str) -> None:
     of = network(scaler="none", learning_rate=1e-2, **OUTSIDE[task])
     x, y = filtered(3000)
     labels = y if task == "regress" else np.eye(2, dtype=np.float32)[(y[:, 0] > 1e4).astype(int)]
@@ -266,24 +266,24 @@ def test_a_memory_of_the_inputs_is_learned_from_labels_that_come_from_outside(ta
         for name, p in references(of, training.recorded, 2400).items()
     }
     assert training.best.loss < 0.3 * min(beside.values())
-    # A zero readout answers the labels' running mean, or that all classes, here about equal, are equal.
+    # A zero readout answers the running mean of the labels, or equal probabilities of the classes, here about right.
     assert epochs[0].held_out == pytest.approx(beside["mean" if task == "regress" else "frequency"], rel=0.05)
-    if task == "regress":  # the best linear answer from the tick's own value: y's part that x does not explain is 0.64
+    if task == "regress":  # the best linear answer from the current value leaves 0.64 of y unexplained
         variance = float(np.nanvar(labels) / of.weights(training.best.flat).target["scale"][0] ** 2)
         assert beside["linear"] == pytest.approx(0.5 * 0.64 * variance, rel=0.15)
 
 
-def test_references_are_least_squares_means_and_frequencies_of_the_train_ticks() -> None:
+def test_references_are_least_squares_fits_means_and_frequencies_of_the_train_ticks() -> None:
     of = network(scaler="none", task="regress", targets=["y", "z"])
     x, _ = filtered(300)
     labels = np.concatenate([3 * x - 1, np.full_like(x, np.nan)], axis=1)
-    labels[200:, 0] = 1e6  # not seen
+    labels[200:, 0] = 1e6  # not train ticks
     training = OfflineTraining(of, prepare(of, x, np.full(300, np.nan), labels), 200, OfflineSettings.whole(1, 1))
     made, scale = references(of, training.recorded, 200), training.weights.target["scale"][0]
     np.testing.assert_allclose(made["mean"], np.zeros((100, 2)), atol=1e-6)
     exact = (3 * x[200:, 0] - 1 - training.weights.target["mean"][0]) / scale
-    np.testing.assert_allclose(made["linear"][:, 0], exact, atol=5e-3)  # RIDGE shrinks by a thousandth
-    assert not made["linear"][:, 1].any()  # no label at all
+    np.testing.assert_allclose(made["linear"][:, 0], exact, atol=5e-3)  # RIDGE shrinks weights by a thousandth
+    assert not made["linear"][:, 1].any()  # this output has no label
 
     of = network(task="classify", classes=["a", "b"])
     labels = np.eye(2, dtype=np.float32)[(np.arange(300) % 4 == 0).astype(int)]
@@ -295,7 +295,7 @@ def test_references_are_least_squares_means_and_frequencies_of_the_train_ticks()
 # --- several series
 
 
-def test_several_series_are_laid_side_by_side_without_a_label_or_a_segment_across():
+def test_several_series_are_combined_without_a_label_or_segment_across_their_borders():
     of, lengths, cuts = network(horizon=2), (90, 120, 50), (72, 96, 40)
     series = [recorded(of, oscillation(n)) for n in lengths]
     joined, spans = side_by_side(series, cuts)
@@ -312,7 +312,7 @@ def test_several_series_are_laid_side_by_side_without_a_label_or_a_segment_acros
         assert any(span.begin <= begin and begin + length <= span.cut for span in spans)
 
 
-def test_a_series_beside_others_is_forecast_as_alone():
+def test_forecasts_of_one_series_among_several_equal_those_of_it_alone():
     of = network()
     series = [recorded(of, oscillation(n)) for n in (90, 120)]
     joined, spans = side_by_side(series, (72, 96))

@@ -1,4 +1,4 @@
-"""The exported step against NumPy (DESIGN R9), in scaled units and on perturbed weights: a zero head proves nothing."""
+"""The exported step equals NumPy (DESIGN R9), in scaled units, with perturbed weights: a zero head tests nothing."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def session(model: bytes) -> ort.InferenceSession:
 
 
 def ticks(network: Network, B: int, steps: int = STEPS) -> list[tuple[Array, Array]]:
-    """(x, u) of each step: channels of very different size and offset, now and then a jump, one that stands still."""
+    """Return (x, u) of each step: channels of different sizes and offsets, some jumps, and one constant channel."""
     rng, x, out = np.random.default_rng(0), np.zeros((B, 3)), []
     for step in range(steps):
         x = 0.9 * x + rng.normal(0, 1, (B, 3)) + 20 * (rng.random((B, 3)) < 0.01)
@@ -51,7 +51,7 @@ def ticks(network: Network, B: int, steps: int = STEPS) -> list[tuple[Array, Arr
 
 
 def scales(network: Network, state: Array) -> Array:
-    """[B, O]: the unit of each forecast made at the tick that left this state; 1 where there is none yet."""
+    """Return [B, O]: the unit of each forecast of the tick that produced this state; 1 where none is known yet."""
     spec = network.spec
     C, H = len(spec.channels), spec.horizon
     square = state[:, 1 + 2 * C : 1 + (2 + H) * C].reshape(-1, H, C)
@@ -78,19 +78,19 @@ def test_the_graph_equals_numpy_over_300_steps(
         got, other = graph.run(None, {"x": x, "u": u, "state": other})
 
         unit = scales(network, state)
-        # float32 holds the answer itself to 2⁻²³: a value near 3000 in units of 50 to 7e-6 of a unit.
+        # float32 rounds the answer by 2⁻²³ of its size: a value near 3000 in units of 50 by 7e-6 of a unit.
         held = np.abs(y) * 2.0**-23 / unit
         assert (np.abs(got - y) / unit <= PARITY + held).all()
         np.testing.assert_allclose(other[:, n:], state[:, n:], rtol=0, atol=PARITY)
-        # Statistics: relative, or beside the channel's own size where they pass through zero.
+        # Statistics: relative, or absolute by the size of the channel where they pass through zero.
         np.testing.assert_allclose(other[:, :n], state[:, :n], rtol=PARITY, atol=1e-4 * PARITY)
         last = np.tile(x[:, network.spec.target_index], (1, horizon))
         moved = max(moved, float((np.abs(y - last) / unit).max()))
-    assert moved > 0.5  # the forecasts were not persistence
+    assert moved > 0.5  # the forecasts are not persistence
 
 
 @pytest.mark.parametrize("cell", KINDS)
-def test_a_row_is_answered_alike_in_batches_of_1_to_64(cell: str) -> None:
+def test_the_answer_of_a_row_is_the_same_in_batches_of_1_to_64(cell: str) -> None:
     network = build(cell, layers=2, horizon=2)
     weights = network.weights(perturbed(network))
     graph, alone = session(export_step(network, weights)), {}
@@ -109,7 +109,7 @@ def test_a_row_is_answered_alike_in_batches_of_1_to_64(cell: str) -> None:
 
 
 @pytest.mark.parametrize("cell", KINDS)
-def test_the_numpy_step_answers_a_row_alike_in_any_batch(cell: str) -> None:
+def test_the_numpy_step_gives_the_same_answer_of_a_row_in_any_batch(cell: str) -> None:
     network = build(cell, layers=2, horizon=2)
     weights = network.weights(perturbed(network))
     state = np.zeros((64, network.state_size), np.float32)
@@ -141,7 +141,7 @@ def test_the_export_is_opset_17_ir_8_with_the_promised_inputs_and_outputs(cell: 
 
 
 @pytest.mark.parametrize("cell", KINDS)
-def test_equal_weights_give_equal_bytes_and_other_weights_others(cell: str) -> None:
+def test_equal_weights_give_equal_bytes_and_other_weights_other_bytes(cell: str) -> None:
     first, again = build(cell, layers=2), build(cell, layers=2)
     flat = perturbed(first)
     data = export_step(first, first.weights(flat))
@@ -150,7 +150,7 @@ def test_equal_weights_give_equal_bytes_and_other_weights_others(cell: str) -> N
     assert data != export_step(first, first.weights(flat))
 
 
-def test_the_export_does_not_follow_later_changes_of_the_weights() -> None:
+def test_an_export_does_not_change_with_the_weights_afterwards() -> None:
     network = build("lstm")
     flat = perturbed(network)
     data = export_step(network, network.weights(flat))
@@ -159,7 +159,7 @@ def test_the_export_does_not_follow_later_changes_of_the_weights() -> None:
     assert data == kept
 
 
-def test_a_fresh_model_exported_is_persistence() -> None:
+def test_the_export_of_a_new_model_is_persistence() -> None:
     network = build("lstm", horizon=4)
     graph = session(export_step(network, network.weights(network.init_params())))
     state = np.zeros((2, network.state_size), np.float32)
@@ -169,7 +169,7 @@ def test_a_fresh_model_exported_is_persistence() -> None:
 
 
 @pytest.mark.parametrize("part", ["cell0", "head"])
-def test_a_wrong_weight_is_seen_by_the_comparison(part: str) -> None:
+def test_the_comparison_detects_a_wrong_weight(part: str) -> None:
     network = build("lstm")
     flat = perturbed(network)
     x, u = ticks(network, 3, steps=2)[1]

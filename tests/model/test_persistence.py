@@ -1,4 +1,4 @@
-"""Persistence, scored on the very labels that are learned: what a loss is to be compared with."""
+"""The loss of persistence on the learned labels, to compare the loss of a model with."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.model.worlds import chunks, feed, spec
 
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_the_loss_of_persistence_is_that_of_a_twin_whose_readout_stays_zero(scaler, horizon):
+def test_the_loss_of_persistence_equals_that_of_a_twin_with_a_zero_readout(scaler, horizon):
     fields = {"scaler": scaler, "horizon": horizon}
     learner, twin = Learner(spec(**fields)), Learner(spec(**fields, freeze=["head"]))
 
@@ -24,7 +24,7 @@ def test_the_loss_of_persistence_is_that_of_a_twin_whose_readout_stays_zero(scal
     assert updates[-1].loss != updates[-1].persistence
 
 
-def test_of_a_classification_it_is_the_loss_of_equal_probabilities():
+def test_for_classification_it_is_the_loss_of_equal_probabilities():
     learner = Learner(spec(task="classify", classes=["a", "b", "c", "d"], interval=0, learning_rate=0.05))
     n = 40
     ones, seq = np.ones(n, np.uint32), np.arange(1, n + 1, dtype=np.uint64)

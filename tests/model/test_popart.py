@@ -1,4 +1,4 @@
-"""Running statistics of labels: right at any size, bounded in what one label does, and answers stay when they move."""
+"""Running label statistics: right at any scale, robust to one label, and answers do not change when they do."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def follow(target: dict[str, Array], W: Array, *groups: Any) -> None:
 
 
 def answers(target: dict[str, Array], W: Array) -> Array:
-    """[O, 50] in float64, for inputs of ordinary size."""
+    """Return answers [O, 50] in float64 for inputs of ordinary size."""
     z = np.random.default_rng(7).normal(0, 1, (W.shape[1], 50))
     z[-1] = 1
     p = W.astype(np.float64) @ z
@@ -54,14 +54,14 @@ def test_statistics_equal_weighted_sums_over_all_labels_some_of_them_missing(
     for k in range(2):
         assert target["count"][k] == len(slow[k].values)
         if len(slow[k].values) > 1:
-            # The mean is a float32, which resolves 1e4 to 1e-3 of a scale; each group rounds both once.
+            # A float32 mean resolves 1e4 to 1e-3 of a scale; each group rounds mean and scale once.
             held = len(sizes) * 2.0**-23 * (1 + offset) * size
             assert abs(target["mean"][k] - slow[k].mean) <= 1e-5 * slow[k].scale + held
             assert abs(target["scale"][k] - slow[k].scale) <= 1e-4 * slow[k].scale + held
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e5])
-def test_after_the_first_500_labels_answers_stay_whatever_the_labels_do(offset: float) -> None:
+def test_after_the_first_500_labels_answers_do_not_change_with_the_statistics(offset: float) -> None:
     rng = np.random.default_rng(0)
     target, W = fresh(2, rng.normal(0, 0.5, (2, 4)))
     follow(target, W, rng.normal(offset, 3, (popart.FOLLOWED, 2)))
@@ -72,11 +72,11 @@ def test_after_the_first_500_labels_answers_stay_whatever_the_labels_do(offset: 
 
     assert (target["scale"] > 2 * scale).all()
     assert (target["mean"] > mean + 1).all()
-    # 60 groups round weights of a few scales and a mean, which at 1e5 is 8e-3 coarse but enters both sides alike.
+    # 60 groups round weights of a few scales and a mean; at 1e5 its resolution is 8e-3, the same on both sides.
     np.testing.assert_allclose(answers(target, W), before, rtol=0, atol=60 * 2.0**-23 * 10 * target["scale"].max())
 
 
-def test_of_the_first_500_labels_answers_follow_the_mean_and_only_the_mean() -> None:
+def test_during_the_first_500_labels_answers_follow_the_mean_only() -> None:
     rng = np.random.default_rng(0)
     target, W = fresh(1, rng.normal(0, 0.5, (1, 4)))
     follow(target, W, rng.normal(5, 3, 100))
@@ -88,7 +88,7 @@ def test_of_the_first_500_labels_answers_follow_the_mean_and_only_the_mean() -> 
     np.testing.assert_allclose(answers(target, W) - target["mean"], before - mean, rtol=0, atol=1e-5)
 
 
-def test_a_model_that_knows_nothing_answers_0_and_then_the_mean_of_the_labels() -> None:
+def test_a_model_without_learning_answers_0_and_then_the_mean_of_the_labels() -> None:
     target, W = fresh()
     assert not answers(target, W).any()
     for n, y in enumerate([[7.0], [9.0], [2.0, 4.0]]):
@@ -97,7 +97,7 @@ def test_a_model_that_knows_nothing_answers_0_and_then_the_mean_of_the_labels() 
 
 
 @pytest.mark.parametrize("value", [0.0, 3.5, -1e6])
-def test_labels_that_never_moved_are_answered_exactly_and_the_first_move_is_noticed(value: float) -> None:
+def test_constant_labels_are_answered_exactly_and_their_first_change_counts(value: float) -> None:
     target, W = fresh(1, [[0.5, 0.5, 0.5, 0.5]])
     follow(target, W, [value] * 200, [value] * 200)
     np.testing.assert_array_equal(answers(target, W), np.float32(value))
@@ -108,7 +108,7 @@ def test_labels_that_never_moved_are_answered_exactly_and_the_first_move_is_noti
     np.testing.assert_array_equal(W, 0.5)
 
 
-def test_one_absurd_label_moves_the_statistics_by_little() -> None:
+def test_one_absurd_label_changes_the_statistics_little() -> None:
     rng = np.random.default_rng(0)
     target, W = fresh()
     follow(target, W, rng.normal(10, 2, 600))
@@ -120,7 +120,7 @@ def test_one_absurd_label_moves_the_statistics_by_little() -> None:
     assert scale < target["scale"] < 1.03 * scale
 
 
-def test_after_a_step_of_a_thousand_deviations_the_statistics_arrive() -> None:
+def test_the_statistics_adapt_to_a_step_of_a_thousand_deviations() -> None:
     rng = np.random.default_rng(0)
     target, W = fresh()
     follow(target, W, rng.normal(0, 1, 600))
@@ -130,11 +130,11 @@ def test_after_a_step_of_a_thousand_deviations_the_statistics_arrive() -> None:
     assert target["scale"] < 100
 
 
-def test_labels_that_stand_still_for_long_leave_readout_and_scale_finite_and_the_next_move_is_followed() -> None:
+def test_readout_and_scale_stay_finite_through_long_constant_labels_and_follow_the_next_change() -> None:
     rng = np.random.default_rng(0)
     target, W = fresh(1, [[0.3, -0.3, 0.2, 0.1]])
     follow(target, W, rng.normal(10, 2, 600))
-    for _ in range(200):  # a day of a label each second
+    for _ in range(200):  # a day with one label per second
         follow(target, W, np.full(500, 12.0))
     assert 0 < target["scale"] < 1e-2
     assert 1 < np.abs(W).max() <= 1.001 * popart.LARGEST
@@ -144,7 +144,7 @@ def test_labels_that_stand_still_for_long_leave_readout_and_scale_finite_and_the
     assert 1 < target["scale"] < 4
 
 
-def test_labels_that_stand_still_until_nothing_is_left_of_their_scale_begin_again_from_the_mean() -> None:
+def test_labels_that_are_constant_until_their_scale_underflows_start_again_from_the_mean() -> None:
     rng = np.random.default_rng(0)
     target, W = fresh(1, [[0.3, -0.3, 0.2, 0.1]])
     follow(target, W, rng.normal(10, 2, 600))
@@ -164,7 +164,7 @@ def test_labels_that_stand_still_until_nothing_is_left_of_their_scale_begin_agai
     np.testing.assert_allclose(answers(target, W), before, rtol=0, atol=1e-4)
 
 
-def test_without_labels_nothing_moves() -> None:
+def test_without_labels_nothing_changes() -> None:
     target, W = fresh(2, np.ones((2, 4)))
     follow(target, W, [[1.0, 2.0], [3.0, np.nan]])
     kept = {name: value.copy() for name, value in target.items()}

@@ -1,4 +1,4 @@
-"""A state that a client puts: the stream begins anew from it, in learning as in serving."""
+"""A state put by a client: the stream restarts from it, in learning as in serving."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ every_task = pytest.mark.parametrize("task", ["forecast", "regress", "classify"]
 
 
 def walk(learner: Learner, ticks: list[Chunk], state: Array | None = None) -> Array:
-    """The state row [S] that serving carries after these ticks of one stream."""
+    """Return the state row [S] that serving carries after these ticks of one stream."""
     network = learner.network
     row = np.zeros((1, network.state_size), np.float32) if state is None else state[None]
     for chunk in ticks:
@@ -26,7 +26,7 @@ def walk(learner: Learner, ticks: list[Chunk], state: Array | None = None) -> Ar
 
 
 def carried(learner: Learner, stream: int) -> Array:
-    """The statistics that the learner has of a stream, and its newest hidden state as far as it keeps that."""
+    """Return the learner's statistics of a stream and, if kept, its newest hidden state."""
     contexts = learner.contexts
     row = contexts._rows[contexts._slots[stream]]
     parts = contexts.parts[:2] if learner.spec.label_horizon else contexts.parts[:1]
@@ -34,7 +34,7 @@ def carried(learner: Learner, stream: int) -> Array:
 
 
 @every_task
-def test_learning_follows_a_stream_from_the_state_that_was_put_as_serving_does(task: str) -> None:
+def test_learning_continues_from_a_put_state_as_serving_does(task: str) -> None:
     learner, ticks = Learner(label_spec(task, learn=False)), chunks([1] * 60, entities=1)
     for chunk in ticks[:20]:
         feed(learner, chunk)
@@ -67,7 +67,7 @@ def test_windows_after_a_put_start_from_its_hidden_state(task: str) -> None:
     np.testing.assert_array_equal(start[0], row[learner.network.scaler.size :])
 
 
-def test_no_label_joins_an_origin_from_before_a_put_and_those_that_waited_are_counted() -> None:
+def test_no_label_reaches_an_origin_before_a_put_and_waiting_origins_are_counted() -> None:
     learner, ticks = Learner(label_spec("forecast", horizon=3)), chunks([1] * 40, entities=1)
     for chunk in ticks[:30]:
         feed(learner, chunk)
@@ -76,13 +76,13 @@ def test_no_label_joins_an_origin_from_before_a_put_and_those_that_waited_are_co
     learner.put(10, row)
 
     assert learner.counts.voided == 3
-    assert feed(learner, ticks[30]) == []  # nothing before it to learn from
-    assert len(feed(learner, ticks[31])) == 1  # but a scale it has, from the row
+    assert feed(learner, ticks[30]) == []  # no tick before it to learn from
+    assert len(feed(learner, ticks[31])) == 1  # the put state has a scale
 
 
 @every_task
 @pytest.mark.parametrize("value", [np.nan, np.inf, 1e38])
-def test_a_broken_state_harms_only_its_stream_and_leaves_the_weights_finite(task: str, value: float) -> None:
+def test_a_broken_state_affects_only_its_stream_and_the_weights_stay_finite(task: str, value: float) -> None:
     learner = Learner(label_spec(task))
     learner.put(10, np.full(learner.network.state_size, value, np.float32))
     with np.errstate(all="ignore"):
@@ -95,7 +95,7 @@ def test_a_broken_state_harms_only_its_stream_and_leaves_the_weights_finite(task
     assert learner.counts.learned > 50
 
 
-def test_a_state_of_another_length_is_refused_and_the_stream_is_as_it_was() -> None:
+def test_a_state_of_another_length_is_refused_and_the_stream_is_unchanged() -> None:
     learner, ticks = Learner(label_spec("regress")), chunks([1] * 5, entities=1)
     for chunk in ticks:
         feed(learner, chunk)
@@ -106,9 +106,9 @@ def test_a_state_of_another_length_is_refused_and_the_stream_is_as_it_was() -> N
 
 
 @every_task
-def test_a_row_that_was_put_is_copied(task: str) -> None:
+def test_a_put_row_is_copied(task: str) -> None:
     learner = Learner(label_spec(task))
-    row = np.full(learner.network.state_size, 0.03125, np.float32)  # that every part of a state may be
+    row = np.full(learner.network.state_size, 0.03125, np.float32)  # a valid value for every part of a state
     learner.put(10, row)
     row[:] = 7
     np.testing.assert_array_equal(carried(learner, 10), 0.03125)

@@ -1,4 +1,4 @@
-"""A whole series seen at once: the same features, labels and masks as online."""
+"""A whole series prepared at once: features, labels and masks are those of online learning."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ TICKS = 90
 
 
 def series(ticks: int = TICKS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two wandering channels of different size, and event times."""
+    """Return two random walks of different sizes, and event times."""
     rng = np.random.default_rng(seed)
     x = np.array([5, 1e4]) + np.cumsum(rng.normal(0, (1, 30), (ticks, 2)), axis=0)
     return x.astype(np.float32), START_S + INTERVAL_S * np.arange(ticks)
 
 
 def settled(network: Network, x: np.ndarray, time: np.ndarray, labels: np.ndarray | None = None) -> Recorded:
-    """With the labels in the units of all of them."""
+    """Return the prepared series with labels in units of all labels."""
     return settle(network, network.weights(network.init_params()), prepare(network, x, time, labels), len(x))
 
 
 @pytest.mark.parametrize("scaler", sorted(SLOW_SCALERS))
-def test_features_and_labels_are_what_the_plain_definition_says(scaler: str) -> None:
+def test_features_and_labels_equal_the_plain_definition(scaler: str) -> None:
     network = Network(spec(horizon=3, targets=["b"], scaler=scaler))
     x, time = series()
     recorded = settled(network, x, time)
@@ -39,7 +39,7 @@ def test_features_and_labels_are_what_the_plain_definition_says(scaler: str) -> 
     for t in range(TICKS):
         features, scale = slow.update(x[t].astype(np.float64))
         row = np.concatenate([features, calendar.inputs(time[t : t + 1], INTERVAL_S)[0]])
-        np.testing.assert_allclose(recorded.X[t], row, atol=2e-4)  # float32 statistics of values near 1e4
+        np.testing.assert_allclose(recorded.X[t], row, atol=2e-4)  # rounding of float32 statistics of values near 1e4
         for h in (1, 2, 3):
             labelled = t + h < TICKS and scale[h - 1][1] > 0
             assert recorded.weight[t, h - 1] == labelled
@@ -61,11 +61,11 @@ def test_features_and_labels_are_what_the_plain_definition_says(scaler: str) -> 
         {"missing": "hold", "horizon": 3},
     ],
 )
-def test_the_loss_at_every_tick_is_the_one_the_online_learner_reports(keys: dict[str, object]) -> None:
-    # A step this small leaves every float32 weight as it is: the learner then judges the same weights at every tick.
+def test_the_loss_of_every_tick_equals_the_loss_of_the_online_learner(keys: dict[str, object]) -> None:
+    # A step this small does not change any float32 weight: the learner scores the same weights at every tick.
     learner = Learner(spec(head_init=0.3, window=TICKS, learning_rate=1e-30, **keys))
     x, time = series()
-    time[50:] += 1e5  # a gap, which only max_gap minds
+    time[50:] += 1e5  # a gap that only matters with max_gap
     if "missing" in keys:
         x = gaps(x).astype(np.float32)
     online = {}
@@ -90,7 +90,7 @@ def test_the_loss_at_every_tick_is_the_one_the_online_learner_reports(keys: dict
     assert (recorded.voided > 0) == ("max_gap" in keys)
 
 
-def test_labels_from_behind_the_last_known_tick_are_masked_and_others_are_not() -> None:
+def test_labels_after_the_last_known_tick_are_masked_and_others_are_not() -> None:
     network = Network(spec(horizon=3))
     whole = settled(network, *series())
     for end in (1, 2, 40, TICKS):
@@ -98,7 +98,7 @@ def test_labels_from_behind_the_last_known_tick_are_masked_and_others_are_not() 
         np.testing.assert_array_equal(known_by(whole, 3, end), part.weight)
 
 
-def test_a_head_has_labels_once_a_difference_of_its_step_gave_it_a_scale() -> None:
+def test_a_head_has_labels_once_a_difference_over_its_step_gives_it_a_scale() -> None:
     recorded = settled(Network(spec(horizon=8, window=16)), *series(5))
     per_head = recorded.weight.reshape(5, 8, 2).any(axis=2).sum(axis=0)
     assert per_head.tolist() == [3, 1] + [0] * 6  # head h: origins h .. 4 − h, counted from 0
@@ -112,7 +112,7 @@ def test_without_event_times_there_is_no_calendar_and_no_gap() -> None:
     assert recorded.voided == 0
 
 
-def test_a_channel_that_never_moves_gives_finite_rows_and_labels_of_zero() -> None:
+def test_a_constant_channel_gives_finite_rows_and_zero_labels() -> None:
     network = Network(spec())
     x, time = series()
     x[:, 0] = 7
@@ -123,17 +123,18 @@ def test_a_channel_that_never_moves_gives_finite_rows_and_labels_of_zero() -> No
     assert isinstance(recorded, Recorded)
 
 
-def test_labels_from_outside_are_targets_in_the_units_that_the_train_ticks_give() -> None:
+def test_external_labels_are_targets_in_units_of_the_train_ticks() -> None:
     network = Network(spec(task="regress", targets=["y", "z"]))
     x, time = series()
     labels = np.random.default_rng(1).normal((1e5, 3), (20, 0.1), (TICKS, 2)).astype(np.float32)
     labels[10:20, 0] = np.nan
-    labels[60:] += 1000  # behind the train ticks: no unit may know of it
+    labels[60:] += 1000  # after the train ticks: must not affect units
     weights = network.weights(network.init_params())
     recorded = settle(network, weights, prepare(network, x, time, labels), 60)
 
     train = labels[:60].astype(np.float64)
-    mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)  # below 500 labels, running means are plain
+    # Running means are plain means up to 500 labels.
+    mean, deviation = np.nanmean(train, axis=0), np.nanstd(train, axis=0)
     np.testing.assert_allclose(weights.target["mean"], mean, rtol=1e-6)
     np.testing.assert_allclose(weights.target["scale"], deviation, rtol=1e-3)
     np.testing.assert_array_equal(recorded.weight, ~np.isnan(labels))
@@ -141,7 +142,7 @@ def test_labels_from_outside_are_targets_in_the_units_that_the_train_ticks_give(
     np.testing.assert_allclose(recorded.Y, expected, atol=2e-3)  # float32 labels near 1e5, of deviation 20
 
 
-def test_classes_are_targets_as_they_came_and_ticks_without_one_have_no_weight() -> None:
+def test_classes_are_unchanged_targets_and_ticks_without_one_have_no_weight() -> None:
     network = Network(spec(task="classify", classes=["up", "down", "flat"]))
     x, time = series()
     labels = np.eye(3, dtype=np.float32)[np.random.default_rng(1).integers(0, 3, TICKS)]

@@ -1,6 +1,6 @@
-"""No single value, unit, level, reset or first value spoils a scaler.
+"""Scalers are robust to faults: absurd values, changes of unit or level, constant stretches, bad first values.
 
-Units are compared with those of the same signal without a fault; a learner's forecasts with persistence.
+Units are compared with those of the same signal without the fault, forecasts of a learner with persistence.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ def level(offset: float) -> Fault:
 
 
 def first(value: float) -> Fault:
-    """The signal begins with it: what came before is cut off."""
+    """Return the fault that starts the signal with this value; earlier values are dropped."""
     return lambda x: np.concatenate([[value], x[BEFORE + 1 :]])
 
 
 def burst(x: Array) -> Array:
-    """Five absurd values in turn."""
+    """Return the signal with five absurd values in a row."""
     return np.where((np.arange(len(x)) >= BEFORE) & (np.arange(len(x)) < BEFORE + 5), [1e6, -1e6] * (len(x) // 2), x)
 
 
 def stuck(x: Array) -> Array:
-    """A sensor that said the same for 200 ticks."""
+    """Return the signal with the sensor constant for 200 ticks."""
     return np.where((np.arange(len(x)) >= BEFORE - 200) & (np.arange(len(x)) < BEFORE), x[BEFORE - 200], x)
 
 
@@ -61,7 +61,7 @@ both = pytest.mark.parametrize("name", ["residual", "standard"])
 
 
 def signal(n: int = BEFORE + AFTER, seed: int = 1) -> Array:
-    """An autoregression: little of it can be forecast, so that whatever spoils a forecast shows. Spread about 0.7."""
+    """Return an autoregression that is mostly noise, so that a spoilt forecast shows. Spread about 0.7."""
     noise = 0.3 * np.random.default_rng(seed).normal(size=n)
     out = np.zeros(n)
     for t in range(1, n):
@@ -70,32 +70,32 @@ def signal(n: int = BEFORE + AFTER, seed: int = 1) -> Array:
 
 
 def unspoilt(name: str, x: Array, healthy: Array, horizon: int = 3) -> bool:
-    """Whether no unit of x is above 4 times that of the healthy signal from 60 ticks after the fault on, nor below a
-    quarter of it from 300 on: a unit that is too large magnifies errors, one that is too small only forecasts less."""
+    """Return whether all units of x are at most 4 times those of the healthy signal from 60 ticks after the fault on,
+    and at least a quarter from 300 on. A large unit magnifies errors; a small one only shrinks forecasts."""
     scales, expected = (run(SCALERS[name](1, horizon, False), v[:, None])[1] for v in (x, healthy))
     ratio = scales[-AFTER:] / expected[-AFTER:]
     return bool((ratio[60:] < 4).all() and (ratio[300:] > 1 / 4).all())
 
 
 def healthy(fault: str) -> Array:
-    """The signal in the unit that it has behind the fault."""
+    """Return the signal in the unit that it has after the fault."""
     return signal() * (float(fault.rsplit(" ", 1)[1]) if "times" in fault else 1.0)
 
 
 @both
 @every_fault
-def test_units_are_those_of_the_signal_60_ticks_behind_a_fault(name: str, fault: str) -> None:
+def test_units_match_the_signal_60_ticks_after_a_fault(name: str, fault: str) -> None:
     assert unspoilt(name, FAULTS[fault](signal()).astype(np.float32), healthy(fault))
 
 
 @pytest.mark.parametrize("name", ["residual_v1", "standard_v1"])
-def test_the_scalers_of_the_first_release_are_seen_to_fail_that(name: str) -> None:
+def test_the_scalers_of_the_first_release_fail_this(name: str) -> None:
     spoilt = [f for f in FAULTS if not unspoilt(name, FAULTS[f](signal()).astype(np.float32), healthy(f))]
     assert {"one 1e+15", "times 0.001", "first -9999"} <= set(spoilt)
 
 
 def over_persistence(name: str, x: Array, spans: list[tuple[int, int]]) -> list[float]:
-    """MSE of one-step forecasts over that of persistence, over ticks counted from the end of x less AFTER."""
+    """Return MSE of one-step forecasts over that of persistence. Spans count ticks from the start of the last AFTER."""
     learner = Learner(ModelSpec(channels=("a",), scaler=name, hidden=32))
     network, weights = learner.network, learner.weights
     values, state, tape = x.astype(np.float32)[:, None], np.zeros((1, network.state_size), np.float32), None
@@ -112,19 +112,19 @@ def over_persistence(name: str, x: Array, spans: list[tuple[int, int]]) -> list[
     return [float(ours[begin + a : begin + b].sum() / theirs[begin + a : begin + b].sum()) for a, b in spans]
 
 
-# Nearly all of the signal is noise: an untouched model comes to 0.97–1.00 of persistence, so that 3 % are what a fault
-# may cost in the ticks right behind it.
+# Nearly all of the signal is noise: without a fault a model reaches 0.97–1.00 of persistence. A fault may cost 3 % in
+# the ticks right after it.
 NEAR = 1.03
 
 
 @both
 @pytest.mark.parametrize("fault", ["one -1e+06", "times 0.001", "first -9999"])
-def test_forecasts_are_no_worse_than_persistence_behind_a_fault(name: str, fault: str) -> None:
+def test_forecasts_after_a_fault_are_no_worse_than_persistence(name: str, fault: str) -> None:
     assert max(over_persistence(name, FAULTS[fault](signal()), [(50, 200), (50, 1000)])) < NEAR
 
 
 @pytest.mark.long
 @both
 @every_fault
-def test_forecasts_are_no_worse_than_persistence_behind_any_fault(name: str, fault: str) -> None:
+def test_forecasts_after_any_fault_are_no_worse_than_persistence(name: str, fault: str) -> None:
     assert max(over_persistence(name, FAULTS[fault](signal()), [(50, 200), (200, 1000), (50, 1000)])) < NEAR

@@ -20,14 +20,14 @@ def test_every_tick_is_in_exactly_one_group(streams: list[int], limit: int) -> N
 
 
 @streams_and_limit
-def test_a_group_holds_a_stream_at_most_once_and_at_most_limit_rows(streams: list[int], limit: int) -> None:
+def test_a_group_has_each_stream_at_most_once_and_at_most_limit_rows(streams: list[int], limit: int) -> None:
     for group in rounds(np.array(streams, np.uint32), limit):
         assert 1 <= len(group) <= limit
         assert len({streams[i] for i in group}) == len(group)
 
 
 @streams_and_limit
-def test_a_streams_ticks_keep_their_order(streams: list[int], limit: int) -> None:
+def test_the_ticks_of_a_stream_keep_their_order(streams: list[int], limit: int) -> None:
     flat = [int(i) for group in rounds(np.array(streams, np.uint32), limit) for i in group]
     for stream in set(streams):
         own = [i for i in flat if streams[i] == stream]
@@ -45,5 +45,5 @@ def test_groups_are_the_rounds_in_record_order_cut_at_the_limit(streams: list[in
     assert [group.tolist() for group in rounds(np.array(streams, np.uint32), limit)] == expected
 
 
-def test_without_a_limit_given_a_group_is_at_most_32_rows() -> None:
+def test_the_default_limit_of_a_group_is_32_rows() -> None:
     assert [len(group) for group in rounds(np.arange(100, dtype=np.uint32))] == [GROUP_ROWS] * 3 + [4]

@@ -1,4 +1,4 @@
-"""A stream that sends far more than the others does not get all of the learning; one alone does."""
+"""Shares of learning: a loud stream gets at most its share of the labels; a single stream gets all."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def short(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def learned(streams: list[int], max_share: float) -> Learner:
-    """A learner after ticks of these streams, one by one."""
+    """Return a learner after single ticks of these streams."""
     learner, seq = Learner(worlds.spec(hidden=3, interval=0, max_share=max_share)), dict.fromkeys(streams, 0)
     x = np.random.default_rng(1).normal(0, 1, (len(streams), 1, 2)).astype(np.float32)
     for stream, row in zip(streams, x, strict=True):
@@ -31,21 +31,22 @@ def learned(streams: list[int], max_share: float) -> Learner:
 
 
 def loud_one_is_held_back() -> bool:
-    """With nine ticks of ten, and half allowed: about half of all labels are learned of it, all of the quiet one's."""
+    """Return whether a stream with nine ticks of ten and a share of half gets about half of all labels, and the other
+    one all of its own."""
     learner = learned(([LOUD] * 9 + [QUIET]) * 40, 0.5)
     counts = learner.counts
-    quiet = 40 - 1  # its first tick is no label
+    quiet = 40 - 1  # its first tick gives no label
     return counts.thinned > 0 and counts.learned - quiet <= 0.5 * (400 + WINDOW) and counts.learned >= quiet + 150
 
 
-def test_of_any_window_a_loud_stream_has_its_share_and_a_quiet_one_all_that_it_sends(monkeypatch):
+def test_a_loud_stream_gets_its_share_of_a_window_and_a_quiet_one_all_its_labels(monkeypatch):
     assert loud_one_is_held_back()
 
     monkeypatch.setattr(Shares, "admit", lambda self, streams, share: np.ones(len(streams), bool))
     assert not loud_one_is_held_back()
 
 
-def test_what_is_admitted_never_exceeds_the_share_of_a_window():
+def test_admitted_labels_never_exceed_the_share_of_a_window():
     rng, kept = np.random.default_rng(3), Shares()
     streams = rng.choice([LOUD, QUIET, 3], 600, p=[0.8, 0.15, 0.05])
 
@@ -57,11 +58,11 @@ def test_what_is_admitted_never_exceeds_the_share_of_a_window():
     assert admitted[streams != LOUD].all()
 
 
-def test_a_stream_that_is_alone_is_learned_from_in_full():
+def test_all_labels_of_a_single_stream_are_learned():
     assert learned([LOUD] * 100, 0.5).counts.thinned == 0
 
 
-def test_a_stream_is_alone_again_when_the_others_have_been_silent_for_a_window():
+def test_a_stream_counts_as_single_after_a_window_without_the_others():
     kept = Shares()
     kept.admit([QUIET], 0.5)
 
@@ -71,11 +72,11 @@ def test_a_stream_is_alone_again_when_the_others_have_been_silent_for_a_window()
     assert admitted[WINDOW:].all()
 
 
-def test_a_share_of_one_is_no_limit():
+def test_a_share_of_one_does_not_limit():
     assert learned(([LOUD] * 9 + [QUIET]) * 20, 1.0).counts.thinned == 0
 
 
-def test_labels_from_outside_have_shares_too():
+def test_external_labels_have_shares():
     learner = Learner(spec(max_share=0.25))
     tick(learner, LOUD, range(1, 31))
     tick(learner, QUIET, range(1, 31))
@@ -85,7 +86,7 @@ def test_labels_from_outside_have_shares_too():
     assert (learner.counts.learned, learner.counts.thinned) == (1 + WINDOW // 4, 30 - WINDOW // 4)
 
 
-def test_shares_that_were_packed_go_on_as_if_they_had_not_been():
+def test_packed_and_unpacked_shares_continue_unchanged():
     streams = np.random.default_rng(3).choice([LOUD, QUIET], 300, p=[0.9, 0.1]).tolist()
     straight, broken = Shares(), Shares()
     for n, stream in enumerate(streams):

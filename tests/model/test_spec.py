@@ -1,4 +1,4 @@
-"""A model's spec: its defaults, and that whatever is wrong is answered with field, value and remedy."""
+"""The spec of a model: defaults, and errors that name field, value and remedy."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ BAD: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), BAD, ids=lambda v: str(v)[:20])
-def test_a_bad_field_is_named_with_its_value_and_a_remedy(field: str, value: Any) -> None:
+def test_the_error_for_a_bad_field_names_it_with_its_value_and_a_remedy(field: str, value: Any) -> None:
     with pytest.raises(SpecError) as caught:
         ModelSpec.from_mapping(GOOD | {field: value})
 
@@ -61,11 +61,11 @@ def test_a_bad_field_is_named_with_its_value_and_a_remedy(field: str, value: Any
     assert error.field == field
     assert str(error) == f"{field} = {error.value!r}: {error.remedy}"
     assert error.remedy
-    if not isinstance(value, list | str):  # of names, the one at fault is shown
+    if not isinstance(value, list | str):  # for lists the error shows the faulty name
         assert error.value is value
 
 
-def test_every_field_has_a_bad_value_in_this_list() -> None:
+def test_this_list_has_a_bad_value_for_every_field() -> None:
     assert {field for field, _ in BAD} == {field.name for field in dataclasses.fields(ModelSpec)}
 
 
@@ -75,18 +75,18 @@ def test_the_constructor_checks_as_from_mapping_does() -> None:
             ModelSpec(**{"channels": ("a", "b"), field: value})
 
 
-def test_an_unknown_key_is_refused_with_the_known_ones_named() -> None:
+def test_the_error_for_an_unknown_key_names_the_known_keys() -> None:
     with pytest.raises(SpecError, match=r"hiden = 3: unknown key; did you mean hidden\? known are .*hidden") as caught:
         ModelSpec.from_mapping(GOOD | {"hiden": 3})
     assert caught.value.field == "hiden"
 
 
-def test_channels_must_be_given() -> None:
+def test_channels_are_required() -> None:
     with pytest.raises(SpecError, match="channels = None"):
         ModelSpec.from_mapping({})
 
 
-def test_defaults_follow_the_horizon_and_nothing_else() -> None:
+def test_defaults_depend_on_the_horizon_only() -> None:
     one, two, far = (ModelSpec.from_mapping(GOOD | {"horizon": h}) for h in (1, 2, 24))
     assert (one.window, two.window, far.window) == (16, 16, 32)  # at least horizon + 8
     assert one.learning_rate > two.learning_rate == far.learning_rate > 0
@@ -99,7 +99,7 @@ def test_the_default_window_leaves_room_for_the_ticks_between_updates() -> None:
     assert ModelSpec.from_mapping(GOOD | {"horizon": 24, "learn_every": 4}).window == 24 + 4 + 7
 
 
-def test_a_value_that_is_given_is_kept() -> None:
+def test_given_values_are_kept() -> None:
     given = {"horizon": 24, "hidden": 8, "window": 100, "learning_rate": 0.5}
     spec = ModelSpec.from_mapping(GOOD | given)
     assert {name: getattr(spec, name) for name in given} == given
@@ -121,7 +121,7 @@ def test_a_negative_learning_rate_is_allowed_so_that_the_gate_can_be_tested() ->
     assert ModelSpec.from_mapping(GOOD | {"learning_rate": -1e-3}).learning_rate == -1e-3
 
 
-def test_a_spec_survives_json_and_comes_back_equal() -> None:
+def test_a_spec_is_equal_after_a_json_round_trip() -> None:
     spec = ModelSpec.from_mapping(GOOD | {"horizon": 5, "targets": ["b"], "cell": "gru", "interval": 60})
     assert ModelSpec.from_mapping(json.loads(json.dumps(spec.to_mapping()))) == spec
 
@@ -166,13 +166,13 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
         ({"label_horizon": 5}, "label_horizon"),
     ],
 )
-def test_what_a_task_needs_or_has_no_use_for_is_named(fields: dict[str, Any], at_fault: str) -> None:
+def test_the_error_names_a_field_that_a_task_needs_or_does_not_use(fields: dict[str, Any], at_fault: str) -> None:
     with pytest.raises(SpecError) as caught:
         ModelSpec.from_mapping(GOOD | fields)
     assert caught.value.field == at_fault
 
 
-def test_a_task_with_labels_waits_for_them_and_none_is_forecast() -> None:
+def test_a_task_with_external_labels_has_a_label_horizon_and_forecasts_no_channel() -> None:
     spec = ModelSpec.from_mapping(GOOD | {"task": "classify", "classes": ["n", "p", "q"]})
     assert (spec.outputs, spec.loss, spec.label_horizon, spec.class_weights) == (3, "cross_entropy", 512, (1, 1, 1))
     spec = ModelSpec.from_mapping(GOOD | {"task": "regress", "targets": ["t", "a"]})
@@ -190,13 +190,13 @@ def test_a_task_with_labels_waits_for_them_and_none_is_forecast() -> None:
         ("weight_decay", {"weight_decay": 0.1, "optimizer": "sgd"}, "sgd has none"),
     ],
 )
-def test_a_setting_that_the_choice_would_not_read_is_refused(field: str, given: Any, remedy: str) -> None:
+def test_a_setting_that_the_chosen_option_does_not_read_is_refused(field: str, given: Any, remedy: str) -> None:
     with pytest.raises(SpecError, match=remedy) as caught:
         ModelSpec.from_mapping(GOOD | given)
     assert caught.value.field == field
 
 
-def test_absurdly_many_layers_are_refused_before_anything_is_made_of_them():
+def test_absurdly_many_layers_are_refused_before_anything_is_allocated():
     with pytest.raises(SpecError, match="layers = 1099511627776: give 1 to 8"):
         ModelSpec(channels=("a",), layers=2**40)
 

@@ -1,4 +1,4 @@
-"""Whole labelled windows: the gradient of backpropagation over their whole length, in groups of bounded size."""
+"""Whole labelled windows: gradients over their whole length, in groups of bounded size."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from tests.model.labelled import Labels, Window, label_spec, labels_of
 from tests.model.worlds import Chunk, digest, feed
 
 every_task = pytest.mark.parametrize("task", ["forecast", "regress", "classify"])
-NO_TIME: dict[str, Any] = {"interval": 0.0}  # windows know no time
+NO_TIME: dict[str, Any] = {"interval": 0.0}  # windows have no time
 
 
 def draw(learner: Learner, length: int, seed: int = 0) -> Window:
-    """A window with a label at each tick."""
+    """Return a window with a label at each tick."""
     rng, spec = np.random.default_rng(seed), learner.spec
     x = np.cumsum(rng.normal(0, (1, 30), (length + spec.horizon, 2)), axis=0).astype(np.float32)
     if spec.task == "forecast":
@@ -36,7 +36,7 @@ def draw(learner: Learner, length: int, seed: int = 0) -> Window:
 
 
 def grad_of(learner: Learner, windows: Sequence[Window]) -> tuple[float, Array]:
-    """Loss and gradient with the learner's weights; the labels' statistics are left alone."""
+    """Return loss and gradient with the weights of the learner. Does not change the label statistics."""
     network, weights = learner.network, learner.weights
     start, X, y, weight, last, scale = unroll(network, windows)
     Y, weight = network.task.targets(weights.target, y, weight, last, scale)
@@ -47,7 +47,7 @@ def grad_of(learner: Learner, windows: Sequence[Window]) -> tuple[float, Array]:
 
 
 @every_task
-def test_the_gradient_of_a_group_is_the_mean_of_each_windows_own(task: str) -> None:
+def test_the_gradient_of_a_group_is_the_mean_of_those_of_its_windows(task: str) -> None:
     learner = Learner(label_spec(task, head_init=0.3, layers=2))
     windows = [draw(learner, length, seed=length) for length in (3, 16, 7, 30, 12)]
 
@@ -56,13 +56,13 @@ def test_the_gradient_of_a_group_is_the_mean_of_each_windows_own(task: str) -> N
     alone = [grad_of(learner, [window]) for window in windows]
     assert loss == pytest.approx(np.mean([a for a, _ in alone]), rel=1e-5)
     expected = np.mean([g for _, g in alone], axis=0)
-    # Sums of some hundred float32 products in another order.
+    # Sums of about a hundred float32 products in another order.
     np.testing.assert_allclose(grad, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
 @pytest.mark.parametrize("task", ["regress", "classify"])
 @pytest.mark.parametrize("labelled", [[8], [0, 3, 8], range(9)])
-def test_a_window_teaches_what_its_labels_teach_one_by_one_where_truncation_reaches_its_start(
+def test_a_window_gives_the_update_of_its_single_labels_where_truncation_reaches_its_start(
     task: str, labelled: Any
 ) -> None:
     streamed, windowed = (Learner(label_spec(task, head_init=0.3, window=9, **NO_TIME)) for _ in range(2))
@@ -77,15 +77,15 @@ def test_a_window_teaches_what_its_labels_teach_one_by_one_where_truncation_reac
     assert [u.labels for u in updates] == [u.labels for u in others] == [len(places)]
     assert others[0].loss == pytest.approx(updates[0].loss, rel=1e-5)
     assert others[0].norm == pytest.approx(updates[0].norm, rel=1e-5)
-    # Adam's first step is ± the rate wherever the gradient is above the rounding of its sum.
+    # The first step of Adam is ± the rate wherever the gradient exceeds the rounding error of its sum.
     rate = streamed.spec.learning_rate
     differ = np.abs(windowed.weights.flat - streamed.weights.flat) > 1e-3 * rate
     assert differ.mean() < 0.02
-    first, second = streamed._grad.flat, windowed._grad.flat  # the steps taken
+    first, second = streamed._grad.flat, windowed._grad.flat  # the steps
     assert np.corrcoef(first, second)[0, 1] > 0.99
 
 
-def test_a_window_from_a_state_goes_on_where_the_ticks_before_it_led() -> None:
+def test_a_window_with_a_state_continues_after_the_ticks_that_led_to_it() -> None:
     learner = Learner(label_spec(head_init=0.3, **NO_TIME))
     network, whole = learner.network, draw(learner, 20)
     state, no_time = np.zeros((1, network.state_size), np.float32), np.zeros((1, 0), np.float32)
@@ -99,7 +99,7 @@ def test_a_window_from_a_state_goes_on_where_the_ticks_before_it_led() -> None:
 
 
 @every_task
-def test_a_weight_scales_its_labels_part_of_the_loss(task: str) -> None:
+def test_a_weight_scales_the_loss_of_its_label(task: str) -> None:
     learner = Learner(label_spec(task, head_init=0.3))
     window = draw(learner, 12)
     full, grad = grad_of(learner, [window])
@@ -109,7 +109,7 @@ def test_a_weight_scales_its_labels_part_of_the_loss(task: str) -> None:
 
 
 @every_task
-def test_what_stands_where_the_weight_is_zero_does_not_matter(task: str) -> None:
+def test_labels_of_zero_weight_do_not_matter(task: str) -> None:
     learner, other = Learner(label_spec(task)), Learner(label_spec(task))
     window = draw(learner, 12)
     window.weight[[0, 3, 11]] = 0
@@ -131,7 +131,7 @@ def test_learning_from_windows_lowers_their_loss(task: str) -> None:
     assert losses[-1] < 0.7 * losses[1]
 
 
-def test_windows_touch_no_stream() -> None:
+def test_windows_change_no_stream() -> None:
     learner = Learner(label_spec())
     feed(learner, Chunk(np.ones(3, np.uint32), np.arange(1, 4, dtype=np.uint64), np.zeros(3),
                         np.zeros((3, 2), np.float32)))  # fmt: skip
@@ -145,7 +145,7 @@ def test_windows_touch_no_stream() -> None:
 
 @settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(1, 3000), max_size=80))
-def test_groups_hold_every_window_once_in_order_and_stay_small(lengths: list[int]) -> None:
+def test_groups_have_every_window_once_in_order_and_are_bounded(lengths: list[int]) -> None:
     network = Learner(label_spec()).network
     windows = [Window(np.zeros((n, 2)), np.zeros((n, 2)), np.zeros((n, 2))) for n in lengths]
 
@@ -158,7 +158,7 @@ def test_groups_hold_every_window_once_in_order_and_stay_small(lengths: list[int
         assert len(group) == 1 or padded_rows(len(group)) * longest * (10 + 5) <= module.MAX_UNROLLED
 
 
-def test_a_group_ends_where_its_tapes_would_grow_too_large(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_group_ends_before_its_tapes_exceed_their_bound(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_UNROLLED", (10 + 5) * 4 * 16)  # inputs and hidden units
     learner = Learner(label_spec())
     windows = [draw(learner, n) for n in (9, 16, 12, 14, 3, 17, 200, 1)]
@@ -167,17 +167,17 @@ def test_a_group_ends_where_its_tapes_would_grow_too_large(monkeypatch: pytest.M
     assert ([u.labels for u in updates], rejected) == ([51, 3, 17, 200, 1], [])
 
 
-def test_lengths_are_padded_to_a_few_and_no_more_tapes_are_kept_than_are_used_at_once() -> None:
+def test_lengths_are_padded_to_a_few_and_only_tapes_in_use_are_kept() -> None:
     assert [padded_ticks(n) for n in (1, 2, 3, 4, 5, 16, 17, 4096)] == [1, 2, 4, 4, 8, 16, 32, 4096]
     learner = Learner(label_spec())
     learner.anchor = learner.weights.flat.copy()
     for length in (1, 2, 3, 5, 9, 16, 17, 33, 60, 100, 130):
         learner.windows([draw(learner, length)] * 3, score_anchor=True)
-    assert len(learner._tapes) <= 2 * 3 + 2  # of lengths 1, 16 and 32, the anchor's apart, and two others
+    assert len(learner._tapes) <= 2 * 3 + 2  # lengths 1, 16 and 32, separate ones for the anchor, and two others
 
 
 @every_task
-def test_windows_that_cannot_be_learned_are_rejected_with_the_reason_and_the_others_learned(task: str) -> None:
+def test_windows_that_cannot_be_learned_are_rejected_with_a_reason_and_the_others_are_learned(task: str) -> None:
     learner = Learner(label_spec(task))
     good = draw(learner, 10)
     bad = [
@@ -197,7 +197,7 @@ def test_windows_that_cannot_be_learned_are_rejected_with_the_reason_and_the_oth
         good._replace(initial_state=np.full(learner.network.state_size, np.nan, np.float32)),
     ]
     if task == "forecast":
-        bad.append(Window(good.x[:1], good.y[:1], good.weight[:1]))  # no difference seen, so no scale
+        bad.append(Window(good.x[:1], good.y[:1], good.weight[:1]))  # no difference, so no scale
 
     updates, rejected = learner.windows([good, *bad, good])
 
@@ -208,7 +208,7 @@ def test_windows_that_cannot_be_learned_are_rejected_with_the_reason_and_the_oth
 
 
 @every_task
-def test_windows_without_any_label_that_can_be_judged_are_no_update(task: str) -> None:
+def test_windows_without_a_usable_label_make_no_update(task: str) -> None:
     learner = Learner(label_spec(task))
     window = draw(learner, 1)
     before = digest(learner)
@@ -222,7 +222,7 @@ def test_windows_without_any_label_that_can_be_judged_are_no_update(task: str) -
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @every_task
-def test_a_window_whose_update_is_refused_is_named_with_all_that_were_learned_beside_it(task: str) -> None:
+def test_a_refused_update_names_all_windows_of_its_group(task: str) -> None:
     learner = Learner(label_spec(task))
     windows = [draw(learner, 10), draw(learner, 20)]
     W = learner.weights.head["W"]
@@ -237,7 +237,7 @@ def test_a_window_whose_update_is_refused_is_named_with_all_that_were_learned_be
     assert (learner.counts.windows, learner.counts.learned) == (0, 0)
 
 
-def test_while_paused_windows_are_counted_and_not_learned_and_thinned_ones_counted() -> None:
+def test_windows_are_counted_and_not_learned_while_paused_and_thinned_windows_are_counted() -> None:
     learner = Learner(label_spec())
     window = draw(learner, 10)
     learner.paused = True
@@ -250,7 +250,7 @@ def test_while_paused_windows_are_counted_and_not_learned_and_thinned_ones_count
 
 
 @every_task
-def test_where_values_may_be_missing_a_window_learns_from_the_labels_that_there_are(task: str) -> None:
+def test_with_missing_values_a_window_learns_from_the_labels_that_are_present(task: str) -> None:
     learner, other = (Learner(label_spec(task, missing="hold")) for _ in range(2))
     window = draw(learner, 12)
     window.x[[2, 5], 1] = np.nan
@@ -262,4 +262,4 @@ def test_where_values_may_be_missing_a_window_learns_from_the_labels_that_there_
     other.windows([gaps])
 
     assert digest(learner) == digest(other)
-    assert learner.counts.learned == 11 - (task == "forecast")  # its first tick has no scale
+    assert learner.counts.learned == 11 - (task == "forecast")  # the first tick has no scale

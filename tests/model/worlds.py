@@ -1,4 +1,4 @@
-"""Streams for the learner's tests: several entities interleaved, and a server's view of them."""
+"""Streams for the tests of the learner: several interleaved entities, and the forecasts that a server makes of them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ START_S, INTERVAL_S = 1.4e9, 1800.0
 
 
 class Chunk(NamedTuple):
-    """What `Learner.ticks` takes."""
+    """The arguments of `Learner.ticks`."""
 
     streams: NDArray[np.uint32]
     seq: NDArray[np.uint64]
@@ -28,13 +28,13 @@ class Chunk(NamedTuple):
 
 
 def spec(**fields: object) -> ModelSpec:
-    """A small model of two channels, with a calendar."""
+    """Return a small spec of two channels, with a calendar."""
     values: dict[str, object] = {"channels": ["a", "b"], "hidden": 5, "interval": INTERVAL_S}
     return ModelSpec.from_mapping(values | fields)
 
 
 def chunks(sizes: list[int], entities: int = 4, seed: int = 0, once: bool = False) -> list[Chunk]:
-    """Chunks of autocorrelated ticks of entities in random order. once: an entity at most once in a chunk."""
+    """Return chunks of autocorrelated ticks of entities in random order. once: each entity at most once per chunk."""
     rng = np.random.default_rng(seed)
     seq, level = np.zeros(entities, np.uint64), np.zeros((entities, 2))
     made = []
@@ -52,7 +52,7 @@ def chunks(sizes: list[int], entities: int = 4, seed: int = 0, once: bool = Fals
 
 
 def with_gaps(made: list[Chunk], seed: int = 5) -> list[Chunk]:
-    """The same chunks with a third of the values missing, whole ticks and first ones among them."""
+    """Return the chunks with a third of the values missing, including whole ticks and first ticks."""
     rng, out = np.random.default_rng(seed), []
     for chunk in made:
         missing = (rng.random(chunk.x.shape) < 0.25) | (rng.random((len(chunk.x), 1)) < 0.1)
@@ -61,14 +61,14 @@ def with_gaps(made: list[Chunk], seed: int = 5) -> list[Chunk]:
 
 
 class Server:
-    """Carries each stream's state and forecasts with a learner's weights, as serving would."""
+    """Carries the state of each stream and forecasts with the weights of a learner, as serving does."""
 
     def __init__(self, learner: Learner) -> None:
         self.learner = learner
         self.states: dict[int, Array] = {}
 
     def forecasts(self, chunk: Chunk) -> Array:
-        """[n, O] for a chunk that holds a stream at most once."""
+        """Return forecasts [n, O] for a chunk with each stream at most once."""
         network = self.learner.network
         fresh = np.zeros(network.state_size, np.float32)
         state = np.stack([self.states.get(int(s), fresh) for s in chunk.streams])
@@ -79,7 +79,7 @@ class Server:
 
 
 class Checkpoint:
-    """What a trainer stores of a learner, and the learner it makes of that: the test's stand-in for trainer.db."""
+    """Save and load a learner as a trainer does: stands in for trainer.db."""
 
     def __init__(self) -> None:
         self.contexts: dict[int, bytes] = {}
@@ -105,7 +105,7 @@ class Checkpoint:
 
 
 def digest(learner: Learner) -> str:
-    """Of everything that decides how a learner goes on: weights, moments, contexts in order of use, counts."""
+    """Return a digest of all that determines later updates: weights, moments, contexts in order of use, counts."""
     contexts = learner.contexts
     assert isinstance(contexts, Contexts)
     state = learner.optimizer_state
@@ -117,5 +117,5 @@ def digest(learner: Learner) -> str:
 
 
 def feed(learner: Learner, chunk: Chunk, learn_every: int = 1) -> list[Update]:
-    """One chunk into the learner."""
+    """Feed one chunk to the learner."""
     return learner.ticks(*chunk, learn_every=learn_every)
