@@ -1,6 +1,7 @@
 """Shared by all tests."""
 
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,16 @@ from xdist.scheduler import WorkStealingScheduling
 
 ROOT = Path(__file__).resolve().parents[1]
 
-# The suite starts some two hundred servers and commands. Where the machine forbids bytecode, each of them would compile
-# the whole source again: a third of its start.
+# The suite starts some two hundred servers and commands. Without bytecode each compiles the whole source again: a third
+# of its start.
 sys.dont_write_bytecode = False
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
-# No test depends on how fast the machine is. Without the long tests, properties are tried a quarter as often.
+# A shell starts background jobs with Ctrl-C ignored, and the commands under test would inherit that.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# No test depends on the machine's speed. Without the long tests, Hypothesis tries each property a quarter as often.
 MACHINE: dict[str, Any] = {"deadline": None, "suppress_health_check": [HealthCheck.too_slow]}
 settings.register_profile("quick", max_examples=25, **MACHINE)
 settings.register_profile("whole", max_examples=100, **MACHINE)
@@ -27,7 +32,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def examples(whole: int) -> settings:
-    """Try a property so often beside the long tests, else a quarter of that."""
+    """Try a property `whole` times when the long tests run too, else a quarter as often."""
     return settings(max_examples=whole * settings().max_examples // 100)
 
 
@@ -40,27 +45,27 @@ def shared_data() -> Path:
     return folder
 
 
-# ---- who runs what when: the suite runs in two processes
+# ---- order: the whole suite runs in several processes
 
-# Folders by what one of their tests takes, the most first; a folder that is not named comes last.
+# Folders by how long one of their tests takes, the longest first; a folder that is not here comes last.
 HEAVY = ("torture", "journeys", "docs", "deploy", "service", "client", "contracts")
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> WorkStealingScheduling:
-    """Give each process one half in one piece, so that few modules start their server in both; one that has finished
-    takes over half of what the other still has to do."""
+    """Give each process one run of consecutive tests, so that few modules start their server twice. A process that has
+    finished takes half of the tests that another still has."""
     return WorkStealingScheduling(config, log)
 
 
 @pytest.hookimpl(trylast=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Run what takes longest first: the two processes then end together."""
+    """Run the longest tests first, so that the processes end at about the same time."""
     items.sort(key=order)
 
 
 def order(item: pytest.Item) -> tuple[float, int]:
-    """Sort key: the long tests by the time they are allowed, then the others by their folder."""
+    """Return a sort key: the long tests first, by their timeout, then the others by their folder."""
     folder = item.path.relative_to(ROOT / "tests").parts[0]
     limit = item.get_closest_marker("timeout")
     allowed_s = limit.args[0] if limit else 300

@@ -1,9 +1,9 @@
-"""Servers forked from a process that has imported already what a server imports, which takes it a second each time.
+"""Servers forked from a process that has already imported the server's modules, which takes a second of a core.
 
-A forked server is a process like any other: it runs `python -m service.cli serve` with its own arguments, environment,
-pipes and session. One that has to run other code first (`crash.mutate`) starts as a command does.
+A forked server is a process like any other: it runs `service.cli` with `serve`, its own arguments, environment, pipes
+and session. A server that must run other code first (`crash.mutate`), or whose lines are counted, starts by command.
 
-Run as `python -m tests.journeys.preloaded FD`, FD being a listening Unix socket, by `spawn` alone.
+`spawn` alone runs this module: `python -m tests.journeys.preloaded FD`, where FD is a listening Unix socket.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import service
 from service.programs.backtest import child
 
 REQUEST_BYTES = 1 << 20
-MEASURED = "COVERAGE_PROCESS_CONFIG"  # set where each process counts the lines that it runs
+MEASURED = "COVERAGE_PROCESS_CONFIG"  # set while coverage counts lines in each process
 
 Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
@@ -43,7 +43,7 @@ start_as_command = child.spawn
 
 
 def sitecustomize() -> str | None:
-    """The file that a Python started with this sys.path runs first."""
+    """Return the file that Python runs first if it starts with this sys.path."""
     importlib.invalidate_caches()
     spec = importlib.machinery.PathFinder.find_spec("sitecustomize", sys.path)
     return spec.origin if spec else None
@@ -53,10 +53,10 @@ ORDINARY = sitecustomize()
 
 
 class Forked:
-    """What a ServerChild uses of an asyncio.subprocess.Process, for a server that another process has forked."""
+    """A forked server, with the part of asyncio.subprocess.Process that ServerChild uses."""
 
     def __init__(self, pid: int, stdin: BinaryIO, stdout: asyncio.StreamReader, status: Connection) -> None:
-        """status: brings a line with the exit code once the process has ended."""
+        """status: the connection that brings a line with the exit code when the process has ended."""
         self.pid, self.stdin, self.stdout, self._status = pid, stdin, stdout, status
         self.returncode: int | None = None
         self._ended = asyncio.create_task(self._end())
@@ -81,7 +81,7 @@ class Forked:
 
 
 async def spawn(flags: Sequence[str], log: BinaryIO) -> asyncio.subprocess.Process:
-    """In place of `child.spawn`."""
+    """Start a server; replaces `child.spawn`."""
     if sitecustomize() != ORDINARY or MEASURED in os.environ:
         return await start_as_command(flags, log)
     (read_in, write_in), (read_out, write_out) = os.pipe(), os.pipe()
@@ -112,7 +112,7 @@ def environment() -> dict[str, str]:
 
 
 class Preloaded:
-    """The process that forks, and where it listens. It ends with the one that started it."""
+    """The process that forks servers, and the address it listens on. It ends when its parent does."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory()
@@ -127,7 +127,7 @@ class Preloaded:
 
 @cache
 def preloaded() -> Preloaded:
-    """The one of these tests, started for the first server."""
+    """Return this process's own, started at the first call."""
     return Preloaded()
 
 
@@ -135,13 +135,13 @@ def preloaded() -> Preloaded:
 
 
 def request_in_a_fork(listening: socket.socket) -> dict[str, Any]:
-    """Fork for each connection, and report there how the fork ends. Returns in a fork alone, with what it must run."""
+    """Fork for each connection and report the fork's exit code there. Return only in a fork, with its request."""
     selector = selectors.DefaultSelector()
     selector.register(listening, selectors.EVENT_READ)
     selector.register(0, selectors.EVENT_READ)
     while True:
         for key, _ in selector.select():
-            if key.fd == 0:  # the tests have ended; servers notice by themselves
+            if key.fd == 0:  # the tests have ended; each server sees that by itself
                 raise SystemExit
             if key.fileobj is listening:
                 connection, _ = listening.accept()
@@ -165,7 +165,7 @@ def request_in_a_fork(listening: socket.socket) -> dict[str, Any]:
 
 
 def close(selector: selectors.BaseSelector | None, *more: socket.socket | int) -> None:
-    """Close these, and all that a selector watches but standard input."""
+    """Close `more`, and everything that the selector watches except standard input."""
     watched = list(selector.get_map().values()) if selector else []
     for one in (*more, *(key.fileobj for key in watched if key.fd), *(key.data[1] for key in watched if key.data)):
         one.close() if isinstance(one, socket.socket) else os.close(cast(int, one))
@@ -174,7 +174,7 @@ def close(selector: selectors.BaseSelector | None, *more: socket.socket | int) -
 
 
 def import_most() -> None:
-    """Import what a server imports but onnxruntime, and what needs it: it starts a thread, which a fork would lack."""
+    """Import the server's modules, except onnxruntime and those that need it: it starts a thread, which forks lack."""
     sys.modules["onnxruntime"] = None  # type: ignore[assignment]  # an import of it fails
     for package in (grpc_health, grpc_reflection, model, service):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
