@@ -96,8 +96,8 @@ def registry() -> CollectorRegistry:
 
 def label_names() -> dict[str, tuple[str, ...]]:
     """Return the label names of each metric."""
-    made = registry()._collector_to_names
-    labelled = {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
+    made = [vars(collector) for collector in registry()._collector_to_names]
+    labelled = {metric["_name"]: tuple(metric["_labelnames"]) for metric in made if "_labelnames" in metric}
     return labelled | dict.fromkeys(("grpc_server_msg_received", "grpc_server_msg_sent"), LABELS_OF_CALLS)
 
 

@@ -48,7 +48,7 @@ class Events:
         self.listeners: list[Callable[[Event], None]] = []  # called with each event; must not raise
 
     def emit(self, event: Event) -> None:
-        """Deliver to matching watchers only; a full queue drops its oldest event. DELETED forgets the model's events."""
+        """Deliver to matching watchers only; a full queue drops its oldest event. DELETED is a model's last."""
         if event.kind == DELETED:
             self._recent.pop(event.key, None)
         else:

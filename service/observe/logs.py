@@ -56,7 +56,7 @@ class Log:
         self.json, self._stopped = form == "json", False
         configure(self._file, form)
         reading, writing = os.pipe()
-        # Drop lines rather than wait: a C library may write while holding the interpreter's lock, which the reader needs.
+        # Drop lines rather than wait: a C library may write while holding the interpreter lock, which the reader needs.
         os.set_blocking(writing, False)
         with contextlib.suppress(OSError):  # the user's pipes are at the system's limit
             fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
