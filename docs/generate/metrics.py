@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 
@@ -15,8 +14,8 @@ from service.common.names import Origin
 from service.edge.guard.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.guard.interceptor import GrpcMetrics
 from service.observe.metrics import Metrics
+from service.trainer.process import SHOWN_LAGS
 from service.trainer.quarantine import REASONS
-from service.trainer.reports import SHOWN_LAGS
 
 PAGE = "docs/metrics.md"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
@@ -97,8 +96,8 @@ def registry() -> CollectorRegistry:
 
 def label_names() -> dict[str, tuple[str, ...]]:
     """Return the label names of each metric."""
-    made: list[Any] = list(registry()._collector_to_names)
-    labelled = {metric._name: tuple(metric._labelnames) for metric in made if hasattr(metric, "_labelnames")}
+    made = [vars(collector) for collector in registry()._collector_to_names]
+    labelled = {metric["_name"]: tuple(metric["_labelnames"]) for metric in made if "_labelnames" in metric}
     return labelled | dict.fromkeys(("grpc_server_msg_received", "grpc_server_msg_sent"), LABELS_OF_CALLS)
 
 

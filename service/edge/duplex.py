@@ -1,4 +1,4 @@
-"""The two sides of a bidi call: one task reads and answers, one tells progress; either may end the call."""
+"""The two sides of a bidirectional call: one task reads and answers, another reports progress. Either may end it."""
 
 from __future__ import annotations
 
@@ -10,30 +10,30 @@ from service.serving.ticks import Fenced
 
 
 class Duplex(Protocol):
-    """A call with two sides, and one way back that they share."""
+    """A call with two sides that share one `Writing`."""
 
     context: Any
     writing: Writing
 
     async def serve(self) -> None:
-        """Answer messages until the half-close. Raises Fenced when the call owns nothing any more."""
+        """Answer messages until the half-close. Raises Fenced when another call owns the streams."""
         ...
 
     async def tell_progress(self) -> None:
-        """Tell progress; returns when the server must end the call."""
+        """Report progress. Returns when the server must end the call."""
         ...
 
     async def leave(self) -> None:
-        """Say why the server ends the call, and end it."""
+        """Report why the server ends the call, and end it."""
         ...
 
     def end(self) -> None:
-        """Leave nothing of the call behind."""
+        """Release everything that the call holds."""
         ...
 
 
 async def both_sides(call: Duplex) -> None:
-    """Run both sides until one ends; whatever that was, nothing of the call is left behind."""
+    """Run both sides until one ends, then cancel the other and release what the call holds."""
     reading = asyncio.create_task(call.serve())
     tasks = reading, asyncio.create_task(call.tell_progress())
     try:

@@ -1,4 +1,4 @@
-"""grpc.health.v1, with the List that the library's own servicer leaves out."""
+"""grpc.health.v1, with List, which the library's servicer lacks."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Health(health.aio.HealthServicer):  # type: ignore[misc]  # untyped
         self._listed: dict[str, Any] = {}
 
     async def set(self, service: str, status: Any) -> None:
-        """A service's status from here on."""
+        """Set the status of a service."""
         self._listed[service] = status
         await super().set(service, status)
 
     async def List(self, request: Any, context: Any) -> health_pb2.HealthListResponse:
-        """The status of every service; "" is the whole server."""
+        """Return the status of every service; "" is the whole server."""
         answers = {name: health_pb2.HealthCheckResponse(status=status) for name, status in self._listed.items()}
         return health_pb2.HealthListResponse(statuses=answers)

@@ -1,4 +1,4 @@
-"""The HTTP side server: /metrics, /healthz (the process lives) and /readyz (it takes streams)."""
+"""The HTTP side server: /metrics, /healthz (the process lives) and /readyz (it accepts streams)."""
 
 from __future__ import annotations
 
@@ -21,16 +21,19 @@ from service.common.errors import Forbidden, Unauthenticated
 from service.common.limits import MAX_HTTP_CONNECTIONS
 from service.observe.rendering import Registry
 
-BACKLOG = 8  # connections that are accepted at once
-CLOSED = -1  # the descriptor of a socket that is
+BACKLOG = 8  # connections waiting to be accepted
+CLOSED = -1  # descriptor of a closed socket
 INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
 
 
 def application(
     registry: Registry, not_ready: Callable[[], str], check: Callable[[str | None, str], None]
 ) -> Starlette:
-    """The routes. not_ready() says why the service takes no streams, or nothing; check(authorization, peer) raises
-    Unauthenticated or Forbidden for whoever may not read the metrics of all tenants."""
+    """Return the routes.
+
+    not_ready: returns why the server accepts no streams, or "". check: called with (authorization, peer); raises
+    Unauthenticated or Forbidden unless the caller may read the metrics of all tenants.
+    """
 
     async def metrics(request: Request) -> Response:
         try:
@@ -40,7 +43,7 @@ def application(
             return PlainTextResponse(f"{error}\n", 401, {"WWW-Authenticate": "Bearer"})
         except Forbidden as error:
             return PlainTextResponse(f"{error}\n", 403)
-        # Rendered off the loop: thousands of series take milliseconds, and forecasts must not wait for them.
+        # Render off the loop: thousands of series take milliseconds, and forecasts must not wait for them.
         return Response(await asyncio.to_thread(registry.text), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(request: Request) -> Response:
@@ -58,28 +61,30 @@ def application(
 
 
 class Door(socket.socket):
-    """A socket that listens. Where a connection is one too many the oldest is closed, so that probes always get in:
-    also one that has not begun to speak TLS, of which nobody else knows yet."""
+    """A listening socket that closes the oldest connection beyond MAX_HTTP_CONNECTIONS, so that probes always get in.
+
+    The limit includes connections that have not begun their TLS handshake, which the HTTP server does not see yet.
+    """
 
     def __init__(self, listening: socket.socket) -> None:
         super().__init__(fileno=listening.detach())
         self._connections: list[socket.socket] = []
 
     def accept(self) -> tuple[socket.socket, Any]:
-        """The next connection, which is counted until it is closed."""
+        """Accept a connection and count it until it is closed."""
         connection, address = super().accept()
         self._connections = [c for c in self._connections if c.fileno() != CLOSED] + [connection]
         if len(self._connections) > MAX_HTTP_CONNECTIONS:
             with contextlib.suppress(OSError):  # its peer has left
-                self._connections.pop(0).shutdown(socket.SHUT_RDWR)  # whoever reads it finds its end, and closes it
+                self._connections.pop(0).shutdown(socket.SHUT_RDWR)  # its reader sees the end and closes it
         return connection, address
 
 
 class HttpServer:
-    """uvicorn on the service's own loop, on a socket that is bound at once, so that the port is known."""
+    """uvicorn on the server's event loop. The constructor binds the socket, so the port is known before `run`."""
 
     def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
-        """context: for TLS; None: plain text."""
+        """Bind the socket. context: TLS; None: plain text."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = Door(socket.create_server((host, port), family=family))
         config = uvicorn.Config(
@@ -104,11 +109,11 @@ class HttpServer:
             self._socket.close()
 
     def stop(self) -> None:
-        """End `run` soon."""
+        """Make `run` return soon."""
         self._server.should_exit = True
 
 
-class _no_signals:  # stands in for a context manager function
+class _no_signals:  # replaces a context manager function of uvicorn
     def __enter__(self) -> None: ...
 
     def __exit__(self, *error: object) -> None: ...

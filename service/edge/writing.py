@@ -1,7 +1,7 @@
-"""The way back to a client: one message at a time, and an end to those that nobody reads.
+"""Writing to a client: one message at a time, and an end to calls whose client does not read.
 
-gRPC takes the next message once the one before has left; with a client that does not read, that is never. A deadline
-per write would cost a timer per forecast, so a call only notes since when it waits, and `sweep` looks now and then.
+gRPC accepts a message once the one before has left; if the client does not read, it never does. A deadline per write
+would cost a timer per forecast, so a call only notes when its write began, and `Writers.sweep` checks periodically.
 """
 
 from __future__ import annotations
@@ -21,19 +21,22 @@ from service.edge.guard.statuses import CLIENT_GONE, statuses
 
 
 class Writing:
-    """One call's messages, counted, and above all its way back. Belongs to the task that it was made in, which is the
-    one that a sweep cancels."""
+    """Reading and writing of one call, with its messages counted.
+
+    Belongs to the task that constructs it; a sweep cancels that task. since: monotonic seconds at which the write under
+    way began; None: none is. stuck: the call was cut because its client does not read.
+    """
 
     __slots__ = ("_context", "_lock", "_messages", "_task", "since", "stuck")
 
     def __init__(self, context: Any) -> None:
         self._context, self._lock, self._task = context, asyncio.Lock(), asyncio.current_task()
-        self._messages = MESSAGES.get() or Messages()  # outside of calls, some that nobody looks at
-        self.since: float | None = None  # monotonic seconds: when the message under way was handed over
-        self.stuck = False  # cut for that
+        self._messages = MESSAGES.get() or Messages()  # outside of calls these counts are unused
+        self.since: float | None = None
+        self.stuck = False
 
     async def read(self) -> Any:
-        """The client's next message; grpc.aio.EOF once it says no more."""
+        """Return the client's next message, or grpc.aio.EOF after its half-close."""
         message = await self._context.read()
         self._messages.received += message is not grpc.aio.EOF
         return message
@@ -52,20 +55,20 @@ class Writing:
             pass
 
     async def stop(self, task: asyncio.Task[Any]) -> None:
-        """Cancel a task of the call between two messages: one cancelled half-way would still be under way in gRPC."""
+        """Cancel a task of the call between two messages. Half-way, its write would still be under way in gRPC."""
         async with self._lock:
             task.cancel()
             await asyncio.wait((task,))
 
     def cut(self) -> None:
-        """End the call: at first it may still say why; a second time it just ends."""
+        """Cancel the call. The first time it may still report why; the second time it just ends."""
         self.stuck = True
         if self._task is not None:
             self._task.cancel()
 
 
 class Writers:
-    """All calls that write, and how long each may wait for its client: `write_s` seconds."""
+    """All calls that write. Each may wait `write_s` seconds for its client to take a message."""
 
     def __init__(self, write_s: float) -> None:
         self._write_s = write_s
@@ -73,8 +76,10 @@ class Writers:
 
     @contextlib.asynccontextmanager
     async def call(self, context: Any) -> AsyncIterator[Writing]:
-        """`statuses`, and the call's way back, watched to the end. A call that is cut is told why; one whose client has
-        left ends."""
+        """Yield the call's `Writing`, watched until the end, with `statuses` around it.
+
+        A call that is cut ends with RESOURCE_EXHAUSTED; one whose client has left just ends.
+        """
         writing = Writing(context)
         self._calls.add(writing)
         try:
@@ -88,17 +93,20 @@ class Writers:
                     this = asyncio.current_task()
                     if not writing.stuck or this is None or this.uncancel():
                         raise
-                    remedy = "read on, then connect again"
+                    remedy = "read the answers; then connect again"
                     raise Exhausted("call", "its client does not read", remedy, retry_s=1.0) from None
         finally:
             self._calls.discard(writing)
 
     def sweep(self, now: float) -> int:
-        """Cut the calls whose message has waited for too long at `now`, monotonic seconds; how many were cut anew."""
+        """Cut the calls whose message has waited too long. Returns how many are cut for the first time.
+
+        now: monotonic seconds.
+        """
         late = [call for call in self._calls if is_overdue(call.since, now, self._write_s)]
         fresh = sum(not call.stuck for call in late)
         for call in late:
-            call.since = now  # saying why may take as long again
+            call.since = now  # reporting why may take as long again
             call.cut()
         return fresh
 
