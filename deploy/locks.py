@@ -1,7 +1,7 @@
-"""`python -m deploy.locks`: write the parts of requirements.lock that an image needs, to run and to build.
+"""`python -m deploy.locks`: write the parts of requirements.lock that the image needs.
 
-deploy/requirements.lock is what the two distributions need to run, in the image; deploy/build.lock is what builds their
-wheels. A test compares them with what is committed.
+deploy/requirements.lock holds what the two distributions need at run time, deploy/build.lock what building their wheels
+needs. A test compares both with the committed files.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = ("pyproject.toml", "client/pyproject.toml")
 OURS = {"freshet", "freshet-server"}
-IMAGE = {  # for which markers are decided, wherever this runs
+IMAGE = {  # the environment for markers, on every machine that runs this
     "implementation_name": "cpython", "os_name": "posix", "platform_python_implementation": "CPython",
     "platform_system": "Linux", "python_full_version": "3.11.0", "python_version": "3.11", "sys_platform": "linux",
 }  # fmt: skip
@@ -26,14 +26,14 @@ NOTE = "# made by `python -m deploy.locks` from requirements.lock\n"
 
 
 def locked() -> dict[str, str]:
-    """By name: the lines of requirements.lock that pin a distribution."""
+    """Return the lines of requirements.lock that pin each distribution, by its name."""
     text = (ROOT / "requirements.lock").read_text(encoding="utf-8")
     pins = re.finditer(r"^([A-Za-z0-9._-]+)==.*\n(?:[ \t]+.*\n)*", text, re.M)
     return {canonicalize_name(pin[1]): pin[0] for pin in pins}
 
 
 def closure(wanted: Iterable[str]) -> set[str]:
-    """The names of the distributions that these requirements bring with them, themselves included; not ours."""
+    """Return the names of all distributions that these requirements need, themselves included, without ours."""
     found: set[str] = set()
     todo = [Requirement(text) for text in wanted]
     while todo:
@@ -51,13 +51,13 @@ def closure(wanted: Iterable[str]) -> set[str]:
 
 
 def runtime() -> str:
-    """deploy/requirements.lock."""
+    """Return the contents of deploy/requirements.lock."""
     projects = [tomllib.loads((ROOT / path).read_text(encoding="utf-8"))["project"] for path in PROJECTS]
     return _lines(closure(text for project in projects for text in project["dependencies"]))
 
 
 def build() -> str:
-    """deploy/build.lock."""
+    """Return the contents of deploy/build.lock."""
     return _lines(closure(["setuptools", "wheel"]))
 
 
