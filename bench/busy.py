@@ -1,7 +1,7 @@
-"""Latency of single ticks with the trainer busy and idle, in turns, on one server.
+"""Measure the latency of single ticks on one server, in turns with an idle and a busy trainer.
 
-A second model with a large network is given a burst of ticks that keeps the trainer learning while nothing else is
-sent to it; the measured stream is of a model that does not learn. "Idle" begins when that burst is judged.
+A burst of ticks to a second model with a large network keeps the trainer busy; nothing else goes to that model. The
+measured stream belongs to a model that does not learn. The idle phase begins when the burst has its verdict.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BURST = 250
 
 
 async def latencies(stream: freshet.Stream, n: int) -> list[float]:
-    """Seconds of n ticks, one at a time."""
+    """Send n ticks one at a time, and return the seconds that each takes."""
     taken = []
     for value in np.random.default_rng(n).standard_normal(n):
         started = time.perf_counter()
@@ -34,7 +34,7 @@ async def latencies(stream: freshet.Stream, n: int) -> list[float]:
 
 
 async def measure(rounds: int, n: int) -> dict[str, list[list[float]]]:
-    """Latencies by phase and round."""
+    """Return the latencies of each phase, a list per round."""
     found: dict[str, list[list[float]]] = {"idle": [], "busy": []}
     with tempfile.TemporaryDirectory() as folder:
         child = ServerChild(Path(folder) / "data", Path(folder) / "log")
@@ -53,7 +53,7 @@ async def measure(rounds: int, n: int) -> dict[str, list[list[float]]]:
                     taken = await latencies(stream, n)
                     if heavy.judged_through >= heavy.next_seq - 1 and before < heavy.next_seq - 1:
                         print(
-                            "the burst was learned before the phase ended: fewer ticks or a longer burst",
+                            "the burst was learned before the phase ended: use fewer ticks or a longer burst",
                             file=sys.stderr,
                         )
                     found["busy"].append(taken)
@@ -62,7 +62,7 @@ async def measure(rounds: int, n: int) -> dict[str, list[list[float]]]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if the ratio of medians does not hold."""
+    """Run the benchmark and print the rows; return 1 if the ratio of the medians exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=7)
     options.add_argument("--ticks", type=int, default=500, help="ticks per phase")

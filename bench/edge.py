@@ -1,8 +1,8 @@
-"""Server CPU per message of a single-tick stream, against a bare grpc.aio echo of the same messages; and packed ones.
+"""Measure the server's CPU per message for single ticks, against a bare grpc.aio echo, and for packed ticks.
 
-Both servers run as child processes and take turns, message for message the same client work. The model does not learn
-here: learning happens in another process, whose CPU is not the server's. Packed: Streams.Mux with 1,024 streams, one
-tick of each in a message; forecasts per second are those of one core, all threads of the server counted.
+Both servers run as child processes and take turns; the client does the same work for both. The model does not learn,
+because learning runs in another process, whose CPU is not the server's. Packed: Streams.Mux with 1,024 streams, one
+tick of each per message; forecasts per second are per core, with all threads of the server counted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PACKED_STREAMS, PACKED_MESSAGES, PACKED_WARM, PACKED_ROUNDS, PACKED_IN_FLIGHT = 
 
 
 class Echo(streams_pb2_grpc.StreamsServicer):
-    """Reads a request, writes a response of the same size: what grpc.aio itself costs."""
+    """Read a request and write a response of the same size. It shows the cost of grpc.aio itself."""
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # grpc.aio also serves with read and write
         """Echo seq and values until half-close."""
@@ -42,7 +42,7 @@ class Echo(streams_pb2_grpc.StreamsServicer):
 
 
 async def echo() -> None:
-    """The echo server's process: prints its port, serves until its input closes."""
+    """Run the echo server: print its port, and serve until standard input closes."""
     server = grpc.aio.server()
     streams_pb2_grpc.add_StreamsServicer_to_server(Echo(), server)  # type: ignore[abstract]  # nothing else is called
     print(server.add_insecure_port("127.0.0.1:0"), flush=True)
@@ -52,12 +52,12 @@ async def echo() -> None:
 
 
 def cpu_s(pid: int) -> float:
-    """CPU seconds of a process so far, all threads that live, user and system: to the nanosecond, unlike its stat."""
+    """Return the CPU seconds of a process's living threads, user and system. Exact to 1 ns."""
     return sum(int(file.read_text().split()[0]) for file in Path(f"/proc/{pid}/task").glob("*/schedstat")) / 1e9
 
 
 async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool) -> None:
-    """Send n ticks, at most `in_flight` unanswered and, where the server tells, at most UNDURABLE not on disk."""
+    """Send n ticks, at most `in_flight` of them unanswered and, if the server reports it, UNDURABLE not durable."""
     sent = answered = 0
     on_disk = 0 if durable else n
     values = np.random.default_rng(first_seq).standard_normal((n, 1)).astype(np.float32)
@@ -77,7 +77,7 @@ async def drive(call: Any, first_seq: int, n: int, in_flight: int, durable: bool
 
 
 async def measure(in_flight: int) -> tuple[float, float, float]:
-    """Median CPU seconds per message of freshet and of the echo, and their median same-round ratio."""
+    """Return the median CPU seconds per message of freshet and of the echo, and the median of their ratio per round."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         async with ServerChild(Path(folder) / "data", log) as child:
@@ -116,7 +116,7 @@ async def measure(in_flight: int) -> tuple[float, float, float]:
 
 
 async def packed(streams: int) -> tuple[float, float]:
-    """Forecasts per second of server CPU, and by the wall, of packed messages of one tick each of so many streams."""
+    """Return forecasts per second of server CPU and of wall time, for packed messages with one tick per stream."""
     with tempfile.TemporaryDirectory() as folder:
         async with (
             ServerChild(Path(folder) / "data", Path(folder) / "log") as child,
@@ -140,7 +140,7 @@ async def packed(streams: int) -> tuple[float, float]:
 
 
 async def drive_packed(call: Any, streams: int, first_seq: int, messages: int) -> None:
-    """Send messages of one tick per stream, PACKED_IN_FLIGHT at once, and take all their forecasts."""
+    """Send messages with one tick per stream, PACKED_IN_FLIGHT at once, and read all forecasts."""
     handle = np.arange(streams, dtype="<u4").tobytes()
     x = np.random.default_rng(first_seq).standard_normal((messages, streams)).cumsum(axis=0).astype("<f4")
     sent = answered = 0
@@ -157,7 +157,7 @@ async def drive_packed(call: Any, streams: int, first_seq: int, messages: int) -
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if a ratio does not hold."""
+    """Run the benchmark and print the rows; return 1 if a ratio exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--echo", action="store_true", help=SUPPRESS)
     arguments = options.parse_args(argv)

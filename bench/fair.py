@@ -1,8 +1,8 @@
-"""A light model beside a heavy one: how stale its forecasts are, and how long its labels wait, alone and beside it.
+"""Measure how stale a light model's forecasts are and how long its labels wait, alone and beside a heavy model.
 
-Light: the default model, one stream with a steady rate. Heavy: 40 streams of a model with horizon 96, as fast as the
-server takes their ticks. Each as a client sees it: staleness with each forecast, and from Durable(seq) to
-judged_through ≥ seq.
+Light: the default model, one stream at a steady rate. Heavy: 40 streams of a model with horizon 96, as fast as the
+server accepts their ticks. Both figures are the client's: staleness comes with each forecast; a label waits from
+Durable(seq) to judged_through ≥ seq.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ LIGHT: dict[str, Any] = {"channels": ["v"]}
 
 
 async def light(client: freshet.Client, ticks: int, rate: float) -> tuple[list[int], list[float]]:
-    """Staleness of each forecast, and seconds that each label waited from its answer to its judgement."""
+    """Return the staleness of each forecast, and the seconds from each tick's answer to its label's verdict."""
     values = np.cumsum(np.random.default_rng(0).standard_normal(ticks)).astype(np.float32)
     staleness: list[int] = []
     sent: list[float] = []
@@ -55,7 +55,7 @@ async def light(client: freshet.Client, ticks: int, rate: float) -> tuple[list[i
 
 
 async def heavy(client: freshet.Client) -> None:
-    """Ticks of all streams, until cancelled."""
+    """Send ticks of all streams until cancelled."""
     rng = np.random.default_rng(1)
     async with contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(client.stream("heavy", f"s{n}")) for n in range(STREAMS)]
@@ -66,7 +66,7 @@ async def heavy(client: freshet.Client) -> None:
 
 
 async def measure(ticks: int, rate: float, beside: bool, settings: dict[str, object]) -> list[tuple[str, float, str]]:
-    """The light model's numbers: name, value, unit."""
+    """Return name, value and unit of each of the light model's figures."""
     with tempfile.TemporaryDirectory() as folder:
         child = ServerChild(Path(folder) / "data", Path(folder) / "log", settings=settings)
         async with child, freshet.connect(child.grpc) as client:
@@ -86,7 +86,7 @@ async def measure(ticks: int, rate: float, beside: bool, settings: dict[str, obj
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if one does not hold."""
+    """Run the benchmark and print the rows; return 1 if one exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--ticks", type=int, default=500)
     options.add_argument("--rate", type=float, default=25.0, help="ticks per second of the light model")

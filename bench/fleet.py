@@ -1,9 +1,9 @@
-"""2,000 streams that one model learns from at once: labels learned per second, staleness, and error beside baselines.
+"""Measure one model that learns from 2,000 streams at once: labels per second, staleness, and error beside baselines.
 
-Every stream has its own level, size, phase and noise; the law behind them is one: a daily wave plus a nonlinear
-autoregression. All go through one call of Streams.Mux, one tick each in a message; the next message is sent once no
-forecast would be staler than AHEAD labels, or at once if that is so already. Each forecast is made before its value is
-known. Beside it: persistence, and one recursive least squares per stream, 2,000 in all, on the same ticks.
+Every stream has its own level, size, phase and noise, but all follow one law: a daily wave plus a nonlinear
+autoregression. All ticks go through one call of Streams.Mux, one tick per stream in each message. The next message
+goes out when no forecast would be staler than AHEAD labels, or at once if one already is. Each forecast is made before
+its value is known. The baselines are persistence and one recursive least squares per stream on the same ticks.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from model.offline.baselines import RecursiveLeastSquares
 from service.programs.backtest.child import ServerChild
 
 DAY = 24
-AHEAD = 4  # labels of each stream that may be unjudged when its next tick is sent
-SCORED_FROM = 0.25  # of the ticks: before, everybody is still learning
+AHEAD = 4  # labels of each stream that may lack a verdict when its next tick is sent
+SCORED_FROM = 0.25  # the share of ticks at the start that is not scored, because every forecaster still learns
 INTERVAL_S = 3600.0
 
 
 def fleet(streams: int, ticks: int, seed: int) -> NDArray[np.float32]:
-    """[ticks, streams] values."""
+    """Return values of shape [ticks, streams]."""
     rng = np.random.default_rng(seed)
     t = np.arange(ticks)[:, None]
     wave = np.sin(2 * np.pi * t / DAY + rng.uniform(0, 2 * np.pi, streams))
@@ -47,7 +47,7 @@ def fleet(streams: int, ticks: int, seed: int) -> NDArray[np.float32]:
 
 @dataclass(frozen=True)
 class Ran:
-    """What came of one run. y: [ticks, streams] forecasts of the next tick; staleness: labels per forecast."""
+    """The results of one run. y: [ticks, streams] forecasts of the next tick; staleness: labels per forecast."""
 
     y: NDArray[np.float32]
     staleness: NDArray[np.int64]
@@ -56,7 +56,7 @@ class Ran:
 
 
 async def run(x: NDArray[np.float32], hidden: int) -> Ran:
-    """The fleet through a real server."""
+    """Send the fleet through a real server."""
     ticks, streams = x.shape
     y, judged = np.zeros((ticks, streams), np.float32), np.zeros((ticks, streams), np.int64)
     with tempfile.TemporaryDirectory() as folder:
@@ -87,7 +87,7 @@ async def run(x: NDArray[np.float32], hidden: int) -> Ran:
 
 
 def wave(t: int, x: NDArray[np.float32]) -> streams_pb2.Columns:
-    """Tick t of every stream."""
+    """Return tick t of every stream."""
     n = len(x)
     return streams_pb2.Columns(
         handle=np.arange(n, dtype="<u4").tobytes(),
@@ -111,13 +111,13 @@ async def take(call: Any, y: NDArray[np.float32], judged: NDArray[np.int64]) -> 
 
 
 async def until_fresh(models: Any, offset: int) -> None:
-    """Wait until the model's labels up to a journal offset are judged."""
+    """Wait until the model's labels up to a journal offset have their verdict."""
     while (await models.Get(models_pb2.GetModelRequest(name="m"))).judged_offset < offset:
         await asyncio.sleep(0.002)
 
 
 def rls(x: NDArray[np.float32]) -> NDArray[np.float64]:
-    """Forecasts of one recursive least squares per stream, side by side."""
+    """Return the forecasts of one recursive least squares per stream."""
     hour = 2 * np.pi * (np.arange(1, len(x) + 1) + 1) / DAY
     known = np.stack([np.sin(hour), np.cos(hour)], axis=1)
     baseline = RecursiveLeastSquares(x.shape[1], 1, known=2)
@@ -125,7 +125,7 @@ def rls(x: NDArray[np.float32]) -> NDArray[np.float64]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows."""
+    """Run the benchmark and print the rows."""
     options = parser(__doc__)
     options.add_argument("--streams", type=int, default=2000)
     options.add_argument("--ticks", type=int, default=400)

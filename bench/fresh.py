@@ -1,6 +1,7 @@
-"""From a label on disk to weights in service judged with it, as a client sees it: Durable(seq) to judged_through ≥ seq.
+"""Measure the time from a durable label to serving weights whose verdict includes it, as a client sees it.
 
-A steady stream of ticks, once with the default settings and once with a short publish_s.
+It runs from Durable(seq) to judged_through ≥ seq, for a steady stream of ticks, once with the default settings and once
+with a short publish_s.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ CASES: tuple[tuple[str, dict[str, object], float], ...] = (
 
 
 async def watch(call: Any, ticks: int) -> list[float]:
-    """Read until every label is judged; seconds from each tick's durability to its judgement."""
+    """Read until every label has its verdict, and return the seconds from each tick's durability to the verdict."""
     on_disk: list[float] = []
     waited: list[float] = []
     judged = 0
@@ -44,7 +45,7 @@ async def watch(call: Any, ticks: int) -> list[float]:
 
 
 async def measure(settings: dict[str, object], ticks: int, rate: float) -> list[float]:
-    """Delays of `ticks` labels sent at `rate` per second."""
+    """Return the delays of `ticks` labels sent at `rate` per second."""
     values = np.cumsum(np.random.default_rng(0).standard_normal(ticks)).astype(np.float32)
     with tempfile.TemporaryDirectory() as folder:
         child = ServerChild(Path(folder) / "data", Path(folder) / "log", settings=settings)
@@ -64,7 +65,7 @@ async def measure(settings: dict[str, object], ticks: int, rate: float) -> list[
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if one does not hold."""
+    """Run the benchmark and print the rows; return 1 if one exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--ticks", type=int, default=800)
     options.add_argument("--rate", type=float, default=60.0, help="ticks per second")

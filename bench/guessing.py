@@ -1,8 +1,8 @@
-"""A tenant's token and a million guessed names of another tenant's models and streams: hits, and what the time tells.
+"""Guess a million names of another tenant's models and streams with a valid token, and compare answers and their times.
 
-Half of all names are those of the owner, the other half are nobody's, in an order that tells nothing. Every answer is
-compared in full, its metadata included. Then one after another, with nothing else under way: how often an answer about
-the owner's takes longer than one about nobody's. One half is chance; the standard score says how far chance strays.
+Half of the names exist at the owner, half do not exist, in random order. Every answer is compared in full, metadata
+included. Then names are tried one after another without other load, to see how often an answer about an existing name
+takes longer than one about a name that does not exist. One half is chance; the standard score is the distance from it.
 """
 
 from __future__ import annotations
@@ -27,8 +27,10 @@ GUESSES, TIMED, WARM = 1_000_000, 60_000, 500
 
 
 def longer(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float]:
-    """How often a value of `a` is above one of `b` (Mann and Whitney's U, as a share), and its standard score if the
-    two were of one distribution."""
+    """Return how often a value of `a` exceeds one of `b` (Mann and Whitney's U, as a share), and its standard score.
+
+    The score assumes that both have the same distribution.
+    """
     both = np.concatenate([a, b])
     _, inverse, counts = np.unique(both, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(counts) - (counts - 1) / 2)[inverse]  # ties share their mean rank
@@ -37,7 +39,7 @@ def longer(a: NDArray[np.float64], b: NDArray[np.float64]) -> tuple[float, float
 
 
 async def measure(n: int, timed: int) -> list[Row]:
-    """The rows of one run."""
+    """Return the rows of one run."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         (folder / "access.toml").write_text(ACCESS)
@@ -66,7 +68,7 @@ async def measure(n: int, timed: int) -> list[Row]:
 
 
 def _told(kind: str, counted: Counter[tuple[Answer, bool]]) -> list[Row]:
-    """Guesses of a kind, hits among them, and how many answers there are that differ."""
+    """Return the rows for guesses of one kind: the hits, and the number of different answers."""
     case = f"{kind} names, {counted.total():,} guessed"
     hits = sum(count for (answer, _), count in counted.items() if answer.code != "NOT_FOUND")
     return [
@@ -76,7 +78,7 @@ def _told(kind: str, counted: Counter[tuple[Answer, bool]]) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if a name was hit, or an answer or its time tells what is there."""
+    """Run the benchmark and print the rows; return 1 if an answer or its time reveals that a name exists."""
     options = parser(__doc__)
     options.add_argument("--guesses", type=int, default=GUESSES, metavar="N")
     options.add_argument("--timed", type=int, default=TIMED, metavar="N")

@@ -1,7 +1,8 @@
-"""A good stream's latency beside the heaviest models that are permitted, against its own when the server is quiet.
+"""Measure a good stream's latency beside the heaviest permitted models, against its latency on a quiet server.
 
-Each heavy load is a call of Mux with a full message after another, or single ticks of many streams, from a process of
-its own, so that what is measured is the server and not the client's own loop. The good stream ticks one at a time.
+Each heavy load is one or more calls of Mux with one full message after another, or single ticks of many streams. It
+runs in a separate process, so that the figures show the server and not the client's event loop. The good stream ticks
+one at a time.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ import freshet
 from bench.report import Row, finish, parser
 from service.programs.backtest.child import ServerChild
 
-ALLOWED_S = 0.02  # that the good stream's p95 may be above its own quiet one
+ALLOWED_S = 0.02  # by which the good stream's p95 may exceed its p95 on a quiet server
 WARM_TICKS = 50
-LOADS: dict[str, tuple[dict[str, Any], int, int]] = {  # spec, streams, ticks per second of event time; see `LOOKS`
+LOADS: dict[str, tuple[dict[str, Any], int, int]] = {  # spec, streams, calls of Mux (0: single ticks)
     "hidden 1024, 1,024 streams": ({"channels": ["x"], "hidden": 1024}, 1024, 1),
     "256 channels × hidden 1024": ({"channels": [f"c{i}" for i in range(256)], "hidden": 1024}, 900, 1),
     "4,096 classes": ({"channels": ["x"], "task": "classify", "classes": [f"k{i}" for i in range(4096)]}, 1024, 1),
@@ -34,7 +35,7 @@ LOADS: dict[str, tuple[dict[str, Any], int, int]] = {  # spec, streams, ticks pe
 
 
 def press(address: str, model: str, channels: int, streams: int, calls: int, going: Any, ending: Any) -> None:
-    """In a process of its own: send all that is taken until told to end."""
+    """Send as much as the server accepts until `ending` is set. Runs in a separate process."""
     asyncio.run(_press(address, model, channels, streams, calls, going, ending))
 
 
@@ -59,7 +60,7 @@ async def _press(address: str, model: str, channels: int, streams: int, calls: i
 
 
 async def latencies(stream: freshet.Stream, seconds: float) -> list[float]:
-    """Seconds of each of the ticks, one at a time, for so long."""
+    """Send ticks one at a time for `seconds`, and return the seconds that each takes."""
     taken: list[float] = []
     end = time.perf_counter() + seconds
     while (started := time.perf_counter()) < end:
@@ -70,7 +71,7 @@ async def latencies(stream: freshet.Stream, seconds: float) -> list[float]:
 
 
 async def measure(names: Sequence[str], seconds: float) -> list[Row]:
-    """The rows of each load."""
+    """Return the rows of each load."""
     rows = []
     start = multiprocessing.get_context("spawn")
     for name in names:
@@ -105,9 +106,9 @@ async def measure(names: Sequence[str], seconds: float) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if a good stream waits for longer than allowed."""
+    """Run the benchmark and print the rows; return 1 if the good stream waits longer than allowed."""
     options = parser(__doc__)
-    options.add_argument("--seconds", type=float, default=5.0, help="of each phase")
+    options.add_argument("--seconds", type=float, default=5.0, help="duration of each phase")
     options.add_argument("--loads", nargs="+", default=list(LOADS), choices=list(LOADS))
     arguments = options.parse_args(argv)
     return finish(asyncio.run(measure(arguments.loads, arguments.seconds)), arguments.json)

@@ -1,10 +1,10 @@
-"""What idle models cost the live one: bytes written, staleness and CPU per tick beside 0, 50, 99 and 999 of them.
+"""Measure what idle models cost a live one: bytes written, staleness and CPU per tick beside 0, 50, 99 and 999 of them.
 
-One server for each number, all of them at once; a stream of a live model ticks at each in turn, several times, so that
-a busy neighbour meets all alike. The idle models are of the default spec, have each had a few ticks of one stream, and
-have learned from them. Bytes are those that the server and its trainer gave to the disk; the ratio is to the server
-with no idle model. Also: how fast an SDK client creates the models, the start of a server that has them, and memory per
-idle model of server and trainer, before and after that start.
+One server per number runs at the same time. A stream of a live model ticks at each server in turn, several times, so
+that other load on the machine affects all alike. Each idle model has the default spec and has learned from a few ticks
+of one stream. Bytes are those that the server and its trainer wrote to the disk; ratios compare with the server without
+idle models. Also measured: how fast an SDK client creates the models, the start of a server that has them, and the
+memory of server and trainer per idle model, before and after that start.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from bench.memory import resident_bytes
 from bench.report import Row, finish, parser
 from service.programs.backtest.child import ServerChild
 
-HELD = 1.2  # of the ratio to no idle model
+HELD = 1.2  # the bound on the ratio to no idle model
 HELD_AT = 99  # idle models
 DEADLINE_S = 600.0
-AT_ONCE = 8  # calls that create models, or tick the idle ones
+AT_ONCE = 8  # concurrent calls that create models or tick the idle ones
 IDLE_TICKS = 3
-PAUSE_S = 2.0  # from the last tick of the idle models to the first measured
+PAUSE_S = 2.0  # from the last tick of the idle models to the first measured tick
 
 
 @dataclass
 class Taken:
-    """What one block of ticks took, or several in sum."""
+    """The cost of one block of ticks, or the sum of several."""
 
     ticks: int = 0
     written: int = 0  # bytes
@@ -63,13 +63,13 @@ class Place:
         self.memory: dict[str, list[int]] = {"server": [], "trainer": []}  # bytes: before, after the restart
 
     def processes(self) -> tuple[int, int]:
-        """The server, and its trainer."""
+        """Return the process ids of the server and its trainer."""
         children = Path(f"/proc/{self.child.pid}/task/{self.child.pid}/children").read_text().split()
         [trainer] = [int(pid) for pid in children if b"service.trainer" in Path(f"/proc/{pid}/cmdline").read_bytes()]
         return self.child.pid, trainer
 
     async def fill(self) -> None:
-        """Create the models and let a stream of each tick; then start the server again, timed."""
+        """Create the models, tick a stream of each, then restart the server and time it."""
         await self.child.start(DEADLINE_S)
         async with freshet.connect(self.child.grpc) as client:
             started = time.perf_counter()
@@ -102,12 +102,12 @@ class Place:
         await asyncio.gather(*(one(n) for n in range(self.idle)))
 
     def remember(self) -> None:
-        """Note the resident sets of the processes."""
+        """Store the resident memory of both processes."""
         for name, pid in zip(self.memory, self.processes(), strict=True):
             self.memory[name].append(resident_bytes(pid))
 
     async def block(self, seconds: float, rate: float) -> None:
-        """Tick the live stream for so long, so many times per second: part of what a tick costs comes by the second."""
+        """Tick the live stream at `rate` for `seconds`; the rate is fixed, because part of the cost is per second."""
         pids = self.processes()
         async with freshet.connect(self.child.grpc) as client, client.stream("live", "pump") as stream:
             before, taken, started = totals(pids), Taken(), time.perf_counter()
@@ -122,7 +122,7 @@ class Place:
 
 
 def totals(pids: Sequence[int]) -> tuple[int, float]:
-    """Bytes that processes have written to the disk so far, and their CPU seconds."""
+    """Return the bytes that processes have written to the disk so far, and their CPU seconds."""
     written, cpu = 0, 0.0
     for pid in pids:
         found = re.search(r"^write_bytes: (\d+)", Path(f"/proc/{pid}/io").read_text(), re.M)
@@ -134,7 +134,7 @@ def totals(pids: Sequence[int]) -> tuple[int, float]:
 
 
 async def measure(counts: Sequence[int], seconds: float, rounds: int, rate: float) -> list[Row]:
-    """The rows of one run."""
+    """Return the rows of one run."""
     with tempfile.TemporaryDirectory() as folder:
         places = [Place(Path(folder), idle) for idle in counts]
         try:
@@ -151,7 +151,7 @@ async def measure(counts: Sequence[int], seconds: float, rounds: int, rate: floa
 
 
 def rows_of(place: Place, base: Place) -> list[Row]:
-    """What is told of one server."""
+    """Return the rows of one server."""
     case, taken, alone = f"{place.idle} idle models", place.taken, base.taken
     asked = HELD if place.idle == HELD_AT else None
     per_tick = {
@@ -177,15 +177,15 @@ def rows_of(place: Place, base: Place) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if a ratio does not hold."""
+    """Run the benchmark and print the rows; return 1 if a ratio exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--idle", type=int, nargs="+", default=[0, 50, 99, 999])
-    options.add_argument("--seconds", type=float, default=4.0, help="of one block")
+    options.add_argument("--seconds", type=float, default=4.0, help="duration of one block")
     options.add_argument("--rounds", type=int, default=4)
     options.add_argument("--rate", type=float, default=100.0, help="ticks of the live stream per second")
     a = options.parse_args(argv)
     if a.idle[0]:
-        options.error("--idle: begin with 0, which the others are compared with")
+        options.error("--idle: the first number must be 0, because the others are compared with it")
     return finish(asyncio.run(measure(a.idle, a.seconds, a.rounds, a.rate)), a.json)
 
 

@@ -1,9 +1,9 @@
-"""What the journal costs: forecasts per second and latency with it and without it, in turns, two servers side by side.
+"""Measure the cost of the journal: forecasts per second and latency with and without it, on two servers in turns.
 
-"Off" is a server in which encoding, writing and syncing a commit do nothing (a patch of this bench: production has no
-such switch); everything else is the same, and neither gives its trainer anything to do. Throughput: 32 streams with 8
-ticks in flight each, and packed messages; latency: one stream alone. Beside it, of the server with the journal: how
-long commits take, and labels acknowledged, which is to say on disk, per second.
+"Off" is a server in which encoding, writing and syncing a commit do nothing. This bench patches it; production has no
+such switch. Everything else is the same, and neither server gives its trainer work. Throughput: 32 streams with 8 ticks
+in flight each, and packed messages. Latency: one stream alone. Also measured, with the journal: the time of commits,
+and labels acknowledged (so, durable) per second.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ journal.Journal._write = _write
 
 @contextlib.asynccontextmanager
 async def a_server(folder: Path, name: str, patch: str) -> AsyncIterator[ServerChild]:
-    """A server that runs this code first, as its sitecustomize."""
+    """Run a server that executes `patch` first, as its sitecustomize."""
     (folder / name).mkdir()
     (folder / name / "sitecustomize.py").write_text(
         f'import sys\nif "service.cli" in sys.orig_argv:\n{_indented(patch)}' if patch else ""
@@ -64,7 +64,7 @@ async def a_server(folder: Path, name: str, patch: str) -> AsyncIterator[ServerC
     try:
         yield child
     finally:
-        child.kill()  # what it would write while draining is nobody's
+        child.kill()  # nothing that it would write while draining is needed
         await child.wait()
 
 
@@ -73,7 +73,7 @@ def _indented(code: str) -> str:
 
 
 class Driven:
-    """One server, its calls, and what is measured of it."""
+    """One server with its calls and measurements."""
 
     def __init__(self, channel: grpc.aio.Channel) -> None:
         self._channel, self._streams = channel, streams_pb2_grpc.StreamsStub(channel)
@@ -82,7 +82,7 @@ class Driven:
         self._next, self._next_alone, self._next_packed, self._durable = 1, 1, 1, 0
 
     async def open(self) -> None:
-        """The model, and every stream."""
+        """Create the model and open every stream."""
         spec = types_pb2.ModelSpec(channels=["v"], hidden=32, learn=False)
         await models_pb2_grpc.ModelsStub(self._channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
         for n in range(STREAMS + 1):
@@ -97,14 +97,14 @@ class Driven:
             pass
 
     async def many(self) -> float:
-        """Seconds of TICKS ticks of each of the streams."""
+        """Send TICKS ticks of every stream, and return the seconds taken."""
         started = time.perf_counter()
         await asyncio.gather(*(drive(call, self._next, TICKS, IN_FLIGHT, durable=True) for call in self._calls[1:]))
         self._next += TICKS
         return time.perf_counter() - started
 
     async def alone(self) -> float:
-        """Median seconds of a tick of a stream that ticks alone; waiting for the disk is not counted."""
+        """Tick one stream alone, and return the median seconds per tick, without waits for the disk."""
         call, taken = self._calls[0], []
         for _ in range(ALONE):
             while self._next_alone - self._durable > UNDURABLE:
@@ -127,7 +127,7 @@ class Driven:
         return kind
 
     async def packed(self) -> float:
-        """Seconds of PACKED_MESSAGES messages with a tick of each stream."""
+        """Send PACKED_MESSAGES messages with a tick of each stream, and return the seconds taken."""
         started = time.perf_counter()
         await drive_packed(self._packed, PACKED_STREAMS, self._next_packed, PACKED_MESSAGES)
         self._next_packed += PACKED_MESSAGES
@@ -135,7 +135,7 @@ class Driven:
 
 
 async def in_turns(blocks: dict[str, Callable[[], Awaitable[float]]], rounds: int) -> dict[str, list[float]]:
-    """What each block says, all in turn; the first round, which warms up, is left out."""
+    """Run the blocks in turn, and return each one's values without those of the first round, which warms up."""
     taken: dict[str, list[float]] = {name: [] for name in blocks}
     for r in range(rounds + 1):
         for name in list(blocks) if r % 2 else list(blocks)[::-1]:
@@ -146,7 +146,7 @@ async def in_turns(blocks: dict[str, Callable[[], Awaitable[float]]], rounds: in
 
 
 async def labels_per_second(target: str) -> float:
-    """Labels of ticks that were sent before, one client, as fast as they are acknowledged."""
+    """Send labels of earlier ticks from one client, and return how many are acknowledged per second."""
     async with freshet.connect(target) as client:
         spec: dict[str, Any] = {"channels": ["x"], "task": "regress", "targets": ["q"], "label_horizon": LABELS}
         await client.create_model("lab", **spec)
@@ -163,7 +163,7 @@ async def labels_per_second(target: str) -> float:
 
 
 def commits(http: str) -> tuple[float, float, float]:
-    """Of all commits: p50 and p99 in seconds, interpolated within buckets, and how many."""
+    """Return p50 and p99 of all commits in seconds, interpolated within buckets, and their number."""
     with urllib.request.urlopen(f"http://{http}/metrics", timeout=10) as answer:
         text = answer.read().decode()
     samples = [s for family in text_string_to_metric_families(text) for s in family.samples if s.name == COMMIT]
@@ -172,7 +172,7 @@ def commits(http: str) -> tuple[float, float, float]:
 
 
 async def measure(rounds: int) -> list[Row]:
-    """The rows of one run."""
+    """Return the rows of one run."""
     options = [("grpc.max_receive_message_length", 64 << 20)]
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -194,7 +194,7 @@ async def measure(rounds: int) -> list[Row]:
     for case, taken, n in (("32 streams", many, STREAMS * TICKS), ("packed", packed, PACKED_STREAMS * PACKED_MESSAGES)):
         rows += [Row(f"{case}, journal {k}", "forecasts per second", n / median(v), "1/s") for k, v in taken.items()]
         ratio = median(b / a for a, b in zip(taken["on"], taken["off"], strict=True))
-        asked = 0.85 if taken is many else None  # the other is all columns: encoding and writing weigh most there
+        asked = 0.85 if taken is many else None  # packed ticks are columns, so encoding and writing weigh most there
         rows.append(Row(case, "forecasts per second, on over off", ratio, "ratio", asked=asked, better="higher"))
     rows += [Row(f"one stream, journal {k}", "latency p50", median(v), "s") for k, v in alone.items()]
     ratio = median(a / b for a, b in zip(alone["on"], alone["off"], strict=True))
@@ -205,7 +205,7 @@ async def measure(rounds: int) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if a ratio does not hold."""
+    """Run the benchmark and print the rows; return 1 if a ratio misses its bound."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = options.parse_args(argv)

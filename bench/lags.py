@@ -1,9 +1,9 @@
-"""What backpropagation through time does to a gradient on its way back, and what it costs.
+"""Measure how backpropagation through time changes a gradient on its way back, and its cost.
 
-The norm of the gradient by the hidden state, by ticks before the label: fresh weights, random inputs, a label at the
-newest tick alone. It vanishes or explodes with the size of the recurrent weights (Bengio, Simard & Frasconi 1994), an
-LSTM keeps more of it, and the clip bounds what an exploded one does to the weights (Pascanu et al. 2013). Prints ratios
-and draws the picture.
+The figure is the norm of the gradient with respect to the hidden state, by ticks before the label, with fresh weights,
+random inputs and a label at the newest tick only. It vanishes or explodes with the size of the recurrent weights
+(Bengio, Simard & Frasconi 1994), an LSTM keeps more of it, and the clip bounds the effect of an exploding one on the
+weights (Pascanu et al. 2013). The benchmark prints ratios and draws the picture.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def spec(**fields: Any) -> ModelSpec:
-    """A model of one channel whose readout passes a gradient on from the first update."""
+    """Return the spec of a model of one channel whose head passes a gradient back from the first update."""
     return ModelSpec(**{"channels": ("v",), "hidden": 64, "window": LAGS, "head_init": 0.1, **fields})
 
 
 def newest_labelled(network: Network, T: int, B: int, dtype: Any) -> Callable[[], Array]:
-    """A closure: one gradient of the network's first weights, and its norms by lag, nearest first."""
+    """Return a function that computes one gradient at the first weights and returns its norms by lag, nearest first."""
     rng = np.random.default_rng(network.spec.seed)
     X, Y = rng.standard_normal((T, B, network.features)), rng.standard_normal((T, B, 1))
     weight = np.zeros_like(Y)
@@ -62,14 +62,14 @@ def newest_labelled(network: Network, T: int, B: int, dtype: Any) -> Callable[[]
 
 
 def by_lag(fields: dict[str, Any], seeds: int) -> Array:
-    """[LAGS]: norm of dL/dh relative to the newest tick's, median over seeds. In float64: it falls to 1e-28."""
+    """Return [LAGS] float64: the norm of dL/dh relative to the newest tick's, median over seeds; it falls to 1e-28."""
     networks = [Network(spec(seed=seed, **fields)) for seed in range(seeds)]
     curves = [newest_labelled(network, LAGS, ROWS, np.float64)() for network in networks]
     return np.asarray(np.median([curve / curve[0] for curve in curves], axis=0))
 
 
 def clipped_steps(fields: dict[str, Any]) -> tuple[float, float, ModelSpec]:
-    """Largest gradient norm before the clip and largest ‖Δw‖ among the updates of a noise stream, with plain SGD."""
+    """Return the largest gradient norm before the clip and the largest ‖Δw‖ of updates on noise, with plain SGD."""
     learner = Learner(spec(optimizer="sgd", learning_rate=1e-3, **fields))
     norms, steps, one = [], [], np.ones(1)
     for seq, value in enumerate(np.random.default_rng(0).standard_normal(3 * LAGS), 1):
@@ -82,7 +82,7 @@ def clipped_steps(fields: dict[str, Any]) -> tuple[float, float, ModelSpec]:
 
 
 def growth(cell: str, sizes: Sequence[tuple[int, int]], repeats: int) -> float:
-    """Exponent p of seconds ∝ size^p for one gradient, fitted over (T, d) of which one grows."""
+    """Return p of seconds ∝ size^p for one gradient, fitted over pairs (T, d) in which one number grows."""
 
     def block(T: int, d: int) -> Callable[[], float]:
         norms = newest_labelled(Network(spec(cell=cell, hidden=d, window=T)), T, 2 * ROWS, np.float32)
@@ -101,11 +101,13 @@ def growth(cell: str, sizes: Sequence[tuple[int, int]], repeats: int) -> float:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, draw, and return 0 if everything asked holds."""
+    """Run the benchmark, print the rows and draw the picture; return 1 if a row misses its bound."""
     options = parser(__doc__)
-    options.add_argument("--svg", type=Path, metavar="OUT", help="the picture; default: beside --json, or ./lags.svg")
+    options.add_argument(
+        "--svg", type=Path, metavar="OUT", help="file of the picture; default: beside --json, or ./lags.svg"
+    )
     options.add_argument("--seeds", type=int, default=5)
-    options.add_argument("--repeats", type=int, default=21, help="of each timed gradient")
+    options.add_argument("--repeats", type=int, default=21, help="repeats of each timed gradient")
     arguments = options.parse_args(argv)
     curves = {name: by_lag(fields, arguments.seeds) for name, fields in CASES.items()}
     norm, step, learned = clipped_steps(CASES[LARGE])
@@ -118,7 +120,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     kept = float(curves[KEPT][LATE] / curves[PLAIN][LATE])
     rows.append(Row(f"{KEPT} over {PLAIN}", late, kept, "ratio", 10.0, "higher"))
     rows.append(Row(LARGE, "largest gradient norm / clip", norm / learned.clip, "ratio", 1e2, "higher"))
-    # float32 rounds each weight that the step is read back from.
+    # The bound is above 1, because the step is read back from weights that float32 has rounded.
     rows.append(
         Row(LARGE, "largest step / (rate × clip)", step / (learned.learning_rate * learned.clip), "ratio", 1.01)
     )
@@ -129,13 +131,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         rows.append(Row(cell, "time ∝ d^p: p", in_d, "ratio", 2.15))
     svg = arguments.svg or (arguments.json.with_suffix(".svg") if arguments.json else Path("lags.svg"))
     lines = [Line(name, range(LAGS), curve.tolist()) for name, curve in curves.items()]
-    title = f"How much of a label's gradient arrives so many ticks earlier (fresh weights, {learned.hidden} units)"
+    title = f"Share of a label's gradient that reaches earlier ticks (fresh weights, {learned.hidden} units)"
     svg.write_text(
         line_chart(
             title, "ticks before the label (×: factor on the recurrent weights)", "‖dL/dh‖, relative", lines, log_y=True
         )
     )
-    print(f"the picture is {svg}")
+    print(f"wrote the picture {svg}")
     return finish(rows, arguments.json)
 
 

@@ -1,7 +1,7 @@
-"""Memory of the server per idle stream: of 100,000 that have ticked and stay in memory, and of the same once idle.
+"""Measure the server's memory per idle stream: 100,000 streams that have ticked, in memory and after their eviction.
 
-Resident set of the server's process, its trainer not counted. Everything that grows with the streams is in it: states,
-columns, ids, the handles of the one call that has bound them, and the model's log of answers.
+The figure is the resident memory of the server's process without its trainer. It includes everything that grows with
+the streams: states, columns, ids, the handles of the one call that bound them, and the model's log of answers.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ HIDDEN = 32
 
 
 def resident_bytes(pid: int) -> int:
-    """Of a process, now."""
+    """Return the resident memory of a process."""
     found = re.search(r"VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     assert found
     return int(found[1]) * 1024
 
 
 async def metric(http: str, name: str) -> float:
-    """The value of a metric of the one model."""
+    """Return the value of a metric, of the one model if it has a model label."""
     reader, writer = await asyncio.open_connection(*http.split(":"))
     writer.write(f"GET /metrics HTTP/1.1\r\nHost: {http}\r\nConnection: close\r\n\r\n".encode())
     text = (await reader.read()).decode()
@@ -48,7 +48,7 @@ async def metric(http: str, name: str) -> float:
 
 
 async def tick_all(call: Any, streams: int, seq: int, rng: np.random.Generator) -> None:
-    """One tick of every stream, and all of their forecasts."""
+    """Send one tick of every stream, and read all forecasts."""
     for first in range(0, streams, TICKS_AT_ONCE):
         handles = np.arange(first, min(first + TICKS_AT_ONCE, streams), dtype="<u4")
         columns = streams_pb2.Columns(
@@ -62,13 +62,13 @@ async def tick_all(call: Any, streams: int, seq: int, rng: np.random.Generator) 
 
 
 async def create_model(channel: Any, learn: bool) -> None:
-    """The one model."""
+    """Create the one model."""
     spec = types_pb2.ModelSpec(channels=["v"], hidden=HIDDEN, learn=learn)
     await models_pb2_grpc.ModelsStub(channel).Create(models_pb2.CreateModelRequest(name="m", spec=spec))
 
 
 async def bind_all(channel: Any, streams: int) -> Any:
-    """A call of Mux with that many streams of the model."""
+    """Open a call of Mux with `streams` streams of the model."""
     call = streams_pb2_grpc.StreamsStub(channel).Mux()
     for first in range(0, streams, BIND_AT_ONCE):
         last = min(first + BIND_AT_ONCE, streams)
@@ -80,7 +80,7 @@ async def bind_all(channel: Any, streams: int) -> Any:
 
 
 async def measure(streams: int) -> list[Row]:
-    """The rows of one run."""
+    """Return the rows of one run."""
     state = 4 * Network(ModelSpec(channels=("v",), hidden=HIDDEN)).state_size
     with tempfile.TemporaryDirectory() as folder:
         settings = {"idle_s": IDLE_S, "snapshot_s": SNAPSHOT_S, "max_resident": 2 * streams}
@@ -115,13 +115,13 @@ async def measure(streams: int) -> list[Row]:
 
 
 async def drain(call: Any) -> None:
-    """Read what the call says until it ends."""
+    """Read the call's messages until it ends."""
     while await call.read() is not grpc.aio.EOF:
         pass
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if the bound does not hold."""
+    """Run the benchmark and print the rows; return 1 if one exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--streams", type=int, default=100_000)
     arguments = options.parse_args(argv)

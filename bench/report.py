@@ -1,7 +1,7 @@
-"""What every bench shares: rows with what was asked of them, a table for people, JSON for machines.
+"""Shared by all benchmarks: rows with bounds, a table for people, JSON for machines.
 
-A bench is a module with `main(argv) -> int`. It makes its parser with `parser`, collects `Row`s and ends with `finish`.
-Only stdlib and, if it is there, NumPy: importing this starts no BLAS.
+A benchmark is a module with `main(argv) -> int`. It makes its parser with `parser`, collects `Row`s and ends with
+`finish`. Importing this module does not start BLAS: it uses the standard library and, only if loaded, NumPy.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS"
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One measured number. `asked` None: reported only, nothing to hold."""
+    """One measured number. asked: its bound; None: reported without a bound."""
 
     case: str
     metric: str
@@ -34,34 +34,34 @@ class Row:
 
     @property
     def holds(self) -> bool:
-        """Whether the value is on the right side of what was asked; a NaN never is."""
+        """Whether the value meets its bound; NaN never does."""
         if self.asked is None:
             return True
         return self.value <= self.asked if self.better == "lower" else self.value >= self.asked
 
     def to_mapping(self) -> dict[str, Any]:
-        """The row as JSON holds it; a value that is not finite becomes null."""
+        """Return the row for JSON; a value that is not finite becomes null."""
         value = self.value if math.isfinite(self.value) else None
         return {"case": self.case, "metric": self.metric, "value": value, "unit": self.unit,
                 "asked": self.asked, "better": self.better, "holds": self.holds}  # fmt: skip
 
 
 def parser(description: str | None) -> argparse.ArgumentParser:
-    """An argument parser with --json, to which a bench adds its own options."""
+    """Return an argument parser with --json; a benchmark adds its own options."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--json", type=Path, metavar="OUT", help="also write machine and rows to this file")
     return made
 
 
 def one_blas_thread() -> None:
-    """Ask BLAS for one thread; NumPy reads it when first imported. Raises RuntimeError if that has happened already."""
+    """Limit BLAS to one thread. Raises RuntimeError if NumPy, which reads the limit at import, is already imported."""
     if "numpy" in sys.modules and any(os.environ.get(name) != "1" for name in THREAD_VARIABLES):
         raise RuntimeError("numpy is already imported: call one_blas_thread() before the first import of numpy")
     os.environ.update(dict.fromkeys(THREAD_VARIABLES, "1"))
 
 
 def machine() -> dict[str, Any]:
-    """Where the numbers come from: processor, cores, and the versions and BLAS that matter to them."""
+    """Return the machine's facts: processor, cores, and the versions and BLAS that affect the figures."""
     facts: dict[str, Any] = {
         "cpu": _cpu_model(),
         "cores": os.cpu_count(),
@@ -89,9 +89,9 @@ def _cpu_model() -> str:
 
 
 def alternated(blocks: dict[str, Callable[[], float]], repeats: int) -> dict[str, float]:
-    """Median seconds of each block, all run in turn `repeats` times, so that a busy neighbour meets them all alike.
+    """Run all blocks in turn `repeats` times, and return the median seconds of each.
 
-    A block measures itself: it returns the seconds of what it wants counted.
+    Turns spread other load on the machine evenly. A block measures itself and returns seconds.
     """
     taken: dict[str, list[float]] = {name: [] for name in blocks}
     for _ in range(repeats):
@@ -101,7 +101,7 @@ def alternated(blocks: dict[str, Callable[[], float]], repeats: int) -> dict[str
 
 
 def table(rows: Iterable[Row]) -> str:
-    """The rows as aligned text; what does not hold is marked."""
+    """Return the rows as aligned text; a row that misses its bound is marked."""
     head = ("case", "metric", "value", "unit", "asked", "")
     cells = [(row.case, row.metric, f"{row.value:.4g}", row.unit, *_verdict(row)) for row in rows]
     lines = [head, *cells]
@@ -116,7 +116,7 @@ def _verdict(row: Row) -> tuple[str, str]:
 
 
 def finish(rows: Sequence[Row], out: Path | None) -> int:
-    """Print the machine and the table, write the JSON if asked to. Returns the exit code: 0 if every row holds."""
+    """Print machine and table, write the JSON if `out` is given, and return the exit code: 0 if every row holds."""
     facts = machine()
     print(", ".join(f"{key} {value}" for key, value in facts.items()))
     print(table(rows))

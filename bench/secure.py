@@ -1,10 +1,9 @@
-"""What TLS, client certificates and tokens cost: the same server four times, in plain text and with more and more
-of them, and a client that takes turns with each.
+"""Measure the cost of TLS, client certificates and tokens: four servers from plain text to all three, in turns.
 
-Single: a tick and its forecast, one in flight, on a stream that stays open. Packed: Streams.Mux, a message of one tick
-each of 1,024 streams. Opening: a stream on a connection that is there, and a connection with its first stream. CPU is
-the server's, all its threads; time is the client's, Python's part in it included. The models do not learn here: that
-happens in another process, and nothing of this changes there. Ratios are medians over rounds, of one round's numbers.
+Single: a tick and its forecast, one in flight, on an open stream. Packed: Streams.Mux with one tick of each of 1,024
+streams per message. Opening: a stream on an existing connection, and a connection with its first stream. CPU is the
+server's, all threads; time is the client's, its Python included. The models do not learn, because learning runs in
+another process that TLS does not affect. Ratios are medians over rounds of the ratios within one round.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ MODEL = "m"
 
 @dataclass(frozen=True)
 class Door:
-    """How one of the servers is spoken to."""
+    """One of the servers, and how a client connects to it."""
 
     name: str
     child: ServerChild
@@ -44,7 +43,7 @@ class Door:
     metadata: tuple[tuple[str, str], ...]
 
     def connect(self) -> grpc.aio.Channel:
-        """A connection of its own."""
+        """Return a new connection."""
         options: list[tuple[str, int | str]] = [
             ("grpc.use_local_subchannel_pool", 1),
             ("grpc.max_receive_message_length", 64 << 20),
@@ -55,17 +54,17 @@ class Door:
         return grpc.aio.secure_channel(self.child.grpc, self.credentials, options=options)
 
     async def open(self, channel: grpc.aio.Channel, stream: str) -> Any:
-        """A stream, welcomed."""
+        """Open a stream and wait for its welcome."""
         call: Any = streams_pb2_grpc.StreamsStub(channel).Open(metadata=self.metadata)
         await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model=MODEL, stream=stream)))
         if not (await call.read()).HasField("welcome"):
-            raise RuntimeError("not welcome")
+            raise RuntimeError("the server sent no welcome")
         return call
 
 
 @contextlib.asynccontextmanager
 async def doors(folder: Path) -> AsyncIterator[list[Door]]:
-    """Four servers at once, each with its model."""
+    """Run four servers, each with its model."""
     authority = Authority(folder)
     (cert, key), (own_cert, own_key) = authority.sign("server"), authority.sign("client")
     access = folder / "access.toml"
@@ -95,13 +94,13 @@ async def doors(folder: Path) -> AsyncIterator[list[Door]]:
 
 
 class Bench:
-    """What is measured of one door; each method does one round and returns seconds by metric."""
+    """The measurements on one server; each method runs one round and returns seconds by metric."""
 
     def __init__(self, door: Door, stack: contextlib.AsyncExitStack) -> None:
         self._door, self._stack, self._ticks, self._messages, self._opened = door, stack, 0, 0, 0
 
     async def begin(self) -> None:
-        """Open what stays open."""
+        """Open the connection and the streams that stay open."""
         self._channel = await self._stack.enter_async_context(self._door.connect())
         self._stream = await self._door.open(self._channel, "single")
         self._mux = streams_pb2_grpc.StreamsStub(self._channel).Mux(metadata=self._door.metadata)
@@ -110,19 +109,19 @@ class Bench:
         await self._mux.read()
 
     async def single(self) -> dict[str, float]:
-        """Ticks, one in flight."""
+        """Send ticks, one in flight."""
         work = drive(self._stream, self._ticks + 1, MESSAGES, 1, durable=True)
         self._ticks += MESSAGES
         return await self._timed(work, MESSAGES, "message")
 
     async def packed(self) -> dict[str, float]:
-        """Messages of many ticks."""
+        """Send messages of many ticks."""
         work = drive_packed(self._mux, PACKED_STREAMS, self._messages + 1, PACKED_MESSAGES)
         self._messages += PACKED_MESSAGES
         return await self._timed(work, PACKED_MESSAGES, "packed message")
 
     async def opening(self) -> dict[str, float]:
-        """Streams, one after another, on the connection that is there, each until its welcome."""
+        """Open streams one after another on the existing connection, each until its welcome."""
 
         async def work() -> None:
             for _ in range(OPENINGS):
@@ -132,7 +131,7 @@ class Bench:
         return await self._timed(work(), OPENINGS, "stream opened")
 
     async def connecting(self) -> dict[str, float]:
-        """Connections, each with a stream."""
+        """Open connections, each with a stream."""
 
         async def work() -> None:
             for _ in range(CONNECTIONS):
@@ -150,7 +149,7 @@ class Bench:
 
 
 async def measure(rounds: int) -> list[Row]:
-    """The rows of one run: medians, and ratios to plain text within each round."""
+    """Return the rows of one run: medians, and ratios to plain text within each round."""
     seen: dict[str, dict[str, list[float]]] = {}
     with tempfile.TemporaryDirectory() as name:
         async with doors(Path(name)) as made, contextlib.AsyncExitStack() as stack:
@@ -176,14 +175,14 @@ async def measure(rounds: int) -> list[Row]:
 async def _turn(
     benches: dict[str, Bench], kind: Callable[[Bench], Awaitable[dict[str, float]]], r: int
 ) -> dict[str, dict[str, float]]:
-    """One round of one kind. Over 8 rounds every door is as often at each place, behind each of its neighbours."""
+    """Run one round of one kind. In 8 rounds, every server has each place and follows each other one equally often."""
     names = list(benches)
     order = names[r % len(names) :] + names[: r % len(names)]
     return {name: await kind(benches[name]) for name in (order if r // len(names) % 2 else order[::-1])}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows."""
+    """Run the benchmark and print the rows."""
     options = parser(__doc__)
     options.add_argument("--rounds", type=int, default=ROUNDS, metavar="N")
     arguments = options.parse_args(argv)

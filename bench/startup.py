@@ -1,9 +1,9 @@
-"""Start-up of a server that was killed: seconds from exec to ready with 100,000 streams stored and a tail to replay.
+"""Measure the start of a server that was killed: seconds from exec to ready with 100,000 streams and a tail to replay.
 
-Every stream ticks once and is saved in a snapshot; every stream ticks once more; once that is on disk the server is
-killed with -9. Starting again reads the snapshot, verifies the journal, and replays the ticks behind the snapshot, each
-through the version that answered it; the rate is that of this part, as the server's log tells it. The same start after
-an orderly stop, with nothing to replay, is measured beside it, and the very first one, on an empty directory.
+Every stream ticks once and is saved in a snapshot, then ticks once more. When that is durable, the server is killed
+with -9. The next start reads the snapshot, verifies the journal, and replays the ticks after the snapshot, each with
+the version that answered it; the server's log gives the rate of this part. Two more starts are measured: after an
+orderly stop, with nothing to replay, and the first one, on an empty directory.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from bench.memory import HIDDEN, bind_all, create_model, metric, tick_all
 from bench.report import Row, finish, parser
 from service.programs.backtest.child import ServerChild
 
-SNAPSHOT_S = 30.0  # long enough for the tail to be written and the server killed before the next one
+SNAPSHOT_S = 30.0  # long enough to write the tail and kill the server before the next snapshot
 DEADLINE_S = 300.0
 
 
 async def until(http: str, name: str, least: float) -> None:
-    """Wait until a metric has reached a value."""
+    """Wait until a metric reaches a value."""
     while await metric(http, name) < least:
         await asyncio.sleep(0.1)
 
 
 async def live_and_die(child: ServerChild, streams: int) -> None:
-    """Leave a data directory with all streams in a snapshot and one tick of each behind it."""
+    """Make a data directory with all streams in a snapshot and one tick of each after it."""
     rng = np.random.default_rng(0)
     options = [("grpc.max_receive_message_length", 64 << 20)]
     async with grpc.aio.insecure_channel(child.grpc, options=options) as channel, asyncio.timeout(DEADLINE_S):
@@ -53,14 +53,14 @@ async def live_and_die(child: ServerChild, streams: int) -> None:
 
 
 async def timed_start(child: ServerChild) -> float:
-    """Seconds from exec to ready."""
+    """Start the server, and return the seconds from exec to ready."""
     started = time.perf_counter()
     await child.start(DEADLINE_S)
     return time.perf_counter() - started
 
 
 async def measure(streams: int) -> list[Row]:
-    """The rows of one run."""
+    """Return the rows of one run."""
     with tempfile.TemporaryDirectory() as folder:
         log = Path(folder) / "log"
         settings = {"snapshot_s": SNAPSHOT_S, "max_resident": 2 * streams}
@@ -72,7 +72,9 @@ async def measure(streams: int) -> list[Row]:
         facts = dict(re.findall(r"(\w+)=(\S+)", next(line for line in reversed(told) if "event=recovered" in line)))
         replayed, recovery_s = int(facts["replayed"]), float(facts["seconds"])
         if replayed < streams:
-            raise RuntimeError(f"only {replayed} entries were left to replay: a snapshot came between; run it again")
+            raise RuntimeError(
+                f"only {replayed} entries were left to replay, because a snapshot was taken too early: run it again"
+            )
         await child.stop(DEADLINE_S)
         after_stop = await timed_start(child)
         await child.stop(DEADLINE_S)
@@ -88,7 +90,7 @@ async def measure(streams: int) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows."""
+    """Run the benchmark and print the rows."""
     options = parser(__doc__)
     options.add_argument("--streams", type=int, default=100_000)
     arguments = options.parse_args(argv)

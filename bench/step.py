@@ -1,8 +1,8 @@
-"""Training step of our cells against PyTorch eager and against the bare matrix products, one thread each.
+"""Measure a training step of our cells against PyTorch eager and against the bare matrix products, one thread each.
 
-One step = forward, MSE through a linear head at every timestep, backward, global-norm clip, Adam, reading the loss.
-All three are run in turn in one process and compared by medians: absolute times move with the machine, ratios little.
-PyTorch is optional (`pip install torch`); without it those rows are left out.
+One step is forward, MSE through a linear head at every timestep, backward, global-norm clip, Adam, and reading the
+loss. All three run in turn in one process, and their medians are compared: absolute times change with the machine,
+ratios little. PyTorch is optional (`pip install torch`); without it, its rows are left out.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from model.update.optimizers import Adam  # noqa: E402
 
 
 class Point(NamedTuple):
-    """A window's size: B rows, T ticks, I inputs, H units. The head has I outputs."""
+    """The size of a window: B rows, T ticks, I inputs, H units. The head has I outputs."""
 
     B: int
     T: int
@@ -34,7 +34,7 @@ class Point(NamedTuple):
     H: int
 
 
-# Lowest ratio PyTorch / NumPy measured for each cell with one layer, PyTorch 2 on an AVX-512 machine, 1 thread.
+# The lowest measured ratio of PyTorch to NumPy for each cell: one layer, one thread, PyTorch 2, an AVX-512 machine.
 LOW = {
     Point(1, 16, 8, 32): {"lstm": 5.34, "gru": 11.82, "rnn": 18.83},
     Point(1, 32, 8, 64): {"lstm": 2.51, "gru": 10.83, "rnn": 15.01},
@@ -44,14 +44,14 @@ LOW = {
     Point(256, 32, 16, 128): {"lstm": 1.50, "gru": 1.18, "rnn": 1.41},
 }
 DEFAULT = [Point(1, 16, 8, 32), Point(16, 32, 8, 64)]
-TORCH_MARGIN = 0.9  # of the lowest ratio: ratios move by 10 % between runs
-GEMM_LIMIT, GEMM_FROM_B = 1.5, 32  # below 32 rows call overhead decides, and nothing is asked
+TORCH_MARGIN = 0.9  # share of the lowest ratio to reach, because ratios vary by 10 % between runs
+GEMM_LIMIT, GEMM_FROM_B = 1.5, 32  # below 32 rows, call overhead decides, and there is no bound
 CLIP, RATE = 1.0, 1e-3
 Step = Callable[[], float]
 
 
 def numpy_step(name: str, point: Point) -> Step:
-    """A closure that trains our cell by one step and returns its loss."""
+    """Return a function that trains our cell by one step and returns its loss."""
     B, T, I, H = point  # noqa: E741
     cell = CELLS[name](I, H, ModelSpec(channels=("x",), cell=name))
     layout = Layout({**cell.shapes(), "head": (I, H + 1)})
@@ -83,7 +83,7 @@ def numpy_step(name: str, point: Point) -> Step:
 
 
 def pytorch(torch: Any, name: str, point: Point) -> Step:
-    """The same step as a PyTorch user writes it."""
+    """Return the same step as a PyTorch user writes it."""
     B, T, I, H = point  # noqa: E741
     torch.manual_seed(0)
     cell, head = {"lstm": torch.nn.LSTM, "gru": torch.nn.GRU, "rnn": torch.nn.RNN}[name](I, H), torch.nn.Linear(H, I)
@@ -103,7 +103,7 @@ def pytorch(torch: Any, name: str, point: Point) -> Step:
 
 
 def products_only(name: str, point: Point) -> Step:
-    """The matrix products of `numpy_step`, with the same shapes and calls, and nothing between them."""
+    """Return a function that runs only the matrix products of `numpy_step`, with the same shapes and calls."""
     B, T, I, H = point  # noqa: E741
     rng = np.random.default_rng(0)
 
@@ -112,7 +112,7 @@ def products_only(name: str, point: Point) -> Step:
 
     K = H + I + 1
     rows = {"lstm": 4 * H, "gru": 3 * H, "rnn": H}[name]
-    # (dA rows, X rows) of each weight's gradient; the GRU's candidate keeps its input product apart.
+    # (dA rows, X rows) of each weight's gradient; the GRU's candidate has a separate input product.
     weights = {"lstm": [(4 * H, K)], "gru": [(3 * H, H + 1), (3 * H, I)], "rnn": [(H, K)]}[name]
     W, WT, XH, A, dh = draw(rows, K), draw(H, rows), draw(T, K, B), np.empty((rows, B), np.float32), draw(H, B)
     Wn, NX = draw(H, I), np.empty((T, H, B), np.float32)
@@ -142,7 +142,7 @@ def products_only(name: str, point: Point) -> Step:
 
 
 def seconds_per_step(step: Step, block_s: float) -> Callable[[], float]:
-    """A block of as many steps as take about block_s, measured once beforehand; it returns the mean of its steps."""
+    """Return a block of steps that takes about `block_s` seconds; it returns the mean seconds per step."""
     for _ in range(3):
         step()
     begun = time.perf_counter()
@@ -159,7 +159,7 @@ def seconds_per_step(step: Step, block_s: float) -> Callable[[], float]:
 
 
 def measure(name: str, point: Point, torch: Any, repeats: int) -> list[Row]:
-    """The rows of one cell at one point."""
+    """Return the rows of one cell at one point."""
     case = f"{name} (B,T,I,H)={tuple(point)}".replace(" ", "")
     steps = {"numpy": numpy_step(name, point), "products": products_only(name, point)}
     if torch is not None:
@@ -178,7 +178,7 @@ def measure(name: str, point: Point, torch: Any, repeats: int) -> list[Row]:
 
 
 def import_torch() -> Any:
-    """PyTorch with one thread, or None if it is not installed."""
+    """Return PyTorch limited to one thread, or None if it is not installed."""
     try:
         import torch
     except ImportError:
@@ -189,11 +189,11 @@ def import_torch() -> Any:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Measure, print, and return 0 if everything asked holds."""
+    """Run the benchmark and print the rows; return 1 if a row misses its bound."""
     options = parser(__doc__)
     options.add_argument("--all", action="store_true", help="all six points instead of two")
     options.add_argument("--cells", nargs="+", default=sorted(CELLS), choices=sorted(CELLS))
-    options.add_argument("--repeats", type=int, default=41, help="alternated blocks of about 10 ms each")
+    options.add_argument("--repeats", type=int, default=41, help="number of alternated blocks, about 10 ms each")
     arguments = options.parse_args(argv)
     torch = import_torch()
     points = list(LOW) if arguments.all else DEFAULT

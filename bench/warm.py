@@ -1,8 +1,9 @@
-"""What a history is worth: a learner that begins with weights trained on it, and one that begins with nothing.
+"""Measure the value of a history: a learner that starts with weights trained on it against one that starts cold.
 
-Both are given the 1,000 taxi rows behind the history, forecast first and learn after; nothing of these rows was seen in
-training, and the stream's state is new to both. Errors are in units of the history's standard deviation. Beside them
-what went online with the history's first row: a learner, and least squares, which also begins with these rows alone.
+Both get the 1,000 taxi rows after the history and forecast each before they learn it. Training has not seen these rows,
+and the stream's state is new to both. Errors are in units of the history's standard deviation. For comparison: a
+learner that went online with the history's first row, and least squares, once from that row and once from these rows
+only.
 """
 
 from __future__ import annotations
@@ -33,24 +34,24 @@ from service.programs.offline.plan import make_offline_plan  # noqa: E402
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 TICKS = 1000
 ONLINE = "freshet, online since row 0"
-FIRST = 100  # of these, shown apart: where a cold start hurts most
+FIRST = 100  # ticks that are also shown separately, because a cold start costs most there
 
 
 def rows(plan: Plan, start: int, end: int) -> Plan:
-    """The plan for a part of its rows."""
+    """Return the plan for some of its rows."""
     series = plan.series
     time = None if series.time is None else series.time[start:end]
     return replace(plan, series=replace(series, x=series.x[start:end], time=time))
 
 
 def squares(plan: Plan, forecasts: Iterator[npt.NDArray[Any]], unit: float) -> npt.NDArray[np.float64]:
-    """Squared error of each row but the first, in units of `unit`."""
+    """Return the squared error of each row but the first, in units of `unit`."""
     made = np.array([forecast[0, 0] for forecast in forecasts], np.float64)
     return ((made[:-1] - plan.series.x[1:, 0]) / unit) ** 2
 
 
 def trained(history: int, seed: int) -> tuple[bytes, int, float]:
-    """Weights from the first rows of the file, as `freshet train --rows` makes them; epochs, and seconds."""
+    """Train on the first rows of the file as `freshet train --rows` does; return weights, epochs and seconds."""
     plan = make_offline_plan(TAXI, rows=history, model={"seed": seed})
     started = time.perf_counter()
     network = plan.network()
@@ -62,7 +63,7 @@ def trained(history: int, seed: int) -> tuple[bytes, int, float]:
 
 
 def measure(history: int, seeds: int) -> list[Row]:
-    """Warm against cold on the rows behind the first `history`."""
+    """Return the rows for warm against cold on the data after the first `history` rows."""
     whole = make_plan(TAXI)
     unit = float(whole.series.x[:history, 0].std())
     later = rows(whole, history, history + TICKS)
@@ -98,7 +99,7 @@ def measure(history: int, seeds: int) -> list[Row]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Print and write the rows; 1 if one does not hold."""
+    """Run the benchmark and print the rows; return 1 if one exceeds its bound."""
     options = parser(__doc__)
     options.add_argument("--seeds", type=int, default=5)
     arguments = options.parse_args(argv)
