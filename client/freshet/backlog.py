@@ -148,11 +148,11 @@ class Backlog(Generic[P]):
 
     def _close_gap(self, refused: int) -> None:
         """Move windows after the call's item `refused` up by one; those on the wire will be refused."""
-        behind = {number: item for number, item in self._sent.items() if number > refused and item.number}
-        for item in (*behind.values(), *(item for item in self._unsent if item.number)):
+        later = {number: item for number, item in self._sent.items() if number > refused and item.number}
+        for item in (*later.values(), *(item for item in self._unsent if item.number)):
             item.number -= 1
         self.next_window -= 1
-        self._echoes.update(behind)
+        self._echoes.update(later)
 
     def _forget(self, item: Item[P]) -> None:
         self.bytes -= item.size

@@ -176,7 +176,7 @@ class Learning:
 
         Raises refused items, one per call; Unavailable if nothing was acknowledged for `give_up_s`.
         """
-        await self._until(lambda: not len(self._backlog), "what was sent to be acknowledged", patient=True)
+        await self._until(lambda: not len(self._backlog), "the acknowledgement of sent items", patient=True)
 
     @property
     def next_window(self) -> int:

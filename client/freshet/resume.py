@@ -72,7 +72,7 @@ class Outbox(Generic[P]):
         self._wire: deque[int] = deque()  # seqs sent and not answered on this call, oldest first
         self._echoes = 0  # number of the oldest ticks on the wire that were sent after a refused one
 
-    # --- what the user adds
+    # --- added by the user
 
     def append(self, payload: P, max_staleness: int | None = None) -> Entry[P]:
         """Add a tick. It is sent once judged >= seq - max_staleness."""
@@ -94,7 +94,7 @@ class Outbox(Generic[P]):
         self._resets = {seq: sent for seq, sent in self._resets.items() if seq <= self.next_seq}
         return dropped[::-1]
 
-    # --- what goes out
+    # --- sent to the server
 
     def next_to_send(self) -> Entry[P] | Reset | None:
         """Return the next item to send, and count it as sent. None if nothing may be sent now."""
@@ -121,7 +121,7 @@ class Outbox(Generic[P]):
     def _reset_due(self, seq: int) -> bool:
         return seq >= self._server_next and not self._resets.get(seq, True)
 
-    # --- what comes in
+    # --- received from the server
 
     def welcome(self, next_seq: int, durable_seq: int, judged: int, max_undurable: int) -> None:
         """Start a call on which the server expects `next_seq`. Raises StateLost, TakenOver if nothing valid can be

@@ -175,7 +175,7 @@ class Stream:
         outbox = self._engine.outbox
         return lambda: object() if seq >= outbox.next_seq else progress()
 
-    # --- what is known
+    # --- the current state
 
     @property
     def welcome(self) -> Welcome:

@@ -62,7 +62,7 @@ class Stream(Blocking[twin.Stream]):
     def wait_judged(self, seq: int) -> None:
         self._portal.call(self._twin.wait_judged(seq))
 
-    # --- what is known
+    # --- the current state
 
     @property
     def welcome(self) -> Welcome:
