@@ -214,7 +214,7 @@ MUTANTS = (
     Mutant("trainer fed before fsync", SegmentLog, "write", fed_early, not_seen_before_it_is_synced),
     Mutant("no CRC chain", segments, "FRAME", _Unchecked(), damage_is_refused),
     Mutant("no dedupe of ticks", Serving, "decide", lambda *_: None, a_repeated_tick_is_journaled_once),
-    Mutant("no dedupe of windows", Sources, "take", lambda *_: True, a_repeated_window_is_learned_once),
+    Mutant("no dedupe of windows", Sources, "accept", lambda *_: True, a_repeated_window_is_learned_once),
     Mutant("no epoch check", ServedModel, "owns", lambda *_: True, a_stream_that_was_taken_over_is_fenced),
     Mutant("no skip", Skips, "__contains__", lambda *_: False, what_is_skipped_is_not_learned),
     Mutant("no gate", Gate, "worse", False, a_worse_candidate_is_noticed),
