@@ -1,4 +1,4 @@
-"""Every message between serving and trainer: it comes back from its bytes as it was, and only its own fields do."""
+"""The contract of every message between serving and trainer: a round trip, and errors that name a wrong field."""
 
 import json
 import struct
@@ -17,7 +17,7 @@ from service.trainer.fields import field_of
 from service.trainer.messages import TO_TRAINER, Message, Question, Stop
 from service.trainer.reports import FROM_TRAINER, Answer
 
-KINDS = {message.kind: message for message in (*TO_TRAINER, *FROM_TRAINER)}
+KINDS: dict[str, Any] = {message.kind: message for message in (*TO_TRAINER, *FROM_TRAINER)}
 every_kind = pytest.mark.parametrize("kind", sorted(KINDS))
 SCALARS = {
     int: st.integers(-(2**53), 2**53),
@@ -30,7 +30,7 @@ SCALARS = {
 
 @cache
 def values(hint: Any) -> st.SearchStrategy[Any]:
-    """Values of a field's type."""
+    """Return a strategy for values of a field type."""
     origin, arguments = get_origin(hint), get_args(hint)
     if hint in SCALARS:
         return SCALARS[hint]
@@ -88,19 +88,19 @@ def framed(head: dict[str, Any], blobs: list[bytes]) -> bytes:
     return struct.pack("<III", len(text), len(blobs), len(body)) + text + body
 
 
-def subclasses(of: type) -> set[str]:
-    """Names, as a class with slots replaces the one that was declared, which may linger."""
+def subclasses(of: type[Any]) -> set[str]:
+    """Return names: a class with slots replaces the declared class, which may still exist."""
     return {child.__name__ for child in of.__subclasses__()}.union(*map(subclasses, of.__subclasses__()))
 
 
-def test_every_message_is_registered_and_has_a_kind_of_its_own():
+def test_every_message_is_registered_with_a_unique_kind():
     assert len(KINDS) == len(TO_TRAINER) + len(FROM_TRAINER)
     assert subclasses(Message) - {Question.__name__, Answer.__name__} == {kind.__name__ for kind in KINDS.values()}
 
 
 @every_kind
 @given(data=st.data())
-def test_a_message_comes_back_from_its_bytes_as_it_was(kind, data):
+def test_a_message_is_equal_after_a_round_trip(kind, data):
     message = data.draw(values(KINDS[kind]))
 
     assert decoded(encode(message)) == [message]
@@ -109,7 +109,7 @@ def test_a_message_comes_back_from_its_bytes_as_it_was(kind, data):
 @every_kind
 def test_a_message_is_a_frozen_dataclass(kind):
     assert is_dataclass(KINDS[kind])
-    message = decoded(framed(*example(kind)))[0]
+    message: Any = decoded(framed(*example(kind)))[0]
     with pytest.raises((FrozenInstanceError, AttributeError, TypeError)):
         message.kind = "another"
 
@@ -129,7 +129,8 @@ def test_a_missing_and_an_unknown_field_are_refused_by_name(kind):
 def test_a_value_of_another_type_is_refused_with_the_name_of_its_field(kind):
     head, blobs = example(kind)
     for name in head.keys() - {"kind"}:
-        for wrong in ({"unheard_of": {}}, [[[]]], "text" if head[name] != "text" else 1):
+        others: list[Any] = [{"unheard_of": {}}, [[[]]], "text" if head[name] != "text" else 1]
+        for wrong in others:
             with pytest.raises(MessageError, match=f"not a message: .*{name}"):
                 decoded(framed({**head, name: wrong}, blobs))
 

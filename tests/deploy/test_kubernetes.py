@@ -11,7 +11,7 @@ from starlette.routing import Route
 from service.access import grants as access
 from service.common.config import ServeConfig, load
 from service.edge.http import application
-from service.learning.child import STOP_S
+from service.learning.spawned import STOP_S
 from service.observe.rendering import Registry
 from tests.deploy.reading import DEPLOY, dockerfile, documents, image_environment, last, manifest, understands
 

@@ -8,7 +8,7 @@ import pytest
 
 from service.common.config import ServeConfig
 from service.console.verbs import USAGE_ERROR
-from service.learning.child import STOP_S
+from service.learning.spawned import STOP_S
 from tests.deploy.reading import DEPLOY, seconds, setting_of, understands, unit
 
 FILE = DEPLOY / "systemd" / "freshet.service"

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model import calendar
-from model.fold.contexts import Contexts
 from model.fold.learner import Counts, Learner, Update
 from model.parameters import Array
 from model.spec import ModelSpec
@@ -107,7 +106,6 @@ class Checkpoint:
 def digest(learner: Learner) -> str:
     """Return a digest of all that determines later updates: weights, moments, contexts in order of use, counts."""
     contexts = learner.contexts
-    assert isinstance(contexts, Contexts)
     state = learner.optimizer_state
     parts = [learner.weights.flat.tobytes(), state.moments.tobytes(), repr((state.step, learner.counts)).encode()]
     for stream in contexts.order():

@@ -1,4 +1,4 @@
-"""python -m tests.torture [--quick] [--only KIND] [--json OUT]: each fault that can be provoked, and what came."""
+"""python -m tests.torture [--quick] [--only KIND] [--json OUT]: provoke every fault and report the outcome."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KINDS: dict[str, Callable[[Path, bool], Part]] = {
 
 
 def main(arguments: list[str]) -> int:
-    """Run the kinds asked for; the exit code is 0 if every promise was kept."""
+    """Run the chosen kinds. Returns exit code 0 if every promise holds."""
     parser = argparse.ArgumentParser(prog="dev.py torture", description="provoke faults, and compare with oracles")
     parser.add_argument("--quick", action="store_true", help="a few rounds of each kind: minutes instead of hours")
     parser.add_argument("--only", choices=sorted(KINDS), help="one kind")

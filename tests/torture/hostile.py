@@ -1,7 +1,6 @@
-"""A million hostile messages: on everything that reads bytes from outside, and on the port of a real server.
+"""A million hostile messages, sent to every decoder of outside bytes and to the port of a real server.
 
-Nothing may come of them but the errors that are documented, memory must not grow, and a good client must be answered
-meanwhile.
+Only documented errors may occur, memory must not grow, and a good client must get answers meanwhile.
 """
 
 from __future__ import annotations
@@ -35,25 +34,25 @@ from tests.torture.report import Part
 from tests.torture.soak import MiB, Use
 
 MAY_GROW = 64 * MiB
-KEPT = 500  # mutants that were taken for sound, to mutate again
+KEPT = 500  # accepted mutants, to mutate again
 ATTACKS = (
     "random bytes", "malformed frames", "rapid reset", "settings and pings", "huge headers", "indexed headers",
     "slow loris", "mutated messages",
 )  # fmt: skip
-# gRPC keeps a block of headers until it ends, and there is no setting against that: reported, not judged.
+# gRPC buffers a block of headers until it ends, without a setting to limit it: reported, not judged.
 UNBOUNDED = "endless continuation"
-UNBOUNDED_S = 2.0  # it takes some 140 MiB a second
-# Small bounds, so that what clients may make the server keep is at its bound soon.
+UNBOUNDED_S = 2.0  # memory grows by about 140 MiB a second
+# Small bounds, so that the memory that clients can occupy reaches its bound soon.
 BOUNDS: dict[str, object] = {"max_models": 2, "max_streams": 1000, "handshake_s": 1.0, "max_connections": 300}
 ROW = [1.0, 2.0]
-MEMORY = Path("/dev/shm")  # where there is one: the decoder of files writes one for each message
+MEMORY = Path("/dev/shm")  # if it exists: the decoder of files writes one file per message
 ROOT = Path(__file__).parents[2]
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """All of it. Returns messages, by the way they were made; findings, in words; growth_mib, of this process and of
-    the server; latency_ms, of a good client, its median by attack; ratio, the largest of them to the quiet one;
-    unbounded, of the attack that gRPC does not bound: how far the server grew, and the ratio; summary."""
+    """Run everything. Returns messages by origin; findings in words; growth_mib of this process and of the server;
+    latency_ms, the median of a good client by attack; ratio, the largest median over the one without attack;
+    unbounded, growth and ratio under the attack that gRPC does not bound; summary."""
     folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
     try:
         inside = on_decoders(folder, quick)
@@ -80,7 +79,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def part(folder: Path, quick: bool) -> Part:
-    """`run`, as a part of `dev.py torture`; each message is a round, and a hit."""
+    """Run as a part of `dev.py torture`. Each message is a round and a hit."""
     found = run(quick)
     total = sum(found["messages"].values())
     numbers = {name: found[name] for name in ("messages", "growth_mib", "latency_ms", "ratio", "unbounded")}
@@ -88,12 +87,12 @@ def part(folder: Path, quick: bool) -> Part:
 
 
 def on_decoders(folder: Path, quick: bool) -> dict[str, Any]:
-    """Hostile messages on every decoder, in this process; with atheris, where it is installed, in another."""
+    """Feed hostile messages to every decoder in this process, and with atheris, if installed, in another."""
     (folder / "files").mkdir()
     every = decoders(folder / "files")
     findings: list[str] = []
-    messages = Counter({"generated": generated(every, 200 if quick else 20_000, findings)})  # hypothesis keeps them
-    mutated(every, random.Random(1), 2000, findings)  # what is made once is made now
+    messages = Counter({"generated": generated(every, 200 if quick else 20_000, findings)})  # hypothesis stores them
+    mutated(every, random.Random(1), 2000, findings)  # one-time allocations happen here
     before = Use.of(os.getpid()).rss
     messages["mutated"] = mutated(every, random.Random(2), 10_000 if quick else 650_000, findings)
     growth = {"decoders": (Use.of(os.getpid()).rss - before) / MiB}
@@ -108,7 +107,7 @@ def on_decoders(folder: Path, quick: bool) -> dict[str, Any]:
 
 
 def generated(every: Mapping[str, Decoder], examples: int, findings: list[str]) -> int:
-    """Messages by hypothesis: any bytes, or a sound message with any bytes in any places. How many there were."""
+    """Feed messages from hypothesis: any bytes, or a valid message with random edits. Returns their number."""
     made = 0
     edits = st.lists(st.tuples(st.integers(0, 300), st.integers(0, 20), st.binary(max_size=20)), max_size=5)
 
@@ -125,14 +124,14 @@ def generated(every: Mapping[str, Decoder], examples: int, findings: list[str]) 
 
 
 def edit(message: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    """The message with these (place, bytes to remove, bytes to put there)."""
+    """Return the message after edits (place, number of bytes to remove, bytes to insert)."""
     for at, removed, put in edits:
         message = message[:at] + put + message[at + removed :]
     return message
 
 
 def mutated(every: Mapping[str, Decoder], rng: random.Random, total: int, findings: list[str]) -> int:
-    """Mutants of sound messages, and of mutants that were taken for sound. How many there were."""
+    """Feed mutants of valid messages and of accepted mutants. Returns their number."""
     mutator = Mutator(rng)
     pools = {name: list(decoder.sound) for name, decoder in every.items()}
     for name in itertools.islice(itertools.cycle(every), total):
@@ -147,7 +146,7 @@ def mutated(every: Mapping[str, Decoder], rng: random.Random, total: int, findin
 
 
 def try_one(every: Mapping[str, Decoder], name: str, data: bytes, findings: list[str]) -> bool:
-    """Whether the message was taken for sound; what it should not have raised is a finding."""
+    """Return whether the message is accepted. An undocumented exception is a finding."""
     try:
         return every[name].read(data)
     except Exception as error:
@@ -156,7 +155,7 @@ def try_one(every: Mapping[str, Decoder], name: str, data: bytes, findings: list
 
 
 def fuzzed(folder: Path, runs: int, findings: list[str]) -> tuple[int, float]:
-    """The decoders under atheris, in a process of its own: how many messages, and how many MiB it grew meanwhile."""
+    """Run the decoders under atheris in a process of its own. Returns the number of messages and its growth in MiB."""
     (folder / "fuzz").mkdir()
     done = subprocess.run(
         [sys.executable, "-m", "tests.torture.fuzz", str(runs), str(folder / "fuzz"), f"-artifact_prefix={folder}/"],
@@ -173,13 +172,13 @@ def fuzzed(folder: Path, runs: int, findings: list[str]) -> tuple[int, float]:
 
 
 async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS) -> dict[str, Any]:
-    """Every attack for so long, while a good client ticks, and before them none for as long."""
+    """Run each attack for `seconds` while a good client ticks, after a period without attack."""
     child = ServerChild(folder / "data", folder / "log", settings=BOUNDS)
     findings: list[str] = []
     async with child, freshet.connect(child.grpc) as client, Abuser(child.grpc) as abuser:
         await client.create_model("m", ["a", "b"], task="regress", targets=["q"], hidden=SPEC.hidden)
         async with client.stream("m", "good") as stream:
-            for name in attacks:  # what is made once is made now
+            for name in attacks:  # one-time allocations happen here
                 await abuser.attack(name, 0.1)
             latency = {"quiet": (await medians(child, stream, asyncio.sleep(seconds)))[0]}
             before, sent = Use.of(child.pid).rss, 0
@@ -190,7 +189,7 @@ async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS
             brief = min(seconds, UNBOUNDED_S)
             latency[UNBOUNDED], peak, _ = await medians(child, stream, abuser.attack(UNBOUNDED, brief))
         bugs = (await scrape(child.http)).total("grpc_server_handled_total", grpc_code="UNKNOWN")
-        if bugs:  # which is what gRPC makes of an exception that nobody expected
+        if bugs:  # gRPC turns an unexpected exception into this status
             findings.append(f"the server has answered UNKNOWN {bugs:g} times")
         if not child.running:
             findings.append(f"the server has ended{child.last_words()}")
@@ -198,7 +197,7 @@ async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS
             findings.append(f"the server did not drain{child.last_words()}")
     if grown * MiB > MAY_GROW:
         findings.append(f"the server grew by {grown:.0f} MiB")
-    log = (folder / "log").read_text(errors="replace")  # gRPC says there what it was sent
+    log = (folder / "log").read_text(errors="replace")  # gRPC logs bad input there
     if "Traceback" in log:
         findings.append(log[log.index("Traceback") :][:2000])
     return {
@@ -209,8 +208,8 @@ async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS
 
 
 async def medians(child: ServerChild, stream: freshet.Stream, meanwhile: Awaitable[Any]) -> tuple[float, int, Any]:
-    """Ticks, one after the other, until the other thing is done: their median latency in ms, the most bytes that the
-    server held, and what the other thing gave."""
+    """Send ticks one by one until `meanwhile` is done. Returns their median latency in ms, the peak memory of the
+    server in bytes, and the result of `meanwhile`."""
     other = asyncio.ensure_future(meanwhile)
     latencies: list[float] = []
     most = 0
@@ -224,7 +223,7 @@ async def medians(child: ServerChild, stream: freshet.Stream, meanwhile: Awaitab
 
 
 class Abuser:
-    """The attacker's process: tests/torture/abuse.py."""
+    """The process of the attacker: tests/torture/abuse.py."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -234,7 +233,7 @@ class Abuser:
             sys.executable, "-m", "tests.torture.abuse", self._target, "1",
             stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, cwd=ROOT,
         )  # fmt: skip
-        await self._line()  # it is ready
+        await self._line()  # ready
         return self
 
     async def __aexit__(self, *error: object) -> None:
@@ -242,7 +241,7 @@ class Abuser:
         await self._process.wait()
 
     async def attack(self, name: str, seconds: float) -> int:
-        """How many messages it has sent."""
+        """Run an attack. Returns the number of messages sent."""
         assert self._process.stdin is not None
         self._process.stdin.write(f"{name}\t{seconds}\n".encode())
         return int(await self._line())

@@ -1,7 +1,7 @@
-"""Failpoints, as they are inside a server or trainer process that was started with `failpoints.injected`.
+"""Failpoints inside a server or trainer process that was started with `failpoints.injected`.
 
-A plan, written by the torturer, names one seam and the pass at which the process must die. It is a file that each pass
-looks at, so that a process that has long been running can be told, and claimed by renaming it, so that it kills once.
+The test writes a plan: one seam and the pass at which the process must die. The plan is a file that each pass reads, so
+it reaches a running process. A process claims it by renaming it, so it kills once.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ def always(*_: Any) -> bool:
 
 
 class Seams:
-    """Wraps the places where a crash hurts most."""
+    """Wrap the places where a crash is most harmful."""
 
     def __init__(self, folder: Path) -> None:
         self._plan, self._hit = folder / "plan", folder / "hit"
         self._passes: Counter[str] = Counter()
 
     def due(self, seam: str) -> bool:
-        """Count a pass; whether the process must die in it. The plan is done then."""
+        """Count a pass. Returns whether the process must die in it, which completes the plan."""
         try:
             plan = self._plan.read_text()
         except FileNotFoundError:
@@ -47,14 +47,14 @@ class Seams:
         return True
 
     def at(self, seam: str) -> None:
-        """Die here if it is due."""
+        """Die here if the plan says so."""
         if self.due(seam):
             die()
 
     def around(
         self, owner: Any, name: str, before: str = "", after: str = "", when: Callable[..., bool] = always
     ) -> None:
-        """Wrap a function of a class or module with seams; `when` says of its arguments whether they count."""
+        """Wrap a function of a class or module with seams; `when` decides by its arguments whether a call counts."""
         inner = getattr(owner, name)
 
         def wrapped(*args: Any, **kwargs: Any) -> Any:
@@ -70,13 +70,13 @@ class Seams:
 
 
 def die() -> NoReturn:
-    """kill -9 of this very process."""
+    """Send SIGKILL to this process."""
     os.kill(os.getpid(), signal.SIGKILL)
     raise AssertionError("unreachable")
 
 
 def serving(seams: Seams) -> None:
-    """The seams of the serving process."""
+    """Install the seams of the serving process."""
     from service.journal import log, records
     from service.journal import writer as journal
     from service.publishing import publisher
@@ -100,7 +100,7 @@ def serving(seams: Seams) -> None:
 
     def unwritten(self: Any, payloads: Sequence[bytes]) -> int:
         if holds_swap(payloads) and seams.due("swap.unwritten"):
-            time.sleep(STALL_S)  # a slow disk: the loop goes on, and sends what the new version answers
+            time.sleep(STALL_S)  # a slow disk: meanwhile the loop sends answers of the new version
             die()
         return write(self, payloads)
 
@@ -124,19 +124,19 @@ def serving(seams: Seams) -> None:
 
 
 def training(seams: Seams) -> None:
-    """The seams of the trainer process."""
+    """Install the seams of the trainer process."""
     from service.engine import export
     from service.trainer import channel, checkpoint, hosting, quarantine
 
     seams.around(hosting.HostedModel, "apply", "learn.before", "learn.after")
     seams.around(checkpoint.Checkpoints, "save", "checkpoint.before", "checkpoint.after")
-    seams.around(quarantine.Quarantine, "changes", "checkpoint.mid")  # asked for inside the transaction
+    seams.around(quarantine.Quarantine, "changes", "checkpoint.mid")  # called inside the transaction
     seams.around(export, "export", "export.before", "export.after")
     seams.around(channel, "encode", "verdict.before", when=lambda message: message.kind == "verdict")
 
 
 def arm(folder: str) -> None:
-    """Called by the injected sitecustomize, before anything of the service runs."""
+    """Install all seams. The injected sitecustomize calls it before any code of the service runs."""
     trainer = "service.trainer.process" in sys.orig_argv
     if trainer or "service.cli" in sys.orig_argv:
         (training if trainer else serving)(Seams(Path(folder)))

@@ -1,7 +1,7 @@
 """kill -9 of the server and of the trainer under load, at random moments and at named failpoints.
 
-After each: what had been acknowledged is in the journal that is left; streams go on by themselves. After some of them,
-the server drains, and every answer, label and weight is compared with the oracles.
+After each kill the surviving journal holds everything that was acknowledged, and streams resume by themselves. After
+some kills the server drains, and every answer, label and weight is compared with the oracles.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ from tests.torture.failpoints import (
 from tests.torture.load import Load
 from tests.torture.report import Part, show
 
-EPISODE = len(ALL)  # rounds with one server's files: every seam once
-HIT_S = 20.0  # a seam that was not passed by then is no hit
-# Segments and snapshots often; the oracle needs the journal from its start.
+EPISODE = len(ALL)  # rounds with one data directory: every seam once
+HIT_S = 20.0  # a seam not passed within this time is no hit
+# Frequent segments and snapshots; the oracle needs the whole journal.
 SETTINGS: dict[str, object] = {"segment_bytes": 4096, "snapshot_s": 0.3}
 
 
 class Episode:
-    """One server's files, one load, one kill after the other."""
+    """One data directory, one load, one kill after the other."""
 
     def __init__(self, folder: Path, part: Part, rng: random.Random) -> None:
         self._folder, self._part, self._rng = folder, part, rng
@@ -54,17 +54,17 @@ class Episode:
                 await asyncio.wait((running, torturing), return_when=asyncio.FIRST_COMPLETED)
                 if running.done():
                     torturing.cancel()
-                    await running  # it never ends by itself, so this says why
+                    await running  # it only ends with an error, which this raises
                 await torturing
                 load.stop()
                 await asyncio.wait_for(running, 2 * crash.DEADLINE_S)
-        files = {model: replay.Files.of(server.data, model) for model in (1, 2)}  # drained: none is published any more
+        files = {model: replay.Files.of(server.data, model) for model in (1, 2)}  # drained: versions are final
         await asyncio.to_thread(verify.at_end, self._part, server.data, files, load)
 
     async def _rounds(self, server: ServerChild, load: Load, seams: Sequence[str]) -> None:
         for seam in seams:
             async with asyncio.timeout(3 * crash.DEADLINE_S):
-                await load.until_all_moved(2)  # whatever was killed before, everybody goes on
+                await load.until_all_moved(2)  # all clients continue after any kill
                 self._part.rounds += 1
                 kill = self._kill_trainer if seam in TRAINER or seam == RANDOM_TRAINER else self._kill_server
                 if await kill(server, load, seam):
@@ -92,7 +92,7 @@ class Episode:
         return hit
 
     async def _kill_starting(self, server: ServerChild, seam: str) -> bool:
-        """Kill it again while it recovers; False if it came up nevertheless."""
+        """Kill the server again while it recovers. Returns False if it became ready before."""
         self._failpoints.plan(seam, self._rng.randint(1, STARTING[seam]))
         try:
             await server.start()
@@ -125,13 +125,13 @@ class Episode:
 
 
 def every_seam(wanted: int, seed: int) -> list[str]:
-    """So many kills, every seam in turn, in an order drawn from the seed."""
+    """Return the seams of `wanted` kills: every seam in turn, in an order drawn from the seed."""
     rng = random.Random(seed)
     return [seam for _ in range(0, wanted, len(ALL)) for seam in rng.sample(ALL, len(ALL))][:wanted]
 
 
 async def rounds(folder: Path, plan: Sequence[str], seed: int) -> Part:
-    """A kill at each of these seams, at a pass drawn from the seed."""
+    """Kill at each of these seams, at a pass drawn from the seed."""
     rng, part = random.Random(seed), Part()
     for number, first in enumerate(range(0, len(plan), EPISODE)):
         await Episode(folder / f"{number}", part, rng).run(plan[first : first + EPISODE])
@@ -143,5 +143,5 @@ async def rounds(folder: Path, plan: Sequence[str], seed: int) -> Part:
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Quick: every seam once. Full: 1,000 kills."""
+    """Run. Quick: every seam once. Full: 1,000 kills."""
     return asyncio.run(rounds(folder, every_seam(len(ALL) if quick else 1000, seed=0), seed=0))

@@ -1,4 +1,4 @@
-"""Clients that go on until they are told to stop, and what each was told: the torturer's own ledgers."""
+"""Clients that run until they are stopped, and the ledgers of what the server told each of them."""
 
 from __future__ import annotations
 
@@ -12,28 +12,28 @@ import numpy as np
 import freshet
 from tests.journeys.crash import SMALL, Array, walk
 
-FLOW, LAB = "flow", "lab"  # models 1 and 2: forecasts by themselves; learns from labels and windows
+FLOW, LAB = "flow", "lab"  # models 1 and 2: one learns from its ticks, one from labels and windows
 REGRESS: dict[str, Any] = {
     "channels": ["x"], "task": "regress", "targets": ["q"], "hidden": 4, "window": 12, "label_horizon": 200,
     "learning_rate": 1e-3,
 }  # fmt: skip
 ROWS = 50_000
 IN_FLIGHT = 16
-LEAD = 24  # ticks that a stream may be ahead of the one that waits for verdicts
+LEAD = 24  # ticks that a stream may be ahead of the stream that waits for verdicts
 BURST = 8  # ticks between two rounds of labels
 WINDOW = 8  # ticks
 
 
 @dataclass
 class Told:
-    """What one stream's client sent and was told. Nothing here comes from the server's files."""
+    """The ticks and the answers of the client of one stream. Nothing here is read from the files of the server."""
 
     model: int
     stream: str
     rows: Array
     answers: dict[int, tuple[int, bytes]] = field(default_factory=dict)  # seq → version, forecast
-    durable: int = 0  # the highest seq that the server called durable
-    # Ticks that a server may have answered before it was killed and whose records did not survive: taken again.
+    durable: int = 0  # the highest seq reported as durable
+    # Ticks that a killed server may have answered whose records did not survive: sent again.
     redone: set[int] = field(default_factory=set)
 
     def note(self, seq: int, version: int, y: Array) -> None:
@@ -41,14 +41,14 @@ class Told:
         self.answers[seq] = version, np.ascontiguousarray(y, np.float32).tobytes()
 
     def killed(self, kept: int) -> None:
-        """The server was killed, and the surviving journal holds ticks up to `kept`."""
+        """Note that the server was killed and that the surviving journal holds ticks up to `kept`."""
         self.redone |= set(range(kept + 1, max(kept, len(self.answers)) + IN_FLIGHT + 1))
 
 
 class Load:
-    """Streams by Open and by Mux of a model that learns by itself; a stream, labels and windows of one that does not.
+    """Streams by Open and Mux of a model that learns from ticks; a stream, labels and windows of one that does not.
 
-    One stream waits for verdicts, so that it is paced by learning; the others keep abreast of it.
+    One stream waits for verdicts, so learning sets its pace; the others keep up with it.
     """
 
     def __init__(self, client: freshet.Client) -> None:
@@ -56,7 +56,7 @@ class Load:
         self.open = [Told(1, f"open-{n}", walk(ROWS, n)) for n in range(2)]
         self.mux = [Told(1, f"mux-{n}", walk(ROWS, 10 + n)) for n in range(2)]
         self.lab = Told(2, "bench", walk(ROWS, 20))
-        self.labels: set[int] = set()  # seqs of the bench's ticks whose label was acknowledged
+        self.labels: set[int] = set()  # seqs of ticks of the lab stream with an acknowledged label
         self.windows = 0  # acknowledged
         self.moved = asyncio.Event()  # set at each answer
         self._stopping = False
@@ -67,11 +67,11 @@ class Load:
 
     @property
     def acknowledged(self) -> int:
-        """Ticks, labels and windows."""
+        """Return the number of acknowledged ticks, labels and windows."""
         return sum(told.durable for told in self.told) + len(self.labels) + self.windows
 
     def stop(self) -> None:
-        """Every client ends once what it sent is on disk."""
+        """Let every client end once everything that it sent is durable."""
         self._stopping = True
         self.moved.set()
 
@@ -85,13 +85,13 @@ class Load:
             group.create_task(self._lab())
 
     async def until_all_moved(self, answers: int) -> None:
-        """Until each stream has so many more answers."""
+        """Wait until each stream has `answers` more answers."""
         wanted = {told.stream: len(told.answers) + answers for told in self.told}
         while any(len(told.answers) < wanted[told.stream] for told in self.told):
             await self.next_answer()
 
     async def next_answer(self) -> None:
-        """Until any stream has one more, or all are told to stop. Whoever clears the event, it wakes all that wait."""
+        """Wait until any stream has one more answer, or all are stopped. Every waiter may clear the event."""
         self.moved.clear()
         await self.moved.wait()
 
@@ -122,7 +122,7 @@ class Load:
             n += 1
 
     async def _abreast(self, n: int) -> bool:
-        """Wait until the stream that waits for verdicts has come close to tick n; False: stop."""
+        """Wait until the stream that waits for verdicts is close to tick n. Returns False to stop."""
         while n > len(self.open[0].answers) + LEAD and not self._stopping:
             await self.next_answer()
         return not self._stopping
@@ -157,7 +157,7 @@ class Load:
                 n += BURST
 
     async def _label(self, stream: freshet.Stream, learning: Any, seqs: range) -> None:
-        """A label for each of these ticks, by both ways, and a window; returns when all of it is acknowledged."""
+        """Send a label for each tick by both methods, and a window. Returns when everything is acknowledged."""
         x = self.lab.rows
         for seq in seqs[::2]:
             await learning.label(self.lab.stream, seq, float(x[seq - 1, 0]) * 2)

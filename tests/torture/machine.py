@@ -1,7 +1,7 @@
-"""The model-based kind: sessions, journal and learner in one process, stepped in an order that hypothesis chooses.
+"""Model-based tests: sessions, journal and learner in one process, stepped in an order that hypothesis chooses.
 
-The model is a few dicts of what was sent, answered and called durable. Between any two steps the process may die: what
-a kill would leave on the disk is copied, and everything goes on from the copy. Time is injected, and jumps.
+The model is a few dicts of ticks sent, answers, and durable ticks. Between any two steps the process may die: the files
+that a kill would leave are copied, and the run continues from the copy. Time is injected and jumps.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from tests.service.one_process import World, key, world
 from tests.torture import verify
 from tests.torture.report import Part
 
-FLOW, LAB = "flow", "lab"  # forecasts by itself; learns from labels and windows
+FLOW, LAB = "flow", "lab"  # learns from ticks; learns from labels and windows
 WINDOW, LATEST = 9, 40
 LAB_SPEC = {"task": "regress", "targets": ["q"], "window": WINDOW, "label_horizon": LATEST}
 STREAMS = [f"pump-{n}" for n in range(3)]
@@ -41,22 +41,22 @@ models = st.sampled_from([FLOW, LAB])
 
 
 class Sent:
-    """One stream's life, as its client knows it: between two deletions."""
+    """One life of a stream between two deletions, as its client knows it."""
 
     def __init__(self) -> None:
         self.x: list[float] = []
         self.answers: list[tuple[int, bytes]] = []  # version and values, of tick 1, 2 …
         self.durable = 0
-        self.reset_at = 0  # ticks there were at the last reset, or none at the start
+        self.reset_at = 0  # number of ticks at the last reset; 0 at the start
 
     @property
     def fresh(self) -> bool:
-        """No tick since the start or a reset; a crash may have taken those that there were."""
+        """Return whether there is no tick since the start or a reset. A crash may have lost earlier ones."""
         return len(self.x) <= self.reset_at
 
 
 class Machine(RuleBasedStateMachine):
-    """Rules are what may happen to a server; each compares with the dicts, and `teardown` with the oracles."""
+    """The rules are events of a server. Each compares with the dicts, and `teardown` with the oracles."""
 
     part = Part()
 
@@ -67,7 +67,7 @@ class Machine(RuleBasedStateMachine):
         self.now, self.wall = 0.0, 1.7e9
         self.lives = 0
         self.sent: dict[tuple[str, str], Sent] = {}
-        self.windows = 0  # the last that was taken in
+        self.windows = 0  # seq of the last one taken in
         self.durable_windows = 0
         self.labels: dict[str, dict[tuple[str, int], float]] = {"taken": {}, "durable": {}}
         self._open(self.folder / "0")
@@ -75,7 +75,7 @@ class Machine(RuleBasedStateMachine):
         self._do(self.live.model(LAB, **LAB_SPEC))
         self._do(self.live.server.journal.flush())
 
-    # ---- what clients do
+    # ---- actions of clients
 
     @rule(model=models, id=streams, xs=st.lists(values, min_size=1, max_size=16))
     def ticks(self, model: str, id: str, xs: list[float]) -> None:
@@ -95,7 +95,7 @@ class Machine(RuleBasedStateMachine):
                 assert answer.reason.name == "ANSWER_LOST", answer
             else:
                 assert (answer.version, bytes(answer.y)) == sent.answers[-1]
-            assert session.last_seq == len(sent.x), "taken twice"
+            assert session.last_seq == len(sent.x), "a tick is taken twice"
 
     @rule(model=models, id=streams)
     def another_tick_of_the_same_number(self, model: str, id: str) -> None:
@@ -116,7 +116,7 @@ class Machine(RuleBasedStateMachine):
         _, sent = self._session(LAB, id)
         for back in backs:
             seq = len(sent.x) - back
-            same = self.labels["taken"].get((id, seq), y)  # another one would be refused, each time that it comes
+            same = self.labels["taken"].get((id, seq), y)  # a different label is refused each time
             outcome = self.live.server.intake.label(self._model(LAB), id, seq, np.array([same], np.float32))
             allowed = seq > 0 and back < LATEST
             assert isinstance(outcome, Refusal) != allowed, (seq, back, outcome)
@@ -130,7 +130,7 @@ class Machine(RuleBasedStateMachine):
         raw = RawWindow(number, WINDOW, rows.tobytes(), (rows * 2).tobytes(), b"", b"")
         before = self.live.server.journal.offset(self._model(LAB).number)
         outcome = self.live.server.intake.window(self._model(LAB), "laboratory", raw)
-        assert outcome == before + (number > self.windows), "a window that was sent again is taken once"
+        assert outcome == before + (number > self.windows), "a repeated window is taken twice"
         self.windows = number
 
     @rule(model=models, id=streams)
@@ -147,7 +147,7 @@ class Machine(RuleBasedStateMachine):
         session, _ = self._session(FLOW, id)
         assert session.epoch > epoch
 
-    # ---- what the server does
+    # ---- actions of the server
 
     @rule()
     def commit(self) -> None:
@@ -189,7 +189,7 @@ class Machine(RuleBasedStateMachine):
 
     @rule(on=st.booleans())
     def pause_or_resume(self, on: bool) -> None:
-        """Of the model that learns by itself: of the other one, the labels of windows are counted."""
+        """Pause or resume the model that learns from ticks. The labels of windows are counted for the other one."""
         self._do((self.live.control.resume if on else self.live.control.pause)(key(FLOW)))
 
     @rule(seconds=st.floats(0, 1e6), wall=st.floats(-1e6, 1e6))
@@ -200,7 +200,7 @@ class Machine(RuleBasedStateMachine):
     @precondition(lambda self: self.lives < 6)
     @rule()
     def crash(self) -> None:
-        """kill -9: what is pending is gone, all that was called durable is there."""
+        """kill -9: pending entries are lost, everything reported as durable survives."""
         self.lives += 1
         copy = self._image()
         self._close()
@@ -226,7 +226,7 @@ class Machine(RuleBasedStateMachine):
             shutil.rmtree(self.folder)
             self.part.rounds += 1
 
-    # ---- inside
+    # ---- helpers
 
     def _do(self, awaitable: Any) -> Any:
         return self.loop.run_until_complete(asyncio.wait_for(awaitable, 60))
@@ -238,7 +238,7 @@ class Machine(RuleBasedStateMachine):
         serving.clock, serving.wall = lambda: self.now, lambda: self.wall
 
     def _image(self) -> Path:
-        """Copy the data directory as it is; again, where the journal's thread renames a file meanwhile."""
+        """Copy the data directory; repeat if the thread of the journal renames a file meanwhile."""
         copy = self.folder / f"{self.lives}"
         for tries_left in reversed(range(10)):
             try:
@@ -257,13 +257,13 @@ class Machine(RuleBasedStateMachine):
         return self.live.serving.model(key(name))
 
     def _session(self, model: str, id: str) -> tuple[Session, Sent]:
-        """The stream, opened anew, in the state that the dicts say."""
+        """Open the stream and compare it with the dicts."""
         sent = self.sent.setdefault((model, id), Sent())
         self._do(self.live.serving.residency.bring(self._model(model), [id]))
         session, origin = self.live.serving.open_stream(self._model(model), id)
         assert session.last_seq == len(sent.x)
         if sent.x and not sent.fresh:
-            assert origin is Origin.RESUMED, "never silently fresh"
+            assert origin is Origin.RESUMED, "a stream restarted without notice"
         return session, sent
 
     def _submit(self, model: str, session: Session, seq: int, x: float) -> Any:
@@ -280,7 +280,7 @@ class Machine(RuleBasedStateMachine):
         return 0 if row is None else int(self._model(model).table.last_seq[row])
 
     def _count_again(self) -> None:
-        """What of labels and windows has survived; all that was durable must have."""
+        """Count the surviving labels and windows. All durable ones must survive."""
         counted = verify.count(self._chunks(), self._model(LAB).number, 1 << 62)
         assert set(self.labels["durable"]) <= counted.labels, "a label is lost"
         assert len(counted.windows) >= self.durable_windows, "a window is lost"
@@ -291,7 +291,7 @@ class Machine(RuleBasedStateMachine):
         return [chunk for _, chunk in self.live.server.journal.replay(0)]
 
     def _compare(self) -> None:
-        """Every answer with plain onnxruntime, the weights and the counts with an uninterrupted fold."""
+        """Compare answers with plain onnxruntime, and weights and counts with an uninterrupted fold."""
         chunks, data = self._chunks(), self.live.server.config.data
         for name in (FLOW, LAB):
             model = self._model(name)
@@ -308,20 +308,20 @@ class Machine(RuleBasedStateMachine):
     def _compare_learning(self, model: ServedModel, chunks: list[Any], files: replay.Files) -> None:
         assert self.live.trainer is not None
         hosted = self.live.trainer.models.get(model.number)
-        assert hosted is not None, f"nothing of {model.name} has come to the trainer"
+        assert hosted is not None, f"the trainer has nothing of {model.name}"
         whole = replay.learned(chunks, files, self.live.server.config.gate, hosted.offset, model.number)
         self.part.digests_unequal += digest(hosted) != digest(whole)
-        assert digest(hosted) == digest(whole), "the weights are not those of an uninterrupted fold"
+        assert digest(hosted) == digest(whole), "the weights differ from those of an uninterrupted fold"
         must, counts = verify.count(chunks, model.number, hosted.offset), hosted.learner.counts
         assert counts.ticks == must.ticks
         if model.name == LAB:
             self.part.learned_twice += must.exceeded(counts)
             did, should = verify.taken(counts), must.learned + must.again
-            assert did == should, f"{did} labels came to the learner, {should} are in the journal"
+            assert did == should, f"{did} labels reached the learner, {should} are in the journal"
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Quick: 25 histories of up to 40 steps; full: 1,000 of up to 100."""
+    """Run. Quick: 25 histories of up to 40 steps. Full: 1,000 of up to 100."""
     Machine.part = part = Part()
     run_state_machine_as_test(Machine, settings=how(25 if quick else 1000, 40 if quick else 100))
     part.summary = f"{part.rounds} histories, {part.hits} crashes, {part.acknowledged} answers compared"
@@ -329,8 +329,8 @@ def run(folder: Path, quick: bool) -> Part:
 
 
 def how(histories: int, steps: int) -> settings:
-    """So many histories of so many steps, the same in each run."""
+    """Return settings for `histories` histories of up to `steps` steps, the same in each run."""
     return settings(
         max_examples=histories, stateful_step_count=steps, deadline=None, derandomize=True, database=None,
-        suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # to shrink would take as long as all of it
+        suppress_health_check=list(HealthCheck), phases=[Phase.generate],  # shrinking would take as long as the run
     )  # fmt: skip

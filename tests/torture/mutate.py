@@ -1,11 +1,11 @@
-"""Messages that are almost sound: what fuzzers do to bytes when they know nothing of what those mean."""
+"""Almost valid messages: mutations of bytes without knowledge of their meaning."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
 
-# Numbers at the edges of what lengths, varints and floats can be.
+# Numbers at the limits of lengths, varints and floats.
 EDGES = (
     b"\0", b"\x7f", b"\x80", b"\xff", b"\xff\xff\xff\xff\x07", b"\xff\xff\xff\xff\x0f", b"\xff" * 9 + b"\x01",
     b"\xff" * 4, b"\0\0\0\x80", b"\xff\xff\xff\x7f", b"\0\0\x80\x7f", b"\0\0\xc0\x7f", b"\xff" * 8, b"\0" * 8,
@@ -16,8 +16,8 @@ FIXED = {FIXED64: 8, FIXED32: 4}
 
 
 def split(message: bytes) -> list[tuple[int, bytes]]:
-    """The fields of a protobuf message, not of those in it: key, and the bytes of what it holds. Raises IndexError for
-    what is none."""
+    """Return the top-level fields of a protobuf message: key and bytes of the value. Raises IndexError for other
+    bytes."""
     fields, at = [], 0
     while at < len(message):
         key, at = _varint(message, at)
@@ -36,7 +36,7 @@ def split(message: bytes) -> list[tuple[int, bytes]]:
 
 
 def join(fields: list[tuple[int, bytes]]) -> bytes:
-    """The message of these fields; `split` of it gives them back."""
+    """Return the message of these fields: the inverse of `split`."""
     parts = []
     for key, held in fields:
         parts.append(_as_varint(key))
@@ -62,7 +62,7 @@ def _as_varint(value: int) -> bytes:
 
 
 class Mutator:
-    """Changes bytes in one to five places, each time by one of `_ways`; of messages, also what their fields hold."""
+    """Mutate bytes in one to five places by one of `_ways` each, and the fields of messages."""
 
     def __init__(self, rng: random.Random) -> None:
         self._rng = rng
@@ -71,7 +71,7 @@ class Mutator:
         )  # fmt: skip
 
     def mutated(self, message: bytes) -> bytes:
-        """Another message of at most `LONGEST` bytes, made of this one."""
+        """Return a mutant of at most `LONGEST` bytes."""
         data, rng = bytearray(message[:LONGEST]), self._rng
         for _ in range(rng.randrange(1, 6)):
             at = rng.randrange(len(data) + 1)
@@ -79,8 +79,7 @@ class Mutator:
         return bytes(data[:LONGEST])
 
     def mutated_message(self, message: bytes) -> bytes:
-        """`mutated`; or a protobuf message whose fields are fewer, more, or hold something else, with lengths that fit,
-        so that it is not only the parser that sees it."""
+        """Return `mutated`, or a protobuf message that parses, with fields removed, repeated or changed."""
         try:
             fields = split(message)
         except IndexError:

@@ -1,6 +1,6 @@
-"""One stream of twenty sends absurd values, which are labels too: what that costs the others, with and without guards.
+"""One stream of twenty sends absurd values, which are also labels: the cost for the others with and without guards.
 
-In one process and without a clock: the learner alone, each stream forecast with the weights of its time.
+In one process without a clock: the learner alone; each stream is forecast with the weights of the time.
 """
 
 from __future__ import annotations
@@ -20,16 +20,19 @@ from model.spec import ModelSpec
 from tests.torture.report import Part
 
 STREAMS = 20
-ABSURD_SHARE = 0.3  # of the ticks of stream 0
-HONEST = 100  # ticks before the first of them: the scale of its values is known by then
-ABSURD = 1e6  # where the others' values are about 1
-CONTAINED, HARMFUL = 1.05, 1.2  # others' error, over that without the poisoner: at most, and at least without guards
+ABSURD_SHARE = 0.3  # fraction of the ticks of stream 0
+HONEST = 100  # ticks before the first absurd one: the scale is known by then
+ABSURD = 1e6  # other values are about 1
+CONTAINED, HARMFUL = (
+    1.05,
+    1.2,
+)  # error of the others over that without the poisoner: upper bound, and lower bound without guards
 SPEC = ModelSpec(channels=("x",), hidden=8, learning_rate=3e-3, label_range=(-5.0, 5.0))
 
 
 @contextlib.contextmanager
 def unguarded() -> Iterator[None]:
-    """A mutant of the learner: no range, no clip of targets, no clip of the gradient."""
+    """Make the learner a mutant without range, without clipping of targets and gradient."""
 
     def norm_only(grad: NDArray[np.float32], max_norm: float) -> float:
         return float(np.linalg.norm(grad))
@@ -46,7 +49,7 @@ def unguarded() -> Iterator[None]:
 
 
 def series(seed: int, ticks: int) -> NDArray[np.float32]:
-    """[ticks, streams] noisy sines, with the absurd values of stream 0."""
+    """Return [ticks, streams]: noisy sines, with absurd values in stream 0."""
     rng = np.random.default_rng(seed)
     phase, period = rng.uniform(0, 2 * np.pi, STREAMS), rng.uniform(4, 7, STREAMS)
     time = np.arange(ticks)[:, None]
@@ -57,7 +60,7 @@ def series(seed: int, ticks: int) -> NDArray[np.float32]:
 
 
 def others_error(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC) -> float:
-    """Mean squared error of the forecasts of all streams but the first, learned with it or without, all ticks."""
+    """Return the mean squared error of all streams but the first over all ticks, learned with or without the first."""
     learning = Learner(spec)
     ids = np.arange(0 if poisoner else 1, STREAMS, dtype=np.uint32)
     state = np.zeros((len(ids), learning.network.state_size), np.float32)
@@ -73,7 +76,7 @@ def others_error(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC)
 
 
 def run(quick: bool) -> dict[str, Any]:
-    """Others' error over that without the poisoner, worst of the seeds: guarded, unguarded, and without a range."""
+    """Return the error of the others over that without the poisoner, worst seed: guarded, unguarded, without range."""
     seeds, ticks = (1, 400) if quick else (3, 1000)
     ratios: dict[str, list[float]] = {"guarded": [], "without_range": [], "unguarded": []}
     unlimited = ModelSpec.from_mapping(SPEC.to_mapping() | {"label_range": []})
@@ -90,7 +93,7 @@ def run(quick: bool) -> dict[str, Any]:
 
 
 def part(folder: Path, quick: bool) -> Part:
-    """`run` as a part of the report."""
+    """Run as a part of the report."""
     numbers = run(quick)
     contained, harmful = numbers["guarded"] <= CONTAINED, numbers["unguarded"] >= HARMFUL
     caught = {True: ["no guards against poison"], False: []}

@@ -1,8 +1,9 @@
 """Power cuts: the data directory is on an ext4 image, and the image is copied while the server writes to it.
 
-The copy is what a disk would hold after a cut: what the kernel only had in memory is not in it. It is mounted, its
-journal opened as a server would, and compared with what clients had been told until then. Of some cuts, a real server
-starts from all that is left, its streams are resumed, and its trainer's weights compared with an uninterrupted fold.
+The copy is the content of a disk after a cut, without data that was only in the memory of the kernel. It is mounted,
+its journal is opened as a server opens it, and compared with the acknowledgements of the clients. After some cuts a
+real server starts from the copy, its streams resume, and the weights of its trainer are compared with an uninterrupted
+fold.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ FEW_CUTS = 5
 
 
 def why_not() -> str:
-    """Why there can be no power cuts here; empty where there can."""
+    """Return why power cuts cannot be tested here; empty if they can."""
     if os.geteuid() != 0:
         return "only root may mount an image"
     if not Path("/dev/loop-control").exists():
@@ -44,7 +45,7 @@ def why_not() -> str:
 
 @contextlib.contextmanager
 def mounted(image: Path, at: Path) -> Iterator[Path]:
-    """The image's file system, at a folder that is made for it."""
+    """Mount the file system of the image at a new folder."""
     at.mkdir()
     subprocess.run(["mount", "-o", "loop", image, at], check=True)
     try:
@@ -55,9 +56,9 @@ def mounted(image: Path, at: Path) -> Iterator[Path]:
 
 
 def cut(part: Part, image: Path, folder: Path, load: Load) -> dict[str, int]:
-    """One cut: what is left is in folder/left, and returned what clients had been told: durable ticks, by stream.
+    """Cut once: copies what is left to folder/left. Returns the acknowledged durable ticks by stream.
 
-    Nothing awaits here, so that the ledgers stay as they were when the copy began.
+    Nothing awaits here, so the ledgers do not change during the copy.
     """
     shutil.copyfile(image, folder / "cut.img")
     part.rounds += 1
@@ -74,7 +75,7 @@ def cut(part: Part, image: Path, folder: Path, load: Load) -> dict[str, int]:
 
 
 async def start_from(part: Part, left: Path, durable: dict[str, int], streams: list[Told]) -> None:
-    """A real server on what a cut left: each stream resumes behind all that was durable, and the weights are those of
+    """Start a real server from the files of a cut: each stream resumes after its durable ticks, and the weights equal
     an uninterrupted fold of the journal."""
     async with ServerChild(left, left / "log", settings=crash.BUSY) as server, freshet.connect(server.grpc) as client:
         for told in streams:
@@ -96,8 +97,8 @@ async def start_from(part: Part, left: Path, durable: dict[str, int], streams: l
 
 
 async def cuts(folder: Path, times: int, seed: int, code: str = "", start_each: int = 0) -> Part:
-    """So many cuts under load, at random moments, of a server that runs this code first; from each so-manieth of what
-    is left, by default from none, a server is started."""
+    """Cut `times` times under load at random moments, of a server that runs `code` first. Start a server after every
+    `start_each`-th cut; 0: after none."""
     rng, part, image = random.Random(seed), Part(), folder / "disk.img"
     with image.open("wb") as file:
         file.truncate(IMAGE_BYTES)
@@ -122,7 +123,7 @@ async def cuts(folder: Path, times: int, seed: int, code: str = "", start_each: 
 
 
 async def both(folder: Path, times: int, start_each: int = 1) -> Part:
-    """The server as it is, which must lose nothing; and the mutant without fsync, which must lose."""
+    """Cut the real server, which must lose nothing, and the mutant without fsync, which must lose something."""
     for name in ("sound", "mutant"):
         (folder / name).mkdir()
     part = await cuts(folder / "sound", times, seed=0, start_each=start_each)
@@ -134,7 +135,7 @@ async def both(folder: Path, times: int, start_each: int = 1) -> Part:
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Quick: 5 cuts, and a server from each; full: 200, and from one in ten."""
+    """Run. Quick: 5 cuts and a server after each. Full: 200 cuts and a server after every tenth."""
     reason = why_not()
     if reason:
         return Part(summary=f"no power cuts: {reason}", skipped=True)

@@ -1,4 +1,4 @@
-"""What a kind of torture found, and all of them together as the JSON that `dev.py torture` writes."""
+"""The findings of one kind of torture, and of all kinds as the JSON that `dev.py torture` writes."""
 
 from __future__ import annotations
 
@@ -14,41 +14,41 @@ LISTS = ("mutants_caught", "mutants_survived")
 
 @dataclass
 class Part:
-    """One kind. A round counts as a hit only if its fault really happened."""
+    """The findings of one kind. A round is a hit only if its fault really happened."""
 
     rounds: int = 0
     hits: int = 0
-    acknowledged: int = 0  # ticks, labels and windows that a client was told are on disk
-    lost: int = 0  # of them, those that the surviving journal does not hold
+    acknowledged: int = 0  # ticks, labels and windows acknowledged as durable
+    lost: int = 0  # acknowledged ones that the surviving journal lacks
     learned_twice: int = 0
     digests_unequal: int = 0  # learners that differ from an uninterrupted fold of the journal
     mutants_caught: list[str] = field(default_factory=list)
     mutants_survived: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)  # anything else that was not as promised, in words
-    hits_of: Counter[str] = field(default_factory=Counter)  # by the name of the fault
-    numbers: dict[str, Any] = field(default_factory=dict)  # what else was measured
-    skipped: bool = False  # cannot be provoked on this machine; the summary says why
+    wrong: list[str] = field(default_factory=list)  # any other broken promise, in words
+    hits_of: Counter[str] = field(default_factory=Counter)  # by name of the fault
+    numbers: dict[str, Any] = field(default_factory=dict)  # further measurements
+    skipped: bool = False  # not possible on this machine; the summary says why
     summary: str = ""
 
     @property
     def good(self) -> bool:
-        """Whether every promise was kept, and anything was put to the test at all."""
+        """Return whether every promise holds and at least one was tested."""
         broken = self.lost or self.learned_twice or self.digests_unequal or self.mutants_survived or self.wrong
         return not broken and (self.hits > 0 or self.skipped)
 
     def as_json(self) -> dict[str, Any]:
-        """Everything, with the keys of the whole report first."""
+        """Return everything, with the keys of the whole report first."""
         values = {name: getattr(self, name) for name in (*NUMBERS, *LISTS, "wrong", "numbers", "skipped", "summary")}
         return {"good": self.good, **values, "hits_of": dict(sorted(self.hits_of.items()))}
 
 
 def show(done: str) -> None:
-    """How far a kind is, for whoever waits."""
+    """Print the progress of a kind."""
     print(f"  … {done}", file=sys.stderr, flush=True)
 
 
 def whole(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """The report of several kinds, each as its JSON: sums, and the parts by name."""
+    """Return the report of several kinds, given as JSON: sums, and the parts by name."""
     report: dict[str, Any] = {name: sum(part.get(name, 0) for part in parts.values()) for name in NUMBERS}
     report |= {name: [m for part in parts.values() for m in part.get(name, [])] for name in LISTS}
     bad = [name for name, part in parts.items() if not part.get("good", False)]

@@ -1,7 +1,7 @@
 """A steady load for a long time: memory, descriptors and threads of both processes must stop growing.
 
-Everything that comes and goes does so all the time: calls, streams, models, labels, windows, refused ticks, snapshots,
-segments of the journal. The same check must flag a server that keeps a little of every tick.
+Everything with a limited life comes and goes all the time: calls, streams, models, labels, windows, refused ticks,
+snapshots, journal segments. The same check must flag a server that keeps a little of every tick.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from tests.torture.report import Part, show
 
 MiB = 1 << 20
 SAMPLE_S = 0.5
-PAUSE_S = 0.1  # between two rounds of a client: steady for an hour, not as fast as it goes
-WARM_UP = 1 / 3  # of the time, in which anything may grow
-# What the slope after the warm-up may come to until the end: an allocator's pages come and go in steps of so much.
+PAUSE_S = 0.1  # between two rounds of a client: a steady load, not the maximum
+WARM_UP = 1 / 3  # fraction of the time in which anything may grow
+# Allowed growth by the slope from warm-up to end: the step size of an allocator's pages.
 MAY_GROW = {"rss": 8 * MiB, "descriptors": 4, "threads": 4}
 FLOW, LAB = "flow", "lab"
 HANDLES = 32  # streams of one Mux call
 POOL = 256  # streams that come and go
-# Caps that are reached early, so that what they bound is at its bound when the warm-up ends.
+# Caps that are reached during the warm-up, so that everything that they bound is at its bound when it ends.
 SETTINGS: dict[str, object] = {
     "segment_bytes": 256 << 10, "journal_keep_bytes": 1 << 20, "snapshot_s": 2.0, "keep_versions": 8,
     "checkpoint_chunks": 64, "max_resident": POOL, "idle_s": 1.0,
@@ -54,7 +54,7 @@ if "service.cli" in sys.orig_argv:
 
 
 class Use(NamedTuple):
-    """What one process holds."""
+    """The resources of one process."""
 
     rss: int  # bytes in memory
     descriptors: int
@@ -62,37 +62,37 @@ class Use(NamedTuple):
 
     @classmethod
     def of(cls, pid: int) -> Use:
-        """Read it from /proc. Raises OSError when the process has ended."""
+        """Read them from /proc. Raises OSError if the process has ended."""
         proc = Path("/proc") / str(pid)
         pages = int((proc / "statm").read_text().split()[1])
         return cls(pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir(proc / "fd")), len(os.listdir(proc / "task")))
 
 
 def slope(times: NDArray[np.float64], values: NDArray[np.float64]) -> float:
-    """Theil–Sen: the median slope over all pairs (Sen 1968), which a few jumps do not move."""
+    """Return the Theil–Sen slope, the median over all pairs (Sen 1968): robust to a few jumps."""
     i, j = np.triu_indices(len(times), 1)
     return float(np.median((values[j] - values[i]) / (times[j] - times[i])))
 
 
 @dataclass
 class Samples:
-    """One process over time."""
+    """Samples of one process over time."""
 
     times: list[float] = field(default_factory=list)  # seconds
     uses: list[Use] = field(default_factory=list)
 
     def after_warm_up(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Times, and a column per field of Use."""
+        """Return times, and one column per field of Use."""
         first = int(len(self.times) * WARM_UP)
         return np.array(self.times[first:]), np.array(self.uses[first:], np.float64)
 
     def growth(self) -> dict[str, float]:
-        """From the end of the warm-up to the end, by the slope; by field of Use."""
+        """Return the growth from the end of the warm-up to the end by the slope, for each field of Use."""
         times, columns = self.after_warm_up()
         return {name: (times[-1] - times[0]) * slope(times, columns[:, n]) for n, name in enumerate(Use._fields)}
 
     def found(self, who: str) -> list[str]:
-        """In words, what grew more than it may."""
+        """Describe the fields that grew more than allowed."""
         seconds = np.ptp(self.after_warm_up()[0])
         return [
             f"{who}: {name} grew by {grown:.0f} in {seconds:.0f} s, more than {MAY_GROW[name]}"
@@ -102,7 +102,7 @@ class Samples:
 
 
 class Load:
-    """Clients that do the same again and again, until they are cancelled."""
+    """Clients that repeat the same actions until they are cancelled."""
 
     def __init__(self, client: freshet.Client, target: str) -> None:
         self._client, self._target = client, target
@@ -110,7 +110,7 @@ class Load:
         self._rows = walk(4096, 1)
 
     async def run(self) -> None:
-        """Raises the first error of any of them."""
+        """Run the clients. Raises the first error of any of them."""
         await self._client.create_model(FLOW, **SMALL)
         await self._client.create_model(LAB, **REGRESS)
         async with asyncio.TaskGroup() as group:
@@ -168,7 +168,7 @@ class Load:
         self.models += 1
 
     async def _hang_up(self, n: int) -> None:
-        """A client that goes away in the middle."""
+        """Disconnect a client in the middle of a call."""
         async with freshet.connect(self._target) as client:
             stream = client.stream(FLOW, f"gone-{n % POOL}", 16)
             await stream.__aenter__()
@@ -181,7 +181,7 @@ class Load:
 
 
 async def sample(pids: Sequence[tuple[str, int]], seconds: float) -> dict[str, Samples]:
-    """Look at processes twice a second for so long."""
+    """Sample processes twice a second for `seconds`."""
     started, found = time.monotonic(), {name: Samples() for name, _ in pids}
     shown: list[float] = []
     while (now := time.monotonic() - started) < seconds:
@@ -191,12 +191,12 @@ async def sample(pids: Sequence[tuple[str, int]], seconds: float) -> dict[str, S
         for name, pid in pids:
             found[name].uses.append(Use.of(pid))
             found[name].times.append(now)
-        await asyncio.sleep(SAMPLE_S)  # a measurement's pace, not a wait for something
+        await asyncio.sleep(SAMPLE_S)  # the interval of the measurement, not a wait for an event
     return found
 
 
 async def soaked(folder: Path, seconds: float) -> Part:
-    """One server under load for so long."""
+    """Run one server under load for `seconds`."""
     part = Part(rounds=1)
     async with crash.a_server(folder, **SETTINGS) as server, freshet.connect(server.grpc) as client:
         load = Load(client, server.grpc)
@@ -207,7 +207,7 @@ async def soaked(folder: Path, seconds: float) -> Part:
             await asyncio.wait((sampling, running), return_when=asyncio.FIRST_COMPLETED)
             if running.done():
                 sampling.cancel()
-                await running  # it never ends by itself, so this says why
+                await running  # it only ends with an error, which this raises
             samples = await sampling
         finally:
             running.cancel()
@@ -226,7 +226,7 @@ async def soaked(folder: Path, seconds: float) -> Part:
 
 
 async def _processes(server: ServerChild, running: asyncio.Task[None]) -> list[tuple[str, int]]:
-    """The server and its trainer, once there is one."""
+    """Return the server and its trainer, once it has started."""
     async with asyncio.timeout(crash.DEADLINE_S):
         while not (trainer := trainer_of(server)):
             if running.done():
@@ -236,5 +236,5 @@ async def _processes(server: ServerChild, running: asyncio.Task[None]) -> list[t
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Quick: 5 minutes. Full: 60."""
+    """Run. Quick: 5 minutes. Full: 60 minutes."""
     return asyncio.run(soaked(folder, 300.0 if quick else 3600.0))

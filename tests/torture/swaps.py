@@ -1,5 +1,5 @@
-"""Swaps under load: versions that answer differently take turns by promotion, and no request may notice but by its
-answer, which must be bit for bit that of the version it names, the one that the journal has at that tick.
+"""Swaps under load: versions with different answers take turns by promotion. A swap may change only the answer of a
+request. The answer must equal, bit for bit, that of the version it names, which the journal has at that tick.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.torture.report import Part
 
 SPEC: dict[str, Any] = {"channels": ["x"], "hidden": 8, "learn": False}
 VERSIONS, STREAMS = 3, 3
-APART = 1e-3  # answers of two versions differ by more, on most ticks
-TICKS = 200  # that tell it
+APART = 1e-3  # answers of two versions differ by more on most ticks
+TICKS = 200  # number of ticks compared
 
 
 def weights(seed: int) -> bytes:
-    """Of a version of its own: the spec's first weights, and noise."""
+    """Return the weights of another version: the first weights of the spec plus noise."""
     network = Network(ModelSpec.from_mapping(SPEC))
     flat = network.init_params()
     flat += np.random.default_rng(seed).normal(0, 0.3, flat.shape).astype(np.float32)
@@ -39,25 +39,25 @@ def weights(seed: int) -> bytes:
 
 
 class Streams:
-    """Streams that go on through all swaps, no faster than these go."""
+    """Streams that run through all swaps, at the pace of the swaps."""
 
     def __init__(self) -> None:
         self.told = [Told(1, f"pump-{n}", walk(ROWS, n)) for n in range(STREAMS)]
         self._stopping = False
         self._answered, self._swapped = asyncio.Event(), asyncio.Event()
-        self._allowed = IN_FLIGHT  # ticks of each stream so far
+        self._allowed = IN_FLIGHT  # ticks that each stream may send
 
     def stop(self) -> None:
         self._stopping = True
         self._swapped.set()
 
     def allow(self, ticks: int) -> None:
-        """Each stream may send so many more."""
+        """Let each stream send `ticks` more ticks."""
         self._allowed += ticks
         self._swapped.set()
 
     async def until_some(self, answers: int) -> None:
-        """Until so many more ticks were answered, all streams together."""
+        """Wait for `answers` more answers over all streams."""
         wanted = sum(len(told.answers) for told in self.told) + answers
         while sum(len(told.answers) for told in self.told) < wanted:
             self._answered.clear()
@@ -78,11 +78,11 @@ class Streams:
                 told.note(forecast.seq, forecast.version, forecast.y)
                 self._answered.set()
             await stream.durable()
-            assert not stream.reconnects, f"{told.stream} was cut by a swap"
+            assert not stream.reconnects, f"a swap cut {told.stream}"
 
 
 async def swap(client: freshet.Client, streams: Streams, times: int) -> None:
-    """Promote one version after the other, each while ticks are on their way."""
+    """Promote one version after the other while ticks are in flight."""
     for number in range(2, VERSIONS + 1):
         assert (await client.import_version(FLOW, weights(number))).number == number
     for version in itertools.islice(itertools.cycle(range(VERSIONS, 0, -1)), times):
@@ -94,9 +94,9 @@ async def swap(client: freshet.Client, streams: Streams, times: int) -> None:
 
 
 def apart(serving: replay.Serving, told: Told) -> float:
-    """How far two versions' answers to a stream's last ticks are apart: of the closest two, the median tick.
+    """Return the median difference of the two closest versions over the last ticks of a stream.
 
-    (Of a single tick, the answers of two versions may agree by chance.)
+    The answers of two versions to a single tick may agree by chance.
     """
     x = told.rows[max(0, len(told.answers) - TICKS) : len(told.answers)]
     state = np.repeat(serving._states[1], len(x), axis=0)
@@ -108,11 +108,11 @@ def apart(serving: replay.Serving, told: Told) -> float:
 
 
 async def rounds(folder: Path, times: int) -> Part:
-    """So many swaps under load, then every answer against the oracle."""
+    """Swap `times` times under load, then compare every answer with the oracle."""
     part, streams = Part(rounds=times), Streams()
     async with crash.a_server(folder) as server, freshet.connect(server.grpc) as client:
         await client.create_model(FLOW, **SPEC)
-        async with asyncio.TaskGroup() as group:  # any failed request ends it
+        async with asyncio.TaskGroup() as group:  # any failed request ends the group
             for told in streams.told:
                 group.create_task(streams.run(client, told))
             group.create_task(swap(client, streams, times))
@@ -133,5 +133,5 @@ async def rounds(folder: Path, times: int) -> Part:
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Quick: 50 swaps; full: 1,000."""
+    """Run. Quick: 50 swaps. Full: 1,000."""
     return asyncio.run(rounds(folder, 50 if quick else 1000))

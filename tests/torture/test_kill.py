@@ -1,4 +1,4 @@
-"""Quick forms of what `dev.py torture --only kill` does a thousand times."""
+"""Quick forms of `dev.py torture --only kill`, which kills a thousand times."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from tests.torture import kill
 from tests.torture.failpoints import ALL
 
-# One of each kind: in the middle of what must be one commit, and at random.
+# One seam of each kind: in the middle of one commit, and at random.
 WORST = (
     "journal.mid_write", "checkpoint.mid", "server.random", "journal.after_sync", "snapshot.mid", "swap.recorded",
     "recovery.mid",
@@ -15,7 +15,7 @@ WORST = (
 
 
 @pytest.mark.parametrize("kills", [3, pytest.param(7, marks=pytest.mark.long)])
-async def test_a_kill_at_the_worst_moments_loses_nothing_and_nothing_is_learned_twice(tmp_path, kills):
+async def test_kills_at_the_worst_moments_lose_nothing_and_cause_no_double_learning(tmp_path, kills):
     part = await kill.rounds(tmp_path, WORST[:kills], seed=1)
 
     assert part.good, part.as_json()
@@ -29,5 +29,5 @@ async def test_three_kills_at_every_named_moment(tmp_path):
     part = await kill.rounds(tmp_path, kill.every_seam(3 * len(ALL), seed=3), seed=3)
 
     assert part.good, part.wrong or part.as_json()
-    assert part.hits >= 0.98 * 3 * len(ALL), "a seam that is not passed in time is no hit"
+    assert part.hits >= 0.98 * 3 * len(ALL), "too many seams were not passed in time"
     assert set(part.hits_of) == set(ALL)

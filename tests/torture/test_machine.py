@@ -1,4 +1,4 @@
-"""Quick forms of what `dev.py torture --only model` does a thousand times, and a server that it must not pass."""
+"""Quick forms of `dev.py torture --only model`, which runs a thousand histories, and a server that must fail it."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ def histories(n: int, steps: int) -> Part:
     return part
 
 
-def test_whatever_happens_in_whatever_order_with_crashes_between_is_as_a_few_dicts_say():
+def test_events_in_any_order_with_crashes_between_match_a_model_of_dicts():
     part = histories(12, 40)
 
     assert part.good, part.as_json()
-    assert part.hits > 5, "crashes"
-    assert part.acknowledged > 50, "answers that were compared at the end"
+    assert part.hits > 5, "too few crashes"
+    assert part.acknowledged > 50, "too few answers compared at the end"
 
 
-def test_a_server_that_acknowledges_before_it_writes_does_not_pass(monkeypatch):
+def test_a_server_that_acknowledges_before_it_writes_is_detected(monkeypatch):
     monkeypatch.setattr(Journal, "_write", lambda self, batch: (0, [chunk.ticks() for chunk in batch]))
 
     with pytest.raises(AssertionError):

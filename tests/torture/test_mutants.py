@@ -1,4 +1,4 @@
-"""Every safety check was seen to fail, and the list of them is pinned."""
+"""The scenario of every safety check fails without the check; the list of checks is pinned."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ PINNED = [
 ]  # fmt: skip
 
 
-def test_no_mutant_leaves_the_list():
+def test_the_list_of_mutants_is_complete():
     assert [mutant.name for mutant in mutants.MUTANTS] == PINNED
 
 
 @pytest.mark.parametrize("mutant", mutants.MUTANTS, ids=[m.name for m in mutants.MUTANTS])
-async def test_without_the_check_its_scenario_turns_red(tmp_path, mutant):
+async def test_the_scenario_of_a_check_fails_without_it(tmp_path, mutant):
     part = Part()
 
     await mutants.tried(part, mutant, tmp_path)

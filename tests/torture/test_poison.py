@@ -1,4 +1,4 @@
-"""A quick form of `dev.py torture --only poison`, and its whole."""
+"""The quick and the full form of `dev.py torture --only poison`."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from tests.torture import poison
 
 
 @pytest.mark.parametrize("quick", [True, pytest.param(False, marks=pytest.mark.long)], ids=["quick", "whole"])
-def test_absurd_values_of_one_stream_cost_the_others_little_and_much_without_the_guards(quick):
+def test_absurd_values_of_one_stream_cost_the_others_little_with_the_guards_and_much_without(quick):
     found = poison.run(quick)
 
     assert found["guarded"] <= poison.CONTAINED

@@ -1,4 +1,4 @@
-"""The check of the soak, five minutes of it, and a server that leaks, which the same check must flag."""
+"""The check of the soak, a soak of five minutes, and a leaking server that the same check must flag."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from tests.torture.soak import MiB, Samples, Use
 
 
 def sampled(rss: np.ndarray, threads: int = 4) -> Samples:
-    """A process that held so much, looked at twice a second."""
+    """Return samples of a process with this memory, twice a second."""
     return Samples([n * soak.SAMPLE_S for n in range(len(rss))], [Use(int(value), 20, threads) for value in rss])
 
 
-def test_pages_that_come_and_go_after_a_warm_up_are_no_growth():
+def test_fluctuating_memory_after_the_warm_up_is_not_growth():
     rng, n = np.random.default_rng(0), np.arange(600)
     warm = 100 * MiB + 50 * MiB * (1 - np.exp(-n / 40))
 
     assert sampled(warm + rng.choice([-3 * MiB, 0, 3 * MiB], 600)).found("server") == []
 
 
-def test_a_jump_is_no_slope():
+def test_a_single_jump_is_not_growth():
     assert sampled(np.where(np.arange(600) < 580, 100 * MiB, 160 * MiB)).found("server") == []
 
 
@@ -35,7 +35,7 @@ def test_slow_steady_growth_is_found_under_noise():
 
 @pytest.mark.long
 @pytest.mark.timeout(600)
-async def test_five_minutes_of_everything_that_comes_and_goes_leave_nothing_behind(tmp_path):
+async def test_five_minutes_of_steady_load_leak_nothing(tmp_path):
     part = await soak.soaked(tmp_path, 300.0)
 
     assert part.good, part.wrong

@@ -1,4 +1,4 @@
-"""A quick form of what `dev.py torture --only swaps` does a thousand times."""
+"""A quick form of `dev.py torture --only swaps`, which swaps a thousand times."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Engine.replace = late
 """
 
 
-async def test_fifty_swaps_under_load_fail_no_request_and_each_answer_is_its_versions(tmp_path):
+async def test_fifty_swaps_under_load_fail_no_request_and_each_answer_is_that_of_its_version(tmp_path):
     part = await swaps.rounds(tmp_path, 50)
 
     assert part.good, part.as_json()
@@ -27,7 +27,7 @@ async def test_fifty_swaps_under_load_fail_no_request_and_each_answer_is_its_ver
 
 
 @pytest.mark.long
-async def test_a_server_that_swaps_the_number_and_not_the_graph_would_be_noticed(tmp_path):
+async def test_a_server_that_swaps_the_number_and_not_the_graph_is_detected(tmp_path):
     with injected(tmp_path / "inject", ANSWERS_BY_ANOTHER):
         part = await swaps.rounds(tmp_path, 6)
 

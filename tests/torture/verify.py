@@ -1,6 +1,6 @@
-"""What the files of a tortured server must hold, by ledgers that know nothing of its recovery.
+"""Compare the files of a tortured server with ledgers that are independent of its recovery.
 
-The counting learner learns nothing: it reads the surviving journal, and says how much must have been learned.
+The counting learner does not learn: it reads the surviving journal and counts what must have been learned.
 """
 
 from __future__ import annotations
@@ -18,31 +18,31 @@ from tests.service.histories import digest
 from tests.torture.load import Load, Told
 from tests.torture.report import Part
 
-# Of the answers, at most, belong to a line of events that a kill cut off, and can be compared with nothing. It is what
-# had not been synced at the kills, 1 to 5 % of all: the more, the slower the disk and the busier the machine.
+# Largest fraction of answers that belong to events cut off by a kill, which have no reference. These are the entries
+# not synced at a kill, 1 to 5 % of all, more with a slower disk and a busier machine.
 FEW = 0.2
 
 
 class Counted(NamedTuple):
-    """What a model's records up to an offset hold."""
+    """The contents of the records of a model up to an offset."""
 
     ticks: int
-    labels: set[tuple[str, int]]  # stream id and seq: of a tick's labels, the first counts
-    again: int  # labels of ticks that had one
+    labels: set[tuple[str, int]]  # stream id and seq; the first label of a tick counts
+    again: int  # labels of ticks that already had one
     windows: dict[tuple[str, int], int]  # labelled ticks, by source and number
 
     @property
     def learned(self) -> int:
-        """Label vectors from outside that are to be learned, once."""
+        """Return the number of external label vectors to be learned once."""
         return len(self.labels) + sum(self.windows.values())
 
     def exceeded(self, counts: Counts) -> int:
-        """Label vectors that a learner took in beyond those to be learned."""
+        """Return how many more label vectors a learner took in than there are to be learned."""
         return max(0, counts.learned + counts.unlearned - self.learned)
 
 
 def count(chunks: list[Chunk], model: int, until: int) -> Counted:
-    """Read a model's records up to journal offset `until`."""
+    """Count the records of a model up to journal offset `until`."""
     names: dict[int, str] = {}
     ticks = 0
     labels: set[tuple[str, int]] = set()
@@ -64,12 +64,12 @@ def count(chunks: list[Chunk], model: int, until: int) -> Counted:
 
 
 def taken(counts: Counts) -> int:
-    """Label vectors from outside that came to the learner. One that it refuses may come, and be refused, again."""
+    """Return the number of external label vectors that reached the learner; refused ones may arrive again."""
     return counts.learned + counts.unlearned + counts.rejected + counts.duplicates
 
 
 def missing(chunks: list[Chunk], load: Load) -> list[str]:
-    """What was acknowledged and is not in the journal, in words."""
+    """Describe what was acknowledged and is not in the journal."""
     found = []
     for told in load.told:
         kept = replay.last_seqs(chunks, told.model).get(told.stream, 0)
@@ -82,7 +82,7 @@ def missing(chunks: list[Chunk], load: Load) -> list[str]:
 
 
 def after_kill(part: Part, data: Path, copy: Path, load: Load) -> None:
-    """The process was killed just now: compare what clients were told with the journal that is left."""
+    """Compare the acknowledgements of the clients with the surviving journal, right after a kill."""
     chunks = replay.survivors(data, copy)
     lost = missing(chunks, load)
     part.lost += len(lost)
@@ -92,7 +92,7 @@ def after_kill(part: Part, data: Path, copy: Path, load: Load) -> None:
 
 
 def at_end(part: Part, data: Path, files: dict[int, replay.Files], load: Load) -> None:
-    """The server has drained: every answer, every label and the weights against the oracles."""
+    """Compare every answer, every label and the weights with the oracles, after the server has drained."""
     chunks = list(replay.read(data / "journal"))
     part.acknowledged += load.acknowledged
     lost = missing(chunks, load)
@@ -107,7 +107,7 @@ def at_end(part: Part, data: Path, files: dict[int, replay.Files], load: Load) -
 
 
 def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], ledgers: list[Told]) -> None:
-    """Each answer is bit for bit what the version that the journal names gives on an unbroken run."""
+    """Compare each answer bit for bit with an unbroken run of the version that the journal names."""
     expected = {model: replay.served(chunks, files[model], model).answers for model in files}
     compared = differ = 0
     for told in ledgers:
@@ -121,9 +121,9 @@ def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], led
             if oracle.x.tobytes() != told.rows[seq - 1].tobytes():
                 part.wrong.append(f"{told.stream}: tick {seq} is journaled with other values")
             elif (version, y) != (oracle.version, oracle.y.tobytes()):
-                # The version of a first answer may be a later one too: the record of its swap was cut off with it.
+                # A first answer may name a later version: the record of its swap was cut off as well.
                 if seq in told.redone and version in files[told.model].onnx:
-                    differ += 1  # its first answer, of before the kill
+                    differ += 1  # its first answer, before the kill
                 else:
                     by = f"by version {version}, by {oracle.version} in the journal"
                     part.wrong.append(f"{told.stream}: tick {seq} was answered otherwise ({by})")
@@ -134,7 +134,7 @@ def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], led
 
 
 def learning(part: Part, chunks: list[Chunk], files: replay.Files, saved: HostedModel) -> None:
-    """The checkpoint against an uninterrupted fold, and its counts against those of the counting learner."""
+    """Compare the checkpoint with an uninterrupted fold, and its counts with those of the counting learner."""
     whole = replay.learned(chunks, files, GATE, saved.offset, saved.number)
     part.digests_unequal += digest(saved) != digest(whole)
     must = count(chunks, saved.number, saved.offset)
