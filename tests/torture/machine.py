@@ -288,7 +288,7 @@ class Machine(RuleBasedStateMachine):
         self.windows = len(counted.windows)
 
     def _chunks(self) -> list[Any]:
-        return [chunk for _, chunk in self.live.server.journal.replay(0)]
+        return [chunk for _, chunk in self.live.server.journal.chunks(0)]
 
     def _compare(self) -> None:
         """Every answer with plain onnxruntime, the weights and the counts with an uninterrupted fold."""
