@@ -26,7 +26,7 @@ from typing import BinaryIO, NamedTuple
 from service.datadir.archive import Head, Told, Writer
 from service.datadir.formats import check_formats
 from service.datadir.staging import staging
-from service.journal.examine import judge, segment_files
+from service.journal.examine import examine_files, segment_files
 from service.journal.segments import HEADER, Segment, parse_header
 from service.storage.database import naming, quick_check, read_only
 from service.storage.disk import NoSpace, is_full, sync_directory
@@ -172,7 +172,7 @@ def _judge(files: dict[Path, int], sizes: dict[Path, int]) -> tuple[list[OpenSeg
         segment = parse_header(path, os.pread(files[path], HEADER.size, 0))
         return OpenSegment(path, segment.start, segment.chain, files[path], sizes[path])
 
-    found = judge(sorted(files), read)
+    found = examine_files(sorted(files), read)
     if found.damage:
         raise found.damage
     if not found.segments:

@@ -91,7 +91,7 @@ class _Fold:
         for _, chunk in self._chunks(0):
             for record in chunk.records:
                 match record:
-                    case Skip(first=first, last=end):
+                    case Skip(first, end):
                         self._skips.setdefault(chunk.model, Skips()).add(first, end)
                     case ModelDelete():
                         self._gone.add(chunk.model)

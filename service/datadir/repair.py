@@ -14,7 +14,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from service.journal.examine import Examined, behind, examine, segment_files
+from service.journal.examine import Examined, examine, salvage, segment_files
 from service.journal.log import lock
 from service.journal.records import Chunk, ModelCreate, decode_chunk
 from service.journal.segments import create_segment
@@ -116,7 +116,7 @@ def _report(data: Path, found: Examined) -> Report:
     lost: dict[int, Span] = {}
     for path in found.broken:
         cut_here = found.segments and path == found.segments[-1].path
-        for payload in behind(path, found.end if cut_here else None):
+        for payload in salvage(path, found.end if cut_here else None):
             _extend(lost, payload)
     begins = int((found.segments[0].path if found.segments else found.broken[0]).stem) if found.damage else 0
     for model, (first, end) in lost.items():  # from where what is held ends; of what never was dropped, from 0

@@ -1,7 +1,7 @@
-"""How far a journal directory can be believed: the one judgement that opening, checking and repairing share.
+"""Find how far the files of a journal are intact; opening, checking and repairing share this decision.
 
-A broken frame with no later commit behind it is the torn end of a commit that nobody was promised. Anything else that
-is not as it was written is damage, and nothing behind damage is believed. Everything here only reads.
+A broken frame without a later commit is the torn tail of a commit that was never acknowledged. Any other difference from
+what was written is damage, and nothing after damage is trusted. Everything here only reads.
 """
 
 from __future__ import annotations
@@ -24,36 +24,35 @@ from service.journal.segments import (
 
 
 class Examined(NamedTuple):
-    """What holds, and the first thing that does not."""
+    """The intact part of a journal, and the first damage."""
 
     segments: tuple[Segment, ...]  # in order; only the last of them may be broken somewhere
-    end: int  # position after the last frame that holds
-    chain: int  # there
+    end: int  # position after the last intact frame
+    chain: int  # at `end`
     last_commit: int  # position where the last commit of the last segment begins (`end` if it has none)
-    torn_bytes: int  # behind `end`, left by a crash
+    torn_bytes: int  # after `end`, left by a crash
     damage: JournalDamaged | None
-    broken: tuple[Path, ...]  # files that are damaged, or lie behind damage
+    broken: tuple[Path, ...]  # files that are damaged, or come after damage
 
     def frames(self) -> Iterator[Frame]:
-        """All that holds, in order."""
+        """Yield the intact frames, in order."""
         for i, segment in enumerate(self.segments):
             stop = self.end if i + 1 == len(self.segments) else segment.start + segment.size()
             yield from segment.frames(segment.start, segment.chain, stop)
 
 
 def segment_files(directory: Path) -> list[Path]:
-    """The journal's files, in order of position."""
+    """Return the journal's files, in order of position."""
     return sorted(directory.glob(f"*{SUFFIX}"))
 
 
 def examine(directory: Path) -> Examined:
-    """Check every frame up to the first that is broken. Raises JournalFormat, OSError."""
-    return judge(segment_files(directory), read_header)
+    """Check every frame up to the first broken one. Raises JournalFormat, OSError."""
+    return examine_files(segment_files(directory), read_header)
 
 
-def judge(paths: Sequence[Path], read: Callable[[Path], Segment]) -> Examined:
-    """`examine` for these files of one journal, in order of position, which `read` makes segments of as `read_header`
-    does."""
+def examine_files(paths: Sequence[Path], read: Callable[[Path], Segment]) -> Examined:
+    """As `examine`, for these files of one journal, in order of position. read: opens one, as `read_header` does."""
     found = Examined((), 0, 0, 0, 0, None, ())
     for i, path in enumerate(paths):
         try:
@@ -63,7 +62,8 @@ def judge(paths: Sequence[Path], read: Callable[[Path], Segment]) -> Examined:
         except JournalDamaged as error:
             return found._replace(damage=error, broken=tuple(paths[i:]))
         if found.segments and (segment.start, segment.chain) != (found.end, found.chain):
-            damage = segment.damaged(segment.start, f"it does not go on where the segment before ends ({found.end})")
+            what = f"it does not continue the segment before it, which ends at {found.end}"
+            damage = segment.damaged(segment.start, what)
             return found._replace(damage=damage, broken=tuple(paths[i:]))
         scan = segment.scan()
         rest = segment.size() - (scan.end - segment.start)
@@ -76,10 +76,10 @@ def judge(paths: Sequence[Path], read: Callable[[Path], Segment]) -> Examined:
     return found
 
 
-def behind(path: Path, position: int | None) -> Iterator[bytes]:
-    """Encoded chunks that can still be made out in a broken file, from `position` or, for None, its start.
+def salvage(path: Path, position: int | None) -> Iterator[bytes]:
+    """Yield encoded chunks that can still be read in a broken file, from `position` on (None: from its start).
 
-    To tell what is lost, never to be used: nothing vouches for the first of each run, what went before it is broken.
+    Only to report what is lost: the first chunk of each run is not verified, as the chain before it is broken.
     """
     try:
         segment = read_header(path)
@@ -102,7 +102,7 @@ def behind(path: Path, position: int | None) -> Iterator[bytes]:
 
 
 def _damage(segment: Segment, end: int) -> str:
-    """Why what is behind `end` of the last segment is no torn end; empty where it is."""
+    """Why the bytes after `end` of the last segment are not a torn tail; empty if they are."""
     later = find_later_commit(_tail(segment, end))
     if later is None:
         return ""

@@ -1,6 +1,6 @@
-"""How one field of a record is stored: each kind of field encodes itself and reads itself back, strictly.
+"""How one field of a record is stored: each kind of field encodes values and decodes them strictly.
 
-Little-endian, zero-padded to a multiple of 8 bytes, so that arrays can be read in place; one encoding per value.
+Little-endian, zero-padded to a multiple of 8 bytes, so that arrays can be read in place. A value has one encoding.
 number: 8 bytes · text: length, UTF-8 · array: shape, elements · optional: 0 or 1, then the value.
 """
 
@@ -23,19 +23,19 @@ _F64 = struct.Struct("<d")
 
 
 class RecordError(ValueError):
-    """A record that cannot be written, or bytes that are no chunk. The text names record, field and value."""
+    """A record that cannot be written, or bytes that are not a chunk. The text names record, field and value."""
 
 
 class Cursor:
-    """Reads fields one after the other and never beyond `end`."""
+    """Reads fields in sequence, never beyond `end`."""
 
     __slots__ = ("at", "data", "end")
 
     def __init__(self, data: bytes, at: int, end: int) -> None:
         self.data, self.at, self.end = data, at, end
 
-    def take(self, size: int) -> int:
-        """Step over `size` bytes and their padding; returns where they begin."""
+    def advance(self, size: int) -> int:
+        """Advance by `size` bytes and their padding; return where they begin."""
         start, padded = self.at, size + -size % 8
         if start + padded > self.end:
             raise RecordError(f"needs {padded} bytes, {self.end - start} are left")
@@ -45,8 +45,8 @@ class Cursor:
         return start
 
     def number(self) -> int:
-        """The u64 here."""
-        value: int = _U64.unpack_from(self.data, self.take(8))[0]
+        """Read a u64."""
+        value: int = _U64.unpack_from(self.data, self.advance(8))[0]
         return value
 
 
@@ -55,14 +55,14 @@ def _padded(data: bytes) -> bytes:
 
 
 class Field(Protocol):
-    """How values of one field become bytes and come back. Both raise RecordError for what does not fit."""
+    """Encodes and decodes the values of one field. Both raise RecordError for a value or bytes that do not fit."""
 
     def encode(self, value: Any) -> bytes:
-        """The bytes of a value, padded. Besides RecordError, a value of a wrong type raises what Python raises."""
+        """Return the bytes of a value, padded. A wrong type may also raise TypeError, AttributeError, struct.error."""
         ...
 
     def decode(self, cursor: Cursor) -> Any:
-        """The value at the cursor, which steps over it and its padding."""
+        """Return the value at the cursor, and advance it."""
         ...
 
 
@@ -79,7 +79,7 @@ class Unsigned:
         return self.check(cursor.number())
 
     def check(self, value: int) -> int:
-        """`value`, if it is in range."""
+        """Return `value` if it is in range."""
         if not 0 <= value <= self.limit:
             raise RecordError(f"{value} is not in 0..{self.limit}")
         return value
@@ -92,7 +92,7 @@ class Float:
         return _F64.pack(value)
 
     def decode(self, cursor: Cursor) -> float:
-        value: float = _F64.unpack_from(cursor.data, cursor.take(8))[0]
+        value: float = _F64.unpack_from(cursor.data, cursor.advance(8))[0]
         return value
 
 
@@ -105,7 +105,7 @@ class Text:
 
     def decode(self, cursor: Cursor) -> str:
         size = cursor.number()
-        start = cursor.take(size)
+        start = cursor.advance(size)
         return cursor.data[start : start + size].decode()
 
 
@@ -118,7 +118,7 @@ class Digest:
         return bytes(value)
 
     def decode(self, cursor: Cursor) -> bytes:
-        start = cursor.take(32)
+        start = cursor.advance(32)
         return cursor.data[start : start + 32]
 
 
@@ -141,7 +141,7 @@ class Array:
         count = math.prod(shape)
         if not count:
             raise RecordError(f"shape {shape} is empty")
-        start = cursor.take(count * self.dtype.itemsize)
+        start = cursor.advance(count * self.dtype.itemsize)
         flat = np.frombuffer(cursor.data, self.dtype, count, start)
         return flat if self.ndim == 1 else flat.reshape(shape)
 

@@ -1,6 +1,6 @@
-"""The segment files as one log: owned by one process, verified when opened, written by whole commits, read by position.
+"""The segment files as one log: owned by one process, verified on opening, written by whole commits, read by position.
 
-Everything here blocks; `Journal` puts asyncio around it.
+Everything here blocks; `Journal` is its asyncio front.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from service.storage.disk import NoSpace, needing_space, sync_directory
 
 LOCK_NAME = "lock"
 REPLAY_BYTES = 1 << 20
-MAX_READERS = 4  # that go on where they stopped
+MAX_READERS = 4  # whose last positions are remembered
 
 
 class JournalLocked(RuntimeError):
@@ -32,10 +32,10 @@ class SegmentLog:
     """Owns a journal directory. One thread writes; others may read at the same time."""
 
     def __init__(self, directory: Path, segment_bytes: int) -> None:
-        """Lock the directory, making it if needed, and verify every frame.
+        """Lock the directory, created if needed, and verify every frame.
 
-        What a crash left of the last commit is cut off (`truncated_bytes`). Raises JournalLocked; JournalDamaged
-        for anything that no crash explains.
+        The torn tail that a crash leaves is cut off (`truncated_bytes`). Raises JournalLocked; JournalDamaged for
+        damage that no crash explains.
         """
         if segment_bytes < 1:
             raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
@@ -54,12 +54,12 @@ class SegmentLog:
                 raise found.damage
             self._segments = list(found.segments) or [create_segment(directory, 0, 0)]
             self._fd = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
-            self._settle(found)
+            self._repair_tail(found)
         except BaseException:
             self.close()
             raise
         self.end, self._chain = found.end, found.chain
-        # Where the last reads ended, and the chains there: readers that go on do not scan a segment per read.
+        # Where the last reads ended, and the chains there: a reader that continues does not scan its segment again.
         self._cursors: tuple[tuple[int, int], ...] = ((self.end, self._chain),)
 
     @property
@@ -70,8 +70,8 @@ class SegmentLog:
     def write(self, payloads: Sequence[bytes]) -> int:
         """Append one commit: a frame per payload, one write, one fdatasync; `end` advances after it.
 
-        Returns `end`. Raises NoSpace: nothing of it is there, the same may be written again. Raises OSError: then
-        nothing may be taken as written, and `write` must not be called again.
+        Returns `end`. Raises NoSpace: nothing is written, and the same commit may be written again. Raises OSError: the
+        commit may be written in part or not at all, and `write` must not be called again.
         """
         frames, chain = bytearray(), self._chain
         for payload in payloads:
@@ -96,29 +96,29 @@ class SegmentLog:
         return self.end
 
     def begin_segment(self) -> int:
-        """What is written from here on goes into a new segment; the position where that begins.
+        """Begin a new segment, unless the last one is empty; return its position.
 
-        Must not run beside `write`. Raises NoSpace, OSError: nothing has changed then.
+        Must not run concurrently with `write`. Raises NoSpace, OSError: nothing has changed then.
         """
         if self.end > self._segments[-1].start:
             self._begin_segment()
         return self.end
 
     def read(self, position: int, max_bytes: int) -> list[tuple[int, bytes]]:
-        """Frames from `position` as (position after the frame, payload), checked; empty at the end.
+        """Return frames from `position` on as (position after the frame, payload), verified; empty at the end.
 
         At most `max_bytes` of payload, but at least one frame. Raises JournalDamaged if the frames are not as
-        written, or `position` is not a frame boundary that is kept.
+        written, or `position` is not the boundary of a kept frame.
         """
         end = self.end
         if position > end:
             raise JournalDamaged(
-                f"{self._directory}: the journal ends before position {position}, at {end}: it is older than what "
-                "was stored with that position. Restore both from the same moment"
+                f"{self._directory}: the journal ends at {end}, before position {position}: it is older than the "
+                "data stored with that position. Restore both from the same moment"
             )
         if position < self.start:
             raise JournalDamaged(
-                f"{self._directory}: the journal begins at position {self.start}, what was at {position} is dropped. "
+                f"{self._directory}: the journal begins at position {self.start}; position {position} is dropped. "
                 "Restore it, or start from a newer snapshot"
             )
         found: list[tuple[int, bytes]] = []
@@ -140,8 +140,8 @@ class SegmentLog:
             self._remember(began, position, chain)
         return found
 
-    def replay(self, position: int) -> Iterator[tuple[int, Chunk]]:
-        """Every chunk from `position` to the end, with the position after it. Raises as `read`."""
+    def chunks(self, position: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield every chunk from `position` to the end, with the position after it. Raises as `read`."""
         while frames := self.read(position, REPLAY_BYTES):
             for end, payload in frames:
                 try:
@@ -153,18 +153,18 @@ class SegmentLog:
                 position = end
 
     def drop_before(self, position: int) -> int:
-        """Delete the segments that lie wholly before `position`, oldest first; returns how many. Raises OSError."""
+        """Delete the segments that end at or before `position`, oldest first; return their number. Raises OSError."""
         dropped = 0
         while len(self._segments) > 1 and self._segments[1].start <= position:
             self._segments[0].path.unlink()
-            sync_directory(self._directory)  # each: a power cut must not leave a hole
+            sync_directory(self._directory)  # after each: a power failure must not leave a gap
             with self._changing:
                 self._segments = self._segments[1:]
             dropped += 1
         return dropped
 
     def closed_segments(self) -> list[ClosedSegment]:
-        """All but the one that is written, oldest first. Raises OSError."""
+        """Return all segments but the one being written, oldest first. Raises OSError."""
         found = []
         for segment, following in itertools.pairwise(self._segments):
             stat = segment.path.stat()
@@ -177,21 +177,21 @@ class SegmentLog:
         return self.end - self.start + HEADER.size * len(self._segments)
 
     def close(self) -> None:
-        """Close the files and let go of the directory."""
+        """Close the files and release the lock."""
         for fd in (self._fd, self._lock):
             if fd >= 0:
                 os.close(fd)
         self._fd = self._lock = -1
 
     def _remember(self, began: int, at: int, chain: int) -> None:
-        """A read from `began` ended at `at`: it replaces the read that ended there. Of two at once one may be lost,
-        which costs its reader a scan."""
+        """Remember that a read from `began` ended at `at`, in place of the read that ended at `began`. Two threads may
+        lose one of their positions, which costs the reader a scan."""
         others = [cursor for cursor in self._cursors if cursor[0] not in (began, at)]
         self._cursors = ((at, chain), *others[: MAX_READERS - 1])
 
-    def _settle(self, found: Examined) -> None:
-        """Cut off a torn end, and write the last commit again: a crash, or a sync that failed, may have left it in
-        the page cache only, and there a sync alone would not write it."""
+    def _repair_tail(self, found: Examined) -> None:
+        """Cut off a torn tail, and write the last commit again: after a crash or a failed sync it may be in the page
+        cache only, marked clean, so that a sync alone would not write it."""
         segment = self._segments[-1]
         torn_at, begin = segment.file_offset(found.end), segment.file_offset(found.last_commit)
         os.ftruncate(self._fd, torn_at)
@@ -208,7 +208,7 @@ class SegmentLog:
             self._segments = [*self._segments, segment]
 
     def _segment_at(self, position: int, end: int) -> tuple[Segment, int]:
-        """The segment that holds the frame at `position`, and the position where it stops (`end` in the last)."""
+        """Return the segment with the frame at `position`, and the position where it ends (`end` for the last)."""
         segments = self._segments
         for segment, following in itertools.pairwise(segments):
             if position < following.start:
@@ -223,13 +223,13 @@ class SegmentLog:
         for frame in segment.frames(at, chain, position):
             if frame.end == position:
                 return frame.chain
-        raise segment.damaged(position, "that is no frame boundary")
+        raise segment.damaged(position, "this is not a frame boundary")
 
 
 def lock(directory: Path) -> int:
-    """Take the directory for this process, until the descriptor is closed; a forked child must not keep it.
+    """Lock the directory until the returned descriptor is closed; a forked child must not keep it.
 
-    Raises JournalLocked, which names the process that has it; OSError, also for a link, whose other end is not ours.
+    Raises JournalLocked, which names the owner's process id; OSError, also if the lock file is a link.
     """
     fd = os.open(directory / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:

@@ -1,4 +1,4 @@
-"""Entries of one model between append and commit: ticks gathered as columns, everything else already encoded."""
+"""Entries of one model between append and commit: ticks as columns, other records already encoded."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ import numpy as np
 
 from service.journal.records import U32, U64, Label, Record, Ticks, Window, encode_record, join_chunk
 
-TICK_BYTES = 20  # stream, seq, time: what a tick takes besides its values
+TICK_BYTES = 20  # stream, seq and time of a tick
 
 
 class _Run:
-    """Consecutive ticks with rows of equal width. The columns grow without becoming NumPy arrays one by one."""
+    """Consecutive ticks with rows of equal width, in growing columns; NumPy arrays are made once, by `encode`."""
 
     __slots__ = ("rows", "seqs", "streams", "times", "width")
 
@@ -34,7 +34,7 @@ class _Run:
 
 
 class PendingChunk:
-    """A chunk in the making. Filled on the event loop; `encode` runs in the writer's thread once nobody fills it."""
+    """A chunk that collects entries on the event loop; `encode` runs in the writer's thread after the last one."""
 
     __slots__ = ("_parts", "count", "labels", "learn_every", "model", "offset", "size")
 
@@ -43,7 +43,7 @@ class PendingChunk:
         self.learn_every = 1
         self.count = 0  # logical entries
         self.labels = 0  # of them, labels and windows
-        self.size = 0  # bytes, chunk header left out
+        self.size = 0  # bytes, without the chunk header
         self._parts: list[bytes | _Run] = []
 
     @property
@@ -52,7 +52,7 @@ class PendingChunk:
         return self.offset + self.count
 
     def add_tick(self, stream: int, seq: int, time: float, row: bytes) -> None:
-        """One tick; `row` holds its float32 values."""
+        """Append one tick. row: its float32 values."""
         run = self._run(len(row))
         run.streams.append(stream)
         run.seqs.append(seq)
@@ -62,7 +62,7 @@ class PendingChunk:
         self.size += TICK_BYTES + len(row)
 
     def add(self, record: Record) -> None:
-        """Any record, copied. Raises RecordError, and is unchanged then, for one that cannot be written."""
+        """Append any record, copied. Raises RecordError for one that cannot be written: the chunk is unchanged then."""
         encoded = encode_record(record)
         if not isinstance(record, Ticks):
             self._parts.append(encoded)
@@ -79,12 +79,12 @@ class PendingChunk:
         self.size += TICK_BYTES * len(record.seq) + record.x.nbytes
 
     def encode(self) -> bytes:
-        """The encoded chunk."""
+        """Return the encoded chunk."""
         parts = [part if isinstance(part, bytes) else part.encode() for part in self._parts]
         return join_chunk(self.model, self.offset, self.learn_every, parts)
 
     def ticks(self) -> tuple[U32, U64]:
-        """Streams and seqs of the ticks, in order, new."""
+        """Return streams and seqs of the ticks, in order, as new arrays."""
         runs = [part for part in self._parts if isinstance(part, _Run)]
         streams, seqs = array("I"), array("Q")
         for run in runs:
@@ -93,7 +93,7 @@ class PendingChunk:
         return np.array(streams, np.uint32), np.array(seqs, np.uint64)
 
     def _run(self, width: int) -> _Run:
-        """The run that a tick with a row of `width` bytes goes on, begun if the last entry is none."""
+        """Return the run that a tick with a row of `width` bytes continues: the last part, or a new one."""
         parts = self._parts
         if parts and type(run := parts[-1]) is _Run and run.width == width:
             return run

@@ -1,12 +1,12 @@
-"""What a journal record is: the kinds, their fields, and their bytes.
+"""Journal records: their kinds, fields and bytes.
 
 Layout, little-endian, version = the segment format version (service/journal/segments.py):
 
     chunk  = model, record count (u32 each), offset, learn_every (u64 each), then the records
     record = kind, body length (u32 each), then the fields of its dataclass in their order
 
-Every field is padded to a multiple of 8 bytes (service/journal/fields.py). There is one encoding of a chunk and
-no other bytes decode: `encode_chunk(decode_chunk(b)) == b` for every `b` that decodes.
+Every field is padded to a multiple of 8 bytes (service/journal/fields.py). A chunk has one encoding, and no other
+bytes decode: `encode_chunk(decode_chunk(b)) == b` for every `b` that decodes.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Kind(enum.IntEnum):
 
 @dataclass(frozen=True, slots=True)
 class StreamOpened:
-    """Binds a stream number (u32, unique within the model) to its id: at first sight and at each takeover."""
+    """Binds a stream number (u32, unique within the model) to its id: when it is created and at each takeover."""
 
     kind: ClassVar[Kind] = Kind.STREAM
     stream: int
@@ -94,7 +94,7 @@ class Label:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Window:
-    """T labelled ticks from `source`, deduplicated by (source, window_seq); touches no stream."""
+    """T labelled ticks from `source`, deduplicated by (source, window_seq); does not change any stream."""
 
     kind: ClassVar[Kind] = Kind.WINDOW
     source: str
@@ -107,7 +107,7 @@ class Window:
 
 @dataclass(frozen=True, slots=True)
 class Reset:
-    """The stream's state begins anew; pending labels are void."""
+    """Clears the stream's state; pending labels are void."""
 
     kind: ClassVar[Kind] = Kind.RESET
     stream: int
@@ -115,7 +115,7 @@ class Reset:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class StatePut:
-    """A client put this state; the stream goes on after `last_seq`."""
+    """A client put this state; the stream continues after `last_seq`."""
 
     kind: ClassVar[Kind] = Kind.STATE_PUT
     stream: int
@@ -126,7 +126,7 @@ class StatePut:
 
 @dataclass(frozen=True, slots=True)
 class StateDelete:
-    """The stream and its state are gone; its number is not used again."""
+    """Deletes the stream and its state; its number is not used again."""
 
     kind: ClassVar[Kind] = Kind.STATE_DELETE
     stream: int
@@ -144,14 +144,14 @@ class ModelCreate:
 
 @dataclass(frozen=True, slots=True)
 class Paused:
-    """Learning stops here; serving goes on."""
+    """Learning stops here; serving continues."""
 
     kind: ClassVar[Kind] = Kind.PAUSE
 
 
 @dataclass(frozen=True, slots=True)
 class Resumed:
-    """Learning goes on from here."""
+    """Learning continues from here."""
 
     kind: ClassVar[Kind] = Kind.RESUME
 
@@ -179,7 +179,7 @@ class Rollback:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """As `Swap`, by hand, to any kept version; learning goes on from its weights, which are the anchor."""
+    """As `Swap`, by request, to any kept version; learning continues from its weights, which become the anchor."""
 
     kind: ClassVar[Kind] = Kind.PROMOTE
     version: int
@@ -190,11 +190,11 @@ class Promote:
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """Entries with offsets first..last-1 are left out of learning by decision."""
+    """Entries with offsets first .. end - 1 are not learned."""
 
     kind: ClassVar[Kind] = Kind.SKIP
     first: int
-    last: int
+    end: int
     reason: str
 
 
@@ -213,7 +213,7 @@ Record = (
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """What one group commit wrote for one model."""
+    """The records of one model in one group commit."""
 
     model: int  # u32
     offset: int  # u64: entries of this model journaled before the first of these
@@ -232,7 +232,7 @@ class Chunk:
 
 
 def entries(record: Record) -> int:
-    """How many logical offsets the record takes."""
+    """Return the number of logical offsets of the record."""
     return len(record.seq) if isinstance(record, Ticks) else 1
 
 
@@ -266,7 +266,7 @@ _CLASS = {int(cls.kind): cls for cls in _FIELDS}
 
 
 def encode_record(record: Record) -> bytes:
-    """The bytes of one record; arrays are copied. Raises RecordError for a value that its field cannot hold."""
+    """Return the bytes of one record; arrays are copied. Raises RecordError for a value that its field cannot hold."""
     parts = []
     name = ""
     try:
@@ -282,18 +282,18 @@ def encode_record(record: Record) -> bytes:
 
 
 def join_chunk(model: int, offset: int, learn_every: int, encoded: Sequence[bytes]) -> bytes:
-    """A chunk from records that are encoded already (by `encode_record`)."""
+    """Return the bytes of a chunk of records that `encode_record` has encoded."""
     _check_header(model, offset, learn_every, len(encoded))
     return b"".join((_CHUNK.pack(model, len(encoded), offset, learn_every), *encoded))
 
 
 def encode_chunk(chunk: Chunk) -> bytes:
-    """The bytes of a chunk. Raises RecordError for a value that its field cannot hold."""
+    """Return the bytes of a chunk. Raises RecordError for a value that its field cannot hold."""
     return join_chunk(chunk.model, chunk.offset, chunk.learn_every, [encode_record(record) for record in chunk.records])
 
 
 def decode_chunk(data: bytes) -> Chunk:
-    """The chunk in `data`, whole. Arrays are read-only, aligned views of `data`, which they keep alive.
+    """Return the chunk in `data`. Arrays are read-only, aligned views of `data`, which they keep alive.
 
     Raises RecordError for anything that `encode_chunk` does not write: unknown kinds, bad lengths, trailing bytes.
     """
@@ -312,7 +312,7 @@ def decode_chunk(data: bytes) -> Chunk:
 
 
 def chunk_head(data: bytes) -> tuple[int, int]:
-    """Model and offset of an encoded chunk, without its records. Raises RecordError where it is cut off."""
+    """Return model and offset of an encoded chunk without decoding its records. Raises RecordError if it is cut off."""
     if len(data) < _CHUNK.size:
         raise RecordError(f"a chunk has at least {_CHUNK.size} bytes, got {len(data)}")
     model, _, offset, _ = _CHUNK.unpack_from(data)
@@ -355,7 +355,7 @@ def _check_header(model: int, offset: int, learn_every: int, count: int) -> None
 
 
 def _check_lengths(record: Record) -> None:
-    """Arrays of one record agree about n, T and O."""
+    """Raise RecordError unless the arrays of a record agree on n, T and O."""
     if isinstance(record, Ticks):
         lengths = [len(column) for column in (record.stream, record.seq, record.time, record.x)]
         if len(set(lengths)) != 1:

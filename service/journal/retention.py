@@ -1,4 +1,4 @@
-"""How much of the journal is kept once nothing needs it: whole segments go, the oldest first (R1)."""
+"""How much of the journal is kept after nothing needs it: whole segments are deleted, the oldest first (R1)."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 
 class ClosedSegment(NamedTuple):
-    """A file that takes no more entries."""
+    """A complete segment: no more entries are added."""
 
     end: int  # position after its last frame
     size: int  # bytes on disk
@@ -17,11 +17,11 @@ class ClosedSegment(NamedTuple):
 def droppable(
     closed: Sequence[ClosedSegment], size: int, needed: int, keep_bytes: int, keep_s: float, now: float
 ) -> int:
-    """How many of the oldest segments may go.
+    """Return how many of the oldest segments may be deleted.
 
-    closed: oldest first; size: bytes of all segments, the open one too; needed: the oldest position that anybody may
-    still read, which nothing overrides; now: seconds since 1970. A segment goes once the journal is larger than
-    `keep_bytes` or it has been closed for longer than `keep_s`.
+    closed: oldest first. size: bytes of all segments, including the open one. needed: the oldest position that may
+    still be read; segments after it are always kept. now: seconds since 1970. A segment may be deleted once the journal
+    is larger than `keep_bytes` or it has been closed for longer than `keep_s`.
     """
     for n, segment in enumerate(closed):
         wanted = size <= keep_bytes and now - segment.closed <= keep_s
@@ -32,8 +32,8 @@ def droppable(
 
 
 def is_held_too_long(end: int, first: int, checkpoint: int, cap_bytes: int) -> bool:
-    """Whether the trainer has not saved more of the journal than may be kept for it (R6).
+    """Whether more of the journal is unsaved by the trainer than may be kept for it (R6).
 
-    end, first: of the journal, positions; checkpoint: the position that the trainer's last one contains, 0 for none.
+    end, first: positions, of the journal. checkpoint: position of the trainer's last checkpoint, 0 for none.
     """
     return end - max(first, checkpoint) > cap_bytes

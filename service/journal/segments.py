@@ -1,4 +1,4 @@
-"""The journal's files: segments of checksummed frames, how they are named, read, and told torn from damaged.
+"""The journal's files: segments of checksummed frames; naming, reading, and the difference of torn and damaged.
 
     segment file = header, frames; named by the position of its first frame
     header = magic, format version u16, 2 zero bytes, chain u32, start u64, CRC-32 of the header so far u32
@@ -6,9 +6,9 @@
 
 A *position* counts frame bytes over all segments: it names a frame boundary and only grows. The *chain* at a position
 is the CRC-32 of every word and payload before it, so a frame is valid only after exactly the frames it was written
-after. One commit is one write and one sync, and the next is not written before that sync returned. So the first frame
-of a later commit proves that everything before it was durable: what is broken there is damage; what is broken with no
-later commit after it is the torn end of a commit that nobody was promised.
+after. One commit is one write and one sync, and the next is not written before that sync has returned. So the first
+frame of a later commit proves that everything before it was durable: a broken frame before it is damage. A broken frame
+without a later commit is the torn tail of a commit that was never acknowledged.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ SUFFIX = ".journal"
 
 
 class JournalDamaged(RuntimeError):
-    """The files do not hold what was acknowledged. Names file, byte and remedy; nothing is skipped or changed."""
+    """The files lack acknowledged data. The text names file, byte and remedy; nothing is skipped or changed."""
 
 
 class JournalFormat(JournalDamaged):
-    """Written by another version of freshet: nothing is wrong with it."""
+    """The files are intact, but of another format version."""
 
 
 class Frame(NamedTuple):
@@ -53,10 +53,10 @@ class Frame(NamedTuple):
 
 
 class Scan(NamedTuple):
-    """What `Segment.scan` found."""
+    """The result of `Segment.scan`."""
 
     end: int  # position after the last valid frame
-    chain: int  # there
+    chain: int  # at `end`
     last_commit: int  # position where the last commit in the segment begins (its end if it has none)
 
 
@@ -66,12 +66,12 @@ class Segment:
 
     path: Path
     start: int  # position of its first frame
-    chain: int  # there
+    chain: int  # at `start`
 
     def frames(self, position: int, chain: int, end: int) -> Iterator[Frame]:
-        """Frames from `position` (where the chain is `chain`), reading no further than position `end`.
+        """Yield frames from `position` (where the chain is `chain`), up to position `end`.
 
-        Stops after the last valid frame: a caller that expected more compares positions.
+        Stops after the last valid frame: a caller that expects more compares positions.
         """
         with self.open() as file:
             file.seek(self.file_offset(position))
@@ -91,14 +91,14 @@ class Segment:
                 yield Frame(start, position, chain, bool(word & COMMIT_FIRST), payload)
 
     def scan(self) -> Scan:
-        """Check every frame in the file, keeping none."""
+        """Check every frame in the file."""
         scan = Scan(self.start, self.chain, self.start)
         for frame in self.frames(self.start, self.chain, self.start + self.size()):
             scan = Scan(frame.end, frame.chain, frame.start if frame.first else scan.last_commit)
         return scan
 
     def open(self) -> BinaryIO:
-        """The file, to be read."""
+        """Open the file for reading."""
         return self.path.open("rb")
 
     def size(self) -> int:
@@ -106,21 +106,21 @@ class Segment:
         return self.path.stat().st_size - HEADER.size
 
     def file_offset(self, position: int) -> int:
-        """Where in the file the byte at `position` is."""
+        """Return the offset in the file of the byte at `position`."""
         return HEADER.size + position - self.start
 
     def damaged(self, position: int, what: str) -> JournalDamaged:
-        """The error for a fault at `position` of this segment, to be raised by the caller."""
+        """Return the error for a fault at `position` of this segment."""
         data = self.path.parent.parent
         return JournalDamaged(
             f"{self.path}, byte {self.file_offset(position)}: {what}. Nothing was changed. Restore the journal "
-            f"directory from a copy, or give up what is behind: freshet journal check {data} says what that is, "
-            f"freshet journal repair {data} cuts it off and keeps it aside"
+            f"directory from a copy, or give up what follows: freshet journal check {data} lists it, "
+            f"freshet journal repair {data} cuts it off and moves it aside"
         )
 
 
 def create_segment(directory: Path, start: int, chain: int) -> Segment:
-    """A new empty segment, durable with its name when this returns. Raises NoSpace, OSError."""
+    """Create an empty segment, durable with its name on return. Raises NoSpace, OSError."""
     header = HEADER.pack(MAGIC, FORMAT_VERSION, chain, start, 0)[:-4]
     path = directory / f"{start:020d}{SUFFIX}"
     unfinished = path.with_suffix(".tmp")
@@ -134,16 +134,16 @@ def create_segment(directory: Path, start: int, chain: int) -> Segment:
 
 
 def read_header(path: Path) -> Segment:
-    """The segment in a file. Raises JournalDamaged for a header that is not whole or not the one the name tells;
+    """Return the segment in a file. Raises JournalDamaged for a header that is incomplete or does not match the name;
     JournalFormat, OSError."""
     with path.open("rb") as file:
         return parse_header(path, file.read(HEADER.size))
 
 
 def parse_header(path: Path, data: bytes) -> Segment:
-    """The segment whose file begins with `data`. Raises as `read_header`.
+    """Return the segment whose file begins with `data`. Raises as `read_header`.
 
-    Every format begins with this header, so that its number can be read: what may change stands behind it.
+    Every format version begins with this header, so that the version can be read; only the rest may change.
     """
     segment = Segment(path, HEADER.size, 0)  # so that position 0 is the file's first byte
     if len(data) < HEADER.size:
@@ -160,9 +160,9 @@ def parse_header(path: Path, data: bytes) -> Segment:
 
 
 def find_later_commit(tail: bytes) -> int | None:
-    """Where in `tail` (which begins with a broken frame) a whole first frame of a commit begins; None: nowhere.
+    """Return where a complete first frame of a commit begins in `tail`, which begins with a broken frame; else None.
 
-    The chain before it is unknown, being broken; that its payload is strictly one chunk tells it from chance.
+    The chain before it is broken, so it cannot be verified; a payload that decodes as a chunk rules out chance.
     """
     block = 1 << 20
     data = np.frombuffer(tail, np.uint8)

@@ -1,4 +1,4 @@
-"""Who sends windows, and how far each sender has come: a fold over Window records, in serving and in the trainer."""
+"""Sources of windows and the last window of each: a fold over Window records, in serving and in the trainer."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from service.common.errors import Exhausted, Invalid, Reason, Refusal
 from service.common.limits import MAX_SOURCES
 
-# Replayed items of the quarantine come as windows of this source, numbered by the item they replay: each once, in any
-# order. The trainer tells them apart by what its quarantine still holds.
+# Replayed quarantine items are windows of this source, numbered by item, in any order. The trainer learns each once: it
+# must still be in the quarantine.
 REPLAY = "replay"
 
 
@@ -19,13 +19,13 @@ class Sources:
         self._last = dict(last or {})
 
     def last(self, source: str) -> int:
-        """The number of its last window; 0 before the first."""
+        """Return the number of its last window; 0 before the first."""
         return self._last.get(source, 0)
 
     def repeated(self, source: str, window_seq: int) -> bool | Refusal:
-        """Where a window stands: False, it is its source's next; True, it was taken before; a Refusal otherwise.
+        """Return False for the source's next window, True for a former one, and a Refusal otherwise.
 
-        Raises Exhausted for the first window of a source that is one too many.
+        Raises Exhausted for the first window of a source if the model has MAX_SOURCES.
         """
         last = self.last(source)
         if not 1 <= window_seq <= last + 1:
@@ -46,13 +46,14 @@ class Sources:
         return True
 
     def pack(self) -> dict[str, int]:
-        """What the constructor takes; JSON can hold it."""
+        """Return the constructor's argument, for JSON."""
         return dict(self._last)
 
 
 def check_source(source: str) -> None:
-    """Raises Invalid for a name that no sender may have."""
+    """Raise Invalid for a name that a sender cannot have."""
     if not 1 <= len(source) <= 256 or not source.isprintable():
         raise Invalid("hello.source", source, "give 1 to 256 printable characters that name the sender")
     if source == REPLAY:
-        raise Invalid("hello.source", source, "the name is reserved for what is replayed from the quarantine")
+        remedy = "the name is reserved for windows replayed from the quarantine; choose another"
+        raise Invalid("hello.source", source, remedy)

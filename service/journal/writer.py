@@ -1,7 +1,7 @@
-"""The journal: the append-only record of everything that affects state or learning (R1, R3), by group commit.
+"""The journal: the append-only record of everything that affects state or learning (R1, R3), with group commits.
 
-`append` never waits: it numbers the entry and leaves it to `run`, which takes whatever is pending, writes it as one
-commit and syncs it. Entries that arrive meanwhile are the next commit. An entry is acknowledged by `on_commit` alone.
+`append` never waits: it numbers the entry and leaves it to `run`, which writes all pending entries as one commit and
+syncs it. Entries that arrive meanwhile form the next commit. Only `on_commit` acknowledges an entry.
 """
 
 from __future__ import annotations
@@ -31,26 +31,26 @@ _F32 = np.dtype(np.float32)
 
 
 class JournalFailed(RuntimeError):
-    """A write or sync failed, or the writer has ended: nothing more is taken. Restart, which recovers from the files.
+    """A write or sync failed, or the writer has ended: no more entries are accepted. A restart recovers from the files.
 
-    Never retried: after a failed sync the kernel may have dropped the data and would report success. (A disk without
-    room is another matter: see `Journal.no_space`.)
+    A failed sync is never retried: the kernel may have dropped the data and would report success. (A full disk is
+    different: see `Journal.no_space`.)
     """
 
 
 class CommittedChunk(NamedTuple):
-    """What a commit made durable of one model."""
+    """The entries of one model in a commit."""
 
     model: int
     first_offset: int
     end_offset: int  # logical offset after the last entry
     streams: U32  # of its ticks, in order
-    seqs: U64  # of its ticks: of several of a stream, the last one is the highest
+    seqs: U64  # of its ticks; if a stream repeats, its last value is the highest
     labels: int  # labels and windows among its entries
 
 
 class Commit(NamedTuple):
-    """One group commit, on disk."""
+    """One group commit that is on disk."""
 
     position: int  # after its last frame
     seconds: float  # from taking the entries to the sync's return
@@ -59,39 +59,41 @@ class Commit(NamedTuple):
 
 
 class Journal:
-    """The one writer of a journal directory, and its reader. Everything but `run`, `flush` and `retain` is synchronous.
+    """The one writer of a journal directory, and its reader.
 
-    All methods but `read` and `replay` belong to the event loop's thread; encoding, writing and syncing
-    happen in a thread of their own.
+    All methods but `read` and `chunks` belong to the event loop's thread; encoding, writing and syncing run in a thread
+    of their own. Listeners in `on_commit` get each commit once it is durable; each updates its own data only, so their
+    order does not matter.
     """
 
     def __init__(self, log: SegmentLog, clock: Callable[[], float] = clocks.perf_counter) -> None:
-        """Takes ownership of `log`. `clock`: seconds, for what a `Commit` says of time only. Use `open`."""
+        """Take ownership of `log`; most callers use `open`. clock: seconds, only for the times in a `Commit`."""
         self._log, self._clock = log, clock
         self.on_commit: list[Callable[[Commit], None]] = []
         self.learn_every_of: Callable[[int], int] = lambda model: 1
-        self.pace_s = 0.0  # shortest time from one commit's start to the next: each costs CPU, however small
+        self.pace_s = 0.0  # shortest time between the starts of two commits: each costs CPU, however small
         self.failure: JournalFailed | None = None
-        self.no_space: NoSpace | None = None  # while the commit in flight waits for the disk to have room
-        self.on_full: list[Callable[[NoSpace | None], None]] = []  # at each try without room, and, None, when there is
+        self.no_space: NoSpace | None = None  # set while the commit in flight waits for disk space
+        self.on_full: list[Callable[[NoSpace | None], None]] = []  # at each failed try; None once there is space
         self._tries, self._room = 0, asyncio.Event()
         self._pending: dict[int, PendingChunk] = {}  # by model, in order of first append
-        self._oldest = 0.0  # clock seconds at the first append of what is pending
+        self._oldest = 0.0  # clock seconds at the first append of the pending entries
         self._in_flight: list[PendingChunk] = []
         self._in_flight_oldest = 0.0
-        self._ends: dict[int, int] = {}  # logical offset after what is committed or in flight
+        self._ends: dict[int, int] = {}  # logical offset after the entries committed or in flight
         self._durable: dict[int, int] = {}
         self._durable_position = log.end
         self._work = asyncio.Event()
         self._commits_begun = 0
-        self._waiters: list[tuple[int, asyncio.Future[None], bool]] = []  # commit number awaited, or else a full disk
+        # (awaited commit, future, whether a full disk ends the wait)
+        self._waiters: list[tuple[int, asyncio.Future[None], bool]] = []
         self._writer = ThreadPoolExecutor(1, thread_name_prefix="journal")
-        self._held: list[int] = []  # positions that readers hold on to
+        self._held: list[int] = []  # positions that readers need
         self._retaining = threading.Lock()
 
     @classmethod
     def open(cls, directory: str | os.PathLike[str], *, segment_bytes: int = 64 << 20) -> Journal:
-        """Open the journal in `directory`, made if needed, for this process alone; verifies every frame.
+        """Open the journal in `directory`, created if needed, for this process alone; verify every frame.
 
         A segment is closed once it holds `segment_bytes`. Raises JournalLocked, JournalDamaged, OSError.
         """
@@ -104,7 +106,7 @@ class Journal:
 
     @property
     def first_position(self) -> int:
-        """Position of the oldest frame that is kept."""
+        """Position of the oldest frame."""
         return self._log.start
 
     @property
@@ -114,7 +116,7 @@ class Journal:
 
     @property
     def truncated_bytes(self) -> int:
-        """Bytes of a torn commit that `open` cut off."""
+        """Bytes of a torn tail that `open` cut off."""
         return self._log.truncated_bytes
 
     @property
@@ -124,35 +126,35 @@ class Journal:
 
     @property
     def pending_bytes(self) -> int:
-        """Bytes appended and not yet durable, frame and chunk headers left out."""
+        """Bytes appended and not yet durable, without frame and chunk headers."""
         return sum(chunk.size for chunk in (*self._in_flight, *self._pending.values()))
 
     def offset(self, model: int) -> int:
-        """The model's logical end: entries appended so far, durable or not."""
+        """Return the model's logical end: entries appended so far, durable or not."""
         pending = self._pending.get(model)
         return pending.end if pending else self._ends.get(model, 0)
 
     def durable_offset(self, model: int) -> int:
-        """The model's logical end on disk."""
+        """Return the model's logical end on disk."""
         return self._durable.get(model, 0)
 
     def start_offset(self, model: int, offset: int) -> None:
-        """Tell, after recovery, how many entries of the model the journal holds. Raises ValueError if some wait."""
+        """Set, after recovery, the number of the model's entries. Raises ValueError if entries are pending."""
         if model in self._pending or any(chunk.model == model for chunk in self._in_flight):
             raise ValueError(f"model {model} has entries pending: start_offset comes before the first append")
         self._ends[model] = self._durable[model] = offset
 
     def append(self, model: int, record: Record) -> int:
-        """Add a record, copied; returns the model's logical offset just after it.
+        """Append a record, copied; return the model's logical offset just after it.
 
-        Raises RecordError for one that cannot be written, JournalFailed when the journal takes no more.
+        Raises RecordError for one that cannot be written, JournalFailed once the journal has failed or is closed.
         """
         chunk = self._pending.get(model) or self._new_chunk(model)
         chunk.add(record)
         return self._added(chunk)
 
     def append_tick(self, model: int, stream: int, seq: int, time: float, x: F32) -> int:
-        """`append` for one tick, cheaply. x: (C,) float32, copied; time: seconds, NaN: none. Raises as `append`."""
+        """Append one tick, faster than `append`. x: (C,) float32, copied; time: seconds or NaN. Raises as `append`."""
         if x.dtype != _F32 or x.ndim != 1 or not x.size or not 0 <= stream <= U32_MAX or not 0 <= seq <= U64_MAX:
             raise RecordError(
                 f"tick: expected stream u32, seq u64, x (C,) float32; got {stream}, {seq}, {x.dtype} {x.shape}"
@@ -162,10 +164,10 @@ class Journal:
         return self._added(chunk)
 
     async def run(self) -> None:
-        """Commit what is pending, again and again. Cancelled, it commits what is left, if there is room, and ends.
+        """Commit pending entries until cancelled; then commit the rest, if there is disk space, and end.
 
-        A commit that finds no room on the disk is tried until it does. Raises JournalFailed if a commit fails
-        otherwise. Afterwards nothing can be appended.
+        A commit that finds the disk full is retried until it succeeds. Raises JournalFailed if a commit fails for
+        another reason. Afterwards nothing can be appended.
         """
         try:
             while True:
@@ -186,8 +188,10 @@ class Journal:
             self._fail(JournalFailed("the journal's writer has ended"))
 
     async def flush(self, *, unless_full: bool = False) -> None:
-        """Wait until everything appended so far is durable, or, if asked, until it is known that the disk is full;
-        `run` does the work. Raises JournalFailed."""
+        """Wait until everything appended so far is durable; `run` does the work.
+
+        unless_full: return early if the disk is full. Raises JournalFailed.
+        """
         if unless_full and self.no_space:
             return
         if self._pending or self._in_flight:
@@ -198,21 +202,21 @@ class Journal:
             raise JournalFailed(str(self.failure))
 
     def read(self, position: int, max_bytes: int) -> list[tuple[int, bytes]]:
-        """Durable frames from `position` as (position after the frame, encoded chunk), checked; empty at the end.
+        """Return durable frames from `position` on as (position after the frame, encoded chunk), verified.
 
-        At most `max_bytes` of chunks, but at least one. Raises JournalDamaged if they are not as written, if
-        `position` is no boundary, or if the journal ends before it or no longer reaches back to it. It reads files, and
-        all of a segment up to `position` unless the last `read` ended there: off the loop where anybody waits.
+        At most `max_bytes` of chunks, but at least one; empty at the end. Raises JournalDamaged if they are not as
+        written, if `position` is not a boundary, or if it is after the end or before the first frame. Blocks: it reads
+        files, and all of a segment up to `position` unless a former `read` ended there.
         """
         return self._log.read(position, max_bytes)
 
-    def replay(self, position: int) -> Iterator[tuple[int, Chunk]]:
-        """Every durable chunk from `position`, with the position after it. Raises as `read`."""
-        return self._log.replay(position)
+    def chunks(self, position: int) -> Iterator[tuple[int, Chunk]]:
+        """Yield every durable chunk from `position` on, with the position after it. Raises as `read`."""
+        return self._log.chunks(position)
 
     @contextlib.contextmanager
     def held(self) -> Iterator[int]:
-        """The oldest position that is kept, and stays kept until the block ends: for whoever reads from there."""
+        """Yield the oldest position; nothing from there on is deleted until the block ends."""
         with self._retaining:
             position = self.first_position
             self._held.append(position)
@@ -222,7 +226,7 @@ class Journal:
             self._held.remove(position)
 
     async def begin_segment(self) -> int:
-        """Commit what is pending, and begin a new segment; the position where that begins.
+        """Commit pending entries and begin a new segment; return its position.
 
         Raises NoSpace, OSError, JournalFailed.
         """
@@ -232,7 +236,7 @@ class Journal:
         return await asyncio.get_running_loop().run_in_executor(self._writer, self._log.begin_segment)
 
     async def retain(self, needed: int, keep_bytes: int, keep_s: float, now: float) -> int:
-        """Delete the segments that `droppable` says, never what is `held` (never the last); returns how many.
+        """Delete the segments that `droppable` selects, but none that is `held`, nor the last; return their number.
 
         Raises OSError.
         """
@@ -242,7 +246,7 @@ class Journal:
         return dropped
 
     def close(self) -> None:
-        """Let go of the directory, after `run` has ended. What is still pending is not written."""
+        """Release the directory after `run` has ended. Entries that are still pending are not written."""
         self._writer.shutdown(wait=True)
         self._log.close()
         self._fail(JournalFailed("the journal is closed"))
@@ -255,7 +259,7 @@ class Journal:
         return PendingChunk(model, self._ends.get(model, 0))
 
     def _added(self, chunk: PendingChunk) -> int:
-        if chunk.model not in self._pending:  # not before its first entry was accepted: no chunk is empty
+        if chunk.model not in self._pending:  # only after its first entry was accepted: no chunk is empty
             if not self._pending:
                 self._oldest = self._clock()
             self._pending[chunk.model] = chunk
@@ -263,7 +267,7 @@ class Journal:
         return chunk.offset + chunk.count
 
     async def _until_room(self, seconds: float) -> None:
-        """Wait so long, or until something here has made room."""
+        """Wait for this time, or until `retain` has deleted something."""
         # Not wait_for: in Python 3.11 it drops a cancellation that meets its result (bpo-42130).
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
@@ -276,7 +280,7 @@ class Journal:
             return self._log.drop_before(closed[n - 1].end) if n else 0
 
     def _begin(self) -> None:
-        """All that is pending is the commit in flight from here on."""
+        """Make the pending entries the commit in flight."""
         self._in_flight, self._pending = list(self._pending.values()), {}
         self._in_flight_oldest = self._oldest
         self._work.clear()
@@ -286,7 +290,7 @@ class Journal:
             self._ends[chunk.model] = chunk.end
 
     async def _commit(self) -> None:
-        """Write all that is pending as one commit, or again the one that found no room; then acknowledge it."""
+        """Write the pending entries as one commit, or retry the one that found the disk full; then acknowledge it."""
         started = self._clock()
         self._room.clear()
         try:
@@ -297,8 +301,8 @@ class Journal:
             position, ticks = await loop.run_in_executor(self._writer, self._write, batch)
         except NoSpace as error:
             self.no_space, self._tries = error, self._tries + 1
-            self._settle_waiters(self._commits_begun + 1, None, full=True)
-            self._tell_full()
+            self._finish_waiters(self._commits_begun + 1, None, full=True)
+            self._report_full()
             return
         except Exception as error:
             self._fail(JournalFailed(f"journal commit failed: {error}. Nothing of it is acknowledged; restart"))
@@ -306,7 +310,7 @@ class Journal:
         self._in_flight = []
         if self.no_space:
             self.no_space, self._tries = None, 0
-            self._tell_full()
+            self._report_full()
         self._durable_position = position
         for chunk in batch:
             self._durable[chunk.model] = chunk.end
@@ -317,25 +321,25 @@ class Journal:
         commit = Commit(position, now - started, now - oldest, chunks)
         for listener in self.on_commit:
             listener(commit)
-        self._settle_waiters(self._commits_begun, None)
+        self._finish_waiters(self._commits_begun, None)
 
-    def _tell_full(self) -> None:
+    def _report_full(self) -> None:
         for listener in self.on_full:
             listener(self.no_space)
 
     def _write(self, batch: list[PendingChunk]) -> tuple[int, list[tuple[U32, U64]]]:
-        """In the writer's thread: (position after the commit, streams and seqs of each chunk's ticks)."""
+        """Write a commit, in the writer's thread; return the position after it, and streams and seqs of each chunk."""
         position = self._log.write([chunk.encode() for chunk in batch])
         return position, [chunk.ticks() for chunk in batch]
 
     def _fail(self, failure: JournalFailed) -> None:
-        """Take nothing more; the first failure is the one that is kept. Whoever waits in `flush` gets it."""
+        """Accept no more entries, and raise the failure in every `flush`; the first failure is kept."""
         self.failure, self.no_space = self.failure or failure, None
         self._pending, self._in_flight = {}, []  # never acknowledged
-        self._settle_waiters(self._commits_begun + 1, self.failure)
+        self._finish_waiters(self._commits_begun + 1, self.failure)
 
-    def _settle_waiters(self, commit: int, failure: JournalFailed | None, *, full: bool = False) -> None:
-        """Let those go on who wait for a commit up to this one; full: of them, those who do not outwait a full disk."""
+    def _finish_waiters(self, commit: int, failure: JournalFailed | None, *, full: bool = False) -> None:
+        """End the waits for commits up to this one. full: only those waits that a full disk ends."""
         waiters, self._waiters = self._waiters, []
         for number, done, unless_full in waiters:
             if number > commit or (full and not unless_full):
@@ -349,7 +353,7 @@ class Journal:
 
 
 async def _to_its_end(commit: Coroutine[None, None, None]) -> None:
-    """Await `commit`; a cancellation meanwhile waits for it: a write under way cannot be called back."""
+    """Await `commit`; delay a cancellation until it ends: a write cannot be undone."""
     task = asyncio.ensure_future(commit)
     try:
         await asyncio.shield(task)

@@ -151,13 +151,13 @@ class Feed:
     async def _read(self) -> bool:
         """Read a piece of the journal, where there is something to read; in a thread: after a restart, a whole segment
         may have to be read to find the place in it. Whether something was read."""
-        scanned, again = self.queues.scanned, self.queues.again_at()
+        scanned, again = self.queues.scanned, self.queues.reread_at()
         if scanned < self._journal.durable_position:
             frames = await asyncio.to_thread(self._journal.read, scanned, READ_BYTES)
             self._wait(self.queues.scan(frames))
         if again is not None:
             frames = await asyncio.to_thread(self._journal.read, again, READ_BYTES)
-            self._wait(self.queues.again(frames))
+            self._wait(self.queues.reread(frames))
         return again is not None or scanned < self.queues.scanned
 
     def _wait(self, models: set[int]) -> None:

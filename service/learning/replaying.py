@@ -69,7 +69,7 @@ class Replayer:
         longest = min(CONTEXT_WINDOWS * model.spec.window, self._intake.shape(model).steps)
         journal = self._serving.journal
         with journal.held() as start:
-            chunks = (chunk for _, chunk in journal.replay(start) if chunk.model == model.number)
+            chunks = (chunk for _, chunk in journal.chunks(start) if chunk.model == model.number)
             found = await asyncio.to_thread(find, chunks, items, longest)
         replayed, size = [], 0
         for item in items:

@@ -63,7 +63,7 @@ def recover(serving: Serving, states: States) -> int:
         serving.add_model(model)
     replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
     replayed = sum(
-        replay.apply(chunk) for _, chunk in serving.journal.replay(snapshot.position) if chunk.model not in deleted
+        replay.apply(chunk) for _, chunk in serving.journal.chunks(snapshot.position) if chunk.model not in deleted
     )
     serving.last_model = max(serving.last_model, serving.versions.last_model())
     for number, model in serving.models.items():

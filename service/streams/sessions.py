@@ -159,7 +159,7 @@ class ServedModel:
                 self.paused = False
             case Window(source=source, window_seq=seq):
                 self.sources.accept(source, seq)
-            case Skip(first=first, last=end):
+            case Skip(first, end):
                 self.skips.add(first, end)
             case ModelDelete():
                 self.deleted = True

@@ -1,4 +1,7 @@
-"""trainer.db: weights, optimizer, contexts and the journal position they contain, in one transaction (DESIGN R5)."""
+"""trainer.db: weights, optimizer, contexts and the journal position that they contain, saved in one transaction.
+
+DESIGN R5.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +43,7 @@ CREATE TABLE quarantine (
     stream INTEGER NOT NULL, seq INTEGER NOT NULL, y BLOB NOT NULL, source TEXT NOT NULL, checksum INTEGER NOT NULL,
     PRIMARY KEY (model, id))
 """
-TABLES = ("models", "blobs", "contexts", "quarantine")  # those with rows of models
+TABLES = ("models", "blobs", "contexts", "quarantine")  # with rows by model
 T = TypeVar("T")
 PAGE_BYTES = 4 << 20  # of labels' values in one page of a quarantine
 
@@ -50,31 +53,31 @@ class CheckpointInUse(RuntimeError):
 
 
 class CheckpointCorrupt(RuntimeError):
-    """A stored blob is not the one that was saved. Names the file, the model and the remedy."""
+    """A stored value is not the one that was saved. The text names the file, the model and the value."""
 
 
 def machine_kind() -> str:
-    """What bit-equal learning depends on: processor kind, versions of the arithmetic, the lock file if there is one."""
+    """Describe what bit-equal learning depends on: the processor, the versions of Python and NumPy, the lock file."""
     kind = f"{platform.machine()} python {platform.python_version()} numpy {metadata.version('numpy')}"
     return f"{kind} {_lock_file()}".rstrip()
 
 
 @functools.cache
 def _lock_file() -> str:
-    """The sha256 of the requirements.lock beside the package; empty where it was installed without."""
+    """The sha256 of the requirements.lock beside the package; empty if there is none."""
     path = Path(__file__).parents[2] / "requirements.lock"
     return f"lock {hashlib.sha256(path.read_bytes()).hexdigest()}" if path.is_file() else ""
 
 
 class Held(NamedTuple):
-    """What a file holds. position: None before the first save."""
+    """The models in a file, and its journal position: None before the first save."""
 
     position: int | None
     models: list[int]
 
 
 class Stored(NamedTuple):
-    """Facts of a stored model that need no loading of it."""
+    """Facts of a stored model that are read without loading it."""
 
     standing: Standing
     heard: int  # its entries up to the last tick, label or window
@@ -83,7 +86,7 @@ class Stored(NamedTuple):
 
     @classmethod
     def of(cls, head: str, settings: GateSettings) -> Stored:
-        """From what `HostedModel.pack` gave."""
+        """Read them from the head that `HostedModel.pack` returned."""
         facts = json.loads(head)
         gate = Gate(settings, **facts["gate"])
         counts, quarantine = facts["counts"], facts["quarantine"]
@@ -97,14 +100,14 @@ class Stored(NamedTuple):
 
 
 class Changes(Generic[T]):
-    """Rows to put and to remove, by key, of one save or of several: the removed go first."""
+    """Rows to remove and then to put, by key, of one save or of several."""
 
     def __init__(self) -> None:
         self.put: dict[int, T] = {}
         self.removed: set[int] = set()
 
     def note(self, put: Mapping[int, T], removed: Set[int]) -> None:
-        """What has changed since the last call."""
+        """Add the changes since the last call."""
         for key in removed:
             self.put.pop(key, None)
         self.put.update(put)
@@ -112,10 +115,10 @@ class Changes(Generic[T]):
 
 
 class Checkpoints:
-    """The trainer's one file; the trainer is its only writer."""
+    """The trainer's one file. The trainer is its only writer."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or make it. Raises CheckpointInUse; DatabaseRefused for a file that is something else."""
+        """Open or create it. Raises CheckpointInUse; DatabaseRefused for a file that is something else."""
         self._lock = _lock(Path(path).with_suffix(".lock"))
         try:
             self._database = Database(path, FORMAT_VERSION, _SCHEMA)
@@ -131,10 +134,10 @@ class Checkpoints:
     ) -> None:
         """Store these models as they are after the journal's `position`, durable on return; all others stay as stored.
 
-        models: those that changed since they were saved. Of each, only the blobs and contexts that differ from the
-        stored ones are written. gone: numbers of models to remove. whole: numbers of models that replace the stored
-        ones of these numbers, whose contexts are removed. Raises NoSpace: nothing is stored then, and the next `save`
-        of a model also writes what this one would have.
+        models: those that changed since they were saved; only their blobs and contexts that differ from the stored
+        ones are written. gone: numbers of models to remove. whole: numbers of models that replace stored ones, whose
+        contexts are removed. Raises NoSpace: nothing is stored then, and the next `save` of a model also writes what
+        this one would have.
         """
         packed = [(hosted.number, *self._pack(hosted)) for hosted in models]
         with self._database.transaction() as sql:
@@ -152,8 +155,8 @@ class Checkpoints:
             self.forget(number)
 
     def _pack(self, hosted: HostedModel) -> tuple[str, dict[str, tuple[bytes, str]]]:
-        """The model's head, and those of its blobs that are not stored yet, each with its sha256; notes the contexts
-        and items to write."""
+        """Return the model's head, and its blobs that are not stored yet, each with its sha256; note the contexts and
+        items to write."""
         contexts, items = self._unwritten.setdefault(hosted.number, (Changes(), Changes()))
         contexts.note(*hosted.learner.contexts.changes())
         added, removed = hosted.quarantine.changes()
@@ -181,18 +184,18 @@ class Checkpoints:
         )
 
     def forget(self, number: int) -> None:
-        """Release what is kept in memory of a model that has left it."""
+        """Release what is kept in memory for a model that has left it."""
         self._digests.pop(number, None)
         self._unwritten.pop(number, None)
 
     def replaced(self, number: int) -> None:
-        """Another model takes this one's number: contexts that a failed save left to write are void."""
+        """Drop contexts that a failed save left to write: another model takes this one's number."""
         if number in self._unwritten:
             self._unwritten[number] = Changes(), self._unwritten[number][1]
 
     def survey(self, settings: GateSettings) -> tuple[int, dict[int, Stored]]:
-        """The position, and the facts of each model by number, after reading every row once; (0, {}) before the first
-        save. At most one model's blobs are in memory at a time. Raises CheckpointCorrupt."""
+        """Read every row once; return the position, and the facts of each model by number. (0, {}) before the first
+        save. At most one blob is in memory at a time. Raises CheckpointCorrupt."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
             facts = {}
@@ -209,14 +212,14 @@ class Checkpoints:
         return (stored[0] if stored else 0), facts
 
     def load(self, settings: GateSettings) -> tuple[int, dict[int, HostedModel]]:
-        """The position and all models by number; (0, {}) before the first save. Raises CheckpointCorrupt."""
+        """Return the position and all models by number; (0, {}) before the first save. Raises CheckpointCorrupt."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
             numbers = [row[0] for row in sql.execute("SELECT model FROM models ORDER BY model")]
         return (stored[0] if stored else 0), {n: self.load_model(n, settings) for n in numbers}
 
     def load_model(self, number: int, settings: GateSettings) -> HostedModel:
-        """One model as it was saved last. Raises KeyError where it is not stored, CheckpointCorrupt."""
+        """Return one model as it was saved last. Raises KeyError if it is not stored, CheckpointCorrupt."""
         with self._database.transaction() as sql:
             found = sql.execute("SELECT head, checksum FROM models WHERE model = ?", (number,)).fetchone()
             if found is None:
@@ -237,9 +240,9 @@ class Checkpoints:
         return HostedModel.unpack(number, head, blobs, contexts, settings)
 
     def quarantined(self, model: int, after: int, limit: int, ids: Sequence[int] = ()) -> list[Item]:
-        """Saved items of a model with ids above `after`, in their order, only those of `ids` if there are any.
+        """Return saved items of a model with ids above `after`, in order of id; only those of `ids` if it is not empty.
 
-        At most `limit`, and PAGE_BYTES of values, but at least one if there is one. Raises CheckpointCorrupt.
+        At most `limit` of them with PAGE_BYTES of values, but at least one if there is one. Raises CheckpointCorrupt.
         """
         columns = ", ".join(f'"{name}"' for name in Item._fields)
         only = f" AND id IN ({', '.join('?' * len(ids))})" if ids else ""
@@ -257,45 +260,45 @@ class Checkpoints:
         return items
 
     def quarantined_streams(self, model: int) -> list[int]:
-        """Numbers of the streams that have saved labels in the quarantine."""
+        """Return the numbers of the streams that have saved labels in the quarantine."""
         query = "SELECT DISTINCT stream FROM quarantine WHERE model = ? AND stream >= 0"
         with self._database.transaction() as sql:
             return [int(row[0]) for row in sql.execute(query, (model,))]
 
     def quarantined_ids(self, model: int, streams: Sequence[int]) -> list[int]:
-        """Ids of the saved labels of these streams."""
+        """Return the ids of the saved labels of these streams."""
         wanted = set(streams)
         with self._database.transaction() as sql:
             rows = sql.execute("SELECT id, stream FROM quarantine WHERE model = ?", (model,)).fetchall()
         return [int(id) for id, stream in rows if stream in wanted]
 
     def compact(self) -> None:
-        """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
+        """Rewrite the file, so that nothing deleted is left in it. Raises as `Database.compact`."""
         self._database.compact()
 
     def made_elsewhere(self) -> str:
-        """The kind of machine that saved last, if it is another than this one; else empty."""
+        """Return the kind of machine that saved last if it differs from this one; else an empty string."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
         return str(stored[0]) if stored and stored[0] != machine_kind() else ""
 
-    # ---- moving models between files, while no trainer has them open
+    # ---- moving models between files while no trainer has them open
 
     def held(self) -> Held:
-        """The position that learning goes on from, and the models that are stored, as `load` has them."""
+        """Return the position that learning continues from, and the numbers of the stored models."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
             return Held(stored[0] if stored else None, [row[0] for row in sql.execute("SELECT model FROM models")])
 
-    def go_on_from(self, position: int) -> None:
-        """Learning goes on from there: not behind any chunk that is not in the models of this file."""
+    def set_position(self, position: int) -> None:
+        """Let learning continue at `position`, which must not be after a chunk that the file's models lack."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
             machine = stored[0] if stored else machine_kind()
             sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine))
 
     def take_over(self, model: int, source: Checkpoints) -> None:
-        """Store a model as another file has it, unless this one has it further on. Durable on return."""
+        """Copy a model from another file, unless this file has learned more of it. Durable on return."""
         with source._database.transaction() as theirs:
             query = "SELECT * FROM {} WHERE model = ?"
             rows = {name: theirs.execute(query.format(name), (model,)).fetchall() for name in TABLES}
@@ -309,7 +312,7 @@ class Checkpoints:
                     sql.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(found[0]))})", found)
 
     def drop(self, model: int) -> None:
-        """Remove a model that another file holds."""
+        """Remove a model."""
         with self._database.transaction() as sql:
             for name in TABLES:
                 sql.execute(f"DELETE FROM {name} WHERE model = ?", (model,))
@@ -325,16 +328,16 @@ class Checkpoints:
 
 
 class Opened(NamedTuple):
-    """A sound file, and what `Checkpoints.survey` gave."""
+    """A sound file, and the results of `Checkpoints.survey`."""
 
     checkpoints: Checkpoints
     position: int
     models: dict[int, Stored]
-    problem: str = ""  # what was done without
+    problem: str = ""  # describes the damaged file that was moved aside
 
 
 def open_or_set_aside(path: Path, settings: GateSettings) -> Opened:
-    """The file and what it holds; a damaged one is moved aside first: what it held is learned again.
+    """Open the file and survey it. A damaged file is moved aside first, and its models are learned again.
 
     Raises CheckpointInUse; DatabaseRefused for a file that is something else, or of another format.
     """
@@ -347,11 +350,11 @@ def open_or_set_aside(path: Path, settings: GateSettings) -> Opened:
             checkpoints.close()
         names = (path.with_name(f"{path.name}.damaged-{n}") for n in itertools.count(1))
         aside = next(name for name in names if not name.exists())
-        for suffix in ("-wal", "-shm", ""):  # SQLite's log before what it belongs to
+        for suffix in ("-wal", "-shm", ""):  # SQLite's log before its database
             with contextlib.suppress(FileNotFoundError):
                 path.with_name(path.name + suffix).rename(aside.with_name(aside.name + suffix))
         sync_directory(path.parent)
-        problem = f"{error}. It is {aside.name} now, and what the journal still holds is learned again"
+        problem = f"{error}. It was moved to {aside.name}; what the journal still holds is learned again"
         return Opened(Checkpoints(path), 0, {}, problem)
 
 
@@ -360,11 +363,13 @@ def _checksum(row: Sequence[object]) -> int:
 
 
 def _lock(path: Path) -> int:
-    """Take the file for this process, until the descriptor is closed: a trainer may outlive its server for a moment."""
+    """Lock the file until the descriptor is closed: a trainer may outlive its server for a moment."""
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:
         os.close(fd)
-        raise CheckpointInUse(f"{path}: another trainer has it; this one can start once that one has ended") from error
+        raise CheckpointInUse(
+            f"{path}: another trainer has locked it; this one can start when that one has ended"
+        ) from error
     return fd

@@ -1,4 +1,4 @@
-"""The trainer's models: those in use in memory, all of them in trainer.db, each saved when it has changed."""
+"""The trainer's models: all of them in trainer.db, those in use in memory too, each saved when it has changed."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from service.common.gate import GateSettings
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel, Standing
 
-KEPT = 4  # models in memory, however large: those that learn in turn must not be loaded for every chunk
+KEPT = 4  # models in memory, however large, so that models that learn in turn are not loaded for every chunk
 
 
 class Models(MutableMapping[int, HostedModel]):
-    """All models by number. One that is not in memory is loaded when it is asked for, and is then as it was saved.
+    """All models by number. One that is not in memory is loaded when it is accessed, as it was saved.
 
-    While those in memory hold more than `limit_bytes`, the least recently used of them that are saved leave. Which
-    models are in memory changes neither what is learned nor what is saved.
+    While models in memory exceed `limit_bytes`, the least recently used saved ones are evicted. Which models are in
+    memory changes neither what is learned nor what is saved.
     """
 
     def __init__(
@@ -27,18 +27,18 @@ class Models(MutableMapping[int, HostedModel]):
         limit_bytes: int,
         left: Callable[[int], None] = lambda number: None,
     ) -> None:
-        """stored: the models of the file. left: called with the number of a model that has left memory."""
+        """stored: the models in the file. left: called with the number of each model that is evicted or removed."""
         self._checkpoints, self._settings, self._limit, self._left = checkpoints, settings, limit_bytes, left
-        self._standing = dict(stored)  # of all models, as last saved
+        self._standing = dict(stored)  # all models, as last saved
         self._here: OrderedDict[int, HostedModel] = OrderedDict()  # least recently used first
-        self._sizes: dict[int, int] = {}  # bytes, of those in memory, when they were last looked at
+        self._sizes: dict[int, int] = {}  # bytes of the models in memory, as last measured
         self._size = 0
         self._changed: dict[int, None] = {}
-        self._whole: set[int] = set()  # of the changed, those that replace what is stored under their numbers
-        self._gone: set[int] = set()  # in the file still
+        self._whole: set[int] = set()  # changed models that replace the stored ones of their numbers
+        self._gone: set[int] = set()  # removed, and still in the file
 
     def __getitem__(self, number: int) -> HostedModel:
-        """The model, loaded if need be. Raises KeyError; CheckpointCorrupt."""
+        """Return the model, loaded if needed. Raises KeyError, CheckpointCorrupt."""
         hosted = self._here.get(number)
         if hosted is None:
             if number not in self._standing:
@@ -50,7 +50,7 @@ class Models(MutableMapping[int, HostedModel]):
         return hosted
 
     def __setitem__(self, number: int, hosted: HostedModel) -> None:
-        """Put a model in the place of any of that number; it is saved with the next `save`."""
+        """Add a model, or replace the one of that number; the next `save` saves it."""
         if number in self._standing:
             self._whole.add(number)
             self._checkpoints.replaced(number)
@@ -84,26 +84,26 @@ class Models(MutableMapping[int, HostedModel]):
 
     @property
     def standing(self) -> Mapping[int, Standing]:
-        """The versions that going on from the file needs, by model, as last saved."""
+        """How far each model is, as last saved."""
         return self._standing
 
     def changed(self, number: int) -> None:
-        """A model in memory has taken records in since it was last saved."""
+        """Note that a model in memory has changed since it was saved."""
         self._changed[number] = None
 
     def make_room(self) -> bool:
-        """Let saved models leave memory where it holds more than it may; False: changed ones must be saved first."""
+        """Evict saved models while memory exceeds the limit; False if changed ones must be saved first."""
         if self._size <= self._limit:
             return True
         spare = [number for number in self._here if number not in self._changed]
         for number in spare[: max(0, len(self._here) - KEPT)]:
-            if self._size <= self._limit * 7 // 8:  # or the next model that comes would make another leave
+            if self._size <= self._limit * 7 // 8:  # else each model that is loaded would evict another
                 break
             self._leave(number)
         return self._size <= self._limit or len(self._here) <= KEPT
 
     def save(self, position: int) -> dict[int, Standing]:
-        """Save the changed models as they are after the journal's `position`; returns how these stand.
+        """Save the changed models as they are after the journal's `position`; return how far each of them is.
 
         Raises NoSpace: nothing is saved then, and the models stay changed.
         """

@@ -1,9 +1,9 @@
-"""Which trainer process learns a model, and moving checkpoints there once their number has changed. Before any starts.
+"""Decide which trainer process learns a model; move checkpoints when the number of processes has changed.
 
-A model's place is a function of its name and of the number of processes alone (rendezvous hashing: with one process
-more, only the models move that go to it). Each process has a checkpoint file of its own; a model's rows are moved from
-file to file as they are, so that nothing is learned twice or lost: what each has learned is an offset in its own
-records, and all files then go on at the first position that one of them needs.
+The process of a model is a function of its name and the number of processes (rendezvous hashing: one more process moves
+only the models that it gets). Each process has its own checkpoint file. A model's rows move between files unchanged, so
+nothing is lost or learned twice: what a model has learned is an offset in its own records, and all files continue at the
+first position that one of them needs. Models are moved before any trainer starts.
 """
 
 from __future__ import annotations
@@ -27,38 +27,39 @@ ORPHAN_S = 10.0  # a trainer may outlive its server for a moment
 
 
 def cores() -> int:
-    """How many cores this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def processes(asked: int | Literal["auto"], cores: int) -> int:
-    """How many trainers there are: of `auto`, one for each core that serving does not need, and at least one."""
+    """Return the number of trainers: as asked, or for `auto` one for each core but one, and at least one."""
     return max(1, cores - 1) if asked == "auto" else asked
 
 
 def place(key: ModelKey, processes: int) -> int:
-    """The process that learns the model, 0 .. processes - 1."""
+    """Return the process that learns the model, 0 .. processes - 1."""
     name = f"{key.tenant}/{key.name}".encode()
     weights = [blake2b(name, digest_size=8, salt=n.to_bytes(8, "little")).digest() for n in range(processes)]
     return max(range(processes), key=weights.__getitem__)
 
 
 def checkpoint_file(process: int) -> str:
-    """The name of a process's file."""
+    """Return the name of a process's file."""
     return f"trainer-{process}.db" if process else "trainer.db"
 
 
 def checkpoint_files(data: Path) -> dict[int, Path]:
-    """The files in a data directory, by process."""
+    """Return the files in a data directory, by process."""
     found = ((FILE.fullmatch(path.name), path) for path in data.glob("trainer*.db"))
     return dict(sorted((int(match[1] or 0), path) for match, path in found if match))
 
 
 def move(data: Path, processes: int, models: Mapping[int, ModelKey], whole: bool) -> int:
-    """Put what the files hold of each model into that of its place; how many models moved.
+    """Move each model's rows into the file of its process; return the number of models moved.
 
-    models: those that there are, by number; whole: the journal is kept from its start. Killed at any moment, it is done
-    again. A damaged file is left to its process, which sets it aside. Raises CheckpointInUse, DatabaseRefused, NoSpace.
+    models: the existing models by number. whole: the journal is kept from its start. If killed, the move is completed
+    by the next call. A damaged file is left to its process, which moves it aside. Raises CheckpointInUse,
+    DatabaseRefused, NoSpace.
     """
     found = checkpoint_files(data)
     if not found or (processes == 1 and list(found) == [0]):
@@ -73,17 +74,17 @@ def move(data: Path, processes: int, models: Mapping[int, ModelKey], whole: bool
             return 0
         start = min(starts.values())
         for n in starts:
-            stores[n].go_on_from(start)
+            stores[n].set_position(start)
         known = {m for its in held.values() for m in its.models}
         for n in missing:
             if n not in stores:
                 stores[n] = stack.enter_context(closing(Checkpoints(data / checkpoint_file(n))))
-            # What a lost file held is learned again from the journal's start, where that is kept.
+            # The models of a lost file are learned again from the journal's start, if that is kept.
             lost = [m for m, key in models.items() if m not in known and place(key, processes) == n]
-            stores[n].go_on_from(0 if lost and whole else start)
+            stores[n].set_position(0 if lost and whole else start)
         for n, m in away:
             target = place(models[m], processes)
-            if target in stores:  # or it is damaged, and the model moves at the next start, once there is a sound one
+            if target in stores:  # else it is damaged: the model moves at the next start, once there is a sound file
                 stores[target].take_over(m, stores[n])
                 stores[n].drop(m)
         empty = [found[n] for n in held if n >= processes and not set(stores[n].held().models) & set(models)]
@@ -93,7 +94,7 @@ def move(data: Path, processes: int, models: Mapping[int, ModelKey], whole: bool
 
 
 def _open(path: Path, stack: ExitStack) -> Checkpoints | None:
-    """The file, as long as the stack is open; None for a damaged one. Raises CheckpointInUse, DatabaseRefused."""
+    """Open the file until the stack is closed; None if it is damaged. Raises CheckpointInUse, DatabaseRefused."""
     until = time.monotonic() + ORPHAN_S
     while True:
         try:
@@ -107,7 +108,7 @@ def _open(path: Path, stack: ExitStack) -> Checkpoints | None:
 
 
 def _remove(path: Path) -> None:
-    """Delete a file whose models have moved; SQLite's log is empty, as it was closed."""
+    """Delete a file whose models have moved. It was closed, so SQLite's log is empty."""
     for name in (path, path.with_suffix(".lock"), *(path.with_name(path.name + end) for end in ("-wal", "-shm"))):
         name.unlink(missing_ok=True)
     sync_directory(path.parent)

@@ -1,4 +1,4 @@
-"""What was accepted and could not be learned: a model's quarantine, filled and emptied by its records alone."""
+"""A model's quarantine: labels and windows that were accepted and could not be learned. A fold over its records."""
 
 from __future__ import annotations
 
@@ -9,32 +9,32 @@ from model.fold.histories import CONFLICT, LATE, NON_FINITE, RANGE, UNKNOWN
 from model.fold.windows import NO_LABEL, SHAPE
 from service.journal.records import Label, Window
 
-KEPT = 10_000  # items of a model; beyond them the oldest is dropped, and counted
+KEPT = 10_000  # items of a model; with more, the oldest is dropped and counted
 SKIPPED = "skipped"  # the reason of items that a Skip record names
 REASONS = (LATE, UNKNOWN, CONFLICT, RANGE, NON_FINITE, NO_LABEL, SHAPE, SKIPPED)  # every reason of an item
-NO_STREAM = -1  # of an item that is a window
+NO_STREAM = -1  # the stream of an item that is a window
 
 
 class Item(NamedTuple):
     """One label or window. A window's rows stay in the journal, where `offset` finds them."""
 
     id: int  # 1, 2, 3 … per model
-    offset: int  # the journal entry of the model that it is: entries before it
+    offset: int  # journal entries of the model before it
     reason: str
     stream: int  # stream number of a label; NO_STREAM for a window
     seq: int  # of the label's tick, or of the window
     y: bytes  # the label's values, little-endian float32
-    source: str  # of the window
+    source: str  # of the window; empty for a label
 
 
 class Quarantine:
-    """Items by id. Everything but the newest changes is on disk only: see `changes`."""
+    """Items by id. Only changes since the last checkpoint are in memory: see `changes`."""
 
     def __init__(self, ids: Iterable[int] = (), next_id: int = 1, dropped: int = 0, totals: Any = None) -> None:
-        """ids: those on disk. The rest is what `pack` gave."""
+        """ids: of the items on disk. The other arguments: as `pack` returned them."""
         self._ids = dict.fromkeys(ids)  # in order, oldest first
         self._next_id = next_id
-        self.dropped = dropped  # items that made room for newer ones
+        self.dropped = dropped  # items dropped for newer ones
         self.totals: dict[str, int] = dict(totals or {})  # items ever, by reason
         self._added: dict[int, Item] = {}
         self._removed: set[int] = set()
@@ -44,7 +44,7 @@ class Quarantine:
 
     @property
     def ids(self) -> list[int]:
-        """Ids of what is here, oldest first."""
+        """Ids of the items, oldest first."""
         return list(self._ids)
 
     @property
@@ -53,7 +53,7 @@ class Quarantine:
         return len(self._added)
 
     def add(self, offset: int, reason: str, what: Label | Window) -> None:
-        """Put an item in; the oldest goes where there are too many."""
+        """Add an item; drop the oldest if there are too many."""
         id = self._next_id
         if isinstance(what, Label):
             item = Item(id, offset, reason, what.stream, what.seq, what.y.tobytes(), "")
@@ -68,7 +68,7 @@ class Quarantine:
             self.dropped += 1
 
     def release(self, id: int) -> bool:
-        """Take an item out, to be learned after all; False where it is not, or no longer, here."""
+        """Remove an item, which is learned after all; False if it is not, or no longer, there."""
         if id not in self._ids:
             return False
         self._remove(id)
@@ -80,11 +80,11 @@ class Quarantine:
             self._removed.add(id)
 
     def changes(self) -> tuple[list[Item], set[int]]:
-        """Items added and ids removed since the last call: what a checkpoint has to write."""
+        """Return the items added and the ids removed since the last call, for a checkpoint to write."""
         added, removed = list(self._added.values()), self._removed
         self._added, self._removed = {}, set()
         return added, removed
 
     def pack(self) -> dict[str, Any]:
-        """What the constructor takes besides the ids; JSON can hold it."""
+        """Return the constructor's arguments besides the ids, for JSON."""
         return {"next_id": self._next_id, "dropped": self.dropped, "totals": self.totals}

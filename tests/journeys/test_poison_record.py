@@ -82,7 +82,7 @@ async def test_a_tick_that_ends_the_trainer_is_skipped_by_record_and_all_else_is
     [skip] = [r for chunk in chunks for r in chunk.records if isinstance(r, Skip)]
     assert "the trainer has died of it 3 times" in skip.reason
     assert event.reason == skip.reason
-    skipped = skip.last - skip.first
+    skipped = skip.end - skip.first
     assert seen.total("freshet_entries_skipped_total", model="flow") == skipped
     assert skipped < 20, "a chunk, not more"
     assert seen.total("freshet_trainer_restarts_total") >= 3, "more where starting took too long as well"

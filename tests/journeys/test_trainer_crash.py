@@ -200,7 +200,7 @@ async def test_a_damaged_checkpoint_is_set_aside_and_what_it_held_is_learned_aga
         seen = await scrape(server.http)
         assert seen.total("freshet_corrupt_total", what="checkpoint") == 1
         assert seen.total("freshet_labels_learned_total", model="flow") == 78, "all but the first two, once"
-        assert "is not as it was saved. It is trainer.db.damaged-1 now" in (tmp_path / "log").read_text()
+        assert "is not as it was saved. It was moved to trainer.db.damaged-1" in (tmp_path / "log").read_text()
 
 
 def spoil(database: Path) -> None:

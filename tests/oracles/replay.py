@@ -41,7 +41,7 @@ def read(directory: Path) -> Iterator[Chunk]:
     """Yield every chunk of a journal directory that no server has open."""
     journal = Journal.open(directory)
     try:
-        for _, chunk in journal.replay(0):
+        for _, chunk in journal.chunks(0):
             yield chunk
     finally:
         journal.close()
@@ -166,7 +166,7 @@ def learned(chunks: list[Chunk], files: Files, gate: GateSettings, until: int, m
     """Return the learner of a model after its first `until` entries in the journal, learned without interruption."""
     hosted: HostedModel | None = None
     records = (record for chunk in chunks if chunk.model == model for record in chunk.records)
-    skips = Skips((record.first, record.last) for record in records if isinstance(record, Skip))
+    skips = Skips((record.first, record.end) for record in records if isinstance(record, Skip))
 
     def weights_of(model: int, version: int) -> Array:
         assert hosted is not None

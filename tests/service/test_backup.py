@@ -355,7 +355,7 @@ def begin_at_0(states: Path, first: Path) -> None:
     [
         (lambda data: sorted(data.glob("journal/*"))[-1].unlink(), "restore both from the same moment"),
         (lambda data: [path.unlink() for path in data.glob("journal/*")], "restore both from the same moment"),
-        (lambda data: sorted(data.glob("journal/*"))[1].unlink(), "does not go on where the segment before ends"),
+        (lambda data: sorted(data.glob("journal/*"))[1].unlink(), "does not continue the segment before it"),
         (lambda data: begin_at_0(data / "states.db", sorted(data.glob("journal/*"))[0]), "and should hold 0 to"),
         (lambda data: (data / "states.db").unlink(), "holds no states.db"),
         (lambda data: (data / "versions.db").write_bytes(b"x" * 9000), "a database in it is damaged"),

@@ -51,7 +51,7 @@ async def test_many_models_are_made_side_by_side_each_with_a_number_of_its_own(t
         models = await asyncio.gather(*creating)
 
         assert sorted(model.number for model in models) == list(range(1, 2 * AT_ONCE + 1))
-        created = [r.name for _, c in live.server.journal.replay(0) for r in c.records if isinstance(r, ModelCreate)]
+        created = [r.name for _, c in live.server.journal.chunks(0) for r in c.records if isinstance(r, ModelCreate)]
         assert sorted(created) == sorted(model.name for model in models)
     async with world(tmp_path) as live:
         assert {m.name: m.number for m in live.serving.models.values()} == {m.name: m.number for m in models}

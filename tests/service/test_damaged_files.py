@@ -90,7 +90,7 @@ async def test_an_older_version_serves_by_record_where_the_champion_cannot_be_re
         assert "version 3 cannot be read" in event.reason
         await live.learn()
         assert live.trainer.models[model.number].version == 2, "learning has followed"
-        records = [r for _, chunk in live.server.journal.replay(0) for r in chunk.records]
+        records = [r for _, chunk in live.server.journal.chunks(0) for r in chunk.records]
         assert [r.version for r in records if isinstance(r, Rollback)] == [2]
 
     async with world(tmp_path / "data") as live:

@@ -360,7 +360,7 @@ def test_a_second_trainer_on_the_same_file_is_refused_until_the_first_has_ended(
     )
     command = [sys.executable, "-c", other, str(tmp_path / "trainer.db")]
 
-    with pytest.raises(CheckpointInUse, match="another trainer has it"):
+    with pytest.raises(CheckpointInUse, match="another trainer has locked it"):
         Checkpoints(tmp_path / "trainer.db")
     assert subprocess.run(command, env={"PYTHONPATH": ":".join(sys.path)}, check=False).returncode == 7
 

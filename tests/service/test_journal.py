@@ -66,7 +66,7 @@ def make(directory: Path, commits: int = 3, **options) -> None:
 def replayed(directory: Path) -> list[tuple[int, bytes]]:
     """What a fresh process finds: (position, encoded chunk)."""
     with contextlib.closing(Journal.open(directory)) as journal:
-        return [(position, encode_chunk(chunk)) for position, chunk in journal.replay(journal.first_position)]
+        return [(position, encode_chunk(chunk)) for position, chunk in journal.chunks(journal.first_position)]
 
 
 def only_segment(directory: Path) -> Path:
@@ -106,7 +106,7 @@ async def test_consecutive_ticks_become_one_record_whoever_appends_them(tmp_path
         journal.append(1, Reset(7))
         journal.append_tick(1, 7, 4, 4.0, x(5))
         await journal.flush()
-        [(_, chunk)] = journal.replay(0)
+        [(_, chunk)] = journal.chunks(0)
 
     ticks, reset, last = chunk.records
     assert (ticks.stream.tolist(), ticks.seq.tolist(), ticks.x.tolist()) == (
@@ -127,7 +127,7 @@ async def test_logical_offsets_count_the_entries_of_each_model(tmp_path):
         await journal.flush()
         ends.append(journal.append_tick(2, 8, 2, NAN, x(0)))
         await journal.flush()
-        chunks = [(chunk.model, chunk.offset, chunk.end) for _, chunk in journal.replay(0)]
+        chunks = [(chunk.model, chunk.offset, chunk.end) for _, chunk in journal.chunks(0)]
 
         assert ends == [1, 2, 101, 3, 102]
         assert chunks == [(1, 0, 3), (2, 100, 101), (2, 101, 102)]
@@ -163,7 +163,7 @@ def test_any_interleaving_reads_back_per_model_in_order(tmp_path_factory, script
 
     found: dict[int, list[tuple[int, int, bool]]] = defaultdict(list)
     with contextlib.closing(Journal.open(directory)) as journal:
-        for _, chunk in journal.replay(0):
+        for _, chunk in journal.chunks(0):
             assert chunk.offset == len(found[chunk.model])
             for record in chunk.records:
                 if isinstance(record, Ticks):
@@ -183,7 +183,7 @@ async def test_the_callers_array_may_change_after_append(tmp_path):
         journal.append(1, Label(7, 1, y))
         row[:], y[:] = 99, 99
         await journal.flush()
-        [(_, chunk)] = journal.replay(0)
+        [(_, chunk)] = journal.chunks(0)
 
     assert (chunk.records[0].x.tolist(), chunk.records[1].y.tolist()) == ([[1, 2]], [3])
 
@@ -263,7 +263,7 @@ async def test_chunks_carry_the_thinning_in_force_when_they_were_committed(tmp_p
         journal.learn_every_of = {1: 4, 2: 1}.__getitem__
         await commit(journal, (1, 7, 2), (2, 8, 1))
 
-        assert [(chunk.model, chunk.learn_every) for _, chunk in journal.replay(0)] == [(1, 1), (1, 4), (2, 1)]
+        assert [(chunk.model, chunk.learn_every) for _, chunk in journal.chunks(0)] == [(1, 1), (1, 4), (2, 1)]
 
 
 async def test_a_cancelled_writer_commits_what_is_pending_and_takes_nothing_more(tmp_path):
@@ -301,7 +301,7 @@ async def test_a_writer_cancelled_during_a_sync_waits_for_it_and_acknowledges(tm
             await writer
 
         assert journal.durable_offset(1) == 1 + arriving
-        assert [chunk.end for _, chunk in journal.replay(0)] == [1, 2][: 1 + arriving]
+        assert [chunk.end for _, chunk in journal.chunks(0)] == [1, 2][: 1 + arriving]
 
 
 async def test_pending_bytes_and_entries_are_what_is_not_yet_durable(tmp_path):
@@ -441,7 +441,7 @@ def test_a_missing_segment_is_refused(tmp_path):
     make(tmp_path, commits=4, segment_bytes=1)
     sorted(tmp_path.glob("*.journal"))[1].unlink()
 
-    with pytest.raises(JournalDamaged, match="does not go on where the segment before ends"):
+    with pytest.raises(JournalDamaged, match="does not continue the segment before it"):
         Journal.open(tmp_path)
 
 
@@ -514,7 +514,7 @@ def test_replay_starts_anywhere_even_where_nothing_is_remembered(tmp_path):
 
     for i, (position, _) in enumerate(frames):
         with contextlib.closing(Journal.open(tmp_path)) as journal:
-            assert [(end, encode_chunk(chunk)) for end, chunk in journal.replay(position)] == frames[i + 1 :]
+            assert [(end, encode_chunk(chunk)) for end, chunk in journal.chunks(position)] == frames[i + 1 :]
 
 
 async def test_a_reader_can_follow_the_writer(tmp_path):
@@ -534,13 +534,13 @@ def test_a_position_that_the_journal_does_not_hold_is_refused(tmp_path):
     make(tmp_path, commits=4, segment_bytes=1)
     with contextlib.closing(Journal.open(tmp_path)) as journal:
         end = journal.durable_position
-        boundary = next(position for position, _ in journal.replay(0))
+        boundary = next(position for position, _ in journal.chunks(0))
 
         with pytest.raises(JournalDamaged, match=f"the journal ends before position {end + 1}, at {end}"):
             journal.read(end + 1, 1)
         with pytest.raises(JournalDamaged, match="the journal ends before"):
-            list(journal.replay(end + 1))
-        with pytest.raises(JournalDamaged, match="no frame boundary"):
+            list(journal.chunks(end + 1))
+        with pytest.raises(JournalDamaged, match="not a frame boundary"):
             journal.read(boundary + 1, 1)
 
 

@@ -155,7 +155,7 @@ async def test_a_version_that_is_found_unreadable_by_a_tick_gives_way_to_an_olde
 
         assert (answer.version, model.champion, model.anchor) == (1, 1, 1)
         await live.server.journal.flush()
-        records = [r for _, chunk in live.server.journal.replay(0) for r in chunk.records]
+        records = [r for _, chunk in live.server.journal.chunks(0) for r in chunk.records]
         assert [r.version for r in records if isinstance(r, Rollback)] == [1]
     async with world(tmp_path) as live:
         assert (await live.model()).champion == 1

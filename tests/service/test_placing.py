@@ -89,7 +89,7 @@ def test_all_go_on_at_the_first_position_that_one_needs(tmp_path):
     saved(data)
     move(data, 2, KEYS, whole=True)
     store = Checkpoints(data / checkpoint_file(1))
-    store.go_on_from(300)
+    store.set_position(300)
     store.close()
 
     move(data, 1, KEYS, whole=True)
@@ -103,7 +103,7 @@ class Killed(BaseException):
 def cut_short(data: Path, count: int, step: int) -> bool:
     """Whether a move to so many processes was killed at its `step`-th change of a file; it is done without one."""
     with pytest.MonkeyPatch.context() as patch:
-        for name in ("go_on_from", "take_over", "drop"):
+        for name in ("set_position", "take_over", "drop"):
             plain = getattr(Checkpoints, name)
 
             def dies(self, *args, plain=plain):

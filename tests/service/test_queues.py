@@ -62,14 +62,14 @@ def test_each_chunk_is_sent_once_in_its_models_order_and_resume_is_before_all_th
         weights = [rng.random() ** 3 + 0.01 for _ in range(models)]
         sent: list[tuple[int, bytes]] = []
         left, resumed = 150, 0
-        while left or made.scanned < journal.end or made.again_at() is not None or any(map(made.has, range(models))):
+        while left or made.scanned < journal.end or made.reread_at() is not None or any(map(made.has, range(models))):
             if left and rng.random() < 0.6:
                 journal.add(rng.choices(range(models), weights)[0] if rng.random() < 0.9 else 99, rng.randrange(1, 9))
                 left -= 1
             if rng.random() < 0.5:
                 made.scan(journal.read(made.scanned, rng.randrange(1, 8)))
-            if rng.random() < 0.5 and (again := made.again_at()) is not None:
-                made.again(journal.read(again, rng.randrange(1, 8)))
+            if rng.random() < 0.5 and (again := made.reread_at()) is not None:
+                made.reread(journal.read(again, rng.randrange(1, 8)))
             if rng.random() < 0.5 and (ready := [model for model in range(models) if made.has(model)]):
                 chunk = made.pop(rng.choice(ready))
                 sent.append((chunk.end, chunk.payload))
@@ -106,11 +106,11 @@ def test_what_was_cut_is_read_again_only_when_there_is_room_for_it(small):
     journal.add(1, 30)
     made.scan(journal.read(0, 10))
 
-    assert made.again_at() is None
+    assert made.reread_at() is None
     made.pop(1)
-    again = made.again_at()
+    again = made.reread_at()
     assert again is not None
-    assert made.again(journal.read(again, 10)) == {1}
+    assert made.reread(journal.read(again, 10)) == {1}
     assert made.pop(1).end == journal.end
     assert made.resume == journal.end
 
@@ -156,6 +156,6 @@ def test_of_a_model_that_is_gone_only_its_end_is_sent(small):
 
     assert found == {1}
     assert made.pop(1).end == end[0]
-    assert made.again_at() is None
+    assert made.reread_at() is None
     assert made.pop(2)
     assert (made.size, made.resume) == (0, journal.end)

@@ -58,7 +58,7 @@ async def running(folder, **options):
 def seqs(folder) -> list[int]:
     """What a fresh reader finds, in order."""
     with contextlib.closing(Journal.open(folder)) as journal:
-        records = [record for _, chunk in journal.replay(0) for record in chunk.records]
+        records = [record for _, chunk in journal.chunks(0) for record in chunk.records]
     ticks = [record for record in records if isinstance(record, Ticks)]
     assert len(ticks) == len(records)
     return [int(seq) for record in ticks for seq in record.seq]

@@ -85,7 +85,7 @@ def serving(seams: Seams) -> None:
 
     seams.around(log.SegmentLog, "write", "journal.before_write", "journal.after_write")
     seams.around(os, "fdatasync", "journal.before_sync", "journal.after_sync")
-    seams.around(journal.Journal, "_settle_waiters", "journal.after_ack")
+    seams.around(journal.Journal, "_finish_waiters", "journal.after_ack")
     seams.around(log, "create_segment", "segment.before", "segment.after")
     seams.around(states.States, "save", "snapshot.before", "snapshot.after")
     seams.around(versions.Versions, "add", "version.before", "version.after")

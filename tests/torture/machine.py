@@ -288,7 +288,7 @@ class Machine(RuleBasedStateMachine):
         self.windows = len(counted.windows)
 
     def _chunks(self) -> list[Any]:
-        return [chunk for _, chunk in self.live.server.journal.replay(0)]
+        return [chunk for _, chunk in self.live.server.journal.chunks(0)]
 
     def _compare(self) -> None:
         """Compare answers with plain onnxruntime, and weights and counts with an uninterrupted fold."""
