@@ -8,7 +8,7 @@ import pytest
 from model import calendar
 from model.fold.learner import Learner
 from model.network import Network
-from model.offline.recorded import Recorded, known_by, prepare, settle
+from model.offline.recorded import Recorded, known_by, prepare, scale_labels
 from model.offline.training import forecasts, loss_of
 from tests.model.scaled import gaps
 from tests.model.worlds import INTERVAL_S, START_S, spec
@@ -26,7 +26,7 @@ def series(ticks: int = TICKS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 
 def settled(network: Network, x: np.ndarray, time: np.ndarray, labels: np.ndarray | None = None) -> Recorded:
     """Return the prepared series with labels in units of all labels."""
-    return settle(network, network.weights(network.init_params()), prepare(network, x, time, labels), len(x))
+    return scale_labels(network, network.weights(network.init_params()), prepare(network, x, time, labels), len(x))
 
 
 @pytest.mark.parametrize("scaler", sorted(SLOW_SCALERS))
@@ -130,7 +130,7 @@ def test_external_labels_are_targets_in_units_of_the_train_ticks() -> None:
     labels[10:20, 0] = np.nan
     labels[60:] += 1000  # after the train ticks: must not affect units
     weights = network.weights(network.init_params())
-    recorded = settle(network, weights, prepare(network, x, time, labels), 60)
+    recorded = scale_labels(network, weights, prepare(network, x, time, labels), 60)
 
     train = labels[:60].astype(np.float64)
     # Running means are plain means up to 500 labels.
