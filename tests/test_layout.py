@@ -18,9 +18,8 @@ LARGE_CLASSES = {
     "freshet.engine:Engine": "the SDK's calls and tasks of one stream",
     "freshet.mux:Mux": "the SDK's calls and tasks of one packed call",
     "service.serving.ticks:Serving": "to be carved",
-    "service.streams.sessions:Sessions": "to be carved",
-    "service.trainer.process:Trainer": "to be carved",
-    "service.learning.child:TrainerClient": "to be carved",
+    "service.streams.sessions:ServedModel": "to be carved",
+    "freshet.learning:Learning": "to be carved",
 }
 
 

@@ -14,7 +14,7 @@ from service.common.names import Origin
 from service.edge.guard.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.guard.interceptor import GrpcMetrics
 from service.observe.metrics import Metrics
-from service.trainer.process import SHOWN_LAGS
+from service.trainer.reports import SHOWN_LAGS
 from service.trainer.quarantine import REASONS
 
 PAGE = "docs/metrics.md"

@@ -216,7 +216,7 @@ async def test_the_command_line_shows_its_token_and_speaks_tls(house):
             (
                 ("models", "list"),
                 {"ca": other, "token": "fr-a"},
-                "give --ca FILE with the authority that signed its certificate",
+                "give --ca FILE with the authority that",
             ),
         ):
             code, seen = await told(*words, **variables)
