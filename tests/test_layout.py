@@ -10,7 +10,7 @@ ROOT = Path(__file__).resolve().parents[1]
 # Lists that stand in one place: one statement per entry, nothing to follow.
 TABLES = {
     "service.cli.train:train": "one option per argument",
-    "service.cli.main:backtest": "one option per argument",
+    "service.cli.backtest:backtest": "one option per argument",
 }
 LARGE_CLASSES = {
     "service.journal.writer:Journal": "the one writer: its state is one invariant",
@@ -18,9 +18,8 @@ LARGE_CLASSES = {
     "freshet.engine:Engine": "the SDK's calls and tasks of one stream",
     "freshet.mux:Mux": "the SDK's calls and tasks of one packed call",
     "service.serving.ticks:Serving": "to be carved",
-    "service.streams.sessions:Sessions": "to be carved",
-    "service.trainer.process:Trainer": "to be carved",
-    "service.learning.child:TrainerClient": "to be carved",
+    "service.streams.sessions:ServedModel": "to be carved",
+    "freshet.learning:Learning": "to be carved",
 }
 
 

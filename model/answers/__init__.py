@@ -1,4 +1,4 @@
-"""What a network's output means and costs: head, tasks, target statistics, losses.
+"""The meaning and the cost of a network's output: head, tasks, target statistics, losses.
 
-Knows no cell's inside and no learning rule.
+Knows neither the inside of a cell nor a learning rule.
 """

@@ -12,7 +12,7 @@ from model.parameters import Array
 
 @dataclass(frozen=True)
 class Head:
-    """Settings. Parameter W [O, H + E + 1], columns h|φ|1. Zero at first: a fresh model forecasts persistence."""
+    """Settings. Parameter W [O, H + E + 1], columns h|φ|1. Zero weights, the default, forecast persistence."""
 
     hidden: int  # H
     features: int  # E
@@ -20,16 +20,16 @@ class Head:
     init_std: float
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Name and shape of the one parameter."""
+        """Return name and shape of the one parameter."""
         return {"W": (self.outputs, self.hidden + self.features + 1)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Write first values: normal with the spec's `head_init` as standard deviation, exactly zero by default."""
+        """Write initial values: normal with the spec's `head_init` as standard deviation, exactly zero by default."""
         W = params["W"]
         W[...] = self.init_std * rng.standard_normal(W.shape) if self.init_std else 0.0
 
     def forward(self, params: Params, H: Array, F: Array) -> Array:
-        """H: [N, hidden], F: [N, features] → p [N, O]."""
+        """Return p [N, O], new, for hidden states H [N, hidden] and features F [N, features]."""
         W, n = params["W"], self.hidden
         p: Array = np.dot(H, W[:, :n].T)
         p += np.dot(F, W[:, n:-1].T)
@@ -37,7 +37,7 @@ class Head:
         return p
 
     def backward(self, params: Params, H: Array, F: Array, dp: Array, dparams: Params) -> Array:
-        """dp: [N, O] → dH [N, hidden]; dparams are added to."""
+        """Add the gradient to dparams and return dH [N, hidden], new. dp: [N, O], gradient by p."""
         dW, n = dparams["W"], self.hidden
         dW[:, :n] += np.dot(dp.T, H)
         dW[:, n:-1] += np.dot(dp.T, F)

@@ -1,7 +1,7 @@
-"""Losses in scaled units, with a weight per output: the mask that says which positions have a label.
+"""Losses in scaled units, with a weight per output that is 0 where there is no label.
 
-A registry entry makes the loss that a spec asks for. A loss takes forecasts p, labels y and weights, all [.., O], only
-reads them, and gives two new arrays of that shape: the loss of each output, and the derivative of their sum by p.
+`LOSSES` maps the spec's name to a loss. A loss reads forecasts p, labels y and weights, all [.., O], and returns two
+new arrays of that shape: the loss of each output, and the derivative of their sum by p.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Loss = Callable[[Array, Array, Array], tuple[Array, Array]]
 
 
 def mse(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
-    """½·w·(p − y)² per output."""
+    """Return ½·w·(p − y)² per output, and its derivative."""
     error = p - y
     dp = weight * error
     return 0.5 * dp * error, dp
 
 
 def huber(delta: float) -> Loss:
-    """½·w·e² up to |e| = |p − y| = delta, and from there on w·delta·(|e| − ½·delta) (Huber 1964, eq. 2.2)."""
+    """Return the loss ½·w·e² for |e| = |p − y| ≤ delta, and w·delta·(|e| − ½·delta) beyond (Huber 1964, eq. 2.2)."""
 
     def loss(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
         error = p - y
@@ -36,15 +36,15 @@ def huber(delta: float) -> Loss:
 
 
 def cross_entropy(class_weights: Sequence[float]) -> Loss:
-    """Softmax cross-entropy: p are logits, y the probabilities of the O classes, which sum to 1.
+    """Return the softmax cross-entropy loss: p are logits, y the probabilities of the O classes, which sum to 1.
 
-    A position is labelled or not as a whole: its weight is the largest of its outputs', times its class weight
-    Σ_k y_k·w_k. Output k's part of the loss is −weight·y_k·log softmax(p)_k.
+    A position is labelled as a whole or not at all: its weight is the largest of its outputs' weights, times its class
+    weight Σ_k y_k·w_k. Output k's part of the loss is −weight·y_k·log softmax(p)_k.
     """
 
     def loss(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
         position = weight.max(axis=-1, keepdims=True) * (y * np.asarray(class_weights, y.dtype)).sum(-1, keepdims=True)
-        shifted = p - p.max(axis=-1, keepdims=True)  # exp cannot overflow, and one of them is 1
+        shifted = p - p.max(axis=-1, keepdims=True)  # so that exp cannot overflow, and the largest is 1
         exp = np.exp(shifted)
         total = exp.sum(axis=-1, keepdims=True)
         return -position * y * (shifted - np.log(total)), position * (exp / total - y)
@@ -60,9 +60,10 @@ LOSSES: dict[str, Callable[[ModelSpec], Loss]] = {
 
 
 def clipped_score(p: Array, y: Array, weight: Array, limit: float = 4.0) -> Array:
-    """Mean squared error of each row over its labelled outputs, clipped to `limit` and divided by it: [B] in 0..1.
+    """Return each row's mean squared error over labelled outputs, [B]; each clipped to `limit`, then divided by it.
 
-    p, y, weight: [T, B, O]. What the gate compares; bounded, so that one absurd label cannot decide. NaN counts as 1.
+    p, y, weight: [T, B, O]. The gate compares these scores, 0..1; the bound keeps one absurd label from deciding. NaN
+    counts as 1.
     """
     square = np.minimum((p - y) ** 2, limit) / limit
     square = np.where(np.isnan(square), 1.0, square)

@@ -1,8 +1,8 @@
-"""Labels of any size, normalised by statistics that belong to the model: PopArt (van Hasselt et al. 2016).
+"""PopArt: labels of any size, normalised by statistics that are part of the model (van Hasselt et al. 2016).
 
-An answer is mean + scale·p. Mean and scale follow the labels that are learned; the readout is rescaled when they move,
-so that answers stay what they were (arXiv:1602.07714, eq. 4 to 6). They are part of the flat parameter vector, never
-trained, so that checkpoints, weights files, rollback and the ONNX export carry them.
+An answer is mean + scale·p. Mean and scale follow the learned labels. When they change, the readout is rescaled so that
+answers stay the same (arXiv:1602.07714, eq. 4 to 6). The statistics are untrained entries of the flat parameter vector,
+so that checkpoints, weights files, rollback and the ONNX export carry them.
 """
 
 from __future__ import annotations
@@ -14,40 +14,41 @@ from model.cells.contract import Params
 from model.parameters import Array
 
 RATE = 0.002  # slowest rate of the running statistics: a memory of 500 labels
-# Labels after which the rate is RATE; up to here, answers follow the mean. (Preserved from the first label on, as in
-# the paper, they had 0.99 and 1.05 times the running mean's square error at labels 100 to 250 where labels drift or
-# hang together, against 0.73 and 0.82; 0.46 against 0.63 where they do neither; all alike from label 600 on.)
+# Until this many labels, answers follow the mean; from here on they are preserved, and the rate is RATE. (With answers
+# preserved from the first label, as in the paper, the square error at labels 100 to 250 was 0.99 and 1.05 of the
+# running mean's on drifting and on correlated labels, against 0.73 and 0.82 as here; on neither, 0.46 against 0.63.
+# From label 600 on, both were alike.)
 FOLLOWED = 500
-WARM = 50  # from here on, a deviation counts for at most CAP times the running one: one absurd label moves little
+WARM = 50  # after this many labels, a deviation counts for at most CAP times the running deviation
 CAP = 5.0
-# The scale stays above this share of the largest it was, and that bound halves in 7,000 labels: labels that stand
-# still for long neither blow up the readout nor make it deaf to their next move.
+# The scale stays above this share of its largest value, a bound that halves every 7,000 labels. Labels that do not
+# change for long then neither blow up the readout nor make it insensitive to their next change.
 FLOOR, FLOOR_DECAY = 1e-3, 1e-4
-LARGEST = 1e4  # weights of the readout are not rescaled beyond it: answers then go to the mean
+LARGEST = 1e4  # the readout's weights are not rescaled beyond this; answers then move towards the mean
 
 
 def shapes(outputs: int) -> dict[str, tuple[int, ...]]:
-    """Of the never-trained parameters: count of labels, their mean, their running deviation and its lower bound."""
+    """Return the shapes of the untrained parameters: label count, mean, running deviation and its lower bound."""
     return dict.fromkeys(("count", "mean", "scale", "floor"), (outputs,))
 
 
 def init_params(target: Params) -> None:
-    """No label yet: answers are p itself."""
+    """Write the values before the first label: answers are p itself."""
     for name, view in target.items():
         view[...] = 1 if name == "scale" else 0
 
 
 def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> None:
-    """Take a group's labels into the statistics, and rescale the readout so that its answers stay.
+    """Update the statistics with a group's labels, and rescale the readout so that its answers stay the same.
 
-    target: [O] each, and W [O, n + 1], its last column the bias: modified. y: [N, O] labels in order; counts: [N, O],
-    which of them are there. Until FOLLOWED labels were seen, answers follow the mean, as a model that knows little
-    should, and the first weights stay as they are until labels show a deviation (scale 0 so far).
+    target: [O] each, modified; W: [O, n + 1], the last column the bias, modified. y: [N, O] labels in order; counts:
+    [N, O], which of them exist. Until FOLLOWED labels, answers follow the mean, because a new model knows little else;
+    the initial weights stay as they are until labels deviate (scale above 0).
     """
     seen, mean, scale = (target[name].astype(np.float64) for name in ("count", "mean", "scale"))
     scale = np.where(seen > 0, scale, 0.0)
     number = seen + np.cumsum(counts, axis=0)
-    # Deviations from the first label where there is no mean: equal labels then deviate by exactly 0.
+    # Without a mean, deviations are from the first label: equal labels then deviate by exactly 0.
     origin = np.where(seen > 0, mean, np.take_along_axis(y, counts.argmax(axis=0)[None], axis=0)[0])
     e = np.where(counts, y - origin, 0.0)
     bound = np.where((number > WARM) & (scale > 0), CAP * scale, np.inf)
@@ -66,15 +67,18 @@ def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> Non
 
 
 def _shares(number: Array, counts: Array) -> tuple[Array, Array]:
-    """How much of the old mean is kept [O], and each label's share of the new one [N, O]: rate max(1/n, RATE) each."""
+    """Return the weight of the old mean [O] and of each label [N, O] in the new mean, at rate max(1/n, RATE)."""
     rate = np.where(counts, np.maximum(1 / np.maximum(number, 1), RATE), 0.0)
-    kept = np.cumprod(1 - rate[::-1], axis=0)[::-1]  # of what is known before each label, to the end
+    kept = np.cumprod(1 - rate[::-1], axis=0)[::-1]  # weight at the end of the mean before each label
     return kept[0], rate * np.concatenate([kept[1:], np.ones((1, rate.shape[1]))])
 
 
 def _rescale(W: Array, shift: Array, scale: Array, new_scale: Array, preserve: NDArray[np.bool_]) -> None:
-    """scale·(W z) + old mean = new_scale·(W' z) + new mean, with shift = old mean − new mean; without `preserve` only
-    the scaled part stays, and weights that had no scale yet. Where the new scale is 0, answers are the mean."""
+    """Rescale W in place so that scale·(W z) + old mean = new_scale·(W' z) + new mean, shift = old mean − new mean.
+
+    Without `preserve` only the product scale·(W z) stays the same, and weights without a scale so far are left as they
+    are. Where the new scale is 0, answers are the mean.
+    """
     known = (new_scale > 0) & ((scale > 0) | preserve)
     unit = np.where(known, new_scale, 1.0)
     growth = np.where(known, scale / unit, 1.0)

@@ -1,4 +1,4 @@
-"""The learner as a fold over records: contexts of streams, windows, histories, drift, shares.
+"""The learner as a fold over records: contexts of streams, histories, windows, drift, shares.
 
-Knows no file, process or clock; the same records give the same weights.
+Knows no file, process or clock. The same records give the same weights.
 """

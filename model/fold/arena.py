@@ -1,4 +1,4 @@
-"""Where the learner's contexts live: rows by stream number, least recently used evicted, in journal order."""
+"""Storage of the learner's contexts: a row per stream number; the least recently used is evicted, in journal order."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from model.update.rounds import GROUP_ROWS
 
 
 class Arena:
-    """Contexts as rows of float32 in parts, each with a few float64 marks, by stream number.
+    """Contexts by stream number. A context is a row of float32 in parts, and a few float64 marks.
 
     shapes: of a context's parts. A new context is all zeros, with `fresh_marks`.
-    Raises ValueError for a limit below GROUP_ROWS: a stream evicted while its own group is taken would share its slot
-    with another row.
+    Raises ValueError for a limit below GROUP_ROWS: a stream could be evicted while its own group is processed, and
+    would then share its slot with another row of the group.
     """
 
     fresh_marks: ClassVar[tuple[float, ...]]
@@ -34,7 +34,7 @@ class Arena:
         self.width = ends[-1]
         self.limit = limit
         self.evicted = 0
-        self.cut_off = 0  # labels that an eviction cut off; see `waiting`
+        self.cut_off = 0  # labels lost to evictions; see `waiting`
         self._slots: OrderedDict[int, int] = OrderedDict()
         self._free: list[int] = []
         self._rows: Array = np.zeros((0, self.width), np.float32)
@@ -47,19 +47,19 @@ class Arena:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the contexts."""
+        """Bytes of all contexts."""
         return self._rows.nbytes + self._marks.nbytes
 
     def waiting(self, slot: int) -> int:
-        """How many labels a context waits for, as far as one can know."""
+        """Return the number of labels that a context is known to wait for."""
         raise NotImplementedError
 
     def slots(self, streams: Iterable[int]) -> NDArray[np.intp]:
-        """Where the streams' contexts are, most recently used from now on; unknown streams begin with an empty one."""
+        """Return the slots of the streams' contexts and mark them as most recently used; new streams get empty ones."""
         return np.fromiter((self._slot(int(s)) for s in streams), np.intp)
 
     def remove(self, stream: int) -> int:
-        """Forget a stream; its next tick begins an empty context. Returns how many labels were waited for."""
+        """Drop a stream's context and return the number of labels it waited for. Its next tick starts an empty one."""
         slot = self._slots.pop(stream, None)
         if slot is None:
             return 0
@@ -94,17 +94,17 @@ class Arena:
         self._free = list(range(new - 1, old - 1, -1))
 
     def changes(self) -> tuple[dict[int, bytes], set[int]]:
-        """Contexts touched and streams removed since the last call: what a checkpoint has to write."""
+        """Return contexts changed and streams removed since the last call: what a checkpoint has to write."""
         out = {s: self._rows[i].tobytes() + self._marks[i].tobytes() for s in self._changed for i in [self._slots[s]]}
         removed, self._changed, self._removed = self._removed, set(), set()
         return out, removed
 
     def order(self) -> list[int]:
-        """Stream numbers, least recently used first."""
+        """Return the stream numbers, least recently used first."""
         return list(self._slots)
 
     def restore(self, stored: dict[int, bytes], order: Iterable[int]) -> None:
-        """Fill an empty arena from what `changes` gave, in order of use. Raises ValueError for a wrong length."""
+        """Fill an empty arena with contexts from `changes`, in order of use. Raises ValueError for a wrong length."""
         marks = self._marks.shape[1]
         expected = 4 * self.width + 8 * marks
         for stream in order:

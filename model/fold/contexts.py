@@ -1,4 +1,4 @@
-"""What the learner keeps per stream of a forecaster (DESIGN R7): statistics, start state, last inputs, last origins."""
+"""The learner's context of one stream of a forecaster (DESIGN R7): statistics, start state, last inputs and origins."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from model.spec import ModelSpec
 
 
 def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
-    """Of a context's parts: scaler statistics, start state, last inputs, values of the last origins, their scales."""
+    """Return the shapes of a context's parts: statistics, start state, last inputs, last origins' values and scales."""
     spec, targets = network.spec, len(network.spec.targets)
     origins = spec.horizon + spec.learn_every - 1
     inputs = (spec.window, network.features)
@@ -26,11 +26,11 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
 
 
 class Block:
-    """B contexts taken out of the arena, as named views. Changes reach the arena by `Contexts.store`.
+    """Copies of B contexts, as named views. `Contexts.store` writes changes back.
 
-    statistics [B, n], start [B, hidden_size], ring [B, T, E] oldest input first, x [B, R, targets] and
-    scale [B, R, H, targets] of the last R origins, oldest first; fill [B] inputs in the ring, known [B] origins that
-    labels may still join, last_time [B] seconds (NaN: none).
+    statistics [B, n]; start [B, hidden_size]; ring [B, T, E], oldest input first; x [B, R, targets] and
+    scale [B, R, H, targets] of the last R origins, oldest first; fill [B], inputs in the ring; known [B], origins whose
+    labels may still come; last_time [B], seconds (NaN: none).
     """
 
     def __init__(self, contexts: Contexts, rows: Array, marks: NDArray[np.float64]) -> None:
@@ -44,7 +44,7 @@ class Block:
 
 
 class Contexts(Arena):
-    """Contexts of a forecaster's streams, taken and stored as blocks of a group's rows."""
+    """Contexts of a forecaster's streams, loaded and stored as blocks of a group's rows."""
 
     fresh_marks = (0, 0, math.nan)
 
@@ -52,48 +52,51 @@ class Contexts(Arena):
         super().__init__(shapes(network), limit)
 
     def waiting(self, slot: int) -> int:
-        """Origins that labels may still join."""
+        """Return the number of origins whose labels may still come."""
         return int(self._marks[slot, 1])
 
-    def take(self, streams: Iterable[int]) -> tuple[NDArray[np.intp], Block]:
-        """Slots and a copied block of the streams' contexts; unknown streams begin with an empty one."""
+    def load(self, streams: Iterable[int]) -> tuple[NDArray[np.intp], Block]:
+        """Return slots and a copied block of the streams' contexts; new streams get empty ones."""
         slots = self.slots(streams)
         return slots, Block(self, self._rows[slots], self._marks[slots])
 
     def store(self, slots: NDArray[np.intp], block: Block) -> None:
-        """Write a block back to where `take` found it."""
+        """Write a block back to the slots that `load` returned."""
         self._rows[slots] = block.rows
         self._marks[slots] = block.marks
 
     def put(self, stream: int, state: Array) -> None:
-        """The stream goes on from a state row [S]: its statistics, then the hidden state before its next tick."""
-        slots, block = self.take([stream])
+        """Set the stream's statistics and start state from a state row [S], which holds them in this order."""
+        slots, block = self.load([stream])
         n = block.statistics.shape[1]
         block.statistics[0], block.start[0] = state[:n], state[n:]
         self.store(slots, block)
 
 
-class Due(NamedTuple):
-    """Labels that a group's ticks carry. A label vector is one tick's values, whichever heads learn from it."""
+class DueLabels(NamedTuple):
+    """Labels that a group's ticks carry. A label vector is the values of one tick, for all heads that learn from it."""
 
     Y: Array  # [T, B, O] targets
-    weight: Array  # [T, B, O]
+    weight: Array  # [T, B, O]; 0 where there is no label
     by_row: NDArray[np.intp]  # [B] label vectors of each row
-    thinned: int  # label vectors left out
+    thinned: int  # label vectors left out by thinning
 
 
 def out_of_range(spec: ModelSpec, values: Array) -> NDArray[np.bool_]:
-    """Which rows of values [.., targets or O] hold one beyond `label_range`: [..]. What is missing is not beyond it."""
+    """Return which rows of values [.., targets or O] hold a value outside `label_range`, [..]; NaN is not outside."""
     if not spec.label_range:
         return np.zeros(values.shape[:-1], np.bool_)
     pairs = np.array(spec.label_range).reshape(-1, 2)
-    low, high = np.tile(pairs, (values.shape[-1] // len(pairs), 1)).T  # of outputs: step 1's targets first
+    low, high = np.tile(pairs, (values.shape[-1] // len(pairs), 1)).T  # outputs are step 1's targets first
     beyond: NDArray[np.bool_] = ((values < low) | (values > high)).any(axis=-1)
     return beyond
 
 
 def void_gaps(block: Block, time: NDArray[np.float64], max_gap: float) -> int:
-    """After more than max_gap seconds (0: no limit) no label joins an earlier origin. Returns how many waited."""
+    """Void the origins before a gap of more than max_gap seconds (0: no limit) and return their number.
+
+    time: (B,) event times of the next ticks, seconds, NaN where none; block.known is modified.
+    """
     if max_gap <= 0:
         return 0
     gap = (time - block.last_time) > max_gap  # NaN compares false
@@ -102,17 +105,17 @@ def void_gaps(block: Block, time: NDArray[np.float64], max_gap: float) -> int:
     return voided
 
 
-def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array, learn_every: int) -> Due:
-    """The labels that are due with ticks seq, x [B, C], which are not in the block yet.
+def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array, learn_every: int) -> DueLabels:
+    """Return the labels that become due with ticks seq [B], x [B, C], which are not in the block yet.
 
     Head h of the tick at τ−h has its label at tick τ, in the scale frozen at τ−h. A block of k1 ticks ends where
-    k1 divides seq; its labels are then learned together, or thinned together: learned where learn_every divides
-    the block's number.
+    k1 divides seq. Its labels are then learned together if learn_every divides the block's number; otherwise they are
+    thinned together.
     """
     spec = network.spec
     T, H, B = spec.window, spec.horizon, len(seq)
     index = spec.target_index
-    R = block.x.shape[1]
+    R = block.x.shape[1]  # origins
     Y = np.zeros((T, B, H, len(index)), np.float32)
     weight = np.zeros_like(Y)
     ends = seq % spec.learn_every == 0
@@ -129,7 +132,7 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         usable = valid[:, :, None] & (scale > 0)
         if network.scaler.hold:
             usable &= _observed(network, block, x, back)[:, None]
-        if spec.label_range:  # a value beyond it is no truth, nor what a change is measured from
+        if spec.label_range:  # a value outside is neither a truth nor an origin
             sound = ~out_of_range(spec, truth)[:, None] & ~out_of_range(spec, block.x[:, origin])
             usable &= sound[:, :, None]
         carries = usable.any(axis=(1, 2))
@@ -139,20 +142,25 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
         Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
         weight[position, rows, steps] += usable
-    return Due(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned)
+    return DueLabels(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned)
 
 
 def _observed(network: Network, block: Block, x: Array, back: int) -> Array:
-    """Which targets of the tick `back` before x were observed, bool [B, targets]: the others have a value that stands
-    in, which is an origin but no truth."""
+    """Return which targets of the tick `back` ticks before x were observed, bool [B, targets].
+
+    A replaced value may serve as an origin, but not as a truth.
+    """
     if back == 0:
         return ~np.isnan(x[:, network.targets])
     return network.observed(block.ring[np.arange(len(x)), block.fill.astype(np.intp) - back])
 
 
 def push(network: Network, block: Block, after: Array | None, time: NDArray[np.float64], x: Array) -> None:
-    """Append a tick to the rings. after [B, hidden_size]: the state after each start state's first input, to which the
-    start of a full window moves on; None where no window is full."""
+    """Append a tick to the rings of a block.
+
+    after: [B, hidden_size], the state after each start state's first input, which becomes the start state of a full
+    window; None if no window is full. time: (B,) event times, seconds, NaN where none; x: [B, C] raw values.
+    """
     B, T = len(x), network.spec.window
     if after is not None:
         full = block.fill >= T

@@ -1,6 +1,6 @@
-"""Drift: the loss has risen for good, by Page and Hinkley's test, and what the spec wants done then.
+"""Drift detection: the Page–Hinkley test for a lasting rise of the loss, and the state of the spec's reaction.
 
-Part of the learner's fold: it reads scores of labels in their order, and nothing else.
+Part of the learner's fold: it reads only scores of labels, in their order.
 """
 
 from __future__ import annotations
@@ -8,37 +8,37 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-BLOCK_LABELS = 32  # one value of the test is the mean of so many labels' scores: less of their autocorrelation is left
-WARM_BLOCKS = 30  # from which mean and deviation are known before anything is called drift; also after each drift
-TOLERATED = 0.5  # δ: a rise by so many deviations of a block is no drift
-THRESHOLD = 15.0  # λ, in the same deviations
-MEMORY_BLOCKS = 512  # mean and deviation are of about so many: those of a model that had still to learn are forgotten
-LARGEST = 4.0  # a block counts for at most so many: one bad hour is no drift
-BEYOND_BLOCKS = 3  # the test must stay beyond λ for so many blocks in a row
+BLOCK_LABELS = 32  # labels per value of the test, their mean score: averaging removes most autocorrelation
+WARM_BLOCKS = 30  # blocks needed to estimate mean and deviation before the test runs, at the start and after a drift
+TOLERATED = 0.5  # δ, in deviations of a block: a rise by this much is no drift
+THRESHOLD = 15.0  # λ, in deviations of a block
+MEMORY_BLOCKS = 512  # memory of mean and deviation, so that they forget the time before the model had learned
+LARGEST = 4.0  # deviations that one block counts for at most: one bad hour is no drift
+BEYOND_BLOCKS = 3  # consecutive blocks for which the test must exceed λ
 
 
 @dataclass(slots=True)
 class Drift:
-    """The test's state, and that of the reaction. JSON can hold its fields.
+    """State of the test and of the reaction. All fields fit JSON.
 
-    With z the block's score in deviations from the running mean of the blocks before it, `excess` is m − min m of
-    m = Σ (z − δ), compared with λ (Page 1954, Biometrika 41; Hinkley 1971, Biometrika 58).
+    z is a block's score in deviations from the running mean of the blocks before it. `excess` is m − min m of
+    m = Σ (z − δ), and is compared with λ (Page 1954, Biometrika 41; Hinkley 1971, Biometrika 58).
     """
 
-    labels: int = 0  # of the block that is not full yet
-    total: float = 0.0  # of its scores
+    labels: int = 0  # in the current, incomplete block
+    total: float = 0.0  # sum of its scores
     blocks: int = 0
-    mean: float = 0.0  # of blocks
-    squares: float = 0.0  # of their deviations from it, summed (Welford)
+    mean: float = 0.0  # of the blocks' scores
+    squares: float = 0.0  # sum of squared deviations from the mean (Welford)
     excess: float = 0.0
-    beyond: int = 0  # blocks in a row at which excess was above λ
-    raised: int = 0  # labels for which the rate is still raised
-    returning: bool = False  # to the anchor, which is not yet done
+    beyond: int = 0  # consecutive blocks with excess above λ
+    raised: int = 0  # labels for which the learning rate is still raised
+    returning: bool = False  # a rollback to the anchor is requested and not done yet
 
-    def take(self, score: float, labels: int) -> dict[str, float]:
-        """Take in the mean score (0 best .. 1; not finite counts as 1) of `labels` labels, made before learning them.
+    def add(self, score: float, labels: int) -> dict[str, float]:
+        """Add the prequential mean score (0 best .. 1; not finite counts as 1) of `labels` labels.
 
-        Returns the numbers of a drift where one is found: the test then begins anew. Else nothing.
+        Returns the numbers of a drift if one is detected, and restarts the test; otherwise an empty dict.
         """
         self.total += labels * (score if math.isfinite(score) else 1.0)
         self.labels += labels
@@ -52,7 +52,7 @@ class Drift:
             self.beyond = self.beyond + 1 if self.excess > THRESHOLD else 0
         if self.beyond >= BEYOND_BLOCKS:
             numbers = {"excess": self.excess, "score": value, "mean_score": self.mean, "blocks": float(self.blocks)}
-            self.begin_again()
+            self.restart()
             return numbers
         self.blocks += 1
         step = value - self.mean
@@ -61,7 +61,7 @@ class Drift:
         self.squares += step * (value - self.mean)
         return {}
 
-    def begin_again(self) -> None:
-        """Know nothing of the scores so far; a reaction that is under way goes on."""
+    def restart(self) -> None:
+        """Forget all scores so far; a reaction in progress continues."""
         self.labels, self.total, self.blocks, self.mean, self.squares = 0, 0.0, 0, 0.0, 0.0
         self.excess, self.beyond = 0.0, 0

@@ -1,9 +1,10 @@
-"""What the learner keeps per stream whose labels come from outside, late (DESIGN R13).
+"""The learner's context of one stream whose labels come late, from outside (DESIGN R13).
 
-A label for tick s may come while the stream is less than `label_horizon` L ticks ahead of s. So the last L + 2T inputs
-are kept, and the hidden state before every T-th tick, made with the weights of its time (R7): from one of those states
-at least T, and at most 2T − 1, ticks lead to s, or all that there are. Memory: about 4·(L + 2T)·(E + hidden_size/T + 1)
-bytes per stream (E inputs); 40 KB for L = 512, T = 16, three channels and an LSTM of 64.
+A label for tick s may come while the stream is fewer than L = `label_horizon` ticks ahead of s. A history therefore
+keeps the last L + 2T inputs, and the hidden state before every T-th tick, computed with the weights of that time (R7).
+From one of those states it is T to 2T − 1 ticks to s, or all ticks if there are fewer. Memory: about
+4·(L + 2T)·(E + hidden_size/T + 1) bytes per stream (E inputs); 40 KB for L = 512, T = 16, three channels and an LSTM
+of 64 units.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ LATE, UNKNOWN, CONFLICT, NON_FINITE, RANGE = "late", "unknown", "conflict", "non
 
 
 def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
-    """Of a context's parts: statistics, hidden state, inputs, start states, digests of the labels that came."""
+    """Return the shapes of a context's parts: statistics, hidden state, inputs, start states, digests of labels."""
     T, L = network.spec.window, network.spec.label_horizon
     kept = L + 2 * T
     states = -(-kept // T)
@@ -34,27 +35,27 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
 
 @dataclass(frozen=True, order=True, slots=True)
 class Rejected:
-    """A label, or a window, that was not learned: its place in the call, and why."""
+    """A label or window that was not learned: its index in the call, and the reason."""
 
     index: int
     reason: str
 
 
 class Arrivals(NamedTuple):
-    """What became of labels that came together. accepted: places of those that are first for their tick, in order."""
+    """The outcome of labels that arrived together."""
 
-    accepted: NDArray[np.intp]
-    slots: NDArray[np.intp]  # of each accepted label
-    ticks: NDArray[np.intp]  # place of its tick in the stream's history
+    accepted: NDArray[np.intp]  # indices of the labels that are the first of their tick, in order
+    slots: NDArray[np.intp]  # of each accepted label's stream
+    ticks: NDArray[np.intp]  # number of its tick in the stream's history
     rejected: list[Rejected]
-    duplicates: int  # the same value again
+    duplicates: int  # labels that repeat a known value
 
 
 class Histories(Arena):
-    """Histories of streams, changed in place: a group of ticks touches a few numbers of many.
+    """Histories of streams, modified in place, because a group of ticks touches few numbers of many.
 
-    A history's ticks are numbered from 0; it begins anew after a reset, a put or an eviction, where ticks are missing,
-    and, for labels, after a gap in event time larger than `max_gap`.
+    A history numbers its ticks from 0. It restarts after a reset, a put or an eviction, where ticks are missing, and
+    after a gap in event time larger than `max_gap`.
     """
 
     fresh_marks = (0, math.nan, 0)  # ticks, last event time, bits of the last seq as uint64
@@ -65,7 +66,7 @@ class Histories(Arena):
         self._name_parts()
 
     def waiting(self, slot: int) -> int:
-        """0: nobody knows which ticks will have a label."""
+        """Return 0: it is not known which ticks will have a label."""
         return 0
 
     def _grow(self) -> None:
@@ -83,7 +84,7 @@ class Histories(Arena):
         self.last_seq = seq.view(np.uint64)
 
     def put(self, stream: int, state: Array) -> None:
-        """The stream goes on from a state row [S]: its statistics, then the hidden state before its next tick."""
+        """Set the stream's statistics and hidden state from a state row [S], which holds them in this order."""
         (slot,) = self.slots([stream])
         n = self.statistics.shape[1]
         self.statistics[slot], self.hidden[slot] = state[:n], state[n:]
@@ -91,8 +92,11 @@ class Histories(Arena):
     def append(
         self, slots: NDArray[np.intp], seq: NDArray[np.uint64], time: NDArray[np.float64], x: Array
     ) -> tuple[Array, Array]:
-        """One more tick of each stream, all different. Returns inputs [B, E] and the hidden states before them [B, n]:
-        the caller makes the states after them, and writes those to `hidden`."""
+        """Append one tick to each of B different streams; return inputs [B, E] and the hidden states before them.
+
+        The hidden states are [B, hidden_size]. The caller computes the states after the ticks and writes them to
+        `hidden`. time: (B,) event times, seconds, NaN where none; x: [B, C] raw values.
+        """
         spec = self.network.spec
         T = spec.window
         broken = seq != self.last_seq[slots] + np.uint64(1)
@@ -116,11 +120,11 @@ class Histories(Arena):
         return features, hidden
 
     def arrive(self, streams: NDArray[np.uint32], seq: NDArray[np.uint64], y: Array) -> Arrivals:
-        """Take note of labels y [n, O]: of the ticks they are for, the first value wins.
+        """Register labels y [n, O] of ticks (streams, seq); if a tick has several, the first value wins.
 
-        Rejected are labels of ticks that were not seen yet (unknown), that are not kept any more (late), or that had
-        another value before (conflict), and values that are not finite. Values are told apart by their crc32: a
-        conflict passes as the same value once in 2³² times.
+        Rejects labels of ticks not seen yet (unknown), no longer kept (late) or labelled with another value before
+        (conflict), and values that are not finite. Values are compared by crc32, so that a conflict is taken for a
+        duplicate once in 2³² times.
         """
         slots, tick, reasons = self._find(streams, seq)
         for i in np.flatnonzero(~np.isfinite(y).all(axis=1)):
@@ -137,7 +141,7 @@ class Histories(Arena):
         for i in found[winner != digest]:
             reasons[i] = CONFLICT
         self.digests[slots[found[new]], ring[new]] = digest[new]
-        self.slots(streams[found])  # a stream that is labelled is in use
+        self.slots(streams[found])  # a label counts as use of its stream
         rejected = [Rejected(i, reason) for i, reason in enumerate(reasons) if reason]
         accepted = found[new]
         duplicates = len(streams) - len(rejected) - len(accepted)
@@ -146,7 +150,10 @@ class Histories(Arena):
     def _find(
         self, streams: NDArray[np.uint32], seq: NDArray[np.uint64]
     ) -> tuple[NDArray[np.intp], NDArray[np.intp], list[str]]:
-        """Slot and place of each label's tick, which mean nothing where there is a reason for not having it."""
+        """Return slot and tick number of each label's tick, and the reason for rejecting it, or "".
+
+        Slot and tick number are undefined where there is a reason.
+        """
         slots = np.fromiter((self._slots.get(int(s), -1) for s in streams), np.intp, len(streams))
         known = slots >= 0
         last = np.where(known, self.last_seq[slots] if len(self._rows) else 0, np.uint64(0))
@@ -157,8 +164,10 @@ class Histories(Arena):
         return slots, ticks - 1 - back.astype(np.intp), reasons
 
     def windows(self, slots: NDArray[np.intp], ticks: NDArray[np.intp]) -> tuple[Array, Array, NDArray[np.intp]]:
-        """What leads to each tick: start states [n, hidden_size], inputs [2T, n, E], zero after the tick, and the
-        tick's position [n] among them. New arrays."""
+        """Return the windows that end at ticks [n]: start states [n, hidden_size], inputs [2T, n, E], positions [n].
+
+        A position is the tick's index among its inputs, which are zero after it. All are new arrays.
+        """
         T = self.network.spec.window
         start = np.maximum(0, ticks // T - 1)
         position = ticks - start * T

@@ -1,4 +1,4 @@
-"""How much the learner keeps of a stream, and of how many streams."""
+"""The size of a learner's context of one stream, and the number of contexts it keeps."""
 
 from __future__ import annotations
 
@@ -10,23 +10,23 @@ from model.fold.histories import Histories
 from model.network import Network
 from model.update.rounds import GROUP_ROWS
 
-# A learner's contexts: so many, or as many as fit the budget.
+# A learner keeps this many contexts, or as many as fit the budget.
 MAX_CONTEXTS = 20_000
 CONTEXT_BUDGET_BYTES = 1 << 30
 
 
 def width(network: Network) -> int:
-    """float32 numbers of one context."""
+    """Return the number of float32 values in one context."""
     shapes = (histories if network.spec.label_horizon else contexts).shapes(network)
     return sum(map(math.prod, shapes))
 
 
 def most_contexts(network: Network) -> int:
-    """How many contexts a learner keeps: a function of the spec alone, as evictions are part of the fold."""
+    """Return the number of contexts a learner keeps: a function of the spec, because evictions are part of the fold."""
     return max(GROUP_ROWS, min(MAX_CONTEXTS, CONTEXT_BUDGET_BYTES // (4 * width(network))))
 
 
 def make_contexts(network: Network, limit: int | None = None) -> Contexts | Histories:
-    """Empty contexts of the kind that the task learns from. limit: None for `most_contexts`."""
+    """Return empty contexts of the kind that the task needs. limit: None for `most_contexts`."""
     make = Histories if network.spec.label_horizon else Contexts
     return make(network, limit or most_contexts(network))

@@ -1,6 +1,6 @@
-"""The learner: a fold over a model's records (R4, R7, R8, R13). Backtest, trainer and replay call the same methods.
+"""The learner: a fold over a model's records (DESIGN R4, R7, R8, R13). Backtest, trainer and replay all use it.
 
-It reads no clock, queue or metric: the same records give the same weights, bit for bit on one machine kind.
+It reads no clock, queue or metric. The same records give the same weights, bit for bit on one kind of machine.
 """
 
 from __future__ import annotations
@@ -27,42 +27,42 @@ from model.update.optimizers import OPTIMIZERS, OptimizerState, update_parts
 from model.update.rounds import GROUP_ROWS, one_in, padded_rows, rounds
 from model.update.schedules import SCHEDULES
 
-REPORT_EVERY = 16  # updates between full gradient reports: they cost about a tenth of an update
+REPORT_EVERY = 16  # updates between full gradient reports, which cost about a tenth of an update
 
 
 @dataclass(slots=True)
 class Update:
-    """What became of one group's labels. Losses are before the update: prequential."""
+    """The outcome of one group of labels. Losses and scores are prequential: computed before the update."""
 
     labels: int  # label vectors learned, one per row and due tick
     loss: float = math.nan  # scaled, summed over a row's outputs, mean over rows
-    persistence: float = math.nan  # the loss of p = 0 on the same labels: what an answer without a network loses
+    persistence: float = math.nan  # the loss of p = 0, an answer without a network, on the same labels
     score: float = math.nan  # clipped, scaled loss in 0..1, mean over rows
-    anchor_score: float = math.nan  # the anchor's on the same windows; NaN where it was not scored
+    anchor_score: float = math.nan  # the anchor's score on the same windows; NaN if it was not scored
     norm: float = math.nan  # gradient norm before the clip
-    refused: str = ""  # why the weights were left as they were
-    refused_ticks: tuple[int, ...] = ()  # places, in the call of `ticks`, of those whose values were its labels
+    refused: str = ""  # why the weights were not changed; empty if they were
+    refused_ticks: tuple[int, ...] = ()  # indices, in the call of `ticks`, of the ticks that gave refused labels
     report: GradientReport | None = None
-    drift: dict[str, float] = field(default_factory=dict)  # the numbers of one that was found with these labels
+    drift: dict[str, float] = field(default_factory=dict)  # numbers of a drift detected with these labels
 
 
 @dataclass(slots=True)
 class Counts:
-    """What the fold did so far; part of a checkpoint."""
+    """Totals of the fold since its start; part of a checkpoint."""
 
     updates: int = 0
     learned: int = 0  # label vectors
-    thinned: int = 0  # left out by a recorded learn_every, or as beyond their stream's share
-    voided: int = 0  # origins whose labels a gap, reset or eviction cut off
-    refused: int = 0
-    clipped: int = 0
+    thinned: int = 0  # label vectors left out by a recorded learn_every, or above their stream's share
+    voided: int = 0  # origins that lost their labels to a gap, reset or eviction
+    refused: int = 0  # updates
+    clipped: int = 0  # updates
     drifts: int = 0
     ticks: int = 0
-    # Of labels and windows from outside:
-    offered: int = 0  # that could be learned: they were, or were thinned, or their update was refused
+    # Labels and windows from outside:
+    offered: int = 0  # valid ones: learned, thinned, or in a refused update
     windows: int = 0  # learned
-    unlearned: int = 0  # that came while learning was off
-    duplicates: int = 0  # labels that said again what was known
+    unlearned: int = 0  # received while learning was off
+    duplicates: int = 0  # labels that repeated a known value
     rejected: int = 0
 
 
@@ -70,9 +70,10 @@ class Counts:
 class Learner:
     """Weights, optimizer state and contexts of one model, advanced by records.
 
-    max_contexts: streams of which the learner keeps what it needs, at least GROUP_ROWS; None: `most_contexts` of the
-    spec, so that the same records evict the same streams everywhere.
-    anchor: flat weights scored beside the candidate when `ticks` is called with score_anchor; never changed here.
+    max_contexts: number of streams with a context, at least GROUP_ROWS; None: `most_contexts` of the spec, so that the
+    same records evict the same streams everywhere.
+    anchor: [n] flat weights, scored beside the candidate in calls with score_anchor; only read.
+    paused: while true, nothing is learned; ticks still move the contexts.
     """
 
     spec: ModelSpec
@@ -94,6 +95,11 @@ class Learner:
         self._before = np.empty_like(self.weights.flat)
         self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
 
+    def __repr__(self) -> str:
+        done, state = self.counts, ", paused" if self.paused else ""
+        counts = f"{done.updates} updates, {done.learned} labels, {len(self.contexts)} streams"
+        return f"Learner({self.network!r}, {counts}{state})"
+
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays: weights, optimizer state, contexts, and the workspaces of updates."""
@@ -109,10 +115,11 @@ class Learner:
         learn_every: int = 1,
         score_anchor: bool = False,
     ) -> list[Update]:
-        """Take consecutive ticks in: learn from the labels they carry, then keep them as inputs and origins.
+        """Learn from the labels that consecutive ticks carry, then add the ticks to their streams' contexts.
 
         streams, seq: (n,) in record order; time: (n,) event times in seconds, NaN where none; x: [n, C] raw values.
-        learn_every > 1 thins: of a stream's blocks of k1 ticks, one in so many is learned from (recorded overload, R6).
+        learn_every > 1 thins: one in `learn_every` of a stream's blocks of k1 ticks is learned (recorded overload, R6).
+        Returns the updates, none for tasks with labels from outside.
         """
         updates = []
         contexts = self.contexts
@@ -136,19 +143,19 @@ class Learner:
         learn_every: int = 1,
         score_anchor: bool = False,
     ) -> tuple[list[Update], list[Rejected]]:
-        """Take consecutive labels in and learn from them, 32 at a time, in record order.
+        """Learn from consecutive labels, GROUP_ROWS at a time, in record order.
 
-        streams, seq: (n,) the ticks they are for; y: [n, O] finite. A label learns from the ticks up to its own. Of a
-        tick's labels the first wins; the same value again is counted and otherwise passed over.
+        streams, seq: (n,) the labelled ticks; y: [n, O], finite. A label is learned from the ticks up to its own. If a
+        tick has several labels, the first wins; a repeated value is counted and ignored.
         Returns the updates, and the labels not learned: those of a tick that is "late", "unknown" or has another value
-        ("conflict"; see `Histories.arrive`), those beyond the spec's `label_range` ("range"), and all of an update that
-        was refused ("non-finite").
-        While paused, labels are marked as seen, counted as unlearned, and never learned.
-        Raises ValueError for task forecast, which reads its labels off the stream, and for another shape.
+        ("conflict"; see `Histories.arrive`), those outside the spec's `label_range` ("range"), and all labels of a
+        refused update ("non-finite").
+        While paused, labels are registered, counted as unlearned, and never learned.
+        Raises ValueError for task forecast, which takes its labels from the stream, and for another shape.
         """
         contexts = self.contexts
         if not isinstance(contexts, Histories):
-            raise ValueError(f"task {self.spec.task} takes no labels: it reads them off the stream")
+            raise ValueError(f"task {self.spec.task} takes no labels: they come from the stream")
         if y.shape != (len(streams), self.spec.outputs):
             raise ValueError(f"labels have shape {y.shape}, expected ({len(streams)}, {self.spec.outputs})")
         arrivals = contexts.arrive(streams, seq, y)
@@ -176,12 +183,12 @@ class Learner:
     def windows(
         self, windows: Sequence[Window], learn_every: int = 1, score_anchor: bool = False
     ) -> tuple[list[Update], list[Rejected]]:
-        """Take consecutive whole windows in and learn from each at once, up to 32 side by side, in record order.
+        """Learn from consecutive windows, each as a whole, up to GROUP_ROWS side by side, in record order.
 
-        They touch no stream. Labels of task forecast: the values of the targets at steps 1..H from each tick. Returns
-        the updates, and the windows not learned: of another "shape", "non-finite", with a label beyond `label_range`
-        ("range"), or "no label" that can be judged
-        (a forecast's first tick has no scale), and all of an update that was refused ("non-finite" too).
+        Windows affect no stream. Labels of task forecast are the targets' values at steps 1..H from each tick.
+        Returns the updates, and the windows not learned: of a wrong "shape", "non-finite", with a label outside
+        `label_range` ("range"), without a usable label ("no label": the first tick of a forecast has no scale), and
+        all windows of a refused update ("non-finite").
         """
         reasons = [problem(self.network, window) for window in windows]
         sound = [i for i, reason in enumerate(reasons) if not reason]
@@ -204,11 +211,11 @@ class Learner:
         return updates, sorted(rejected)
 
     def reset(self, stream: int) -> None:
-        """The stream begins anew: context dropped, pending labels voided and counted."""
+        """Drop a stream's context; pending labels are voided and counted."""
         self.counts.voided += self.contexts.remove(stream)
 
     def put(self, stream: int, state: Array) -> None:
-        """The stream begins anew from a state row [S], which is copied; one that no stream can have counts as zeros.
+        """Restart a stream from a state row [S], which is copied; zeros replace a row that is invalid.
 
         Raises ValueError for a row of another length.
         """
@@ -218,14 +225,16 @@ class Learner:
         self.contexts.put(stream, np.zeros_like(state) if self.network.problem(state) else state)
 
     def roll_back(self, flat: Array) -> None:
-        """Continue from other weights (copied) with a fresh optimizer, whose losses may be others; contexts stay."""
+        """Continue from other weights [n] (copied), with a new optimizer state and a new drift test; contexts stay."""
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
         self.drift = Drift()
 
     def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
-        """Which of n labels or windows from outside are learned: one in learn_every, and no pattern of arrival can
-        keep a stream's out for good. None while learning is off."""
+        """Return the indices of the labels or windows to learn among n from outside; none while learning is off.
+
+        One in learn_every is chosen by a hash, so that no pattern of arrival excludes a stream (`one_in`).
+        """
         if self.paused or not self.spec.learn:
             self.counts.unlearned += n
             return np.zeros(0, np.intp)
@@ -235,7 +244,7 @@ class Learner:
         return due
 
     def _admitted(self, streams: NDArray[np.uint32], labels: NDArray[np.intp] | int = 1) -> NDArray[np.bool_]:
-        """Which rows are within their stream's share of the learning; the `labels` of the others count as thinned."""
+        """Return which rows are within their stream's share of learning; `labels` of the others count as thinned."""
         if self.spec.max_share >= 1:
             return np.ones(len(streams), np.bool_)
         admitted = self.shares.admit(streams.tolist(), self.spec.max_share)
@@ -250,7 +259,7 @@ class Learner:
         time: NDArray[np.float64],
         x: Array,
     ) -> None:
-        """Keep a group's ticks, and step their hidden states with the weights of now, as serving does."""
+        """Append a group's ticks to their histories and step the hidden states with the current weights."""
         cut_off = contexts.cut_off
         slots = contexts.slots(streams)
         self.counts.voided += contexts.cut_off - cut_off
@@ -259,13 +268,13 @@ class Learner:
         tape = self._tapes.get(1, B)
         self.network.forward(self.weights, pad_rows(B, hidden, 0), pad_rows(B, features, 0)[None], tape)
         after = self.network.state_after(tape, 1)[: len(streams)]
-        # Broken weights leave no trace in what the next ones start from.
+        # Weights that are not finite must not leave their mark in the states that later weights start from.
         contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
 
     def _learn(self, unrolled: Unrolled, score_anchor: bool) -> tuple[Update, NDArray[np.bool_]]:
-        """One group of labels from outside: the task takes them in, then an update like any other.
+        """Learn one group of labels from outside: the task's statistics follow them, then comes an ordinary update.
 
-        Returns the update, and which rows [B] had a label that can be judged: without any, there was no update.
+        Returns the update, and which rows [B] had a usable label; if none had, there was no update.
         """
         start, X, y, weight, last, scale = unrolled
         task, weights = self.network.task, self.weights
@@ -295,7 +304,7 @@ class Learner:
         score_anchor: bool,
     ) -> Update | None:
         cut_off = contexts.cut_off
-        slots, block = contexts.take(streams)
+        slots, block = contexts.load(streams)
         self.counts.voided += contexts.cut_off - cut_off
         self.counts.voided += void_gaps(block, time, self.spec.max_gap)
         update, ran = None, None
@@ -309,16 +318,19 @@ class Learner:
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
                 update = self._update(batch, ran, int(due.by_row.sum()), score_anchor)
-        push(self.network, block, self._moved_on(block, ran), time, x)
-        if update is not None and update.refused:  # broken weights leave no trace in what the next ones start from
+        push(self.network, block, self._next_starts(block, ran), time, x)
+        if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
             np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
         contexts.store(slots, block)
         return update
 
-    def _moved_on(self, block: Block, ran: Tape | None) -> Array | None:
-        """The states one step after the start states, if any window is full: the first step of the update's own
-        forward, made before the weights changed, or one step with today's weights without an update."""
+    def _next_starts(self, block: Block, ran: Tape | None) -> Array | None:
+        """Return the states one step after the start states, or None if no window is full.
+
+        They are the first step of the update's forward, which used the weights before the update; without an update,
+        one step is computed with the current weights.
+        """
         if not (block.fill >= self.spec.window).any():
             return None
         B = len(block.rows)
@@ -332,7 +344,7 @@ class Learner:
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor)
-        self._watch(update)
+        self._detect_drift(update)
         try:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss}")
@@ -351,9 +363,9 @@ class Learner:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
 
-    def _watch(self, update: Update) -> None:
-        """Look for drift in the scores, and begin what the spec wants done then."""
-        update.drift = self.drift.take(update.score, update.labels)
+    def _detect_drift(self, update: Update) -> None:
+        """Add the scores to the drift test, and start the spec's reaction if it detects a drift."""
+        update.drift = self.drift.add(update.score, update.labels)
         if not update.drift:
             return
         self.counts.drifts += 1
@@ -362,10 +374,10 @@ class Learner:
         self.drift.returning = self.spec.drift_reaction == "rollback"
 
     def _step(self, grad: Array, labels: int) -> None:
-        """Move the weights by one step of the optimizer, learning so many labels, and leave it in `grad`.
+        """Take one optimizer step with a gradient from `labels` labels; `grad` is overwritten with the step.
 
-        Raises FloatingPointError where that breaks them: they are as before then, and the optimizer begins afresh,
-        since what it remembers would break them again.
+        Raises FloatingPointError if the weights are not finite afterwards. They are then restored, and the optimizer
+        state is new, because the old moments would break the weights again.
         """
         rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
         self.drift.raised = max(0, self.drift.raised - labels)
@@ -378,10 +390,9 @@ class Learner:
             raise
 
     def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
-        """Fill in persistence's loss, and the clipped scores of candidate and, if asked, anchor: rows without a label
-        do not count.
+        """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
-        p: the candidate's forecasts at the positions of `span`.
+        Rows without a label do not count. p: the candidate's forecasts at the positions of `span`.
         """
         t0, t1 = span
         task, Y, weight = self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]

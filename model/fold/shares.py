@@ -1,4 +1,4 @@
-"""How much of a model's learning each stream has had lately: one that sends far more than the others is thinned."""
+"""Each stream's share of a model's recent labels: a stream that sends far more than the others is thinned."""
 
 from __future__ import annotations
 
@@ -8,23 +8,25 @@ from collections.abc import Iterable
 import numpy as np
 from numpy.typing import NDArray
 
-WINDOW = 4096  # labels that count as lately
+WINDOW = 4096  # recent labels that count
 
 
 class Shares:
-    """The last WINDOW labels that arrived, each with its stream and whether it was learned."""
+    """The last WINDOW labels, each with its stream and whether it was learned."""
 
     def __init__(self) -> None:
         self._last: deque[tuple[int, bool]] = deque()
-        self._arrived: dict[int, int] = {}  # of them, by stream; no zeros
-        self._learned: dict[int, int] = {}  # for the same streams
+        self._arrived: dict[int, int] = {}  # labels of each stream among them; no zeros
+        self._learned: dict[int, int] = {}  # learned labels, for the same streams
 
     def admit(self, streams: Iterable[int], max_share: float) -> NDArray[np.bool_]:
-        """Which of these labels are to be learned, in order: of the last WINDOW, at most `max_share` of one stream,
-        as long as there is another one among them."""
+        """Record labels of these streams, in order, and return which to learn, bool [n].
+
+        At most `max_share` of the last WINDOW labels are learned of one stream, unless it is the only one among them.
+        """
         arrived, learned, most = self._arrived, self._learned, max_share * WINDOW
         admitted = []
-        for stream in streams:  # a few operations for each: there are up to 32 of them in an update
+        for stream in streams:  # up to 32 per update
             if len(self._last) == WINDOW:
                 self._forget_oldest()
             arrived[stream] = arrived.get(stream, 0) + 1
@@ -44,12 +46,12 @@ class Shares:
             self._learned[stream] -= was_learned
 
     def pack(self) -> bytes:
-        """What a checkpoint stores: `unpack` is its inverse."""
+        """Return the bytes that a checkpoint stores. `unpack` is the inverse."""
         return np.array([2 * stream + learned for stream, learned in self._last], np.uint64).tobytes()
 
     @classmethod
     def unpack(cls, data: bytes) -> Shares:
-        """From what `pack` gave."""
+        """Return the shares that `pack` stored."""
         made = cls()
         for packed in np.frombuffer(data, np.uint64).tolist():
             stream, learned = packed >> 1, bool(packed & 1)

@@ -1,4 +1,4 @@
-"""Whole labelled windows, learned by backpropagation over their whole length."""
+"""Labelled windows sent as a whole, learned by backpropagation over their full length."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from model.network import Network
 from model.parameters import Array
 from model.update.rounds import GROUP_ROWS, padded_rows
 
-# Rows × ticks × (inputs + hidden units) of one update: it holds some 70 bytes for each. A longer window goes alone.
+# Rows × ticks × (inputs + hidden units) of one update, about 70 bytes each. A longer window is learned alone.
 MAX_UNROLLED = 1 << 20
 
-SHAPE, NO_LABEL = "shape", "no label"  # why a window is not learned, beside what a label may suffer too
+SHAPE, NO_LABEL = "shape", "no label"  # reasons to reject a window, in addition to those of a label
 
 
 class Window(Protocol):
-    """T labelled ticks, and the state before them."""
+    """T labelled ticks and the state before them."""
 
     @property
     def x(self) -> Array:
-        """[T, C] raw values; NaN where missing, in a model that holds."""
+        """[T, C] raw values; NaN where missing, with missing = hold."""
         ...
 
     @property
@@ -45,29 +45,29 @@ class Window(Protocol):
 
 
 class Unrolled(NamedTuple):
-    """A group of windows side by side, shorter ones padded at the end with weight 0."""
+    """A group of windows as one batch; shorter ones are padded at the end with weight 0."""
 
     start: Array  # [B, hidden_size]
     X: Array  # [T, B, E]
-    y: Array  # [T, B, O] labels as they came
+    y: Array  # [T, B, O] labels as given
     weight: Array  # [T, B, O]
-    last: Array  # [T, B, K] values of the forecast channels, or what stands for them; K = 0 for other tasks
+    last: Array  # [T, B, K] values of the forecast channels, missing ones replaced; K = 0 for other tasks
     scale: Array  # [T, B, H, K]
 
 
 def padded_ticks(ticks: int) -> int:
-    """The next power of two: 13 lengths up to 4,096."""
+    """Return the next power of two, so that there are 13 lengths up to 4,096."""
     return 1 << (ticks - 1).bit_length()
 
 
 def known(network: Network, window: Window) -> NDArray[np.bool_]:
-    """[T, O]: which labels of a window there are. Where values may be missing, a label that is NaN is one of those."""
+    """Return which labels of a window exist, bool [T, O]. With missing = hold, a NaN label does not exist."""
     labelled: NDArray[np.bool_] = window.weight > 0
     return labelled & ~np.isnan(window.y) if network.scaler.hold else labelled
 
 
 def problem(network: Network, window: Window) -> str:
-    """Why a window cannot be learned from; empty if it can. (A broken one would break the update of all beside it.)"""
+    """Return why a window cannot be learned, or "". A broken window would break the update of its whole group."""
     spec, S = network.spec, network.state_size
     T = len(window.x)
     state = np.zeros(S) if window.initial_state is None else window.initial_state
@@ -87,7 +87,7 @@ def problem(network: Network, window: Window) -> str:
 
 
 def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:
-    """Places of the windows that are learned together: at most 32, in order, as long as tapes stay small."""
+    """Yield indices of windows to learn together: at most GROUP_ROWS, in order, and at most MAX_UNROLLED in size."""
     units = network.features + network.spec.hidden * network.spec.layers
     group: list[int] = []
     longest = 0
@@ -104,10 +104,10 @@ def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:
 
 
 def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
-    """Lay windows side by side: the scaler follows each from the statistics of its initial state.
+    """Return windows as one batch; the scaler runs over each from the statistics of its initial state.
 
-    A window has no event times: its calendar inputs are 0, the middle of what they can be. Each window's weights are
-    divided by the number of its labelled ticks: a long window moves the weights as much as a short one.
+    A window has no event times, so its calendar inputs are 0, the middle of their range. Its label weights are divided
+    by the number of its labelled ticks, so that a long window moves the parameters as much as a short one.
     """
     spec, n = network.spec, network.scaler.size
     T, B = padded_ticks(max(len(w.x) for w in windows)), len(windows)

@@ -1,4 +1,4 @@
-"""A network's step as ONNX, node by node the same computation as the NumPy step; importing a graph from outside.
+"""Export of a network's step as ONNX, the same computation node by node; checks of an imported graph.
 
 The only room of `model` that imports onnx.
 """

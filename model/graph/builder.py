@@ -1,4 +1,4 @@
-"""Building an ONNX graph: nodes and constants, named as they come."""
+"""Builder of an ONNX graph: nodes and constants, named in the order of their creation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Graph:
         self.constants: dict[str, Any] = {}
 
     def constant(self, value: Any, dtype: Any = np.float32) -> str:
-        """A named initializer holding `value`; equal scalars share one."""
+        """Add an initializer that holds `value` and return its name; equal scalars share one."""
         array = np.asarray(value, dtype)
         name = f"k{len(self.constants)}"
         if array.size == 1:
@@ -26,19 +26,22 @@ class Graph:
         return name
 
     def op(self, kind: str, *inputs: Any, outputs: Sequence[str] | int = 1, **attributes: Any) -> Any:
-        """Append a node. Inputs: value names, or numbers that become constants. One output: its name, else a list."""
+        """Append a node and return the name of its output, or a list of names if it has several.
+
+        inputs: names of values, or numbers, which become constants. outputs: the names, or how many to make up.
+        """
         names = [i if isinstance(i, str) else self.constant(i) for i in inputs]
         outs = list(outputs) if not isinstance(outputs, int) else [f"v{len(self.nodes)}_{i}" for i in range(outputs)]
         self.nodes.append(helper.make_node(kind, names, outs, **attributes))
         return outs[0] if len(outs) == 1 else outs
 
     def split(self, value: str, sizes: Sequence[int]) -> list[str]:
-        """Cut the last axis into parts; [] sizes of 0 are not allowed."""
+        """Split the last axis into parts of these sizes, each at least 1, and return their names."""
         if len(sizes) == 1:
             return [value]
         out: list[str] = self.op("Split", value, self.constant(sizes, np.int64), outputs=len(sizes), axis=1)
         return out
 
     def concat(self, *values: str) -> str:
-        """Join along the last axis."""
+        """Concatenate along the last axis and return the name of the result."""
         return values[0] if len(values) == 1 else str(self.op("Concat", *values, axis=1))

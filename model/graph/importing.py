@@ -1,7 +1,7 @@
-"""An .onnx from outside, looked at before anything runs it: whole in itself, and the step graph of the same spec?
+"""Check of an .onnx from outside, before anything runs it: self-contained, and the step graph of the same spec.
 
-Nothing here opens a file or runs a graph. A graph that passes has the operators, the shapes and so the cost of our own
-export; what it answers is for the caller to compare.
+Nothing here opens a file or runs a graph. A graph that passes has the operators, the shapes and therefore the cost of
+our own export. The caller compares its answers.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from onnx import ModelProto, TensorProto
 
 
 def check_step(data: bytes, own: bytes) -> None:
-    """Refuse a graph that is not made as `own`, the export of the same spec here: other constants are all that may be.
+    """Refuse a serialized graph that differs from `own`, our export of the same spec, in more than its constants.
 
-    Raises ValueError naming the first tensor whose data is elsewhere, or the first difference.
+    Raises ValueError, which names the first tensor whose data is in another file, or the first difference.
     """
     theirs = _parsed(data)
     for tensor in _tensors(theirs.graph):
@@ -32,13 +32,13 @@ def _parsed(data: bytes) -> Any:
     model = ModelProto()
     try:
         model.ParseFromString(data)
-    except Exception as error:  # the protobuf runtimes raise types of their own
+    except Exception as error:  # each protobuf runtime raises its own types
         raise ValueError(f"not an ONNX file: {error}") from error
     return model
 
 
 def _tensors(graph: Any) -> Iterator[Any]:
-    """Every tensor of a graph, those in attributes and in graphs inside it too."""
+    """Yield every tensor of a graph, including those in attributes and in nested graphs."""
     yield from graph.initializer
     for sparse in graph.sparse_initializer:
         yield from (sparse.values, sparse.indices)
@@ -52,7 +52,7 @@ def _tensors(graph: Any) -> Iterator[Any]:
 
 
 def _outline(model: Any) -> Iterator[tuple[Any, ...]]:
-    """All that decides what a graph computes, except the values of its constants, which are told by type and shape."""
+    """Yield everything that determines what a graph computes, but of its constants only type and shape."""
     graph = model.graph
     yield "operator sets", tuple((o.domain, o.version) for o in model.opset_import)
     yield "functions", len(model.functions) + len(model.training_info) + len(graph.sparse_initializer)

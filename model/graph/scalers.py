@@ -1,4 +1,4 @@
-"""The scalers as ONNX nodes, each computing what its `update` does."""
+"""The scalers as ONNX nodes. Each function computes what the scaler's `update` does."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from model.scalers.residual_v1 import ResidualScalerV1
 from model.scalers.standard import StandardScaler
 from model.scalers.standard_v1 import StandardScalerV1
 
-UNCAPPED = 2.0**106  # above the square of any difference; times MAX_COUNT still a float32
+UNCAPPED = 2.0**106  # larger than the square of any difference; times MAX_COUNT it still fits float32
 
 
 class Scaled(NamedTuple):
-    """Names of values: features that only the head reads, those that all read, scales [B, H·C], next statistics."""
+    """Names of values: features only for the head, features for all, scales [B, H·C], next statistics."""
 
     unseen: list[str]
     seen: list[str]
@@ -30,12 +30,12 @@ class Scaled(NamedTuple):
     parts: list[str]
 
 
-# statistics parts, x and observed [B, C], "" without hold → what `update` gives
+# (graph, scaler, statistics parts, x [B, C], observed [B, C] or "" without hold) → what `update` returns
 Twin = Callable[[Graph, Scaler, Sequence[str], str, str], Scaled]
 
 
 def fill(g: Graph, scaler: Scaler, state: str, x: str) -> tuple[str, str]:
-    """See `scaler.fill`: what stands for x, and what of it was observed, "" without `hold`."""
+    """See `contract.fill`: x with missing values replaced, and the mask, "" without `hold`."""
     if not scaler.hold:
         return x, ""
     columns = [g.constant([n], np.int64) for n in (scaler.held.start, scaler.held.stop, 1)]
@@ -55,7 +55,7 @@ def _rate(g: Graph, t: str, observed: str) -> str:
 
 
 def _follow_pace(g: Graph, pace: str, trend: str, change: str) -> tuple[str, str]:
-    """See `robust.follow_pace`: the next pace and trend."""
+    """See `robust.follow_pace`. Returns the next pace and trend."""
     size = g.op("Abs", change)
     moved = g.op("Div", g.op("Min", size, TINY), TINY)
     unset = g.op("Sub", 1.0, g.op("Div", g.op("Min", pace, TINY), TINY))
@@ -79,7 +79,7 @@ def _above(g: Graph, value: str, dead: float) -> str:
 
 
 def _pull(g: Graph, pace: str, haste: str, root: str, observed: str) -> tuple[str, str, str]:
-    """See `robust.pull`: the factor, the level's jump, and the next haste."""
+    """See `robust.pull`. Returns the factor, the level's jump, and the next haste."""
     ratio = g.op("Div", g.op("Add", root, TINY), g.op("Add", pace, TINY))
     factor = g.op("Div", g.op("Clip", ratio, 1 / robust.BAND, robust.BAND), ratio)
     aged = haste
@@ -94,7 +94,7 @@ def _pull(g: Graph, pace: str, haste: str, root: str, observed: str) -> tuple[st
 
 
 def _hasty_rate(g: Graph, seen: str, haste: str, observed: str) -> str:
-    """See `robust.hasty_rate`; of nothing seen, the rate is nothing that counts."""
+    """See `robust.hasty_rate`. Where nothing was seen yet, the rate has no effect."""
     a = g.op("Clip", g.op("Max", g.op("Reciprocal", seen), haste), ALPHA, 1.0)
     return str(g.op("Mul", a, observed)) if observed else str(a)
 
@@ -102,7 +102,7 @@ def _hasty_rate(g: Graph, seen: str, haste: str, observed: str) -> str:
 def _follow_level(
     g: Graph, shift: str, variance: str, off: str, jolt: str, root: str, begun: str, a: str, observed: str
 ) -> tuple[str, str, str]:
-    """See `robust.follow_level`: how far the level moves, and the next shift and variance."""
+    """See `robust.follow_level`. Returns the distance that the level moves, and the next shift and variance."""
     wide = g.op("Max", g.op("Sqrt", variance), root)
     unit = g.op("Add", g.op("Mul", robust.SHIFT_UNIT, wide), TINY)
     evidence = g.op("Mul", begun, g.op("Clip", g.op("Div", off, unit), -1.0, 1.0))
@@ -131,7 +131,7 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: st
     rest = (H - 1) * C
 
     def wide(value: str) -> str:
-        """For each step; a single channel is broadcast."""
+        """Repeat for each step; a single channel is broadcast."""
         return g.concat(*[value] * (H if C > 1 else 1))
 
     def first(value: str) -> str:
@@ -200,8 +200,8 @@ def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: st
 def _residual_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `ResidualScalerV1.update`.
 
-    A choice is a product with 0 or 1, or a bound, for onnxruntime's Where costs as much as three of those. It is the
-    same choice because a stream's row begins with zeros and no value is beyond 1e15: every product is finite.
+    Choices are products with 0 or 1, or bounds, because a Where costs onnxruntime as much as three of those. They are
+    equivalent because a stream's row starts as zeros and no value exceeds 1e15, so that every product is finite.
     """
     C, H = scaler.channels, scaler.horizon
     count, mean, var, square, last, last_u = row

@@ -1,7 +1,7 @@
-"""A version as ONNX: the whole forecaster as one step, scaler and head inside (DESIGN R9).
+"""Export of a version as ONNX: the whole forecaster as one step, scaler and head included (DESIGN R9).
 
-x[B,C], u[B,F], state[B,S] → y[B,O], state'[B,S]. Opset 17, IR 8, so that older runtimes load it too. The graph computes
-what `Network.step` does, in as few nodes as it can: at one row each costs about the same, whatever it does. A test
+x [B, C], u [B, F], state [B, S] → y [B, O], state' [B, S]. Opset 17, IR 8, so that older runtimes load it. The graph
+computes what `Network.step` does in as few nodes as possible: at one row, every node costs about the same. A test
 compares the two on long runs with perturbed weights.
 """
 
@@ -55,12 +55,12 @@ def _rnn(g: Graph, cell: RNN, p: Params, state: Sequence[str], x: Sequence[str])
     return [g.op({"tanh": "Tanh", "relu": "Relu"}[cell.activation], a)]
 
 
-# state parts and input parts [B, …] → next state parts, the output first
+# (graph, cell, parameters, state parts, input parts [B, …]) → next state parts, the output first
 EXPORTS: dict[type, Callable[..., list[str]]] = {LSTM: _lstm, GRU: _gru, RNN: _rnn}
 
 
 def export_step(network: Network, weights: Weights) -> bytes:
-    """The serialized step graph of these weights (copied into it). Deterministic: equal weights, equal bytes."""
+    """Return the serialized step graph with these weights copied into it. Equal weights give equal bytes."""
     g = Graph()
     scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]

@@ -1,4 +1,4 @@
-"""What each task makes of the readout, as ONNX: the twins of `Task.answer`."""
+"""Answers of each task as ONNX: the twins of `Task.answer`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: st
 
 
 def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
-    """The scale is part of the product. The mean is not: it may be large, and each rounding would be of its size."""
+    """The weights include the scale. The mean is added last: it may be large, and inside, it would lose digits."""
     W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"]
     g.op("Add", _gemm(g, features, W), g.constant(weights.target["mean"]), outputs=["y"])
 
@@ -38,7 +38,7 @@ def _gemm(g: Graph, features: str, W: Array) -> str:
     return product
 
 
-# readout's input [B, …], values or what stands for them [B, C], and scales [B, H·C] → the value "y"
+# (graph, network, weights, readout's input [B, …], values with missing ones replaced [B, C], scales [B, H·C]) → "y"
 TASK_TWINS: dict[type, Callable[[Graph, Network, Weights, str, str, str], None]] = {
     Forecast: _forecast,
     Regress: _regress,

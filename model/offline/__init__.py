@@ -1,4 +1,4 @@
-"""Training on recorded series before going online, and the baselines that claims are compared with.
+"""Training on recorded series before a model goes online, and baselines for comparison.
 
 Knows nothing of the fold.
 """

@@ -1,7 +1,7 @@
-"""What any claim of quality is shown beside: persistence, and recursive least squares on lags.
+"""Baselines for every claim of forecast quality: persistence, and recursive least squares on lags.
 
-Both are prequential forecasters of one stream: `step` takes the values of one tick, learns from them, and forecasts
-the ticks after it. No forecast uses anything that lies after its origin.
+Both are prequential forecasters of one stream: `step` learns from the values of one tick and forecasts the ticks after
+it. No forecast uses anything after its origin.
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ Array = npt.NDArray[np.float64]
 Values = npt.NDArray[np.floating[Any]]
 
 LEVEL_RATE = 0.002  # slowest rate of the running statistics: a memory of 500 ticks
-WARM_DIFFERENCES = 50  # from here on, a squared difference counts for at most CAP times the running one
+WARM_DIFFERENCES = 50  # after this many, a squared difference counts for at most CAP times the running one
 CAP = 25.0
-RELATIVE_FLOOR = 1e-3  # the difference scale's floor, as a share of the running standard deviation
-TARGET_CLIP = 8.0  # in difference scales: one outlier must not undo a thousand ticks of a squared loss
+RELATIVE_FLOOR = 1e-3  # floor of the difference scale, as a share of the running standard deviation
+TARGET_CLIP = 8.0  # in difference scales: with a squared loss, one outlier must not undo a thousand ticks
 
 
 class Baseline(Protocol):
     """A forecaster of one stream."""
 
     def step(self, x: Values, u: Values | None = None) -> Array:
-        """Learn from this tick and forecast the next H.
+        """Learn from this tick and return the forecasts of the next H ticks.
 
-        x: (C,) finite, in the stream's own units; u: (F,) known-ahead inputs of the NEXT tick, such as its calendar.
-        Returns a new array (H, C) in the same units; row h−1 is the forecast of the h-th tick from here.
+        x: (C,), finite, in the stream's units; u: (F,), known-ahead inputs of the NEXT tick, such as its calendar.
+        Returns a new array (H, C) in the same units; row h−1 forecasts the h-th tick from here.
         """
         ...
 
 
 class Persistence:
-    """Every future value is the present one."""
+    """Forecasts the present value for every step."""
 
     def __init__(self, horizon: int) -> None:
         self.horizon = horizon
@@ -46,10 +46,10 @@ class Persistence:
 
 
 class Held:
-    """Baselines where values may be missing, NaN: one per channel, fed with the last value observed in its place.
+    """Baseline for values that may be missing, NaN: one baseline per channel, fed with its last observed value.
 
-    A channel begins with its first value: before it, nothing is learned, and the forecast is 0. make: a new baseline
-    of one channel and this horizon.
+    A channel starts with its first value; before it, nothing is learned and the forecast is 0. make: returns a new
+    baseline of one channel and this horizon.
     """
 
     def __init__(self, make: Callable[[], Baseline], channels: int, horizon: int) -> None:
@@ -69,14 +69,14 @@ class Held:
 class RecursiveLeastSquares:
     """Exponentially weighted least squares per channel and horizon (Haykin, Adaptive Filter Theory, ch. 10).
 
-    The regressor is the last `lags` values, written as differences and the level, an intercept, and `known` inputs. It
-    is in units of running statistics, so that raw values of any size do, and zero weights are persistence. Head h
-    learns when tick t arrives, from the regressor and the scale of tick t−h. The heads of one channel share their
-    regressors and so the inverse covariance P: each uses the gain of its own origin.
+    The regressor holds the last `lags` values, as differences and the level, an intercept, and `known` inputs. It is in
+    units of running statistics, so that raw values may have any size and zero weights are persistence. When tick t
+    arrives, head h learns from the regressor and the scale of tick t−h. The heads of one channel share their regressors
+    and therefore the inverse covariance P; each uses the gain of its own origin.
 
-    Forgetting makes P grow without bound in every direction that is not excited (wind-up), so its trace may not exceed
-    its value at the start; and the update is written so that P stays symmetric to the last bit, because the usual
-    gain-times-row form drifts apart and blows up at forgetting factors below 0.995.
+    Forgetting makes P grow without bound in every direction that is not excited (wind-up), so its trace is limited to
+    its initial value. The update keeps P exactly symmetric, because the usual gain-times-row form loses symmetry and
+    diverges at forgetting factors below 0.995.
     """
 
     def __init__(
@@ -116,7 +116,7 @@ class RecursiveLeastSquares:
         return forecast
 
     def _learn(self, x: Array) -> None:
-        """Head h takes x as the answer for the origin h ticks ago."""
+        """Update the weights: x is the label of head h for the origin h ticks ago."""
         slots = (self._ticks - 1 - np.arange(self.horizon)) % self.horizon
         scale = self._scale[slots]
         target = np.clip(divide(x - self._origin[slots], scale), -TARGET_CLIP, TARGET_CLIP)
@@ -124,7 +124,7 @@ class RecursiveLeastSquares:
         self._weights += self._gain[slots] * error[:, :, None]
 
     def _follow(self, x: Array) -> tuple[Array, Array]:
-        """Take x into the running statistics and the lags; returns standard deviation and difference scale, (C,)."""
+        """Update running statistics and lags with x; return standard deviation and difference scale, (C,) each."""
         t = self._ticks + 1
         rate = max(1 / t, LEVEL_RATE)
         e = x - self._mean
@@ -143,17 +143,17 @@ class RecursiveLeastSquares:
         return deviation, np.sqrt(self._difference) + RELATIVE_FLOOR * deviation
 
     def _regress(self, x: Array, u: Array, deviation: Array, scale: Array) -> Array:
-        """The regressor (C, lags + 1 + known) of the tick just followed."""
+        """Return the regressor (C, lags + 1 + known) of the tick that `_follow` has added."""
         regressor = np.empty((self.channels, self._weights.shape[2]))
         regressor[:, : self.lags - 1] = divide(self._last[:-1] - self._last[1:], scale).T
         regressor[:, self.lags - 1] = divide(x - self._mean, deviation)
         regressor[:, self.lags] = 1.0
         regressor[:, self.lags + 1 :] = u
-        regressor[scale == 0] = 0.0  # a channel that has not moved yet teaches nothing
+        regressor[scale == 0] = 0.0  # nothing is learned from a channel that has not changed yet
         return regressor
 
     def _update_covariance(self, regressor: Array) -> Array:
-        """Advance P by one regressor (C, n); returns its gain, (C, n)."""
+        """Update P with one regressor (C, n) and return its gain, (C, n)."""
         P = self._P
         projected = np.einsum("cij,cj->ci", P, regressor)
         energy = self.forgetting + np.maximum(np.einsum("ci,ci->c", projected, regressor), 0.0)
@@ -166,5 +166,5 @@ class RecursiveLeastSquares:
 
 
 def divide(a: Array, b: Array) -> Array:
-    """a / b, and 0 where b is 0: a channel that never moved is described by zeros."""
+    """Return a / b, and 0 where b is 0, as for a channel that never changed."""
     return np.divide(a, b, out=np.zeros(np.broadcast_shapes(a.shape, b.shape)), where=b > 0)

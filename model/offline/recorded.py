@@ -1,7 +1,7 @@
-"""A recorded series as a network sees it: features, labels and their mask for every tick, made once.
+"""A recorded series as a network reads it: features, labels and their mask for every tick, computed once.
 
-The scaler is causal and knows no weights, so one pass over the whole series gives exactly what the network would have
-seen online; what is learned from these rows can go on learning on a stream.
+The scaler is causal and independent of the weights, so that one pass over the series gives exactly the features that
+the network would have had online. Weights trained on these rows can continue to learn online.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ class Recorded(NamedTuple):
     """N ticks of one stream, time-major."""
 
     X: Array  # [N, E] feature rows
-    Y: Array  # [N, O] labels of the answers given at each tick: as they came, until `settle`
+    Y: Array  # [N, O] labels of each tick's answer: as given, or targets after `scale_labels`
     weight: Array  # [N, O] 1 for a label, 0 where there is none
-    last: Array  # [N, K] present values of the K forecast channels, or what stands for them
-    scale: Array  # [N, H, K] unit of each forecast; 0 where nothing is known of it yet
-    voided: int  # labels that lie behind a gap longer than max_gap
+    last: Array  # [N, K] present values of the K forecast channels, missing ones replaced
+    scale: Array  # [N, H, K] unit of each forecast; 0 where it is not known yet
+    voided: int  # labels that a gap longer than max_gap separates from their origin
 
 
 class Span(NamedTuple):
-    """Where one series stands among several in a `Recorded`: begin..cut is learned from, held..end judges.
+    """Position of one series in a `Recorded` of several: begin..cut are training ticks, held..end are held out.
 
-    Of one series alone, held is cut. Every cut comes before every held.
+    For a single series, held equals cut. Every cut comes before every held.
     """
 
     begin: int
@@ -42,7 +42,10 @@ class Span(NamedTuple):
 
 
 def side_by_side(series: Sequence[Recorded], cuts: Sequence[int]) -> tuple[Recorded, tuple[Span, ...]]:
-    """Several series as one: the ticks of each up to its cut, one series after the other, then likewise the rest."""
+    """Join several series into one: the ticks of each up to its cut, series by series, then the rest of each.
+
+    Returns the joined series and the position of each in it.
+    """
     lengths = [len(one.X) for one in series]
     ends = np.cumsum([0, *cuts])
     held = ends[-1] + np.cumsum([0, *(length - cut for length, cut in zip(lengths, cuts, strict=True))])
@@ -61,10 +64,11 @@ def side_by_side(series: Sequence[Recorded], cuts: Sequence[int]) -> tuple[Recor
 
 
 def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array | None = None) -> Recorded:
-    """Run the scaler over a whole series and join every label. x: [N, C] raw; time: [N] seconds, NaN where none.
+    """Run the scaler over a whole series and join every label to its tick.
 
-    Task forecast: head h of tick t has its label at t + h (DESIGN R8), unless a gap lies between them, or, with
-    missing = hold, that value is missing. Other tasks: labels [N, O], NaN where there is none.
+    x: [N, C] raw values; time: [N] seconds, NaN where none. Task forecast: the label of head h at tick t is the value
+    at t + h (DESIGN R8), unless a gap lies between them or, with missing = hold, that value is missing. Other tasks:
+    labels [N, O], NaN where there is none.
     """
     spec, N = network.spec, len(x)
     x = np.asarray(x, np.float32)
@@ -84,9 +88,9 @@ def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array
 
 
 def future(values: Array, time: NDArray[np.float64], max_gap: float, horizon: int) -> tuple[Array, int]:
-    """[N, H·K]: the values of the next H ticks, NaN behind a gap and behind the end; and how many ticks gaps voided.
+    """Return the values of the next H ticks, [N, H·K], NaN after a gap or the end; and the number of labels voided.
 
-    values: [N, K] of the forecast channels; time: [N] seconds, NaN where none; max_gap: 0 for none.
+    values: [N, K] of the forecast channels; time: [N] seconds, NaN where none; max_gap: seconds, 0 for no limit.
     """
     N, K = values.shape
     run = _runs(time, max_gap)
@@ -99,17 +103,17 @@ def future(values: Array, time: NDArray[np.float64], max_gap: float, horizon: in
 
 
 def _runs(time: NDArray[np.float64], max_gap: float) -> NDArray[np.intp]:
-    """[N] the number of gaps before each tick: equal for two ticks that no gap separates."""
+    """Return the number of gaps before each tick, [N]: equal for two ticks without a gap between them."""
     run = np.zeros(len(time), np.intp)
     if max_gap > 0:
         run[1:] = np.cumsum(np.diff(time) > max_gap)  # NaN compares false
     return run
 
 
-def settle(network: Network, weights: Weights, recorded: Recorded, end: int) -> Recorded:
-    """The series with its labels as targets for the readout, in the units that those of the first `end` ticks give.
+def scale_labels(network: Network, weights: Weights, recorded: Recorded, end: int) -> Recorded:
+    """Return the series with its labels as targets for the readout, in units of the labels of the first `end` ticks.
 
-    The task's statistics in `weights` follow those labels, in order and group by group as online.
+    The task's statistics in `weights` are updated with those labels, in order and group by group as online.
     """
     for t in range(0, end, GROUP_ROWS):
         group = slice(t, min(t + GROUP_ROWS, end))
@@ -122,9 +126,9 @@ def settle(network: Network, weights: Weights, recorded: Recorded, end: int) -> 
 
 
 def known_by(recorded: Recorded, horizon: int, end: int, spans: Sequence[Span] | None = None) -> Array:
-    """The mask of the first `end` ticks with only those labels that had arrived by the cut of their series.
+    """Return the mask of the first `end` ticks without labels from after the cut of their series, [end, O], new.
 
-    spans: None for one series with its cut at `end`. Returns [end, O], new.
+    spans: None for one series with its cut at `end`.
     """
     weight = recorded.weight[:end].reshape(end, horizon, -1).copy()
     for begin, cut, _, _ in spans or [Span(0, end, end, end)]:

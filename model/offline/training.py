@@ -1,8 +1,8 @@
 """Offline training: passes over a recorded series before a model goes online.
 
-The history is cut into contiguous segments that run side by side as rows of one batch, chunk by chunk: the hidden
-state is carried from chunk to chunk, the gradient is cut there (truncated BPTT). With a chunk as long as a segment it
-is whole-sequence BPTT. A held-out tail decides whose epoch's weights are kept.
+The series is cut into contiguous segments that run side by side as rows of one batch, chunk by chunk. The hidden state
+is carried from chunk to chunk; the gradient is cut there (truncated BPTT). With chunks as long as segments, it is
+BPTT over whole sequences. The loss on a held-out tail decides which epoch's weights are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.network import Network
-from model.offline.recorded import Recorded, Span, known_by, settle
+from model.offline.recorded import Recorded, Span, known_by, scale_labels
 from model.parameters import Array, Weights
 from model.update.bptt import Batch, gradient, predict
 from model.update.gradients import clip_by_global_norm
@@ -26,50 +26,50 @@ from model.update.schedules import SCHEDULES
 
 ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
 SEGMENT_WINDOWS = 10  # length of a segment, in windows of the spec
-SCORED_TICKS = 256  # of one forward run when scoring
-WARM_TICKS = 512  # run before the first scored tick, so that the hidden state is where serving would have it
+SCORED_TICKS = 256  # ticks of one forward pass when scoring
+WARM_TICKS = 512  # ticks run before the first scored one, so that the hidden state is as in serving
 
 
 class Diverged(FloatingPointError):
-    """A loss or gradient that is not finite. The text says which and when; the best weights are as they were."""
+    """A loss or gradient is not finite. The text says which and when; the best weights are not affected."""
 
 
 class Epoch(NamedTuple):
-    """One pass over the training ticks. Losses are scaled: summed over a tick's outputs, mean over labelled ticks."""
+    """One pass over the training ticks. Losses are scaled, summed over a tick's outputs, mean over labelled ticks."""
 
-    number: int  # 0: the first weights, before any update
-    train: float  # each chunk's before its update, mean over the pass; NaN for number 0
-    held_out: float  # of the weights after the pass; NaN without held-out ticks
-    best: bool  # these weights are the best so far
+    number: int  # 0: the initial weights, before any update
+    train: float  # loss of each chunk before its update, mean over the pass; NaN for number 0
+    held_out: float  # loss of the weights after the pass; NaN without held-out ticks
+    best: bool  # whether these weights are the best so far
     updates: int  # so far
-    clipped: int  # of these, how many had a gradient longer than the spec's clip
+    clipped: int  # updates so far with a gradient norm above the spec's clip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflineSettings:
-    """How to go through a history. chunk: ticks of one update, 0 for whole segments; segments: a multiple of rows."""
+    """How to train on a series."""
 
     epochs: int
-    patience: int  # epochs without a better held-out loss until it stops
-    rows: int
-    segments: int
-    chunk: int
+    patience: int  # epochs without a better held-out loss before training stops
+    rows: int  # segments side by side
+    segments: int  # a multiple of rows
+    chunk: int  # ticks of one update; 0: whole segments
 
     @classmethod
     def truncated(cls, epochs: int, patience: int, ticks: int, window: int) -> OfflineSettings:
-        """Chunks of one window, over as many segments as so many training ticks give."""
+        """Return settings with chunks of one window, and as many segments as `ticks` training ticks allow."""
         rows = max(1, min(ROWS, ticks // (SEGMENT_WINDOWS * window)))
         segments = rows * max(1, ticks // (SEGMENT_WINDOWS * window * rows))
         return cls(epochs=epochs, patience=patience, rows=rows, segments=segments, chunk=window)
 
     @classmethod
     def whole(cls, epochs: int, patience: int, segments: int = 1) -> OfflineSettings:
-        """One update per epoch, through the whole history or through whole segments of it side by side."""
+        """Return settings with one update per epoch, over the whole series or over `segments` of it side by side."""
         return cls(epochs=epochs, patience=patience, rows=segments, segments=segments, chunk=0)
 
 
 class Best(NamedTuple):
-    """The weights to keep, [n], of which epoch they are and what they lost on the held-out ticks."""
+    """The weights to keep, flat [n], with their epoch and their held-out loss."""
 
     epoch: int
     loss: float
@@ -77,12 +77,13 @@ class Best(NamedTuple):
 
 
 class OfflineTraining:
-    """A network's weights on their way through a history. `best` is replaced as a whole, never half.
+    """Training of a network's weights on a recorded series. `best` is replaced as a whole, so it may be read any time.
 
-    recorded: as `prepare` or `side_by_side` gives it; the attribute is settled. train_ticks: so many ticks are learned
-    from, with the labels known by then; the others are held out. Of those that do not fill a segment the oldest are
-    left out. spans: where each of several series stands; None for one. first: [n] weights to begin with, copied; None:
-    drawn by the spec's seed, which decides the order too.
+    recorded: as `prepare` or `side_by_side` returns it; the attribute holds the series with scaled labels.
+    train_ticks: number of leading ticks to learn from, with the labels known by then; the others are held out. The
+    oldest ticks that do not fill a segment are left out.
+    spans: positions of several series; None for one.
+    first: [n] initial weights, copied; None: drawn from the spec's seed, which also decides the order of segments.
     """
 
     def __init__(
@@ -98,14 +99,14 @@ class OfflineTraining:
         self.network, self.train_ticks, self.settings = network, train_ticks, settings
         self.spans = tuple(spans or [Span(0, train_ticks, train_ticks, len(recorded.X))])
         self.weights = network.weights(network.init_params() if first is None else first.copy())
-        self.recorded = settle(network, self.weights, recorded, train_ticks)
+        self.recorded = scale_labels(network, self.weights, recorded, train_ticks)
         self.best = Best(0, math.inf, self.weights.flat.copy())
         self.updates = self.clipped = 0
         self._optimizer = OPTIMIZERS[spec.optimizer](spec)
         self._schedule = SCHEDULES[spec.schedule](spec)
         self._optimizer_state = self._optimizer.init(network.layout.size)
         self._length, self._begins = cut_segments(self.spans, settings.segments)
-        self._follows = np.flatnonzero(np.diff(self._begins) == self._length)  # segments whose successor goes on there
+        self._follows = np.flatnonzero(np.diff(self._begins) == self._length)  # segments that the next one continues
         self._follows = np.array([s for s in self._follows if _same(self.spans, *self._begins[s : s + 2])], np.intp)
         self._chunk = min(settings.chunk or self._length, self._length)
         self._weight = known_by(self.recorded, spec.horizon, train_ticks, self.spans)
@@ -115,14 +116,15 @@ class OfflineTraining:
         self._tape = network.tape(self._chunk, settings.rows)
 
     def epochs(self) -> Iterator[Epoch]:
-        """Learn until epochs or patience are spent; first what the first weights are worth. Raises Diverged."""
-        yield self._judge(0, math.nan)
+        """Train until epochs or patience are used up. Yields the initial weights as epoch 0. Raises Diverged."""
+        yield self._evaluate(0, math.nan)
         for number in range(1, self.settings.epochs + 1):
-            yield self._judge(number, self._pass(number))
+            yield self._evaluate(number, self._pass(number))
             if self.train_ticks < len(self.recorded.X) and number - self.best.epoch >= self.settings.patience:
                 return
 
-    def _judge(self, number: int, train: float) -> Epoch:
+    def _evaluate(self, number: int, train: float) -> Epoch:
+        """Compute the held-out loss and keep the weights if they are the best so far."""
         held_out, end = math.nan, len(self.recorded.X)
         if self.train_ticks < end:
             held_out = score(self.network, self.weights, self.recorded, self.train_ticks, end, self.spans)
@@ -134,7 +136,7 @@ class OfflineTraining:
         return Epoch(number, train, held_out, best, self.updates, self.clipped)
 
     def _pass(self, number: int) -> float:
-        """Learn from every segment once, in a new order. Returns the mean training loss."""
+        """Learn from every segment once, in a new random order. Returns the mean training loss."""
         total, ticks, ends = 0.0, 0, np.empty_like(self._starts)
         order = self._rng.permutation(self.settings.segments)
         for group in order.reshape(-1, self.settings.rows):
@@ -148,20 +150,22 @@ class OfflineTraining:
                     self.network.forward(self.weights, batch.start, batch.X, self._tape)
                 state = self.network.state_after(self._tape, t1 - t0)
             ends[group] = state
-        # In the next pass a segment begins where the one before it has ended; the first of a series, from zeros.
+        # In the next pass a segment starts from the last state of the one before it, the first of a series from zeros.
         self._starts[self._follows + 1] = ends[self._follows]
         return total / ticks if ticks else math.nan
 
     def _cuts(self) -> list[int]:
-        """Where the chunks of one pass over a segment begin and end; the first has a random length, so that the
-        gradient is cut elsewhere each time."""
+        """Return the boundaries of the chunks of a segment for one pass.
+
+        The first chunk has a random length, so that the gradient is cut elsewhere in each pass.
+        """
         if self._chunk == self._length:
             return [0, self._length]
         first = int(self._rng.integers(1, self._chunk + 1))
         return [0, *range(first, self._length, self._chunk), self._length]
 
     def _batch(self, group: NDArray[np.intp], state: Array, t0: int, t1: int) -> tuple[Batch, int]:
-        """Ticks t0..t1 of the group's segments, padded to a chunk, and how many of them have a label."""
+        """Return ticks t0..t1 of the group's segments, padded to a chunk, and the number of labelled ticks."""
         ticks = self._begins[group][None] + np.arange(t0, t1)[:, None]
         missing = self._chunk - (t1 - t0)
 
@@ -171,7 +175,7 @@ class OfflineTraining:
         weight = rows(self._weight)
         any_label = weight.any(axis=2)
         labelled = int(any_label.sum())
-        if labelled:  # `gradient` takes the mean over rows with a label; this makes it the mean over labelled ticks
+        if labelled:  # turns `gradient`'s mean over rows with a label into the mean over labelled ticks
             weight *= np.float32(any_label.any(axis=0).sum() / labelled)
         return Batch(state, rows(self.recorded.X), rows(self.recorded.Y), weight), labelled
 
@@ -194,9 +198,9 @@ class OfflineTraining:
 
 
 def cut_segments(spans: Sequence[Span], segments: int) -> tuple[int, NDArray[np.intp]]:
-    """The length of so many equal segments, the longest that the series give, and where each begins, in order.
+    """Cut the training ticks into equal segments of the greatest length; return the length and each first tick [n].
 
-    A segment is of one series and ends at its cut or where the next begins; the oldest ticks are left out.
+    A segment lies within one series and ends at its cut or where the next segment begins. Oldest ticks are left out.
     """
     ticks = [span.cut - span.begin for span in spans]
     length = sum(ticks) // segments
@@ -210,16 +214,16 @@ def cut_segments(spans: Sequence[Span], segments: int) -> tuple[int, NDArray[np.
 
 
 def _same(spans: Sequence[Span], one: int, other: int) -> bool:
-    """Whether two ticks to learn from are of one series."""
+    """Return whether two training ticks belong to the same series."""
     return any(span.begin <= one < span.cut and span.begin <= other < span.cut for span in spans)
 
 
 def forecasts(
     network: Network, weights: Weights, recorded: Recorded, start: int, end: int, spans: Sequence[Span] | None = None
 ) -> Array:
-    """Scaled forecasts p [end − start, O] of the ticks start..end, the state warmed from zeros before them.
+    """Return scaled forecasts p [end − start, O] of ticks start..end; the state is warmed up from zeros before them.
 
-    spans: of several series whose held-out ticks are start..end; each is warmed by its own.
+    spans: positions of several series whose held-out ticks are start..end; each is warmed up with its own ticks.
     """
     if spans is None or len(spans) == 1:
         begin = max(0, start - WARM_TICKS)
@@ -233,7 +237,7 @@ def forecasts(
 
 
 def _forecasts(network: Network, weights: Weights, rows: Array, warm: int) -> Array:
-    """Scaled forecasts [N − warm, O] of feature rows [N, E] of one series, but those that only warm the state."""
+    """Return scaled forecasts [N − warm, O] of one series' feature rows [N, E]; the first `warm` warm up the state."""
     state, made = np.zeros((1, network.hidden_size), np.float32), []
     tape = network.tape(min(SCORED_TICKS, len(rows)), 1)
     for t in range(0, len(rows), tape.T):
@@ -248,12 +252,15 @@ def _forecasts(network: Network, weights: Weights, rows: Array, warm: int) -> Ar
 def score(
     network: Network, weights: Weights, recorded: Recorded, start: int, end: int, spans: Sequence[Span] | None = None
 ) -> float:
-    """Loss of the ticks start..end as `Epoch` states it; nothing is learned. recorded: settled, with these weights."""
+    """Return the loss of ticks start..end, as in `Epoch`, without learning.
+
+    recorded: as `scale_labels` returned it with these weights.
+    """
     return loss_of(network, recorded, forecasts(network, weights, recorded, start, end, spans), start, end)
 
 
 def loss_of(network: Network, recorded: Recorded, p: Array, start: int, end: int) -> float:
-    """The same for scaled forecasts p [end − start, O] from anywhere, such as a baseline's; NaN without a label."""
+    """Return the loss of scaled forecasts p [end − start, O], for example a baseline's; NaN without a label."""
     weight = recorded.weight[start:end]
     each, _ = network.loss(p, recorded.Y[start:end], weight)
     ticks = int(weight.any(axis=1).sum())

@@ -1,7 +1,7 @@
-"""One update by truncated backpropagation through time (Williams & Peng 1990): window in, gradient out.
+"""Gradient of one window by truncated backpropagation through time (Williams & Peng 1990).
 
-One signature serves every kind of label: `weight` says which outputs at which positions have one. Newest only,
-horizon h, padding, late labels and whole windows are all just that mask.
+One signature serves every kind of label: `weight` marks the outputs and positions that have one. Labels of the newest
+tick only, of horizon h, late labels, whole windows and padding differ only in this mask.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from model.update.rounds import padded_rows
 
 
 class Batch(NamedTuple):
-    """What one update learns from. T ticks of B rows; rows of shorter history are padded at the end with weight 0."""
+    """The data of one update: T ticks of B rows. Rows with fewer ticks are padded at the end with weight 0."""
 
     start: Array  # [B, hidden_size] hidden states before the first input
     X: Array  # [T, B, E] feature rows
@@ -25,13 +25,13 @@ class Batch(NamedTuple):
 
 
 def padded(batch: Batch) -> Batch:
-    """The batch with rows without labels appended, up to one of the few sizes there are tapes for."""
+    """Return the batch with unlabelled zero rows appended up to one of PADDED_ROWS, the sizes that tapes have."""
     size = padded_rows(len(batch.start))
     return Batch(pad_rows(size, batch.start, 0), *(pad_rows(size, a, 1) for a in batch[1:]))
 
 
 def pad_rows(size: int, array: Array, axis: int) -> Array:
-    """`array` with zero rows appended along `axis` up to `size`."""
+    """Return `array` with zeros appended along `axis` up to length `size`; itself if it has that length."""
     missing = size - array.shape[axis]
     if not missing:
         return array
@@ -41,13 +41,13 @@ def pad_rows(size: int, array: Array, axis: int) -> Array:
 
 
 def labelled(weight: Array) -> tuple[int, int]:
-    """First and one past the last position with any label; (0, 0) without one."""
+    """Return the first position with a label and one past the last, of weight [T, B, O]; (0, 0) without labels."""
     positions = np.flatnonzero(weight.any(axis=(1, 2)))
     return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
 
 
 def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: tuple[int, int]) -> Array:
-    """Scaled forecasts p [t1 − t0, B, O] at the positions t0..t1 of `span`; the tape is for `backward`."""
+    """Return scaled forecasts p [t1 − t0, B, O] at positions t0..t1 of `span`. The tape then allows a `backward`."""
     t0, t1 = span
     H = network.forward(weights, batch.start, batch.X, tape)[t0:t1]
     n = (t1 - t0) * tape.B
@@ -58,11 +58,11 @@ def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: 
 def gradient(
     network: Network, weights: Weights, batch: Batch, tape: Tape, grad: Weights
 ) -> tuple[float, Array, tuple[int, int]]:
-    """Loss and gradient of a batch: forward, loss at the labelled positions, backward over all T.
+    """Compute loss and gradient of a batch: forward, loss at the labelled positions, backward over all T.
 
-    The loss is the sum over a row's labelled outputs, averaged over rows with any label. grad is overwritten;
-    it is zero for the parts that the spec freezes, so that a norm of it is of what learns.
-    Returns the loss, the forecasts p and the span of positions they are for (see `predict`).
+    The loss is summed over a row's labelled outputs and averaged over rows with a label. grad is overwritten; it is
+    zero in frozen parts, so that its norm covers only what learns.
+    Returns the loss, the forecasts p and the span of their positions (see `predict`).
     """
     t0, t1 = span = labelled(batch.weight)
     grad.flat[...] = 0

@@ -1,4 +1,4 @@
-"""What happens to a gradient before it is used: the global-norm clip and the gradient report."""
+"""Global-norm clip of a gradient, checks of an update, and the gradient report."""
 
 from __future__ import annotations
 
@@ -27,26 +27,26 @@ def clip_by_global_norm(grad: Array, max_norm: float) -> float:
 
 
 def check_finite(weights: Array) -> None:
-    """Raise FloatingPointError where the flat weights are not finite, or so large that their norm is not."""
+    """Raise FloatingPointError if flat weights (n,) are not finite, or so large that their squared norm is not."""
     square = float(np.vdot(weights, weights))
     if not math.isfinite(square):
         raise FloatingPointError(f"the weights' squared norm is {square} after the update")
 
 
 def relative_change(after: Array, before: Array) -> float:
-    """‖after − before‖ / ‖before‖ of flat weights, L2; 0 where they are equal."""
+    """Return ‖after − before‖ / ‖before‖ of flat weights (n,), L2 norms; 0 if they are equal."""
     moved, size = (math.sqrt(float(np.vdot(v, v))) for v in (after - before, before))
     return moved / max(size, 1e-30)
 
 
 def layer_norms(grad: Array, layers: dict[str, slice]) -> dict[str, float]:
-    """L2 norm of each layer's part of a flat gradient."""
+    """Return the L2 norm of each layer's part of a flat gradient (n,)."""
     return {name: math.sqrt(float(np.vdot(grad[part], grad[part]))) for name, part in layers.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class GradientReport:
-    """What one update looked like. Norms are L2, in loss per unit of parameter (of hidden state for lag_norms)."""
+    """Norms and ratios of one update. Norms are L2, in loss per unit of parameter (lag_norms: of hidden state)."""
 
     norm: float  # before the clip
     clipped_norm: float
@@ -59,8 +59,11 @@ class GradientReport:
 def report_of(
     network: Network, weights: Array, step: Array, tape: Tape, newest: int, norm: float, by_layer: dict[str, float]
 ) -> GradientReport:
-    """The report of an update that was made: `step` is what was added to the flat `weights`, `tape` the window's after
-    its backward, `newest` one past its last labelled position, `norm` before the clip."""
+    """Return the report of an update.
+
+    weights: flat, after the update; step: what was added to them; tape: the window's, after its backward; newest: one
+    past the last labelled position; norm: before the clip; by_layer: see `layer_norms`. All are only read.
+    """
     change, size = (math.sqrt(sum(float(np.vdot(v[p], v[p])) for p in network.learned)) for v in (step, weights))
     cell, workspace = network.cells[-1], tape.cells[-1]
     return GradientReport(

@@ -1,7 +1,7 @@
-"""Optimizers on the flat parameter vector. Settings are frozen, state is explicit data that a checkpoint stores.
+"""Optimizers on the flat parameter vector. Settings are frozen; state is explicit data that a checkpoint stores.
 
-A registry entry makes the optimizer that a spec asks for; the rate comes with each step, from the spec's schedule.
-Each is held to its plain form in tests/oracles.
+`OPTIMIZERS` maps the spec's name to an optimizer; the spec's schedule gives the rate of each step. Tests compare each
+optimizer with its plain form in tests/oracles.
 """
 
 from __future__ import annotations
@@ -19,29 +19,29 @@ from model.spec import ModelSpec
 
 @dataclass(slots=True)
 class OptimizerState:
-    """What an optimizer remembers: the step count, its moments as rows of one array, and scratch that nothing reads."""
+    """State of an optimizer: the step count, the moments as rows of one array, and scratch that no step reads."""
 
     step: int
-    moments: Array  # [moments, n], same dtype as the parameters; an optimizer may have no moment
+    moments: Array  # [moments, n], same dtype as the parameters; [0, n] for an optimizer without moments
     scratch: Array  # [n]
 
 
 class Optimizer(Protocol):
-    """Contract: `update` changes params and state in place and reads nothing else."""
+    """Contract: `update` modifies params and state in place and reads nothing else."""
 
     def init(self, n: int, dtype: type[np.floating[Any]] = np.float32) -> OptimizerState:
-        """The state before the first step, for n parameters."""
+        """Return the state before the first step, for n parameters."""
         ...
 
     def update(self, params: Array, grad: Array, state: OptimizerState, rate: float) -> None:
-        """One step of size `rate`. params: (n,), modified; grad: (n,), overwritten with the step taken."""
+        """Take one step at learning rate `rate`. params: (n,), modified; grad: (n,), overwritten with the step."""
         ...
 
 
 def update_parts(
     optimizer: Optimizer, parts: Iterable[slice], params: Array, grad: Array, state: OptimizerState, rate: float
 ) -> None:
-    """`Optimizer.update` of these parts of the vectors alone; nothing outside them is read or written."""
+    """Take one step of `Optimizer.update` on these parts of the vectors; nothing outside them is read or written."""
     for part in parts:
         seen = OptimizerState(state.step, state.moments[:, part], state.scratch[part])
         optimizer.update(params[part], grad[part], seen, rate)
@@ -54,14 +54,14 @@ def _zeros(moments: int, n: int, dtype: type[np.floating[Any]]) -> OptimizerStat
 
 @dataclass(frozen=True, slots=True)
 class SGD:
-    """θ ← θ − rate·∇: gradient descent, stochastic because the gradient is of a sample (Robbins & Monro 1951)."""
+    """Stochastic gradient descent: θ ← θ − rate·∇ (Robbins & Monro 1951)."""
 
     def init(self, n: int, dtype: type[np.floating[Any]] = np.float32) -> OptimizerState:
-        """No moments."""
+        """Return a state without moments."""
         return _zeros(0, n, dtype)
 
     def update(self, params: Array, grad: Array, state: OptimizerState, rate: float) -> None:
-        """One step in place; `grad` ends as the change that was added to params."""
+        """Take one step in place; `grad` is overwritten with the change added to params."""
         state.step += 1
         grad *= -rate
         params += grad
@@ -74,11 +74,11 @@ class Momentum:
     momentum: float = 0.9  # μ
 
     def init(self, n: int, dtype: type[np.floating[Any]] = np.float32) -> OptimizerState:
-        """v = 0."""
+        """Return the state with v = 0."""
         return _zeros(1, n, dtype)
 
     def update(self, params: Array, grad: Array, state: OptimizerState, rate: float) -> None:
-        """One step in place; `grad` ends as the change that was added to params."""
+        """Take one step in place; `grad` is overwritten with the change added to params."""
         state.step += 1
         (v,) = state.moments
         grad *= -rate
@@ -90,20 +90,20 @@ class Momentum:
 
 @dataclass(frozen=True, slots=True)
 class Nesterov:
-    """v ← μ·v − rate·∇(θ + μ·v), θ ← θ + v (Sutskever et al. 2013, eq. 3–4).
+    """Nesterov momentum: v ← μ·v − rate·∇(θ + μ·v), θ ← θ + v (Sutskever et al. 2013, eq. 3–4).
 
-    The parameters held, and served, are the look-ahead point φ = θ + μ·v, where the gradient is taken:
-    φ ← φ + μ·v − rate·∇(φ) with the new v. The same iterates, written in what is stored.
+    The stored and served parameters are the look-ahead point φ = θ + μ·v, at which the gradient is computed:
+    φ ← φ + μ·v − rate·∇(φ) with the new v. These are the same iterates, written in terms of φ.
     """
 
     momentum: float = 0.9  # μ
 
     def init(self, n: int, dtype: type[np.floating[Any]] = np.float32) -> OptimizerState:
-        """v = 0."""
+        """Return the state with v = 0."""
         return _zeros(1, n, dtype)
 
     def update(self, params: Array, grad: Array, state: OptimizerState, rate: float) -> None:
-        """One step in place; `grad` ends as the change that was added to params."""
+        """Take one step in place; `grad` is overwritten with the change added to params."""
         state.step += 1
         (v,) = state.moments
         grad *= -rate
@@ -116,10 +116,10 @@ class Nesterov:
 
 @dataclass(frozen=True, slots=True)
 class Adam:
-    """Adam, Algorithm 1 of Kingma & Ba (arXiv:1412.6980), with their symbols.
+    """Adam (Kingma & Ba, arXiv:1412.6980, Algorithm 1), with the paper's symbols.
 
-    Moments are stored unscaled (m/(1−β₁), v/(1−β₂)) and all bias corrections are folded into two scalars: two passes
-    over the vector fewer than as written there.
+    Moments are stored unscaled (m/(1−β₁), v/(1−β₂)) and all bias corrections are folded into two scalars, which saves
+    two passes over the vector.
     """
 
     beta1: float = 0.9
@@ -127,16 +127,16 @@ class Adam:
     eps: float = 1e-8  # outside the square root, as in the paper
 
     def init(self, n: int, dtype: type[np.floating[Any]] = np.float32) -> OptimizerState:
-        """m = v = 0."""
+        """Return the state with m = v = 0."""
         return _zeros(2, n, dtype)
 
     def update(self, params: Array, grad: Array, state: OptimizerState, rate: float) -> None:
-        """One step in place; `grad` ends as the change that was added to params."""
+        """Take one step in place; `grad` is overwritten with the change added to params."""
         self._step(grad, state, rate)
         params += grad
 
     def _step(self, grad: Array, state: OptimizerState, rate: float) -> None:
-        """Take the gradient in, and leave the step in its place."""
+        """Update the moments with `grad` and overwrite it with the step."""
         state.step += 1
         (m, v), scratch = state.moments, state.scratch
         m *= self.beta1
@@ -154,16 +154,16 @@ class Adam:
 
 @dataclass(frozen=True, slots=True)
 class AdamW(Adam):
-    """Adam with decoupled weight decay: the step also takes rate·weight_decay of the weights, past the moments.
+    """Adam with decoupled weight decay: each step also subtracts rate·weight_decay·θ, which the moments do not see.
 
-    Source: Loshchilov & Hutter, arXiv:1711.05101, Algorithm 2, where η·α is our rate and λ is α·weight_decay, as
-    in most libraries: a schedule then carries the decay along.
+    Source: Loshchilov & Hutter, arXiv:1711.05101, Algorithm 2, with rate = η·α and λ = α·weight_decay, as in most
+    libraries: a schedule then scales the decay too.
     """
 
     weight_decay: float = 0.01
 
     def update(self, params: Array, grad: Array, state: OptimizerState, rate: float) -> None:
-        """One step in place; `grad` ends as the change that was added to params."""
+        """Take one step in place; `grad` is overwritten with the change added to params."""
         self._step(grad, state, rate)
         np.multiply(params, rate * self.weight_decay, out=state.scratch)
         grad -= state.scratch

@@ -1,4 +1,4 @@
-"""Rounds and groups (DESIGN R4): which ticks are stepped, and learned, together. Serving and learner share it."""
+"""Rounds and groups (DESIGN R4): the ticks that are stepped and learned together, for serving and learner alike."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from numpy.typing import NDArray
 
 GROUP_ROWS = 32  # throughput of a training step peaks at 32–64 rows
 PADDED_ROWS = (1, 4, 8, 16, 32)
-# 2⁶⁴ over the golden ratio, odd: multiples of it, modulo 2⁶⁴, are spread evenly, and so are any every-nth of them.
+# 2⁶⁴ divided by the golden ratio, odd: its multiples modulo 2⁶⁴ are evenly spread, and so is every n-th of them.
 GOLDEN = 0x9E3779B97F4A7C15
 
 
 def padded_rows(rows: int) -> int:
-    """The size that a group of so many rows is padded to, so that few shapes of tapes are needed."""
+    """Return the size to which a group of `rows` rows is padded, so that few shapes of tapes are needed."""
     return next(n for n in PADDED_ROWS if n >= rows)
 
 
 def rounds(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> list[NDArray[np.intp]]:
-    """Split ticks into groups, each with a stream at most once: round r holds the r-th tick of every stream.
+    """Split ticks into groups in which a stream occurs at most once: round r holds the r-th tick of every stream.
 
     streams: (n,) stream numbers in record order. Returns index arrays of at most `limit` rows each, in record order
-    within a round; together they hold every index once. A pure function of its input: same journal, same groups.
+    within a round; every index occurs once. The same journal always gives the same groups.
     """
     return list(each_round(streams, limit))
 
 
 def each_round(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> Iterator[NDArray[np.intp]]:
-    """`rounds`, one after the other: of many ticks of few streams there are many."""
+    """Yield the groups of `rounds` one at a time: many ticks of few streams make many groups."""
     n = len(streams)
     if n <= 1:
         if n:
@@ -48,10 +48,10 @@ def each_round(streams: NDArray[np.uint32], limit: int = GROUP_ROWS) -> Iterator
 
 
 def one_in(every: int, before: int, n: int) -> NDArray[np.intp]:
-    """Places of those of n items that one keeps to keep one in `every`; before: how many items there were already.
+    """Return the indices among n items to keep when keeping one in `every`. before: items seen before these.
 
-    Whoever takes turns with others in any pattern is kept about as often as they are: keeping every second of two
-    streams' labels that alternate would leave out one of the streams.
+    Items are chosen by a hash of their number, so that streams which alternate in any pattern are thinned equally:
+    keeping every second label of two alternating streams would drop one stream.
     """
     number = np.uint64(before) + np.arange(1, n + 1, dtype=np.uint64)
     return np.flatnonzero(number * np.uint64(GOLDEN) <= np.uint64((2**64 - 1) // every))

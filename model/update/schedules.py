@@ -1,7 +1,7 @@
-"""Learning rates as functions of how many updates were made before: pure, so that learning stays a fold.
+"""Learning rates as pure functions of the number of updates so far, so that learning stays a fold.
 
-A registry entry makes the schedule that a spec asks for. All begin with the spec's warm-up: the k-th update has
-k/warmup of the rate, so that the first updates of a fresh optimizer are small and none is of size zero.
+`SCHEDULES` maps the spec's name to a schedule. All start with the spec's warm-up: update k, from 1, has k/warmup of the
+rate, so that the first updates of a new optimizer are small but not zero.
 """
 
 from __future__ import annotations
@@ -13,18 +13,18 @@ from model.spec import ModelSpec
 
 Schedule = Callable[[int], float]
 
-FLOOR = 0.1  # what cosine leaves of the rate
+FLOOR = 0.1  # final share of the rate
 
 
 def constant(rate: float, warmup: int) -> Schedule:
-    """The rate itself."""
+    """Return a schedule with a constant rate after the warm-up."""
     return lambda updates: rate * _risen(updates, warmup)
 
 
 def cosine(rate: float, warmup: int, length: int) -> Schedule:
-    """Half a cosine from the rate to a tenth of it in `length` updates after the warm-up, and a tenth from there on.
+    """Return a schedule that falls by half a cosine to a tenth of the rate in `length` updates after the warm-up.
 
-    Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5, without restarts.
+    It stays at a tenth. Source: Loshchilov & Hutter, arXiv:1608.03983, eq. 5, without restarts.
     """
 
     def at(updates: int) -> float:
@@ -35,10 +35,11 @@ def cosine(rate: float, warmup: int, length: int) -> Schedule:
 
 
 def inverse_sqrt(rate: float, warmup: int, length: int) -> Schedule:
-    """The k-th update has rate·min(k/warmup, √(warmup/k)): Vaswani et al. 2017 (arXiv:1706.03762), eq. 3, scaled.
+    """Return a schedule in which update k has rate·min(k/warmup, √(warmup/k)).
 
-    Without a warm-up that has no beginning; then it is rate/√(1 + 99·updates/length), which begins with the rate and
-    has a tenth of it after `length` updates, as cosine has.
+    Without a warm-up, that formula is undefined; the rate is then rate/√(1 + 99·updates/length), which starts at the
+    rate and falls to a tenth of it in `length` updates, as cosine does.
+    Source: Vaswani et al. 2017, arXiv:1706.03762, eq. 3, scaled.
     """
 
     def at(updates: int) -> float:

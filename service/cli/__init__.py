@@ -1,4 +1,4 @@
-"""The command line: one file per verb. `main` lists the verbs; programs do the work.
+"""The command line: one file per verb. `main` lists the verbs; the programs do the work.
 
 No other room imports it.
 """

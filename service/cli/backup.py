@@ -1,4 +1,4 @@
-"""`freshet backup` and `freshet restore`: a data directory into one file while a server runs on it, and back."""
+"""`freshet backup` and `freshet restore`: copy a data directory into one file while a server runs, and back."""
 
 from __future__ import annotations
 
@@ -15,23 +15,24 @@ import typer
 from service.console.verbs import INTERRUPTED, refused
 
 MIB = 1 << 20
-NICE = 10  # serving goes first, as it does before the trainer
+NICE = 10  # so that serving has priority, as over the trainer
 
 DataToSave = Annotated[
-    Path, typer.Option("--data", help="The directory that `freshet serve --data` is given.", metavar="DIR")
+    Path, typer.Option("--data", help="Data directory of the server (`freshet serve --data`).", metavar="DIR")
 ]
 NewData = Annotated[
-    Path, typer.Option("--data", help="The new directory, which must be empty or not there.", metavar="DIR")
+    Path, typer.Option("--data", help="The new directory, which must be empty or not exist.", metavar="DIR")
 ]
-Out = Annotated[Path, typer.Option("--out", help="The new file.", metavar="FILE.tar")]
-File = Annotated[Path, typer.Argument(help="What `freshet backup` wrote.", metavar="FILE.tar")]
+Out = Annotated[Path, typer.Option("--out", help="The file to write.", metavar="FILE.tar")]
+File = Annotated[Path, typer.Argument(help="A file that `freshet backup` wrote.", metavar="FILE.tar")]
 
 
 def backup(data: DataToSave, out: Out) -> None:
-    """Copy a data directory into a file, also while a server runs on it, which goes on serving.
+    """Copy a data directory into a file.
 
-    All that the server had acknowledged when this began is in it. The file is there once it is whole. It needs room for
-    itself, and for the time being for the largest database once more.
+    A server may run on the directory and keeps serving. The file holds everything that the server had acknowledged when
+    the backup began, and appears only when it is complete. It needs disk space for itself and, while it is written, for
+    a second copy of the largest database.
     """
 
     def work() -> str:
@@ -48,9 +49,10 @@ def backup(data: DataToSave, out: Out) -> None:
 
 
 def restore(file: File, data: NewData) -> None:
-    """Make a data directory from a backup, and check everything in it before it takes its name.
+    """Create a data directory from a backup.
 
-    Restore only what you trust as you trust the server's own disk: the file holds the models that will be run.
+    Everything in the file is checked before the directory gets its name. Restore only files that you trust as much as
+    the server's own disk: they hold the models that will run.
     """
 
     def work() -> str:
@@ -90,7 +92,7 @@ def _run(work: Callable[[], str]) -> None:
 
 @contextmanager
 def _progress(label: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
-    """Shows bytes as they are written, once their number is known."""
+    """Show the progress of bytes written, once the total is known."""
     from contextlib import ExitStack
 
     from service.console.progress import progress
@@ -101,12 +103,12 @@ def _progress(label: str) -> Iterator[Callable[[int], Callable[[int], None]]]:
             shown = stack.enter_context(progress(label, max(1, size // MIB), "MiB"))
             done = 0
 
-            def told(written: int) -> None:
+            def advance(written: int) -> None:
                 nonlocal done
                 before, done = done, done + written
                 for _ in range(before // MIB, min(done, size) // MIB):
                     shown.advance()
 
-            return told
+            return advance
 
         yield total

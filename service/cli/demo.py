@@ -1,6 +1,6 @@
-"""`freshet demo`: seven months of New York taxi rides through a real server, and what came of it.
+"""`freshet demo`: stream seven months of New York taxi rides through a real server and report the result.
 
-The server is a child process that is started again whenever it dies, on the same data; the client resumes by itself.
+The server is a child process. Whenever it dies it is restarted on the same data, and the client resumes by itself.
 """
 
 from __future__ import annotations
@@ -32,9 +32,10 @@ MODEL, STREAM = "taxi", "nyc"
 
 
 def demo(rows: int | None = None, json: Path | None = None, keep_serving: bool = False) -> int:
-    """Run the demo; returns the exit code. rows: only the first so many; json: where to write the backtest's keys.
+    """Run the demo and return the exit code.
 
-    Raises Invalid, OSError; FreshetError, ServerFailed, Stalled; KeyboardInterrupt after everything is stopped.
+    rows: use only the first N rows; json: file for the report, with the keys of a backtest's.
+    Raises Invalid, OSError; FreshetError, ServerFailed, Stalled; KeyboardInterrupt after everything has stopped.
     """
     check_outputs(json=json)
     with resources.as_file(SERIES) as file:
@@ -48,14 +49,14 @@ def demo(rows: int | None = None, json: Path | None = None, keep_serving: bool =
 
 
 async def _demo(plan: Plan, folder: Path, json: Path | None, keep_serving: bool) -> int:
-    # Ports of its own choice would change with each start, and the client comes back to where it was.
+    # Fixed ports: the client reconnects to the address that it had before a restart.
     listen, http = (f"127.0.0.1:{free_port()}" for _ in range(2))
     async with ServerChild(folder / "data", folder / "server.log", listen=listen, http=http) as server:
-        return await beside(_start_again(server), _show(plan, server, json, keep_serving))
+        return await beside(_restart(server), _show(plan, server, json, keep_serving))
 
 
-async def _start_again(server: ServerChild) -> NoReturn:
-    """A guard: starts the server whenever it has ended. Raises ServerFailed if it does not become ready."""
+async def _restart(server: ServerChild) -> NoReturn:
+    """Restart the server whenever it ends. Raises ServerFailed if it does not become ready."""
     while True:
         code = await server.wait()
         how = f"signal {-code}" if code < 0 else f"exit code {code}"
@@ -64,7 +65,7 @@ async def _start_again(server: ServerChild) -> NoReturn:
 
 
 async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving: bool) -> int:
-    """Stream, score, and say what there was to see."""
+    """Stream the series, score the forecasts, and print the report."""
     print(f"freshet serves on {server.grpc}; its metrics are on http://{server.http}/metrics", flush=True)
     print(f"streaming {plan.rows:,} half-hours of New York taxi rides through it\n", flush=True)
     scorer = plan.scorer()
@@ -81,7 +82,7 @@ async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving
     if observed.reconnects:
         print(f"{'reconnects':<12}{observed.reconnects}, with {observed.lost} answers lost")
     ended = asyncio.Event()
-    if keep_serving:  # by handlers of our own: a shell's background job begins with SIGINT ignored
+    if keep_serving:  # own handlers, because a shell's background job starts with SIGINT ignored
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, ended.set)
     print("\n" + closing(report, server, keep_serving), flush=True)
@@ -91,9 +92,9 @@ async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving
 
 
 def closing(report: Report, server: ServerChild, keep_serving: bool) -> str:
-    """The last lines: what the numbers say, and what to try next."""
+    """Return the last lines: a summary of the report, and what to try next."""
     mse = report.freshet.mse
-    beside = Path(sys.executable).with_name("freshet")  # where set-up put it, which is seldom on the PATH
+    beside = Path(sys.executable).with_name("freshet")  # where it was installed, which may not be on the PATH
     freshet = "freshet" if shutil.which("freshet") else os.path.relpath(beside)
     lines = [
         "Every forecast was made before its value was known, by a model that knew nothing when the stream began. Its",
@@ -118,7 +119,7 @@ def closing(report: Report, server: ServerChild, keep_serving: bool) -> str:
 
 
 def _compared(error: float, other: float) -> str:
-    """How an error compares with another one: "73 % below"."""
+    """Return how an error compares with another one, such as "73 % below"."""
     if not other:
         return "not comparable with"
     change = error / other - 1

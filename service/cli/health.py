@@ -1,4 +1,4 @@
-"""`freshet health`: what a container's health check, or a script, asks a server."""
+"""`freshet health`: a health check of a server, for containers and scripts."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.common.addresses import split_address
 from service.console.remote import SYSTEM
 from service.console.verbs import refused
 
-ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # where a server listens that listens everywhere
+ANY = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # address to ask a server that listens on all addresses
 SHOWN_BYTES = 1000
 
 
@@ -22,23 +22,24 @@ def health(
     http: Annotated[
         str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT", envvar="FRESHET_HTTP")
     ] = "127.0.0.1:8301",
-    live: Annotated[bool, typer.Option("--live", help="Ask only whether the process lives.")] = False,
+    live: Annotated[bool, typer.Option("--live", help="Ask only whether the process is alive.")] = False,
     tls: Annotated[
-        bool, typer.Option("--tls", help="Speak TLS, whoever answers [default: where FRESHET_TLS_CERT is set].")
+        bool, typer.Option("--tls", help="Use TLS without checking the certificate [default: if FRESHET_TLS_CERT].")
     ] = False,
     ca: Annotated[
         str | None,
         typer.Option(
-            help=f"Speak TLS, with one that this PEM file vouches for; {SYSTEM}: the authorities of this machine.",
+            help=f"Use TLS and trust the authorities of this PEM file; {SYSTEM}: those of this machine.",
             metavar="FILE",
             envvar="FRESHET_CA",
         ),
     ] = None,
     timeout: Annotated[float, typer.Option(min=0.1, max=600, help="Longest wait.", metavar="SECONDS")] = 3.0,
 ) -> None:
-    """Ask a server whether it takes streams, and print its answer. Exit code 0: it does; 1: not, or it cannot be asked.
+    """Ask a server whether it is ready for streams.
 
-    No token is needed, and none is sent; so without --ca it does not matter who answers, and no certificate is checked.
+    Prints the answer. Exit code 0: it is ready; 1: it is not, or it does not answer. No token is sent, so without --ca
+    no certificate is checked.
     """
     speaks_tls = tls or ca is not None or bool(os.environ.get("FRESHET_TLS_CERT"))
     try:
@@ -69,7 +70,7 @@ def _context(ca: str | None) -> ssl.SSLContext:
 
 
 def _asked(host: str, port: int, path: str, context: ssl.SSLContext | None, timeout: float) -> tuple[int, str]:
-    """Status and first line of the answer. Raises OSError, HTTPException."""
+    """Return status and first line of the answer. Raises OSError, HTTPException."""
     if context is None:
         connection = HTTPConnection(host, port, timeout=timeout)
     else:

@@ -1,4 +1,4 @@
-"""`freshet journal …`: look at the journal of a stopped server, and cut a damaged one."""
+"""`freshet journal …`: check the journal of a stopped server, and repair a damaged one."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
 journal = group("journal", "The journal of a stopped server: check it, repair it.")
 
-Data = Annotated[Path, typer.Argument(help="The directory that `freshet serve --data` is given.", metavar="DATA")]
+Data = Annotated[Path, typer.Argument(help="Data directory of the server (`freshet serve --data`).", metavar="DATA")]
 DAMAGED = 1
 
 
 @journal.command()
 def check(data: Data) -> None:
-    """Say what the journal holds and whether a server would start on it; changes nothing.
+    """Report the content of a journal and whether a server would start on it.
 
-    Ends with exit code 1 if a server would refuse it.
+    Changes nothing. Exit code 1 if a server would refuse the journal.
     """
 
     def work() -> int:
@@ -38,10 +38,10 @@ def check(data: Data) -> None:
 
 @journal.command()
 def repair(data: Data) -> None:
-    """Cut a damaged journal before the damage, and say what is lost.
+    """Cut a damaged journal before the damage and report what is lost.
 
-    What is cut off is copied to DATA/quarantine-… first. Nothing behind damage is used again. Where the last snapshot
-    of the streams was saved behind the damage, the streams keep it, and a new journal goes on from there.
+    The part that is cut off is first copied to DATA/quarantine-…. Nothing after the damage is used again. If the last
+    snapshot of the streams was saved after the damage, the streams keep it, and a new journal continues from there.
     """
 
     def work() -> int:

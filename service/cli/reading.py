@@ -1,4 +1,4 @@
-"""How a verb of the command line reads a file: options that `backtest` and `train` share."""
+"""Options for reading a file, shared by `backtest` and `train`."""
 
 from __future__ import annotations
 
@@ -10,26 +10,26 @@ from typing import Annotated, Any
 import typer
 
 _OPTIONS: dict[str, tuple[Any, str, str, str]] = {  # parameter: type, flag, metavar, help
-    "time": (str | None, "--time", "COLUMNS", "When a row is: a column, or DATE,HOUR [default: found by itself]."),
+    "time": (str | None, "--time", "COLUMNS", "Columns with a row's time: one, or DATE,HOUR [default: detected]."),
     "time_format": (
         str | None, "--time-format", "FORM",
-        "Of times in numbers: s, ms, us, ns, excel, yyyymm, yyyymmdd, yyyymmddhh, yyyymmddhhmm, yyyymmddhhmmss.",
+        "Form of numeric times: s, ms, us, ns, excel, yyyymm, yyyymmdd, yyyymmddhh, yyyymmddhhmm, yyyymmddhhmmss.",
     ),
-    "day_first": (bool | None, "--day-first/--month-first", "", "Of dates such as 1/2/2021 [default: from all rows]."),
-    "zone": (str | None, "--zone", "ZONE", "Of times without one: Europe/Berlin, +01:00 [default: UTC]."),
-    "separator": (str | None, "--separator", "CHAR", "Between cells: a character, or tab [default: found]."),
-    "header": (bool | None, "--header/--no-header", "", "Whether the first row holds names [default: looked at]."),
-    "decimal": (str | None, "--decimal", "MARK", "point or comma [default: from all rows]."),
-    "missing": (list[str] | None, "--missing", "WORD", "A further word, or number, for a missing value; repeatable."),
+    "day_first": (bool | None, "--day-first/--month-first", "", "Order in dates such as 1/2/2021 [default: detected]."),
+    "zone": (str | None, "--zone", "ZONE", "Zone of times without one: Europe/Berlin, +01:00 [default: UTC]."),
+    "separator": (str | None, "--separator", "CHAR", "Separator of cells: a character, or tab [default: detected]."),
+    "header": (bool | None, "--header/--no-header", "", "Whether the first row holds names [default: detected]."),
+    "decimal": (str | None, "--decimal", "MARK", "Decimal mark: point or comma [default: detected]."),
+    "missing": (list[str] | None, "--missing", "WORD", "Another word or number for a missing value; repeatable."),
     "sort": (bool, "--sort", "", "Sort the rows by time."),
-    "duplicates": (str, "--duplicates", "HOW", "Rows of one time: refuse, last or mean."),
-    "id": (str | None, "--id", "COLUMN", "Many series in one file: the column that names each row's."),
+    "duplicates": (str, "--duplicates", "HOW", "Rows with the same time: refuse, last or mean."),
+    "id": (str | None, "--id", "COLUMN", "Column that names the series of each row, for a file with many series."),
 }  # fmt: skip
 _DEFAULTS = {"sort": False, "duplicates": "refuse"}
 
 
 def reading(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb whose parameter `options`, a function that makes `Options`, is made of command line options."""
+    """Replace a verb's parameter `options`, a function that returns `Options`, by command line options."""
 
     @functools.wraps(verb)
     def called(**given: Any) -> None:

@@ -1,4 +1,4 @@
-"""`freshet replay`: learn a stopped server's journal again, and say whether the same comes of it."""
+"""`freshet replay`: learn a stopped server's journal again and compare the resulting weights."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ OTHERWISE = 1
 
 
 def replay(
-    data: Annotated[Path, typer.Argument(help="The directory that `freshet serve --data` was given.", metavar="DATA")],
+    data: Annotated[
+        Path, typer.Argument(help="Data directory of the server (`freshet serve --data`).", metavar="DATA")
+    ],
     checkpoint: Annotated[
         Path | None,
-        typer.Option("--from", help="A trainer.db, or a copy [default: the journal's start].", metavar="FILE"),
+        typer.Option("--from", help="Start from a trainer.db or a copy [default: the journal].", metavar="FILE"),
     ] = None,
 ) -> None:
-    """Learn the journal of a stopped server again, and print where each model's weights end.
+    """Learn a stopped server's journal again and verify the weights.
 
-    On the way they must be those of every version that was published, and of the trainer's checkpoint; the exit code is
-    1 if any differ. On another kind of machine, or with other versions of the libraries, the last bits may.
+    Prints the final weights of each model. On the way, the weights must equal those of every published version and of
+    the trainer's checkpoint; the exit code is 1 if any differ. On another kind of machine, or with other versions of
+    the libraries, the last bits may differ.
     """
     one_blas_thread()
     raise typer.Exit(_replay(data, checkpoint))
@@ -63,4 +66,4 @@ def _progress(position: int, end: int) -> None:
 
 
 def _silent(position: int, end: int) -> None:
-    """Nobody looks."""
+    """Show no progress."""

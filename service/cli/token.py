@@ -1,4 +1,4 @@
-"""`freshet token …`: makes tokens, and reads an access file as the server would."""
+"""`freshet token …`: create tokens, and check an access file as the server does."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from service.common.documents import DocumentError, read_text
 from service.common.errors import Invalid
 from service.console.verbs import group, guarded, refused
 
-token = group("token", "Tokens of the access file: make one, look at who has one.")
+token = group("token", "Tokens of the access file: create one, list them.")
 
-PREFIX = "freshet_"  # so that scanners for leaked secrets can know one
+PREFIX = "freshet_"  # so that scanners for leaked secrets recognize a token
 UNITS = {
     "models": "models",
     "streams": "streams",
@@ -36,15 +36,15 @@ Choice = StrEnum("Choice", {role.name: role.name.lower() for role in Role})  # t
 
 @token.command()
 def new(
-    tenant: Annotated[str, typer.Option(help="Whose models and streams it opens.", metavar="NAME")],
-    role: Annotated[Choice, typer.Option(help="What it may do: predict < train < admin; metrics: GET /metrics.")],
-    name: Annotated[str, typer.Option(help="For people, in logs.", metavar="TEXT")] = "",
-    days: Annotated[int | None, typer.Option(min=1, max=36500, help="Good for so long.", metavar="N")] = None,
-    append: Annotated[Path | None, typer.Option(help="Add it to this access file.", metavar="FILE")] = None,
+    tenant: Annotated[str, typer.Option(help="Tenant whose models and streams it opens.", metavar="NAME")],
+    role: Annotated[Choice, typer.Option(help="Rights: predict < train < admin; metrics: GET /metrics.")],
+    name: Annotated[str, typer.Option(help="Name of the holder, for logs.", metavar="TEXT")] = "",
+    days: Annotated[int | None, typer.Option(min=1, max=36500, help="Expire after N days.", metavar="N")] = None,
+    append: Annotated[Path | None, typer.Option(help="Add the entry to this access file.", metavar="FILE")] = None,
 ) -> None:
-    """Make a token, which is shown this once, and its entry for the access file.
+    """Create a token and its entry for the access file.
 
-    With --append, nothing but the token is printed. A running server reads the file within seconds.
+    The token is shown only now. With --append, nothing else is printed. A running server reads the file within seconds.
     """
     secret = PREFIX + secrets.token_urlsafe(32)
     until = dt.datetime.now(dt.UTC).replace(microsecond=0) + dt.timedelta(days=days) if days else None
@@ -70,7 +70,7 @@ def new(
 
 @token.command("list")
 def list_tokens(file: Annotated[Path, typer.Argument(help="The access file.", metavar="FILE")]) -> None:
-    """Who has a token, what it may do and until when; and the quotas. Tells what is wrong, as the server would."""
+    """List tokens with their rights and expiry, and quotas; report errors as the server does."""
     from service.console.tables import print_table
 
     try:
@@ -83,14 +83,14 @@ def list_tokens(file: Annotated[Path, typer.Argument(help="The access file.", me
 
 
 def limits(quota: Quota) -> str:
-    """What a quota limits, in words."""
+    """Return the limits of a quota in words."""
     unlimited, limited = asdict(Quota()), asdict(quota)
     words = (f"{limited[name]:,.15g} {unit}" for name, unit in UNITS.items() if limited[name] != unlimited[name])
     return ", ".join(words) or "no limits"
 
 
 def rows(access: Access) -> list[tuple[object, ...]]:
-    """Tokens as rows of a table."""
+    """Return the tokens as rows of a table."""
     return [
         (
             f"{grant.digest[:12]}…", grant.tenant, grant.role.name.lower(), grant.name,
@@ -101,7 +101,7 @@ def rows(access: Access) -> list[tuple[object, ...]]:
 
 
 def entry(secret: str, tenant: str, role: str, name: str, until: dt.datetime | None) -> str:
-    """A token's lines of an access file, TOML."""
+    """Return a token's entry in an access file, TOML."""
     words = {"sha256": token_digest(secret), "tenant": tenant, "role": role} | ({"name": name} if name else {})
     lines = ["[[token]]", *(f"{key} = {json.dumps(word)}" for key, word in words.items())]  # as TOML writes strings too
     lines += [f"expires = {until.isoformat().replace('+00:00', 'Z')}"] if until else []
@@ -109,9 +109,9 @@ def entry(secret: str, tenant: str, role: str, name: str, until: dt.datetime | N
 
 
 def add(path: Path, made: str) -> None:
-    """Add an entry to an access file, made if needed; it is replaced at once, and never left half-written.
+    """Add an entry to an access file, which is created if needed and replaced atomically.
 
-    Raises AccessError if it was no good before, OSError.
+    Raises AccessError if the file was invalid before, OSError.
     """
     before = read_text(path) if path.exists() else ""
     if before:

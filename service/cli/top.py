@@ -1,4 +1,4 @@
-"""`freshet top`: what it takes. What it needs is imported inside, so that `freshet --help` stays quick."""
+"""`freshet top`: its options. The work is imported inside, so that `freshet --help` stays fast."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def top(
     models: Annotated[list[str] | None, typer.Argument(help="Models to show [default: all].", metavar="MODEL")] = None,
     server: Remote = LOCAL,
     http: Annotated[str, typer.Option(help="The server's HTTP port.", metavar="HOST:PORT")] = HTTP,
-    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Between two looks.", metavar="SECONDS")] = 2.0,
+    interval: Annotated[float, typer.Option(min=0.1, max=3600, help="Time between scrapes.", metavar="SECONDS")] = 2.0,
     once: Annotated[
         bool,
         typer.Option(
-            "--once", help="Look twice, an interval apart, print what was seen, and leave: with 1 if not all."
+            "--once", help="Scrape twice, print the result and exit; exit code 1 if something could not be read."
         ),
     ] = False,
     json: Json = False,
 ) -> None:
-    """Watch a running server: its models, their streams, learning, versions.
+    """Watch the models of a running server.
 
-    Until q or Ctrl-C on a terminal; elsewhere, one line for each model and interval. Rates, means and quantiles are of
-    the last ten seconds.
+    On a terminal it shows streams, learning and versions until q or Ctrl-C; elsewhere it prints one line per model and
+    interval. Rates, means and quantiles cover the last ten seconds.
     """
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what it writes by itself would be drawn over
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # gRPC's own messages would disturb the screen
 
     def work() -> int:
         from service.cli.remote.manage import connected

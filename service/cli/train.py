@@ -1,4 +1,4 @@
-"""`freshet train`: what it takes. What it needs is imported inside, so that `freshet --help` starts no NumPy."""
+"""`freshet train`: its options. The work is imported inside, so that `freshet --help` does not load NumPy."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.console.verbs import SPEC_KEYS, asking, guarded, one_blas_thread
 
 
 class Mode(StrEnum):
-    """How the gradient goes back through the history."""
+    """Length of backpropagation: one window, or whole segments."""
 
     TRUNCATED = "truncated"
     WHOLE = "whole"
@@ -24,48 +24,51 @@ class Mode(StrEnum):
 @reading
 def train(
     file: Annotated[Path, typer.Argument(help="The recorded history.", metavar="HISTORY.csv")],
-    config: Annotated[Path | None, typer.Option(help="Keys of the model's spec as TOML.", metavar="MODEL.toml")] = None,
+    config: Annotated[Path | None, typer.Option(help="Keys of the model's spec, TOML.", metavar="MODEL.toml")] = None,
     settings: Annotated[
         list[str] | None,
         typer.Option("--set", help=f"A key of the model's spec; repeatable. Keys: {SPEC_KEYS}.", metavar="KEY=VALUE"),
     ] = None,
-    columns: Annotated[str, typer.Option(help="Channels, a line of CSV: a,b,… or all.")] = "all",
+    columns: Annotated[str, typer.Option(help="Channels: a,b,… (quoted as in CSV), or all.")] = "all",
     options: Any = None,
     labels: Annotated[
         str | None,
-        typer.Option(help="Columns of the labels, or of the class, for --set task=regress or classify."),
+        typer.Option(help="Columns with the labels or the class, for --set task=regress or task=classify."),
     ] = None,
     horizon: Annotated[int | None, typer.Option(help="Forecast 1..H rows ahead [default: 1].", metavar="H")] = None,
     weights: Annotated[
-        Path | None, typer.Option(help="Begin with these: a file, or a folder of `freshet train`.", metavar="DIR")
+        Path | None, typer.Option(help="Initial weights: a file, or a folder of `freshet train`.", metavar="DIR")
     ] = None,
-    rows: Annotated[int | None, typer.Option(help="Only the first rows, of each series.", metavar="N")] = None,
-    seed: Annotated[int | None, typer.Option(help="Seed of first weights and order [default: 0].", metavar="S")] = None,
+    rows: Annotated[int | None, typer.Option(help="Use only the first N rows of each series.", metavar="N")] = None,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of initial weights and order [default: 0].", metavar="S")
+    ] = None,
     mode: Annotated[
-        Mode, typer.Option(help="Gradient cut after every window, or through whole segments.")
+        Mode, typer.Option(help="Backpropagate through one window, or through whole segments.")
     ] = Mode.TRUNCATED,
     segments: Annotated[
-        int | None, typer.Option(help="Segments of --mode whole, side by side [default: 1].", metavar="N")
+        int | None, typer.Option(help="Segments side by side, for --mode whole [default: 1].", metavar="N")
     ] = None,
-    epochs: Annotated[int, typer.Option(help="Most passes over the history.", metavar="N")] = 100,
+    epochs: Annotated[int, typer.Option(help="Largest number of passes over the history.", metavar="N")] = 100,
     patience: Annotated[
-        int, typer.Option(help="Passes without a better held-out loss until it stops.", metavar="P")
+        int, typer.Option(help="Passes without a better held-out loss before training stops.", metavar="P")
     ] = 10,
-    held_out: Annotated[float, typer.Option(help="Share of the rows, the last, that judges.", metavar="SHARE")] = 0.2,
+    held_out: Annotated[float, typer.Option(help="Share of the rows, at the end, to hold out.", metavar="SHARE")] = 0.2,
     learning_rate: Annotated[
         float | None, typer.Option(help="Step size [default: 4 times the spec's].", metavar="RATE")
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write [default: HISTORY-model].", metavar="DIR")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of an earlier training in DIR.")] = False,
-    json: Annotated[Path | None, typer.Option(help="Also write history.json there.", metavar="OUT")] = None,
+    json: Annotated[Path | None, typer.Option(help="Write history.json to this file too.", metavar="OUT")] = None,
     server: Remote | None = None,
     create: Annotated[
-        str | None, typer.Option(help="Create a model with these weights as version 1.", metavar="NAME")
+        str | None, typer.Option(help="Create this model on the server, these weights as version 1.", metavar="NAME")
     ] = None,
 ) -> None:
-    """Learn from a recorded history before going online: several passes, a held-out tail, the best weights kept.
+    """Train a model on a recorded history.
 
-    Writes model.toml, weights.safetensors, model.onnx, history.json and loss.svg. Ctrl-C keeps the best so far.
+    Makes several passes and keeps the weights with the best loss on held-out rows. Writes model.toml,
+    weights.safetensors, model.onnx, history.json and loss.svg. Ctrl-C keeps the best weights so far.
     """
     one_blas_thread()
     from service.common.errors import Invalid

@@ -1,4 +1,4 @@
-"""What commands share: options, printed tables, files of a model, progress, one-line failures.
+"""Shared parts of the commands: options, printed tables, a model's files, progress, failures in one line.
 
-Knows no particular command, and talks to a server only through the SDK.
+Knows no particular command, and reaches a server only through the SDK.
 """

@@ -1,4 +1,4 @@
-"""A server's /metrics as numbers, and what came between two looks at it: rates, means, quantiles. Plain functions."""
+"""A server's /metrics as numbers; rates, means and quantiles between two scrapes."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 
 class Sample(NamedTuple):
-    """One series at one moment."""
+    """The value of one series in a scrape."""
 
     labels: Mapping[str, str]
     value: float
@@ -28,21 +28,21 @@ class Scrape:
 
     @classmethod
     def parse(cls, text: str) -> Scrape:
-        """Read the Prometheus text format. Raises ValueError for what is not."""
+        """Read the Prometheus text format. Raises ValueError for other text."""
         families = text_string_to_metric_families(text)
         return cls((s.name, Sample(s.labels, s.value)) for family in families for s in family.samples)
 
     def total(self, name: str, **labels: str) -> float | None:
-        """The sum over a sample's series that have these labels; None if there are none."""
+        """Return the sum of the series of a name that have these labels; None if there are none."""
         values = [value for had, value in self._samples.get(name, ()) if labels.items() <= had.items()]
         return sum(values) if values else None
 
     def values(self, name: str, label: str) -> set[str]:
-        """The values that a label of a sample has."""
+        """Return the values that a label has among the series of a name."""
         return {labels[label] for labels, _ in self._samples.get(name, ()) if label in labels}
 
     def buckets(self, name: str, **labels: str) -> list[tuple[float, float]]:
-        """A histogram over all series that have these labels: (upper bound, cumulative count), ascending."""
+        """Return a histogram summed over all series with these labels: (upper bound, cumulative count), ascending."""
         counts: dict[float, float] = {}
         for had, value in self._samples.get(f"{name}_bucket", ()):
             if labels.items() <= had.items():
@@ -52,7 +52,7 @@ class Scrape:
 
     @cached_property
     def by_model(self) -> dict[tuple[str, str], Scrape]:
-        """Of each model, by tenant and name, the samples that are labelled with it."""
+        """The samples labelled with a model, for each model by tenant and name."""
         parts: dict[tuple[str, str], list[tuple[str, Sample]]] = {}
         for name, samples in self._samples.items():
             for sample in samples:
@@ -67,30 +67,32 @@ NOTHING = Scrape(())
 
 @dataclass(frozen=True, slots=True)
 class Between:
-    """What came between two scrapes, `seconds` apart. A series that was not there before began at 0, and so did one
-    that is lower now: its server was started again."""
+    """The difference of two scrapes, `seconds` apart.
+
+    A series that was missing before started at 0, and so did one that is lower now, because its server was restarted.
+    """
 
     before: Scrape
     now: Scrape
     seconds: float
 
     def increase(self, name: str, **labels: str) -> float | None:
-        """What a counter has grown by; None for one that is not there."""
+        """Return the increase of a counter; None if it does not exist."""
         now = self.now.total(name, **labels)
         return None if now is None else _grown(self.before.total(name, **labels) or 0.0, now)
 
     def rate(self, name: str, **labels: str) -> float | None:
-        """What a counter has grown by per second; None also between a scrape and itself."""
+        """Return the increase of a counter per second; None if it does not exist or no time has passed."""
         grown = self.increase(name, **labels)
         return grown / self.seconds if grown is not None and self.seconds else None
 
     def mean(self, name: str, **labels: str) -> float | None:
-        """The mean of what a histogram observed; None if that was nothing."""
+        """Return the mean of a histogram's observations; None without any."""
         count = self.increase(f"{name}_count", **labels)
         return (self.increase(f"{name}_sum", **labels) or 0.0) / count if count else None
 
     def quantile(self, q: float, name: str, **labels: str) -> float | None:
-        """A quantile of what a histogram observed; None if that was nothing."""
+        """Return a quantile of a histogram's observations; None without any."""
         before, now = dict(self.before.buckets(name, **labels)), self.now.buckets(name, **labels)
         if any(count < before.get(bound, 0.0) for bound, count in now):
             before = {}
@@ -102,7 +104,7 @@ def _grown(before: float, now: float) -> float:
 
 
 def quantile(buckets: Sequence[tuple[float, float]], q: float) -> float | None:
-    """A quantile of a histogram, interpolated within its bucket as Prometheus' histogram_quantile does.
+    """Return a quantile of a histogram, interpolated within its bucket as Prometheus' histogram_quantile does.
 
     buckets: (upper bound, cumulative count), ascending, the last bound infinite. None without observations; the
     largest finite bound if the quantile lies beyond it.

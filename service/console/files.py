@@ -1,4 +1,4 @@
-"""The files of a model in a folder: what `freshet train` writes, and what reads a spec or weights back."""
+"""The files of a model in a folder: written by `freshet train` and `freshet models export`, and read back."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from service.common.limits import MAX_WEIGHTS_BYTES
 from service.engine.export import read_weights
 
 SPEC, WEIGHTS, ONNX = "model.toml", "weights.safetensors", "model.onnx"
-FACTS = "model.json"  # of an exported version: its facts, digests and spec
+FACTS = "model.json"  # facts, digests and spec of an exported version
 
 
 def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
-    """Write files by name, each complete or not at all. Raises OSError."""
+    """Write files by name, each atomically. Raises OSError."""
     for name, data in contents.items():
         part = part_of(folder, name)
         part.write_bytes(data)
@@ -28,12 +28,12 @@ def write_all(folder: Path, contents: Mapping[str, bytes]) -> None:
 
 
 def part_of(folder: Path, name: str) -> Path:
-    """Where a file is while it is being written."""
+    """Return the path of a file while it is being written."""
     return folder / f".{name}.part"
 
 
 def spec_toml(spec: ModelSpec) -> str:
-    """Every key of a spec as TOML, one a line: what --config reads back as the same spec."""
+    """Return every key of a spec as TOML, one per line. --config reads the same spec back."""
     return "".join(f"{name} = {_toml(value)}\n" for name, value in spec.to_mapping().items())
 
 
@@ -45,7 +45,7 @@ def _toml(value: Any) -> str:
 
 
 def read_spec(source: Path) -> ModelSpec:
-    """The spec in a TOML or JSON file, or in the folder `source`. Raises Invalid, SpecError naming the key, OSError."""
+    """Read the spec in a TOML or JSON file, or in the folder `source`. Raises Invalid, SpecError, OSError."""
     file = source
     if source.is_dir():
         file = next((source / name for name in (SPEC, FACTS) if (source / name).is_file()), source / SPEC)
@@ -66,17 +66,17 @@ def read_spec(source: Path) -> ModelSpec:
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object in which no key comes twice: which of them counts, nobody could tell."""
+    """Return a JSON object. Raises ValueError if a key is repeated, because it is unclear which value counts."""
     made: dict[str, Any] = {}
     for name, value in pairs:
         if name in made:
-            raise ValueError(f"key {name!r} comes twice")
+            raise ValueError(f"key {name!r} is repeated")
         made[name] = value
     return made
 
 
 def recorded_digest(folder: Path) -> str:
-    """The sha256 that an export noted of its weights; empty where nothing was noted. Raises Invalid, OSError."""
+    """Return the sha256 of the weights that an export recorded; empty without a record. Raises Invalid, OSError."""
     file = folder / FACTS
     if not file.is_file():
         return ""
@@ -87,13 +87,13 @@ def recorded_digest(folder: Path) -> str:
 
 
 def keys_beside(weights: Path | None) -> dict[str, Any]:
-    """Every key of the spec in a folder of weights; none for a file, or a folder without. Raises as `read_spec`."""
+    """Return every key of the spec in a folder of weights; empty without one. Raises as `read_spec`."""
     found = weights is not None and any((weights / name).is_file() for name in (SPEC, FACTS))
     return read_spec(weights).to_mapping() if weights is not None and found else {}
 
 
 def load_weights(path: Path, spec: ModelSpec) -> bytes:
-    """The weights file at `path`, or in the folder `path`. Raises Invalid if it does not fit this spec, OSError."""
+    """Read the weights file at `path`, or in the folder `path`. Raises Invalid if it does not fit the spec, OSError."""
     file = path / WEIGHTS if path.is_dir() else path
     if not file.is_file():
         raise Invalid("weights", str(path), f"no such file, nor a folder with {WEIGHTS}")
@@ -106,7 +106,7 @@ def load_weights(path: Path, spec: ModelSpec) -> bytes:
 
 
 def read_file(what: str, path: Path, most: int) -> bytes:
-    """A plain file of at most so many bytes. Raises Invalid naming `what`, OSError."""
+    """Read a plain file of at most `most` bytes. Raises Invalid, which names `what`, OSError."""
     try:
         return documents.read(path, most)
     except DocumentError as error:

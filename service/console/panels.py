@@ -1,4 +1,4 @@
-"""How `freshet serve --help` is ordered: the settings that matter first, then the others by what they are about."""
+"""Sections of `freshet serve --help`: first the settings that every server needs, then the others by topic."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ FIRST = "Set these first"
 OTHERS = "Other settings"
 PANELS = {
     FIRST: ("config", "data", "listen", "http", "access"),
-    "Who can come in": ("tls_cert", "tls_key", "tls_client_ca", "insecure", "audit"),
-    "What one client, and all together, can use": (
+    "Access": ("tls_cert", "tls_key", "tls_client_ca", "insecure", "audit"),
+    "Limits per client and in total": (
         "max_streams", "max_resident", "idle_s", "max_models", "max_connections", "max_calls", "max_message_bytes",
         "stream_ticks_per_s", "ticks_per_s", "max_undurable", "max_undurable_bytes",
     ),
-    "What is kept on disk": (
+    "Disk": (
         "journal_keep_bytes", "journal_keep_s", "journal_cap_bytes", "segment_bytes", "commit_s", "snapshot_s",
         "keep_versions",
     ),
-    "Learning, and what is put into service": (
+    "Learning and publishing": (
         "publish_labels", "publish_s", "checkpoint_chunks", "trainer_nice", "trainer_hang_s", "comfortable_backlog",
         "worse_evidence", "anchor_labels", "anchor_scores", "score_every", "cool_down_labels", "max_movement",
     ),
@@ -28,15 +28,15 @@ PANELS = {
 
 
 def panel_of(setting: str) -> str:
-    """The title under which a setting is listed."""
+    """Return the title of a setting's section."""
     return next((title for title, names in PANELS.items() if setting in names), OTHERS)
 
 
 class Panelled(TyperCommand):
-    """A command whose help lists its options under their panels, each in the order of PANELS."""
+    """A command whose help lists its options in the sections and the order of PANELS."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        """Write a section for each panel."""
+        """Write the sections."""
         order = [name for names in PANELS.values() for name in names]
         params = [param for param in self.get_params(ctx) if param.get_help_record(ctx)]
         for title in (*PANELS, OTHERS):

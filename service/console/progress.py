@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal, a plain line every ten per cent otherwise."""
+"""Progress on standard error: a bar on a terminal, otherwise a plain line every ten per cent."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ import sys
 from collections.abc import Iterator
 from typing import Protocol
 
-LINES = 10  # without a terminal
+LINES = 10  # printed without a terminal
 
 
 class Progress(Protocol):
-    """How far a replay is."""
+    """The progress of a loop."""
 
     def advance(self) -> None:
-        """One row more."""
+        """Count one row."""
         ...
 
     def note(self, text: str) -> None:
-        """Say something on a line of its own."""
+        """Print a line."""
         ...
 
 
 @contextlib.contextmanager
 def progress(label: str, rows: int, unit: str = "row") -> Iterator[Progress]:
-    """Show how far a loop over so many rows is, or over so many of another unit."""
+    """Show the progress of a loop over `rows` rows, or other units."""
     if sys.stderr.isatty():
         with _bar(label, rows) as bar:
             yield bar

@@ -1,4 +1,4 @@
-"""A running server as the command line names it: where it is, who asks, and whom to trust."""
+"""Access to a running server from the command line: address, token, certificates."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ from service.common.errors import Invalid
 if TYPE_CHECKING:
     import freshet
 
-SYSTEM = "system"  # in the place of a CA's file: whom this machine trusts
-# What to do about a connection that does not come about, in the words of the command line, by `Unavailable.problem`.
+SYSTEM = "system"  # instead of a CA file: the authorities that this machine trusts
+# Remedies for a failed connection, by `Unavailable.problem`, in terms of the command line.
 REMEDIES = {
     "refused": "start one with `freshet serve`, or name it with --url",
     "silent": "is --url right, and does a firewall let this through?",
-    "unreachable": "look at --url and the network",
-    "unresolved": "look at the spelling of --url and at this machine's DNS, or give its IP address",
-    "tls": f"does it speak TLS (--ca)? Give --ca FILE with who signed its certificate, or --ca {SYSTEM}",
+    "unreachable": "check --url and the network",
+    "unresolved": "check the spelling of --url and this machine's DNS, or give the IP address",
+    "tls": f"does it use TLS? Give --ca FILE with the authority that signed its certificate, or --ca {SYSTEM}",
     "plain": "leave out --ca, --cert and --key, or give the server a certificate",
-    "http": "name its gRPC port with --url, 8300 by default",
-    "untrusted": "give --ca FILE with the PEM of who signed it",
-    "name": "give --url with a name of its certificate",
-    "certificate": "give --cert FILE and --key FILE, as the operator has issued them",
+    "http": "give its gRPC port with --url, 8300 by default",
+    "untrusted": "give --ca FILE with the authority that signed its certificate, PEM",
+    "name": "give --url with a name in its certificate",
+    "certificate": "give --cert FILE and --key FILE, as issued by the operator",
     "files": "give PEM files with --ca, --cert and --key",
-    "closed": "is it a freshet server, does it speak TLS (--ca), or ask for a certificate (--cert, --key)?",
+    "closed": "is it a freshet server, does it use TLS (--ca), or require a certificate (--cert, --key)?",
 }
-# Of urllib, by the scheme of a page; in upper case too.
+# Environment variables of urllib, by the scheme of a page; also in upper case.
 PAGE_PROXIES = ("{}_proxy", "all_proxy")
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """`url`: HOST:PORT of its gRPC port. ca: TLS, trusting this PEM file's authorities; cert, key: who asks (mTLS)."""
+    """A server. url: HOST:PORT of its gRPC port; ca: use TLS and trust this PEM file; cert, key: of the client."""
 
     url: str
     token: str | None = None
@@ -50,7 +50,7 @@ class Remote:
         return self.url
 
     def connect(self) -> freshet.Client:
-        """A client of it, not yet open. Raises Invalid for no address; freshet.InvalidArgument for what it refuses."""
+        """Return a client, not yet open. Raises Invalid for a bad address, freshet.InvalidArgument for bad files."""
         import freshet
         from freshet.target import check_target
 
@@ -67,27 +67,27 @@ class Remote:
         return freshet.connect(self.url, token=self.token, tls=tls)
 
     def unavailable(self, error: freshet.Unavailable) -> str:
-        """One line about a server that did not answer: what was found, and which option mends it."""
+        """Return one line about a server that did not answer: the problem, and the option that solves it."""
         remedy = REMEDIES.get(error.problem, error.remedy)
         if not error.found:
             return f"no working server on {self} ({error}): {REMEDIES['refused']}"
         return f"no working server on {self}: {error.found}; {remedy}"
 
     def page(self, http: str, path: str) -> str:
-        """The URL of a page at its HTTP port, HOST:PORT."""
+        """Return the URL of a page at the server's HTTP port, HOST:PORT."""
         return f"{'https' if self.ca else 'http'}://{http}/{path}"
 
     def fetch(self, page: str, timeout_s: float) -> tuple[int, str]:
-        """Status and body of a GET. Raises OSError, which urllib's HTTPError is."""
+        """Return status and body of a GET. Raises OSError, which includes urllib's HTTPError."""
         context = ssl.create_default_context(cafile=None if self.ca == SYSTEM else self.ca) if self.ca else None
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else {}
         return fetch(urllib.request.Request(page, headers=headers), timeout_s, context)
 
 
 def fetch(request: urllib.request.Request, timeout_s: float, context: ssl.SSLContext | None = None) -> tuple[int, str]:
-    """Status and body of a request; never through a proxy to this machine itself.
+    """Return status and body of a request; requests to this machine never use a proxy.
 
-    Raises OSError, which urllib's HTTPError is; it names the proxy where there was one.
+    Raises OSError, which includes urllib's HTTPError and names the proxy if one was used.
     """
     proxy = _proxy(request)
     handlers: list[urllib.request.BaseHandler] = [] if proxy else [urllib.request.ProxyHandler({})]
@@ -102,12 +102,12 @@ def fetch(request: urllib.request.Request, timeout_s: float, context: ssl.SSLCon
         if not proxy:
             raise
         host = urlsplit(request.full_url).hostname
-        remedy = f"if it is reached without a proxy, add {host} to no_proxy"
+        remedy = f"to reach it without a proxy, add {host} to no_proxy"
         raise OSError(f"no connection through the proxy that {proxy} names ({error}); {remedy}") from error
 
 
 def _proxy(request: urllib.request.Request) -> str:
-    """The variable that names a proxy for the request; empty for none."""
+    """Return the variable that names a proxy for the request; empty for none."""
     from freshet.target import has_no_proxy
 
     parts = urlsplit(request.full_url)

@@ -1,4 +1,4 @@
-"""Facts of a model as words, the same in every command."""
+"""Facts of a model in words, the same in every command."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from freshet import Model
 
 
 def learning(model: Model) -> str:
-    """Whether a model learns."""
+    """Return whether a model learns, in one word."""
     return "paused" if model.paused else "yes" if model.spec.learn else "never"

@@ -1,4 +1,4 @@
-"""What the command line prints: tables for people, plain aligned lines for pipes, JSON for programs."""
+"""Output of the command line: tables on terminals, aligned plain lines for pipes, JSON for programs."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ CUT = 120  # characters of one cell
 
 
 def plain(result: Result | Message) -> dict[str, Any]:
-    """A result of the SDK, or a message, as JSON-able values: fields by their names, enums by theirs, None where one is
-    not set."""
+    """Return a result of the SDK, or a message, as JSON values: fields and enums by name, None for a field not set."""
     if isinstance(result, Message):
         return {field.name: _field(result, field) for field in result.DESCRIPTOR.fields}
     return {field.name: _value(getattr(result, field.name)) for field in dataclasses.fields(cast("Any", result))}
@@ -50,12 +49,12 @@ def _field(message: Any, field: Any) -> Any:
 
 
 def print_json(value: Any, *, line: bool = False) -> None:
-    """The value as JSON; line: all of it on one."""
+    """Print the value as JSON; line: all on one line."""
     print(json.dumps(value, indent=None if line else 2, ensure_ascii=False), flush=line)
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title: str = "") -> None:
-    """A table on a terminal; elsewhere a line of names and one for each row, aligned, without any decoration."""
+    """Print a table; without a terminal, plain aligned lines, the first with the names."""
     cells = [[shown(cell) for cell in row] for row in rows]
     if sys.stdout.isatty():
         _print_rich(columns, cells, title)
@@ -68,18 +67,18 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[object]], title:
 
 
 def print_facts(facts: Mapping[str, object]) -> None:
-    """One fact a line, aligned."""
+    """Print one fact per line, aligned."""
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{name.ljust(width)}  {shown(value)}".rstrip())
 
 
 def shown(value: object) -> str:
-    """A value as one line of text; empty for none."""
+    """Return a value as one line of text, at most CUT characters; empty for None."""
     if value is None:
         return ""
     text = f"{value:.4g}" if isinstance(value, float) else str(value)
-    text = "".join(c if c.isprintable() else "?" for c in text)  # what a server sent must not steer a terminal
+    text = "".join(c if c.isprintable() else "?" for c in text)  # text from a server must not control the terminal
     return text if len(text) <= CUT else text[: CUT - 1] + "…"
 
 
@@ -91,5 +90,5 @@ def _print_rich(columns: Sequence[str], cells: Sequence[Sequence[str]], title: s
 
     table = Table(*columns, box=SIMPLE_HEAD, title=title or None, title_justify="left")
     for row in cells:
-        table.add_row(*map(Text, row))  # as text: a name may look like markup
+        table.add_row(*map(Text, row))  # as Text, because a name may look like markup
     Console().print(table)

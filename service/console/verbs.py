@@ -1,6 +1,6 @@
-"""What the verbs of the command line share: how a failure is told, and what must be set before NumPy is imported.
+"""Shared parts of the command line's verbs: options of a server, failures in one line, settings for NumPy.
 
-Imports neither NumPy nor gRPC, so that `freshet --help` stays quick.
+Imports neither NumPy nor gRPC, so that `freshet --help` stays fast.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ USAGE_ERROR = 2
 LOCAL = Remote("127.0.0.1:8300")
 INTERRUPTED = 130
 
-# Written out, so that --help need not import NumPy; a test compares it with ModelSpec.
+# Written out, so that --help does not import NumPy; a test compares it with ModelSpec.
 SPEC_KEYS = (
     "channels, targets, horizon, interval, max_gap, cell, activation, layers, hidden, init, init_gain, window, "
     "learn_every, learn, task, classes, class_weights, label_range, label_horizon, loss, huber_delta, optimizer, "
@@ -30,33 +30,33 @@ SPEC_KEYS = (
 
 
 def group(name: str, help: str) -> typer.Typer:
-    """Verbs that belong together, behaving as all of ours do."""
+    """Return an empty group of verbs, configured as all of ours."""
     return typer.Typer(
         name=name,
         help=help,
         no_args_is_help=True,
         add_completion=False,
-        rich_markup_mode=None,  # it would take [default: 32] for markup
+        rich_markup_mode=None,  # rich would read [default: 32] as markup
         pretty_exceptions_enable=False,
     )
 
 
-# Where a server is, who asks, and whom to trust; each also as a variable, `config.CLIENT_VARIABLES`.
+# Options of a server; each also as a variable, `config.CLIENT_VARIABLES`.
 _REMOTE = {
-    "url": ("HOST:PORT", "The server."),
-    "token": ("TOKEN", "Who asks. Better in the variable, as others can read a command line."),
-    "ca": ("FILE", f"Speak TLS, trusting the authorities of this PEM file; {SYSTEM}: those of this machine."),
-    "cert": ("FILE", "Certificate to show, PEM, for a server that asks (mTLS)."),
-    "key": ("FILE", "Its key, PEM."),
+    "url": ("HOST:PORT", "Address of the server."),
+    "token": ("TOKEN", "Access token. Prefer the variable: other users can read a command line."),
+    "ca": ("FILE", f"Use TLS and trust the authorities of this PEM file; {SYSTEM}: those of this machine."),
+    "cert": ("FILE", "Client certificate, PEM, for a server that requires one (mTLS)."),
+    "key": ("FILE", "Key of the client certificate, PEM."),
 }
 
 
 def asking(verb: Callable[..., None]) -> Callable[..., None]:
-    """A verb whose parameter `server`, a Remote, is made of options; without --url it is the parameter's default."""
+    """Replace a verb's parameter `server`, a Remote, by options; without --url it is the parameter's default."""
 
     @functools.wraps(verb)
     def called(**given: Any) -> None:
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # a failure is one line, and it is ours
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # so that a failure is one line, ours
         remote = {name: given.pop(name) for name in _REMOTE}
         url = remote.pop("url") or default
         verb(**given, server=None if url is None else Remote(str(url), **remote))
@@ -76,13 +76,13 @@ def asking(verb: Callable[..., None]) -> Callable[..., None]:
 
 
 def one_blas_thread() -> None:
-    """As the trainer runs; before NumPy is imported, or it has no effect."""
+    """Limit BLAS to one thread, as in the trainer. Call it before NumPy is imported; later it has no effect."""
     for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS"):
         os.environ[name] = "1"
 
 
 def guarded(work: Callable[[], int]) -> int:
-    """The work's exit code; what users can cause is one clear line instead of a traceback."""
+    """Run `work` and return its exit code; errors that users can cause become one line instead of a traceback."""
     from freshet import FreshetError
     from model.spec import SpecError
     from service.common.errors import Invalid
@@ -90,7 +90,7 @@ def guarded(work: Callable[[], int]) -> int:
 
     try:
         return work()
-    except BrokenPipeError:  # whoever read our output has seen enough, as `head` does: typer ends quietly
+    except BrokenPipeError:  # the reader of our output closed it, as `head` does; typer then exits quietly
         raise
     except (Invalid, SpecError, OSError) as error:
         raise refused(error) from None
@@ -103,6 +103,6 @@ def guarded(work: Callable[[], int]) -> int:
 
 
 def refused(error: Exception) -> typer.Exit:
-    """Say what was wrong with what was asked, and give the exit to raise."""
+    """Print why a request was refused, and return the exit to raise."""
     print(f"freshet: {error}", file=sys.stderr)
     return typer.Exit(USAGE_ERROR)

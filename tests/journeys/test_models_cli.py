@@ -178,7 +178,7 @@ async def test_a_person_lists_looks_at_and_deletes_streams_from_the_command_line
     assert shown["state"] == f"{len(state)} bytes"
 
     assert await run("delete", name, "pump-2", code=2) == (
-        "freshet: yes = not given: say --yes: nobody is there to be asked\n"
+        "freshet: yes = not given: without a terminal to confirm on, give --yes\n"
     )
     assert await run("delete", name, "pump-2", "--yes") == f"stream pump-2 of {name}: deleted\n"
     assert "no such stream" in await run("show", name, "pump-2", code=1)

@@ -211,9 +211,13 @@ async def test_the_command_line_shows_its_token_and_speaks_tls(house):
             (("models", "list"), {"ca": ca, "token": "wrong"}, "authorization"),
             (("models", "delete", "flow", "--yes"), {"ca": ca, "token": "fr-a"}, "admin"),
             (("models", "list"), {"token": "fr-a"}, "speaks TLS, but this client plain text"),
-            (("models", "list"), {"token": "fr-a"}, "does it speak TLS (--ca)"),
+            (("models", "list"), {"token": "fr-a"}, "does it use TLS? Give --ca"),
             (("models", "list"), {"ca": other, "token": "fr-a"}, "is not trusted"),
-            (("models", "list"), {"ca": other, "token": "fr-a"}, "give --ca FILE with the PEM of who signed it"),
+            (
+                ("models", "list"),
+                {"ca": other, "token": "fr-a"},
+                "give --ca FILE with the authority that",
+            ),
         ):
             code, seen = await told(*words, **variables)
             assert (code, named in seen) == (1, True), seen

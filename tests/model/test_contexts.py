@@ -20,7 +20,7 @@ def arena(limit: int = GROUP_ROWS) -> Contexts:
 
 
 def touch(contexts: Contexts, streams: list[int], value: float) -> None:
-    slots, block = contexts.take(streams)
+    slots, block = contexts.load(streams)
     block.start[...] = value
     contexts.store(slots, block)
 
@@ -29,18 +29,18 @@ def test_a_new_stream_starts_empty_even_in_a_used_slot() -> None:
     contexts = arena()
     touch(contexts, [1, 2], 5.0)
     contexts.remove(1)
-    _, block = contexts.take([3])
+    _, block = contexts.load([3])
     assert not block.rows.any()
     assert (block.fill[0], block.known[0], np.isnan(block.last_time[0])) == (0, 0, True)
 
 
 def test_blocks_are_copies_until_stored() -> None:
     contexts = arena()
-    slots, block = contexts.take([7, 8])
+    slots, block = contexts.load([7, 8])
     block.start[...] = 1.0
-    assert not contexts.take([7])[1].start.any()
+    assert not contexts.load([7])[1].start.any()
     contexts.store(slots, block)
-    assert contexts.take([8, 7])[1].start.all()
+    assert contexts.load([8, 7])[1].start.all()
 
 
 @settings(max_examples=50, deadline=None)
@@ -61,7 +61,7 @@ def test_the_least_recently_used_stream_is_evicted_in_journal_order(groups: list
 
 def test_removing_returns_the_number_of_waiting_origins() -> None:
     contexts = arena()
-    slots, block = contexts.take([1])
+    slots, block = contexts.load([1])
     block.known[...] = 3
     contexts.store(slots, block)
     assert [contexts.remove(1), contexts.remove(1), contexts.remove(99)] == [3, 0, 0]
@@ -104,8 +104,8 @@ def test_an_arena_restored_from_its_changes_holds_the_same_bytes_in_the_same_ord
     assert restored.changes() == ({}, set())
     order = contexts.order()
     assert restored.order() == order
-    np.testing.assert_array_equal(restored.take(order)[1].rows, contexts.take(order)[1].rows)
-    np.testing.assert_array_equal(restored.take(order)[1].marks, contexts.take(order)[1].marks)
+    np.testing.assert_array_equal(restored.load(order)[1].rows, contexts.load(order)[1].rows)
+    np.testing.assert_array_equal(restored.load(order)[1].marks, contexts.load(order)[1].marks)
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru"])

@@ -35,7 +35,7 @@ def scores(seed: int, rises_by: float = 1.0, correlation: float = 0.9) -> list[f
 def found_at(values: list[float]) -> list[int]:
     """Return the labels after which drift is found."""
     watched = Drift()
-    return [n for n, value in enumerate(values, 1) if watched.take(value, 1)]
+    return [n for n, value in enumerate(values, 1) if watched.add(value, 1)]
 
 
 def false_alarms(runs: int = 16) -> int:
@@ -106,7 +106,7 @@ def test_a_packed_and_unpacked_detector_continues_unchanged():
     for n, value in enumerate(scores(100, 3.0)[: SHIFT_AT + 1000]):
         if n % 500 == 77:
             broken = Drift(**json.loads(json.dumps(asdict(broken))))
-        assert straight.take(value, 1) == broken.take(value, 1)
+        assert straight.add(value, 1) == broken.add(value, 1)
 
     assert broken == straight
 
@@ -114,8 +114,8 @@ def test_a_packed_and_unpacked_detector_continues_unchanged():
 def test_scores_that_are_not_finite_count_as_the_worst_score():
     nan, worst = Drift(), Drift()
     for _ in range(40):
-        nan.take(math.nan, 1)
-        worst.take(1.0, 1)
+        nan.add(math.nan, 1)
+        worst.add(1.0, 1)
 
     assert nan == worst
 
@@ -134,7 +134,7 @@ def rates(monkeypatch: pytest.MonkeyPatch, **spec: object) -> tuple[Learner, lis
         used.append(given[-1])
         update(optimizer, *given)
 
-    monkeypatch.setattr(Drift, "take", lambda self, score, labels: {"excess": 16.0} if next(calls) == 10 else {})
+    monkeypatch.setattr(Drift, "add", lambda self, score, labels: {"excess": 16.0} if next(calls) == 10 else {})
     monkeypatch.setattr(type(learner.optimizer), "update", noting)
     for chunk in worlds.chunks([4] * 30, once=True):
         learner.ticks(*chunk)

@@ -261,7 +261,7 @@ def test_a_paused_learner_learns_nothing_and_keeps_its_streams_up_to_date() -> N
     learner.paused = False
     assert len(feed(learner, stream[40])) == 1
     assert isinstance(learner.contexts, Contexts)
-    _, block = learner.contexts.take([10])
+    _, block = learner.contexts.load([10])
     np.testing.assert_array_equal(block.x[0, -1], stream[40].x[0])
 
 

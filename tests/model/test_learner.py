@@ -10,6 +10,7 @@ import pytest
 from model.fold.learner import Learner
 from model.parameters import Array
 from model.scalers import SCALERS
+from model.spec import ModelSpec
 from model.update.optimizers import OPTIMIZERS
 from model.update.schedules import SCHEDULES
 from tests.contracts import registry
@@ -204,3 +205,11 @@ def move_with_newer_weights(slow: SlowLearner, monkeypatch: pytest.MonkeyPatch) 
                 stream.starts[-1] = slow.network_step(stream.starts[n], stream.features[n])[0]
 
     monkeypatch.setattr(slow, "update", update)
+
+
+def test_network_and_learner_show_sizes_and_progress():
+    learner = Learner(ModelSpec(channels=("a", "b"), hidden=8))
+    network = "Network(forecast, lstm 1×8, 2 channels, 2 outputs, 446 parameters, state of 35)"
+    assert repr(learner) == f"Learner({network}, 0 updates, 0 labels, 0 streams)"
+    assert repr(learner.network.layout) == "Layout(cell0.W 32×13, head.W 2×15: 446 parameters)"
+    assert repr(learner.weights) == "Weights(446 float32: 1 cells, head, 0 target)"

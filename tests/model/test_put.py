@@ -58,7 +58,7 @@ def test_windows_after_a_put_start_from_its_hidden_state(task: str) -> None:
     for chunk in ticks:
         feed(learner, chunk)
     if isinstance(learner.contexts, Contexts):
-        start = learner.contexts.take([10])[1].start
+        start = learner.contexts.load([10])[1].start
     else:
         slots = learner.contexts.slots([10])
         start, _, position = learner.contexts.windows(slots, np.array([4]))

@@ -8,7 +8,7 @@ import pytest
 from model import calendar
 from model.fold.learner import Learner
 from model.network import Network
-from model.offline.recorded import Recorded, known_by, prepare, settle
+from model.offline.recorded import Recorded, known_by, prepare, scale_labels
 from model.offline.training import forecasts, loss_of
 from tests.model.scaled import gaps
 from tests.model.worlds import INTERVAL_S, START_S, spec
@@ -24,16 +24,16 @@ def series(ticks: int = TICKS, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     return x.astype(np.float32), START_S + INTERVAL_S * np.arange(ticks)
 
 
-def settled(network: Network, x: np.ndarray, time: np.ndarray, labels: np.ndarray | None = None) -> Recorded:
+def scaled(network: Network, x: np.ndarray, time: np.ndarray, labels: np.ndarray | None = None) -> Recorded:
     """Return the prepared series with labels in units of all labels."""
-    return settle(network, network.weights(network.init_params()), prepare(network, x, time, labels), len(x))
+    return scale_labels(network, network.weights(network.init_params()), prepare(network, x, time, labels), len(x))
 
 
 @pytest.mark.parametrize("scaler", sorted(SLOW_SCALERS))
 def test_features_and_labels_equal_the_plain_definition(scaler: str) -> None:
     network = Network(spec(horizon=3, targets=["b"], scaler=scaler))
     x, time = series()
-    recorded = settled(network, x, time)
+    recorded = scaled(network, x, time)
 
     slow = SlowScaler(scaler, 2, 3)
     for t in range(TICKS):
@@ -75,7 +75,7 @@ def test_the_loss_of_every_tick_equals_the_loss_of_the_online_learner(keys: dict
             online[t] = update.loss
 
     network, H = learner.network, learner.spec.horizon
-    recorded = settled(network, x, time)
+    recorded = scaled(network, x, time)
     p = forecasts(network, learner.weights, recorded, 0, TICKS)
     each, _ = network.loss(p, recorded.Y, recorded.weight)
     by_head = each.reshape(TICKS, H, -1).sum(axis=2)
@@ -92,14 +92,14 @@ def test_the_loss_of_every_tick_equals_the_loss_of_the_online_learner(keys: dict
 
 def test_labels_after_the_last_known_tick_are_masked_and_others_are_not() -> None:
     network = Network(spec(horizon=3))
-    whole = settled(network, *series())
+    whole = scaled(network, *series())
     for end in (1, 2, 40, TICKS):
-        part = settled(network, *(values[:end] for values in series()))
+        part = scaled(network, *(values[:end] for values in series()))
         np.testing.assert_array_equal(known_by(whole, 3, end), part.weight)
 
 
 def test_a_head_has_labels_once_a_difference_over_its_step_gives_it_a_scale() -> None:
-    recorded = settled(Network(spec(horizon=8, window=16)), *series(5))
+    recorded = scaled(Network(spec(horizon=8, window=16)), *series(5))
     per_head = recorded.weight.reshape(5, 8, 2).any(axis=2).sum(axis=0)
     assert per_head.tolist() == [3, 1] + [0] * 6  # head h: origins h .. 4 − h, counted from 0
 
@@ -107,7 +107,7 @@ def test_a_head_has_labels_once_a_difference_over_its_step_gives_it_a_scale() ->
 def test_without_event_times_there_is_no_calendar_and_no_gap() -> None:
     network = Network(spec(interval=0.0, max_gap=1.0))
     x, _ = series()
-    recorded = settled(network, x, np.full(TICKS, np.nan))
+    recorded = scaled(network, x, np.full(TICKS, np.nan))
     assert recorded.X.shape == (TICKS, 6)
     assert recorded.voided == 0
 
@@ -116,7 +116,7 @@ def test_a_constant_channel_gives_finite_rows_and_zero_labels() -> None:
     network = Network(spec())
     x, time = series()
     x[:, 0] = 7
-    recorded = settled(network, x, time)
+    recorded = scaled(network, x, time)
     assert all(np.isfinite(part).all() for part in recorded[:5])
     assert not recorded.Y[:, 0].any()
     assert np.isfinite(loss_of(network, recorded, np.zeros_like(recorded.Y), 0, TICKS))
@@ -130,7 +130,7 @@ def test_external_labels_are_targets_in_units_of_the_train_ticks() -> None:
     labels[10:20, 0] = np.nan
     labels[60:] += 1000  # after the train ticks: must not affect units
     weights = network.weights(network.init_params())
-    recorded = settle(network, weights, prepare(network, x, time, labels), 60)
+    recorded = scale_labels(network, weights, prepare(network, x, time, labels), 60)
 
     train = labels[:60].astype(np.float64)
     # Running means are plain means up to 500 labels.
@@ -147,6 +147,6 @@ def test_classes_are_unchanged_targets_and_ticks_without_one_have_no_weight() ->
     x, time = series()
     labels = np.eye(3, dtype=np.float32)[np.random.default_rng(1).integers(0, 3, TICKS)]
     labels[::4] = np.nan
-    recorded = settled(network, x, time, labels)
+    recorded = scaled(network, x, time, labels)
     np.testing.assert_array_equal(recorded.Y, np.nan_to_num(labels))
     np.testing.assert_array_equal(recorded.weight, ~np.isnan(labels))

@@ -76,7 +76,7 @@ def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(sessions, at, 
     learner = Learner(SPEC)
     learner.put(1, state(at, value))
     assert isinstance(learner.contexts, Contexts)
-    _, block = learner.contexts.take([1])
+    _, block = learner.contexts.load([1])
     assert not block.statistics.any()
     assert not block.start.any()
 

@@ -145,7 +145,7 @@ BAD_FILES = {
     "no text": ("m.toml", b"\xff\xfe\x00", "not a TOML file"),
     "a list": ("m.json", "[1]", "give an object of keys"),
     "nothing": ("m.json", "", "not a JSON file"),
-    "a key twice": ("m.json", '{"channels": ["a"], "hidden": 1, "hidden": 2}', "key 'hidden' comes twice"),
+    "a key twice": ("m.json", '{"channels": ["a"], "hidden": 1, "hidden": 2}', "key 'hidden' is repeated"),
     "a key twice in TOML": ("m.toml", 'channels = ["a"]\nhidden = 1\nhidden = 2', "not a TOML file"),
     "NaN": ("m.json", '{"channels": ["a"], "clip": NaN}', "clip = nan: give a finite number"),
     "another ending": ("m.yaml", "channels: [a]", r"give a file whose name ends in \.toml or \.json"),

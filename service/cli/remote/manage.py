@@ -1,4 +1,4 @@
-"""What `freshet models …` does: asks a running server through the SDK, and prints the answer."""
+"""The work of `freshet models …`: ask a running server through the SDK and print the answer."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def connected(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) 
 
 
 async def list_models(client: freshet.Client, as_json: bool) -> int:
-    """A line for each model."""
+    """Print a line for each model."""
     found = await client.list_models()
     if as_json:
         print_json([plain(model) for model in found])
@@ -51,7 +51,7 @@ async def list_models(client: freshet.Client, as_json: bool) -> int:
 
 
 def model_rows(found: list[Model]) -> list[tuple[object, ...]]:
-    """Models as rows of the list."""
+    """Return models as rows of the list."""
     return [
         (
             m.name, m.spec.task, f"{m.spec.cell} {m.spec.layers}×{m.spec.hidden}", m.champion, m.anchor, learning(m),
@@ -62,7 +62,7 @@ def model_rows(found: list[Model]) -> list[tuple[object, ...]]:
 
 
 async def show(client: freshet.Client, name: str, as_json: bool) -> int:
-    """All of one model."""
+    """Print one model with its spec."""
     model = await client.get_model(name)
     if as_json:
         print_json(plain(model))
@@ -78,7 +78,7 @@ async def show(client: freshet.Client, name: str, as_json: bool) -> int:
 
 
 async def history(client: freshet.Client, name: str, events: int, as_json: bool) -> int:
-    """Versions and events of one model."""
+    """Print versions and events of one model."""
     model, versions, past = await asyncio.gather(
         client.get_model(name), client.versions(name), client.history(name, events)
     )
@@ -102,12 +102,12 @@ async def history(client: freshet.Client, name: str, events: int, as_json: bool)
 
 
 def when(seconds: float) -> str:
-    """A moment, UTC."""
+    """Return a time in seconds since 1970 as text, UTC."""
     return time.strftime("%Y-%m-%d %H:%M:%SZ", time.gmtime(seconds))
 
 
 def event_row(event: ModelEvent) -> tuple[str, ...]:
-    """An event: its model, time, kind, version, reason and numbers."""
+    """Return an event's model, time, kind, version, reason and numbers as text."""
     numbers = " ".join(f"{name}={value:.4g}" for name, value in sorted(event.numbers.items()))
     kind = event.kind.name.lower().replace("_", " ")
     return event.model, when(event.time), kind, str(event.version), event.reason, numbers
@@ -117,16 +117,16 @@ async def watch(client: freshet.Client, name: str, events: int, as_json: bool) -
     """Print events until the process is interrupted."""
     past = await client.history(name, events) if events else []
 
-    def tell(event: ModelEvent) -> None:
+    def show_event(event: ModelEvent) -> None:
         if as_json:
             print_json(plain(event), line=True)
         else:
             print("  ".join(part for part in event_row(event) if part), flush=True)
 
     for event in past:
-        tell(event)
+        show_event(event)
     async for event in client.watch(name):
-        tell(event)
+        show_event(event)
     return 0
 
 
@@ -150,7 +150,7 @@ async def create(client: freshet.Client, name: str, source: Path, weights: Path 
     if weights is None and source.is_dir() and beside.is_file():
         weights = beside
     data = b"" if weights is None else files.load_weights(weights, spec)
-    return said(await client.create_model(name, weights=data, **spec.to_mapping()), as_json)
+    return print_state(await client.create_model(name, weights=data, **spec.to_mapping()), as_json)
 
 
 async def import_version(client: freshet.Client, name: str, source: Path, promote: bool, as_json: bool) -> int:
@@ -164,7 +164,7 @@ async def import_version(client: freshet.Client, name: str, source: Path, promot
     weights = files.read_file("weights", file, MAX_WEIGHTS_BYTES)
     version = await client.import_version(name, weights, onnx=graph, digest=digest)
     if promote:
-        return said(await client.promote(name, version.number), as_json)
+        return print_state(await client.promote(name, version.number), as_json)
     if as_json:
         print_json(plain(version))
     else:
@@ -204,14 +204,14 @@ async def export(client: freshet.Client, name: str, version: int, to: Path | Non
 
 async def promote(client: freshet.Client, name: str, version: int, as_json: bool) -> int:
     """Put a version into service."""
-    return said(await client.promote(name, version), as_json)
+    return print_state(await client.promote(name, version), as_json)
 
 
 async def roll_back(client: freshet.Client, name: str, version: int, as_json: bool) -> int:
     """Return to an earlier version."""
     before = await client.get_model(name)
     after = await client.rollback(name, version)
-    said(after, as_json)
+    print_state(after, as_json)
     if not as_json and after.champion != before.champion:
         again = f"return with `freshet models promote {name} {before.champion}`"
         print(f"{name}: from version {before.champion} back to {after.champion}; {again}")
@@ -220,22 +220,22 @@ async def roll_back(client: freshet.Client, name: str, version: int, as_json: bo
 
 async def pause(client: freshet.Client, name: str, as_json: bool) -> int:
     """Stop learning."""
-    return said(await client.pause(name), as_json)
+    return print_state(await client.pause(name), as_json)
 
 
 async def resume(client: freshet.Client, name: str, as_json: bool) -> int:
-    """Go on learning."""
-    return said(await client.resume(name), as_json)
+    """Resume learning."""
+    return print_state(await client.resume(name), as_json)
 
 
 def check_terminal() -> None:
-    """Raises Invalid where no person can be asked."""
+    """Raise Invalid unless standard input is a terminal."""
     if not sys.stdin.isatty():
-        raise Invalid("yes", "not given", "say --yes: nobody is there to be asked")
+        raise Invalid("yes", "not given", "without a terminal to confirm on, give --yes")
 
 
-def meant(name: str, warning: str) -> bool:
-    """Whether a person types the name of what is to be deleted, after a warning. Raises Invalid without a terminal."""
+def confirmed(name: str, warning: str) -> bool:
+    """Print a warning and return whether the user types the name of what to delete. Raises Invalid if no terminal."""
     check_terminal()
     print(warning)
     print(f"Type {name} to delete it: ", end="", flush=True)
@@ -246,12 +246,12 @@ def meant(name: str, warning: str) -> bool:
 
 
 async def delete(client: freshet.Client, name: str, yes: bool, erase: bool, as_json: bool) -> int:
-    """Delete a model, once it is said that this is meant."""
+    """Delete a model after confirmation."""
     if not yes:
         check_terminal()
         model = await client.get_model(name)
-        facts = f"{name}: version {model.champion}, {model.streams} streams. Nothing of it can be brought back."
-        if not meant(name, facts):
+        facts = f"{name}: version {model.champion}, {model.streams} streams. They cannot be restored."
+        if not confirmed(name, facts):
             return 1
     remains = await client.delete_model(name, erase=erase)
     if erase:
@@ -263,8 +263,8 @@ async def delete(client: freshet.Client, name: str, yes: bool, erase: bool, as_j
     return 0
 
 
-def said(model: Model, as_json: bool) -> int:
-    """Print what a model is now."""
+def print_state(model: Model, as_json: bool) -> int:
+    """Print the state of a model after a change; return exit code 0."""
     if as_json:
         print_json(plain(model))
     else:

@@ -1,4 +1,4 @@
-"""`freshet models …`: what each verb takes. What they need is imported inside, so that `freshet --help` stays quick."""
+"""`freshet models …`: the options of each verb. The work is imported inside, so that `freshet --help` stays fast."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _run(server: Remote, verb: Callable[..., Awaitable[int]], *arguments: Any) -
 @models.command("list")
 @asking
 def list_models(server: Remote = LOCAL, json: Json = False) -> None:
-    """Every model: what serves, whether it learns, how far it is."""
+    """List the models: version in service, learning, streams, progress."""
     from service.cli.remote.manage import list_models as verb
 
     raise _run(server, verb, json)
@@ -35,7 +35,7 @@ def list_models(server: Remote = LOCAL, json: Json = False) -> None:
 @models.command()
 @asking
 def show(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
-    """One model with every key of its spec."""
+    """Show one model with every key of its spec."""
     from service.cli.remote.manage import show as verb
 
     raise _run(server, verb, name, json)
@@ -45,13 +45,14 @@ def show(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
 @asking
 def history(
     name: Name,
-    events: Annotated[int, typer.Option(min=0, help="The last so many events.", metavar="N")] = 20,
+    events: Annotated[int, typer.Option(min=0, help="Show the last N events.", metavar="N")] = 20,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Versions that are kept, with their losses; recent events.
+    """Show the kept versions with their losses, and recent events.
 
-    Versions come newest first, events oldest first. The server remembers events since its start, 128 of each model.
+    Versions are listed newest first, events oldest first. A server keeps the events since its start, up to 128 per
+    model.
     """
     from service.cli.remote.manage import history as verb
 
@@ -63,19 +64,19 @@ def history(
 def create(
     name: Name,
     source: Annotated[
-        Path, typer.Option("--from", help="Keys of the spec, or a folder with them.", metavar="MODEL.toml|.json|DIR")
+        Path, typer.Option("--from", help="The spec's file, or a folder with it.", metavar="MODEL.toml|.json|DIR")
     ],
     weights: Annotated[
         Path | None,
-        typer.Option(help="First weights [default: the folder's, or drawn from the seed].", metavar="FILE"),
+        typer.Option(help="Initial weights [default: the folder's, or drawn from the seed].", metavar="FILE"),
     ] = None,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Create a model from a spec's file, or a trained folder.
+    """Create a model from a spec's file or a trained folder.
 
-    The folder is one that `freshet train` or `freshet models export` wrote: its weights are version 1. `freshet models
-    keys` lists what the file may hold.
+    The weights in a folder that `freshet train` or `freshet models export` wrote become version 1. `freshet models
+    keys` lists the keys of the file.
     """
     from service.cli.remote.manage import create as verb
 
@@ -87,7 +88,7 @@ def create(
 def import_version(
     name: Name,
     source: Annotated[
-        Path, typer.Option("--from", help="Weights, or a folder that has them.", metavar="DIR|FILE.safetensors")
+        Path, typer.Option("--from", help="Weights, or a folder with them.", metavar="DIR|FILE.safetensors")
     ],
     promote: Annotated[bool, typer.Option("--promote", help="Put it into service too.")] = False,
     server: Remote = LOCAL,
@@ -104,14 +105,14 @@ def import_version(
 def export(
     name: Name,
     to: Annotated[Path | None, typer.Option(help="Folder [default: NAME-VERSION].", metavar="DIR")] = None,
-    version: Annotated[int, typer.Option(min=0, help="0: the one that serves.", metavar="N")] = 0,
-    force: Annotated[bool, typer.Option("--force", help="Replace files that are there.")] = False,
+    version: Annotated[int, typer.Option(min=0, help="Version; 0: the one in service.", metavar="N")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Write a version's files: .onnx, weights, spec, facts.
+    """Write the files of a version: .onnx, weights, spec, facts.
 
-    model.onnx is the whole forecaster and runs anywhere onnxruntime does; model.json has the version's facts.
+    model.onnx is the whole forecaster and runs wherever onnxruntime does; model.json has the version's facts.
     """
     from service.cli.remote.manage import export as verb
 
@@ -122,11 +123,11 @@ def export(
 @asking
 def promote(
     name: Name,
-    version: Annotated[int, typer.Argument(min=1, help="A version that is kept.", metavar="VERSION")],
+    version: Annotated[int, typer.Argument(min=1, help="A kept version.", metavar="VERSION")],
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Put a version into service; learning goes on from it."""
+    """Put a version into service; learning continues from it."""
     from service.cli.remote.manage import promote as verb
 
     raise _run(server, verb, name, version, json)
@@ -152,7 +153,7 @@ def rollback(
 @models.command()
 @asking
 def pause(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
-    """Stop learning; serving goes on."""
+    """Stop learning; serving continues."""
     from service.cli.remote.manage import pause as verb
 
     raise _run(server, verb, name, json)
@@ -161,7 +162,7 @@ def pause(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
 @models.command()
 @asking
 def resume(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
-    """Go on learning."""
+    """Resume learning."""
     from service.cli.remote.manage import resume as verb
 
     raise _run(server, verb, name, json)
@@ -172,13 +173,13 @@ def resume(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
 def delete(
     name: Name,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Also remove what the server's files hold of it: docs/erasure.md.")
+        bool, typer.Option("--erase", help="Also erase its data from the server's files: docs/erasure.md.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Delete a model with its streams and versions, for good."""
+    """Delete a model with its streams and versions permanently."""
     from service.cli.remote.manage import delete as verb
 
     raise _run(server, verb, name, yes, erase, json)
@@ -188,11 +189,11 @@ def delete(
 @asking
 def watch(
     name: Annotated[str, typer.Argument(help="A model [default: all].", metavar="[NAME]")] = "",
-    events: Annotated[int, typer.Option(min=0, help="First the last so many events.", metavar="N")] = 0,
+    events: Annotated[int, typer.Option(min=0, help="Print the last N events first.", metavar="N")] = 0,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Events as they happen, until Ctrl-C."""
+    """Print events as they happen, until Ctrl-C."""
     from service.cli.remote.manage import watch as verb
 
     raise _run(server, verb, name, events, json)
@@ -200,7 +201,7 @@ def watch(
 
 @models.command()
 def keys(json: Json = False) -> None:
-    """Every key of a model's spec, for MODEL.toml."""
+    """List every key of a model's spec, for MODEL.toml."""
     from service.cli.remote.manage import keys as verb
 
     raise typer.Exit(verb(json))

@@ -1,4 +1,4 @@
-"""`freshet quarantine …`: what was acknowledged and could not be learned. What the verbs need is imported inside."""
+"""`freshet quarantine …`: labels and windows that were acknowledged but could not be learned."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> ty
 @quarantine.command("list")
 @asking
 def list_items(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
-    """What could not be learned, and why, oldest first."""
+    """List items that could not be learned, with the reason, oldest first."""
 
     async def verb(client: freshet.Client) -> int:
         from service.console.tables import plain, print_json, print_table
@@ -54,14 +54,15 @@ def list_items(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
 @asking
 def replay(
     name: Name,
-    ids: Annotated[list[int] | None, typer.Argument(help="Items, as `list` numbers them.", metavar="ID…")] = None,
-    every: Annotated[bool, typer.Option("--all", help="All that are there now.")] = False,
+    ids: Annotated[list[int] | None, typer.Argument(help="Ids of items, as `list` prints them.", metavar="ID…")] = None,
+    every: Annotated[bool, typer.Option("--all", help="Replay all items.")] = False,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Learn from items after all: each becomes a window, a label with the ticks before it.
+    """Send items to learning again.
 
-    Exits with 1 if any of them cannot be replayed, and says why.
+    Each label becomes a window with the ticks before it. Exit code 1 if an item cannot be replayed; the reason is
+    printed.
     """
 
     async def verb(client: freshet.Client) -> int:

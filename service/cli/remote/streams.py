@@ -1,4 +1,4 @@
-"""`freshet streams …`: one model's streams on a running server. What the verbs need is imported inside."""
+"""`freshet streams …`: one model's streams on a running server. The work is imported inside."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> ty
 @asking
 def list_streams(
     model: Model,
-    limit: Annotated[int, typer.Option(min=0, help="At most so many; 0: all.", metavar="N")] = 100,
+    limit: Annotated[int, typer.Option(min=0, help="List at most N streams; 0: all.", metavar="N")] = 100,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Streams of a model in the order of their ids: how far each is."""
+    """List a model's streams with their progress, in the order of their ids."""
 
     async def verb(client: freshet.Client) -> int:
         from service.console.tables import print_json, print_table
@@ -63,7 +63,7 @@ def list_streams(
 @streams.command()
 @asking
 def show(model: Model, stream: Id, server: Remote = LOCAL, json: Json = False) -> None:
-    """One stream: its last tick, what is on disk, which version answers it."""
+    """Show one stream: its last tick, its state on disk, the version that answers it."""
 
     async def verb(client: freshet.Client) -> int:
         from service.console.tables import print_facts, print_json
@@ -87,23 +87,23 @@ def delete(
     model: Model,
     stream: Id,
     erase: Annotated[
-        bool, typer.Option("--erase", help="Also remove what the server's files hold of it: docs/erasure.md.")
+        bool, typer.Option("--erase", help="Also erase its data from the server's files: docs/erasure.md.")
     ] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Forget a stream; its client is cut off, and its id begins anew.
+    """Delete a stream; its client is disconnected, and its id may be used for a new stream.
 
-    --erase needs a token of role admin, drops all of the journal so far, and waits until that is done. It exits with 1
-    where files remain that may hold data of clients.
+    --erase needs a token of role admin. It drops the whole journal so far and waits until that is done; exit code 1 if
+    files remain that may hold clients' data.
     """
 
     async def verb(client: freshet.Client) -> int:
-        from service.cli.remote.manage import meant
+        from service.cli.remote.manage import confirmed
 
         what = f"stream {stream} of {model}"
-        if not yes and not meant(stream, f"{what}: nothing of it can be brought back."):
+        if not yes and not confirmed(stream, f"{what} cannot be restored."):
             return 1
         remains = await client.delete_stream(model, stream, erase=erase)
         return deleted(what, {"model": model, "stream": stream}, erase, remains, json)
@@ -112,7 +112,7 @@ def delete(
 
 
 def facts(stream: freshet.KeptStream) -> dict[str, Any]:
-    """What is shown of a stream, as JSON holds it. staleness: its labels that no verdict has judged yet."""
+    """Return the shown facts of a stream as JSON values. staleness: its labels that no verdict has judged yet."""
     from service.console.tables import plain
 
     all_of_it = plain(stream)
@@ -131,12 +131,12 @@ def facts(stream: freshet.KeptStream) -> dict[str, Any]:
 
 
 def cells(found: dict[str, Any]) -> tuple[object, ...]:
-    """A stream's row under COLUMNS."""
+    """Return a stream's row under COLUMNS."""
     return (*(found[name] for name in COLUMNS[:4]), moment(found["last_time"]), found["staleness"])
 
 
 def moment(seconds: float | None) -> str:
-    """An event time as a date, UTC; as a number where it is none."""
+    """Return an event time as a date, UTC; as a number if it is outside the calendar; empty for None."""
     import datetime as dt
 
     if seconds is None:
@@ -148,7 +148,7 @@ def moment(seconds: float | None) -> str:
 
 
 def deleted(what: str, names: dict[str, str], erased: bool, remains: list[str], as_json: bool) -> int:
-    """Print what was deleted, and which files may still hold something of it; the exit code."""
+    """Print what was deleted and which files may still hold its data; return the exit code."""
     from service.console.tables import print_json, shown
 
     if as_json:
