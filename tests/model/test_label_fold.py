@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers.popart import FOLLOWED
@@ -15,6 +15,7 @@ from model.fold.keeping import width
 from model.fold.learner import Learner, Update
 from model.network import Network
 from model.update.rounds import GROUP_ROWS
+from tests.conftest import examples
 from tests.model.labelled import Labels, label_spec, labels_of, world
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed
 
@@ -91,7 +92,7 @@ def test_a_look_into_the_future_is_seen_by_the_causality_check(monkeypatch: pyte
     assert (first.weights.flat != second.weights.flat).any()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(data=st.data(), n=st.integers(1, 90), window=st.integers(9, 21))
 def test_any_order_and_lateness_within_the_horizon_learns_each_label_once(data: Any, n: int, window: int) -> None:
     ticks, labels = stream(n)
@@ -109,7 +110,7 @@ def test_any_order_and_lateness_within_the_horizon_learns_each_label_once(data: 
     assert (counts.learned, counts.offered, counts.duplicates, counts.rejected) == (n, n, n, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(n=st.integers(45, 120), window=st.integers(9, 21), seed=st.integers(0, 9))
 def test_how_long_labels_are_waited_for_changes_nothing_about_those_that_come_in_time(
     n: int, window: int, seed: int
@@ -128,7 +129,7 @@ def test_how_long_labels_are_waited_for_changes_nothing_about_those_that_come_in
     assert short.counts == long.counts
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     picks=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 70), st.integers(0, 2)), min_size=1, max_size=60),
     data=st.data(),
