@@ -137,9 +137,12 @@ def test_the_error_for_a_wrong_shape_names_both_shapes():
 
 @pytest.mark.parametrize(
     ("file", "train", "first", "last", "bar"),
-    [("ETTh2.csv", 2880, 3600, 14400, 0.3601), ("ETTm1_head.csv", 2880, 3600, 14400, 0.0810),
-     ("nyc_taxi.csv", 2064, 2580, 10320, 0.0278)],
-)  # fmt: skip
+    [
+        pytest.param("ETTh2.csv", 2880, 3600, 14400, 0.3601, marks=pytest.mark.long),
+        pytest.param("ETTm1_head.csv", 2880, 3600, 14400, 0.0810, marks=pytest.mark.long),
+        ("nyc_taxi.csv", 2064, 2580, 10320, 0.0278),
+    ],
+)
 def test_forecasts_of_the_measured_series_are_as_good_as_the_published_baseline(
     shared_data, file, train, first, last, bar
 ):

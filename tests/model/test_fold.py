@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from model.fold.contexts import Contexts
 from model.fold.learner import Learner
 from model.parameters import Array
 from model.update.rounds import GROUP_ROWS
+from tests.conftest import examples
 from tests.contracts import registry
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec, with_gaps
 
@@ -74,7 +75,7 @@ def test_two_learners_used_in_turn_are_independent() -> None:
 
 
 @every_cell
-@pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("horizon", "every"), [(3, 2), *(pytest.param(h, 1, marks=pytest.mark.long) for h in (1, 3))])
 def test_no_forecast_changes_by_a_bit_when_later_values_become_noise(kind: str, horizon: int, every: int) -> None:
     model = spec(**KINDS[kind], horizon=horizon, learn_every=every, learning_rate=1e-2)
     stream, rng, cut = chunks([3] * 80, once=True), np.random.default_rng(9), 50
@@ -212,7 +213,7 @@ def test_recorded_thinning_learns_every_nth_label_and_counts_the_others(horizon:
     assert thinned.counts.learned + thinned.counts.thinned == plain.counts.learned  # every label is counted
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(
     every=st.integers(1, 4), horizon=st.sampled_from([1, 3]),
     thinning=st.lists(st.tuples(st.integers(1, 9), st.sampled_from([1, 2, 4, 1024])), min_size=1, max_size=8),

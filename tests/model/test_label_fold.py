@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers.popart import FOLLOWED
@@ -15,6 +15,7 @@ from model.fold.keeping import width
 from model.fold.learner import Learner, Update
 from model.network import Network
 from model.update.rounds import GROUP_ROWS
+from tests.conftest import examples
 from tests.model.labelled import Labels, label_spec, labels_of, world
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed
 
@@ -91,7 +92,7 @@ def test_the_causality_check_detects_a_look_into_the_future(monkeypatch: pytest.
     assert (first.weights.flat != second.weights.flat).any()
 
 
-@settings(max_examples=40, deadline=None)
+@examples(40)
 @given(data=st.data(), n=st.integers(1, 90), window=st.integers(9, 21))
 def test_each_label_is_learned_once_in_any_order_and_within_any_allowed_delay(data: Any, n: int, window: int) -> None:
     ticks, labels = stream(n)
@@ -109,7 +110,7 @@ def test_each_label_is_learned_once_in_any_order_and_within_any_allowed_delay(da
     assert (counts.learned, counts.offered, counts.duplicates, counts.rejected) == (n, n, n, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(n=st.integers(45, 120), window=st.integers(9, 21), seed=st.integers(0, 9))
 def test_the_label_horizon_does_not_change_labels_that_arrive_in_time(n: int, window: int, seed: int) -> None:
     """A ring that is too short, or overwritten too early, holds other inputs than a long one."""
@@ -126,7 +127,7 @@ def test_the_label_horizon_does_not_change_labels_that_arrive_in_time(n: int, wi
     assert short.counts == long.counts
 
 
-@settings(max_examples=30, deadline=None)
+@examples(30)
 @given(
     picks=st.lists(st.tuples(st.integers(1, 2), st.integers(1, 70), st.integers(0, 2)), min_size=1, max_size=60),
     data=st.data(),

@@ -6,11 +6,12 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.answers import popart
 from model.parameters import Array
+from tests.conftest import examples
 from tests.oracles.slow_labels import SlowStatistics
 
 
@@ -35,7 +36,7 @@ def answers(target: dict[str, Array], W: Array) -> Array:
     return out
 
 
-@settings(max_examples=60, deadline=None)
+@examples(60)
 @given(
     sizes=st.lists(st.integers(1, 40), min_size=1, max_size=30), seed=st.integers(0, 99),
     size=st.sampled_from([1e-6, 1.0, 1e6]), offset=st.sampled_from([0.0, 100.0, 1e4]),
