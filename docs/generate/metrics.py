@@ -14,8 +14,8 @@ from service.common.names import Origin
 from service.edge.guard.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.guard.interceptor import GrpcMetrics
 from service.observe.metrics import Metrics
-from service.trainer.process import SHOWN_LAGS
 from service.trainer.quarantine import REASONS
+from service.trainer.reports import SHOWN_LAGS
 
 PAGE = "docs/metrics.md"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
