@@ -1,4 +1,4 @@
-"""Certificates that are replaced while they are read."""
+"""Certificates replaced while the server reads them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from service.observe.metrics import Metrics
 from tests.client.certificates import Authority
 
 
-def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(monkeypatch, tmp_path):
+def test_a_key_replaced_between_two_reads_is_used_once_it_fits(monkeypatch, tmp_path):
     metrics, authority = Metrics(CollectorRegistry()), Authority(tmp_path)
     (cert, key), (next_cert, next_key) = authority.sign("old"), authority.sign("new")
     certificates = Certificates(cert, key, None, metrics.access)
     before, load = certificates._watched.current, ssl.SSLContext.load_cert_chain
-    keys = iter([next_key, authority.sign("third")[1]])  # what is there when it is read, and when it is read again
+    keys = iter([next_key, authority.sign("third")[1]])  # at the first read, and at the second
 
     def replaced(context: ssl.SSLContext, *files: Any, **how: Any) -> None:
         shutil.copy(next(keys, next_key), key)
@@ -41,7 +41,7 @@ def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(mo
     assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "certificate"}) == 0
 
 
-def test_a_certificate_that_is_gone_changes_nothing(tmp_path):
+def test_a_missing_certificate_changes_nothing(tmp_path):
     metrics = Metrics(CollectorRegistry())
     cert, key = Authority(tmp_path).sign("old")
     certificates = Certificates(cert, key, None, metrics.access)

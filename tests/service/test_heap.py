@@ -1,4 +1,4 @@
-"""What is loaded when a server begins is not searched for garbage while it serves."""
+"""Objects loaded at start are not searched for garbage while the server runs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import gc
 from service.server import process as heap
 
 
-def test_what_is_kept_is_not_searched_and_what_comes_later_is():
+def test_frozen_objects_are_not_searched_and_later_ones_are():
     there = [[n] for n in range(1000)]
     heap.freeze()
     try:

@@ -1,4 +1,4 @@
-"""What a caller is told of what went wrong inside: the status and the remedy, nothing of the server's files."""
+"""Internal errors reach the caller as status and remedy, without the server's files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODES = {
 async def told(
     method: Callable[[bytes, Any], Awaitable[bytes]], *interceptors: grpc.aio.ServerInterceptor
 ) -> tuple[grpc.StatusCode, str]:
-    """The status, and all the text, of a call of this method."""
+    """Return the status and all text of a call of this method."""
     server = grpc.aio.server(interceptors=interceptors)
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(method)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", {"Do": handler}),))
@@ -38,12 +38,12 @@ async def told(
         ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a.Service/Do")
         call = ask(b"", timeout=DEADLINE_S)
         code, said = await call.code(), f"{await call.details()} {await call.trailing_metadata()}"
-    await server.stop(DEADLINE_S)  # once the handler has ended too
+    await server.stop(DEADLINE_S)  # waits for the handler to end
     return code, said
 
 
 @pytest.mark.parametrize("kind", CODES)
-async def test_errors_of_the_stores_are_told_without_paths_and_numbers(kind):
+async def test_errors_of_the_stores_reach_clients_without_paths_and_numbers(kind):
     async def fail(request: bytes, context: Any) -> bytes:
         async with statuses(context):
             raise kind("/var/lib/freshet/versions.db: model 4711 version 3: does not match")
@@ -56,7 +56,7 @@ async def test_errors_of_the_stores_are_told_without_paths_and_numbers(kind):
     assert not [word for word in ("/var", "versions.db", "4711") if word in said]
 
 
-async def test_a_fault_of_the_server_is_in_its_log_and_not_in_the_answer():
+async def test_a_bug_of_the_server_is_in_its_log_and_not_in_the_answer():
     async def fail(request: bytes, context: Any) -> bytes:
         raise KeyError("another tenant's model")
 

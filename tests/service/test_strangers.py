@@ -1,4 +1,4 @@
-"""Which connections may go on: those of which a call was let in, and those that have sent little."""
+"""Which connections stay open: those with an admitted call, and those that have sent little."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 def sent(pair: Pair, size: int) -> Peer:
-    """So many bytes come from the peer, who is returned."""
+    """Receive `size` bytes from the peer; return the peer."""
     peer, ours, _ = pair
     peer.sendall(bytes(size))
     assert len(ours.recv(size, socket.MSG_WAITALL)) == size
@@ -51,7 +51,7 @@ def open_still(pair: Pair) -> bool:
     ("size", "looks", "stays"),
     [(1000, GRACE, True), (1001, GRACE - 1, True), (1001, GRACE, False), (AT_ONCE * 1000 + 1, 1, False)],
 )
-def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed, size, looks, stays):
+def test_a_connection_that_sends_too_much_before_a_call_is_admitted_is_closed(pair, closed, size, looks, stays):
     sent(pair, size)
     strangers = Strangers(closed, most=1000)
 
@@ -62,8 +62,8 @@ def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed,
     assert closed._value.get() == (0 if stays else 1)
 
 
-async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
-    """gRPC listens at 127.0.0.1 by an IPv6 socket, whose peers have mapped addresses."""
+async def test_a_grpc_server_names_the_peer_of_a_call_like_its_socket(closed):
+    """gRPC listens on 127.0.0.1 with an IPv6 socket, whose peers have mapped addresses."""
     strangers, peers = Strangers(closed, most=0), []
 
     class Answers(grpc.GenericRpcHandler):
@@ -91,7 +91,7 @@ async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
     assert len(set(peers)) == 1
 
 
-def test_of_whom_a_call_was_let_in_goes_on(pair, closed):
+def test_a_connection_with_an_admitted_call_continues(pair, closed):
     who = sent(pair, 5000)
     strangers = Strangers(closed, most=1000)
     host = f"ipv6:%5B{who.host}%5D" if ":" in who.host else f"ipv4:{who.host}"
