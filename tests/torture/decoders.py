@@ -219,4 +219,4 @@ def _journal(folder: Path, data: bytes) -> bool:
 
 
 def _differs(what: str, data: bytes) -> bool:
-    raise AssertionError(f"a {what} that was taken is not what it is when written again: {data.hex()}")
+    raise AssertionError(f"an accepted {what} changes when it is encoded again: {data.hex()}")

@@ -97,7 +97,7 @@ def on_decoders(folder: Path, quick: bool) -> dict[str, Any]:
     messages["mutated"] = mutated(every, random.Random(2), 10_000 if quick else 650_000, findings)
     growth = {"decoders": (Use.of(os.getpid()).rss - before) / MiB}
     if importlib.util.find_spec("atheris") is None:
-        print("hostile: atheris is not installed, so nothing looked for new code by coverage")
+        print("hostile: atheris is not installed: no fuzzing by coverage")
     elif not quick:
         runs, grown = fuzzed(folder, 250_000, findings)
         messages["by atheris"] = runs
@@ -190,9 +190,9 @@ async def on_port(folder: Path, seconds: float, attacks: Sequence[str] = ATTACKS
             latency[UNBOUNDED], peak, _ = await medians(child, stream, abuser.attack(UNBOUNDED, brief))
         bugs = (await scrape(child.http)).total("grpc_server_handled_total", grpc_code="UNKNOWN")
         if bugs:  # gRPC turns an unexpected exception into this status
-            findings.append(f"the server has answered UNKNOWN {bugs:g} times")
+            findings.append(f"the server answered UNKNOWN {bugs:g} times")
         if not child.running:
-            findings.append(f"the server has ended{child.last_words()}")
+            findings.append(f"the server ended{child.last_words()}")
         elif await child.stop() != 0:
             findings.append(f"the server did not drain{child.last_words()}")
     if grown * MiB > MAY_GROW:

@@ -114,7 +114,7 @@ async def damage_is_refused(folder: Path) -> None:
         SegmentLog(folder / "journal", 1 << 20).close()
     except JournalDamaged:
         return
-    raise AssertionError("a flipped bit in the middle was passed over")
+    raise AssertionError("a flipped bit in the middle was skipped")
 
 
 async def a_repeated_tick_is_journaled_once(folder: Path) -> None:
@@ -180,7 +180,7 @@ async def damaged_versions_are_not_handed_out(folder: Path) -> None:
             live.server.versions.blobs(model.number, 1)
         except versions.VersionCorrupt:
             return
-        raise AssertionError("damaged bytes were handed out")
+        raise AssertionError("damaged bytes were returned")
 
 
 async def idle_streams_leave_memory(folder: Path) -> None:

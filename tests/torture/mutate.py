@@ -30,7 +30,7 @@ def split(message: bytes) -> list[tuple[int, bytes]]:
         else:
             at += FIXED.get(key & 7, len(message))
         if at > len(message):
-            raise IndexError(f"a field ends behind the message, at byte {at}")
+            raise IndexError(f"a field ends after the message, at byte {at}")
         fields.append((key, message[begin:at]))
     return fields
 

@@ -86,7 +86,7 @@ async def start_from(part: Part, left: Path, durable: dict[str, int], streams: l
                     part.wrong.append(f"{told.stream} did not resume: {stream.welcome}")
                 await stream.step(told.rows[kept])
         if await server.stop() != 0:
-            part.wrong.append(f"the server on what was left did not drain{server.last_words()}")
+            part.wrong.append(f"the server started after the cut did not drain{server.last_words()}")
     checkpoints = Checkpoints(left / "trainer.db")
     _, models = checkpoints.load(crash.GATE)
     checkpoints.close()

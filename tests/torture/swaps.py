@@ -124,7 +124,7 @@ async def rounds(folder: Path, times: int) -> Part:
     part.acknowledged = sum(len(told.answers) for told in streams.told)
     part.numbers["least difference between versions"] = least = apart(replay.served(chunks, files), streams.told[0])
     if least <= APART:
-        part.wrong.append(f"two versions differ by {least:.1e} only: a wrong one would not be noticed")
+        part.wrong.append(f"two versions differ by {least:.1e} only: a wrong version would go unnoticed")
     answered = {version for told in streams.told for version, _ in told.answers.values()}
     if answered != set(range(1, VERSIONS + 1)):
         part.wrong.append(f"only versions {sorted(answered)} answered")

@@ -31,4 +31,4 @@ async def test_a_server_that_swaps_the_number_and_not_the_graph_is_detected(tmp_
     with injected(tmp_path / "inject", ANSWERS_BY_ANOTHER):
         part = await swaps.rounds(tmp_path, 6)
 
-    assert any("answered otherwise" in line for line in part.wrong)
+    assert any("got another answer" in line for line in part.wrong)

@@ -126,11 +126,11 @@ def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], led
                     differ += 1  # its first answer, before the kill
                 else:
                     by = f"by version {version}, by {oracle.version} in the journal"
-                    part.wrong.append(f"{told.stream}: tick {seq} was answered otherwise ({by})")
+                    part.wrong.append(f"{told.stream}: tick {seq} got another answer ({by})")
     part.numbers["answers compared"] = part.numbers.get("answers compared", 0) + compared
     part.numbers["of before a kill"] = part.numbers.get("of before a kill", 0) + differ
     if differ > FEW * compared:
-        part.wrong.append(f"{differ} of {compared} answers belong to no journal")
+        part.wrong.append(f"{differ} of {compared} answers are not in the journal")
 
 
 def learning(part: Part, chunks: list[Chunk], files: replay.Files, saved: HostedModel) -> None:
