@@ -67,7 +67,7 @@ def encodable(value: str, field: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise invalid(field, value, "give text of whole characters: this cannot be written as UTF-8") from None
+        raise invalid(field, value, "give valid text: this cannot be encoded as UTF-8") from None
     return str(value)
 
 

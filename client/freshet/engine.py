@@ -279,7 +279,7 @@ class Engine:
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
-            why = "cut: it owed an answer for too long, or the server was leaving"
+            why = "cut: no answer for too long, or the server was shutting down"
         finally:
             self._link = None
             self.outbox.disconnected()

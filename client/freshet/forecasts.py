@@ -25,7 +25,7 @@ def waiting_for_labels(engine: Engine, seq: int, why: str) -> str:
         return ""
     away = "" if outbox.connected else "; the connection is down"
     return (
-        f"stream {latest.stream_id!r}: {why} until labels up to tick {seq} are judged; they are up to "
+        f"stream {latest.stream_id!r}: {why} until labels up to tick {seq} are judged; so far up to "
         f"{outbox.judged}{away}. Learning may be off, paused or late: `freshet top` shows it"
     )
 

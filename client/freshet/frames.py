@@ -52,7 +52,9 @@ def matrix(columns: Mapping[str, Any], channels: Sequence[str], field: str = "va
     found = [_numbers(columns[name], name, field) for name in channels]
     if len({len(column) for column in found}) > 1:
         lengths = ", ".join(f"{name} {len(column)}" for name, column in zip(channels, found, strict=True))
-        raise _wrong(field, f"columns of several lengths: {lengths}"[:200], "give a value of each channel in each row")
+        raise _wrong(
+            field, f"columns of different lengths: {lengths}"[:200], "give a value of each channel in each row"
+        )
     return np.column_stack(found)
 
 

@@ -67,7 +67,7 @@ def _message(kept: KeptStream | streams_pb2.Stream) -> streams_pb2.Stream:
     if isinstance(kept, streams_pb2.Stream):
         return kept
     if not isinstance(kept, KeptStream):
-        raise invalid("stream", kept, "give what get_stream(…, with_state=True) returns")
+        raise invalid("stream", kept, "give the result of get_stream(…, with_state=True)")
     last_time = kept.last_time
     if last_time is not None and (isinstance(last_time, bool) or not isinstance(last_time, int | float)):
         raise invalid("last_time", last_time, "give seconds since 1970-01-01 UTC, or None")

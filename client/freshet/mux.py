@@ -177,7 +177,7 @@ class Mux:
             names = ", ".join(map(repr, list(why)[:NAMED])) + (" …" if len(why) > NAMED else "")
             error = StateLost(
                 f"the server has lost the state of {len(why)} streams, {names}: {next(iter(why.values()))}; step them "
-                "again to go on from the server's state, or make the Mux with accept_lost=True"
+                "again to continue from the server's state, or make the Mux with accept_lost=True"
             )
             error.streams, error.packed = tuple(why), packed
             raise error
@@ -238,7 +238,7 @@ class Mux:
                 raise
             if sending.done():
                 sending.result()  # a bug in the writer is raised
-            return "cut: the server was leaving"
+            return "cut: the server was shutting down"
         finally:
             self._ready = False
             self._outgoing.clear()

@@ -210,9 +210,9 @@ class Outbox(Generic[P]):
         if seq < self._cursor or self._held:
             return f"the answer to tick {seq}"
         if staleness is not None and self.judged < seq - staleness:
-            return f"labels up to {seq - staleness} to be judged (max_staleness), {self.judged} are"
+            return f"labels up to {seq - staleness} to be judged (max_staleness; so far {self.judged})"
         if self._max_undurable and seq > self.durable + self._max_undurable:
-            return f"tick {seq - self._max_undurable} to reach the server's disk, {self.durable} has"
+            return f"tick {seq - self._max_undurable} to reach the server's disk (so far {self.durable})"
         return f"the answer to tick {seq}"
 
     @property

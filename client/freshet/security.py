@@ -61,7 +61,7 @@ def check_token(token: Token, target: str, encrypted: bool, insecure_token: bool
     if not callable(token):
         bearer(token)
     if not encrypted and not insecure_token and not is_local(target):
-        remedy = "use tls=…, or insecure_token=True where the network itself is private"
+        remedy = "use tls=…, or insecure_token=True on a private network"
         text = f"a token would go to {target!r} in plain text, readable on the way; {remedy}"
         raise InvalidArgument(text, "token", target, remedy)
 
@@ -87,6 +87,6 @@ def _pem(field: str, path: FilePath | None) -> bytes | None:
         raise InvalidArgument(f"tls.{field}: {error}; {remedy}", f"tls.{field}", str(path), remedy) from error
     if b"-----BEGIN " not in data:
         remedy = "give a PEM file, which has a line -----BEGIN …"
-        text = f"tls.{field} = {os.fspath(path)!r} holds no PEM; {remedy}"
+        text = f"tls.{field} = {os.fspath(path)!r} contains no PEM; {remedy}"
         raise InvalidArgument(text, f"tls.{field}", str(path), remedy)
     return data

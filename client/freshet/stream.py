@@ -105,7 +105,7 @@ class Stream:
         if max_staleness is not None:
             max_staleness = whole(max_staleness, "max_staleness", 1)
             if not self.spec.learn:
-                raise invalid("max_staleness", max_staleness, "leave it out: this model does not learn")
+                raise invalid("max_staleness", max_staleness, "omit it: this model does not learn")
         rows = values
         if not isinstance(rows, Rows):
             found = ticks(values, times, lambda: self.spec.channels, self.check_ahead)

@@ -117,7 +117,7 @@ def _weights(weight: Any, shape: tuple[int, ...]) -> F32:
         _refuse("weight", f"shape {rows.shape}", f"send {shape[:1]} or {shape}")
     _check_values("weight", rows)
     if rows.min() < 0 or not rows.any():
-        _refuse("weight", f"smallest {rows.min():g}", "weights are 0 or above, one of them above 0", Reason.INVALID)
+        _refuse("weight", f"smallest {rows.min():g}", "give weights of at least 0, one of them above 0", Reason.INVALID)
     return rows
 
 

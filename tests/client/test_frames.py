@@ -200,7 +200,7 @@ async def test_one_row_may_be_a_dict(server, stream):
         ({"c0": A, "c1": A, "c2": A, "c3": A}, r"'c2', 'c3', which is not a channel"),
         ({"c0": A, "c1": A, "when": A}, r"'when', which is not a channel; .* contains the times, add times='when'"),
         ({"c0": A, "C1": A}, r"no column 'c1' and 'C1', which is not a channel"),
-        ({"c0": A, "c1": A[:2]}, r"columns of several lengths: c0 3, c1 2"),
+        ({"c0": A, "c1": A[:2]}, r"columns of different lengths: c0 3, c1 2"),
         ({"c0": A, "c1": ["x", "y", "z"]}, r"column 'c1' of <U1"),
         ({"c0": A, "c1": NAIVE_UTC}, r"column 'c1' of object"),
         ({"c0": A, "c1": np.array(NAIVE_UTC, "datetime64[s]")}, r"column 'c1' of datetime64\[s\]"),

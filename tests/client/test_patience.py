@@ -61,7 +61,7 @@ async def test_a_tick_that_is_held_back_says_for_what_and_again_later(server, he
 
     for text in (first, second):
         assert "stream 'pump': max_staleness = 4 holds tick 5 back until labels up to tick 1 are judged" in text
-        assert "they are up to 0." in text
+        assert "so far up to 0." in text
         assert "freshet top" in text
 
 
