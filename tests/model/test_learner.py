@@ -49,7 +49,7 @@ def moved(learner: Learner) -> float:
 
 
 @every_cell_and_horizon
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_weights_and_losses_after_interleaved_streams_equal_the_slow_learner(
     cell: str, horizon: int, every: int, layers: int
 ) -> None:
