@@ -36,6 +36,13 @@ def examples(whole: int) -> settings:
     return settings(max_examples=whole * settings().max_examples // 100)
 
 
+def seeds(count: int) -> pytest.MarkDecorator:
+    """Parametrize `seed`: 0 always, the others up to `count` with the long tests."""
+    return pytest.mark.parametrize(
+        "seed", [0, *(pytest.param(seed, marks=pytest.mark.long) for seed in range(1, count))]
+    )
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """The folder of the measured series beside the project; they may not be copied into it."""

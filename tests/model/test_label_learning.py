@@ -54,7 +54,7 @@ def moved(learner: Learner) -> float:
 
 @every_task
 @pytest.mark.parametrize("cell", ["lstm", "gru"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_learning_from_late_labels_equals_the_slow_learner(task: str, cell: str, layers: int) -> None:
     learner, slow = pair(task, cell=cell, layers=layers)
     losses = []
@@ -98,7 +98,7 @@ def test_the_comparison_detects_a_broken_rule(rule: str, broken: Any, monkeypatc
 
 
 @pytest.mark.parametrize("task", ["forecast", "regress", "classify"])
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_learning_from_whole_windows_equals_the_slow_learner(task: str, layers: int) -> None:
     learner, slow = pair(task, layers=layers, **({"horizon": 2, "window": 16} if task == "forecast" else {}))
     rng, outputs = np.random.default_rng(3), learner.spec.outputs

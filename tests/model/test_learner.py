@@ -24,7 +24,13 @@ RATE = 5e-3
 KINDS = registry.cells()
 
 every_cell_and_horizon = pytest.mark.parametrize(
-    ("cell", "horizon", "every"), [(c, h, k) for c in KINDS for h in (1, 3) for k in (1, 2)]
+    ("cell", "horizon", "every"),
+    [
+        pytest.param(c, h, k, marks=() if (h, k) == (3, 2) else pytest.mark.long)
+        for c in KINDS
+        for h in (1, 3)
+        for k in (1, 2)
+    ],
 )
 
 
@@ -49,7 +55,7 @@ def moved(learner: Learner) -> float:
 
 
 @every_cell_and_horizon
-@pytest.mark.parametrize("layers", [1, 2])
+@pytest.mark.parametrize("layers", [pytest.param(1, marks=pytest.mark.long), 2])
 def test_weights_and_losses_after_interleaved_streams_equal_the_slow_learner(
     cell: str, horizon: int, every: int, layers: int
 ) -> None:
@@ -77,7 +83,7 @@ def test_every_scaler_learns_as_the_slow_learner(scaler: str) -> None:
 
 
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
-@pytest.mark.parametrize(("horizon", "every"), [(1, 1), (3, 1), (3, 2)])
+@pytest.mark.parametrize(("horizon", "every"), [(3, 2), *(pytest.param(h, 1, marks=pytest.mark.long) for h in (1, 3))])
 def test_learning_with_missing_values_equals_the_slow_learner(scaler: str, horizon: int, every: int) -> None:
     learner, slow = pair(scaler=scaler, horizon=horizon, learn_every=every, missing="hold", max_gap=4000.0)
     server, losses = Server(learner), []
@@ -107,7 +113,9 @@ def test_forecasts_during_learning_equal_the_slow_learner(cell: str, horizon: in
 
 
 @pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-@pytest.mark.parametrize("schedule", sorted(SCHEDULES))
+@pytest.mark.parametrize(
+    "schedule", [pytest.param(s, marks=() if s == "cosine" else pytest.mark.long) for s in sorted(SCHEDULES)]
+)
 def test_every_optimizer_and_schedule_learns_as_the_slow_learner(optimizer: str, schedule: str) -> None:
     learner, slow = pair(optimizer=optimizer, schedule=schedule, warmup=20, schedule_updates=100)
     for chunk in chunks([1, 7, 1, 12, 30, 2, 9] * 3):

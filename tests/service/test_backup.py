@@ -29,6 +29,7 @@ from service.datadir.staging import InUse, staging
 from service.journal.segments import JournalDamaged
 from service.storage.database import DatabaseRefused
 from service.storage.disk import NoSpace
+from tests.conftest import seeds
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world
 from tests.service.test_journal_retention import NOTHING, SMALL, checkpoint, long_history
@@ -71,7 +72,7 @@ def whole(tmp_path_factory):
 # ---- one moment
 
 
-@pytest.mark.parametrize("seed", range(2))
+@seeds(2)
 async def test_what_is_restored_serves_and_learns_as_the_server_it_was_taken_from(tmp_path, seed):
     async with world(tmp_path / "data", **SMALL, **NOTHING) as live:
         await long_history(live, np.random.default_rng(seed))

@@ -12,6 +12,7 @@ from service.learning.fair import Fair
 from service.learning.queues import CheckpointLost, Queues
 from service.trainer.hosting import HostedModel, OutOfOrder
 from service.trainer.messages import LearnChunk
+from tests.conftest import seeds
 from tests.service.histories import digest
 from tests.service.one_process import World, world
 
@@ -74,7 +75,7 @@ async def learn_in_some_order(live: World, rng: random.Random, deaths: float, re
     return {number: digest(trainer.models[number]) for number in live.serving.models}
 
 
-@pytest.mark.parametrize("seed", range(4))
+@seeds(4)
 async def test_each_models_weights_are_those_of_its_own_records_in_any_order_and_after_deaths(tmp_path, seed):
     rng = random.Random(seed)
     async with world(tmp_path / "data", checkpoint_chunks=3) as live:

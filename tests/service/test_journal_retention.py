@@ -15,6 +15,7 @@ from service.journal import writer as journals
 from service.journal.retention import ClosedSegment, droppable
 from service.journal.writer import JournalDamaged
 from service.observe import events as ev
+from tests.conftest import seeds
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world
 from tests.service.test_recovery import copy_of, recovered, seen, some_history
@@ -59,7 +60,7 @@ async def long_history(live: World, rng: np.random.Generator) -> None:
     await live.server.journal.flush()
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 async def test_after_dropping_both_processes_recover_what_the_uninterrupted_run_has(tmp_path, seed):
     rng = np.random.default_rng(seed)
     async with world(tmp_path / "data", **SMALL, **NOTHING) as live:

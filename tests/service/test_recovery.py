@@ -20,6 +20,7 @@ from service.storage.states import States
 from service.streams import answers
 from service.streams.answers import AnswerLog
 from service.streams.sessions import ServedModel
+from tests.conftest import seeds
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
@@ -115,7 +116,7 @@ async def some_history(live: World, rng: np.random.Generator, steps: int, snapsh
 
 
 @pytest.mark.parametrize("snapshots", [False, True], ids=["from the journal alone", "from snapshots and the journal"])
-@pytest.mark.parametrize("seed", range(4))
+@seeds(4)
 async def test_recovered_serving_equals_the_live_one_bit_for_bit(tmp_path, seed, snapshots):
     rng = np.random.default_rng(seed)
     async with world(tmp_path / "data") as live:
@@ -127,7 +128,7 @@ async def test_recovered_serving_equals_the_live_one_bit_for_bit(tmp_path, seed,
             assert await recovered(copy_of(live, tmp_path / f"copy-{part}")) == now
 
 
-@pytest.mark.parametrize("seed", range(3))
+@seeds(3)
 async def test_what_was_pending_at_a_crash_is_gone_as_a_whole_and_what_was_durable_is_as_it_was(tmp_path, seed):
     rng = np.random.default_rng(100 + seed)
     async with world(tmp_path / "data") as live:
