@@ -27,7 +27,7 @@ from service.programs.tables.words import own_words
 
 
 def read(path: str | Path, options: Options = DEFAULT) -> Recording:
-    """Read a file. Raises TableError for what cannot be read right, OSError if it cannot be read at all."""
+    """Read a file. Raises TableError if its content is invalid or ambiguous, OSError if it cannot be read."""
     zone = None if options.zone is None else zone_of(options.zone)
     text, encoding = read_text(path)
     table = lay_out(text, encoding, options.mark, options.header)
@@ -68,7 +68,7 @@ def _time_columns(table: Table, options: Options, asked: Asked) -> tuple[str, ..
 
 
 def _groups(table: Table, id_column: str | None) -> list[tuple[str, NDArray[np.intp]]]:
-    """The rows of each entity, in the order in which they come first. Raises TableError for one with a single row."""
+    """Return the rows of each entity, in order of first occurrence. Raises TableError for one with a single row."""
     if id_column is None:
         return [("", np.arange(len(table)))]
     rows: dict[str, list[int]] = {}
@@ -116,7 +116,7 @@ def _ordered(table: Table, column: str, rows: NDArray[np.intp], time: NDArray[np
 def _causes(
     table: Table, column: str, rows: NDArray[np.intp], time: NDArray[np.float64], row: int, options: Options
 ) -> list[str]:
-    """What the table itself says about why a time does not come after the one before."""
+    """Return likely causes in the table of a time that does not come after the one before."""
     made = []
     if re.fullmatch(r"[\d.]+[eE]\+?\d+", table.cells(column)[rows[row]]):
         made.append("a spreadsheet has cut its digits: export the column as whole numbers")
@@ -127,7 +127,7 @@ def _causes(
 
 
 def _names_entities(cells: Sequence[str], time: NDArray[np.float64]) -> bool:
-    """Whether words in a column part the rows into series of which each is in order."""
+    """Return whether words in a column divide the rows into series that are each in order."""
     last: dict[str, float] = {}
     if any(is_number(cell) for cell in cells[:100]):
         return False

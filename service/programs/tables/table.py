@@ -30,14 +30,14 @@ class Table:
         return len(self.lines)
 
     def cells(self, column: str) -> Sequence[str]:
-        """One column, top to bottom."""
+        """Return the cells of one column, top to bottom."""
         return self.columns[self.header.index(column)]
 
     def no_such(self, name: str) -> str:
-        """The remedy for a name that no column has."""
+        """Return the remedy for a name that no column has."""
         return "every cell of it is missing: leave it out" if name in self.empty else no_such(name, self.header)
 
     def refuse(self, row: int, column: str, remedy: str) -> TableError:
-        """The error that points at one cell."""
+        """Return the error that names one cell."""
         where = f"row {row} (line {self.lines[row]}), column {quoted(column)}"
         return TableError(where, self.cells(column)[row], remedy)

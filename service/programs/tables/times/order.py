@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 Duplicates = Literal["refuse", "last", "mean"]
 GAP_INTERVALS = 1.5  # a longer step of event time is a gap: rows between are missing
-SET_BACK_S = 3600.0  # by so much the clock is set back when summer time ends
+SET_BACK_S = 3600.0  # the clock is set back by this when summer time ends
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which rows of a file make which rows of the series. rows: (N,) of the file, by time, a stable order.
+    """How rows of a file become rows of a series. rows: (N,) of the file, stably sorted by time.
 
-    starts: (M,) where among `rows` each distinct time begins. time: (M,) strictly increasing seconds.
+    starts: (M,) position in `rows` where each distinct time starts. time: (M,) strictly increasing seconds.
     """
 
     rows: NDArray[np.intp]
@@ -28,7 +28,7 @@ class Order:
     how: Duplicates = "refuse"
 
     def apply(self, values: NDArray[np.float64], mean: bool = True) -> NDArray[np.float64]:
-        """[M, …] columns [N, …] in order, one row per time: the mean of what is known, or the last known."""
+        """Return columns [N, …] in order, [M, …], one row per time: the mean or the last of its known values."""
         ordered: NDArray[np.float64] = values[self.rows]
         if len(self.starts) == len(ordered):
             return ordered
@@ -129,7 +129,7 @@ def _remedy(time: NDArray[np.float64], row: int, sort: bool) -> str:
 
 
 def _set_back(time: NDArray[np.float64], row: int) -> bool:
-    """Whether a row repeats an hour at night on a Sunday of spring or autumn, when clocks are set back."""
+    """Return whether a row repeats an hour at night on a Sunday in spring or autumn, when clocks are set back."""
     back = time[row - 1] - time[row]
     moment = datetime.fromtimestamp(float(time[row]), UTC) if abs(time[row]) < 2.5e11 else None
     return (
@@ -143,7 +143,7 @@ def _set_back(time: NDArray[np.float64], row: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Steps of event time that are longer than usual. row: the one after the longest; interval: the usual step."""
+    """Steps of event time that are longer than usual. row: after the longest step; interval: the usual step."""
 
     count: int
     longest: float
@@ -152,7 +152,7 @@ class Gaps:
 
 
 def find_gaps(time: NDArray[np.float64], interval: float) -> Gaps | None:
-    """The gaps in increasing times; None if there are none."""
+    """Return the gaps in increasing times; None if there are none."""
     steps = np.diff(time)
     longer = np.flatnonzero(steps > GAP_INTERVALS * interval)
     if not len(longer):
