@@ -49,8 +49,8 @@ async def test_what_cannot_be_replayed_is_told_and_the_exit_code_says_so(server,
 
 
 MISTAKES = {
-    "no items": (["replay", "m"], 2, "ids = none: name the items, or say --all"),
-    "items and all": (["replay", "m", "1", "--all"], 2, "name the items, or say --all"),
+    "no items": (["replay", "m"], 2, "ids = none: name the items, or give --all"),
+    "items and all": (["replay", "m", "1", "--all"], 2, "name the items, or give --all"),
     "item 0": (["replay", "m", "0"], 2, "give ids that"),
     "an endless item": (["replay", "m", str(2**64)], 2, "give ids that"),
     "a model that is not there": (["list", "m"], 1, "model = m: no such model"),

@@ -54,7 +54,7 @@ def list_streams(
         else:
             print(f"{model}: no streams yet")
         if more:
-            print(f"freshet: there are more than {limit}: say --limit 0 for all", file=sys.stderr)
+            print(f"freshet: there are more than {limit}: give --limit 0 for all", file=sys.stderr)
         return 0
 
     raise _run(server, verb)

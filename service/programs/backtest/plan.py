@@ -90,7 +90,7 @@ class Plan:
         lines.append(f"{rows:,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}")
         timeless = self.series.time is None
         lines += [
-            f"{n} is forecast like any column: if it is the time, say --time {quoted(n)}"
+            f"{n} is forecast like any column: if it is the time, give --time {quoted(n)}"
             for n, values in zip(names, self.series.values.T, strict=True)
             if is_timelike(n) or (timeless and could_be_unix(values))
         ]

@@ -122,7 +122,7 @@ class NumberReader:
             points = _groups_of_points([cells[n] for n in rows])
             return self._shown or _narrower(cells, rows) or POINT if points else POINT
         found = self._shown or self._of_commas([cells[n] for n in rows])
-        return found or (commas, "thousands or a decimal comma? Say --decimal point or --decimal comma")
+        return found or (commas, "thousands or a decimal comma? Give --decimal point or --decimal comma")
 
     def _of_commas(self, cells: Sequence[str]) -> str | None:
         """Return the mark of cells whose commas all precede three digits; None if both readings are likely."""

@@ -45,7 +45,9 @@ def read(path: str | Path, options: Options = DEFAULT) -> Recording:
         raise table.refuse(found[0], found[1], found[2])
     if zone is not None and (found.utc or found.zones is not None):
         raise TableError(
-            "zone", str(options.zone), f"the times of {listed(columns)} say theirs ({found.form}): leave it out"
+            "zone",
+            str(options.zone),
+            f"the times of {listed(columns)} have their own zone ({found.form}): leave it out",
         )
     entities = []
     for name, rows in groups:
@@ -122,7 +124,7 @@ def _causes(
         made.append("a spreadsheet has cut its digits: export the column as whole numbers")
     if options.id is None:
         by = next((name for name in table.header if name != column and _names_entities(table.cells(name), time)), None)
-        made += [f"one series for each {quoted(by)}? Say --id {quoted(by)}"] if by is not None else []
+        made += [f"one series for each {quoted(by)}? Give --id {quoted(by)}"] if by is not None else []
     return made
 
 

@@ -20,7 +20,7 @@ from service.programs.tables.times.order import Order, find_gaps
 from service.programs.tables.timing import is_timelike
 from service.programs.tables.words import is_missing, own_words
 
-HOLD = 'missing value: fill it in, leave the row or the column out, or say missing = "hold" (--set missing=hold)'
+HOLD = 'missing value: fill it in, leave the row or the column out, or give missing = "hold" (--set missing=hold)'
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,7 +116,7 @@ class Recording:
         table = self.table
         separator = SEPARATORS.get(table.separator, repr(table.separator))
         where = f"row 0 (line {table.lines[0]}), column {quoted(names[0])}"
-        spaced = "; if spaces separate the cells, say --separator ' '" if " " in table.header[0] else ""
+        spaced = "; if spaces separate the cells, give --separator ' '" if " " in table.header[0] else ""
         return f"; {where} has {table.cells(names[0])[0]!r}, where the cells are {separator}-separated{spaced}"
 
     def _column(self, reader: NumberReader, name: str, holds: bool, remedy: str) -> NDArray[np.float64]:
@@ -153,7 +153,7 @@ class Recording:
         texts = set(self.table.cells(wrong))
         repeats = 2 * len(texts) <= len(self.table) and not any(map(is_number, texts))
         by_id = f"or --id {quoted(wrong)} if it names the entity of the row, "
-        return f"say --columns {','.join(map(quoted, found))}, {by_id if repeats and self.options.id is None else ''}"
+        return f"give --columns {','.join(map(quoted, found))}, {by_id if repeats and self.options.id is None else ''}"
 
     def describe(self) -> str:
         """Return how the file was read, in one line: separator, time, zone, step, gaps, and what was left out."""

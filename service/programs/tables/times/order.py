@@ -112,19 +112,19 @@ def _remedy(time: NDArray[np.float64], row: int, sort: bool) -> str:
     """What to do about a row out of order, the likeliest first."""
     steps = np.diff(time)
     if not sort and (steps < 0).all():
-        return "the rows run from the newest to the oldest: say --sort"
+        return "the rows run from the newest to the oldest: give --sort"
     ways = []
     if _set_back(time, row):
-        zone = "say --zone, such as Europe/Berlin, or write offsets"
+        zone = "give --zone, such as Europe/Berlin, or write offsets"
         ways.append(f"a clock set back as summer time ends repeats an hour: {zone}")
     if not sort and -12.5 * 3600 <= steps[row - 1] <= -10 * 3600:
         ways.append("a clock of 12 hours without AM and PM: write them, or 24 hours")
     if (steps == 0).sum() > len(time) / 4:
         ways.append("a date without its hour: if a column has it, name both, --time DATE,HOUR")
     if len(np.unique(time)) < len(time):
-        ways.append("for repeated times say --duplicates last or --duplicates mean")
+        ways.append("for repeated times give --duplicates last or --duplicates mean")
     if (steps < 0).any() and not sort:
-        ways.append("to sort the rows say --sort")
+        ways.append("to sort the rows give --sort")
     return "; ".join(ways)
 
 

@@ -131,7 +131,7 @@ def _days(
     chosen, why = _choose(readings, clock, mark)  # type: ignore[arg-type]
     if chosen is None:
         row = next(n for n, one in enumerate(found) if one.parts[0] != one.parts[1])
-        return row, "day or month first? No row of the column decides it: say --day-first or --month-first"
+        return row, "day or month first? No row of the column decides it: give --day-first or --month-first"
     return readings[chosen], FORMS[chosen].format(mark) + why  # type: ignore[return-value]
 
 

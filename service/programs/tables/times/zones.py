@@ -79,7 +79,7 @@ def _named(local: NDArray[np.float64], name: str) -> NDArray[np.float64] | tuple
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         zone = None
     if zone is None:
-        return 0, f"zone {name} is not one zone's name: write an offset such as +02:00, or none and say --zone"
+        return 0, f"zone {name} is not one zone's name: write an offset such as +02:00, or none and give --zone"
     return to_utc(local, zone)
 
 
