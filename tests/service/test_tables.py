@@ -294,7 +294,7 @@ def test_rows_are_sorted_and_repeated_times_settled_as_asked(taken):
     shown, x, told = taken(MIXED, sort=True, duplicates="last")
     assert (shown, x) == (HOURS[:3], [[1], [4], [3]])
     assert "sorted by time" in told
-    assert "1 rows of a time that has been: the last counts" in told
+    assert "1 rows repeat a time: the last counts" in told
     assert taken(MIXED, sort=True, duplicates="mean")[1] == [[1], [3], [3]]
     with pytest.raises(TableError, match="newest to the oldest: give --sort"):
         taken(rows("2021-03-05,1", "2021-03-04,2"))

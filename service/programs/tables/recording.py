@@ -188,4 +188,4 @@ class Recording:
         repeated = sum(len(order.rows) - len(order.time) for order in orders)
         notes = ["sorted by time"] if sorted_rows else []
         how = "their mean" if self.options.duplicates == "mean" else "the last"
-        return [*notes, *([f"{repeated:,} rows of a time that has been: {how} counts"] if repeated else [])]
+        return [*notes, *([f"{repeated:,} rows repeat a time: {how} counts"] if repeated else [])]

@@ -1,4 +1,4 @@
-"""A table as text: named columns of cells, and where each row stands in its file."""
+"""A table as text: named columns of cells, and the line of each row in the file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from service.programs.tables.times.errors import TableError
 class Table:
     """The cells of a file as text, stripped.
 
-    columns: one per name of the header, all of N cells. lines: where in the file each row ends, counted from 1.
-    separator, encoding: how the file was read. notes: what was left out of it, in words. empty: names of columns that
-    were left out because every cell is missing.
+    columns: one per name of the header, N cells each. lines: the last line of each row in the file, counted from 1.
+    separator, encoding: how the file was read. notes: what was left out, as text. empty: names of columns that were
+    left out because every cell is missing.
     """
 
     header: list[str]

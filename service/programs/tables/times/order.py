@@ -41,7 +41,7 @@ class Order:
 
     @property
     def first_rows(self) -> NDArray[np.intp]:
-        """(M,) the row of the file that each row of the series comes from, the last of several."""
+        """(M,) the row of the file that became each row of the series; of several, the last."""
         ends = np.append(self.starts[1:], len(self.rows)) - 1
         made: NDArray[np.intp] = self.rows[ends]
         return made
@@ -49,13 +49,13 @@ class Order:
 
 def _mean(part: NDArray[np.float64]) -> NDArray[np.float64]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a group in which all are missing: NaN is the answer
+        warnings.simplefilter("ignore", RuntimeWarning)  # if all values of a group are missing, NaN is right
         made: NDArray[np.float64] = np.nanmean(part, axis=0)
     return made
 
 
 def _last(part: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The last row, and where a value of it is missing the last before that is not."""
+    """Return the last row, with each missing value replaced by the last known one before it."""
     made: NDArray[np.float64] = part[-1].copy()
     for row in part[-2::-1]:
         made = np.where(np.isnan(made), row, made)
@@ -63,9 +63,9 @@ def _last(part: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def put_in_order(time: NDArray[np.float64], sort: bool, how: Duplicates) -> Order | tuple[int, str]:
-    """The order of rows with these times; or the first row that is out of order, and what to do.
+    """Return the order of rows with these times, or the first row that is out of order and the remedy.
 
-    Without `sort`, rows must be in order but for those that repeat a time that has been.
+    Without `sort`, rows must be in order, except those that repeat an earlier time.
     """
     rows = np.argsort(time, kind="stable")
     ordered = time[rows]
@@ -85,7 +85,7 @@ def _rises(time: NDArray[np.float64], how: Duplicates) -> bool:
 
 
 def _first_unsorted(time: NDArray[np.float64]) -> int:
-    """The first row that comes before an earlier one and is not a repetition; -1 if there is none."""
+    """Return the first row whose time is before an earlier row's and is not a repetition; -1 if there is none."""
     seen: set[float] = set()
     latest = -np.inf
     for n, one in enumerate(time.tolist()):
@@ -97,7 +97,7 @@ def _first_unsorted(time: NDArray[np.float64]) -> int:
 
 
 def _first_wrong(time: NDArray[np.float64], sort: bool) -> int:
-    """The first row that does not come after the one before; with `sort`, the first that repeats a time."""
+    """Return the first row whose time is not after the row before; with `sort`, the first that repeats a time."""
     if not sort:
         return int(np.flatnonzero(np.diff(time) <= 0)[0]) + 1
     seen: set[float] = set()
@@ -109,7 +109,7 @@ def _first_wrong(time: NDArray[np.float64], sort: bool) -> int:
 
 
 def _remedy(time: NDArray[np.float64], row: int, sort: bool) -> str:
-    """What to do about a row out of order, the likeliest first."""
+    """Return remedies for a row out of order, the most likely first."""
     steps = np.diff(time)
     if not sort and (steps < 0).all():
         return "the rows run from the newest to the oldest: give --sort"
