@@ -78,7 +78,7 @@ def replay(
         if json:
             print_json(plain(answer))
         else:
-            print(f"{name}: {len(answer.replayed)} of {len(set(wanted))} on their way into learning")
+            print(f"{name}: {len(answer.replayed)} of {len(set(wanted))} sent to learning")
             for id, why in sorted(answer.refused.items()):
                 print(f"{id}: {why}")
         return 1 if answer.refused else 0

@@ -145,7 +145,7 @@ def make_offline_plan(
 def settings_of(
     spec: ModelSpec, mode: Mode, epochs: int, patience: int, segments: int | None, cuts: Sequence[int]
 ) -> OfflineSettings:
-    """How to go through series of which so many ticks are learned from. Raises Invalid."""
+    """Return the settings for series with `cuts` training ticks. Raises Invalid."""
     total, many = sum(cuts), len(cuts) > 1
     if mode == "whole":
         if many and segments is not None:
@@ -171,7 +171,7 @@ def read_history(
     rows: int | None,
     weights: Path | None = None,
 ) -> tuple[Plan, list[NDArray[np.float32]] | None]:
-    """The series with their spec, and the labels beside each, None for task forecast. Raises as `make_offline_plan`."""
+    """Read the series with their spec, and each one's labels, None for task forecast. Raises as `make_offline_plan`."""
     keys = dict(model)
     if keys.get("task") not in LABELLED:
         if labels is not None:

@@ -222,14 +222,14 @@ def model_view(
     seconds: float,
     time: float,
     facts: Model | None,
-    said: Verdict,
+    verdict: Verdict,
 ) -> ModelView:
     """Return one model's line. scrapes: its part of each scrape in the window, the first `seconds` before the last."""
     tenant, name = key
     if not scrapes:  # an older server, whose metrics the caller may not read
         assert facts
         return ModelView(
-            tenant, name, streams=facts.streams, version=facts.champion, verdict=said.kind, reason=said.reason,
+            tenant, name, streams=facts.streams, version=facts.champion, verdict=verdict.kind, reason=verdict.reason,
             backlog=facts.offset - facts.judged_offset, learning=learning(facts)
         )  # fmt: skip
     now = scrapes[-1]
@@ -253,8 +253,8 @@ def model_view(
         published=int(now.total("freshet_verdicts_total", kind="publish") or 0),
         vetoed=int(now.total("freshet_verdicts_total", kind="veto") or 0),
         rolled_back=int(now.total("freshet_rollbacks_total") or 0),
-        verdict=said.kind,
-        reason=said.reason,
+        verdict=verdict.kind,
+        reason=verdict.reason,
         backlog=_whole(now.total("freshet_trainer_backlog_entries")),
         learning=_learning(facts, now),
         waiting_s=now.total("freshet_unjudged_seconds"),

@@ -17,7 +17,10 @@ DIGITS = {  # formats by number of digits
     14: "yyyymmddhhmmss", 12: "yyyymmddhhmm", 10: "yyyymmddhh", 8: "yyyymmdd", 6: "yyyymm",
 }  # fmt: skip
 FIRST_YEAR, LAST_YEAR = 1900, 2100  # of digits that are read as a date
-FROM_S, TO_S = 6.3e8, 4.2e9  # 1990 to 2103: of numbers that are read as times although the name does not say so
+FROM_S, TO_S = (
+    6.3e8,
+    4.2e9,
+)  # 1990 to 2103: range in which numbers may be times whatever the column's name
 EXCEL_EPOCH = 25_569  # the day number of 1970-01-01
 FIRST_EXCEL, LAST_EXCEL = 29_221, 65_746  # 1980 to 2079
 _WHOLE = re.compile(r"\d+(\.0*)?")
@@ -28,7 +31,7 @@ def read_numeric(cells: Sequence[str], form: str | None = None, name: str = "") 
     """Read a column of numbers as times, or return the first invalid row and the remedy.
 
     form: one of FORMS; None detects it from all cells: years, then digits, then Excel's day numbers, then Unix times.
-    name: of the column; numbers are read as years only if it says so.
+    name: of the column; numbers are read as years only if it contains "year".
     """
     values = np.array(list(map(float, cells)))
     if not np.isfinite(values).all():

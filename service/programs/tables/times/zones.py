@@ -40,7 +40,7 @@ def to_utc(local: NDArray[np.float64], zone: tzinfo) -> NDArray[np.float64] | tu
     if missing is not None:
         return (
             missing,
-            f"there is no such time in {zone}, where the clock is set forward: say the zone that the clock has",
+            f"there is no such time in {zone}, where the clock is set forward: give the zone of the clock",
         )
     twice = early != late
     if not twice.any():
