@@ -20,7 +20,7 @@ MOST_SHOWN = 8  # names in a repr
 
 
 class SpecError(ValueError):
-    """An invalid spec. `field` and `value` are what is wrong, `remedy` says what to write instead."""
+    """An invalid spec: the name of a field, its value, and the remedy."""
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
         super().__init__(f"{field} = {value!r}: {remedy}")

@@ -86,7 +86,7 @@ def _run(work: Callable[[], str]) -> None:
     ) as error:  # fmt: skip
         raise refused(error) from None
     except KeyboardInterrupt:
-        print("freshet: interrupted; nothing is left of it", file=sys.stderr)
+        print("freshet: interrupted; nothing was written", file=sys.stderr)
         raise typer.Exit(INTERRUPTED) from None
 
 

@@ -50,10 +50,10 @@ def repair(data: Data) -> None:
         report, quarantine = verb(data, time.strftime("quarantine-%Y%m%dT%H%M%S"))
         if quarantine is None:
             code = _show(report)
-            print("nothing to repair" if code == 0 else "there is no damage that could be cut off")
+            print("nothing to repair" if code == 0 else "there is no damage to cut off")
             return code
         _show(report)
-        print(f"the journal goes on at position {report.end}; what was cut off is in {quarantine}")
+        print(f"the journal continues at position {report.end}; what was cut off is in {quarantine}")
         return 0
 
     raise typer.Exit(_guarded(work))
@@ -66,7 +66,7 @@ def _show(report: Report) -> int:
     if report.torn_bytes:
         print(f"torn: {report.torn_bytes} bytes of a commit that was never acknowledged; the next start cuts them off")
     for model, span in sorted(report.lost.items()):
-        print(f"{_model(model, report)}: behind the damage, {_entries(span)}")
+        print(f"{_model(model, report)}: after the damage, {_entries(span)}")
     print(f"damaged: {report.problem}" if report.problem else "whole")
     return DAMAGED if report.problem else 0
 

@@ -1,1 +1,1 @@
-"""Programs behind the larger verbs, a room each."""
+"""The programs that the larger verbs run, a room each."""

@@ -162,7 +162,7 @@ async def test_what_cannot_be_backed_up_is_told_and_an_interrupted_backup_leaves
     async with crash.a_server(tmp_path):
         pass
     code, said = await command("backup", "--data", tmp_path / "data", "--out", tmp_path / "b.tar", code=INTERRUPTED)
-    assert (code, said.strip()) == (130, "freshet: interrupted; nothing is left of it")
+    assert (code, said.strip()) == (130, "freshet: interrupted; nothing was written")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "log"]
 
 

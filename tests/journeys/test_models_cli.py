@@ -88,7 +88,7 @@ async def test_a_person_makes_watches_moves_and_deletes_models_from_the_command_
     assert await run("rollback", name) == said
     assert f"version {champion} serves" in await run("promote", name, str(champion))
     assert "learning: yes" in await run("resume", name)
-    assert "say --yes" in await run("delete", name, code=2)
+    assert "give --yes" in await run("delete", name, code=2)
     assert await run("delete", name, "--yes") == f"{name}: deleted\n"
     first = json.loads(await within(watch.stdout.readline()))
     assert first["model"] == name
@@ -162,7 +162,7 @@ async def test_a_person_lists_looks_at_and_deletes_streams_from_the_command_line
     process = await run.start("list", name, "--limit", "1", "--json")
     out, err = await within(process.communicate())
     assert [one["stream"] for one in json.loads(out)] == ["pump-1"]
-    assert err == b"freshet: there are more than 1: say --limit 0 for all\n"
+    assert err == b"freshet: there are more than 1: give --limit 0 for all\n"
 
     async with client.stream(name, "pump-1") as stream:
         await within(stream.wait_judged(39))

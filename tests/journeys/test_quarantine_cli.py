@@ -15,7 +15,7 @@ async def test_a_person_lists_what_could_not_be_learned_and_learns_it_after_all(
     run = Shell(server.grpc, tmp_path, "quarantine")
     await client.create_model(name, **SPEC)
     assert await run("list", name) == f"{name}: nothing is in quarantine\n"
-    assert await run("replay", name, "--all") == f"{name}: 0 of 0 on their way into learning\n"
+    assert await run("replay", name, "--all") == f"{name}: 0 of 0 sent to learning\n"
     async with RawStream(channel, name, "pump") as stream:
         await ticks(stream, 1, 20)
         for seq, y in ((15, 1.0), (15, 2.0), (16, 1.0), (16, 2.5), (17, 1.0), (17, 3.0)):
@@ -31,7 +31,7 @@ async def test_a_person_lists_what_could_not_be_learned_and_learns_it_after_all(
     ]
     assert [item["y"] for item in await run.json("list", name)] == [[2.0], [2.5], [3.0]]
 
-    assert await run("replay", name, "2") == f"{name}: 1 of 1 on their way into learning\n"
+    assert await run("replay", name, "2") == f"{name}: 1 of 1 sent to learning\n"
     answer = await run.json("replay", name, "--all")
     assert answer == {"replayed": [1, 3], "refused": {}}
     await outcomes_are(server.http, name, learned_windows=3, in_quarantine=0)
@@ -49,8 +49,8 @@ async def test_what_cannot_be_replayed_is_told_and_the_exit_code_says_so(server,
 
 
 MISTAKES = {
-    "no items": (["replay", "m"], 2, "ids = none: name the items, or say --all"),
-    "items and all": (["replay", "m", "1", "--all"], 2, "name the items, or say --all"),
+    "no items": (["replay", "m"], 2, "ids = none: name the items, or give --all"),
+    "items and all": (["replay", "m", "1", "--all"], 2, "name the items, or give --all"),
     "item 0": (["replay", "m", "0"], 2, "give ids that"),
     "an endless item": (["replay", "m", str(2**64)], 2, "give ids that"),
     "a model that is not there": (["list", "m"], 1, "model = m: no such model"),

@@ -198,7 +198,7 @@ def test_deleting_is_not_done_unasked():
     answer = run("delete", "flow", "--url", "127.0.0.1:1")
 
     assert answer.exit_code == 2
-    assert "say --yes" in answer.stderr
+    assert "give --yes" in answer.stderr
 
 
 # ---- printing

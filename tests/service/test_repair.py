@@ -120,7 +120,7 @@ def test_repair_cuts_before_the_damage_keeps_all_of_the_rest_aside_and_the_journ
     kept_of = {m: sum(1 for _, chunk in kept if decode_chunk(chunk).model == m) for m in (1, 2)}
     for model, (first, end) in report.lost.items():
         assert (first, end) == (kept_of[model], 6)
-        assert f"model {model}: behind the damage, {end - first} entries, offsets {first} to {end}" in told.output
+        assert f"model {model}: after the damage, {end - first} entries, offsets {first} to {end}" in told.output
     make(tmp_path / "journal", commits=1)  # it takes new entries
     assert replayed(tmp_path / "journal")[: len(kept)] == kept
 
@@ -273,7 +273,7 @@ async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begin
 
     [quarantine] = data.glob("quarantine-*")
     assert told.exit_code == 0
-    assert "model 1, flow: behind the damage, 7 entries" in told.output
+    assert "model 1, flow: after the damage, 7 entries" in told.output
     aside = files(quarantine)
     for name, content in before.items():  # SQLite may have added a -wal and a -shm of its own
         assert aside.get(name.removeprefix("journal/"), content) == content

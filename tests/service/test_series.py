@@ -94,7 +94,7 @@ def test_constant_columns_fifty_columns_byte_order_marks_spaces_and_blank_lines_
         ("t,name\n2020-01-01,x\n2020-01-02,y\n", "columns", "name", "no numeric column"),
         ("t\n2020-01-01\n2020-01-02\n", "columns", "", "no numeric column"),
         ("a,b\n1,2\n3\n", "line 3, number of cells", "1", "the header has 2"),
-        ("t,site,a\n2020-01-01,x,1\n2020-01-02,x,2\n", "row 0 (line 2), column site", "x", "say --columns a,"),
+        ("t,site,a\n2020-01-01,x,1\n2020-01-02,x,2\n", "row 0 (line 2), column site", "x", "give --columns a,"),
         ("t,a\n31.12.2020,1\n1.13.2021,2\n", "row 1 (line 3), column t", "1.13.2021", "read as day.month.year"),
         ("t;a\n2020-01-01;1,5\n2020-01-02;2,x\n", "row 1 (line 3), column a", "2,x", "not a number"),
         ("1.5,2\n3,4\n5,6\n", "header", "1.5, 2", "column names"),
@@ -116,7 +116,7 @@ def test_where_missing_values_are_held_an_empty_cell_is_nan_and_a_wrong_one_is_s
             read_series(write(f"a\n1\n{cell}\n"), holds=True)
     with pytest.raises(SeriesError, match="missing time"):
         read_series(write("t,a\n2020-01-02,1\n,2\n"), holds=True)
-    with pytest.raises(SeriesError, match='say missing = "hold"'):
+    with pytest.raises(SeriesError, match='give missing = "hold"'):
         read_series(write("a\n1\n\n-\n"))
 
 

@@ -90,7 +90,7 @@ def test_the_states_of_home_assistant_are_read_once_its_column_is_named(cases):
     recording = read(cases / "14-missing-words/home-assistant.csv")
     (series,) = every_series(recording, "state", True)
     assert np.isnan(series.x[0, 0])
-    with pytest.raises(TableError, match=r"row 0 \(line 2\), column entity_id = sensor.power: .* say --columns state"):
+    with pytest.raises(TableError, match=r"row 0 \(line 2\), column entity_id = sensor.power: .* give --columns state"):
         every_series(recording, None, True)
 
 
@@ -250,7 +250,7 @@ def test_names_of_zones_in_the_cells_are_read_and_those_of_two_meanings_refused(
     assert taken(rows("2021-03-04 23:00 CET,1", "2021-03-05 00:00 CET,2"))[0] == HOURS[:2]
     with pytest.raises(TableError, match="zone IST is not one zone's name"):
         taken(rows("2021-03-04 23:00 IST,1", "2021-03-05 00:00 IST,2"))
-    with pytest.raises(TableError, match="zone = Europe/Berlin: the times of time say theirs"):
+    with pytest.raises(TableError, match="zone = Europe/Berlin: the times of time have their own zone"):
         taken(hours("%Y-%m-%dT%H:%MZ"), zone="Europe/Berlin")
     with pytest.raises(TableError, match="zone = Berlin: give a zone such as"):
         taken(hours("%Y-%m-%d %H:%M"), zone="Berlin")
@@ -294,9 +294,9 @@ def test_rows_are_sorted_and_repeated_times_settled_as_asked(taken):
     shown, x, told = taken(MIXED, sort=True, duplicates="last")
     assert (shown, x) == (HOURS[:3], [[1], [4], [3]])
     assert "sorted by time" in told
-    assert "1 rows of a time that has been: the last counts" in told
+    assert "1 rows repeat a time: the last counts" in told
     assert taken(MIXED, sort=True, duplicates="mean")[1] == [[1], [3], [3]]
-    with pytest.raises(TableError, match="newest to the oldest: say --sort"):
+    with pytest.raises(TableError, match="newest to the oldest: give --sort"):
         taken(rows("2021-03-05,1", "2021-03-04,2"))
 
 
@@ -470,13 +470,13 @@ def test_lines_of_a_title_above_the_header_are_left_out_with_a_line(taken, title
     ("text", "remedy"),
     [
         (rows("2021-03-04 22:00,x,1", "2021-03-04 22:00,y,2", "2021-03-04 23:00,x,1", "2021-03-04 23:00,y,2",
-              header="time,city,load"), "Say --id city"),
+              header="time,city,load"), "Give --id city"),
         (rows("1/1/2021 11:00,1", "1/1/2021 12:00,2", "1/1/2021 1:00,3"), "a clock of 12 hours without AM and PM"),
         (rows("1.60946E+12,1", "1.60946E+12,2"), "cut its digits"),
         (rows("soon,1", "later,2"), "column time = soon: not a time"),
         ('[{"time": 1}]\n', "a JSON file"),
         ("a\n1 2\n3 4\n", "no numeric column"),
-        ("a b\n1 2\n3 4\n", "say --separator ' '"),
+        ("a b\n1 2\n3 4\n", "give --separator ' '"),
         (rows("2021-03-04 22:00,NaN", "2021-03-04 23:00,"), "no numeric column"),
     ],
 )  # fmt: skip
@@ -562,6 +562,6 @@ def test_a_number_with_a_point_beside_one_that_only_thousands_make_alike_is_in_t
 def test_the_columns_that_a_refusal_names_can_be_pasted(taken):
     cells = ("2021-03-04 22:00,x,1,2", "2021-03-04 23:00,x,1,2")
     text = rows(*cells, header='time,site,"Power, kW",b')
-    with pytest.raises(TableError, match='say --columns "Power, kW",b, or --id site'):
+    with pytest.raises(TableError, match='give --columns "Power, kW",b, or --id site'):
         taken(text)
     assert taken(text, '"Power, kW",b')[1] == [[1, 2], [1, 2]]

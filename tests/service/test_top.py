@@ -219,7 +219,7 @@ def test_models_that_do_not_fit_are_counted():
 
     shown = [line for line in lines if line.startswith("model-")]
     assert shown[0].split()[0] == "model-00"
-    assert lines[-1] == f"… and {40 - len(shown)} more: name those to see"
+    assert lines[-1] == f"… and {40 - len(shown)} more: give names to choose"
     assert len(lines) == 24
 
 

@@ -70,7 +70,7 @@ def replay(
         from service.console.tables import plain, print_json
 
         if bool(ids) == every:
-            raise Invalid("ids", ids or "none", "name the items, or say --all")
+            raise Invalid("ids", ids or "none", "name the items, or give --all")
         if ids and not all(0 < id < 2**63 for id in ids):
             raise Invalid("ids", ids, "give ids that `freshet quarantine list` shows")
         wanted = [item.id async for item in client.quarantine(name)] if every else ids or []
@@ -78,7 +78,7 @@ def replay(
         if json:
             print_json(plain(answer))
         else:
-            print(f"{name}: {len(answer.replayed)} of {len(set(wanted))} on their way into learning")
+            print(f"{name}: {len(answer.replayed)} of {len(set(wanted))} sent to learning")
             for id, why in sorted(answer.refused.items()):
                 print(f"{id}: {why}")
         return 1 if answer.refused else 0

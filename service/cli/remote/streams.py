@@ -54,7 +54,7 @@ def list_streams(
         else:
             print(f"{model}: no streams yet")
         if more:
-            print(f"freshet: there are more than {limit}: say --limit 0 for all", file=sys.stderr)
+            print(f"freshet: there are more than {limit}: give --limit 0 for all", file=sys.stderr)
         return 0
 
     raise _run(server, verb)
@@ -156,5 +156,5 @@ def deleted(what: str, names: dict[str, str], erased: bool, remains: list[str], 
     else:
         print(f"{shown(what)}: {'erased' if erased else 'deleted'}")
         for name in remains:
-            print(f"freshet: {shown(name)} may still hold data: remove it if nobody needs it", file=sys.stderr)
+            print(f"freshet: {shown(name)} may still hold data: remove it if it is not needed", file=sys.stderr)
     return 1 if remains else 0

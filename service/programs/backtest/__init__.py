@@ -1,4 +1,4 @@
-"""Replaying a recorded series as if it were arriving now, and scoring what was forecast.
+"""Replay of a recorded series as if it arrived now, and scores of the forecasts.
 
 Reaches a server only from outside, through the SDK.
 """

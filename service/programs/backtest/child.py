@@ -1,4 +1,4 @@
-"""A freshet server as a child process: start it, wait until it is ready, stop it, kill it, start it again."""
+"""A freshet server as a child process: start, wait until ready, stop, kill, restart."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ SHOWN_LINES = 5
 
 
 class ServerChild:
-    """One server at a time, on one data directory. For use in one event loop; `async with` starts and stops it.
+    """One server at a time, on one data directory, for one event loop; `async with` starts and stops it.
 
-    It keeps standard input open and the server drains when that closes, so that no server outlives this process,
-    however it ends. Ctrl-C reaches this process alone, which then stops its server in order.
+    The server's standard input is a pipe from this process, and the server drains when it closes, so that no server
+    outlives this process. Ctrl-C reaches this process only, which then stops the server.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class ServerChild:
         http: str = "127.0.0.1:0",
         settings: Mapping[str, object] | None = None,
     ) -> None:
-        """log: a file its standard error is appended to. settings: further fields of ServeConfig."""
+        """log: file to append standard error to. settings: more fields of ServeConfig."""
         self.data = data
         self._log = log
         self._flags = {"data": data, "listen": listen, "http": http, **(settings or {})}
@@ -50,16 +50,16 @@ class ServerChild:
 
     @property
     def pid(self) -> int:
-        """The process that runs now, or ran last. Raises RuntimeError before the first start."""
+        """Id of the current or last process. Raises RuntimeError before the first start."""
         return self._started().pid
 
     @property
     def running(self) -> bool:
-        """Whether the process lives."""
+        """Whether the process is alive."""
         return self._process is not None and self._process.returncode is None
 
     async def start(self, deadline_s: float = START_S) -> None:
-        """Start the server and wait until it is ready. Raises ServerFailed; nothing is left running then."""
+        """Start the server and wait until it is ready. Raises ServerFailed, after which no process is left running."""
         if self.running:
             raise RuntimeError("this server runs already")
         flags = [word for name, value in self._flags.items() for word in (f"--{name.replace('_', '-')}", str(value))]
@@ -75,11 +75,11 @@ class ServerChild:
             raise
 
     async def wait(self) -> int:
-        """Wait until the process has ended; its exit code, negative for a signal."""
+        """Wait until the process has ended and return its exit code, negative for a signal."""
         return await self._started().wait()
 
     async def stop(self, grace_s: float = STOP_S) -> int:
-        """Let the server drain, kill it if it takes longer than `grace_s`; its exit code."""
+        """Let the server drain, kill it after `grace_s` seconds, and return its exit code."""
         with contextlib.suppress(ProcessLookupError):
             self._started().terminate()
         try:
@@ -88,18 +88,18 @@ class ServerChild:
             return await self._end()
 
     def kill(self) -> None:
-        """kill -9, without waiting."""
+        """Send SIGKILL, without waiting."""
         with contextlib.suppress(ProcessLookupError):
             self._started().send_signal(signal.SIGKILL)
 
     def let_go(self) -> None:
-        """Close its standard input, as the end of this process would."""
+        """Close the server's standard input, as the end of this process would."""
         stdin = self._started().stdin
         assert stdin is not None
         stdin.close()
 
     def last_words(self) -> str:
-        """The last lines of the log, each on a line of its own after a colon; empty without any."""
+        """Return the last lines of the log after a colon; empty without any."""
         with contextlib.suppress(OSError), self._log.open(encoding="utf-8", errors="replace") as file:
             lines = deque(file, SHOWN_LINES)
             return ":\n" + "".join(lines).rstrip() if lines else ""
@@ -151,7 +151,7 @@ async def spawn(flags: Sequence[str], log: BinaryIO) -> asyncio.subprocess.Proce
 
 
 def addresses(line: str) -> Mapping[str, str] | None:
-    """`grpc` and `http` of the line, text or JSON, that says that a server is ready; None for another line."""
+    """Return `grpc` and `http` from the line, text or JSON, that announces a server; None for another line."""
     if line.startswith("{"):
         facts: dict[str, str] = json.loads(line)
         return facts if facts["event"] == "ready" else None
@@ -160,12 +160,12 @@ def addresses(line: str) -> Mapping[str, str] | None:
 
 
 async def _drain(stdout: asyncio.StreamReader) -> None:
-    """Read on, so that the pipe never fills."""
+    """Read until the end, so that the pipe never fills."""
     while await stdout.read(1 << 16):
         pass
 
 
 def free_port() -> int:
-    """A port of this machine that is free now: for a server that must come back at the same address."""
+    """Return a port of this machine that is free now, for a server that restarts at the same address."""
     with socket.create_server(("127.0.0.1", 0)) as probe:
         return int(probe.getsockname()[1])

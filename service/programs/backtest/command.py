@@ -1,4 +1,4 @@
-"""`freshet backtest`: a recorded series replayed, scored beside persistence and recursive least squares, reported."""
+"""`freshet backtest`: replay a recorded series, score the forecasts and the baselines', and report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.programs.backtest.scoring import ForecastFile, Scorer
 from service.programs.backtest.scrape import Scraped
 from service.programs.backtest.through_service import Observed
 
-MOST_STREAMS = 256  # series of one replay through a server, side by side
+MOST_STREAMS = 256  # series of one replay through a server, which run side by side
 Through = Literal["core", "service"]
 Forecast = npt.NDArray[np.floating[Any]]
 
@@ -36,9 +36,9 @@ def backtest(
     max_staleness: int = through_service.STALENESS,
     forecasts: Path | None = None,
 ) -> Report:
-    """Replay the plan's rows and score them. forecasts: a CSV file for freshet's own, written as they are made.
+    """Replay the plan's rows and return the scores. forecasts: CSV file for freshet's forecasts, written as they come.
 
-    Raises Invalid for another task than forecast, OSError for that file; through the service also FreshetError,
+    Raises Invalid for a task other than forecast, OSError for the file; through the service also FreshetError,
     ServerFailed and Stalled.
     """
     if plan.spec.task != "forecast":
@@ -69,7 +69,7 @@ def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | No
 
 
 def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped) -> Report:
-    """The report of a replay through a server; the baselines run now, so that they did not disturb it."""
+    """Return the report of a replay through a server. The baselines run now, so that they did not slow it down."""
     return _report(
         plan,
         scorers,
@@ -97,7 +97,7 @@ def _report(plan: Plan, scorers: Sequence[Scorer], **measured: Any) -> Report:
 
 
 def baseline_errors(plan: Plan) -> dict[str, Errors]:
-    """The baselines over the same rows, by name; of several series, each has its own."""
+    """Return the baselines' errors over the same rows, by name; each series has its own baselines."""
     scorers: dict[str, list[Scorer]] = {name: plan.scorers() for name in core.baselines(plan)}
     with progress("baselines", plan.all_rows) as shown:
         for n, series in enumerate(plan.entities):
@@ -115,7 +115,7 @@ def baseline_errors(plan: Plan) -> dict[str, Errors]:
 def count(
     scorer: Scorer, keep: ForecastFile | None, shown: Progress, row: int, forecast: Forecast, series: int = 0
 ) -> None:
-    """Score, keep and show one forecast."""
+    """Score one forecast, write it to the file if there is one, and advance the progress."""
     scorer.add(row, forecast)
     if keep is not None:
         keep.add(row, forecast, series)
@@ -133,7 +133,7 @@ def _kept(path: Path | None, scorers: Sequence[Scorer], plan: Plan) -> Iterator[
 
 
 def finish(report: Report, json: Path | None, max_staleness: int | None) -> int:
-    """Show the report and write its JSON. The exit code: 1, and why, if a forecast was staler than allowed."""
+    """Print the report, write its JSON, and return the exit code: 1 if a forecast was staler than allowed."""
     report.show()
     if json is not None:
         report.write(json)
@@ -146,7 +146,7 @@ def finish(report: Report, json: Path | None, max_staleness: int | None) -> int:
 
 
 def check_outputs(**paths: Path | None) -> None:
-    """Refuse an output that could not be written at the end, before the work begins. Raises Invalid by its option."""
+    """Refuse, before the work, output paths that cannot be written. Raises Invalid, which names the option."""
     for option, path in paths.items():
         if path is not None and (path.is_dir() or not path.parent.is_dir()):
             raise Invalid(option, str(path), "give a file in a folder that exists")

@@ -1,4 +1,4 @@
-"""`--through core`: the trainer's own learner fed with one-tick chunks, and the reference step. No storage, no wire."""
+"""`--through core`: the trainer's learner, fed tick by tick, and the reference step. No storage, no network."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Array64 = npt.NDArray[np.float64]
 
 
 def learner(plan: Plan) -> Learner:
-    """The learner at the first row."""
+    """Return a new learner, with the plan's weights if it has any."""
     made = Learner(plan.spec)
     if plan.weights is not None:
         made.weights.flat[...] = read_weights(made.network, plan.weights)
@@ -27,15 +27,15 @@ def learner(plan: Plan) -> Learner:
 
 
 def forecasts(learner: Learner, plan: Plan) -> Iterator[Forecast]:
-    """The forecasts of a plan of one series: (horizon, targets) per row, see `every_forecast`."""
+    """Yield the forecasts of a plan of one series, (horizon, targets) per row; see `every_forecast`."""
     yield from (forecast for _, _, forecast in every_forecast(learner, plan))
 
 
 def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Forecast]]:
-    """Replay the plan's rows in the order of their times: learn with the tick, then forecast with the new weights.
+    """Replay the plan's rows in order of time: learn from each tick, then forecast with the new weights.
 
-    Each series is a stream of the model. Yields (series, row, forecast): (horizon, targets) per row, in raw units. No
-    forecast depends on a later row.
+    Each series is a stream of the model. Yields (series, row, forecast), the forecast (horizon, targets) in raw units.
+    No forecast depends on a later row.
     """
     network, spec = learner.network, plan.spec
     every = [plan.alone(series) for series in plan.entities]
@@ -51,7 +51,7 @@ def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, For
 
 
 def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
-    """(series, row) of every row to replay, by time; at one time, and without times, the series in turn."""
+    """Yield (series, row) of every row by time; for equal times, and without times, the series take turns."""
     if len(plans) == 1:
         yield from ((0, row) for row in range(plans[0].rows))
         return
@@ -64,7 +64,7 @@ def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
 
 
 def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
-    """The same rows through a baseline: (horizon, targets) per row, in raw units."""
+    """Yield a baseline's forecasts of the same rows, (horizon, targets) per row, in raw units."""
     ahead, added = calendar.inputs(plan.times, plan.spec.interval), plan.added
     values = plan.series.values[: plan.rows, plan.spec.target_index]
     for x, u in zip(values if added is None else values - added, ahead, strict=False):
@@ -73,7 +73,7 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
 
 
 def baselines(plan: Plan) -> dict[str, Baseline]:
-    """What every claim is shown beside, by name; they see the target columns, and least squares the calendar too."""
+    """Return new baselines by name. They read the target columns; least squares reads the calendar too."""
     horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
     if plan.spec.missing == "hold":
         return {

@@ -1,4 +1,4 @@
-"""From what was asked on the command line to what is run: a series, a spec, and the rows that count."""
+"""The plan of a replay, from the command line's options: series, spec, and the rows to score."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ MOST_DESCRIBED = 20  # entities whose constant columns are named
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """One replay of a recorded series, or of those of a file's entities side by side: each is a stream of the model.
+    """One replay of a file's series, side by side; each is a stream of the model.
 
-    None among the rows stands for the scorer's default; rows are counted for each series by itself. how: how the file
-    was read, in one line.
+    Rows are counted in each series separately; None means the scorer's default. how: how the file was read, in one
+    line.
     """
 
     series: Series  # the first
@@ -43,10 +43,10 @@ class Plan:
     train_rows: int | None = None
     score_from: int | None = None
     score_to: int | None = None
-    weights: bytes | None = None  # what the learner begins with, safetensors; None: drawn from the spec's seed
+    weights: bytes | None = None  # initial weights, safetensors; None: drawn from the spec's seed
 
     def scorer(self) -> Scorer:
-        """A fresh scorer of the spec's targets. Raises Invalid if the rows do not make sense for this series."""
+        """Return a new scorer of the spec's targets. Raises Invalid if the rows do not fit this series."""
         return Scorer(
             self.series.values, self.train_rows, self.score_from, self.score_to, self.spec.horizon,
             self.spec.target_index,
@@ -54,12 +54,12 @@ class Plan:
 
     @property
     def added(self) -> npt.NDArray[np.float64] | None:
-        """(targets,) what brings forecasts of a model into the units of the first series' file; None: nothing."""
+        """(targets,) offsets to add to a model's forecasts of the first series; None if there are none."""
         return self.series.added(self.spec.target_index)
 
     @property
     def rows(self) -> int:
-        """Rows to replay: what lies behind the last scored row changes nothing that is reported."""
+        """Rows to replay; rows after the last scored one would not change the report."""
         return len(self.series.x) if self.score_to is None else self.score_to
 
     @property
@@ -68,20 +68,20 @@ class Plan:
         return (self.series, *self.others)
 
     def scorers(self) -> list[Scorer]:
-        """A fresh scorer for each series, in units of its own."""
+        """Return a new scorer for each series, in its own units."""
         return [self.alone(series).scorer() for series in self.entities]
 
     @property
     def all_rows(self) -> int:
-        """Rows to replay of all series together."""
+        """Rows to replay, all series together."""
         return sum(self.alone(series).rows for series in self.entities)
 
     def alone(self, series: Series) -> Plan:
-        """The plan of one series by itself."""
+        """Return the plan of one series only."""
         return replace(self, series=series, others=())
 
     def describe(self) -> str:
-        """What the file was taken to be, and what in it deserves a second look, in a line each."""
+        """Return how the file was read, and what in it the user should check, one line each."""
         names, spec = self.series.names, self.spec
         time = f"a row every {spec.interval:g} s" if spec.interval else "no event times, so no calendar"
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
@@ -90,7 +90,7 @@ class Plan:
         lines.append(f"{rows:,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}")
         timeless = self.series.time is None
         lines += [
-            f"{n} is forecast like any column: if it is the time, say --time {quoted(n)}"
+            f"{n} is forecast like any column: if it is the time, give --time {quoted(n)}"
             for n, values in zip(names, self.series.values.T, strict=True)
             if is_timelike(n) or (timeless and could_be_unix(values))
         ]
@@ -104,7 +104,7 @@ class Plan:
         return "\n".join(lines)
 
     def _gaps(self) -> str:
-        """Where rows are missing in time, and what becomes of the labels there; empty if nowhere."""
+        """Return where rows are missing in time and how their labels are treated; empty without gaps."""
         max_gap, interval = self.spec.max_gap, self.series.interval
         found: list[tuple[Gaps, Series]] = []
         for series in self.entities:
@@ -125,7 +125,7 @@ class Plan:
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
-        """Event times (N,) in seconds, NaN where the file has none."""
+        """Event times (N,) in seconds; NaN if the file has none."""
         return np.full(len(self.series.x), np.nan) if self.series.time is None else self.series.time
 
 
@@ -141,11 +141,11 @@ def make_plan(
     score_to: int | None = None,
     weights: Path | None = None,
 ) -> Plan:
-    """Read the file and settle everything that a replay needs to know.
+    """Read the file and return the complete plan of a replay.
 
-    options: how to read it. columns: a list of names, or "all". model: keys of ModelSpec; channels are the columns, the
-    interval that of the file, unless they are given. rows: only the first of each series. weights: a file, or a folder
-    with one. Raises Invalid, SpecError or OSError: nothing is found out later.
+    options: how to read it. columns: a list of names, or "all". model: keys of ModelSpec; channels default to the
+    columns, the interval to that of the file. rows: use only the first N of each series. weights: a file, or a folder
+    with one. Raises Invalid, SpecError or OSError here, before the replay starts.
     """
     asked = {"train_rows": train_rows, "score_from": score_from, "score_to": score_to}
     return plan_of(read(file, options), columns, dict(model or {}), rows, weights, **asked)
@@ -159,7 +159,7 @@ def plan_of(
     weights: Path | None = None,
     **asked: int | None,
 ) -> Plan:
-    """The plan of a file that was read. keys: changed; the rest as of `make_plan`."""
+    """Return the plan for a file that was read. keys: modified; the others as for `make_plan`."""
     wanted, offsets = chosen_columns(columns, keys.get("channels")), keys.get("scaler") != "none"
     every = every_series(recording, wanted, keys.get("missing") == "hold", offsets)
     if rows is not None:
@@ -187,7 +187,7 @@ def plan_of(
 
 
 def chosen_columns(columns: str, channels: Any) -> str | Sequence[str] | None:
-    """The value columns to read: those of the list, else the model file's channels, else None for all."""
+    """Return the value columns to read: those of the list, else the model file's channels, else None for all."""
     if columns != ALL:
         return columns
     return channels if isinstance(channels, list) and all(isinstance(name, str) for name in channels) else None
@@ -196,9 +196,9 @@ def chosen_columns(columns: str, channels: Any) -> str | Sequence[str] | None:
 def model_keys(
     file: Path | None = None, settings: Sequence[str] = (), *, horizon: int | None = None, seed: int | None = None
 ) -> dict[str, Any]:
-    """Keys of ModelSpec from a TOML file, then the flags, then `--set key=value`: the later wins.
+    """Return keys of ModelSpec from a TOML file, the flags, and `--set key=value`; later sources take precedence.
 
-    A value is read as TOML, and taken as text where it is none: 3e-4, true, ["a"], gru. Raises Invalid, OSError.
+    A value is parsed as TOML, otherwise it is text: 3e-4, true, ["a"], gru. Raises Invalid, OSError.
     """
     keys: dict[str, Any] = {}
     if file is not None:
@@ -216,7 +216,7 @@ def model_keys(
 
 
 def toml_value(text: str) -> Any:
-    """A TOML value, or the text itself."""
+    """Return the TOML value of a text, or the text itself."""
     try:
         return toml(f"value = {text}")["value"]
     except DocumentError:

@@ -1,4 +1,4 @@
-"""What a replay found: the numbers of the backtest's contract, as JSON for programs and as a table for people."""
+"""The result of a replay: JSON with the keys of the backtest's contract, and a table for people."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Errors:
 
     @classmethod
     def of(cls, *scorers: Scorer) -> Errors:
-        """The errors so far of one scorer, or of several: the mean over all that they scored."""
+        """Return the errors of one scorer so far, or of several together: the mean over all scored values."""
         if len(scorers) == 1:
             return cls(scorers[0].mse, scorers[0].mae)
         counted = [scorer for scorer in scorers if scorer.pairs]
@@ -39,7 +39,7 @@ class Errors:
 
 @dataclass(frozen=True, slots=True)
 class Quantiles:
-    """Some quantiles of what was measured; None where nothing was."""
+    """Quantiles of a measurement; None if nothing was measured."""
 
     p50: float | None = None
     p95: float | None = None
@@ -48,7 +48,7 @@ class Quantiles:
 
     @classmethod
     def of(cls, values: Sequence[float]) -> Quantiles:
-        """The quantiles of a sample."""
+        """Return the quantiles of a sample."""
         if not len(values):
             return cls()
         p50, p95, p99, largest = np.percentile(np.asarray(values, np.float64), [50, 95, 99, 100])
@@ -57,7 +57,7 @@ class Quantiles:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """A replay's result. None: does not apply to the way the series went through."""
+    """The result of a replay. None: not applicable to this way of replaying."""
 
     rows: int  # replayed
     scored: int  # target rows
@@ -68,13 +68,13 @@ class Report:
     updates: int | None = None
     versions: int | None = None  # published while it ran
     vetoes: int | None = None
-    staleness: Quantiles = field(default_factory=Quantiles)  # labels arrived and not judged, per forecast
+    staleness: Quantiles = field(default_factory=Quantiles)  # labels received and not judged yet, per forecast
     freshness_s: Quantiles = field(default_factory=Quantiles)  # from a label on disk to judged weights in service
     latency_ms: Quantiles = field(default_factory=Quantiles)  # per message, at the client
     wall_s: float
 
     def to_mapping(self) -> dict[str, Any]:
-        """The JSON of the contract: exactly its keys, null where it does not apply or is not finite."""
+        """Return the JSON of the contract: exactly its keys, null if not applicable or not finite."""
         quantiles = {"staleness": ("p50", "p95", "max"), "freshness_s": ("p50", "p95"), "latency_ms": ("p50", "p99")}
         mapping = asdict(self)
         for name, kept in quantiles.items():
@@ -86,7 +86,7 @@ class Report:
         path.write_text(json.dumps(self.to_mapping(), indent=1) + "\n", encoding="utf-8")
 
     def facts(self) -> list[tuple[str, str]]:
-        """Everything but the errors that applies, as (what, value) for people."""
+        """Return everything applicable except the errors, as (name, text)."""
         stale, fresh, latency = self.staleness, self.freshness_s, self.latency_ms
         facts = [("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}")]
         if self.updates is not None:
@@ -102,7 +102,7 @@ class Report:
         return [*facts, ("wall time", f"{self.wall_s:.1f} s")]
 
     def show(self) -> None:
-        """Print the table on standard output: with colours on a terminal, plain otherwise."""
+        """Print the table on standard output: coloured on a terminal, otherwise plain."""
         rows = [(name, f"{e.mse:.4f}", f"{e.mae:.4f}") for name in FORECASTERS for e in [getattr(self, name)]]
         if sys.stdout.isatty():
             _show_rich(rows)

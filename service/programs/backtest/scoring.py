@@ -1,6 +1,6 @@
-"""Scoring forecasts as they are made, in z-units of the train rows, and writing them to a file.
+"""Scores of forecasts as they come, in z-units of the train rows, and a file of forecasts.
 
-The z-units are for scoring only: whoever forecasts sees raw values.
+The z-units are for scoring only; forecasters read raw values.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ Array = npt.NDArray[np.floating[Any]]
 class Scorer:
     """Running errors of one forecaster on the target rows [score_from, score_to), rows counted from 0.
 
-    x: (N, C) the whole series in raw units, not copied; what is NaN is missing, and not scored. targets: the forecast
-    channels, None is all. None elsewhere is the default: train_rows 20 % of the rows, score_from 25 %, score_to all.
-    The unit of a channel is its population standard deviation over the first train_rows rows. Where that is 0, it is
-    that over all rows, and 1 if the channel never moves at all; `constant` lists these channels.
-    Raises Invalid if the rows do not make sense.
+    x: (N, C) the whole series in raw units, not copied; NaN is missing and not scored. targets: the forecast channels,
+    None for all. Defaults: train_rows 20 % of the rows, score_from 25 %, score_to the end.
+    The unit of a channel is its population standard deviation over the first train_rows rows. If that is 0, the unit is
+    the standard deviation over all rows, or 1 for a channel that never changes; `constant` lists these channels.
+    Raises Invalid if the rows do not fit the series.
     """
 
     def __init__(
@@ -56,15 +56,15 @@ class Scorer:
         self._added, self._scored = np.zeros(rows, bool), np.zeros(rows, bool)
 
     def steps(self, origin_row: int) -> range:
-        """The steps h in 1..horizon whose target row origin_row + h is scored."""
+        """Return the steps h in 1..horizon whose target row origin_row + h is scored."""
         first, last = self.score_from - origin_row, self.score_to - 1 - origin_row
         return range(max(1, first), min(self.horizon, last) + 1)
 
     def add(self, origin_row: int, forecast: Array) -> None:
-        """Count the forecasts made at one row. forecast: (horizon, targets), raw units, not kept.
+        """Score the forecasts made at one row. forecast: (horizon, targets), raw units, only read.
 
         A forecast that is not finite makes both errors not finite. Raises ValueError for another shape or an origin
-        counted before.
+        that was scored before.
         """
         if forecast.shape != (self.horizon, len(self.targets)):
             raise ValueError(f"need a forecast ({self.horizon}, {len(self.targets)}), got {forecast.shape}")
@@ -85,7 +85,7 @@ class Scorer:
 
     @property
     def pairs(self) -> int:
-        """Values that were forecast and are known: what the errors are a mean over."""
+        """Number of scored values, over which the errors are means."""
         return self._pairs
 
     @property
@@ -95,23 +95,24 @@ class Scorer:
 
     @property
     def mae(self) -> float:
-        """Mean absolute error, likewise."""
+        """Mean absolute error over scored rows, steps and channels; NaN before the first."""
         return self._absolute / self._pairs if self._pairs else math.nan
 
     @property
     def scored(self) -> int:
-        """How many target rows have been scored, each once however many steps led to it."""
+        """Number of scored target rows; a row counts once, however many steps lead to it."""
         return int(self._scored.sum())
 
 
 class ForecastFile:
-    """Writes the scored forecasts of one forecaster as CSV, in the file's own units; use it with `with`.
+    """Context manager that writes the scored forecasts of one forecaster as CSV, in the file's own units.
 
-    scorers: one for each series; names: of the targets; entities: of the series, empty for one. Of several, the column
-    `series` comes first.
+    scorers: one for each series; names: of the targets; entities: names of the series, empty for one series. With
+    several series, the first column is `series`.
 
-    Horizon 1: `row`, then `truth_c` and `forecast_c` per channel c. Above: one line per origin and step, with
-    `origin`, `step` and `row` before them. Rows are counted from 0, without the header.
+    With horizon 1, the columns are `row`, then `truth_c` and `forecast_c` per channel c. With a larger horizon, there
+    is one line per origin and step, with `origin`, `step` and `row` before them. Rows are counted from 0, without the
+    header.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class ForecastFile:
 
 
 def _kinds(truth: Array) -> list[type[np.floating[Any]]]:
-    """As what each column is written: float32, unless that would lose something of a float64 truth."""
+    """Return the type in which each column is written: float32, unless it would lose digits of a float64 truth."""
     if truth.dtype != np.float64:
         return [np.float32] * truth.shape[1]
     lossy = (truth.astype(np.float32) != truth) & ~np.isnan(truth)
@@ -158,11 +159,11 @@ def _kinds(truth: Array) -> list[type[np.floating[Any]]]:
 
 
 def z_units(truth: Array, train_rows: int) -> tuple[npt.NDArray[np.float64], tuple[int, ...]]:
-    """Per channel the unit of its errors, and which channels are constant over the train rows (see `Scorer`)."""
+    """Return the unit of each channel's errors, and the channels that are constant over the train rows (`Scorer`)."""
     unit = np.ones(truth.shape[1])
     for rows in (truth, truth[:train_rows]):
-        # Not `std > 0`: the mean of equal numbers is rounded, so the deviation of a constant need not be exactly 0.
-        moves = np.fmax.reduce(rows) - np.fmin.reduce(rows) > 0  # of what is not missing
+        # Not `std > 0`: the mean of equal numbers is rounded, so the deviation of a constant may not be exactly 0.
+        moves = np.fmax.reduce(rows) - np.fmin.reduce(rows) > 0  # ignores missing values
         unit[moves] = np.nanstd(rows[:, moves].astype(np.float64), axis=0)
     return unit, tuple(int(c) for c in np.flatnonzero(~moves))
 

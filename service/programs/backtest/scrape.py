@@ -1,4 +1,4 @@
-"""What a server's /metrics says about one model."""
+"""Numbers of one model from a server's /metrics."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ TIMEOUT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Scraped:
-    """Counters of one model; None where the server does not say."""
+    """Numbers of one model; None where the server has none."""
 
     updates: int | None = None
     freshness_s: Quantiles = field(default_factory=Quantiles)  # p50 and p95
@@ -35,7 +35,7 @@ async def scrape(http: str, model: str) -> Scraped:
 
 
 def parse(text: str, model: str) -> Scraped:
-    """The model's numbers in the Prometheus text format."""
+    """Return the model's numbers from text in the Prometheus format."""
     families = text_string_to_metric_families(text)
     samples = [s for family in families for s in family.samples if s.labels.get("model") == model]
     updates = next((int(s.value) for s in samples if s.name == UPDATES), None)

@@ -23,15 +23,15 @@ F64 = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Series:
-    """A recorded multivariate series, as the file has it.
+    """A recorded multivariate series.
 
-    names: of the C value columns, in the file's order or the one asked for; x: (N, C) float32 as a model takes them,
-    finite, or NaN for a missing value where those were allowed, less the offset;
-    time: (N,) float64 seconds since 1970-01-01 UTC, strictly increasing, or None without a time column;
-    interval: the median step between rows in seconds, 0 without a time column; of all entities of the file.
-    entity: which of a file with many this is, "" in a file of one.
-    exact: (N, C) float64 as the file has them, where float32 would lose changes of a column; None where x says it all.
-    offset: (C,) float64, what was subtracted before rounding; None where nothing was.
+    names: of the C value columns, in the file's order or the requested one.
+    x: (N, C) float32, model inputs: values less the offset, finite, or NaN for a missing value if those are allowed.
+    time: (N,) float64 seconds since 1970-01-01 UTC, strictly increasing; None without a time column.
+    interval: median step between rows in seconds, over all entities of the file; 0 without a time column.
+    entity: name of the series in a file with several; "" in a file with one.
+    exact: (N, C) float64 values as in the file if float32 would lose changes of a column; otherwise None.
+    offset: (C,) float64, subtracted before rounding; None if nothing was subtracted.
     """
 
     names: tuple[str, ...]
@@ -43,7 +43,7 @@ class Series:
     offset: F64 | None = None
 
     def head(self, rows: int) -> Series:
-        """The first rows."""
+        """Return the first rows."""
         return replace(
             self,
             x=self.x[:rows],
@@ -53,11 +53,11 @@ class Series:
 
     @property
     def values(self) -> NDArray[np.floating[Any]]:
-        """(N, C) in the units of the file, float64 where float32 would lose changes: what forecasts are judged by."""
+        """(N, C) values in the file's units, float64 if float32 would lose changes; forecasts are scored with them."""
         return self.x if self.exact is None else self.exact
 
     def added(self, columns: Sequence[int]) -> F64 | None:
-        """(columns,) what brings forecasts of these columns into the units of the file; None where nothing does."""
+        """Return the offsets (columns,) to add to forecasts of these columns; None if there are none."""
         return None if self.offset is None else self.offset[list(columns)]
 
 
@@ -68,7 +68,7 @@ def read_series(
     holds: bool = False,
     options: Options = DEFAULT,
 ) -> Series:
-    """Read the one series of a file. time_column: as `Options.time`; the rest as `every_series`."""
+    """Read the only series of a file. time_column: as `Options.time`; the others as for `every_series`."""
     recording = read(path, options if time_column is None else replace(options, time=time_column))
     return every_series(recording, columns, holds)[0]
 
@@ -76,10 +76,11 @@ def read_series(
 def every_series(
     recording: Recording, columns: str | Sequence[str] | None, holds: bool, offsets: bool = True
 ) -> list[Series]:
-    """The series of each entity. columns: which value columns, in this order; None is all but time and entity.
+    """Return the series of each entity.
 
-    holds: missing values become NaN. offsets: from columns whose changes float32 would lose, their level is subtracted.
-    Either way the recording notes them. Raises TableError for anything missing, not a number or not finite.
+    columns: value columns, in this order; None for all except time and entity. holds: missing values become NaN.
+    offsets: subtract the level of columns whose changes float32 would lose. The recording's notes list these columns.
+    Raises TableError for a value that is missing without `holds`, not a number or not finite.
     """
     names = recording.choose(columns)
     remedy = "there is no numeric column: name one that holds numbers"
@@ -101,7 +102,7 @@ def every_series(
 def _series(
     names: tuple[str, ...], values: F64, time: F64 | None, interval: float, entity: str, offsets: bool
 ) -> Series:
-    """One series. Where float32 would lose changes of a column, its first value, made short, is its offset."""
+    """Return one series. If float32 would lose changes of a column, its offset is its first value, rounded."""
     offset, lost = np.zeros(len(names)), False
     for c in range(len(names)):
         at = first_lost(values[:, c])
@@ -122,7 +123,7 @@ def _series(
 
 
 def _notes(every: Sequence[Series], offsets: bool) -> list[str]:
-    """What was done about changes that float32 would lose, in words."""
+    """Return how changes that float32 would lose were treated, one line per column."""
     notes, names = [], every[0].names
     for c, name in enumerate(names):
         less = [float(series.offset[c]) for series in every if series.offset is not None and series.offset[c]]

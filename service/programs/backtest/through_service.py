@@ -1,4 +1,4 @@
-"""`--through service`: the same rows through a real server and the real client, throttled by client messages only."""
+"""`--through service`: the same rows through a real server and client, throttled only by the client's messages."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ from service.programs.backtest.plan import Plan
 from service.programs.backtest.scrape import Scraped, scrape
 
 STALENESS = 32  # K, in labels
-# One at a time, as a sensor sends them: with more, the latency of a message would be that of our own queue.
+# One message at a time, as a sensor sends them; with more, the measured latency would include our own queue.
 IN_FLIGHT = 1
-STALL_S = 60.0  # longest wait for one forecast: the throttle waits for verdicts, which a server that fails never gives
-SETTLE_S = 60.0  # longest wait, after the last row, for the disk and for the last verdict
+STALL_S = 60.0  # longest wait for one forecast; the throttle waits for verdicts, which a failing server never sends
+SETTLE_S = 60.0  # longest wait after the last row, for the disk and for the last verdict
 
 Take = Callable[[int, npt.NDArray[np.floating[Any]]], None]  # (origin row, forecast [horizon, targets])
 TakeEach = Callable[[int, int, npt.NDArray[np.floating[Any]]], None]  # (series, origin row, forecast)
@@ -39,23 +39,23 @@ Result = TypeVar("Result")
 
 @dataclass(slots=True)
 class Observed:
-    """What the client saw during one replay."""
+    """Measurements of the client during one replay."""
 
     staleness: list[int] = field(default_factory=list)  # per forecast; empty for a model that does not learn
     latency_s: list[float] = field(default_factory=list)  # per message
-    lost: int = 0  # ticks that were taken, but whose answer the server no longer had after a reconnect
-    published: set[int] = field(default_factory=set)  # versions that served, the first included
+    lost: int = 0  # accepted ticks whose answer the server no longer had after a reconnect
+    published: set[int] = field(default_factory=set)  # versions in service, the first included
     vetoes: int = 0
     reconnects: int = 0
     wall_s: float = 0.0
 
     @property
     def versions(self) -> int:
-        """Versions that went into service while it ran."""
+        """Number of versions that went into service during the replay."""
         return max(0, len(self.published) - 1)
 
     def forecast(self, forecast: freshet.Forecast, learns: bool) -> None:
-        """Take note of one forecast."""
+        """Record one forecast."""
         if forecast.lost:
             self.lost += 1
             return
@@ -66,17 +66,17 @@ class Observed:
 
 
 async def replay(target: Remote, model: str, stream_id: str, plan: Plan, max_staleness: int, take: Take) -> Observed:
-    """Create the model, send the plan's one series as a stream's ticks, and pass each forecast to `take`."""
+    """Create the model, send the plan's only series as a stream's ticks, and pass each forecast to `take`."""
     return await replay_all(target, model, [stream_id], plan, max_staleness, lambda _, row, y: take(row, y))
 
 
 async def replay_all(
     target: Remote, model: str, stream_ids: Sequence[str], plan: Plan, max_staleness: int, take: TakeEach
 ) -> Observed:
-    """Create the model, send each series of the plan as a stream's ticks, side by side; pass forecasts to `take`.
+    """Create the model, send each series as the ticks of a stream, side by side, and pass forecasts to `take`.
 
-    stream_ids: one for each series. A tick is sent only once labels up to `max_staleness` before it are judged.
-    On return every tick is on the server's disk, and judged. Raises FreshetError; Stalled for waits longer than
+    stream_ids: one for each series. A tick is sent only after the labels up to `max_staleness` before it are judged.
+    On return every tick is on the server's disk and judged. Raises FreshetError, and Stalled for waits longer than
     STALL_S and SETTLE_S.
     """
     spec, seen = plan.spec, Observed()
@@ -98,7 +98,7 @@ async def replay_all(
 
 
 async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all side by side; the first that fails ends the others, and its error is raised."""
+    """Run all side by side; the first error cancels the others and is raised."""
     tasks = [asyncio.create_task(one) for one in work]
     try:
         await asyncio.gather(*tasks)
@@ -118,7 +118,7 @@ async def _stream(
     seen: Observed,
     started: float,
 ) -> None:
-    """Send the plan's one series. started: when the replay was, performance counter."""
+    """Send the plan's only series. started: start of the replay, performance counter."""
     offset = plan.series.offset
     async with client.stream(model, id, IN_FLIGHT, offset=None if offset is None else offset.tolist()) as stream:
         seen.published.add(stream.welcome.version)
@@ -130,7 +130,7 @@ async def _stream(
 
 async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, take: Take, seen: Observed) -> None:
     x: npt.NDArray[Any] = plan.series.x[: plan.rows]
-    if plan.series.offset is not None:  # else as rounded, where the file's reader has said what that loses
+    if plan.series.offset is not None:  # otherwise the rounded values; the plan's notes state what rounding loses
         x = np.where(plan.series.offset != 0, plan.series.values[: plan.rows], x)
     times = None if plan.series.time is None else plan.series.time[: plan.rows]
     loop, seq = asyncio.get_running_loop(), 0
@@ -145,12 +145,12 @@ async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, t
     except TimeoutError:
         raise Stalled(
             f"no forecast for {STALL_S:g} s after tick {seq}, with labels judged up to tick {stream.judged_through}: "
-            "look at the server's log"
+            "check the server's log"
         ) from None
 
 
 async def _settle(stream: freshet.Stream, rows: int) -> None:
-    """Wait until everything is on disk, and judged if the model learns. A trainer that lags loses nothing."""
+    """Wait until everything is on disk and, if the model learns, judged. A slow trainer is no error."""
     try:
         await asyncio.wait_for(stream.durable(), SETTLE_S)
     except TimeoutError:
@@ -161,7 +161,7 @@ async def _settle(stream: freshet.Stream, rows: int) -> None:
 
 
 async def _watch(client: freshet.Client, model: str, seen: Observed) -> None:
-    """Count verdicts. Events during a reconnect are missed; versions are also seen on the forecasts."""
+    """Count verdicts. Events during a reconnect are missed; forecasts carry versions too."""
     async for event in client.watch(model):
         if event.kind == EventKind.PUBLISHED:
             seen.published.add(event.version)
@@ -175,18 +175,18 @@ async def run(plan: Plan, remote: Remote | None, max_staleness: int, take: Take)
 
 
 async def run_all(plan: Plan, remote: Remote | None, max_staleness: int, take: TakeEach) -> tuple[Observed, Scraped]:
-    """Replay through a running server, or through one of its own that lives as long as the replay.
+    """Replay through a running server or, if `remote` is None, through a server started for this replay.
 
-    The model is new and has a name of its own: on a running server it stays behind. A server that is not ours does not
-    tell where its /metrics are, so nothing is scraped. Raises what `replay` raises, and ServerFailed.
+    The model is new, with a unique name, and remains on a running server. The address of a running server's /metrics
+    is not known, so nothing is scraped there. Raises what `replay` raises, and ServerFailed.
     """
     model = f"backtest-{uuid.uuid4().hex[:12]}"
     ids = [series.entity or "replay" for series in plan.entities]
     if remote is not None:
         return await replay_all(remote, model, ids, plan, max_staleness, take), Scraped()
-    # Else the throttle would wait for the timer, publish_s, after every few ticks.
+    # With more labels per publish, the throttle would wait for the timer, publish_s, every few ticks.
     publish_labels = min(max_staleness, ServeConfig.model_fields["publish_labels"].default)
-    # Recorded or made up, the file's times are what they are: this server's clock has no say.
+    # The file's times may be recorded or synthetic, so this server does not compare them with its clock.
     async with own_server(publish_labels=publish_labels, max_ahead_s=MAX_TIME_S) as server:
         replaying = replay_all(Remote(server.grpc), model, ids, plan, max_staleness, take)
         observed = await beside(must_live(server), replaying)
@@ -195,14 +195,14 @@ async def run_all(plan: Plan, remote: Remote | None, max_staleness: int, take: T
 
 @contextlib.asynccontextmanager
 async def own_server(**settings: Any) -> AsyncIterator[ServerChild]:
-    """A server on free ports and a temporary data directory, which is removed afterwards."""
+    """Run a server on free ports and a temporary data directory, which is removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="freshet-") as folder:
         async with ServerChild(Path(folder, "data"), Path(folder, "server.log"), settings=settings) as server:
             yield server
 
 
 async def beside(guard: Coroutine[Any, Any, NoReturn], work: Coroutine[Any, Any, Result]) -> Result:
-    """The work's result. `guard` runs beside it; what it raises ends the work."""
+    """Return the result of `work`. `guard` runs beside it; an error of the guard cancels the work and is raised."""
     watching, working = asyncio.create_task(guard), asyncio.create_task(work)
     try:
         await asyncio.wait([watching, working], return_when=asyncio.FIRST_COMPLETED)
@@ -214,6 +214,6 @@ async def beside(guard: Coroutine[Any, Any, NoReturn], work: Coroutine[Any, Any,
 
 
 async def must_live(server: ServerChild) -> NoReturn:
-    """A guard: raises ServerFailed once the server has ended."""
+    """Wait until the server ends, then raise ServerFailed: a guard for `beside`."""
     code = await server.wait()
     raise ServerFailed(f"the server ended with exit code {code}{server.last_words()}")

@@ -1,4 +1,4 @@
-"""`freshet train`: a model's first weights from a recorded history, before it goes online.
+"""`freshet train`: train a model's initial weights on a recorded history, before it goes online.
 
 Starts no server.
 """

@@ -1,4 +1,4 @@
-"""A line chart as SVG text: what a bench or a training run shows of its numbers, readable on light and on dark."""
+"""Line charts as SVG text, for benches and training runs, readable on light and dark backgrounds."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 760, 440  # pixels, unless the reader scales it
+WIDTH, HEIGHT = 760, 440  # pixels, unless scaled
 LEFT, TOP, BOTTOM = 76, 52, 56  # margins around the plot; the right one follows the longest label
-GLYPH, LABEL_GAP = 6.8, 17  # width of a letter of the labels, and from one label to the next
+GLYPH, LABEL_GAP = 6.8, 17  # width of a letter in labels, and distance of labels
 SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-# After Okabe & Ito's palette, which people of any colour vision can tell apart, for either ground.
+# After Okabe & Ito's palette, distinguishable with any colour vision; one set per background.
 LIGHT = ("#0072b2", "#c44e00", "#00805e", "#a8467f", "#7a6a00", "#555555")
 DARK = ("#56b4e9", "#ff9d4d", "#2fd0a0", "#e59ac6", "#f0e442", "#bbbbbb")
 DASHES = ("none", "8 4", "2 3", "10 3 2 3")
@@ -25,7 +25,7 @@ Points = list[tuple[float, float]]
 
 
 class Line(NamedTuple):
-    """One line. x and y of equal length; a y that cannot be drawn (NaN, or not above 0 on a log axis) is a gap."""
+    """One line. x and y have equal lengths; a y that cannot be drawn (NaN, or not above 0 on a log axis) is a gap."""
 
     label: str
     x: Sequence[float]
@@ -33,7 +33,7 @@ class Line(NamedTuple):
 
 
 class Axis(NamedTuple):
-    """From values low..high to pixels start..stop. log: equal ratios have equal lengths."""
+    """Map from values low..high to pixels start..stop. log: equal ratios have equal lengths."""
 
     low: float
     high: float
@@ -43,12 +43,12 @@ class Axis(NamedTuple):
     ticks: list[float]
 
     def __call__(self, value: float) -> float:
-        """The pixel of a value."""
+        """Return the pixel of a value."""
         low, high, at = (math.log10(v) if self.log else v for v in (self.low, self.high, value))
         return self.start + (at - low) / (high - low) * (self.stop - self.start)
 
     def label(self, tick: float) -> str:
-        """A tick as text: with powers of ten where the axis reaches far."""
+        """Return a tick as text, with powers of ten on an axis of very small or large values."""
         if 1e-4 < max(map(abs, self.ticks)) < 1e6 and not (self.log and self.ticks[0] < 1e-3):
             return f"{tick:.6g}"
         mantissa, _, exponent = f"{tick:.5e}".partition("e")
@@ -59,7 +59,7 @@ class Axis(NamedTuple):
 def line_chart(
     title: str, x_label: str, y_label: str, lines: Sequence[Line], *, log_x: bool = False, log_y: bool = False
 ) -> str:
-    """The chart as one SVG document, every line labelled at its end. Raises ValueError if no point can be drawn."""
+    """Return a chart as one SVG document, each line labelled at its end. Raises ValueError if no point can be drawn."""
     pieces = [_pieces(line, log_x, log_y) for line in lines]
     points = [point for parts in pieces for part in parts for point in part]
     if not points:
@@ -85,7 +85,7 @@ def line_chart(
 
 
 def _pieces(line: Line, log_x: bool, log_y: bool) -> list[Points]:
-    """The line's points that can be drawn, cut where one between them cannot."""
+    """Return the line's points that can be drawn, in pieces separated by those that cannot."""
     pieces: list[Points] = [[]]
     for x, y in zip(line.x, line.y, strict=True):
         if math.isfinite(x) and math.isfinite(y) and (x > 0 or not log_x) and (y > 0 or not log_y):
@@ -96,7 +96,7 @@ def _pieces(line: Line, log_x: bool, log_y: bool) -> list[Points]:
 
 
 def _axis(values: Sequence[float], start: float, stop: float, log: bool, tight: bool) -> Axis:
-    """An axis from the smallest value to the largest, or, if not tight or they are one, between round ones."""
+    """Return an axis from the smallest to the largest value; between round values if not tight or if all are equal."""
     ticks, low, high = _ticks(values, log), min(values), max(values)
     if tight and low < high:
         return Axis(low, high, start, stop, log, [tick for tick in ticks if low <= tick <= high])
@@ -104,7 +104,7 @@ def _axis(values: Sequence[float], start: float, stop: float, log: bool, tight: 
 
 
 def _ticks(values: Sequence[float], log: bool) -> list[float]:
-    """Round values, about 4 to 9 of them, the first at or below all values and the last at or above."""
+    """Return about 4 to 9 round values, the first at or below all values and the last at or above."""
     low, high = min(values), max(values)
     if log:
         first, last = math.floor(math.log10(low)), math.ceil(math.log10(high))
@@ -136,7 +136,7 @@ def _line(colour: str, i: int, points: Points, x: Axis, y: Axis) -> str:
 
 
 def _spread(ends: Mapping[int, float]) -> dict[int, float]:
-    """Heights at which the labels of lines that end at these heights do not cover each other, in the same order."""
+    """Return heights for labels of lines that end at `ends`, in the same order, so that labels do not overlap."""
     placed: dict[int, float] = {}
     lowest = HEIGHT - BOTTOM + LABEL_GAP / 2
     for i, at in sorted(ends.items(), key=lambda end: -end[1]):  # from the bottom up

@@ -1,4 +1,4 @@
-"""`freshet train`: a recorded history made into a folder, and into version 1 of a model on a running server."""
+"""`freshet train`: train on a recorded history, write the folder, and create the model on a server if asked."""
 
 from __future__ import annotations
 
@@ -20,16 +20,17 @@ from service.programs.offline.shown import beside
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where to create the model: a server, and the model's name there."""
+    """The server on which to create the model, and the model's name there."""
 
     server: Remote
     name: str
 
 
 def run(plan: OfflinePlan, out: Path, force: bool, json: Path | None, target: Target | None) -> int:
-    """Train, write, tell, create. Returns the exit code: 0, 130 after Ctrl-C, 1 when the loss ran away.
+    """Train, write the files, print the result, create the model. Returns the exit code.
 
-    In the latter two cases the best weights so far are written, if an epoch was done, and no model is created.
+    It is 0, 130 after Ctrl-C, or 1 if the loss diverged. In the last two cases the best weights so far are written if
+    an epoch was completed, and no model is created.
     """
     new = claim(out, force)
     written = False
@@ -48,7 +49,7 @@ def run(plan: OfflinePlan, out: Path, force: bool, json: Path | None, target: Ta
             discard(out)
     if json is not None:
         json.write_text(history_json(trained), encoding="utf-8")
-    tell(trained, out)
+    print_result(trained, out)
     if trained.diverged:
         kept = f"the weights of epoch {trained.best.epoch} are kept"
         print(f"freshet: {trained.stopped}: {remedy(plan)}; {kept}", file=sys.stderr)
@@ -58,25 +59,25 @@ def run(plan: OfflinePlan, out: Path, force: bool, json: Path | None, target: Ta
         return INTERRUPTED_CODE
     if target is not None:
         asyncio.run(create(target, trained, weights))
-        print(f"created       {target.name} at {target.server}: version 1 are these weights, and it goes on learning")
+        print(f"created       {target.name} at {target.server}: these weights are version 1; it keeps learning")
     return 0
 
 
 def remedy(plan: OfflinePlan) -> str:
-    """What to do about a loss that is not finite."""
+    """Return the remedy for a loss that is not finite."""
     return f"give a --learning-rate below {abs(plan.learning_rate):g}, or a smaller clip"
 
 
-def tell(trained: Trained, out: Path) -> None:
-    """Print what came of it, and what to do next, on standard output."""
+def print_result(trained: Trained, out: Path) -> None:
+    """Print the result of a training, and what to do next, on standard output."""
     plan, best = trained.plan, trained.best
     print(f"best epoch    {best.epoch} of {trained.epochs[-1].number} ({trained.stopped})")
     if plan.held_out:
-        still = "" if plan.labels is not None else "; least squares went on learning there, freshet did not"
+        still = "" if plan.labels is not None else "; least squares learned from these rows too, freshet did not"
         print(f"held out      freshet {best.loss:.4f}, {beside(trained.baselines)}")
         print(f"              loss per row over the last {plan.held_out:,}{still}")
     if not best.epoch:
-        print("note          no epoch was better on the held-out rows than the first weights: these are they")
+        print("note          no epoch was better on the held-out rows than the initial weights, which are kept")
     if trained.voided:
         print(f"voided        {trained.voided:,} labels across gaps")
     print(f"written       {out}: {', '.join(FILES)}")
@@ -86,7 +87,7 @@ def tell(trained: Trained, out: Path) -> None:
 
 
 async def check_free(target: Target) -> None:
-    """Refuse, before the work, a name that the server has already. Raises Invalid, FreshetError."""
+    """Refuse, before the training, a name that exists on the server. Raises Invalid, FreshetError."""
     async with target.server.connect() as client:
         try:
             await client.get_model(target.name)

@@ -1,4 +1,4 @@
-"""Labels in columns of a history, for the tasks that do not read them off the stream."""
+"""Labels in columns of a history, for the tasks whose labels do not come from the stream."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from service.programs.tables.table import Table
 from service.programs.tables.words import is_unlabelled, own_words
 
 LABELLED = ("regress", "classify")  # tasks whose labels come from outside
-MOST_CLASSES = 1000  # found by itself; a column with more is rather a number, or a name of its own for each row
+MOST_CLASSES = 1000  # detected from a column; one with more is more likely a number or a unique name per row
 
 
-def settle_keys(keys: dict[str, Any], labels: str | None, columns: str, recording: Recording) -> list[str]:
-    """The label columns, and what follows from them for the spec: targets or classes, and channels.
+def complete_keys(keys: dict[str, Any], labels: str | None, columns: str, recording: Recording) -> list[str]:
+    """Return the label columns, and set the keys that follow from them: targets or classes, and channels.
 
-    keys: of a spec of task regress or classify, changed. labels: a list of names, None where targets say it. columns:
-    as of `make_plan`. Raises Invalid, SpecError.
+    keys: of a spec of task regress or classify, modified. labels: a list of names; None if targets name them. columns:
+    as for `make_plan`. Raises Invalid, SpecError.
     """
     table = recording.table
     regress = keys["task"] == "regress"
@@ -32,7 +32,7 @@ def settle_keys(keys: dict[str, Any], labels: str | None, columns: str, recordin
     if targets is not None and not isinstance(targets, list):
         raise SpecError("targets", targets, "give a list")
     if labels is None and not targets:
-        raise Invalid("labels", "", f"task {keys['task']} needs them: say which columns hold them, --labels COLUMNS")
+        raise Invalid("labels", "", f"task {keys['task']} needs them: name their columns with --labels COLUMNS")
     names = chosen(labels, table.header) if labels is not None else list(targets or ())
     for name in names:
         if name not in table.header:
@@ -40,7 +40,7 @@ def settle_keys(keys: dict[str, Any], labels: str | None, columns: str, recordin
     if not regress and len(names) != 1:
         raise Invalid("labels", listed(names), "task classify has one column, with the name of the class")
     if regress and keys.setdefault("targets", names) != names:
-        raise Invalid("labels", listed(names), f"the spec has targets {', '.join(map(str, targets or ()))}: say one")
+        raise Invalid("labels", listed(names), f"the spec has targets {', '.join(map(str, targets or ()))}: give one")
     if not regress:
         keys.setdefault("classes", class_names(table, names[0], recording.options.missing))
     channels = recording.choose(chosen_columns(columns, keys.get("channels")))
@@ -48,12 +48,12 @@ def settle_keys(keys: dict[str, Any], labels: str | None, columns: str, recordin
         channels = keys["channels"] = [name for name in channels if name not in names]
     for name in names:
         if name in channels:
-            raise Invalid("labels", name, "is also a channel, which would tell the answer: leave it out of the columns")
+            raise Invalid("labels", name, "is also a channel, which would reveal the answer: leave it out")
     return names
 
 
 def read_labels(recording: Recording, columns: Sequence[str], spec: ModelSpec) -> list[NDArray[np.float32]]:
-    """The label columns as the spec's outputs, NaN where a row has none: [N, O] of each entity. Raises Invalid."""
+    """Return the label columns as the spec's outputs, [N, O] for each entity, NaN without a label. Raises Invalid."""
     table, words = recording.table, recording.options.missing
     if spec.classes:
         made = read_classes(table, columns[0], spec.classes, words)
@@ -63,7 +63,7 @@ def read_labels(recording: Recording, columns: Sequence[str], spec: ModelSpec) -
 
 
 def check_labels(labels: Sequence[NDArray[np.float32]], cuts: Sequence[int], remedy: str) -> None:
-    """Refuse a history without any label to learn from, or to judge by. labels: of each series. Raises Invalid."""
+    """Refuse a history without labels in its training or its held-out rows. labels: of each series. Raises Invalid."""
     known: list[NDArray[np.bool_]] = [np.asarray(np.isfinite(each).any(axis=1)) for each in labels]
     learned = np.concatenate([each[:cut] for each, cut in zip(known, cuts, strict=True)])
     held = np.concatenate([each[cut:] for each, cut in zip(known, cuts, strict=True)])
@@ -73,7 +73,7 @@ def check_labels(labels: Sequence[NDArray[np.float32]], cuts: Sequence[int], rem
 
 
 def class_names(table: Table, column: str, words: Collection[str] = ()) -> list[str]:
-    """The classes in a column, sorted. words: further ones for no label. Raises Invalid for a column that has none."""
+    """Return the classes in a column, sorted. words: additional ones for no label. Raises Invalid for other columns."""
     own = own_words(words)
     names = sorted({cell for cell in table.cells(column) if not is_unlabelled(cell, own)})
     if not 2 <= len(names) <= MOST_CLASSES:
@@ -83,7 +83,7 @@ def class_names(table: Table, column: str, words: Collection[str] = ()) -> list[
 
 
 def read_classes(table: Table, column: str, classes: Sequence[str], words: Collection[str] = ()) -> NDArray[np.float64]:
-    """A column of class names as probabilities, NaN where a cell is missing: [N, O]. Raises Invalid."""
+    """Return a column of class names as probabilities [N, O], NaN where a cell is missing. Raises Invalid."""
     place, own = {name: o for o, name in enumerate(classes)}, own_words(words)
     made = np.full((len(table), len(classes)), np.nan)
     for n, cell in enumerate(table.cells(column)):

@@ -1,4 +1,4 @@
-"""The folder that a training leaves."""
+"""The folder of files that a training writes."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ FILES = (SPEC, WEIGHTS, ONNX, HISTORY, PICTURE)
 
 
 def claim(folder: Path, force: bool) -> bool:
-    """Make the folder, before the work begins. Returns whether it is new. Raises Invalid, or OSError if it cannot be.
+    """Create the folder before the training and return whether it is new. Raises Invalid, OSError.
 
-    A folder that holds anything is refused unless forced; then only the five files that a training writes are replaced.
+    A folder that is not empty is refused unless forced; then only the five files that a training writes are replaced.
     """
     if folder.exists():
         if not folder.is_dir():
@@ -39,7 +39,7 @@ def claim(folder: Path, force: bool) -> bool:
 
 
 def discard(folder: Path) -> None:
-    """Remove a folder that `claim` made, with what was begun in it; what others put there stays."""
+    """Remove a folder that `claim` created, with the training's files; other files stay."""
     for name in FILES:
         for begun in (folder / name, part_of(folder, name)):
             begun.unlink(missing_ok=True)
@@ -48,7 +48,7 @@ def discard(folder: Path) -> None:
 
 
 def write(folder: Path, trained: Trained) -> bytes:
-    """Write FILES. Returns the weights file. Raises OSError."""
+    """Write FILES and return the content of the weights file. Raises OSError."""
     network = Network(trained.plan.spec)
     files = export(network, network.weights(trained.best.flat))
     texts = (spec_toml(trained.plan.spec), history_json(trained), picture(trained))
@@ -58,12 +58,12 @@ def write(folder: Path, trained: Trained) -> bytes:
 
 
 def history_json(trained: Trained) -> str:
-    """`Trained.to_mapping` as text."""
+    """Return `Trained.to_mapping` as JSON text."""
     return json.dumps(trained.to_mapping(), indent=1) + "\n"
 
 
 def picture(trained: Trained) -> str:
-    """Losses by epoch as SVG, the baselines as level lines."""
+    """Return losses by epoch as SVG; baselines are horizontal lines."""
     plan, epochs = trained.plan, trained.epochs
     numbers = [float(epoch.number) for epoch in epochs]
     lines = [

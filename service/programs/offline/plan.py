@@ -1,4 +1,4 @@
-"""From what was asked on the command line to what is trained: a series, a spec, and how to go through the rows."""
+"""The plan of a training, from the command line's options: series, spec, and how to train on the rows."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from service.common.errors import Invalid
 from service.common.limits import MAX_LABELS, MAX_UNROLLED, check_size
 from service.programs.backtest.plan import ALL, Plan, plan_of
 from service.programs.backtest.scoring import check_between
-from service.programs.offline.labels import LABELLED, check_labels, read_labels, settle_keys
+from service.programs.offline.labels import LABELLED, check_labels, complete_keys, read_labels
 from service.programs.tables.options import DEFAULT, Options
 from service.programs.tables.reading import read
 
@@ -35,21 +35,21 @@ MAX_HISTORY_BYTES = 2 << 30  # of features, labels, masks and scales, all in mem
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OfflinePlan:
-    """One training. plan: the series and their spec; learning_rate: of this training, the spec keeps its own."""
+    """One training. plan: the series and their spec; learning_rate: for this training only, the spec keeps its own."""
 
     plan: Plan
-    # [N, O] of each series, NaN where there is none; None: task forecast reads them off the series
+    # [N, O] of each series, NaN without a label; None for task forecast, whose labels come from the series
     labels: tuple[NDArray[np.float32], ...] | None
     file: Path
     digest: str  # sha256 of the file, hex
     mode: Mode
     settings: OfflineSettings
-    cuts: tuple[int, ...]  # of each series, how many ticks are learned from
+    cuts: tuple[int, ...]  # training ticks of each series
     learning_rate: float
 
     @property
     def spec(self) -> ModelSpec:
-        """The model's spec, as it goes online."""
+        """The model's spec as it goes online."""
         return self.plan.spec
 
     @property
@@ -59,20 +59,20 @@ class OfflinePlan:
 
     @property
     def train_ticks(self) -> int:
-        """Rows that are learned from."""
+        """Training rows, all series together."""
         return sum(self.cuts)
 
     @property
     def held_out(self) -> int:
-        """Rows at the end of each series that are not learned from."""
+        """Held-out rows at the ends of the series, all series together."""
         return self.rows - self.train_ticks
 
     def network(self) -> Network:
-        """The network as it is trained: with this training's rate."""
+        """Return the network with this training's learning rate."""
         return Network(replace(self.spec, learning_rate=self.learning_rate))
 
     def describe(self) -> str:
-        """What the file was taken to be, what in it deserves a second look, and how it is gone through."""
+        """Return how the file was read, what in it the user should check, and how the training proceeds."""
         s, lines = self.settings, [self.plan.describe()]
         lines += [note for note in (self._labels(),) if note]
         how = f"chunks of {s.chunk} rows" if s.chunk else "whole segments"
@@ -83,7 +83,7 @@ class OfflinePlan:
         return "\n".join(lines)
 
     def _labels(self) -> str:
-        """How many rows have a label, and of classes how many each; empty for task forecast."""
+        """Return the number of labelled rows, and of each class; empty for task forecast."""
         if self.labels is None:
             return ""
         labels = np.concatenate(self.labels)
@@ -111,12 +111,11 @@ def make_offline_plan(
     held_out: float = HELD_OUT,
     learning_rate: float | None = None,
 ) -> OfflinePlan:
-    """Read the history and settle everything. model: keys of ModelSpec, as for `make_plan`; rows: only the first.
+    """Read the history and return the complete plan of a training.
 
-    options: how to read it. labels: columns of the labels, a list; of the class, for task classify. weights: a file, or
-    a folder with one, that the training begins with. segments: pieces of a whole-sequence
-    training, side by side (default 1). Raises Invalid, SpecError or OSError, naming what it is about: nothing is found
-    out later.
+    options: how to read it. columns, model, rows: as for `make_plan`. labels: a list of columns; for task classify, the
+    column of the class. weights: initial weights, a file or a folder with one. segments: of a whole-sequence training,
+    side by side (default 1). Raises Invalid, SpecError or OSError here, before the training starts.
     """
     check_settings(epochs, patience, held_out, mode, segments)
     with file.open("rb") as content:
@@ -135,7 +134,7 @@ def make_offline_plan(
     else:
         values = (plan.alone(series) for series in every)
         made = [future(p.series.x[:, spec.target_index], p.times, spec.max_gap, spec.horizon)[0] for p in values]
-        check_labels(made, cuts, "each later value is missing, or behind a gap longer than max_gap")
+        check_labels(made, cuts, "each later value is missing, or after a gap longer than max_gap")
     return OfflinePlan(
         plan=plan, labels=None if known is None else tuple(known), file=file, digest=digest, mode=mode,
         settings=settings_of(spec, mode, epochs, patience, segments, cuts), cuts=tuple(cuts),
@@ -146,7 +145,7 @@ def make_offline_plan(
 def settings_of(
     spec: ModelSpec, mode: Mode, epochs: int, patience: int, segments: int | None, cuts: Sequence[int]
 ) -> OfflineSettings:
-    """How to go through series of which so many ticks are learned from. Raises Invalid."""
+    """Return the settings for series with `cuts` training ticks. Raises Invalid."""
     total, many = sum(cuts), len(cuts) > 1
     if mode == "whole":
         if many and segments is not None:
@@ -172,21 +171,21 @@ def read_history(
     rows: int | None,
     weights: Path | None = None,
 ) -> tuple[Plan, list[NDArray[np.float32]] | None]:
-    """The series with their spec, and the labels beside each, None for task forecast. Raises as `make_offline_plan`."""
+    """Read the series with their spec, and each one's labels, None for task forecast. Raises as `make_offline_plan`."""
     keys = dict(model)
     if keys.get("task") not in LABELLED:
         if labels is not None:
             raise Invalid("labels", labels, "goes with --set task=regress or task=classify: a forecast needs none")
         return plan_of(read(file, options), columns, keys, rows, weights), None
     recording = read(file, options)
-    names = settle_keys(keys, labels, columns, recording)
+    names = complete_keys(keys, labels, columns, recording)
     plan = plan_of(recording, columns, keys, rows, weights)
     found = read_labels(recording, names, plan.spec)
     return plan, [each[: len(series.x)] for each, series in zip(found, plan.entities, strict=True)]
 
 
 def check_settings(epochs: int, patience: int, held_out: float, mode: Mode, segments: int | None) -> None:
-    """Refuse numbers that cannot be, whatever the history. Raises Invalid."""
+    """Refuse settings that are invalid for every history. Raises Invalid."""
     for name, value in (("epochs", epochs), ("patience", patience)):
         if not 1 <= value <= MOST_COUNTED:
             raise Invalid(name, value, f"give 1 to {MOST_COUNTED}")
@@ -197,7 +196,7 @@ def check_settings(epochs: int, patience: int, held_out: float, mode: Mode, segm
 
 
 def checked_rate(given: float | None, spec: ModelSpec) -> float:
-    """The step size of the training: the one given, or RATE_FACTOR times the spec's."""
+    """Return the learning rate of the training: the given one, or RATE_FACTOR times the spec's. Raises Invalid."""
     if given is None:
         return max(-1.0, min(1.0, RATE_FACTOR * spec.learning_rate))
     if not 0 < given <= 1:
@@ -206,7 +205,7 @@ def checked_rate(given: float | None, spec: ModelSpec) -> float:
 
 
 def check_rows(spec: ModelSpec, count: int, train_ticks: int, entity: str = "") -> None:
-    """Refuse a series too short to learn from and to judge by. Raises Invalid."""
+    """Refuse a series that is too short for training and for scoring. Raises Invalid."""
     least = spec.window + spec.horizon
     held = count - train_ticks
     if train_ticks < least or 0 < held <= spec.horizon:
@@ -218,7 +217,7 @@ def check_rows(spec: ModelSpec, count: int, train_ticks: int, entity: str = "") 
 
 
 def check_memory(spec: ModelSpec, count: int) -> None:
-    """Refuse a history too long for the memory. Raises Invalid."""
+    """Refuse a history that does not fit the memory. Raises Invalid."""
     size = 4 * count * (Network(spec).features + 7 * spec.outputs)
     if size > MAX_HISTORY_BYTES:
         remedy = f"features and labels would take {size} bytes, at most {MAX_HISTORY_BYTES}: fewer --rows, or targets"
@@ -226,10 +225,10 @@ def check_memory(spec: ModelSpec, count: int) -> None:
 
 
 def check_whole(spec: ModelSpec, train_ticks: int, segments: int) -> None:
-    """Refuse whole-sequence training whose one update would not fit the memory. Raises Invalid."""
+    """Refuse a whole-sequence training whose single update does not fit the memory. Raises Invalid."""
     longest = train_ticks // (spec.window + spec.horizon)
     check_between("segments", segments, 1, longest)
-    # As `check_size` bounds an update: 32 rows of a window of MAX_UNROLLED numbers, and of MAX_LABELS labels.
+    # The bounds that `check_size` sets for an update: 32 rows of a window, MAX_UNROLLED numbers and MAX_LABELS labels.
     ticks = 32 * min(MAX_UNROLLED // (Network(spec).features + spec.layers * spec.hidden), MAX_LABELS // spec.outputs)
     if train_ticks > ticks:
         remedy = (

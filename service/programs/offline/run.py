@@ -1,4 +1,4 @@
-"""Running a training: progress, early ends, and what persistence and least squares make of the same rows."""
+"""Run of a training: progress, early ends, and baselines on the same rows."""
 
 from __future__ import annotations
 
@@ -26,23 +26,23 @@ INTERRUPTED, PATIENCE_SPENT, ALL_EPOCHS = "interrupted", "patience", "epochs"
 
 @dataclass(slots=True)
 class Trained:
-    """What came of a training."""
+    """The result of a training."""
 
     plan: OfflinePlan
     baselines: dict[str, float]  # held-out loss by name; NaN without held-out rows
-    voided: int  # labels behind gaps longer than max_gap
+    voided: int  # labels after gaps longer than max_gap
     best: Best
     epochs: list[Epoch] = field(default_factory=list)
-    seconds: list[float] = field(default_factory=list)  # of each epoch, the 0th included
-    stopped: str = ALL_EPOCHS  # why it ended: one of the above, or what went wrong
+    seconds: list[float] = field(default_factory=list)  # of each epoch, epoch 0 included
+    stopped: str = ALL_EPOCHS  # why it ended: one of the constants above, or an error
 
     @property
     def diverged(self) -> bool:
-        """Whether it ended by a loss that is not finite."""
+        """Whether it ended with a loss that is not finite."""
         return self.stopped not in (INTERRUPTED, PATIENCE_SPENT, ALL_EPOCHS)
 
     def to_mapping(self) -> dict[str, Any]:
-        """For JSON: the run as it can be repeated, and what it gave; null where there is no number."""
+        """Return settings and results of the run for JSON; null where there is no finite number."""
         plan, settings = self.plan, self.plan.settings
         epochs = [
             {"epoch": e.number, "train": e.train, "held_out": e.held_out, "best": e.best, "updates": e.updates,
@@ -61,9 +61,9 @@ class Trained:
 
 
 def train(plan: OfflinePlan) -> Trained:
-    """Train, showing each epoch. Ctrl-C, and a loss that is not finite, end it with the best weights so far.
+    """Train and show each epoch. Ctrl-C or a loss that is not finite ends the training with the best weights so far.
 
-    Raises KeyboardInterrupt before the first epoch is done: there is nothing to keep then. Likewise Diverged.
+    Raises KeyboardInterrupt or Diverged if that happens before the first epoch is complete.
     """
     network = plan.network()
     recorded, spans = side_by_side(each_recorded(plan, network), plan.cuts)
@@ -73,7 +73,7 @@ def train(plan: OfflinePlan) -> Trained:
     baselines = baseline_losses(plan, network, training.recorded, spans)
     trained = Trained(plan, baselines, recorded.voided, training.best)
     started = time.perf_counter()
-    # What overflows ends the training with a message of its own.
+    # An overflow ends the training with its own message.
     with shown_epochs(plan.settings.epochs, baselines) as show, np.errstate(over="ignore", invalid="ignore"):
         try:
             for epoch in training.epochs():
@@ -83,7 +83,7 @@ def train(plan: OfflinePlan) -> Trained:
                 show(epoch, now - started)
                 started = now
         except (KeyboardInterrupt, Diverged) as end:
-            if len(trained.epochs) < 2:  # the 0th are the first weights: nothing was learned
+            if len(trained.epochs) < 2:  # epoch 0 is the initial weights: nothing was learned
                 raise
             trained.stopped = INTERRUPTED if isinstance(end, KeyboardInterrupt) else str(end)
         else:
@@ -94,21 +94,21 @@ def train(plan: OfflinePlan) -> Trained:
 
 
 def each_recorded(plan: OfflinePlan, network: Network) -> list[Recorded]:
-    """Every series as the network sees it."""
+    """Return every series as the network reads it."""
     labels = plan.labels or [None] * len(plan.plan.entities)
     alone = (plan.plan.alone(series) for series in plan.plan.entities)
     return [prepare(network, p.series.x, p.times, own) for p, own in zip(alone, labels, strict=True)]
 
 
 def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded, spans: Sequence[Span]) -> dict[str, float]:
-    """Held-out loss by name of what needs no recurrence, in the network's units. recorded: settled."""
+    """Return the baselines' held-out losses by name, in the network's units. recorded: with scaled labels."""
     replayed = plan.labels is None
     made = _replayed(plan, recorded, spans) if replayed else references(network, recorded, plan.train_ticks)
     return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
 
 
 def _replayed(plan: OfflinePlan, recorded: Recorded, spans: Sequence[Span]) -> dict[str, Array]:
-    """Scaled forecasts of the held-out rows by the backtest's baselines, which go on learning from them."""
+    """Return scaled forecasts of the held-out rows by the backtest's baselines, which learn from these rows too."""
     made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in core.baselines(plan.plan)}
     if not plan.held_out:
         return made
@@ -116,7 +116,7 @@ def _replayed(plan: OfflinePlan, recorded: Recorded, spans: Sequence[Span]) -> d
     with progress("baselines", plan.rows) as shown:
         for series, span in zip(plan.plan.entities, spans, strict=True):
             alone = plan.plan.alone(series)
-            less = 0.0 if alone.added is None else alone.added  # what is recorded is less the offset
+            less = 0.0 if alone.added is None else alone.added  # recorded values have the offset subtracted
             running = {name: core.baseline_forecasts(b, alone) for name, b in core.baselines(alone).items()}
             for row in range(len(series.x)):
                 cut = span.cut - span.begin

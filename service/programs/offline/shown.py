@@ -1,4 +1,4 @@
-"""A training on standard error: a bar on a terminal, a plain line per epoch otherwise."""
+"""Progress of a training on standard error: a bar on a terminal, otherwise a plain line per epoch."""
 
 from __future__ import annotations
 
@@ -9,29 +9,29 @@ from collections.abc import Callable, Iterator, Mapping
 
 from model.offline.training import Epoch
 
-Show = Callable[[Epoch, float], None]  # an epoch, and the seconds it took
+Show = Callable[[Epoch, float], None]  # (epoch, its seconds)
 
 
 def line(epoch: Epoch, baselines: Mapping[str, float], seconds: float) -> str:
-    """An epoch in words: losses, the baselines' on the same held-out rows, and how long it took."""
+    """Return an epoch as a line: its losses, the baselines' on the same held-out rows, and its duration."""
     others = f" ({beside(baselines)})" if math.isfinite(epoch.held_out) else ""
     return f"epoch {epoch.number}: {losses(epoch)}{others}{', best' if epoch.best else ''}, {seconds:.2f} s"
 
 
 def losses(epoch: Epoch) -> str:
-    """What an epoch lost, in words."""
+    """Return the losses of an epoch as text."""
     train = f"train {epoch.train:.4f}, " if epoch.number else ""
     return train + (f"held out {epoch.held_out:.4f}" if math.isfinite(epoch.held_out) else "nothing held out")
 
 
 def beside(baselines: Mapping[str, float]) -> str:
-    """The baselines' losses in words."""
+    """Return the baselines' losses as text."""
     return ", ".join(f"{name} {loss:.4f}" for name, loss in baselines.items())
 
 
 @contextlib.contextmanager
 def shown_epochs(epochs: int, baselines: Mapping[str, float]) -> Iterator[Show]:
-    """Show epochs as they end."""
+    """Yield a function that shows an epoch when it ends."""
     if sys.stderr.isatty():
         with _bar(epochs, baselines) as show:
             yield show

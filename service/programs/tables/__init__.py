@@ -1,4 +1,4 @@
-"""Tables of recorded values: plain functions from bytes to numbers and times, and refusals that name a cell.
+"""Tables of recorded values: functions from bytes to numbers and times; errors name the cell.
 
 Knows no model and no program.
 """

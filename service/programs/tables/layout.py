@@ -1,4 +1,4 @@
-"""From text to a table: comments, the header, a row of units, columns without a name, and what is empty."""
+"""From text to a table: comments, header, a row of units, unnamed columns, empty rows and columns."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from service.programs.tables.times.errors import TableError
 from service.programs.tables.times.times import is_moment
 from service.programs.tables.words import is_missing
 
-INDEX_NAMES = ("", "unnamed: 0", "unnamed:0")  # what pandas writes over its own numbering
+INDEX_NAMES = ("", "unnamed: 0", "unnamed:0")  # pandas' names for its index column
 MOST_TITLES = 20  # lines above the header
-MAX_CELL = 1 << 20  # characters; the csv module's own bound would be lower
+MAX_CELL = 1 << 20  # characters; the csv module's own limit is lower
 
 
 class Line(NamedTuple):
-    """A row's cells, stripped, and where in the file it ends."""
+    """A row's cells, stripped, and the number of its last line in the file."""
 
     number: int
     cells: list[str]
@@ -31,10 +31,10 @@ class Line(NamedTuple):
 def lay_out(text: str, encoding: str = "UTF-8", separator: str | None = None, header: bool | None = None) -> Table:
     """Read a file's text as a table.
 
-    separator: None finds it. header: whether the first row holds names; None looks at it, and refuses a row of data.
+    separator: None detects it. header: whether the first row holds names; None checks it and refuses a row of data.
     Raises TableError.
     """
-    text, separator = _said(text, separator)
+    text, separator = _declared_separator(text, separator)
     raw = io.StringIO(text, newline="")
     lines = list(raw)
     notes, skipped = [], 0
@@ -67,19 +67,19 @@ def lay_out(text: str, encoding: str = "UTF-8", separator: str | None = None, he
     return Table(given, columns, lines_of, separator, encoding, tuple(notes), tuple(empty))
 
 
-def _said(text: str, separator: str | None) -> tuple[str, str | None]:
-    """A first line sep=; is of Excel: it names the separator, and an empty line stands for it."""
+def _declared_separator(text: str, separator: str | None) -> tuple[str, str | None]:
+    """Read Excel's first line sep=; which declares the separator, and replace it by an empty line."""
     first, end, _ = text[:80].partition("\n")
-    said = first.strip().strip('"')
-    if end and said.lower().startswith("sep=") and len(said) == 5:
-        return "\n" + text[len(first) + 1 :], separator or said[4]
+    declared = first.strip().strip('"')
+    if end and declared.lower().startswith("sep=") and len(declared) == 5:
+        return "\n" + text[len(first) + 1 :], separator or declared[4]
     if end and first.rstrip("\r").lower() == "sep=\t":
         return "\n" + text[len(first) + 1 :], separator or "\t"
     return text, separator
 
 
 def _rows(lines: Sequence[str], separator: str) -> list[Line]:
-    """The rows that are not blank. Raises TableError for what is no CSV."""
+    """Return the rows that are not blank. Raises TableError for text that is not CSV."""
     csv.field_size_limit(MAX_CELL)
     reader = csv.reader(lines, delimiter=separator)
     try:
@@ -90,9 +90,10 @@ def _rows(lines: Sequence[str], separator: str) -> list[Line]:
 
 
 def _without_comments(rows: list[Line]) -> tuple[list[Line], int]:
-    """The rows but those that begin with # above the header, and others of another length.
+    """Return the rows without comments, which start with #, and the number of comments.
 
-    A last comment above rows of data that has their number of cells is the header, as NumPy and gnuplot write it.
+    Below the header, a row that starts with # is a comment if it has another number of cells. The last comment above
+    the data is the header if it has the data's number of cells, as NumPy and gnuplot write it.
     """
     top = next((n for n, row in enumerate(rows) if not row.cells[0].startswith("#")), len(rows))
     kept, body = [], rows[top:]
@@ -108,7 +109,7 @@ def _without_comments(rows: list[Line]) -> tuple[list[Line], int]:
 
 
 def _check_header(rows: Sequence[Line]) -> None:
-    """Refuse a first row that is data: numbers, or with a moment among its cells. 0,1,2 are names."""
+    """Refuse a first row that is data: numbers, or cells with a time among them. 0,1,2 are names."""
     header = rows[0].cells
     filled = [cell for cell in header if not is_missing(cell)]
     numbers = [cell for cell in filled if number(cell.removesuffix("%"), ".") is not None]
@@ -117,12 +118,12 @@ def _check_header(rows: Sequence[Line]) -> None:
         return
     dated = any(is_moment(cell) for cell in filled)
     if filled and (len(numbers) == len(filled) or (dated and len(numbers) + 1 >= len(filled) / 2)):
-        remedy = "numbers and times, no names: put a line of column names above the rows, or say --no-header"
+        remedy = "numbers and times, no names: put a line of column names above the rows, or give --no-header"
         raise TableError("header", ", ".join(header), remedy)
 
 
 def _below_titles(names: Line, body: list[Line], notes: list[str]) -> tuple[Line, list[Line]]:
-    """The header and the rows below it, where lines of a title, most of them empty, stand above it."""
+    """Return the header and the rows below it, without title lines, whose cells are mostly empty, above it."""
     for n, row in enumerate(body[:MOST_TITLES]):
         titled = [names, *body[:n]]
         if len(row.cells) < 2:
@@ -136,7 +137,7 @@ def _below_titles(names: Line, body: list[Line], notes: list[str]) -> tuple[Line
 
 
 def _even(names: Line, body: list[Line]) -> tuple[Line, list[Line], list[str]]:
-    """Names and rows of one length. Empty cells behind the last name, and rows without any cell, are left out."""
+    """Return names and rows of one length, without empty cells after the last name and without empty rows."""
     notes = []
     width = len(names.cells)
     empty = [row for row in body if not any(row.cells)]
@@ -158,7 +159,7 @@ def _even(names: Line, body: list[Line]) -> tuple[Line, list[Line], list[str]]:
 
 
 def _is_units(names: Sequence[str], body: Sequence[Line]) -> bool:
-    """Whether the first row holds units: words where the next row has numbers and times."""
+    """Return whether the first row holds units: words where the next row has numbers and times."""
     if len(body) < 3 or len(names) < 2:
         return False
     first, second = body[0].cells, body[1].cells
@@ -174,9 +175,9 @@ def _is_value(cell: str) -> bool:
 def _named(
     header: list[str], body: Sequence[Line], notes: list[str]
 ) -> tuple[list[str], list[Sequence[str]], list[str]]:
-    """Names, columns, and the names of those left out because every cell is missing.
+    """Return names, columns, and the names of columns left out because every cell is missing.
 
-    Columns without a name get one; a numbering of the rows is left out.
+    Unnamed columns get a name; a column that numbers the rows is left out.
     """
     columns: list[Sequence[str]] = list(zip(*(row.cells for row in body), strict=True))
     made: list[tuple[str, Sequence[str]]] = []
@@ -196,7 +197,7 @@ def _named(
 
 
 def _is_numbering(cells: Sequence[str]) -> bool:
-    """Whether cells count up by one."""
+    """Return whether cells count up by one."""
     if not all(map(str.isdecimal, cells)):
         return False
     first = int(cells[0])

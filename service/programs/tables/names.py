@@ -1,4 +1,4 @@
-"""Column names as people write them: a list is a line of CSV, and a name that matches whole goes first."""
+"""Column names as users write them: a list is a line of CSV, but a text that equals a name is that name."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 
 def quoted(name: str) -> str:
-    """A name as it is written in a list: in quotes where a comma, a quote or a space at its ends would mislead."""
+    """Return a name as it is written in a list, in quotes if it has a comma, a quote or spaces at its ends."""
     if name and name == name.strip() and not any(c in name for c in ',"'):
         return name
     doubled = name.replace('"', '""')
@@ -16,15 +16,15 @@ def quoted(name: str) -> str:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names as a list that `chosen` reads back."""
+    """Return names as a list that `chosen` reads back."""
     return ", ".join(map(quoted, names))
 
 
 def chosen(text: str, header: Sequence[str]) -> list[str]:
-    """The names in a list, in its order; those that no column has are as they were written.
+    """Return the names in a list, in its order; a name that no column has is returned as written.
 
-    The whole text is a name if a column has it. Otherwise it is a line of CSV; a run of its cells that together are a
-    name, and are none alone, is that name: Power, kW needs no quotes where nothing else is meant.
+    A text that equals a column's name is that name. Otherwise it is a line of CSV, in which consecutive cells that
+    together are a name, and alone are not, are that name: Power, kW needs no quotes unless it is ambiguous.
     """
     if text.strip() in header:
         return [text.strip()]
@@ -48,7 +48,7 @@ def chosen(text: str, header: Sequence[str]) -> list[str]:
 
 
 def no_such(name: str, header: Sequence[str]) -> str:
-    """The remedy for a name that no column has."""
+    """Return the remedy for a name that no column has."""
     close = difflib.get_close_matches(name, header, 1)
     lowered = [column for column in header if column.lower() == name.lower()]
     meant = (lowered or close or [""])[0]

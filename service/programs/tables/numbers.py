@@ -1,4 +1,4 @@
-"""Columns of numbers: decimal points and commas, groups of thousands, percent signs; decided from whole columns."""
+"""Columns of numbers: decimal marks, thousands separators and percent signs, detected from whole columns."""
 
 from __future__ import annotations
 
@@ -22,19 +22,19 @@ _GROUPED = {
     ",": re.compile(rf"[+-]?[1-9]\d{{0,2}}(?P<s>[.{SPACES}])\d{{3}}((?P=s)\d{{3}})*(,\d*)?"),
 }
 _COMMA = re.compile(rf"[+-]?(\d+(,\d*)?|,\d+){_TAIL}")
-SPREAD = 30.0  # times narrower makes one of two readings the likely one
+SPREAD = 30.0  # a reading whose values spread over a range this many times narrower is the likely one
 
 
 @dataclass(frozen=True, slots=True)
 class Numbers:
-    """A column as numbers. values: (N,) float64, NaN where missing. note: how it was read, empty if as usual."""
+    """A column as numbers. values: (N,) float64, NaN where missing. note: how it was read; empty if as usual."""
 
     values: NDArray[np.float64]
     note: str = ""
 
 
 def is_number(cell: str) -> bool:
-    """Whether a cell is a plain number with a decimal point, infinities included; 1_000 is Python's, not a file's."""
+    """Return whether a cell is a plain number with a decimal point, or an infinity; 1_000 is not one."""
     try:
         float(cell)
     except ValueError:
@@ -43,7 +43,7 @@ def is_number(cell: str) -> bool:
 
 
 def number(cell: str, decimal: str) -> float | None:
-    """The value of a cell written with this decimal mark, with or without groups of thousands; None if it is none."""
+    """Return the value of a cell with this decimal mark, with or without thousands separators; None for other text."""
     cell = cell.replace("\u2212", "-")
     if decimal == POINT and is_number(cell):
         return float(cell)
@@ -56,7 +56,7 @@ def number(cell: str, decimal: str) -> float | None:
 
 
 def plain_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
-    """(N,) the values of plain finite numbers; None if any cell is something else. Quick."""
+    """Return the values (N,) of plain finite numbers; None if any cell is something else. The fast path."""
     try:
         values = np.array(list(map(float, cells)))
     except ValueError:
@@ -65,17 +65,17 @@ def plain_numbers(cells: Sequence[str]) -> NDArray[np.float64] | None:
 
 
 class NumberReader:
-    """Reads columns of numbers of one table.
+    """Reader for columns of numbers of one table.
 
-    words: further ones for a missing value. decimal: the mark that was asked for; None finds it: from the column, then
-    from the table's other columns, then from its separator.
+    words: additional words for a missing value. decimal: the decimal mark; None detects it from the column, then from
+    the table's other columns, then from its separator.
     """
 
     def __init__(self, table: Table, words: Collection[str] = (), decimal: str | None = None) -> None:
         self.table, self.words, self.decimal = table, words, decimal
 
     def read(self, column: str) -> Numbers | tuple[int, str]:
-        """A column's numbers, or the first row that is none and why."""
+        """Return a column's numbers, or the first row that is not a number and the reason."""
         cells = self.table.cells(column)
         if self.decimal != COMMA and not self.words and (values := plain_numbers(cells)) is not None:
             if self.decimal is None and _groups_of_points(cells):
@@ -95,7 +95,7 @@ class NumberReader:
 
     @cached_property
     def _shown(self) -> str | None:
-        """The decimal mark that the table's columns show beyond doubt; None if none does, or they differ."""
+        """The decimal mark that is certain from the table's columns; None if no column is certain, or they differ."""
         marks = set()
         for cells in self.table.columns:
             if plain_numbers(cells) is not None:
@@ -109,7 +109,7 @@ class NumberReader:
         return marks.pop() if len(marks) == 1 else None
 
     def _mark(self, cells: Sequence[str], rows: Sequence[int]) -> str | tuple[int, str]:
-        """The decimal mark of a column; or the first row that is no number, and why."""
+        """Return the decimal mark of a column, or the first row that is not a number and the reason."""
         marks = [mark for mark in (POINT, COMMA) if self.decimal in (None, mark)]
         wrong = {mark: next((n for n in rows if number(cells[n], mark) is None), None) for mark in marks}
         good = [mark for mark in marks if wrong[mark] is None]
@@ -122,19 +122,19 @@ class NumberReader:
             points = _groups_of_points([cells[n] for n in rows])
             return self._shown or _narrower(cells, rows) or POINT if points else POINT
         found = self._shown or self._of_commas([cells[n] for n in rows])
-        return found or (commas, "thousands or a decimal comma? Say --decimal point or --decimal comma")
+        return found or (commas, "thousands or a decimal comma? Give --decimal point or --decimal comma")
 
     def _of_commas(self, cells: Sequence[str]) -> str | None:
-        """The mark of cells whose commas all precede three digits; None where both readings are likely."""
+        """Return the mark of cells whose commas all precede three digits; None if both readings are likely."""
         if all("," in cell for cell in cells):
             return COMMA if self.table.separator == ";" else None
-        # Whole numbers exclude a fixed number of decimals, and a general format writes no trailing zeros.
+        # Whole numbers rule out a fixed number of decimals, and a general format writes no trailing zeros.
         if any("," in cell and cell.endswith("0") for cell in cells):
             return POINT
         return POINT if _narrower(cells, range(len(cells))) == POINT else None
 
     def _no_number(self, cells: Sequence[str], rows: Sequence[int], wrong: dict[str, int | None]) -> tuple[int, str]:
-        """The first row that the likelier of the marks does not explain."""
+        """Return the first row that is not a number with the likelier mark, and the reason."""
         mark = max(wrong, key=lambda mark: sum(number(cells[n], mark) is not None for n in rows))
         row = wrong[mark]
         assert row is not None
@@ -156,7 +156,7 @@ def _as(cells: Sequence[str], rows: Iterable[int], decimal: str, note: str) -> N
 
 
 def _without_percent(cells: Sequence[str], rows: Sequence[int]) -> tuple[Sequence[str], bool | int]:
-    """The cells without percent signs and whether they had them; or the first row that differs from the others."""
+    """Return the cells without percent signs and whether they had them, or the first row that differs."""
     marked = [cells[n].endswith("%") for n in rows]
     if not any(marked):
         return cells, False
@@ -166,12 +166,12 @@ def _without_percent(cells: Sequence[str], rows: Sequence[int]) -> tuple[Sequenc
 
 
 def _groups_of_points(cells: Sequence[str]) -> bool:
-    """Whether plain numbers could as well be whole numbers with points between their thousands."""
+    """Return whether plain numbers could also be whole numbers with points as thousands separators."""
     return any("." in cell for cell in cells) and all(number(cell, COMMA) is not None for cell in cells)
 
 
 def _narrower(cells: Sequence[str], rows: Sequence[int]) -> str | None:
-    """The mark that makes the numbers much more alike than the other does; None where both are much the same."""
+    """Return the mark with which the numbers spread much less than with the other; None if there is no such mark."""
     spread = {}
     for mark in (POINT, COMMA):
         sizes = [abs(number(cells[n], mark) or 0.0) for n in rows]

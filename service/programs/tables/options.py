@@ -1,4 +1,4 @@
-"""How a file is to be read, where it does not say so itself."""
+"""Options for reading a file where its content is ambiguous."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ DECIMALS = {"point": ".", "comma": ","}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """How to read a file, where it does not say so itself; None finds it.
+    """How to read a file; None detects it.
 
-    separator: one character, or "tab". time: columns that say when a row is, as a list. time_format: a key of FORMS.
-    zone: of times without one. decimal: "point" or "comma". missing: further words for a missing value. sort,
+    separator: one character, or "tab". time: columns with the time of a row, as a list. time_format: a key of FORMS.
+    zone: of times without one. decimal: "point" or "comma". missing: additional words for a missing value. sort,
     duplicates: see `put_in_order`. id: the column that names the entity of each row.
     """
 
@@ -34,7 +34,7 @@ class Options:
     id: str | None = None
 
     def __post_init__(self) -> None:
-        """Check each option by itself. Raises TableError."""
+        """Check each option. Raises TableError."""
         for name, value, good in (
             ("time_format", self.time_format, tuple(FORMS)),
             ("decimal", self.decimal, tuple(DECIMALS)),
@@ -47,7 +47,7 @@ class Options:
 
     @property
     def mark(self) -> str | None:
-        """The separator as a character."""
+        """The separator as a character; None to detect it."""
         names = {name: mark for mark, name in SEPARATORS.items()}
         return None if self.separator is None else names.get(self.separator, self.separator)
 

@@ -27,7 +27,7 @@ from service.programs.tables.words import own_words
 
 
 def read(path: str | Path, options: Options = DEFAULT) -> Recording:
-    """Read a file. Raises TableError for what cannot be read right, OSError if it cannot be read at all."""
+    """Read a file. Raises TableError if its content is invalid or ambiguous, OSError if it cannot be read."""
     zone = None if options.zone is None else zone_of(options.zone)
     text, encoding = read_text(path)
     table = lay_out(text, encoding, options.mark, options.header)
@@ -45,7 +45,9 @@ def read(path: str | Path, options: Options = DEFAULT) -> Recording:
         raise table.refuse(found[0], found[1], found[2])
     if zone is not None and (found.utc or found.zones is not None):
         raise TableError(
-            "zone", str(options.zone), f"the times of {listed(columns)} say theirs ({found.form}): leave it out"
+            "zone",
+            str(options.zone),
+            f"the times of {listed(columns)} have their own zone ({found.form}): leave it out",
         )
     entities = []
     for name, rows in groups:
@@ -68,7 +70,7 @@ def _time_columns(table: Table, options: Options, asked: Asked) -> tuple[str, ..
 
 
 def _groups(table: Table, id_column: str | None) -> list[tuple[str, NDArray[np.intp]]]:
-    """The rows of each entity, in the order in which they come first. Raises TableError for one with a single row."""
+    """Return the rows of each entity, in order of first occurrence. Raises TableError for one with a single row."""
     if id_column is None:
         return [("", np.arange(len(table)))]
     rows: dict[str, list[int]] = {}
@@ -116,18 +118,18 @@ def _ordered(table: Table, column: str, rows: NDArray[np.intp], time: NDArray[np
 def _causes(
     table: Table, column: str, rows: NDArray[np.intp], time: NDArray[np.float64], row: int, options: Options
 ) -> list[str]:
-    """What the table itself says about why a time does not come after the one before."""
+    """Return likely causes in the table of a time that does not come after the one before."""
     made = []
     if re.fullmatch(r"[\d.]+[eE]\+?\d+", table.cells(column)[rows[row]]):
         made.append("a spreadsheet has cut its digits: export the column as whole numbers")
     if options.id is None:
         by = next((name for name in table.header if name != column and _names_entities(table.cells(name), time)), None)
-        made += [f"one series for each {quoted(by)}? Say --id {quoted(by)}"] if by is not None else []
+        made += [f"one series for each {quoted(by)}? Give --id {quoted(by)}"] if by is not None else []
     return made
 
 
 def _names_entities(cells: Sequence[str], time: NDArray[np.float64]) -> bool:
-    """Whether words in a column part the rows into series of which each is in order."""
+    """Return whether words in a column divide the rows into series that are each in order."""
     last: dict[str, float] = {}
     if any(is_number(cell) for cell in cells[:100]):
         return False

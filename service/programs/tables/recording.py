@@ -1,4 +1,4 @@
-"""A file that was read: its series by entity, columns of it as numbers, and one line that says how it was read."""
+"""A file that was read: its series by entity, columns as numbers, and a line that describes how it was read."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from service.programs.tables.times.order import Order, find_gaps
 from service.programs.tables.timing import is_timelike
 from service.programs.tables.words import is_missing, own_words
 
-HOLD = 'missing value: fill it in, leave the row or the column out, or say missing = "hold" (--set missing=hold)'
+HOLD = 'missing value: fill it in, leave the row or the column out, or give missing = "hold" (--set missing=hold)'
 
 
 @dataclass(frozen=True, slots=True)
 class Entity:
-    """The rows of one series in a file. name: in the column of ids, "" without one; rows: (N,) of the table.
+    """The rows of one series in a file. name: in the id column, "" without one; rows: (N,) of the table.
 
-    order: of these rows by time; None without times, then they stand as in the file.
+    order: of these rows by time; None without times, when they keep the file's order.
     """
 
     name: str
@@ -40,7 +40,7 @@ class Entity:
         return None if self.order is None else self.order.time
 
     def apply(self, values: NDArray[np.float64], mean: bool = True) -> NDArray[np.float64]:
-        """[M, …] columns of the table [N, …] as this series has them; see `Order.apply`."""
+        """Return this series' rows [M, …] of the table's columns [N, …]; see `Order.apply`."""
         mine = values[self.rows]
         return mine if self.order is None else self.order.apply(mine, mean)
 
@@ -49,7 +49,7 @@ class Entity:
 class Recording:
     """A file that was read, its times in order. time_columns: may be empty; form: how the times are written.
 
-    entities: one, or one for each id, in the order in which they come first.
+    entities: one, or one for each id, in order of first occurrence.
     """
 
     table: Table
@@ -61,7 +61,7 @@ class Recording:
 
     @property
     def value_columns(self) -> list[str]:
-        """All columns but those of the time and of the entity."""
+        """All columns except those of the time and of the entity."""
         return [name for name in self.table.header if name not in (*self.time_columns, self.options.id)]
 
     @property
@@ -72,7 +72,7 @@ class Recording:
         return float(np.median(joined)) if len(joined) else 0.0
 
     def choose(self, columns: str | Sequence[str] | None) -> list[str]:
-        """The value columns of a list as people write it, or of names; None is all. Raises TableError."""
+        """Return the value columns in a list as users write it, or in names; None means all. Raises TableError."""
         header = self.table.header
         names = (
             self.value_columns if columns is None
@@ -86,10 +86,10 @@ class Recording:
         return names
 
     def numbers(self, names: Sequence[str], holds: bool, remedy: str = "") -> NDArray[np.float64]:
-        """Columns as [N, C] finite numbers that a model takes; with `holds`, NaN where one is missing.
+        """Return columns as [N, C] finite numbers, with `holds` NaN where one is missing.
 
-        remedy: for a cell that is no number; empty names other columns. Raises TableError that names the
-        first cell that is neither.
+        remedy: for a cell that is not a number; empty suggests other columns. Raises TableError, which names the first
+        invalid cell.
         """
         reader = self._reader()
         made = np.empty((len(self.table), len(names)))
@@ -102,7 +102,7 @@ class Recording:
         return made
 
     def any_number(self, names: Sequence[str]) -> bool:
-        """Whether any cell of these columns is a number or missing."""
+        """Return whether any cell of these columns is a number or missing."""
         words = own_words(self.options.missing)
         marks = tuple(DECIMALS.values())
         return any(
@@ -112,11 +112,11 @@ class Recording:
         )
 
     def first_text(self, names: Sequence[str]) -> str:
-        """The first cell of these columns, in words."""
+        """Return a description of the first cell of these columns."""
         table = self.table
         separator = SEPARATORS.get(table.separator, repr(table.separator))
         where = f"row 0 (line {table.lines[0]}), column {quoted(names[0])}"
-        spaced = "; if spaces separate the cells, say --separator ' '" if " " in table.header[0] else ""
+        spaced = "; if spaces separate the cells, give --separator ' '" if " " in table.header[0] else ""
         return f"; {where} has {table.cells(names[0])[0]!r}, where the cells are {separator}-separated{spaced}"
 
     def _column(self, reader: NumberReader, name: str, holds: bool, remedy: str) -> NDArray[np.float64]:
@@ -145,7 +145,7 @@ class Recording:
         return NumberReader(self.table, own_words(options.missing), decimal)
 
     def _numeric(self, wrong: str) -> str:
-        """How to leave out a column that holds no numbers, judged by the first rows; empty if that leaves nothing."""
+        """Return how to leave out a column without numbers; empty if that would leave no column."""
         reader = self._reader()
         found = [name for name in self.value_columns if name != wrong and not isinstance(reader.read(name), tuple)]
         if not found:
@@ -153,10 +153,10 @@ class Recording:
         texts = set(self.table.cells(wrong))
         repeats = 2 * len(texts) <= len(self.table) and not any(map(is_number, texts))
         by_id = f"or --id {quoted(wrong)} if it names the entity of the row, "
-        return f"say --columns {','.join(map(quoted, found))}, {by_id if repeats and self.options.id is None else ''}"
+        return f"give --columns {','.join(map(quoted, found))}, {by_id if repeats and self.options.id is None else ''}"
 
     def describe(self) -> str:
-        """In one line, how the file was read: separator, time, zone, step, gaps, and what was left out."""
+        """Return how the file was read, in one line: separator, time, zone, step, gaps, and what was left out."""
         table, options = self.table, self.options
         separator = SEPARATORS.get(table.separator, repr(table.separator))
         parts = [f"{separator}-separated {table.encoding}"]
@@ -188,4 +188,4 @@ class Recording:
         repeated = sum(len(order.rows) - len(order.time) for order in orders)
         notes = ["sorted by time"] if sorted_rows else []
         how = "their mean" if self.options.duplicates == "mean" else "the last"
-        return [*notes, *([f"{repeated:,} rows of a time that has been: {how} counts"] if repeated else [])]
+        return [*notes, *([f"{repeated:,} rows repeat a time: {how} counts"] if repeated else [])]

@@ -1,4 +1,4 @@
-"""What separates the cells of a table, judged by its first lines."""
+"""The separator of a table's cells, detected from its first lines."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ SAMPLE_ROWS = 100
 
 
 def find_separator(lines: Sequence[str]) -> str:
-    """Return the separator that gives most rows one number of cells, and cells that hold values.
+    """Return the separator with which most rows have the same number of cells, and most cells hold values.
 
-    lines: of the file, comments left out. A comma where no separator makes more than one cell.
+    lines: of the file, without comments. Returns a comma if no separator gives more than one cell.
     """
     return max(SEPARATORS, key=lambda separator: _fit(lines, separator))
 
 
 def _fit(lines: Sequence[str], separator: str) -> tuple[float, float, int]:
-    """How well a separator fits: share of values × rows of equal length, the former alone, cells of a row."""
+    """Return how well a separator fits: share of equal rows × (½ + share of values), share of values, cells per row."""
     try:
         rows = [row for row in islice(csv.reader(lines, delimiter=separator), SAMPLE_ROWS) if row]
     except csv.Error:
@@ -38,7 +38,7 @@ def _fit(lines: Sequence[str], separator: str) -> tuple[float, float, int]:
 
 
 def looks_like_a_value(cell: str) -> bool:
-    """Whether a cell is missing, or has the characters of a number or a time and no more letters than those need."""
+    """Return whether a cell is missing, or a third or more of its characters are digits, as in numbers and times."""
     if is_missing(cell):
         return True
     digits = sum(c.isdigit() for c in cell)

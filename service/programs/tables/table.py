@@ -1,4 +1,4 @@
-"""A table as text: named columns of cells, and where each row stands in its file."""
+"""A table as text: named columns of cells, and the line of each row in the file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from service.programs.tables.times.errors import TableError
 class Table:
     """The cells of a file as text, stripped.
 
-    columns: one per name of the header, all of N cells. lines: where in the file each row ends, counted from 1.
-    separator, encoding: how the file was read. notes: what was left out of it, in words. empty: names of columns that
-    were left out because every cell is missing.
+    columns: one per name of the header, N cells each. lines: the last line of each row in the file, counted from 1.
+    separator, encoding: how the file was read. notes: what was left out, as text. empty: names of columns that were
+    left out because every cell is missing.
     """
 
     header: list[str]
@@ -30,14 +30,14 @@ class Table:
         return len(self.lines)
 
     def cells(self, column: str) -> Sequence[str]:
-        """One column, top to bottom."""
+        """Return the cells of one column, top to bottom."""
         return self.columns[self.header.index(column)]
 
     def no_such(self, name: str) -> str:
-        """The remedy for a name that no column has."""
+        """Return the remedy for a name that no column has."""
         return "every cell of it is missing: leave it out" if name in self.empty else no_such(name, self.header)
 
     def refuse(self, row: int, column: str, remedy: str) -> TableError:
-        """The error that points at one cell."""
+        """Return the error that names one cell."""
         where = f"row {row} (line {self.lines[row]}), column {quoted(column)}"
         return TableError(where, self.cells(column)[row], remedy)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from service.programs.tables.times.errors import TableError
 
-MAX_FILE_BYTES = 4 << 30  # of one table, all of it in memory
-OTHER_FORMATS = (  # what a file begins with, and what it then is
+MAX_FILE_BYTES = 4 << 30  # of one table, which is read into memory as a whole
+OTHER_FORMATS = (  # first bytes of a file, and its format
     (b"PK\x03\x04", "an Excel workbook or a zip archive"),
     (b"\xd0\xcf\x11\xe0", "an old Excel workbook"),
     (b"\x1f\x8b", "compressed by gzip"),

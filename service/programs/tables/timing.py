@@ -1,4 +1,4 @@
-"""Which columns of a table say when a row is, and what they say: one column, or a date with its hour in two or more."""
+"""The columns with the time of a row, and the times in them: one column, or a date and its hour in several."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ TIMELIKE = {
     "year",
 }  # fmt: skip
 HOURS = {"hour", "hours", "hr", "hrs", "he", "hour ending", "hour_ending", "hourending", "stunde", "uhrzeit", "heure"}
-MOST_HOURS = 30  # some files count on where summer time ends; refused by its cell, not taken for a value
+MOST_HOURS = 30  # some files count past 24 when summer time ends; such a cell is refused, not read as a value
 PARTS = ("year", "month", "day", "hour", "minute", "second")
 SHORT = {"yr": "year", "mo": "month", "mon": "month", "dy": "day", "hr": "hour", "min": "minute", "sec": "second"}
 
 
 @dataclass(frozen=True, slots=True)
 class Asked:
-    """What was asked of the times. form: a key of FORMS, or "" for text; None finds it. words: for missing values."""
+    """Options for times. form: a key of FORMS, or "" for text; None detects it. words: for missing values."""
 
     form: str | None = None
     day_first: bool | None = None
@@ -37,16 +37,17 @@ class Asked:
 
 
 def is_timelike(name: str) -> bool:
-    """Whether a column's name says that it holds the time: by one of its words."""
+    """Return whether a column's name has a word for time."""
     words = re.findall(r"[a-z]+", re.sub(r"([a-z])([A-Z])", r"\1 \2", name).lower())
     return not TIMELIKE.isdisjoint(words) and len(words) <= 3
 
 
 def find_time_columns(table: Table, asked: Asked) -> tuple[str, ...]:
-    """The columns that say when a row is; empty if none does.
+    """Return the columns with the time of a row; empty if there are none.
 
-    The first column whose first cell is a date; with the first that holds hours or times of day, if no cell has one.
-    Else columns named year, month, day; else one that is named as a time and holds numbers that are plainly times.
+    These are the first column whose first cell is a date, with the first column of hours or times of day if the dates
+    have none; else columns named year, month, day; else a column that is named as a time and whose numbers can only be
+    times.
     """
     for name, cells in zip(table.header, table.columns, strict=True):
         first = next((cell for cell in cells if not is_missing(cell, asked.words)), "")
@@ -64,7 +65,7 @@ def find_time_columns(table: Table, asked: Asked) -> tuple[str, ...]:
 
 
 def read_times(table: Table, columns: Sequence[str], asked: Asked) -> Times | tuple[int, str, str]:
-    """The times in one column, or in several that are joined; or a row, the column of its cell, and the remedy."""
+    """Return the times in one column, or in several joined; or row and column of an invalid cell, and the remedy."""
     for column in columns:
         for n, cell in enumerate(table.cells(column)):
             if is_missing(cell, asked.words):
@@ -98,12 +99,12 @@ def _read_one(
 
 
 def _is_bare(cells: Sequence[str], asked: Asked) -> bool:
-    """Whether dates have no time of day: judged by their length, which a time of day doubles."""
+    """Return whether dates have no time of day, judged by their length, which a time of day doubles."""
     return all(len(cell) <= 11 or ":" not in cell for cell in cells if not is_missing(cell, asked.words))
 
 
 def _clock_column(table: Table, dated: str, asked: Asked) -> str | None:
-    """The column beside dates that holds their hours or times of day."""
+    """Return the column that holds the hours or times of day of a column of dates."""
     for name, cells in zip(table.header, table.columns, strict=True):
         known = [cell for cell in cells if not is_missing(cell, asked.words)]
         if name != dated and known and (_are_clocks(known) or (_is_hours(name) and _are_hours(known))):
@@ -124,7 +125,7 @@ def _are_hours(cells: Sequence[str]) -> bool:
 
 
 def _hours(table: Table, column: str) -> NDArray[np.float64] | tuple[int, str, str]:
-    """(N,) seconds of the day in a column of hours or times of day; hour 24 is the end of the day."""
+    """Return the seconds of the day (N,) in a column of hours or times of day; hour 24 is the end of the day."""
     cells = table.cells(column)
     seconds = np.empty(len(cells))
     numbers = all(map(is_number, cells))
@@ -137,7 +138,7 @@ def _hours(table: Table, column: str) -> NDArray[np.float64] | tuple[int, str, s
 
 
 def _join(table: Table, days: Times, hours: str, seconds: NDArray[np.float64]) -> Times | tuple[int, str, str]:
-    """Days and the hours or times of day beside them."""
+    """Join days with their hours or times of day in another column."""
     if days.bare is not None and not days.bare.all():
         return int(np.flatnonzero(~days.bare)[0]), hours, "its date has a time of day already: name that column alone"
     cells = table.cells(hours)
@@ -147,18 +148,18 @@ def _join(table: Table, days: Times, hours: str, seconds: NDArray[np.float64]) -
 
 
 def is_parts(columns: Sequence[str]) -> bool:
-    """Whether columns are the parts of a date, year first."""
+    """Return whether columns are the parts of a date, year first."""
     return all(map(_part, columns)) and _part(columns[0]) == "year"
 
 
 def _part(name: str) -> str:
-    """Which part of a date a column's name says, empty if none."""
+    """Return the part of a date that a column's name names, or ""."""
     lowered = name.strip().lower()
     return lowered if lowered in PARTS else SHORT.get(lowered, "")
 
 
 def _parts(table: Table) -> tuple[str, ...]:
-    """Columns named year, month, day and on, as far as there are; empty without these three."""
+    """Return columns named year, month, day, hour …, as many as there are; empty without the first three."""
     found = {_part(name): name for name in reversed(table.header) if _part(name)}
     names = []
     for part in PARTS:

@@ -1,10 +1,10 @@
-"""The words for a missing value, and numbers that stand for one."""
+"""Words, and numbers, for a missing value."""
 
 from __future__ import annotations
 
 from collections.abc import Collection
 
-# Of any column; a class of these names cannot be told from a missing label.
+# In any column. A class with one of these names cannot be distinguished from a missing label.
 NOTHING = frozenset(
     {
         "", "na", "n/a", "nan", "null", "none", "nil", "?", "-", "--", "---", "–", "—", ".", "..", "...", "…",
@@ -12,24 +12,24 @@ NOTHING = frozenset(
         "-1.#ind", "#value!", "#div/0!", "#ref!", "#null!", "#num!", "#name?", "#nv",
     }
 )  # fmt: skip
-# Of a column of numbers: states of a sensor in words.
+# In columns of numbers too: states of a sensor in words.
 NO_NUMBER = NOTHING | {
     "unavailable", "unknown", "missing", "undefined", "not available", "no data", "nodata", "no value",
 }  # fmt: skip
 
 
 def is_missing(cell: str, words: Collection[str] = ()) -> bool:
-    """Whether a cell of numbers or times is empty, a usual word for nothing, or one of `words`, see `own_words`."""
+    """Return whether a cell of numbers or times is empty, a usual word for nothing, or one of `words` (`own_words`)."""
     return cell.lower() in NO_NUMBER or (bool(words) and _is_own(cell, words))
 
 
 def is_unlabelled(cell: str, words: Collection[str] = ()) -> bool:
-    """Whether a cell of class names is empty or a word for nothing; a class may be called "unknown"."""
+    """Return whether a cell of class names is empty or a word for nothing; a class may be called "unknown"."""
     return cell.lower() in NOTHING or (bool(words) and _is_own(cell, words))
 
 
 def own_words(words: Collection[str]) -> frozenset[str]:
-    """The words that a user gave, as they are compared: in lower case, and a number by its value too."""
+    """Return a user's words as they are compared: in lower case, and numbers also by value."""
     lowered = {word.strip().lower() for word in words}
     return frozenset(lowered | {_by_value(word) for word in lowered})
 
@@ -40,7 +40,7 @@ def _is_own(cell: str, words: Collection[str]) -> bool:
 
 
 def _by_value(word: str) -> str:
-    """-999 and -999.0 are one value; a word that is no number stays as it is."""
+    """Return a canonical text of a number, so that -999 and -999.0 are equal; other words are unchanged."""
     try:
         return f"{float(word)!r}" if word and "_" not in word else word
     except ValueError:

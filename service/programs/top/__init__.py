@@ -1,4 +1,4 @@
-"""`freshet top`: a running server on a terminal.
+"""`freshet top`: the state of a running server on a terminal.
 
 Reads /metrics and the SDK, nothing else.
 """

@@ -1,4 +1,4 @@
-"""`freshet top` at work: looks at the server again and again, and shows what it saw until somebody has seen enough."""
+"""The loop of `freshet top`: scrape the server, show the view, wait, until the user quits."""
 
 from __future__ import annotations
 
@@ -39,10 +39,10 @@ async def top(
     once: bool,
     as_json: bool,
 ) -> int:
-    """Look and show until the user quits; returns the exit code.
+    """Show the server until the user quits, and return the exit code.
 
-    once: one view, of two looks; 1 if anything is refused or does not answer, or a model is not there.
-    models: names to show; empty: all.
+    once: show one view, made of two looks; the exit code is 1 if a source is refused or does not answer, or a model
+    does not exist. models: names to show; empty: all.
     """
     server, history = Server(client, remote, http), History()
 
@@ -52,7 +52,7 @@ async def top(
             yield only(seen, models) if models else seen
             await asyncio.sleep(interval_s)
 
-    async def go_on(show: Show) -> NoReturn:
+    async def show_views(show: Show) -> NoReturn:
         async for view in views():
             show(view)
         raise AssertionError("views never end")
@@ -62,11 +62,11 @@ async def top(
         if once:
             return await _once(views(), as_json)
         if as_json or not sys.stdout.isatty():
-            await go_on(_print_json if as_json else _lines())
+            await show_views(_print_json if as_json else _lines())
         else:
             quit = asyncio.Event()
             with _terminal(history, remote.url, quit) as show:
-                await beside(go_on(show), quit.wait())
+                await beside(show_views(show), quit.wait())
         return 0
     finally:
         listening.cancel()
@@ -98,13 +98,13 @@ def _lines() -> Show:
 
 @contextlib.contextmanager
 def _terminal(history: History, url: str, quit: asyncio.Event) -> Iterator[Show]:
-    """The whole terminal, drawn again where its size changes, and given back as it was."""
+    """Draw on the whole terminal, again after a change of its size, and restore it at the end."""
     console, loop = Console(), asyncio.get_running_loop()
     last: View | None = None
     with Live(console=console, screen=True, auto_refresh=False) as live, _keys(quit):
 
         def draw() -> None:
-            width, height = os.get_terminal_size(sys.stdout.fileno())  # rich would believe $COLUMNS, which stays
+            width, height = os.get_terminal_size(sys.stdout.fileno())  # rich would use $COLUMNS, which does not change
             console.size = ConsoleDimensions(width or 80, height or 24)
             looking = [Text(f"looking at {url} …")]
             rows = looking if last is None else screen(last, history.points, url, *console.size)
@@ -125,7 +125,7 @@ def _terminal(history: History, url: str, quit: asyncio.Event) -> Iterator[Show]
 
 @contextlib.contextmanager
 def _keys(quit: asyncio.Event) -> Iterator[None]:
-    """Keys as they are pressed, unseen; a terminal's, where there is one to press them on."""
+    """Read single keys without echo, if standard input is a terminal, and set `quit` for q."""
     if not sys.stdin.isatty():
         yield
         return

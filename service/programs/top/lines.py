@@ -1,4 +1,4 @@
-"""A view as lines for programs: words in columns that stay, or JSON."""
+"""A view as lines for programs: words in fixed columns, or JSON."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from service.console.tables import shown
 from service.programs.top.screen import clock
 from service.programs.top.view import ModelView, ServerView, View, behind
 
-WORDS = [f.name for f in fields(ModelView) if f.name != "reason"]  # a reason is a sentence: it is in the JSON
+WORDS = [f.name for f in fields(ModelView) if f.name != "reason"]  # a reason is a sentence, which only JSON has
 
 
 def header() -> str:
-    """The names of a model's columns."""
+    """Return the names of a model's columns."""
     return " ".join(["time", *WORDS])
 
 
 def plain(view: View) -> list[str]:
-    """A line for each model, under `header`; the server's begin with #. `-` stands for what is not known."""
+    """Return a line for each model, under `header`, and lines of the server, which start with #. `-`: unknown."""
     at = clock(view.time)
     if view.away is not None:
         return [f"# {at} away since {clock(view.away)}: {shown('; '.join(view.troubles))}"]
@@ -29,12 +29,12 @@ def plain(view: View) -> list[str]:
 
 
 def mapping(view: View) -> dict[str, Any]:
-    """The view as JSON holds it, units in the names."""
+    """Return the view as JSON values; names contain units."""
     return asdict(view)
 
 
 def _word(value: object) -> str:
-    """A value as one word."""
+    """Return a value as one word."""
     if isinstance(value, dict):
         return ",".join(f"{_word(key)}={_word(one)}" for key, one in value.items()) or "-"
     if value is None or value == "":

@@ -1,4 +1,4 @@
-"""A view as lines of a terminal: a table of what fits its width, and below it the rest and the gradients, by model."""
+"""A view as lines of a terminal: a table of the columns that fit, and below it each model's other facts."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from service.console.tables import shown
 from service.programs.top.view import Key, ModelView, View, behind
 
 NONE = "–"
-MOST_LATE = 5  # models that are behind, each with a line
+MOST_LATE = 5  # lines for models that are behind
 BLOCKS = "▁▂▃▄▅▆▇█"
 GAP = "   "
 STYLES = {
@@ -30,7 +30,7 @@ Points = Mapping[tuple[Key, str], Sequence[float]]
 
 
 class Column(NamedTuple):
-    """A column of the table. rank: those with the highest leave it first where the terminal is narrow."""
+    """A column of the table. rank: on a narrow terminal, columns with the highest rank are left out first."""
 
     name: str
     rank: int
@@ -38,12 +38,12 @@ class Column(NamedTuple):
 
 
 def title(m: ModelView) -> str:
-    """A model's name; that of another tenant's with the tenant in front."""
+    """Return a model's name, with the tenant in front unless it is the default one."""
     return shown(m.model if m.tenant in ("", "default") else f"{m.tenant}/{m.model}")
 
 
 def beside_persistence(m: ModelView) -> Text:
-    """The loss over persistence's: below 1 the model is worth having."""
+    """Return the loss divided by persistence's; below 1, the model is better."""
     if not m.persistence or m.loss is None:
         return Text(NONE)
     ratio = m.loss / m.persistence
@@ -67,7 +67,7 @@ COLUMNS = (
 
 
 def screen(view: View, points: Points, url: str, width: int, height: int) -> list[Text]:
-    """The screen, at most `height` lines of at most `width` characters."""
+    """Return the screen: at most `height` lines of at most `width` characters."""
     lines = flow(heading(view, url), width)[: max(1, height // 4)]
     lines += [Text(shown(f"! {trouble}"), style="yellow") for trouble in view.troubles]
     late = [f"{title(m)} is behind: labels have waited {m.waiting_s:.0f} s to be learned" for m in behind(view)]
@@ -75,11 +75,11 @@ def screen(view: View, points: Points, url: str, width: int, height: int) -> lis
     lines.append(Text())
     if view.models:
         columns = fitting(view.models, width)
-        room = max(1, height - len(lines) - 2)  # without the names of columns, and a line that says how many are left
+        room = max(1, height - len(lines) - 2)  # without the column names and the line with the number of models left
         shown_models = view.models if len(view.models) <= room + 1 else view.models[:room]
         lines += table(columns, shown_models)
         if len(shown_models) < len(view.models):
-            lines.append(Text(f"… and {len(view.models) - len(shown_models)} more: name those to see", style="dim"))
+            lines.append(Text(f"… and {len(view.models) - len(shown_models)} more: give names to choose", style="dim"))
         for m in shown_models:
             detail = details(m, [c for c in COLUMNS if c not in columns], points, width)
             if len(lines) + 1 + len(detail) > height:
@@ -96,7 +96,7 @@ def screen(view: View, points: Points, url: str, width: int, height: int) -> lis
 
 
 def heading(view: View, url: str) -> list[Text]:
-    """The server's line, in parts."""
+    """Return the server's line, in parts."""
     s = view.server
     if view.away is None:
         state = Text(shown(s.ready), style="green" if s.ready == "ready" else "yellow")
@@ -116,7 +116,7 @@ def heading(view: View, url: str) -> list[Text]:
 
 
 def fitting(models: Sequence[ModelView], width: int) -> list[Column]:
-    """The columns that fit, from left to right; the first of all is always there."""
+    """Return the columns that fit, from left to right; the first column is always included."""
     chosen: list[Column] = []
     for column in sorted(COLUMNS, key=lambda c: c.rank):
         together = [*chosen, column]
@@ -126,12 +126,12 @@ def fitting(models: Sequence[ModelView], width: int) -> list[Column]:
 
 
 def widths(columns: Sequence[Column], models: Sequence[ModelView]) -> list[int]:
-    """Characters of each column."""
+    """Return the width of each column in characters."""
     return [max(len(c.name), *(c.cell(m).cell_len for m in models)) for c in columns]
 
 
 def table(columns: Sequence[Column], models: Sequence[ModelView]) -> list[Text]:
-    """A line of names and one for each model: the first column to the left, numbers to the right."""
+    """Return a line of names and one for each model, the first column left-aligned, the others right-aligned."""
     sizes = widths(columns, models)
     rows = [[Text(c.name, style="dim") for c in columns], *([c.cell(m) for c in columns] for m in models)]
     for row in rows:
@@ -141,7 +141,7 @@ def table(columns: Sequence[Column], models: Sequence[ModelView]) -> list[Text]:
 
 
 def details(m: ModelView, left_out: Sequence[Column], points: Points, width: int) -> list[Text]:
-    """A model's lines: what the table has no room for, gradients and loss as they went, the last verdict."""
+    """Return a model's lines: columns left out of the table, the course of loss and gradients, the last verdict."""
     parts = [Text(title(m), style="bold")]
     parts += [Text(f"{c.name} ").append_text(c.cell(m)) for c in left_out if c.name != "model"]
     for words, name, value in [("loss", "loss", m.loss), *((f"gradient {n}", n, v) for n, v in m.gradient.items())]:
@@ -155,7 +155,7 @@ def details(m: ModelView, left_out: Sequence[Column], points: Points, width: int
 
 
 def flow(parts: Sequence[Text], width: int) -> list[Text]:
-    """Parts one after another, in as many lines as it takes; those after the first are indented."""
+    """Return parts joined to lines of at most `width` characters; lines after the first are indented."""
     lines: list[Text] = []
     for part in parts:
         if lines and lines[-1].cell_len + len(GAP) + part.cell_len <= width:
@@ -166,7 +166,7 @@ def flow(parts: Sequence[Text], width: int) -> list[Text]:
 
 
 def spark(values: Sequence[float]) -> str:
-    """Values as blocks on a logarithmic scale, over at least a factor of ten, so that noise does not look like news."""
+    """Return values as blocks on a logarithmic scale over at least a factor of ten, so that noise looks small."""
     logs = [math.log10(value) for value in values if value > 0]
     if not logs:
         return ""
@@ -176,7 +176,7 @@ def spark(values: Sequence[float]) -> str:
 
 
 def count(value: float | None) -> str:
-    """A count or rate in at most five characters: 7, 0.3, 812, 12.3k."""
+    """Return a count or rate in at most five characters: 7, 0.3, 812, 12.3k."""
     if value is None:
         return NONE
     for size, letter in SIZES:
@@ -186,12 +186,12 @@ def count(value: float | None) -> str:
 
 
 def number(value: float | None) -> str:
-    """Three digits of a value."""
+    """Return a value with three digits."""
     return NONE if value is None else f"{value:.3g}"
 
 
 def duration(seconds: float | None) -> str:
-    """A latency: 250 µs, 1.2 ms, 3 s."""
+    """Return a latency as text: 250 µs, 1.2 ms, 3 s."""
     if seconds is None:
         return NONE
     scale, unit = next(((s, u) for s, u in ((1.0, "s"), (1e-3, "ms")) if seconds >= s), (1e-6, "µs"))
@@ -199,7 +199,7 @@ def duration(seconds: float | None) -> str:
 
 
 def ago(seconds: float | None) -> str:
-    """An age: 0.4 s, 12 s, 3 min, 5 h, 2 d."""
+    """Return an age as text: 0.4 s ago, 12 s ago, 3 min ago, 5 h ago, 2 d ago."""
     if seconds is None:
         return NONE
     for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
@@ -209,5 +209,5 @@ def ago(seconds: float | None) -> str:
 
 
 def clock(seconds: float) -> str:
-    """A moment of the day, UTC."""
+    """Return the time of day, UTC."""
     return time.strftime("%H:%M:%SZ", time.gmtime(seconds))

@@ -1,4 +1,4 @@
-"""What is asked of a server at each look: its metrics and readiness over HTTP, its models and events over gRPC."""
+"""The queries of one look at a server: metrics and readiness over HTTP, models and events over gRPC."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ from service.programs.top.view import VERDICTS, Look, Verdict, has_report
 
 TIMEOUT_S = 5.0
 AGAIN_S = 1.0
-SHOWN_BYTES = 1000  # of a page that is not what was asked for
-REMEMBERED = 10_000  # events asked for at first: more than the last verdict of each model
+SHOWN_BYTES = 1000  # of an error page
+REMEMBERED = 10_000  # past events to request at the start, enough for the last verdict of each model
 
 
 class Server:
-    """A running server, seen through its two ports. What does not answer is told, never raised."""
+    """A running server, seen through its two ports. A look reports a source that does not answer."""
 
     def __init__(self, client: freshet.Client, remote: Remote, http: str) -> None:
         self._client, self._remote, self._http = client, remote, http
         self._verdicts: dict[str, Verdict] = {}
 
     async def look(self) -> Look:
-        """What it says now."""
+        """Query all sources and return the result."""
         (status, text, why), (_, ready, _), (models, no_models) = await asyncio.gather(
             self._get("metrics"), self._get("readyz"), self._models()
         )
@@ -40,19 +40,19 @@ class Server:
             except ValueError as error:
                 why = f"{self._remote.page(self._http, 'metrics')} is no page of a freshet server: {error}"
         if status == HTTPStatus.FORBIDDEN and models and all(map(has_report, models)):
-            why = ""  # metrics are of all tenants; the list of models has what concerns this one
+            why = ""  # only administrators may read metrics; the list of models has this tenant's numbers
         troubles = [trouble for trouble in (why, no_models) if trouble]
         return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
 
     async def listen(self) -> NoReturn:
-        """Take in events, for ever."""
+        """Receive events until cancelled, and keep each model's last verdict."""
         while True:
             try:
                 for event in await self._client.history("", REMEMBERED):
                     self._hear(event)
                 async for event in self._client.watch():
                     self._hear(event)
-            except freshet.FreshetError:  # `look` tells of it
+            except freshet.FreshetError:  # `look` reports it
                 await asyncio.sleep(AGAIN_S)
 
     def _hear(self, event: ModelEvent) -> None:
@@ -73,7 +73,7 @@ class Server:
             return None, f"no list of models: {error}"
 
     async def _get(self, path: str) -> tuple[int, str, str]:
-        """Status and text of a page, and why there is none."""
+        """Return status and text of a page, and the reason if there is none."""
         url = self._remote.page(self._http, path)
         try:
             return *await asyncio.to_thread(self._remote.fetch, url, TIMEOUT_S), ""

@@ -1,4 +1,4 @@
-"""What a person is to see of a server: plain functions of what was last learned of it, and of the time."""
+"""The view of a server that is shown: pure functions of the last looks and the time."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from service.common.gate import COOLING_DOWN
 from service.console.exposition import NOTHING, Between, Sample, Scrape
 from service.console.shown import learning
 
-WINDOW_S = 10.0  # rates, means and quantiles are of the last so many seconds
-POINTS = 40  # of each line that is drawn
-OWN_TENANT = "default"  # whoever may read /metrics and list models too is an administrator of this tenant
+WINDOW_S = 10.0  # seconds that rates, means and quantiles cover
+POINTS = 40  # of each spark line
+OWN_TENANT = "default"  # a caller that may read /metrics and list models is an administrator of this tenant
 VERDICTS = {EventKind.PUBLISHED: "published", EventKind.VETOED: "vetoed", EventKind.ROLLED_BACK: "rolled back"}
-STREAMING = ("Open", "Mux", "Learn")  # the calls of clients that stay open
+STREAMING = ("Open", "Mux", "Learn")  # long calls of clients
 
 Key = tuple[str, str]  # tenant and name of a model
 
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The last thing that was said of a model's versions, and why."""
+    """The last verdict on a model's versions, and its reason."""
 
-    kind: str = ""  # one of VERDICTS, or cooling down: of candidates after a rollback, whatever they are worth
+    kind: str = ""  # one of VERDICTS, or "cooling down": candidates right after a rollback are not judged
     reason: str = ""
 
     @classmethod
     def of(cls, event: ModelEvent) -> Verdict:
-        """What an event of a kind in VERDICTS says."""
+        """Return the verdict in an event, whose kind is one of VERDICTS."""
         cooling = event.kind == EventKind.VETOED and event.reason == COOLING_DOWN
         return cls("cooling down" if cooling else VERDICTS[event.kind], event.reason)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """One look at a server. `at` is monotonic, `time` since 1970, both seconds; None: that source did not answer."""
+    """One look at a server. at: monotonic, time: since 1970, both in seconds. None: that source did not answer."""
 
     at: float
     time: float
@@ -46,12 +46,12 @@ class Look:
     models: Sequence[Model] | None
     ready: str = ""
     troubles: Sequence[str] = ()
-    verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by model of the caller's own tenant
+    verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by model, of the caller's tenant
 
 
 @dataclass(frozen=True, slots=True)
 class ModelView:
-    """A model's line. None: not known, or nothing of it happened in the window."""
+    """A model's line. None: unknown, or no observation in the window."""
 
     tenant: str
     model: str
@@ -81,7 +81,7 @@ class ServerView:
     """The server's line. Latency is of a message, in seconds."""
 
     ready: str
-    trainer: bool | None = None  # whether it takes in what is to be learned
+    trainer: bool | None = None  # whether the trainer is ready
     calls: int | None = None
     ticks_per_s: float | None = None
     latency_p50: float | None = None
@@ -92,7 +92,7 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that is shown. models: by tenant and name. away: since when nothing answers, seconds since 1970, or None."""
+    """All that is shown. models: sorted by tenant and name. away: time of the first look without answer, or None."""
 
     time: float
     server: ServerView
@@ -102,7 +102,7 @@ class View:
 
 
 class History:
-    """The looks of the window, and what lines are drawn from."""
+    """The looks in the window, and the points of the spark lines."""
 
     def __init__(self) -> None:
         self._looks: deque[Look] = deque()
@@ -111,9 +111,9 @@ class History:
         self.points: dict[tuple[Key, str], deque[float]] = {}  # the loss, and the gradient norm by layer
 
     def add(self, look: Look) -> View:
-        """Take a look in; what is to be seen now. While nothing answers that is what was seen last."""
+        """Add a look and return the new view; while nothing answers, the view keeps the last models."""
         if look.metrics is None and look.models is None:
-            self._looks.clear()  # it may come back as another process
+            self._looks.clear()  # it may return as another process
             self._away = self._away or look.time
             server = ServerView(look.ready or "no answer")
             return View(look.time, server, self._last.models, look.troubles, self._away)
@@ -126,7 +126,7 @@ class History:
         return self._last
 
     def _note(self, models: Iterable[ModelView]) -> None:
-        """One point more on each model's lines; those of models that are gone end."""
+        """Add a point to each model's spark lines, and drop those of deleted models."""
         keys = set()
         for m in models:
             for name, value in {"loss": m.loss, **m.gradient}.items():
@@ -140,11 +140,11 @@ class History:
 
 
 def view(looks: Sequence[Look]) -> View:
-    """What these looks say, the oldest first; rates and quantiles are None with only one that has metrics."""
+    """Return the view of these looks, oldest first; with only one that has metrics, rates and quantiles are None."""
     now = looks[-1]
     if now.metrics:
         scraped = [(look.at, look.metrics) for look in looks if look.metrics]
-    else:  # refused, or not reached: the caller's own models are known from the list of them
+    else:  # refused or not reached: the list of models has numbers of the caller's own models
         scraped = [(look.at, reports(look.models)) for look in looks if look.models]
     scrapes = [scrape for _, scrape in scraped]
     seconds = scraped[-1][0] - scraped[0][0] if scraped else 0.0
@@ -166,12 +166,12 @@ def view(looks: Sequence[Look]) -> View:
 
 
 def has_report(model: Model) -> bool:
-    """Whether a server sent how a model does: older ones do not."""
+    """Return whether the server sent a model's report; older servers do not."""
     return model.report is not None
 
 
 def reports(models: Iterable[Model]) -> Scrape:
-    """How the caller's own models do, as the samples that /metrics would have of them, without a tenant."""
+    """Return the reports of the caller's models as the samples that /metrics would have, without a tenant."""
     return Scrape(
         (f"freshet_{name}", Sample({"tenant": "", "model": model.name, **labels}, value))
         for model in models
@@ -181,7 +181,7 @@ def reports(models: Iterable[Model]) -> Scrape:
 
 
 def samples(model: Model, report: ModelReport) -> Iterator[tuple[str, Mapping[str, str], float]]:
-    """One model's samples: name, further labels, value."""
+    """Yield one model's samples: name, more labels, value."""
     yield "streams", {}, model.streams
     yield "streams_open", {}, report.streams_open
     yield "ticks_total", {}, report.ticks
@@ -204,14 +204,14 @@ def samples(model: Model, report: ModelReport) -> Iterator[tuple[str, Mapping[st
 
 
 def only(seen: View, names: Collection[str]) -> View:
-    """The models of these names; that one is not there is told."""
+    """Return the view with only the models of these names; a missing one is added to the troubles."""
     missing = sorted(set(names) - {m.model for m in seen.models}) if seen.away is None else []
     troubles = [*seen.troubles, *(f"no model {name}" for name in missing)]
     return replace(seen, models=[m for m in seen.models if m.model in names], troubles=troubles)
 
 
 def behind(seen: View) -> list[ModelView]:
-    """The models whose labels wait for longer to be learned and judged than the server is to let them."""
+    """Return the models whose labels wait longer to be learned and judged than the server's target."""
     target = seen.server.fresh_s
     return [m for m in seen.models if target is not None and m.waiting_s is not None and m.waiting_s > target]
 
@@ -222,14 +222,14 @@ def model_view(
     seconds: float,
     time: float,
     facts: Model | None,
-    said: Verdict,
+    verdict: Verdict,
 ) -> ModelView:
-    """One model's line. scrapes: its part of each of the window's, the first `seconds` before the last."""
+    """Return one model's line. scrapes: its part of each scrape in the window, the first `seconds` before the last."""
     tenant, name = key
-    if not scrapes:  # of an older server, whose metrics may not be read
+    if not scrapes:  # an older server, whose metrics the caller may not read
         assert facts
         return ModelView(
-            tenant, name, streams=facts.streams, version=facts.champion, verdict=said.kind, reason=said.reason,
+            tenant, name, streams=facts.streams, version=facts.champion, verdict=verdict.kind, reason=verdict.reason,
             backlog=facts.offset - facts.judged_offset, learning=learning(facts)
         )  # fmt: skip
     now = scrapes[-1]
@@ -253,8 +253,8 @@ def model_view(
         published=int(now.total("freshet_verdicts_total", kind="publish") or 0),
         vetoed=int(now.total("freshet_verdicts_total", kind="veto") or 0),
         rolled_back=int(now.total("freshet_rollbacks_total") or 0),
-        verdict=said.kind,
-        reason=said.reason,
+        verdict=verdict.kind,
+        reason=verdict.reason,
         backlog=_whole(now.total("freshet_trainer_backlog_entries")),
         learning=_learning(facts, now),
         waiting_s=now.total("freshet_unjudged_seconds"),
@@ -262,7 +262,7 @@ def model_view(
 
 
 def server_view(ready: str, scrapes: Sequence[Scrape], seconds: float) -> ServerView:
-    """The server's line, of the scrapes in the window."""
+    """Return the server's line from the scrapes in the window."""
     if not scrapes:
         return ServerView(ready)
     now, passed = scrapes[-1], Between(scrapes[0], scrapes[-1], seconds)
@@ -284,7 +284,7 @@ def server_view(ready: str, scrapes: Sequence[Scrape], seconds: float) -> Server
 
 
 def _mean(scrapes: Sequence[Scrape], name: str) -> float | None:
-    """The mean of a gauge over the window: that of one chunk says little."""
+    """Return the mean of a gauge over the window, because the value of one chunk is noisy."""
     values = [value for scrape in scrapes if (value := scrape.total(name)) is not None]
     return fmean(values) if values else None
 
@@ -294,12 +294,12 @@ def _whole(value: float | None) -> int | None:
 
 
 def _since(then: float | None, now: float) -> float | None:
-    """Seconds from a moment to now; the clocks of two machines may differ by a little."""
+    """Return the seconds from `then` to now, at least 0: the clocks of two machines may differ slightly."""
     return max(0.0, now - then) if then else None
 
 
 def _learning(facts: Model | None, now: Scrape) -> str:
-    """Whether a model learns; under overload, one in how many labels."""
+    """Return whether a model learns; under overload, one in how many labels."""
     if now.total("freshet_learning_paused"):
         return "paused"
     every = now.total("freshet_learn_every") or 1.0

@@ -1,4 +1,4 @@
-"""Times in a column: formats, moments, zones and the order of rows.
+"""Times in a column: formats, zones and the order of rows.
 
-Knows no table; a wrong value is named by its text.
+Knows no table; errors name an invalid value by its text.
 """

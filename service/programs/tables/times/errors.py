@@ -8,7 +8,7 @@ from service.common.errors import Invalid
 class TableError(Invalid):
     """The file cannot be read as it is. `field` names the row and column, `value` the cell, `remedy` what to do.
 
-    Printed on a terminal, what a file holds is made printable and one line.
+    Text from the file is made printable, in one line.
     """
 
     def __init__(self, field: str, value: object, remedy: str) -> None:
@@ -16,5 +16,5 @@ class TableError(Invalid):
 
 
 def printable(text: str) -> str:
-    """Text in which line ends and other control characters are escapes, as Python writes them."""
+    """Return text with line ends and other control characters escaped as Python escapes them."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)

@@ -1,4 +1,4 @@
-"""One cell as a moment: which numbers stand in it, before it is decided which of them is the day."""
+"""One cell as a moment: the numbers in it, before it is known which of them is the day."""
 
 from __future__ import annotations
 
@@ -37,10 +37,10 @@ CLOCK = re.compile(_CLOCK)
 
 
 class Moment(NamedTuple):
-    """A cell's numbers. parts: year, month and day where `order` says which is which, else as they stand.
+    """The numbers of a cell. parts: year, month and day if `order` determines them, otherwise in the cell's order.
 
-    seconds: of the day, up to 86,400; None where the cell has no time of day. offset: seconds east of UTC; None: none
-    given. zone: a name that says no offset by itself.
+    seconds: of the day, up to 86,400; None without a time of day. offset: seconds east of UTC; None without an offset.
+    zone: the name of a zone whose offset depends on the date.
     """
 
     parts: tuple[int, int, int]
@@ -52,7 +52,7 @@ class Moment(NamedTuple):
 
 
 def moment(cell: str) -> Moment | None:
-    """The moment that a cell names in text; None if it names none, or one that cannot be, such as 25:00."""
+    """Return the moment in a cell's text; None for other text and for an impossible time, such as 25:00."""
     found = MOMENT.fullmatch(cell)
     if found is None:
         return None
@@ -64,7 +64,7 @@ def moment(cell: str) -> Moment | None:
     if g["hour"] is not None and seconds is None:
         return None
     if seconds is not None and g["minute"] is None and g["half"] is None and dated[1] != "year first":
-        return None  # 1/2/2021 10 is rather two cells
+        return None  # 1/2/2021 10 is more likely two cells
     name = (g["zone"] or g["z"] or "").lower()
     hours = OFFSETS.get(name) if name else None
     offset = None if hours is None else 3600.0 * hours
@@ -76,7 +76,7 @@ def moment(cell: str) -> Moment | None:
 
 
 def _dated(g: dict[str, str | None]) -> tuple[tuple[int, int, int], Order, str] | None:
-    """Year, month and day, or the three numbers of a date whose order is to be found."""
+    """Return year, month and day, or the three numbers of a date whose order is not known yet."""
     if g["y"]:
         return (int(g["y"]), int(g["m"] or 1), int(g["d"] or 1)), "year first", "-"
     if g["a"]:
@@ -92,14 +92,14 @@ def _dated(g: dict[str, str | None]) -> tuple[tuple[int, int, int], Order, str] 
 
 
 def full_year(year: int) -> int:
-    """Two digits as POSIX reads them: 69 to 99 are of the last century."""
+    """Return the year for two digits as POSIX reads them: 69 to 99 belong to the last century."""
     if year >= 100:
         return year
     return year + (1900 if year >= 69 else 2000)
 
 
 def clock_seconds(g: dict[str, str | None]) -> float | None:
-    """Seconds of the day from the parts of a clock time; 24:00 is the day's end; None for one that cannot be."""
+    """Return the seconds of the day for the parts of a clock time; None if impossible. 24:00 is the day's end."""
     hour, minute, second = int(g["hour"] or 0), int(g["minute"] or 0), int(g["second"] or 0)
     part = float(f"0.{g['part']}") if g["part"] else 0.0
     if half := g["half"]:
@@ -111,7 +111,7 @@ def clock_seconds(g: dict[str, str | None]) -> float | None:
 
 
 def clock(cell: str) -> float | None:
-    """Seconds of the day of a cell that holds a time alone, such as 17:24:00, 5 PM or 18.00.00; None if it does not."""
+    """Return the seconds of the day of a cell with only a time, such as 17:24:00, 5 PM or 18.00.00; None for others."""
     found = CLOCK.fullmatch(cell)
     if found is None or not (found["minute"] or found["half"]):
         return None
@@ -119,7 +119,7 @@ def clock(cell: str) -> float | None:
 
 
 def day_number(year: int, month: int, day: int) -> int | None:
-    """Days since 1970-01-01; None for a date that is none."""
+    """Return the days since 1970-01-01; None for an impossible date."""
     try:
         return date(year, month, day).toordinal() - EPOCH_DAY
     except ValueError:

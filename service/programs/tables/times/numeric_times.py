@@ -1,4 +1,4 @@
-"""A column of times in numbers: Unix times in four units, dates as digits, and the day numbers of spreadsheets."""
+"""Columns of numeric times: Unix times in four units, dates as digits, and day numbers of spreadsheets."""
 
 from __future__ import annotations
 
@@ -10,14 +10,17 @@ import numpy as np
 from service.programs.tables.times.moments import day_number
 from service.programs.tables.times.times import DAY_S, Problem, Times
 
-# A unit is taken where it makes every time one between 1973 and 5138; seconds also below.
+# A unit applies if it puts every time between 1973 and 5138; seconds also before.
 UNITS = (("nanoseconds", 1e9, 1e17), ("microseconds", 1e6, 1e14), ("milliseconds", 1e3, 1e11), ("seconds", 1.0, 0.0))
 UNIT_NAMES = {"s": "seconds", "ms": "milliseconds", "us": "microseconds", "ns": "nanoseconds"}
-DIGITS = {  # formats by the number of their digits
+DIGITS = {  # formats by number of digits
     14: "yyyymmddhhmmss", 12: "yyyymmddhhmm", 10: "yyyymmddhh", 8: "yyyymmdd", 6: "yyyymm",
 }  # fmt: skip
-FIRST_YEAR, LAST_YEAR = 1900, 2100  # of digits that are taken for a date
-FROM_S, TO_S = 6.3e8, 4.2e9  # 1990 to 2103: of numbers that are taken for a time without being named as one
+FIRST_YEAR, LAST_YEAR = 1900, 2100  # of digits that are read as a date
+FROM_S, TO_S = (
+    6.3e8,
+    4.2e9,
+)  # 1990 to 2103: range in which numbers may be times whatever the column's name
 EXCEL_EPOCH = 25_569  # the day number of 1970-01-01
 FIRST_EXCEL, LAST_EXCEL = 29_221, 65_746  # 1980 to 2079
 _WHOLE = re.compile(r"\d+(\.0*)?")
@@ -25,10 +28,10 @@ ROUND_S = (0.001, 1.0, 60.0, 3600.0)
 
 
 def read_numeric(cells: Sequence[str], form: str | None = None, name: str = "") -> Times | Problem:
-    """Read a column of numbers as times, or say which row is none and what to do.
+    """Read a column of numbers as times, or return the first invalid row and the remedy.
 
-    form: one of FORMS that was asked for; None finds it from all of the cells. name: of the column; a year alone is
-    taken for one only where the name says so. Of what stays open, the later row of `numeric_forms` wins.
+    form: one of FORMS; None detects it from all cells: years, then digits, then Excel's day numbers, then Unix times.
+    name: of the column; numbers are read as years only if it contains "year".
     """
     values = np.array(list(map(float, cells)))
     if not np.isfinite(values).all():
@@ -48,7 +51,7 @@ def read_numeric(cells: Sequence[str], form: str | None = None, name: str = "") 
 
 
 def _unix(cells: Sequence[str], values: np.ndarray) -> Times | Problem:
-    """Unix times in the unit that all of them are in."""
+    """Return Unix times in the one unit that fits all of them."""
     size = np.abs(values)
     for n, (unit, _, least) in enumerate(UNITS):
         if (size >= least).all():
@@ -91,7 +94,7 @@ def _digits(cells: Sequence[str], form: str) -> Times | Problem:
 
 
 def _excel(cells: Sequence[str], values: np.ndarray) -> Times:
-    """Day numbers, rounded to what their digits can tell: 44197.04167 is one o'clock."""
+    """Return day numbers as times, rounded to the precision of their digits: 44197.04167 is one o'clock."""
     seconds = (values - EXCEL_EPOCH) * DAY_S
     decimals = max(len(cell.partition(".")[2]) if "e" not in cell.lower() else 9 for cell in cells)
     known = DAY_S * 10.0**-decimals
@@ -126,7 +129,7 @@ FORMS: dict[str, Reader] = {
 
 
 def looks_like_times(cells: Sequence[str]) -> str:
-    """The form of numbers that are plainly times that do not decrease, after 1990; empty for others."""
+    """Return the form of numbers that can be read as times after 1990 and do not decrease; empty for others."""
     try:
         values = np.array(list(map(float, cells)))
     except ValueError:
@@ -140,7 +143,7 @@ def looks_like_times(cells: Sequence[str]) -> str:
 
 
 def could_be_unix(values: np.ndarray) -> bool:
-    """Whether numbers increase within this age as Unix times in any unit: [N] of a column taken for values."""
+    """Return whether a column's values (N,) could be Unix times, in any unit: rising, and from 1990 to 2103."""
     if len(values) < 2 or not (np.diff(values) >= 0).all() or values[0] == values[-1]:
         return False
     first, last = float(values[0]), float(values[-1])

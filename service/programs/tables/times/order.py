@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 
 Duplicates = Literal["refuse", "last", "mean"]
 GAP_INTERVALS = 1.5  # a longer step of event time is a gap: rows between are missing
-SET_BACK_S = 3600.0  # by so much the clock is set back when summer time ends
+SET_BACK_S = 3600.0  # the clock is set back by this when summer time ends
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """Which rows of a file make which rows of the series. rows: (N,) of the file, by time, a stable order.
+    """How rows of a file become rows of a series. rows: (N,) of the file, stably sorted by time.
 
-    starts: (M,) where among `rows` each distinct time begins. time: (M,) strictly increasing seconds.
+    starts: (M,) position in `rows` where each distinct time starts. time: (M,) strictly increasing seconds.
     """
 
     rows: NDArray[np.intp]
@@ -28,7 +28,7 @@ class Order:
     how: Duplicates = "refuse"
 
     def apply(self, values: NDArray[np.float64], mean: bool = True) -> NDArray[np.float64]:
-        """[M, …] columns [N, …] in order, one row per time: the mean of what is known, or the last known."""
+        """Return columns [N, …] in order, [M, …], one row per time: the mean or the last of its known values."""
         ordered: NDArray[np.float64] = values[self.rows]
         if len(self.starts) == len(ordered):
             return ordered
@@ -41,7 +41,7 @@ class Order:
 
     @property
     def first_rows(self) -> NDArray[np.intp]:
-        """(M,) the row of the file that each row of the series comes from, the last of several."""
+        """(M,) the row of the file that became each row of the series; of several, the last."""
         ends = np.append(self.starts[1:], len(self.rows)) - 1
         made: NDArray[np.intp] = self.rows[ends]
         return made
@@ -49,13 +49,13 @@ class Order:
 
 def _mean(part: NDArray[np.float64]) -> NDArray[np.float64]:
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", RuntimeWarning)  # of a group in which all are missing: NaN is the answer
+        warnings.simplefilter("ignore", RuntimeWarning)  # if all values of a group are missing, NaN is right
         made: NDArray[np.float64] = np.nanmean(part, axis=0)
     return made
 
 
 def _last(part: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The last row, and where a value of it is missing the last before that is not."""
+    """Return the last row, with each missing value replaced by the last known one before it."""
     made: NDArray[np.float64] = part[-1].copy()
     for row in part[-2::-1]:
         made = np.where(np.isnan(made), row, made)
@@ -63,9 +63,9 @@ def _last(part: NDArray[np.float64]) -> NDArray[np.float64]:
 
 
 def put_in_order(time: NDArray[np.float64], sort: bool, how: Duplicates) -> Order | tuple[int, str]:
-    """The order of rows with these times; or the first row that is out of order, and what to do.
+    """Return the order of rows with these times, or the first row that is out of order and the remedy.
 
-    Without `sort`, rows must be in order but for those that repeat a time that has been.
+    Without `sort`, rows must be in order, except those that repeat an earlier time.
     """
     rows = np.argsort(time, kind="stable")
     ordered = time[rows]
@@ -85,7 +85,7 @@ def _rises(time: NDArray[np.float64], how: Duplicates) -> bool:
 
 
 def _first_unsorted(time: NDArray[np.float64]) -> int:
-    """The first row that comes before an earlier one and is not a repetition; -1 if there is none."""
+    """Return the first row whose time is before an earlier row's and is not a repetition; -1 if there is none."""
     seen: set[float] = set()
     latest = -np.inf
     for n, one in enumerate(time.tolist()):
@@ -97,7 +97,7 @@ def _first_unsorted(time: NDArray[np.float64]) -> int:
 
 
 def _first_wrong(time: NDArray[np.float64], sort: bool) -> int:
-    """The first row that does not come after the one before; with `sort`, the first that repeats a time."""
+    """Return the first row whose time is not after the row before; with `sort`, the first that repeats a time."""
     if not sort:
         return int(np.flatnonzero(np.diff(time) <= 0)[0]) + 1
     seen: set[float] = set()
@@ -109,27 +109,27 @@ def _first_wrong(time: NDArray[np.float64], sort: bool) -> int:
 
 
 def _remedy(time: NDArray[np.float64], row: int, sort: bool) -> str:
-    """What to do about a row out of order, the likeliest first."""
+    """Return remedies for a row out of order, the most likely first."""
     steps = np.diff(time)
     if not sort and (steps < 0).all():
-        return "the rows run from the newest to the oldest: say --sort"
+        return "the rows run from the newest to the oldest: give --sort"
     ways = []
     if _set_back(time, row):
-        zone = "say --zone, such as Europe/Berlin, or write offsets"
+        zone = "give --zone, such as Europe/Berlin, or write offsets"
         ways.append(f"a clock set back as summer time ends repeats an hour: {zone}")
     if not sort and -12.5 * 3600 <= steps[row - 1] <= -10 * 3600:
         ways.append("a clock of 12 hours without AM and PM: write them, or 24 hours")
     if (steps == 0).sum() > len(time) / 4:
         ways.append("a date without its hour: if a column has it, name both, --time DATE,HOUR")
     if len(np.unique(time)) < len(time):
-        ways.append("for repeated times say --duplicates last or --duplicates mean")
+        ways.append("for repeated times give --duplicates last or --duplicates mean")
     if (steps < 0).any() and not sort:
-        ways.append("to sort the rows say --sort")
+        ways.append("to sort the rows give --sort")
     return "; ".join(ways)
 
 
 def _set_back(time: NDArray[np.float64], row: int) -> bool:
-    """Whether a row repeats an hour at night on a Sunday of spring or autumn, when clocks are set back."""
+    """Return whether a row repeats an hour at night on a Sunday in spring or autumn, when clocks are set back."""
     back = time[row - 1] - time[row]
     moment = datetime.fromtimestamp(float(time[row]), UTC) if abs(time[row]) < 2.5e11 else None
     return (
@@ -143,7 +143,7 @@ def _set_back(time: NDArray[np.float64], row: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class Gaps:
-    """Steps of event time that are longer than usual. row: the one after the longest; interval: the usual step."""
+    """Steps of event time that are longer than usual. row: after the longest step; interval: the usual step."""
 
     count: int
     longest: float
@@ -152,7 +152,7 @@ class Gaps:
 
 
 def find_gaps(time: NDArray[np.float64], interval: float) -> Gaps | None:
-    """The gaps in increasing times; None if there are none."""
+    """Return the gaps in increasing times; None if there are none."""
     steps = np.diff(time)
     longer = np.flatnonzero(steps > GAP_INTERVALS * interval)
     if not len(longer):

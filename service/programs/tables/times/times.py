@@ -1,4 +1,4 @@
-"""A column of times in text: the order of day and month decided from the whole column, then seconds since 1970."""
+"""Columns of times as text: the order of day and month is detected from the whole column."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ Problem = tuple[int, str]  # a row, and the remedy
 
 @dataclass(frozen=True, slots=True)
 class Times:
-    """A column as times. seconds: (N,) float64 since 1970-01-01; in UTC, or else by a clock whose zone is not known.
+    """A column as times. seconds: (N,) float64 since 1970-01-01, in UTC if `utc`, otherwise in an unknown zone.
 
-    form: how the cells are written, in words. bare: (N,) whether a cell has no time of day.
-    zones: the name of a zone in each cell, None if the cells have none.
+    form: description of how the cells are written. bare: (N,) whether a cell has no time of day.
+    zones: name of the zone in each cell; None if the cells have none.
     """
 
     seconds: NDArray[np.float64]
@@ -35,7 +35,7 @@ class Times:
 
 
 def is_moment(cell: str) -> bool:
-    """Whether a cell names a moment or a day in text; a bare number such as 20140701 is a value."""
+    """Return whether a cell names a moment or a day in text; a bare number such as 20140701 is a value."""
     return not cell.isdecimal() and (_iso(cell) is not None or moment(cell) is not None)
 
 
@@ -51,16 +51,16 @@ def _iso(cell: str) -> datetime | None:
 def read_texts(
     cells: Sequence[str], day_first: bool | None = None, beside: NDArray[np.float64] | None = None
 ) -> Times | Problem:
-    """Read a column of times in text, or say which row is none and what to do.
+    """Read a column of times in text, or return the first invalid row and the remedy.
 
-    day_first: of dates such as 1/2/2021; None decides from the whole column, and refuses what stays open. beside: (N,)
-    seconds of the day in another column, which help to decide and are not added.
+    day_first: order in dates such as 1/2/2021; None detects it from the whole column and refuses an ambiguous one.
+    beside: (N,) seconds of the day in another column, used for the detection only.
     """
     return _all_iso(cells) or _mixed(cells, day_first, beside)
 
 
 def _all_iso(cells: Sequence[str]) -> Times | None:
-    """The usual case, quick: every cell is ISO 8601, and all have an offset or none has."""
+    """Return times if every cell is ISO 8601, all with an offset or all without. The fast path."""
     made = np.empty(len(cells))
     bare = np.zeros(len(cells), bool)
     aware = None
@@ -104,7 +104,7 @@ def _mixed(cells: Sequence[str], day_first: bool | None, beside: NDArray[np.floa
 
 
 def _of_iso(cell: str) -> Moment | None:
-    """A cell of ISO 8601 as the parts of one that is not."""
+    """Return an ISO 8601 cell as a Moment; None for other text."""
     found = _iso(cell)
     if found is None:
         return None
@@ -119,7 +119,7 @@ def _of_iso(cell: str) -> Moment | None:
 def _days(
     cells: Sequence[str], found: Sequence[Moment], day_first: bool | None, clock: NDArray[np.float64]
 ) -> tuple[NDArray[np.float64], str] | Problem:
-    """(N,) days since 1970 and how they are written, or the first cell that is no day."""
+    """Return the days since 1970 (N,) and how they are written, or the first invalid row and the remedy."""
     if found[0].order != "by place":
         form = "year-month-day" if found[0].order == "year first" else "month by name"
         return _in_order(cells, found, YEAR_FIRST, form)
@@ -131,12 +131,12 @@ def _days(
     chosen, why = _choose(readings, clock, mark)  # type: ignore[arg-type]
     if chosen is None:
         row = next(n for n, one in enumerate(found) if one.parts[0] != one.parts[1])
-        return row, "day or month first? No row of the column decides it: say --day-first or --month-first"
+        return row, "day or month first? No row of the column decides it: give --day-first or --month-first"
     return readings[chosen], FORMS[chosen].format(mark) + why  # type: ignore[return-value]
 
 
 def _possible(found: Sequence[Moment], day_first: bool | None) -> list[tuple[int, int, int]]:
-    """The orders in which every cell is a day."""
+    """Return the orders in which every cell is a valid day."""
     asked = {True: [DAY_FIRST], False: [MONTH_FIRST], None: [DAY_FIRST, MONTH_FIRST]}[day_first]
     if day_first is None and all(one.parts[2] < 100 for one in found) and any(one.parts[0] > 12 for one in found):
         asked.append(YEAR_FIRST)
@@ -161,7 +161,7 @@ def _in_order(
 
 
 def _no_order(cells: Sequence[str], found: Sequence[Moment], day_first: bool | None) -> Problem:
-    """The first cell that is no day in the order that more cells have."""
+    """Return the first row that is not a day in the order that fits most cells, and the remedy."""
     asked = {True: [DAY_FIRST], False: [MONTH_FIRST], None: [DAY_FIRST, MONTH_FIRST]}[day_first]
     likely = max(asked, key=lambda order: sum(_day(one, order) is not None for one in found))
     row = next(n for n, one in enumerate(found) if _day(one, likely) is None)
@@ -172,7 +172,7 @@ def _no_order(cells: Sequence[str], found: Sequence[Moment], day_first: bool | N
 def _choose(
     readings: dict[tuple[int, int, int], NDArray[np.float64]], clock: NDArray[np.float64], mark: str
 ) -> tuple[tuple[int, int, int] | None, str]:
-    """The order that the column decides, and by what; None where it is open."""
+    """Return the order that the column determines, and the reason as text; None if it is ambiguous."""
     orders = list(readings)
     if len(orders) == 1:
         return orders[0], ""

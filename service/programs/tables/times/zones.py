@@ -1,4 +1,4 @@
-"""Local times made UTC: the hour that comes twice as summer time ends, and the one that is left out as it begins."""
+"""Local times to UTC, with the hour that is repeated when summer time ends and the one skipped when it begins."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _OFFSET = re.compile(r"(?:UTC|GMT)?([+-])(\d{1,2})(?::?(\d{2}))?")
 
 
 def zone_of(text: str) -> tzinfo:
-    """The zone of a name such as Europe/Berlin, or of an offset such as +01:00. Raises TableError."""
+    """Return the zone for a name such as Europe/Berlin or an offset such as +01:00. Raises TableError."""
     if text.upper() in ("UTC", "Z", "GMT"):
         return UTC
     if found := _OFFSET.fullmatch(text):
@@ -31,16 +31,16 @@ def zone_of(text: str) -> tzinfo:
 
 
 def to_utc(local: NDArray[np.float64], zone: tzinfo) -> NDArray[np.float64] | tuple[int, str]:
-    """(N,) local times in seconds as UTC, in the rows' order; or the first row that the zone has not, and why.
+    """Return local times (N,), seconds, as UTC; or the first row whose time does not exist in the zone, and why.
 
-    A time that comes twice, when the clock is set back, is the one of the two whose step from the row before is nearer
-    to the usual; in rows without order, the first row of it is the first and the second is the second.
+    When the clock is set back, a time occurs twice. The one is chosen whose step from the row before is nearer to the
+    usual step; in unordered rows, the first row with that time is the first and the second row the second.
     """
     early, late, missing = _both(local, zone)
     if missing is not None:
         return (
             missing,
-            f"there is no such time in {zone}, where the clock is set forward: say the zone that the clock has",
+            f"there is no such time in {zone}, where the clock is set forward: give the zone of the clock",
         )
     twice = early != late
     if not twice.any():
@@ -60,7 +60,7 @@ def to_utc(local: NDArray[np.float64], zone: tzinfo) -> NDArray[np.float64] | tu
 
 
 def each_to_utc(local: NDArray[np.float64], names: Sequence[str]) -> NDArray[np.float64] | tuple[int, str]:
-    """(N,) local times as UTC, each in the zone that its own cell names; or the first row whose zone is not known."""
+    """Return local times (N,) as UTC, each in the zone named in its cell; or the first row with an unknown zone."""
     if len(set(names)) == 1:
         return _named(local, names[0])
     made = np.empty(len(local))
@@ -79,14 +79,14 @@ def _named(local: NDArray[np.float64], name: str) -> NDArray[np.float64] | tuple
     except (zoneinfo.ZoneInfoNotFoundError, ValueError, OSError):
         zone = None
     if zone is None:
-        return 0, f"zone {name} is not one zone's name: write an offset such as +02:00, or none and say --zone"
+        return 0, f"zone {name} is not one zone's name: write an offset such as +02:00, or none and give --zone"
     return to_utc(local, zone)
 
 
 def _both(local: NDArray[np.float64], zone: tzinfo) -> tuple[NDArray[np.float64], NDArray[np.float64], int | None]:
-    """(N,) each the earlier and the later moment of a local time; and the first row that is no time there."""
+    """Return the earlier and the later moment of each local time, (N,) each; and the first row that does not exist."""
     early, late = np.empty(len(local)), np.empty(len(local))
-    offsets: dict[float, tuple[float, float] | None] = {}  # of a quarter of an hour: no clock is set within one
+    offsets: dict[float, tuple[float, float] | None] = {}  # by quarter of an hour: no clock is changed within one
     for n, seconds in enumerate(local.tolist()):
         quarter = seconds // 900
         if quarter not in offsets:
@@ -99,13 +99,13 @@ def _both(local: NDArray[np.float64], zone: tzinfo) -> tuple[NDArray[np.float64]
 
 
 def _offsets(seconds: float, zone: tzinfo) -> tuple[float, float] | None:
-    """Seconds east of UTC at a local time, the first and the second time it comes; None where it never does."""
+    """Return the seconds east of UTC at a local time's first and second occurrence; None if it does not exist."""
     moment = EPOCH + timedelta(seconds=seconds)
     both = []
     for fold in (0, 1):
         shift = moment.replace(tzinfo=zone, fold=fold).utcoffset()
         both.append(shift.total_seconds() if shift is not None else 0.0)
-    if both[0] < both[1]:  # as the offset grows, local times are left out
+    if both[0] < both[1]:  # the offset grows, so local times are skipped
         back = (moment - timedelta(seconds=both[0])).replace(tzinfo=UTC).astimezone(zone).replace(tzinfo=None)
         if back != moment:
             return None
