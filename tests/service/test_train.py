@@ -20,7 +20,7 @@ import pytest
 from typer.testing import CliRunner
 
 from model.network import Network
-from model.offline.recorded import prepare, settle
+from model.offline.recorded import prepare, scale_labels
 from model.offline.training import score
 from model.spec import ModelSpec
 from service.cli.main import app
@@ -88,7 +88,7 @@ def test_the_written_weights_lose_on_the_held_out_rows_what_was_reported(taxi):
     plan = make_plan(TAXI, model=tomllib.loads((folder / "model.toml").read_text()), rows=1000)
     network = Network(plan.spec)
     weights = network.weights(read_weights(network, load_weights(folder, plan.spec)))
-    recorded = settle(network, weights, prepare(network, plan.series.x, plan.times), 800)
+    recorded = scale_labels(network, weights, prepare(network, plan.series.x, plan.times), 800)
     reported = json.loads((folder / "history.json").read_text())["held_out"]["freshet"]
     assert score(network, weights, recorded, 800, 1000) == reported
 
