@@ -84,7 +84,7 @@ class Queues:
             found.add(model)
         return found
 
-    def again_at(self) -> int | None:
+    def reread_at(self) -> int | None:
         """The position to read a second time from, for models that were cut; None: nothing is to be read again now."""
         if self._again is None:
             hungry = [q.cut for q in self._queues.values() if q.cut is not None and self._is_hungry(q)]
@@ -94,7 +94,7 @@ class Queues:
             self._full = set()
         return self._again
 
-    def again(self, frames: Iterable[tuple[int, bytes]]) -> set[int]:
+    def reread(self, frames: Iterable[tuple[int, bytes]]) -> set[int]:
         """Take in frames of the second reading, from `again_at` on; the models that have more to send."""
         assert self._again is not None
         found = set()
