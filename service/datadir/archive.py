@@ -1,10 +1,10 @@
-"""A backup's file: a plain tar, read more strictly than tar itself would.
+"""The file of a backup: a plain tar, read more strictly than by tar.
 
-    head.json, format and time · the files, each once · manifest.json, size and sha256 of each file
+    head.json (format and time), the files, manifest.json (size and sha256 of each file)
 
-The manifest comes last, so that the file is written in one pass, and one that was cut off has none. Read here is only
-what `Writer` writes: plain files under names that are expected. A link, a sparse file, an extended header, a name that
-leads elsewhere are refused before anything of them is written.
+The manifest comes last, so that the file is written in one pass, and a truncated one has none. Only files as `Writer`
+writes them are accepted: plain, with expected names, each once. A link, a sparse file, an extended header, or a path to
+another directory is refused before anything of it is written.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ HEAD, MANIFEST = "head.json", "manifest.json"
 NAMES = re.compile(r"(states|trainer(-[1-9]\d{0,3})?|versions)\.db|journal/\d{20}\.journal")
 BLOCK = tarfile.BLOCKSIZE
 COPY_BYTES = 1 << 20
-LAST = 2**40  # seconds: no backup is from after that
+LAST = 2**40  # seconds since 1970: later times are refused
 MOST_JSON_BYTES = 64 << 20  # of the manifest: half a million segments
 
-Told = Callable[[int], None]  # given the bytes that were written since the last call
+OnBytes = Callable[[int], None]  # called with the bytes written since its last call
 
 
 class ArchiveRefused(RuntimeError):
-    """The file is not a whole backup that this version reads. Names it, what is wrong with it, and the remedy."""
+    """The file is not a complete backup of this format. The text names it, the fault and the remedy."""
 
 
 class Entry(NamedTuple):
@@ -44,30 +44,30 @@ class Entry(NamedTuple):
 
 
 class Head(NamedTuple):
-    """What a backup says of itself."""
+    """When a backup was made, and of what."""
 
     created: int  # seconds since 1970-01-01 UTC
     position: int  # of the journal, where it ends
 
 
 class Writer:
-    """Writes a backup to a file that is open for writing. It is whole once `close` has returned. Raises NoSpace."""
+    """Writes a backup to a file that is open for writing. It is complete when `close` has returned. Raises NoSpace."""
 
     def __init__(self, file: BinaryIO, head: Head) -> None:
         self._file, self._created, self._entries = file, head.created, dict[str, Entry]()
         self._add_json(HEAD, {"format": FORMAT_VERSION, **head._asdict()})
 
-    def add(self, name: str, size: int, source: BinaryIO, told: Told) -> None:
-        """Copy `size` bytes of `source` in. Raises OSError if there are fewer."""
+    def add(self, name: str, size: int, source: BinaryIO, on_bytes: OnBytes) -> None:
+        """Add a file with `size` bytes of `source`. Raises OSError if there are fewer."""
         info = tarfile.TarInfo(name)
         info.size, info.mtime, info.mode = size, self._created, 0o600
         with needing_space(name):
             self._file.write(info.tobuf(tarfile.GNU_FORMAT))
-            self._entries[name] = _copy(source, self._file, size, told)
+            self._entries[name] = _copy(source, self._file, size, on_bytes)
             self._file.write(bytes(-size % BLOCK))
 
     def close(self) -> None:
-        """Write the manifest and the end; the file itself stays open."""
+        """Write the manifest and the end of the tar; the file itself stays open."""
         self._add_json(MANIFEST, {name: entry._asdict() for name, entry in self._entries.items() if name != HEAD})
         with needing_space(MANIFEST):
             self._file.write(bytes(2 * BLOCK))
@@ -78,8 +78,8 @@ class Writer:
         self.add(name, len(data), io.BytesIO(data), lambda written: None)
 
 
-def _copy(source: BinaryIO, target: BinaryIO, size: int, told: Told) -> Entry:
-    """Copy so many bytes, and digest them. Raises OSError if there are fewer."""
+def _copy(source: BinaryIO, target: BinaryIO, size: int, on_bytes: OnBytes) -> Entry:
+    """Copy `size` bytes and return their digest. Raises OSError if there are fewer."""
     digest, left = hashlib.sha256(), size
     while left:
         data = source.read(min(left, COPY_BYTES))
@@ -87,18 +87,18 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int, told: Told) -> Entry:
             raise OSError(f"{left} bytes of {size} are missing")
         digest.update(data)
         target.write(data)
-        told(len(data))
+        on_bytes(len(data))
         left -= len(data)
     return Entry(size, digest.hexdigest())
 
 
-def unpack(path: Path, directory: Path, told: Told) -> Head:
-    """Write the files of a backup into a directory, which must be empty, and compare them with its manifest.
+def unpack(path: Path, directory: Path, on_bytes: OnBytes) -> Head:
+    """Write the files of a backup into an empty directory, and compare them with its manifest.
 
-    Raises ArchiveRefused, NoSpace, OSError; what was written by then stays.
+    Raises ArchiveRefused, NoSpace, OSError; files written until then stay.
     """
     with path.open("rb") as file:
-        return _Reader(path, file).unpack(directory, told)
+        return _Reader(path, file).unpack(directory, on_bytes)
 
 
 class _Reader:
@@ -106,7 +106,7 @@ class _Reader:
         self._path, self._file = path, file
         self._size = os.fstat(file.fileno()).st_size
 
-    def unpack(self, directory: Path, told: Told) -> Head:
+    def unpack(self, directory: Path, on_bytes: OnBytes) -> Head:
         members = self._members()
         head = self._head(members)
         found: dict[str, Entry] = {}
@@ -115,14 +115,16 @@ class _Reader:
                 self._compare(self._json(MANIFEST, size), found)
                 return head
             if not NAMES.fullmatch(name) or name in found:
-                raise self._refused(f"holds {name!r}, which no backup has" if name not in found else f"{name} twice")
-            found[name] = self._extract(size, directory / name, told)
+                raise self._refused(
+                    f"holds {name!r}, which is not part of a backup" if name not in found else f"{name} twice"
+                )
+            found[name] = self._extract(size, directory / name, on_bytes)
         raise self._refused("ends before its manifest: it is cut off")
 
     def _head(self, members: Iterator[tuple[str, int]]) -> Head:
         name, size = next(members, ("", 0))
         if name != HEAD:
-            raise self._refused("is no backup of freshet")
+            raise self._refused("is not a backup of freshet")
         head = self._json(HEAD, size)
         match head:
             case {"format": int(version)} if version != FORMAT_VERSION:
@@ -135,7 +137,7 @@ class _Reader:
         raise self._refused(f"{HEAD} is damaged")
 
     def _members(self) -> Iterator[tuple[str, int]]:
-        """Name and size of each; the file stands where its bytes begin. Whoever asks for the next has read them."""
+        """Yield name and size of each member, with the file at its bytes; the caller reads them before the next one."""
         while True:
             at = self._file.tell()
             block = self._file.read(BLOCK)
@@ -148,7 +150,7 @@ class _Reader:
             if info.type != tarfile.REGTYPE:
                 raise self._refused(f"{info.name!r} is not a plain file")
             if not 0 <= info.size <= self._size - self._file.tell():
-                raise self._refused(f"{info.name} has {info.size} bytes, of which the file does not hold all")
+                raise self._refused(f"{info.name} has {info.size} bytes, more than are left in the file")
             yield info.name, info.size
             self._file.seek(-self._file.tell() % BLOCK, os.SEEK_CUR)
 
@@ -160,11 +162,11 @@ class _Reader:
         except (ValueError, RecursionError) as error:
             raise self._refused(f"{name} is damaged: {error}") from error
 
-    def _extract(self, size: int, target: Path, told: Told) -> Entry:
-        """Copy the member that the file stands at; durable on return."""
+    def _extract(self, size: int, target: Path, on_bytes: OnBytes) -> Entry:
+        """Copy the member at the file's position; durable on return."""
         with target.open("xb") as copy:
             with needing_space(str(target)):
-                entry = _copy(self._file, copy, size, told)
+                entry = _copy(self._file, copy, size, on_bytes)
                 copy.flush()
             os.fsync(copy.fileno())
         return entry

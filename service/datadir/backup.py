@@ -1,15 +1,15 @@
-"""A copy of a data directory, whether a server is writing it or not: all of it as of one moment, without its lock.
+"""Copy a data directory as of one moment, whether a server is writing it or not, without taking its lock.
 
-What keeps the parts together (R1): a journal that ends before a snapshot or a checkpoint could not be started from, nor
-one that names versions which are not there. So they are looked at in the order in which they may depend on each other:
+No server can start from a journal that ends before the snapshot or a checkpoint, or that names missing versions (R1).
+So the parts are opened in the order in which they depend on each other:
 
-1. every segment is opened: retention may delete it meanwhile, but not take away what is open
-2. states.db and each trainer's file: a read transaction of SQLite keeps what it sees, and holds up no writer
-3. the ends of the segments, and those that came since: they hold all that the two databases contain
+1. every segment is opened: retention may delete it meanwhile, but its content stays readable
+2. states.db and each trainer's file: a read transaction of SQLite sees one state, and blocks no writer
+3. the ends of the segments, and of those added since: they hold everything that these databases contain
 4. versions.db: a version is stored before the journal names it
 
-Then nothing may have been saved, and no model deleted, since the first look; or versions that only the former snapshot
-needs may be gone, and all is looked at again. That takes milliseconds; the copying after it may take its time.
+If a snapshot or checkpoint was saved or a model deleted meanwhile, versions that only the former snapshot needs may be
+gone, so all parts are opened again. That takes milliseconds; then the parts are copied at leisure.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from service.datadir.archive import Head, Told, Writer
+from service.datadir.archive import Head, OnBytes, Writer
 from service.datadir.formats import check_formats
 from service.datadir.staging import staging
 from service.journal.examine import examine_files, segment_files
@@ -35,15 +35,15 @@ from service.trainer.placing import checkpoint_files
 STATES = "states.db"
 POSITION, TRAINER_POSITION = "SELECT position FROM snapshot", "SELECT position FROM checkpoint"
 VERSIONS = "versions.db"
-TRIES = 100  # of looking at all of it at one moment
+TRIES = 100  # to open all parts without a change meanwhile
 
 
 class BackupRefused(RuntimeError):
-    """There is nothing to back up, or no room for it where it should go. Names the path and the remedy."""
+    """There is nothing to back up, or the target cannot be written. The text names the path and the remedy."""
 
 
 class Backup(NamedTuple):
-    """What was written."""
+    """A written backup."""
 
     head: Head
     bytes: int  # of the file
@@ -52,38 +52,39 @@ class Backup(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class OpenSegment(Segment):
-    """A segment that can be read to a fixed end, whatever becomes of its name."""
+    """A segment that can be read to a fixed end, even if its file is deleted."""
 
     fd: int
-    bytes: int  # of the file, as far as it is read
+    bytes: int  # of the file, up to the fixed end
 
     def open(self) -> BinaryIO:
-        """The file, to be read by one reader at a time."""
+        """Open the file, for one reader at a time."""
         return os.fdopen(os.dup(self.fd), "rb")
 
     def size(self) -> int:
-        """Bytes after the header, as far as it is read."""
+        """Bytes after the header, up to the fixed end."""
         return self.bytes - HEADER.size
 
 
 class Moment(NamedTuple):
-    """A data directory as it was; it stays readable until it is let go."""
+    """A data directory as of one moment, readable until its ExitStack is closed."""
 
     databases: dict[str, sqlite3.Connection]  # in a transaction, by name
     segments: list[OpenSegment]  # in order
-    end: int  # position after the last frame that holds
+    end: int  # position after the last intact frame
 
     def bytes(self) -> int:
-        """How much there is to copy, as far as it can be told."""
+        """Return the approximate number of bytes to copy."""
         pages = [_number(sql, "page_count") * _number(sql, "page_size") for sql in self.databases.values()]
         return sum(pages) + sum(segment.bytes for segment in self.segments)
 
 
-def backup(data: Path, out: Path, created: float, total: Callable[[int], Told]) -> Backup:
-    """Write a backup of `data` to the new file `out`; durable and whole on return, or not there.
+def backup(data: Path, out: Path, created: float, total: Callable[[int], OnBytes]) -> Backup:
+    """Write a backup of `data` to the new file `out`; durable and complete on return, else it does not exist.
 
-    created: seconds since 1970, for the file to say. total: given the bytes to copy, returns what is told of them.
-    Raises BackupRefused; JournalDamaged, DatabaseRefused for what a server would not start from; NoSpace, OSError.
+    created: seconds since 1970, stored in the file. total: given the bytes to copy, returns a callback for those copied
+    since its last call. Raises BackupRefused; JournalDamaged, DatabaseRefused if a server would not start from the
+    directory; NoSpace, OSError.
     """
     out = out.resolve()
     if out.exists():
@@ -93,7 +94,7 @@ def backup(data: Path, out: Path, created: float, total: Callable[[int], Told]) 
             raise BackupRefused(f"{data}: holds no {name}; give the directory that freshet serve --data was given")
     check_formats(data)
     with staging(out) as folder, moment(data) as found:
-        told = total(found.bytes())
+        on_bytes = total(found.bytes())
         whole = folder / out.name
         head = Head(int(created), found.end)
         with open(whole, "xb", opener=_private) as file:
@@ -101,12 +102,12 @@ def backup(data: Path, out: Path, created: float, total: Callable[[int], Told]) 
             for name, connection in found.databases.items():
                 _copy_database(data / name, connection, folder / name)
                 with (folder / name).open("rb") as copy:
-                    writer.add(name, (folder / name).stat().st_size, copy, told)
+                    writer.add(name, (folder / name).stat().st_size, copy, on_bytes)
                 (folder / name).unlink()
             for segment in found.segments:
                 with segment.open() as source:
                     source.seek(0)
-                    writer.add(f"journal/{segment.path.name}", segment.bytes, source, told)
+                    writer.add(f"journal/{segment.path.name}", segment.bytes, source, on_bytes)
             writer.close()
             os.fsync(file.fileno())
         size = whole.stat().st_size
@@ -116,26 +117,26 @@ def backup(data: Path, out: Path, created: float, total: Callable[[int], Told]) 
 
 
 def allow_all_descriptors() -> None:
-    """Let this process open as many files as the system allows it: one for each segment."""
+    """Raise the limit of open files to the system's maximum: each segment needs one."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 @contextmanager
 def moment(data: Path) -> Iterator[Moment]:
-    """All of a data directory at one moment. Raises JournalDamaged, OSError, sqlite3.Error; BackupRefused where it
-    never held still."""
+    """Open all of a data directory as of one moment. Raises JournalDamaged, OSError, sqlite3.Error; BackupRefused if it
+    changed at every try."""
     for _ in range(TRIES):
         with ExitStack() as stack:
-            found = _look(data, stack)
+            found = _open_all(data, stack)
             if found is not None:
                 yield found
                 return
-    raise BackupRefused(f"{data}: snapshots follow each other too fast; set snapshot_s higher, or stop the server")
+    raise BackupRefused(f"{data}: snapshots are too frequent; raise snapshot_s, or stop the server")
 
 
-def _look(data: Path, stack: ExitStack) -> Moment | None:
-    """One look at everything, kept open on `stack`; None if something was saved or deleted meanwhile."""
+def _open_all(data: Path, stack: ExitStack) -> Moment | None:
+    """Open all parts on `stack`; return None if something was saved or deleted meanwhile."""
     files: dict[Path, int] = {}
     _open_segments(data / "journal", files, stack)
     databases = {name: _hold(data / name, stack) for name in _names(data)}
@@ -146,7 +147,7 @@ def _look(data: Path, stack: ExitStack) -> Moment | None:
     databases[VERSIONS] = _hold(data / VERSIONS, stack)
     if not models <= _models(data / VERSIONS, databases[VERSIONS]) or before != _positions(data):
         return None
-    segments, end = _judge(files, sizes)
+    segments, end = _intact(files, sizes)
     return Moment(databases, segments, end)
 
 
@@ -155,18 +156,18 @@ def _private(path: str, flags: int) -> int:
 
 
 def _open_segments(directory: Path, files: dict[Path, int], stack: ExitStack) -> None:
-    """Add the descriptors of those that are not there yet."""
+    """Open the segments that are not open yet."""
     for path in segment_files(directory):
         if path not in files:
             try:
                 files[path] = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-            except FileNotFoundError:  # retention has deleted it since: nothing needs it
+            except FileNotFoundError:  # retention has deleted it: nothing needs it
                 continue
             stack.callback(os.close, files[path])
 
 
-def _judge(files: dict[Path, int], sizes: dict[Path, int]) -> tuple[list[OpenSegment], int]:
-    """The segments, the last one up to its last whole frame, and the position there. Raises JournalDamaged."""
+def _intact(files: dict[Path, int], sizes: dict[Path, int]) -> tuple[list[OpenSegment], int]:
+    """Return the segments, the last one up to its last intact frame, and the position there. Raises JournalDamaged."""
 
     def read(path: Path) -> OpenSegment:
         segment = parse_header(path, os.pread(files[path], HEADER.size, 0))
@@ -183,7 +184,7 @@ def _judge(files: dict[Path, int], sizes: dict[Path, int]) -> tuple[list[OpenSeg
 
 
 def _hold(path: Path, stack: ExitStack) -> sqlite3.Connection:
-    """A connection that goes on seeing what is in the database now."""
+    """Connect, in a transaction that keeps seeing the present content."""
     with naming(path):
         connection = stack.enter_context(closing(read_only(path)))
         connection.execute("BEGIN")
@@ -192,7 +193,7 @@ def _hold(path: Path, stack: ExitStack) -> sqlite3.Connection:
 
 
 def _positions(data: Path) -> dict[str, int]:
-    """The journal positions that states.db and each trainer's file contain now."""
+    """Return the present journal positions of states.db and of each trainer's file."""
     found = {}
     for name in _names(data):
         with ExitStack() as stack:
@@ -201,7 +202,7 @@ def _positions(data: Path) -> dict[str, int]:
 
 
 def _names(data: Path) -> list[str]:
-    """Of the databases with a position, those that are there."""
+    """Return the names of the existing databases that have a position."""
     return [STATES] * (data / STATES).exists() + [path.name for path in checkpoint_files(data).values()]
 
 
@@ -221,11 +222,11 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
 
 
 def _copy_database(source: Path, connection: sqlite3.Connection, target: Path) -> None:
-    """What the connection sees as a file of its own. Raises DatabaseCorrupt, NoSpace, sqlite3.Error."""
+    """Copy what the connection sees to a new file. Raises DatabaseCorrupt, NoSpace, sqlite3.Error."""
     with naming(source):
         quick_check(source, connection)
     with naming(target), closing(sqlite3.connect(target, isolation_level=None)) as copy:
-        copy.execute("PRAGMA synchronous = OFF")  # it is read once, and not kept
+        copy.execute("PRAGMA synchronous = OFF")  # it is temporary
         try:
             connection.backup(copy)
         except sqlite3.Error as error:

@@ -1,4 +1,4 @@
-"""Whether this version reads the databases of a data directory: told of all of them before anything is touched."""
+"""Check that this version reads all databases of a data directory, before anything is changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ FORMATS = {
 def check_formats(data: Path) -> None:
     """Raise DatabaseRefused, naming file, formats and remedy, for a database that another version of freshet wrote.
 
-    One that is not there is no fault. One that cannot be read is left to whoever opens it, and knows what to do.
+    A missing database is no error. One that cannot be read is left to its owner, which knows the remedy.
     """
     others = {path.name: FORMATS["trainer.db"] for path in checkpoint_files(data).values()}
     for name, expected in (FORMATS | others).items():

@@ -1,6 +1,6 @@
-"""Learn a stopped server's journal again, and compare: the weights are a function of the records, or something is off.
+"""Learn a stopped server's journal again and compare the weights, which are a function of the records.
 
-The same `HostedModel` folds them as in the trainer. Nothing that the data directory holds is changed.
+`HostedModel` folds them as in the trainer. Nothing in the data directory is changed.
 """
 
 from __future__ import annotations
@@ -30,23 +30,25 @@ CHECKPOINT = "checkpoint"
 
 @dataclass
 class Refolded:
-    """One model, learned again: from entry `first` to `offset`, with weights whose file has this sha256."""
+    """One model, learned again from entry `first` to `offset`. digest: sha256 of its weights file."""
 
     number: int
     first: int
     offset: int = 0
     digest: str = ""
-    met: list[str] = field(default_factory=list)  # what was recorded on the way, with these very weights
-    missed: list[str] = field(default_factory=list)  # and with others
+    met: list[str] = field(default_factory=list)  # versions and checkpoints on the way with equal weights
+    missed: list[str] = field(default_factory=list)  # and with different weights
 
 
-def refold(data: Path, checkpoint: Path | None, told: Callable[[int, int], None] = lambda *_: None) -> list[Refolded]:
-    """Learn the journal in a data directory again, from a checkpoint (a trainer.db) or, for None, from its start.
+def refold(
+    data: Path, checkpoint: Path | None, on_progress: Callable[[int, int], None] = lambda *_: None
+) -> list[Refolded]:
+    """Learn the journal in a data directory again, from a checkpoint (a trainer.db), or from its start (None).
 
-    told: called with the journal position that is reached, and its end. Of each model, the versions that were published
-    on the way and the data directory's own checkpoint are compared. Raises JournalLocked while a server runs;
-    JournalDamaged, also where the start is gone; WeightsGone for a version that a record returns to; what `Checkpoints`
-    raises.
+    on_progress: called with the position reached, and the journal's end. The weights of each model are compared with
+    the versions published on the way, and with the directory's own checkpoint. Raises JournalLocked while a server runs;
+    JournalDamaged, also if the start of the journal is dropped; WeightsGone for a missing version that a record returns
+    to; and as `Checkpoints`.
     """
     fd = lock(data / "journal")
     try:
@@ -54,7 +56,7 @@ def refold(data: Path, checkpoint: Path | None, told: Callable[[int, int], None]
         if journal.damage:
             raise journal.damage
         with closing(Versions(data / "versions.db")) as versions:
-            return _Fold(data, journal, versions, checkpoint).run(told)
+            return _Fold(data, journal, versions, checkpoint).run(on_progress)
     finally:
         os.close(fd)
 
@@ -67,27 +69,27 @@ class _Fold:
         first = journal.segments[0].start if journal.segments else 0
         if self._start < first:
             raise JournalDamaged(
-                f"{data / 'journal'}: it is kept from position {first} only, not from {self._start}: "
-                "replay from a checkpoint that is not as old, such as --from trainer.db"
+                f"{data / 'journal'}: it begins at position {first}, after {self._start}: "
+                "replay from a newer checkpoint, such as --from trainer.db"
             )
         self._results = {n: Refolded(n, hosted.offset) for n, hosted in self._hosted.items()}
         self._skips: dict[int, Skips] = {}
         self._gone: set[int] = set()
-        self._recorded: dict[int, dict[int, list[tuple[str, str]]]] = {}  # by model and offset: what, and its digest
+        self._recorded: dict[int, dict[int, list[tuple[str, str]]]] = {}  # by model and offset: (name, digest)
         self._survey(data)
 
-    def run(self, told: Callable[[int, int], None]) -> list[Refolded]:
-        """Fold to the journal's end."""
+    def run(self, on_progress: Callable[[int, int], None]) -> list[Refolded]:
+        """Fold the records to the journal's end."""
         for position, chunk in self._chunks(self._start):
             if chunk.model not in self._gone:
-                self._take(chunk)
-            told(position, self._journal.end)
+                self._learn(chunk)
+            on_progress(position, self._journal.end)
         for number, hosted in self._hosted.items():
             self._results[number].offset, self._results[number].digest = hosted.offset, digest_of(hosted)
         return [self._results[number] for number in sorted(self._hosted)]
 
     def _survey(self, data: Path) -> None:
-        """What must be known before the first record: skips stand behind what they name."""
+        """Collect what must be known before the fold: skips, deletions, and the digests to compare with."""
         for _, chunk in self._chunks(0):
             for record in chunk.records:
                 match record:
@@ -109,18 +111,18 @@ class _Fold:
             return  # pruned
         self._recorded.setdefault(model, {}).setdefault(offset, []).append((f"version {version}", digest))
 
-    def _take(self, chunk: Chunk) -> None:
+    def _learn(self, chunk: Chunk) -> None:
         hosted = self._hosted.get(chunk.model)
         if hosted is None:
             first = chunk.records[0]
-            if not isinstance(first, ModelCreate) and self._partial:  # another trainer's
+            if not isinstance(first, ModelCreate) and self._partial:  # learned by another trainer
                 self._gone.add(chunk.model)
                 return
             if not isinstance(first, ModelCreate):
-                raise JournalDamaged(f"model {chunk.model}: its first record is gone, and no checkpoint holds it")
+                raise JournalDamaged(f"model {chunk.model}: its first record is dropped, and no checkpoint contains it")
             hosted = self._hosted[chunk.model] = HostedModel.create(chunk.model, first, GateSettings())
             self._results[chunk.model] = Refolded(chunk.model, 0)
-        if chunk.end <= hosted.offset:  # in the checkpoint, although it lies behind its position
+        if chunk.end <= hosted.offset:  # the checkpoint contains it, although it is after its position
             return
         hosted.skips = self._skips.get(chunk.model, Skips())
         hosted.apply(chunk, self._weights_of)
@@ -129,7 +131,7 @@ class _Fold:
             (result.met if digest == digest_of(hosted) else result.missed).append(what)
 
     def _chunks(self, start: int) -> Iterator[tuple[int, Chunk]]:
-        """From position `start` on, each with the position behind it."""
+        """Yield the chunks from position `start` on, each with the position after it."""
         for frame in self._journal.frames():
             if frame.end > start:
                 yield frame.end, decode_chunk(frame.payload)
@@ -149,5 +151,5 @@ def _stored(path: Path) -> tuple[int, dict[int, HostedModel]]:
 
 
 def digest_of(hosted: HostedModel) -> str:
-    """The sha256 that a version of these weights has."""
+    """Return the sha256 of the weights file of a version with these weights."""
     return hashlib.sha256(pack_weights(hosted.learner.network, hosted.learner.weights.flat)).hexdigest()

@@ -1,7 +1,7 @@
-"""What a stopped server's journal still holds, and how one that is damaged is cut: nothing behind damage is used again.
+"""Report what a stopped server's journal holds, and cut a damaged one: nothing after damage is used again.
 
-`check` reads only. `repair` first copies whatever it changes to DATA/quarantine-…, durably; killed at any moment, it
-leaves a journal that is refused as before, or is as it would have left it.
+`check` only reads. `repair` first copies what it changes to DATA/quarantine-…, durably. If it is killed, the journal is
+refused as before, or is completely repaired.
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ from service.storage.disk import sync_directory
 from service.storage.states import States
 from service.trainer.placing import checkpoint_files
 
-Span = tuple[int, int]  # a model's logical offsets: first, and the one behind the last
+Span = tuple[int, int]  # logical offsets of a model: the first, and the one after the last
 STATES = "states.db"
 POSITION, TRAINER_POSITION = "SELECT journal_end FROM snapshot", "SELECT position FROM checkpoint"
 NAMES = "SELECT model, tenant, name FROM models"
 
 
 class RepairRefused(RuntimeError):
-    """A file beside the journal cannot be read. Names it and the remedy; nothing was changed."""
+    """A file beside the journal cannot be read; nothing was changed. The text names it and the remedy."""
 
 
 class Report(NamedTuple):
-    """What `check` finds."""
+    """The result of `check`."""
 
     segments: int
-    start: int  # positions: of the oldest frame kept, and after the last that holds
-    end: int
+    start: int  # position of the oldest frame
+    end: int  # position after the last intact frame
     held: dict[int, Span]  # by model
-    torn_bytes: int  # of a commit that nobody was promised: the next start cuts them off
-    damage: str  # empty: none
-    lost: dict[int, Span]  # by model, what could still be made out behind the damage
-    ahead: dict[str, int]  # files that name a position behind `end`, and that position
-    names: dict[int, str]  # TENANT/NAME by model, of those that a record or the last snapshot names
+    torn_bytes: int  # of a commit that was never acknowledged: the next start cuts them off
+    damage: str  # empty if there is none
+    lost: dict[int, Span]  # by model: entries that can still be read after the damage
+    ahead: dict[str, int]  # files with a position after `end`, and that position
+    names: dict[int, str]  # TENANT/NAME by model, from records and the last snapshot
 
     @property
     def problem(self) -> str:
-        """Why a server would refuse this journal; empty if it would not."""
+        """Why a server refuses this journal; empty if it does not."""
         where = ", ".join(f"{name} names position {position}" for name, position in self.ahead.items())
         older = f"the journal ends at position {self.end}, but {where}: restore both from the same moment"
         return self.damage or (older if where else "")
 
 
 def check(data: Path) -> Report:
-    """Report on the journal in a data directory, changing nothing but lock files.
+    """Report on the journal in a data directory. Changes nothing but lock files.
 
     Raises JournalLocked while a server runs, JournalFormat, OSError (FileNotFoundError: there is no journal).
     """
@@ -63,12 +63,12 @@ def check(data: Path) -> Report:
 
 
 def repair(data: Path, name: str) -> tuple[Report, Path | None]:
-    """Cut a damaged journal before the damage; what is cut goes to the directory `name` in `data`.
+    """Cut a damaged journal before the damage; move what is cut to the directory `name` in `data`.
 
-    Where states.db holds more than would be left, the streams keep those states: all of the journal is put aside, and a
-    new one goes on where it ended when they were saved. A trainer's file that is ahead of what is left goes aside too.
-    Returns what was found, and that directory; None: there is no damage, nothing was changed. `end` and `lost` are then
-    those of the journal that is left. Raises as `check`.
+    If states.db contains more than would be left, the streams keep these states: the whole journal is moved aside, and
+    a new one begins at the position where it ended when they were saved. A trainer's file that is ahead of the rest is
+    moved aside too. Returns the report and the directory; `end` and `lost` are those of the remaining journal. The
+    directory is None, and nothing is changed, if there is no damage. Raises as `check`.
     """
     with closing(_Locked(data)):
         found = examine(data / "journal")
@@ -81,11 +81,11 @@ def repair(data: Path, name: str) -> tuple[Report, Path | None]:
         gone = segment_files(data / "journal") if STATES in report.ahead else found.broken
         states = sorted(data.glob(f"{STATES}*")) if STATES in report.ahead else []
         _copy([*gone, *trainer, *states], data / name)
-        for path in reversed(trainer):  # while the journal is refused; SQLite's log before what it belongs to
+        for path in reversed(trainer):  # while the journal is still refused; SQLite's log before its database
             path.unlink()
         sync_directory(data)
         if STATES in report.ahead:
-            offsets = _go_on_from(data, end, gone)
+            offsets = _start_at(data, end, gone)
             spans = ((model, (offsets.get(model, first), last)) for model, (first, last) in report.lost.items())
             report = report._replace(end=end, lost={model: span for model, span in spans if span[0] < span[1]})
         else:
@@ -94,7 +94,7 @@ def repair(data: Path, name: str) -> tuple[Report, Path | None]:
 
 
 class _Locked:
-    """The journal's lock, as long as this is open."""
+    """Holds the journal's lock until it is closed."""
 
     def __init__(self, data: Path) -> None:
         if not (data / "journal").is_dir():
@@ -119,7 +119,7 @@ def _report(data: Path, found: Examined) -> Report:
         for payload in salvage(path, found.end if cut_here else None):
             _extend(lost, payload)
     begins = int((found.segments[0].path if found.segments else found.broken[0]).stem) if found.damage else 0
-    for model, (first, end) in lost.items():  # from where what is held ends; of what never was dropped, from 0
+    for model, (first, end) in lost.items():  # from the end of the held entries; from 0 if none were dropped
         lost[model] = (held[model][1] if model in held else first if begins else 0, end)
     ahead = {name: at for name, at in _positions(data).items() if at > found.end}
     start = found.segments[0].start if found.segments else 0
@@ -135,7 +135,7 @@ def _extend(spans: dict[int, Span], payload: bytes) -> Chunk:
 
 
 def _names(data: Path) -> dict[int, str]:
-    """The models that the last snapshot knows; none where it cannot be read."""
+    """Return the names of the models in the last snapshot; none if it cannot be read."""
     path = data / STATES
     if not path.exists():
         return {}
@@ -151,7 +151,7 @@ def _read_only(path: Path) -> sqlite3.Connection:
 
 
 def _positions(data: Path) -> dict[str, int]:
-    """The journal positions that the databases beside it name. Raises RepairRefused for one that cannot be read."""
+    """Return the journal positions of the databases. Raises RepairRefused for one that cannot be read."""
     found = {}
     for path in (data / STATES, *checkpoint_files(data).values()):
         query = POSITION if path.name == STATES else TRAINER_POSITION
@@ -166,7 +166,7 @@ def _positions(data: Path) -> dict[str, int]:
 
 
 def _copy(paths: Sequence[Path], quarantine: Path) -> None:
-    """Copy files to a new directory, durable when this returns."""
+    """Copy files to a new directory, durable on return."""
     quarantine.mkdir(0o700)
     for path in paths:
         shutil.copy2(path, quarantine / path.name)
@@ -177,7 +177,7 @@ def _copy(paths: Sequence[Path], quarantine: Path) -> None:
 
 
 def _cut(found: Examined) -> None:
-    """Take away what is broken, the last first, and of the segment that still holds something its broken end only."""
+    """Delete broken files, the last first; of the segment with intact frames, cut off only the broken end."""
     kept = found.segments[-1].path if found.segments else None
     for path in reversed(found.broken):
         if path != kept:
@@ -189,14 +189,14 @@ def _cut(found: Examined) -> None:
             os.fsync(file.fileno())
 
 
-def _go_on_from(data: Path, position: int, gone: Sequence[Path]) -> dict[int, int]:
-    """An empty journal at `position`, which is where states.db goes on from; by model, the offset that it has there.
+def _start_at(data: Path, position: int, gone: Sequence[Path]) -> dict[int, int]:
+    """Replace the journal by an empty one at `position`, where states.db continues; return the offsets by model.
 
-    The new segment comes first: until the last old one is gone, it does not go on where they end, which is damage.
+    The new segment is created first: until the last old one is deleted, it does not continue them, which is damage.
     """
     new = create_segment(data / "journal", position, 0)
     with closing(States(data / STATES)) as states:
-        states.go_on_from(position)
+        states.set_position(position)
         offsets = {row.model: row.offset for row in states.load().models}
     for path in reversed(gone):
         if path != new.path:

@@ -1,4 +1,4 @@
-"""A data directory made from a backup: all of it is checked before it takes its name."""
+"""Make a data directory from a backup: everything is checked before the directory gets its name."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-from service.datadir.archive import Head, Told, unpack
+from service.datadir.archive import Head, OnBytes, unpack
 from service.datadir.formats import FORMATS, check_formats
 from service.datadir.repair import RepairRefused, Report, check
 from service.datadir.staging import staging
@@ -18,30 +18,30 @@ from service.journal.records import RecordError
 from service.storage.database import DatabaseCorrupt, quick_check, read_only
 from service.storage.disk import NoSpace, sync_directory
 
-NEEDED = ("states.db", "versions.db")  # a trainer.db is made by the first trainer
+NEEDED = ("states.db", "versions.db")  # the first trainer creates trainer.db
 
 
 class RestoreRefused(RuntimeError):
-    """The directory is in use, or what the backup holds does not belong together. Names what, and the remedy."""
+    """The directory is in use, or the parts of the backup do not fit together. The text names them and the remedy."""
 
 
 class Restored(NamedTuple):
-    """What is in the new directory."""
+    """The content of the new directory."""
 
     head: Head
     journal: Report
     models: int
 
 
-def restore(archive: Path, data: Path, total: Callable[[int], Told]) -> Restored:
-    """Make the data directory `data`, which must be empty or not there; durable and whole on return, or as it was.
+def restore(archive: Path, data: Path, total: Callable[[int], OnBytes]) -> Restored:
+    """Make the data directory `data`, which must be empty or missing; durable and whole on return, else unchanged.
 
-    total: given the bytes to write, returns what is told of them. Raises RestoreRefused, ArchiveRefused; JournalFormat
-    and DatabaseRefused for what another version of freshet wrote; NoSpace, OSError.
+    total: given the bytes to write, returns a callback for those written since its last call. Raises RestoreRefused,
+    ArchiveRefused; JournalFormat and DatabaseRefused for files of another version of freshet; NoSpace, OSError.
     """
     data = data.resolve()
     if data.exists() and any(data.iterdir()):
-        raise RestoreRefused(f"{data}: is not empty; give a new directory, or move away what is there")
+        raise RestoreRefused(f"{data}: is not empty; give a new directory, or move its content away")
     size = archive.stat().st_size
     with staging(data) as folder:
         if size > (free := shutil.disk_usage(folder).free):
@@ -49,8 +49,8 @@ def restore(archive: Path, data: Path, total: Callable[[int], Told]) -> Restored
         (folder / "journal").mkdir(0o700)
         head = unpack(archive, folder, total(size))
         report, models = _checked(archive, folder, head)
-        for looked in ((folder / "journal" / LOCK_NAME), *folder.glob("*.db-*")):
-            looked.unlink()
+        for leftover in ((folder / "journal" / LOCK_NAME), *folder.glob("*.db-*")):  # of the checks
+            leftover.unlink()
         for directory in (folder / "journal", folder):
             sync_directory(directory)
         folder.rename(data)
@@ -59,7 +59,7 @@ def restore(archive: Path, data: Path, total: Callable[[int], Told]) -> Restored
 
 
 def _checked(archive: Path, folder: Path, head: Head) -> tuple[Report, int]:
-    """The journal's report and the number of models, once everything fits together."""
+    """Check that everything fits together; return the journal's report and the number of models."""
     missing = [name for name in NEEDED if not (folder / name).exists()]
     if missing:
         raise _refused(archive, f"holds no {missing[0]}")
@@ -74,7 +74,7 @@ def _checked(archive: Path, folder: Path, head: Head) -> tuple[Report, int]:
             position = int((sql.execute("SELECT position FROM snapshot").fetchone() or (0,))[0])
         report = check(folder)
     except RecordError as error:
-        raise _refused(archive, f"its journal holds what is no record: {error}") from error
+        raise _refused(archive, f"its journal holds a frame that is not a record: {error}") from error
     except (sqlite3.Error, DatabaseCorrupt, RepairRefused, TypeError, ValueError) as error:
         raise _refused(archive, f"a database in it is damaged: {error}") from error
     if report.problem:

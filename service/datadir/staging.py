@@ -1,4 +1,4 @@
-"""A directory beside what is being made, which takes its name once it is whole: what is there is never half."""
+"""A temporary directory beside a target, for making it whole before it gets its name."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from pathlib import Path
 
 
 class InUse(RuntimeError):
-    """Another process is making the same. Names the directory that it works in."""
+    """Another process is making the same target. The text names its directory."""
 
 
 @contextlib.contextmanager
 def staging(target: Path) -> Iterator[Path]:
-    """An empty directory beside `target`, readable by its owner alone, which is gone when the block ends.
+    """Yield an empty directory beside `target`, readable by its owner only, and remove it when the block ends.
 
-    What a process that was killed has left of it goes too. Raises InUse; OSError, also where there is no such place.
+    What a killed process has left in it is removed first. Raises InUse; OSError, also if the parent does not exist.
     """
     folder = target.with_name(f".{target.name}.part")
     folder.mkdir(0o700, exist_ok=True)

@@ -1,7 +1,7 @@
 """Find how far the files of a journal are intact; opening, checking and repairing share this decision.
 
-A broken frame without a later commit is the torn tail of a commit that was never acknowledged. Anything else that
-differs from what was written is damage, and nothing after damage is trusted. Everything here only reads.
+A broken frame without a later commit is the torn tail of a commit that was never acknowledged. Any other change of what
+was written is damage, and nothing after damage is trusted. Everything here only reads.
 """
 
 from __future__ import annotations

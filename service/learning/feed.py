@@ -1,8 +1,8 @@
-"""What one trainer process is sent: durable chunks of its models, in fair order, little ahead of what it has learned.
+"""Send one trainer process durable chunks of its models, in fair order, slightly ahead of what it has learned.
 
-The order is kept within each model, which is all that its weights depend on; between models it is decided here, chunk
-by chunk, by the work that each has had (`fair`) and by its tenant's quota. The process itself takes in what it is sent,
-one after the other, so that what waits in its pipe must be short.
+Within a model the order is the journal's: weights depend on nothing else. Between models it is decided here, chunk by
+chunk, by the work that each has used (`fair`) and its tenant's quota. The process learns chunks in the order in which
+they arrive, so few may be in its pipe.
 """
 
 from __future__ import annotations
@@ -20,25 +20,25 @@ from service.learning.fair import Fair, Pace
 from service.learning.queues import Queues, Waiting
 from service.trainer.messages import LearnChunk, Message
 
-# Work sent and not yet reported as learned: enough to keep the child busy while serving is; a model with little to
-# learn waits behind so much, and behind one chunk.
+# Work sent and not reported as learned yet: enough to keep the trainer busy while serving is. A model with little to
+# learn waits for this much work, and for one chunk.
 WINDOW_S = 0.05
 IN_FLIGHT_BYTES = 4 << 20
-READ_BYTES = 1 << 20  # of the journal, between two looks at what may be sent
+READ_BYTES = 1 << 20  # of the journal at once; then chunks are sent
 
 
 class Pipe(Protocol):
-    """The process's standard input, as asyncio has it."""
+    """The trainer's standard input."""
 
     def write(self, message: Message) -> None:
-        """Send a message, without waiting."""
+        """Send a message without waiting."""
 
     async def drain(self) -> None:
-        """Wait until it has nearly all been taken. Raises ConnectionError."""
+        """Wait until the process has read nearly all of it. Raises ConnectionError."""
 
 
 class InFlight(NamedTuple):
-    """A chunk that was sent and not reported as learned. seconds: that it was charged with."""
+    """A chunk that was sent and not reported as learned. seconds: charged for it in advance."""
 
     chunk: Waiting
     tenant: str
@@ -46,24 +46,24 @@ class InFlight(NamedTuple):
 
 
 class Feed:
-    """The chunks of one process between the journal and its pipe. For the event loop alone."""
+    """The chunks of one process between the journal and its pipe. For the event loop only."""
 
     def __init__(
         self, journal: Journal, tenant_of: Callable[[int], str | None], tenants: Tenants, clock: Callable[[], float]
     ) -> None:
-        """tenant_of: whose a model is that this process learns; None: of no other is anything sent."""
+        """tenant_of: the tenant of a model that this process learns; None for all other models."""
         self._journal, self._tenant_of, self._tenants, self._clock = journal, tenant_of, tenants, clock
         self.queues = Queues(lambda model: tenant_of(model) is not None)
         self.fair = Fair()
         self.in_flight: deque[InFlight] = deque()
-        self.more = asyncio.Event()  # something is durable, learned or allowed that was not
-        self.sent = asyncio.Event()  # chunks were sent, or will not be
+        self.more = asyncio.Event()  # set when something may be sent that could not be before
+        self.sent = asyncio.Event()  # set when chunks were sent, or the process has ended
         self.learned_chunks = 0  # since this server started
         self._paces: dict[int, Pace] = {}
         self._offsets: dict[int, int] = {}  # by model: entries learned
 
     def restart(self, position: int, offsets: Mapping[int, int]) -> None:
-        """The process goes on at `position`, and holds so many entries of each model."""
+        """Send from `position` on: the process contains `offsets` entries of each model."""
         self.queues.restart(position, offsets)
         self.fair.clear()
         self.in_flight.clear()
@@ -71,8 +71,11 @@ class Feed:
         self.more.set()
 
     def learned(self, position: int, seconds: float = 0.0, offset: int = 0) -> Waiting | None:
-        """The process has learned, in so many seconds, the chunk that ends at `position`: its model's entries up to
-        `offset`, 0 where it was passed over. Returns it; None for what is no answer to a chunk."""
+        """Note that the process has learned the chunk that ends at `position`; return the chunk.
+
+        seconds: that it took. offset: entries of its model learned by now; 0 if the chunk was not learned. Returns None
+        for a report that does not follow a chunk.
+        """
         if not self.in_flight or self.in_flight[0].chunk.end != position:
             return None
         chunk, tenant, charged = self.in_flight.popleft()
@@ -92,18 +95,18 @@ class Feed:
             self._used(tenant, model, seconds, seconds)
 
     def seconds_of(self, model: int, entries: int) -> float:
-        """How long so many entries of the model take to learn, as measured lately."""
+        """Return the seconds that this many entries of the model are expected to take."""
         return self._paces.get(model, Pace()).of_entries(entries)
 
     def removed(self, model: int) -> None:
-        """The model is gone."""
+        """Forget a deleted model."""
         self.queues.remove(model)
         self.fair.forget(model)
         self._paces.pop(model, None)
         self._offsets.pop(model, None)
 
     async def run(self, pipe: Pipe) -> None:
-        """Read and send, until cancelled or the pipe breaks. Raises JournalDamaged, CheckpointLost."""
+        """Read and send until cancelled, or until the pipe breaks. Raises JournalDamaged, CheckpointLost."""
         while True:
             self.more.clear()
             if self._send(pipe):
@@ -111,12 +114,12 @@ class Feed:
                 try:
                     await pipe.drain()
                 except ConnectionError:
-                    return  # the reader sees the end
+                    return  # reading its output then ends too
             if not await self._read():
                 await self._until_more()
 
     def _send(self, pipe: Pipe) -> int:
-        """Send what may be, in fair order; how many chunks."""
+        """Send the chunks that may be sent, in fair order; return their number."""
         sent = 0
         while self._has_room() and (turn := self.fair.next(self._may)):
             tenant, model = turn
@@ -149,16 +152,18 @@ class Feed:
         return unseen and self._journal.durable_offset(model) > decode_chunk(chunk.payload).end
 
     async def _read(self) -> bool:
-        """Read a piece of the journal, where there is something to read; in a thread: after a restart, a whole segment
-        may have to be read to find the place in it. Whether something was read."""
-        scanned, again = self.queues.scanned, self.queues.reread_at()
+        """Read a piece of the journal if there is something to read; return whether there was.
+
+        In a thread: after a restart, finding the place may need a scan of a whole segment.
+        """
+        scanned, reread = self.queues.scanned, self.queues.reread_at()
         if scanned < self._journal.durable_position:
             frames = await asyncio.to_thread(self._journal.read, scanned, READ_BYTES)
             self._wait(self.queues.scan(frames))
-        if again is not None:
-            frames = await asyncio.to_thread(self._journal.read, again, READ_BYTES)
+        if reread is not None:
+            frames = await asyncio.to_thread(self._journal.read, reread, READ_BYTES)
             self._wait(self.queues.reread(frames))
-        return again is not None or scanned < self.queues.scanned
+        return reread is not None or scanned < self.queues.scanned
 
     def _wait(self, models: set[int]) -> None:
         for model in models:
@@ -166,7 +171,7 @@ class Feed:
                 self.fair.wait(self._tenant_of(model) or "", model)
 
     async def _until_more(self) -> None:
-        """Until something may be sent, or read, that could not be."""
+        """Wait until something may be sent or read."""
         now = self._clock()
         held = [self._tenants.of(name).learning_wait(now) for name in self.fair.waiting() if name]
         wait = min((seconds for seconds in held if seconds), default=None) if self._has_room() else None
@@ -175,7 +180,7 @@ class Feed:
                 await self.more.wait()
 
     def _used(self, tenant: str, model: int, seconds: float, beyond: float) -> None:
-        """So many seconds were used, of which `beyond` were not charged yet."""
+        """Note seconds of learning used, of which `beyond` are not charged yet."""
         self.fair.charge(tenant, model, beyond)
         if tenant:
             self._tenants.of(tenant).learned(self._clock(), seconds)

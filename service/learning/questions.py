@@ -28,8 +28,8 @@ class Questions:
     ) -> A:
         """Ask once everything that is durable now of the model (None: of all the trainer's models) has been sent.
 
-        make: the question with this number. Returns the answer, which is of the type `answer`. Raises Unavailable if
-        none arrives in time, or the process ends.
+        make: the question with this number. Returns the answer, which is of the type `answer`. Raises Unavailable
+        if none arrives in time, or the process ends.
         """
         self._last += 1
         number, position = self._last, self._journal.durable_position

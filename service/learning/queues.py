@@ -1,7 +1,7 @@
 """Durable chunks read ahead for one trainer process: a queue for each model, in bounded memory. Plain data, no I/O.
 
-Where a model's queue is full, its chunks are left in the journal and it is *cut* there: reading goes on for the others,
-and what was left is read again once there is room, so that no model waits behind the backlog of another.
+If a model's queue is full, it is *cut*: its next chunks stay in the journal, and other models are read on. The
+chunks left are read again once there is room, so that no model waits for the backlog of another.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ MIN_BYTES = 16 << 10
 
 
 class CheckpointLost(LookupError):
-    """A model's first records are behind the checkpoint's position, and the checkpoint does not hold it."""
+    """A model's first records are before the checkpoint's position, and the checkpoint does not contain it."""
 
 
 class Waiting(NamedTuple):
-    """A chunk that was not sent yet. begin, end: positions of its frame."""
+    """A chunk that is not sent yet. begin, end: positions of its frame."""
 
     model: int
     begin: int
@@ -35,39 +35,39 @@ class Waiting(NamedTuple):
 class _Queue:
     chunks: deque[Waiting] = field(default_factory=deque)
     size: int = 0  # bytes
-    cut: int | None = None  # position from which on its chunks are not in the queue
-    next_size: int = 0  # bytes of the chunk there, 0: not known
+    cut: int | None = None  # chunks from this position on are not in the queue; None: all are
+    next_size: int = 0  # bytes of the chunk at `cut`, 0: unknown
 
     def cut_before(self, chunk: Waiting) -> None:
-        """Leave this chunk and those behind it in the journal."""
+        """Leave this chunk and later ones in the journal."""
         self.cut, self.next_size = chunk.begin, len(chunk.payload)
 
     @property
     def begin(self) -> int | None:
-        """Position of the first chunk that was not sent."""
+        """Position of the first chunk that is not sent."""
         return self.chunks[0].begin if self.chunks else self.cut
 
 
 class Queues:
-    """The queues of the models that `mine` names."""
+    """The queues of one trainer's models, for which `mine` returns True."""
 
     def __init__(self, mine: Callable[[int], bool]) -> None:
         self._mine = mine
-        self._leaving: set[int] = set()  # models that are gone, of which the process is still to be told
+        self._leaving: set[int] = set()  # deleted models whose last chunk is still to be sent
         self.restart(0, {})
 
     def restart(self, position: int, offsets: Mapping[int, int]) -> None:
-        """Begin again: chunks from `position` on are to be sent, but for the first `offsets` entries of a model."""
-        self.scanned = position  # up to here, each chunk was looked at
+        """Start again: send the chunks from `position` on, without the first `offsets` entries of each model."""
+        self.scanned = position  # all chunks before it were read once
         self._offsets = dict(offsets)
         self._queues: dict[int, _Queue] = {}
         self._size = 0
-        self._again: int | None = None  # position of the second reading, while it is under way
-        self._again_from = 0
-        self._full: set[int] = set()  # models that met no room in it
+        self._reread: int | None = None  # position of the second reading; None: it is not under way
+        self._reread_from = 0
+        self._full: set[int] = set()  # models whose queue has become full during it
 
     def scan(self, frames: Iterable[tuple[int, bytes]]) -> set[int]:
-        """Take in the frames from `scanned` on, each with the position behind it; the models that have more to send.
+        """Queue frames from `scanned` on, each with the position after it; return the models that have more to send.
 
         Raises CheckpointLost.
         """
@@ -85,27 +85,37 @@ class Queues:
         return found
 
     def reread_at(self) -> int | None:
+<<<<<<< HEAD
         """The position to read a second time from, for models that were cut; None: nothing is to be read again now."""
         if self._again is None:
+=======
+        """Return the position from which to read again, for queues that were cut; None if there is nothing to read."""
+        if self._reread is None:
+>>>>>>> pipe
             hungry = [q.cut for q in self._queues.values() if q.cut is not None and self._is_hungry(q)]
             if not hungry:
                 return None
-            self._again = self._again_from = min(hungry)
+            self._reread = self._reread_from = min(hungry)
             self._full = set()
-        return self._again
+        return self._reread
 
     def reread(self, frames: Iterable[tuple[int, bytes]]) -> set[int]:
+<<<<<<< HEAD
         """Take in frames of the second reading, from `again_at` on; the models that have more to send."""
         assert self._again is not None
+=======
+        """Queue frames of the second reading, from `reread_at` on; return the models that have more to send."""
+        assert self._reread is not None
+>>>>>>> pipe
         found = set()
         for end, payload in frames:
-            begin = self._again
+            begin = self._reread
             if begin >= self.scanned:
                 break
-            self._again = end
+            self._reread = end
             model, _ = chunk_head(payload)
             queue = self._queues.get(model)
-            if queue is None or queue.cut is None or model in self._full or not self._again_from <= queue.cut <= begin:
+            if queue is None or queue.cut is None or model in self._full or not self._reread_from <= queue.cut <= begin:
                 continue
             chunk = Waiting(model, begin, end, payload)
             if self._put(queue, chunk):
@@ -115,14 +125,14 @@ class Queues:
                 queue.cut_before(chunk)
                 self._full.add(model)
         taking = [q for n, q in self._queues.items() if q.cut is not None and n not in self._full and self._takes(q)]
-        if self._again >= self.scanned:
+        if self._reread >= self.scanned:
             for queue in taking:
                 queue.cut = None
             for model in [n for n, q in self._queues.items() if q.begin is None]:
                 del self._queues[model]
-            self._again = None
+            self._reread = None
         elif not taking:
-            self._again = None
+            self._reread = None
         return found
 
     def _is_hungry(self, queue: _Queue) -> bool:
@@ -130,11 +140,11 @@ class Queues:
         return not queue.chunks or (queue.size <= limit // 2 and queue.size + queue.next_size <= limit)
 
     def _takes(self, queue: _Queue) -> bool:
-        """Whether the second reading meets all that the queue was cut off from."""
-        return queue.cut is not None and queue.cut >= self._again_from
+        """Whether the second reading covers everything from the queue's cut on."""
+        return queue.cut is not None and queue.cut >= self._reread_from
 
     def pop(self, model: int) -> Waiting:
-        """The model's next chunk, which is sent now. Raises IndexError where none is here."""
+        """Remove and return the model's next chunk. Raises IndexError if there is none."""
         queue = self._queues[model]
         chunk = queue.chunks.popleft()
         queue.size -= len(chunk.payload)
@@ -144,12 +154,12 @@ class Queues:
         return chunk
 
     def has(self, model: int) -> bool:
-        """Whether a chunk of the model is here to be sent."""
+        """Whether a chunk of the model is queued."""
         queue = self._queues.get(model)
         return queue is not None and bool(queue.chunks)
 
     def sent_to(self, model: int) -> int:
-        """The position up to which all chunks of the model were sent."""
+        """Return the position up to which all chunks of the model were sent."""
         queue = self._queues.get(model)
         return self.scanned if queue is None or queue.begin is None else queue.begin
 
@@ -164,7 +174,7 @@ class Queues:
         return self._size
 
     def remove(self, model: int) -> None:
-        """The model is gone: of its chunks only the one that says so is still sent, which is to come."""
+        """Drop a deleted model's queue; of its chunks only the last, which holds its deletion, is still sent."""
         queue = self._queues.pop(model, None)
         self._size -= queue.size if queue else 0
         self._offsets.pop(model, None)
@@ -184,12 +194,12 @@ class Queues:
             return False
         if model not in self._offsets:
             if offset:
-                raise CheckpointLost(f"it holds nothing of model {model}, whose first records lie before it")
+                raise CheckpointLost(f"it does not contain model {model}, whose first records are before its position")
             self._offsets[model] = 0
         return offset >= self._offsets[model]
 
     def _put(self, queue: _Queue, chunk: Waiting) -> bool:
-        """Put the chunk into the queue; whether there is room: for one chunk, always."""
+        """Queue the chunk, and return whether there was room; there always is room for one chunk."""
         size = len(chunk.payload)
         if queue.chunks and queue.size + size > self._limit():
             return False
@@ -199,5 +209,5 @@ class Queues:
         return True
 
     def _limit(self) -> int:
-        """Bytes that one queue may hold now: less, the less room is left for all."""
+        """Return the bytes that one queue may hold now: the less is left for all queues, the fewer."""
         return max(MIN_BYTES, min(MAX_MODEL_BYTES, MAX_BYTES - self._size))

@@ -32,7 +32,7 @@ class Loader:
             made = _made_again(model, self._versions.get(model.number, number), intact.get("weights"))
             if made is None:
                 made = self._versions.blobs(model.number, number)  # raises: it says what is damaged
-            self._versions.mend(model.number, number, made)
+            self._versions.repair(model.number, number, made)
             self._metrics.corrupt.labels("version").inc()
             log.error("a damaged version was made again from its weights", model=model.name, version=number)
             intact = made._asdict()

@@ -1,4 +1,4 @@
-"""One SQLite file, opened the way everything durable here is: WAL, synchronous=FULL, its format checked."""
+"""One SQLite file, opened as all our databases are: WAL, synchronous=FULL, format checked."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 from service.storage.disk import NO_ROOM, NoSpace, is_full, sync_directory
 
-APPLICATION_ID = 0x46526573  # "FRes", so that `file` and we tell our databases from others
-KIND = 100  # formats of one kind of database share their hundreds
+APPLICATION_ID = 0x46526573  # "FRes": distinguishes our databases from others, also for `file`
+KIND = 100  # format versions of one kind of database have the same hundreds
 
 
 class DatabaseRefused(RuntimeError):
-    """The file is not the database it should be, or SQLite finds it corrupt. Names file and remedy."""
+    """The file is not the expected database, or SQLite finds it corrupt. The text names file and remedy."""
 
 
 class DatabaseCorrupt(DatabaseRefused):
@@ -24,17 +24,17 @@ class DatabaseCorrupt(DatabaseRefused):
 
 
 class DatabaseBusy(OSError):
-    """The file cannot be written anew while another process reads it."""
+    """The file cannot be rewritten while another process reads it."""
 
 
 class Database:
-    """One connection, shared between threads under one lock; each use is one transaction."""
+    """One connection, shared by threads under one lock; each use is one transaction."""
 
     def __init__(self, path: str | os.PathLike[str], format_version: int, schema: str) -> None:
-        """Open the database, made with `schema` if there is none; syncs the directory then.
+        """Open the database; create it with `schema`, and sync the directory, if there is none.
 
-        `format_version` (user_version, > 0) also tells our kinds of databases apart. Raises DatabaseRefused, of which
-        DatabaseCorrupt is one; NoSpace for a full disk.
+        format_version: user_version, > 0; its hundreds are the kind of database. Raises DatabaseRefused (also as its
+        subclass DatabaseCorrupt); NoSpace for a full disk.
         """
         self.path = Path(path)
         self._lock = threading.RLock()
@@ -52,7 +52,7 @@ class Database:
             raise
 
     def _connect(self) -> sqlite3.Connection:
-        """A connection, to a file that only its owner can read if there was none. Raises DatabaseRefused."""
+        """Connect; a new file is readable by its owner only. Raises DatabaseRefused, NoSpace."""
         try:
             with suppress(FileExistsError):
                 os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
@@ -65,23 +65,23 @@ class Database:
             raise self._unusable(str(error)) from error
 
     def _fault(self, error: sqlite3.DatabaseError | UnicodeDecodeError) -> Exception:
-        """What it means that the file could not be opened: a full disk, one that cannot be written, or damage."""
+        """Return the error for a failed open: a full disk, a file that cannot be used, or damage."""
         if isinstance(error, sqlite3.Error) and is_full(error):
             return NoSpace(f"{self.path}: {error}. Nothing was changed: make room, and start again")
-        if isinstance(error, sqlite3.OperationalError):  # not of what is in it
+        if isinstance(error, sqlite3.OperationalError):  # not about its content
             return self._unusable(str(error))
         return self.corrupt(str(error))
 
     def _unusable(self, what: str) -> DatabaseRefused:
-        remedy = "see that it is a file, and that its directory can be written, or use another data directory"
+        remedy = "check that it is a file and its directory is writable, or use another data directory"
         return DatabaseRefused(f"{self.path}: {what}. Nothing was changed: {remedy}")
 
     @contextmanager
     def transaction(self) -> Iterator[sqlite3.Connection]:
-        """The connection, in a transaction that is durable when the block ends, and undone if it raises.
+        """Run the block in a transaction: durable when the block ends, rolled back if it raises.
 
-        Raises DatabaseCorrupt if SQLite finds the file corrupt; NoSpace for a full disk, sqlite3.OperationalError for
-        one that fails.
+        Raises DatabaseCorrupt if SQLite finds the file corrupt, NoSpace for a full disk, sqlite3.OperationalError for
+        a failing one.
         """
         with self._lock:
             try:
@@ -101,10 +101,11 @@ class Database:
                 raise self.corrupt(str(error)) from error
 
     def compact(self, unread: AbstractContextManager[object] = nullcontext()) -> None:  # noqa: B008  # it has no state
-        """Write the file anew, so that nothing is left in it, nor in its log, of what was deleted.
+        """Rewrite the file, so that no deleted data is left in it or in its log.
 
-        unread: holds off other readers of this process while the log is cut, which is short. Takes about as long, and
-        as much room, as the file is large. Raises DatabaseBusy while another process reads it, NoSpace, sqlite3.Error.
+        unread: a context that excludes other readers in this process while the log is truncated, which is short. Time
+        and disk space are proportional to the file. Raises DatabaseBusy while another process reads it, NoSpace,
+        sqlite3.Error.
         """
         with self._lock:
             try:
@@ -119,16 +120,16 @@ class Database:
                 raise DatabaseBusy(f"{self.path}: another process reads it, as a backup does: try again after that")
 
     def close(self) -> None:
-        """Close the connection, which folds the WAL into the file."""
+        """Close the connection, which merges the WAL into the file."""
         with self._lock:
             self._connection.close()
 
     def corrupt(self, what: str) -> DatabaseCorrupt:
-        """The error for a fault in this file, to be raised by the caller."""
+        """Return the error for a fault in this file."""
         return DatabaseCorrupt(f"{self.path}: {what}. Restore it from a copy, or use another data directory")
 
     def _prepare(self, format_version: int, schema: str) -> None:
-        # Read before anything is changed: a stranger's database must not become WAL.
+        # Read before any change: a foreign database must not be switched to WAL.
         if is_new(self._connection):
             self._connection.execute("PRAGMA journal_mode = WAL")
             self._connection.executescript(
@@ -143,29 +144,29 @@ class Database:
 
 
 def read_only(path: Path) -> sqlite3.Connection:
-    """A connection that changes nothing, to a database that another process may be writing. Raises sqlite3.Error."""
+    """Connect read-only to a database that another process may be writing. Raises sqlite3.Error."""
     return sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None)
 
 
 @contextmanager
 def naming(path: Path) -> Iterator[None]:
-    """Around a use of SQLite's own connection: its errors name the file."""
+    """Add the file's name to SQLite errors of the block."""
     try:
         yield
-    except UnicodeDecodeError as error:  # SQLite's message quotes what is damaged
+    except UnicodeDecodeError as error:  # SQLite's message quotes damaged text
         raise sqlite3.DatabaseError(f"{path}: damaged, {error}") from error
     except sqlite3.Error as error:
         raise type(error)(f"{path}: {error}") from error
 
 
 def is_new(connection: sqlite3.Connection) -> bool:
-    """Whether nobody has put anything into the file yet."""
+    """Whether the file is still empty."""
     tables = connection.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
     return not tables and not _pragma(connection, "application_id") and not _pragma(connection, "user_version")
 
 
 def refuse_other_format(path: Path, connection: sqlite3.Connection, expected: int) -> None:
-    """Raise DatabaseRefused for a database that is not in format `expected`: of another kind, or another version."""
+    """Raise DatabaseRefused unless a database has the kind and version `expected`."""
     application, found = _pragma(connection, "application_id"), _pragma(connection, "user_version")
     if application != APPLICATION_ID or found // KIND != expected // KIND:
         what = f"not the freshet database that belongs there (application_id {application:#x}, database format {found})"
@@ -179,7 +180,7 @@ def refuse_other_format(path: Path, connection: sqlite3.Connection, expected: in
 
 
 def quick_check(path: Path, connection: sqlite3.Connection) -> None:
-    """Raise DatabaseCorrupt, naming `path`, where SQLite finds the file corrupt; sqlite3.Error."""
+    """Raise DatabaseCorrupt, naming `path`, if SQLite finds the file corrupt. Raises sqlite3.Error."""
     problem = connection.execute("PRAGMA quick_check(1)").fetchone()[0]
     if problem != "ok":
         raise DatabaseCorrupt(f"{path}: {problem}. Restore it from a copy")

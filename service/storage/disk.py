@@ -1,7 +1,7 @@
-"""A disk without room: told from a disk that fails, and when to try again.
+"""Tell a full disk from a failing one, decide when to try again, and sync files.
 
-A write that found no room changed nothing that cannot be cut off again, so it may be repeated. A sync that failed may
-not, whatever its error: the kernel may have dropped the data, and the next sync would report success.
+A write that finds the disk full leaves nothing that cannot be cut off again, so it may be repeated. A failed sync must
+not be repeated, whatever its error: the kernel may have dropped the data, and the next sync would report success.
 """
 
 from __future__ import annotations
@@ -15,27 +15,27 @@ from pathlib import Path
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FIRST_S, LONGEST_S = 0.05, 1.0  # between two tries to write
-ROOM_BYTES = 1 << 20  # less than this is no room for a snapshot or a segment: the disk counts as full
+ROOM_BYTES = 1 << 20  # with less free, the disk counts as full: a snapshot or a segment would not fit
 
 
 class NoSpace(RuntimeError):
-    """The disk is full. Nothing of what was to be written is there; the same write may be tried again."""
+    """The disk is full. Nothing was written, and the same write may be tried again."""
 
 
 def has_room(path: Path) -> bool:
-    """Whether the disk of a directory has room, without writing to it. A quota of the user's may still refuse."""
+    """Whether the disk of a directory has room. Nothing is written, so a quota of the user may still refuse."""
     stat = os.statvfs(path)
     return stat.f_bavail * stat.f_frsize >= ROOM_BYTES
 
 
 def again_s(tries: int) -> float:
-    """Seconds from the failed try number `tries`, from 1, to the next one: doubling, up to LONGEST_S."""
+    """Return the seconds to wait after failed try number `tries`, from 1: doubling, up to LONGEST_S."""
     return min(LONGEST_S, FIRST_S * 2.0 ** min(tries - 1, 30))
 
 
 @contextlib.contextmanager
 def needing_space(what: str) -> Iterator[None]:
-    """Around writes, never around a sync: raises NoSpace, naming `what`, where the disk has no room for them."""
+    """Raise NoSpace, naming `what`, if the disk is too full for the writes in the block. Never use it for a sync."""
     try:
         yield
     except OSError as error:
@@ -45,7 +45,7 @@ def needing_space(what: str) -> Iterator[None]:
 
 
 def is_full(error: sqlite3.Error) -> bool:
-    """Whether SQLite has undone a transaction because the disk is full: in the file itself, or in its shared index."""
+    """Whether SQLite has rolled a transaction back because the disk is full, for the file or its shared index."""
     return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_SHMSIZE)
 
 

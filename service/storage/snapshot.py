@@ -1,4 +1,4 @@
-"""One model's part of a snapshot: columns as they were at one moment, and the lines that they become on disk."""
+"""One model's part of a snapshot: columns as they were at one moment, and the rows that they become on disk."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ from service.storage.states import AnswerBlock, ModelRow, StreamRow
 
 LINES_AT_ONCE = 1024
 STORED = ("number", "epoch", "last_seq", "last_time", "origin", "last_offset", "newest")
-GATHER_BYTES = 1 << 20  # of states copied before others have their turn of the loop
+GATHER_BYTES = 1 << 20  # of states copied in one turn of the event loop
 Rows = NDArray[np.intp]
 
 
 class Gathering:
-    """State rows as they are at one moment, copied little by little: those that are about to change, first.
+    """Copies state rows as they are at one moment, piece by piece; rows that are about to change are copied first.
 
-    rows: (n,), distinct; of: [all rows, S], looked at until all are copied. `states`: [n, S].
+    rows: (n,), distinct. of: [all rows, S], read until all are copied. `states`: [n, S], the copies.
     """
 
     def __init__(self, rows: Rows, of: NDArray[np.float32]) -> None:
         self.states = np.empty((len(rows), of.shape[1]), np.float32)
         self._rows, self._left = rows, np.ones(len(rows), np.bool_)
-        self._place = np.full(len(of), -1, np.intp)  # by row: where it is among `rows`
+        self._place = np.full(len(of), -1, np.intp)  # by row: its index in `rows`
         self._place[rows] = np.arange(len(rows))
         self._next, self._at_once = 0, max(1, GATHER_BYTES // max(1, 4 * of.shape[1]))
 
     @property
     def whole(self) -> bool:
-        """Whether all are copied."""
+        """Whether all rows are copied."""
         return self._next >= len(self._rows)
 
     def some(self, of: NDArray[np.float32]) -> None:
-        """Copy the next `GATHER_BYTES`, but for what is copied already. of: as it is now, whatever its length."""
+        """Copy the next `GATHER_BYTES`, without rows copied already. of: all states now; it may have grown."""
         places = np.arange(self._next, min(self._next + self._at_once, len(self._rows)))
         self._next += self._at_once
         self._copy(places, of)
 
     def keep(self, rows: Any, of: NDArray[np.float32]) -> None:
-        """These rows, one or an array, are about to change, or to be given to another stream."""
+        """Copy these rows, one or an array: they are about to change, or to be given to another stream."""
         at = np.atleast_1d(rows)
         places = self._place[at[at < len(self._place)]]
         self._copy(places[places >= 0], of)
@@ -57,15 +57,15 @@ class Part(NamedTuple):
 
     model: ModelRow
     ids: list[str]
-    columns: dict[str, Any]  # of the changed streams: STORED and judged
+    columns: dict[str, Any]  # of the changed streams: STORED and `judged`
     gathering: Gathering  # their states
     deleted: list[int]  # stream numbers
     block: AnswerBlock
     answers_start: int  # position of the oldest answer kept
-    rewritten: bool = False  # `block` is all of them, in place of what is stored
+    rewritten: bool = False  # `block` replaces all stored answers
 
     def streams(self) -> Iterator[StreamRow]:
-        """A line for each changed stream, made as they are taken: all at once would be far larger than the columns."""
+        """Yield a row for each changed stream. Made one by one: all at once would be far larger than the columns."""
         c, names = (
             self.columns,
             ("number", "epoch", "last_seq", "last_time", "origin", "judged", "last_offset", "newest"),

@@ -1,7 +1,7 @@
-"""Snapshots of serving: what recovery starts from, so that it replays only the journal after `position` (R1).
+"""Snapshots of serving, from which recovery starts: it replays only the journal after `position` (R1).
 
-The whole snapshot is one consistent moment: `save` writes what changed since the last one in one transaction, and the
-journal position with it, and where the journal ended once it held everything in the rows.
+A snapshot is one consistent moment: `save` writes the changes since the last one in one transaction, with the journal
+position, and with the position where the journal ended once it held everything in the rows.
 """
 
 from __future__ import annotations
@@ -42,12 +42,12 @@ CREATE TABLE answers (
 
 
 class StatesCorrupt(RuntimeError):
-    """A stored row is not the one that was saved. Names file, row and remedy."""
+    """A stored row is not the one that was saved. The text names file, row and remedy."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRow:
-    """One model at the snapshot's position. `offset`: its journal entries so far; champion, anchor: version numbers."""
+    """One model at the snapshot's position. offset: its journal entries so far. champion, anchor: version numbers."""
 
     model: int
     tenant: str
@@ -59,13 +59,13 @@ class ModelRow:
     paused: bool
     judged_offset: int
     last_stream: int  # the highest stream number ever used
-    sources: str = "{}"  # the last window of each, as JSON
+    sources: str = "{}"  # the last window of each source, as JSON
     skips: str = "[]"  # ranges of entries that are not learned, as JSON
 
 
 @dataclass(frozen=True, slots=True)
 class StreamRow:
-    """One stream at the snapshot's position. Integers up to 2**63 - 1; a NaN comes back as the standard one."""
+    """One stream at the snapshot's position. Integers are at most 2**63 - 1; a NaN is read back as the standard NaN."""
 
     model: int
     stream: int
@@ -74,15 +74,15 @@ class StreamRow:
     last_seq: int
     last_time: float  # seconds since 1970-01-01 UTC; NaN: none
     origin: int  # Welcome.StateOrigin
-    judged: int  # seq through which labels were judged
+    judged: int  # labels up to this seq have a verdict
     last_offset: int  # the model's journal offset just after the last tick
-    answers_end: int  # position in the model's log of answers just after the stream's newest; 0: none
-    state: bytes  # float32 row, little-endian; empty: what was saved is damaged
+    answers_end: int  # position in the model's log just after the stream's newest answer; 0: none
+    state: bytes  # float32 row, little-endian; empty: the stored row is damaged
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerBlock:
-    """Answers of a model at positions first .. end − 1 of its log, as the log packs them."""
+    """Answers of a model at positions first .. end - 1 of its log, as the log packs them."""
 
     model: int
     first: int
@@ -92,20 +92,20 @@ class AnswerBlock:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """What was saved last, but for the streams, which are read when they are needed."""
+    """The last snapshot without its streams, which are read when they are needed."""
 
     position: int  # of the journal; 0 with no models: nothing was saved yet
     models: tuple[ModelRow, ...]
     answers: tuple[AnswerBlock, ...]  # in the order of their positions
-    streams: dict[int, int]  # how many, by model
-    journal_end: int = 0  # position that the journal had reached when it held all that is in the rows
+    streams: dict[int, int]  # number of streams, by model
+    journal_end: int = 0  # of the journal when it held everything in the rows
 
 
 class States:
-    """The snapshot file. Any thread may call; calls take turns, but reading streams waits for no `save`."""
+    """The snapshot file. Any thread may call; calls are serialized, but reading streams does not wait for a `save`."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or make it. Raises DatabaseRefused for a file that is something else."""
+        """Open or create it. Raises DatabaseRefused for a file that is something else."""
         self._database = Database(path, FORMAT_VERSION, _SCHEMA)
         # A connection of its own: SQLite's WAL lets it read while the other one writes.
         self._reader = sqlite3.connect(
@@ -125,14 +125,13 @@ class States:
         gone: Iterable[int] = (),
         rewritten: Iterable[int] = (),
     ) -> None:
-        """Make the snapshot the one at `position`, in one transaction, durable on return.
+        """Write a snapshot at `position` in one transaction, durable on return.
 
-        models: those that changed. gone: numbers of models to remove, with their streams. streams: those that changed.
-        deleted: (model, stream) of those that are gone; their ids may be those of new streams. journal_end: where the
-        journal ends that holds all of it; 0: at `position`. answers: those made since the last snapshot.
-        answers_start: by model, the oldest position of an answer that is still kept. rewritten: models whose answers
-        are all among `answers`, in place of those that are stored.
-        Raises ValueError for an older position or an integer above 2**63 - 1, sqlite3.Error (nothing changed then).
+        models, streams: those that changed. gone: numbers of models to remove, with their streams. deleted: (model,
+        stream) of streams to remove; new streams may have their ids. journal_end: end of the journal that holds all of
+        it; 0: `position`. answers: those since the last snapshot. answers_start: by model, the oldest position of its
+        kept answers. rewritten: models whose stored answers are replaced by `answers`.
+        Raises ValueError for an older position or an integer above 2**63 - 1; sqlite3.Error: nothing has changed then.
         """
         model_rows = [_to_sql(row) for row in models]
         with self._database.transaction() as sql:
@@ -142,7 +141,7 @@ class States:
             sql.executemany("DELETE FROM models WHERE model = ?", [(model,) for model in gone])
             sql.executemany(_upsert("models", ModelRow, "model"), model_rows)
             sql.executemany("DELETE FROM streams WHERE model = ? AND stream = ?", deleted)
-            # One by one: of 100,000 streams, the rows would take several times the memory of the streams themselves.
+            # One by one: the rows of 100,000 streams would take several times the memory of the streams themselves.
             sql.executemany(_upsert("streams", StreamRow, "model, stream"), map(_to_sql, streams))
             sql.executemany("DELETE FROM answers WHERE model = ?", [(model,) for model in rewritten])
             blocks = [_to_sql(block) for block in answers if block.end > block.first]
@@ -152,7 +151,7 @@ class States:
             sql.execute("INSERT OR REPLACE INTO snapshot VALUES (1, ?, ?)", (position, max(position, journal_end)))
 
     def load(self) -> Snapshot:
-        """The last snapshot saved. Raises StatesCorrupt for a row that fails its checksum."""
+        """Return the last snapshot. Raises StatesCorrupt for a row that fails its checksum."""
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT position, journal_end FROM snapshot").fetchone()
             rows = sql.execute(_select("models", ModelRow)).fetchall()
@@ -164,15 +163,15 @@ class States:
         return Snapshot(position, models, answers, counts, end)
 
     def by_id(self, model: int, ids: Sequence[str]) -> list[StreamRow]:
-        """Those of the streams that are stored; one whose line is damaged has no state."""
+        """Return the stored streams among these; one whose row is damaged has an empty state."""
         return self._where(model, "id", ids)
 
     def by_number(self, model: int, numbers: Sequence[int]) -> list[StreamRow]:
-        """Those of the streams that are stored; one whose line is damaged has no state."""
+        """Return the stored streams among these; one whose row is damaged has an empty state."""
         return self._where(model, "stream", numbers)
 
     def page(self, model: int, after: str, limit: int) -> list[StreamRow]:
-        """At most `limit` streams in the order of their ids' bytes, behind the id `after`, as `by_id`."""
+        """Return at most `limit` streams in the order of their ids' bytes, after the id `after`, as `by_id`."""
         return self._read("id > ? ORDER BY id LIMIT ?", (model, after, limit))
 
     def _where(self, model: int, column: str, values: Sequence[object]) -> list[StreamRow]:
@@ -189,16 +188,16 @@ class States:
             ).fetchall()
         return [_stream(*row[:-1]) if _checksum(row[:-1]) == row[-1] else _damaged(*row[:-1]) for row in rows]
 
-    def go_on_from(self, position: int) -> None:
-        """Let recovery begin at `position` of a journal that holds nothing of before: the rows are as they were saved.
+    def set_position(self, position: int) -> None:
+        """Let recovery start at `position` of a journal that holds nothing before it; the rows stay as saved.
 
-        What the journal held behind each model's `offset` is given up.
+        Entries after each model's `offset` in the former journal are given up.
         """
         with self._database.transaction() as sql:
             sql.execute("UPDATE snapshot SET position = ?, journal_end = ?", (position, position))
 
     def compact(self) -> None:
-        """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
+        """Rewrite the file, so that nothing deleted is left in it. Raises as `Database.compact`."""
         self._database.compact(self._reading)
 
     def close(self) -> None:
@@ -217,7 +216,7 @@ class States:
 
 def _model(*values: Any) -> ModelRow:
     row = ModelRow(*values)
-    return replace(row, paused=bool(row.paused))  # SQLite keeps it as 0 or 1
+    return replace(row, paused=bool(row.paused))  # SQLite stores 0 or 1
 
 
 def _stream(
@@ -229,7 +228,7 @@ def _stream(
 def _damaged(
     model: int, stream: int, id: str, epoch: object, last_seq: object, _time: object, origin: object, *_: object
 ) -> StreamRow:
-    """A stream of which no more can be trusted than that it was there; its numbers, where they can be numbers."""
+    """Return a stream whose row is damaged: without state, and with its numbers if they are numbers."""
     numbers = (value if isinstance(value, int) and value >= 0 else 0 for value in (epoch, last_seq, origin))
     epoch, last_seq, origin = numbers
     return StreamRow(model, stream, id, epoch, last_seq, math.nan, origin, last_seq, 0, 0, b"")
@@ -255,7 +254,7 @@ def _real(value: float) -> float | None:
     return None if math.isnan(value) else float(value)  # SQLite has no NaN
 
 
-# By annotation: what SQLite gives back, NumPy scalars included, must be what the checksum was made of.
+# By annotation. Values are converted, also from NumPy scalars: SQLite must return what the checksum covers.
 _SQL_VALUE: dict[str, Callable[[Any], object]] = {
     "int": _integer,
     "bool": int,
@@ -266,7 +265,7 @@ _SQL_VALUE: dict[str, Callable[[Any], object]] = {
 
 
 def _checksum(values: tuple[Any, ...]) -> int:
-    """CRC-32 of what SQLite stores of a row: SQLite itself has no page checksums."""
+    """CRC-32 of a row's stored values: SQLite has no page checksums."""
     crc = 0
     for value in values:
         data = value if isinstance(value, bytes) else repr(value).encode()
@@ -283,7 +282,7 @@ def _select(table: str, row: type[ModelRow] | type[StreamRow] | type[AnswerBlock
 
 
 def _upsert(table: str, row: type[ModelRow] | type[StreamRow], key: str) -> str:
-    """Not INSERT OR REPLACE, which deletes first and so would cascade from a model to its streams."""
+    """Return an upsert. INSERT OR REPLACE would delete a model first, and its streams by cascade."""
     columns = _columns(row)
     updates = ", ".join(f"{column} = excluded.{column}" for column in columns.split(", "))
     marks = ", ".join("?" for _ in columns.split(", "))

@@ -27,26 +27,26 @@ _FACTS = 'model, number, parent, "offset", digest, weights_digest, created, loss
 
 
 class VersionCorrupt(RuntimeError):
-    """Stored bytes are not the ones that were added. Names model, version and blob; never serve it."""
+    """Stored bytes are not those that were added; they must not serve. The text names model, version and blob."""
 
 
 class VersionMissing(LookupError):
-    """There is no such version, or it was pruned."""
+    """The version does not exist, or was pruned."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Version:
-    """What is known of a version besides its bytes."""
+    """The facts of a version besides its bytes."""
 
     model: int
     number: int  # 1, 2, 3 … per model; 0: not numbered yet
-    parent: int  # number of the version whose weights these grew from; 0: none
-    offset: int  # journal entries of the model that the weights have learned through
+    parent: int  # number of the version that these weights were learned from; 0: none
+    offset: int  # journal entries of the model that the weights have learned
     digest: str  # sha256 of the .onnx, hex
     weights_digest: str  # sha256 of the weights, hex
     created: float  # seconds since 1970-01-01 UTC
-    loss: float | None  # mean clipped scaled loss, 0..1, of the labels since the parent
-    anchor_loss: float | None  # the anchor's, same scale, of those that it was scored on; None: of none
+    loss: float | None  # mean clipped scaled loss, 0..1, on the labels since the parent
+    anchor_loss: float | None  # the anchor's, same scale, on those that it was scored on; None: none
     parity_error: float  # ONNX against NumPy, scaled units
 
 
@@ -59,21 +59,21 @@ class Blobs(NamedTuple):
 
 
 class Versions:
-    """The version file. Any thread may call (one connection under one lock, see Database); calls take turns."""
+    """The version file. Any thread may call; calls are serialized (see `Database`)."""
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
-        """Open or make it. Raises DatabaseRefused for a file that is something else."""
+        """Open or create it. Raises DatabaseRefused for a file that is something else."""
         self._database = Database(path, FORMAT_VERSION, _SCHEMA)
 
     def compact(self) -> None:
-        """Leave nothing in the file of what was deleted. Raises as `Database.compact`."""
+        """Rewrite the file, so that nothing deleted is left in it. Raises as `Database.compact`."""
         self._database.compact()
 
     def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
-        """Store a version, durable on return, pinned (see `pin`) if asked; returns its number.
+        """Store a version, durable on return, and pin it (see `pin`) if asked; return its number.
 
-        Idempotent by (model, offset, digest): what is there already keeps its number and facts. With number 0 it gets
-        the model's next; numbers are never used twice, pruned or not.
+        Idempotent by (model, offset, digest): a stored version keeps its number and facts. With number 0 it gets the
+        model's next number; no number is used twice, not even of a pruned version.
         Raises ValueError if the digests are not those of the bytes, or the number belongs to another version.
         """
         for name, digest, data in (
@@ -98,17 +98,17 @@ class Versions:
             return number
 
     def get(self, model: int, number: int) -> Version:
-        """The facts of a version. Raises VersionMissing."""
+        """Return the facts of a version. Raises VersionMissing."""
         with self._database.transaction() as sql:
             row = sql.execute(
                 f"SELECT {_FACTS} FROM versions WHERE model = ? AND number = ?", (model, number)
             ).fetchone()
         if row is None:
-            raise VersionMissing(f"model {model} has no version {number}: never made, or no longer kept")
+            raise VersionMissing(f"model {model} has no version {number}: it was never stored, or is pruned")
         return _version(row)
 
     def blobs(self, model: int, number: int) -> Blobs:
-        """The bytes of a version, checked against their digests. Raises VersionMissing, VersionCorrupt."""
+        """Return the bytes of a version, verified by their digests. Raises VersionMissing, VersionCorrupt."""
         intact = self.intact(model, number)
         damaged = [name for name in Blobs._fields if name not in intact]
         if damaged:
@@ -119,7 +119,7 @@ class Versions:
         return Blobs(**intact)
 
     def intact(self, model: int, number: int) -> dict[str, bytes]:
-        """Those of the bytes of a version, by field of Blobs, that match their digests. Raises VersionMissing."""
+        """Return the blobs of a version, by field of Blobs, that match their digests. Raises VersionMissing."""
         version = self.get(model, number)
         with self._database.transaction() as sql:
             row = sql.execute(
@@ -127,13 +127,13 @@ class Versions:
                 (model, number),
             ).fetchone()
         if row is None:  # pruned in between
-            raise VersionMissing(f"model {model} has no version {number}: no longer kept")
+            raise VersionMissing(f"model {model} has no version {number}: it is pruned")
         digests = version.digest, version.weights_digest, row[3]
         found = zip(Blobs._fields, row[:3], digests, strict=True)
         return {name: data for name, data, digest in found if _digest(data) == digest}
 
-    def mend(self, model: int, number: int, blobs: Blobs) -> None:
-        """Put the very bytes of a version again in the place of damaged ones. Raises ValueError for any others."""
+    def repair(self, model: int, number: int, blobs: Blobs) -> None:
+        """Replace damaged bytes of a version by the same bytes, intact. Raises ValueError for other bytes."""
         version = self.get(model, number)
         if (version.digest, version.weights_digest) != (_digest(blobs.onnx), _digest(blobs.weights)):
             raise ValueError(f"these are not the bytes of model {model} version {number}")
@@ -145,7 +145,7 @@ class Versions:
             )
 
     def list(self, model: int) -> list[Version]:
-        """The versions that are kept, newest first."""
+        """Return the kept versions, newest first."""
         with self._database.transaction() as sql:
             rows = sql.execute(
                 f"SELECT {_FACTS} FROM versions WHERE model = ? ORDER BY number DESC", (model,)
@@ -153,7 +153,7 @@ class Versions:
         return [_version(row) for row in rows]
 
     def pin(self, model: int, number: int) -> None:
-        """Keep a version for good, durable on return: what learns the journal from its start may return to it.
+        """Keep a version for good, durable on return: learning the journal from its start may return to it.
 
         Raises VersionMissing.
         """
@@ -162,14 +162,14 @@ class Versions:
             sql.execute("INSERT OR IGNORE INTO pins VALUES (?, ?)", (model, number))
 
     def pinned(self, model: int) -> set[int]:
-        """Numbers of the model's versions that are kept for good."""
+        """Return the numbers of the model's pinned versions."""
         with self._database.transaction() as sql:
             return {row[0] for row in sql.execute("SELECT number FROM pins WHERE model = ?", (model,))}
 
     def prune(self, model: int, keep: Set[int]) -> int:
-        """Delete the model's versions that are neither in `keep` nor pinned; returns how many.
+        """Delete the model's versions that are neither in `keep` nor pinned; return their number.
 
-        Versions newer than all in `keep` stay: whoever chose what to keep did not know of them yet.
+        Versions newer than all in `keep` stay: they were stored after the caller's choice.
         """
         with self._database.transaction() as sql:
             numbers = {row[0] for row in sql.execute("SELECT number FROM versions WHERE model = ?", (model,))}
@@ -179,22 +179,22 @@ class Versions:
         return len(pruned)
 
     def last_model(self) -> int:
-        """The highest number of a model that ever had a version; 0: none."""
+        """Return the highest number of a model that ever had a version; 0 if none."""
         with self._database.transaction() as sql:
             return int(sql.execute("SELECT coalesce(max(model), 0) FROM numbers").fetchone()[0])
 
     def drop(self, model: int) -> None:
-        """Delete all of a model that is gone for good, durable on return."""
+        """Delete all versions of a deleted model, durable on return."""
         with self._database.transaction() as sql:
             _drop(sql, {model})
 
     def drop_all_but(self, models: Set[int]) -> None:
-        """Delete all of the other models."""
+        """Delete the versions of all models but these."""
         with self._database.transaction() as sql:
             _drop(sql, {row[0] for row in sql.execute("SELECT model FROM numbers")} - models)
 
     def remove(self) -> None:
-        """Close it, and remove the file."""
+        """Close and remove the file."""
         self.close()
         self._database.path.unlink()
 
@@ -206,7 +206,7 @@ class Versions:
 def new_version(
     model: int, parent: int, offset: int, onnx: bytes, weights: bytes, created: float, numbers: dict[str, float]
 ) -> Version:
-    """The facts of a version that is about to be stored; number 0 asks for the next one."""
+    """Return the facts of a version to store, with number 0."""
     return Version(
         model=model,
         number=0,
@@ -222,7 +222,7 @@ def new_version(
 
 
 def _drop(sql: sqlite3.Connection, models: Set[int]) -> None:
-    """Of the model with the highest number, the line in `numbers` stays: it tells which number was the last."""
+    """Delete models. The row in `numbers` of the highest model stays: `last_model` reads it."""
     gone = [(model,) for model in models]
     sql.executemany("DELETE FROM versions WHERE model = ?", gone)
     sql.executemany("DELETE FROM pins WHERE model = ?", gone)
@@ -230,7 +230,7 @@ def _drop(sql: sqlite3.Connection, models: Set[int]) -> None:
 
 
 def _next_number(sql: sqlite3.Connection, version: Version) -> int:
-    """The number for a new version, and note that it is taken."""
+    """Return the number for a new version, and record it as used."""
     row = sql.execute("SELECT last FROM numbers WHERE model = ?", (version.model,)).fetchone()
     last = row[0] if row else 0
     number = version.number or last + 1

@@ -2,8 +2,8 @@
 
 The process of a model is a function of its name and the number of processes (rendezvous hashing: one more process moves
 only the models that it gets). Each process has its own checkpoint file. A model's rows move between files unchanged, so
-nothing is lost or learned twice: what a model has learned is an offset in its own records, and all files start at the
-first position that one of them needs. Models are moved before any trainer starts.
+nothing is lost or learned twice: a model's progress is an offset in its records, and all files continue at the first
+position that one of them needs. Models are moved before any trainer starts.
 """
 
 from __future__ import annotations

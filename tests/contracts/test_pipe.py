@@ -28,7 +28,6 @@ SCALARS = {
 }
 
 
-@cache
 def values(hint: Any) -> st.SearchStrategy[Any]:
     """Return a strategy for values of a field type."""
     origin, arguments = get_origin(hint), get_args(hint)
@@ -46,6 +45,7 @@ def values(hint: Any) -> st.SearchStrategy[Any]:
     return st.builds(hint, **{name: values(part) for name, part in hints if get_origin(part) is not ClassVar})
 
 
+@cache
 def any_message() -> st.SearchStrategy[Message]:
     return st.one_of(*(values(message) for message in KINDS.values()))
 

@@ -72,10 +72,10 @@ def file(path: Path) -> None:
 
 FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
     "states.db a directory": ("states.db", directory, "states.db: a directory, where a file"),
-    "versions.db a link": ("versions.db", link, "versions.db: a link, where a file"),
-    "trainer.db a pipe": ("trainer.db", pipe, "trainer.db: no plain file, where a file"),
-    "trainer.lock a link": ("trainer.lock", link, "trainer.lock: a link, where a file"),
-    "journal/lock a link": ("journal/lock", link, "lock: a link, where a file"),
+    "versions.db a link": ("versions.db", link, "versions.db: a link, in place of a file"),
+    "trainer.db a pipe": ("trainer.db", pipe, "trainer.db: not a plain file, in place of a file"),
+    "trainer.lock a link": ("trainer.lock", link, "trainer.lock: a link, in place of a file"),
+    "journal/lock a link": ("journal/lock", link, "lock: a link, in place of a file"),
     "journal a file": ("journal", file, "journal: not a directory, where the journal belongs"),
     "journal gone": ("journal", shutil.rmtree, "the journal ends at position 0, before the snapshot"),
     "data a file": ("", file, "not a directory: move it away"),
@@ -134,7 +134,7 @@ async def test_what_others_could_read_they_cannot_and_it_is_said_once(data, tmp_
         os.umask(before)
 
     assert found == []
-    assert (tmp_path / "log").read_text().count("others could read what clients sent") == 1
+    assert (tmp_path / "log").read_text().count("other users could read what clients sent") == 1
 
 
 @pytest.fixture
@@ -190,7 +190,7 @@ async def test_a_directory_that_cannot_be_written_is_refused_in_a_sentence(full,
     shutil.copytree(data, full / "data")
     subprocess.run(["mount", "-o", "remount,ro", str(full)], check=True)
 
-    for name, said in (("data", "cannot be written"), ("new", "cannot be made (Read-only file system)")):
+    for name, said in (("data", "cannot be written"), ("new", "cannot be created (Read-only file system)")):
         with pytest.raises(ServerFailed, match="exit code 2"):
             await ServerChild(full / name, tmp_path / f"{name}.log").start()
         log = (tmp_path / f"{name}.log").read_text()

@@ -225,9 +225,9 @@ def member(name: str, kind: bytes = tarfile.REGTYPE, size: int = 0, link: str = 
 
 HEAD = (member("head.json"), json.dumps({"format": 1, "created": 1, "position": 0}).encode())
 HOSTILE = {
-    "a name that leads elsewhere": ([HEAD, (member("../evil"), b"x")], "'../evil', which no backup has"),
-    "an absolute name": ([HEAD, (member("/tmp/evil"), b"x")], "'/tmp/evil', which no backup has"),
-    "a segment elsewhere": ([HEAD, (member("journal/../../evil.journal"), b"x")], "which no backup has"),
+    "a name that leads elsewhere": ([HEAD, (member("../evil"), b"x")], "'../evil', which is not part of a backup"),
+    "an absolute name": ([HEAD, (member("/tmp/evil"), b"x")], "'/tmp/evil', which is not part of a backup"),
+    "a segment elsewhere": ([HEAD, (member("journal/../../evil.journal"), b"x")], "which is not part of a backup"),
     "a symbolic link": ([HEAD, (member("states.db", tarfile.SYMTYPE, link="/etc/passwd"), b"")], "not a plain file"),
     "a hard link": ([HEAD, (member("states.db", tarfile.LNKTYPE, link="head.json"), b"")], "not a plain file"),
     "a device": ([HEAD, (member("states.db", tarfile.CHRTYPE), b"")], "not a plain file"),
@@ -235,7 +235,7 @@ HOSTILE = {
     "a sparse file": ([HEAD, (member("states.db", tarfile.GNUTYPE_SPARSE), b"")], "not a plain file"),
     "extended headers": ([(member("x", tarfile.XHDTYPE), b"30 size=99999999999999999999\n")], "not a plain file"),
     "a name twice": ([HEAD, (member("states.db"), b"x"), (member("states.db"), b"y")], "states.db twice"),
-    "another tar": ([(member("readme"), b"hello")], "is no backup of freshet"),
+    "another tar": ([(member("readme"), b"hello")], "is not a backup of freshet"),
     "a head that is no JSON": ([(member("head.json"), b"[" * 100_000)], "head.json is damaged"),
     "a head of a time that no clock shows": (
         [(member("head.json"), b'{"format": 1, "created": 1e99, "position": 0}')],
@@ -287,7 +287,7 @@ def test_a_member_larger_than_the_archive_is_refused_before_a_byte_of_it_is_writ
     archive.write_bytes(
         built(tmp_path / "head.tar", HEAD).read_bytes()[:1024] + info.tobuf(tarfile.GNU_FORMAT) + b"x" * 999
     )
-    with pytest.raises(ArchiveRefused, match=f"states.db has {size} bytes, of which the file does not hold all"):
+    with pytest.raises(ArchiveRefused, match=f"states.db has {size} bytes, more than are left in the file"):
         restore(archive, tmp_path / "data", untold)
 
 

@@ -536,9 +536,9 @@ def test_a_position_that_the_journal_does_not_hold_is_refused(tmp_path):
         end = journal.durable_position
         boundary = next(position for position, _ in journal.chunks(0))
 
-        with pytest.raises(JournalDamaged, match=f"the journal ends before position {end + 1}, at {end}"):
+        with pytest.raises(JournalDamaged, match=f"the journal ends at {end}, before position {end + 1}"):
             journal.read(end + 1, 1)
-        with pytest.raises(JournalDamaged, match="the journal ends before"):
+        with pytest.raises(JournalDamaged, match="the journal ends at"):
             list(journal.chunks(end + 1))
         with pytest.raises(JournalDamaged, match="not a frame boundary"):
             journal.read(boundary + 1, 1)

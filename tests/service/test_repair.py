@@ -210,7 +210,7 @@ def killed_after(calls: int, patch: pytest.MonkeyPatch) -> list[str]:
     step(os, "fsync")
     step(repairing, "sync_directory")
     step(repairing, "create_segment")
-    step(States, "go_on_from")
+    step(States, "set_position")
     step(Path, "unlink")
     return done
 
