@@ -136,7 +136,7 @@ class Security(grpc.aio.ServerInterceptor):
             except asyncio.CancelledError:
                 if not call.revoked or call.task is None or call.task.uncancel():
                     raise
-                raise refused("a token", "it has expired or was revoked: ask the operator for another") from None
+                raise refused("a token", "it is no longer valid for this call: ask the operator for another") from None
             finally:
                 self._calls.discard(call)
 
