@@ -41,7 +41,7 @@ ROOMS = {
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
-    "observe": "common trainer",
+    "observe": "common",
     "datadir": "common engine journal storage trainer",
     "cli.remote": "model.spec common console",
     "programs.top": "common console programs.backtest",

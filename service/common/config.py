@@ -16,19 +16,19 @@ from service.common.documents import DocumentError, read_text, toml
 from service.common.gate import GateSettings
 
 ENV_PREFIX = "FRESHET_"
-NEAR = 0.6  # alike enough to be what was meant, 0..1
-CLIENT_VARIABLES = {"url", "token", "ca", "cert", "key"}  # of verbs that ask a server, not of the server
+NEAR = 0.6  # similarity, 0..1, from which a known name is suggested
+CLIENT_VARIABLES = {"url", "token", "ca", "cert", "key"}  # variables of verbs that call a server
 
 
 class ConfigError(ValueError):
-    """A setting that cannot be: the message names it, its value and the remedy."""
+    """An invalid setting. The message names it, its value and the remedy."""
 
 
 MAX_TRAINERS = 256
 
 
 def whole_or_auto(value: Any) -> int | Literal["auto"]:
-    """A number of trainer processes as it was given. Raises ValueError naming the setting."""
+    """Parse a number of trainer processes, or "auto". Raises ValueError naming the setting."""
     if value == "auto":
         return "auto"
     number = int(value) if isinstance(value, str) and value.isdecimal() else value
@@ -38,87 +38,118 @@ def whole_or_auto(value: Any) -> int | Literal["auto"]:
 
 
 class ServeConfig(BaseSettings):
-    """Every option of `freshet serve`. Units are in the names: _s seconds, _bytes bytes."""
+    """Every setting of `freshet serve`. Units are in the names: _s seconds, _bytes bytes.
+
+    Only the composition root and the command line see it whole; each component gets a record of its own.
+    """
 
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
 
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
-    data: Path = Field(Path("freshet-data"), description="directory of journal, snapshots and versions")
+    data: Path = Field(Path("freshet-data"), description="data directory: journal, snapshots and versions")
     log_format: Literal["auto", "console", "logfmt", "json"] = Field(
-        "auto", description="of every line on standard error; auto: console on a terminal, else logfmt"
+        "auto", description="format of the log on standard error; auto: console on a terminal, else logfmt"
     )
-    insecure: bool = Field(False, description="allow addresses other than this machine's to whoever comes")
-    tls_cert: Path | None = Field(None, description="PEM file of the server's certificate and chain: TLS on both ports")
-    tls_key: Path | None = Field(None, description="PEM file of its key")
-    tls_client_ca: Path | None = Field(None, description="PEM file: gRPC clients need a certificate signed by these")
-    access: Path | None = Field(None, description="TOML file of tokens and quotas; without it nobody needs a token")
-    audit: Path | None = Field(None, description="file of the audit log, JSON lines; without it the process log has it")
+    insecure: bool = Field(False, description="listen beyond this machine without TLS or tokens")
+    tls_cert: Path | None = Field(
+        None, description="PEM file of the server's certificate chain; enables TLS on both ports"
+    )
+    tls_key: Path | None = Field(None, description="PEM file of the certificate's key")
+    tls_client_ca: Path | None = Field(
+        None, description="PEM file of the authorities that must sign gRPC clients' certificates"
+    )
+    access: Path | None = Field(
+        None, description="TOML file of tokens and quotas; without it every caller is an administrator"
+    )
+    audit: Path | None = Field(None, description="file of the audit log, JSON lines; without it, the process log")
 
-    publish_labels: int = Field(32, ge=1, description="ticks learned that make a publish due, at the journal's end")
+    publish_labels: int = Field(
+        32, ge=1, description="learned ticks after which a publish is due, at the journal's end"
+    )
     publish_s: float = Field(1.0, gt=0, description="longest time from learning to a verdict")
     checkpoint_chunks: int = Field(64, ge=1, description="journal chunks between two trainer checkpoints")
-    session_memory_bytes: int = Field(1 << 28, ge=1, description="versions loaded for ticks; of idle models they leave")
-    trainer_memory_bytes: int = Field(1 << 30, ge=1, description="arrays of models in the trainer; idle ones leave")
-    trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
-    trainer_hang_s: float = Field(60.0, gt=0, description="silence of a trainer with work to do that gets it killed")
-    # Each takes a core and about 70 MB.
-    trainers: Annotated[int | Literal["auto"], BeforeValidator(whole_or_auto)] = Field(
-        1, description="trainer processes, each with its models; auto: one per spare core"
+    session_memory_bytes: int = Field(
+        1 << 28, ge=1, description="memory for loaded versions; those of idle models are unloaded"
     )
-    # More than any server has: whoever shares one lowers it, or gives each tenant a quota of its own.
-    learn_s_per_s: float = Field(1000.0, gt=0, description="seconds of learning per second that one tenant may have")
-    comfortable_s: float = Field(15.0, gt=0, description="seconds of learning that may wait before labels are thinned")
-    fresh_s: float = Field(30.0, gt=0, description="a label that waits longer to be judged makes its model be behind")
+    trainer_memory_bytes: int = Field(
+        1 << 30, ge=1, description="memory for models in the trainer; idle ones are unloaded"
+    )
+    trainer_nice: int = Field(10, ge=0, le=19, description="scheduling niceness of the trainer process")
+    trainer_hang_s: float = Field(60.0, gt=0, description="kill a trainer that has work and is silent this long")
+    # Each process takes a core and about 70 MB.
+    trainers: Annotated[int | Literal["auto"], BeforeValidator(whole_or_auto)] = Field(
+        1, description="trainer processes, each with its own models; auto: one per spare core"
+    )
+    # Exceeds what a server can learn: lower it on a shared server, or give each tenant a quota.
+    learn_s_per_s: float = Field(1000.0, gt=0, description="seconds of learning per second allowed to one tenant")
+    comfortable_s: float = Field(15.0, gt=0, description="seconds of waiting learning above which labels are thinned")
+    fresh_s: float = Field(30.0, gt=0, description="a model is late if its oldest label waits longer for a verdict")
     comfortable_backlog: int = Field(20_000, ge=1, description="unlearned ticks above which labels are thinned")
 
-    worse_evidence: float = Field(1e4, gt=1, description="evidence that makes a candidate worse than the anchor")
-    anchor_labels: int = Field(512, ge=1, description="scored labels a version's line must hold to become the anchor")
-    anchor_scores: int = Field(512, ge=1, description="updates in which those must have been scored")
-    score_every: int = Field(4, ge=1, description="the anchor is scored on one in so many chunks")
-    cool_down_labels: int = Field(256, ge=0, description="labels learned after a rollback before the next publish")
-    max_movement: float = Field(4.0, gt=0, description="relative change of weights between two versions, L2 norms")
+    worse_evidence: float = Field(
+        1e4, gt=1, description="evidence from which a candidate counts as worse than the anchor"
+    )
+    anchor_labels: int = Field(512, ge=1, description="scored labels after which a version can become the anchor")
+    anchor_scores: int = Field(512, ge=1, description="updates over which these labels must be spread")
+    score_every: int = Field(4, ge=1, description="score the anchor on one in this many chunks")
+    cool_down_labels: int = Field(256, ge=0, description="labels to learn after a rollback before the next publish")
+    max_movement: float = Field(4.0, gt=0, description="largest relative change of weights between versions, L2 norm")
 
-    keep_versions: int = Field(32, ge=1, description="recent versions kept besides those that recovery needs")
+    keep_versions: int = Field(32, ge=1, description="recent versions kept, besides those that recovery needs")
     snapshot_s: float = Field(10.0, gt=0, description="time between snapshots of stream states")
     commit_s: float = Field(0.01, ge=0, le=1, description="shortest time between two journal commits")
-    segment_bytes: int = Field(64 << 20, ge=4096, description="journal segment size")
+    segment_bytes: int = Field(64 << 20, ge=4096, description="size of a journal segment")
     # Whole segments, and only of what lies before the last snapshot and the trainer's last checkpoint.
-    journal_keep_bytes: int = Field(4 << 30, ge=0, description="journal beyond so much goes once nothing needs it")
-    journal_keep_s: float = Field(7 * 86400.0, ge=0, description="journal older than this goes once nothing needs it")
-    journal_cap_bytes: int = Field(8 << 30, ge=1, description="unlearned journal; beyond so much it is skipped")
-    # At most `answers.KEPT_ANSWERS`, which is not imported: it would bring NumPy into --help. A test compares them.
-    max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream answered and not yet on disk")
-    # Counts while the disk is full, when nothing else ends what is kept in memory until it can be written.
-    max_undurable_bytes: int = Field(256 << 20, ge=1, description="bytes kept for a full disk, all streams together")
-    max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message")
-    # More than one stream, and one server, take in at all: whoever shares a server lowers them.
-    stream_ticks_per_s: float = Field(50_000.0, gt=0, description="ticks of a stream taken per second, on average")
-    ticks_per_s: float = Field(2_000_000.0, gt=0, description="ticks taken per second, all streams together")
-    # One tick of 2099 would otherwise refuse every true one after it.
-    max_ahead_s: float = Field(86_400.0, gt=0, description="event times further ahead of this clock are refused")
-    # A row of a default model takes some 36,000, of the largest 8 million; a core makes some 3e10 per second.
-    work_per_s: float = Field(1e12, gt=0, description="multiply-adds of steps per second, all streams together")
-    max_streams: int = Field(1_000_000, ge=1, description="streams known, all models together")
-    idle_s: float = Field(600.0, ge=0, description="a stream without a tick for so long leaves memory, not the disk")
-    # About 60 MB with one channel and 32 hidden units; beyond it, the idlest leave early.
-    max_resident: int = Field(100_000, ge=1, description="streams in memory, all models together")
-    # Of 1,000 idle ones, a server that was just started holds 80 MB, its trainer 4 MB; see bench/idle.py.
-    max_models: int = Field(1_000, ge=1, description="models")
-    max_connections: int = Field(10_000, ge=1, description="connections accepted at once; more are closed")
-    max_calls: int = Field(20_000, ge=1, description="gRPC calls open at once; more are RESOURCE_EXHAUSTED")
-    handshake_s: float = Field(5.0, gt=0, description="time for a new connection to speak HTTP/2, else it is closed")
-    keepalive_s: float = Field(10.0, ge=1, description="a connection this long silent is asked, and closed after again")
-    connection_idle_s: float = Field(300.0, gt=0, description="a connection without a call for so long is closed")
-    write_s: float = Field(10.0, gt=0, description="time for a client to take a message, else its call is cut")
+    journal_keep_bytes: int = Field(
+        4 << 30, ge=0, description="journal kept at most; the rest is deleted once unneeded"
+    )
+    journal_keep_s: float = Field(
+        7 * 86400.0, ge=0, description="age of journal kept at most; older is deleted once unneeded"
+    )
+    journal_cap_bytes: int = Field(
+        8 << 30, ge=1, description="largest unlearned journal; beyond it learning skips entries"
+    )
+    # At most `answers.KEPT_ANSWERS`. A test compares them, because importing it would load NumPy for --help.
+    max_undurable: int = Field(256, ge=1, le=256, description="ticks of a stream that are answered and not yet on disk")
+    # While the disk is full, nothing else bounds the memory of entries that wait to be written.
+    max_undurable_bytes: int = Field(
+        256 << 20, ge=1, description="memory for entries that wait for a full disk, all streams"
+    )
+    max_message_bytes: int = Field(1 << 20, ge=1024, description="largest gRPC message accepted")
+    # Defaults exceed what a server can process; lower them on a shared server.
+    stream_ticks_per_s: float = Field(
+        50_000.0, gt=0, description="ticks per second accepted from one stream, on average"
+    )
+    ticks_per_s: float = Field(2_000_000.0, gt=0, description="ticks per second accepted from all streams")
+    # Otherwise one tick of 2099 would make every later true one refused.
+    max_ahead_s: float = Field(
+        86_400.0, gt=0, description="event times further ahead of the server's clock are refused"
+    )
+    # A row of a default model takes about 36,000, of the largest 8 million; a core does about 3e10 per second.
+    work_per_s: float = Field(1e12, gt=0, description="multiply-adds of steps per second, all streams")
+    max_streams: int = Field(1_000_000, ge=1, description="known streams, all models")
+    idle_s: float = Field(600.0, ge=0, description="a stream idle this long is evicted from memory, not from disk")
+    # About 60 MB with one channel and 32 hidden units; beyond it, the idlest streams are evicted early.
+    max_resident: int = Field(100_000, ge=1, description="streams in memory, all models")
+    # With 1,000 idle models, a server just started holds 80 MB for them, its trainer 4 MB; see bench/idle.py.
+    max_models: int = Field(1_000, ge=1, description="models on this server")
+    max_connections: int = Field(10_000, ge=1, description="open connections; more are closed")
+    max_calls: int = Field(20_000, ge=1, description="open gRPC calls; more get RESOURCE_EXHAUSTED")
+    handshake_s: float = Field(5.0, gt=0, description="a new connection is closed unless it speaks HTTP/2 in this time")
+    keepalive_s: float = Field(
+        10.0, ge=1, description="a connection silent this long is pinged, and closed after as long again"
+    )
+    connection_idle_s: float = Field(300.0, gt=0, description="a connection without a call is closed after this time")
+    write_s: float = Field(10.0, gt=0, description="a call is cut if its client does not take a message in this time")
     # Must stay below the orchestrator's kill timeout, 30 s in Kubernetes.
-    drain_s: float = Field(10.0, gt=0, description="time for open streams to finish after SIGTERM")
+    drain_s: float = Field(10.0, gt=0, description="time for open calls to finish after SIGTERM")
 
     @model_validator(mode="after")
     def _files(self) -> ServeConfig:
         if (self.tls_cert is None) != (self.tls_key is None):
             missing = "tls_key" if self.tls_key is None else "tls_cert"
-            raise ValueError(f"{missing} = None: a certificate and its key go together; give both, or none")
+            raise ValueError(f"{missing} = None: a certificate needs its key; give both, or none")
         if self.tls_client_ca and not self.tls_cert:
             raise ValueError(f"tls_client_ca = {self.tls_client_ca}: needs TLS; give tls_cert and tls_key too")
         return self
@@ -130,11 +161,11 @@ class ServeConfig(BaseSettings):
             host, port = split_address(name, getattr(self, name))
             if self.insecure or is_local(host) or (self.tls_cert and guard):
                 continue
-            lacks = "without saying who may come" if self.tls_cert else "without TLS"
+            lacks = "without a list of who may call" if self.tls_cert else "without TLS"
             needs = "tls_cert, tls_key and access" + (" or tls_client_ca" if name == "listen" else "")
             raise ValueError(
                 f"{name} = {host}:{port}: reachable from other machines {lacks}; "
-                f"listen on 127.0.0.1, or give {needs}, or accept that with --insecure"
+                f"listen on 127.0.0.1, or give {needs}, or accept it with --insecure"
             )
         return self
 
@@ -149,7 +180,7 @@ class ServeConfig(BaseSettings):
 
     @property
     def gate(self) -> GateSettings:
-        """The gate's part."""
+        """The gate's settings."""
         return GateSettings(
             self.worse_evidence,
             self.anchor_labels,
@@ -168,7 +199,7 @@ class ServeConfig(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Flags before environment before file."""
+        """Order the sources: flags, environment, file."""
         return init_settings, env_settings, InitSettingsSource(settings_cls, _in_file)
 
 
@@ -176,7 +207,7 @@ _in_file: dict[str, Any] = {}
 
 
 def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
-    """The effective configuration. flags: those given, by field name. Raises ConfigError, also for unknown names."""
+    """Return the effective settings. flags: those given, by field name. Raises ConfigError, also for unknown names."""
     global _in_file
     unknown = [
         name
@@ -196,7 +227,7 @@ def load(flags: dict[str, Any], file: Path | None = None) -> ServeConfig:
 
 
 def settings_in(file: Path | None) -> dict[str, Any]:
-    """What a file of settings says, by name. Raises ConfigError."""
+    """Return the settings of a file, by name. Raises ConfigError."""
     try:
         return toml(read_text(file)) if file else {}
     except FileNotFoundError:
@@ -207,17 +238,17 @@ def settings_in(file: Path | None) -> dict[str, Any]:
 
 
 def _problem(error: Any) -> str:
-    """One of pydantic's findings as name, value and remedy."""
+    """Return one of pydantic's errors as name, value and remedy."""
     name = ".".join(map(str, error["loc"]))
     if error["type"] == "extra_forbidden":
         return f"{name} = {error['input']!r}: {no_such_setting(name, fields())}"
-    if error["type"] == "value_error":  # from a validator of ours, which has said it all
+    if error["type"] == "value_error":  # from a validator of ours: its text is complete
         return str(error["ctx"]["error"])
     return f"{name} = {error['input']!r}: {error['msg'][0].lower()}{error['msg'][1:]}"
 
 
 def no_such_setting(name: str, known: Sequence[str]) -> str:
-    """The remedy for a name that is none: the nearest of those that are, if it may be meant, and all of them."""
+    """Return the remedy for an unknown name: the most similar known name, if any, and all known names."""
     alike = {setting.lower(): setting for setting in known}
     nearest = get_close_matches(name.lower().replace("-", "_"), alike, 1, NEAR)
     meant = f"did you mean {alike[nearest[0]]}? " if nearest else ""
@@ -225,5 +256,5 @@ def no_such_setting(name: str, known: Sequence[str]) -> str:
 
 
 def fields() -> list[str]:
-    """Names of all settings."""
+    """Return the names of all settings."""
     return list(ServeConfig.model_fields)

@@ -8,7 +8,7 @@ from prometheus_client import Counter
 
 from service.common.names import ModelKey
 from service.observe.declaring import NORMS, OF_MODEL, Declare
-from service.trainer.reports import Progress
+from service.observe.reports import Report
 
 REFUSED = "non-finite"  # why the learner refuses an update; it has no other reason
 
@@ -119,7 +119,7 @@ class LearnerProgress:
         }
         self._last: dict[str, int] = {}
 
-    def learned(self, report: Progress) -> None:
+    def learned(self, report: Report) -> None:
         """Count one progress report.
 
         After a trainer restarts from a checkpoint its totals fall back; they count again only beyond the last seen.
@@ -128,7 +128,7 @@ class LearnerProgress:
         self._observe_losses(report)
         self._observe_updates(report)
 
-    def _count_all(self, report: Progress) -> None:
+    def _count_all(self, report: Report) -> None:
         m, key = self._metrics, self.key
         for name, child in self.totals.items():
             self._count(name, report.totals.counts[name], child)
@@ -138,7 +138,7 @@ class LearnerProgress:
         m.in_quarantine.labels(*key).set(report.totals.in_quarantine)
         self.resuming = False
 
-    def _observe_losses(self, report: Progress) -> None:
+    def _observe_losses(self, report: Report) -> None:
         m, key = self._metrics, self.key
         if report.losses:
             self.loss = sum(report.losses) / len(report.losses)
@@ -150,7 +150,7 @@ class LearnerProgress:
             m.score.labels(*key).set(sum(candidate) / len(candidate))
             m.anchor_score.labels(*key).set(sum(anchor) / len(anchor))
 
-    def _observe_updates(self, report: Progress) -> None:
+    def _observe_updates(self, report: Report) -> None:
         m, key = self._metrics, self.key
         for norm in report.norms:
             m.gradient_norm.labels(*key, "all").observe(norm)

@@ -131,9 +131,9 @@ TLS = {"tls_cert": "server.pem", "tls_key": "server.key"}
     [
         ("listen", {"access": "a.toml"}, "without TLS"),
         ("http", {"access": "a.toml"}, "without TLS"),
-        ("listen", TLS, "without saying who may come"),
-        ("http", TLS, "without saying who may come"),
-        ("http", TLS | {"tls_client_ca": "ca.pem"}, "without saying who may come"),
+        ("listen", TLS, "without a list of who may call"),
+        ("http", TLS, "without a list of who may call"),
+        ("http", TLS | {"tls_client_ca": "ca.pem"}, "without a list of who may call"),
         ("listen", TLS | {"access": "a.toml"}, None),
         ("listen", TLS | {"tls_client_ca": "ca.pem"}, None),
         ("http", TLS | {"access": "a.toml"}, None),
