@@ -39,7 +39,7 @@ def entry(token: str, tenant: str = "acme", role: str = "train", more: str = "")
     return ENTRY.format(digest=token_digest(token), tenant=tenant, role=role) + more
 
 
-def test_a_token_lets_in_whom_its_entry_names():
+def test_a_token_admits_with_the_tenant_and_role_of_its_entry():
     access = parse(entry("one") + entry("two", "other", "admin", 'name = "gateway"\n'))
 
     assert access.admit("Bearer one", NOW) == Grant("acme", Role.TRAIN, token_digest("one"))
@@ -51,7 +51,7 @@ def test_a_token_lets_in_whom_its_entry_names():
     [None, "", "one", "bearer one", "Bearer ", "Bearer  one", "Bearer one ", "Bearer wrong", "Bearer " + "x" * 10**6],
     ids=range(9),
 )
-def test_without_a_token_that_is_known_nobody_is_let_in_and_no_error_repeats_it(sent):
+def test_without_a_known_token_a_call_is_refused_and_no_error_repeats_the_token(sent):
     with pytest.raises(Unauthenticated) as caught:
         parse(entry("one")).admit(sent, NOW)
 
@@ -59,7 +59,7 @@ def test_without_a_token_that_is_known_nobody_is_let_in_and_no_error_repeats_it(
     assert caught.value.value in ("(none)", "another scheme", "a token")
 
 
-def test_a_token_is_good_until_it_expires():
+def test_a_token_is_valid_until_it_expires():
     access = parse(entry("one", more="expires = 2027-01-15T08:00:00Z\n"))
     [grant] = access.grants.values()
 
@@ -71,13 +71,13 @@ def test_a_token_is_good_until_it_expires():
         access.admit("Bearer one", NOW)
 
 
-def test_without_an_access_file_everybody_is_the_default_tenants_admin():
+def test_without_an_access_file_every_caller_is_admin_of_the_default_tenant():
     assert OPEN.admit(None, NOW) == OPEN.admit("Bearer whatever", NOW) == EVERYBODY
     assert OPEN.still_valid(EVERYBODY, NOW)
     assert OPEN.quota(DEFAULT_TENANT) == Quota()
 
 
-def test_an_empty_access_file_lets_in_nobody():
+def test_an_empty_access_file_admits_no_caller():
     access = parse("")
 
     assert not access.open
@@ -100,7 +100,7 @@ def test_an_empty_access_file_lets_in_nobody():
         (entry("one", more="expires = 2040-01-01T00:00:00Z\n"), True),
     ],
 )
-def test_an_open_call_stays_while_its_token_still_stands_for_as_much(change, stays):
+def test_an_open_call_continues_while_its_token_still_grants_as_much(change, stays):
     grant = parse(entry("one")).admit("Bearer one", NOW)
 
     assert parse(change).still_valid(grant, NOW) is stays
@@ -138,7 +138,7 @@ def test_an_access_file_that_is_not_understood_is_refused_by_name(text, named):
         parse(text)
 
 
-def test_quotas_are_a_tenants_and_what_is_not_named_is_unlimited():
+def test_quotas_belong_to_a_tenant_and_are_unlimited_where_not_named():
     access = parse("[tenant.acme]\nmodels = 2\nticks_per_s = 1.5\n")
 
     assert access.quota("acme") == Quota(models=2, ticks_per_s=1.5)
@@ -178,7 +178,7 @@ def test_a_changed_file_is_in_force_at_the_next_look(tmp_path):
 @pytest.mark.parametrize(
     "bad", ["[[token]]", "\xff".encode("latin1"), "#" * (MAX_DOCUMENT_BYTES + 1)], ids=["entry", "bytes", "size"]
 )
-def test_a_file_that_becomes_invalid_changes_nothing_and_it_is_said(tmp_path, bad, capsys):
+def test_a_file_that_becomes_invalid_changes_nothing_and_is_logged(tmp_path, bad, capsys):
     files = Files(tmp_path / "access.toml", entry("one"))
 
     assert files.after(bad) == parse(entry("one"))
@@ -189,7 +189,7 @@ def test_a_file_that_becomes_invalid_changes_nothing_and_it_is_said(tmp_path, ba
     assert files.invalid == 0
 
 
-def test_a_file_that_is_gone_changes_nothing_and_that_is_said_once(tmp_path, capsys):
+def test_a_missing_file_changes_nothing_and_is_logged_once(tmp_path, capsys):
     files = Files(tmp_path / "access.toml", entry("one"))
     files.path.unlink()
 
@@ -200,7 +200,7 @@ def test_a_file_that_is_gone_changes_nothing_and_that_is_said_once(tmp_path, cap
     assert capsys.readouterr().out.count("stays in force") == 1
 
 
-def test_a_file_that_was_gone_and_comes_back_as_it_was_is_good_again(tmp_path):
+def test_a_missing_file_that_comes_back_unchanged_is_valid_again(tmp_path):
     files = Files(tmp_path / "access.toml", entry("one"))
     away = files.path.rename(tmp_path / "away")
     files.file.look()
@@ -225,7 +225,7 @@ def test_a_file_that_cannot_be_read_at_the_start_is_named_with_its_setting(tmp_p
 
 
 @pytest.mark.parametrize("text", [None, "[[token]]"])
-def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
+def test_a_server_does_not_start_with_an_invalid_file(tmp_path, text):
     path = tmp_path / "access.toml"
     if text is not None:
         path.write_text(text)
@@ -234,7 +234,7 @@ def test_a_server_does_not_start_with_a_file_that_is_no_good(tmp_path, text):
         access_file(path, Metrics(CollectorRegistry()).access)
 
 
-def test_learning_seconds_are_a_quota_beside_the_others_and_the_setting_bounds_everybody():
+def test_learning_seconds_are_a_quota_and_the_setting_bounds_every_tenant():
     access = parse("[tenant.acme]\nlearn_s_per_s = 0.25\n")
     tenants = Tenants(Metrics(CollectorRegistry()).access, learn_s_per_s=0.5)
     tenants.apply(access)
@@ -251,7 +251,7 @@ def test_learning_seconds_are_a_quota_beside_the_others_and_the_setting_bounds_e
 
 
 @pytest.mark.parametrize("text", ['token = ["fr_secret"]', 'token = "fr_secret"', '[[token]]\nsha256 = "fr_secret"'])
-def test_no_error_of_a_file_repeats_what_may_be_a_token(text):
+def test_no_error_of_a_file_repeats_a_value_that_may_be_a_token(text):
     with pytest.raises(AccessError) as caught:
         parse(text)
 
@@ -259,7 +259,7 @@ def test_no_error_of_a_file_repeats_what_may_be_a_token(text):
 
 
 @pytest.mark.parametrize("hostile", QUICK_TOML.values(), ids=QUICK_TOML)
-def test_a_file_made_to_hurt_its_parser_changes_nothing_and_it_is_said(tmp_path, hostile, capsys):
+def test_a_file_crafted_to_break_its_parser_changes_nothing_and_is_logged(tmp_path, hostile, capsys):
     files = Files(tmp_path / "access.toml", entry("one"))
 
     assert files.after(hostile) == parse(entry("one"))
@@ -287,7 +287,7 @@ def test_an_error_of_an_access_file_is_a_sentence(text):
 
 
 @pytest.mark.parametrize("error", [RecursionError("deep"), MemoryError(), KeyError("x"), AssertionError()])
-def test_whatever_a_reader_raises_what_was_read_before_stays_in_force(tmp_path, error):
+def test_any_error_of_a_reader_leaves_the_former_value_in_force(tmp_path, error):
     path, metrics = tmp_path / "file", Metrics(CollectorRegistry())
     path.write_text("one")
     outcomes = iter(["one", error, "two"])
@@ -309,7 +309,7 @@ def test_whatever_a_reader_raises_what_was_read_before_stays_in_force(tmp_path, 
     assert file.current == "two"
 
 
-async def test_a_file_that_takes_too_long_changes_nothing_and_it_is_said(tmp_path, capsys):
+async def test_a_file_that_takes_too_long_changes_nothing_and_is_logged(tmp_path, capsys):
     path, metrics, free = tmp_path / "file", Metrics(CollectorRegistry()), threading.Event()
     path.write_text("one")
     reads = iter(["one", "two"])
@@ -332,7 +332,7 @@ async def test_a_file_that_takes_too_long_changes_nothing_and_it_is_said(tmp_pat
     assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "file"}) == 0
 
 
-def test_a_pipe_in_place_of_the_file_is_not_waited_for(tmp_path):
+def test_a_pipe_in_place_of_the_file_does_not_block(tmp_path):
     files = Files(tmp_path / "access.toml", entry("one"))
     files.path.unlink()
     os.mkfifo(files.path)

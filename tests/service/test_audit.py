@@ -33,7 +33,7 @@ def lines(path: Path) -> list[dict[str, object]]:
     return [json.loads(line) for line in path.read_text().splitlines()]
 
 
-def test_every_method_is_an_act_or_written_down_as_none():
+def test_every_method_is_audited_or_listed_as_not_audited():
     services = [s for pb in (streams_pb2, models_pb2, training_pb2) for s in pb.DESCRIPTOR.services_by_name.values()]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
 
@@ -41,14 +41,14 @@ def test_every_method_is_an_act_or_written_down_as_none():
     assert not ACTS.keys() & NOT_ACTS
 
 
-def test_a_line_names_what_the_request_names():
+def test_a_line_names_the_model_and_stream_of_the_request():
     put = streams_pb2.PutStreamRequest(stream=streams_pb2.Stream(model="flow", stream="pump"))
     assert named(ACTS["/freshet.v1.Streams/Put"], put) == {"model": "flow", "stream": "pump"}
     promote = models_pb2.PromoteRequest(name="flow", version=3)
     assert named(ACTS["/freshet.v1.Models/Promote"], promote) == {"model": "flow", "version": 3}
 
 
-def test_a_line_says_who_from_where_what_and_how_it_ended_and_no_secret(tmp_path):
+def test_a_line_has_caller_peer_act_and_outcome_and_no_secret(tmp_path):
     path = tmp_path / "audit"
     audit = Audit(path, wall=lambda: 0.0)
     audit.act("promote", "ok", WHO, "ipv4:10.0.0.1:5", model="flow", version=3)
@@ -62,7 +62,7 @@ def test_a_line_says_who_from_where_what_and_how_it_ended_and_no_secret(tmp_path
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_what_a_client_chose_stays_one_line_of_bounded_length(tmp_path):
+def test_a_value_of_a_client_stays_one_line_of_bounded_length(tmp_path):
     audit = Audit(tmp_path / "audit")
     audit.act("create", "invalid", WHO, model="x\n{}\x1b[31m" + "y" * 10**6)
 
@@ -71,7 +71,7 @@ def test_what_a_client_chose_stays_one_line_of_bounded_length(tmp_path):
     assert len(str(line["model"])) < 300
 
 
-def test_a_file_that_is_there_is_appended_to_and_closed_to_others(tmp_path):
+def test_an_existing_file_is_appended_to_and_made_private(tmp_path):
     path = tmp_path / "audit"
     path.write_text('{"event": "before"}\n')
     path.chmod(0o644)
@@ -81,7 +81,7 @@ def test_a_file_that_is_there_is_appended_to_and_closed_to_others(tmp_path):
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
-def test_a_file_that_was_rotated_away_is_opened_again(tmp_path):
+def test_a_rotated_file_is_reopened(tmp_path):
     path, old = tmp_path / "audit", tmp_path / "audit.1"
     audit = Audit(path)
     audit.act("pause", "ok", WHO)
@@ -99,7 +99,7 @@ def test_a_file_that_cannot_be_opened_is_refused_by_its_setting(tmp_path):
         Audit(tmp_path / "nowhere" / "audit")
 
 
-def test_on_a_full_disk_no_half_line_stands_and_the_process_log_has_it(tmp_path, monkeypatch):
+def test_on_a_full_disk_no_partial_line_remains_and_the_process_log_has_it(tmp_path, monkeypatch):
     path, full = tmp_path / "audit", []
     audit = Audit(path, on_full=lambda: full.append(1))
     audit.act("pause", "ok", WHO)
@@ -155,7 +155,7 @@ def test_after_a_flood_refusals_have_lines_again(tmp_path):
     ("kind", "action"),
     [(ev.PUBLISHED, "publish"), (ev.VETOED, "veto"), (ev.ROLLED_BACK, "rollback"), (ev.SKIPPED, "skip")],
 )
-def test_what_the_server_does_by_itself_has_its_line(tmp_path, kind, action):
+def test_an_act_of_the_server_itself_has_a_line(tmp_path, kind, action):
     audit, events = Audit(tmp_path / "audit"), Events()
     events.listeners.append(audit.event)
     events.emit(Event(ModelKey("acme", "flow"), kind, 7, 3, "why", 0.0))

@@ -17,7 +17,7 @@ from service.observe.metrics import Metrics
 from tests.client.certificates import Authority
 
 
-def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(monkeypatch, tmp_path):
+def test_a_key_replaced_between_two_reads_is_used_once_it_fits(monkeypatch, tmp_path):
     metrics, authority = Metrics(CollectorRegistry()), Authority(tmp_path)
     (cert, key), (next_cert, next_key) = authority.sign("old"), authority.sign("new")
     certificates = Certificates(cert, key, None, metrics.access)
@@ -41,7 +41,7 @@ def test_a_key_that_is_replaced_between_two_looks_at_it_is_taken_once_it_fits(mo
     assert metrics.registry.get_sample_value("freshet_file_invalid", {"file": "certificate"}) == 0
 
 
-def test_a_certificate_that_is_gone_changes_nothing(tmp_path):
+def test_a_missing_certificate_changes_nothing(tmp_path):
     metrics = Metrics(CollectorRegistry())
     cert, key = Authority(tmp_path).sign("old")
     certificates = Certificates(cert, key, None, metrics.access)

@@ -31,7 +31,7 @@ def file(tmp_path: Path) -> Path:
     return path
 
 
-def test_without_anything_every_setting_has_its_default():
+def test_without_any_source_every_setting_has_its_default():
     config = load({})
 
     assert config.model_dump() == {name: field.default for name, field in ServeConfig.model_fields.items()}
@@ -53,7 +53,7 @@ def test_one_load_does_not_remember_the_file_of_another(file):
 
 
 @pytest.mark.parametrize("name", ["FRESHET_PUBLISH_LABEL", "FRESHET_", "FRESHET_NOPE"])
-def test_an_unknown_variable_is_refused_with_those_that_are_known(monkeypatch, name):
+def test_an_unknown_variable_is_refused_with_the_known_ones(monkeypatch, name):
     monkeypatch.setenv(name, "1")
 
     with pytest.raises(ConfigError, match=f"^{name}: no such setting") as caught:
@@ -62,7 +62,7 @@ def test_an_unknown_variable_is_refused_with_those_that_are_known(monkeypatch, n
     assert "FRESHET_PUBLISH_LABELS" in str(caught.value)
 
 
-def test_an_unknown_key_of_the_file_is_refused_with_those_that_are_known(tmp_path):
+def test_an_unknown_key_of_the_file_is_refused_with_the_known_ones(tmp_path):
     path = tmp_path / "f.toml"
     path.write_text("publish_label = 3\n")
 
@@ -77,7 +77,7 @@ def test_a_file_that_is_not_there_is_named(tmp_path):
     assert "none.toml" in str(caught.value)
 
 
-def test_a_file_that_is_no_toml_is_named(tmp_path):
+def test_a_file_that_is_not_toml_is_named(tmp_path):
     path = tmp_path / "f.toml"
     path.write_text("publish_s = [\n")
 
@@ -99,7 +99,7 @@ def test_a_file_that_is_no_toml_is_named(tmp_path):
         ("insecure", "perhaps"),
     ],
 )
-def test_a_value_that_cannot_be_is_named_with_what_is_allowed(monkeypatch, name, value):
+def test_an_invalid_value_is_named_with_the_allowed_ones(monkeypatch, name, value):
     monkeypatch.setenv(f"FRESHET_{name.upper()}", value)
 
     with pytest.raises(ConfigError, match=f"^{name} = '{value}': input should be ") as caught:
@@ -108,14 +108,14 @@ def test_a_value_that_cannot_be_is_named_with_what_is_allowed(monkeypatch, name,
     assert "\n" not in str(caught.value)
 
 
-def test_every_mistake_is_told_at_once():
+def test_every_mistake_is_reported_at_once():
     with pytest.raises(ConfigError, match=r"publish_s = .*; .*drain_s = "):
         load({"publish_s": "x", "drain_s": "y"})
 
 
 @pytest.mark.parametrize("door", ["listen", "http"])
 @pytest.mark.parametrize("host", ["0.0.0.0", "192.168.1.5", "[::]", "example.org"])
-def test_an_address_that_others_can_reach_is_refused_unless_that_is_accepted(door, host):
+def test_an_address_reachable_from_other_machines_is_refused_unless_accepted(door, host):
     with pytest.raises(ConfigError, match=f"^{door} = ") as caught:
         load({door: f"{host}:8300"})
 
@@ -139,7 +139,7 @@ TLS = {"tls_cert": "server.pem", "tls_key": "server.key"}
         ("http", TLS | {"access": "a.toml"}, None),
     ],
 )
-def test_other_machines_are_listened_to_with_tls_and_a_say_in_who_may_come(door, guards, missing):
+def test_listening_beyond_this_machine_needs_tls_and_a_list_of_callers(door, guards, missing):
     wish = {door: "0.0.0.0:8300", **guards}
 
     if missing is None:
@@ -160,14 +160,14 @@ def test_files_of_tls_that_need_others_are_refused_alone(given, named):
 
 
 @pytest.mark.parametrize("address", ["127.0.0.1:0", "127.0.0.2:80", "localhost:65535", "[::1]:8300"])
-def test_an_address_of_this_machine_alone_is_taken(address):
+def test_a_local_address_is_accepted(address):
     assert load({"listen": address}).listen == address
 
 
 @pytest.mark.parametrize(
     "address", ["", "8300", ":8300", "127.0.0.1", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:65536", "::1:80"]
 )
-def test_what_is_no_address_is_refused_with_an_example(address):
+def test_an_invalid_address_is_refused_with_an_example(address):
     with pytest.raises(ConfigError, match=r"^listen = .*HOST:PORT, e\.g\. 127\.0\.0\.1:8300"):
         load({"listen": address})
 
@@ -199,7 +199,7 @@ def test_settings_do_not_change_once_loaded():
     [("publish_label", "publish_labels"), ("max-streams", "max_streams"), ("Max-Stream", "max_streams"),
      ("tls_crt", "tls_cert"), ("acess", "access"), ("journal_keep_byte", "journal_keep_bytes"), ("xyzzy", "")],
 )  # fmt: skip
-def test_a_misspelt_key_is_answered_with_the_setting_that_may_be_meant(tmp_path, written, meant):
+def test_a_misspelt_key_is_refused_with_a_suggestion(tmp_path, written, meant):
     path = tmp_path / "f.toml"
     path.write_text(f"{written} = 3\n")
 
@@ -210,14 +210,14 @@ def test_a_misspelt_key_is_answered_with_the_setting_that_may_be_meant(tmp_path,
     assert ("did you mean" in str(caught.value)) == bool(meant)
 
 
-def test_a_misspelt_variable_is_answered_with_the_one_that_may_be_meant(monkeypatch):
+def test_a_misspelt_variable_is_refused_with_a_suggestion(monkeypatch):
     monkeypatch.setenv("FRESHET_MAX_STREAM", "1")
 
     with pytest.raises(ConfigError, match=r"did you mean FRESHET_MAX_STREAMS\? "):
         load({})
 
 
-def test_the_help_of_serve_begins_with_what_matters_first_and_has_every_setting_once():
+def test_the_help_of_serve_begins_with_the_main_settings_and_has_each_once():
     shown = CliRunner().invoke(app, ["serve", "--help"], terminal_width=120).output
 
     options = re.findall(r"^  --([a-z0-9-]+)", shown, re.M)
@@ -238,7 +238,7 @@ def test_a_file_made_to_hurt_its_parser_is_refused(tmp_path, text):
     assert len(str(refused.value)) < 500
 
 
-def test_a_pipe_or_a_folder_is_no_file_of_settings(tmp_path):
+def test_a_pipe_or_a_folder_is_refused_as_a_file_of_settings(tmp_path):
     os.mkfifo(tmp_path / "pipe")
 
     for path in (tmp_path / "pipe", tmp_path):

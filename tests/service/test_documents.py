@@ -79,7 +79,7 @@ def test_hostile_json_is_refused_before_it_costs_anything(text):
         ("a = 1.5\n" + "\n".join(f"k{n} = {n}.25" for n in range(100)), 1.5),
     ],
 )
-def test_what_only_looks_nested_is_read(text, value):
+def test_text_that_only_looks_nested_is_read(text, value):
     assert value is None or documents.toml(text)["a"] == value
 
 
@@ -90,7 +90,7 @@ def test_any_text_is_read_or_refused_in_one_way(text: str, read: Callable[[str],
         read(text)
 
 
-def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
+def test_a_file_that_is_not_regular_is_refused_without_waiting(tmp_path):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
 
@@ -101,7 +101,7 @@ def test_what_is_no_plain_file_is_not_waited_for(tmp_path):
         documents.read(pipe)
 
 
-def test_no_more_is_read_of_a_file_than_may_be(tmp_path):
+def test_a_file_is_read_up_to_its_bound_only(tmp_path):
     (tmp_path / "file").write_bytes(bytes(101))
 
     assert len(documents.read(tmp_path / "file", 101)) == 101

@@ -23,7 +23,7 @@ async def begun(watch: AsyncIterator[Event]) -> asyncio.Task[Event]:
     return first
 
 
-async def test_a_watcher_gets_what_happens_from_then_on_in_order():
+async def test_a_watcher_gets_later_events_in_order():
     events = Events()
     events.emit(event(1))
     watch = events.watch(key(""))
@@ -35,7 +35,7 @@ async def test_a_watcher_gets_what_happens_from_then_on_in_order():
     assert [(await first).version, (await anext(watch)).version, (await anext(watch)).version] == [2, 3, 4]
 
 
-async def test_a_watch_of_one_model_passes_over_the_others():
+async def test_a_watch_of_one_model_gets_no_event_of_another():
     events = Events()
     watch = events.watch(key("mine"))
     first = await begun(watch)
@@ -56,7 +56,7 @@ async def test_every_watcher_gets_every_event():
     assert [await first for first in firsts] == [event(1)] * 3
 
 
-async def test_a_watcher_that_does_not_read_loses_the_oldest_and_holds_up_nobody():
+async def test_a_watcher_that_does_not_read_loses_the_oldest_events_and_delays_no_other():
     events = Events()
     slow, quick = events.watch(key("")), events.watch(key(""))
     first_of_slow, first_of_quick = await begun(slow), await begun(quick)
@@ -72,7 +72,7 @@ async def test_a_watcher_that_does_not_read_loses_the_oldest_and_holds_up_nobody
     assert (await anext(slow)).version == 12
 
 
-async def test_a_watcher_that_does_not_read_loses_nothing_to_what_happens_to_others():
+async def test_a_watcher_that_does_not_read_loses_no_event_to_other_models():
     events = Events()
     watch = events.watch(key("mine"))
     first = await begun(watch)
@@ -130,7 +130,7 @@ def test_the_last_events_of_a_model_are_remembered_until_it_is_deleted():
     assert events.recent(key("mine"), 5) == []
 
 
-async def test_a_watch_may_begin_with_what_was_and_misses_nothing_in_between():
+async def test_a_watch_may_begin_with_past_events_and_misses_none():
     events = Events()
     for number in (1, 2, 3):
         events.emit(event(number))
@@ -142,7 +142,7 @@ async def test_a_watch_may_begin_with_what_was_and_misses_nothing_in_between():
     assert [first.version, (await anext(watch)).version, (await anext(watch)).version] == [2, 3, 4]
 
 
-async def test_a_watch_of_all_models_is_of_one_tenants():
+async def test_a_watch_of_all_models_covers_one_tenant():
     events = Events()
     theirs = Event(ModelKey("other", "m"), CREATED, offset=0, version=1, reason="created", time=0.0)
     watch = events.watch(key(""), recent=5)

@@ -21,13 +21,13 @@ def told(path: Path) -> float:
 
 # 2049 is the last year that is written with two digits.
 @pytest.mark.parametrize("days", [2, 8000, 9000, 20_000])
-def test_a_certificates_end_is_read_as_openssl_reads_it(tmp_path, days):
+def test_a_certificates_expiry_equals_that_of_openssl(tmp_path, days):
     certificate, _ = Authority(tmp_path).sign("server", days=days)
 
     assert expiry(certificate.read_bytes()) == told(certificate)
 
 
-def test_of_a_chain_the_first_counts_whatever_stands_before_it(tmp_path):
+def test_the_first_certificate_of_a_chain_counts_after_any_text(tmp_path):
     authority = Authority(tmp_path)
     certificate, _ = authority.sign("server", days=5)
     chain = b"Bag Attributes: none\n" + certificate.read_bytes() + authority.pem.read_bytes()
@@ -35,7 +35,7 @@ def test_of_a_chain_the_first_counts_whatever_stands_before_it(tmp_path):
     assert expiry(chain) == told(certificate) != told(authority.pem)
 
 
-def test_what_is_no_certificate_raises_value_error_and_nothing_else(tmp_path):
+def test_an_invalid_certificate_raises_only_value_error(tmp_path):
     certificate, _ = Authority(tmp_path).sign("server")
     der = ssl.PEM_cert_to_DER_cert(certificate.read_text())
     cut = [der[:n] for n in range(200)]

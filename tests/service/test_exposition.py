@@ -35,7 +35,7 @@ def test_a_histogram_s_quantiles_lie_where_the_observations_do():
     assert quantile([(1.0, 0.0), (math.inf, 0.0)], 0.5) is None
 
 
-def test_quantiles_and_means_are_of_what_came_between_two_scrapes_only(metrics):
+def test_quantiles_and_means_cover_only_what_was_observed_between_two_scrapes(metrics):
     rng = np.random.default_rng(5)
     freshness = metrics.publishing.of(KEY).freshness
     for value in rng.uniform(10, 30, 500):
@@ -58,7 +58,7 @@ def test_quantiles_and_means_are_of_what_came_between_two_scrapes_only(metrics):
     assert Between(before, before, 5.0).quantile(0.5, name) is None, "nothing came"
 
 
-def test_a_rate_is_what_was_counted_by_the_seconds_that_passed(metrics):
+def test_a_rate_is_the_count_divided_by_the_elapsed_seconds(metrics):
     metrics.serving.of(KEY).ticks.inc(70)
     before = scraped(metrics)
     metrics.serving.of(KEY).ticks.inc(30)
@@ -73,7 +73,7 @@ def test_a_rate_is_what_was_counted_by_the_seconds_that_passed(metrics):
     assert Between(before, before, 0.0).rate("freshet_ticks_total") is None, "of one scrape alone nothing is known"
 
 
-def test_a_server_that_was_started_again_counts_from_0(metrics):
+def test_a_restarted_server_counts_from_0(metrics):
     again = Metrics(CollectorRegistry())
     for made, ticks, staleness in ((metrics, 1000, 3), (again, 12, 100)):
         made.serving.of(KEY).ticks.inc(ticks)
@@ -102,6 +102,6 @@ def test_a_scrape_is_split_by_tenant_and_model(metrics):
     assert NOTHING.by_model == {}
 
 
-def test_what_is_no_exposition_is_refused():
+def test_text_that_is_not_an_exposition_is_refused():
     with pytest.raises(ValueError, match="invalid metric name"):
         Scrape.parse("<html>a gateway's page</html>")

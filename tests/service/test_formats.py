@@ -68,7 +68,7 @@ async def test_a_strangers_database_and_two_that_were_exchanged_are_refused(data
         check_formats(data)
 
 
-async def test_what_is_not_there_or_cannot_be_read_is_left_to_whoever_opens_it(data, tmp_path):
+async def test_a_missing_or_unreadable_database_is_left_to_its_opener(data, tmp_path):
     check_formats(tmp_path)
     (data / "trainer.db").write_bytes(b"no database at all" * 100)
     check_formats(data)

@@ -13,7 +13,7 @@ from tests.service.test_serving import next_tick
 from tests.service.test_space import Disk
 
 
-async def test_with_as_much_waiting_for_the_disk_as_may_nothing_more_is_taken(tmp_path, monkeypatch):
+async def test_at_the_limit_of_entries_waiting_for_the_disk_nothing_more_is_accepted(tmp_path, monkeypatch):
     async with world(tmp_path, max_undurable_bytes=100) as service:
         model, journal = await service.model(), service.server.journal
         session, other = service.open(model, "s"), service.open(model, "t")
@@ -46,7 +46,7 @@ async def test_with_as_much_waiting_for_the_disk_as_may_nothing_more_is_taken(tm
         assert model.table.durable_seq[session.row] >= 6
 
 
-async def test_what_would_wait_for_a_full_disk_is_refused_at_once_and_streams_are_opened(tmp_path, monkeypatch):
+async def test_requests_that_would_wait_for_a_full_disk_are_refused_and_streams_still_open(tmp_path, monkeypatch):
     async with world(tmp_path) as service:
         model, journal = await service.model(), service.server.journal
         session = service.open(model, "s")

@@ -7,7 +7,7 @@ import gc
 from service.server import process as heap
 
 
-def test_what_is_kept_is_not_searched_and_what_comes_later_is():
+def test_frozen_objects_are_not_searched_and_later_ones_are():
     there = [[n] for n in range(1000)]
     heap.freeze()
     try:

@@ -31,7 +31,7 @@ def test_thinning_has_an_end():
 
 
 @given(st.integers(0, 10**9), st.integers(1, 10**6))
-def test_what_is_left_to_learn_is_comfortable_or_the_thinning_is_at_its_end(backlog, comfortable):
+def test_the_thinned_backlog_is_comfortable_or_the_thinning_at_its_maximum(backlog, comfortable):
     n = learn_every(backlog, comfortable)
 
     assert n == MAX_THINNING or backlog <= comfortable * n
@@ -88,7 +88,7 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
         "many classes",
     ],
 )
-def test_a_model_that_would_take_all_the_memory_is_refused_by_field(spec: dict[str, Any], field: str):
+def test_a_model_that_needs_too_much_memory_is_refused_by_field(spec: dict[str, Any], field: str):
     with pytest.raises(Invalid) as caught:
         check_size(ModelSpec(**spec))
 

@@ -93,7 +93,7 @@ def test_a_context_dropped_for_a_newer_one_is_counted(metrics):
     assert value(metrics, "freshet_contexts_evicted_total") == 1
 
 
-def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(metrics):
+def test_totals_that_fall_back_with_a_trainers_restart_are_not_counted_twice(metrics):
     model = hosted()
     child = metrics.learner.of(("default", "m"))
     reports = []
@@ -108,7 +108,7 @@ def test_totals_that_went_back_with_a_trainers_restart_are_not_counted_twice(met
     assert value(metrics, "freshet_labels_learned_total") == model.learner.counts.learned
 
 
-def test_what_a_former_server_counted_is_not_counted_again(metrics):
+def test_counts_of_a_former_server_are_not_counted_again(metrics):
     model = hosted()
     learned(model, [1, 2, 3, 4, 5])
     child = metrics.learner.of(("default", "m"))
@@ -122,7 +122,7 @@ def test_what_a_former_server_counted_is_not_counted_again(metrics):
     assert value(metrics, "freshet_learner_updates_total") == 2
 
 
-def test_what_alerts_count_is_there_before_it_moves(metrics):
+def test_counters_of_alerts_exist_before_their_first_count(metrics):
     metrics.of(("default", "m"))
 
     there = {s.name for family in metrics.registry.collect() for s in family.samples if s.labels.get("model") == "m"}
@@ -133,7 +133,7 @@ def test_what_alerts_count_is_there_before_it_moves(metrics):
     } <= there  # fmt: skip
 
 
-async def test_where_a_model_stands_is_told_as_it_changes_and_after_a_restart(tmp_path):
+async def test_metrics_show_a_models_versions_as_they_change_and_after_a_restart(tmp_path):
     def stand(world: World) -> tuple[float | None, ...]:
         names = ("version", "version_anchor", "learning_paused", "published_timestamp_seconds", "rollbacks_total")
         labels = {"tenant": "default", "model": "flow"}
@@ -159,7 +159,7 @@ async def test_where_a_model_stands_is_told_as_it_changes_and_after_a_restart(tm
     assert after[:3] == returned[:3]
 
 
-async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scraped(tmp_path):
+async def test_a_scrape_shows_whether_server_and_trainer_are_ready_now(tmp_path):
     async with world(tmp_path) as live:
         before = {
             name: live.server.registry.get_sample_value(name) for name in ("freshet_ready", "freshet_trainer_ready")
@@ -175,7 +175,7 @@ async def test_the_state_of_the_server_and_its_trainer_is_told_as_it_is_when_scr
         assert (build.labels["version"], build.labels["numpy"]) == (freshet.__version__, np.__version__)
 
 
-async def test_overload_and_evidence_are_told_by_model(tmp_path):
+async def test_overload_and_evidence_are_per_model_metrics(tmp_path):
     async with world(tmp_path, comfortable_backlog=2) as live:
         model = await live.model()
         session = live.open(model, "pump")

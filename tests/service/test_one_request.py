@@ -47,7 +47,7 @@ def begun(channel: grpc.aio.Channel, method: str) -> Any:
     return channel.stream_stream(method)(timeout=DEADLINE_S)
 
 
-async def test_requests_are_answered_as_ever():
+async def test_requests_are_answered_as_without_the_interceptor():
     async with served(OneRequest()) as channel:
         do: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(DO)
         stream: grpc.aio.UnaryStreamMultiCallable[bytes, bytes] = channel.unary_stream(STREAM)
@@ -65,7 +65,7 @@ async def test_a_call_whose_request_does_not_come_is_ended(method):
 
 
 @pytest.mark.parametrize("method", [DO, STREAM, CHECK])
-async def test_a_call_that_ends_without_a_request_is_told(method):
+async def test_a_call_that_ends_without_a_request_is_refused(method):
     async with served(OneRequest()) as channel:
         call = begun(channel, method)
         await call.done_writing()
@@ -81,7 +81,7 @@ async def until(interceptor: OneRequest, waiting: int) -> None:
             await asyncio.sleep(0)
 
 
-async def test_of_too_many_checks_without_a_request_the_oldest_is_ended():
+async def test_with_too_many_waiting_checks_the_oldest_is_ended():
     interceptor = OneRequest(checks=2)
     async with served(interceptor) as channel:
         calls = [begun(channel, CHECK)]
@@ -95,7 +95,7 @@ async def test_of_too_many_checks_without_a_request_the_oldest_is_ended():
         assert len(interceptor._waiting) == 2
 
 
-async def test_a_check_that_its_client_takes_back_leaves_its_place():
+async def test_a_check_cancelled_by_its_client_frees_its_place():
     interceptor = OneRequest(checks=1)
     async with served(interceptor) as channel:
         call = begun(channel, CHECK)

@@ -39,7 +39,7 @@ class Bucket:
 
 
 @given(RATES, PAUSES)
-def test_a_token_is_there_whenever_the_plain_bucket_has_one(per_s, pauses):
+def test_a_bucket_has_a_token_whenever_the_plain_one_has(per_s, pauses):
     rate, plain, full_at, now = Rate(per_s), Bucket(per_s), 0.0, 1e5
     for pause in pauses:
         now += pause
@@ -90,7 +90,7 @@ async def packed(serving: Serving, model: ServedModel, *sessions: Session) -> li
     return [i in wave.taken.at for i in range(len(rows))]
 
 
-async def test_a_stream_beyond_its_rate_is_told_when_to_come_again_and_the_others_go_on(tmp_path):
+async def test_a_stream_beyond_its_rate_is_refused_with_a_delay_and_others_continue(tmp_path):
     async with world(tmp_path, stream_ticks_per_s=2.0) as service:
         model = await service.model()
         hasty, other = service.open(model, "hasty"), service.open(model, "other")
@@ -122,7 +122,7 @@ async def test_repeated_and_refused_ticks_do_not_count_against_the_rate(tmp_path
         assert (await service.tick(model, session, 2.0)).seq == 2
 
 
-async def test_a_packed_wave_takes_what_streams_and_server_have_tokens_for(tmp_path):
+async def test_a_packed_wave_is_answered_as_far_as_streams_and_server_have_tokens(tmp_path):
     async with world(tmp_path, stream_ticks_per_s=2.0, ticks_per_s=6.0) as service:
         model = await service.model()
         a, b, c = (service.open(model, id) for id in "abc")
@@ -159,7 +159,7 @@ async def test_wall_clock_jumps_change_no_rate_and_no_idle_time(tmp_path, jump):
         assert "idle" not in model.table.by_id
 
 
-async def test_ticks_whose_work_is_too_much_are_put_off_however_they_come(tmp_path):
+async def test_ticks_beyond_the_rate_of_work_are_refused_with_a_delay_however_they_arrive(tmp_path):
     async with world(tmp_path, work_per_s=1e6) as service:
         model = await service.model()
         a, b, c = (service.open(model, id) for id in "abc")
@@ -184,7 +184,7 @@ async def test_ticks_whose_work_is_too_much_are_put_off_however_they_come(tmp_pa
         assert await packed(service.serving, model, a, b, c) == [True, True, False]
 
 
-async def test_a_tenants_work_is_its_own_and_a_tick_dearer_than_a_second_of_it_passes_and_is_paid(tmp_path):
+async def test_work_is_limited_per_tenant_and_one_tick_may_exceed_a_second_of_it(tmp_path):
     async with world(tmp_path) as service:
         model, other = (
             await service.model(),
@@ -206,7 +206,7 @@ async def test_a_tenants_work_is_its_own_and_a_tick_dearer_than_a_second_of_it_p
 
 
 @given(st.floats(1.0, 1e6), st.integers(1, 10**7), st.integers(1, 50), st.floats(0, 5))
-def test_portions_are_those_that_single_takes_would_be_let_in_for(per_s, cost, wanted, pause):
+def test_portions_equal_the_number_of_single_takes_allowed(per_s, cost, wanted, pause):
     rate, full_at, alone = Rate(per_s), 0.0, 0.0
     for now in (10.0, 10.0 + pause):
         let_in = 0

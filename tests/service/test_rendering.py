@@ -20,7 +20,7 @@ def lines(text: bytes) -> list[str]:
     return text.decode().splitlines()
 
 
-def test_the_text_is_what_the_library_makes_of_it_whatever_happens():
+def test_the_text_always_equals_that_of_the_library():
     rng = random.Random(3)
     registry = Registry()
     metrics = Metrics(registry)
@@ -42,7 +42,7 @@ def test_the_text_is_what_the_library_makes_of_it_whatever_happens():
         assert lines(registry.text()) == lines(generate_latest(registry)), round
 
 
-def test_a_collector_of_the_library_is_rendered_too_and_one_that_has_left_is_not():
+def test_a_collector_of_the_library_is_rendered_until_it_is_unregistered():
     registry = Registry()
     gauge = Gauge("level", "A level.", ["where"], registry=registry)
     gauge.labels("here").set(2)
@@ -55,7 +55,7 @@ def test_a_collector_of_the_library_is_rendered_too_and_one_that_has_left_is_not
     assert registry.text() == b""
 
 
-def test_only_series_that_have_changed_are_written_anew(monkeypatch):
+def test_only_changed_series_are_rendered_again(monkeypatch):
     registry = Registry()
     metrics = Metrics(registry)
     models = [metrics.of(ModelKey("default", f"m{n}")) for n in range(20)]
@@ -77,7 +77,7 @@ def test_only_series_that_have_changed_are_written_anew(monkeypatch):
     assert len(written) == unlabelled + 2
 
 
-def test_a_rendering_that_took_any_mark_for_the_former_would_be_noticed(monkeypatch):
+def test_a_rendering_that_ignored_changed_values_would_be_detected(monkeypatch):
     monkeypatch.setattr(rendering, "values_of", lambda child: 0)
     with pytest.raises(AssertionError):
-        test_the_text_is_what_the_library_makes_of_it_whatever_happens()
+        test_the_text_always_equals_that_of_the_library()

@@ -110,7 +110,7 @@ async def test_two_models_are_saved_each_at_its_own_moment(tmp_path):
         assert tuple(found) == there
 
 
-async def test_a_model_that_is_deleted_while_it_is_saved_is_gone(tmp_path):
+async def test_a_model_deleted_while_it_is_saved_is_gone(tmp_path):
     async with world(tmp_path) as service:
         model = await started(service)
         saving = asyncio.create_task(service.server.upkeep.save())
@@ -123,7 +123,7 @@ async def test_a_model_that_is_deleted_while_it_is_saved_is_gone(tmp_path):
         assert not service.serving.models
 
 
-async def test_a_snapshot_that_fails_half_way_is_made_up_for_by_the_next(tmp_path):
+async def test_the_next_snapshot_saves_what_a_failed_one_did_not(tmp_path):
     async with world(tmp_path) as service:
         model = await started(service)
         saving = asyncio.create_task(service.server.upkeep.save())
@@ -139,7 +139,7 @@ async def test_a_snapshot_that_fails_half_way_is_made_up_for_by_the_next(tmp_pat
     assert await recovered(tmp_path) == there
 
 
-async def test_more_idle_streams_than_leave_at_once_leave_in_turns(tmp_path, monkeypatch):
+async def test_many_idle_streams_are_evicted_in_turns(tmp_path, monkeypatch):
     monkeypatch.setattr(residency, "EVICTED_AT_ONCE", 7)
     async with world(tmp_path, idle_s=0.0) as service:
         model = await started(service)

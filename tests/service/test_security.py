@@ -17,7 +17,7 @@ from tests.journeys.credentials import status
 FILE = f'[[token]]\nsha256 = "{token_digest("root")}"\ntenant = "a"\nrole = "admin"\n'
 
 
-def test_every_method_of_ours_says_which_role_opens_it():
+def test_every_method_of_ours_names_the_role_that_may_call_it():
     services = [s for pb in (streams_pb2, models_pb2, training_pb2) for s in pb.DESCRIPTOR.services_by_name.values()]
     methods = [f"/{service.full_name}/{method.name}" for service in services for method in service.methods]
 
@@ -34,7 +34,7 @@ def test_roles_are_numbered_as_on_the_wire():
 @pytest.mark.parametrize(
     "method", ["", "/", "/a.B/C", "/freshet.v1.Models/Nothing", "/freshet.v1.Model/name", "x" * 10**5]
 )
-def test_what_no_proto_describes_is_closed(method):
+def test_a_method_without_a_proto_is_closed(method):
     assert required(method) is None
 
 
@@ -55,7 +55,7 @@ async def served(access: Access, channel_calls: dict[str, str | None]) -> AsyncI
     await server.stop(None)
 
 
-async def test_a_service_that_is_new_is_closed_to_everybody_until_it_is_opened():
+async def test_a_new_service_is_closed_to_every_role_until_its_proto_names_one():
     calls = {"nothing": None, "wrong": "no", "admin": "root"}
 
     assert {name: code async for name, code in served(parse(FILE), calls)} == {

@@ -43,7 +43,7 @@ async def told(
 
 
 @pytest.mark.parametrize("kind", CODES)
-async def test_errors_of_the_stores_are_told_without_paths_and_numbers(kind):
+async def test_errors_of_the_stores_reach_clients_without_paths_and_numbers(kind):
     async def fail(request: bytes, context: Any) -> bytes:
         async with statuses(context):
             raise kind("/var/lib/freshet/versions.db: model 4711 version 3: does not match")
@@ -56,7 +56,7 @@ async def test_errors_of_the_stores_are_told_without_paths_and_numbers(kind):
     assert not [word for word in ("/var", "versions.db", "4711") if word in said]
 
 
-async def test_a_fault_of_the_server_is_in_its_log_and_not_in_the_answer():
+async def test_a_bug_of_the_server_is_in_its_log_and_not_in_the_answer():
     async def fail(request: bytes, context: Any) -> bytes:
         raise KeyError("another tenant's model")
 

@@ -51,7 +51,7 @@ def open_still(pair: Pair) -> bool:
     ("size", "looks", "stays"),
     [(1000, GRACE, True), (1001, GRACE - 1, True), (1001, GRACE, False), (AT_ONCE * 1000 + 1, 1, False)],
 )
-def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed, size, looks, stays):
+def test_a_connection_that_sends_too_much_before_a_call_is_admitted_is_closed(pair, closed, size, looks, stays):
     sent(pair, size)
     strangers = Strangers(closed, most=1000)
 
@@ -62,7 +62,7 @@ def test_who_has_sent_too_much_before_any_call_is_let_in_is_closed(pair, closed,
     assert closed._value.get() == (0 if stays else 1)
 
 
-async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
+async def test_a_grpc_server_names_the_peer_of_a_call_like_its_socket(closed):
     """gRPC listens at 127.0.0.1 by an IPv6 socket, whose peers have mapped addresses."""
     strangers, peers = Strangers(closed, most=0), []
 
@@ -91,7 +91,7 @@ async def test_a_server_of_grpc_knows_the_peer_of_a_call_by_its_socket(closed):
     assert len(set(peers)) == 1
 
 
-def test_of_whom_a_call_was_let_in_goes_on(pair, closed):
+def test_a_connection_with_an_admitted_call_continues(pair, closed):
     who = sent(pair, 5000)
     strangers = Strangers(closed, most=1000)
     host = f"ipv6:%5B{who.host}%5D" if ":" in who.host else f"ipv4:{who.host}"

@@ -33,13 +33,13 @@ def peak_bytes(act: Callable[[], object]) -> int:
     (wire.label, streams_pb2.Label(y=VALUES)),
     (wire.label, training_pb2.StreamLabel(y=VALUES)),
 ], ids=["Tick.x", "Label.y", "StreamLabel.y"])  # fmt: skip
-def test_far_too_many_values_take_no_more_than_their_bytes(read: Any, message: Any):
+def test_too_many_values_take_no_more_memory_than_their_bytes(read: Any, message: Any):
     assert read(message)[-1].tolist() == VALUES.tolist()
     assert peak_bytes(lambda: read(message)) < 1.1 * VALUES.nbytes
 
 
 @pytest.mark.parametrize("field", ["channels", "targets", "classes", "freeze"])
-def test_far_too_many_names_in_a_spec_are_counted_and_not_read(field):
+def test_too_many_names_in_a_spec_are_counted_and_not_read(field):
     names: dict[str, Any] = {field: [""] * 100_000}
     message = types_pb2.ModelSpec(**names)
 

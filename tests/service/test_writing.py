@@ -29,7 +29,7 @@ class Client:
 
 
 @pytest.mark.parametrize(("since", "overdue"), [(None, False), (0.0, True), (5.0, False), (4.9, True)])
-def test_what_is_under_way_for_longer_than_allowed_is_overdue(since, overdue):
+def test_a_write_under_way_for_longer_than_allowed_is_overdue(since, overdue):
     assert is_overdue(since, 15.0, WRITE_S) is overdue
 
 
@@ -49,7 +49,7 @@ async def a_call(writers: Writers, client: Client) -> tuple[asyncio.Task[None], 
     return call, writing
 
 
-async def test_a_message_that_is_not_taken_in_time_ends_its_call_and_no_other():
+async def test_a_message_not_read_in_time_ends_its_call_and_no_other():
     writers, deaf, slow = Writers(WRITE_S), Client(), Client()
     (cut, _), (kept, writing) = await a_call(writers, deaf), await a_call(writers, slow)
     now = time.monotonic()
@@ -65,7 +65,7 @@ async def test_a_message_that_is_not_taken_in_time_ends_its_call_and_no_other():
     assert writers.sweep(now + 9 * WRITE_S) == 0, "nothing is left of either"
 
 
-async def test_a_call_that_cannot_even_be_told_why_it_was_cut_is_cut_again_and_counted_once():
+async def test_a_cut_call_that_cannot_report_why_is_cut_again_and_counted_once():
     writers, deaf = Writers(WRITE_S), Client()
 
     async def stubborn() -> None:
