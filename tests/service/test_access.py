@@ -1,4 +1,4 @@
-"""Who may do what: the access file's words, and whom a token lets in."""
+"""The access file: its entries, what a token permits, and changes while the server runs."""
 
 from __future__ import annotations
 
@@ -148,7 +148,7 @@ def test_quotas_belong_to_a_tenant_and_are_unlimited_where_not_named():
 
 
 class Files:
-    """An access file, and what is in force after each change of it."""
+    """An access file and the rules in force after each change."""
 
     def __init__(self, path: Path, text: str) -> None:
         self.path, self.metrics = path, Metrics(CollectorRegistry())
@@ -156,7 +156,7 @@ class Files:
         self.file = access_file(path, self.metrics.access)
 
     def after(self, text: str | bytes) -> Access:
-        """What is in force once the file has been replaced, as editors and orchestrators do it."""
+        """Replace the file as editors and orchestrators do; return the rules in force then."""
         fresh = self.path.with_name("fresh")
         fresh.write_bytes(text if isinstance(text, bytes) else text.encode())
         fresh.replace(self.path)

@@ -1,4 +1,4 @@
-"""The audit log: who did what, bounded, in a file that may be rotated."""
+"""The audit log: its lines, its bounds, and a file that may be rotated."""
 
 from __future__ import annotations
 

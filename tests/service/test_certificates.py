@@ -1,4 +1,4 @@
-"""Certificates that are replaced while they are read."""
+"""Certificates replaced while the server reads them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_a_key_replaced_between_two_reads_is_used_once_it_fits(monkeypatch, tmp_
     (cert, key), (next_cert, next_key) = authority.sign("old"), authority.sign("new")
     certificates = Certificates(cert, key, None, metrics.access)
     before, load = certificates._watched.current, ssl.SSLContext.load_cert_chain
-    keys = iter([next_key, authority.sign("third")[1]])  # what is there when it is read, and when it is read again
+    keys = iter([next_key, authority.sign("third")[1]])  # at the first read, and at the second
 
     def replaced(context: ssl.SSLContext, *files: Any, **how: Any) -> None:
         shutil.copy(next(keys, next_key), key)

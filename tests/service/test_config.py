@@ -1,4 +1,4 @@
-"""Settings: which source wins, and what a mistake in one is told."""
+"""Settings: the precedence of sources, and the errors of invalid ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that people write, made to hurt whoever parses them: refused in a sentence, within a bound."""
+"""Files crafted to break their parser: refused in one sentence, within bounded time and memory."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events reach whoever watches, in order and bounded."""
+"""Events reach their watchers, in order and bounded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def event(number: int, model: str = "m", kind: int = PUBLISHED) -> Event:
 
 
 async def begun(watch: AsyncIterator[Event]) -> asyncio.Task[Event]:
-    """The first event of a watch, which is under way on return."""
+    """Start a watch and return its first event, awaited."""
     first = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0)
     return first
@@ -98,7 +98,7 @@ async def test_closing_ends_every_watch_even_a_full_one(waiting):
 
     events.close()
 
-    assert [e.version async for e in watch] == list(range(2, waiting + 1))  # the end took the oldest's place
+    assert [e.version async for e in watch] == list(range(2, waiting + 1))  # the end replaced the oldest event
 
 
 async def test_a_watcher_that_left_is_forgotten():

@@ -1,4 +1,4 @@
-"""Rates and quantiles of what came between two scrapes, against what was really counted and observed."""
+"""Rates and quantiles between two scrapes, compared with the true counts and observations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_quantiles_and_means_cover_only_what_was_observed_between_two_scrapes(me
     for q in (0.05, 0.5, 0.95, 0.99):
         true, got = np.quantile(observed, q), between.quantile(q, name, tenant="acme")
         assert got is not None
-        assert np.searchsorted(edges, got) == np.searchsorted(edges, true), "in the bucket of the true one"
+        assert np.searchsorted(edges, got) == np.searchsorted(edges, true), "in the bucket of the true quantile"
         assert got == pytest.approx(true, abs=0.02), "which are uniform within"
     assert between.mean(name, model="flow") == pytest.approx(observed.mean())
     assert between.mean(name, model="another") is None
@@ -67,10 +67,10 @@ def test_a_rate_is_the_count_divided_by_the_elapsed_seconds(metrics):
     between = Between(before, scraped(metrics), 4.0)
 
     assert between.rate("freshet_ticks_total", model="flow") == 30 / 4
-    assert between.rate("freshet_ticks_total", model="new") == 8 / 4, "one that was not there began at 0"
+    assert between.rate("freshet_ticks_total", model="new") == 8 / 4, "a new series began at 0"
     assert between.rate("freshet_ticks_total") == 38 / 4
     assert between.rate("freshet_no_such_total") is None
-    assert Between(before, before, 0.0).rate("freshet_ticks_total") is None, "of one scrape alone nothing is known"
+    assert Between(before, before, 0.0).rate("freshet_ticks_total") is None, "one scrape alone gives no rate"
 
 
 def test_a_restarted_server_counts_from_0(metrics):

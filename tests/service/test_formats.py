@@ -1,4 +1,4 @@
-"""What another version of freshet wrote is told by file, format and remedy, before anything is touched."""
+"""Data of another version of freshet is refused, naming file, format and remedy, before anything is changed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is loaded when a server begins is not searched for garbage while it serves."""
+"""Objects loaded at start are not searched for garbage while the server runs."""
 
 from __future__ import annotations
 

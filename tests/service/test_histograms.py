@@ -13,7 +13,7 @@ BOUNDS = (0.1, 1, 2.5, 1e3)
 
 
 def scrapes(labels: tuple[str, ...], observed: list[tuple[tuple[str, ...], float]]) -> tuple[bytes, bytes]:
-    """What a scrape shows of ours, and of the library's."""
+    """Return a scrape of our histogram and of the library's."""
     ours, theirs = CollectorRegistry(), CollectorRegistry()
     histogram = Histogram("seconds", "Some text.", labels, BOUNDS)
     ours.register(histogram)

@@ -1,4 +1,4 @@
-"""Bounds that keep one request, or one slow trainer, from taking everything."""
+"""Bounds that keep one request, or one slow trainer, from taking all resources."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_the_thinned_backlog_is_comfortable_or_the_thinning_at_its_maximum(backl
     n = learn_every(backlog, comfortable)
 
     assert n == MAX_THINNING or backlog <= comfortable * n
-    assert n == 1 or backlog > comfortable * n // 2  # and no thinner than that needs
+    assert n == 1 or backlog > comfortable * n // 2  # and it is no thinner than necessary
 
 
 CHANNELS = tuple(f"c{i}" for i in range(4096))

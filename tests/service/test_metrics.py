@@ -1,4 +1,4 @@
-"""What a learner reports becomes counts: for what no client can bring about from outside."""
+"""Reports of the learner become counts, also those that no client can cause from outside."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def hosted() -> HostedModel:
 
 
 def learned(model: HostedModel, values: list[float], first_seq: int = 1) -> list[Update]:
-    """The updates of one stream's ticks."""
+    """Learn ticks of one stream; return the updates."""
     n = len(values)
     seq = np.arange(first_seq, first_seq + n, dtype=np.uint64)
     x = np.array(values, np.float32)[:, None]
@@ -101,7 +101,7 @@ def test_totals_that_fall_back_with_a_trainers_restart_are_not_counted_twice(met
         updates = learned(model, np.sin(np.arange(first, first + 10.0)).tolist(), first)
         reports.append(progress(model, 0, updates))
 
-    for report in (*reports[:2], *reports):  # the second life learns again what the first had learned
+    for report in (*reports[:2], *reports):  # after its restart the trainer learns the same ticks again
         child.learned(report)
 
     assert value(metrics, "freshet_learner_updates_total") == model.learner.counts.updates

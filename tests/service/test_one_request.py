@@ -1,4 +1,4 @@
-"""The one message of a call that takes one: it must come, and come in time."""
+"""The request of a unary call must arrive, and in time."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DO, STREAM, CHECK = "/a.Service/Do", "/a.Service/Stream", "/grpc.health.v1.Healt
 
 @contextlib.asynccontextmanager
 async def served(interceptor: OneRequest) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a service of two methods that say what they are asked, and to health."""
+    """Return a channel to a service with two echoing methods, and to health."""
 
     async def do(request: bytes, context: Any) -> bytes:
         return request
@@ -43,7 +43,7 @@ async def served(interceptor: OneRequest) -> AsyncIterator[grpc.aio.Channel]:
 
 
 def begun(channel: grpc.aio.Channel, method: str) -> Any:
-    """A call of the method that has not sent its request."""
+    """Begin a call of the method without sending its request."""
     return channel.stream_stream(method)(timeout=DEADLINE_S)
 
 
@@ -75,7 +75,7 @@ async def test_a_call_that_ends_without_a_request_is_refused(method):
 
 
 async def until(interceptor: OneRequest, waiting: int) -> None:
-    """So many checks wait for their request."""
+    """Wait until `waiting` health checks wait for their request."""
     async with asyncio.timeout(DEADLINE_S):
         while len(interceptor._waiting) != waiting:
             await asyncio.sleep(0)

@@ -1,4 +1,4 @@
-"""The text of a scrape is the library's, and what has not changed since the last one is not written anew."""
+"""The text of a scrape equals the library's, and unchanged series are not rendered again."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The door's own rules: closed unless a proto says otherwise."""
+"""Authorization of methods: closed unless their proto names a role."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_a_method_without_a_proto_is_closed(method):
 
 
 async def served(access: Access, channel_calls: dict[str, str | None]) -> AsyncIterator[tuple[str, grpc.StatusCode]]:
-    """What calls of a service that no proto of ours describes come to, by the token that they bring."""
+    """Return the outcomes of calls to a service without a proto, by token."""
 
     async def do(request: bytes, context: object) -> bytes:
         return caller().tenant.encode()

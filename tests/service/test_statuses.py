@@ -1,4 +1,4 @@
-"""What a caller is told of what went wrong inside: the status and the remedy, nothing of the server's files."""
+"""Internal errors reach the caller as status and remedy, without the server's files."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ CODES = {
 async def told(
     method: Callable[[bytes, Any], Awaitable[bytes]], *interceptors: grpc.aio.ServerInterceptor
 ) -> tuple[grpc.StatusCode, str]:
-    """The status, and all the text, of a call of this method."""
+    """Return the status and all text of a call of this method."""
     server = grpc.aio.server(interceptors=interceptors)
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(method)
     server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("a.Service", {"Do": handler}),))
@@ -38,7 +38,7 @@ async def told(
         ask: grpc.aio.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/a.Service/Do")
         call = ask(b"", timeout=DEADLINE_S)
         code, said = await call.code(), f"{await call.details()} {await call.trailing_metadata()}"
-    await server.stop(DEADLINE_S)  # once the handler has ended too
+    await server.stop(DEADLINE_S)  # waits for the handler to end
     return code, said
 
 

@@ -1,4 +1,4 @@
-"""Which connections may go on: those of which a call was let in, and those that have sent little."""
+"""Which connections stay open: those with an admitted call, and those that have sent little."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def pair(request: pytest.FixtureRequest) -> Iterator[Pair]:
 
 
 def sent(pair: Pair, size: int) -> Peer:
-    """So many bytes come from the peer, who is returned."""
+    """Receive `size` bytes from the peer; return the peer."""
     peer, ours, _ = pair
     peer.sendall(bytes(size))
     assert len(ours.recv(size, socket.MSG_WAITALL)) == size
@@ -63,7 +63,7 @@ def test_a_connection_that_sends_too_much_before_a_call_is_admitted_is_closed(pa
 
 
 async def test_a_grpc_server_names_the_peer_of_a_call_like_its_socket(closed):
-    """gRPC listens at 127.0.0.1 by an IPv6 socket, whose peers have mapped addresses."""
+    """gRPC listens on 127.0.0.1 with an IPv6 socket, whose peers have mapped addresses."""
     strangers, peers = Strangers(closed, most=0), []
 
     class Answers(grpc.GenericRpcHandler):

@@ -1,4 +1,4 @@
-"""Messages as values: what a hostile client puts into them costs no more than the bytes that it sent."""
+"""Reading messages: hostile content costs no more memory than the bytes sent."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from model.spec import MAX_CHANNELS
 from service.common.errors import Invalid
 from service.edge import wire, wire_models
 
-MANY = 250_000  # as many float32 as a message of 1 MiB holds
+MANY = 250_000  # float32 values in a message of 1 MiB
 VALUES = np.ones(MANY, np.float32)
 
 
 def peak_bytes(act: Callable[[], object]) -> int:
-    """The most memory that it took at once."""
+    """Return the peak memory of the call."""
     tracemalloc.start()
     try:
         act()

@@ -1,4 +1,4 @@
-"""The way back to a client that does not read: how long it may take, and what becomes of the call then."""
+"""Writing to a client that does not read: how long it may take, and how the call ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ WRITE_S = 10.0
 
 
 class Client:
-    """Takes a message when it is told to. Stands in for a call's context."""
+    """A call's context that takes a message when told to."""
 
     def __init__(self) -> None:
         self.reads = asyncio.Event()
@@ -34,7 +34,7 @@ def test_a_write_under_way_for_longer_than_allowed_is_overdue(since, overdue):
 
 
 async def a_call(writers: Writers, client: Client) -> tuple[asyncio.Task[None], Writing]:
-    """A call that has a message under way."""
+    """Return a call with a message under way."""
     began: asyncio.Future[Writing] = asyncio.get_running_loop().create_future()
 
     async def answer() -> None:
@@ -73,7 +73,7 @@ async def test_a_cut_call_that_cannot_report_why_is_cut_again_and_counted_once()
             try:
                 await writing.send("a forecast")
             except asyncio.CancelledError:
-                await deaf.write("why")  # as a status that does not leave
+                await deaf.write("why")  # like a status that does not leave
 
     call = asyncio.create_task(stubborn())
     await asyncio.sleep(0)
