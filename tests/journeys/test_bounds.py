@@ -62,7 +62,7 @@ async def answered(stream: freshet.Stream, oracle: Unbroken) -> None:
         oracle.agrees(forecast.y, next(expected))
 
 
-async def test_a_client_that_never_reads_holds_up_nobody_and_its_stream_can_be_taken_over(server, client, oracle):
+async def test_a_client_that_never_reads_delays_no_other_and_its_stream_can_be_taken_over(server, client, oracle):
     async with channel_to(server.grpc) as deaf_channel:
         deaf = await RawStream(deaf_channel, "only", "deaf").__aenter__()
 
@@ -83,7 +83,7 @@ async def test_a_client_that_never_reads_holds_up_nobody_and_its_stream_can_be_t
         await asyncio.gather(flooding, return_exceptions=True)
 
 
-async def test_a_stream_more_than_the_server_holds_is_refused_and_the_others_go_on(client, channel, oracle):
+async def test_a_stream_beyond_the_servers_limit_is_refused_and_the_others_continue(client, channel, oracle):
     for known in ("hasty", "polite", "deaf"):
         async with RawStream(channel, "only", known):
             pass
@@ -98,7 +98,7 @@ async def test_a_stream_more_than_the_server_holds_is_refused_and_the_others_go_
         assert (await stream.tick(stream.welcome.next_seq, ROWS[0])).HasField("forecast")
 
 
-async def test_a_model_more_than_the_server_holds_is_refused(client, oracle):
+async def test_a_model_beyond_the_servers_limit_is_refused(client, oracle):
     with pytest.raises(freshet.ResourceExhausted) as caught:
         await client.create_model("another", ["a"])
 

@@ -74,7 +74,7 @@ async def test_the_sdk_carries_a_stream_over_a_restart_without_a_difference(tmp_
         oracle.agrees(forecast.y, row)
 
 
-async def test_every_open_stream_is_told_and_has_everything_on_disk(tmp_path):
+async def test_every_open_stream_is_notified_and_has_everything_on_disk(tmp_path):
     child = server_at(tmp_path)
     await child.start()
     async with freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
@@ -150,7 +150,7 @@ async def flood(stream: RawStream) -> None:
         await stream.call.write(pb.OpenRequest(tick=pb.Tick(seq=seq, x=ROWS[0])))
 
 
-async def test_a_client_that_never_reads_does_not_keep_the_server(tmp_path):
+async def test_a_client_that_never_reads_does_not_delay_the_end_of_the_server(tmp_path):
     child = server_at(tmp_path, drain_s=0.5)
     async with child, freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
         await client.create_model("m", ["a", "b"], horizon=100, **SERVING_ONLY)  # long answers, soon in the way
@@ -168,7 +168,7 @@ async def test_a_client_that_never_reads_does_not_keep_the_server(tmp_path):
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_a_draining_server_says_so_and_a_second_signal_ends_it_at_once(tmp_path, first):
+async def test_a_draining_server_reports_it_and_a_second_signal_ends_it_at_once(tmp_path, first):
     child = server_at(tmp_path, drain_s=600)
     async with child, channel_to(child.grpc) as channel:
         call = await held_open(channel)
@@ -195,7 +195,7 @@ async def test_a_second_server_on_the_same_data_is_refused_in_one_clear_line(tmp
 
 
 @pytest.mark.parametrize("door", ["listen", "http"])
-async def test_a_port_that_is_taken_is_refused_in_one_clear_line(tmp_path, door):
+async def test_a_port_in_use_is_refused_in_one_clear_line(tmp_path, door):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -215,7 +215,7 @@ async def test_a_server_that_could_not_start_leaves_the_data_free_for_the_next(t
         assert child.running
 
 
-async def test_under_load_from_every_kind_of_call_a_server_drains_and_all_that_was_answered_is_on_disk(tmp_path):
+async def test_a_server_drains_under_load_of_every_kind_of_call_with_all_answers_on_disk(tmp_path):
     child = server_at(tmp_path, drain_s=10.0)
     await child.start()
     async with freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:

@@ -78,7 +78,7 @@ async def mux_of(channel: grpc.aio.Channel, model: str) -> tuple[grpc.StatusCode
 
 @pytest.mark.long
 @pytest.mark.parametrize("mutant", [ONE_TENANT, TALKATIVE], ids=["one tenant", "talkative"])
-async def test_a_server_that_tells_would_be_noticed(mutant, monkeypatch, tmp_path):
+async def test_a_server_that_leaks_names_would_be_detected(mutant, monkeypatch, tmp_path):
     mutate(monkeypatch, tmp_path, mutant)
     async with furnished(tmp_path) as channel:
         with pytest.raises(AssertionError):

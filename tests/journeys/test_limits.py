@@ -49,7 +49,7 @@ async def gone(target: str, said: bytes) -> None:
 
 
 @pytest.mark.parametrize("connections", [200, pytest.param(2000, marks=pytest.mark.long)])
-async def test_half_open_connections_go_and_a_good_client_is_answered_meanwhile(server, client, name, connections):
+async def test_half_open_connections_are_closed_and_good_clients_answered(server, client, name, connections):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * connections + 500)), hard))
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
@@ -93,7 +93,7 @@ async def deaf_call(kind: str, channel: grpc.aio.Channel, model: str) -> RawStre
 
 
 @pytest.mark.parametrize("kind", ["Open", "Mux", "Learn"])
-async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is_free(server, client, name, kind):
+async def test_a_client_that_does_not_read_is_cut_with_a_reason_and_its_stream_is_free(server, client, name, kind):
     await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
     before = (await scrape(server.http)).total("freshet_calls_cut_total")
     async with small_window(server.grpc) as channel:
@@ -126,7 +126,7 @@ async def test_a_watcher_that_does_not_read_is_cut(server, client, name):
     assert cut.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_call_that_is_never_read_ends_all_the_same(server, client, name):
+async def test_a_call_that_is_never_read_ends_nevertheless(server, client, name):
     await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
     async with small_window(server.grpc) as channel:
         deaf = await deaf_call("Open", channel, name)
@@ -142,7 +142,7 @@ def open_calls(scraped: Any) -> float:
     return began - ended
 
 
-async def test_a_call_more_than_allowed_is_refused_with_a_delay_and_health_still_answers(server, client, name):
+async def test_a_call_beyond_the_limit_is_refused_with_a_delay_and_health_still_answers(server, client, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     await scraped_until(server.http, lambda s: open_calls(s) == 0)
     async with channel_to(server.grpc) as channel, contextlib.AsyncExitStack() as stack:
@@ -163,7 +163,7 @@ async def test_a_call_more_than_allowed_is_refused_with_a_delay_and_health_still
                         break
 
 
-async def test_a_stream_too_fast_is_told_when_to_come_again_and_the_sdk_does(server, client, channel, name):
+async def test_a_stream_that_is_too_fast_gets_a_delay_that_the_sdk_respects(server, client, channel, name):
     """40 ticks per second: of 60 at once, 20 must wait."""
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     async with RawStream(channel, name, "by hand") as stream:
@@ -182,7 +182,7 @@ async def test_a_stream_too_fast_is_told_when_to_come_again_and_the_sdk_does(ser
     assert (await scrape(server.http)).total("freshet_ticks_refused_total", reason="overloaded") > before
 
 
-async def test_connections_beyond_the_bound_are_closed_and_those_within_it_go_on(tmp_path):
+async def test_connections_beyond_the_limit_are_closed_and_the_others_continue(tmp_path):
     child = ServerChild(tmp_path / "data", tmp_path / "log", settings={"max_connections": 4})
     async with child, freshet.connect(child.grpc) as client, contextlib.AsyncExitStack() as stack:
         await client.create_model("m", ["a", "b"], **SERVING_ONLY)
@@ -272,7 +272,7 @@ def with_64_descriptors(tmp_path: Path) -> ServerChild:
     return ServerChild(tmp_path / "data", tmp_path / "log", settings=settings)
 
 
-async def test_with_64_descriptors_a_server_refuses_connections_and_goes_on_writing_its_files(tmp_path, monkeypatch):
+async def test_with_64_descriptors_a_server_refuses_connections_and_still_writes_its_files(tmp_path, monkeypatch):
     mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS)
     async with with_64_descriptors(tmp_path) as child:
         await crowded(child)
@@ -286,7 +286,7 @@ async def test_with_64_descriptors_a_server_refuses_connections_and_goes_on_writ
 
 
 @pytest.mark.long  # it waits for what does not come
-async def test_a_server_that_reserved_no_descriptors_for_files_would_be_noticed(tmp_path, monkeypatch):
+async def test_a_server_that_reserves_no_descriptors_for_files_would_be_detected(tmp_path, monkeypatch):
     mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS + NONE_RESERVED)
     monkeypatch.setitem(globals(), "DEADLINE_S", 10.0)
     async with with_64_descriptors(tmp_path) as child:

@@ -208,7 +208,7 @@ async def learns_on(server: ServerChild, client: freshet.Client) -> None:
     await scraped_until(server.http, lambda seen: seen.total("freshet_labels_learned_total", model=MODEL) > learned)
 
 
-async def test_messages_are_counted_by_method_whoever_reads_and_writes_them(server, client, channel, name):
+async def test_messages_are_counted_by_method_in_every_kind_of_handler(server, client, channel, name):
     async def counted(method: str, code: str, calls: int) -> tuple[float, float]:
         """Messages received and sent by a method, once so many calls of it have ended with the code."""
 
@@ -241,7 +241,7 @@ async def test_messages_are_counted_by_method_whoever_reads_and_writes_them(serv
     assert (after[0] - versions[0], after[1] - versions[1]) == (2, 1), "an error is no message"
 
 
-async def test_no_label_holds_what_a_client_made_up(server, client, channel):
+async def test_no_label_holds_a_value_that_a_client_chose(server, client, channel):
     await client.create_model("labels", ["x"], learn=False, hidden=4)
     for number in range(20):
         async with RawStream(channel, "labels", f"made-up-{number}") as stream:

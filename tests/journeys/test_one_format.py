@@ -138,7 +138,7 @@ async def test_every_line_of_a_noisy_server_can_be_parsed(tmp_path, monkeypatch,
         assert {of_json(line)["event"] for line in shown} <= {"setting", "ready"}
 
 
-async def test_what_keeps_a_server_from_starting_is_in_the_format_too(tmp_path):
+async def test_an_error_at_start_is_in_the_same_format(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "states.db").write_bytes(b"no database" * 1000)
     process = await asyncio.create_subprocess_exec(

@@ -20,7 +20,7 @@ async def until_up(prometheus: Prometheus, up: int) -> None:
 
 
 @needs_prometheus
-async def test_a_server_with_tls_and_access_is_scraped_by_what_the_comments_say_and_by_no_other_token(tmp_path: Path):
+async def test_a_server_with_tls_and_access_is_scraped_as_the_comments_say_and_with_no_other_token(tmp_path: Path):
     authority = Authority(tmp_path)
     cert, key = authority.sign("server", days=60)
     access, token = tmp_path / "access.toml", tmp_path / "token"

@@ -98,12 +98,12 @@ async def test_no_stream_adds_a_series(server, client, name, streams):
     print(f"{before} series with 10 streams and with {10 + streams:,}")
 
 
-async def test_models_that_come_and_go_leave_no_series(server, client):
+async def test_deleted_models_leave_no_series(server, client):
     assert not await left(server, client, models=5)
 
 
 @pytest.mark.long
-async def test_a_server_that_labels_by_stream_or_forgets_no_model_is_found(tmp_path, monkeypatch):
+async def test_a_server_that_labels_by_stream_or_forgets_no_model_would_be_detected(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, MUTANT)
     async with crash.a_server(tmp_path, **SETTINGS) as server, freshet.connect(server.grpc) as client:
         _, of_streams = await added(server, client, "many", streams=100)

@@ -105,7 +105,7 @@ async def test_calls_of_indexed_headers_without_a_token_take_little_memory(serve
     assert most - before < MAY_HOLD
 
 
-async def test_a_call_without_a_token_is_refused_before_its_request_has_come(server):
+async def test_a_call_without_a_token_is_refused_before_its_request_arrives(server):
     first, _ = request(b"/freshet.v1.Models/Create")
     async with Peer(server.grpc) as peer:
         await peer.send(HELLO + frame(HEADERS, END_HEADERS, 1, first))
