@@ -1,4 +1,4 @@
-"""Nobody gets in who may not: every method that reflection tells of, with every kind of credential."""
+"""Authorization: every method that reflection lists, with every kind of credential."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def house(shared: House) -> House:
 
 
 async def wrong_admissions(house: House) -> list[str]:
-    """What of the whole matrix is not as it should be; deletions last, as they leave nothing to ask for."""
+    """Return the entries of the whole matrix that are wrong. Deletions come last: they leave nothing."""
     found = await methods(house.channel, "a-predict")
     assert set(found) == NEEDED.keys() | OPEN_TO_ALL, "a method that is new is to be entered in NEEDED"
     wrong = []

@@ -1,4 +1,4 @@
-"""Nonsense on the wire: refused by name, and the next valid tick is answered as if it had not come.
+"""Invalid messages are refused by name, and the next valid tick is answered as if they had not been sent.
 
 Each test keeps two streams of a model that does not learn: the subject, which is told the nonsense, and its twin,
 which is not. Both get the same valid ticks, one at a time, and must be answered alike, bit for bit.
@@ -26,13 +26,13 @@ from tests.journeys.scraped import scraped_until
 Refused = types_pb2.Refused
 
 ROWS = np.cumsum(np.random.default_rng(7).standard_normal((9, 2)), axis=0).astype(np.float32).tolist()
-LATEST = 1e9  # event time of tick 3 where a model has an interval
+LATEST = 1e9  # event time of tick 3, if the model has an interval
 MINUTE = 60.0
 SERVING_ONLY: dict[str, Any] = {
     "learn": False,
     "head_init": 0.3,
     "hidden": 8,
-}  # off zero: a forecast that tells states apart
+}  # not zero: forecasts differ with the state
 
 
 def time_of(seq: int) -> float:
@@ -40,7 +40,7 @@ def time_of(seq: int) -> float:
 
 
 class Pair:
-    """The subject and its twin, both with ticks 1 to 3 behind them."""
+    """The subject and its twin, both after ticks 1 to 3."""
 
     def __init__(self, channel: grpc.aio.Channel, model: str, case: str, timed: bool = False) -> None:
         self._channel, self._model, self._case, self._timed = channel, model, case, timed
@@ -64,7 +64,7 @@ class Pair:
             assert ours.seq == theirs.seq == seq
             assert list(ours.y) == list(theirs.y)
             assert ours.version == theirs.version
-            assert seq < 2 or list(ours.y) != pytest.approx(ROWS[seq - 1])  # no mere persistence
+            assert seq < 2 or list(ours.y) != pytest.approx(ROWS[seq - 1])  # more than persistence
         self.next_seq += ticks
 
     async def agree_resumed(self) -> None:
@@ -318,7 +318,7 @@ async def test_an_invalid_model_name_is_refused(channel, client, model):
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     field, description = refused_field(error)
     assert field == "name"
-    assert "give 1 to 64 of a-z" in description  # after the character at fault, where that is hard to see
+    assert "give 1 to 64 of a-z" in description  # preceded by the offending character if it is hard to see
     info = error_info(error)
     assert (info.reason, info.domain) == ("INVALID", "freshet")
     assert info.metadata["value"] == (shown(model) or "(empty)")

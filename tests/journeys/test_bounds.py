@@ -1,4 +1,4 @@
-"""Bounds of the server: what is beyond them is refused, and everything within them goes on."""
+"""Limits of the server: it refuses what exceeds them, and everything within them continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def oracle(client: freshet.Client) -> Unbroken:
 
 
 async def test_more_undurable_ticks_than_allowed_are_refused_until_the_disk_has_caught_up(channel, oracle):
-    """One undurable tick is allowed, and three come at once, faster than the journal commits: 20 times over."""
+    """With one undurable tick allowed, three arrive at once, faster than the journal commits, 20 times."""
     refused = 0
     async with RawStream(channel, "only", "hasty") as stream:
         assert stream.welcome.max_undurable == 1
@@ -56,7 +56,7 @@ async def test_the_sdk_keeps_the_bound_on_undurable_ticks_by_itself(client, orac
 
 
 async def answered(stream: freshet.Stream, oracle: Unbroken) -> None:
-    """All rows, from an empty state."""
+    """All rows, from the initial state."""
     expected = iter(ROWS)
     async for forecast in stream.forecasts(ROWS):
         oracle.agrees(forecast.y, next(expected))

@@ -1,4 +1,4 @@
-"""One event time of a wrong clock: refused alone and by name, or freed by the reset that the refusal names."""
+"""One event time of a wrong clock is refused alone and by name, or undone by the reset that the refusal names."""
 
 from __future__ import annotations
 

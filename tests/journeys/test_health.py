@@ -1,4 +1,4 @@
-"""`freshet health`: what a container's health check calls."""
+"""`freshet health`, which a container's health check calls."""
 
 from __future__ import annotations
 

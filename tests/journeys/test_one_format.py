@@ -1,4 +1,4 @@
-"""Every line that a server writes, whoever in its processes wrote it, is in the one format."""
+"""Every line of a server's processes, from any library, has the one format."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def of_json(line: str) -> dict[str, Any]:
 
 
 def of_logfmt(line: str) -> dict[str, Any]:
-    """Raises AssertionError unless the whole line is pairs."""
+    """Parse a line. Raises AssertionError unless it consists of pairs only."""
     pairs, at = {}, 0
     while at < len(line):
         found = PAIR.match(line, at)
@@ -87,7 +87,7 @@ def of_logfmt(line: str) -> dict[str, Any]:
 
 
 async def lines_of(folder: Path, form: str) -> tuple[list[str], list[str]]:
-    """Standard output and error of a server that has started, learned, met a request that is none, and drained."""
+    """Return standard output and error of a server that started, learned, met an invalid request, and drained."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service.cli", "serve", "--data", str(folder / "data"), "--listen", "127.0.0.1:0",
         "--http", "127.0.0.1:0", "--log-format", form, "--publish-s", "0.1",

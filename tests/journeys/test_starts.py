@@ -1,4 +1,4 @@
-"""Starts on a data directory that is not as it should be: a sentence and a remedy each time, or mended and said so."""
+"""Starts on a damaged data directory: each is refused in one sentence with a remedy, or repaired and logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TICKS = 5
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data directory of a server that has drained: one model, one stream. To be copied."""
+    """The data directory of a drained server with one model and one stream, to be copied."""
     folder = tmp_path_factory.mktemp("made")
 
     async def make() -> None:
@@ -89,7 +89,7 @@ async def test_a_damaged_data_directory_is_refused_in_one_sentence(data, tmp_pat
     spoil(data / name)
     child = ServerChild(data, tmp_path / "log")
 
-    for _ in range(2 if "gone" in fault else 1):  # the first start must not hide from the second what is missing
+    for _ in range(2 if "gone" in fault else 1):  # the first start must not hide from the second that a file is missing
         (tmp_path / "log").unlink(missing_ok=True)
         with pytest.raises(ServerFailed, match="exit code 2"):
             await child.start()
@@ -125,7 +125,7 @@ async def test_files_readable_by_others_are_made_private_and_logged_once(data, t
     others = 0o077
     for path in (data, *data.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    before = os.umask(0)  # the server's own is what counts
+    before = os.umask(0)  # the server sets its own
     try:
         async with ServerChild(data, tmp_path / "log", settings={"snapshot_s": 0.1}) as child:
             await tick(child, TICKS + 1)
@@ -139,7 +139,7 @@ async def test_files_readable_by_others_are_made_private_and_logged_once(data, t
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB without room. Skips where mounting one is not permitted."""
+    """A full file system of 2 MiB. Skips where mounting is not permitted."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "freshet-test", str(path)]
