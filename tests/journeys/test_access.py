@@ -1,4 +1,4 @@
-"""Nobody gets in who may not: every method that reflection tells of, with every kind of credential."""
+"""Authorization: every method that reflection lists, with every kind of credential."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ async def house(shared: House) -> House:
 
 
 async def wrong_admissions(house: House) -> list[str]:
-    """What of the whole matrix is not as it should be; deletions last, as they leave nothing to ask for."""
+    """Return the entries of the whole matrix that are wrong. Deletions come last: they leave nothing."""
     found = await methods(house.channel, "a-predict")
     assert set(found) == NEEDED.keys() | OPEN_TO_ALL, "a method that is new is to be entered in NEEDED"
     wrong = []
@@ -140,7 +140,7 @@ async def wrong_admissions(house: House) -> list[str]:
     return wrong
 
 
-async def test_every_method_lets_in_whom_it_should_and_nobody_else(house):
+async def test_every_method_admits_the_roles_it_should_and_no_other(house):
     assert NAMING.keys() | NAMES_NONE == {m for m in NEEDED if m.startswith("/freshet.")}
 
     assert await wrong_admissions(house) == []
@@ -173,7 +173,7 @@ service.common.names.ModelKey = ModelKey
 
 @pytest.mark.long
 @pytest.mark.parametrize("mutant", [OPEN_DOOR, NO_ROLES, ONE_TENANT], ids=["open door", "no roles", "one tenant"])
-async def test_a_door_that_lets_in_others_would_be_noticed(mutant, monkeypatch, tmp_path):
+async def test_a_server_that_admits_others_would_be_detected(mutant, monkeypatch, tmp_path):
     mutate(monkeypatch, tmp_path, mutant)
     async with a_house(tmp_path) as house:
         await house.furnish()
@@ -181,7 +181,7 @@ async def test_a_door_that_lets_in_others_would_be_noticed(mutant, monkeypatch, 
 
 
 @pytest.mark.parametrize("method", [f"{MODELS}/Create", f"{MODELS}/Watch", f"{STREAMS}/Get", f"{STREAMS}/Open"])
-async def test_what_a_stranger_sends_is_not_even_read(house, method):
+async def test_a_message_of_an_unknown_caller_is_not_read(house, method):
     garbage = b"\xff" * 100
 
     assert (await status(house.channel, method, "wrong", garbage))[0] is UNKNOWN_CALLER
@@ -192,7 +192,7 @@ async def test_what_a_stranger_sends_is_not_even_read(house, method):
     ), "which the same bytes are, of somebody who is known"
 
 
-async def test_what_is_anothers_looks_exactly_as_what_is_not_there(house):
+async def test_anothers_model_looks_exactly_like_a_missing_one(house):
     for method in NAMING:
         theirs = await house.status(method, "b-admin")
         message = NAMING[method]
@@ -201,7 +201,7 @@ async def test_what_is_anothers_looks_exactly_as_what_is_not_there(house):
         assert theirs == (absent[0], absent[1].replace("wolf", "flow")), method
 
 
-async def test_a_tenant_sees_its_own_models_alone_and_names_are_each_tenants_own(house):
+async def test_a_tenant_sees_only_its_own_models_and_names(house):
     ask = ModelsStub(house.channel)
     b, a = ({"metadata": bearer(token), "timeout": DEADLINE_S} for token in ("b-admin", "a-predict"))
     assert not (await ask.List(models_pb2.ListModelsRequest(), **b)).models
@@ -217,7 +217,7 @@ async def test_a_tenant_sees_its_own_models_alone_and_names_are_each_tenants_own
     assert list((await ask.Get(models_pb2.GetModelRequest(name="flow"), **a)).spec.channels) == ["x"]
 
 
-async def test_a_watch_of_all_models_hears_nothing_of_another_tenants(house):
+async def test_a_watch_of_all_models_gets_no_event_of_another_tenant(house):
     ask = ModelsStub(house.channel)
     watch = ask.Watch(models_pb2.WatchRequest(), metadata=bearer("b-admin"), timeout=2 * DEADLINE_S)
     await watch.initial_metadata()
@@ -237,7 +237,7 @@ async def test_a_watch_of_all_models_hears_nothing_of_another_tenants(house):
         await wish
 
 
-async def test_a_label_of_a_role_that_may_not_teach_is_refused_and_its_stream_goes_on(house):
+async def test_a_label_of_a_role_that_may_not_train_is_refused_and_its_stream_continues(house):
     call = streams_pb2_grpc.StreamsStub(house.channel).Open(metadata=bearer("a-predict"), timeout=DEADLINE_S)
     await call.write(streams_pb2.OpenRequest(hello=streams_pb2.Hello(model="flow", stream="s")))
     assert (await call.read()).HasField("welcome")
@@ -260,7 +260,7 @@ CHANGES = {
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_token_that_stands_for_less_ends_the_calls_that_it_opened_and_no_others(house, change):
+async def test_a_token_that_grants_less_ends_the_calls_it_opened_and_no_others(house, change):
     open_, learn, watch = f"{STREAMS}/Open", f"{TRAINING}/Learn", f"{MODELS}/Watch"
     calls = {}
     hello = NAMING | {watch: models_pb2.WatchRequest(name="flow")}
@@ -287,7 +287,7 @@ async def test_a_token_that_stands_for_less_ends_the_calls_that_it_opened_and_no
     assert await house.scraped("freshet_calls_revoked_total") - before == 3
 
 
-async def test_a_token_file_that_becomes_invalid_lets_in_the_same_as_before_and_it_is_said(house):
+async def test_an_invalid_access_file_keeps_the_former_rules_and_is_logged(house):
     replace(house.access, written(*ENTRIES) + "[[token]]\nsha256 = 3\n")
 
     async with asyncio.timeout(DEADLINE_S):
@@ -309,7 +309,7 @@ async def test_probes_need_no_token(house, path):
     assert (await asyncio.to_thread(get, f"http://{house.child.http}{path}"))[0] == 200
 
 
-async def test_metrics_are_of_all_tenants_and_for_whoever_may_see_all(house):
+async def test_metrics_cover_all_tenants_and_need_a_role_that_sees_all(house):
     url = f"http://{house.child.http}/metrics"
     answers = {token: await asyncio.to_thread(get, url, token) for token in (*NOT_GOOD.values(), *RANKS, "b-admin")}
 
@@ -320,5 +320,5 @@ async def test_metrics_are_of_all_tenants_and_for_whoever_may_see_all(house):
     assert 'tenant="a"' in answers["scraper"][1]
 
 
-async def test_what_clients_sent_is_kept_for_the_servers_own_user_alone(house):
+async def test_files_with_clients_data_are_readable_by_the_servers_user_alone(house):
     assert stat.S_IMODE(house.child.data.stat().st_mode) == 0o700

@@ -1,4 +1,4 @@
-"""Nonsense on the wire: refused by name, and the next valid tick is answered as if it had not come.
+"""Invalid messages are refused by name, and the next valid tick is answered as if they had not been sent.
 
 Each test keeps two streams of a model that does not learn: the subject, which is told the nonsense, and its twin,
 which is not. Both get the same valid ticks, one at a time, and must be answered alike, bit for bit.
@@ -26,13 +26,13 @@ from tests.journeys.scraped import scraped_until
 Refused = types_pb2.Refused
 
 ROWS = np.cumsum(np.random.default_rng(7).standard_normal((9, 2)), axis=0).astype(np.float32).tolist()
-LATEST = 1e9  # event time of tick 3 where a model has an interval
+LATEST = 1e9  # event time of tick 3, if the model has an interval
 MINUTE = 60.0
 SERVING_ONLY: dict[str, Any] = {
     "learn": False,
     "head_init": 0.3,
     "hidden": 8,
-}  # off zero: a forecast that tells states apart
+}  # not zero: forecasts differ with the state
 
 
 def time_of(seq: int) -> float:
@@ -40,7 +40,7 @@ def time_of(seq: int) -> float:
 
 
 class Pair:
-    """The subject and its twin, both with ticks 1 to 3 behind them."""
+    """The subject and its twin, both after ticks 1 to 3."""
 
     def __init__(self, channel: grpc.aio.Channel, model: str, case: str, timed: bool = False) -> None:
         self._channel, self._model, self._case, self._timed = channel, model, case, timed
@@ -64,7 +64,7 @@ class Pair:
             assert ours.seq == theirs.seq == seq
             assert list(ours.y) == list(theirs.y)
             assert ours.version == theirs.version
-            assert seq < 2 or list(ours.y) != pytest.approx(ROWS[seq - 1])  # no mere persistence
+            assert seq < 2 or list(ours.y) != pytest.approx(ROWS[seq - 1])  # more than persistence
         self.next_seq += ticks
 
     async def agree_resumed(self) -> None:
@@ -141,7 +141,7 @@ REFUSED_TIMES = {
 
 @pytest.mark.parametrize("case", REFUSED_TIMES)
 @pytest.mark.usefixtures("models")
-async def test_a_bad_event_time_is_refused_where_the_calendar_needs_it(channel, case):
+async def test_a_bad_event_time_is_refused_if_the_calendar_needs_it(channel, case):
     time, value = REFUSED_TIMES[case]
     pair = Pair(channel, "timed", f"time {case}", timed=True)
     subject = await pair.begin()
@@ -256,7 +256,7 @@ async def test_a_call_must_begin_with_hello(channel, case):
     assert "Hello" in (error.details() or "")
 
 
-async def test_a_call_that_says_nothing_ends_as_one_without_hello(channel):
+async def test_an_empty_call_ends_like_one_without_hello(channel):
     call = RawStream(channel)
 
     await call.call.done_writing()
@@ -280,7 +280,7 @@ async def test_an_unknown_model_is_not_found_by_name(channel, model):
 
 @pytest.mark.parametrize("stream", ["", "s" * 257, "s" * 4096, "a\nb", "\x00", "\x1b[2J", "\u200b"], ids=ascii)
 @pytest.mark.usefixtures("models")
-async def test_a_stream_id_that_cannot_be_is_refused(channel, stream):
+async def test_an_invalid_stream_id_is_refused(channel, stream):
     call = RawStream(channel)
 
     await call.say(hello=pb.Hello(model="plain", stream=stream))
@@ -295,7 +295,7 @@ async def test_a_stream_id_that_cannot_be_is_refused(channel, stream):
 
 @pytest.mark.parametrize("stream", ["s" * 256, "☃ 1", "../x", "a b/c:d"], ids=ascii)
 @pytest.mark.usefixtures("models")
-async def test_any_printable_stream_id_is_taken(channel, stream):
+async def test_any_printable_stream_id_is_accepted(channel, stream):
     async with RawStream(channel, "plain", stream) as call:
         assert call.welcome.stream_id == stream
         assert (await call.tick(1, OK)).forecast.seq == 1
@@ -312,13 +312,13 @@ async def refusal(channel: grpc.aio.Channel, name: str, spec: types_pb2.ModelSpe
 
 
 @pytest.mark.parametrize("model", ["", "../x", "Upper", "x" * 65, "x" * 4096, "9lives", "a b", "a\n", "☃"], ids=ascii)
-async def test_a_model_name_that_cannot_be_is_refused(channel, client, model):
+async def test_an_invalid_model_name_is_refused(channel, client, model):
     error = await refusal(channel, model, types_pb2.ModelSpec(channels=["x"]))
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     field, description = refused_field(error)
     assert field == "name"
-    assert "give 1 to 64 of a-z" in description  # after the character at fault, where that is hard to see
+    assert "give 1 to 64 of a-z" in description  # preceded by the offending character if it is hard to see
     info = error_info(error)
     assert (info.reason, info.domain) == ("INVALID", "freshet")
     assert info.metadata["value"] == (shown(model) or "(empty)")
@@ -357,7 +357,7 @@ BAD_SPECS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("case", BAD_SPECS)
-async def test_a_spec_that_cannot_be_is_refused_by_field(channel, case):
+async def test_an_invalid_spec_is_refused_by_field(channel, case):
     spec, field = BAD_SPECS[case]
 
     error = await refusal(channel, "never", types_pb2.ModelSpec(**{"channels": ["a"], **spec}))
@@ -367,14 +367,14 @@ async def test_a_spec_that_cannot_be_is_refused_by_field(channel, case):
     assert len(error.details() or "") < 500
 
 
-async def test_a_spec_without_anything_is_refused_by_field(channel):
+async def test_an_empty_spec_is_refused_by_field(channel):
     error = await refusal(channel, "never", types_pb2.ModelSpec())
 
     assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert refused_field(error)[0] == "spec.channels"
 
 
-async def test_the_sdk_names_field_value_and_remedy_of_what_the_server_refused(client):
+async def test_the_sdk_names_field_value_and_remedy_of_a_refusal(client):
     with pytest.raises(freshet.InvalidArgument) as caught:
         await client.create_model("Upper", ["x"])
 
@@ -384,6 +384,6 @@ async def test_the_sdk_names_field_value_and_remedy_of_what_the_server_refused(c
 
 
 @pytest.mark.usefixtures("models")
-async def test_nothing_of_a_call_that_ended_badly_is_left_behind(server, client):
+async def test_a_call_that_ended_with_an_error_leaves_nothing_behind(server, client):
     assert {m.name for m in await client.list_models()} == {"plain", "timed"}
     await scraped_until(server.http, lambda seen: seen.total("freshet_streams_open") == 0)

@@ -1,4 +1,4 @@
-"""Bounds of the server: what is beyond them is refused, and everything within them goes on."""
+"""Limits of the server: it refuses what exceeds them, and everything within them continues."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ async def oracle(client: freshet.Client) -> Unbroken:
 
 
 async def test_more_undurable_ticks_than_allowed_are_refused_until_the_disk_has_caught_up(channel, oracle):
-    """One undurable tick is allowed, and three come at once, faster than the journal commits: 20 times over."""
+    """With one undurable tick allowed, three arrive at once, faster than the journal commits, 20 times."""
     refused = 0
     async with RawStream(channel, "only", "hasty") as stream:
         assert stream.welcome.max_undurable == 1
@@ -56,13 +56,13 @@ async def test_the_sdk_keeps_the_bound_on_undurable_ticks_by_itself(client, orac
 
 
 async def answered(stream: freshet.Stream, oracle: Unbroken) -> None:
-    """All rows, from an empty state."""
+    """All rows, from the initial state."""
     expected = iter(ROWS)
     async for forecast in stream.forecasts(ROWS):
         oracle.agrees(forecast.y, next(expected))
 
 
-async def test_a_client_that_never_reads_holds_up_nobody_and_its_stream_can_be_taken_over(server, client, oracle):
+async def test_a_client_that_never_reads_delays_no_other_and_its_stream_can_be_taken_over(server, client, oracle):
     async with channel_to(server.grpc) as deaf_channel:
         deaf = await RawStream(deaf_channel, "only", "deaf").__aenter__()
 
@@ -83,7 +83,7 @@ async def test_a_client_that_never_reads_holds_up_nobody_and_its_stream_can_be_t
         await asyncio.gather(flooding, return_exceptions=True)
 
 
-async def test_a_stream_more_than_the_server_holds_is_refused_and_the_others_go_on(client, channel, oracle):
+async def test_a_stream_beyond_the_servers_limit_is_refused_and_the_others_continue(client, channel, oracle):
     for known in ("hasty", "polite", "deaf"):
         async with RawStream(channel, "only", known):
             pass
@@ -98,7 +98,7 @@ async def test_a_stream_more_than_the_server_holds_is_refused_and_the_others_go_
         assert (await stream.tick(stream.welcome.next_seq, ROWS[0])).HasField("forecast")
 
 
-async def test_a_model_more_than_the_server_holds_is_refused(client, oracle):
+async def test_a_model_beyond_the_servers_limit_is_refused(client, oracle):
     with pytest.raises(freshet.ResourceExhausted) as caught:
         await client.create_model("another", ["a"])
 

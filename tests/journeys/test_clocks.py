@@ -1,4 +1,4 @@
-"""One event time of a wrong clock: refused alone and by name, or freed by the reset that the refusal names."""
+"""One event time of a wrong clock is refused alone and by name, or undone by the reset that the refusal names."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ SPEC: dict[str, Any] = {"interval": MINUTE, "hidden": 4, "learn": False}
 DAY = 86_400.0
 
 
-async def test_a_tick_of_another_century_is_refused_and_the_true_ones_are_taken(server, channel):
+async def test_a_tick_of_another_century_is_refused_and_true_ones_are_accepted(server, channel):
     async with freshet.connect(server.grpc) as client:
         await client.create_model("clocks", ["a"], **SPEC)
     async with RawStream(channel, "clocks", "raw") as stream:
@@ -61,7 +61,7 @@ async def test_packed_ticks_of_another_century_are_refused_alone(server):
     assert not second.refused
 
 
-async def test_a_state_that_would_refuse_every_true_tick_is_not_put(server):
+async def test_a_state_that_would_make_every_true_tick_refused_is_refused(server):
     async with freshet.connect(server.grpc) as client:
         await client.create_model("put-clocks", ["a"], **SPEC)
         async with client.stream("put-clocks", "s") as stream:

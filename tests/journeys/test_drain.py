@@ -1,4 +1,4 @@
-"""A server that is told to leave: every stream is told, everything is on disk, and the next server goes on from it."""
+"""A server that gets SIGTERM notifies every stream and flushes to disk; the next server continues from there."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ ROWS = np.cumsum(np.random.default_rng(5).standard_normal((60, 2)), axis=0).asty
 
 
 def server_at(folder: Path, **settings: object) -> ServerChild:
-    """A server on a port that it can come back to."""
+    """A server on a port that it can use again after a restart."""
     listen = settings.pop("listen", f"127.0.0.1:{free_port()}")
     http = settings.pop("http", "127.0.0.1:0")
     return ServerChild(
@@ -51,7 +51,7 @@ async def test_the_sdk_carries_a_stream_over_a_restart_without_a_difference(tmp_
 
         async def ticks() -> AsyncIterator[list[float]]:
             for i, row in enumerate(ROWS):
-                if i == 30:  # some are answered, some under way
+                if i == 30:  # some ticks are answered, some under way
                     leaving.set()
                 yield row.tolist()
 
@@ -74,7 +74,7 @@ async def test_the_sdk_carries_a_stream_over_a_restart_without_a_difference(tmp_
         oracle.agrees(forecast.y, row)
 
 
-async def test_every_open_stream_is_told_and_has_everything_on_disk(tmp_path):
+async def test_every_open_stream_is_notified_and_has_everything_on_disk(tmp_path):
     child = server_at(tmp_path)
     await child.start()
     async with freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
@@ -102,7 +102,7 @@ async def test_every_open_stream_is_told_and_has_everything_on_disk(tmp_path):
 
 
 async def ending(stream: RawStream) -> tuple[Sequence[str | None], grpc.aio.AioRpcError]:
-    """Kinds of the messages until the call's bad end, Durable left out, and the error."""
+    """Return the kinds of messages until the call fails, without Durable, and the error."""
     kinds = []
     try:
         while (message := await stream.hear()) is not None:
@@ -128,7 +128,7 @@ async def test_a_watch_ends_when_the_server_leaves(tmp_path):
 
 
 async def held_open(channel: grpc.aio.Channel) -> Any:
-    """A call that the server does not end by itself: it is what the drain waits for."""
+    """A call that the server does not end by itself, so the drain waits for it."""
     call = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
     assert (await call.read()).status == health_pb2.HealthCheckResponse.SERVING
     return call
@@ -143,21 +143,21 @@ async def test_a_call_that_stays_open_is_cut_when_the_drain_time_is_over(tmp_pat
 
 
 async def flood(stream: RawStream) -> None:
-    """Send ticks for ever."""
+    """Send ticks forever."""
     seq = 0
     while True:
         seq += 1
         await stream.call.write(pb.OpenRequest(tick=pb.Tick(seq=seq, x=ROWS[0])))
 
 
-async def test_a_client_that_never_reads_does_not_keep_the_server(tmp_path):
+async def test_a_client_that_never_reads_does_not_delay_the_end_of_the_server(tmp_path):
     child = server_at(tmp_path, drain_s=0.5)
     async with child, freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
-        await client.create_model("m", ["a", "b"], horizon=100, **SERVING_ONLY)  # long answers, soon in the way
+        await client.create_model("m", ["a", "b"], horizon=100, **SERVING_ONLY)  # long answers soon fill the connection
         deaf = await RawStream(channel, "m", "s").__aenter__()
         flooding = asyncio.create_task(flood(deaf))
         answered, before = 1.0, 0.0
-        while answered != before:  # until the way back is full: as many answers as at the scrape before
+        while answered != before:  # until the connection is full: no more answers than at the last scrape
             before, answered = answered, (await scrape(child.http)).total("freshet_ticks_total")
 
         assert await child.stop() == 0
@@ -168,7 +168,7 @@ async def test_a_client_that_never_reads_does_not_keep_the_server(tmp_path):
 
 
 @pytest.mark.parametrize("first", [signal.SIGTERM, signal.SIGINT])
-async def test_a_draining_server_says_so_and_a_second_signal_ends_it_at_once(tmp_path, first):
+async def test_a_draining_server_reports_it_and_a_second_signal_ends_it_at_once(tmp_path, first):
     child = server_at(tmp_path, drain_s=600)
     async with child, channel_to(child.grpc) as channel:
         call = await held_open(channel)
@@ -195,7 +195,7 @@ async def test_a_second_server_on_the_same_data_is_refused_in_one_clear_line(tmp
 
 
 @pytest.mark.parametrize("door", ["listen", "http"])
-async def test_a_port_that_is_taken_is_refused_in_one_clear_line(tmp_path, door):
+async def test_a_port_in_use_is_refused_in_one_clear_line(tmp_path, door):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         address = f"127.0.0.1:{taken.getsockname()[1]}"
 
@@ -215,7 +215,7 @@ async def test_a_server_that_could_not_start_leaves_the_data_free_for_the_next(t
         assert child.running
 
 
-async def test_under_load_from_every_kind_of_call_a_server_drains_and_all_that_was_answered_is_on_disk(tmp_path):
+async def test_a_server_drains_under_load_of_every_kind_of_call_with_all_answers_on_disk(tmp_path):
     child = server_at(tmp_path, drain_s=10.0)
     await child.start()
     async with freshet.connect(child.grpc) as client, channel_to(child.grpc) as channel:
@@ -255,7 +255,7 @@ async def test_under_load_from_every_kind_of_call_a_server_drains_and_all_that_w
 
 
 class Busy:
-    """Set once so many calls have been answered a few times each."""
+    """Set once this many calls have been answered a few times each."""
 
     def __init__(self, calls: int) -> None:
         self._left, self.all = calls, asyncio.Event()
@@ -267,16 +267,16 @@ class Busy:
 
 
 async def until_ended(call: Any, step: Callable[[], Awaitable[None]]) -> None:
-    """Repeat the step until the server, leaving, ends the call."""
+    """Repeat the step until the draining server ends the call."""
     with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
         while True:
             await step()
-    # A write that meets the end of the call leaves gRPC's own INTERNAL of the status (grpc/grpc#36066).
+    # A write at the end of the call can replace the status by gRPC's own INTERNAL (grpc/grpc#36066).
     assert await call.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL)
 
 
 async def load_stream(stream: RawStream, busy: Busy) -> int:
-    """Tick until the server ends the call; the last seq that was answered."""
+    """Tick until the server ends the call. Returns the last seq answered."""
     seq = 0
 
     async def tick() -> None:
@@ -292,7 +292,7 @@ async def load_stream(stream: RawStream, busy: Busy) -> int:
 
 
 async def load_mux(mux: RawMux, busy: Busy) -> int:
-    """Packed ticks of all 16 handles until the server ends the call; the last seq that was answered of all."""
+    """Send packed ticks of all 16 handles until the server ends the call. Returns the last seq answered for all."""
     seq = 0
 
     async def ticks() -> None:
@@ -306,7 +306,7 @@ async def load_mux(mux: RawMux, busy: Busy) -> int:
 
 
 async def load_mill(learn: RawLearn, busy: Busy) -> int:
-    """Windows until the server ends the call; the last one that was acknowledged."""
+    """Send windows until the server ends the call. Returns the last one acknowledged."""
     seq = 0
 
     async def send() -> None:

@@ -1,4 +1,4 @@
-"""Guessed names of another tenant: no hit, and nothing in any answer that tells what is there from what is not."""
+"""Guessed names of another tenant: no hit, and no answer that distinguishes existing names from missing ones."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ async def furnished(folder: Path) -> AsyncIterator[grpc.aio.Channel]:
 
 
 async def kinds_of_answers(channel: grpc.aio.Channel) -> dict[str, set[str]]:
-    """The codes of all answers, and that the same came to every name."""
+    """Return the codes of all answers; assert that every name gets the same."""
     heard = await Guesser(channel).ask_all(guesses(GUESSES, 1))
     for kind, counted in heard.items():
         assert {hit for _, hit in counted} == {True, False}
@@ -70,7 +70,7 @@ async def test_guessed_names_hit_nothing_and_learn_nothing(tmp_path):
 
 
 async def mux_of(channel: grpc.aio.Channel, model: str) -> tuple[grpc.StatusCode, str]:
-    """How a Mux of a model ends, the name left out."""
+    """Return how a Mux of a model ends, without the name."""
     request = streams_pb2.MuxRequest(model=model, bind=[streams_pb2.Bind(handle=0, stream="stream-000000001")])
     code, details = await status(channel, "/freshet.v1.Streams/Mux", GUESSER.token, request.SerializeToString())
     return code, details.replace(model, "")
@@ -78,7 +78,7 @@ async def mux_of(channel: grpc.aio.Channel, model: str) -> tuple[grpc.StatusCode
 
 @pytest.mark.long
 @pytest.mark.parametrize("mutant", [ONE_TENANT, TALKATIVE], ids=["one tenant", "talkative"])
-async def test_a_server_that_tells_would_be_noticed(mutant, monkeypatch, tmp_path):
+async def test_a_server_that_leaks_names_would_be_detected(mutant, monkeypatch, tmp_path):
     mutate(monkeypatch, tmp_path, mutant)
     async with furnished(tmp_path) as channel:
         with pytest.raises(AssertionError):

@@ -1,4 +1,4 @@
-"""`freshet health`: what a container's health check calls."""
+"""`freshet health`, which a container's health check calls."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def draining(request, tmp_path) -> Iterator[tuple[str, Path | None]]:
     server.server_close()
 
 
-async def test_of_a_server_that_takes_streams_it_says_so(server):
+async def test_it_reports_a_server_that_accepts_streams(server):
     for told in (
         await health("--http", server.http),
         await health(FRESHET_HTTP=f"0.0.0.0:{server.http.split(':')[1]}"),
@@ -58,7 +58,7 @@ async def test_of_a_server_that_takes_streams_it_says_so(server):
     assert (told.exit_code, told.output) == (0, "alive\n")
 
 
-async def test_of_one_that_does_not_it_says_why_with_exit_code_1(draining):
+async def test_it_reports_why_a_server_is_not_ready_with_exit_code_1(draining):
     address, ca = draining
     ways = [["--ca", ca], ["--tls"]] if ca else [[]]
     for way in ways:
@@ -70,7 +70,7 @@ async def test_of_one_that_does_not_it_says_why_with_exit_code_1(draining):
 
 
 @pytest.mark.parametrize("draining", ["TLS"], indirect=True)
-async def test_with_an_authority_it_believes_no_other(draining, tmp_path):
+async def test_with_an_authority_it_trusts_no_other(draining, tmp_path):
     told = await health("--http", draining[0], "--live", "--ca", Authority(tmp_path, "other").pem)
     assert told.exit_code == 1
     assert "certificate verify failed" in told.output
@@ -96,7 +96,7 @@ async def test_a_port_that_speaks_tls_and_is_asked_in_plain_text_gives_a_hint(tm
     assert told.output.endswith("does it speak TLS? give --ca FILE or --tls\n")
 
 
-async def test_where_nobody_answers_or_the_address_is_none_it_says_so():
+async def test_it_reports_an_address_that_does_not_answer_or_is_invalid():
     told = await health("--http", "127.0.0.1:1")
     assert told.exit_code == 1
     assert "freshet: 127.0.0.1:1: " in told.output

@@ -1,4 +1,4 @@
-"""Clients that do not do their part: half-open connections, calls that nobody reads, more of them than allowed."""
+"""Misbehaving clients: half-open connections, calls that are never read, more connections and calls than allowed."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ SILENCES = (b"", PREFACE[:10], PREFACE + OUR_SETTINGS, PREFACE + OUR_SETTINGS + 
 
 
 async def gone(target: str, said: bytes) -> None:
-    """Open a connection, say so much, and wait until the server closes it."""
+    """Open a connection, send some bytes, and wait until the server closes it."""
     host, _, port = target.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -49,7 +49,7 @@ async def gone(target: str, said: bytes) -> None:
 
 
 @pytest.mark.parametrize("connections", [200, pytest.param(2000, marks=pytest.mark.long)])
-async def test_half_open_connections_go_and_a_good_client_is_answered_meanwhile(server, client, name, connections):
+async def test_half_open_connections_are_closed_and_good_clients_answered(server, client, name, connections):
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (min(hard, max(soft, 2 * connections + 500)), hard))
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
@@ -68,17 +68,17 @@ async def test_half_open_connections_go_and_a_good_client_is_answered_meanwhile(
 
 
 def small_window(target: str, window_bytes: int = 1 << 16) -> grpc.aio.Channel:
-    """A channel that lets the server send so far ahead of what is read; by default that grows with the delay."""
+    """A channel with a fixed window for unread answers; by default gRPC grows it with the delay."""
     options = [("grpc.http2.bdp_probe", 0), ("grpc.http2.lookahead_bytes", window_bytes)]
     return grpc.aio.insecure_channel(target, [("grpc.use_local_subchannel_pool", 1), *options])
 
 
 async def deaf_call(kind: str, channel: grpc.aio.Channel, model: str) -> RawStream | RawMux | RawLearn:
-    """A call whose client has asked for more answers than fit into the way back, and reads none."""
+    """A call whose client causes more answers than the connection holds, and reads none."""
     if kind == "Open":
         stream = await RawStream(channel, model, "s").__aenter__()
         for _ in range(1000):
-            await stream.say(tick=pb.Tick(seq=1, x=ROWS[0]))  # each time 2 kB
+            await stream.say(tick=pb.Tick(seq=1, x=ROWS[0]))  # 2 kB each
         return stream
     if kind == "Mux":
         mux = RawMux(channel, model)
@@ -88,19 +88,19 @@ async def deaf_call(kind: str, channel: grpc.aio.Channel, model: str) -> RawStre
         return mux
     learn = await RawLearn(channel, model, "mill").__aenter__()
     for _ in range(3000):
-        await learn.say(window=training_pb2.Window(window_seq=1))  # refused in a hundred bytes
+        await learn.say(window=training_pb2.Window(window_seq=1))  # a refusal of about 100 bytes
     return learn
 
 
 @pytest.mark.parametrize("kind", ["Open", "Mux", "Learn"])
-async def test_a_client_that_does_not_read_is_cut_and_told_why_and_its_stream_is_free(server, client, name, kind):
+async def test_a_client_that_does_not_read_is_cut_with_a_reason_and_its_stream_is_free(server, client, name, kind):
     await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
     before = (await scrape(server.http)).total("freshet_calls_cut_total")
     async with small_window(server.grpc) as channel:
         deaf = await deaf_call(kind, channel, name)
         await scraped_until(server.http, lambda s: s.total("freshet_calls_cut_total") > before)
 
-        error = await deaf.error()  # once it reads on
+        error = await deaf.error()  # when it reads again
 
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert retry_s(error) > 0
@@ -117,7 +117,7 @@ async def test_a_watcher_that_does_not_read_is_cut(server, client, name):
         await deaf.initial_metadata()
         async with asyncio.timeout(DEADLINE_S):
             while (await scrape(server.http)).total("freshet_calls_cut_total") == before:
-                for act in (client.pause, client.resume) * 10:  # each is an event of some dozen bytes
+                for act in (client.pause, client.resume) * 10:  # each causes an event of some dozen bytes
                     await act(name)
 
         with pytest.raises(grpc.aio.AioRpcError) as cut:
@@ -126,29 +126,29 @@ async def test_a_watcher_that_does_not_read_is_cut(server, client, name):
     assert cut.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
 
 
-async def test_a_call_that_is_never_read_ends_all_the_same(server, client, name):
+async def test_a_call_that_is_never_read_ends_nevertheless(server, client, name):
     await client.create_model(name, ["a", "b"], horizon=500, **SERVING_ONLY)
     async with small_window(server.grpc) as channel:
         deaf = await deaf_call("Open", channel, name)
-        await scraped_until(server.http, lambda s: open_calls(s) == 0)  # nothing of it is left
+        await scraped_until(server.http, lambda s: open_calls(s) == 0)  # the call is gone
         async with client.stream(name, "other") as stream:
             await stream.step(ROWS[0])
         deaf.call.cancel()
 
 
 def open_calls(scraped: Any) -> float:
-    """Calls of Streams.Open that have begun and not ended."""
+    """Return the number of open calls of Streams.Open."""
     began, ended = (scraped.total(f"grpc_server_{n}_total", grpc_method="Open") for n in ("started", "handled"))
     return began - ended
 
 
-async def test_a_call_more_than_allowed_is_refused_with_a_delay_and_health_still_answers(server, client, name):
+async def test_a_call_beyond_the_limit_is_refused_with_a_delay_and_health_still_answers(server, client, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     await scraped_until(server.http, lambda s: open_calls(s) == 0)
     async with channel_to(server.grpc) as channel, contextlib.AsyncExitStack() as stack:
         streams = [await stack.enter_async_context(RawStream(channel, name, f"s{n}")) for n in range(8)]
 
-        error = await RawStream(channel).error()  # before it has said anything
+        error = await RawStream(channel).error()  # before it sends anything
 
         assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert retry_s(error) > 0
@@ -156,15 +156,15 @@ async def test_a_call_more_than_allowed_is_refused_with_a_delay_and_health_still
         assert health.status == health_pb2.HealthCheckResponse.SERVING
         await streams[0].finish()
         async with asyncio.timeout(DEADLINE_S):
-            while True:  # one has room as soon as the server has seen the end of another
+            while True:  # a place is free once the server has seen another call end
                 with contextlib.suppress(grpc.aio.AioRpcError, AssertionError):
                     async with RawStream(channel, name, "later") as stream:
                         assert (await stream.tick(1, ROWS[0].tolist())).HasField("forecast")
                         break
 
 
-async def test_a_stream_too_fast_is_told_when_to_come_again_and_the_sdk_does(server, client, channel, name):
-    """40 ticks per second: of 60 at once, 20 must wait."""
+async def test_a_stream_that_is_too_fast_gets_a_delay_that_the_sdk_respects(server, client, channel, name):
+    """At 40 ticks per second, 20 of 60 ticks sent at once must wait."""
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     async with RawStream(channel, name, "by hand") as stream:
         for seq, row in enumerate(ROWS, 1):
@@ -182,7 +182,7 @@ async def test_a_stream_too_fast_is_told_when_to_come_again_and_the_sdk_does(ser
     assert (await scrape(server.http)).total("freshet_ticks_refused_total", reason="overloaded") > before
 
 
-async def test_connections_beyond_the_bound_are_closed_and_those_within_it_go_on(tmp_path):
+async def test_connections_beyond_the_limit_are_closed_and_the_others_continue(tmp_path):
     child = ServerChild(tmp_path / "data", tmp_path / "log", settings={"max_connections": 4})
     async with child, freshet.connect(child.grpc) as client, contextlib.AsyncExitStack() as stack:
         await client.create_model("m", ["a", "b"], **SERVING_ONLY)
@@ -197,7 +197,7 @@ async def test_connections_beyond_the_bound_are_closed_and_those_within_it_go_on
 
 
 async def reaches(channel: grpc.aio.Channel) -> bool:
-    """Whether a call on the channel is answered at the first try."""
+    """Whether a call on the channel is answered at the first attempt."""
     try:
         await streams_pb2_grpc.StreamsStub(channel).List(pb.ListStreamsRequest(model="m"), timeout=DEADLINE_S)
     except grpc.aio.AioRpcError as error:
@@ -206,7 +206,7 @@ async def reaches(channel: grpc.aio.Channel) -> bool:
 
 
 async def test_the_side_server_closes_its_oldest_connections_and_answers_probes(server):
-    """Silent ones, each as a probe that never asks."""
+    """Silent connections, like probes that never send a request."""
     async with crowd_at(server.http, b"GET /"):
         for _ in range(3):
             assert (await asyncio.to_thread(get, f"http://{server.http}/healthz"))[0] == 200
@@ -214,7 +214,7 @@ async def test_the_side_server_closes_its_oldest_connections_and_answers_probes(
 
 @contextlib.asynccontextmanager
 async def crowd_at(http: str, said: bytes) -> AsyncIterator[None]:
-    """Three times as many connections as there may be, each of which says no more than this; the oldest are gone."""
+    """Open three times as many connections as allowed, each sending only this; the oldest get closed."""
     crowd = [asyncio.create_task(gone(http, said)) for _ in range(3 * MAX_HTTP_CONNECTIONS)]
     try:
         async with asyncio.timeout(DEADLINE_S):
@@ -248,14 +248,14 @@ if "service.cli" in sys.orig_argv:
 
 
 async def crowded(child: ServerChild) -> None:
-    """100 connections at once; meanwhile the server must go on to write, in one new file after the other."""
+    """Open 100 connections at once, while the server must still write to one new file after another."""
     async with freshet.connect(child.grpc) as client, asyncio.timeout(DEADLINE_S):
         await client.create_model("m", ["a", "b"], **SERVING_ONLY)
         async with client.stream("m", "s") as stream:
             await stream.step(ROWS[0])
             crowd = [asyncio.create_task(gone(child.grpc, b"")) for _ in range(100)]
             try:
-                await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)  # one of them was refused
+                await asyncio.wait(crowd, return_when=asyncio.FIRST_COMPLETED)  # one was refused
                 segments: set[Path] = set()
                 while len(segments) < 4:
                     await stream.step(ROWS[1])
@@ -272,12 +272,12 @@ def with_64_descriptors(tmp_path: Path) -> ServerChild:
     return ServerChild(tmp_path / "data", tmp_path / "log", settings=settings)
 
 
-async def test_with_64_descriptors_a_server_refuses_connections_and_goes_on_writing_its_files(tmp_path, monkeypatch):
+async def test_with_64_descriptors_a_server_refuses_connections_and_still_writes_its_files(tmp_path, monkeypatch):
     mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS)
     async with with_64_descriptors(tmp_path) as child:
         await crowded(child)
         async with asyncio.timeout(DEADLINE_S):
-            while True:  # there is room again as soon as the server has seen that they are gone
+            while True:  # places are free once the server has seen the connections close
                 async with channel_to(child.grpc) as another:
                     if await reaches(another):
                         break
@@ -285,8 +285,8 @@ async def test_with_64_descriptors_a_server_refuses_connections_and_goes_on_writ
     assert "fewer connections than configured" in (tmp_path / "log").read_text()
 
 
-@pytest.mark.long  # it waits for what does not come
-async def test_a_server_that_reserved_no_descriptors_for_files_would_be_noticed(tmp_path, monkeypatch):
+@pytest.mark.long  # it waits for a timeout
+async def test_a_server_that_reserves_no_descriptors_for_files_would_be_detected(tmp_path, monkeypatch):
     mutate(monkeypatch, tmp_path, FEW_DESCRIPTORS + NONE_RESERVED)
     monkeypatch.setitem(globals(), "DEADLINE_S", 10.0)
     async with with_64_descriptors(tmp_path) as child:

@@ -1,4 +1,4 @@
-"""Every metric moves when what it measures happens, and none can be made to grow by a client's choice of names."""
+"""Every metric moves when its event happens, and clients cannot add series by choosing names."""
 
 from __future__ import annotations
 
@@ -104,12 +104,12 @@ NOT_HERE = {
 
 
 def endings(seen: Scraped) -> dict[str, float]:
-    """How calls of Open have ended."""
+    """Return the number of ended calls of Open, by code."""
 
     def count(code: str) -> float:
         return seen.total("grpc_server_handled_total", grpc_method="Open", grpc_code=code)
 
-    # The end of the messages may reach the handler before the cancellation does.
+    # The end of messages may reach the handler before the cancellation.
     well = count("OK") + count("CANCELLED")
     return {"well or cancelled": well, "INVALID_ARGUMENT": count("INVALID_ARGUMENT"), "UNKNOWN": count("UNKNOWN")}
 
@@ -133,7 +133,7 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
     assert not still
     known = {name.removesuffix("_total") for name in after.families}
     told = {n.removesuffix("_count").removesuffix("_total") for n in (*MOVES, *NOT_HERE)}
-    assert {name for name in known if name.startswith("freshet_")} <= told  # a new metric belongs into this journey
+    assert {name for name in known if name.startswith("freshet_")} <= told  # add a new metric to this journey
     page = (ROOT / "docs" / "metrics.md").read_text(encoding="utf-8")
     assert not [name for name in after.families if f"| `{name}`" not in page and f"| `{name}_total`" not in page]
     assert after.total("freshet_ticks_refused_total", reason="gap") == 1
@@ -152,7 +152,7 @@ async def test_every_metric_moves(server: ServerChild, client: freshet.Client, c
 
 
 async def drive(client: freshet.Client, channel: grpc.aio.Channel) -> None:
-    """A learning stream that is reset on the way, a refused tick, a repeated one, a call that fails."""
+    """Run a learning stream with a reset, a refused tick, a repeated one, and a call that fails."""
     rows = np.sin(np.arange(400) / 3)
     async with client.stream(MODEL, STREAM) as stream:
         async for _ in stream.forecasts(rows[:200]):
@@ -173,7 +173,7 @@ async def drive(client: freshet.Client, channel: grpc.aio.Channel) -> None:
 
 
 async def label(client: freshet.Client, channel: grpc.aio.Channel) -> None:
-    """Labels that are learned, again, in conflict, refused, while paused; a window, twice; one item is replayed."""
+    """Send labels: learned, repeated, in conflict, refused, and while paused; a window twice; replay one item."""
     await client.create_model("labelled", ["x"], task="regress", targets=["q"], hidden=4)
 
     def of(seq: int, y: float) -> training_pb2.StreamLabel:
@@ -198,7 +198,7 @@ async def label(client: freshet.Client, channel: grpc.aio.Channel) -> None:
 
 
 async def learns_on(server: ServerChild, client: freshet.Client) -> None:
-    """The trainer that was started again learns what comes now."""
+    """Wait until the restarted trainer learns."""
     learned = (await scrape(server.http)).total("freshet_labels_learned_total", model=MODEL)
     async with client.stream(MODEL, STREAM) as stream:
         first = stream.next_seq
@@ -208,7 +208,7 @@ async def learns_on(server: ServerChild, client: freshet.Client) -> None:
     await scraped_until(server.http, lambda seen: seen.total("freshet_labels_learned_total", model=MODEL) > learned)
 
 
-async def test_messages_are_counted_by_method_whoever_reads_and_writes_them(server, client, channel, name):
+async def test_messages_are_counted_by_method_in_every_kind_of_handler(server, client, channel, name):
     async def counted(method: str, code: str, calls: int) -> tuple[float, float]:
         """Messages received and sent by a method, once so many calls of it have ended with the code."""
 
@@ -241,7 +241,7 @@ async def test_messages_are_counted_by_method_whoever_reads_and_writes_them(serv
     assert (after[0] - versions[0], after[1] - versions[1]) == (2, 1), "an error is no message"
 
 
-async def test_no_label_holds_what_a_client_made_up(server, client, channel):
+async def test_no_label_holds_a_value_that_a_client_chose(server, client, channel):
     await client.create_model("labels", ["x"], learn=False, hidden=4)
     for number in range(20):
         async with RawStream(channel, "labels", f"made-up-{number}") as stream:

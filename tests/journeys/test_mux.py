@@ -72,7 +72,7 @@ async def test_many_ticks_of_one_stream_in_a_message_are_successive_steps_howeve
         alone.agrees(answers[3, i][0], rows[i - 1], times(i))
 
 
-async def test_a_tick_sent_again_is_answered_again_also_after_its_stream_has_left_memory(client, channel, name):
+async def test_a_repeated_tick_is_answered_again_also_after_its_stream_was_evicted(client, channel, name):
     await oracle_of(client, name)
     rows = walk(20, 2)
     async with RawMux(channel, name) as mux:
@@ -125,7 +125,7 @@ async def test_a_refused_tick_leaves_its_stream_and_the_others_of_the_message_as
 
 
 @pytest.mark.parametrize("column", ["handle", "seq", "x", "time"])
-async def test_columns_that_disagree_end_the_call_by_name_and_nothing_of_them_is_taken(client, channel, name, column):
+async def test_columns_of_different_lengths_end_the_call_by_name_and_change_nothing(client, channel, name, column):
     await oracle_of(client, name)
     async with RawMux(channel, name) as mux:
         await mux.bind({1: "pump"})
@@ -140,7 +140,7 @@ async def test_columns_that_disagree_end_the_call_by_name_and_nothing_of_them_is
         assert stream.next_seq == 1
 
 
-async def test_what_cannot_be_bound_is_refused_by_name_and_the_rest_is_bound(client, channel, name):
+async def test_an_invalid_bind_is_refused_by_name_and_the_rest_is_bound(client, channel, name):
     await oracle_of(client, name)
     async with RawMux(channel, name) as mux:
         await mux.bind({1: "taken"})
@@ -184,7 +184,7 @@ async def test_a_message_that_binds_many_streams_binds_each(client, channel, nam
         assert (await mux.bind(wanted)).keys() == wanted.keys()
 
 
-async def test_a_million_repeated_fields_in_a_small_message_are_refused_and_the_server_goes_on(client, channel, name):
+async def test_a_million_repeated_fields_in_a_small_message_are_refused_and_the_server_continues(client, channel, name):
     await oracle_of(client, name)
     async with RawMux(channel, name) as mux:
         await mux.say(bind=[pb.Bind()] * 500_000)  # two bytes each: a megabyte, the largest message
@@ -217,7 +217,7 @@ async def test_another_model_in_the_middle_of_a_call_is_refused(client, channel,
         assert refused_field(await mux.error())[0] == "model"
 
 
-async def test_a_stream_that_another_call_opens_is_taken_over_and_the_call_told(server, client, channel, name):
+async def test_a_stream_that_another_call_opens_is_taken_over_and_the_call_is_notified(server, client, channel, name):
     await oracle_of(client, name)
     async with RawMux(channel, name) as mux, channel_to(server.grpc) as elsewhere:
         await mux.bind({1: "pump", 2: "other"})
@@ -236,7 +236,7 @@ async def test_a_stream_that_another_call_opens_is_taken_over_and_the_call_told(
         assert (await mux.bind({3: "pump"}))[3].next_seq == 3  # and back
 
 
-async def test_sigterm_tells_packed_calls_to_reconnect_once_all_is_on_disk(tmp_path):
+async def test_sigterm_asks_packed_calls_to_reconnect_once_everything_is_on_disk(tmp_path):
     from tests.journeys import crash
 
     async with crash.a_server(tmp_path) as own, freshet.connect(own.grpc) as client, channel_to(own.grpc) as channel:
@@ -297,9 +297,7 @@ async def status(call: Any) -> grpc.aio.AioRpcError:
     return caught.value
 
 
-async def test_a_stream_taken_to_another_model_of_the_same_spec_goes_on_as_if_it_had_not_moved(
-    client, channel, streams, name
-):
+async def test_a_stream_moved_to_another_model_of_the_same_spec_continues_unchanged(client, channel, streams, name):
     alone = (await oracle_of(client, name))()
     other = f"{name[:60]}-b"
     await client.create_model(other, CHANNELS, **SPEC)
@@ -337,7 +335,7 @@ async def test_putting_a_state_over_an_open_stream_takes_it_over(client, channel
         assert stream.welcome.next_seq == 2
 
 
-async def test_a_deleted_stream_is_gone_and_its_id_begins_anew(client, channel, streams, name):
+async def test_a_deleted_stream_is_gone_and_its_id_is_fresh(client, channel, streams, name):
     await oracle_of(client, name)
     async with RawStream(channel, name, "pump") as stream:
         await stream.tick(1, [1.0, 2.0], times(1))
@@ -394,7 +392,7 @@ async def test_streams_are_listed_page_by_page_in_memory_or_not(client, channel,
     ],
     ids=str,
 )
-async def test_a_state_that_cannot_be_is_refused_by_field(client, channel, streams, name, change, field):
+async def test_an_invalid_state_is_refused_by_field(client, channel, streams, name, change, field):
     await oracle_of(client, name)
     async with RawStream(channel, name, "pump") as stream:
         await stream.tick(1, [1.0, 2.0], times(1))

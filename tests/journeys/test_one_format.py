@@ -1,4 +1,4 @@
-"""Every line that a server writes, whoever in its processes wrote it, is in the one format."""
+"""Every line of a server's processes, from any library, has the one format."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def of_json(line: str) -> dict[str, Any]:
 
 
 def of_logfmt(line: str) -> dict[str, Any]:
-    """Raises AssertionError unless the whole line is pairs."""
+    """Parse a line. Raises AssertionError unless it consists of pairs only."""
     pairs, at = {}, 0
     while at < len(line):
         found = PAIR.match(line, at)
@@ -87,7 +87,7 @@ def of_logfmt(line: str) -> dict[str, Any]:
 
 
 async def lines_of(folder: Path, form: str) -> tuple[list[str], list[str]]:
-    """Standard output and error of a server that has started, learned, met a request that is none, and drained."""
+    """Return standard output and error of a server that started, learned, met an invalid request, and drained."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-m", "service.cli", "serve", "--data", str(folder / "data"), "--listen", "127.0.0.1:0",
         "--http", "127.0.0.1:0", "--log-format", form, "--publish-s", "0.1",
@@ -138,7 +138,7 @@ async def test_every_line_of_a_noisy_server_can_be_parsed(tmp_path, monkeypatch,
         assert {of_json(line)["event"] for line in shown} <= {"setting", "ready"}
 
 
-async def test_what_keeps_a_server_from_starting_is_in_the_format_too(tmp_path):
+async def test_an_error_at_start_is_in_the_same_format(tmp_path):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "states.db").write_bytes(b"no database" * 1000)
     process = await asyncio.create_subprocess_exec(

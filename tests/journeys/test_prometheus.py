@@ -13,14 +13,14 @@ from tests.journeys.prometheus import DEADLINE_S, Prometheus, deployed, needs_pr
 
 
 async def until_up(prometheus: Prometheus, up: int) -> None:
-    """Return once the last scrape has gone so."""
+    """Return once the last scrape has this outcome."""
     async with asyncio.timeout(DEADLINE_S):
         while [value for _, value in await prometheus.query('up{job="freshet"}')] != [up]:
             await asyncio.sleep(0)
 
 
 @needs_prometheus
-async def test_a_server_with_tls_and_access_is_scraped_by_what_the_comments_say_and_by_no_other_token(tmp_path: Path):
+async def test_a_server_with_tls_and_access_is_scraped_as_the_comments_say_and_with_no_other_token(tmp_path: Path):
     authority = Authority(tmp_path)
     cert, key = authority.sign("server", days=60)
     access, token = tmp_path / "access.toml", tmp_path / "token"
@@ -34,9 +34,9 @@ async def test_a_server_with_tls_and_access_is_scraped_by_what_the_comments_say_
             await until_up(prometheus, 1)
             [ends] = [rule["query"] for rule in await prometheus.rules() if rule["name"] == "FreshetCredentials"]
             assert not await prometheus.query(ends)
-            authority.sign("server", days=2)  # in the place of the one before
+            authority.sign("server", days=2)  # replaces the former one
             async with asyncio.timeout(DEADLINE_S):
                 while not await prometheus.query(ends):
                     await asyncio.sleep(0)
-            token.write_text("gateway")  # of a tenant's admin: metrics are of all tenants
+            token.write_text("gateway")  # of another tenant's admin, which may not see all tenants
             await until_up(prometheus, 0)

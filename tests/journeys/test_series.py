@@ -1,4 +1,4 @@
-"""How many series a server has: as many as its models want, and none for a stream."""
+"""The number of a server's series depends on its models, not on streams."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def series(seen: Scraped) -> Series:
 
 
 async def learned(server: ServerChild, model: str, labels: int) -> Scraped:
-    """A scrape once so many labels of the model are learned, and nothing is left to learn."""
+    """Scrape once this many labels of the model are learned and none are left."""
 
     def done(seen: Scraped) -> bool:
         taken = seen.total("freshet_labels_learned_total", model=model)
@@ -50,7 +50,7 @@ async def learned(server: ServerChild, model: str, labels: int) -> Scraped:
 
 
 async def tick(client: freshet.Client, model: str, first: int, streams: int, ticks: int) -> None:
-    """So many ticks of each of so many streams, by a call of its own."""
+    """Send `ticks` ticks on each of `streams` streams, one call per stream."""
     x = np.sin(np.arange(ticks))
     async with asyncio.timeout(DEADLINE_S), client.mux(model) as mux:
         for start in range(first, first + streams, WAVE):
@@ -60,7 +60,7 @@ async def tick(client: freshet.Client, model: str, first: int, streams: int, tic
 
 
 async def added(server: ServerChild, client: freshet.Client, model: str, streams: int) -> tuple[int, Series]:
-    """How many series there are with ten streams, and which come with so many more."""
+    """Return the number of series with ten streams, and the series that further streams add."""
     await client.create_model(model, ["x"], hidden=4)
     await tick(client, model, first=0, streams=10, ticks=20)  # a whole window, so that there is a norm of each lag
     before = series(await learned(server, model, labels=150))
@@ -73,7 +73,7 @@ async def added(server: ServerChild, client: freshet.Client, model: str, streams
 
 
 async def left(server: ServerChild, client: freshet.Client, models: int) -> Series:
-    """The series that so many models leave that are made, learn, and are deleted; one that stays is there before."""
+    """Return the series left by models that are created, learn and are deleted, beside one that stays."""
 
     async def live(model: str, labels: int) -> None:
         await tick(client, model, first=0, streams=10, ticks=20)
@@ -98,12 +98,12 @@ async def test_no_stream_adds_a_series(server, client, name, streams):
     print(f"{before} series with 10 streams and with {10 + streams:,}")
 
 
-async def test_models_that_come_and_go_leave_no_series(server, client):
+async def test_deleted_models_leave_no_series(server, client):
     assert not await left(server, client, models=5)
 
 
 @pytest.mark.long
-async def test_a_server_that_labels_by_stream_or_forgets_no_model_is_found(tmp_path, monkeypatch):
+async def test_a_server_that_labels_by_stream_or_forgets_no_model_would_be_detected(tmp_path, monkeypatch):
     crash.mutate(monkeypatch, tmp_path, MUTANT)
     async with crash.a_server(tmp_path, **SETTINGS) as server, freshet.connect(server.grpc) as client:
         _, of_streams = await added(server, client, "many", streams=100)

@@ -1,4 +1,4 @@
-"""Starts on a data directory that is not as it should be: a sentence and a remedy each time, or mended and said so."""
+"""Starts on a damaged data directory: each is refused in one sentence with a remedy, or repaired and logged."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TICKS = 5
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The data directory of a server that has drained: one model, one stream. To be copied."""
+    """The data directory of a drained server with one model and one stream, to be copied."""
     folder = tmp_path_factory.mktemp("made")
 
     async def make() -> None:
@@ -84,12 +84,12 @@ FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-async def test_what_is_not_as_it_should_be_is_refused_in_a_sentence(data, tmp_path, fault):
+async def test_a_damaged_data_directory_is_refused_in_one_sentence(data, tmp_path, fault):
     name, spoil, said = FAULTS[fault]
     spoil(data / name)
     child = ServerChild(data, tmp_path / "log")
 
-    for _ in range(2 if "gone" in fault else 1):  # the first start must not hide from the second what is missing
+    for _ in range(2 if "gone" in fault else 1):  # the first start must not hide from the second that a file is missing
         (tmp_path / "log").unlink(missing_ok=True)
         with pytest.raises(ServerFailed, match="exit code 2"):
             await child.start()
@@ -98,7 +98,7 @@ async def test_what_is_not_as_it_should_be_is_refused_in_a_sentence(data, tmp_pa
         assert "Traceback" not in log
 
 
-async def test_a_lock_that_is_a_link_leaves_its_other_end_alone(data, tmp_path):
+async def test_a_lock_that_is_a_link_does_not_change_its_target(data, tmp_path):
     (data / "journal" / "lock").unlink()
     (tmp_path / "precious").write_text("precious")
     (data / "journal" / "lock").symlink_to(tmp_path / "precious")
@@ -109,7 +109,7 @@ async def test_a_lock_that_is_a_link_leaves_its_other_end_alone(data, tmp_path):
     assert (tmp_path / "precious").read_text() == "precious"
 
 
-async def test_a_states_db_that_is_gone_is_computed_again_and_counted(data, tmp_path):
+async def test_a_missing_states_db_is_recomputed_and_counted(data, tmp_path):
     (data / "states.db").unlink()
 
     async with ServerChild(data, tmp_path / "log") as child:
@@ -121,11 +121,11 @@ async def test_a_states_db_that_is_gone_is_computed_again_and_counted(data, tmp_
         assert (await scrape(child.http)).total("freshet_states_rebuilt_total") == 0
 
 
-async def test_what_others_could_read_they_cannot_and_it_is_said_once(data, tmp_path):
+async def test_files_readable_by_others_are_made_private_and_logged_once(data, tmp_path):
     others = 0o077
     for path in (data, *data.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
-    before = os.umask(0)  # the server's own is what counts
+    before = os.umask(0)  # the server sets its own
     try:
         async with ServerChild(data, tmp_path / "log", settings={"snapshot_s": 0.1}) as child:
             await tick(child, TICKS + 1)
@@ -139,7 +139,7 @@ async def test_what_others_could_read_they_cannot_and_it_is_said_once(data, tmp_
 
 @pytest.fixture
 def full(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 2 MiB without room. Skips where mounting one is not permitted."""
+    """A full file system of 2 MiB. Skips where mounting is not permitted."""
     path = tmp_path / "disk"
     path.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "freshet-test", str(path)]
@@ -155,7 +155,7 @@ def full(tmp_path: Path) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("pages", [0, 4, 12, 20])
-async def test_a_first_start_on_a_full_disk_says_so_and_the_next_one_begins(full, tmp_path, pages):
+async def test_a_first_start_on_a_full_disk_is_refused_and_the_next_one_succeeds(full, tmp_path, pages):
     os.truncate(full / "ballast", (full / "ballast").stat().st_size - 4096 * pages)
     child = ServerChild(full / "data", tmp_path / "log")
 
@@ -173,7 +173,7 @@ async def test_a_first_start_on_a_full_disk_says_so_and_the_next_one_begins(full
     assert not list((full / "data").glob("*.damaged-*"))
 
 
-async def test_on_a_full_disk_a_trainer_that_cannot_begin_holds_up_neither_clients_nor_the_end(full, tmp_path):
+async def test_on_a_full_disk_a_trainer_that_cannot_start_delays_neither_clients_nor_the_end(full, tmp_path):
     os.truncate(full / "ballast", (full / "ballast").stat().st_size - 4096 * 40)
     child = ServerChild(full / "data", tmp_path / "log")
 
@@ -185,7 +185,7 @@ async def test_on_a_full_disk_a_trainer_that_cannot_begin_holds_up_neither_clien
     assert "damaged" not in log
 
 
-async def test_a_directory_that_cannot_be_written_is_refused_in_a_sentence(full, data, tmp_path):
+async def test_a_read_only_directory_is_refused_in_one_sentence(full, data, tmp_path):
     (full / "ballast").unlink()
     shutil.copytree(data, full / "data")
     subprocess.run(["mount", "-o", "remount,ro", str(full)], check=True)

@@ -1,4 +1,4 @@
-"""Peers without a token, who speak HTTP/2 by hand: what they may make a server hold."""
+"""Peers without a token that speak HTTP/2 by hand: how much memory they can make a server hold."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ MAY_HOLD = 144 * MiB  # a server that keeps all these calls holds 170 to 200 MiB
 
 @pytest.fixture
 async def server(tmp_path: Path) -> AsyncIterator[ServerChild]:
-    """A server that wants tokens."""
+    """A server that requires tokens."""
     (tmp_path / "access.toml").write_text(ACCESS)
     async with ServerChild(tmp_path / "data", tmp_path / "log", settings={"access": tmp_path / "access.toml"}) as child:
         yield child
 
 
 class Peer:
-    """One connection, by hand. `frames` are those read so far: (kind, stream, payload)."""
+    """One HTTP/2 connection, by hand. frames: those read so far, as (kind, stream, payload)."""
 
     def __init__(self, target: str) -> None:
         self._target = target
@@ -70,7 +70,7 @@ class Peer:
 
 
 def calls(path: bytes) -> Iterator[bytes]:
-    """So many calls' frames, without a message: some 220 bytes for each, and 200 headers."""
+    """Return the frames of calls without a message: about 220 bytes and 200 headers each."""
     first, brief = request(path, (b"x", b"y"))
     yield HELLO + frame(HEADERS, END_HEADERS, 1, first)
     for stream in range(3, 2 * CALLS, 2):
@@ -78,7 +78,7 @@ def calls(path: bytes) -> Iterator[bytes]:
 
 
 async def send_all(peer: Peer, path: bytes) -> None:
-    """Send them until the server ends the connection, which is its right; what it answers is read meanwhile."""
+    """Send the frames, reading the answers, until the server ends the connection, which it may."""
     reading = asyncio.create_task(peer.ended())
     with contextlib.suppress(OSError, TimeoutError):
         for data in calls(path):
@@ -96,7 +96,7 @@ async def test_calls_of_indexed_headers_without_a_token_take_little_memory(serve
     ):
         sending = asyncio.gather(*(send_all(peer, f"/freshet.v1.{method}".encode()) for peer in (one, two)))
         while not sending.done():
-            await client.list_models()  # the good client is answered meanwhile
+            await client.list_models()  # a good client is still answered
             most = max(most, Use.of(server.pid).rss)
         await client.list_models()
         most = max(most, Use.of(server.pid).rss)
@@ -105,12 +105,12 @@ async def test_calls_of_indexed_headers_without_a_token_take_little_memory(serve
     assert most - before < MAY_HOLD
 
 
-async def test_a_call_without_a_token_is_refused_before_its_request_has_come(server):
+async def test_a_call_without_a_token_is_refused_before_its_request_arrives(server):
     first, _ = request(b"/freshet.v1.Models/Create")
     async with Peer(server.grpc) as peer:
         await peer.send(HELLO + frame(HEADERS, END_HEADERS, 1, first))
 
-        await peer.until(RST_STREAM, 1)  # which says that no request is awaited any more
+        await peer.until(RST_STREAM, 1)  # the server no longer waits for a request
 
         assert [kind for kind, stream, _ in peer.frames if stream == 1] == [HEADERS, RST_STREAM]
 
@@ -131,7 +131,7 @@ async def test_a_block_of_headers_that_never_ends_is_cut_with_its_connection(ser
         await within(peer.ended())
         sending.cancel()
 
-        await client.list_models()  # of a connection that stands
+        await client.list_models()  # on a connection that stays open
     assert Use.of(server.pid).rss - before < MAY_HOLD
     assert (tmp_path / "log").read_text().count("much sent, and no call let in") == 1
 

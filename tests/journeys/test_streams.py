@@ -1,4 +1,4 @@
-"""What a stream is answered, however its calls come and go: always what an unbroken run would be."""
+"""A stream's answers equal those of an unbroken run, however its calls begin and end."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ MINUTE = 60.0
 
 
 def walk(ticks: int, channels: int = 2, seed: int = 1) -> Array:
-    """A random walk off zero, [ticks, channels]."""
+    """A random walk away from zero, (ticks, channels)."""
     steps = np.random.default_rng(seed).standard_normal((ticks, channels))
     return (100 + np.cumsum(steps, axis=0)).astype(np.float32)
 
@@ -33,7 +33,7 @@ async def oracle_of(client: freshet.Client, model: str) -> Unbroken:
 
 
 async def answered(stream: freshet.Stream, rows: Array, oracle: Unbroken) -> None:
-    """Every row is answered as the oracle says."""
+    """Assert that every row is answered as by the oracle."""
     expected = iter(rows)
     async for forecast in stream.forecasts(rows):
         oracle.agrees(forecast.y, next(expected))
@@ -62,10 +62,10 @@ async def test_forecasts_equal_the_networks_own_steps_over_300_ticks(client, nam
     for i, (forecast, row) in enumerate(zip(forecasts, rows, strict=True)):
         oracle.agrees(forecast.y, row, times[i] if times else np.nan)
     last = rows[-1][[list(model.spec.channels).index(t) for t in model.spec.targets]]
-    assert np.abs(forecasts[-1].y - last).max() > 1e-3  # the readout is off zero: this is no mere persistence
+    assert np.abs(forecasts[-1].y - last).max() > 1e-3  # the readout is not zero: more than persistence
 
 
-async def test_a_stream_that_is_closed_and_opened_again_goes_on_as_if_unbroken(client, name):
+async def test_a_stream_closed_and_reopened_continues_as_if_unbroken(client, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     oracle, rows = await oracle_of(client, name), walk(60)
 
@@ -96,7 +96,7 @@ async def test_a_client_that_vanishes_mid_stream_resumes_as_if_unbroken(client, 
         oracle.agrees(forecast.y, rows[seq - 1])
 
 
-async def test_a_second_client_takes_a_stream_over_and_the_first_is_told(client, channel, name):
+async def test_a_second_client_takes_a_stream_over_and_the_first_is_notified(client, channel, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     oracle, rows = await oracle_of(client, name), walk(6)
     first = await RawStream(channel, name, "s").__aenter__()
@@ -115,11 +115,11 @@ async def test_a_second_client_takes_a_stream_over_and_the_first_is_told(client,
     assert "taken over" in (error.details() or "")
 
 
-async def test_ticks_that_reach_the_server_after_a_takeover_change_nothing(client, channel, name):
+async def test_ticks_that_arrive_after_a_takeover_change_nothing(client, channel, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     oracle, rows = await oracle_of(client, name), walk(40)
     first = await RawStream(channel, name, "s").__aenter__()
-    for seq in range(1, 31):  # some are answered, some under way, when the other client comes
+    for seq in range(1, 31):  # some ticks are answered, some under way, when the other client opens it
         await first.say(tick=pb.Tick(seq=seq, x=rows[seq - 1]))
 
     async with RawStream(channel, name, "s") as second:
@@ -130,13 +130,13 @@ async def test_ticks_that_reach_the_server_after_a_takeover_change_nothing(clien
     assert error.code() is grpc.StatusCode.ABORTED
     told = [m.forecast.seq for m in messages if m.HasField("forecast")]
     assert told == list(range(1, 1 + len(told)))
-    assert len(told) <= inherited  # the first was told nothing that the second did not inherit
+    assert len(told) <= inherited  # the first client heard of nothing that the second did not inherit
     for row, forecast in zip(rows, answers, strict=True):
         oracle.agrees(forecast.y, row)
 
 
 async def until_ended(stream: RawStream) -> tuple[list[pb.OpenResponse], grpc.aio.AioRpcError]:
-    """What the call says until its bad end, and the error. (gRPC may drop messages once the status is there.)"""
+    """Return the messages until the call fails, and the error. gRPC may drop messages once it has the status."""
     messages: list[pb.OpenResponse] = []
     try:
         while (message := await stream.hear()) is not None:
@@ -146,7 +146,7 @@ async def until_ended(stream: RawStream) -> tuple[list[pb.OpenResponse], grpc.ai
     raise AssertionError("the call has ended well")
 
 
-async def test_the_sdk_says_that_a_stream_was_taken_over_and_does_not_take_it_back(client, server, name):
+async def test_the_sdk_reports_a_takeover_and_does_not_take_the_stream_back(client, server, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     rows = walk(4)
     with pytest.raises(freshet.TakenOver):  # noqa: PT012  # entering and leaving are part of the story
@@ -161,7 +161,7 @@ async def test_the_sdk_says_that_a_stream_was_taken_over_and_does_not_take_it_ba
 
 
 async def told(stream: freshet.Stream) -> Exception:
-    """What the stream says of itself."""
+    """Return the error of a step on the stream."""
     try:
         await stream.step([0, 0])
     except freshet.FreshetError as error:
@@ -169,7 +169,7 @@ async def told(stream: freshet.Stream) -> Exception:
     raise AssertionError("the stream still works")
 
 
-async def test_after_a_reset_the_state_begins_anew_and_the_numbers_go_on(client, name):
+async def test_after_a_reset_the_state_is_fresh_and_the_numbers_continue(client, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     oracle, rows = await oracle_of(client, name), walk(30)
     async with client.stream(name, "s") as stream:
@@ -182,7 +182,7 @@ async def test_after_a_reset_the_state_begins_anew_and_the_numbers_go_on(client,
         assert stream.next_seq == 31
 
 
-async def test_a_reset_lets_event_time_begin_anew(channel, client, name):
+async def test_after_a_reset_any_event_time_is_accepted(channel, client, name):
     await client.create_model(name, ["a"], **SERVING_ONLY, interval=MINUTE)
     async with RawStream(channel, name, "s") as stream:
         assert (await stream.tick(1, [1.0], 1e9)).HasField("forecast")
@@ -206,7 +206,7 @@ async def test_a_stream_that_was_reset_is_welcomed_as_fresh(channel, client, nam
         assert (again.welcome.next_seq, again.welcome.state_origin) == (3, pb.Welcome.RESUMED)
 
 
-async def test_two_entities_interleaved_do_not_see_each_other(client, name):
+async def test_two_interleaved_streams_do_not_affect_each_other(client, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     oracles = [await oracle_of(client, name) for _ in range(2)]
     async with client.stream(name, "left") as left, client.stream(name, "right") as right:
@@ -248,7 +248,7 @@ async def test_durable_comes_without_another_tick(client, channel, name):
         assert stream.durable.seq == 3
 
 
-async def test_half_closing_answers_and_makes_durable_what_was_sent(client, channel, name):
+async def test_after_a_half_close_everything_sent_is_answered_and_durable(client, channel, name):
     await client.create_model(name, ["a", "b"], **SERVING_ONLY)
     rows = walk(50)
     async with RawStream(channel, name, "s") as stream:
