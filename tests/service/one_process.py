@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,8 @@ from service.engine.export import export
 from service.server.server import Server
 from service.serving.ticks import Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.messages import LearnChunk, Message
 from service.trainer.process import Trainer
@@ -62,7 +64,10 @@ class World:
 
     def __init__(self, data: Path, **settings: Any) -> None:
         values = {"publish_labels": 1, "publish_s": NEVER_S, "snapshot_s": NEVER_S} | settings
-        self.server = Server(ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values))
+        self.clock: Callable[[], float] = time.perf_counter  # a test may set both
+        self.wall: Callable[[], float] = time.time
+        config = ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values)
+        self.server = Server(config, clock=lambda: self.clock(), wall=lambda: self.wall())
         self.serving, self.control = self.server.serving, self.server.control
         self._trainer: Trainer | None = None
         self._checkpoints: Checkpoints | None = None
@@ -74,7 +79,7 @@ class World:
 
     def open(self, model: ServedModel, id: str) -> Session:
         """Open a stream that is new, or in memory."""
-        return self.serving.open_stream(model, id)[0]
+        return self.serving.opening.open(model, id)[0]
 
     async def tick(self, model: ServedModel, session: Session, x: float, seq: int = 0) -> Answer:
         """One tick, by default the stream's next."""

@@ -55,7 +55,7 @@ async def lived(data: Path, behind: tuple[str, ...] = ()) -> None:
 
 
 async def opened(live: World, id: str):
-    model = live.serving.model(key("flow"))
+    model = live.serving.catalog.model(key("flow"))
     await live.serving.residency.bring(model, [id])
     return live.open(model, id)
 
@@ -64,11 +64,11 @@ async def test_a_damaged_graph_is_made_again_from_its_weights_and_answers_as_bef
     await lived(tmp_path / "data")
     shutil.copytree(tmp_path / "data", tmp_path / "sound")
     async with world(tmp_path / "sound") as live:
-        expected = (await live.tick(live.serving.model(key("flow")), await opened(live, "pump-0"), 1.0)).y
+        expected = (await live.tick(live.serving.catalog.model(key("flow")), await opened(live, "pump-0"), 1.0)).y
     change(tmp_path / "data" / "versions.db", f"UPDATE versions SET {flip('onnx')}, {flip('canary')} WHERE number = 3")
 
     async with world(tmp_path / "data") as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         assert (model.champion, corrupt(live, "version")) == (3, 1)
         assert live.server.versions.blobs(model.number, 3).onnx, "mended in the file too"
         session = await opened(live, "pump-0")
@@ -81,7 +81,7 @@ async def test_an_older_version_serves_by_record_where_the_champion_cannot_be_re
     change(tmp_path / "data" / "versions.db", f"UPDATE versions SET {BOTH} WHERE number = 3")
 
     async with world(tmp_path / "data") as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         assert (model.champion, corrupt(live, "version")) == (2, 1)
         session = await opened(live, "pump-0")
         assert session.origin is Origin.RESUMED, "its state was in the snapshot"
@@ -94,7 +94,7 @@ async def test_an_older_version_serves_by_record_where_the_champion_cannot_be_re
         assert [r.version for r in records if isinstance(r, Rollback)] == [2]
 
     async with world(tmp_path / "data") as live:
-        assert live.serving.model(key("flow")).champion == 2
+        assert live.serving.catalog.model(key("flow")).champion == 2
 
 
 async def test_streams_whose_ticks_cannot_be_computed_again_are_lost_and_say_so_and_the_others_are_not(tmp_path):
@@ -127,7 +127,7 @@ async def test_a_stream_whose_line_is_damaged_is_lost_and_says_so_and_the_others
     change(tmp_path / "data" / "states.db", f"UPDATE streams SET {flip('state')} WHERE id = 'pump-0'")
 
     async with world(tmp_path / "data") as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         lost, whole = await opened(live, "pump-0"), await opened(live, "pump-1")
         assert (lost.origin, whole.origin) == (Origin.LOST, Origin.RESUMED)
         assert corrupt(live, "stream") == 1
@@ -146,7 +146,7 @@ async def test_a_reset_behind_the_damage_makes_a_lost_stream_one_like_any_other(
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
         await live.snapshot()
-        live.serving.reset(model, session)
+        live.serving.opening.reset(model, session)
         fresh = await live.tick(model, session, 2.0)
         await live.server.journal.flush()
     change(tmp_path / "data" / "states.db", f"UPDATE streams SET {flip('state')}")

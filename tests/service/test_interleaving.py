@@ -46,7 +46,7 @@ def folded(live: World) -> dict[int, str]:
 def weights(live: World, model: int, version: int) -> np.ndarray:
     from service.engine.export import read_weights
 
-    return read_weights(live.serving.models[model].network, live.serving.versions.blobs(model, version).weights)
+    return read_weights(live.serving.catalog.models[model].network, live.server.versions.blobs(model, version).weights)
 
 
 async def learn_in_some_order(live: World, rng: random.Random, deaths: float, resume: str = "resume") -> dict[int, str]:
@@ -59,7 +59,7 @@ async def learn_in_some_order(live: World, rng: random.Random, deaths: float, re
     while True:
         if queues.scanned < live.server.journal.durable_position and rng.random() < 0.5:
             queues.scan(live.server.journal.read(queues.scanned, 3000))
-        ready = [model for model in live.serving.models if queues.has(model)]
+        ready = [model for model in live.serving.catalog.models if queues.has(model)]
         if not ready:
             if queues.scanned == live.server.journal.durable_position:
                 break
@@ -71,7 +71,7 @@ async def learn_in_some_order(live: World, rng: random.Random, deaths: float, re
             trainer = await live.start_trainer()
             offsets = {number: stands.offset for number, stands in trainer.models.standing.items()}
             queues.restart(trainer.position, offsets)
-    return {number: digest(trainer.models[number]) for number in live.serving.models}
+    return {number: digest(trainer.models[number]) for number in live.serving.catalog.models}
 
 
 @pytest.mark.parametrize("seed", range(4))

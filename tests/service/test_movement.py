@@ -11,7 +11,7 @@ from model.fold import learner as learning
 from model.update.bptt import gradient
 from service.engine.export import read_weights
 from service.observe import events as ev
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from service.trainer import process
 from tests.service.one_process import World, world
 

@@ -19,7 +19,7 @@ from service.storage.snapshot import Part
 from service.storage.states import States
 from service.streams import answers
 from service.streams.answers import AnswerLog
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
@@ -54,10 +54,10 @@ class Model(NamedTuple):
 
 def seen(world: World) -> dict[int, Model]:
     models = {}
-    for number, m in world.serving.models.items():
+    for number, m in world.serving.catalog.models.items():
         streams = {}
         for s in m.sessions():
-            judged, state = s.judged, m.state(s).tobytes()
+            judged, state = s.judged, s.state.tobytes()
             answers = tuple(repr(answer) for answer in s.answers)
             streams[s.number] = Stream(s.id, s.epoch, s.last_seq, repr(s.last_time), state, answers, judged)
         offset = world.server.journal.offset(number)
@@ -73,7 +73,7 @@ def copy_of(live: World, to: Path) -> Path:
 async def recovered(data: Path) -> dict[int, Model]:
     """What recovery makes of the files, with every stream brought into memory."""
     async with world(data) as other:
-        for model in other.serving.models.values():
+        for model in other.serving.catalog.models.values():
             ids = [row.id for row in other.server.states.page(model.number, "", 10_000)]
             await other.serving.residency.bring(model, ids)
             assert len(model.table) == model.known
@@ -94,7 +94,7 @@ async def some_history(live: World, rng: np.random.Generator, steps: int, snapsh
             case 1:
                 live.open(model, streams[int(rng.integers(len(streams)))].id)
             case 2:
-                live.serving.reset(model, streams[int(rng.integers(len(streams)))])
+                live.serving.opening.reset(model, streams[int(rng.integers(len(streams)))])
             case 3:
                 await live.publish(model, int(rng.integers(1000)))
             case 4:
@@ -134,11 +134,11 @@ async def test_what_was_pending_at_a_crash_is_gone_as_a_whole_and_what_was_durab
         model = await live.model()
         session = live.open(model, "pump")
         await live.server.journal.flush()
-        states = {0: model.state(session).tobytes()}
+        states = {0: session.state.tobytes()}
         for part in range(6):
             for _ in range(int(rng.integers(5, 40))):
                 await live.tick(model, session, float(rng.normal()))
-                states[session.last_seq] = model.state(session).tobytes()
+                states[session.last_seq] = session.state.tobytes()
             if part == 3:
                 await live.snapshot()
             durable, last = session.durable_seq, session.last_seq
@@ -164,7 +164,7 @@ async def test_a_swap_in_the_middle_answers_the_ticks_behind_it_and_no_other(tmp
         copy = copy_of(live, tmp_path / "copy")
 
     async with world(copy) as other:
-        model = other.serving.model(key("flow"))
+        model = other.serving.catalog.model(key("flow"))
         await other.serving.residency.bring(model, ["pump"])
         session = other.open(model, "pump")
         again = [await other.tick(model, session, float(n), 6 + n) for n in range(3)]
@@ -177,7 +177,9 @@ async def test_the_answers_are_those_of_plain_onnxruntime_one_tick_at_a_time(tmp
         await live.server.journal.flush()
         chunks = replay.survivors(tmp_path / "data", tmp_path / "copy")
         expected = replay.served(chunks, replay.Files.of(tmp_path / "data"))
-        answers = {(s.id, a.seq): (a.version, a.y) for s in live.serving.models[1].sessions() for a in s.answers}
+        answers = {
+            (s.id, a.seq): (a.version, a.y) for s in live.serving.catalog.models[1].sessions() for a in s.answers
+        }
 
     assert len(answers) > 100
     assert answers == {key: (a.version, a.y.tobytes()) for key, a in expected.answers.items()}
@@ -257,7 +259,7 @@ async def test_a_page_of_streams_is_right_though_a_snapshot_is_saved_while_it_is
         old, gone = live.open(model, "old"), live.open(model, "gone")
         await live.ticks(model, [(old, 1.0), (gone, 1.0)])
         await live.snapshot()
-        live.serving.delete_stream(model, "gone")
+        live.serving.opening.delete(model, "gone")
         await live.tick(model, live.open(model, "new"), 1.0)
         monkeypatch.setattr(States, "page", slow)
 
@@ -323,7 +325,7 @@ async def test_what_is_judged_is_known_again_tick_by_tick_behind_a_snapshot(tmp_
             await live.tick(model, session, 1.0)
         judged_at = live.server.journal.offset(1)
         await live.snapshot()  # 20 ticks are not judged yet; the swap behind it judges half of them
-        await live.verdict(model, "publish", *live.serving.versions.blobs(1, 1), offset=judged_at - 10)
+        await live.verdict(model, "publish", *live.server.versions.blobs(1, 1), offset=judged_at - 10)
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
         now = seen(live)
@@ -366,7 +368,7 @@ async def test_a_rollback_judges_everything_before_its_record_also_after_a_crash
         copy = copy_of(live, tmp_path / "copy")
 
     async with world(copy) as other:
-        model = other.serving.model(key("flow"))
+        model = other.serving.catalog.model(key("flow"))
         before = other.server.journal.offset(1)
         await other.verdict(model, "veto", rollback=1, offset=model.judged_offset - 1)
 

@@ -12,7 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from service.journal.records import Paused, Promote, Reset, StatePut, Swap
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import World, world
 from tests.service.test_recovery import copy_of, recovered, seen
 
@@ -31,7 +32,7 @@ async def present(live: World, model: ServedModel, id: str) -> Session:
     """The stream in memory: brought back, or opened if there is none."""
     await live.serving.residency.bring(model, [id])
     if id not in model.table.by_id:
-        live.serving.open_stream(model, id, pinned=False)
+        live.serving.opening.open(model, id, pinned=False)
     return model.session(id)
 
 
@@ -49,19 +50,19 @@ async def happens(live: World, model: ServedModel, step: Step) -> None:
                 await present(live, model, other)
             rows = np.array([model.table.by_id[other] for other in IDS])
             x = np.float32(value) + np.arange(len(IDS), dtype=np.float32)[:, None]
-            wave = await live.serving.wave(
+            wave = await live.serving.waves.answer(
                 model, rows, model.table.last_seq[rows] + np.uint64(1), np.full(len(IDS), np.nan), x
             )
-            assert len(wave.taken.at) == len(IDS)
+            assert len(wave.stepped.at) == len(IDS)
         case "take over":
-            live.serving.open_stream(model, id, pinned=False)
+            live.serving.opening.open(model, id, pinned=False)
         case "reset":
-            live.serving.reset(model, session)
+            live.serving.opening.reset(model, session)
         case "put":
             state = np.full(model.network.state_size, abs(value) / 100, np.float32)  # that every part of a state may be
-            live.serving.put_stream(model, id, session.epoch, session.last_seq + back, np.nan, state)
+            live.serving.opening.put(model, id, session.epoch, session.last_seq + back, np.nan, state)
         case "delete":
-            live.serving.delete_stream(model, id)
+            live.serving.opening.delete(model, id)
         case "publish":
             await live.publish(model, seed=live.server.journal.offset(model.number))  # other weights each time
         case "roll back":

@@ -25,15 +25,15 @@ async def test_pruning_leaves_a_version_that_was_stored_meanwhile(tmp_path, monk
         monkeypatch.setattr(Versions, "list", list_then_publish)
         await live.snapshot()
 
-        assert live.serving.versions.get(1, 2).number == 2
+        assert live.server.versions.get(1, 2).number == 2
 
 
 def add_one_more(live: World, model) -> None:
     """As a publish does in another thread, between `list` and `prune`."""
-    blobs = live.serving.versions.blobs(1, 1)
-    facts = live.serving.versions.get(1, 1)
+    blobs = live.server.versions.blobs(1, 1)
+    facts = live.server.versions.get(1, 1)
     values = {name: getattr(facts, name) for name in facts.__slots__} | {"number": 0, "offset": 3}
-    live.serving.versions.add(type(facts)(**values), *blobs)
+    live.server.versions.add(type(facts)(**values), *blobs)
 
 
 async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_next_checkpoint(tmp_path):
@@ -64,7 +64,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
         await live.learn()
         await live.snapshot()
         await live.snapshot()
-        assert len(live.serving.versions.list(1)) < 40, "and no longer"
+        assert len(live.server.versions.list(1)) < 40, "and no longer"
 
 
 async def test_a_version_that_cannot_be_rolled_back_to_leaves_the_champion_in_service(tmp_path):
@@ -106,12 +106,12 @@ async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_vers
         await live.verdict(model, "veto", rollback=returned_to)
         await waves(live, model, session, 30, 50)
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         session = live.open(model, "pump")
         await waves(live, model, session, session.last_seq, session.last_seq + 40)
         learner = live.trainer.models[1].learner
         trained, moments = learner.weights.flat.copy(), learner.optimizer_state.moments.copy()
-        kept = {v.number for v in live.serving.versions.list(1)}
+        kept = {v.number for v in live.server.versions.list(1)}
         assert len(kept) < model.champion / 2, "most are pruned, contenders among them"
         live.stop_trainer()
         (tmp_path / "data" / "trainer.db").rename(tmp_path / "moved away")
@@ -132,18 +132,18 @@ async def test_versions_do_not_pile_up_behind_an_anchor_that_never_moves(tmp_pat
 
         assert (model.anchor, model.champion > 60) == (1, True)
         await live.snapshot()
-        assert len(live.serving.versions.list(1)) < 10
+        assert len(live.server.versions.list(1)) < 10
 
 
 async def test_a_version_whose_file_does_not_load_is_vetoed_and_leaves_no_row(tmp_path):
     async with world(tmp_path / "data") as live:
         model = await live.model()
-        blobs = live.serving.versions.blobs(1, 1)
+        blobs = live.server.versions.blobs(1, 1)
 
         await live.verdict(model, "publish", b"no graph", blobs.weights, blobs.canary)
 
         assert model.champion == 1
-        assert [v.number for v in live.serving.versions.list(1)] == [1]
+        assert [v.number for v in live.server.versions.list(1)] == [1]
 
 
 async def test_freshness_is_observed_of_what_went_into_service_and_of_nothing_else(tmp_path):
@@ -178,7 +178,7 @@ async def test_a_version_carries_losses_of_candidate_and_anchor_on_one_scale(tmp
             await live.tick(model, session, float(np.sin(n / 3)))
             verdicts += [v for v in await live.learn() if v.verdict == "publish"]
 
-        version, numbers = live.serving.versions.get(1, model.champion), verdicts[-1].numbers
+        version, numbers = live.server.versions.get(1, model.champion), verdicts[-1].numbers
         assert (version.loss, version.anchor_loss) == (numbers["score"], numbers["anchor_score"])
         assert numbers["loss"] == numbers["score"], "every label was scored"
         assert version.loss is not None

@@ -10,7 +10,8 @@ import numpy as np
 from service.common.errors import Reason, Refusal
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import world
 
 
@@ -91,9 +92,9 @@ async def test_a_reset_of_a_fresh_stream_is_not_journaled(tmp_path):
             if act == "tick":
                 await service.tick(model, session, 1.0)
             else:
-                service.serving.reset(model, session)
+                service.serving.opening.reset(model, session)
             offsets.append(service.server.journal.offset(model.number))
 
         first = offsets[0]
         assert offsets == [first, first + 1, first + 2, first + 2]
-        assert not model.state(session).any()
+        assert not session.state.any()

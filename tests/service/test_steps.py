@@ -19,9 +19,11 @@ from service.common.errors import NotFound, Reason, Refusal, Unavailable
 from service.engine.session import StepSession
 from service.journal.records import Chunk, ModelDelete, Reset, StatePut, StreamOpened, Ticks
 from service.serving.steps import Piece, Steps, Turns
-from service.serving.ticks import Fenced, Tick, Wave
+from service.serving.ticks import Fenced, Tick
+from service.serving.waves import Wave
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -68,10 +70,10 @@ class Held:
 
 def hold(service: World, model: ServedModel) -> Held:
     """Hold the steps of the version that serves."""
-    session = service.serving.engine.get(model.number, model.champion)
+    session = service.server.engine.get(model.number, model.champion)
     assert session is not None
     held = Held(session)
-    service.serving.engine.install(model.number, model.champion, held)  # type: ignore[arg-type]  # stands in for one
+    service.server.engine.install(model.number, model.champion, held)  # type: ignore[arg-type]  # stands in for one
     return held
 
 
@@ -81,7 +83,7 @@ def a_tick(model: ServedModel, session: Session, x: float, seq: int = 0) -> Tick
 
 def send(service: World, tick: Tick) -> asyncio.Task[Any]:
     """The tick, on its way."""
-    return asyncio.create_task(service.serving.tick(tick))
+    return asyncio.create_task(service.serving.ticks.answer(tick))
 
 
 async def packed(service: World, model: ServedModel, sessions: list[Session], x: float) -> Wave:
@@ -89,7 +91,7 @@ async def packed(service: World, model: ServedModel, sessions: list[Session], x:
     rows = np.array([session.row for session in sessions])
     seq = model.table.last_seq[rows] + np.uint64(1)
     values = x + np.arange(len(rows), dtype=np.float32)[:, None]
-    return await service.serving.wave(model, rows, seq, np.full(len(rows), np.nan), values)
+    return await service.serving.waves.answer(model, rows, seq, np.full(len(rows), np.nan), values)
 
 
 def note(noted: Noted, number: int, answer: Any) -> None:
@@ -98,8 +100,8 @@ def note(noted: Noted, number: int, answer: Any) -> None:
 
 
 def note_wave(noted: Noted, sessions: list[Session], wave: Wave, seq: int) -> None:
-    for i, y in zip(wave.taken.at.tolist(), wave.taken.y, strict=True):
-        noted[sessions[i].number, seq] = wave.taken.version, y.tobytes()
+    for i, y in zip(wave.stepped.at.tolist(), wave.stepped.y, strict=True):
+        noted[sessions[i].number, seq] = wave.stepped.version, y.tobytes()
 
 
 class ByNumber(replay.Serving):
@@ -240,7 +242,7 @@ async def test_a_swap_during_a_step_answers_its_ticks_by_the_new_version(tmp_pat
         if way == "single":
             note(noted, a.number, answer)
         else:
-            assert len(answer.taken.at) == 3
+            assert len(answer.stepped.at) == 3
             note_wave(noted, sessions, answer, 2)
         assert noted[a.number, 2][0] == model.champion != before
         for session in (a, b, c):  # an answer is no buffer of the session, which this step overwrites
@@ -252,11 +254,11 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
     async with held_model(tmp_path) as (service, model, [a, b, _], held, noted):
         stepping = asyncio.create_task(packed(service, model, [a, b], 3.0))
         await held.under_way()
-        service.serving.reset(model, a)
+        service.serving.opening.reset(model, a)
         held.let_go()
         wave = await stepping
 
-        assert wave.taken.at.tolist() == [0, 1]
+        assert wave.stepped.at.tolist() == [0, 1]
         note_wave(noted, [a, b], wave, 2)
         await agrees(service, noted, tmp_path)
         records = [r for chunk in replay.survivors(tmp_path / "data", tmp_path / "again") for r in chunk.records]
@@ -266,15 +268,15 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
 
 async def put(service: World, model: ServedModel, session: Session) -> None:
     state = np.full(model.network.state_size, 0.03125, np.float32)  # that every part of a state may be
-    service.serving.put_stream(model, session.id, session.epoch, 1, np.nan, state)
+    service.serving.opening.put(model, session.id, session.epoch, 1, np.nan, state)
 
 
 async def take_over(service: World, model: ServedModel, session: Session) -> None:
-    service.serving.open_stream(model, session.id)
+    service.serving.opening.open(model, session.id)
 
 
 async def delete(service: World, model: ServedModel, session: Session) -> None:
-    service.serving.delete_stream(model, session.id)
+    service.serving.opening.delete(model, session.id)
 
 
 @pytest.mark.parametrize("what", [put, take_over, delete])
@@ -293,7 +295,7 @@ async def test_a_stream_that_is_anothers_after_the_step_has_not_ticked(tmp_path,
                 await single
         if wave is not None:
             took = await wave
-            assert (took.taken.at.tolist(), took.left.tolist()) == ([1], [0])
+            assert (took.stepped.at.tolist(), took.left.tolist()) == ([1], [0])
             note_wave(noted, [a, b], took, 2)
         if what is not delete:
             now = model.session("a")
@@ -332,8 +334,8 @@ async def test_a_stream_that_left_memory_during_the_step_has_not_ticked_and_may_
         held.let_go()
         wave = await stepping
 
-        assert (wave.taken.at.tolist(), wave.left.tolist()) == ([1], [0])
-        noted[b.number, 2] = wave.taken.version, wave.taken.y[0].tobytes()
+        assert (wave.stepped.at.tolist(), wave.left.tolist()) == ([1], [0])
+        noted[b.number, 2] = wave.stepped.version, wave.stepped.y[0].tobytes()
         await service.serving.residency.bring(model, ["a"])
         again = model.session("a")
         note(noted, again.number, await send(service, a_tick(model, again, 3.0)))
@@ -440,9 +442,9 @@ async def test_of_many_ticks_that_are_not_good_some_are_decided_at_a_time(tmp_pa
         held.let_go()
         rows = np.array([service.open(model, f"s{n}").row for n in range(8)])
         seq = np.array([1, 5, 5, 1, 5, 5, 5, 1], np.uint64)
-        wave = await service.serving.wave(model, rows, seq, np.full(8, np.nan), np.ones((8, 1), np.float32))
+        wave = await service.serving.waves.answer(model, rows, seq, np.full(8, np.nan), np.ones((8, 1), np.float32))
 
-        assert wave.taken.at.tolist() == [0, 3, 7]
+        assert wave.stepped.at.tolist() == [0, 3, 7]
         assert list(wave.others) == [1, 2, 4]
         assert wave.left.tolist() == [5, 6]
 
@@ -514,7 +516,7 @@ async def test_calls_that_fill_the_loop_go_one_in_a_turn_and_what_else_there_is_
     async def filling(name: str) -> None:
         nonlocal now
         for _ in range(3):
-            await turns.mine()
+            await turns.wait()
             seen.append(name)
             now += 1.0  # longer than a turn may take
 
@@ -542,7 +544,7 @@ async def test_short_work_shares_a_turn():
     turns = Turns(lambda: 0.0)
     for _ in range(5):
         with pytest.raises(StopIteration):  # a coroutine that never waited
-            turns.mine().send(None)
+            turns.wait().send(None)
 
 
 # ---- each check, taken out
@@ -572,7 +574,7 @@ async def the_same_stream_twice(tmp_path: Path) -> None:
         await held.under_way()
         held.let_go()
         first, second = await asyncio.gather(*both)
-        assert (len(first.taken.at), len(second.taken.at)) == (1, 0)
+        assert (len(first.stepped.at), len(second.stepped.at)) == (1, 0)
         note_wave(noted, [a], first, 2)
         await agrees(service, noted, tmp_path)
 

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.serving.ticks import Fenced, Serving, Tick
+from service.serving.live import LivePath
+from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import NEVER_S, world
 
 
@@ -32,9 +34,9 @@ def steps(monkeypatch) -> list[list[str]]:
     return seen
 
 
-async def together(serving: Serving, model: ServedModel, *sessions: Session) -> list[Any]:
+async def together(serving: LivePath, model: ServedModel, *sessions: Session) -> list[Any]:
     """The next tick of each, arriving in one turn of the loop."""
-    ticks = (serving.tick(next_tick(model, session)) for session in sessions)
+    ticks = (serving.ticks.answer(next_tick(model, session)) for session in sessions)
     return await asyncio.gather(*ticks, return_exceptions=True)
 
 
@@ -43,7 +45,7 @@ async def test_a_stream_that_ticks_alone_is_stepped_before_the_loop_turns(tmp_pa
         model = await service.model()
         session = service.open(model, "a")
         for _ in range(3):
-            answering = service.serving.tick(next_tick(model, session))
+            answering = service.serving.ticks.answer(next_tick(model, session))
             with pytest.raises(StopIteration) as ended:  # a coroutine that never waited
                 answering.send(None)
             assert isinstance(ended.value.value, Answer)
@@ -82,8 +84,8 @@ async def test_both_ways_give_the_same_answers(tmp_path):
         model = await service.model()
         alone, shared = service.open(model, "alone"), service.open(model, "shared")
         for x in (1.0, 3.0, 2.0, 5.0):
-            at_once = await service.serving.tick(next_tick(model, alone, x))
-            in_turn = await service.serving.tick(next_tick(model, shared, x))
+            at_once = await service.serving.ticks.answer(next_tick(model, alone, x))
+            in_turn = await service.serving.ticks.answer(next_tick(model, shared, x))
             assert isinstance(at_once, Answer)
             assert isinstance(in_turn, Answer)
             assert at_once.y == in_turn.y
@@ -97,6 +99,6 @@ async def test_a_former_owner_alone_learns_that_it_is_fenced(tmp_path):
         service.open(model, "a")  # another call takes it over
 
         with pytest.raises(Fenced):
-            await service.serving.tick(late)
+            await service.serving.ticks.answer(late)
 
         assert session.last_seq == 0
