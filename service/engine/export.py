@@ -122,7 +122,7 @@ def _canary(network: Network, weights: Weights) -> Canary:
 
 
 def _reach(network: Network, state: Array) -> Array:
-    """Return the largest output of any layer, at least 1, [B, 1]: sums over outputs are rounded to 2⁻²³ of it.
+    """Return the largest output of any layer, at least 1, [B, 1]: float32 rounds sums over outputs to 2⁻²³ of it.
 
     Only cells with relu have outputs above 1.
     """

@@ -106,7 +106,7 @@ class Erasure:
             async with asyncio.timeout(WAIT_S):
                 await future
         except TimeoutError:
-            remedy = "it is recorded and goes on: ask again"
+            remedy = "it is recorded and continues: ask again"
             raise Unavailable("erase", self._why or "under way", remedy, retry_s=5.0) from None
         remains = {path for pattern in SET_ASIDE for path in self._data.glob(pattern) if path.is_file()}
         return sorted(str(path.relative_to(self._data)) for path in remains)

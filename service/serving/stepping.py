@@ -53,7 +53,7 @@ class Stepper:
         self._turn_work = 0  # multiply-adds that this turn of the loop has computed
 
     def fits_turn(self, model: ServedModel, rows: int) -> bool:
-        """Whether this turn of the loop has time for a step of so many rows. If it has, the step is counted."""
+        """Whether this turn of the loop has time for a step of `rows` rows. If it has, the step is counted."""
         work = limits.step_work(model.row_work, rows)
         room = limits.MAX_TURN_WORK * (2 if work <= limits.MAX_SMALL_WORK else 1)
         if self._turn_work + work > room:

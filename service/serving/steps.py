@@ -112,7 +112,7 @@ class Steps:
     """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps", initializer=_behind)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps", initializer=_lower_priority)
         self._waiting: dict[str, deque[Waiting]] = {}  # by tenant, in order of arrival
         self._had: dict[str, float] = {}  # work done, by tenant; reset when nothing waits
         self._least = 0.0  # work of the last step's tenant before that step: a new tenant starts with it
@@ -226,7 +226,7 @@ class Turns:
                 return
 
 
-def _behind() -> None:
+def _lower_priority() -> None:
     """Lower this thread's priority. (Only on Linux does a thread have its own.)"""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -25,7 +25,7 @@ class ResidencySettings:
     """Which streams are kept in memory."""
 
     idle_s: float  # a stream without a tick for this long may leave
-    max_resident: int  # beyond so many streams, all models together, the idlest leave earlier
+    max_resident: int  # streams of all models together; beyond that, the idlest leave earlier
 
 
 class Residency:

@@ -30,7 +30,7 @@ class Saving:
         self._deleted: list[int] = []  # stream numbers, since the last snapshot on disk
         self._rewrite = False  # the next snapshot must write the whole log of answers
         self._ids: list[str] = []  # streams in the snapshot under way
-        self._gathering: Gathering | None = None  # while some of its states are not copied yet
+        self.gathering: Gathering | None = None  # of a snapshot under way, while some states are not copied yet
         self._saved_answers = 0  # position in the log up to which answers are on disk
 
     # ---- changes
@@ -48,13 +48,8 @@ class Saving:
 
     def keep(self, rows: Rows | int) -> None:
         """Copy the states of rows that are about to change, if the snapshot under way needs them."""
-        if self._gathering is not None:
-            self._gathering.keep(rows, self._table.state)
-
-    @property
-    def is_gathering(self) -> bool:
-        """Whether a snapshot under way has states left to copy."""
-        return self._gathering is not None
+        if self.gathering is not None:
+            self.gathering.keep(rows, self._table.state)
 
     def delete(self, number: int) -> None:
         """Note that a stream is deleted."""
@@ -91,21 +86,21 @@ class Saving:
         t.changed[rows] = False
         self._ids = list(itemgetter(*rows.tolist())(t.ids)) if len(rows) > 1 else [t.ids[row] for row in rows]
         columns: dict[str, Any] = {name: getattr(t, name)[rows] for name in STORED}
-        self._gathering = Gathering(rows, t.state)
+        self.gathering = Gathering(rows, t.state)
         columns["judged"] = judged(rows)
         first, data = self._log.pack(0 if self._rewrite else self._saved_answers)
         block = AnswerBlock(self._number, first, self._log.end, data)
         return Part(
-            model, self._ids, columns, self._gathering, list(self._deleted), block, self._log.start, self._rewrite
+            model, self._ids, columns, self.gathering, list(self._deleted), block, self._log.start, self._rewrite
         )
 
     def gather(self) -> bool:
         """Copy some more states of the snapshot under way; returns whether there are more."""
-        if self._gathering is not None:
-            self._gathering.some(self._table.state)
-            if self._gathering.whole:
-                self._gathering = None
-        return self._gathering is not None
+        if self.gathering is not None:
+            self.gathering.some(self._table.state)
+            if self.gathering.whole:
+                self.gathering = None
+        return self.gathering is not None
 
     def saved(self, part: Part) -> None:
         """Note that the part is on disk."""
@@ -119,7 +114,7 @@ class Saving:
         self.change()
         rows = self._table.rows_of(part.columns["number"])
         self._table.changed[rows[rows != ABSENT]] = True
-        self._ids, self._gathering = [], None
+        self._ids, self.gathering = [], None
 
     def restored(self) -> None:
         """Note that the model, and all answers in its log, come from disk."""

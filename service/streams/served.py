@@ -188,16 +188,17 @@ class ServedModel:
 
     def advance_one(self, row: int, seq: int, time: float, x: Array, y: Array, state: Array, offset: int) -> int:
         """`advance` for one tick: x [C], y [O], state [S]; returns its judged_through."""
-        if not self.saving.is_changed:
-            self.saving.change()
-        t = self.table
+        t, saving = self.table, self.saving
+        if not saving.is_changed:
+            saving.change()
         judged = self.judged_seq(row)
         t.newest[row] = self.log.append(
             stream=t.number[row], version=self.champion, seq=seq, judged=judged,
             offset=offset, previous=t.newest[row], time=time, x=x, y=y,
         )  # fmt: skip
         t.judged[row] = judged
-        self.saving.keep(row)
+        if saving.gathering is not None:  # a call less on the hot path
+            saving.keep(row)
         t.state[row] = state
         t.last_seq[row], t.last_offset[row] = seq, offset
         t.origin[row], t.changed[row] = Origin.RESUMED, True

@@ -1,4 +1,4 @@
-"""People's control over models: real parts, no processes. What is asked for is so at once, journaled, and told."""
+"""Control over models, with real parts and no processes: requests take effect at once, journaled and reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 60.0
 
 
 async def published(live: World, versions: int = 3, **spec):
-    """A model with that many versions, one stream and some ticks learned."""
+    """A model with this many versions, one stream and some ticks learned."""
     model = await live.model(**spec)
     session = live.open(model, "pump")
     for n in range(versions - 1):
@@ -50,19 +50,19 @@ def some_weights(model_or_network, seed: int = 1) -> np.ndarray:
 
 
 def verdicts(live: World, kind: str) -> float | None:
-    """How many of a kind were counted."""
+    """Return a counter's value for one kind."""
     labels = {"tenant": "default", "model": "flow", "kind": kind}
     return live.server.registry.get_sample_value("freshet_verdicts_total", labels)
 
 
 def kinds(live: World, tmp_path, model: int = 1) -> list[Kind]:
-    """Every record of a model that is on disk, ticks left out."""
+    """Return every durable record of a model but ticks."""
     chunks = [c for c in replay.survivors(live.server.config.data, tmp_path / "read") if c.model == model]
     return [r.kind for c in chunks for r in c.records if r.kind is not Kind.TICK]
 
 
 class Told:
-    """A watch of everything."""
+    """Watches all events."""
 
     def __init__(self, live: World, monkeypatch) -> None:
         self.events: list[Event] = []
@@ -181,7 +181,7 @@ async def test_a_rollback_to_a_later_version_is_refused(tmp_path):
 
 
 async def test_a_candidate_that_was_on_its_way_does_not_replace_what_was_promoted_meanwhile(tmp_path, monkeypatch):
-    """The verdict was in order when it came; a person decided while its graph was being loaded."""
+    """The verdict was valid on arrival; an administrator decided while its graph was loading."""
     prepare, entered, go_on = Engine.prepare, threading.Event(), threading.Event()
 
     async with world(tmp_path / "data") as live:
@@ -240,13 +240,13 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
         live.server.publisher.anchored(Anchored(1, 3, before))
         assert (model.anchor, told()) == (2, [])
 
-        model.anchor = 3  # as if it had been taken: the trainer says what is so when it reaches the promotion
+        model.anchor = 3  # as if it had been accepted: the trainer reports its state when it reaches the promotion
         await live.learn()
         assert (model.anchor, live.trainer.models[1].gate.anchor) == (2, 2)
 
 
 async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of_what_serves(tmp_path):
-    """It judges again what its checkpoint holds beyond what serving knows as judged."""
+    """A restarted trainer judges again what its checkpoint holds and serving has not judged."""
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 4)
         for n in range(5):
@@ -258,7 +258,7 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         before = [v.number for v in live.server.versions.list(1)]
 
         trainer = await live.start_trainer()
-        trainer.pending._seconds = 0.0  # time is up
+        trainer.pending._seconds = 0.0  # the time has passed
         trainer.request_verdicts({})
         [again] = await live.learn()
 

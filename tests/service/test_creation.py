@@ -1,4 +1,4 @@
-"""Models are created several at a time; limits, numbers and names hold as if it were one after another."""
+"""Models are created several at a time; limits, numbers and names are as if one after another."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SPEC = ModelSpec.from_mapping({"channels": ["x"], "hidden": 4})
 
 
 def held_up(live: World, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Semaphore, threading.Event]:
-    """First versions wait in their threads: a release for each that has begun, and what lets them go."""
+    """Hold first versions in their threads: a release per version that has begun, and one for all."""
     made = live.control._creation._first_version
     begun, go = threading.Semaphore(0), threading.Event()
 

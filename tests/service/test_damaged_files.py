@@ -1,4 +1,4 @@
-"""Files that went bad on the disk: what they held is made again, or done without by record, and it is always said."""
+"""Damaged files: their content is rebuilt, or replaced by record, and the damage is always reported."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.service.one_process import World, key, world
 
 
 def change(database: Path, statement: str) -> None:
-    """Change a database that nobody has open from outside."""
+    """Change a closed database from outside."""
     with sqlite3.connect(database) as sql:
         assert sql.execute(statement).rowcount > 0
     sql.close()
 
 
 def flip(column: str) -> str:
-    """SQL: this blob with another first byte."""
+    """Return SQL for this blob with another first byte."""
     return f"{column} = CAST(x'5A' || substr({column}, 2) AS BLOB)"
 
 
@@ -38,7 +38,7 @@ def corrupt(live: World, what: str) -> float:
 
 
 async def lived(data: Path, behind: tuple[str, ...] = ()) -> None:
-    """Two streams through three versions, in a snapshot; some tick behind it."""
+    """Run two streams through three versions into a snapshot, and some ticks after it."""
     async with world(data) as live:
         model = await live.model()
         sessions = {id: live.open(model, id) for id in ("pump-0", "pump-1")}
@@ -134,7 +134,7 @@ async def test_a_stream_whose_line_is_damaged_is_lost_and_says_so_and_the_others
         await live.tick(model, lost, 2.0)
         await live.server.journal.flush()
 
-    async with world(tmp_path / "data") as live:  # behind the same damaged line
+    async with world(tmp_path / "data") as live:  # after the same damaged line
         session = await opened(live, "pump-0")
         assert (session.origin, session.last_seq) == (Origin.LOST, 2)
 
@@ -174,7 +174,7 @@ async def test_a_damaged_checkpoint_goes_aside_and_the_same_is_learned_again(tmp
         session = live.open(model, "pump")
         for n in range(60):
             await live.tick(model, session, float(np.sin(n)))
-        for _ in range(2):  # the second time the record of what the first published
+        for _ in range(2):  # the second time, the record of the first publish
             await live.learn()
         live.trainer.save()
         before = digest(live.trainer.models[model.number])

@@ -1,4 +1,4 @@
-"""A deleted model is gone from both processes and every file, whenever they crash; its name is free, its number not."""
+"""A deleted model is gone from both processes and every file, whenever they crash. Its name is free, not its number."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.service.test_recovery import copy_of, recovered, seen
 
 
 async def two_models(live: World) -> tuple[ServedModel, Session, ServedModel, Session]:
-    """`flow`, which is to be deleted, and `heat`, which goes on; both with versions, streams and ticks."""
+    """`flow`, to be deleted, and `heat`, which stays; both with versions, streams and ticks."""
     flow, pump = await published(live, 3, name="flow")
     heat = await live.model("heat", hidden=3)
     boiler = live.open(heat, "boiler")
@@ -42,7 +42,7 @@ async def two_models(live: World) -> tuple[ServedModel, Session, ServedModel, Se
 
 
 def rows_of(data: Path, model: int) -> dict[str, int]:
-    """How many rows each database still has of a model; the line that keeps the highest number is no row of it."""
+    """Count the rows of a model in each database, without the row that keeps the highest number."""
     found = {}
     for file in ("states.db", "versions.db", "trainer.db"):
         sql = sqlite3.connect(f"file:{data / file}?mode=ro", uri=True)
@@ -250,7 +250,7 @@ async def test_nothing_is_left_of_a_deleted_model_once_both_processes_have_saved
 
 
 async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tmp_path):
-    """The control: only a model that ends in the journal is passed over."""
+    """The control: recovery skips only a model that ends in the journal."""
     async with world(tmp_path / "data") as live:
         flow, pump, *_ = await two_models(live)
         await live.snapshot()
@@ -267,7 +267,7 @@ async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tm
 
 
 async def test_a_tick_whose_bytes_end_like_a_deletion_is_a_tick(tmp_path):
-    """Recovery looks for deletions by a chunk's last bytes first."""
+    """Recovery first looks for deletions by a chunk's last bytes."""
     async with world(tmp_path / "data") as live:
         model = await live.model(channels=["a", "b"])
         session = live.open(model, "pump")
@@ -304,7 +304,7 @@ async def test_the_trainer_forgets_the_model_and_goes_on_with_the_other(tmp_path
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["from the start", "from a checkpoint before the deletion"])
 async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_same_bits(tmp_path, checkpoint):
-    """Versions that the deleted model was promoted to are gone: nothing of it may be asked for again."""
+    """The versions of the deleted model are gone: none may be requested again."""
     async with world(tmp_path / "data") as live:
         flow, pump, heat, boiler = await two_models(live)
         await live.learn()
@@ -320,7 +320,7 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
         await live.control.delete(key("flow"))
         await live.tick(heat, boiler, 0.25)
         await live.learn()
-        await live.learn()  # the swap that came of it
+        await live.learn()  # the resulting swap
         trained = live.trainer.models[heat.number].pack()
 
         await live.start_trainer()
@@ -331,7 +331,7 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
 
 
 async def test_a_trainer_that_is_behind_gives_a_model_up_when_its_versions_are_gone(tmp_path):
-    """It was started before the deletion, and meets a promotion of the model first."""
+    """The trainer starts before the deletion and meets a promotion of the model first."""
     async with world(tmp_path / "data") as live:
         flow, pump, heat, boiler = await two_models(live)
         await live.start_trainer()

@@ -1,4 +1,4 @@
-"""The live path while the disk is full: what is still taken, and what is not."""
+"""The live path while the disk is full: what is still accepted, and what is refused."""
 
 from __future__ import annotations
 

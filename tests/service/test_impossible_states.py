@@ -1,4 +1,4 @@
-"""States that no stream can have: refused at each door by place and value; of old files, lost and said so."""
+"""States that no stream can have: refused at each door by place and value; in old files, lost and reported."""
 
 from __future__ import annotations
 

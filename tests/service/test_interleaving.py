@@ -1,4 +1,4 @@
-"""Whatever order models are learned in, and wherever a trainer dies, each has the weights that its own records say."""
+"""In any order of models, and wherever a trainer dies, each model has the weights that its own records define."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from tests.service.one_process import World, world
 
 
 async def journal_of(live: World, rng: random.Random) -> None:
-    """Three models, each with ticks of its own streams, learned one in two now and then."""
+    """Three models, each with ticks of its own streams, sometimes thinned to one in two."""
     models = [await live.model(name, seed=n) for n, name in enumerate(("flow", "heat", "load"))]
     live.server.journal.learn_every_of = lambda model: rng.choice([1, 1, 2])
     for _ in range(40):
@@ -31,7 +31,7 @@ async def journal_of(live: World, rng: random.Random) -> None:
 
 
 def folded(live: World) -> dict[int, str]:
-    """Each model learned alone, from its own chunks."""
+    """Learn each model alone, from its own chunks."""
     models: dict[int, HostedModel] = {}
     for _, payload in live.server.journal.read(0, 1 << 30):
         chunk = decode_chunk(payload)
@@ -111,7 +111,7 @@ async def test_chunks_that_the_checkpoint_holds_are_passed_over_when_they_are_se
 
 
 def test_fair_order_keeps_each_models_own():
-    """What is sent next depends on what chunks cost; what a model learns does not."""
+    """The order of sending depends on what chunks cost; what a model learns does not."""
     rng, fair = random.Random(1), Fair()
     left = {model: list(range(20)) for model in range(3)}
     sent: dict[int, list[int]] = {model: [] for model in left}

@@ -34,7 +34,7 @@ def answered(outcome: Answer | Refusal) -> Answer:
 
 
 def loads_of(live: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
-    """(model, version, whether on the loop's thread) of each load from here on."""
+    """Record (model, version, whether on the loop's thread) of each load."""
     loop, load, seen = threading.get_ident(), live.serving.loader.load, []
 
     def noted(model: ServedModel, number: int) -> StepSession:
@@ -102,7 +102,7 @@ async def test_a_swap_into_a_model_that_is_not_loaded_loads_nothing_and_the_next
 
 
 async def answers(folder, limit: int) -> list[bytes]:
-    """Of five models that tick in turn, with so much memory for sessions."""
+    """Return the answers of five models that tick in turn, with this much memory for sessions."""
     given = []
     async with world(folder, session_memory_bytes=limit) as live:
         streams = []

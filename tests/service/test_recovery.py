@@ -1,4 +1,4 @@
-"""Serving recovered from its files is serving as it was: states, sequences, answers, versions, what is judged."""
+"""Recovery from the files restores everything: states, sequences, answers, versions, judged offsets."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ from service.streams.served import ServedModel
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
-# Live batches have other sizes than those of the replay. onnxruntime 1.23 to 1.27 gave the same bits for batches of 1
+# Live batches and those of the replay differ in size. onnxruntime 1.23 to 1.27 gave the same bits for batches of 1
 # to 64 rows on x86-64 with these small graphs; where that changes, a tolerance and its reason belong here.
 DEADLINE_S = 60.0
 
 
 class Stream(NamedTuple):
-    """Everything of a stream that recovery must bring back."""
+    """The parts of a stream that recovery must restore."""
 
     id: str
     epoch: int
@@ -41,7 +41,7 @@ class Stream(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Everything of a model that recovery must bring back."""
+    """The parts of a model that recovery must restore."""
 
     name: str
     champion: int
@@ -66,12 +66,12 @@ def seen(world: World) -> dict[int, Model]:
 
 
 def copy_of(live: World, to: Path) -> Path:
-    """The data directory as a kill -9 would leave it now."""
+    """Copy the data directory as a kill -9 would leave it now."""
     return Path(shutil.copytree(live.server.config.data, to))
 
 
 async def recovered(data: Path) -> dict[int, Model]:
-    """What recovery makes of the files, with every stream brought into memory."""
+    """Recover from the files, with every stream brought into memory."""
     async with world(data) as other:
         for model in other.serving.catalog.models.values():
             ids = [row.id for row in other.server.states.page(model.number, "", 10_000)]
@@ -201,7 +201,7 @@ async def test_a_snapshot_that_holds_part_of_a_chunk_is_completed_from_the_rest_
         await live.server.journal.flush()
         monkeypatch.setattr(SegmentLog, "write", slow)
         await live.tick(model, a, 0.0)
-        while live.server.journal._pending:  # until the writer has it: what follows waits for the next commit
+        while live.server.journal._pending:  # until the writer has it: later entries wait for the next commit
             await asyncio.sleep(0)
         await live.ticks(model, [(a, 1.0), (b, 2.0)])
         taking = asyncio.create_task(live.snapshot())
@@ -219,7 +219,7 @@ async def test_a_snapshot_that_holds_part_of_a_chunk_is_completed_from_the_rest_
 
 
 async def test_a_snapshot_takes_no_rows_before_the_one_under_way_is_saved(tmp_path, monkeypatch):
-    """Saved in the other order, the older would be refused, and its streams would be in neither."""
+    """In the other order, the older snapshot would be refused, and its streams would be in neither."""
     save, entered, go_on = States.save, threading.Event(), threading.Event()
 
     def slow(self, *args, **kwargs):
@@ -265,7 +265,7 @@ async def test_a_page_of_streams_is_right_though_a_snapshot_is_saved_while_it_is
 
         listing = asyncio.create_task(live.serving.residency.page(model, "", 10))
         assert await asyncio.to_thread(entered.wait, DEADLINE_S)
-        await live.snapshot()  # what was read still holds "gone" and not "new"
+        await live.snapshot()  # the rows that were read still hold "gone" and not "new"
         go_on.set()
         rows, more = await listing
 
@@ -310,11 +310,11 @@ async def test_streams_that_a_snapshot_forgets_would_be_noticed(tmp_path, monkey
         assert await recovered(copy_of(live, tmp_path / "copy")) != now
 
 
-# ---- what is judged
+# ---- judged offsets
 
 
 async def test_what_is_judged_is_known_again_tick_by_tick_behind_a_snapshot(tmp_path):
-    """A forecast answered again after a crash must not look older than it was."""
+    """A repeated answer after a crash must not have an older judged_through."""
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")
@@ -324,7 +324,7 @@ async def test_what_is_judged_is_known_again_tick_by_tick_behind_a_snapshot(tmp_
         for _ in range(20):
             await live.tick(model, session, 1.0)
         judged_at = live.server.journal.offset(1)
-        await live.snapshot()  # 20 ticks are not judged yet; the swap behind it judges half of them
+        await live.snapshot()  # 20 ticks are not judged yet; the swap after it judges half of them
         await live.verdict(model, "publish", *live.server.versions.blobs(1, 1), offset=judged_at - 10)
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
@@ -354,7 +354,7 @@ async def test_a_stream_with_more_unjudged_ticks_than_answers_are_kept_is_recove
 
 
 async def test_a_rollback_judges_everything_before_its_record_also_after_a_crash(tmp_path):
-    """A verdict that a trainer made before it saw the rollback comes too late, whichever process died in between."""
+    """A verdict from before the trainer saw the rollback is stale, whichever process died in between."""
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")
@@ -397,7 +397,7 @@ async def test_a_journal_that_ends_before_the_snapshot_is_refused(tmp_path):
 
 
 async def test_a_journal_that_lacks_only_what_was_pending_at_the_snapshot_is_refused_too(tmp_path):
-    """The snapshot's position lies before what was pending; its rows hold that, so the journal must."""
+    """The snapshot's position precedes the pending entries; its rows contain them, so the journal must too."""
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")

@@ -1,4 +1,4 @@
-"""Whatever happened to the streams of a server, one recovered from its files has them as the live one does."""
+"""After any history of streams, a server recovered from the files equals the live one."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ STREAMS = (
     "tick", "tick", "together", "packed", "packed", "take over", "reset", "put", "delete",
 )  # fmt: skip
 SERVER = ("publish", "roll back", "promote", "pause", "resume", "commit", "snapshot")
-Step = tuple[str, str, float]  # what happens, to which stream, with which value
+Step = tuple[str, str, float]  # the event, its stream, its value
 
 steps = st.tuples(st.sampled_from(STREAMS * 3 + SERVER), st.sampled_from(IDS), st.floats(-3, 3, width=32))
 histories = st.lists(steps, min_size=20, max_size=80)
 
 
 async def present(live: World, model: ServedModel, id: str) -> Session:
-    """The stream in memory: brought back, or opened if there is none."""
+    """Return the stream in memory: brought back, or opened if it is new."""
     await live.serving.residency.bring(model, [id])
     if id not in model.table.by_id:
         live.serving.opening.open(model, id, pinned=False)
@@ -37,7 +37,7 @@ async def present(live: World, model: ServedModel, id: str) -> Session:
 
 
 async def happens(live: World, model: ServedModel, step: Step) -> None:
-    """One step of a history. Streams are not pinned, so each snapshot lets those that may go leave memory."""
+    """Run one step of a history. Streams are not pinned, so each snapshot evicts those that may leave."""
     what, id, value = step
     session, back = await present(live, model, id), 1 + int(abs(value))
     match what:
@@ -59,7 +59,7 @@ async def happens(live: World, model: ServedModel, step: Step) -> None:
         case "reset":
             live.serving.opening.reset(model, session)
         case "put":
-            state = np.full(model.network.state_size, abs(value) / 100, np.float32)  # that every part of a state may be
+            state = np.full(model.network.state_size, abs(value) / 100, np.float32)  # valid in every part
             live.serving.opening.put(model, id, session.epoch, session.last_seq + back, np.nan, state)
         case "delete":
             live.serving.opening.delete(model, id)
@@ -80,7 +80,7 @@ async def happens(live: World, model: ServedModel, step: Step) -> None:
 
 
 async def lives_through(live: World, history: list[Step]) -> None:
-    """All of a history, on disk, with every stream in memory at the end."""
+    """Run a whole history; then it is on disk, and every stream in memory."""
     model = await live.model()
     for step in history:
         await happens(live, model, step)
@@ -89,7 +89,7 @@ async def lives_through(live: World, history: list[Step]) -> None:
 
 
 async def compare(history: list[Step], folder: Path) -> bool:
-    """Whether a server recovered after this history is as the one that lived through it."""
+    """Assert that a server recovered after this history equals the live one."""
     async with world(folder / "data", idle_s=0.0) as live:
         await lives_through(live, history)
         return await recovered(copy_of(live, folder / "copy")) == seen(live)

@@ -1,4 +1,4 @@
-"""Streams in memory are bounded; those that left are there when they are wanted."""
+"""Streams in memory are bounded; those that left come back when they are needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ async def test_streams_beyond_the_bound_leave_memory_and_come_back_as_they_were(
             session, _ = service.serving.opening.open(model, id, pinned=False)
             await service.tick(model, session, 1.0)
 
-        model.judge(service.server.journal.offset(model.number))  # what is not must stay
+        model.judge(service.server.journal.offset(model.number))  # streams that are not judged must stay
         await service.snapshot()
 
         assert (len(model.table), model.known) == (2, 4)

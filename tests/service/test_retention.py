@@ -1,4 +1,4 @@
-"""Which versions are kept: whatever the next crash of either process will need, and not everything for ever."""
+"""Retention keeps the versions that a crash of either process may need, and not all for ever."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def test_pruning_leaves_a_version_that_was_stored_meanwhile(tmp_path, monk
 
 
 def add_one_more(live: World, model) -> None:
-    """As a publish does in another thread, between `list` and `prune`."""
+    """Add a version as a publish does in another thread, between `list` and `prune`."""
     blobs = live.server.versions.blobs(1, 1)
     facts = live.server.versions.get(1, 1)
     values = {name: getattr(facts, name) for name in facts.__slots__} | {"number": 0, "offset": 3}
@@ -56,7 +56,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
         assert model.anchor > 20, "anchors have moved on far beyond the recent versions"
         trained = live.trainer.models[1].learner.weights.flat.copy()
 
-        await live.start_trainer()  # the one before is gone, and left no checkpoint
+        await live.start_trainer()  # the trainer before is gone and left no checkpoint
         await live.learn()
 
         np.testing.assert_array_equal(live.trainer.models[1].learner.weights.flat, trained)
@@ -83,7 +83,7 @@ async def test_a_version_that_cannot_be_rolled_back_to_leaves_the_champion_in_se
 
 
 async def waves(live: World, model, session, first: int, last: int, checkpoints: bool = True) -> None:
-    """Ticks, each learned and judged; every tenth also in a snapshot, so that versions are pruned."""
+    """Send ticks, each learned and judged; every tenth also in a snapshot, so that versions are pruned."""
     for n in range(first, last):
         await live.tick(model, session, float(np.sin(n / 3)))
         await live.learn()
@@ -95,7 +95,7 @@ async def waves(live: World, model, session, first: int, last: int, checkpoints:
 
 
 async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_versions_were_pruned(tmp_path):
-    """What was rolled back to is kept, over restarts too; a contender that is gone costs the gate alone."""
+    """The target of a rollback is kept, also over restarts; a missing contender affects only the gate."""
     settings = {"anchor_labels": 8, "anchor_scores": 1, "score_every": 1, "cool_down_labels": 4}
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
@@ -198,7 +198,7 @@ async def test_a_cool_down_vetoes_what_was_learned_and_calls_nothing_learned_unc
         await live.verdict(model, "veto", rollback=1)
         await live.learn()
 
-        await live.tick(model, live.open(model, "new"), 1.0)  # a first tick: nothing before it forecast this one
+        await live.tick(model, live.open(model, "new"), 1.0)  # a first tick: nothing forecast it
         [nothing] = await live.learn()
         await live.tick(model, session, 1.0)
         [learned] = await live.learn()

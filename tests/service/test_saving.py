@@ -1,5 +1,5 @@
-"""A snapshot takes its turns of the loop while streams go on: what it holds is each model as it was at one moment, and
-with the journal behind it, everything."""
+"""A snapshot runs between ticks: it holds each model as it was at one moment, and with the journal after it,
+everything."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def a_row_at_a_time(monkeypatch) -> None:
 
 
 async def started(service: World) -> ServedModel:
-    """A model of streams with a few ticks each, all of it on disk and nothing of it saved."""
+    """A model of streams with a few ticks each, all in the journal on disk and none in a snapshot."""
     model = await service.model(learn=False)
     sessions = [service.open(model, f"s{n:03}") for n in range(STREAMS)]
     for round_ in range(3):
@@ -37,7 +37,7 @@ async def everything_happens(service: World, model: ServedModel) -> set[str]:
     """Change streams in every way, one in each turn of the loop, those last that are copied first, until all are; the
     ways. Afterwards nothing changes any more, which could hide what was copied wrongly."""
     done, n = set[str](), 0
-    while model.saving.is_gathering:
+    while model.saving.gathering is not None:
         n += 1
         id = f"s{STREAMS - 1 - n // 2:03}"
         how = ["tick", "tick", "reset", "put", "delete", "take over", "new"][n % 7]
@@ -60,7 +60,7 @@ async def everything_happens(service: World, model: ServedModel) -> set[str]:
 
 
 def lines(model: ServedModel) -> dict[str, tuple[object, ...]]:
-    """What there is of each stream; of answers, how many."""
+    """Return each stream's row, and its number of answers."""
     rows = [model.row(row) for row in model.table.rows().tolist()]
     return {row.id: (row.stream, row.epoch, row.last_seq, row.origin, row.last_offset, row.state) for row in rows}
 
@@ -93,7 +93,7 @@ async def test_two_models_are_saved_each_at_its_own_moment(tmp_path):
         stream = service.open(other, "x")
         saving = asyncio.create_task(service.server.upkeep.save())
         await asyncio.sleep(0)
-        while model.saving.is_gathering or other.saving.is_gathering:
+        while model.saving.gathering is not None or other.saving.gathering is not None:
             await service.tick(other, stream, 1.0)
             await service.tick(model, model.session("s149"), 2.0)
             await asyncio.sleep(0)

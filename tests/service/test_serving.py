@@ -1,4 +1,4 @@
-"""The live path in one process: what no client can bring about from outside."""
+"""The live path in one process: situations that no client can provoke."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ async def test_a_tick_of_a_former_owner_in_the_same_batch_changes_nothing(tmp_pa
         model = await service.model()
         session = service.open(model, "s")
         late = next_tick(model, session, 9.0)
-        service.open(model, "s")  # another call takes it over
+        service.open(model, "s")  # another call takes the stream over
 
         outcomes = await asyncio.gather(
             service.serving.ticks.submit(late),

@@ -1,5 +1,5 @@
-"""Large steps, computed beside the loop: whatever happens to stream or model meanwhile, each answer is bit for bit that
-of the version that the journal names at its tick, and nothing is taken twice or lost."""
+"""Large steps, beside the loop: whatever happens to stream or model meanwhile, each answer is bit for bit that of the
+version that the journal names at its tick, and no tick is applied twice or lost."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ Noted = dict[tuple[int, int], tuple[int, bytes]]  # by stream number and seq: ve
 
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch) -> None:
-    """Every step is too much for the loop."""
+    """Make every step too large for the loop."""
     monkeypatch.setattr(limits, "MAX_TURN_WORK", 0)
     monkeypatch.setattr(limits, "MAX_LONE_WORK", 0)
 
 
 class Held:
-    """A version's session whose steps beside the loop wait until the test lets them go on."""
+    """A version's session whose steps beside the loop wait until the test releases them."""
 
     def __init__(self, session: StepSession) -> None:
         self._session = session
@@ -61,7 +61,7 @@ class Held:
         return self._session.compute(*inputs)
 
     async def under_way(self) -> None:
-        """Until a step has begun."""
+        """Wait until a step has begun."""
         assert await asyncio.to_thread(self.begun.wait, DEADLINE_S)
 
     def let_go(self) -> None:
@@ -69,7 +69,7 @@ class Held:
 
 
 def hold(service: World, model: ServedModel) -> Held:
-    """Hold the steps of the version that serves."""
+    """Hold the steps of the serving version."""
     session = service.server.engine.get(model.number, model.champion)
     assert session is not None
     held = Held(session)
@@ -82,12 +82,12 @@ def a_tick(model: ServedModel, session: Session, x: float, seq: int = 0) -> Tick
 
 
 def send(service: World, tick: Tick) -> asyncio.Task[Any]:
-    """The tick, on its way."""
+    """Send a tick."""
     return asyncio.create_task(service.serving.ticks.answer(tick))
 
 
 async def packed(service: World, model: ServedModel, sessions: list[Session], x: float) -> Wave:
-    """The next tick of each, as one wave."""
+    """Send the next tick of each session as one wave."""
     rows = np.array([session.row for session in sessions])
     seq = model.table.last_seq[rows] + np.uint64(1)
     values = x + np.arange(len(rows), dtype=np.float32)[:, None]
@@ -105,7 +105,7 @@ def note_wave(noted: Noted, sessions: list[Session], wave: Wave, seq: int) -> No
 
 
 class ByNumber(replay.Serving):
-    """The oracle with stream numbers for names, which tell the lives of one id apart, and with states that are put."""
+    """The oracle, keyed by stream numbers, which distinguish the lives of one id, and with put states."""
 
     def take(self, chunk: Chunk) -> None:
         for record in chunk.records:
@@ -123,7 +123,7 @@ NO_ANSWER = replay.Answered(np.zeros(0, np.float32), 0, np.zeros(0, np.float32))
 
 
 def oracle(data: Path, copy: Path) -> Noted:
-    """What the first model's journal says must have been answered, one tick at a time."""
+    """Return the answers that the first model's journal implies, one tick at a time."""
     serving = ByNumber(replay.Files.of(data))
     for chunk in replay.survivors(data, copy):
         if chunk.model == 1:
@@ -132,7 +132,7 @@ def oracle(data: Path, copy: Path) -> Noted:
 
 
 async def agrees(service: World, noted: Noted, tmp_path: Path) -> None:
-    """Everything noted is in the journal, and answered by the version that it names."""
+    """Assert that everything noted is in the journal, answered by the version that it names."""
     await service.server.journal.flush()
     expected = oracle(service.server.config.data, tmp_path / "copy")
     assert noted == {key: expected.get(key) for key in noted}
@@ -140,7 +140,7 @@ async def agrees(service: World, noted: Noted, tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def held_model(tmp_path: Path, **settings: Any) -> Any:
-    """A world, a model whose steps are held, and its streams a, b and c, each with a tick behind it."""
+    """A world, a model whose steps are held, and its streams a, b and c, each after one tick."""
     async with world(tmp_path / "data", **settings) as service:
         model = await service.model(**SPEC)
         sessions = [service.open(model, id) for id in "abc"]
@@ -176,7 +176,7 @@ async def test_small_steps_are_computed_on_the_loop_until_the_turn_has_had_enoug
         monkeypatch.setattr(limits, "MAX_TURN_WORK", limits.step_work(model.row_work, 1))
         monkeypatch.setattr(limits, "MAX_SMALL_WORK", 0)
         first, late = (asyncio.create_task(packed(service, model, [stream], 1.0)) for stream in (a, b))
-        await held.under_way()  # for the second of a turn there is no room
+        await held.under_way()  # a turn has no room for a second one
         assert first.done()
         held.let_go()
         note_wave(noted, [a], await first, 2)
@@ -245,7 +245,7 @@ async def test_a_swap_during_a_step_answers_its_ticks_by_the_new_version(tmp_pat
             assert len(answer.stepped.at) == 3
             note_wave(noted, sessions, answer, 2)
         assert noted[a.number, 2][0] == model.champion != before
-        for session in (a, b, c):  # an answer is no buffer of the session, which this step overwrites
+        for session in (a, b, c):  # an answer must not be the session's buffer, which this step overwrites
             note(noted, session.number, await send(service, a_tick(model, session, 9.0)))
         await agrees(service, noted, tmp_path)
 
@@ -267,7 +267,7 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
 
 
 async def put(service: World, model: ServedModel, session: Session) -> None:
-    state = np.full(model.network.state_size, 0.03125, np.float32)  # that every part of a state may be
+    state = np.full(model.network.state_size, 0.03125, np.float32)  # valid in every part
     service.serving.opening.put(model, session.id, session.epoch, 1, np.nan, state)
 
 
@@ -453,7 +453,7 @@ async def test_of_many_ticks_that_are_not_good_some_are_decided_at_a_time(tmp_pa
 
 
 class Order:
-    """Steps that note whose they were, in the order computed."""
+    """Record the tenants of steps in the order computed."""
 
     def __init__(self) -> None:
         self.steps, self.seen = Steps(), list[str]()
@@ -518,7 +518,7 @@ async def test_calls_that_fill_the_loop_go_one_in_a_turn_and_what_else_there_is_
         for _ in range(3):
             await turns.wait()
             seen.append(name)
-            now += 1.0  # longer than a turn may take
+            now += 1.0  # longer than one turn
 
     async def light() -> None:
         while len(seen) < 9:
@@ -547,7 +547,7 @@ async def test_short_work_shares_a_turn():
             turns.wait().send(None)
 
 
-# ---- each check, taken out
+# ---- without each check
 
 
 def unchecked_answers(self: Piece, rows: Any) -> Any:
@@ -568,7 +568,7 @@ def however_far(self: Piece) -> Any:
 
 
 async def the_same_stream_twice(tmp_path: Path) -> None:
-    """Two calls of the same owner, as no call makes them: the second of the pieces must find that it is too late."""
+    """Two concurrent steps of one owner, which no call makes: the second piece must find that it is out of date."""
     async with held_model(tmp_path) as (service, model, [a, _, _], held, noted):
         both = [asyncio.create_task(packed(service, model, [a], 3.0)) for _ in range(2)]
         await held.under_way()

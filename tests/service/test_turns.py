@@ -1,4 +1,4 @@
-"""Who is stepped at once, and who shares a step: a commit of the journal begins the count anew."""
+"""Which ticks are stepped at once and which share a step: each journal commit resets the choice."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def next_tick(model: ServedModel, session: Session, x: float = 1.0) -> Tick:
 
 @pytest.fixture
 def steps(monkeypatch) -> list[list[str]]:
-    """The streams of each model step, as they come."""
+    """Record the streams of each model step, in order."""
     seen: list[list[str]] = []
     step = ServedModel.step
 
@@ -35,7 +35,7 @@ def steps(monkeypatch) -> list[list[str]]:
 
 
 async def together(serving: LivePath, model: ServedModel, *sessions: Session) -> list[Any]:
-    """The next tick of each, arriving in one turn of the loop."""
+    """Send the next tick of each session in one turn of the loop."""
     ticks = (serving.ticks.answer(next_tick(model, session)) for session in sessions)
     return await asyncio.gather(*ticks, return_exceptions=True)
 
@@ -58,7 +58,7 @@ async def test_of_many_streams_one_goes_ahead_and_the_others_share_a_step(tmp_pa
         model = await service.model()
         sessions = [service.open(model, id) for id in "abcd"]
         await service.server.journal.flush()
-        service.server.journal.pace_s = NEVER_S  # a commit between the two would begin the count anew
+        service.server.journal.pace_s = NEVER_S  # a commit between the two would reset the choice
 
         answers = await together(service.serving, model, *sessions)
         answers += await together(service.serving, model, *sessions[::-1])
@@ -96,7 +96,7 @@ async def test_a_former_owner_alone_learns_that_it_is_fenced(tmp_path):
         model = await service.model()
         session = service.open(model, "a")
         late = next_tick(model, session)
-        service.open(model, "a")  # another call takes it over
+        service.open(model, "a")  # another call takes the stream over
 
         with pytest.raises(Fenced):
             await service.serving.ticks.answer(late)
