@@ -51,7 +51,7 @@ ROOMS = {
     "edge.guard": "access common journal observe storage",
     "serving": "model.calendar access common engine journal observe storage streams",
     "publishing": "model.graph model.network model.spec common engine journal observe serving storage streams trainer",
-    "learning": "model.network access common journal observe publishing serving streams trainer",
+    "learning": "model.network access common journal observe publishing serving storage streams trainer",
     "edge": "model.spec model.update access common edge.guard journal learning observe "
     "publishing serving storage streams trainer",
     "server": "model.spec model.update access common datadir edge edge.guard engine journal "
@@ -100,7 +100,6 @@ def imported_names(path: Path, module: str = "") -> Iterator[str]:
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
-@cache
 def imports_of(module: str) -> set[str]:
     return set(imported_names(sources()[module], module))
 
@@ -125,7 +124,6 @@ def below(prefix: str) -> list[str]:
     return sorted(name for name in sources() if name == prefix or name.startswith(f"{prefix}."))
 
 
-@cache
 def arrows() -> dict[tuple[str, str], str]:
     """Imports between rooms, (from, to), each with one that makes it. Packages that only hold rooms are left out."""
     return {
@@ -190,9 +188,9 @@ UPWARD = [
     ("service.console.shown", "service.programs.top.view"),
     (
         "service.storage.snapshot",
-        "service.streams.sessions",
+        "service.streams.served",
     ),  # the knot of storage, trainer, metrics, sessions, snapshot
-    ("service.observe.metrics", "service.streams.sessions"),
+    ("service.observe.metrics", "service.streams.served"),
     ("service.programs.top.view", "service.cli.remote.manage"),  # the knot of cli, top, offline, backtest
     ("service.programs.backtest.core", "service.programs.offline.run"),
 ]

@@ -12,22 +12,39 @@ from service.edge import wire_models
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.writing import Writers
+from service.journal.writer import Journal
+from service.observe.events import Events
+from service.observe.metrics import Metrics
 from service.publishing.control import Control
+from service.serving.admission import Admission
+from service.serving.catalog import Catalog
 from service.serving.erasure import EVERY_MODEL, Erasure
-from service.serving.ticks import Serving
-from service.streams.sessions import ServedModel
+from service.storage.versions import Versions
+from service.streams.served import ServedModel
 
 
 class Models(models_pb2_grpc.ModelsServicer):
     """The Models service of freshet.v1."""
 
-    def __init__(self, serving: Serving, control: Control, writers: Writers, erasure: Erasure) -> None:
-        self._serving, self._control, self._writers, self._erasure = serving, control, writers, erasure
+    def __init__(
+        self,
+        catalog: Catalog,
+        admission: Admission,
+        journal: Journal,
+        versions: Versions,
+        events: Events,
+        metrics: Metrics,
+        control: Control,
+        writers: Writers,
+        erasure: Erasure,
+    ) -> None:
+        self._catalog, self._admission, self._journal, self._versions = catalog, admission, journal, versions
+        self._events, self._metrics = events, metrics
+        self._control, self._writers, self._erasure = control, writers, erasure
 
     def _message(self, model: ServedModel) -> models_pb2.Model:
-        return wire_models.model_message(
-            model, self._serving.journal.offset(model.number), self._serving.metrics.of(model.key)
-        )
+        offset = self._journal.offset(model.number)
+        return wire_models.model_message(model, offset, self._metrics.of(model.key))
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Answers once the model is on disk and serves."""
@@ -39,12 +56,12 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """One model."""
         async with statuses(context):
-            return self._message(self._serving.model(key(request.name)))
+            return self._message(self._catalog.model(key(request.name)))
 
     async def List(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
         """All models of the tenant."""
         told = []
-        for model in [m for m in self._serving.models.values() if m.tenant == caller().tenant]:
+        for model in [m for m in self._catalog.models.values() if m.tenant == caller().tenant]:
             told.append(self._message(model))
             await asyncio.sleep(0)  # a thousand models, each of a thousand channels, take a while
         return models_pb2.ListModelsResponse(models=told)
@@ -52,14 +69,14 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:
         """The versions kept, newest first."""
         async with statuses(context):
-            model = self._serving.model(key(request.name))
-            versions = await asyncio.to_thread(self._serving.versions.list, model.number)
+            model = self._catalog.model(key(request.name))
+            versions = await asyncio.to_thread(self._versions.list, model.number)
             return models_pb2.VersionsResponse(versions=[wire_models.version_message(v) for v in versions])
 
     async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
         """A version's files, checked against their digests."""
         async with statuses(context):
-            model, store = self._serving.model(key(request.name)), self._serving.versions
+            model, store = self._catalog.model(key(request.name)), self._versions
             version = await self._control.version(model, request.version or model.champion)
             blobs = await asyncio.to_thread(store.blobs, model.number, version.number)
             return models_pb2.ExportResponse(
@@ -97,11 +114,11 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Delete(self, request: models_pb2.DeleteModelRequest, context: Any) -> models_pb2.DeleteModelResponse:
         """Answers once it is on disk."""
         async with statuses(context):
-            name, known = key(request.name), self._serving.by_key
+            name, known = key(request.name), self._catalog.by_key
             number = known[name].number if name in known else EVERY_MODEL
             if request.erase:
                 check_may_erase()
-                self._serving.check_disk()
+                self._admission.check_disk()
                 await self._erasure.owe(number)
             if not request.erase or name in known:
                 await self._control.delete(name)
@@ -112,9 +129,9 @@ class Models(models_pb2_grpc.ModelsServicer):
         """Recent events if asked, then those from now on, until the client leaves, or does not read."""
         async with self._writers.call(context) as writing:
             if request.name:
-                self._serving.model(key(request.name))
+                self._catalog.model(key(request.name))
             await context.send_initial_metadata(())  # tells the client that events from here on will come
-            events = self._serving.events
+            events = self._events
             if request.recent_only:
                 for event in events.recent(key(request.name), request.recent):
                     await writing.send(wire_models.event_message(event))

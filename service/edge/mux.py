@@ -20,12 +20,13 @@ from service.common.errors import Invalid, Reason, Refusal, ServiceError
 from service.common.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX_HANDLES
 from service.edge import wire
 from service.edge.guard.in_flight import in_flight
+from service.edge.parts import StreamParts
 from service.edge.wire import Columns
 from service.edge.writing import Writing
-from service.learning.intake import Intake
-from service.serving.ticks import Taken
+from service.serving.stepping import Stepped
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from service.streams.table import ABSENT
 
 UNBOUND = 0  # no stream has this number
@@ -65,20 +66,20 @@ class MuxCall:
     """One call of Mux."""
 
     def __init__(
-        self, intake: Intake, context: Any, writing: Writing, model: ServedModel, first: streams_pb2.MuxRequest
+        self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, first: streams_pb2.MuxRequest
     ) -> None:
         """first: the call's first message, which named the model."""
-        self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
-        self._first, self._tenant = first, intake.serving.tenants.of(model.tenant)
+        self.parts, self.context, self.model = parts, context, model
+        self._first, self._tenant = first, parts.admission.tenants.of(model.tenant)
         self.writing = writing
         self.handles = Handles()
         self._moved = asyncio.Event()
-        self._losses = model.losses  # of streams by owners, as far as looked at
-        self.owner = model.owner(self._moved.set)
+        self._losses = model.owners.losses  # of streams by owners, as far as looked at
+        self.owner = model.owners.add(self._moved.set)
 
     def end(self) -> None:
         """Leave nothing of the call behind."""
-        self.serving.close_stream(self.model, self.owner)
+        self.parts.opening.close(self.model, self.owner)
 
     async def write(self, **message: Any) -> None:
         """Send one MuxResponse, after those under way."""
@@ -92,15 +93,15 @@ class MuxCall:
         while request is not grpc.aio.EOF:
             if request.model and request.model != self.model.name:
                 raise Invalid("model", request.model, f"this call is for {self.model.name}: open another for that")
-            arrived = self.serving.clock()
+            arrived = self.parts.clock()
             with in_flight(self._tenant, request.ByteSize()):
                 if request.bind:
                     await self._bind(request.bind)
                 if request.HasField("ticks"):
                     await self._ticks(wire.columns(request.ticks, len(self.model.spec.channels)))
-                    self.serving.metrics.serving.total_seconds.observe(self.serving.clock() - arrived)
+                    self.parts.metrics.total_seconds.observe(self.parts.clock() - arrived)
             request = await self.writing.read()
-        await self.serving.journal.flush()
+        await self.parts.journal.flush()
         await self._tell()
         await self.writing.idle()  # the last message is on its way
 
@@ -110,7 +111,7 @@ class MuxCall:
         bound: list[streams_pb2.Bound] = []
         refused: list[streams_pb2.HandleRefused] = []
         for first in range(0, len(binds), MAX_BOUND_AT_ONCE):
-            await self.serving.turns.mine()
+            await self.parts.turns.wait()
             await self._bind_some(binds[first : first + MAX_BOUND_AT_ONCE], bound, refused)
         await self.write(bound=bound, refused=refused)
 
@@ -118,7 +119,7 @@ class MuxCall:
         self, binds: Any, bound: list[streams_pb2.Bound], refused: list[streams_pb2.HandleRefused]
     ) -> None:
         """Bind the streams and say so in `bound`, or why not in `refused`."""
-        await self.serving.residency.bring(self.model, [bind.stream for bind in binds])
+        await self.parts.residency.bring(self.model, [bind.stream for bind in binds])
         for bind in binds:  # from here on nothing awaits: what was brought is there
             try:
                 session, origin = self._open(bind.handle, bind.stream)
@@ -151,7 +152,7 @@ class MuxCall:
         row = self.model.table.by_id.get(stream, ABSENT)
         if row != ABSENT and self.model.table.owner[row] == self.owner:
             raise Invalid("stream", stream, "it is bound to another handle of this call")
-        return self.serving.open_stream(self.model, stream, self.owner, pinned=False)
+        return self.parts.opening.open(self.model, stream, self.owner, pinned=False)
 
     async def _ticks(self, columns: Columns) -> None:
         numbers = self.handles.numbers(columns.handle)
@@ -165,16 +166,16 @@ class MuxCall:
         for wave in each_round(numbers[bound], self.model.step_rows):
             left = bound[wave]
             while len(left):
-                await self.serving.turns.mine()
+                await self.parts.turns.wait()
                 await self._ready(numbers[left], columns.seq[left])
                 index, gone = self._owned(left, columns.handle, numbers)
                 if len(gone):
                     await self._lost(gone)
                 rows = self.model.table.rows_of(numbers[index])
-                took = await self.serving.wave(
+                took = await self.parts.waves.answer(
                     self.model, rows, columns.seq[index], columns.time[index], columns.x[index]
                 )  # fmt: skip
-                taken = took.taken._replace(at=index[took.taken.at])
+                taken = took.stepped._replace(at=index[took.stepped.at])
                 if not answers.take(taken):
                     await self.write(forecasts=answers.message())
                     answers = Answers(columns, taken)
@@ -193,14 +194,14 @@ class MuxCall:
     async def _ready(self, numbers: NDArray[np.uint32], seq: NDArray[np.uint64]) -> None:
         """Wait until the streams are in memory and have room for another tick that is not on disk. A full disk is not
         waited for: the ticks are refused then."""
-        table, bound = self.model.table, np.uint64(self.serving.config.max_undurable)
-        await self.serving.bring_session(self.model)
-        await self.serving.residency.bring_numbers(self.model, numbers)
+        table, bound = self.model.table, np.uint64(self.parts.admission.settings.max_undurable)
+        await self.parts.champions.bring(self.model)
+        await self.parts.residency.bring_numbers(self.model, numbers)
         rows = table.rows_of(numbers)
         rows, seq = rows[rows != ABSENT], seq[rows != ABSENT]
         if (seq - table.durable_seq[rows] > bound).any() and (seq == table.last_seq[rows] + np.uint64(1)).any():
-            await self.serving.journal.flush(unless_full=True)
-            await self.serving.residency.bring_numbers(self.model, numbers)
+            await self.parts.journal.flush(unless_full=True)
+            await self.parts.residency.bring_numbers(self.model, numbers)
 
     def _owned(
         self, index: NDArray[np.intp], handles: NDArray[np.uint32], numbers: NDArray[np.uint32]
@@ -224,14 +225,14 @@ class MuxCall:
 
     async def tell_progress(self) -> None:
         """Tell which ticks have reached the disk, and which streams are another's. Returns when the server leaves."""
-        while not self.serving.draining and self.serving.models.get(self.model.number) is self.model:
+        while self.parts.intake.is_open(self.model):
             await self._moved.wait()
             self._moved.clear()
             await self._tell()
 
     async def _tell(self) -> None:
-        if self._losses != self.model.losses:
-            self._losses = self.model.losses
+        if self._losses != self.model.owners.losses:
+            self._losses = self.model.owners.losses
             await self._look_for_losses()
         handles = np.flatnonzero(self.handles.waiting).astype(np.uint32)
         table, rows = self.model.table, self.model.table.rows_of(self.handles.number[handles])
@@ -250,16 +251,16 @@ class MuxCall:
             rows != ABSENT
         )  # what is on disk has had no new owner since it was saved, or finds out with its next tick
         lost = here & (self.model.table.epoch[rows] != self.handles.epoch[bound])
-        lost |= self.model.deleted_among(self.handles.number[bound])
+        lost |= self.model.saving.deleted_among(self.handles.number[bound])
         if lost.any():
             await self._lost(bound[lost].astype(np.uint32))
 
     async def leave(self) -> None:
         """Say that the server is leaving, or the model gone, and end the call."""
-        if not self.serving.draining:
-            self.intake.check_open(self.model)
+        if not self.parts.admission.draining:
+            self.parts.intake.check_open(self.model)
         await self.write(reconnect=streams_pb2.Reconnect(reason="the server is leaving"))
-        await self.serving.journal.flush(unless_full=True)
+        await self.parts.journal.flush(unless_full=True)
         await self._tell()
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
 
@@ -267,14 +268,14 @@ class MuxCall:
 class Answers:
     """The forecasts of one message so far, all by one version, and no more than an answer should hold."""
 
-    def __init__(self, columns: Columns, taken: Taken | None = None) -> None:
+    def __init__(self, columns: Columns, taken: Stepped | None = None) -> None:
         self._columns = columns
         self.version = self._numbers = 0
         self._parts: list[tuple[Any, Any, Any]] = []
         if taken:
             self.take(taken)
 
-    def take(self, taken: Taken) -> bool:
+    def take(self, taken: Stepped) -> bool:
         """Add forecasts for ticks of the message, if they belong with these; whether they did."""
         if not len(taken.at):
             return True

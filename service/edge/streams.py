@@ -17,13 +17,13 @@ from service.edge.duplex import both_sides
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.mux import MuxCall
+from service.edge.parts import StreamParts
 from service.edge.writing import Writers, Writing
-from service.learning.intake import Intake
 from service.learning.labels import Unacknowledged
 from service.serving.erasure import Erasure
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 
 PAGE, MAX_PAGE = 100, 1000  # streams of one List
 
@@ -31,18 +31,19 @@ PAGE, MAX_PAGE = 100, 1000  # streams of one List
 class Call:
     """One open stream: the session it owns, and the writing side that forecasts and progress share."""
 
-    def __init__(self, intake: Intake, context: Any, writing: Writing, model: ServedModel, id: str) -> None:
-        """Opens the stream, which is in memory if it is known. Raises what `Serving.open_stream` does."""
-        self.intake, self.serving, self.context, self.model = intake, intake.serving, context, model
+    def __init__(self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, id: str) -> None:
+        """Open the stream, which is in memory if it is known. Raises what `Opening.open` does."""
+        self.parts, self.context, self.model = parts, context, model
+        self._most_undurable = parts.admission.settings.max_undurable
         self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = writing
         self._may_teach = caller().role >= Role.TRAIN
         self._moved = asyncio.Event()
-        self.owner = model.owner(self._moved.set)
+        self.owner = model.owners.add(self._moved.set)
         try:
-            self.session, self.origin = self.serving.open_stream(model, id, self.owner)
+            self.session, self.origin = parts.opening.open(model, id, self.owner)
         except BaseException:
-            model.release(self.owner)
+            model.owners.remove(self.owner)
             raise
         self.epoch = self.session.epoch
         self._told = (self.session.durable_seq, 0, self.session.judged)
@@ -68,7 +69,7 @@ class Call:
                 version=model.champion,
                 spec=wire_models.spec_message(model.spec),
                 judged_through=self._told[2],
-                max_undurable=self.serving.config.max_undurable,
+                max_undurable=self._most_undurable,
                 last_time=wire.event_time(session.last_time),
             )
         )
@@ -76,7 +77,7 @@ class Call:
     async def tell_progress(self) -> None:
         """Send Durable whenever ticks have reached the disk or labels are judged. Returns when the stream must leave:
         another call has taken it over, or the server is draining."""
-        while self.owned and not self.serving.draining:
+        while self.owned and not self.parts.admission.draining:
             await self._moved.wait()
             self._moved.clear()
             await self._tell()
@@ -89,14 +90,14 @@ class Call:
             await self.write(OpenResponse(taken_over=streams_pb2.TakenOver(by="another call")))
             await self.context.abort(grpc.StatusCode.ABORTED, "taken over: another call has opened this stream")
         await self.write(OpenResponse(reconnect=streams_pb2.Reconnect(reason="the server is leaving")))
-        await self.serving.journal.flush(unless_full=True)
+        await self.parts.journal.flush(unless_full=True)
         await self._tell()
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
 
     async def _tell(self) -> None:
-        self.labels.reached(self.intake.reached(self.model, learned=False))
+        self.labels.reached(self.parts.intake.reached(self.model, learned=False))
         if not self.labels:
-            self.intake.unwatch(self.model, self._moved.set)
+            self.parts.intake.unwatch(self.model, self._moved.set)
         now = (self.session.durable_seq, self.labels.labels, self.session.judged)
         if now != self._told:
             self._told = now
@@ -106,7 +107,7 @@ class Call:
 
     async def serve(self) -> None:
         """Welcome the client, answer message after message until the half-close, then see everything to the disk."""
-        metrics, clock = self.serving.metrics, self.serving.clock
+        total_seconds, clock = self.parts.metrics.total_seconds, self.parts.clock
         await self.write(self.welcome())
         while True:
             request = await self.writing.read()
@@ -116,8 +117,8 @@ class Call:
             answer = await self._answer(request, arrived)
             if answer is not None:
                 await self.write(answer)
-            metrics.serving.total_seconds.observe(clock() - arrived)
-        await self.serving.journal.flush()
+            total_seconds.observe(clock() - arrived)
+        await self.parts.journal.flush()
         if self.owned:
             await self._tell()
         await self.writing.idle()  # the last Durable is on its way
@@ -126,12 +127,12 @@ class Call:
         kind = request.WhichOneof("message")
         if kind == "tick":
             seq, time, x = wire.tick(request.tick)
-            outcome = await self.serving.tick(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
+            outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
             return wire.forecast(outcome) if isinstance(outcome, Answer) else wire.refused(outcome)
         if kind == "reset":
             if not self.owned:
                 raise Fenced(self.session.id)
-            self.serving.reset(self.model, self.session)
+            self.parts.opening.reset(self.model, self.session)
             return None  # Durable of the tick after it says that it is on disk too
         if kind == "label":
             return self._label(request.label)
@@ -148,28 +149,28 @@ class Call:
             outcome = Refusal(
                 seq, Reason.NOT_ALLOWED, "label", "role predict", "send labels with a token of role train"
             )
-        elif len(self.labels) >= self.serving.config.max_undurable:
+        elif len(self.labels) >= self._most_undurable:
             remedy = f"{len(self.labels)} labels are not on disk yet: wait for Durable, then send it again"
             outcome = Refusal(seq, Reason.OVERLOADED, "label.seq", str(seq), remedy)
         else:
-            outcome = self.intake.label(self.model, self.session.id, seq, y)
+            outcome = self.parts.intake.label(self.model, self.session.id, seq, y)
         if isinstance(outcome, Refusal):
             return wire.refused(replace(outcome, item=self._labels_read))
         self.labels.add(outcome, y.nbytes)
-        self.intake.watch(self.model, self._moved.set)
+        self.parts.intake.watch(self.model, self._moved.set)
         return None
 
     def end(self) -> None:
         """Leave nothing of the call behind."""
-        self.intake.unwatch(self.model, self._moved.set)
-        self.serving.close_stream(self.model, self.owner)
+        self.parts.intake.unwatch(self.model, self._moved.set)
+        self.parts.opening.close(self.model, self.owner)
 
 
 class Streams(streams_pb2_grpc.StreamsServicer):
     """The Streams service of freshet.v1."""
 
-    def __init__(self, intake: Intake, writers: Writers, erasure: Erasure) -> None:
-        self._intake, self._serving, self._writers, self._erasure = intake, intake.serving, writers, erasure
+    def __init__(self, parts: StreamParts, writers: Writers, erasure: Erasure) -> None:
+        self._parts, self._writers, self._erasure = parts, writers, erasure
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
@@ -177,10 +178,10 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             first = await writing.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
-            model = self._serving.model(key(first.hello.model))
-            self._serving.check_stream_id(first.hello.stream)
-            await self._serving.residency.bring(model, [first.hello.stream])
-            await both_sides(Call(self._intake, context, writing, model, first.hello.stream))
+            model = self._parts.catalog.model(key(first.hello.model))
+            self._parts.opening.check_id(first.hello.stream)
+            await self._parts.residency.bring(model, [first.hello.stream])
+            await both_sides(Call(self._parts, context, writing, model, first.hello.stream))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Packed ticks of many streams; see `MuxCall`."""
@@ -188,14 +189,15 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             first = await writing.read()
             if first is grpc.aio.EOF or not first.model:
                 raise Invalid("model", "", "name the model in the first message")
-            self._serving.check_open()
-            await both_sides(MuxCall(self._intake, context, writing, self._serving.model(key(first.model)), first))
+            self._parts.admission.check_open()
+            model = self._parts.catalog.model(key(first.model))
+            await both_sides(MuxCall(self._parts, context, writing, model, first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
         """What is kept of a stream, at one moment."""
         async with statuses(context):
-            model = self._serving.model(key(request.model))
-            await self._serving.residency.bring(model, [request.stream])
+            model = self._parts.catalog.model(key(request.model))
+            await self._parts.residency.bring(model, [request.stream])
             row = model.table.by_id.get(request.stream)
             if row is None:
                 raise NotFound("stream", request.stream, "no such stream in this model; list them with Streams.List")
@@ -204,36 +206,37 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Put(self, request: streams_pb2.PutStreamRequest, context: Any) -> streams_pb2.Stream:
         """Put a stream's state, instead of what there was; it is on disk when this answers."""
         async with statuses(context):
-            serving, model = self._serving, self._serving.model(key(request.stream.model))
+            parts, model = self._parts, self._parts.catalog.model(key(request.stream.model))
             put = wire.put_state(request.stream, model)
-            serving.check_stream_id(put.id)
-            await serving.residency.bring(model, [put.id])
-            serving.check_disk()
-            stored = model.row(serving.put_stream(model, put.id, put.epoch, put.last_seq, put.last_time, put.state).row)
-            await serving.journal.flush()
+            parts.opening.check_id(put.id)
+            await parts.residency.bring(model, [put.id])
+            parts.admission.check_disk()
+            session = parts.opening.put(model, put.id, put.epoch, put.last_seq, put.last_time, put.state)
+            stored = model.row(session.row)
+            await parts.journal.flush()
             return wire.stream_message(model, stored, stored.last_seq, with_state=False)
 
     async def Delete(self, request: streams_pb2.DeleteStreamRequest, context: Any) -> streams_pb2.DeleteStreamResponse:
         """Forget a stream; that is on disk when this answers, and erased if that is asked for."""
         async with statuses(context):
-            serving, model = self._serving, self._serving.model(key(request.model))
+            parts, model = self._parts, self._parts.catalog.model(key(request.model))
             if request.erase:
                 check_may_erase()
-                serving.check_disk()
+                parts.admission.check_disk()
                 await self._erasure.owe(model.number)
-            await serving.residency.bring(model, [request.stream])
-            serving.check_disk()
+            await parts.residency.bring(model, [request.stream])
+            parts.admission.check_disk()
             if not request.erase or request.stream in model.table.by_id:
-                serving.delete_stream(model, request.stream)
-            await serving.journal.flush()
+                parts.opening.delete(model, request.stream)
+            await parts.journal.flush()
             remains = await self._erasure.erased(model.number) if request.erase else ()
             return streams_pb2.DeleteStreamResponse(remains=remains)
 
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
         """The streams of a model in the order of their ids, page by page."""
         async with statuses(context):
-            model = self._serving.model(key(request.model))
+            model = self._parts.catalog.model(key(request.model))
             size = min(request.page_size or PAGE, MAX_PAGE)
-            rows, more = await self._serving.residency.page(model, request.page_token, size)
+            rows, more = await self._parts.residency.page(model, request.page_token, size)
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
             return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)

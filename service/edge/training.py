@@ -10,6 +10,7 @@ import grpc
 
 from freshet.v1 import training_pb2, training_pb2_grpc
 from freshet.v1.training_pb2 import LearnHello, LearnResponse
+from service.access.tenants import Tenant
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
 from service.edge import wire
@@ -18,10 +19,14 @@ from service.edge.guard.security import key
 from service.edge.guard.statuses import statuses
 from service.edge.writing import Writers, Writing
 from service.journal.sources import check_source
+from service.journal.writer import Journal
 from service.learning.intake import Intake
 from service.learning.labels import Unacknowledged
 from service.learning.replaying import Replayer
-from service.streams.sessions import ServedModel
+from service.serving.admission import Admission
+from service.serving.catalog import Catalog
+from service.streams.residency import Residency
+from service.streams.served import ServedModel
 
 DEFAULT_PAGE = 100
 
@@ -30,11 +35,20 @@ class LearnCall:
     """One call of Learn: what it sent and is not acknowledged yet, and the writing side."""
 
     def __init__(
-        self, intake: Intake, context: Any, writing: Writing, model: ServedModel, source: str, learned: bool
+        self,
+        intake: Intake,
+        residency: Residency,
+        journal: Journal,
+        tenant: Tenant,
+        context: Any,
+        writing: Writing,
+        model: ServedModel,
+        source: str,
+        learned: bool,
     ) -> None:
-        self.intake, self.context, self.model, self.source, self.learned = intake, context, model, source, learned
+        self.intake, self._residency, self._journal, self._tenant = intake, residency, journal, tenant
+        self.context, self.model, self.source, self.learned = context, model, source, learned
         self.items, self._read = Unacknowledged(), 0
-        self._tenant = intake.serving.tenants.of(model.tenant)
         self.writing = writing
         self._moved, self._room = asyncio.Event(), asyncio.Event()
 
@@ -54,7 +68,7 @@ class LearnCall:
         while (request := await self.writing.read()) is not grpc.aio.EOF:
             self._read += 1
             if request.HasField("label"):
-                await self.intake.serving.residency.bring(self.model, [request.label.stream])
+                await self._residency.bring(self.model, [request.label.stream])
             refusal = self._take(request)
             if refusal:
                 await self.write(refused=wire.refusal_message(replace(refusal, item=self._read)))
@@ -120,7 +134,7 @@ class LearnCall:
         """Acknowledge what can be, say why the server ends the call, and end it."""
         if not self.owned:
             await self.context.abort(grpc.StatusCode.ABORTED, f"taken over: another call sends as {self.source}")
-        await self.intake.serving.journal.flush(unless_full=True)
+        await self._journal.flush(unless_full=True)
         await self._tell()
         self.intake.check_open(self.model)
         raise AssertionError("nothing else ends a call that is owned")
@@ -141,7 +155,17 @@ class LearnCall:
 class Training(training_pb2_grpc.TrainingServicer):
     """The Training service of freshet.v1."""
 
-    def __init__(self, intake: Intake, replayer: Replayer, writers: Writers) -> None:
+    def __init__(
+        self,
+        catalog: Catalog,
+        admission: Admission,
+        residency: Residency,
+        journal: Journal,
+        intake: Intake,
+        replayer: Replayer,
+        writers: Writers,
+    ) -> None:
+        self._catalog, self._admission, self._residency, self._journal = catalog, admission, residency, journal
         self._intake, self._replayer, self._writers = intake, replayer, writers
 
     async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
@@ -151,26 +175,29 @@ class Training(training_pb2_grpc.TrainingServicer):
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with LearnHello{model, source}")
             hello = first.hello
-            self._intake.serving.check_open()
-            model = self._intake.serving.model(key(hello.model))
+            self._admission.check_open()
+            model = self._catalog.model(key(hello.model))
             check_source(hello.source)
             if hello.acknowledge not in LearnHello.Acknowledge.values():
                 raise Invalid("hello.acknowledge", hello.acknowledge, "choose DURABLE or LEARNED")
             learned = hello.acknowledge == LearnHello.LEARNED
-            await LearnCall(self._intake, context, writing, model, hello.source, learned).run()
+            tenant = self._admission.tenants.of(model.tenant)
+            await LearnCall(
+                self._intake, self._residency, self._journal, tenant, context, writing, model, hello.source, learned
+            ).run()
 
     async def Quarantine(
         self, request: training_pb2.QuarantineRequest, context: Any
     ) -> training_pb2.QuarantineResponse:
         """A page of what could not be learned; large items make it shorter. An empty page is the end."""
         async with statuses(context):
-            model = self._intake.serving.model(key(request.model))
+            model = self._catalog.model(key(request.model))
             items = await self._replayer.items(model, request.after, request.page_size or DEFAULT_PAGE)
             return training_pb2.QuarantineResponse(items=[wire.quarantined_message(*item) for item in items])
 
     async def Replay(self, request: training_pb2.ReplayRequest, context: Any) -> training_pb2.ReplayResponse:
         """Answers once what can be replayed is on disk."""
         async with statuses(context):
-            model = self._intake.serving.model(key(request.model))
+            model = self._catalog.model(key(request.model))
             replayed, refused = await self._replayer.replay(model, request.ids)
             return training_pb2.ReplayResponse(replayed=replayed, refused=refused)

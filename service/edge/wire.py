@@ -18,7 +18,7 @@ from service.common.limits import MAX_TIME_S
 from service.learning.labels import RawWindow
 from service.storage.states import StreamRow
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from service.trainer.quarantine import NO_STREAM, Item
 
 Array = NDArray[np.float32]

@@ -15,7 +15,7 @@ from service.observe.declaring import STALENESS
 from service.observe.events import Event
 from service.observe.metrics import ModelMetrics
 from service.storage.versions import Version
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 
 SPECS_KEPT = 128  # messages of specs that are cached
 

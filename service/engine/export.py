@@ -1,4 +1,4 @@
-"""Making a version: the ONNX file, the weights file, and recorded answers that a loaded copy must give."""
+"""A version's files: the ONNX graph, the weights, and recorded answers that a loaded copy must reproduce."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ CANARY_TICKS = 24  # random-walk ticks that bring the recorded states off zero
 
 @dataclass(frozen=True, slots=True)
 class Canary:
-    """Inputs of one step and NumPy's answers to it, and the unit in which another's may differ from each of them."""
+    """Inputs of one step, NumPy's answers, and the units in which another runtime's answers are compared."""
 
-    x: Array
-    u: Array
-    state: Array
-    y: Array
-    next_state: Array
-    scale: Array  # of y: [rows, O]
-    state_scale: Array  # of next_state: [rows, S]
+    x: Array  # [B, C], NaN where a value is missing
+    u: Array  # [B, F]
+    state: Array  # [B, S]
+    y: Array  # [B, O]
+    next_state: Array  # [B, S]
+    scale: Array  # of y: [B, O]
+    state_scale: Array  # of next_state: [B, S]
 
     def pack(self) -> bytes:
-        """As safetensors."""
+        """Return the arrays as safetensors."""
         return safetensors.save({name: np.ascontiguousarray(getattr(self, name)) for name in self.__slots__})
 
     @classmethod
     def unpack(cls, data: bytes) -> Canary:
-        """The inverse of `pack`. Raises ValueError for other bytes."""
+        """Invert `pack`. Raises ValueError for other bytes."""
         try:
             return cls(**safetensors.load(data))
         except Exception as error:  # safetensors raises its own type, and TypeError for other names
@@ -48,32 +48,32 @@ class Canary:
 
 @dataclass(frozen=True, slots=True)
 class Export:
-    """A version's files. digest: sha256 of the ONNX bytes."""
+    """A version's files."""
 
     onnx: bytes
-    weights: bytes
-    canary: bytes
+    weights: bytes  # safetensors
+    canary: bytes  # safetensors
 
     @property
     def digest(self) -> bytes:
-        """sha256 of the ONNX bytes, 32 bytes."""
+        """The sha256 of the ONNX bytes, 32 bytes."""
         return hashlib.sha256(self.onnx).digest()
 
 
 def export(network: Network, weights: Weights) -> Export:
-    """The files of these weights, which are copied. Equal weights give equal bytes."""
-    with np.errstate(over="ignore", invalid="ignore"):  # answers that are no numbers are found by whoever compares them
+    """Return the files of these weights, which are copied. Equal weights give equal bytes."""
+    with np.errstate(over="ignore", invalid="ignore"):  # `parity` refuses answers that are not finite
         canary = _canary(network, weights)
     return Export(export_step(network, weights), pack_weights(network, weights.flat), canary.pack())
 
 
 def pack_weights(network: Network, flat: Array) -> bytes:
-    """Parameters as safetensors. Equal weights give equal bytes."""
+    """Return flat parameters as safetensors. Equal weights give equal bytes."""
     return safetensors.save({k: np.ascontiguousarray(v) for k, v in network.layout.views(flat).items()})
 
 
 def read_weights(network: Network, data: bytes) -> Array:
-    """The flat parameters in a weights file.
+    """Return the flat parameters of a weights file, new.
 
     Raises ValueError where names, shapes or types are not this network's, or a value is not finite.
     """
@@ -96,9 +96,9 @@ def read_weights(network: Network, data: bytes) -> Array:
 
 
 def _canary(network: Network, weights: Weights) -> Canary:
-    """A short random walk through the network itself, with gaps where the model holds missing values.
+    """Run the network over a short random walk, with missing values where the model holds them.
 
-    The same inputs for every version of a spec.
+    All versions of a spec get the same inputs.
     """
     rng = np.random.default_rng(0)
     B, C = CANARY_ROWS, len(network.spec.channels)
@@ -122,9 +122,9 @@ def _canary(network: Network, weights: Weights) -> Canary:
 
 
 def _reach(network: Network, state: Array) -> Array:
-    """[rows, 1]: the largest output of any layer, at least 1: sums over outputs are rounded to 2⁻²³ of it.
+    """Return the largest output of any layer, at least 1, [B, 1]: float32 rounds sums over outputs to 2⁻²³ of it.
 
-    Units of every cell but one with relu stay below 1.
+    Only cells with relu have outputs above 1.
     """
     reach, start = np.ones((len(state), 1), np.float32), network.scaler.size
     for cell in network.cells:

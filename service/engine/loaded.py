@@ -1,4 +1,4 @@
-"""Running a version: an onnxruntime session, checked before it serves, called on the event loop; the idlest leave."""
+"""The loaded sessions: each is checked before it serves; the least recently used leave memory."""
 
 from __future__ import annotations
 
@@ -8,26 +8,33 @@ from service.engine.export import Canary
 from service.engine.session import PARITY, BadVersion, StepSession, parity
 
 SESSION_MEMORY_BYTES = 1 << 28
-KEPT = 4  # sessions loaded, however large: models that tick in turn must not be loaded for every tick
+KEPT = 4  # sessions that stay, however large: models that tick in turn must not be loaded for every tick
 
 
 class Engine:
-    """Sessions of the versions that serve, by model and number, as far as they are loaded.
+    """A cache of sessions by model and version.
 
-    Beyond `limit_bytes` the least recently used leave, but for the last KEPT; whoever wants one again loads it again.
-    Loading may happen on any thread; everything else on the loop's.
+    Beyond `limit_bytes` the least recently used leave, except the last KEPT; the caller loads them again when needed.
+    `prepare` may run in any thread, everything else on the event loop.
     """
 
     def __init__(self, limit_bytes: int = SESSION_MEMORY_BYTES) -> None:
         self._limit, self._size = limit_bytes, 0
         self._sessions: OrderedDict[tuple[int, int], StepSession] = OrderedDict()  # least recently used first
-        self._versions: dict[int, set[int]] = {}  # that are loaded, by model
+        self._versions: dict[int, set[int]] = {}  # loaded versions, by model
+
+    def __repr__(self) -> str:
+        mib, models = 1 << 20, len(self._versions)
+        return f"Engine({len(self)} sessions of {models} models, {self._size / mib:.1f} of {self._limit / mib:g} MiB)"
 
     def __len__(self) -> int:
         return len(self._sessions)
 
     def prepare(self, onnx: bytes, canary: Canary) -> tuple[StepSession, float]:
-        """Load a graph, compare it with its recorded answers: the session and the parity error. Raises BadVersion."""
+        """Load a graph and check it against its recorded answers; returns the session and the parity error.
+
+        Raises BadVersion.
+        """
         session = StepSession(onnx)
         error = parity(session, canary)
         if error > PARITY:
@@ -37,7 +44,7 @@ class Engine:
         return session, error
 
     def install(self, model: int, version: int, session: StepSession) -> None:
-        """Make a prepared session available under its version number; others leave where there is no room."""
+        """Add a prepared session; others leave if there is no room."""
         self._drop(model, version)
         self._sessions[model, version] = session
         self._versions.setdefault(model, set()).add(version)
@@ -46,19 +53,18 @@ class Engine:
             self._drop(*next(iter(self._sessions)))
 
     def offer(self, model: int, version: int, session: StepSession) -> None:
-        """`install`, where that makes no other model's session leave."""
+        """`install`, unless another session would have to leave."""
         if len(self._sessions) < KEPT or self._size + session.nbytes <= self._limit:
             self.install(model, version, session)
 
     def replace(self, model: int, version: int, session: StepSession) -> None:
-        """From here on this version serves: it takes the place of the model's session, if one is loaded. A model that
-        nobody uses is not loaded for it."""
+        """Replace the model's session by that of its new version. An idle model, without a loaded session, stays so."""
         if model in self._versions:
-            self.retire(model, set())  # first, or another model's would leave for want of room
+            self.retire(model, set())  # first: otherwise another model's session could have to leave
             self.install(model, version, session)
 
     def get(self, model: int, version: int) -> StepSession | None:
-        """The session of a version, if it is loaded: it is the last to leave then."""
+        """Return the session of a version if it is loaded, and mark it as used."""
         session = self._sessions.get((model, version))
         if session is not None:
             self._sessions.move_to_end((model, version))

@@ -1,4 +1,4 @@
-"""One version's step graph as an onnxruntime session, and its comparison with what its maker recorded."""
+"""One version's step graph as an onnxruntime session, and its check against the recorded answers."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from service.engine.export import Canary
 
 Array = NDArray[np.float32]
 
-onnxruntime.disable_telemetry_events()  # a server tells nobody what it runs
+onnxruntime.disable_telemetry_events()  # a server reports to no third party
 
 PARITY = 1e-5  # scaled units; float32 rounding over one step is two orders below
-# What onnxruntime takes for a session, measured: so much, and so many times the file.
+# Memory of an onnxruntime session, measured: a constant, and a multiple of the file.
 SESSION_BYTES, SESSION_FACTOR = 256 << 10, 3
 
 
 class BadVersion(RuntimeError):
-    """An ONNX file that does not load, or does not answer as its maker recorded."""
+    """The ONNX file does not load, or does not reproduce its recorded answers."""
 
 
 def _options() -> Any:
@@ -34,18 +34,23 @@ def _options() -> Any:
 
 
 class StepSession:
-    """One version's step graph, ready to run: `run` on one thread at a time, `compute` on any besides."""
+    """One version's step graph, ready to run. `run`: on one thread at a time; `compute`: on any, at the same time."""
 
     def __init__(self, onnx: bytes) -> None:
+        """Raises BadVersion."""
         try:
             self._session = onnxruntime.InferenceSession(onnx, _options(), providers=["CPUExecutionProvider"])
             self._bind()
-            self.nbytes = SESSION_BYTES + SESSION_FACTOR * len(onnx)  # about
+            self.nbytes = SESSION_BYTES + SESSION_FACTOR * len(onnx)  # approximately
         except Exception as error:  # onnxruntime's own exceptions share no base class
             raise BadVersion(f"the ONNX file does not load: {error}") from error
 
+    def __repr__(self) -> str:
+        x, state, y = (self._single[name].shape[1] for name in ("x", "state", "y"))
+        return f"StepSession({x} channels, state {state}, {y} outputs, {self.nbytes / 1024:.0f} KiB)"
+
     def _bind(self) -> None:
-        """Make the buffers of the single row. Fails for a graph that is no step: other names, other ranks."""
+        """Bind buffers for B = 1. Raises for a graph with other names or ranks than a step's."""
         widths = {i.name: i.shape[1] for i in (*self._session.get_inputs(), *self._session.get_outputs())}
         self._single = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
         self._binding = self._session.io_binding()
@@ -56,8 +61,11 @@ class StepSession:
             self._binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
 
     def run(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:
-        """x [B, C], u [B, F], state [B, S] → y [B, O], next state [B, S]. For B = 1 the results are buffers that the
-        next call overwrites: copy what is kept. (Bound buffers cost a third of a plain call at B = 1.)"""
+        """Compute one step: x [B, C], u [B, F], state [B, S] → y [B, O], next state [B, S].
+
+        For B = 1 the results are buffers that the next call overwrites: copy them to keep them. Bound buffers cost a
+        third of a plain call.
+        """
         if len(x) > 1:
             return self.compute(x, u, state)
         single = self._single
@@ -66,15 +74,15 @@ class StepSession:
         return single["y"], single["next_state"]
 
     def compute(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:
-        """What `run` does, and bit for bit what it answers, with results that are new for any B. On any thread."""
+        """Compute what `run` does, bit for bit, with new results for any B. On any thread."""
         y, after = self._session.run(["y", "next_state"], {"x": x, "u": u, "state": state})
         return y, after
 
 
 def parity(session: StepSession, canary: Canary) -> float:
-    """Largest difference from the recorded answers, in the canary's units; inf if not finite.
+    """Return the largest difference from the recorded answers, in the canary's units; inf if not finite.
 
-    Raises BadVersion for a graph that does not take the canary's inputs, or answers in other shapes.
+    Raises BadVersion for a graph that does not accept the canary's inputs, or returns other shapes.
     """
     try:
         y, after = session.run(canary.x, canary.u, canary.state)
@@ -82,9 +90,9 @@ def parity(session: StepSession, canary: Canary) -> float:
         raise BadVersion(f"the ONNX file does not run: {error}") from error
     if (y.shape, after.shape) != (canary.y.shape, canary.next_state.shape):
         raise BadVersion(f"the ONNX file answers {y.shape} and {after.shape}, not in the shapes recorded")
-    # A float32 holds an answer to 2⁻²³ of its size: beside a mean of 1e5, a unit of 1 cannot agree to 1e-5.
+    # float32 rounds an answer to 2⁻²³ of its size: with a mean of 1e5, a unit of 1 cannot agree to 1e-5.
     off = np.maximum(np.abs(y - canary.y) - np.abs(canary.y) * 2.0**-23, 0) / canary.scale
     worst = np.max(off, initial=0.0)
     off = np.abs(after - canary.next_state) / canary.state_scale
-    worst = np.maximum(worst, np.max(off, initial=0.0))  # Python's max would pass over a NaN
+    worst = np.maximum(worst, np.max(off, initial=0.0))  # Python's max would ignore a NaN
     return float(worst) if np.isfinite(worst) else float("inf")

@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.access.tenants import Tenants
 from service.common import limits
 from service.common.gate import GateSettings
 from service.journal.records import decode_chunk
 from service.journal.retention import is_held_too_long
+from service.journal.writer import Journal
 from service.learning.child import TrainerClient
 from service.learning.deaths import DEATHS
 from service.learning.intake import Intake
 from service.learning.pool import Trainers
+from service.observe.metrics import Metrics
+from service.publishing.freshness import Freshness
 from service.publishing.publisher import Publisher
-from service.serving.ticks import Serving
-from service.streams.sessions import ServedModel
+from service.publishing.retention import Retention
+from service.serving.catalog import Catalog
+from service.storage.versions import Versions
+from service.streams.served import ServedModel
 from service.trainer.messages import Message, NoWeights, Restart, RestartPoint, TrainerSettings, Weights
 from service.trainer.reports import Anchored, Drifted, NeedWeights, Progress, Ready, Saved, Verdict
 
@@ -44,14 +51,32 @@ class LearningSettings:
 class Learning:
     """The trainers, as serving uses them."""
 
-    def __init__(self, settings: LearningSettings, serving: Serving, intake: Intake, publisher: Publisher) -> None:
-        self._settings, self._serving, self._intake, self._publisher = settings, serving, intake, publisher
-        self._journal = serving.journal
-        self.trainers = Trainers(settings.trainers, settings.hang_s, serving, self)
+    def __init__(
+        self,
+        settings: LearningSettings,
+        catalog: Catalog,
+        journal: Journal,
+        versions: Versions,
+        tenants: Tenants,
+        intake: Intake,
+        publisher: Publisher,
+        retention: Retention,
+        freshness: Freshness,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        """clock: monotonic seconds."""
+        self._settings, self._catalog, self._journal, self._versions = settings, catalog, journal, versions
+        self._tenants, self._intake, self._metrics = tenants, intake, metrics
+        self._publisher, self._retention, self._freshness = publisher, retention, freshness
+        self.trainers = Trainers(
+            settings.trainers, settings.hang_s, self, catalog.models, journal, tenants, metrics, clock
+        )
+        catalog.on_removed.append(self.trainers.removed)
         # Position of each trainer's checkpoint; 0 until it is known: the trainer may need the whole journal.
         self._checkpoints = [0] * settings.trainers
         self._learned: dict[int, int] = {}  # model → entries learned
-        serving.on_removed.append(self._removed)
+        catalog.on_removed.append(self._removed)
 
     @property
     def checkpoint(self) -> int:
@@ -62,7 +87,7 @@ class Learning:
 
     def trainer_settings(self, checkpoint: str) -> TrainerSettings:
         """The first message to a trainer process that starts now. checkpoint: the name of its file."""
-        settings, census = self._settings, self._serving.census()
+        settings, census = self._settings, self._catalog.census()
         return TrainerSettings(
             data=str(settings.data.resolve()),
             checkpoint=checkpoint,
@@ -92,19 +117,19 @@ class Learning:
                 self._publisher.drifted(message)
             case Ready() | Saved():
                 self._checkpoints[trainer] = message.position
-                self._serving.metrics.checkpoint_position.set(self.checkpoint)
-                self._publisher.checkpointed(message, trainer)
+                self._metrics.checkpoint_position.set(self.checkpoint)
+                self._retention.checkpointed(message, trainer)
             case NeedWeights():
                 return await asyncio.to_thread(self._publisher.weights, message)
         return None
 
     def _note_progress(self, progress: Progress) -> None:
-        model = self._serving.models.get(progress.model)
+        model = self._catalog.models.get(progress.model)
         if model is None:
             return
         self._learned[model.number] = progress.totals.offset
         self._intake.has_learned(model.number, progress.totals.offset)
-        metrics = self._serving.metrics.of(model.key)
+        metrics = self._metrics.of(model.key)
         metrics.learned(progress)
         self._count_seconds(model.number, progress.seconds)
         metrics.backlog.set(self._backlog(model.number))
@@ -113,9 +138,9 @@ class Learning:
 
     def _count_seconds(self, model: int, seconds: float) -> None:
         """Count the seconds that learning a model, or a verdict on it, took."""
-        served = self._serving.models.get(model)
+        served = self._catalog.models.get(model)
         if served is not None:
-            self._serving.metrics.of(served.key).learning_seconds.inc(seconds)
+            self._metrics.of(served.key).learning_seconds.inc(seconds)
 
     # ---- what is not learned
 
@@ -136,24 +161,24 @@ class Learning:
 
     def _models_of(self, trainer: int) -> list[tuple[int, ServedModel]]:
         """The models that a trainer learns, by number."""
-        return [(n, model) for n, model in self._serving.models.items() if self.trainers.place(n) == trainer]
+        return [(n, model) for n, model in self._catalog.models.items() if self.trainers.place(n) == trainer]
 
     async def _skip_unlearned(self, why: str, trainer: int) -> None:
         """Skip, for each model of a trainer, the entries that the version in service has not learned; durable on
         return."""
         why = f"{why}: learning restarts from the version in service"
         for number, model in self._models_of(trainer):
-            learned, end = self._serving.versions.get(number, model.champion).offset, self._journal.offset(number)
-            self._serving.skip(model, model.skips.after(learned), end, why)
+            learned, end = self._versions.get(number, model.champion).offset, self._journal.offset(number)
+            self._catalog.skip(model, model.skips.after(learned), end, why)
         await self._journal.flush()
 
     async def skip(self, position: int) -> None:
         """Skip the chunk at this journal position: the trainer dies of it each time. Durable on return."""
         [(_, payload), *_] = await asyncio.to_thread(self._journal.read, position, 1)
         chunk = decode_chunk(payload)
-        model = self._serving.models.get(chunk.model)
+        model = self._catalog.models.get(chunk.model)
         if model is not None:
-            self._serving.skip(model, chunk.offset, chunk.end, f"the trainer has died of it {DEATHS} times")
+            self._catalog.skip(model, chunk.offset, chunk.end, f"the trainer has died of it {DEATHS} times")
             await self._journal.flush()  # trainers learn of a skip only once it is durable
 
     async def bound_unlearned(self) -> None:
@@ -189,12 +214,12 @@ class Learning:
 
         It depends on the model's own backlog: in entries, and in the seconds that they take of its tenant's quota.
         """
-        if model not in self._learned or model not in self._serving.models:
+        if model not in self._learned or model not in self._catalog.models:
             return 1
         settings = self._settings
-        quota = min(1.0, self._serving.tenants.of(self._serving.models[model].tenant).learning.per_s)
+        quota = min(1.0, self._tenants.of(self._catalog.models[model].tenant).learning.per_s)
         # Seconds per entry are measured, and high after a start: they alone never cause thinning.
-        late = self._publisher.waiting(model) >= settings.comfortable_s
+        late = self._freshness.waiting(model) >= settings.comfortable_s
         seconds_each = self._seconds_of(model, 1) if late else 0.0
         comfortable = limits.comfortable(settings.comfortable_backlog, settings.comfortable_s * quota, seconds_each)
         return limits.learn_every(self._backlog(model), comfortable)

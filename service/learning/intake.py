@@ -10,24 +10,27 @@ from collections.abc import Callable
 
 from service.common.errors import NotFound, Reason, Refusal, shown
 from service.journal.records import Label, Window
-from service.journal.writer import Commit
+from service.journal.writer import Commit, Journal
 from service.learning.labels import Array, RawWindow, Shape, check_label, check_window
-from service.serving.ticks import Serving
-from service.streams.sessions import ServedModel, Session
+from service.observe.serving_metrics import IntakeMetrics
+from service.serving.admission import Admission
+from service.serving.catalog import Catalog
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from service.streams.table import ABSENT
 
 
 class Intake:
     """Takes labels and windows in for every call. All methods run to their end on the event loop."""
 
-    def __init__(self, serving: Serving) -> None:
-        self.serving = serving
+    def __init__(self, catalog: Catalog, admission: Admission, journal: Journal, metrics: IntakeMetrics) -> None:
+        self._catalog, self._admission, self._journal, self._metrics = catalog, admission, journal, metrics
         self._learned: dict[int, int] = {}  # by model: journal entries that the trainer has learned, as it last said
         self._waiting: dict[int, set[Callable[[], None]]] = {}  # by model: calls to wake
         self._owners: dict[tuple[int, str], object] = {}  # by model and source: the call that sends its windows
         self._shapes: dict[int, Shape] = {}
-        serving.on_commit.append(self._committed)
-        serving.on_removed.append(self._removed)
+        journal.on_commit.append(self._committed)
+        catalog.on_removed.append(self._removed)
 
     def shape(self, model: ServedModel) -> Shape:
         """What the model's labels and windows must be like."""
@@ -51,8 +54,8 @@ class Intake:
         if refusal or session is None:
             assert refusal is not None
             return self._refused(refusal)
-        offset = self.serving.record(model, Label(session.number, seq, y))
-        self.serving.metrics.of(model.key).labels.inc()
+        offset = self._catalog.record(model, Label(session.number, seq, y))
+        self._metrics.of(model.key).accepted_labels.inc()
         return offset
 
     def window(self, model: ServedModel, source: str, raw: RawWindow) -> int | Refusal:
@@ -65,24 +68,24 @@ class Intake:
         if isinstance(repeated, Refusal):
             return self._refused(repeated)
         if repeated:
-            self.serving.metrics.of(model.key).repeated_windows.inc()
-            return self.serving.journal.offset(model.number)  # at the latest
+            self._metrics.of(model.key).repeated_windows.inc()
+            return self._journal.offset(model.number)  # at the latest
         checked = check_window(self.shape(model), raw)
         if isinstance(checked, Refusal):
             return self._refused(checked)
-        offset = self.serving.record(model, Window(source, raw.seq, *checked))
-        self.serving.metrics.of(model.key).windows.inc()
+        offset = self._catalog.record(model, Window(source, raw.seq, *checked))
+        self._metrics.of(model.key).windows.inc()
         return offset
 
     def again(self, model: ServedModel, window: Window) -> None:
         """Journal a window that takes an item out of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
         self.check_open(model)
-        self.serving.record(model, window)
-        self.serving.metrics.of(model.key).replayed.inc()
+        self._catalog.record(model, window)
+        self._metrics.of(model.key).replayed.inc()
 
     def reached(self, model: ServedModel, learned: bool) -> int:
         """The model's offset up to which entries are on disk, or learned."""
-        return self._learned.get(model.number, 0) if learned else self.serving.journal.durable_offset(model.number)
+        return self._learned.get(model.number, 0) if learned else self._journal.durable_offset(model.number)
 
     def has_learned(self, model: int, offset: int) -> None:
         """The trainer has learned the model's entries up to `offset`. After its restart that may be fewer again: then
@@ -123,18 +126,18 @@ class Intake:
 
     def is_open(self, model: ServedModel) -> bool:
         """Whether anything can be taken in for the model: it is there, and the service is not leaving."""
-        return not self.serving.draining and self.serving.models.get(model.number) is model
+        return not self._admission.draining and self._catalog.models.get(model.number) is model
 
     def check_open(self, model: ServedModel) -> None:
         """Raises Unavailable while the service is leaving, or cannot write; NotFound where the model is deleted."""
-        self.serving.check_open()
+        self._admission.check_open()
         if not self.is_open(model):
             raise NotFound("model", model.name, "the model was deleted meanwhile")
 
     # ---- inside
 
     def _refused(self, refusal: Refusal) -> Refusal:
-        self.serving.metrics.refused_labels.labels(refusal.reason.name.lower()).inc()
+        self._metrics.refused_labels.labels(refusal.reason.name.lower()).inc()
         return refusal
 
     def _removed(self, model: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from prometheus_client import ProcessCollector
 from prometheus_client.metrics_core import Metric
 
-from service.journal.writer import Commit
+from service.access.tenants import Tenants
+from service.journal.writer import Commit, Journal
 from service.learning.child import Owner, TrainerClient
 from service.learning.feed import Feed
-from service.serving.ticks import Serving
+from service.observe.metrics import Metrics
+from service.streams.served import ServedModel
 from service.trainer.placing import place
 from service.trainer.quarantine import Item
 
@@ -19,19 +21,29 @@ from service.trainer.quarantine import Item
 class Trainers:
     """Owns the trainer processes, which are numbered from 0."""
 
-    def __init__(self, count: int, hang_s: float, serving: Serving, owner: Owner) -> None:
-        self._serving = serving
+    def __init__(
+        self,
+        count: int,
+        hang_s: float,
+        owner: Owner,
+        models: Mapping[int, ServedModel],
+        journal: Journal,
+        tenants: Tenants,
+        metrics: Metrics,
+        clock: Callable[[], float],
+    ) -> None:
+        """models: by number, changed as models come and go; call `removed` then. clock: monotonic seconds."""
+        self._models, self._journal, self._tenants = models, journal, tenants
+        self._metrics, self._clock = metrics, clock
         self.count = count
         self._places: dict[int, int] = {}
         self.clients = [self._client(n, hang_s, owner) for n in range(count)]
-        serving.metrics.trainer_ready.set_function(lambda: self.ready)
-        serving.journal.on_commit.append(self._committed)
-        serving.on_removed.append(self._removed)
+        metrics.trainer_ready.set_function(lambda: self.ready)
+        journal.on_commit.append(self._committed)
 
     def _client(self, n: int, hang_s: float, owner: Owner) -> TrainerClient:
-        serving = self._serving
-        feed = Feed(serving.journal, lambda model: self._tenant_at(n, model), serving.tenants, serving.clock)
-        return TrainerClient(n, owner, serving.journal, serving.metrics, feed, hang_s)
+        feed = Feed(self._journal, lambda model: self._tenant_at(n, model), self._tenants, self._clock)
+        return TrainerClient(n, owner, self._journal, self._metrics, feed, hang_s)
 
     @property
     def ready(self) -> bool:
@@ -46,7 +58,7 @@ class Trainers:
     def place(self, model: int) -> int:
         """The number of the process that learns an existing model."""
         if model not in self._places:
-            self._places[model] = place(self._serving.models[model].key, self.count)
+            self._places[model] = place(self._models[model].key, self.count)
         return self._places[model]
 
     def of(self, model: int) -> TrainerClient:
@@ -68,7 +80,7 @@ class Trainers:
         """As `TrainerClient.erase`, of all processes; the smallest position."""
         parts: list[dict[int, tuple[int, ...]]] = [{} for _ in self.clients]
         for model, streams in gone.items():
-            if model in self._serving.models:
+            if model in self._models:
                 parts[self.place(model)][model] = streams
         each = zip(self.clients, parts, strict=True)
         return min(await asyncio.gather(*(client.erase(part, timeout_s) for client, part in each)))
@@ -89,14 +101,15 @@ class Trainers:
             await client.tried.wait()
 
     def _tenant_at(self, n: int, model: int) -> str | None:
-        found = self._serving.models.get(model)
+        found = self._models.get(model)
         return found.tenant if found is not None and self.place(model) == n else None
 
     def _committed(self, commit: Commit) -> None:
         for client in self.clients:
             client.feed.more.set()
 
-    def _removed(self, model: int) -> None:
+    def removed(self, model: int) -> None:
+        """Forget a model that was removed."""
         self._places.pop(model, None)
         for client in self.clients:
             client.feed.removed(model)

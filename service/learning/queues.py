@@ -85,13 +85,8 @@ class Queues:
         return found
 
     def reread_at(self) -> int | None:
-<<<<<<< HEAD
-        """The position to read a second time from, for models that were cut; None: nothing is to be read again now."""
-        if self._again is None:
-=======
         """Return the position from which to read again, for queues that were cut; None if there is nothing to read."""
         if self._reread is None:
->>>>>>> pipe
             hungry = [q.cut for q in self._queues.values() if q.cut is not None and self._is_hungry(q)]
             if not hungry:
                 return None
@@ -100,13 +95,8 @@ class Queues:
         return self._reread
 
     def reread(self, frames: Iterable[tuple[int, bytes]]) -> set[int]:
-<<<<<<< HEAD
-        """Take in frames of the second reading, from `again_at` on; the models that have more to send."""
-        assert self._again is not None
-=======
         """Queue frames of the second reading, from `reread_at` on; return the models that have more to send."""
         assert self._reread is not None
->>>>>>> pipe
         found = set()
         for end, payload in frames:
             begin = self._reread

@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 from service.common.errors import Invalid
 from service.journal.records import Chunk, Reset, StateDelete, StatePut, Ticks, Window, entries
 from service.journal.sources import REPLAY
+from service.journal.writer import Journal
 from service.learning.intake import Intake
 from service.learning.labels import Array
 from service.learning.pool import Trainers
-from service.streams.sessions import ServedModel
+from service.streams.residency import Residency
+from service.streams.served import ServedModel
 from service.streams.table import ABSENT
 from service.trainer.quarantine import NO_STREAM, Item
 
@@ -34,8 +36,8 @@ CONTEXT_WINDOWS = 4  # a label is learned behind so many windows of its stream's
 class Replayer:
     """Lists quarantines, and puts what is in them on its way into learning."""
 
-    def __init__(self, intake: Intake, trainers: Trainers) -> None:
-        self._intake, self._serving, self._trainers = intake, intake.serving, trainers
+    def __init__(self, intake: Intake, residency: Residency, journal: Journal, trainers: Trainers) -> None:
+        self._intake, self._residency, self._journal, self._trainers = intake, residency, journal, trainers
 
     async def items(self, model: ServedModel, after: int, limit: int) -> list[tuple[Item, str]]:
         """Items with ids above `after` and the stream ids of labels, oldest first: at most `limit`, fewer if they are
@@ -49,7 +51,7 @@ class Replayer:
 
     async def _names(self, model: ServedModel, numbers: NDArray[np.uint32]) -> dict[int, str]:
         """Ids of streams by number; those that were deleted are left out."""
-        await self._serving.residency.bring_numbers(model, numbers)
+        await self._residency.bring_numbers(model, numbers)
         rows = model.table.rows_of(numbers)
         here = rows != ABSENT
         return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}
@@ -67,7 +69,7 @@ class Replayer:
         items = await self._ask(model, 0, MAX_REPLAYED, wanted) if wanted else []
         refused = dict.fromkeys(set(wanted) - {i.id for i in items}, "not in the quarantine, or not any more")
         longest = min(CONTEXT_WINDOWS * model.spec.window, self._intake.shape(model).steps)
-        journal = self._serving.journal
+        journal = self._journal
         with journal.held() as start:
             chunks = (chunk for _, chunk in journal.chunks(start) if chunk.model == model.number)
             found = await asyncio.to_thread(find, chunks, items, longest)

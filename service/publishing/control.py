@@ -1,11 +1,12 @@
-"""People's control over models: create, import, promote, roll back, pause, resume, delete. On disk on return.
+"""Administrators' control over models: create, import, promote, roll back, pause, resume, delete. Durable on return.
 
-Every method but `delete` may be repeated: what is so already is answered as it is, without another record.
+Every method but `delete` may be repeated: a model that is already as requested gets no other record.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from hashlib import sha256
 
 from model.graph.importing import check_step
@@ -15,28 +16,44 @@ from service.common import limits
 from service.common.errors import Exhausted, Invalid, NotFound
 from service.common.names import ModelKey, check_model_name
 from service.engine.export import Array, Canary, Export, export, read_weights
+from service.engine.loaded import Engine
 from service.engine.session import PARITY, BadVersion, StepSession, parity
 from service.journal.records import ModelDelete, Paused, Promote, Resumed, Rollback
+from service.journal.writer import Journal
 from service.observe import events as ev
 from service.publishing.creation import Creation
 from service.publishing.publisher import Publisher, Return
-from service.serving.ticks import Serving
-from service.storage.versions import Version, VersionMissing, new_version
-from service.streams.sessions import ServedModel
+from service.serving.admission import Admission
+from service.serving.catalog import Catalog
+from service.storage.versions import Version, VersionMissing, Versions, new_version
+from service.streams.served import ServedModel
 
 BY_HAND = "by hand"
 
 
 class Control:
-    """What people may do to models. Methods raise ServiceError's children, VersionCorrupt, JournalFailed."""
+    """Changes models on request. Methods raise ServiceError's children, VersionCorrupt, JournalFailed."""
 
-    def __init__(self, serving: Serving, publisher: Publisher) -> None:
-        self._serving, self._publisher, self._creation = serving, publisher, Creation(serving)
+    def __init__(
+        self,
+        catalog: Catalog,
+        admission: Admission,
+        journal: Journal,
+        versions: Versions,
+        engine: Engine,
+        creation: Creation,
+        publisher: Publisher,
+        wall: Callable[[], float],
+    ) -> None:
+        """wall: seconds since 1970, the time at which versions are imported."""
+        self._catalog, self._admission, self._journal = catalog, admission, journal
+        self._versions, self._engine, self._wall = versions, engine, wall
+        self._creation, self._publisher = creation, publisher
 
     async def create(self, key: ModelKey, spec: ModelSpec, weights: bytes = b"", digest: str = "") -> ServedModel:
-        """Create a model, or find it if it exists with this spec and, where some are given, these first weights.
+        """Create a model, or return it if it exists with this spec and, where some are given, these first weights.
 
-        weights: safetensors, those of version 1; empty: drawn from the spec's seed. digest: their sha256, hex.
+        weights: of version 1, safetensors; empty: drawn from the spec's seed. digest: their sha256, hex.
         """
         if not weights and not digest:
             return await self._creation.create(key, spec)
@@ -50,48 +67,47 @@ class Control:
             raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
 
     async def import_version(self, key: ModelKey, weights: bytes, digest: str, onnx: bytes = b"") -> Version:
-        """Store a version that does not serve yet. The same weights again are the version that they are already.
+        """Store and return a version that does not serve yet. The same weights again give the same version.
 
-        weights: safetensors; digest: their sha256, hex; onnx: their graph, to be compared with the one made here.
+        weights: safetensors; digest: their sha256, hex; onnx: their graph, which is compared with the one made here.
         """
-        self._serving.check_disk()
-        model = self._serving.model(key)
+        self._admission.check_disk()
+        model = self._catalog.model(key)
         check_digest("digest", digest, weights)
-        before = await asyncio.to_thread(self._serving.versions.pinned, model.number)
+        before = await asyncio.to_thread(self._versions.pinned, model.number)
         if len(before) >= limits.MAX_PINNED:
             remedy = f"the model keeps {len(before)} versions for good, its limit: create another from these weights"
             raise Exhausted("name", key.name, remedy)
         number = await asyncio.to_thread(self._import, model, weights, onnx)
-        if model.deleted:  # meanwhile, and its versions with it: this one came too late
-            await asyncio.to_thread(self._serving.versions.drop, model.number)
+        if model.deleted:  # meanwhile, and its versions with it
+            await asyncio.to_thread(self._versions.drop, model.number)
             raise NotFound("model", key.name, "deleted meanwhile")
         if number not in before:
-            self._serving.emit(model, ev.IMPORTED, self._serving.journal.offset(model.number), number, BY_HAND)
+            self._catalog.emit(model, ev.IMPORTED, self._journal.offset(model.number), number, BY_HAND)
         return await self.version(model, number)
 
     def _import(self, model: ServedModel, weights: bytes, onnx: bytes) -> int:
-        """In a thread: check everything, then store; the version's number."""
-        serving, network = self._serving, model.network
+        """Check everything, then store; returns the version's number. In a thread."""
+        network = model.network
         made = export(network, network.weights(checked_weights(network, weights)))
         try:
-            _, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+            _, error = self._engine.prepare(made.onnx, Canary.unpack(made.canary))
         except BadVersion as bad:
             raise Invalid("weights", f"{len(weights)} bytes", f"they make no forecaster: {bad}") from bad
         if onnx:
             check_graph(onnx, made)
         numbers = {"parity_error": error}
-        # Learned from none of this model's records: offset 0, which also tells the same weights again.
-        version = new_version(model.number, model.champion, 0, made.onnx, made.weights, serving.wall(), numbers)
-        return serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
+        # Offset 0: it has learned none of this model's records. That also identifies the same weights sent again.
+        version = new_version(model.number, model.champion, 0, made.onnx, made.weights, self._wall(), numbers)
+        return self._versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
 
     async def promote(self, key: ModelKey, number: int) -> ServedModel:
-        """A kept version serves from here on, is the anchor, and learning goes on from its weights."""
+        """Put a kept version into service, make it the anchor, and continue learning from its weights."""
         return await self._return(Promote, key, number)
 
     async def roll_back(self, key: ModelKey, number: int = 0) -> ServedModel:
-        """Serving and learning return to an earlier version, by default the anchor; then nothing is published for a
-        while."""
-        model = self._serving.model(key)
+        """Return serving and learning to an earlier version, by default the anchor. Publishing cools down."""
+        model = self._catalog.model(key)
         number = number or model.anchor
         await self.version(model, number)
         if number > model.champion:
@@ -100,62 +116,60 @@ class Control:
         return await self._return(Rollback, key, number)
 
     async def pause(self, key: ModelKey) -> ServedModel:
-        """Learning stops: labels that come from here on are never learned. Serving goes on."""
+        """Stop learning: labels that arrive from now on are never learned. Serving continues."""
         return await self._set_paused(key, True)
 
     async def resume(self, key: ModelKey) -> ServedModel:
-        """Learning goes on from here."""
+        """Continue learning, with labels that arrive from now on."""
         return await self._set_paused(key, False)
 
     async def delete(self, key: ModelKey) -> None:
-        """The model, its streams and its versions are gone for good; its number stays used, its name is free."""
-        self._serving.check_disk()
-        # To its end also if the caller leaves: the versions go once the record is on disk.
-        await asyncio.shield(self._delete(self._serving.model(key)))
+        """Delete a model, its streams and its versions. Its number stays used, its name is free."""
+        self._admission.check_disk()
+        # Shielded from a caller that leaves: the versions are dropped once the record is on disk.
+        await asyncio.shield(self._delete(self._catalog.model(key)))
 
     async def _delete(self, model: ServedModel) -> None:
-        serving = self._serving
-        end = serving.record(model, ModelDelete())
-        serving.remove_model(model)
-        serving.emit(model, ev.DELETED, end, model.champion, BY_HAND)
-        await serving.journal.flush()
-        await asyncio.to_thread(serving.versions.drop, model.number)
+        end = self._catalog.record(model, ModelDelete())
+        self._catalog.remove(model)
+        self._catalog.emit(model, ev.DELETED, end, model.champion, BY_HAND)
+        await self._journal.flush()
+        await asyncio.to_thread(self._versions.drop, model.number)
 
     async def version(self, model: ServedModel, number: int) -> Version:
-        """The facts of a version that is kept. Raises NotFound."""
+        """Return the facts of a kept version. Raises NotFound."""
         try:
-            return await asyncio.to_thread(self._serving.versions.get, model.number, number)
+            return await asyncio.to_thread(self._versions.get, model.number, number)
         except VersionMissing as error:
             remedy = f"model {model.name} has no version {number}, or keeps it no longer: list its versions"
             raise NotFound("version", number, remedy) from error
 
     async def _return(self, kind: Return, key: ModelKey, number: int) -> ServedModel:
-        self._serving.check_disk()
-        model = self._serving.model(key)
+        self._admission.check_disk()
+        model = self._catalog.model(key)
         await self.version(model, number)
         if (model.champion, model.anchor) != (number, number):
             try:
-                await self._publisher.begin_again(kind, model, number, BY_HAND)
+                await self._publisher.return_to(kind, model, number, BY_HAND)
             except VersionMissing as error:  # since it was looked up
                 raise NotFound("version", number, f"model {key.name} keeps it no longer: list its versions") from error
             except BadVersion as bad:
                 raise Invalid("version", number, f"it cannot serve here: {bad}; choose another version") from bad
-        await self._serving.journal.flush()
+        await self._journal.flush()
         return model
 
     async def _set_paused(self, key: ModelKey, paused: bool) -> ServedModel:
-        serving = self._serving
-        serving.check_disk()
-        model = serving.model(key)
+        self._admission.check_disk()
+        model = self._catalog.model(key)
         if model.paused != paused:
-            end = serving.record(model, Paused() if paused else Resumed())
-            serving.emit(model, ev.PAUSED if paused else ev.RESUMED, end, model.champion, BY_HAND)
-        await serving.journal.flush()
+            end = self._catalog.record(model, Paused() if paused else Resumed())
+            self._catalog.emit(model, ev.PAUSED if paused else ev.RESUMED, end, model.champion, BY_HAND)
+        await self._journal.flush()
         return model
 
 
 def check_graph(onnx: bytes, made: Export) -> None:
-    """Raises Invalid unless a graph is that of the weights: made alike, and answering alike. Reads no other file."""
+    """Raise Invalid unless a graph has the structure and the answers of the weights. Reads no external file."""
     try:
         check_step(onnx, made.onnx)
         error = parity(StepSession(onnx), Canary.unpack(made.canary))
@@ -166,7 +180,7 @@ def check_graph(onnx: bytes, made: Export) -> None:
 
 
 def check_digest(field: str, digest: str, data: bytes) -> None:
-    """Raises Invalid unless `digest` is the sha256 of the weights, hex."""
+    """Raise Invalid unless `digest` is the sha256 of the weights, hex."""
     if not data:
         raise Invalid("weights", "(empty)", "give the weights that go with the digest, safetensors")
     actual = sha256(data).hexdigest()
@@ -176,7 +190,7 @@ def check_digest(field: str, digest: str, data: bytes) -> None:
 
 
 def checked_weights(network: Network, data: bytes) -> Array:
-    """The flat parameters in a weights file that somebody sent. Raises Invalid for other names, shapes, values."""
+    """Return the flat parameters of an uploaded weights file. Raises Invalid for wrong names, shapes or values."""
     try:
         return read_weights(network, data)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""Making models: the first version, and the records that a model begins with."""
+"""Creating models: the first version, and the first records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import contextlib
 import hashlib
 import json
 from collections import Counter, OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,51 +17,64 @@ from service.common import limits
 from service.common.errors import AlreadyExists, Exhausted
 from service.common.names import ModelKey, check_model_name
 from service.engine.export import Canary, Export, export, pack_weights
+from service.engine.loaded import Engine
 from service.engine.session import StepSession
 from service.journal.records import ModelCreate, Promote, Swap
+from service.journal.writer import Journal
 from service.observe import events as ev
 from service.publishing.differences import differences
-from service.serving.ticks import Serving
-from service.storage.versions import Version, new_version
-from service.streams.sessions import ServedModel
+from service.serving.admission import Admission
+from service.serving.catalog import Catalog
+from service.storage.versions import Version, Versions, new_version
+from service.streams.served import ServedModel
 
 Array = NDArray[np.float32]
 
 
-AT_ONCE = 4  # models made at the same time: more would only wait for each other's processor
-KEPT_SPECS = 8  # first versions that are kept for another model of the same spec
-KEPT_BYTES = 1 << 20  # of each, its graph
+AT_ONCE = 4  # models created at the same time: more would only compete for processors
+KEPT_SPECS = 8  # first versions kept for another model of the same spec
+KEPT_BYTES = 1 << 20  # largest graph that is kept
 
 
 class Creation:
-    """Makes models, several at a time; calls that name the same one take turns."""
+    """Creates models, several at a time; calls for the same name take turns."""
 
-    def __init__(self, serving: Serving) -> None:
-        self._serving = serving
+    def __init__(
+        self,
+        max_models: int,
+        catalog: Catalog,
+        admission: Admission,
+        journal: Journal,
+        versions: Versions,
+        engine: Engine,
+        wall: Callable[[], float],
+    ) -> None:
+        """max_models: of all tenants together; wall: seconds since 1970."""
+        self._max_models, self._catalog, self._admission = max_models, catalog, admission
+        self._journal, self._versions, self._engine, self._wall = journal, versions, engine, wall
         self._making = asyncio.Semaphore(AT_ONCE)
-        self._names: dict[ModelKey, tuple[asyncio.Lock, int]] = {}  # of calls under way: their lock, how many they are
-        # By spec, JSON: the last first versions that were drawn from a seed, and their parity: many models are alike.
+        self._names: dict[ModelKey, tuple[asyncio.Lock, int]] = {}  # of calls under way: their lock and their number
+        # By spec, as JSON: recent first versions drawn from a seed, and their parity. Many models share a spec.
         self._made: OrderedDict[str, tuple[Export, float]] = OrderedDict()
-        self._places: Counter[str] = Counter()  # of models on their way, by tenant: they count as there
+        self._places: Counter[str] = Counter()  # models being created, by tenant: they count as existing
 
     async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> ServedModel:
-        """Create a model, or find it if it exists with this very spec; on return it is on disk and serves version 1.
+        """Create a model, or return it if it exists with this spec. On return it is on disk and serves version 1.
 
-        weights: flat, version 1's; None: drawn from the seed. Given, an existing model must have begun with them.
-        Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights that answer with no numbers.
+        weights: of version 1, flat; None: drawn from the seed. If given, an existing model must have begun with them.
+        Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights whose answers are not finite.
         """
         check_model_name(key.name)
-        self._serving.check_disk()
+        self._admission.check_disk()
         limits.check_size(spec)
-        # To its end also if the caller leaves: half a model is not to be seen by the next one.
+        # Shielded from a caller that leaves: the next call must not find half a model.
         return await asyncio.shield(self._find_or_create(key, spec, weights))
 
     async def _find_or_create(self, key: ModelKey, spec: ModelSpec, weights: Array | None) -> ServedModel:
-        serving = self._serving
         async with self._turn(key):
-            existing = serving.by_key.get(key)
+            existing = self._catalog.by_key.get(key)
             if existing is not None:
-                if existing.spec not in (spec, spec.as_of_first_release()):  # which asks for the same by name
+                if existing.spec not in (spec, spec.as_of_first_release()):  # what release 0.1.0 meant by the same spec
                     apart = differences(existing.spec, spec)
                     remedy = f"exists with another spec: {apart}; a spec is immutable: choose another name"
                     raise AlreadyExists("name", key.name, remedy)
@@ -69,27 +82,26 @@ class Creation:
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)
                 return existing
-            held = len(serving.models) + self._places.total()
-            if held >= serving.config.max_models:
+            held = len(self._catalog.models) + self._places.total()
+            if held >= self._max_models:
                 raise Exhausted("name", key.name, f"the server holds {held} models, its limit", retry_s=60)
-            of_tenant = serving.totals.models_of(key.tenant) + self._places[key.tenant]
-            serving.tenants.of(key.tenant).check_models(of_tenant, key.name)
+            of_tenant = self._catalog.totals.models_of(key.tenant) + self._places[key.tenant]
+            self._admission.tenants.of(key.tenant).check_models(of_tenant, key.name)
             self._places[key.tenant] += 1
-            serving.last_model += 1  # taken, whatever comes of it
-            model = ServedModel(serving.last_model, key.tenant, key.name, spec)
-            serving.coming.add(model.number)
+            number = self._catalog.next_number()
             try:
+                model = ServedModel(number, key.tenant, key.name, spec)
                 async with self._making:
                     await self._create(model, spec, weights)
             finally:
-                serving.coming.discard(model.number)
+                self._catalog.coming.discard(number)
                 self._places[key.tenant] -= 1
-            await serving.journal.flush()
+            await self._journal.flush()
             return model
 
     @contextlib.asynccontextmanager
     async def _turn(self, key: ModelKey) -> AsyncIterator[None]:
-        """Until it ends, no other call creates, or looks for, a model of this name."""
+        """Keep other calls from creating or looking up a model of this name."""
         lock, calls = self._names.get(key, (asyncio.Lock(), 0))
         self._names[key] = lock, calls + 1
         try:
@@ -101,20 +113,19 @@ class Creation:
                 self._names[key] = lock, calls - 1
 
     async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None) -> None:
-        """Make the first version, then, without a pause, the records; they are not on disk yet on return."""
-        serving = self._serving
+        """Make the first version, then, without awaiting, the records. They are not on disk yet on return."""
         version, session = await asyncio.to_thread(self._first_version, model, weights)
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
-        serving.journal.append(model.number, record)
+        self._journal.append(model.number, record)
         digest = bytes.fromhex(version.digest)
         if weights is None:
-            serving.record(model, Swap(version.number, 0, digest))
-        else:  # the learner begins with them, not with the seed's
-            serving.record(model, Promote(version.number, 0, digest, "its first weights"))
+            self._catalog.record(model, Swap(version.number, 0, digest))
+        else:  # the learner starts from them, not from the seed
+            self._catalog.record(model, Promote(version.number, 0, digest, "its first weights"))
         if session is not None:
-            serving.engine.offer(model.number, version.number, session)
-        serving.add_model(model)
-        serving.emit(model, ev.CREATED, 0, version.number, "created")
+            self._engine.offer(model.number, version.number, session)
+        self._catalog.add(model)
+        self._catalog.emit(model, ev.CREATED, 0, version.number, "created")
 
     def _keep(self, spec: str, made: Export, error: float) -> None:
         if spec and len(made.onnx) <= KEPT_BYTES:
@@ -123,13 +134,12 @@ class Creation:
                 self._made.popitem(last=False)
 
     def _began_with(self, model: ServedModel, weights: Array) -> bool:
-        """Whether the model's first version, which is always kept, has these weights."""
-        first = self._serving.versions.list(model.number)[-1]
+        """Whether the model's first version, which is never pruned, has these weights."""
+        first = self._versions.list(model.number)[-1]
         return first.weights_digest == hashlib.sha256(pack_weights(model.network, weights)).hexdigest()
 
     def _first_version(self, model: ServedModel, flat: Array | None) -> tuple[Version, StepSession | None]:
-        """In a thread: the stored version, and its session unless the same files were checked before."""
-        serving = self._serving
+        """Store the first version; returns it, and its session unless the files were checked before. In a thread."""
         spec = "" if flat is not None else json.dumps(model.spec.to_mapping())
         session = None
         kept = self._made.get(spec)
@@ -137,9 +147,9 @@ class Creation:
             made, error = kept
         else:
             made = export(model.network, model.network.weights(model.network.init_params() if flat is None else flat))
-            session, error = serving.engine.prepare(made.onnx, Canary.unpack(made.canary))
+            session, error = self._engine.prepare(made.onnx, Canary.unpack(made.canary))
             self._keep(spec, made, error)
-        version = new_version(model.number, 0, 0, made.onnx, made.weights, serving.wall(), {"parity_error": error})
-        # Pinned: it is the gate's anchor until that has chosen one.
-        number = serving.versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
-        return serving.versions.get(model.number, number), session
+        version = new_version(model.number, 0, 0, made.onnx, made.weights, self._wall(), {"parity_error": error})
+        # Pinned: it is the anchor until the gate has chosen one.
+        number = self._versions.add(version, made.onnx, made.weights, made.canary, pinned=True)
+        return self._versions.get(model.number, number), session

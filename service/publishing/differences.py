@@ -1,4 +1,4 @@
-"""Where two specs differ, in words short enough for the header of a gRPC answer."""
+"""The differences of two specs, in a text short enough for a header of a gRPC answer."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Any
 from model.spec import ModelSpec
 
 VALUE_CHARACTERS = 40
-# The whole text: a client refuses headers above 8 kB, and one character can take 13 bytes in the two places it is sent.
+# The whole text: clients refuse headers above 8 kB, and one character can take 13 bytes in the two places it is sent.
 CHARACTERS = 400
 
 
 def differences(there: ModelSpec, here: ModelSpec) -> str:
-    """Every key that differs by name and, as far as they fit, both values: the existing model's, and the given one."""
+    """Name every key that differs, with both values as far as they fit: the existing model's, then the given one's."""
     keys = [key.name for key in fields(ModelSpec) if getattr(there, key.name) != getattr(here, key.name)]
-    told: list[str] = []
+    parts: list[str] = []
     for at, key in enumerate(keys):
         text = _difference(key, getattr(there, key), getattr(here, key))
-        if len("; ".join([*told, text])) + len(_also(keys[at + 1 :])) > CHARACTERS:
-            return "; ".join(told) + _also(keys[at:])
-        told.append(text)
-    return "; ".join(told)
+        if len("; ".join([*parts, text])) + len(_also(keys[at + 1 :])) > CHARACTERS:
+            return "; ".join(parts) + _also(keys[at:])
+        parts.append(text)
+    return "; ".join(parts)
 
 
 def _also(keys: list[str]) -> str:

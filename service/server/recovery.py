@@ -27,53 +27,63 @@ from service.journal.records import (
     entries,
 )
 from service.journal.writer import Journal, JournalDamaged
-from service.serving.loading import UNREADABLE
-from service.serving.ticks import Serving
+from service.observe.progress import LearnerMetrics
+from service.observe.serving_metrics import ServingMetrics
+from service.serving.catalog import Catalog
+from service.serving.loading import UNREADABLE, Champions, Loader
 from service.storage.states import AnswerBlock, States
-from service.streams.sessions import ServedModel, rows_in_memory
+from service.storage.versions import Versions
+from service.streams.residency import restore
+from service.streams.served import ServedModel, rows_in_memory
 from service.streams.table import ABSENT
 
 SCAN_BYTES = 1 << 20
 MODEL_END = encode_record(ModelDelete())
 
 
-def recover(serving: Serving, states: States) -> int:
-    """Bring `serving` to where the journal ends; returns the entries replayed.
+def recover(
+    catalog: Catalog,
+    champions: Champions,
+    loader: Loader,
+    journal: Journal,
+    versions: Versions,
+    states: States,
+    serving: ServingMetrics,
+    learner: LearnerMetrics,
+) -> int:
+    """Fill the catalog with all models as they stand where the journal ends; returns the entries replayed.
 
     Where a version cannot be read, the streams that it answered have lost their states, and an older version takes its
     place. Raises JournalDamaged, StatesCorrupt; VersionMissing, VersionCorrupt, BadVersion where no version of a model
     can be read: each names what and the remedy.
     """
     snapshot = states.load()
-    if serving.journal.durable_position < snapshot.journal_end:
+    if journal.durable_position < snapshot.journal_end:
         raise JournalDamaged(
-            f"the journal ends at position {serving.journal.durable_position}, before the snapshot in states.db, "
+            f"the journal ends at position {journal.durable_position}, before the snapshot in states.db, "
             f"{snapshot.journal_end}: it is older. Restore both from the same moment"
         )
-    deleted = _deleted(serving.journal, snapshot.position)
+    deleted = _deleted(journal, snapshot.position)
     answers: dict[int, list[AnswerBlock]] = {}
     for block in snapshot.answers:
         answers.setdefault(block.model, []).append(block)
     for row in snapshot.models:
         if row.model in deleted:
-            serving.gone_models.add(row.model)
+            catalog.gone.add(row.model)
             continue
         model = ServedModel(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
         model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
-        serving.add_model(model)
-    replay = Replay(serving, states, {row.model: row.offset for row in snapshot.models})
-    replayed = sum(
-        replay.apply(chunk) for _, chunk in serving.journal.chunks(snapshot.position) if chunk.model not in deleted
-    )
-    serving.last_model = max(serving.last_model, serving.versions.last_model())
-    for number, model in serving.models.items():
-        serving.journal.start_offset(number, replay.ends[number])
+        catalog.add(model)
+    replay = Replay(catalog, champions, loader, states, {row.model: row.offset for row in snapshot.models})
+    replayed = sum(replay.apply(chunk) for _, chunk in journal.chunks(snapshot.position) if chunk.model not in deleted)
+    catalog.last_number = max(catalog.last_number, versions.last_model())
+    for number, model in catalog.models.items():
+        journal.start_offset(number, replay.ends[number])
         replay.settle(model)
-        metrics = serving.metrics.of(model.key)
-        serving.stands(model)
-        metrics.serving.published.set(serving.versions.get(number, model.champion).created)
-        metrics.learner.resuming = True
-        serving.counted(model)
+        catalog.report_versions(model)
+        serving.of(model.key).published.set(versions.get(number, model.champion).created)
+        learner.of(model.key).resuming = True
+        catalog.report_streams(model)
         rows = model.table.rows()
         model.table.durable_seq[rows] = model.table.last_seq[rows]
     return replayed
@@ -95,14 +105,17 @@ def _deleted(journal: Journal, position: int) -> set[int]:
 class Replay:
     """Applies what of the journal the snapshot does not hold yet. ends: by model, the entries that are applied."""
 
-    def __init__(self, serving: Serving, states: States, ends: dict[int, int]) -> None:
-        self._serving, self._states, self.ends = serving, states, ends
+    def __init__(
+        self, catalog: Catalog, champions: Champions, loader: Loader, states: States, ends: dict[int, int]
+    ) -> None:
+        self._catalog, self._champions, self._loader = catalog, champions, loader
+        self._states, self.ends = states, ends
         self._lost: dict[int, set[int]] = {}  # by model: streams with ticks that cannot be computed again
         self._unreadable: dict[tuple[int, int], Exception] = {}  # by model and version
 
     def apply(self, chunk: Chunk) -> int:
         """Take one chunk in; returns how many of its entries were new."""
-        model = self._serving.models.get(chunk.model)
+        model = self._catalog.models.get(chunk.model)
         offset, contained = chunk.offset, self.ends.get(chunk.model, 0)
         if offset > contained:
             raise JournalDamaged(f"model {chunk.model}: the journal goes on at entry {offset}, expected {contained}")
@@ -113,7 +126,7 @@ class Replay:
                 if isinstance(record, ModelCreate):
                     spec = ModelSpec.from_stored(json.loads(record.spec))
                     model = ServedModel(chunk.model, record.tenant, record.name, spec)
-                    self._serving.add_model(model)
+                    self._catalog.add(model)
                 elif model is None:
                     raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
                 elif isinstance(record, Ticks):
@@ -131,20 +144,20 @@ class Replay:
     def settle(self, model: ServedModel) -> None:
         """At the journal's end: the champion's files are sound, or an older version serves; what is lost stays so,
         ticks or none. The session of a model that had no ticks to replay is loaded when it is wanted."""
-        champion, loader = model.champion, self._serving.loader
-        loaded = self._serving.engine.get(model.number, champion) is not None
+        champion, loader = model.champion, self._loader
+        loaded = self._champions.loaded(model) is not None
         if not loaded and not loader.is_intact(model, champion) and self._session(model) is None:
             why = self._unreadable[model.number, champion]
-            self._serving.fall_back(model, *loader.readable_before(model, champion, why), why)
+            self._champions.fall_back(model, *loader.readable_before(model, champion, why), why)
         rows = model.table.rows_of(np.array(sorted(self._lost.get(model.number, ())), np.uint32))
-        model.lost(rows[rows != ABSENT])
+        model.lose_states(rows[rows != ABSENT])
 
     def _bring(self, model: ServedModel, streams: Any) -> None:
         """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
         numbers = np.unique(np.asarray(streams, np.uint32))
         absent = numbers[model.table.rows_of(numbers) == ABSENT]
         for stored in self._states.by_number(model.number, absent.tolist()):
-            model.restore(stored)
+            restore(model, stored)
             if not stored.state:
                 self._lost.setdefault(model.number, set()).add(stored.stream)
 
@@ -164,14 +177,13 @@ class Replay:
 
     def _session(self, model: ServedModel) -> StepSession | None:
         """The champion's, loaded from its stored files when the replay first needs it; None if it cannot be."""
-        engine, key = self._serving.engine, (model.number, model.champion)
-        session = engine.get(*key)
+        key = model.number, model.champion
+        session = self._champions.loaded(model)
         if session is None and key not in self._unreadable:
             try:
-                session = self._serving.loader.load(model, model.champion)
+                session = self._loader.load(model, model.champion)
             except UNREADABLE as error:
                 self._unreadable[key] = error
                 return None
-            engine.retire(model.number, set())
-            engine.install(*key, session)
+            self._champions.install(model, session)
         return session

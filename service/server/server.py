@@ -23,6 +23,7 @@ from prometheus_client import (
 from service import version
 from service.access.audit import Audit
 from service.access.credentials import Certificates, access_file
+from service.access.tenants import Tenants
 from service.common.addresses import split_address
 from service.common.config import ServeConfig
 from service.common.names import Origin
@@ -35,12 +36,13 @@ from service.edge.guard.one_request import OneRequest
 from service.edge.guard.security import Security
 from service.edge.http import HttpServer, application
 from service.edge.models import Models
+from service.edge.parts import StreamParts
 from service.edge.streams import Streams
 from service.edge.training import Training
 from service.edge.writing import Writers
 from service.engine.loaded import Engine
 from service.journal.writer import JournalFailed
-from service.learning.dispatch import Learning, LearningSettings
+from service.learning.dispatch import Learning
 from service.learning.intake import Intake
 from service.learning.pool import TrainerProcesses
 from service.learning.replaying import Replayer
@@ -48,16 +50,20 @@ from service.observe.events import Events
 from service.observe.metrics import Metrics
 from service.observe.rendering import Registry
 from service.publishing.control import Control
+from service.publishing.creation import Creation
+from service.publishing.freshness import Freshness
 from service.publishing.publisher import Publisher
+from service.publishing.retention import Retention
 from service.server import process
 from service.server.grpc_server import GrpcSettings, Services, grpc_server
 from service.server.ports import Addresses, at_port, check_free
 from service.server.readiness import Readiness
+from service.server.settings import learning_settings, live_settings, upkeep_settings
 from service.server.stores import Stores
-from service.server.upkeep import Upkeep, UpkeepSettings
+from service.server.upkeep import Upkeep
 from service.server.watching import CredentialWatch, measure_lag, watch_files
 from service.serving.erasure import Erasure
-from service.serving.ticks import Serving
+from service.serving.live import LivePath
 from service.storage.directory import prepare
 from service.trainer import placing
 from service.trainer.quarantine import REASONS
@@ -70,24 +76,31 @@ ORIGINS = [origin.name.lower() for origin in Origin]
 class Server:
     """Every component of one server process."""
 
-    def __init__(self, config: ServeConfig) -> None:
+    def __init__(
+        self,
+        config: ServeConfig,
+        clock: Callable[[], float] = time.perf_counter,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
         """Open the data directory and recover. Raises what the stores raise: each error names file and remedy.
 
-        Each stage uses only attributes that the stages before it have set.
+        clock: monotonic seconds; wall: seconds since 1970. Each stage uses only attributes that the stages before it
+        have set.
         """
-        self.config = config
+        self.config, self._clock, self._wall = config, clock, wall
         prepare(config.data)
         check_formats(config.data)
         self._observe()
         self._guard()
         self._open_stores()
         self._recover()
+        self._publish()
         self._learn()
         self._maintain()
 
     def __repr__(self) -> str:
         state = self.readiness.obstacle() or "ready"
-        return f"Server({str(self.config.data)!r}, {state}, models={len(self.serving.models)})"
+        return f"Server({str(self.config.data)!r}, {state}, models={len(self.serving.catalog.models)})"
 
     # ---- construction, stage by stage
 
@@ -120,33 +133,96 @@ class Server:
     def _recover(self) -> None:
         self.engine = Engine(self.config.session_memory_bytes)
         self.metrics.serving.sessions.set_function(lambda: len(self.engine))
-        self.serving = Serving(
-            self.config, self.journal, self.versions, self.states, self.engine, self.metrics, self.events
+        self.tenants = Tenants(self.metrics.access, self.config.learn_s_per_s)
+        self.tenants.apply(self.access.current)
+        self.serving = LivePath(
+            live_settings(self.config),
+            self.journal,
+            self.versions,
+            self.states,
+            self.engine,
+            self.tenants,
+            self.metrics,
+            self.events,
+            self._clock,
+            self._wall,
         )
-        self.serving.tenants.apply(self.access.current)
         self.stores.recover(self.serving, self.metrics)
 
+    def _publish(self) -> None:
+        catalog, admission = self.serving.catalog, self.serving.admission
+        journal, versions, engine, wall = self.journal, self.versions, self.engine, self._wall
+        metrics, storage = self.metrics.publishing, self.metrics.storage
+        self.retention = Retention(self.config.keep_versions, catalog, versions)
+        self.freshness = Freshness(catalog, journal, metrics, self._clock)
+        self.publisher = Publisher(
+            catalog,
+            journal,
+            versions,
+            engine,
+            self.serving.loader,
+            self.retention,
+            self.freshness,
+            metrics,
+            storage,
+            wall,
+        )
+        creation = Creation(self.config.max_models, catalog, admission, journal, versions, engine, wall)
+        self.control = Control(catalog, admission, journal, versions, engine, creation, self.publisher, wall)
+
     def _learn(self) -> None:
-        keys = {number: model.key for number, model in self.serving.models.items()}
+        keys = {number: model.key for number, model in self.serving.catalog.models.items()}
         count = placing.processes(self.config.trainers, placing.cores())
         if moved := placing.move(self.stores.data, count, keys, whole=not self.journal.first_position):
             log.info("models moved to other trainers", models=moved, trainers=count)
-        self.intake, self.publisher = Intake(self.serving), Publisher(self.serving)
-        self.control = Control(self.serving, self.publisher)
-        settings = learning_settings(self.config, count)
-        self.learning = Learning(settings, self.serving, self.intake, self.publisher)
+        catalog = self.serving.catalog
+        self.intake = Intake(catalog, self.serving.admission, self.journal, self.metrics.intake)
+        self.learning = Learning(
+            learning_settings(self.config, count),
+            catalog,
+            self.journal,
+            self.versions,
+            self.tenants,
+            self.intake,
+            self.publisher,
+            self.retention,
+            self.freshness,
+            self.metrics,
+            self._clock,
+        )
         self.journal.learn_every_of = self.learning.learn_every
         self.trainers = self.learning.trainers
         self.registry.register(TrainerProcesses(self.trainers))
 
     def _maintain(self) -> None:
-        config, serving = self.config, self.serving
-        settings = UpkeepSettings(config.snapshot_s, config.journal_keep_bytes, config.journal_keep_s)
-        self.upkeep = Upkeep(settings, serving, self.states, self.publisher, self.learning)
-        self.erasure = Erasure(self.stores.data, serving, self.states, self.upkeep.save, self.trainers, self.audit)
+        config, catalog = self.config, self.serving.catalog
+        self.upkeep = Upkeep(
+            upkeep_settings(config),
+            catalog,
+            self.serving.residency,
+            self.journal,
+            self.states,
+            self.retention,
+            self.learning,
+            self.metrics.storage,
+            self.metrics.journal,
+            self._clock,
+            self._wall,
+        )
+        self.erasure = Erasure(
+            self.stores.data,
+            catalog,
+            self.journal,
+            self.versions,
+            self.states,
+            self.upkeep.save,
+            self.trainers,
+            self.audit,
+            self._wall,
+        )
         self.writers = Writers(config.write_s)
         self.credentials = CredentialWatch(
-            config.access, self.access, self.certificates, serving.tenants, self.security, self.audit
+            config.access, self.access, self.certificates, self.tenants, self.security, self.audit
         )
 
     # ---- running
@@ -195,7 +271,7 @@ class Server:
         return [asyncio.create_task(run, name=name) for name, run in components.items()]
 
     def _grpc_server(self) -> tuple[Any, int]:
-        config, tenants = self.config, self.serving.tenants
+        config, tenants = self.config, self.tenants
         interceptors = [  # the outermost first: every call is counted, and strangers take none of `max_calls`
             GrpcMetrics(self.registry),
             self.security,
@@ -204,12 +280,6 @@ class Server:
             Auditing(self.audit),
             InFlight(tenants),
         ]
-        services = Services(
-            Streams(self.intake, self.writers, self.erasure),
-            Models(self.serving, self.control, self.writers, self.erasure),
-            Training(self.intake, Replayer(self.intake, self.trainers), self.writers),
-            self.readiness.health,
-        )
         settings = GrpcSettings(
             listen=config.listen,
             max_message_bytes=config.max_message_bytes,
@@ -219,7 +289,38 @@ class Server:
             handshake_s=config.handshake_s,
             connection_idle_s=config.connection_idle_s,
         )
-        return grpc_server(settings, interceptors, services, self.certificates)
+        return grpc_server(settings, interceptors, self._services(), self.certificates)
+
+    def _services(self) -> Services:
+        live, journal = self.serving, self.journal
+        parts = StreamParts(
+            live.catalog,
+            live.admission,
+            live.opening,
+            live.residency,
+            live.champions,
+            live.ticks,
+            live.waves,
+            live.turns,
+            self.intake,
+            journal,
+            self.metrics.serving,
+            self._clock,
+        )
+        models = Models(
+            live.catalog,
+            live.admission,
+            journal,
+            self.versions,
+            self.events,
+            self.metrics,
+            self.control,
+            self.writers,
+            self.erasure,
+        )
+        replayer = Replayer(self.intake, live.residency, journal, self.trainers)
+        training = Training(live.catalog, live.admission, live.residency, journal, self.intake, replayer, self.writers)
+        return Services(Streams(parts, self.writers, self.erasure), models, training, self.readiness.health)
 
     def _http_server(self) -> HttpServer:
         host, port = split_address("http", self.config.http)
@@ -236,10 +337,10 @@ class Server:
         """
         started = time.monotonic()
         await self.readiness.leave()
-        self.serving.draining = True
+        self.serving.admission.draining = True
         self.events.close()
-        for model in self.serving.models.values():
-            model.wake()
+        for model in self.serving.catalog.models.values():
+            model.owners.wake()
         self.intake.wake()
         await grpc.stop(self.config.drain_s)
         flushed = await self._flush()
@@ -266,25 +367,6 @@ class Server:
         self.audit.close()
         self.journal.close()
         await asyncio.to_thread(self.stores.close)
-
-
-def learning_settings(config: ServeConfig, trainers: int) -> LearningSettings:
-    """The settings of the trainers, of which there are so many."""
-    return LearningSettings(
-        data=config.data,
-        trainers=trainers,
-        nice=config.trainer_nice,
-        hang_s=config.trainer_hang_s,
-        memory_bytes=config.trainer_memory_bytes,
-        publish_labels=config.publish_labels,
-        publish_s=config.publish_s,
-        checkpoint_chunks=config.checkpoint_chunks,
-        gate=config.gate,
-        comfortable_backlog=config.comfortable_backlog,
-        comfortable_s=config.comfortable_s,
-        journal_cap_bytes=config.journal_cap_bytes,
-        segment_bytes=config.segment_bytes,
-    )
 
 
 def exit_code(ended: list[asyncio.Task[Any]]) -> int:

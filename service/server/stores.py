@@ -10,7 +10,7 @@ import structlog
 from service.journal.writer import Journal
 from service.observe.metrics import Metrics
 from service.server.recovery import recover
-from service.serving.ticks import Serving
+from service.serving.live import LivePath
 from service.storage.directory import DirectoryRefused
 from service.storage.states import States
 from service.storage.versions import VersionMissing, Versions
@@ -35,7 +35,7 @@ class Stores:
     def __repr__(self) -> str:
         return f"Stores({str(self.data)!r}, position={self.journal.durable_position})"
 
-    def recover(self, serving: Serving, metrics: Metrics) -> None:
+    def recover(self, serving: LivePath, metrics: Metrics) -> None:
         """Bring `serving` to the journal's end, and drop versions of models that are gone. Raises as `recover`.
 
         Raises DirectoryRefused where versions.db has been removed from beside the other files.
@@ -43,7 +43,16 @@ class Stores:
         metrics.journal.truncated.inc(self.journal.truncated_bytes)
         started = time.monotonic()
         try:
-            replayed = recover(serving, self.states)
+            replayed = recover(
+                serving.catalog,
+                serving.champions,
+                serving.loader,
+                self.journal,
+                self.versions,
+                self.states,
+                metrics.serving,
+                metrics.learner,
+            )
         except VersionMissing as error:
             if "versions.db" in self._existed:
                 raise
@@ -56,8 +65,8 @@ class Stores:
         if "states.db" not in self._existed and replayed:
             metrics.storage.states_rebuilt.inc()
             log.warning("states.db was missing: every stream was recomputed from the journal", entries=replayed)
-        self.versions.drop_all_but(set(serving.models))
-        facts = {"models": len(serving.models), "replayed": replayed, "seconds": seconds}
+        self.versions.drop_all_but(set(serving.catalog.models))
+        facts = {"models": len(serving.catalog.models), "replayed": replayed, "seconds": seconds}
         log.info("recovered", **facts, cut=self.journal.truncated_bytes)
 
     def close(self) -> None:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
 import structlog
 
+from service.journal.writer import Journal
 from service.learning.dispatch import Learning
-from service.publishing.publisher import Publisher
+from service.observe.server_metrics import JournalMetrics, StorageMetrics
+from service.publishing.retention import Retention
 from service.server import process
-from service.serving.ticks import Serving
+from service.serving.catalog import Catalog
 from service.storage.disk import NoSpace
 from service.storage.snapshot import Part
 from service.storage.states import States
+from service.streams.residency import Residency
 
 log = structlog.get_logger("upkeep")
 
@@ -34,10 +38,23 @@ class Upkeep:
     """Saves changed streams every `snapshot_s`, then deletes journal that snapshot and checkpoint no longer need."""
 
     def __init__(
-        self, settings: UpkeepSettings, serving: Serving, states: States, publisher: Publisher, learning: Learning
+        self,
+        settings: UpkeepSettings,
+        catalog: Catalog,
+        residency: Residency,
+        journal: Journal,
+        states: States,
+        retention: Retention,
+        learning: Learning,
+        storage: StorageMetrics,
+        journal_metrics: JournalMetrics,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
     ) -> None:
-        self._settings, self._serving, self._states = settings, serving, states
-        self._publisher, self._learning, self._journal = publisher, learning, serving.journal
+        """clock: monotonic seconds; wall: seconds since 1970, which gives segments their age."""
+        self._settings, self._catalog, self._residency, self._journal = settings, catalog, residency, journal
+        self._states, self._retention, self._learning = states, retention, learning
+        self._storage, self._journal_metrics, self._clock, self._wall = storage, journal_metrics, clock, wall
         self._saving = asyncio.Lock()  # one snapshot at a time, in order of position
 
     async def run(self) -> None:
@@ -51,7 +68,7 @@ class Upkeep:
         try:
             await self.save()
         except NoSpace as error:
-            self._serving.metrics.storage.disk_full.labels("snapshot").inc()
+            self._storage.disk_full.labels("snapshot").inc()
             log.error("no snapshot: the disk is full", why=str(error))
 
     async def save(self) -> None:
@@ -64,14 +81,14 @@ class Upkeep:
             await self._save()
 
     async def _save(self) -> None:
-        started = self._serving.clock()
+        started = self._clock()
         position = self._journal.durable_position
-        models, gone = self._serving.models, list(self._serving.gone_models)
+        models, gone = self._catalog.models, list(self._catalog.gone)
         parts: list[Part] = []
         try:
-            for model in [models[n] for n in sorted(self._serving.changed_models)]:
+            for model in [models[n] for n in sorted(self._catalog.changed)]:
                 parts.append(model.snapshot(self._journal.offset(model.number)))
-                while model.gather():
+                while model.saving.gather():
                     await asyncio.sleep(0)
                 await asyncio.sleep(0)
             await self._journal.flush()
@@ -79,18 +96,18 @@ class Upkeep:
         except BaseException:
             for part in parts:
                 if part.model.model in models:
-                    models[part.model.model].not_saved(part)
+                    models[part.model.model].saving.failed(part)
             raise
         for part in parts:
             if part.model.model in models:
-                models[part.model.model].saved(part)
-        self._serving.gone_models.difference_update(gone)
-        evicted = await self._serving.residency.evict([part.model.model for part in parts])
+                models[part.model.model].saving.saved(part)
+        self._catalog.gone.difference_update(gone)
+        evicted = await self._residency.evict([part.model.model for part in parts])
         if evicted + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
             await asyncio.to_thread(process.trim)
-        await asyncio.to_thread(self._publisher.snapshot_taken, {p.model.model: p.model.champion for p in parts})
-        self._serving.metrics.storage.snapshot_seconds.observe(self._serving.clock() - started)
-        self._serving.metrics.storage.snapshot_position.set(position)
+        await asyncio.to_thread(self._retention.snapshot_taken, {p.model.model: p.model.champion for p in parts})
+        self._storage.snapshot_seconds.observe(self._clock() - started)
+        self._storage.snapshot_position.set(position)
         await self._retain(position)
 
     async def _retain(self, snapshot: int) -> None:
@@ -99,12 +116,12 @@ class Upkeep:
         needed = min(snapshot, self._learning.checkpoint)
         keep = self._settings.journal_keep_bytes, self._settings.journal_keep_s
         try:
-            dropped = await self._journal.retain(needed, *keep, self._serving.wall())
+            dropped = await self._journal.retain(needed, *keep, self._wall())
         except OSError as error:  # tried again after the next snapshot
             log.warning("journal segments cannot be deleted", error=str(error))
         else:
-            self._serving.metrics.journal.dropped.inc(dropped)
-            self._serving.metrics.journal.journal_size.set(self._journal.size)
+            self._journal_metrics.dropped.inc(dropped)
+            self._journal_metrics.journal_size.set(self._journal.size)
 
     def _write(self, position: int, parts: list[Part], journal_end: int, gone: list[int]) -> None:
         """Write the parts and delete the models that are gone. Runs in a thread."""

@@ -1,4 +1,4 @@
-"""Batching without a timer: a batch is whatever arrived while the last one ran."""
+"""Batching without a timer: a batch is what arrived while the last one ran."""
 
 from __future__ import annotations
 
@@ -12,11 +12,10 @@ Outcome = TypeVar("Outcome")
 
 
 class Batcher(Generic[Item, Outcome]):
-    """Collects items submitted in one turn of the event loop and hands them to `step` together, on the loop.
+    """Collects the items submitted in one turn of the event loop and passes them to `step` together.
 
-    `step` is synchronous, so nothing awaits between a batch's first decision and its last answer. It returns one
-    outcome per item; an exception in its place goes to that item's caller alone. A future in its place is an outcome
-    that comes later.
+    `step` runs on the loop and is synchronous, so nothing awaits between a batch's first decision and its last answer.
+    It returns one outcome per item: a result, an exception for that item's caller alone, or a future of either.
     """
 
     def __init__(
@@ -29,7 +28,7 @@ class Batcher(Generic[Item, Outcome]):
         self._scheduled = False
 
     def submit(self, item: Item) -> asyncio.Future[Outcome]:
-        """Queue an item for the next batch; the future gets its outcome."""
+        """Queue an item for the next batch; returns a future of its outcome."""
         loop = asyncio.get_running_loop()
         answer: asyncio.Future[Outcome] = loop.create_future()
         self._items.append(item)
@@ -55,13 +54,13 @@ class Batcher(Generic[Item, Outcome]):
             outcomes = [error] * len(items)
         for answer, outcome in zip(answers, outcomes, strict=True):
             if isinstance(outcome, asyncio.Future):
-                outcome.add_done_callback(partial(pass_on, answer))
+                outcome.add_done_callback(partial(forward, answer))
             else:
-                settle(answer, outcome)
+                resolve(answer, outcome)
 
 
-def settle(answer: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
-    """Give an outcome to whoever waits for it, or nobody: a caller that has left."""
+def resolve(answer: asyncio.Future[Outcome], outcome: Outcome | Exception) -> None:
+    """Set a future's outcome, unless it is done: its caller may have left."""
     if answer.done():
         return
     if isinstance(outcome, Exception):
@@ -70,11 +69,11 @@ def settle(answer: asyncio.Future[Outcome], outcome: Outcome | Exception) -> Non
         answer.set_result(outcome)
 
 
-def pass_on(answer: asyncio.Future[Outcome], source: asyncio.Future[Outcome]) -> None:
-    """Give the outcome of one future, which is done, to another."""
+def forward(answer: asyncio.Future[Outcome], source: asyncio.Future[Outcome]) -> None:
+    """Set a future's outcome to that of `source`, which is done."""
     if source.cancelled():
         answer.cancel()
     elif error := source.exception():
-        settle(answer, error if isinstance(error, Exception) else RuntimeError(str(error)))
+        resolve(answer, error if isinstance(error, Exception) else RuntimeError(str(error)))
     else:
-        settle(answer, source.result())
+        resolve(answer, source.result())

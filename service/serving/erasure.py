@@ -1,10 +1,9 @@
-"""Erasing what was deleted: from the journal, states.db, versions.db and trainer.db, and so from backups to come.
+"""Erasing deleted data from the journal, states.db, versions.db and trainer.db, and so from later backups.
 
-The journal is chained by checksums, and learning and recovery are folds over it, so nothing inside it is changed.
-Instead all of it up to now is dropped once nothing needs it, as retention drops segments: a new segment begins, a
-snapshot and a checkpoint of the trainer are made that contain all before it, and the segments before it go. The
-databases are scrubbed and written anew. That it is owed is recorded in a file first, so that a server that is killed on
-the way does it after its next start.
+The journal is chained by checksums, and learning and recovery are folds over it, so no part of it is rewritten. Instead
+all of it up to now is dropped, as retention drops segments: a new segment begins, a snapshot and a trainer checkpoint
+are made that contain everything before it, and the older segments are deleted. The databases are scrubbed and
+rewritten. The debt is recorded in a file first, so that a server that is killed meanwhile pays it after its next start.
 """
 
 from __future__ import annotations
@@ -21,57 +20,66 @@ import structlog
 
 from service.access.audit import OK, Audit
 from service.common.errors import ServiceError, Unavailable
-from service.serving.ticks import Serving
+from service.journal.writer import Journal
+from service.serving.catalog import Catalog
 from service.storage.disk import NoSpace, needing_space, sync_directory
 from service.storage.states import States
-from service.streams.sessions import ServedModel
+from service.storage.versions import Versions
+from service.streams.served import ServedModel
 from service.streams.table import ABSENT
 
 log = structlog.get_logger("erasure")
 
-OWED = "erase-owed.json"  # in the data directory: numbers of the models in which something is to be erased
-SET_ASIDE = ("*.damaged-*", "quarantine-*/**/*")  # what start-up, and `freshet journal repair`, move out of the way
-ANSWER_S = 20.0  # for the trainer to learn what waits, and to write its file anew
-WAIT_S = 60.0  # that a caller waits at most
-AGAIN_S, LONGEST_AGAIN_S = 1.0, 60.0  # after tries that could not be finished, doubling
+OWED = "erase-owed.json"  # in the data directory: numbers of the models with data to erase
+SET_ASIDE = ("*.damaged-*", "quarantine-*/**/*")  # files set aside at start and by `freshet journal repair`
+ANSWER_S = 20.0  # for the trainer to learn what waits and to rewrite its file
+WAIT_S = 60.0  # the longest wait of a caller
+AGAIN_S, LONGEST_AGAIN_S = 1.0, 60.0  # after failed attempts, doubling
 EVERY_MODEL = 0  # no model has this number
 
 
 class Trainer(Protocol):
-    """The trainer's part. Both raise Unavailable."""
+    """The trainers, as erasing needs them. Both methods raise Unavailable."""
 
     async def quarantined_streams(self, timeout_s: float) -> Mapping[int, tuple[int, ...]]:
-        """Numbers of streams that have labels in a quarantine, by model."""
+        """Return the numbers of streams that have labels in a quarantine, by model."""
 
     async def erase(self, gone: Mapping[int, tuple[int, ...]], timeout_s: float) -> int:
-        """Drop those of these streams, save, and write the file anew; the journal position that it contains."""
+        """Drop the labels of these streams, save, and rewrite the file. Returns the journal position it contains."""
 
 
 class Erasure:
-    """Erases, one time after the other; several callers share one. `run` does what is owed."""
+    """Erases what is owed, one pass at a time; callers that wait share a pass. `run` is the worker."""
 
     def __init__(
         self,
         data: Path,
-        serving: Serving,
+        catalog: Catalog,
+        journal: Journal,
+        versions: Versions,
         states: States,
         save: Callable[[], Awaitable[None]],
         trainer: Trainer,
         audit: Audit,
+        wall: Callable[[], float],
     ) -> None:
-        """save: make a snapshot of the streams; raises NoSpace. Reads what is owed. Raises OSError."""
-        self._data, self._serving, self._states, self._save = data, serving, states, save
+        """Read what is owed. save: make a snapshot of the streams, raises NoSpace; wall: seconds since 1970.
+
+        Raises OSError.
+        """
+        self._data, self._catalog, self._journal = data, catalog, journal
+        self._versions, self._states, self._save, self._wall = versions, states, save, wall
         self._trainer, self._audit = trainer, audit
         self._owed = _read(data / OWED)
         self._recording, self._asked = asyncio.Lock(), asyncio.Event()
         self._requests = int(bool(self._owed))
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
-        self._why = ""  # the last try could not be finished
+        self._why = ""  # the last attempt failed; empty: it did not
         if self._owed:
             self._asked.set()
 
     async def owe(self, model: int) -> None:
-        """Record that something of a model is to be erased, before it is deleted: durable on return.
+        """Record that data of a model must be erased, before it is deleted. Durable on return.
 
         Raises NoSpace, OSError.
         """
@@ -79,18 +87,18 @@ class Erasure:
         await self._record()
 
     async def _record(self) -> None:
-        """Make the file say what is owed now."""
+        """Write the debt to its file."""
         async with self._recording:
             await asyncio.to_thread(_write, self._data / OWED, sorted(self._owed))
 
     async def erased(self, model: int) -> list[str]:
-        """Wait until all that was deleted of a model before is erased; files that remain, by name.
+        """Wait until everything deleted of a model so far is erased. Returns the files that remain, by name.
 
-        Raises Unavailable where that takes too long: it goes on nevertheless. NoSpace, OSError.
+        Raises Unavailable if that takes too long; erasing continues. NoSpace, OSError.
         """
         self._requests += 1
         number = self._requests
-        await self.owe(model)  # again: a pass that began before the deletion may have ended since
+        await self.owe(model)  # again: a pass from before the deletion may have paid the debt
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append((number, future))
         self._asked.set()
@@ -98,13 +106,13 @@ class Erasure:
             async with asyncio.timeout(WAIT_S):
                 await future
         except TimeoutError:
-            remedy = "it is recorded and goes on: ask again"
+            remedy = "it is recorded and continues: ask again"
             raise Unavailable("erase", self._why or "under way", remedy, retry_s=5.0) from None
         remains = {path for pattern in SET_ASIDE for path in self._data.glob(pattern) if path.is_file()}
         return sorted(str(path.relative_to(self._data)) for path in remains)
 
     async def run(self) -> None:
-        """Do what is owed, again until it is done. Until cancelled."""
+        """Erase what is owed, with retries, until cancelled."""
         tries = 0
         while True:
             await self._asked.wait()
@@ -132,38 +140,38 @@ class Erasure:
                 future.set_result(None)
 
     async def _erase(self, owed: set[int], upto: int) -> None:
-        """Once through, for requests up to number `upto`. Raises Unavailable, NoSpace, OSError."""
-        serving, journal = self._serving, self._serving.journal
+        """Run one pass, for requests up to number `upto`. Raises Unavailable, NoSpace, OSError."""
+        models, journal = self._catalog.models, self._journal
         begin = await journal.begin_segment()
-        await journal.flush()  # what was written before it is known to be durable then
-        for number in set(serving.models) & (owed if EVERY_MODEL not in owed else set(serving.models)):
-            if model := serving.models.get(number):  # or it was deleted meanwhile
+        await journal.flush()  # makes everything before `begin` durable
+        for number in set(models) & (owed if EVERY_MODEL not in owed else set(models)):
+            if model := models.get(number):  # otherwise it was deleted meanwhile
                 await self._forget_answers(model)
         await self._save()
         await self._erase_learned()
         await asyncio.to_thread(self._states.compact)
-        if owed - serving.models.keys():  # of a stream, versions hold nothing
-            await asyncio.to_thread(serving.versions.compact)
-        await journal.retain(begin, 0, 0.0, serving.wall())
+        if owed - models.keys():  # versions hold no data of streams
+            await asyncio.to_thread(self._versions.compact)
+        await journal.retain(begin, 0, 0.0, self._wall())
         if journal.first_position < begin:
             raise Unavailable("journal", "being read", "it is dropped after that: ask again", retry_s=5.0)
-        if self._requests == upto:  # or a model may be owed again
+        if self._requests == upto:  # otherwise a model may be owed again
             self._owed -= owed
         await self._record()
         self._audit.act("erase", OK, by="server", models=len(owed), position=begin)
         log.info("erased", models=len(owed), journal_from=begin)
 
     async def _forget_answers(self, model: ServedModel) -> None:
-        """Remove from the log of answers those of streams that are gone; the next snapshot writes all of it anew."""
+        """Remove the answers of deleted streams from the log; the next snapshot writes all of it."""
         gone = await self._gone(model, model.log.streams())
-        model.forget_answers(gone)
+        model.saving.forget_answers(gone)
 
     async def _erase_learned(self) -> None:
-        """Let the trainer learn what waits and erase its part. Raises Unavailable."""
-        begin = self._serving.journal.durable_position
+        """Have the trainers learn what waits, then erase their part. Raises Unavailable."""
+        begin = self._journal.durable_position
         gone = {}
         for number, streams in (await self._trainer.quarantined_streams(ANSWER_S)).items():
-            if model := self._serving.models.get(number):
+            if model := self._catalog.models.get(number):
                 gone[number] = tuple(await self._gone(model, streams))
         position = await self._trainer.erase(gone, ANSWER_S)
         if position < begin:
@@ -171,15 +179,15 @@ class Erasure:
             raise Unavailable("trainer", why, "it is asked again", retry_s=5.0)
 
     async def _gone(self, model: ServedModel, numbers: Iterable[int]) -> list[int]:
-        """Which of these streams the model has no longer."""
+        """Return those of these streams that the model no longer has."""
         asked = np.array(sorted(set(numbers)), np.uint32)
         absent = set(asked[model.table.rows_of(asked) == ABSENT].tolist())
         stored = await asyncio.to_thread(self._states.by_number, model.number, sorted(absent))
-        return sorted(absent - {row.stream for row in stored} | absent & model.deleted_numbers())
+        return sorted(absent - {row.stream for row in stored} | absent & model.saving.deleted_numbers())
 
 
 def _read(path: Path) -> set[int]:
-    """What is owed; a file that is damaged, whose model numbers are lost, still says that something is."""
+    """Return what is owed. A damaged file has lost the model numbers: then every model is."""
     try:
         return set(map(int, json.loads(path.read_text())))
     except FileNotFoundError:
@@ -189,7 +197,7 @@ def _read(path: Path) -> set[int]:
 
 
 def _write(path: Path, owed: Sequence[int]) -> None:
-    """Make it what is owed, durable on return."""
+    """Write what is owed, durable on return; no file if nothing is."""
     if not owed:
         path.unlink(missing_ok=True)
     else:

@@ -1,7 +1,7 @@
-"""Large steps: computed in a thread beside the event loop, one after another, in turns between tenants by their work.
+"""Large steps, computed in a thread beside the event loop, one at a time, shared fairly between tenants.
 
-The loop freezes a step's inputs when its turn has come, and looks at them again when it is computed: what has changed
-meanwhile is the caller's to see to. So whatever may happen to streams and models may happen during a step.
+The loop freezes a step's inputs when its turn comes and compares them again when it is computed. Streams and models may
+change in between; the caller handles that.
 """
 
 from __future__ import annotations
@@ -22,18 +22,19 @@ from numpy.typing import NDArray
 
 from model import calendar
 from service.engine.session import StepSession
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from service.streams.table import ABSENT, Rows
 
 Array = NDArray[np.float32]
 Result = TypeVar("Result")
-TURN_S = 0.002  # of the loop's time, in one of its turns, for all packed messages together
-NICENESS = 5  # of the thread, above the loop's: the loop comes first wherever both want to run
+TURN_S = 0.002  # time of one turn of the loop for all packed messages together
+NICENESS = 5  # of the thread, above the loop's: the loop runs first where both compete
 
 
 class Piece:
-    """One step of distinct streams of a model that is computed beside the loop: their next ticks, and, from `begin` on,
-    its inputs as they were then. numbers, epochs, seq, time: (n,); x: [n, C], the piece's own.
+    """One step beside the loop: the next ticks of distinct streams of a model and, from `begin` on, frozen inputs.
+
+    numbers (of streams), epochs, seq, time: (n,); x: [n, C]. The piece owns the arrays.
     """
 
     def __init__(
@@ -47,13 +48,13 @@ class Piece:
     ) -> None:
         self.model, self.numbers, self.epochs = model, numbers, epochs
         self.seq, self.time, self.x = seq, time, x
-        self.index = np.arange(len(seq))  # (k,) which of the ticks are computed
+        self.index = np.arange(len(seq))  # (k,) the ticks that are computed
         self.version, self.seconds = 0, 0.0
         self._runner: StepSession | None = None
         self._state = self._y = self._states = np.zeros((0, 0), np.float32)
 
     def rows(self) -> Rows:
-        """(n,) the rows of the ticks that are still the next of streams under the same ownership; ABSENT for others."""
+        """Return the row of each tick, (n,); ABSENT if it is not its stream's next, or the stream has another owner."""
         table = self.model.table
         rows = table.rows_of(self.numbers)
         here = (rows != ABSENT) & (table.epoch[rows] == self.epochs)
@@ -62,7 +63,7 @@ class Piece:
         return rows
 
     def begin(self, runner: StepSession) -> bool:
-        """On the loop: freeze the inputs, for the version that serves now; False if no tick is left to compute."""
+        """Freeze the inputs for the version that serves now. Returns False if no tick is left. On the loop."""
         rows = self.rows()
         self.index = np.flatnonzero(rows != ABSENT)
         self._runner, self.version = runner, self.model.champion
@@ -70,7 +71,7 @@ class Piece:
         return bool(len(self.index))
 
     def compute(self) -> None:
-        """In the thread: the step, from what is frozen alone."""
+        """Compute the step from the frozen inputs. In the thread."""
         assert self._runner is not None
         started = time.perf_counter()
         u = calendar.inputs(self.time[self.index], self.model.spec.interval)
@@ -78,24 +79,26 @@ class Piece:
         self.seconds = time.perf_counter() - started
 
     def answers(self, rows: Rows) -> tuple[Array, Array] | None:
-        """On the loop: y [m, O] and next states [m, S] of the ticks with a row, if they still follow from what there
-        is: the version serves, and the states are those that were stepped. None if not. rows: of `rows`.
+        """Return y [m, O] and next states [m, S] of the ticks with a row; None if they are out of date. On the loop.
+
+        They are unless the version still serves and the streams still have the states that were stepped. rows: from
+        `rows`.
         """
         computed = np.full(len(rows), -1)
         computed[self.index] = np.arange(len(self.index))
         at = computed[rows != ABSENT]
         if self.version != self.model.champion or (at < 0).any():
             return None
-        stands = self.model.table.state[rows[rows != ABSENT]]
-        if not np.array_equal(stands.view(np.uint32), self._state[at].view(np.uint32)):
+        state = self.model.table.state[rows[rows != ABSENT]]
+        if not np.array_equal(state.view(np.uint32), self._state[at].view(np.uint32)):
             return None
         return self._y[at], self._states[at]
 
 
 class Waiting(NamedTuple):
-    """A step that waits for its turn: what to do on the loop, in the thread, on the loop; and who gets the result."""
+    """A step that waits for its turn: `begin` on the loop, `compute` in the thread, `finish` on the loop."""
 
-    work: float
+    work: float  # multiply-adds
     begin: Callable[[], bool]
     compute: Callable[[], None]
     finish: Callable[[], Any]
@@ -103,14 +106,16 @@ class Waiting(NamedTuple):
 
 
 class Steps:
-    """Runs steps in one thread. The next is of the tenant that has had the least work, of those that wait: whoever asks
-    for much waits for itself. For the event loop alone. A call has one step here at a time, which bounds what waits."""
+    """Runs steps in one thread; next is a step of the waiting tenant that has had the least work. For the event loop.
+
+    A call has at most one step here, which bounds the queue.
+    """
 
     def __init__(self) -> None:
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps", initializer=_behind)
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="steps", initializer=_lower_priority)
         self._waiting: dict[str, deque[Waiting]] = {}  # by tenant, in order of arrival
-        self._had: dict[str, float] = {}  # work, by tenant; forgotten once nothing waits
-        self._least = 0.0  # what the tenant of the last step had had: who comes anew has had as much
+        self._had: dict[str, float] = {}  # work done, by tenant; reset when nothing waits
+        self._least = 0.0  # work of the last step's tenant before that step: a new tenant starts with it
         self._busy = False
 
     def submit(
@@ -121,11 +126,10 @@ class Steps:
         compute: Callable[[], None],
         finish: Callable[[], Result],
     ) -> asyncio.Future[Result]:
-        """Have a step computed when the tenant's turn comes; the future gets what `finish` returns, or the exception of
-        any of the three. work: multiply-adds.
+        """Queue a step; returns a future of the result of `finish`, or of the exception of any of the three.
 
-        `begin` and `finish` run on the loop, `compute` between them in the thread, if `begin` says so. A step whose
-        future is cancelled before its turn is left out; one that has begun is finished all the same.
+        work: multiply-adds. `begin` and `finish` run on the loop; `compute` runs between them in the thread if `begin`
+        returns True. A step whose future is cancelled before its turn is dropped; one that has begun is finished.
         """
         done: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
         if tenant not in self._waiting:
@@ -136,7 +140,7 @@ class Steps:
         return done
 
     def close(self) -> None:
-        """Compute nothing more; what waits is cancelled."""
+        """Cancel the waiting steps and end the thread."""
         for queue in self._waiting.values():
             for step in queue:
                 step.done.cancel()
@@ -144,7 +148,7 @@ class Steps:
         self._thread.shutdown(wait=True)
 
     def _next(self) -> None:
-        """Begin the step whose turn it is, if one waits."""
+        """Begin the next waiting step."""
         self._busy = False
         while self._waiting and not self._busy:
             tenant = min(self._waiting, key=self._had.__getitem__)
@@ -157,7 +161,7 @@ class Steps:
             self._had[tenant] += step.work
             try:
                 self._busy = step.begin()
-            except Exception as error:  # of a model that cannot be stepped: its callers' affair
+            except Exception as error:  # the model cannot be stepped: its callers handle that
                 step.done.set_exception(error)
                 continue
             if not self._busy:
@@ -170,7 +174,7 @@ class Steps:
             self._least = 0.0
 
     def _computed(self, step: Waiting, computed: asyncio.Future[None]) -> None:
-        if computed.cancelled():  # the loop ends
+        if computed.cancelled():  # the loop is closing
             step.done.cancel()
         elif error := computed.exception():
             if not step.done.done():
@@ -186,21 +190,24 @@ class Steps:
             if not step.done.done():
                 step.done.set_exception(error)
         else:
-            if not step.done.done():  # or its caller has left
+            if not step.done.done():  # otherwise its caller has left
                 step.done.set_result(result)
 
 
 class Turns:
-    """Shares the loop's time between calls that can fill it: in each turn of the loop they go on for `TURN_S` together,
-    then one of those that wait, in the order in which they came. What else the loop has to do comes in between."""
+    """Shares the loop's time between calls that could fill it.
+
+    In each turn of the loop they run for `TURN_S` together. Beyond that one waiting call runs per turn, in order of
+    arrival, so that the loop's other work is done in between.
+    """
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._began: float | None = None  # the first of this turn, clock seconds
+        self._began: float | None = None  # start of the first call of this turn, clock seconds
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def mine(self) -> None:
-        """Return in a turn of the loop that has room for more; at once, if this one has."""
+    async def wait(self) -> None:
+        """Return in a turn of the loop that has time left: at once, if this one has."""
         loop = asyncio.get_running_loop()
         if self._waiting or (self._began is not None and self._clock() - self._began > TURN_S):
             turn = loop.create_future()
@@ -214,12 +221,12 @@ class Turns:
         self._began = None
         while self._waiting:
             turn = self._waiting.popleft()
-            if not turn.done():  # or its call has ended
+            if not turn.done():  # otherwise its call has ended
                 turn.set_result(None)
                 return
 
 
-def _behind() -> None:
-    """Let this thread run where the loop does not. (Elsewhere than on Linux niceness is the whole process's.)"""
+def _lower_priority() -> None:
+    """Lower this thread's priority. (Only on Linux does a thread have its own.)"""
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -34,7 +34,7 @@ class VersionMissing(LookupError):
     """The version does not exist, or was pruned."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Version:
     """The facts of a version besides its bytes."""
 
@@ -48,6 +48,13 @@ class Version:
     loss: float | None  # mean clipped scaled loss, 0..1, on the labels since the parent
     anchor_loss: float | None  # the anchor's, same scale, on those that it was scored on; None: none
     parity_error: float  # ONNX against NumPy, scaled units
+
+    def __repr__(self) -> str:
+        loss = "none" if self.loss is None else f"{self.loss:.3g}"
+        return (
+            f"Version({self.number} of model {self.model}, parent {self.parent}, learned {self.offset} entries, "
+            f"loss {loss}, onnx {self.digest[:12]})"
+        )
 
 
 class Blobs(NamedTuple):

@@ -1,6 +1,7 @@
-"""What a model's last ticks were answered, for ticks sent again: one log for all its streams, bounded by bytes.
+"""The last answers of one model, for ticks that are sent again: one log for all its streams, bounded by bytes.
 
-Columns instead of objects, so that a packed message is one append; the answers of one stream are a chain through it.
+It holds columns instead of objects, so that a packed message is one append. The answers of one stream are a chain
+through the log.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
 
 LOG_BYTES = 8 << 20
-# At least so many: the largest `max_undurable`, and above the SDK's largest `in_flight`, so that the only stream of a
-# model never has to repeat a tick whose answer is gone. A busy neighbour shortens what is kept of a slow stream.
+# The least number of answers kept: the largest `max_undurable`, and more than the SDK's largest `in_flight`, so that a
+# model's only stream never repeats a tick whose answer is gone. Busy streams evict a slow stream's answers sooner.
 KEPT_ANSWERS = 256
 FIRST_SIZE = 256
 LONGEST_WALK = 1024  # links followed for one repeated tick
@@ -24,7 +25,7 @@ NONE = -1  # no position
 
 
 class Answer(NamedTuple):
-    """What a tick was answered, and what it said."""
+    """A tick and its answer."""
 
     seq: int
     time: float  # event time, seconds; NaN: none
@@ -37,7 +38,7 @@ class Answer(NamedTuple):
 class AnswerLog:
     """The last answers of one model, by position: 0, 1, 2 … in the order they were made.
 
-    A stream's caller keeps the position of its newest answer; each answer knows the one before it of its stream.
+    The caller keeps the position of each stream's newest answer; each answer holds that of its stream's previous one.
     """
 
     def __init__(self, channels: int, outputs: int, limit_bytes: int = LOG_BYTES) -> None:
@@ -58,14 +59,14 @@ class AnswerLog:
 
     @property
     def start(self) -> int:
-        """The oldest position that is kept."""
+        """The oldest kept position."""
         return max(self._first, self.end - self._size)
 
     def append(self, n: int | None = None, **values: Any) -> int | Positions:
-        """Add n answers; returns their positions, end .. end + n − 1. None: one, and its position as an int.
+        """Add n answers and return their positions, end .. end + n − 1. None: add one; returns an int.
 
-        values: for each column (stream, seq, time, x, y, version, judged, offset, previous) an array of n or what is
-        the same for all; for one, a scalar, or a row.
+        values: one per column (stream, seq, time, x, y, version, judged, offset, previous), an array of n or a value
+        for all; for a single answer, a scalar or a row.
         """
         one, n = n is None, n or 1
         while self.end + n > self._size < self.capacity:
@@ -79,7 +80,7 @@ class AnswerLog:
         return out
 
     def _grow(self) -> None:
-        """Double; every answer keeps its position."""
+        """Double the size. Every answer keeps its position."""
         old, kept = self._columns, np.arange(self.start, self.end)
         mask = self._size - 1
         self._allocate(2 * self._size)
@@ -87,7 +88,7 @@ class AnswerLog:
             self._columns[name][kept & (self._size - 1)] = column[kept & mask]
 
     def find(self, newest: int, seq: int) -> Answer | None:
-        """The answer to tick `seq` of the stream whose newest answer is at `newest`, if it is still kept."""
+        """Return the answer to tick `seq` of the stream whose newest answer is at `newest`; None if it is not kept."""
         seqs, previous, mask = self._columns["seq"], self._columns["previous"], self._size - 1
         position, start = newest, self.start
         for _ in range(LONGEST_WALK):
@@ -100,7 +101,7 @@ class AnswerLog:
         return None
 
     def at(self, position: int) -> Answer:
-        """The answer at a kept position."""
+        """Return the answer at a kept position."""
         i, c = position & (self._size - 1), self._columns
         return Answer(
             int(c["seq"][i]), float(c["time"][i]), c["x"][i].tobytes(), c["y"][i].tobytes(), int(c["version"][i]),
@@ -108,7 +109,7 @@ class AnswerLog:
         )  # fmt: skip
 
     def chain(self, newest: int) -> list[Answer]:
-        """All kept answers of a stream, oldest first."""
+        """Return all kept answers of a stream, oldest first."""
         answers, position = [], newest
         while position >= self.start:
             answers.append(self.at(position))
@@ -116,14 +117,14 @@ class AnswerLog:
         return answers[::-1]
 
     def judged_part(self, since: int, offset: int) -> tuple[int, NDArray[np.uint32], NDArray[np.uint64]]:
-        """Answers from position `since` whose journal offset is at most `offset`: where they end, streams and seqs."""
+        """Return the answers from position `since` with journal offsets up to `offset`: their end, streams and seqs."""
         since = max(since, self.start)
         at = np.arange(since, self.end) & (self._size - 1)
         n = int(np.searchsorted(self._columns["offset"][at], offset, side="right"))  # offsets only grow
         return since + n, self._columns["stream"][at[:n]], self._columns["seq"][at[:n]]
 
     def judged_seq(self, newest: int, offset: int) -> int:
-        """The stream's newest kept tick whose journal offset is at most `offset`; 0 if there is none."""
+        """Return the stream's newest kept tick with a journal offset up to `offset`; 0 if there is none."""
         c, mask, position = self._columns, self._size - 1, newest
         while position >= self.start:
             if int(c["offset"][position & mask]) <= offset:
@@ -132,26 +133,26 @@ class AnswerLog:
         return 0
 
     def streams(self) -> list[int]:
-        """Numbers of the streams that have an answer here."""
+        """Return the numbers of the streams that have an answer in the log."""
         at = np.arange(self.start, self.end) & (self._size - 1)
         numbers: list[int] = np.unique(self._columns["stream"][at]).tolist()
         return numbers
 
     def forget(self, streams: Sequence[int]) -> None:
-        """Blank what these streams said and were answered. Their chains must not be walked any more."""
+        """Overwrite the ticks and answers of these streams with zeros. Their chains must not be followed any more."""
         theirs = np.isin(self._columns["stream"], np.array(streams, np.uint32))
         for name in ("seq", "time", "x", "y"):
             self._columns[name][theirs] = 0
 
     def pack(self, since: int) -> tuple[int, bytes]:
-        """Answers from `since` (or the oldest kept) to the end: first position, and their columns as bytes."""
+        """Return the answers from `since`, or the oldest kept, to the end: first position, and columns as bytes."""
         first = max(since, self.start)
         a, n = first & (self._size - 1), self.end - first
-        parts = slice(a, min(a + n, self._size)), slice(0, max(0, a + n - self._size))  # as the log goes round
+        parts = slice(a, min(a + n, self._size)), slice(0, max(0, a + n - self._size))  # the log is a ring
         return first, b"".join(column[part].data for column in self._columns.values() for part in parts)
 
     def unpack(self, first: int, data: bytes) -> None:
-        """Append what `pack` gave. Raises ValueError for a length that does not fit, or a gap before it."""
+        """Append the result of `pack`. Raises ValueError for a length that does not fit, or a gap before it."""
         n, rest = divmod(len(data), self.entry_bytes)
         if rest or (self.end and first != self.end):
             raise ValueError(f"answers from {first}: {len(data)} bytes, {self.entry_bytes} each, after {self.end}")

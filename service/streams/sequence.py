@@ -1,4 +1,4 @@
-"""Order, repetition and shape of a stream's ticks: what to do with the next one. Decisions, no state of their own."""
+"""Order, repetition and values of a stream's ticks: pure decisions on the next one."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _DOUBLE = Struct("<d")
 
 
 def payload_digest(x: NDArray[np.float32], time: float) -> int:
-    """A short name for what a tick says, in messages: CRC-32 over values and time."""
+    """Return a short name for a tick's content in messages: CRC-32 over values and time."""
     return zlib.crc32(_DOUBLE.pack(time), zlib.crc32(x.data))
 
 
@@ -37,9 +37,10 @@ def check_values(
     holds: bool = False,
     latest: float = math.inf,
 ) -> Refusal | None:
-    """Why a tick's content cannot be taken, or None. Order is `place`'s affair.
+    """Return why a tick's content is refused, or None. `place` checks its order.
 
-    holds: NaN is a missing value. latest: the last event time that is taken, `latest_time`.
+    x: the values; needs_time: the model has an interval; last_time: of the tick before, NaN: none. holds: NaN is a
+    missing value. latest: the last event time that is accepted, see `latest_time`.
     """
     if len(x) != channels:
         return Refusal(seq, Reason.SHAPE, "x", f"{len(x)} values", f"send {channels} values, one per channel")
@@ -62,26 +63,26 @@ def check_values(
 
 
 def dated(time: float) -> str:
-    """A time as a date, and as the number that was sent."""
+    """Return a time as a date and as the number that was sent."""
     return f"{as_date(time)} ({time:.3f})"
 
 
 def latest_time(now: float, max_ahead_s: float) -> float:
-    """The last event time that is taken while the clock says `now`, seconds since 1970: a later one is a clock's fault.
+    """Return the last event time that is accepted at wall time `now`, seconds since 1970.
 
-    Taken once, it would refuse every true tick after it.
+    A later one comes from a wrong clock; if it were accepted, every correct tick after it would be refused.
     """
     return now + max_ahead_s
 
 
 def too_far_ahead(time: float, latest: float) -> str:
-    """The remedy for an event time after `latest`."""
+    """Return the remedy for an event time after `latest`."""
     clock = f"this server takes event times up to {as_date(latest)}, its clock plus max_ahead_s"
     return f"{clock}: correct the time, or the clock that made it{in_seconds(time)}"
 
 
 def in_seconds(time: float) -> str:
-    """A further remedy where a time would be one of this century in a smaller unit."""
+    """Return a further remedy for a time that would be one of this century in a smaller unit."""
     for unit, factor in (("milliseconds", 1e3), ("microseconds", 1e6), ("nanoseconds", 1e9)):
         if 9e8 <= time / factor < 4.2e9:
             return f"; as {unit} it is {as_date(time / factor)}: divide by {factor:.0e}"
@@ -100,9 +101,9 @@ def sound_ticks(
     holds: bool = False,
     latest: float = math.inf,
 ) -> NDArray[np.bool_]:
-    """(n,) which ticks are the next of their streams and plainly good: what `place` and `check_values` would pass.
+    """Return which ticks `place` and `check_values` would accept, and whose streams have room, (n,).
 
-    Of the others, those two say what is wrong, or that nothing is. Arrays are (n,), but for x [n, C].
+    It may miss some: those two decide on the others. Arrays are (n,), x [n, C].
     """
     sound: NDArray[np.bool_] = seq == last_seq + np.uint64(1)
     here = ~np.isnan(x) if holds else True
@@ -130,9 +131,9 @@ def _first_bad_value(seq: int, x: NDArray[np.float32], holds: bool) -> Refusal |
 def place(
     seq: int, last_seq: int, x: NDArray[np.float32], time: float, find: Callable[[int], Answer | None]
 ) -> Refusal | Answer | None:
-    """Where a tick stands: None, it is the next; an Answer, it was taken and answered thus; a Refusal otherwise.
+    """Check a tick's order: None, it is the next; an Answer, it is a repetition with this answer; otherwise a Refusal.
 
-    find: the kept answer to a tick of the stream, if there is one.
+    find: returns the kept answer to a tick of the stream, if there is one.
     """
     if seq == last_seq + 1:
         return None

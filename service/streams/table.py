@@ -1,4 +1,4 @@
-"""The streams of one model that are in memory, as columns: one row each, rows reused. Numbers are never reused."""
+"""The streams of one model in memory, as columns. Rows are reused; stream numbers never are."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ Rows = NDArray[np.intp]
 
 ABSENT = -1
 FIRST_ROWS = 16
-MAPPED_BYTES = 1 << 20  # states from here on are mapped by themselves
+MAPPED_BYTES = 1 << 20  # states of this size and more have a memory map of their own
 
 
 class MappedRows:
-    """Float32 rows that grow and shrink without being copied: their pages are moved. `array`: [rows, width], those that
-    are new are zero; it is made again by each `resize`, so nobody keeps it."""
+    """Float32 rows that grow and shrink without a copy: the system moves their pages.
+
+    `array`: [rows, width]; new rows are zero. Each `resize` replaces it: do not keep a reference.
+    """
 
     def __init__(self, rows: int, width: int) -> None:
         self._width = width
@@ -25,19 +27,19 @@ class MappedRows:
         self.array = self._view()
 
     def _mapped(self, rows: int) -> mmap.mmap:
-        # Not shared: shared pages would not be there beyond the first size.
+        # Not shared: a shared map cannot grow beyond its first size.
         return mmap.mmap(-1, max(1, 4 * rows * self._width), flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
 
     def _view(self) -> NDArray[np.float32]:
         return np.frombuffer(self._map, np.float32).reshape(-1, self._width)
 
     def resize(self, rows: int) -> None:
-        """Have so many rows."""
+        """Set the number of rows."""
         kept = min(rows, len(self.array))
-        self.array = np.zeros((0, self._width), np.float32)  # lets go of the map
+        self.array = np.zeros((0, self._width), np.float32)  # releases the map
         try:
             self._map.resize(max(1, 4 * rows * self._width))
-        except (BufferError, SystemError, ValueError, OSError):  # somebody looks at it, or the system cannot move pages
+        except (BufferError, SystemError, ValueError, OSError):  # a view exists, or the system cannot move pages
             old, self._map = self._view(), self._mapped(rows)
             self.array = self._view()
             self.array[:kept] = old[:kept]
@@ -46,14 +48,19 @@ class MappedRows:
 
 
 class StreamTable:
-    """Columns by row, and where each stream number has its row.
+    """One row per stream, and the row of each stream number. The columns:
 
-    number · epoch, one higher at each takeover · last_seq, durable_seq · last_time, of the last tick that had one,
-    seconds since 1970, NaN: none · origin, see `Origin` · judged, seq through which labels are judged · last_offset,
-    the journal's after the last tick · newest, position of the last answer in the model's log, −1: none · touched,
-    clock seconds · full_at, clock seconds, see `rates` · owner, who has it open, 0: nobody · pinned: must stay in
-    memory · changed since the last snapshot · state [rows, S]. Memory that no stream has used yet is not touched, so
-    doubling costs none.
+    - number; epoch, up by one at each takeover; last_seq; durable_seq
+    - last_time: of the last tick that had one, seconds since 1970; NaN: none
+    - origin: see `Origin`
+    - judged: seq through which labels are judged, unless all are: see `ServedModel.judged_seq`
+    - last_offset: the journal's, just after the last tick
+    - newest: position of the last answer in the model's log; −1: none
+    - touched: last use, clock seconds; full_at: clock seconds, see `rates`
+    - owner: of the open call, 0: none; pinned: must stay in memory; changed: since the last snapshot
+    - state: [rows, S]
+
+    Rows that no stream has used take no memory yet, so doubling is free.
     """
 
     def __init__(self, state_size: int) -> None:
@@ -83,21 +90,21 @@ class StreamTable:
             setattr(self, name, np.zeros((FIRST_ROWS, *shape), kind))
         self.ids: list[str] = [""] * FIRST_ROWS
         self.by_id: dict[str, int] = {}  # rows
-        self.removals = 0  # what was read from disk before the last of them may be out of date
+        self.removals = 0  # a read from disk that began before the last removal may be out of date
         self._free: list[int] = []
         self._used = 0
         self._row_of = np.full(FIRST_ROWS, ABSENT, np.int32)  # by number
-        self._mapped: MappedRows | None = None  # the states, once they are many
+        self._mapped: MappedRows | None = None  # the states, once they are large
 
     def __len__(self) -> int:
         return len(self.by_id)
 
     def row_of(self, number: int) -> int:
-        """The row of a stream number, −1 if it is not in memory."""
+        """Return the row of a stream number; −1 if it is not in memory."""
         return int(self._row_of[number]) if number < len(self._row_of) else ABSENT
 
     def rows_of(self, numbers: NDArray[np.uint32]) -> Rows:
-        """Rows of stream numbers, −1 where one is not in memory; new."""
+        """Return the rows of stream numbers, −1 where one is not in memory; new."""
         known = numbers < len(self._row_of)
         if known.all():
             return self._row_of[numbers].astype(np.intp)
@@ -106,7 +113,7 @@ class StreamTable:
         return rows
 
     def add(self, id: str, number: int, epoch: int, now: float) -> int:
-        """A new row with an empty state; returns it."""
+        """Add a row with a zero state; returns it. now: clock seconds."""
         if self._free:
             row = self._free.pop()
         else:
@@ -128,7 +135,7 @@ class StreamTable:
         return row
 
     def remove(self, row: int) -> None:
-        """Take a row out of memory; it will be another stream's."""
+        """Remove a row; another stream will reuse it."""
         self._row_of[self.number[row]] = ABSENT
         del self.by_id[self.ids[row]]
         self.ids[row], self.number[row] = "", 0
@@ -137,15 +144,38 @@ class StreamTable:
         self._free.append(row)
 
     def rows(self) -> Rows:
-        """All rows in use, in no order; new."""
+        """Return all rows in use, in no order; new."""
         return np.fromiter(self.by_id.values(), np.intp, len(self.by_id))
 
     def changed_rows(self) -> Rows:
-        """Rows changed since the last snapshot, ascending; new."""
+        """Return the rows changed since the last snapshot, ascending; new."""
         return np.flatnonzero(self.changed[: self._used])
 
+    def evict(self, judged_offset: int, now: float, idle_s: float, most: int, at_once: int) -> int:
+        """Remove up to `at_once` streams that are idle for `idle_s`, or the idlest beyond `most`; returns how many.
+
+        Only streams that are saved, not pinned and wholly judged, up to `judged_offset`, may go: the judged_through of
+        a stream that returns is derived from the log. To be called between snapshots.
+        """
+        rows = self.rows()
+        is_judged = self.last_offset[rows] <= judged_offset
+        may_go = rows[~self.changed[rows] & ~self.pinned[rows] & is_judged]
+        order = may_go[np.argsort(self.touched[may_go], kind="stable")]
+        idle = int(np.searchsorted(self.touched[order], now - idle_s, side="right"))
+        gone = order[: min(max(idle, len(rows) - most), at_once)]
+        for row in gone.tolist():
+            self.remove(row)
+        if 0 < len(gone) < at_once:
+            self.shrink()
+        return len(gone)
+
+    def oldest(self) -> float:
+        """Return the last tick of the idlest stream that is not pinned, clock seconds; infinite without one."""
+        rows = self.rows()
+        return float(self.touched[rows[~self.pinned[rows]]].min(initial=np.inf))
+
     def shrink(self) -> None:
-        """Give memory back where most rows are free. Rows in use stay where they are, so only the end can go."""
+        """Release memory if most rows are free. Rows in use do not move, so only the end can go."""
         end = int(self.rows().max(initial=-1)) + 1
         size = max(FIRST_ROWS, 2 * end)
         if size > len(self.number) // 2:
@@ -167,7 +197,7 @@ class StreamTable:
         self.ids = self.ids[:kept] + [""] * (size - kept)
 
     def _resize_states(self, size: int, kept: int) -> None:
-        """Of all columns, the one that may be of GB: copied once, while it is small."""
+        """Resize the column that may hold gigabytes: it is copied once, while it is small."""
         if self._mapped is None:
             self._mapped = MappedRows(size, self.state.shape[1])
             self._mapped.array[:kept] = self.state[:kept]

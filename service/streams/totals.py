@@ -1,4 +1,4 @@
-"""How many models and streams there are, in all and by tenant, kept while they come and go. Plain data."""
+"""Counts of models and streams, in total and by tenant, updated as they come and go."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections import Counter
 
 
 class Totals:
-    """Sums over models, so that nobody has to visit all of them to know one."""
+    """Sums over all models, so that reading one costs nothing per model."""
 
     def __init__(self) -> None:
         self._models: dict[int, tuple[str, int, int]] = {}  # by number: tenant, streams known, streams in memory
@@ -16,7 +16,7 @@ class Totals:
         self.resident = 0  # in memory
 
     def count(self, model: int, tenant: str, streams: int, resident: int) -> None:
-        """A model has this many streams now, and this many of them in memory; it may be new."""
+        """Set a model's number of known streams and of those in memory. The model may be new."""
         if model not in self._models:
             self._by_tenant[tenant] += 1
         _, had, were = self._models.get(model, (tenant, 0, 0))
@@ -26,7 +26,7 @@ class Totals:
         self.resident += resident - were
 
     def forget(self, model: int) -> None:
-        """A model is gone, with its streams."""
+        """Remove a model and its streams."""
         tenant = self._models[model][0]
         self.count(model, tenant, 0, 0)
         del self._models[model]
@@ -35,9 +35,9 @@ class Totals:
             del self._by_tenant[tenant], self._streams_of[tenant]
 
     def models_of(self, tenant: str) -> int:
-        """Models of a tenant."""
+        """Return the number of a tenant's models."""
         return self._by_tenant[tenant]
 
     def streams_of(self, tenant: str) -> int:
-        """Streams of a tenant's models."""
+        """Return the number of streams of a tenant's models."""
         return self._streams_of[tenant]

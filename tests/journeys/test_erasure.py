@@ -256,7 +256,7 @@ async def test_erasing_needs_an_administrator(tmp_path):
 # Each without one of the things that erasing does: the search above must find what that leaves behind.
 WITHOUT = {
     "the journal": "import service.journal.writer as j\nasync def no(self): return 0\nj.Journal.begin_segment = no",
-    "the answers": "import service.streams.sessions as s\ns.ServedModel.forget_answers = lambda self, gone: None",
+    "the answers": "import service.streams.saving as s\ns.Saving.forget_answers = lambda self, gone: None",
     "the snapshot's free pages": "import service.storage.states as s\ns.States.compact = lambda self: None",
     "the trainer's free pages": "import service.trainer.checkpoint as c\nc.Checkpoints.compact = lambda self: None",
 }

@@ -23,14 +23,14 @@ import service.edge.guard.security as security
 security.key = lambda name: security.ModelKey("owner", name)
 """
 TALKATIVE = """
-import service.serving.ticks as serving
 from service.common.errors import NotFound
-quiet = serving.Serving.model
+from service.serving.catalog import Catalog
+quiet = Catalog.model
 def model(self, key):
     if key not in self.by_key and any(other.name == key.name for other in self.by_key):
         raise NotFound("model", key.name, "it is another's")
     return quiet(self, key)
-serving.Serving.model = model
+Catalog.model = model
 """
 
 

@@ -218,7 +218,7 @@ async def test_labels_and_windows_are_learned_once_through_many_kills(tmp_path, 
 
 LIAR = """
 from service.learning.intake import Intake
-Intake.reached = lambda self, model, learned: self.serving.journal.offset(model.number)
+Intake.reached = lambda self, model, learned: self._journal.offset(model.number)
 from service.journal.writer import Journal
 Journal.run_ = Journal.run
 async def run(self):

@@ -75,7 +75,7 @@ async def test_a_stream_that_moves_between_two_servers_under_load_is_answered_as
 @pytest.mark.long
 async def test_a_move_that_left_the_state_behind_would_be_noticed(tmp_path, monkeypatch):
     forgetful = """
-import service.streams.sessions as s
+import service.streams.served as s
 put = s.ServedModel._put
 def without_state(model, row, record, offset):
     put(model, row, record, offset)

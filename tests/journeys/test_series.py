@@ -18,15 +18,15 @@ WAVE = 1000
 
 MUTANT = """
 from service.observe.declaring import Declare
-from service.serving.ticks import Serving
+from service.serving.opening import Opening
 
-open_stream = Serving.open_stream
+open_stream = Opening.open
 
 def labelled(self, model, id, *more, **named):
-    self.metrics.serving.opened.labels(id).inc()
+    self._metrics.opened.labels(id).inc()
     return open_stream(self, model, id, *more, **named)
 
-Serving.open_stream, Declare.forget = labelled, lambda self, key: None
+Opening.open, Declare.forget = labelled, lambda self, key: None
 """
 
 Series = set[tuple[str, frozenset[tuple[str, str]]]]

@@ -148,16 +148,16 @@ def hang(self, batch):
 Journal._write = hang
 """
 LIAR = """
-from service.streams.sessions import ServedModel
-advance = ServedModel.advance
+from service.streams.served import ServedModel
+advance = ServedModel.advance_one
 
-def lie(self, rows, seq, *rest):
-    judged = advance(self, rows, seq, *rest)
-    self.table.durable_seq[rows] = seq
-    self.wake(rows)
+def lie(self, row, seq, *rest):
+    judged = advance(self, row, seq, *rest)
+    self.table.durable_seq[row] = seq
+    self.owners.wake([row])
     return judged
 
-ServedModel.advance = lie
+ServedModel.advance_one = lie
 """
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -20,18 +21,19 @@ from service.engine.export import export
 from service.server.server import Server
 from service.serving.ticks import Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.messages import LearnChunk, Message
 from service.trainer.process import Trainer
 from service.trainer.reports import NeedWeights, Verdict
 
 Array = NDArray[np.float32]
-NEVER_S = 1e9  # nothing here happens because time has passed
+NEVER_S = 1e9  # time triggers nothing here
 
 
 def key(name: str) -> ModelKey:
-    """What serving knows a model of the tests by."""
+    """Return the key of a model of the tests."""
     return ModelKey(DEFAULT_TENANT, name)
 
 
@@ -62,26 +64,29 @@ class World:
 
     def __init__(self, data: Path, **settings: Any) -> None:
         values = {"publish_labels": 1, "publish_s": NEVER_S, "snapshot_s": NEVER_S} | settings
-        self.server = Server(ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values))
+        self.clock: Callable[[], float] = time.perf_counter  # a test may set both
+        self.wall: Callable[[], float] = time.time
+        config = ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values)
+        self.server = Server(config, clock=lambda: self.clock(), wall=lambda: self.wall())
         self.serving, self.control = self.server.serving, self.server.control
         self._trainer: Trainer | None = None
         self._checkpoints: Checkpoints | None = None
 
     async def model(self, name: str = "flow", **spec: Any) -> ServedModel:
-        """The model of that name, made if needed; one channel and a small network unless the spec says otherwise."""
+        """Return the model of that name, created if needed; by default one channel and a small network."""
         values = {"channels": ["x"], "hidden": 4, "head_init": 0.5} | spec
         return await self.control.create(key(name), ModelSpec.from_mapping(values))
 
     def open(self, model: ServedModel, id: str) -> Session:
-        """Open a stream that is new, or in memory."""
-        return self.serving.open_stream(model, id)[0]
+        """Open a stream that is new or in memory."""
+        return self.serving.opening.open(model, id)[0]
 
     async def tick(self, model: ServedModel, session: Session, x: float, seq: int = 0) -> Answer:
-        """One tick, by default the stream's next."""
+        """Send one tick, by default the stream's next."""
         return (await self.ticks(model, [(session, x)], seq))[0]
 
     async def ticks(self, model: ServedModel, ticks: list[tuple[Session, float]], seq: int = 0) -> list[Answer]:
-        """Ticks that arrive together: one batch."""
+        """Send ticks that arrive together, as one batch."""
         taken: dict[int, int] = {}
         waiting = []
         for session, x in ticks:
@@ -112,7 +117,7 @@ class World:
         offset: int | None = None,
         numbers: Mapping[str, float] | None = None,
     ) -> None:
-        """What a trainer would say that has learned up to `offset`, by default the journal's durable end."""
+        """Apply the verdict of a trainer that has learned up to `offset`, by default the journal's durable end."""
         offset = self.server.journal.durable_offset(model.number) if offset is None else offset
         message = Verdict(model.number, offset, verdict, "a test's", numbers or {}, rollback, 0.0, *files)
         await self.server.publisher.apply(message)
@@ -121,7 +126,7 @@ class World:
 
     @property
     def trainer(self) -> Trainer:
-        """The trainer that runs."""
+        """The running trainer."""
         assert self._trainer is not None, "no trainer runs: `learn` or `start_trainer` comes first"
         return self._trainer
 
@@ -132,7 +137,7 @@ class World:
         return self.trainer.channel.sent
 
     async def start_trainer(self) -> Trainer:
-        """A trainer from the last checkpoint, as after a crash: a former one is forgotten where it stood."""
+        """Start a trainer from the last checkpoint, as after a crash; the former one is dropped as it is."""
         self.stop_trainer()
         settings = self.server.learning.trainer_settings("trainer.db")
         opened = open_or_set_aside(Path(settings.data) / settings.checkpoint, settings.gate)
@@ -149,7 +154,7 @@ class World:
         self._checkpoints = self._trainer = None
 
     async def learn(self) -> list[Verdict]:
-        """Feed the trainer all that is durable, and serving all that the trainer sends; returns the verdicts."""
+        """Feed the trainer everything durable, and serving all that the trainer sends; returns the verdicts."""
         await self.server.journal.flush()
         trainer = self._trainer or await self.start_trainer()
         for chunk in self.chunks(trainer.position):
@@ -165,7 +170,7 @@ class World:
         return verdicts
 
     def chunks(self, position: int) -> Iterator[LearnChunk]:
-        """What is durable from a journal position on, as a trainer gets it."""
+        """Yield the durable chunks from a journal position on, as a trainer gets them."""
         for end, payload in self.server.journal.read(position, 1 << 30):
             yield LearnChunk(end, end, False, payload)
 

@@ -1,4 +1,4 @@
-"""The log of answers: what it finds is what was put in, for as long as it is kept."""
+"""The log of answers finds what was appended, as long as it is kept."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CHANNELS, OUTPUTS = 2, 3
 
 
 class Twin:
-    """Every answer ever given, in a list; and what the log's caller keeps: each stream's newest position."""
+    """The plain twin: every answer in a list, and each stream's newest position, as the log's caller keeps it."""
 
     def __init__(self, log: AnswerLog) -> None:
         self.log = log
@@ -23,7 +23,7 @@ class Twin:
         self.newest: dict[int, int] = {}
 
     def wave(self, streams: list[int], rng: np.random.Generator) -> None:
-        """The next tick of each of some distinct streams."""
+        """The next ticks of some distinct streams."""
         n, seqs = len(streams), [self.last(s) + 1 for s in streams]
         x, y = rng.normal(0, 1, (n, CHANNELS)).astype(np.float32), rng.normal(0, 1, (n, OUTPUTS)).astype(np.float32)
         previous = [self.newest.get(s, NONE) for s in streams]
@@ -46,7 +46,7 @@ class Twin:
         return max((a.seq for s, a in self.given if s == stream), default=0)
 
     def kept(self, stream: int) -> list[Answer]:
-        """What must be found of a stream: whatever is among the log's last answers."""
+        """Return what must be found of a stream: its answers among the log's last."""
         return [a for s, a in self.given[-self.log.capacity :] if s == stream]
 
     def agrees(self) -> None:

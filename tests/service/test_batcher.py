@@ -1,4 +1,4 @@
-"""A batch is whatever was submitted in one turn of the loop."""
+"""A batch is what was submitted in one turn of the loop."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.serving.batcher import Batcher
 
 
 class Recorder:
-    """A step that doubles, and remembers its batches. "boom" fails the batch, "odd" its own item."""
+    """A step that doubles its items and records its batches. "boom" fails the batch, "odd" only its own item."""
 
     def __init__(self) -> None:
         self.batches: list[list[Any]] = []
@@ -103,4 +103,4 @@ async def test_a_caller_that_has_left_does_not_disturb_the_others():
     assert await there == 4
     with pytest.raises(asyncio.CancelledError):
         await gone
-    assert step.batches == [[1, 2]]  # what was submitted is stepped all the same
+    assert step.batches == [[1, 2]]  # submitted items are stepped nevertheless

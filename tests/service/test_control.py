@@ -1,4 +1,4 @@
-"""People's control over models: real parts, no processes. What is asked for is so at once, journaled, and told."""
+"""Control over models, with real parts and no processes: requests take effect at once, journaled and reported."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ DEADLINE_S = 60.0
 
 
 async def published(live: World, versions: int = 3, **spec):
-    """A model with that many versions, one stream and some ticks learned."""
+    """A model with this many versions, one stream and some ticks learned."""
     model = await live.model(**spec)
     session = live.open(model, "pump")
     for n in range(versions - 1):
@@ -40,7 +40,7 @@ async def published(live: World, versions: int = 3, **spec):
 
 
 def weights_of(live: World, model, version: int) -> np.ndarray:
-    return read_weights(model.network, live.serving.versions.blobs(model.number, version).weights)
+    return read_weights(model.network, live.server.versions.blobs(model.number, version).weights)
 
 
 def some_weights(model_or_network, seed: int = 1) -> np.ndarray:
@@ -50,24 +50,24 @@ def some_weights(model_or_network, seed: int = 1) -> np.ndarray:
 
 
 def verdicts(live: World, kind: str) -> float | None:
-    """How many of a kind were counted."""
+    """Return a counter's value for one kind."""
     labels = {"tenant": "default", "model": "flow", "kind": kind}
     return live.server.registry.get_sample_value("freshet_verdicts_total", labels)
 
 
 def kinds(live: World, tmp_path, model: int = 1) -> list[Kind]:
-    """Every record of a model that is on disk, ticks left out."""
+    """Return every durable record of a model but ticks."""
     chunks = [c for c in replay.survivors(live.server.config.data, tmp_path / "read") if c.model == model]
     return [r.kind for c in chunks for r in c.records if r.kind is not Kind.TICK]
 
 
 class Told:
-    """A watch of everything."""
+    """Watches all events."""
 
     def __init__(self, live: World, monkeypatch) -> None:
         self.events: list[Event] = []
-        self._emit = live.serving.events.emit
-        monkeypatch.setattr(live.serving.events, "emit", self._keep)
+        self._emit = live.server.events.emit
+        monkeypatch.setattr(live.server.events, "emit", self._keep)
 
     def _keep(self, event: Event) -> None:
         self.events.append(event)
@@ -122,7 +122,7 @@ async def test_learning_goes_on_from_a_promoted_versions_weights_at_once(tmp_pat
 
         assert verdict.verdict == "publish", "there is no cool-down"
         assert verdict.numbers["labels"] == 1
-        assert live.serving.versions.get(1, model.champion).parent == 2
+        assert live.server.versions.get(1, model.champion).parent == 2
         assert learner.weights.flat.tobytes() != weights_of(live, model, 2).tobytes()
 
 
@@ -158,7 +158,7 @@ async def test_what_is_so_already_is_answered_without_another_record(tmp_path, w
 async def test_a_version_that_is_not_kept_is_not_found_by_number(tmp_path, what):
     async with world(tmp_path / "data") as live:
         model, _ = await published(live, 5)
-        live.serving.versions.prune(1, {1, 2, 5})
+        live.server.versions.prune(1, {1, 2, 5})
 
         with pytest.raises(NotFound, match=r"version = 3: model flow has no version 3, or keeps it no longer: list"):
             await getattr(live.control, what)(key("flow"), 3)
@@ -181,7 +181,7 @@ async def test_a_rollback_to_a_later_version_is_refused(tmp_path):
 
 
 async def test_a_candidate_that_was_on_its_way_does_not_replace_what_was_promoted_meanwhile(tmp_path, monkeypatch):
-    """The verdict was in order when it came; a person decided while its graph was being loaded."""
+    """The verdict was valid on arrival; an administrator decided while its graph was loading."""
     prepare, entered, go_on = Engine.prepare, threading.Event(), threading.Event()
 
     async with world(tmp_path / "data") as live:
@@ -240,13 +240,13 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
         live.server.publisher.anchored(Anchored(1, 3, before))
         assert (model.anchor, told()) == (2, [])
 
-        model.anchor = 3  # as if it had been taken: the trainer says what is so when it reaches the promotion
+        model.anchor = 3  # as if it had been accepted: the trainer reports its state when it reaches the promotion
         await live.learn()
         assert (model.anchor, live.trainer.models[1].gate.anchor) == (2, 2)
 
 
 async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of_what_serves(tmp_path):
-    """It judges again what its checkpoint holds beyond what serving knows as judged."""
+    """A restarted trainer judges again what its checkpoint holds and serving has not judged."""
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 4)
         for n in range(5):
@@ -255,16 +255,16 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         await live.control.promote(key("flow"), 2)
         await live.learn()
         live.trainer.save()
-        before = [v.number for v in live.serving.versions.list(1)]
+        before = [v.number for v in live.server.versions.list(1)]
 
         trainer = await live.start_trainer()
-        trainer.pending._seconds = 0.0  # time is up
+        trainer.pending._seconds = 0.0  # the time has passed
         trainer.request_verdicts({})
         [again] = await live.learn()
 
         assert again.verdict == "publish", "the trainer cannot know"
         assert (model.champion, model.anchor) == (2, 2)
-        assert [v.number for v in live.serving.versions.list(1)] == before
+        assert [v.number for v in live.server.versions.list(1)] == before
         assert model.judged_offset == again.offset, "whoever waits for a verdict gets one"
         assert verdicts(live, "unchanged") == 1
 
@@ -285,7 +285,7 @@ async def test_two_promotions_at_once_leave_the_last_one_in_the_journal_in_servi
 async def test_nothing_is_promoted_while_the_server_leaves(tmp_path):
     async with world(tmp_path / "data") as live:
         model, _ = await published(live)
-        live.serving.draining = True
+        live.serving.admission.draining = True
 
         flow, control = key("flow"), live.control
         for change in (control.promote(flow, 1), control.pause(flow), control.roll_back(flow)):
@@ -322,7 +322,7 @@ async def test_an_imported_version_waits_for_its_promotion_and_then_serves_and_l
         expected = replay.served(chunks, replay.Files.of(tmp_path / "data")).answers
         assert session.answers[-1].y == expected["pump", session.last_seq].y.tobytes()
         await live.learn()
-        assert live.serving.versions.get(1, model.champion).parent == 4
+        assert live.server.versions.get(1, model.champion).parent == 4
 
 
 async def test_the_same_weights_are_imported_once(tmp_path, monkeypatch):
@@ -332,12 +332,12 @@ async def test_the_same_weights_are_imported_once(tmp_path, monkeypatch):
         told = Told(live, monkeypatch)
 
         first, again = await imported(live, model, data), await imported(live, model, data)
-        original = await imported(live, model, live.serving.versions.blobs(1, 1).weights)
+        original = await imported(live, model, live.server.versions.blobs(1, 1).weights)
 
         assert first == again
         assert original.number == 1, "what the model began with is there already"
         assert len(told()) == 1
-        assert len(live.serving.versions.list(1)) == 4
+        assert len(live.server.versions.list(1)) == 4
 
 
 async def test_an_imported_version_outlives_the_versions_that_come_and_go_until_somebody_promotes_it(tmp_path):
@@ -377,7 +377,7 @@ async def test_bad_weights_are_refused_by_field_and_no_version_is_made(tmp_path,
             await live.control.import_version(key("flow"), data, digest)
 
         assert refused.value.field == field
-        assert len(live.serving.versions.list(1)) == 2
+        assert len(live.server.versions.list(1)) == 2
 
 
 def other_answers(model) -> bytes:
@@ -412,7 +412,7 @@ async def test_a_graph_that_is_not_that_of_the_weights_is_refused(tmp_path, monk
             await imported(live, model, pack_weights(model.network, some_weights(model, 9)), make(model))
 
         assert refused.value.field == "onnx"
-        assert len(live.serving.versions.list(1)) == 2
+        assert len(live.server.versions.list(1)) == 2
 
 
 async def test_no_more_versions_are_imported_than_a_model_keeps_for_good(tmp_path, monkeypatch):
@@ -476,7 +476,7 @@ async def test_a_model_created_with_weights_answers_and_learns_from_them(tmp_pat
         await live.learn()
 
         assert (model.champion, model.anchor) == (1, 1)
-        assert live.serving.versions.blobs(2, 1).onnx == export(model.network, model.network.weights(flat)).onnx
+        assert live.server.versions.blobs(2, 1).onnx == export(model.network, model.network.weights(flat)).onnx
         np.testing.assert_array_equal(live.trainer.models[2].learner.weights.flat, flat)
         assert kinds(live, tmp_path, model=2) == [Kind.MODEL_CREATE, Kind.PROMOTE]
 
@@ -521,9 +521,9 @@ async def test_a_model_whose_creator_leaves_half_way_is_there_whole_for_the_next
         go_on.set()
         model = await next_one
 
-        assert live.serving.model(key("flow")) is model
-        assert list(live.serving.models) == [1]
-        assert [v.number for v in live.serving.versions.list(1)] == [1]
+        assert live.serving.catalog.model(key("flow")) is model
+        assert list(live.serving.catalog.models) == [1]
+        assert [v.number for v in live.server.versions.list(1)] == [1]
         assert kinds(live, tmp_path) == [Kind.MODEL_CREATE, Kind.SWAP]
 
 
@@ -538,7 +538,7 @@ async def test_a_model_created_with_weights_is_recovered_with_them(tmp_path):
         await live.server.journal.flush()
 
     async with world(tmp_path / "data") as again:
-        model = again.serving.model(key("flow"))
+        model = again.serving.catalog.model(key("flow"))
         assert [a.y for a in model.session("pump").answers] == [a.y for a in answers]
         assert (model.champion, model.anchor, model.judged_offset) == (1, 1, judged)
 
@@ -555,7 +555,7 @@ async def test_bad_first_weights_are_refused_by_field_and_no_model_is_made(tmp_p
             await live.control.create(key("flow"), ModelSpec.from_mapping(SPEC), data, digest)
 
         assert refused.value.field == field
-        assert [m.name for m in live.serving.models.values()] == ["other"]
+        assert [m.name for m in live.serving.catalog.models.values()] == ["other"]
 
 
 async def test_weights_of_another_spec_are_refused_and_both_layouts_named(tmp_path):
@@ -592,7 +592,7 @@ async def test_a_name_that_a_model_may_not_have_is_refused(tmp_path, name, shown
             await live.control.create(key(name), ModelSpec.from_mapping(SPEC))
 
         assert refused.value.field == "name"
-        assert not live.serving.models
+        assert not live.serving.catalog.models
 
 
 async def test_the_control_of_these_tests_a_model_from_the_seed_begins_with_a_swap(tmp_path):

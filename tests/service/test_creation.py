@@ -1,4 +1,4 @@
-"""Models are created several at a time; limits, numbers and names hold as if it were one after another."""
+"""Models are created several at a time; limits, numbers and names are as if one after another."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from service.engine.export import export, pack_weights
 from service.journal.records import ModelCreate
 from service.publishing import creation
 from service.publishing.creation import AT_ONCE
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from tests.service.one_process import World, key, world
 
 SPEC = ModelSpec.from_mapping({"channels": ["x"], "hidden": 4})
 
 
 def held_up(live: World, monkeypatch: pytest.MonkeyPatch) -> tuple[threading.Semaphore, threading.Event]:
-    """First versions wait in their threads: a release for each that has begun, and what lets them go."""
+    """Hold first versions in their threads: a release per version that has begun, and one for all."""
     made = live.control._creation._first_version
     begun, go = threading.Semaphore(0), threading.Event()
 
@@ -54,7 +54,7 @@ async def test_many_models_are_made_side_by_side_each_with_a_number_of_its_own(t
         created = [r.name for _, c in live.server.journal.chunks(0) for r in c.records if isinstance(r, ModelCreate)]
         assert sorted(created) == sorted(model.name for model in models)
     async with world(tmp_path) as live:
-        assert {m.name: m.number for m in live.serving.models.values()} == {m.name: m.number for m in models}
+        assert {m.name: m.number for m in live.serving.catalog.models.values()} == {m.name: m.number for m in models}
 
 
 async def test_the_same_name_at_once_is_one_model_and_another_spec_is_refused(tmp_path, monkeypatch):
@@ -69,7 +69,7 @@ async def test_the_same_name_at_once_is_one_model_and_another_spec_is_refused(tm
         assert first is second
         assert isinstance(first, ServedModel)
         assert isinstance(third, AlreadyExists)
-        assert (len(live.serving.models), live.control._creation._names) == (1, {})
+        assert (len(live.serving.catalog.models), live.control._creation._names) == (1, {})
 
 
 async def test_models_on_their_way_count_against_the_limit(tmp_path, monkeypatch):
@@ -81,7 +81,7 @@ async def test_models_on_their_way_count_against_the_limit(tmp_path, monkeypatch
             await live.control.create(key("one-more"), SPEC)
         go.set()
         await asyncio.gather(*creating)
-        assert len(live.serving.models) == 2
+        assert len(live.serving.catalog.models) == 2
 
 
 async def test_a_trainer_that_starts_while_a_model_is_made_does_not_take_it_for_deleted(tmp_path, monkeypatch):
@@ -101,10 +101,10 @@ async def test_a_trainer_that_starts_while_a_model_is_made_does_not_take_it_for_
 async def test_a_creation_that_fails_leaves_its_place_to_others(tmp_path, monkeypatch):
     async with world(tmp_path, max_models=1) as live:
         with monkeypatch.context() as patch:
-            patch.setattr(live.serving.versions, "add", lambda *_, **__: 1 / 0)
+            patch.setattr(live.server.versions, "add", lambda *_, **__: 1 / 0)
             with pytest.raises(ZeroDivisionError):
                 await live.control.create(key("flow"), SPEC)
-        assert live.serving.coming == set()
+        assert live.serving.catalog.coming == set()
 
         assert (await live.control.create(key("flow"), SPEC)).number == 2
 
@@ -122,7 +122,7 @@ async def test_models_of_the_same_spec_share_the_making_of_their_first_version(t
         models = [await live.control.create(key(f"m{n}"), spec) for n, spec in enumerate(specs)]
 
         assert len(made) == 2
-        digests = [live.serving.versions.get(model.number, 1).digest for model in models]
+        digests = [live.server.versions.get(model.number, 1).digest for model in models]
         assert digests[0] == digests[1] == digests[3] != digests[2]
         for model in models:
             answer = await live.tick(model, live.open(model, "pump"), 1.0)
@@ -140,5 +140,5 @@ async def test_first_weights_of_a_clients_own_are_not_taken_for_those_of_the_see
         weights = pack_weights(first.network, flat)
         own = await live.control.create(key("own"), SPEC, weights, hashlib.sha256(weights).hexdigest())
 
-        assert live.serving.versions.blobs(own.number, 1).weights == weights
-        assert live.serving.versions.get(first.number, 1).digest != live.serving.versions.get(own.number, 1).digest
+        assert live.server.versions.blobs(own.number, 1).weights == weights
+        assert live.server.versions.get(first.number, 1).digest != live.server.versions.get(own.number, 1).digest

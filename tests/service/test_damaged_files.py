@@ -1,4 +1,4 @@
-"""Files that went bad on the disk: what they held is made again, or done without by record, and it is always said."""
+"""Damaged files: their content is rebuilt, or replaced by record, and the damage is always reported."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from tests.service.one_process import World, key, world
 
 
 def change(database: Path, statement: str) -> None:
-    """Change a database that nobody has open from outside."""
+    """Change a closed database from outside."""
     with sqlite3.connect(database) as sql:
         assert sql.execute(statement).rowcount > 0
     sql.close()
 
 
 def flip(column: str) -> str:
-    """SQL: this blob with another first byte."""
+    """Return SQL for this blob with another first byte."""
     return f"{column} = CAST(x'5A' || substr({column}, 2) AS BLOB)"
 
 
@@ -38,7 +38,7 @@ def corrupt(live: World, what: str) -> float:
 
 
 async def lived(data: Path, behind: tuple[str, ...] = ()) -> None:
-    """Two streams through three versions, in a snapshot; some tick behind it."""
+    """Run two streams through three versions into a snapshot, and some ticks after it."""
     async with world(data) as live:
         model = await live.model()
         sessions = {id: live.open(model, id) for id in ("pump-0", "pump-1")}
@@ -55,7 +55,7 @@ async def lived(data: Path, behind: tuple[str, ...] = ()) -> None:
 
 
 async def opened(live: World, id: str):
-    model = live.serving.model(key("flow"))
+    model = live.serving.catalog.model(key("flow"))
     await live.serving.residency.bring(model, [id])
     return live.open(model, id)
 
@@ -64,11 +64,11 @@ async def test_a_damaged_graph_is_made_again_from_its_weights_and_answers_as_bef
     await lived(tmp_path / "data")
     shutil.copytree(tmp_path / "data", tmp_path / "sound")
     async with world(tmp_path / "sound") as live:
-        expected = (await live.tick(live.serving.model(key("flow")), await opened(live, "pump-0"), 1.0)).y
+        expected = (await live.tick(live.serving.catalog.model(key("flow")), await opened(live, "pump-0"), 1.0)).y
     change(tmp_path / "data" / "versions.db", f"UPDATE versions SET {flip('onnx')}, {flip('canary')} WHERE number = 3")
 
     async with world(tmp_path / "data") as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         assert (model.champion, corrupt(live, "version")) == (3, 1)
         assert live.server.versions.blobs(model.number, 3).onnx, "mended in the file too"
         session = await opened(live, "pump-0")
@@ -81,7 +81,7 @@ async def test_an_older_version_serves_by_record_where_the_champion_cannot_be_re
     change(tmp_path / "data" / "versions.db", f"UPDATE versions SET {BOTH} WHERE number = 3")
 
     async with world(tmp_path / "data") as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         assert (model.champion, corrupt(live, "version")) == (2, 1)
         session = await opened(live, "pump-0")
         assert session.origin is Origin.RESUMED, "its state was in the snapshot"
@@ -94,7 +94,7 @@ async def test_an_older_version_serves_by_record_where_the_champion_cannot_be_re
         assert [r.version for r in records if isinstance(r, Rollback)] == [2]
 
     async with world(tmp_path / "data") as live:
-        assert live.serving.model(key("flow")).champion == 2
+        assert live.serving.catalog.model(key("flow")).champion == 2
 
 
 async def test_streams_whose_ticks_cannot_be_computed_again_are_lost_and_say_so_and_the_others_are_not(tmp_path):
@@ -127,14 +127,14 @@ async def test_a_stream_whose_line_is_damaged_is_lost_and_says_so_and_the_others
     change(tmp_path / "data" / "states.db", f"UPDATE streams SET {flip('state')} WHERE id = 'pump-0'")
 
     async with world(tmp_path / "data") as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         lost, whole = await opened(live, "pump-0"), await opened(live, "pump-1")
         assert (lost.origin, whole.origin) == (Origin.LOST, Origin.RESUMED)
         assert corrupt(live, "stream") == 1
         await live.tick(model, lost, 2.0)
         await live.server.journal.flush()
 
-    async with world(tmp_path / "data") as live:  # behind the same damaged line
+    async with world(tmp_path / "data") as live:  # after the same damaged line
         session = await opened(live, "pump-0")
         assert (session.origin, session.last_seq) == (Origin.LOST, 2)
 
@@ -146,7 +146,7 @@ async def test_a_reset_behind_the_damage_makes_a_lost_stream_one_like_any_other(
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
         await live.snapshot()
-        live.serving.reset(model, session)
+        live.serving.opening.reset(model, session)
         fresh = await live.tick(model, session, 2.0)
         await live.server.journal.flush()
     change(tmp_path / "data" / "states.db", f"UPDATE streams SET {flip('state')}")
@@ -174,7 +174,7 @@ async def test_a_damaged_checkpoint_goes_aside_and_the_same_is_learned_again(tmp
         session = live.open(model, "pump")
         for n in range(60):
             await live.tick(model, session, float(np.sin(n)))
-        for _ in range(2):  # the second time the record of what the first published
+        for _ in range(2):  # the second time, the record of the first publish
             await live.learn()
         live.trainer.save()
         before = digest(live.trainer.models[model.number])

@@ -1,4 +1,4 @@
-"""A deleted model is gone from both processes and every file, whenever they crash; its name is free, its number not."""
+"""A deleted model is gone from both processes and every file, whenever they crash. Its name is free, not its number."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ from service.observe import events as ev
 from service.server.recovery import MODEL_END
 from service.serving.ticks import Fenced, Tick
 from service.storage.versions import VersionMissing, Versions
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.reports import Passed
 from tests.oracles import replay
@@ -30,7 +31,7 @@ from tests.service.test_recovery import copy_of, recovered, seen
 
 
 async def two_models(live: World) -> tuple[ServedModel, Session, ServedModel, Session]:
-    """`flow`, which is to be deleted, and `heat`, which goes on; both with versions, streams and ticks."""
+    """`flow`, to be deleted, and `heat`, which stays; both with versions, streams and ticks."""
     flow, pump = await published(live, 3, name="flow")
     heat = await live.model("heat", hidden=3)
     boiler = live.open(heat, "boiler")
@@ -41,7 +42,7 @@ async def two_models(live: World) -> tuple[ServedModel, Session, ServedModel, Se
 
 
 def rows_of(data: Path, model: int) -> dict[str, int]:
-    """How many rows each database still has of a model; the line that keeps the highest number is no row of it."""
+    """Count the rows of a model in each database, without the row that keeps the highest number."""
     found = {}
     for file in ("states.db", "versions.db", "trainer.db"):
         sql = sqlite3.connect(f"file:{data / file}?mode=ro", uri=True)
@@ -66,10 +67,10 @@ async def test_a_deleted_model_is_not_found_under_its_name_and_the_other_goes_on
         await live.control.delete(key("flow"))
 
         with pytest.raises(NotFound, match="model = flow: no such model"):
-            live.serving.model(key("flow"))
-        assert list(live.serving.models) == [heat.number]
+            live.serving.catalog.model(key("flow"))
+        assert list(live.serving.catalog.models) == [heat.number]
         assert told() == [(ev.DELETED, flow.champion, "by hand")]
-        assert live.serving.events.recent(key("flow"), 10) == []
+        assert live.server.events.recent(key("flow"), 10) == []
         assert (await live.tick(heat, boiler, 9.0)).version == 1
         assert kinds(live, tmp_path)[-1] is Kind.MODEL_DELETE
 
@@ -78,8 +79,8 @@ async def test_every_owner_of_a_stream_is_woken_and_finds_itself_fenced(tmp_path
     async with world(tmp_path / "data") as live:
         flow, pump, *_ = await two_models(live)
         woken = []
-        owner = flow.owner(lambda: woken.append(1))
-        session, _ = live.serving.open_stream(flow, "valve", owner)
+        owner = flow.owners.add(lambda: woken.append(1))
+        session, _ = live.serving.opening.open(flow, "valve", owner)
 
         await live.control.delete(key("flow"))
 
@@ -89,11 +90,11 @@ async def test_every_owner_of_a_stream_is_woken_and_finds_itself_fenced(tmp_path
             with pytest.raises(Fenced):
                 await live.serving.ticks.submit(tick)
         with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
-            live.serving.open_stream(flow, "late")
-        live.serving.close_stream(flow, owner)
+            live.serving.opening.open(flow, "late")
+        live.serving.opening.close(flow, owner)
         one, never = np.ones(1, np.uint64), np.full(1, np.nan)
         with pytest.raises(NotFound, match="model = flow: deleted meanwhile"):
-            await live.serving.wave(flow, np.array([pump.row]), 11 * one, never, np.zeros((1, 1), np.float32))
+            await live.serving.waves.answer(flow, np.array([pump.row]), 11 * one, never, np.zeros((1, 1), np.float32))
         end = live.server.journal.offset(flow.number)
         chunks = [c for c in replay.survivors(tmp_path / "data", tmp_path / "read") if c.model == flow.number]
         assert chunks[-1].end == end, "nothing comes behind a model's last record"
@@ -103,8 +104,8 @@ async def test_a_deleted_model_leaves_no_series_behind_and_one_of_the_same_name_
     async with world(tmp_path / "data") as live:
         flow, _pump, _heat, _ = await two_models(live)
         await live.learn()
-        owner = flow.owner(lambda: None)
-        live.serving.open_stream(flow, "pump", owner)
+        owner = flow.owners.add(lambda: None)
+        live.serving.opening.open(flow, "pump", owner)
 
         def series(name: str) -> set[str]:
             samples = [s for metric in live.server.registry.collect() for s in metric.samples]
@@ -113,7 +114,7 @@ async def test_a_deleted_model_leaves_no_series_behind_and_one_of_the_same_name_
         before = len(series("heat"))
         assert len(series("flow")) >= before > 20
         await live.control.delete(key("flow"))
-        live.serving.close_stream(flow, owner)
+        live.serving.opening.close(flow, owner)
         await live.learn()
         assert series("flow") == set()
         assert len(series("heat")) == before
@@ -168,9 +169,9 @@ async def test_a_candidate_or_an_import_that_comes_too_late_leaves_nothing_behin
                 with pytest.raises(NotFound):
                     await refused
 
-        assert live.serving.versions.list(flow.number) == []
-        assert live.serving.engine.get(flow.number, flow.champion) is None
-        assert live.serving.events.recent(key("flow"), 10) == []
+        assert live.server.versions.list(flow.number) == []
+        assert live.server.engine.get(flow.number, flow.champion) is None
+        assert live.server.events.recent(key("flow"), 10) == []
 
 
 async def test_deleting_what_is_not_there_is_refused(tmp_path):
@@ -223,11 +224,11 @@ async def test_a_crash_between_the_record_and_the_dropping_of_the_versions_leave
         flow, *_ = await two_models(live)
         monkeypatch.setattr(Versions, "drop", lambda self, model: None)
         await live.control.delete(key("flow"))
-        assert live.serving.versions.list(flow.number)
+        assert live.server.versions.list(flow.number)
 
     async with world(tmp_path / "data") as again:
-        assert again.serving.versions.list(flow.number) == []
-        assert again.serving.last_model == 2
+        assert again.server.versions.list(flow.number) == []
+        assert again.serving.catalog.last_number == 2
 
 
 async def test_nothing_is_left_of_a_deleted_model_once_both_processes_have_saved(tmp_path):
@@ -249,7 +250,7 @@ async def test_nothing_is_left_of_a_deleted_model_once_both_processes_have_saved
 
 
 async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tmp_path):
-    """The control: only a model that ends in the journal is passed over."""
+    """The control: recovery skips only a model that ends in the journal."""
     async with world(tmp_path / "data") as live:
         flow, pump, *_ = await two_models(live)
         await live.snapshot()
@@ -266,7 +267,7 @@ async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tm
 
 
 async def test_a_tick_whose_bytes_end_like_a_deletion_is_a_tick(tmp_path):
-    """Recovery looks for deletions by a chunk's last bytes first."""
+    """Recovery first looks for deletions by a chunk's last bytes."""
     async with world(tmp_path / "data") as live:
         model = await live.model(channels=["a", "b"])
         session = live.open(model, "pump")
@@ -303,7 +304,7 @@ async def test_the_trainer_forgets_the_model_and_goes_on_with_the_other(tmp_path
 
 @pytest.mark.parametrize("checkpoint", [False, True], ids=["from the start", "from a checkpoint before the deletion"])
 async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_same_bits(tmp_path, checkpoint):
-    """Versions that the deleted model was promoted to are gone: nothing of it may be asked for again."""
+    """The versions of the deleted model are gone: none may be requested again."""
     async with world(tmp_path / "data") as live:
         flow, pump, heat, boiler = await two_models(live)
         await live.learn()
@@ -319,7 +320,7 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
         await live.control.delete(key("flow"))
         await live.tick(heat, boiler, 0.25)
         await live.learn()
-        await live.learn()  # the swap that came of it
+        await live.learn()  # the resulting swap
         trained = live.trainer.models[heat.number].pack()
 
         await live.start_trainer()
@@ -330,7 +331,7 @@ async def test_a_trainer_that_starts_after_a_deletion_learns_the_other_to_the_sa
 
 
 async def test_a_trainer_that_is_behind_gives_a_model_up_when_its_versions_are_gone(tmp_path):
-    """It was started before the deletion, and meets a promotion of the model first."""
+    """The trainer starts before the deletion and meets a promotion of the model first."""
     async with world(tmp_path / "data") as live:
         flow, pump, heat, boiler = await two_models(live)
         await live.start_trainer()

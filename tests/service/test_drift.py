@@ -12,7 +12,7 @@ from model.fold.drift import Drift
 from service.engine.export import read_weights
 from service.journal.records import Chunk, Ticks
 from service.observe import events as ev
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from service.trainer import hosting
 from tests.model import worlds
 from tests.service.histories import chunks, create, digest, fold, swap

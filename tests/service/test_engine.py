@@ -1,4 +1,4 @@
-"""A version serves only if it loads and answers as its maker recorded."""
+"""A version serves only if it loads and reproduces its recorded answers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_file_cut_short_is_refused(size):
 
 
 def test_no_flipped_bit_is_served_unless_the_answers_stay_as_recorded():
-    """Loading is no integrity check: many flipped files load. (In service their digest is checked before.)"""
+    """Loading is no integrity check: many flipped files load. (In service, the digest is checked first.)"""
     version, rng, refused = made(), np.random.default_rng(0), 0
     canary = canary_of(version)
     for _ in range(200):
@@ -109,7 +109,7 @@ def test_an_answer_that_is_not_finite_is_infinitely_wrong(field, bad):
     version = made()
     recorded = canary_of(version)
     spoilt = getattr(recorded, field).copy()
-    spoilt[1, 0] = bad  # as if the graph's own answer were so: the difference is what counts
+    spoilt[1, 0] = bad  # as if the graph had answered so: only the difference counts
 
     with np.errstate(invalid="ignore"):
         assert parity(StepSession(version.onnx), replace(recorded, **{field: spoilt})) == float("inf")

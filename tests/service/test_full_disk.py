@@ -1,4 +1,4 @@
-"""The live path while the disk is full: what is still taken, and what is not."""
+"""The live path while the disk is full: what is still accepted, and what is refused."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def test_at_the_limit_of_entries_waiting_for_the_disk_nothing_more_is_acce
             await journal.flush(unless_full=True)
         outcome = await service.serving.ticks.submit(next_tick(model, session))
         row = np.array([other.row])
-        wave = await service.serving.wave(
+        wave = await service.serving.waves.answer(
             model, row, np.array([1], np.uint64), np.array([np.nan]), np.ones((1, 1), np.float32)
         )  # fmt: skip
         with pytest.raises(Exhausted) as opening:

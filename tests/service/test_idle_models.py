@@ -1,4 +1,4 @@
-"""Idle models cost nothing: instructions and rows of what happens again and again are counted, not timed."""
+"""Idle models cost nothing: instructions and rows of periodic work are counted, not timed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ FEW, MANY = 2, 40
 
 
 class Steps:
-    """Bytecode instructions of our own files that were run, in all threads."""
+    """Counts bytecode instructions of our own files, in all threads."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -37,10 +37,10 @@ class Steps:
 
 @contextmanager
 def counted() -> Iterator[Steps]:
-    """What runs inside the block, on the loop and in threads."""
+    """Count the instructions inside the block, on the loop and in threads."""
     steps = Steps()
     before = sys.gettrace()
-    with ThreadPoolExecutor(1) as threads:  # those that are there already would not be traced
+    with ThreadPoolExecutor(1) as threads:  # existing threads would not be traced
         asyncio.get_running_loop().set_default_executor(threads)
         threading.settrace(steps.trace)
         sys.settrace(steps.trace)
@@ -53,7 +53,7 @@ def counted() -> Iterator[Steps]:
 
 
 async def settled(live: World, idle: int) -> Any:
-    """A world with so many idle models, each with one stream that has ticked, and one that goes on; all saved twice."""
+    """A world with this many idle models, each with one stream that has ticked, and an active one; all saved twice."""
     for n in range(idle):
         model = await live.model(f"idle-{n}")
         await live.tick(model, live.open(model, "pump"), 1.0)
@@ -70,7 +70,7 @@ async def settled(live: World, idle: int) -> Any:
 
 
 async def costs(tmp_path: Any, idle: int) -> dict[str, Steps]:
-    """What each of the things that come again and again takes, with so many idle models beside the live one."""
+    """Return the cost of each periodic task with this many idle models beside the active one."""
     taken = {}
     async with world(tmp_path / str(idle), max_models=1000, checkpoint_chunks=1000) as live:
         model, session = await settled(live, idle)
@@ -115,7 +115,7 @@ async def test_what_comes_again_and_again_costs_no_more_with_many_idle_models_th
     more = {}
     for what in WHAT:
         before, after = few[what], many[what]
-        if after.count > 1.05 * before.count + 10:  # as dictionaries grow, some take another step
+        if after.count > 1.05 * before.count + 10:  # a growing dictionary may take another step
             grew = {p: (before.by_place.get(p, 0), n) for p, n in after.by_place.items()}
             grew = {p: (a, b) for p, (a, b) in grew.items() if b > 1.05 * a + 5}
             more[what] = before.count, after.count, grew

@@ -1,4 +1,4 @@
-"""States that no stream can have: refused at each door by place and value; of old files, lost and said so."""
+"""States that no stream can have: refused at each door by place and value; in old files, lost and reported."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from service.edge import wire
 from service.journal.records import StatePut, StreamOpened, Window
 from service.learning.labels import RawWindow, Shape, check_window
 from service.storage.states import StreamRow
-from service.streams.sessions import ServedModel
+from service.streams.residency import restore
+from service.streams.served import ServedModel
 
 SPEC = ModelSpec(channels=("a",), hidden=2)
 BAD = {"variance": (2, -1e30), "count": (0, -1.0), "mean": (1, 3e38), "unit": (10, 50.0), "not a number": (1, np.nan)}
@@ -31,16 +32,16 @@ def state(at: int, value: float) -> np.ndarray:
 
 
 @pytest.fixture
-def sessions() -> ServedModel:
+def model() -> ServedModel:
     return ServedModel(1, "default", "m", SPEC)
 
 
 @every_bad
-def test_a_state_to_be_put_is_refused_by_place_and_value(sessions, at, value):
+def test_a_state_to_be_put_is_refused_by_place_and_value(model, at, value):
     message = streams_pb2.Stream(model="m", stream="s", state=state(at, value).tobytes())
 
     with pytest.raises(Invalid, match="put a state that a stream of this model has had") as refused:
-        wire.put_state(message, sessions)
+        wire.put_state(message, model)
     assert refused.value.field == f"stream.state[{at}]"
 
 
@@ -65,14 +66,14 @@ def test_a_windows_initial_state_may_hold_the_variance_of_large_values():
 
 
 @every_bad
-def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(sessions, at, value):
-    sessions.apply(StreamOpened(1, "s", 1), 1)
-    sessions.apply(StatePut(1, 5, 1.0, state(at, value)), 2)
+def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(model, at, value):
+    model.apply(StreamOpened(1, "s", 1), 1)
+    model.apply(StatePut(1, 5, 1.0, state(at, value)), 2)
 
-    row = sessions.table.by_id["s"]
-    assert not sessions.table.state[row].any()
-    assert sessions.table.origin[row] == Origin.LOST
-    assert sessions.table.last_seq[row] == 5
+    row = model.table.by_id["s"]
+    assert not model.table.state[row].any()
+    assert model.table.origin[row] == Origin.LOST
+    assert model.table.last_seq[row] == 5
     learner = Learner(SPEC)
     learner.put(1, state(at, value))
     assert isinstance(learner.contexts, Contexts)
@@ -82,9 +83,9 @@ def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(sessions, at, 
 
 
 @every_bad
-def test_one_of_an_old_states_db_is_lost_and_the_stream_begins_anew(sessions, at, value):
-    sessions.restore(StreamRow(1, 1, "s", 1, 5, 1.0, int(Origin.RESUMED), 0, 0, 0, state(at, value).tobytes()))
+def test_one_of_an_old_states_db_is_lost_and_the_stream_begins_anew(model, at, value):
+    restore(model, StreamRow(1, 1, "s", 1, 5, 1.0, int(Origin.RESUMED), 0, 0, 0, state(at, value).tobytes()))
 
-    row = sessions.table.by_id["s"]
-    assert not sessions.table.state[row].any()
-    assert sessions.table.origin[row] == Origin.LOST
+    row = model.table.by_id["s"]
+    assert not model.table.state[row].any()
+    assert model.table.origin[row] == Origin.LOST

@@ -1,4 +1,4 @@
-"""Whatever order models are learned in, and wherever a trainer dies, each has the weights that its own records say."""
+"""In any order of models, and wherever a trainer dies, each model has the weights that its own records define."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.service.one_process import World, world
 
 
 async def journal_of(live: World, rng: random.Random) -> None:
-    """Three models, each with ticks of its own streams, learned one in two now and then."""
+    """Three models, each with ticks of its own streams, sometimes thinned to one in two."""
     models = [await live.model(name, seed=n) for n, name in enumerate(("flow", "heat", "load"))]
     live.server.journal.learn_every_of = lambda model: rng.choice([1, 1, 2])
     for _ in range(40):
@@ -32,7 +32,7 @@ async def journal_of(live: World, rng: random.Random) -> None:
 
 
 def folded(live: World) -> dict[int, str]:
-    """Each model learned alone, from its own chunks."""
+    """Learn each model alone, from its own chunks."""
     models: dict[int, HostedModel] = {}
     for _, payload in live.server.journal.read(0, 1 << 30):
         chunk = decode_chunk(payload)
@@ -47,7 +47,7 @@ def folded(live: World) -> dict[int, str]:
 def weights(live: World, model: int, version: int) -> np.ndarray:
     from service.engine.export import read_weights
 
-    return read_weights(live.serving.models[model].network, live.serving.versions.blobs(model, version).weights)
+    return read_weights(live.serving.catalog.models[model].network, live.server.versions.blobs(model, version).weights)
 
 
 async def learn_in_some_order(live: World, rng: random.Random, deaths: float, resume: str = "resume") -> dict[int, str]:
@@ -60,7 +60,7 @@ async def learn_in_some_order(live: World, rng: random.Random, deaths: float, re
     while True:
         if queues.scanned < live.server.journal.durable_position and rng.random() < 0.5:
             queues.scan(live.server.journal.read(queues.scanned, 3000))
-        ready = [model for model in live.serving.models if queues.has(model)]
+        ready = [model for model in live.serving.catalog.models if queues.has(model)]
         if not ready:
             if queues.scanned == live.server.journal.durable_position:
                 break
@@ -72,7 +72,7 @@ async def learn_in_some_order(live: World, rng: random.Random, deaths: float, re
             trainer = await live.start_trainer()
             offsets = {number: stands.offset for number, stands in trainer.models.standing.items()}
             queues.restart(trainer.position, offsets)
-    return {number: digest(trainer.models[number]) for number in live.serving.models}
+    return {number: digest(trainer.models[number]) for number in live.serving.catalog.models}
 
 
 @seeds(4)
@@ -112,7 +112,7 @@ async def test_chunks_that_the_checkpoint_holds_are_passed_over_when_they_are_se
 
 
 def test_fair_order_keeps_each_models_own():
-    """What is sent next depends on what chunks cost; what a model learns does not."""
+    """The order of sending depends on what chunks cost; what a model learns does not."""
     rng, fair = random.Random(1), Fair()
     left = {model: list(range(20)) for model in range(3)}
     sent: dict[int, list[int]] = {model: [] for model in left}

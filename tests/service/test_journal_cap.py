@@ -42,7 +42,7 @@ async def test_what_a_trainer_does_not_save_is_skipped_by_record_and_goes_at_the
 
         assert most <= CAP + ROUND + 2 * 4096, "the cap, a round behind it, and the open segment"
         assert live.server.journal.first_position > CAP
-        for model in live.serving.models.values():
+        for model in live.serving.catalog.models.values():
             event = next(e for e in live.server.events.recent(model.key, 1000) if e.kind == ev.SKIPPED)
             assert f"journal_cap_bytes = {CAP}" in event.reason
             assert event.offset in model.skips
@@ -54,13 +54,13 @@ async def test_what_a_trainer_does_not_save_is_skipped_by_record_and_goes_at_the
 
         trainer = await live.start_trainer()
 
-        for number, model in live.serving.models.items():
-            stored = live.serving.versions.blobs(number, model.champion).weights
+        for number, model in live.serving.catalog.models.items():
+            stored = live.server.versions.blobs(number, model.champion).weights
             np.testing.assert_array_equal(
                 trainer.models[number].learner.weights.flat, read_weights(model.network, stored)
             )
         await live.control.resume(key("flow"))
-        flow = live.serving.model(key("flow"))
+        flow = live.serving.catalog.model(key("flow"))
         session = live.open(flow, "pump-0")
         for n in range(60):
             await live.tick(flow, session, float(np.sin(n)))
@@ -84,7 +84,7 @@ async def test_a_trainer_that_saves_in_time_loses_nothing(tmp_path):
             await live.snapshot()
 
         assert live.server.journal.durable_position > 2 * CAP
-        assert not [model.skips.pack() for model in live.serving.models.values() if model.skips.pack()]
+        assert not [model.skips.pack() for model in live.serving.catalog.models.values() if model.skips.pack()]
 
 
 async def test_the_quarantine_outlives_a_trainer_that_begins_anew(tmp_path):

@@ -126,7 +126,7 @@ async def test_size_and_age_bound_what_is_kept_and_the_metrics_say_so(tmp_path):
     rng = np.random.default_rng(0)
     now = [1e9]
     async with world(tmp_path / "data", **SMALL, journal_keep_bytes=16384, journal_keep_s=1e9) as live:
-        live.serving.wall = lambda: now[0]
+        live.wall = lambda: now[0]
         value = live.server.registry.get_sample_value
         for _ in range(8):
             await some_history(live, rng, 30, snapshots=False)
@@ -150,16 +150,16 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
     async with world(tmp_path / "data", **SMALL, **NOTHING) as live:
         await long_history(live, np.random.default_rng(0))
         await live.learn()
-        served = {model.number: model.champion for model in live.serving.models.values()}
+        served = {model.number: model.champion for model in live.serving.catalog.models.values()}
         live.stop_trainer()
         for path in (tmp_path / "data").glob("trainer.db*"):
             path.unlink()
 
         trainer = await live.start_trainer()
 
-        for model in live.serving.models.values():
+        for model in live.serving.catalog.models.values():
             hosted = trainer.models[model.number]
-            stored = live.serving.versions.blobs(model.number, served[model.number]).weights
+            stored = live.server.versions.blobs(model.number, served[model.number]).weights
             np.testing.assert_array_equal(hosted.learner.weights.flat, read_weights(model.network, stored))
             assert (hosted.gate.anchor, hosted.learner.paused) == (model.champion, model.paused)
             [event] = [e for e in live.server.events.recent(model.key, 100) if e.kind == ev.SKIPPED]
@@ -168,7 +168,7 @@ async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns
             assert "the journal is kept from" in event.reason
             assert model.skips.pack() in ([], [[learned, hosted.offset - 1]]), "up to its own record"
             assert hosted.offset == live.server.journal.durable_offset(model.number)
-        flow = live.serving.model(key("flow"))
+        flow = live.serving.catalog.model(key("flow"))
         await live.control.resume(key("flow"))
         session = live.open(flow, "pump-0")
         for n in range(60):

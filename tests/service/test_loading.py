@@ -15,7 +15,7 @@ from service.engine.session import StepSession
 from service.journal.records import Rollback
 from service.storage.versions import VersionCorrupt
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
 
@@ -34,7 +34,7 @@ def answered(outcome: Answer | Refusal) -> Answer:
 
 
 def loads_of(live: World, monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, int, bool]]:
-    """(model, version, whether on the loop's thread) of each load from here on."""
+    """Record (model, version, whether on the loop's thread) of each load."""
     loop, load, seen = threading.get_ident(), live.serving.loader.load, []
 
     def noted(model: ServedModel, number: int) -> StepSession:
@@ -58,11 +58,11 @@ async def test_a_server_that_starts_loads_nothing_and_the_first_tick_loads_off_t
     async with world(tmp_path) as live:
         seen = loads_of(live, monkeypatch)
         model = await live.model()
-        assert len(live.serving.engine) == 0
+        assert len(live.server.engine) == 0
         await live.serving.residency.bring(model, ["pump"])
         session = live.open(model, "pump")
 
-        answers = [answered(await live.serving.tick(next_tick(model, session, x))) for x in (1.0, 2.0)]
+        answers = [answered(await live.serving.ticks.answer(next_tick(model, session, x))) for x in (1.0, 2.0)]
 
         assert seen == [(model.number, 2, False)]
         assert [a.version for a in answers] == [2, 2]
@@ -77,10 +77,10 @@ async def test_ticks_that_come_while_a_session_is_loading_wait_for_the_one_load(
         model = await live.model()
         sessions = [live.open(model, id) for id in "abc"]
 
-        cancelled = asyncio.create_task(live.serving.tick(next_tick(model, live.open(model, "gone"))))
+        cancelled = asyncio.create_task(live.serving.ticks.answer(next_tick(model, live.open(model, "gone"))))
         await asyncio.sleep(0)
         cancelled.cancel()
-        answers = await asyncio.gather(*(live.serving.tick(next_tick(model, s)) for s in sessions))
+        answers = await asyncio.gather(*(live.serving.ticks.answer(next_tick(model, s)) for s in sessions))
 
         assert seen == [(model.number, 2, False)]
         assert [a.seq for a in answers] == [1, 1, 1]
@@ -92,17 +92,17 @@ async def test_a_swap_into_a_model_that_is_not_loaded_loads_nothing_and_the_next
         seen = loads_of(live, monkeypatch)
         model = await live.model()
         await live.publish(model, 2)
-        assert (len(live.serving.engine), seen) == (0, [])
+        assert (len(live.server.engine), seen) == (0, [])
 
-        answer = answered(await live.serving.tick(next_tick(model, live.open(model, "new"))))
+        answer = answered(await live.serving.ticks.answer(next_tick(model, live.open(model, "new"))))
         assert (answer.version, seen) == (3, [(model.number, 3, False)])
         await live.publish(model, 3)
-        answer = answered(await live.serving.tick(next_tick(model, live.open(model, "other"))))
+        answer = answered(await live.serving.ticks.answer(next_tick(model, live.open(model, "other"))))
         assert (answer.version, len(seen)) == (4, 1), "one that is loaded is replaced"
 
 
 async def answers(folder, limit: int) -> list[bytes]:
-    """Of five models that tick in turn, with so much memory for sessions."""
+    """Return the answers of five models that tick in turn, with this much memory for sessions."""
     given = []
     async with world(folder, session_memory_bytes=limit) as live:
         streams = []
@@ -111,9 +111,11 @@ async def answers(folder, limit: int) -> list[bytes]:
             streams.append((model, live.open(model, "pump")))
         for round in range(3):
             for model, session in streams:
-                outcome = answered(await live.serving.tick(next_tick(model, session, np.sin(round + model.number))))
+                outcome = answered(
+                    await live.serving.ticks.answer(next_tick(model, session, np.sin(round + model.number)))
+                )
                 given.append(outcome.y)
-        assert len(live.serving.engine) == (1 if limit == 1 else len(NAMES))
+        assert len(live.server.engine) == (1 if limit == 1 else len(NAMES))
     return given
 
 
@@ -126,7 +128,7 @@ async def test_models_that_share_one_place_answer_as_those_that_all_have_one(tmp
 async def test_a_session_that_left_between_its_loading_and_the_step_is_loaded_once_more(live, monkeypatch):
     model = await live.model()
     session = live.open(model, "pump")
-    live.serving.engine.retire(model.number, set())
+    live.server.engine.retire(model.number, set())
     seen = loads_of(live, monkeypatch)
 
     outcome = await live.serving.ticks.submit(next_tick(model, session))
@@ -141,17 +143,17 @@ async def test_models_that_are_created_make_no_session_leave_that_is_used(tmp_pa
         for name in NAMES:
             await live.model(name)
 
-        assert live.serving.engine.get(first.number, 1) is not None
+        assert live.server.engine.get(first.number, 1) is not None
 
 
 async def test_a_version_that_is_found_unreadable_by_a_tick_gives_way_to_an_older_one_by_record(tmp_path):
     await a_cold_model(tmp_path)
     async with world(tmp_path) as live:
-        with live.serving.versions._database.transaction() as sql:
+        with live.server.versions._database.transaction() as sql:
             sql.execute("UPDATE versions SET onnx = x'00', weights = x'00' WHERE number = 2")
         model = await live.model()
 
-        answer = answered(await live.serving.tick(next_tick(model, live.open(model, "new"))))
+        answer = answered(await live.serving.ticks.answer(next_tick(model, live.open(model, "new"))))
 
         assert (answer.version, model.champion, model.anchor) == (1, 1, 1)
         await live.server.journal.flush()
@@ -164,14 +166,14 @@ async def test_a_version_that_is_found_unreadable_by_a_tick_gives_way_to_an_olde
 async def test_a_tick_of_a_model_without_any_readable_version_fails_alone(tmp_path):
     await a_cold_model(tmp_path)
     async with world(tmp_path) as live:
-        with live.serving.versions._database.transaction() as sql:
+        with live.server.versions._database.transaction() as sql:
             sql.execute("UPDATE versions SET onnx = x'00', weights = x'00'")
         model, other = await live.model(), await live.model("other")
 
         with pytest.raises(VersionCorrupt):
-            await live.serving.tick(next_tick(model, live.open(model, "new")))
+            await live.serving.ticks.answer(next_tick(model, live.open(model, "new")))
 
-        outcome = await live.serving.tick(next_tick(other, live.open(other, "pump")))
+        outcome = await live.serving.ticks.answer(next_tick(other, live.open(other, "pump")))
         assert outcome.seq == 1
 
 

@@ -141,9 +141,9 @@ async def test_metrics_show_a_models_versions_as_they_change_and_after_a_restart
 
     async with world(tmp_path) as live:
         model = await live.model()
-        live.serving.wall = lambda: 100.0
+        live.wall = lambda: 100.0
         number = await live.publish(model, seed=1)
-        live.serving.wall = lambda: 200.0
+        live.wall = lambda: 200.0
         published = stand(live)
         await live.control.promote(key("flow"), number)
         await live.control.pause(key("flow"))

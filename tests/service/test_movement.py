@@ -1,4 +1,4 @@
-"""A candidate that moved too far from the version before is not published; refused labels are in the quarantine."""
+"""A candidate too far from the version before is not published; its labels are in the quarantine."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from model.fold import learner as learning
 from model.update.bptt import gradient
 from service.engine.export import read_weights
 from service.observe import events as ev
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from service.trainer import process
 from tests.service.one_process import World, world
 
@@ -25,14 +25,14 @@ async def live(tmp_path) -> AsyncIterator[World]:
 
 
 def push(live: World, model: ServedModel, by: float) -> None:
-    """Move the candidate's weights by so much of their norm, as no update should."""
+    """Move the candidate's weights by this fraction of their norm, as no update should."""
     flat = live.trainer.models[model.number].learner.weights.flat
     direction = np.random.default_rng(1).normal(0, 1, flat.shape).astype(np.float32)
     flat += direction * np.float32(by * np.linalg.norm(flat) / np.linalg.norm(direction))
 
 
 async def a_jump_is_vetoed(live: World) -> bool:
-    """Whether weights pushed beyond the limit were vetoed with their numbers, and the anchor's are back bit for bit."""
+    """Assert that weights beyond the limit are vetoed with their numbers, and the anchor's are back bit for bit."""
     model = await live.model()
     session = live.open(model, "pump")
     await live.ticks(model, [(session, x) for x in (0.1, 0.4, -0.3, 0.8)])

@@ -1,4 +1,4 @@
-"""Ticks per second, of a stream and of a server: never more than allowed, and no fewer than that."""
+"""Rates of a stream and of the server: exactly as many ticks per second as allowed."""
 
 from __future__ import annotations
 
@@ -15,19 +15,20 @@ from service.access.grants import Access, Quota
 from service.access.rates import BURST_S, Rate
 from service.common.errors import Reason, Refusal
 from service.common.names import ModelKey
-from service.serving.ticks import Serving
+from service.serving.live import LivePath
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import World, world
 from tests.service.test_serving import next_tick
 
 RATES = st.sampled_from([0.25, 1.0, 3.0, 10.0, 1000.0])
 PAUSES = st.lists(st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0, 7.0]), min_size=1, max_size=200)
-ROUNDING = 1e-5  # of a token: `ROUNDING_S` at the highest rate here, and what sums of seconds are off
+ROUNDING = 1e-5  # tokens: `ROUNDING_S` at the highest rate here, and the rounding of sums of seconds
 
 
 class Bucket:
-    """The plain twin: a number of tokens, filled as time passes."""
+    """The plain twin: a number of tokens that grows with time."""
 
     def __init__(self, per_s: float) -> None:
         self._per_s, self._most, self._at = per_s, max(per_s * BURST_S, 1.0), 0.0
@@ -57,7 +58,7 @@ def test_a_bucket_has_a_token_whenever_the_plain_one_has(per_s, pauses):
 
 
 class Clock:
-    """A clock that a test sets."""
+    """A clock that the test sets."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -67,27 +68,29 @@ class Clock:
 
 
 def wound(service: World) -> Clock:
-    """The world's monotonic clock, from here on set by the test."""
+    """Replace the world's monotonic clock by one that the test sets."""
     clock = Clock()
-    service.serving.clock = service.serving.residency._clock = clock
+    service.clock = clock
     return clock
 
 
 async def taken(service: World, model: ServedModel, *sessions: Session) -> list[Answer | Refusal]:
-    """One tick of each, one after the other."""
-    now = service.serving.clock()
+    """Send one tick of each session, one after the other."""
+    now = service.clock()
     return [await service.serving.ticks.submit(replace(next_tick(model, s), arrived=now)) for s in sessions]
 
 
-async def packed(serving: Serving, model: ServedModel, *sessions: Session) -> list[bool]:
-    """One tick of each in one wave: which were taken. The others are refused, overloaded."""
+async def packed(serving: LivePath, model: ServedModel, *sessions: Session) -> list[bool]:
+    """Send one tick of each session in one wave; returns which were accepted. The others are refused as overloaded."""
     rows = np.array([session.row for session in sessions])
     seqs = np.array([session.last_seq + 1 for session in sessions], np.uint64)
-    wave = await serving.wave(model, rows, seqs, np.full(len(rows), np.nan), np.ones((len(rows), 1), np.float32))
+    wave = await serving.waves.answer(
+        model, rows, seqs, np.full(len(rows), np.nan), np.ones((len(rows), 1), np.float32)
+    )
     refused = [outcome for outcome in wave.others.values() if isinstance(outcome, Refusal)]
     assert [(r.reason, r.retry_s > 0) for r in refused] == [(Reason.OVERLOADED, True)] * len(refused)
-    assert len(refused) + len(wave.taken.at) == len(rows)
-    return [i in wave.taken.at for i in range(len(rows))]
+    assert len(refused) + len(wave.stepped.at) == len(rows)
+    return [i in wave.stepped.at for i in range(len(rows))]
 
 
 async def test_a_stream_beyond_its_rate_is_refused_with_a_delay_and_others_continue(tmp_path):
@@ -141,13 +144,13 @@ async def test_a_packed_wave_is_answered_as_far_as_streams_and_server_have_token
 async def test_wall_clock_jumps_change_no_rate_and_no_idle_time(tmp_path, jump):
     async with world(tmp_path, stream_ticks_per_s=2.0, idle_s=100.0) as service:
         model = await service.model()
-        session, idle = service.open(model, "s"), service.serving.open_stream(model, "idle", pinned=False)[0]
+        session, idle = service.open(model, "s"), service.serving.opening.open(model, "idle", pinned=False)[0]
         clock = wound(service)
         await taken(service, model, session, session, idle)
-        service.serving.judged(model, service.server.journal.offset(model.number))
-        before = service.serving.wall()
+        model.judge(service.server.journal.offset(model.number))
+        before = service.wall()
 
-        service.serving.wall = lambda: before + jump
+        service.wall = lambda: before + jump
         await service.snapshot()
 
         assert isinstance((await taken(service, model, session))[0], Refusal)
@@ -164,12 +167,12 @@ async def test_ticks_beyond_the_rate_of_work_are_refused_with_a_delay_however_th
         model = await service.model()
         a, b, c = (service.open(model, id) for id in "abc")
         clock = wound(service)
-        service.serving._work_rate = Rate(2.0 * model.row_work)  # two of its ticks
+        service.serving.admission._work_rate = Rate(2.0 * model.row_work)  # two of its ticks
 
         assert [type(t) for t in await taken(service, model, a, b)] == [Answer, Answer]
         [over] = await taken(service, model, c)
         assert isinstance(over, Refusal)
-        clock.now += over.retry_s + 1e-6  # a bucket that has anything takes a tick, whatever it costs
+        clock.now += over.retry_s + 1e-6  # a bucket with any tokens admits a tick, whatever it costs
         assert [type(t) for t in await taken(service, model, c)] == [Answer]
         [over] = await taken(service, model, a)
         assert isinstance(over, Refusal)
@@ -192,13 +195,13 @@ async def test_work_is_limited_per_tenant_and_one_tick_may_exceed_a_second_of_it
         )
         a, b = service.open(model, "a"), service.open(other, "b")
         clock = wound(service)
-        service.serving.tenants.apply(Access(quotas={"acme": Quota(work_per_s=other.row_work / 4)}))
+        service.server.tenants.apply(Access(quotas={"acme": Quota(work_per_s=other.row_work / 4)}))
 
         assert [type(t) for t in await taken(service, other, b, b)] == [Answer, Refusal]
         assert [type(t) for t in await taken(service, model, a, a)] == [Answer, Answer]
         [late] = await taken(service, other, b)
         assert isinstance(late, Refusal)
-        assert late.retry_s == pytest.approx(3.0, rel=1e-2)  # four seconds' work, of which one may be ahead
+        assert late.retry_s == pytest.approx(3.0, rel=1e-2)  # four seconds of work, one of them in advance
         clock.now += late.retry_s + 1e-3
         assert await packed(service.serving, other, b) == [True]
         metric = service.server.metrics.access.quota_reached.labels("acme", "work_per_s")

@@ -1,4 +1,4 @@
-"""Serving recovered from its files is serving as it was: states, sequences, answers, versions, what is judged."""
+"""Recovery from the files restores everything: states, sequences, answers, versions, judged offsets."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ from service.storage.snapshot import Part
 from service.storage.states import States
 from service.streams import answers
 from service.streams.answers import AnswerLog
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from tests.conftest import seeds
 from tests.oracles import replay
 from tests.service.one_process import World, key, world
 
-# Live batches have other sizes than those of the replay. onnxruntime 1.23 to 1.27 gave the same bits for batches of 1
+# Live batches and those of the replay differ in size. onnxruntime 1.23 to 1.27 gave the same bits for batches of 1
 # to 64 rows on x86-64 with these small graphs; where that changes, a tolerance and its reason belong here.
 DEADLINE_S = 60.0
 
 
 class Stream(NamedTuple):
-    """Everything of a stream that recovery must bring back."""
+    """The parts of a stream that recovery must restore."""
 
     id: str
     epoch: int
@@ -42,7 +42,7 @@ class Stream(NamedTuple):
 
 
 class Model(NamedTuple):
-    """Everything of a model that recovery must bring back."""
+    """The parts of a model that recovery must restore."""
 
     name: str
     champion: int
@@ -55,10 +55,10 @@ class Model(NamedTuple):
 
 def seen(world: World) -> dict[int, Model]:
     models = {}
-    for number, m in world.serving.models.items():
+    for number, m in world.serving.catalog.models.items():
         streams = {}
         for s in m.sessions():
-            judged, state = s.judged, m.state(s).tobytes()
+            judged, state = s.judged, s.state.tobytes()
             answers = tuple(repr(answer) for answer in s.answers)
             streams[s.number] = Stream(s.id, s.epoch, s.last_seq, repr(s.last_time), state, answers, judged)
         offset = world.server.journal.offset(number)
@@ -67,14 +67,14 @@ def seen(world: World) -> dict[int, Model]:
 
 
 def copy_of(live: World, to: Path) -> Path:
-    """The data directory as a kill -9 would leave it now."""
+    """Copy the data directory as a kill -9 would leave it now."""
     return Path(shutil.copytree(live.server.config.data, to))
 
 
 async def recovered(data: Path) -> dict[int, Model]:
-    """What recovery makes of the files, with every stream brought into memory."""
+    """Recover from the files, with every stream brought into memory."""
     async with world(data) as other:
-        for model in other.serving.models.values():
+        for model in other.serving.catalog.models.values():
             ids = [row.id for row in other.server.states.page(model.number, "", 10_000)]
             await other.serving.residency.bring(model, ids)
             assert len(model.table) == model.known
@@ -95,7 +95,7 @@ async def some_history(live: World, rng: np.random.Generator, steps: int, snapsh
             case 1:
                 live.open(model, streams[int(rng.integers(len(streams)))].id)
             case 2:
-                live.serving.reset(model, streams[int(rng.integers(len(streams)))])
+                live.serving.opening.reset(model, streams[int(rng.integers(len(streams)))])
             case 3:
                 await live.publish(model, int(rng.integers(1000)))
             case 4:
@@ -135,11 +135,11 @@ async def test_what_was_pending_at_a_crash_is_gone_as_a_whole_and_what_was_durab
         model = await live.model()
         session = live.open(model, "pump")
         await live.server.journal.flush()
-        states = {0: model.state(session).tobytes()}
+        states = {0: session.state.tobytes()}
         for part in range(6):
             for _ in range(int(rng.integers(5, 40))):
                 await live.tick(model, session, float(rng.normal()))
-                states[session.last_seq] = model.state(session).tobytes()
+                states[session.last_seq] = session.state.tobytes()
             if part == 3:
                 await live.snapshot()
             durable, last = session.durable_seq, session.last_seq
@@ -165,7 +165,7 @@ async def test_a_swap_in_the_middle_answers_the_ticks_behind_it_and_no_other(tmp
         copy = copy_of(live, tmp_path / "copy")
 
     async with world(copy) as other:
-        model = other.serving.model(key("flow"))
+        model = other.serving.catalog.model(key("flow"))
         await other.serving.residency.bring(model, ["pump"])
         session = other.open(model, "pump")
         again = [await other.tick(model, session, float(n), 6 + n) for n in range(3)]
@@ -178,7 +178,9 @@ async def test_the_answers_are_those_of_plain_onnxruntime_one_tick_at_a_time(tmp
         await live.server.journal.flush()
         chunks = replay.survivors(tmp_path / "data", tmp_path / "copy")
         expected = replay.served(chunks, replay.Files.of(tmp_path / "data"))
-        answers = {(s.id, a.seq): (a.version, a.y) for s in live.serving.models[1].sessions() for a in s.answers}
+        answers = {
+            (s.id, a.seq): (a.version, a.y) for s in live.serving.catalog.models[1].sessions() for a in s.answers
+        }
 
     assert len(answers) > 100
     assert answers == {key: (a.version, a.y.tobytes()) for key, a in expected.answers.items()}
@@ -200,7 +202,7 @@ async def test_a_snapshot_that_holds_part_of_a_chunk_is_completed_from_the_rest_
         await live.server.journal.flush()
         monkeypatch.setattr(SegmentLog, "write", slow)
         await live.tick(model, a, 0.0)
-        while live.server.journal._pending:  # until the writer has it: what follows waits for the next commit
+        while live.server.journal._pending:  # until the writer has it: later entries wait for the next commit
             await asyncio.sleep(0)
         await live.ticks(model, [(a, 1.0), (b, 2.0)])
         taking = asyncio.create_task(live.snapshot())
@@ -218,7 +220,7 @@ async def test_a_snapshot_that_holds_part_of_a_chunk_is_completed_from_the_rest_
 
 
 async def test_a_snapshot_takes_no_rows_before_the_one_under_way_is_saved(tmp_path, monkeypatch):
-    """Saved in the other order, the older would be refused, and its streams would be in neither."""
+    """In the other order, the older snapshot would be refused, and its streams would be in neither."""
     save, entered, go_on = States.save, threading.Event(), threading.Event()
 
     def slow(self, *args, **kwargs):
@@ -258,13 +260,13 @@ async def test_a_page_of_streams_is_right_though_a_snapshot_is_saved_while_it_is
         old, gone = live.open(model, "old"), live.open(model, "gone")
         await live.ticks(model, [(old, 1.0), (gone, 1.0)])
         await live.snapshot()
-        live.serving.delete_stream(model, "gone")
+        live.serving.opening.delete(model, "gone")
         await live.tick(model, live.open(model, "new"), 1.0)
         monkeypatch.setattr(States, "page", slow)
 
         listing = asyncio.create_task(live.serving.residency.page(model, "", 10))
         assert await asyncio.to_thread(entered.wait, DEADLINE_S)
-        await live.snapshot()  # what was read still holds "gone" and not "new"
+        await live.snapshot()  # the rows that were read still hold "gone" and not "new"
         go_on.set()
         rows, more = await listing
 
@@ -309,11 +311,11 @@ async def test_streams_that_a_snapshot_forgets_would_be_noticed(tmp_path, monkey
         assert await recovered(copy_of(live, tmp_path / "copy")) != now
 
 
-# ---- what is judged
+# ---- judged offsets
 
 
 async def test_what_is_judged_is_known_again_tick_by_tick_behind_a_snapshot(tmp_path):
-    """A forecast answered again after a crash must not look older than it was."""
+    """A repeated answer after a crash must not have an older judged_through."""
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")
@@ -323,8 +325,8 @@ async def test_what_is_judged_is_known_again_tick_by_tick_behind_a_snapshot(tmp_
         for _ in range(20):
             await live.tick(model, session, 1.0)
         judged_at = live.server.journal.offset(1)
-        await live.snapshot()  # 20 ticks are not judged yet; the swap behind it judges half of them
-        await live.verdict(model, "publish", *live.serving.versions.blobs(1, 1), offset=judged_at - 10)
+        await live.snapshot()  # 20 ticks are not judged yet; the swap after it judges half of them
+        await live.verdict(model, "publish", *live.server.versions.blobs(1, 1), offset=judged_at - 10)
         await live.tick(model, session, 1.0)
         await live.server.journal.flush()
         now = seen(live)
@@ -353,7 +355,7 @@ async def test_a_stream_with_more_unjudged_ticks_than_answers_are_kept_is_recove
 
 
 async def test_a_rollback_judges_everything_before_its_record_also_after_a_crash(tmp_path):
-    """A verdict that a trainer made before it saw the rollback comes too late, whichever process died in between."""
+    """A verdict from before the trainer saw the rollback is stale, whichever process died in between."""
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")
@@ -367,7 +369,7 @@ async def test_a_rollback_judges_everything_before_its_record_also_after_a_crash
         copy = copy_of(live, tmp_path / "copy")
 
     async with world(copy) as other:
-        model = other.serving.model(key("flow"))
+        model = other.serving.catalog.model(key("flow"))
         before = other.server.journal.offset(1)
         await other.verdict(model, "veto", rollback=1, offset=model.judged_offset - 1)
 
@@ -396,7 +398,7 @@ async def test_a_journal_that_ends_before_the_snapshot_is_refused(tmp_path):
 
 
 async def test_a_journal_that_lacks_only_what_was_pending_at_the_snapshot_is_refused_too(tmp_path):
-    """The snapshot's position lies before what was pending; its rows hold that, so the journal must."""
+    """The snapshot's position precedes the pending entries; its rows contain them, so the journal must too."""
     async with world(tmp_path / "data") as live:
         model = await live.model()
         session = live.open(model, "pump")

@@ -1,4 +1,4 @@
-"""Whatever happened to the streams of a server, one recovered from its files has them as the live one does."""
+"""After any history of streams, a server recovered from the files equals the live one."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from service.journal.records import Paused, Promote, Reset, StatePut, Swap
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import World, world
 from tests.service.test_recovery import copy_of, recovered, seen
 
@@ -21,22 +22,22 @@ STREAMS = (
     "tick", "tick", "together", "packed", "packed", "take over", "reset", "put", "delete",
 )  # fmt: skip
 SERVER = ("publish", "roll back", "promote", "pause", "resume", "commit", "snapshot")
-Step = tuple[str, str, float]  # what happens, to which stream, with which value
+Step = tuple[str, str, float]  # the event, its stream, its value
 
 steps = st.tuples(st.sampled_from(STREAMS * 3 + SERVER), st.sampled_from(IDS), st.floats(-3, 3, width=32))
 histories = st.lists(steps, min_size=20, max_size=80)
 
 
 async def present(live: World, model: ServedModel, id: str) -> Session:
-    """The stream in memory: brought back, or opened if there is none."""
+    """Return the stream in memory: brought back, or opened if it is new."""
     await live.serving.residency.bring(model, [id])
     if id not in model.table.by_id:
-        live.serving.open_stream(model, id, pinned=False)
+        live.serving.opening.open(model, id, pinned=False)
     return model.session(id)
 
 
 async def happens(live: World, model: ServedModel, step: Step) -> None:
-    """One step of a history. Streams are not pinned, so each snapshot lets those that may go leave memory."""
+    """Run one step of a history. Streams are not pinned, so each snapshot evicts those that may leave."""
     what, id, value = step
     session, back = await present(live, model, id), 1 + int(abs(value))
     match what:
@@ -49,19 +50,19 @@ async def happens(live: World, model: ServedModel, step: Step) -> None:
                 await present(live, model, other)
             rows = np.array([model.table.by_id[other] for other in IDS])
             x = np.float32(value) + np.arange(len(IDS), dtype=np.float32)[:, None]
-            wave = await live.serving.wave(
+            wave = await live.serving.waves.answer(
                 model, rows, model.table.last_seq[rows] + np.uint64(1), np.full(len(IDS), np.nan), x
             )
-            assert len(wave.taken.at) == len(IDS)
+            assert len(wave.stepped.at) == len(IDS)
         case "take over":
-            live.serving.open_stream(model, id, pinned=False)
+            live.serving.opening.open(model, id, pinned=False)
         case "reset":
-            live.serving.reset(model, session)
+            live.serving.opening.reset(model, session)
         case "put":
-            state = np.full(model.network.state_size, abs(value) / 100, np.float32)  # that every part of a state may be
-            live.serving.put_stream(model, id, session.epoch, session.last_seq + back, np.nan, state)
+            state = np.full(model.network.state_size, abs(value) / 100, np.float32)  # valid in every part
+            live.serving.opening.put(model, id, session.epoch, session.last_seq + back, np.nan, state)
         case "delete":
-            live.serving.delete_stream(model, id)
+            live.serving.opening.delete(model, id)
         case "publish":
             await live.publish(model, seed=live.server.journal.offset(model.number))  # other weights each time
         case "roll back":
@@ -79,7 +80,7 @@ async def happens(live: World, model: ServedModel, step: Step) -> None:
 
 
 async def lives_through(live: World, history: list[Step]) -> None:
-    """All of a history, on disk, with every stream in memory at the end."""
+    """Run a whole history; then it is on disk, and every stream in memory."""
     model = await live.model()
     for step in history:
         await happens(live, model, step)
@@ -88,7 +89,7 @@ async def lives_through(live: World, history: list[Step]) -> None:
 
 
 async def compare(history: list[Step], folder: Path) -> bool:
-    """Whether a server recovered after this history is as the one that lived through it."""
+    """Assert that a server recovered after this history equals the live one."""
     async with world(folder / "data", idle_s=0.0) as live:
         await lives_through(live, history)
         return await recovered(copy_of(live, folder / "copy")) == seen(live)

@@ -283,10 +283,12 @@ async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begin
         answers = []
         await live.start_trainer()
         for one in (expected, live):
-            await one.serving.residency.bring(one.serving.model(key("flow")), ["pump"])
-            session = one.open(one.serving.model(key("flow")), "pump")
-            assert (session.last_seq, one.serving.model(key("flow")).champion) == (100, champion)
-            answers.append([(await one.tick(one.serving.model(key("flow")), session, 0.5)).y for _ in range(40)])
+            await one.serving.residency.bring(one.serving.catalog.model(key("flow")), ["pump"])
+            session = one.open(one.serving.catalog.model(key("flow")), "pump")
+            assert (session.last_seq, one.serving.catalog.model(key("flow")).champion) == (100, champion)
+            answers.append(
+                [(await one.tick(one.serving.catalog.model(key("flow")), session, 0.5)).y for _ in range(40)]
+            )
         np.testing.assert_array_equal(answers[0], answers[1])
         verdicts = await live.learn()
         assert verdicts[-1].verdict == "publish"
@@ -316,7 +318,7 @@ async def test_a_repair_behind_a_snapshot_that_is_killed_anywhere_can_be_done_ag
             break
         repair(copy, "again")
         async with world(copy) as live:
-            await live.serving.residency.bring(live.serving.model(key("flow")), ["pump"])
-            assert live.open(live.serving.model(key("flow")), "pump").last_seq == 100
+            await live.serving.residency.bring(live.serving.catalog.model(key("flow")), ["pump"])
+            assert live.open(live.serving.catalog.model(key("flow")), "pump").last_seq == 100
             assert (await live.start_trainer()).position == live.server.journal.durable_position
     assert calls > 5, "the loop has met every step"

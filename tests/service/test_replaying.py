@@ -146,7 +146,7 @@ async def test_the_numbers_of_windows_survive_a_crash_and_nothing_else_of_them_i
         offset = live.server.journal.offset(model.number)
 
     async with world(tmp_path / "data") as again:
-        model, intake = again.serving.model(key("flow")), again.server.intake
+        model, intake = again.serving.catalog.model(key("flow")), again.server.intake
         assert model.sources.pack() == {"mill": 4, "saw": 1}
         assert intake.window(model, "mill", raw(4)) == offset, "on disk, and not journaled again"
         assert intake.window(model, "mill", raw(5)) == offset + 1
@@ -154,7 +154,8 @@ async def test_the_numbers_of_windows_survive_a_crash_and_nothing_else_of_them_i
 
 async def test_more_items_at_once_than_may_be_replayed_are_refused_before_anybody_is_asked(tmp_path):
     async with world(tmp_path) as service:
-        replayer = Replayer(service.server.intake, service.server.trainers)
+        server = service.server
+        replayer = Replayer(server.intake, server.serving.residency, server.journal, server.trainers)
 
         with pytest.raises(Invalid, match=f"{MAX_REPLAYED + 1} ids: send at most {MAX_REPLAYED}"):
             await replayer.replay(await service.model(), range(1, MAX_REPLAYED + 2))

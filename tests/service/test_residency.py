@@ -1,4 +1,4 @@
-"""Streams in memory are bounded; those that left are there when they are wanted."""
+"""Streams in memory are bounded; those that left come back when they are needed."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ async def test_streams_beyond_the_bound_leave_memory_and_come_back_as_they_were(
     async with world(tmp_path, max_resident=2, idle_s=NEVER_S) as service:
         model = await service.model()
         for id in "abcd":
-            session, _ = service.serving.open_stream(model, id, pinned=False)
+            session, _ = service.serving.opening.open(model, id, pinned=False)
             await service.tick(model, session, 1.0)
 
-        service.serving.judged(model, service.server.journal.offset(model.number))  # what is not must stay
+        model.judge(service.server.journal.offset(model.number))  # streams that are not judged must stay
         await service.snapshot()
 
         assert (len(model.table), model.known) == (2, 4)
@@ -29,36 +29,36 @@ async def test_a_deleted_stream_stays_away_while_another_is_out_of_memory_and_it
     async with world(tmp_path, idle_s=0.0) as service:
         model, bring = await service.model(), service.serving.residency.bring
         for id in "ab":
-            session, _ = service.serving.open_stream(model, id, pinned=False)
+            session, _ = service.serving.opening.open(model, id, pinned=False)
             await service.tick(model, session, 1.0)
-        service.serving.judged(model, service.server.journal.offset(model.number))
+        model.judge(service.server.journal.offset(model.number))
         await service.snapshot()
         assert (len(model.table), model.known) == (0, 2)
         await bring(model, ["a"])
         number = model.session("a").number
-        service.serving.delete_stream(model, "a")
+        service.serving.opening.delete(model, "a")
 
         await bring(model, ["a"])
         await service.serving.residency.bring_numbers(model, np.array([number], np.uint32))
 
         assert (len(model.table), model.known) == (0, 1)
-        session, origin = service.serving.open_stream(model, "a")
+        session, origin = service.serving.opening.open(model, "a")
         assert (session.last_seq, origin) == (0, Origin.FRESH)
 
 
 async def test_an_idle_stream_leaves_although_nothing_happens_to_its_model_any_more(tmp_path):
     async with world(tmp_path, idle_s=10.0) as service:
         now = 100.0
-        service.serving.clock = service.serving.residency._clock = lambda: now
+        service.clock = lambda: now
         other = await service.model("other")
         model = await service.model()
         for id in "ab":
-            session, _ = service.serving.open_stream(model, id, owner=model.owner(lambda: None), pinned=id == "b")
+            session, _ = service.serving.opening.open(model, id, owner=model.owners.add(lambda: None), pinned=id == "b")
             await service.ticks(model, [(session, 1.0)])
             model.table.touched[session.row] = now
-        service.serving.judged(model, service.server.journal.offset(model.number))
+        model.judge(service.server.journal.offset(model.number))
         await service.snapshot()
-        assert (len(model.table), model.is_changed) == (2, False)
+        assert (len(model.table), model.saving.is_changed) == (2, False)
 
         now = 111.0
         await service.tick(other, service.open(other, "pump"), 1.0)
@@ -68,29 +68,29 @@ async def test_an_idle_stream_leaves_although_nothing_happens_to_its_model_any_m
         now = 200.0
         await service.snapshot()
         assert list(model.table.by_id) == ["b"]
-        service.serving.close_stream(model, int(model.table.owner[model.table.by_id["b"]]))
+        service.serving.opening.close(model, int(model.table.owner[model.table.by_id["b"]]))
         await service.snapshot()
-        assert (len(model.table), model.known, service.serving.totals.resident) == (0, 2, 1)
+        assert (len(model.table), model.known, service.serving.catalog.totals.resident) == (0, 2, 1)
 
 
 async def test_a_stream_that_was_only_read_leaves_memory_again(tmp_path):
     async with world(tmp_path, idle_s=10.0) as service:
         now = 100.0
-        service.serving.clock = service.serving.residency._clock = lambda: now
+        service.clock = lambda: now
         model = await service.model()
-        session, _ = service.serving.open_stream(model, "a", pinned=False)
+        session, _ = service.serving.opening.open(model, "a", pinned=False)
         await service.tick(model, session, 1.0)
-        service.serving.judged(model, service.server.journal.offset(model.number))
+        model.judge(service.server.journal.offset(model.number))
         now = 200.0
         await service.snapshot()
         assert len(model.table) == 0
         await service.serving.residency.bring(model, ["a"])
         await service.snapshot()
-        assert (len(model.table), service.serving.totals.resident) == (1, 1)
+        assert (len(model.table), service.serving.catalog.totals.resident) == (1, 1)
 
         now = 211.0
         await service.snapshot()
-        assert (len(model.table), service.serving.totals.resident) == (0, 0)
+        assert (len(model.table), service.serving.catalog.totals.resident) == (0, 0)
 
 
 def test_totals_follow_models_and_streams_that_come_and_go():

@@ -1,4 +1,4 @@
-"""Which versions are kept: whatever the next crash of either process will need, and not everything for ever."""
+"""Retention keeps the versions that a crash of either process may need, and not all for ever."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ async def test_pruning_leaves_a_version_that_was_stored_meanwhile(tmp_path, monk
         monkeypatch.setattr(Versions, "list", list_then_publish)
         await live.snapshot()
 
-        assert live.serving.versions.get(1, 2).number == 2
+        assert live.server.versions.get(1, 2).number == 2
 
 
 def add_one_more(live: World, model) -> None:
-    """As a publish does in another thread, between `list` and `prune`."""
-    blobs = live.serving.versions.blobs(1, 1)
-    facts = live.serving.versions.get(1, 1)
+    """Add a version as a publish does in another thread, between `list` and `prune`."""
+    blobs = live.server.versions.blobs(1, 1)
+    facts = live.server.versions.get(1, 1)
     values = {name: getattr(facts, name) for name in facts.__slots__} | {"number": 0, "offset": 3}
-    live.serving.versions.add(type(facts)(**values), *blobs)
+    live.server.versions.add(type(facts)(**values), *blobs)
 
 
 async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_next_checkpoint(tmp_path):
@@ -56,7 +56,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
         assert model.anchor > 20, "anchors have moved on far beyond the recent versions"
         trained = live.trainer.models[1].learner.weights.flat.copy()
 
-        await live.start_trainer()  # the one before is gone, and left no checkpoint
+        await live.start_trainer()  # the trainer before is gone and left no checkpoint
         await live.learn()
 
         np.testing.assert_array_equal(live.trainer.models[1].learner.weights.flat, trained)
@@ -64,7 +64,7 @@ async def test_versions_that_the_trainer_would_need_again_are_kept_until_its_nex
         await live.learn()
         await live.snapshot()
         await live.snapshot()
-        assert len(live.serving.versions.list(1)) < 40, "and no longer"
+        assert len(live.server.versions.list(1)) < 40, "and no longer"
 
 
 async def test_a_version_that_cannot_be_rolled_back_to_leaves_the_champion_in_service(tmp_path):
@@ -83,7 +83,7 @@ async def test_a_version_that_cannot_be_rolled_back_to_leaves_the_champion_in_se
 
 
 async def waves(live: World, model, session, first: int, last: int, checkpoints: bool = True) -> None:
-    """Ticks, each learned and judged; every tenth also in a snapshot, so that versions are pruned."""
+    """Send ticks, each learned and judged; every tenth also in a snapshot, so that versions are pruned."""
     for n in range(first, last):
         await live.tick(model, session, float(np.sin(n / 3)))
         await live.learn()
@@ -95,7 +95,7 @@ async def waves(live: World, model, session, first: int, last: int, checkpoints:
 
 
 async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_versions_were_pruned(tmp_path):
-    """What was rolled back to is kept, over restarts too; a contender that is gone costs the gate alone."""
+    """The target of a rollback is kept, also over restarts; a missing contender affects only the gate."""
     settings = {"anchor_labels": 8, "anchor_scores": 1, "score_every": 1, "cool_down_labels": 4}
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
         model = await live.model(hidden=4, head_init=0.0)
@@ -106,12 +106,12 @@ async def test_a_lost_checkpoint_is_learned_again_to_the_same_bits_although_vers
         await live.verdict(model, "veto", rollback=returned_to)
         await waves(live, model, session, 30, 50)
     async with world(tmp_path / "data", keep_versions=2, **settings) as live:
-        model = live.serving.model(key("flow"))
+        model = live.serving.catalog.model(key("flow"))
         session = live.open(model, "pump")
         await waves(live, model, session, session.last_seq, session.last_seq + 40)
         learner = live.trainer.models[1].learner
         trained, moments = learner.weights.flat.copy(), learner.optimizer_state.moments.copy()
-        kept = {v.number for v in live.serving.versions.list(1)}
+        kept = {v.number for v in live.server.versions.list(1)}
         assert len(kept) < model.champion / 2, "most are pruned, contenders among them"
         live.stop_trainer()
         (tmp_path / "data" / "trainer.db").rename(tmp_path / "moved away")
@@ -132,18 +132,18 @@ async def test_versions_do_not_pile_up_behind_an_anchor_that_never_moves(tmp_pat
 
         assert (model.anchor, model.champion > 60) == (1, True)
         await live.snapshot()
-        assert len(live.serving.versions.list(1)) < 10
+        assert len(live.server.versions.list(1)) < 10
 
 
 async def test_a_version_whose_file_does_not_load_is_vetoed_and_leaves_no_row(tmp_path):
     async with world(tmp_path / "data") as live:
         model = await live.model()
-        blobs = live.serving.versions.blobs(1, 1)
+        blobs = live.server.versions.blobs(1, 1)
 
         await live.verdict(model, "publish", b"no graph", blobs.weights, blobs.canary)
 
         assert model.champion == 1
-        assert [v.number for v in live.serving.versions.list(1)] == [1]
+        assert [v.number for v in live.server.versions.list(1)] == [1]
 
 
 async def test_freshness_is_observed_of_what_went_into_service_and_of_nothing_else(tmp_path):
@@ -178,7 +178,7 @@ async def test_a_version_carries_losses_of_candidate_and_anchor_on_one_scale(tmp
             await live.tick(model, session, float(np.sin(n / 3)))
             verdicts += [v for v in await live.learn() if v.verdict == "publish"]
 
-        version, numbers = live.serving.versions.get(1, model.champion), verdicts[-1].numbers
+        version, numbers = live.server.versions.get(1, model.champion), verdicts[-1].numbers
         assert (version.loss, version.anchor_loss) == (numbers["score"], numbers["anchor_score"])
         assert numbers["loss"] == numbers["score"], "every label was scored"
         assert version.loss is not None
@@ -198,7 +198,7 @@ async def test_a_cool_down_vetoes_what_was_learned_and_calls_nothing_learned_unc
         await live.verdict(model, "veto", rollback=1)
         await live.learn()
 
-        await live.tick(model, live.open(model, "new"), 1.0)  # a first tick: nothing before it forecast this one
+        await live.tick(model, live.open(model, "new"), 1.0)  # a first tick: nothing forecast it
         [nothing] = await live.learn()
         await live.tick(model, session, 1.0)
         [learned] = await live.learn()

@@ -1,5 +1,5 @@
-"""A snapshot takes its turns of the loop while streams go on: what it holds is each model as it was at one moment, and
-with the journal behind it, everything."""
+"""A snapshot runs between ticks: it holds each model as it was at one moment, and with the journal after it,
+everything."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 
 from service.storage import snapshot
 from service.streams import residency
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 from tests.service.one_process import World, world
 from tests.service.test_turns import next_tick
 
@@ -24,7 +24,7 @@ def a_row_at_a_time(monkeypatch) -> None:
 
 
 async def started(service: World) -> ServedModel:
-    """A model of streams with a few ticks each, all of it on disk and nothing of it saved."""
+    """A model of streams with a few ticks each, all in the journal on disk and none in a snapshot."""
     model = await service.model(learn=False)
     sessions = [service.open(model, f"s{n:03}") for n in range(STREAMS)]
     for round_ in range(3):
@@ -37,21 +37,21 @@ async def everything_happens(service: World, model: ServedModel) -> set[str]:
     """Change streams in every way, one in each turn of the loop, those last that are copied first, until all are; the
     ways. Afterwards nothing changes any more, which could hide what was copied wrongly."""
     done, n = set[str](), 0
-    while model._gathering is not None:
+    while model.saving.gathering is not None:
         n += 1
         id = f"s{STREAMS - 1 - n // 2:03}"
         how = ["tick", "tick", "reset", "put", "delete", "take over", "new"][n % 7]
         if how == "new" or id not in model.table.by_id:
             service.open(model, f"new{n}")
         elif how == "tick":
-            await service.serving.tick(next_tick(model, model.session(id), float(n)))
+            await service.serving.ticks.answer(next_tick(model, model.session(id), float(n)))
         elif how == "reset":
-            service.serving.reset(model, model.session(id))
+            service.serving.opening.reset(model, model.session(id))
         elif how == "put":
             state = np.full(model.network.state_size, 0.01 * n, np.float32)
-            service.serving.put_stream(model, id, 1, n, np.nan, state)
+            service.serving.opening.put(model, id, 1, n, np.nan, state)
         elif how == "delete":
-            service.serving.delete_stream(model, id)
+            service.serving.opening.delete(model, id)
         else:
             service.open(model, id)
         done.add(how)
@@ -60,14 +60,14 @@ async def everything_happens(service: World, model: ServedModel) -> set[str]:
 
 
 def lines(model: ServedModel) -> dict[str, tuple[object, ...]]:
-    """What there is of each stream; of answers, how many."""
+    """Return each stream's row, and its number of answers."""
     rows = [model.row(row) for row in model.table.rows().tolist()]
     return {row.id: (row.stream, row.epoch, row.last_seq, row.origin, row.last_offset, row.state) for row in rows}
 
 
 async def recovered(data: Path) -> dict[str, tuple[object, ...]]:
     async with world(data) as service:
-        [model] = service.serving.models.values()
+        [model] = service.serving.catalog.models.values()
         page, _ = await service.serving.residency.page(model, "", 10_000)
         await service.serving.residency.bring(model, [row.id for row, _ in page])
         return lines(model)
@@ -93,7 +93,7 @@ async def test_two_models_are_saved_each_at_its_own_moment(tmp_path):
         stream = service.open(other, "x")
         saving = asyncio.create_task(service.server.upkeep.save())
         await asyncio.sleep(0)
-        while model._gathering is not None or other._gathering is not None:
+        while model.saving.gathering is not None or other.saving.gathering is not None:
             await service.tick(other, stream, 1.0)
             await service.tick(model, model.session("s149"), 2.0)
             await asyncio.sleep(0)
@@ -104,7 +104,7 @@ async def test_two_models_are_saved_each_at_its_own_moment(tmp_path):
     async with world(tmp_path) as service:
         found = []
         for name, ids in (("flow", [f"s{n:03}" for n in range(STREAMS)]), ("other", ["x"])):
-            model = next(m for m in service.serving.models.values() if m.name == name)
+            model = next(m for m in service.serving.catalog.models.values() if m.name == name)
             await service.serving.residency.bring(model, ids)
             found.append(lines(model))
         assert tuple(found) == there
@@ -120,7 +120,7 @@ async def test_a_model_deleted_while_it_is_saved_is_gone(tmp_path):
         await service.snapshot()
 
     async with world(tmp_path) as service:
-        assert not service.serving.models
+        assert not service.serving.catalog.models
 
 
 async def test_the_next_snapshot_saves_what_a_failed_one_did_not(tmp_path):

@@ -1,4 +1,4 @@
-"""What to do with a tick, from its number and content alone."""
+"""Decisions on a tick, from its number and content alone."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def answer(seq: int) -> Answer:
 
 
 def ring(last: int, kept: int = KEPT_ANSWERS) -> Callable[[int], Answer | None]:
-    """The answers of ticks up to `last`, as they are found."""
+    """Return a lookup of answers of ticks up to `last`."""
     return {seq: answer(seq) for seq in range(max(1, last - kept + 1), last + 1)}.get
 
 
@@ -248,7 +248,7 @@ def test_many_ticks_at_once_are_sound_only_where_each_alone_would_be_taken(
     for i, (s, la, t, lt, _, d) in enumerate(rows):
         taken = place(s, la, x[i], t, none) is None and s - d <= 2
         taken &= check_values(s, x[i], 2, t, needs_time, lt, holds, 5.5) is None
-        # Two values of 1e15 are taken one by one, and looked at one by one: the sum only says "surely good".
+        # Two values of 1e15 are accepted: their sum is too large, so each is checked.
         total = np.nansum if holds else np.sum
         assert sound[i] == (taken and total(np.abs(x[i]).astype(np.float64)) <= MAX_MAGNITUDE)
 

@@ -1,4 +1,4 @@
-"""The live path in one process: what no client can bring about from outside."""
+"""The live path in one process: situations that no client can provoke."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ import numpy as np
 from service.common.errors import Reason, Refusal
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import world
 
 
@@ -53,7 +54,7 @@ async def test_a_tick_of_a_former_owner_in_the_same_batch_changes_nothing(tmp_pa
         model = await service.model()
         session = service.open(model, "s")
         late = next_tick(model, session, 9.0)
-        service.open(model, "s")  # another call takes it over
+        service.open(model, "s")  # another call takes the stream over
 
         outcomes = await asyncio.gather(
             service.serving.ticks.submit(late),
@@ -91,9 +92,9 @@ async def test_a_reset_of_a_fresh_stream_is_not_journaled(tmp_path):
             if act == "tick":
                 await service.tick(model, session, 1.0)
             else:
-                service.serving.reset(model, session)
+                service.serving.opening.reset(model, session)
             offsets.append(service.server.journal.offset(model.number))
 
         first = offsets[0]
         assert offsets == [first, first + 1, first + 2, first + 2]
-        assert not model.state(session).any()
+        assert not session.state.any()

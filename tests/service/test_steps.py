@@ -1,5 +1,5 @@
-"""Large steps, computed beside the loop: whatever happens to stream or model meanwhile, each answer is bit for bit that
-of the version that the journal names at its tick, and nothing is taken twice or lost."""
+"""Large steps, beside the loop: whatever happens to stream or model meanwhile, each answer is bit for bit that of the
+version that the journal names at its tick, and no tick is applied twice or lost."""
 
 from __future__ import annotations
 
@@ -19,9 +19,11 @@ from service.common.errors import NotFound, Reason, Refusal, Unavailable
 from service.engine.session import StepSession
 from service.journal.records import Chunk, ModelDelete, Reset, StatePut, StreamOpened, Ticks
 from service.serving.steps import Piece, Steps, Turns
-from service.serving.ticks import Fenced, Tick, Wave
+from service.serving.ticks import Fenced, Tick
+from service.serving.waves import Wave
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.oracles import replay
 from tests.service.one_process import World, world
 
@@ -32,13 +34,13 @@ Noted = dict[tuple[int, int], tuple[int, bytes]]  # by stream number and seq: ve
 
 @pytest.fixture(autouse=True)
 def everything_is_large(monkeypatch) -> None:
-    """Every step is too much for the loop."""
+    """Make every step too large for the loop."""
     monkeypatch.setattr(limits, "MAX_TURN_WORK", 0)
     monkeypatch.setattr(limits, "MAX_LONE_WORK", 0)
 
 
 class Held:
-    """A version's session whose steps beside the loop wait until the test lets them go on."""
+    """A version's session whose steps beside the loop wait until the test releases them."""
 
     def __init__(self, session: StepSession) -> None:
         self._session = session
@@ -59,7 +61,7 @@ class Held:
         return self._session.compute(*inputs)
 
     async def under_way(self) -> None:
-        """Until a step has begun."""
+        """Wait until a step has begun."""
         assert await asyncio.to_thread(self.begun.wait, DEADLINE_S)
 
     def let_go(self) -> None:
@@ -67,11 +69,11 @@ class Held:
 
 
 def hold(service: World, model: ServedModel) -> Held:
-    """Hold the steps of the version that serves."""
-    session = service.serving.engine.get(model.number, model.champion)
+    """Hold the steps of the serving version."""
+    session = service.server.engine.get(model.number, model.champion)
     assert session is not None
     held = Held(session)
-    service.serving.engine.install(model.number, model.champion, held)  # type: ignore[arg-type]  # stands in for one
+    service.server.engine.install(model.number, model.champion, held)  # type: ignore[arg-type]  # stands in for one
     return held
 
 
@@ -80,16 +82,16 @@ def a_tick(model: ServedModel, session: Session, x: float, seq: int = 0) -> Tick
 
 
 def send(service: World, tick: Tick) -> asyncio.Task[Any]:
-    """The tick, on its way."""
-    return asyncio.create_task(service.serving.tick(tick))
+    """Send a tick."""
+    return asyncio.create_task(service.serving.ticks.answer(tick))
 
 
 async def packed(service: World, model: ServedModel, sessions: list[Session], x: float) -> Wave:
-    """The next tick of each, as one wave."""
+    """Send the next tick of each session as one wave."""
     rows = np.array([session.row for session in sessions])
     seq = model.table.last_seq[rows] + np.uint64(1)
     values = x + np.arange(len(rows), dtype=np.float32)[:, None]
-    return await service.serving.wave(model, rows, seq, np.full(len(rows), np.nan), values)
+    return await service.serving.waves.answer(model, rows, seq, np.full(len(rows), np.nan), values)
 
 
 def note(noted: Noted, number: int, answer: Any) -> None:
@@ -98,12 +100,12 @@ def note(noted: Noted, number: int, answer: Any) -> None:
 
 
 def note_wave(noted: Noted, sessions: list[Session], wave: Wave, seq: int) -> None:
-    for i, y in zip(wave.taken.at.tolist(), wave.taken.y, strict=True):
-        noted[sessions[i].number, seq] = wave.taken.version, y.tobytes()
+    for i, y in zip(wave.stepped.at.tolist(), wave.stepped.y, strict=True):
+        noted[sessions[i].number, seq] = wave.stepped.version, y.tobytes()
 
 
 class ByNumber(replay.Serving):
-    """The oracle with stream numbers for names, which tell the lives of one id apart, and with states that are put."""
+    """The oracle, keyed by stream numbers, which distinguish the lives of one id, and with put states."""
 
     def take(self, chunk: Chunk) -> None:
         for record in chunk.records:
@@ -121,7 +123,7 @@ NO_ANSWER = replay.Answered(np.zeros(0, np.float32), 0, np.zeros(0, np.float32))
 
 
 def oracle(data: Path, copy: Path) -> Noted:
-    """What the first model's journal says must have been answered, one tick at a time."""
+    """Return the answers that the first model's journal implies, one tick at a time."""
     serving = ByNumber(replay.Files.of(data))
     for chunk in replay.survivors(data, copy):
         if chunk.model == 1:
@@ -130,7 +132,7 @@ def oracle(data: Path, copy: Path) -> Noted:
 
 
 async def agrees(service: World, noted: Noted, tmp_path: Path) -> None:
-    """Everything noted is in the journal, and answered by the version that it names."""
+    """Assert that everything noted is in the journal, answered by the version that it names."""
     await service.server.journal.flush()
     expected = oracle(service.server.config.data, tmp_path / "copy")
     assert noted == {key: expected.get(key) for key in noted}
@@ -138,7 +140,7 @@ async def agrees(service: World, noted: Noted, tmp_path: Path) -> None:
 
 @contextlib.asynccontextmanager
 async def held_model(tmp_path: Path, **settings: Any) -> Any:
-    """A world, a model whose steps are held, and its streams a, b and c, each with a tick behind it."""
+    """A world, a model whose steps are held, and its streams a, b and c, each after one tick."""
     async with world(tmp_path / "data", **settings) as service:
         model = await service.model(**SPEC)
         sessions = [service.open(model, id) for id in "abc"]
@@ -174,7 +176,7 @@ async def test_small_steps_are_computed_on_the_loop_until_the_turn_has_had_enoug
         monkeypatch.setattr(limits, "MAX_TURN_WORK", limits.step_work(model.row_work, 1))
         monkeypatch.setattr(limits, "MAX_SMALL_WORK", 0)
         first, late = (asyncio.create_task(packed(service, model, [stream], 1.0)) for stream in (a, b))
-        await held.under_way()  # for the second of a turn there is no room
+        await held.under_way()  # a turn has no room for a second one
         assert first.done()
         held.let_go()
         note_wave(noted, [a], await first, 2)
@@ -240,10 +242,10 @@ async def test_a_swap_during_a_step_answers_its_ticks_by_the_new_version(tmp_pat
         if way == "single":
             note(noted, a.number, answer)
         else:
-            assert len(answer.taken.at) == 3
+            assert len(answer.stepped.at) == 3
             note_wave(noted, sessions, answer, 2)
         assert noted[a.number, 2][0] == model.champion != before
-        for session in (a, b, c):  # an answer is no buffer of the session, which this step overwrites
+        for session in (a, b, c):  # an answer must not be the session's buffer, which this step overwrites
             note(noted, session.number, await send(service, a_tick(model, session, 9.0)))
         await agrees(service, noted, tmp_path)
 
@@ -252,11 +254,11 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
     async with held_model(tmp_path) as (service, model, [a, b, _], held, noted):
         stepping = asyncio.create_task(packed(service, model, [a, b], 3.0))
         await held.under_way()
-        service.serving.reset(model, a)
+        service.serving.opening.reset(model, a)
         held.let_go()
         wave = await stepping
 
-        assert wave.taken.at.tolist() == [0, 1]
+        assert wave.stepped.at.tolist() == [0, 1]
         note_wave(noted, [a, b], wave, 2)
         await agrees(service, noted, tmp_path)
         records = [r for chunk in replay.survivors(tmp_path / "data", tmp_path / "again") for r in chunk.records]
@@ -265,16 +267,16 @@ async def test_a_reset_during_a_step_of_its_stream_is_kept(tmp_path):
 
 
 async def put(service: World, model: ServedModel, session: Session) -> None:
-    state = np.full(model.network.state_size, 0.03125, np.float32)  # that every part of a state may be
-    service.serving.put_stream(model, session.id, session.epoch, 1, np.nan, state)
+    state = np.full(model.network.state_size, 0.03125, np.float32)  # valid in every part
+    service.serving.opening.put(model, session.id, session.epoch, 1, np.nan, state)
 
 
 async def take_over(service: World, model: ServedModel, session: Session) -> None:
-    service.serving.open_stream(model, session.id)
+    service.serving.opening.open(model, session.id)
 
 
 async def delete(service: World, model: ServedModel, session: Session) -> None:
-    service.serving.delete_stream(model, session.id)
+    service.serving.opening.delete(model, session.id)
 
 
 @pytest.mark.parametrize("what", [put, take_over, delete])
@@ -293,7 +295,7 @@ async def test_a_stream_that_is_anothers_after_the_step_has_not_ticked(tmp_path,
                 await single
         if wave is not None:
             took = await wave
-            assert (took.taken.at.tolist(), took.left.tolist()) == ([1], [0])
+            assert (took.stepped.at.tolist(), took.left.tolist()) == ([1], [0])
             note_wave(noted, [a, b], took, 2)
         if what is not delete:
             now = model.session("a")
@@ -332,8 +334,8 @@ async def test_a_stream_that_left_memory_during_the_step_has_not_ticked_and_may_
         held.let_go()
         wave = await stepping
 
-        assert (wave.taken.at.tolist(), wave.left.tolist()) == ([1], [0])
-        noted[b.number, 2] = wave.taken.version, wave.taken.y[0].tobytes()
+        assert (wave.stepped.at.tolist(), wave.left.tolist()) == ([1], [0])
+        noted[b.number, 2] = wave.stepped.version, wave.stepped.y[0].tobytes()
         await service.serving.residency.bring(model, ["a"])
         again = model.session("a")
         note(noted, again.number, await send(service, a_tick(model, again, 3.0)))
@@ -440,9 +442,9 @@ async def test_of_many_ticks_that_are_not_good_some_are_decided_at_a_time(tmp_pa
         held.let_go()
         rows = np.array([service.open(model, f"s{n}").row for n in range(8)])
         seq = np.array([1, 5, 5, 1, 5, 5, 5, 1], np.uint64)
-        wave = await service.serving.wave(model, rows, seq, np.full(8, np.nan), np.ones((8, 1), np.float32))
+        wave = await service.serving.waves.answer(model, rows, seq, np.full(8, np.nan), np.ones((8, 1), np.float32))
 
-        assert wave.taken.at.tolist() == [0, 3, 7]
+        assert wave.stepped.at.tolist() == [0, 3, 7]
         assert list(wave.others) == [1, 2, 4]
         assert wave.left.tolist() == [5, 6]
 
@@ -451,7 +453,7 @@ async def test_of_many_ticks_that_are_not_good_some_are_decided_at_a_time(tmp_pa
 
 
 class Order:
-    """Steps that note whose they were, in the order computed."""
+    """Record the tenants of steps in the order computed."""
 
     def __init__(self) -> None:
         self.steps, self.seen = Steps(), list[str]()
@@ -514,9 +516,9 @@ async def test_calls_that_fill_the_loop_go_one_in_a_turn_and_what_else_there_is_
     async def filling(name: str) -> None:
         nonlocal now
         for _ in range(3):
-            await turns.mine()
+            await turns.wait()
             seen.append(name)
-            now += 1.0  # longer than a turn may take
+            now += 1.0  # longer than one turn
 
     async def light() -> None:
         while len(seen) < 9:
@@ -542,10 +544,10 @@ async def test_short_work_shares_a_turn():
     turns = Turns(lambda: 0.0)
     for _ in range(5):
         with pytest.raises(StopIteration):  # a coroutine that never waited
-            turns.mine().send(None)
+            turns.wait().send(None)
 
 
-# ---- each check, taken out
+# ---- without each check
 
 
 def unchecked_answers(self: Piece, rows: Any) -> Any:
@@ -566,13 +568,13 @@ def however_far(self: Piece) -> Any:
 
 
 async def the_same_stream_twice(tmp_path: Path) -> None:
-    """Two calls of the same owner, as no call makes them: the second of the pieces must find that it is too late."""
+    """Two concurrent steps of one owner, which no call makes: the second piece must find that it is out of date."""
     async with held_model(tmp_path) as (service, model, [a, _, _], held, noted):
         both = [asyncio.create_task(packed(service, model, [a], 3.0)) for _ in range(2)]
         await held.under_way()
         held.let_go()
         first, second = await asyncio.gather(*both)
-        assert (len(first.taken.at), len(second.taken.at)) == (1, 0)
+        assert (len(first.stepped.at), len(second.stepped.at)) == (1, 0)
         note_wave(noted, [a], first, 2)
         await agrees(service, noted, tmp_path)
 

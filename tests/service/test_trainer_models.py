@@ -173,7 +173,7 @@ async def test_a_trainer_that_starts_where_all_is_judged_loads_nothing_and_judge
 async def test_a_trainer_that_starts_behind_a_verdict_that_serving_does_not_know_judges_that_model_again(tmp_path):
     async with world(tmp_path / "data") as live:
         await two_learned(live)
-        flow = live.serving.model((await live.model("flow")).key)
+        flow = live.serving.catalog.model((await live.model("flow")).key)
         await live.tick(flow, flow.session("pump"), 0.5)
         await live.server.journal.flush()
         trainer = live.trainer
@@ -245,7 +245,7 @@ async def test_a_trainer_that_dies_while_it_begins_anew_begins_anew_again(tmp_pa
 
 async def saves_of(live: World, took: float, ticks: int) -> int:
     """How often the trainer saves in so many chunks, after a save that took so long."""
-    model = live.serving.model((await live.model("flow")).key)
+    model = live.serving.catalog.model((await live.model("flow")).key)
     trainer = live.trainer
     trainer.save()
     trainer.saves.took_s = took

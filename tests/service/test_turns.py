@@ -1,4 +1,4 @@
-"""Who is stepped at once, and who shares a step: a commit of the journal begins the count anew."""
+"""Which ticks are stepped at once and which share a step: each journal commit resets the choice."""
 
 from __future__ import annotations
 
@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.serving.ticks import Fenced, Serving, Tick
+from service.serving.live import LivePath
+from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.service.one_process import NEVER_S, world
 
 
@@ -20,7 +22,7 @@ def next_tick(model: ServedModel, session: Session, x: float = 1.0) -> Tick:
 
 @pytest.fixture
 def steps(monkeypatch) -> list[list[str]]:
-    """The streams of each model step, as they come."""
+    """Record the streams of each model step, in order."""
     seen: list[list[str]] = []
     step = ServedModel.step
 
@@ -32,9 +34,9 @@ def steps(monkeypatch) -> list[list[str]]:
     return seen
 
 
-async def together(serving: Serving, model: ServedModel, *sessions: Session) -> list[Any]:
-    """The next tick of each, arriving in one turn of the loop."""
-    ticks = (serving.tick(next_tick(model, session)) for session in sessions)
+async def together(serving: LivePath, model: ServedModel, *sessions: Session) -> list[Any]:
+    """Send the next tick of each session in one turn of the loop."""
+    ticks = (serving.ticks.answer(next_tick(model, session)) for session in sessions)
     return await asyncio.gather(*ticks, return_exceptions=True)
 
 
@@ -43,7 +45,7 @@ async def test_a_stream_that_ticks_alone_is_stepped_before_the_loop_turns(tmp_pa
         model = await service.model()
         session = service.open(model, "a")
         for _ in range(3):
-            answering = service.serving.tick(next_tick(model, session))
+            answering = service.serving.ticks.answer(next_tick(model, session))
             with pytest.raises(StopIteration) as ended:  # a coroutine that never waited
                 answering.send(None)
             assert isinstance(ended.value.value, Answer)
@@ -56,7 +58,7 @@ async def test_of_many_streams_one_goes_ahead_and_the_others_share_a_step(tmp_pa
         model = await service.model()
         sessions = [service.open(model, id) for id in "abcd"]
         await service.server.journal.flush()
-        service.server.journal.pace_s = NEVER_S  # a commit between the two would begin the count anew
+        service.server.journal.pace_s = NEVER_S  # a commit between the two would reset the choice
 
         answers = await together(service.serving, model, *sessions)
         answers += await together(service.serving, model, *sessions[::-1])
@@ -82,8 +84,8 @@ async def test_both_ways_give_the_same_answers(tmp_path):
         model = await service.model()
         alone, shared = service.open(model, "alone"), service.open(model, "shared")
         for x in (1.0, 3.0, 2.0, 5.0):
-            at_once = await service.serving.tick(next_tick(model, alone, x))
-            in_turn = await service.serving.tick(next_tick(model, shared, x))
+            at_once = await service.serving.ticks.answer(next_tick(model, alone, x))
+            in_turn = await service.serving.ticks.answer(next_tick(model, shared, x))
             assert isinstance(at_once, Answer)
             assert isinstance(in_turn, Answer)
             assert at_once.y == in_turn.y
@@ -94,9 +96,9 @@ async def test_a_former_owner_alone_learns_that_it_is_fenced(tmp_path):
         model = await service.model()
         session = service.open(model, "a")
         late = next_tick(model, session)
-        service.open(model, "a")  # another call takes it over
+        service.open(model, "a")  # another call takes the stream over
 
         with pytest.raises(Fenced):
-            await service.serving.tick(late)
+            await service.serving.ticks.answer(late)
 
         assert session.last_seq == 0

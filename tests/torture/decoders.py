@@ -35,7 +35,7 @@ from service.journal.records import Window as WindowRecord
 from service.journal.segments import COMMIT_FIRST, FORMAT_VERSION, FRAME, HEADER, MAGIC, JournalFormat
 from service.learning.labels import Shape, check_label, check_window
 from service.streams.sequence import check_values
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
 
 SPEC = ModelSpec.from_mapping({"channels": ["a", "b"], "task": "regress", "targets": ["q"], "hidden": 2})
 

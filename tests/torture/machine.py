@@ -22,7 +22,8 @@ from service.common.names import Origin
 from service.learning.labels import RawWindow
 from service.serving.ticks import Tick
 from service.streams.answers import Answer
-from service.streams.sessions import ServedModel, Session
+from service.streams.served import ServedModel
+from service.streams.session import Session
 from tests.oracles import replay
 from tests.service.histories import digest
 from tests.service.one_process import World, key, world
@@ -136,7 +137,7 @@ class Machine(RuleBasedStateMachine):
     @rule(model=models, id=streams)
     def reset(self, model: str, id: str) -> None:
         session, sent = self._session(model, id)
-        self.live.serving.reset(self._model(model), session)
+        self.live.serving.opening.reset(self._model(model), session)
         sent.reset_at = len(sent.x)
         assert session.origin is Origin.FRESH
 
@@ -234,8 +235,7 @@ class Machine(RuleBasedStateMachine):
     def _open(self, data: Path) -> None:
         self._context = world(data, **KEPT)
         self.live: World = self._do(self._context.__aenter__())
-        serving = self.live.serving
-        serving.clock, serving.wall = lambda: self.now, lambda: self.wall
+        self.live.clock, self.live.wall = lambda: self.now, lambda: self.wall
 
     def _image(self) -> Path:
         """Copy the data directory; repeat if the thread of the journal renames a file meanwhile."""
@@ -254,13 +254,13 @@ class Machine(RuleBasedStateMachine):
         self._do(self._context.__aexit__(None, None, None))
 
     def _model(self, name: str) -> ServedModel:
-        return self.live.serving.model(key(name))
+        return self.live.serving.catalog.model(key(name))
 
     def _session(self, model: str, id: str) -> tuple[Session, Sent]:
         """Open the stream and compare it with the dicts."""
         sent = self.sent.setdefault((model, id), Sent())
         self._do(self.live.serving.residency.bring(self._model(model), [id]))
-        session, origin = self.live.serving.open_stream(self._model(model), id)
+        session, origin = self.live.serving.opening.open(self._model(model), id)
         assert session.last_seq == len(sent.x)
         if sent.x and not sent.fresh:
             assert origin is Origin.RESUMED, "a stream restarted without notice"

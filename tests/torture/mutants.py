@@ -1,6 +1,6 @@
-"""A mutant for each safety check: a named scenario passes with the check and must fail without it.
+"""A mutant for each safety check: with the check taken out, a named scenario must turn red; with it, it is green.
 
-Mutants exist only here. The mutant without fsync needs a power cut: see power.py.
+Mutants exist here alone. The one without fsync needs a power cut: see power.py.
 """
 
 from __future__ import annotations
@@ -23,9 +23,11 @@ from service.journal.records import Paused, Ticks, Window, encode_chunk
 from service.journal.skips import Skips
 from service.journal.sources import Sources
 from service.journal.writer import Journal, JournalDamaged
-from service.serving.ticks import Fenced, Serving, Tick
+from service.serving.admission import Admission
+from service.serving.ticks import Fenced, Tick
 from service.storage import versions
-from service.streams.sessions import ServedModel
+from service.streams.served import ServedModel
+from service.streams.table import StreamTable
 from service.trainer.hosting import HostedModel
 from tests.oracles import replay
 from tests.service import histories
@@ -34,7 +36,7 @@ from tests.torture.report import Part
 
 
 class Mutant(NamedTuple):
-    """A removed safety check, and the scenario that fails without it by an AssertionError."""
+    """A safety check taken out, and the scenario that it spoils. The scenario raises AssertionError when it is red."""
 
     name: str
     owner: Any
@@ -61,7 +63,7 @@ class _EqualNumber(int):
 
 
 class _Unchecked:
-    """Replace the frame header by one that accepts any chain."""
+    """Stands in for the frame header: whatever the chain is, it is as it should be."""
 
     size = segments.FRAME.size
 
@@ -70,7 +72,7 @@ class _Unchecked:
         return word, _EqualNumber(chain)
 
 
-# ---- scenarios
+# ---- the scenarios
 
 
 async def acknowledged_is_written(folder: Path) -> None:
@@ -84,7 +86,7 @@ async def acknowledged_is_written(folder: Path) -> None:
     await asyncio.gather(writer, return_exceptions=True)
     journal.close()
     seqs = [seq for chunk in kept for r in chunk.records if isinstance(r, Ticks) for seq in r.seq.tolist()]
-    assert seqs == [1, 2, 3], "a tick is acknowledged and not written"
+    assert seqs == [1, 2, 3], "acknowledged and not written"
 
 
 async def not_seen_before_it_is_synced(folder: Path) -> None:
@@ -98,7 +100,7 @@ async def not_seen_before_it_is_synced(folder: Path) -> None:
     with mock.patch.object(os, "fdatasync", looking):
         log.write([b"x" * 100])
     log.close()
-    assert seen == [[]], "the reader for the trainer saw entries that are not synced"
+    assert seen == [[]], "the trainer's reader saw what was not synced"
 
 
 async def damage_is_refused(folder: Path) -> None:
@@ -124,9 +126,9 @@ async def a_repeated_tick_is_journaled_once(folder: Path) -> None:
         first = await live.tick(model, session, 1.0)
         again = await live.tick(model, session, 1.0, seq=1)
         await live.server.journal.flush()
-        chunks = [chunk for _, chunk in live.server.journal.chunks(0)]
+        chunks = [chunk for _, chunk in live.server.journal.replay(0)]
         seqs = [seq for chunk in chunks for r in chunk.records if isinstance(r, Ticks) for seq in r.seq.tolist()]
-        assert (again.y, seqs) == (first.y, [1]), "a repeated tick was taken twice"
+        assert (again.y, seqs) == (first.y, [1]), "a tick that was sent again was taken again"
 
 
 async def a_repeated_window_is_learned_once(folder: Path) -> None:
@@ -151,7 +153,7 @@ async def a_stream_that_was_taken_over_is_fenced(folder: Path) -> None:
         live.open(model, "pump")
         tick = Tick(model, former, epoch, 1, np.nan, np.ones(1, np.float32), 0.0)
         [outcome] = await asyncio.gather(live.serving.ticks.submit(tick), return_exceptions=True)
-        assert isinstance(outcome, Fenced), f"the former owner got {outcome}"
+        assert isinstance(outcome, Fenced), f"the former owner was answered {outcome}"
 
 
 async def what_is_skipped_is_not_learned(folder: Path) -> None:
@@ -159,14 +161,14 @@ async def what_is_skipped_is_not_learned(folder: Path) -> None:
     hosted.skips = Skips([(0, 1 << 32)])
     for chunk in histories.history():
         hosted.apply(chunk, histories.weights_of)
-    assert not hosted.learner.counts.updates, "a skipped record was learned"
+    assert not hosted.learner.counts.updates, "a record that is skipped was learned"
 
 
 async def a_worse_candidate_is_noticed(folder: Path) -> None:
     gate = Gate(GateSettings())
     for _ in range(100):
         gate.scored(0.9, 0.1, 1)
-    assert gate.worse, "a far worse candidate may serve"
+    assert gate.worse, "a candidate that is far worse may serve"
 
 
 async def damaged_versions_are_not_handed_out(folder: Path) -> None:
@@ -187,7 +189,7 @@ async def idle_streams_leave_memory(folder: Path) -> None:
     async with world(folder / "data", idle_s=0.0) as live:
         model = await live.model()
         for n in range(5):
-            session, _ = live.serving.open_stream(model, f"pump-{n}", pinned=False)
+            session, _ = live.serving.opening.open(model, f"pump-{n}", pinned=False)
             await live.tick(model, session, 1.0)
         await live.learn()
         await live.snapshot()
@@ -213,18 +215,18 @@ MUTANTS = (
            acknowledged_is_written),
     Mutant("trainer fed before fsync", SegmentLog, "write", fed_early, not_seen_before_it_is_synced),
     Mutant("no CRC chain", segments, "FRAME", _Unchecked(), damage_is_refused),
-    Mutant("no dedupe of ticks", Serving, "decide", lambda *_: None, a_repeated_tick_is_journaled_once),
+    Mutant("no dedupe of ticks", Admission, "decide", lambda *_: None, a_repeated_tick_is_journaled_once),
     Mutant("no dedupe of windows", Sources, "accept", lambda *_: True, a_repeated_window_is_learned_once),
     Mutant("no epoch check", ServedModel, "owns", lambda *_: True, a_stream_that_was_taken_over_is_fenced),
     Mutant("no skip", Skips, "__contains__", lambda *_: False, what_is_skipped_is_not_learned),
     Mutant("no gate", Gate, "worse", False, a_worse_candidate_is_noticed),
     Mutant("no digest check", versions, "_digest", _EqualText, damaged_versions_are_not_handed_out),
-    Mutant("no idle eviction", ServedModel, "evict", lambda *_: 0, idle_streams_leave_memory),
+    Mutant("no idle eviction", StreamTable, "evict", lambda *_: 0, idle_streams_leave_memory),
 )  # fmt: skip
 
 
 async def tried(part: Part, mutant: Mutant, folder: Path) -> None:
-    """Run the scenario with the check, where it must pass, and without it, where it must fail."""
+    """The scenario with the check, which must be green, and without it, which must be red."""
     for name in ("sound", "mutant"):
         (folder / name).mkdir(parents=True)
     await mutant.scenario(folder / "sound")
@@ -241,7 +243,7 @@ async def tried(part: Part, mutant: Mutant, folder: Path) -> None:
 
 
 async def every_mutant(folder: Path) -> Part:
-    """Try all mutants, one after the other."""
+    """All of them, one after the other."""
     part = Part()
     for number, mutant in enumerate(MUTANTS):
         await tried(part, mutant, folder / str(number))
@@ -250,5 +252,5 @@ async def every_mutant(folder: Path) -> Part:
 
 
 def run(folder: Path, quick: bool) -> Part:
-    """Run. Quick and full are the same."""
+    """The same list, quick or not."""
     return asyncio.run(every_mutant(folder))

@@ -1,0 +1,50 @@
+"""Who has the streams of one model open: the calls, each with a number in the table's column `owner`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from service.streams.table import Rows, StreamTable
+
+
+class Owners:
+    """Owners of streams in `table`, and how to wake each."""
+
+    def __init__(self, table: StreamTable) -> None:
+        self._table = table
+        self._wakes: dict[int, Callable[[], None]] = {}  # by owner
+        self._last = 0
+        self.losses = 0  # streams that owners have lost, to another owner or by deletion
+
+    def add(self, wake: Callable[[], None]) -> int:
+        """Return a new owner number. `wake` is called when a stream of this owner has progressed, or is lost."""
+        self._last += 1
+        self._wakes[self._last] = wake
+        return self._last
+
+    def remove(self, owner: int) -> None:
+        """Release the owner's streams: they have no owner then, and may leave memory."""
+        self._wakes.pop(owner, None)
+        t = self._table
+        owned = t.owner == owner
+        t.owner[owned], t.pinned[owned] = 0, False
+
+    @property
+    def open(self) -> int:
+        """The number of streams in memory that have an owner."""
+        return int(np.count_nonzero(self._table.owner))
+
+    def lose(self, owner: int) -> None:
+        """Count a stream that the owner has lost, and wake it to find out which."""
+        self.losses += 1
+        if owner in self._wakes:
+            self._wakes[owner]()
+
+    def wake(self, rows: Rows | None = None) -> None:
+        """Wake the owners of these rows; None: all owners."""
+        owners = list(self._wakes) if rows is None else np.unique(self._table.owner[rows]).tolist()
+        for owner in owners:
+            if owner in self._wakes:
+                self._wakes[owner]()
