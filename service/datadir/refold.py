@@ -46,7 +46,7 @@ def refold(
     """Learn the journal in a data directory again, from a checkpoint (a trainer.db), or from its start (None).
 
     on_progress: called with the position reached, and the journal's end. The weights of each model are compared with
-    the versions published on the way, and with the directory's own checkpoint. Raises JournalLocked while a server runs;
+    the versions published meanwhile, and with the directory's own checkpoint. Raises JournalLocked while a server runs;
     JournalDamaged, also if the start of the journal is dropped; WeightsGone for a missing version that a record returns
     to; and as `Checkpoints`.
     """
