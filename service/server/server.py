@@ -49,16 +49,18 @@ from service.learning.replaying import Replayer
 from service.observe.events import Events
 from service.observe.metrics import Metrics
 from service.observe.rendering import Registry
-from service.publishing.control import Control
-from service.publishing.creation import Creation
-from service.publishing.freshness import Freshness
-from service.publishing.publisher import Publisher
-from service.publishing.retention import Retention
+from service.publishing.assembly import Publishing
 from service.server import process
-from service.server.grpc_server import GrpcSettings, Services, grpc_server
+from service.server.grpc_server import Services, grpc_server
 from service.server.ports import Addresses, at_port, check_free
 from service.server.readiness import Readiness
-from service.server.settings import learning_settings, live_settings, upkeep_settings
+from service.server.settings import (
+    grpc_settings,
+    learning_settings,
+    live_settings,
+    publishing_settings,
+    upkeep_settings,
+)
 from service.server.stores import Stores
 from service.server.upkeep import Upkeep
 from service.server.watching import CredentialWatch, measure_lag, watch_files
@@ -136,39 +138,18 @@ class Server:
         self.tenants = Tenants(self.metrics.access, self.config.learn_s_per_s)
         self.tenants.apply(self.access.current)
         self.serving = LivePath(
-            live_settings(self.config),
-            self.journal,
-            self.versions,
-            self.states,
-            self.engine,
-            self.tenants,
-            self.metrics,
-            self.events,
-            self._clock,
-            self._wall,
-        )
+            live_settings(self.config), self.journal, self.versions, self.states, self.engine, self.tenants,
+            self.metrics, self.events, self._clock, self._wall,
+        )  # fmt: skip
         self.stores.recover(self.serving, self.metrics)
 
     def _publish(self) -> None:
-        catalog, admission = self.serving.catalog, self.serving.admission
-        journal, versions, engine, wall = self.journal, self.versions, self.engine, self._wall
-        metrics, storage = self.metrics.publishing, self.metrics.storage
-        self.retention = Retention(self.config.keep_versions, catalog, versions)
-        self.freshness = Freshness(catalog, journal, metrics, self._clock)
-        self.publisher = Publisher(
-            catalog,
-            journal,
-            versions,
-            engine,
-            self.serving.loader,
-            self.retention,
-            self.freshness,
-            metrics,
-            storage,
-            wall,
-        )
-        creation = Creation(self.config.max_models, catalog, admission, journal, versions, engine, wall)
-        self.control = Control(catalog, admission, journal, versions, engine, creation, self.publisher, wall)
+        live = self.serving
+        self.publishing = Publishing(
+            publishing_settings(self.config), live.catalog, live.admission, self.journal, self.versions, self.engine,
+            live.loader, self.metrics, self._clock, self._wall,
+        )  # fmt: skip
+        self.publisher, self.control = self.publishing.publisher, self.publishing.control
 
     def _learn(self) -> None:
         keys = {number: model.key for number, model in self.serving.catalog.models.items()}
@@ -177,19 +158,11 @@ class Server:
             log.info("models moved to other trainers", models=moved, trainers=count)
         catalog = self.serving.catalog
         self.intake = Intake(catalog, self.serving.admission, self.journal, self.metrics.intake)
+        publishing = self.publishing
         self.learning = Learning(
-            learning_settings(self.config, count),
-            catalog,
-            self.journal,
-            self.versions,
-            self.tenants,
-            self.intake,
-            self.publisher,
-            self.retention,
-            self.freshness,
-            self.metrics,
-            self._clock,
-        )
+            learning_settings(self.config, count), catalog, self.journal, self.versions, self.tenants, self.intake,
+            publishing.publisher, publishing.retention, publishing.freshness, self.metrics, self._clock,
+        )  # fmt: skip
         self.journal.learn_every_of = self.learning.learn_every
         self.trainers = self.learning.trainers
         self.registry.register(TrainerProcesses(self.trainers))
@@ -197,29 +170,14 @@ class Server:
     def _maintain(self) -> None:
         config, catalog = self.config, self.serving.catalog
         self.upkeep = Upkeep(
-            upkeep_settings(config),
-            catalog,
-            self.serving.residency,
-            self.journal,
-            self.states,
-            self.retention,
-            self.learning,
-            self.metrics.storage,
-            self.metrics.journal,
-            self._clock,
+            upkeep_settings(config), catalog, self.serving.residency, self.journal, self.states,
+            self.publishing.retention, self.learning, self.metrics.storage, self.metrics.journal, self._clock,
             self._wall,
-        )
+        )  # fmt: skip
         self.erasure = Erasure(
-            self.stores.data,
-            catalog,
-            self.journal,
-            self.versions,
-            self.states,
-            self.upkeep.save,
-            self.trainers,
-            self.audit,
-            self._wall,
-        )
+            self.stores.data, catalog, self.journal, self.versions, self.states, self.upkeep.save, self.trainers,
+            self.audit, self._wall,
+        )  # fmt: skip
         self.writers = Writers(config.write_s)
         self.credentials = CredentialWatch(
             config.access, self.access, self.certificates, self.tenants, self.security, self.audit
@@ -280,44 +238,18 @@ class Server:
             Auditing(self.audit),
             InFlight(tenants),
         ]
-        settings = GrpcSettings(
-            listen=config.listen,
-            max_message_bytes=config.max_message_bytes,
-            max_connections=config.max_connections,
-            max_calls=config.max_calls,
-            keepalive_s=config.keepalive_s,
-            handshake_s=config.handshake_s,
-            connection_idle_s=config.connection_idle_s,
-        )
-        return grpc_server(settings, interceptors, self._services(), self.certificates)
+        return grpc_server(grpc_settings(config), interceptors, self._services(), self.certificates)
 
     def _services(self) -> Services:
         live, journal = self.serving, self.journal
         parts = StreamParts(
-            live.catalog,
-            live.admission,
-            live.opening,
-            live.residency,
-            live.champions,
-            live.ticks,
-            live.waves,
-            live.turns,
-            self.intake,
-            journal,
-            self.metrics.serving,
-            self._clock,
-        )
+            live.catalog, live.admission, live.opening, live.residency, live.champions, live.ticks, live.waves,
+            live.turns, self.intake, journal, self.metrics.serving, self._clock,
+        )  # fmt: skip
         models = Models(
-            live.catalog,
-            live.admission,
-            journal,
-            self.versions,
-            self.events,
-            self.metrics,
-            self.control,
-            self.writers,
-            self.erasure,
-        )
+            live.catalog, live.admission, journal, self.versions, self.events, self.metrics, self.control,
+            self.writers, self.erasure,
+        )  # fmt: skip
         replayer = Replayer(self.intake, live.residency, journal, self.trainers)
         training = Training(live.catalog, live.admission, live.residency, journal, self.intake, replayer, self.writers)
         return Services(Streams(parts, self.writers, self.erasure), models, training, self.readiness.health)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from service.common.config import ServeConfig
 from service.learning.dispatch import LearningSettings
+from service.publishing.assembly import PublishingSettings
+from service.server.grpc_server import GrpcSettings
 from service.server.upkeep import UpkeepSettings
 from service.serving.admission import AdmissionSettings
 from service.serving.live import LiveSettings
@@ -39,6 +41,24 @@ def learning_settings(config: ServeConfig, trainers: int) -> LearningSettings:
         comfortable_s=config.comfortable_s,
         journal_cap_bytes=config.journal_cap_bytes,
         segment_bytes=config.segment_bytes,
+    )
+
+
+def publishing_settings(config: ServeConfig) -> PublishingSettings:
+    """Return the settings of publishing."""
+    return PublishingSettings(config.max_models, config.keep_versions)
+
+
+def grpc_settings(config: ServeConfig) -> GrpcSettings:
+    """Return the settings of the gRPC server."""
+    return GrpcSettings(
+        listen=config.listen,
+        max_message_bytes=config.max_message_bytes,
+        max_connections=config.max_connections,
+        max_calls=config.max_calls,
+        keepalive_s=config.keepalive_s,
+        handshake_s=config.handshake_s,
+        connection_idle_s=config.connection_idle_s,
     )
 
 
