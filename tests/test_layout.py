@@ -18,6 +18,7 @@ LARGE_CLASSES = {
     "freshet.engine:Engine": "the SDK's calls and tasks of one stream",
     "freshet.mux:Mux": "the SDK's calls and tasks of one packed call",
     "freshet.learning:Learning": "to be carved",
+    "service.server.server:Server": "to be carved",
 }
 
 

@@ -22,6 +22,8 @@ from service.observe.metrics import Metrics
 from service.programs.top.lines import header, mapping, plain
 from service.programs.top.screen import COLUMNS, ago, count, duration, screen, spark
 from service.programs.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
+from service.trainer.hosting import Totals
+from service.trainer.reports import Progress
 
 NAMES = ("pumps", "taxi-demand", "a-model-with-a-rather-long-name")
 LEARNING, SERVING_ONLY = ModelSpec(learn=True), ModelSpec(learn=False)
@@ -322,12 +324,11 @@ def reported(metrics: Metrics) -> list[Model]:
 
 def test_whoever_may_not_read_metrics_sees_the_same_of_its_own_models(metrics):
     with_page, without = History(), History()
-    report = dict.fromkeys(("learned", "thinned", "voided", "clipped", "drifts", "evicted", "windows"), 0)
-    report |= dict.fromkeys(("unlearned", "duplicates", "quarantine_dropped", "updates", "in_quarantine"), 0)
-    lists: dict[str, Any] = {key: [] for key in ("refused", "scores", "norms", "by_layer", "ratios", "lags")}
+    learner = metrics.learner.of(ModelKey("default", "pumps"))
+    totals = Totals(0, dict.fromkeys(learner.totals, 0), {}, 0)
     for at in (0.0, 5.0, 6.0):
-        losses: dict[str, Any] = {"losses": [0.4 + at / 10], "persistence": [0.8], "quarantined": {}, "saturated": None}
-        metrics.learner.of(ModelKey("default", "pumps")).learned(report | lists | losses)
+        report = Progress(0, 1, 0.0, totals, losses=(0.4 + at / 10,), persistence=(0.8,))
+        learner.learned(report)
         works(metrics)
         operator = with_page.add(look(metrics, at))
         tenant = without.add(look(None, at, reported(metrics)))
