@@ -71,7 +71,11 @@ def test_every_name_in_capitals_that_a_recipe_gives_is_in_a_file_that_it_gives()
     wrong = []
     for section in re.split(r"^#+ ", text("CONTRIBUTING.md"), flags=re.M):
         files = [Path(ROOT / path.partition("::")[0]) for path in paths(section)]
-        words = "\n".join(file.read_text(encoding="utf-8") for file in files if file.suffix in {".md", ".proto", ".py"})
+        words = "\n".join(
+            file.read_text(encoding="utf-8")
+            for file in files
+            if file.is_file() and file.suffix in {".md", ".proto", ".py"}
+        )
         names = {name for code in CODE.findall(section) for name in re.findall(r"^_?[A-Z]{2,}[A-Z_]*\b", code)}
         wrong += [name for name in names - {"VERSION", "CHANGELOG"} if not re.search(rf"\b{name}\b", words)]
     assert not wrong
