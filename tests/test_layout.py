@@ -17,8 +17,6 @@ LARGE_CLASSES = {
     "model.fold.learner:Learner": "the fold: its state is one checkpoint",
     "freshet.engine:Engine": "the SDK's calls and tasks of one stream",
     "freshet.mux:Mux": "the SDK's calls and tasks of one packed call",
-    "freshet.learning:Learning": "to be carved",
-    "service.server.server:Server": "to be carved",
 }
 
 

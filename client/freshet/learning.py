@@ -14,7 +14,7 @@ import grpc
 
 from freshet import forks, shown
 from freshet.arguments import identifier, whole
-from freshet.backlog import Backlog, Verdict
+from freshet.backlog import Backlog, Item, Verdict
 from freshet.calls import Opener, cancelled_from_outside
 from freshet.defaults import ANSWER_S, GIVE_UP_S, LEARN_IN_FLIGHT
 from freshet.errors import (
@@ -93,8 +93,6 @@ class Learning:
         name = f"Learning of model {self._hello.model!r} from source {self._hello.source!r}"
         refused = len(self.refused) + len(self._unraised)
         return shown.handle(name, state, f"{len(self._backlog)} not acknowledged", f"{refused} refused")
-
-    # --- for the user
 
     async def open(self) -> Self:
         """Connect and wait for the server's Welcome. `async with` calls it.
@@ -188,8 +186,6 @@ class Learning:
         """How often the sender continued on a new call."""
         return max(0, self._welcomes - 1)
 
-    # --- inside
-
     async def _add(self, message: pb.LearnRequest, window: bool) -> None:
         await self._until(lambda: self._backlog.room, "room for one more item: too many are unacknowledged")
         self._backlog.add(message, message.ByteSize(), window)
@@ -261,7 +257,7 @@ class Learning:
     async def _one_call(self) -> str:
         """Make one call, from Hello to its end. Returns why to call again. Raises FreshetError."""
         call = self._open_call()
-        sending = asyncio.create_task(self._send(call))
+        sending = asyncio.create_task(send_items(call, self._hello, self._backlog, self._waits, lambda: self._closing))
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
             async with asyncio.timeout(self._settings.answer_s) as welcomed:
@@ -285,20 +281,6 @@ class Learning:
             await asyncio.gather(sending, return_exceptions=True)
             call.cancel()
 
-    async def _send(self, call: Call) -> None:
-        """Write Hello, then items as they may be sent, for as long as the call lives."""
-        with contextlib.suppress(
-            grpc.aio.AioRpcError, asyncio.InvalidStateError
-        ):  # the call has ended; the reader gets the reason
-            await call.write(pb.LearnRequest(hello=self._hello))
-            while not self._closing:
-                await self._waits.until(lambda: self._backlog.sendable or self._closing)
-                while (item := self._backlog.next_to_send()) is not None:
-                    if item.number:
-                        item.payload.window.window_seq = item.number
-                    await call.write(item.payload)
-            await call.done_writing()
-
     def _receive(self, message: pb.LearnResponse) -> None:
         kind = message.WhichOneof("message")
         if kind == "welcome":
@@ -318,11 +300,32 @@ class Learning:
         verdict, item = self._backlog.refused(refused.item, reason)
         if verdict is Verdict.IGNORE:
             return
-        error: LabelRefused | WindowRefused
-        if item.number:
-            error = WindowRefused(refused.field, refused.value, refused.remedy, reason)
-        else:
-            error = label_refused(refused, item.payload.label.stream)
+        error = item_refused(refused, reason, item)
         if verdict is Verdict.FAIL:
             raise error
         (self.refused if self._settings.keep_refused else self._unraised).append(error)
+
+
+async def send_items(
+    call: Call, hello: pb.LearnHello, backlog: Backlog[pb.LearnRequest], waits: Waits, closing: Callable[[], bool]
+) -> None:
+    """Write Hello, then items as they may be sent, for as long as the call lives and the sender is not closing."""
+    # Where the call has ended, its reader gets the reason.
+    with contextlib.suppress(grpc.aio.AioRpcError, asyncio.InvalidStateError):
+        await call.write(pb.LearnRequest(hello=hello))
+        while not closing():
+            await waits.until(lambda: backlog.sendable or closing())
+            while (item := backlog.next_to_send()) is not None:
+                if item.number:
+                    item.payload.window.window_seq = item.number
+                await call.write(item.payload)
+        await call.done_writing()
+
+
+def item_refused(
+    refused: types_pb2.Refused, reason: Reason, item: Item[pb.LearnRequest]
+) -> LabelRefused | WindowRefused:
+    """Return the error of a label or window that the server refused."""
+    if item.number:
+        return WindowRefused(refused.field, refused.value, refused.remedy, reason)
+    return label_refused(refused, item.payload.label.stream)
