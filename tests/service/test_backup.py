@@ -199,7 +199,7 @@ def test_where_nothing_ever_holds_still_it_gives_up_and_says_what_to_do(tmp_path
     data = restored(whole, tmp_path / "data")
     looks = iter(range(10**6))
     monkeypatch.setattr(backups, "_positions", lambda data: {"states.db": next(looks)})
-    with pytest.raises(BackupRefused, match="set snapshot_s higher, or stop the server"):
+    with pytest.raises(BackupRefused, match="raise snapshot_s, or stop the server"):
         backup(data, tmp_path / "b.tar", 1.0, untold)
     assert next(looks) == backups.TRIES
     assert [path.name for path in tmp_path.iterdir()] == ["data"]
