@@ -161,7 +161,8 @@ class Server:
         publishing = self.publishing
         self.learning = Learning(
             learning_settings(self.config, count), catalog, self.journal, self.versions, self.tenants, self.intake,
-            publishing.publisher, publishing.retention, publishing.freshness, self.metrics, self._clock,
+            publishing.publisher, publishing.retention, publishing.freshness,
+            self.metrics.trainer, self.metrics.learner, self.metrics.storage, self._clock,
         )  # fmt: skip
         self.journal.learn_every_of = self.learning.learn_every
         self.trainers = self.learning.trainers
