@@ -5,7 +5,7 @@ from typing import Any
 from pydantic.fields import FieldInfo
 
 from docs.generate._tables import code, table
-from service.common.config import ENV_PREFIX, ServeConfig
+from service.server.config import ENV_PREFIX, ServeConfig
 
 PAGE = "docs/reference/configuration.md"
 

@@ -5,7 +5,7 @@ import textwrap
 from pathlib import Path
 from typing import Any
 
-from service.common.config import ENV_PREFIX, ServeConfig
+from service.server.config import ENV_PREFIX, ServeConfig
 
 PAGE = "deploy/freshet.toml"
 

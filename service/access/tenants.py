@@ -60,7 +60,7 @@ class Tenant:
         """Count a call that ended."""
         self.calls -= 1
 
-    def take(self, size: int) -> None:
+    def hold(self, size: int) -> None:
         """Count `size` bytes as in flight: received and not yet answered. A message alone may have any size.
 
         Raises Exhausted beyond the quota.
@@ -70,7 +70,7 @@ class Tenant:
             raise self._exhausted("in_flight_bytes", "message", f"{size} bytes", remedy, RETRY_S)
         self.in_flight += size
 
-    def give_back(self, size: int) -> None:
+    def release(self, size: int) -> None:
         """Count `size` bytes as answered, or as dropped."""
         self.in_flight -= size
 

@@ -28,9 +28,9 @@ from service.cli.replay import replay
 from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import train
-from service.common.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
 from service.console.panels import Panelled, panel_of
 from service.console.verbs import INTERRUPTED, USAGE_ERROR, group, guarded, one_blas_thread, refused
+from service.server.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
 
 app = group("freshet", "A model server that learns from the streams it serves.")
 

@@ -19,7 +19,7 @@ class Duplex(Protocol):
         """Answer messages until the half-close. Raises Fenced when another call owns the streams."""
         ...
 
-    async def tell_progress(self) -> None:
+    async def report_progress(self) -> None:
         """Report progress. Returns when the server must end the call."""
         ...
 
@@ -35,7 +35,7 @@ class Duplex(Protocol):
 async def both_sides(call: Duplex) -> None:
     """Run both sides until one ends, then cancel the other and release what the call holds."""
     reading = asyncio.create_task(call.serve())
-    tasks = reading, asyncio.create_task(call.tell_progress())
+    tasks = reading, asyncio.create_task(call.report_progress())
     try:
         done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         for task in done:

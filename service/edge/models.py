@@ -47,34 +47,34 @@ class Models(models_pb2_grpc.ModelsServicer):
         return wire_models.model_message(model, offset, self._metrics.of(model.key))
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
-        """Answers once the model is on disk and serves."""
+        """Create a model. Answers once it is on disk and serves."""
         async with statuses(context):
             spec = wire_models.spec(request.spec)
             model = await self._control.create(key(request.name), spec, request.weights, request.weights_digest)
             return self._message(model)
 
     async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
-        """One model."""
+        """Return one model."""
         async with statuses(context):
             return self._message(self._catalog.model(key(request.name)))
 
     async def List(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
-        """All models of the tenant."""
-        told = []
+        """Return all models of the tenant."""
+        messages = []
         for model in [m for m in self._catalog.models.values() if m.tenant == caller().tenant]:
-            told.append(self._message(model))
-            await asyncio.sleep(0)  # a thousand models, each of a thousand channels, take a while
-        return models_pb2.ListModelsResponse(models=told)
+            messages.append(self._message(model))
+            await asyncio.sleep(0)  # a thousand models of a thousand channels each take a while
+        return models_pb2.ListModelsResponse(models=messages)
 
     async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:
-        """The versions kept, newest first."""
+        """Return the kept versions, newest first."""
         async with statuses(context):
             model = self._catalog.model(key(request.name))
             versions = await asyncio.to_thread(self._versions.list, model.number)
             return models_pb2.VersionsResponse(versions=[wire_models.version_message(v) for v in versions])
 
     async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
-        """A version's files, checked against their digests."""
+        """Return a version's files, checked against their digests."""
         async with statuses(context):
             model, store = self._catalog.model(key(request.name)), self._versions
             version = await self._control.version(model, request.version or model.champion)
@@ -84,7 +84,7 @@ class Models(models_pb2_grpc.ModelsServicer):
             )
 
     async def Import(self, request: models_pb2.ImportRequest, context: Any) -> models_pb2.Version:
-        """Answers once the version is stored; it serves when it is promoted."""
+        """Import a version. Answers once it is stored; it serves after Promote."""
         async with statuses(context):
             version = await self._control.import_version(
                 key(request.name), request.weights, request.digest, request.onnx
@@ -92,27 +92,27 @@ class Models(models_pb2_grpc.ModelsServicer):
             return wire_models.version_message(version)
 
     async def Promote(self, request: models_pb2.PromoteRequest, context: Any) -> models_pb2.Model:
-        """Answers once it is on disk; from the swap on, every forecast is the version's."""
+        """Promote a version. Answers once that is on disk; from the swap on, every forecast is by the version."""
         async with statuses(context):
             return self._message(await self._control.promote(key(request.name), request.version))
 
     async def Rollback(self, request: models_pb2.RollbackRequest, context: Any) -> models_pb2.Model:
-        """As Promote, to an earlier version."""
+        """Return to an earlier version. Answers as Promote."""
         async with statuses(context):
             return self._message(await self._control.roll_back(key(request.name), request.version))
 
     async def Pause(self, request: models_pb2.PauseRequest, context: Any) -> models_pb2.Model:
-        """Answers once it is on disk."""
+        """Pause learning. Answers once that is on disk."""
         async with statuses(context):
             return self._message(await self._control.pause(key(request.name)))
 
     async def Resume(self, request: models_pb2.ResumeRequest, context: Any) -> models_pb2.Model:
-        """Answers once it is on disk."""
+        """Resume learning. Answers once that is on disk."""
         async with statuses(context):
             return self._message(await self._control.resume(key(request.name)))
 
     async def Delete(self, request: models_pb2.DeleteModelRequest, context: Any) -> models_pb2.DeleteModelResponse:
-        """Answers once it is on disk."""
+        """Delete a model, and erase its data on request. Answers once that is on disk."""
         async with statuses(context):
             name, known = key(request.name), self._catalog.by_key
             number = known[name].number if name in known else EVERY_MODEL
@@ -126,11 +126,11 @@ class Models(models_pb2_grpc.ModelsServicer):
             return models_pb2.DeleteModelResponse(remains=remains)
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> None:  # type: ignore[override]  # writes
-        """Recent events if asked, then those from now on, until the client leaves, or does not read."""
+        """Send recent events if asked, then new ones, until the client leaves or does not read."""
         async with self._writers.call(context) as writing:
             if request.name:
                 self._catalog.model(key(request.name))
-            await context.send_initial_metadata(())  # tells the client that events from here on will come
+            await context.send_initial_metadata(())  # the client can rely on events from here on
             events = self._events
             if request.recent_only:
                 for event in events.recent(key(request.name), request.recent):

@@ -1,4 +1,4 @@
-"""What the calls of streams use of the live path."""
+"""The components of the live path that calls of streams use."""
 
 from __future__ import annotations
 

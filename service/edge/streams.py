@@ -1,4 +1,4 @@
-"""Streams: one call per open stream. Reads ticks, writes forecasts, tells progress; decides nothing."""
+"""The Streams service: one call of Open per stream reads ticks and writes forecasts and progress. Translates only."""
 
 from __future__ import annotations
 
@@ -29,15 +29,15 @@ PAGE, MAX_PAGE = 100, 1000  # streams of one List
 
 
 class Call:
-    """One open stream: the session it owns, and the writing side that forecasts and progress share."""
+    """One call of Open: the session that it owns, and the `Writing` that forecasts and progress share."""
 
     def __init__(self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, id: str) -> None:
-        """Open the stream, which is in memory if it is known. Raises what `Opening.open` does."""
+        """Open the stream; if it is known, it must be in memory. Raises what `Opening.open` raises."""
         self.parts, self.context, self.model = parts, context, model
         self._most_undurable = parts.admission.settings.max_undurable
         self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = writing
-        self._may_teach = caller().role >= Role.TRAIN
+        self._may_train = caller().role >= Role.TRAIN
         self._moved = asyncio.Event()
         self.owner = model.owners.add(self._moved.set)
         try:
@@ -46,11 +46,11 @@ class Call:
             model.owners.remove(self.owner)
             raise
         self.epoch = self.session.epoch
-        self._told = (self.session.durable_seq, 0, self.session.judged)
+        self._reported = (self.session.durable_seq, 0, self.session.judged)
 
     @property
     def owned(self) -> bool:
-        """Whether no later call has taken the stream over, nor deleted it."""
+        """Whether the stream still belongs to this call: no later call has opened or deleted it."""
         return self.model.owns(self.session, self.epoch)
 
     async def write(self, message: OpenResponse) -> None:
@@ -58,7 +58,7 @@ class Call:
         await self.writing.send(message)
 
     def welcome(self) -> OpenResponse:
-        """The first message: where the stream stands."""
+        """Return the first message, which reports the stream's position and origin."""
         session, model = self.session, self.model
         return OpenResponse(
             welcome=streams_pb2.Welcome(
@@ -68,45 +68,47 @@ class Call:
                 state_origin=self.origin,  # type: ignore[arg-type]  # numbered alike
                 version=model.champion,
                 spec=wire_models.spec_message(model.spec),
-                judged_through=self._told[2],
+                judged_through=self._reported[2],
                 max_undurable=self._most_undurable,
                 last_time=wire.event_time(session.last_time),
             )
         )
 
-    async def tell_progress(self) -> None:
-        """Send Durable whenever ticks have reached the disk or labels are judged. Returns when the stream must leave:
-        another call has taken it over, or the server is draining."""
+    async def report_progress(self) -> None:
+        """Send Durable whenever ticks become durable or labels are judged.
+
+        Returns when the call must end: another call has opened the stream, or the server is draining.
+        """
         while self.owned and not self.parts.admission.draining:
             await self._moved.wait()
             self._moved.clear()
-            await self._tell()
+            await self._report()
 
     async def leave(self) -> None:
-        """Say why the server ends the call, and end it. Raises NotFound where the model was deleted."""
+        """Report why the server ends the call, and end it. Raises NotFound for a deleted model."""
         if self.model.deleted:
-            raise NotFound("model", self.model.name, "deleted meanwhile, and this stream with it")
+            raise NotFound("model", self.model.name, "it was deleted, and this stream with it")
         if not self.owned:
             await self.write(OpenResponse(taken_over=streams_pb2.TakenOver(by="another call")))
             await self.context.abort(grpc.StatusCode.ABORTED, "taken over: another call has opened this stream")
         await self.write(OpenResponse(reconnect=streams_pb2.Reconnect(reason="the server is leaving")))
         await self.parts.journal.flush(unless_full=True)
-        await self._tell()
+        await self._report()
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         self.labels.reached(self.parts.intake.reached(self.model, learned=False))
         if not self.labels:
             self.parts.intake.unwatch(self.model, self._moved.set)
         now = (self.session.durable_seq, self.labels.labels, self.session.judged)
-        if now != self._told:
-            self._told = now
+        if now != self._reported:
+            self._reported = now
             seq, labels, judged = now
             durable = streams_pb2.Durable(seq=seq, labels=labels, judged_through=judged)
             await self.write(OpenResponse(durable=durable))
 
     async def serve(self) -> None:
-        """Welcome the client, answer message after message until the half-close, then see everything to the disk."""
+        """Welcome the client, answer messages until the half-close, then wait until everything is on disk."""
         total_seconds, clock = self.parts.metrics.total_seconds, self.parts.clock
         await self.write(self.welcome())
         while True:
@@ -120,8 +122,8 @@ class Call:
             total_seconds.observe(clock() - arrived)
         await self.parts.journal.flush()
         if self.owned:
-            await self._tell()
-        await self.writing.idle()  # the last Durable is on its way
+            await self._report()
+        await self.writing.idle()  # until the last Durable is sent
 
     async def _answer(self, request: Any, arrived: float) -> OpenResponse | None:
         kind = request.WhichOneof("message")
@@ -133,24 +135,24 @@ class Call:
             if not self.owned:
                 raise Fenced(self.session.id)
             self.parts.opening.reset(self.model, self.session)
-            return None  # Durable of the tick after it says that it is on disk too
+            return None  # the Durable of the next tick covers it
         if kind == "label":
             return self._label(request.label)
         raise Invalid("message", kind or "empty", "send Hello once, then Tick, Label or Reset")
 
     def _label(self, message: streams_pb2.Label) -> OpenResponse | None:
-        """Journal a label, or say why not; Durable says when it is on disk."""
+        """Journal a label or return its refusal. Durable reports when it is on disk."""
         if not self.owned:
             raise Fenced(self.session.id)
         self._labels_read += 1
         seq, y = wire.label(message)
         outcome: int | Refusal
-        if not self._may_teach:
+        if not self._may_train:
             outcome = Refusal(
                 seq, Reason.NOT_ALLOWED, "label", "role predict", "send labels with a token of role train"
             )
         elif len(self.labels) >= self._most_undurable:
-            remedy = f"{len(self.labels)} labels are not on disk yet: wait for Durable, then send it again"
+            remedy = f"{len(self.labels)} labels are not on disk yet: wait for Durable; then send it again"
             outcome = Refusal(seq, Reason.OVERLOADED, "label.seq", str(seq), remedy)
         else:
             outcome = self.parts.intake.label(self.model, self.session.id, seq, y)
@@ -161,7 +163,7 @@ class Call:
         return None
 
     def end(self) -> None:
-        """Leave nothing of the call behind."""
+        """Release everything that the call holds."""
         self.parts.intake.unwatch(self.model, self._moved.set)
         self.parts.opening.close(self.model, self.owner)
 
@@ -173,7 +175,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
         self._parts, self._writers, self._erasure = parts, writers, erasure
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
-        """One forecast per tick, in order, until the client half-closes. A later call with the same id resumes."""
+        """Answer each tick with a forecast, in order, until the half-close. A later call with the same id resumes."""
         async with self._writers.call(context) as writing:
             first = await writing.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
@@ -184,7 +186,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             await both_sides(Call(self._parts, context, writing, model, first.hello.stream))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
-        """Packed ticks of many streams; see `MuxCall`."""
+        """Answer packed ticks of many streams; see `MuxCall`."""
         async with self._writers.call(context) as writing:
             first = await writing.read()
             if first is grpc.aio.EOF or not first.model:
@@ -194,7 +196,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             await both_sides(MuxCall(self._parts, context, writing, model, first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
-        """What is kept of a stream, at one moment."""
+        """Return a stream as it is at one moment."""
         async with statuses(context):
             model = self._parts.catalog.model(key(request.model))
             await self._parts.residency.bring(model, [request.stream])
@@ -204,7 +206,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             return wire.stream_message(model, model.row(row), int(model.table.durable_seq[row]), request.with_state)
 
     async def Put(self, request: streams_pb2.PutStreamRequest, context: Any) -> streams_pb2.Stream:
-        """Put a stream's state, instead of what there was; it is on disk when this answers."""
+        """Replace a stream's state. Answers once it is on disk."""
         async with statuses(context):
             parts, model = self._parts, self._parts.catalog.model(key(request.stream.model))
             put = wire.put_state(request.stream, model)
@@ -217,7 +219,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             return wire.stream_message(model, stored, stored.last_seq, with_state=False)
 
     async def Delete(self, request: streams_pb2.DeleteStreamRequest, context: Any) -> streams_pb2.DeleteStreamResponse:
-        """Forget a stream; that is on disk when this answers, and erased if that is asked for."""
+        """Delete a stream, and erase its data on request. Answers once that is on disk."""
         async with statuses(context):
             parts, model = self._parts, self._parts.catalog.model(key(request.model))
             if request.erase:
@@ -233,7 +235,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             return streams_pb2.DeleteStreamResponse(remains=remains)
 
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
-        """The streams of a model in the order of their ids, page by page."""
+        """Return a page of a model's streams, in the order of their ids."""
         async with statuses(context):
             model = self._parts.catalog.model(key(request.model))
             size = min(request.page_size or PAGE, MAX_PAGE)

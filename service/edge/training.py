@@ -1,4 +1,4 @@
-"""Training: labels and whole windows in, acknowledgements out. Translates and waits; decides nothing."""
+"""The Training service: reads labels and windows, writes acknowledgements. Translates and waits only."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ DEFAULT_PAGE = 100
 
 
 class LearnCall:
-    """One call of Learn: what it sent and is not acknowledged yet, and the writing side."""
+    """One call of Learn: its items that are not acknowledged yet, and its `Writing`.
+
+    learned: acknowledge items once learned, not once on disk.
+    """
 
     def __init__(
         self,
@@ -58,43 +61,43 @@ class LearnCall:
 
     @property
     def owned(self) -> bool:
-        """Whether no later call has taken the source over."""
+        """Whether no later call sends as the same source."""
         return self.intake.owns(self.model, self.source, self)
 
     async def serve(self) -> None:
-        """Take in item after item until the half-close, then see everything to what Hello asked for."""
+        """Accept items until the half-close, then wait until all of them are acknowledged as Hello asks."""
         next_seq = self.model.sources.last(self.source) + 1
         await self.write(welcome=training_pb2.LearnWelcome(next_window_seq=next_seq, version=self.model.champion))
         while (request := await self.writing.read()) is not grpc.aio.EOF:
             self._read += 1
             if request.HasField("label"):
                 await self._residency.bring(self.model, [request.label.stream])
-            refusal = self._take(request)
+            refusal = self._accept(request)
             if refusal:
                 await self.write(refused=wire.refusal_message(replace(refusal, item=self._read)))
             while len(self.items) >= MAX_UNACKNOWLEDGED or self.items.bytes >= MAX_UNACKNOWLEDGED_BYTES:
-                await self._until_moved()
+                await self._until_room()
         while self.items:
-            await self._until_moved()
-        await self.writing.idle()  # the last acknowledgement is on its way
+            await self._until_room()
+        await self.writing.idle()  # until the last acknowledgement is sent
 
-    def _take(self, request: training_pb2.LearnRequest) -> Refusal | None:
-        """Take an item in; it is in flight until it is acknowledged. Raises Exhausted where that is too much."""
+    def _accept(self, request: training_pb2.LearnRequest) -> Refusal | None:
+        """Accept an item or return its refusal. It counts as in flight until acknowledged. Raises Exhausted."""
         size = request.ByteSize()
-        self._tenant.take(size)
+        self._tenant.hold(size)
         try:
-            outcome, window_seq = self._taken(request)
+            outcome, window_seq = self._journal_item(request)
         except BaseException:
-            self._tenant.give_back(size)
+            self._tenant.release(size)
             raise
         if isinstance(outcome, Refusal):
-            self._tenant.give_back(size)
+            self._tenant.release(size)
             return outcome
         self.items.add(outcome, size, window_seq)
         return None
 
-    def _taken(self, request: training_pb2.LearnRequest) -> tuple[int | Refusal, int]:
-        """What became of an item, and the number of a window."""
+    def _journal_item(self, request: training_pb2.LearnRequest) -> tuple[int | Refusal, int]:
+        """Journal an item. Returns its offset, or its refusal, and the number of a window (0 for a label)."""
         kind = request.WhichOneof("message")
         if kind == "label":
             seq, y = wire.label(request.label)
@@ -104,25 +107,25 @@ class LearnCall:
             return self.intake.window(self.model, self.source, window), window.seq
         raise Invalid("message", kind or "empty", "send Hello once, then StreamLabel or Window")
 
-    async def _until_moved(self) -> None:
+    async def _until_room(self) -> None:
         self._room.clear()
         await self._room.wait()
 
     def moved(self) -> None:
-        """Something that the call may wait for has happened."""
+        """Wake the progress side: something became durable or learned."""
         self._moved.set()
 
-    async def tell_progress(self) -> None:
-        """Acknowledge whatever has come so far. Returns when the call must leave."""
+    async def report_progress(self) -> None:
+        """Acknowledge items as they become durable or learned. Returns when the call must end."""
         while self.owned and self.intake.is_open(self.model):
             await self._moved.wait()
             self._moved.clear()
-            await self._tell()
+            await self._report()
 
-    async def _tell(self) -> None:
+    async def _report(self) -> None:
         items, before = self.items, self.items.bytes
         if items.reached(self.intake.reached(self.model, self.learned)):
-            self._tenant.give_back(before - items.bytes)
+            self._tenant.release(before - items.bytes)
             await self.write(
                 acknowledged=training_pb2.Acknowledged(
                     labels=items.labels, windows=items.windows, window_seq=items.window_seq
@@ -131,23 +134,23 @@ class LearnCall:
             self._room.set()
 
     async def leave(self) -> None:
-        """Acknowledge what can be, say why the server ends the call, and end it."""
+        """Acknowledge what can be acknowledged, then end the call with the reason."""
         if not self.owned:
             await self.context.abort(grpc.StatusCode.ABORTED, f"taken over: another call sends as {self.source}")
         await self._journal.flush(unless_full=True)
-        await self._tell()
+        await self._report()
         self.intake.check_open(self.model)
-        raise AssertionError("nothing else ends a call that is owned")
+        raise AssertionError("the server ends an owned call only where check_open raises")
 
     async def run(self) -> None:
-        """Both sides of the call until one ends; whatever that was, nothing of the call is left behind."""
+        """Run both sides of the call until one ends, then release everything that it holds."""
         self.intake.watch(self.model, self.moved)
         self.intake.own(self.model, self.source, self)
         await both_sides(self)
 
     def end(self) -> None:
-        """Leave nothing of the call behind."""
-        self._tenant.give_back(self.items.bytes)
+        """Release everything that the call holds."""
+        self._tenant.release(self.items.bytes)
         self.intake.disown(self.model, self.source, self)
         self.intake.unwatch(self.model, self.moved)
 
@@ -169,7 +172,7 @@ class Training(training_pb2_grpc.TrainingServicer):
         self._intake, self._replayer, self._writers = intake, replayer, writers
 
     async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
-        """Everything accepted is acknowledged once on disk, or once learned if Hello asks for that."""
+        """Acknowledge everything accepted once it is on disk, or once learned if Hello asks for that."""
         async with self._writers.call(context) as writing:
             first = await writing.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
@@ -189,14 +192,14 @@ class Training(training_pb2_grpc.TrainingServicer):
     async def Quarantine(
         self, request: training_pb2.QuarantineRequest, context: Any
     ) -> training_pb2.QuarantineResponse:
-        """A page of what could not be learned; large items make it shorter. An empty page is the end."""
+        """Return a page of quarantined items; large items make it shorter. An empty page is the end."""
         async with statuses(context):
             model = self._catalog.model(key(request.model))
             items = await self._replayer.items(model, request.after, request.page_size or DEFAULT_PAGE)
             return training_pb2.QuarantineResponse(items=[wire.quarantined_message(*item) for item in items])
 
     async def Replay(self, request: training_pb2.ReplayRequest, context: Any) -> training_pb2.ReplayResponse:
-        """Answers once what can be replayed is on disk."""
+        """Replay items. Answers once those that can be replayed are on disk."""
         async with statuses(context):
             model = self._catalog.model(key(request.model))
             replayed, refused = await self._replayer.replay(model, request.ids)

@@ -20,7 +20,8 @@ from service.learning.feed import Feed
 from service.learning.questions import Questions
 from service.learning.queues import CheckpointLost
 from service.learning.spawned import Spawned
-from service.observe.metrics import Metrics
+from service.observe.learning_metrics import TrainerMetrics
+from service.observe.server_metrics import StorageMetrics
 from service.trainer.channel import MessageError
 from service.trainer.messages import (
     NOT_THE_RECORDS,
@@ -76,13 +77,15 @@ class TrainerClient:
         number: int,
         owner: Owner,
         journal: Journal,
-        metrics: Metrics,
+        metrics: TrainerMetrics,
+        storage: StorageMetrics,
         feed: Feed,
         hang_s: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """feed: of the models that this trainer learns. hang_s: silence after which a process with work is killed."""
-        self._number, self._owner, self._journal, self._metrics = number, owner, journal, metrics
+        self._number, self._owner, self._journal = number, owner, journal
+        self._metrics, self._storage = metrics, storage
         self.feed, self._hang_s, self._clock = feed, hang_s, clock
         self._checkpoint = checkpoint_file(number)
         self._questions = Questions(journal, feed, self)
@@ -255,9 +258,9 @@ class TrainerClient:
             case Problem():
                 log.warning("trainer has a problem", why=message.why)
                 if message.corrupt:
-                    self._metrics.corrupt.labels("checkpoint").inc()
+                    self._storage.corrupt.labels("checkpoint").inc()
                 if message.full:
-                    self._metrics.disk_full.labels("checkpoint").inc()
+                    self._storage.disk_full.labels("checkpoint").inc()
 
     def _learned(self, position: int, seconds: float = 0.0, offset: int = 0) -> None:
         learned = self.feed.learned(position, seconds, offset)

@@ -18,7 +18,9 @@ from service.learning.child import TrainerClient
 from service.learning.deaths import DEATHS
 from service.learning.intake import Intake
 from service.learning.pool import Trainers
-from service.observe.metrics import Metrics
+from service.observe.learning_metrics import TrainerMetrics
+from service.observe.progress import LearnerMetrics
+from service.observe.server_metrics import StorageMetrics
 from service.publishing.freshness import Freshness
 from service.publishing.publisher import Publisher
 from service.publishing.retention import Retention
@@ -62,15 +64,17 @@ class Learning:
         publisher: Publisher,
         retention: Retention,
         freshness: Freshness,
-        metrics: Metrics,
+        metrics: TrainerMetrics,
+        learner: LearnerMetrics,
+        storage: StorageMetrics,
         clock: Callable[[], float],
     ) -> None:
         """clock: monotonic seconds."""
         self._settings, self._catalog, self._journal, self._versions = settings, catalog, journal, versions
-        self._tenants, self._intake, self._metrics = tenants, intake, metrics
+        self._tenants, self._intake, self._metrics, self._learner = tenants, intake, metrics, learner
         self._publisher, self._retention, self._freshness = publisher, retention, freshness
         self.trainers = Trainers(
-            settings.trainers, settings.hang_s, self, catalog.models, journal, tenants, metrics, clock
+            settings.trainers, settings.hang_s, self, catalog.models, journal, tenants, metrics, storage, clock
         )
         catalog.on_removed.append(self.trainers.removed)
         # Position of each trainer's checkpoint; 0 until it is known: the trainer may need the whole journal.
@@ -130,7 +134,7 @@ class Learning:
         self._learned[model.number] = progress.totals.offset
         self._intake.has_learned(model.number, progress.totals.offset)
         metrics = self._metrics.of(model.key)
-        metrics.learned(progress)
+        self._learner.of(model.key).learned(progress)
         self._count_seconds(model.number, progress.seconds)
         metrics.backlog.set(self._backlog(model.number))
         metrics.backlog_seconds.set(self._seconds_of(model.number, self._backlog(model.number)))

@@ -12,7 +12,8 @@ from service.access.tenants import Tenants
 from service.journal.writer import Commit, Journal
 from service.learning.child import Owner, TrainerClient
 from service.learning.feed import Feed
-from service.observe.metrics import Metrics
+from service.observe.learning_metrics import TrainerMetrics
+from service.observe.server_metrics import StorageMetrics
 from service.streams.served import ServedModel
 from service.trainer.placing import place
 from service.trainer.quarantine import Item
@@ -29,12 +30,13 @@ class Trainers:
         models: Mapping[int, ServedModel],
         journal: Journal,
         tenants: Tenants,
-        metrics: Metrics,
+        metrics: TrainerMetrics,
+        storage: StorageMetrics,
         clock: Callable[[], float],
     ) -> None:
         """models: by number, changed as models come and go; call `removed` then. clock: monotonic seconds."""
         self._models, self._journal, self._tenants = models, journal, tenants
-        self._metrics, self._clock = metrics, clock
+        self._metrics, self._storage, self._clock = metrics, storage, clock
         self.count = count
         self._places: dict[int, int] = {}
         self.clients = [self._client(n, hang_s, owner) for n in range(count)]
@@ -43,7 +45,7 @@ class Trainers:
 
     def _client(self, n: int, hang_s: float, owner: Owner) -> TrainerClient:
         feed = Feed(self._journal, lambda model: self._tenant_at(n, model), self._tenants, self._clock)
-        return TrainerClient(n, owner, self._journal, self._metrics, feed, hang_s)
+        return TrainerClient(n, owner, self._journal, self._metrics, self._storage, feed, hang_s)
 
     @property
     def ready(self) -> bool:

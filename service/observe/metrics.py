@@ -7,7 +7,7 @@ and `model`, and a group's `of(key)` returns the children of one model.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
@@ -45,11 +45,6 @@ class ModelMetrics:
         self.trainer: BacklogMetrics = metrics.trainer.of(key)
         self.learner: LearnerProgress = metrics.learner.of(key)
         self.publishing: VersionMetrics = metrics.publishing.of(key)
-
-    def __getattr__(self, name: str) -> Any:  # until every room takes its group
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return _anywhere(vars(self), {"labels": "accepted_labels"}.get(name, name))
 
     def counted(self) -> Counted:
         """Return the model's counts since this server started."""
@@ -90,22 +85,6 @@ class Metrics:
         self.trainer = TrainerMetrics(declare)
         self.publishing = PublishingMetrics(declare)
         self.of = declare.by_model(lambda key: ModelMetrics(self, key))
-
-    def __getattr__(self, name: str) -> Any:  # until every room takes its group
-        if name.startswith("_"):
-            raise AttributeError(name)
-        return _anywhere(vars(self), name)
-
-
-def _anywhere(groups: dict[str, Any], name: str) -> Any:
-    for group in groups.values():
-        if (
-            not isinstance(group, tuple | dict)
-            and hasattr(group, name)
-            and type(group).__module__.startswith("service")
-        ):
-            return getattr(group, name)
-    raise AttributeError(name)
 
 
 def _int(metric: Counter | Gauge) -> int:

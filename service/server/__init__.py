@@ -1,4 +1,4 @@
-"""The composition root: builds each part, recovers, runs all, drains.
+"""The composition root: builds every component, recovers, runs them, drains.
 
-The only room that sees every other; it decides nothing about a stream or a model.
+The only room that sees all others. It decides nothing about a stream or a model.
 """

@@ -1,7 +1,7 @@
-"""Start-up as replay: the last snapshot, then the journal after it, through the versions that answered then.
+"""Recovery at start: load the last snapshot, then replay the journal after it with the versions that answered then.
 
-The same calls that serve live move the sessions here: `ServedModel.step`, `advance` and `apply`. Streams that no record
-after the snapshot names stay on disk.
+It moves streams with the calls of the live path: `ServedModel.step`, `advance` and `apply`. Streams without a record
+after the snapshot stay on disk.
 """
 
 from __future__ import annotations
@@ -51,17 +51,17 @@ def recover(
     serving: ServingMetrics,
     learner: LearnerMetrics,
 ) -> int:
-    """Fill the catalog with all models as they stand where the journal ends; returns the entries replayed.
+    """Fill the catalog with all models as of the journal's end. Returns the number of entries replayed.
 
-    Where a version cannot be read, the streams that it answered have lost their states, and an older version takes its
-    place. Raises JournalDamaged, StatesCorrupt; VersionMissing, VersionCorrupt, BadVersion where no version of a model
-    can be read: each names what and the remedy.
+    If a version cannot be read, the streams that it answered lose their states and an older version serves. Raises
+    JournalDamaged, StatesCorrupt; VersionMissing, VersionCorrupt, BadVersion if no version of a model can be read. Each
+    error names the fault and the remedy.
     """
     snapshot = states.load()
     if journal.durable_position < snapshot.journal_end:
         raise JournalDamaged(
             f"the journal ends at position {journal.durable_position}, before the snapshot in states.db, "
-            f"{snapshot.journal_end}: it is older. Restore both from the same moment"
+            f"{snapshot.journal_end}: it is older; restore both from the same moment"
         )
     deleted = _deleted(journal, snapshot.position)
     answers: dict[int, list[AnswerBlock]] = {}
@@ -79,7 +79,7 @@ def recover(
     catalog.last_number = max(catalog.last_number, versions.last_model())
     for number, model in catalog.models.items():
         journal.start_offset(number, replay.ends[number])
-        replay.settle(model)
+        replay.finish(model)
         catalog.report_versions(model)
         serving.of(model.key).published.set(versions.get(number, model.champion).created)
         learner.of(model.key).resuming = True
@@ -90,12 +90,12 @@ def recover(
 
 
 def _deleted(journal: Journal, position: int) -> set[int]:
-    """Models that end in the journal after `position`: their versions may be gone, so nothing of them is replayed."""
+    """Return the models deleted in the journal after `position`. Their versions may be gone: they are not replayed."""
     deleted = set()
     while frames := journal.read(position, SCAN_BYTES):
         position = frames[-1][0]
         for _, payload in frames:
-            if payload.endswith(MODEL_END):  # few others do: to decode them all would cost as much as the replay
+            if payload.endswith(MODEL_END):  # few other chunks do; decoding all would cost as much as replaying
                 chunk = decode_chunk(payload)
                 if isinstance(chunk.records[-1], ModelDelete):
                     deleted.add(chunk.model)
@@ -103,22 +103,22 @@ def _deleted(journal: Journal, position: int) -> set[int]:
 
 
 class Replay:
-    """Applies what of the journal the snapshot does not hold yet. ends: by model, the entries that are applied."""
+    """Applies the journal entries that the snapshot does not contain. ends: entries applied so far, by model."""
 
     def __init__(
         self, catalog: Catalog, champions: Champions, loader: Loader, states: States, ends: dict[int, int]
     ) -> None:
         self._catalog, self._champions, self._loader = catalog, champions, loader
         self._states, self.ends = states, ends
-        self._lost: dict[int, set[int]] = {}  # by model: streams with ticks that cannot be computed again
+        self._lost: dict[int, set[int]] = {}  # by model: streams with ticks that cannot be recomputed
         self._unreadable: dict[tuple[int, int], Exception] = {}  # by model and version
 
     def apply(self, chunk: Chunk) -> int:
-        """Take one chunk in; returns how many of its entries were new."""
+        """Apply one chunk. Returns the number of its entries that were new."""
         model = self._catalog.models.get(chunk.model)
         offset, contained = chunk.offset, self.ends.get(chunk.model, 0)
         if offset > contained:
-            raise JournalDamaged(f"model {chunk.model}: the journal goes on at entry {offset}, expected {contained}")
+            raise JournalDamaged(f"model {chunk.model}: the journal continues at entry {offset}, expected {contained}")
         for record in chunk.records:
             n = entries(record)
             skip = min(n, max(0, contained - offset))
@@ -128,7 +128,7 @@ class Replay:
                     model = ServedModel(chunk.model, record.tenant, record.name, spec)
                     self._catalog.add(model)
                 elif model is None:
-                    raise JournalDamaged(f"model {chunk.model}: a record before the one that creates it")
+                    raise JournalDamaged(f"model {chunk.model}: a record precedes the one that creates the model")
                 elif isinstance(record, Ticks):
                     self._bring(model, record.stream[skip:])
                     self._ticks(model, record, offset, skip)
@@ -141,9 +141,11 @@ class Replay:
         self.ends[chunk.model] = max(contained, chunk.end)
         return self.ends[chunk.model] - contained
 
-    def settle(self, model: ServedModel) -> None:
-        """At the journal's end: the champion's files are sound, or an older version serves; what is lost stays so,
-        ticks or none. The session of a model that had no ticks to replay is loaded when it is wanted."""
+    def finish(self, model: ServedModel) -> None:
+        """Check the champion's files at the journal's end, or fall back to an older version; mark lost states.
+
+        The session of a model without replayed ticks is loaded later, for its first tick.
+        """
         champion, loader = model.champion, self._loader
         loaded = self._champions.loaded(model) is not None
         if not loaded and not loader.is_intact(model, champion) and self._session(model) is None:
@@ -153,7 +155,7 @@ class Replay:
         model.lose_states(rows[rows != ABSENT])
 
     def _bring(self, model: ServedModel, streams: Any) -> None:
-        """Bring into memory those of the streams (numbers, or one) that are stored and not there."""
+        """Bring stored streams that are not in memory into it. streams: numbers, or one number."""
         numbers = np.unique(np.asarray(streams, np.uint32))
         absent = numbers[model.table.rows_of(numbers) == ABSENT]
         for stored in self._states.by_number(model.number, absent.tolist()):
@@ -176,7 +178,7 @@ class Replay:
             model.advance(rows, seq, time, x, y, states, ends)
 
     def _session(self, model: ServedModel) -> StepSession | None:
-        """The champion's, loaded from its stored files when the replay first needs it; None if it cannot be."""
+        """Return the champion's session, loaded when the replay first needs it; None if it cannot be loaded."""
         key = model.number, model.champion
         session = self._champions.loaded(model)
         if session is None and key not in self._unreadable:

@@ -25,7 +25,6 @@ from service.access.audit import Audit
 from service.access.credentials import Certificates, access_file
 from service.access.tenants import Tenants
 from service.common.addresses import split_address
-from service.common.config import ServeConfig
 from service.common.names import Origin
 from service.datadir.formats import check_formats
 from service.edge.guard.auditing import Auditing
@@ -51,6 +50,7 @@ from service.observe.metrics import Metrics
 from service.observe.rendering import Registry
 from service.publishing.assembly import Publishing
 from service.server import process
+from service.server.config import ServeConfig
 from service.server.grpc_server import Services, grpc_server
 from service.server.ports import Addresses, at_port, check_free
 from service.server.readiness import Readiness
@@ -161,7 +161,8 @@ class Server:
         publishing = self.publishing
         self.learning = Learning(
             learning_settings(self.config, count), catalog, self.journal, self.versions, self.tenants, self.intake,
-            publishing.publisher, publishing.retention, publishing.freshness, self.metrics, self._clock,
+            publishing.publisher, publishing.retention, publishing.freshness,
+            self.metrics.trainer, self.metrics.learner, self.metrics.storage, self._clock,
         )  # fmt: skip
         self.journal.learn_every_of = self.learning.learn_every
         self.trainers = self.learning.trainers

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from service.common.config import ServeConfig
 from service.learning.dispatch import LearningSettings
 from service.publishing.assembly import PublishingSettings
+from service.server.config import ServeConfig
 from service.server.grpc_server import GrpcSettings
 from service.server.upkeep import UpkeepSettings
 from service.serving.admission import AdmissionSettings

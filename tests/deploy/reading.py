@@ -9,7 +9,7 @@ import typer
 import yaml
 
 from service.cli.main import app
-from service.common.config import ENV_PREFIX, ServeConfig
+from service.server.config import ENV_PREFIX, ServeConfig
 from tests.conftest import ROOT
 
 DEPLOY = ROOT / "deploy"

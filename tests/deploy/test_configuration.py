@@ -4,7 +4,7 @@ import re
 import tomllib
 
 from docs.generate.example import UNSET
-from service.common.config import ServeConfig, load
+from service.server.config import ServeConfig, load
 from tests.conftest import ROOT
 
 TEXT = (ROOT / "deploy" / "freshet.toml").read_text(encoding="utf-8")

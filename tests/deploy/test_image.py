@@ -10,7 +10,7 @@ from fnmatch import fnmatch
 
 import pytest
 
-from service.common.config import ServeConfig
+from service.server.config import ServeConfig
 from tests.conftest import ROOT
 from tests.deploy.reading import (
     DEPLOY,

@@ -9,10 +9,10 @@ import pytest
 from starlette.routing import Route
 
 from service.access import grants as access
-from service.common.config import ServeConfig, load
 from service.edge.http import application
 from service.learning.spawned import STOP_S
 from service.observe.rendering import Registry
+from service.server.config import ServeConfig, load
 from tests.deploy.reading import DEPLOY, dockerfile, documents, image_environment, last, manifest, understands
 
 STATEFUL = manifest("StatefulSet")

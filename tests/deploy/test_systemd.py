@@ -6,9 +6,9 @@ import subprocess
 
 import pytest
 
-from service.common.config import ServeConfig
 from service.console.verbs import USAGE_ERROR
 from service.learning.spawned import STOP_S
+from service.server.config import ServeConfig
 from tests.deploy.reading import DEPLOY, seconds, setting_of, understands, unit
 
 FILE = DEPLOY / "systemd" / "freshet.service"

@@ -9,7 +9,7 @@ from docs import generate
 from docs.generate import api, cli, configuration, spec
 from model.spec import ModelSpec
 from service.access.grants import Quota, Role
-from service.common.config import ServeConfig
+from service.server.config import ServeConfig
 from tests.docs.markdown import name
 
 

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from model.spec import ModelSpec
 from service.access.grants import DEFAULT_TENANT
-from service.common.config import ServeConfig
 from service.common.names import ModelKey
 from service.engine.export import export
+from service.server.config import ServeConfig
 from service.server.server import Server
 from service.serving.ticks import Tick
 from service.streams.answers import Answer

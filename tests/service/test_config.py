@@ -12,9 +12,10 @@ from typer.testing import CliRunner
 
 from service.cli.main import app
 from service.common.addresses import is_local, split_address
-from service.common.config import ConfigError, ServeConfig, fields, load
 from service.common.gate import GateSettings
 from service.console.panels import OTHERS, PANELS
+from service.programs.backtest.through_service import PUBLISH_LABELS
+from service.server.config import ConfigError, ServeConfig, fields, load
 from tests.service.test_documents import QUICK_TOML
 
 
@@ -187,6 +188,10 @@ def test_the_gates_settings_are_passed_on_by_name():
                               "cool_down_labels": 8, "max_movement": 9.0}  # fmt: skip
 
     assert load(values).gate == GateSettings(**values)
+
+
+def test_a_backtest_lowers_the_publish_labels_of_a_server_but_never_raises_them():
+    assert load({}).publish_labels == PUBLISH_LABELS
 
 
 def test_settings_do_not_change_once_loaded():

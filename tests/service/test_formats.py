@@ -10,9 +10,9 @@ from contextlib import closing
 
 import pytest
 
-from service.common.config import ServeConfig
 from service.datadir.formats import FORMATS, check_formats
 from service.journal.segments import HEADER, JournalFormat
+from service.server.config import ServeConfig
 from service.server.server import Server
 from service.storage.database import DatabaseCorrupt, DatabaseRefused
 from tests.service.one_process import world

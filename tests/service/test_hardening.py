@@ -9,9 +9,9 @@ import pytest
 
 from model import spec
 from service.common import documents, limits
-from service.common.config import ServeConfig
 from service.learning import deaths, queues, replaying
 from service.observe import events
+from service.server.config import ServeConfig
 from service.streams import answers, sequence
 from service.trainer import quarantine
 

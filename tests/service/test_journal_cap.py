@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from service.common.config import ConfigError, load
 from service.engine.export import read_weights
 from service.journal.records import Label
 from service.journal.retention import is_held_too_long
 from service.journal.skips import Skips
 from service.learning import dispatch as learning
 from service.observe import events as ev
+from service.server.config import ConfigError, load
 from tests.service.one_process import World, key, world
 from tests.service.test_journal_retention import NOTHING, SMALL, checkpoint
 from tests.service.test_recovery import copy_of, recovered, seen, some_history

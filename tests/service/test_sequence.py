@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from freshet.engine import MAX_IN_FLIGHT
-from service.common.config import ServeConfig
 from service.common.errors import Reason, Refusal
 from service.common.limits import MAX_MAGNITUDE
+from service.server.config import ServeConfig
 from service.streams.answers import KEPT_ANSWERS, Answer
 from service.streams.sequence import check_values, latest_time, payload_digest, place, sound_ticks
 

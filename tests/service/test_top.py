@@ -160,7 +160,7 @@ def test_a_server_that_is_away_keeps_what_was_seen_and_what_comes_back_begins_an
     assert "! no http://x/metrics: Connection refused" in drawn(away, history, 80, 24)
     assert plain(away) == ["# 00:16:47Z away since 00:16:47Z: no http://x/metrics: Connection refused"]
     again = Metrics(CollectorRegistry())
-    again.of(ModelKey("default", "pumps")).ticks.inc(3)
+    again.serving.of(ModelKey("default", "pumps")).ticks.inc(3)
     back = history.add(look(again, 11.0))
     assert back.away is None
     assert back.models[1].ticks_per_s is None, "two looks at the new process are needed"

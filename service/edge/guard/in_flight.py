@@ -22,11 +22,11 @@ from service.edge.guard.statuses import statuses
 @contextlib.contextmanager
 def in_flight(tenant: Tenant, size: int) -> Iterator[None]:
     """Count `size` bytes as in flight inside the block. Raises Exhausted beyond the tenant's quota."""
-    tenant.take(size)
+    tenant.hold(size)
     try:
         yield
     finally:
-        tenant.give_back(size)
+        tenant.release(size)
 
 
 class InFlight(grpc.aio.ServerInterceptor):

@@ -18,7 +18,6 @@ import numpy.typing as npt
 
 import freshet
 from freshet import EventKind
-from service.common.config import ServeConfig
 from service.common.limits import MAX_TIME_S
 from service.console.failures import ServerFailed, Stalled
 from service.console.remote import Remote
@@ -29,6 +28,7 @@ from service.programs.backtest.scrape import Scraped, scrape
 STALENESS = 32  # K, in labels
 # One message at a time, as a sensor sends them; with more, the measured latency would include our own queue.
 IN_FLIGHT = 1
+PUBLISH_LABELS = 32  # the default of the setting publish_labels; a test compares them
 STALL_S = 60.0  # longest wait for one forecast; the throttle waits for verdicts, which a failing server never sends
 SETTLE_S = 60.0  # longest wait after the last row, for the disk and for the last verdict
 
@@ -185,7 +185,7 @@ async def run_all(plan: Plan, remote: Remote | None, max_staleness: int, take: T
     if remote is not None:
         return await replay_all(remote, model, ids, plan, max_staleness, take), Scraped()
     # With more labels per publish, the throttle would wait for the timer, publish_s, every few ticks.
-    publish_labels = min(max_staleness, ServeConfig.model_fields["publish_labels"].default)
+    publish_labels = min(max_staleness, PUBLISH_LABELS)
     # The file's times may be recorded or synthetic, so this server does not compare them with its clock.
     async with own_server(publish_labels=publish_labels, max_ahead_s=MAX_TIME_S) as server:
         replaying = replay_all(Remote(server.grpc), model, ids, plan, max_staleness, take)

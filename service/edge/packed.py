@@ -1,0 +1,99 @@
+"""State of a Mux call: the handles that it has bound, and the answers to one of its messages."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from freshet.v1 import streams_pb2
+from service.common.errors import Reason, Refusal
+from service.edge import wire
+from service.edge.wire import Columns
+from service.serving.stepping import Stepped
+from service.streams.session import Session
+
+UNBOUND = 0  # no stream has this number
+ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, 256 KiB, unless one step makes more
+
+
+class Handles:
+    """The streams that a call has bound: columns indexed by handle, which grow with the largest handle in use."""
+
+    def __init__(self) -> None:
+        self.number = np.zeros(0, np.uint32)
+        self.epoch = np.zeros(0, np.uint64)
+        self.reported = np.zeros(0, np.uint64)  # last durable seq sent to the client
+        self.waiting = np.zeros(0, np.bool_)  # ticks are answered and not yet durable
+
+    def bind(self, handle: int, session: Session) -> None:
+        """Bind the handle to a stream that the call has just opened."""
+        if handle >= len(self.number):
+            size = max(64, 2 * len(self.number), handle + 1)
+            for name in ("number", "epoch", "reported", "waiting"):
+                old = getattr(self, name)
+                longer = np.zeros(size, old.dtype)
+                longer[: len(old)] = old
+                setattr(self, name, longer)
+        self.number[handle], self.epoch[handle] = session.number, session.epoch
+        self.reported[handle], self.waiting[handle] = session.durable_seq, False
+
+    def numbers(self, handles: NDArray[np.uint32]) -> NDArray[np.uint32]:
+        """Return the stream numbers of handles, (n,), UNBOUND where a handle is not bound."""
+        known = handles < len(self.number)
+        numbers: NDArray[np.uint32] = np.zeros(len(handles), np.uint32)
+        numbers[known] = self.number[handles[known]]
+        return numbers
+
+
+class Answers:
+    """Forecasts for ticks of one message, to be sent together: by one version, at most about ANSWER_NUMBERS values."""
+
+    def __init__(self, columns: Columns, first: Stepped | None = None) -> None:
+        """first: the forecasts to begin with."""
+        self._columns = columns
+        self.version = self._numbers = 0
+        self._parts: list[tuple[Any, Any, Any]] = []
+        if first:
+            self.add(first)
+
+    def add(self, stepped: Stepped) -> bool:
+        """Add forecasts. Returns False, and adds nothing, if they need an answer of their own."""
+        if not len(stepped.at):
+            return True
+        self._numbers += stepped.y.size
+        if self._parts and (stepped.version != self.version or self._numbers > ANSWER_NUMBERS):
+            return False
+        self.version = stepped.version
+        self._parts.append((stepped.at, stepped.y, stepped.judged))
+        return True
+
+    def message(self) -> streams_pb2.Forecasts | None:
+        """Return the forecasts as a message; None without any."""
+        if not self._parts:
+            return None
+        index, y, judged = (np.concatenate(column) for column in zip(*self._parts, strict=True))
+        return wire.forecasts(self._columns.handle[index], self._columns.seq[index], y, judged, self.version)
+
+
+@dataclass(slots=True)
+class Message:
+    """Packed ticks that are being answered: their columns, stream numbers (n,), and outcomes not sent yet."""
+
+    columns: Columns
+    numbers: NDArray[np.uint32]
+    answers: Answers
+    refused: list[streams_pb2.HandleRefused]
+
+
+def unbound(handle: int, seq: int) -> Refusal:
+    """Return the refusal of a tick whose handle is not bound."""
+    remedy = "bind it to a stream first, once per call: MuxRequest.bind"
+    return Refusal(seq, Reason.INVALID, "ticks.handle", str(handle), remedy)
+
+
+def handle_refused(handle: int, refusal: Refusal) -> streams_pb2.HandleRefused:
+    """Return the refusal of a handle's tick, or of its bind, as a message."""
+    return streams_pb2.HandleRefused(handle=handle, refused=wire.refusal_message(refusal))
