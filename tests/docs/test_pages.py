@@ -19,7 +19,7 @@ from tests.docs.markdown import anchors, blocks, links, name, pages, prose
 from tests.docs.session import OUTPUTS, PICTURES, shows
 
 LANGUAGES = {"sh", "python", "toml", *OUTPUTS, *PICTURES}
-SLOW = {f"docs/{page}.md" for page in ("access", "erasure", "learning", "operations", "quickstart")}  # followed by --all
+SLOW = {f"docs/{page}.md" for page in ("access", "erasure", "learning", "operations", "quickstart")}
 MOST_LEFT_OUT = 12
 
 
