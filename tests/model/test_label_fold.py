@@ -340,7 +340,7 @@ def test_an_anchor_equal_to_the_candidate_has_the_same_score_although_their_unit
 
 def test_a_forecaster_takes_no_external_labels() -> None:
     learner = Learner(label_spec("forecast"))
-    with pytest.raises(ValueError, match="task forecast takes no labels: it reads them off the stream"):
+    with pytest.raises(ValueError, match="task forecast takes no labels: they come from the stream"):
         learner.labels(np.zeros(1, np.uint32), np.ones(1, np.uint64), np.zeros((1, 2), np.float32))
 
 
