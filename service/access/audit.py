@@ -125,7 +125,7 @@ class Audit:
                 log.error("the audit file cannot be written: its lines go to this log", audit=str(self._path), why=why)
 
     def _reopen_if_moved(self, path: Path) -> None:
-        """Open the file anew if another one is at its path, as after logrotate's rename."""
+        """Reopen the file if another one is at its path, as after logrotate's rename."""
         try:
             there, here = os.stat(path), os.fstat(self._fd)
             if (there.st_dev, there.st_ino) == (here.st_dev, here.st_ino):

@@ -1,7 +1,7 @@
 """Token buckets that limit ticks, or their work, per second: one per stream, one per tenant, one for the server.
 
-A bucket is one number, the time at which it will be full again (virtual scheduling, ITU-T I.371). Taking n tokens adds
-n / per_s to it; it may lie ahead of now by at most the time that an empty bucket takes to fill. Pure functions of
+A bucket is one number, the time at which it will be full again (virtual scheduling, ITU-T I.371). Spending n tokens
+adds n / per_s to it; it may lie ahead of now by at most the time that an empty bucket takes to fill. Pure functions of
 monotonic time.
 """
 
@@ -47,10 +47,10 @@ class Rate:
         """
         return math.ceil(self.tokens(full_at, now) / cost)
 
-    def take(self, full_at: float, now: float, n: float = 1) -> float:
-        """Return when the bucket is full again after n tokens are taken."""
+    def spend(self, full_at: float, now: float, n: float = 1) -> float:
+        """Return when the bucket is full again after n tokens are spent."""
         return max(full_at, now) + n * self._one
 
-    def take_each(self, full_at: Times, now: float) -> Times:
-        """Return `take` of one token from each bucket, as a new array."""
+    def spend_each(self, full_at: Times, now: float) -> Times:
+        """Return `spend` of one token from each bucket, as a new array."""
         return np.maximum(full_at, now) + self._one

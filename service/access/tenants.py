@@ -33,6 +33,9 @@ class Tenant:
         self.learned_at, self._put_off = 0.0, False
         self.assign(quota)
 
+    def __repr__(self) -> str:
+        return f"Tenant({self.name!r}, calls={self.calls}, in_flight={self.in_flight})"
+
     def assign(self, quota: Quota) -> None:
         """Change the quota. Models, streams and calls beyond it stay."""
         self.quota = quota
@@ -97,9 +100,9 @@ class Tenant:
     def ticked(self, now: float, work: int, ticks: int = 1) -> None:
         """Charge `ticks` ticks, each of `work` multiply-adds."""
         if self.rate:
-            self.full_at = self.rate.take(self.full_at, now, ticks)
+            self.full_at = self.rate.spend(self.full_at, now, ticks)
         if self.work_rate:
-            self.work_full_at = self.work_rate.take(self.work_full_at, now, ticks * work)
+            self.work_full_at = self.work_rate.spend(self.work_full_at, now, ticks * work)
 
     def learning_wait(self, now: float) -> float:
         """Return the seconds until the next part of its journal may be learned; 0: now. Nothing is lost by waiting."""
@@ -111,7 +114,7 @@ class Tenant:
 
     def learned(self, now: float, seconds: float) -> None:
         """Charge the seconds that a trainer has worked for the tenant."""
-        self.learned_at = self.learning.take(self.learned_at, now, seconds)
+        self.learned_at = self.learning.spend(self.learned_at, now, seconds)
 
     def _exhausted(self, quota: str, field: str, value: str, has: str, retry_s: float) -> Exhausted:
         self._reached(self.name, quota)

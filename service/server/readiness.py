@@ -32,6 +32,9 @@ class Readiness:
         journal.on_full.append(self._disk_full)
         metrics.process.ready.set_function(lambda: not self.obstacle())
 
+    def __repr__(self) -> str:
+        return f"Readiness({self.obstacle() or 'ready'})"
+
     def obstacle(self) -> str:
         """Return why no streams are accepted, or "". Callers without a token read it: only the log names files."""
         if self._journal.failure:

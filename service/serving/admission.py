@@ -147,10 +147,10 @@ class Admission:
             return too_much(seq, "tenant", tenant.work_rate or self._work_rate, wait, model.row_work)
         if wait := self._work_rate.wait(self._work_full_at, now):
             return too_much(seq, "server", self._work_rate, wait, model.row_work)
-        t.full_at[row] = self._stream_rate.take(full_at, now)
+        t.full_at[row] = self._stream_rate.spend(full_at, now)
         tenant.ticked(now, model.row_work)
-        self._full_at = self._rate.take(self._full_at, now)
-        self._work_full_at = self._work_rate.take(self._work_full_at, now, model.row_work)
+        self._full_at = self._rate.spend(self._full_at, now)
+        self._work_full_at = self._work_rate.spend(self._work_full_at, now, model.row_work)
         return None
 
     def _take_tokens(self, model: ServedModel, rows: Rows, sound: NDArray[np.bool_], now: float) -> None:
@@ -168,10 +168,10 @@ class Admission:
         )
         sound[asked[allowed:]] = False
         admitted = rows[sound]
-        t.full_at[admitted] = self._stream_rate.take_each(t.full_at[admitted], now)
+        t.full_at[admitted] = self._stream_rate.spend_each(t.full_at[admitted], now)
         tenant.ticked(now, work, len(admitted))
-        self._full_at = self._rate.take(self._full_at, now, len(admitted))
-        self._work_full_at = self._work_rate.take(self._work_full_at, now, work * len(admitted))
+        self._full_at = self._rate.spend(self._full_at, now, len(admitted))
+        self._work_full_at = self._work_rate.spend(self._work_full_at, now, work * len(admitted))
 
 
 def journal_failed() -> Unavailable:

@@ -77,6 +77,12 @@ def test_without_an_access_file_every_caller_is_admin_of_the_default_tenant():
     assert OPEN.quota(DEFAULT_TENANT) == Quota()
 
 
+def test_a_grant_is_shown_without_its_digest():
+    [grant] = parse(entry("secret")).grants.values()
+    assert grant.digest
+    assert grant.digest not in f"{grant!r} {grant}"
+
+
 def test_an_empty_access_file_admits_no_caller():
     access = parse("")
 

@@ -54,7 +54,7 @@ async def test_each_database_of_another_format_is_named_with_both_formats_and_th
 
 async def test_without_the_check_a_server_would_start_beside_a_newer_trainers_file(data, monkeypatch):
     set_format(data / "trainer.db", FORMATS["trainer.db"] + 1)
-    monkeypatch.setattr("service.server.server.check_formats", lambda data: None)
+    monkeypatch.setattr("service.server.components.check_formats", lambda data: None)
     server = start(data)
     await server.stop([])
 

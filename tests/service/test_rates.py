@@ -53,8 +53,8 @@ def test_a_bucket_has_a_token_whenever_the_plain_one_has(per_s, pauses):
         assert rate.has_token(np.array([full_at]), now) == [wait == 0]
 
         if wait == 0:
-            assert rate.take_each(np.array([full_at]), now) == [rate.take(full_at, now)]
-            full_at, plain.tokens = rate.take(full_at, now), tokens - 1
+            assert rate.spend_each(np.array([full_at]), now) == [rate.spend(full_at, now)]
+            full_at, plain.tokens = rate.spend(full_at, now), tokens - 1
 
 
 class Clock:
@@ -214,10 +214,10 @@ def test_portions_equal_the_number_of_single_takes_allowed(per_s, cost, wanted, 
     for now in (10.0, 10.0 + pause):
         let_in = 0
         while let_in < wanted and not rate.wait(alone, now):
-            alone = rate.take(alone, now, cost)
+            alone = rate.spend(alone, now, cost)
             let_in += 1
         taken = min(wanted, rate.portions(full_at, now, cost))
-        full_at = rate.take(full_at, now, cost * taken)
+        full_at = rate.spend(full_at, now, cost * taken)
 
         assert abs(taken - let_in) <= 1  # the last token, by rounding
         alone = full_at
