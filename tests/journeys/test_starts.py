@@ -71,7 +71,7 @@ def file(path: Path) -> None:
 
 
 FAULTS: dict[str, tuple[str, Callable[[Path], None], str]] = {
-    "states.db a directory": ("states.db", directory, "states.db: a directory, where a file"),
+    "states.db a directory": ("states.db", directory, "states.db: a directory, in place of a file"),
     "versions.db a link": ("versions.db", link, "versions.db: a link, in place of a file"),
     "trainer.db a pipe": ("trainer.db", pipe, "trainer.db: not a plain file, in place of a file"),
     "trainer.lock a link": ("trainer.lock", link, "trainer.lock: a link, in place of a file"),
