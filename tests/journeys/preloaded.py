@@ -176,6 +176,7 @@ def close(selector: selectors.BaseSelector | None, *more: socket.socket | int) -
 def import_most() -> None:
     """Import the server's modules, except onnxruntime and those that need it: it starts a thread, which forks lack."""
     sys.modules["onnxruntime"] = None  # type: ignore[assignment]  # an import of it fails
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # as `freshet serve` does: gRPC reads it when it is imported
     for package in (grpc_health, grpc_reflection, model, service):
         for module in pkgutil.walk_packages(package.__path__, f"{package.__name__}."):
             if not module.name.endswith("__main__"):
