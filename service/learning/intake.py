@@ -1,7 +1,7 @@
-"""Labels and windows on their way into the journal, and how far each call's are acknowledged.
+"""Validate and journal labels and windows, and tell each call how far they are durable or learned.
 
-Between a check and its record nothing awaits (R3): a label's place behind its tick, and a window's behind the one
-before it, are what was checked.
+Nothing awaits between a check and its record (R3): what is checked is a label's place after its tick, and a window's
+place after the one before it.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from service.streams.table import ABSENT
 
 
 class Intake:
-    """Takes labels and windows in for every call. All methods run to their end on the event loop."""
+    """Accepts labels and windows of all calls. All methods are synchronous, on the event loop."""
 
     def __init__(self, catalog: Catalog, admission: Admission, journal: Journal, metrics: IntakeMetrics) -> None:
         self._catalog, self._admission, self._journal, self._metrics = catalog, admission, journal, metrics
-        self._learned: dict[int, int] = {}  # by model: journal entries that the trainer has learned, as it last said
+        self._learned: dict[int, int] = {}  # by model: journal entries that the trainer has learned, as last reported
         self._waiting: dict[int, set[Callable[[], None]]] = {}  # by model: calls to wake
         self._owners: dict[tuple[int, str], object] = {}  # by model and source: the call that sends its windows
         self._shapes: dict[int, Shape] = {}
@@ -33,21 +33,21 @@ class Intake:
         catalog.on_removed.append(self._removed)
 
     def shape(self, model: ServedModel) -> Shape:
-        """What the model's labels and windows must be like."""
+        """Return what the model's labels and windows must conform to."""
         if model.number not in self._shapes:
             self._shapes[model.number] = Shape.of(model.network)
         return self._shapes[model.number]
 
     def label(self, model: ServedModel, stream: str, seq: int, y: Array) -> int | Refusal:
-        """Journal a label for a tick of any stream of the model; returns the model's offset just after it.
+        """Journal a label for a tick of a stream of the model; return the model's offset just after it, or a refusal.
 
-        y: [O], copied. The stream must be in memory, if there is one. Raises Unavailable, NotFound, JournalFailed.
+        y: [O], copied. A stream that exists must be in memory. Raises Unavailable, NotFound, JournalFailed.
         """
         self.check_open(model)
         row = model.table.by_id.get(stream, ABSENT)
         session = None if row == ABSENT else Session(model, row)
         if session is None and model.spec.task != "forecast":
-            remedy = f"model {model.name} has no such stream: its ticks come first"
+            remedy = f"model {model.name} has no such stream: send its ticks first"
             refusal: Refusal | None = Refusal(seq, Reason.UNKNOWN_TICK, "label.stream", shown(stream), remedy)
         else:
             refusal = check_label(self.shape(model), seq, y, session.last_seq if session else 0)
@@ -59,9 +59,9 @@ class Intake:
         return offset
 
     def window(self, model: ServedModel, source: str, raw: RawWindow) -> int | Refusal:
-        """Journal a window, unless it was before; returns the model's offset at which it is on disk.
+        """Journal a window unless it is repeated; return the model's offset at which it is durable, or a refusal.
 
-        Raises Unavailable, NotFound, JournalFailed; Exhausted for the first window of a source that is one too many.
+        Raises Unavailable, NotFound, JournalFailed; Exhausted for the first window of a source above the limit.
         """
         self.check_open(model)
         repeated = model.sources.repeated(source, raw.seq)
@@ -77,19 +77,22 @@ class Intake:
         self._metrics.of(model.key).windows.inc()
         return offset
 
-    def again(self, model: ServedModel, window: Window) -> None:
-        """Journal a window that takes an item out of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
+    def replayed(self, model: ServedModel, window: Window) -> None:
+        """Journal a window that replays an item of the quarantine. Raises Unavailable, NotFound, JournalFailed."""
         self.check_open(model)
         self._catalog.record(model, window)
         self._metrics.of(model.key).replayed.inc()
 
     def reached(self, model: ServedModel, learned: bool) -> int:
-        """The model's offset up to which entries are on disk, or learned."""
+        """Return the model's offset up to which entries are durable, or learned."""
         return self._learned.get(model.number, 0) if learned else self._journal.durable_offset(model.number)
 
     def has_learned(self, model: int, offset: int) -> None:
-        """The trainer has learned the model's entries up to `offset`. After its restart that may be fewer again: then
-        the same ones are learned again, to the same weights, and stay acknowledged."""
+        """Note that the trainer has learned the model's entries up to `offset`.
+
+        After a restart `offset` may fall back: the same entries are then learned again, to the same weights, and stay
+        acknowledged.
+        """
         if offset > self._learned.get(model, 0):
             self._learned[model] = offset
             self.wake(model)
@@ -97,39 +100,39 @@ class Intake:
     # ---- calls
 
     def watch(self, model: ServedModel, wake: Callable[[], None]) -> None:
-        """From here on `wake` is called whenever `reached` may have moved, or the call must leave."""
+        """Call `wake` whenever `reached` may have advanced, or the call must end."""
         self._waiting.setdefault(model.number, set()).add(wake)
 
     def unwatch(self, model: ServedModel, wake: Callable[[], None]) -> None:
-        """The call waits for nothing any more. Does nothing where it did not."""
+        """Stop calling `wake`; do nothing if it is not registered."""
         self._waiting.get(model.number, set()).discard(wake)
 
     def own(self, model: ServedModel, source: str, call: object) -> None:
-        """From here on `call` sends the source's windows; who did before is fenced, and woken."""
+        """Make `call` the sender of the source's windows; a former sender is fenced, and woken."""
         self._owners[model.number, source] = call
         self.wake(model.number)
 
     def owns(self, model: ServedModel, source: str, call: object) -> bool:
-        """Whether no later call sends the source's windows."""
+        """Whether `call` is the sender of the source's windows."""
         return self._owners.get((model.number, source)) is call
 
     def disown(self, model: ServedModel, source: str, call: object) -> None:
-        """The call has ended."""
+        """Release the source if `call` is its sender: the call has ended."""
         if self.owns(model, source, call):
             del self._owners[model.number, source]
 
     def wake(self, model: int | None = None) -> None:
-        """Let the calls of a model, or all, look again."""
+        """Wake the calls of a model, or all calls."""
         for number in self._waiting if model is None else (model,):
             for wake in self._waiting.get(number, ()):
                 wake()
 
     def is_open(self, model: ServedModel) -> bool:
-        """Whether anything can be taken in for the model: it is there, and the service is not leaving."""
+        """Whether labels and windows of the model are accepted: it exists, and the service is not draining."""
         return not self._admission.draining and self._catalog.models.get(model.number) is model
 
     def check_open(self, model: ServedModel) -> None:
-        """Raises Unavailable while the service is leaving, or cannot write; NotFound where the model is deleted."""
+        """Raise Unavailable while the service drains or cannot write; NotFound if the model is deleted."""
         self._admission.check_open()
         if not self.is_open(model):
             raise NotFound("model", model.name, "the model was deleted meanwhile")

@@ -1,4 +1,4 @@
-"""What may be learned from: labels, and whole labelled windows. Decisions about what they hold."""
+"""Validate labels and labelled windows; count those of one call that wait to be acknowledged."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from service.streams.sequence import NEVER_MISSING
 
 Array = NDArray[np.float32]
 NEVER_LEARNS = "this model never learns (learn = false): send it to one that does"
-SUM_TOLERANCE = 1e-3  # of probabilities that should sum to 1: a client may have rounded them
+SUM_TOLERANCE = 1e-3  # of the sum of probabilities: a client may have rounded them
 
 
 Problem = Callable[[Array], tuple[int, str] | None]
 
 
 class Shape(NamedTuple):
-    """What the labels and windows of a model must be like."""
+    """What the labels and windows of a model must conform to."""
 
     task: str
     learn: bool
@@ -34,11 +34,11 @@ class Shape(NamedTuple):
     state: int  # S
     steps: int  # the most ticks of a window
     label_horizon: int  # ticks
-    problem: Problem  # of a state, as `Network.problem`
+    problem: Problem  # finds a fault in a state, as `Network.problem`
 
     @classmethod
     def of(cls, network: Network) -> Shape:
-        """A model's."""
+        """Return the shape of a model's labels and windows."""
         spec = network.spec
         channels, steps = len(spec.channels), window_steps(network)
         sizes = channels, spec.outputs, network.state_size, steps
@@ -46,7 +46,7 @@ class Shape(NamedTuple):
 
 
 def check_label(shape: Shape, seq: int, y: Array, last_seq: int) -> Refusal | None:
-    """Why a label for tick `seq` of a stream whose last tick is `last_seq` cannot be taken (R13), or None."""
+    """Return why a label for tick `seq` of a stream with last tick `last_seq` is refused (R13), or None."""
     if shape.task == "forecast":
         remedy = "task forecast reads its labels off the stream: send ticks, or whole windows to Training.Learn"
         return Refusal(seq, Reason.UNSUPPORTED, "label", f"tick {seq}", remedy)
@@ -68,7 +68,7 @@ def check_label(shape: Shape, seq: int, y: Array, last_seq: int) -> Refusal | No
 
 
 class RawWindow(NamedTuple):
-    """A window as it was sent: rows as bytes."""
+    """A window as it was sent, with rows as bytes."""
 
     seq: int
     steps: int
@@ -79,7 +79,7 @@ class RawWindow(NamedTuple):
 
 
 class CheckedWindow(NamedTuple):
-    """A window that may be learned from; arrays are float32, read-only views of what was sent."""
+    """A valid window; arrays are float32, read-only views of the bytes that were sent."""
 
     x: Array  # [T, C]
     y: Array  # [T, O]
@@ -88,7 +88,7 @@ class CheckedWindow(NamedTuple):
 
 
 def check_window(shape: Shape, raw: RawWindow) -> CheckedWindow | Refusal:
-    """The window's arrays, or why it cannot be taken. Order is the affair of `Sources`."""
+    """Return the window's arrays, or why it is refused. `Sources` checks its order."""
     seq = raw.seq
     if not shape.learn:
         return Refusal(seq, Reason.UNSUPPORTED, "window", f"window {seq}", NEVER_LEARNS)
@@ -134,7 +134,7 @@ def _bad_content(shape: Shape, seq: int, window: CheckedWindow) -> Refusal | Non
         return refusal
     if weight.min() < 0:
         t, o = np.unravel_index(int(weight.argmin()), weight.shape)
-        remedy = "a weight is 0, for no label, or above"
+        remedy = "send weights of 0 (no label) or above"
         return Refusal(seq, Reason.INVALID, f"window.weight[{t}, {o}]", f"{weight[t, o]:g}", remedy)
     if not weight.any():
         return Refusal(
@@ -150,7 +150,7 @@ def _rows(data: bytes, width: int) -> Array:
 
 
 def _bad_values(seq: int, field: str, values: Array) -> Refusal | None:
-    """The first value that is not finite, or larger than any tick's may be."""
+    """Return a refusal for the first value that is not finite or exceeds MAX_MAGNITUDE, or None."""
     if float(np.add.reduce(np.abs(values), axis=None, dtype=np.float64)) <= MAX_MAGNITUDE:
         return None  # the usual case
     bad = np.argwhere(~(np.abs(values) <= MAX_MAGNITUDE))
@@ -166,7 +166,10 @@ def _bad_values(seq: int, field: str, values: Array) -> Refusal | None:
 
 
 def _bad_sum(seq: int, field: str, y: Array, labelled: Any = None) -> Refusal | None:
-    """The first row that is no probabilities; labelled [T]: which rows are looked at, None: the one row of a label."""
+    """Return a refusal for the first row that does not hold probabilities, or None.
+
+    labelled: [T], the rows to check; None: y is the one row of a label.
+    """
     total = np.add.reduce(y, axis=1, dtype=np.float64)
     wrong = (np.abs(total - 1) > SUM_TOLERANCE) | (y.min(axis=1) < 0)
     rows = np.flatnonzero(wrong if labelled is None else wrong & labelled)
@@ -175,15 +178,17 @@ def _bad_sum(seq: int, field: str, y: Array, labelled: Any = None) -> Refusal | 
     row = rows[0]
     where = f"{field}[{row}]" if labelled is not None else field
     value = f"sum {total[row]:g}, smallest {y[row].min():g}"
-    remedy = "send the classes' probabilities, 0 or above and with sum 1: usually 1 for the class and 0 for the others"
+    remedy = (
+        "send the probabilities of the classes, 0 or above with sum 1: usually 1 for the class and 0 for the others"
+    )
     return Refusal(seq, Reason.INVALID, where, value, remedy)
 
 
 class Unacknowledged:
-    """Items of one call between journal and acknowledgement, oldest first; and counts of those beyond it."""
+    """Items of one call that wait to be acknowledged, oldest first, and counts of acknowledged ones."""
 
     def __init__(self) -> None:
-        self.labels = self.windows = self.window_seq = 0  # acknowledged: counts, and the highest window
+        self.labels = self.windows = self.window_seq = 0  # acknowledged: counts, and the highest window number
         self.bytes = 0
         self._waiting: deque[tuple[int, int, int]] = deque()  # goal, window_seq (0: a label), bytes
 
@@ -191,12 +196,12 @@ class Unacknowledged:
         return len(self._waiting)
 
     def add(self, goal: int, size: int, window_seq: int = 0) -> None:
-        """An item that is acknowledged once the model's journal is at offset `goal`."""
+        """Add an item that is acknowledged at the model's offset `goal`. size: bytes."""
         self._waiting.append((goal, window_seq, size))
         self.bytes += size
 
     def reached(self, offset: int) -> bool:
-        """Everything up to `offset` is acknowledged; whether that is anything new."""
+        """Acknowledge all items up to `offset`; return whether there were any."""
         before = len(self._waiting)
         while self._waiting and self._waiting[0][0] <= offset:
             _, window_seq, size = self._waiting.popleft()

@@ -1,8 +1,8 @@
-"""The quarantine as people see it: listed, and learned from after all.
+"""List the quarantine, and replay items of it into learning.
 
-The trainer alone reads and writes trainer.db, so it is asked over its pipe, and saves before it answers: what is listed
-is on disk. What is replayed is journaled again as a window of the source "replay", numbered by the item; the learner's
-fold takes the item out of the quarantine when it meets that record, once, however often it was asked for.
+Only the trainer reads and writes trainer.db, so it is asked over its pipe, and saves before it answers: listed items
+are on disk. An item is replayed by journaling a window of the source "replay", numbered by the item. The learner's fold
+removes the item from the quarantine when it reaches that record, and learns it once, even if it is replayed repeatedly.
 """
 
 from __future__ import annotations
@@ -25,23 +25,25 @@ from service.streams.served import ServedModel
 from service.streams.table import ABSENT
 from service.trainer.quarantine import NO_STREAM, Item
 
-ASK_S = 20.0  # it waits behind what the trainer has been sent, seconds' worth of learning at most
+ASK_S = 20.0  # the question waits for chunks sent before it: at most seconds of learning
 MAX_PAGE = 1000
-MAX_ID = 2**63 - 1  # what the trainer's database can hold
+MAX_ID = 2**63 - 1  # of an SQLite integer
 MAX_REPLAYED = 256  # items of one request
-FLUSH_BYTES = 8 << 20  # windows journaled before the disk is waited for
-CONTEXT_WINDOWS = 4  # a label is learned behind so many windows of its stream's ticks
+FLUSH_BYTES = 8 << 20  # of windows, journaled between two flushes
+CONTEXT_WINDOWS = 4  # a replayed label gets the ticks of this many windows before it
 
 
 class Replayer:
-    """Lists quarantines, and puts what is in them on its way into learning."""
+    """Lists quarantines, and replays items of them."""
 
     def __init__(self, intake: Intake, residency: Residency, journal: Journal, trainers: Trainers) -> None:
         self._intake, self._residency, self._journal, self._trainers = intake, residency, journal, trainers
 
     async def items(self, model: ServedModel, after: int, limit: int) -> list[tuple[Item, str]]:
-        """Items with ids above `after` and the stream ids of labels, oldest first: at most `limit`, fewer if they are
-        large. Raises Unavailable, NotFound, Invalid."""
+        """Return items with ids above `after`, oldest first, with the stream ids of labels ("" for others).
+
+        At most `limit`, fewer if they are large. Raises Unavailable, NotFound, Invalid.
+        """
         if after > MAX_ID:
             raise Invalid("after", after, "give the last id of the page before")
         items = await self._ask(model, after, min(limit, MAX_PAGE), [])
@@ -50,16 +52,16 @@ class Replayer:
         return [(item, names.get(item.stream, "")) for item in items]
 
     async def _names(self, model: ServedModel, numbers: NDArray[np.uint32]) -> dict[int, str]:
-        """Ids of streams by number; those that were deleted are left out."""
+        """Return the ids of streams by number, without deleted ones."""
         await self._residency.bring_numbers(model, numbers)
         rows = model.table.rows_of(numbers)
         here = rows != ABSENT
         return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}
 
     async def replay(self, model: ServedModel, ids: Sequence[int]) -> tuple[list[int], dict[int, str]]:
-        """Learn from items after all: those that are on their way, on disk, and why each of the others is not.
+        """Journal windows that replay these items; return the replayed ids, durable, and why each other one is refused.
 
-        Raises Invalid for too many, Unavailable, NotFound.
+        Raises Invalid for too many or impossible ids, Unavailable, NotFound.
         """
         if len(ids) > MAX_REPLAYED:
             raise Invalid("ids", f"{len(ids)} ids", f"send at most {MAX_REPLAYED} in one request")
@@ -67,7 +69,7 @@ class Replayer:
         if wanted and not 1 <= wanted[0] <= wanted[-1] <= MAX_ID:
             raise Invalid("ids", wanted[-1] or wanted[0], "give ids that the quarantine lists")
         items = await self._ask(model, 0, MAX_REPLAYED, wanted) if wanted else []
-        refused = dict.fromkeys(set(wanted) - {i.id for i in items}, "not in the quarantine, or not any more")
+        refused = dict.fromkeys(set(wanted) - {i.id for i in items}, "not in the quarantine, or no longer")
         longest = min(CONTEXT_WINDOWS * model.spec.window, self._intake.shape(model).steps)
         journal = self._journal
         with journal.held() as start:
@@ -80,12 +82,12 @@ class Replayer:
                 refused[item.id] = gone(item)
             elif model.spec.task == "forecast" and item.stream != NO_STREAM:
                 refused[item.id] = (
-                    "a value of the stream itself, which has gone on: send it to Training.Learn as a window"
+                    "a value of the stream itself, which has advanced: send it to Training.Learn as a window"
                 )
             elif model.paused:
                 refused[item.id] = "the model is paused: resume it first"
             else:
-                self._intake.again(model, window)
+                self._intake.replayed(model, window)
                 replayed.append(item.id)
                 size += window.x.nbytes + 2 * window.y.nbytes
             if size > FLUSH_BYTES:
@@ -100,45 +102,45 @@ class Replayer:
 
 
 def gone(item: Item) -> str:
-    """What to do where the journal does not hold an item's rows any more."""
+    """Return why an item whose rows are no longer in the journal is refused, with the remedy."""
     if item.stream == NO_STREAM:
         return "the journal no longer holds this window: send it again to Training.Learn"
     return f"the journal no longer holds tick {item.seq} of its stream: send it to Training.Learn as a window"
 
 
 class Context:
-    """The ticks that lead to one label, gathered as the journal goes by."""
+    """Collects the ticks that lead to one label, from the journal's records in order."""
 
     def __init__(self, item: Item, longest: int) -> None:
         self.item = item
         self._first = max(1, item.seq - longest + 1)
         self._rows: list[Array] = []
         self._next = self._first  # seq of the next tick, if nothing is missing
-        self._state: Array | None = None  # before the first tick, where a client put one
+        self._state: Array | None = None  # before the first tick, if a client put one
 
     @property
     def complete(self) -> bool:
-        """Whether the label's own tick is there."""
+        """Whether the label's own tick is collected."""
         return self._next > self.item.seq
 
     def restart(self, last_seq: int | None = None, state: Array | None = None) -> None:
-        """The stream begins anew, from a state that was put behind tick `last_seq`, or an empty one."""
+        """Clear the ticks: the stream was reset, or a state was put after tick `last_seq`."""
         if not self.complete:
             self._rows, self._state = [], state if last_seq is not None and last_seq + 1 >= self._first else None
             self._next = self._first if last_seq is None else max(self._first, last_seq + 1)
 
     def ticks(self, seq: Array, x: Array) -> None:
-        """Consecutive ticks of the stream, seq (n,) and x [n, C]: those that lead to the label are copied."""
+        """Copy those of these ticks of the stream that lead to the label. seq: (n,), increasing. x: [n, C]."""
         for i in np.flatnonzero((seq >= self._first) & (seq <= self.item.seq)):
             if self.complete:
                 return
-            if seq[i] != self._next:  # ticks are missing: the stream began anew between
+            if seq[i] != self._next:  # ticks are missing: the stream was reset between
                 self._rows, self._state = [], None
             self._rows.append(x[i].copy())
             self._next = int(seq[i]) + 1
 
     def window(self) -> Window | None:
-        """The label with what leads to it; None where its tick is not there."""
+        """Return a window of the label and the ticks before it; None if its tick was not found."""
         if not self.complete or not self._rows:
             return None
         label = np.frombuffer(self.item.y, np.float32)
@@ -149,10 +151,10 @@ class Context:
 
 
 def find(chunks: Iterable[Chunk], items: Sequence[Item], longest: int) -> dict[int, Window]:
-    """The windows to learn items from, by id, from the model's chunks in their order.
+    """Return windows that replay items, by id, from the model's chunks in their order.
 
-    A label gets the ticks before it, at most `longest` of them, since its stream last began anew. What the chunks do
-    not hold any more is left out.
+    A label gets at most `longest` ticks up to its own, since the last reset of its stream. Items that the chunks no
+    longer hold are left out.
     """
     windows = {item.offset: item for item in items if item.stream == NO_STREAM}
     contexts: dict[int, list[Context]] = {}
@@ -180,7 +182,7 @@ def find(chunks: Iterable[Chunk], items: Sequence[Item], longest: int) -> dict[i
 
 
 def _entries(chunks: Iterable[Chunk]) -> Iterator[tuple[int, object]]:
-    """Records with the entry that each begins at."""
+    """Yield each record with the offset of its first entry."""
     for chunk in chunks:
         offset = chunk.offset
         for record in chunk.records:

@@ -258,7 +258,7 @@ async def test_replayed_labels_are_learned_as_windows_and_leave_the_quarantine(s
     answer = await replay(channel, quarantined, 1, 3, 7)
 
     assert list(answer.replayed) == [1, 3]
-    assert dict(answer.refused) == {7: "not in the quarantine, or not any more"}
+    assert dict(answer.refused) == {7: "not in the quarantine, or no longer"}
     assert [item.id for item in await quarantine(channel, quarantined)] == [2]
     await outcomes_are(server.http, quarantined, learned=4, learned_windows=2, in_quarantine=1, quarantined=3)
 

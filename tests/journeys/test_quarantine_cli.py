@@ -45,7 +45,7 @@ async def test_what_cannot_be_replayed_is_told_and_the_exit_code_says_so(server,
     out, _ = await process.communicate()
 
     assert process.returncode == 1
-    assert out.decode().splitlines()[-1] == "7: not in the quarantine, or not any more"
+    assert out.decode().splitlines()[-1] == "7: not in the quarantine, or no longer"
 
 
 MISTAKES = {
