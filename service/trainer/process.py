@@ -75,8 +75,8 @@ class Trainer:
             del self.models[number]
         self._resumed = {number: opened.models[number] for number in self.models}
         self.pending = Pending(settings.publish_labels, settings.publish_s)
-        self._published = Published(channel, self.models)
-        self.verdicts = Verdicts(channel, self.models, self._published, self.pending)
+        self.published = Published(channel, self.models)
+        self.verdicts = Verdicts(channel, self.models, self.published, self.pending)
         self.saves = SaveSchedule(settings.checkpoint_chunks, time.monotonic())
         self.request_verdicts(settings.judged)
 
@@ -168,7 +168,7 @@ class Trainer:
         hosted = self.models.get(chunk.model)
         if hosted is None and isinstance(chunk.records[0], ModelCreate):
             hosted = self.models[chunk.model] = HostedModel.create(chunk.model, chunk.records[0], self._settings.gate)
-            self._published.note(hosted)
+            self.published.note(hosted)
         if hosted is None:
             raise RuntimeError(f"chunk of model {chunk.model}, which no record created")
         if chunk.end <= hosted.offset:
@@ -176,7 +176,7 @@ class Trainer:
             return
         hosted.skips = self._skips.setdefault(chunk.model, Skips())
         self.models.changed(chunk.model)
-        updates = hosted.apply(chunk, self._published.of)
+        updates = hosted.apply(chunk, self.published.of)
         seconds = time.perf_counter() - started
         self._report(hosted, chunk, updates, learned(hosted, position, updates, seconds))
         self.pending.mark_end(hosted.number, reached=not more)
@@ -187,7 +187,7 @@ class Trainer:
         self.pending.note(hosted.number, time.monotonic(), entries, fresh)
         if hosted.discarded is not None:
             self.pending.discard_learned(hosted.number)
-            self._published.forget(hosted.number)
+            self.published.forget(hosted.number)
         for update in updates[hosted.discarded or 0 :]:
             self.pending.learned(hosted.number, update)
         self.channel.send(progress)
@@ -208,12 +208,12 @@ class Trainer:
         self._deleted.add(model)
         if model in self.models:
             del self.models[model]
-        self._published.forget(model)
+        self.published.forget(model)
         self.pending.mark_end(model, reached=True)
         self.pending.remove(model)
 
     def _left_memory(self, model: int) -> None:
-        self._published.forget(model)
+        self.published.forget(model)
 
     def _restart(self, message: Restart) -> None:
         """Continue at `message.position` from the versions in service: the checkpoint cannot be used.
@@ -221,7 +221,7 @@ class Trainer:
         The quarantine, and the numbers of the windows that have arrived, are kept.
         """
         self.pending.clear()
-        self._published.clear()
+        self.published.clear()
         for number in set(self.models) - {point.model for point in message.models}:
             del self.models[number]
         for point in message.models:
@@ -231,7 +231,7 @@ class Trainer:
             if former is not None:
                 hosted.quarantine, hosted.sources = former.quarantine, former.sources
             self.models[number] = hosted
-            hosted.start_at(point.version, point.offset, point.paused, self._published.of)
+            hosted.start_at(point.version, point.offset, point.paused, self.published.of)
             self.pending.note(number, time.monotonic(), 1, 0)
             if not self.models.make_room():
                 self._store(INCOMPLETE)

@@ -31,6 +31,9 @@ class Published:
         self._channel, self._models = channel, models
         self._last: dict[int, NDArray[np.float32]] = {}  # by model
 
+    def __len__(self) -> int:
+        return len(self._last)
+
     def of(self, model: int, version: int) -> NDArray[np.float32]:
         """The flat parameters of a version, asked of serving; other messages are kept for later meanwhile.
 

@@ -12,7 +12,7 @@ from model.update.bptt import gradient
 from service.engine.export import read_weights
 from service.observe import events as ev
 from service.streams.served import ServedModel
-from service.trainer import process
+from service.trainer import verdicts
 from tests.service.one_process import World, world
 
 LIMIT = 0.05
@@ -65,7 +65,7 @@ async def test_a_candidate_that_jumped_is_vetoed_with_its_numbers_and_the_anchor
 
 
 async def test_a_trainer_that_does_not_measure_movement_would_be_noticed(live, monkeypatch):
-    monkeypatch.setattr(process, "relative_change", lambda after, before: 0.0)
+    monkeypatch.setattr(verdicts, "relative_change", lambda after, before: 0.0)
 
     assert not await a_jump_is_vetoed(live)
 

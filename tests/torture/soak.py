@@ -44,7 +44,7 @@ SETTINGS: dict[str, object] = {
 LEAK = """
 import sys
 if "service.cli" in sys.orig_argv:
-    from service import engine
+    from service.engine import session as engine
     kept, inner = [], engine.StepSession.run
     def run(self, x, u, state):
         kept.append(b"x" * (512 * len(x)))
