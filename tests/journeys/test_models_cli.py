@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import onnxruntime
+import pytest
 
 import freshet
 from tests.journeys.crash import walk, within
@@ -46,6 +47,7 @@ class Shell:
         return json.loads(await self(*arguments, "--json"))
 
 
+@pytest.mark.long  # thirty commands; the next journey has ten
 async def test_a_person_makes_watches_moves_and_deletes_models_from_the_command_line(client, server, name, tmp_path):
     run = Shell(server.grpc, tmp_path)
     (tmp_path / "model.toml").write_text('channels = ["x"]\nhidden = 8\nhead_init = 0.3\n')
