@@ -31,7 +31,7 @@ from service.observe.progress import LearnerMetrics
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.catalog import Catalog
 from service.serving.loading import UNREADABLE, Champions, Loader
-from service.storage.states import AnswerBlock, States
+from service.storage.states import AnswerBlock, Snapshot, States
 from service.storage.versions import Versions
 from service.streams.residency import restore
 from service.streams.served import ServedModel, rows_in_memory
@@ -64,16 +64,7 @@ def recover(
             f"{snapshot.journal_end}: it is older; restore both from the same moment"
         )
     deleted = _deleted(journal, snapshot.position)
-    answers: dict[int, list[AnswerBlock]] = {}
-    for block in snapshot.answers:
-        answers.setdefault(block.model, []).append(block)
-    for row in snapshot.models:
-        if row.model in deleted:
-            catalog.gone.add(row.model)
-            continue
-        model = ServedModel(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
-        model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
-        catalog.add(model)
+    _restore(catalog, snapshot, deleted)
     replay = Replay(catalog, champions, loader, states, {row.model: row.offset for row in snapshot.models})
     replayed = sum(replay.apply(chunk) for _, chunk in journal.chunks(snapshot.position) if chunk.model not in deleted)
     catalog.last_number = max(catalog.last_number, versions.last_model())
@@ -87,6 +78,20 @@ def recover(
         rows = model.table.rows()
         model.table.durable_seq[rows] = model.table.last_seq[rows]
     return replayed
+
+
+def _restore(catalog: Catalog, snapshot: Snapshot, deleted: set[int]) -> None:
+    """Add the snapshot's models to the catalog, except `deleted` ones. Streams stay on disk."""
+    answers: dict[int, list[AnswerBlock]] = {}
+    for block in snapshot.answers:
+        answers.setdefault(block.model, []).append(block)
+    for row in snapshot.models:
+        if row.model in deleted:
+            catalog.gone.add(row.model)
+            continue
+        model = ServedModel(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
+        model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
+        catalog.add(model)
 
 
 def _deleted(journal: Journal, position: int) -> set[int]:
