@@ -1,4 +1,4 @@
-"""Tools on a data directory: backup, restore, repair, formats, learning a stopped journal again.
+"""Tools for a data directory: backup, restore, repair, format checks, and learning a stopped journal again.
 
-Knows no running server.
+Knows nothing of a running server.
 """

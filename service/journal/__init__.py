@@ -1,4 +1,4 @@
-"""The journal: its records, its files, its one writer, and the pure rules on what is kept, skipped or repeated.
+"""The journal: records, files, the one writer, and pure rules for retention, skips and repeated windows.
 
-Knows nothing of streams in memory, of weights, or of the wire.
+Knows nothing of streams in memory, of weights, or of gRPC messages.
 """

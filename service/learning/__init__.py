@@ -1,4 +1,4 @@
-"""Serving's side of learning: trainer processes, what each is sent next, labels on their way, replays.
+"""Serving's side of learning: the trainer processes and what each is sent; labels, windows and replays.
 
-Knows no message of the wire.
+Knows nothing of gRPC messages.
 """

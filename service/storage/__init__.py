@@ -1,4 +1,4 @@
-"""SQLite and disk primitives: stream states, versions, snapshots, a full disk, a data directory's permissions.
+"""SQLite and disk primitives: stream states, versions, snapshots, full disks, permissions of a data directory.
 
-Knows neither the journal nor what the rows mean to the parts that write them.
+Knows neither the journal nor the meaning of the rows to the components that write them.
 """

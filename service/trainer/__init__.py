@@ -1,4 +1,4 @@
-"""The second process: it folds journal chunks into weights, keeps checkpoints and proposes versions.
+"""The trainer process: it folds journal chunks into weights, saves checkpoints and proposes versions.
 
-Imports no gRPC and nothing of serving; what it exchanges with serving is in `messages`.
+Knows nothing of gRPC or of serving; `messages` and `reports` define what it exchanges with serving.
 """

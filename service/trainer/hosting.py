@@ -74,7 +74,7 @@ class Totals:
 
 
 class WeightsGone(LookupError):
-    """The weights of a version are pruned or damaged, and learning cannot go on without them."""
+    """The weights of a version are pruned or damaged, and learning cannot continue without them."""
 
 
 class OutOfOrder(RuntimeError):
