@@ -262,7 +262,7 @@ async def test_a_record_of_a_model_that_was_never_created_still_stops_a_start(tm
         sql.execute("DELETE FROM models WHERE model = ?", (flow.number,))
     sql.close()
 
-    with pytest.raises(JournalDamaged, match="model 1: the journal goes on at entry"):
+    with pytest.raises(JournalDamaged, match="model 1: the journal continues at entry"):
         World(copy)
 
 
