@@ -122,11 +122,13 @@ async def test_acts_that_fail_and_tokens_that_are_refused_have_their_lines(audit
 
     [line] = audited.lines(action="pause")
     assert {"outcome": "not_found", "token": "ci", "model": "nothing"}.items() <= line.items()
-    forbidden, unknown, metrics = audited.lines(action="token refused")
-    assert {"outcome": "forbidden", "tenant": "acme", "token": "app", "asked": pause}.items() <= forbidden.items()
-    assert unknown["outcome"] == "unauthenticated"
+    # By outcome and method: `status` repeats a call whose write raced its end, and each try has a line.
+    refused = {(line["outcome"], line["asked"]): line for line in audited.lines(action="token refused")}
+    forbidden, unknown = refused.pop(("forbidden", pause)), refused.pop(("unauthenticated", pause))
+    metrics = refused.pop(("unauthenticated", "/metrics"))
+    assert not refused
+    assert {"tenant": "acme", "token": "app"}.items() <= forbidden.items()
     assert "token" not in unknown
-    assert metrics["asked"] == "/metrics"
     assert str(metrics["peer"]).startswith("127.0.0.1:")
 
 
