@@ -125,9 +125,16 @@ class Fields:
         hints = get_type_hints(type_).items()
         self._type = type_
         self._fields = {name: field_of(hint) for name, hint in hints if get_origin(hint) is not ClassVar}
+        # Types that need no call of the field: most fields are scalars, and each call costs as much as the rest of it.
+        self._plain = {
+            name: field.types if isinstance(field, Scalar) else frozenset() for name, field in self._fields.items()
+        }
 
     def encode(self, value: Any, blobs: list[bytes]) -> dict[str, Any]:
-        return {name: field.encode(getattr(value, name), blobs) for name, field in self._fields.items()}
+        return {
+            name: getattr(value, name) if self._plain[name] else field.encode(getattr(value, name), blobs)
+            for name, field in self._fields.items()
+        }
 
     def decode(self, value: Any, blobs: Iterator[bytes]) -> Any:
         name = self._type.__name__
@@ -137,7 +144,8 @@ class Fields:
         parts = []
         try:
             for name, field in self._fields.items():
-                parts.append(field.decode(value[name], blobs))
+                part = value[name]
+                parts.append(part if type(part) in self._plain[name] else field.decode(part, blobs))
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from error
         return self._type(*parts)
