@@ -202,7 +202,7 @@ async def test_a_label_for_a_stream_that_was_never_seen_is_refused_by_name(chann
         refused = await call.refusal(**label(1, 1.0, "nobody"))
 
     assert (refused.reason, refused.field, refused.value) == (types_pb2.Refused.UNKNOWN_TICK, "label.stream", "nobody")
-    assert "ticks come first" in refused.remedy
+    assert "send its ticks first" in refused.remedy
 
 
 async def test_classes_are_labelled_with_probabilities_and_anything_else_is_refused(server, client, channel, name):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from pathlib import Path
@@ -18,11 +19,25 @@ DATABASES = ("states.db", "versions.db", "trainer.db")
 
 
 def contents(data: Path) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for name in DATABASES for path in data.glob(f"{name}*")}
+    """The databases and their write-ahead logs, without -shm, SQLite's list of readers: a second server reads the formats
+    before it asks for the lock, and each reader notes there which part of the log it sees."""
+    paths = [path for name in DATABASES for path in data.glob(f"{name}*")]
+    return {path.name: path.read_bytes() for path in paths if not path.name.endswith("-shm")}
 
 
 def journals(data: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (data / "journal").glob("*.journal")}
+
+
+def is_stopped(pid: int) -> bool:
+    """Whether SIGSTOP has reached every thread: one inside a system call finishes it first."""
+    states = [stat.read_text().rpartition(") ")[2][0] for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    return set(states) == {"T"}
+
+
+async def until_stopped(pids: list[int]) -> None:
+    while not all(map(is_stopped, pids)):
+        await asyncio.sleep(0.01)
 
 
 async def second_beside_a_stopped_owner(owner: ServerChild, log: Path) -> tuple[str, bool]:
@@ -33,6 +48,7 @@ async def second_beside_a_stopped_owner(owner: ServerChild, log: Path) -> tuple[
     for pid in stopped:
         os.kill(pid, signal.SIGSTOP)
     try:
+        await within(until_stopped(stopped))
         before = contents(owner.data), journals(owner.data)
         try:
             await second.start()
