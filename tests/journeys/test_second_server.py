@@ -19,8 +19,10 @@ DATABASES = ("states.db", "versions.db", "trainer.db")
 
 
 def contents(data: Path) -> dict[str, bytes]:
-    """The databases and their write-ahead logs, without -shm, SQLite's list of readers: a second server reads the formats
-    before it asks for the lock, and each reader notes there which part of the log it sees."""
+    """The databases and their write-ahead logs, without -shm, SQLite's list of readers.
+
+    A second server reads the formats before it asks for the lock, and each reader notes there what it sees of the log.
+    """
     paths = [path for name in DATABASES for path in data.glob(f"{name}*")]
     return {path.name: path.read_bytes() for path in paths if not path.name.endswith("-shm")}
 
