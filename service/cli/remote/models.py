@@ -15,9 +15,12 @@ models = group("models", "Models and versions of a running server: list, create,
 
 Name = Annotated[str, typer.Argument(help="The model's name.", metavar="NAME")]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Erase = Annotated[bool, typer.Option("--erase", help="Also erase its data from the server's files: docs/erasure.md.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
-def _run(server: Remote, verb: Callable[..., Awaitable[int]], *arguments: Any) -> typer.Exit:
+def run(server: Remote, verb: Callable[..., Awaitable[int]], *arguments: Any) -> typer.Exit:
+    """Run `verb(client, *arguments)` with a client of the server; return the exit to raise."""
     from service.cli.remote.manage import connected
 
     return typer.Exit(guarded(lambda: connected(server, lambda client: verb(client, *arguments))))
@@ -29,7 +32,7 @@ def list_models(server: Remote = LOCAL, json: Json = False) -> None:
     """List the models: version in service, learning, streams, progress."""
     from service.cli.remote.manage import list_models as verb
 
-    raise _run(server, verb, json)
+    raise run(server, verb, json)
 
 
 @models.command()
@@ -38,7 +41,7 @@ def show(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """Show one model with every key of its spec."""
     from service.cli.remote.manage import show as verb
 
-    raise _run(server, verb, name, json)
+    raise run(server, verb, name, json)
 
 
 @models.command()
@@ -56,7 +59,7 @@ def history(
     """
     from service.cli.remote.manage import history as verb
 
-    raise _run(server, verb, name, events, json)
+    raise run(server, verb, name, events, json)
 
 
 @models.command()
@@ -80,7 +83,7 @@ def create(
     """
     from service.cli.remote.manage import create as verb
 
-    raise _run(server, verb, name, source, weights, json)
+    raise run(server, verb, name, source, weights, json)
 
 
 @models.command("import")
@@ -97,7 +100,7 @@ def import_version(
     """Add a version from files. It does not serve until it is promoted."""
     from service.cli.remote.manage import import_version as verb
 
-    raise _run(server, verb, name, source, promote, json)
+    raise run(server, verb, name, source, promote, json)
 
 
 @models.command()
@@ -116,7 +119,7 @@ def export(
     """
     from service.cli.remote.manage import export as verb
 
-    raise _run(server, verb, name, version, to, force, json)
+    raise run(server, verb, name, version, to, force, json)
 
 
 @models.command()
@@ -130,7 +133,7 @@ def promote(
     """Put a version into service; learning continues from it."""
     from service.cli.remote.manage import promote as verb
 
-    raise _run(server, verb, name, version, json)
+    raise run(server, verb, name, version, json)
 
 
 @models.command()
@@ -147,7 +150,7 @@ def rollback(
     """
     from service.cli.remote.manage import roll_back as verb
 
-    raise _run(server, verb, name, version, json)
+    raise run(server, verb, name, version, json)
 
 
 @models.command()
@@ -156,7 +159,7 @@ def pause(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """Stop learning; serving continues."""
     from service.cli.remote.manage import pause as verb
 
-    raise _run(server, verb, name, json)
+    raise run(server, verb, name, json)
 
 
 @models.command()
@@ -165,24 +168,22 @@ def resume(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
     """Resume learning."""
     from service.cli.remote.manage import resume as verb
 
-    raise _run(server, verb, name, json)
+    raise run(server, verb, name, json)
 
 
 @models.command()
 @asking
 def delete(
     name: Name,
-    erase: Annotated[
-        bool, typer.Option("--erase", help="Also erase its data from the server's files: docs/erasure.md.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    erase: Erase = False,
+    yes: Yes = False,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Delete a model with its streams and versions permanently."""
     from service.cli.remote.manage import delete as verb
 
-    raise _run(server, verb, name, yes, erase, json)
+    raise run(server, verb, name, yes, erase, json)
 
 
 @models.command()
@@ -196,7 +197,7 @@ def watch(
     """Print events as they happen, until Ctrl-C."""
     from service.cli.remote.manage import watch as verb
 
-    raise _run(server, verb, name, events, json)
+    raise run(server, verb, name, events, json)
 
 
 @models.command()

@@ -2,25 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from service.cli.remote.models import Json, Name
+from service.cli.remote.models import Json, Name, run
 from service.console.remote import Remote
-from service.console.verbs import LOCAL, asking, group, guarded
+from service.console.verbs import LOCAL, asking, group
 
 if TYPE_CHECKING:
     import freshet
 
 quarantine = group("quarantine", "Labels and windows that a running server could not learn: list them, replay them.")
-
-
-def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
-    from service.cli.remote.manage import connected
-
-    return typer.Exit(guarded(lambda: connected(server, verb)))
 
 
 @quarantine.command("list")
@@ -47,7 +40,7 @@ def list_items(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
             print(f"{name}: nothing is in quarantine")
         return 0
 
-    raise _run(server, verb)
+    raise run(server, verb)
 
 
 @quarantine.command()
@@ -83,4 +76,4 @@ def replay(
                 print(f"{id}: {why}")
         return 1 if answer.refused else 0
 
-    raise _run(server, verb)
+    raise run(server, verb)

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from service.cli.remote.models import Json
+from service.cli.remote.models import Erase, Json, Yes, run
 from service.console.remote import Remote
-from service.console.verbs import LOCAL, asking, group, guarded
+from service.console.verbs import LOCAL, asking, group
 
 if TYPE_CHECKING:
     import freshet
@@ -20,12 +19,6 @@ streams = group("streams", "Streams of a running server's models: list, show, de
 Model = Annotated[str, typer.Argument(help="The model's name.", metavar="MODEL")]
 Id = Annotated[str, typer.Argument(help="The stream's id.", metavar="STREAM")]
 COLUMNS = ("stream", "seq", "durable", "origin", "last time", "staleness")
-
-
-def _run(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> typer.Exit:
-    from service.cli.remote.manage import connected
-
-    return typer.Exit(guarded(lambda: connected(server, verb)))
 
 
 @streams.command("list")
@@ -57,7 +50,7 @@ def list_streams(
             print(f"freshet: there are more than {limit}: give --limit 0 for all", file=sys.stderr)
         return 0
 
-    raise _run(server, verb)
+    raise run(server, verb)
 
 
 @streams.command()
@@ -78,7 +71,7 @@ def show(model: Model, stream: Id, server: Remote = LOCAL, json: Json = False) -
             )
         return 0
 
-    raise _run(server, verb)
+    raise run(server, verb)
 
 
 @streams.command()
@@ -86,10 +79,8 @@ def show(model: Model, stream: Id, server: Remote = LOCAL, json: Json = False) -
 def delete(
     model: Model,
     stream: Id,
-    erase: Annotated[
-        bool, typer.Option("--erase", help="Also erase its data from the server's files: docs/erasure.md.")
-    ] = False,
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    erase: Erase = False,
+    yes: Yes = False,
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
@@ -108,7 +99,7 @@ def delete(
         remains = await client.delete_stream(model, stream, erase=erase)
         return deleted(what, {"model": model, "stream": stream}, erase, remains, json)
 
-    raise _run(server, verb)
+    raise run(server, verb)
 
 
 def facts(stream: freshet.KeptStream) -> dict[str, Any]:
