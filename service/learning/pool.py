@@ -9,6 +9,7 @@ from prometheus_client import ProcessCollector
 from prometheus_client.metrics_core import Metric
 
 from service.access.tenants import Tenants
+from service.common.tasks import together
 from service.journal.writer import Commit, Journal
 from service.learning.child import Owner, TrainerClient
 from service.learning.feed import Feed
@@ -89,13 +90,7 @@ class Trainers:
 
     async def run(self) -> None:
         """Keep all of them running until cancelled; raises the first error of one of them."""
-        tasks = [asyncio.create_task(client.run()) for client in self.clients]
-        try:
-            await asyncio.gather(*tasks)
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
+        await together(client.run() for client in self.clients)
 
     async def tried(self) -> None:
         """Wait until each process is ready, or has failed once: serving need not wait longer."""

@@ -19,6 +19,7 @@ import numpy.typing as npt
 import freshet
 from freshet import EventKind
 from service.common.limits import MAX_TIME_S
+from service.common.tasks import together
 from service.console.failures import ServerFailed, Stalled
 from service.console.remote import Remote
 from service.programs.backtest.child import ServerChild
@@ -90,22 +91,11 @@ async def replay_all(
                 _stream(client, model, id, plan.alone(series), max_staleness, partial(take, n), seen, started)
                 for n, (id, series) in enumerate(zip(stream_ids, plan.entities, strict=True))
             ]
-            await _together(streams)
+            await together(streams)
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
     return seen
-
-
-async def _together(work: Sequence[Coroutine[Any, Any, None]]) -> None:
-    """Run all side by side; the first error cancels the others and is raised."""
-    tasks = [asyncio.create_task(one) for one in work]
-    try:
-        await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _stream(
