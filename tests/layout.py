@@ -51,13 +51,15 @@ def room(name: str, found: dict[str, ast.Module]) -> str:
     return name if package in ROOMED else package
 
 
-def imports(tree: ast.Module) -> Iterator[str]:
-    """Dotted names of all absolute imports at any depth; `from a import b` gives a and a.b."""
+def imports(tree: ast.Module, package: str = "") -> Iterator[str]:
+    """Dotted names of all imports at any depth; `from a import b` gives a and a.b. package: for relative imports."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield from (node.module, *(f"{node.module}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
+            base = ".".join([*parents, *([node.module] if node.module else [])])
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
 
 
 def rooms(found: dict[str, ast.Module]) -> set[str]:

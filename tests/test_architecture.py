@@ -4,13 +4,13 @@ import ast
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 import pytest
 
 from docs import stubs
+from tests import layout
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -87,21 +87,12 @@ def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
 
-def imported_names(path: Path, module: str = "") -> Iterator[str]:
-    """Dotted names of all that a file imports, at any depth; `from a import b` gives a and a.b."""
-    for node in ast.walk(tree(path)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-            parents = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            base = ".".join([*parents, *([node.module] if node.module else [])])
-            yield base
-            yield from (f"{base}.{alias.name}" for alias in node.names)
-
-
+@cache
 def imports_of(module: str) -> set[str]:
-    return set(imported_names(sources()[module], module))
+    """Dotted names of all that a module imports."""
+    path = sources()[module]
+    package = module if path.name == "__init__.py" else module.rpartition(".")[0]
+    return set(layout.imports(tree(path), package))
 
 
 def our_imports(module: str) -> set[str]:
@@ -124,6 +115,7 @@ def below(prefix: str) -> list[str]:
     return sorted(name for name in sources() if name == prefix or name.startswith(f"{prefix}."))
 
 
+@cache
 def arrows() -> dict[tuple[str, str], str]:
     """Imports between rooms, (from, to), each with one that makes it. Packages that only hold rooms are left out."""
     return {
@@ -186,10 +178,8 @@ UPWARD = [
     ("service.programs.backtest.plan", "service.cli.main"),
     ("service.console.verbs", "service.programs.offline.command"),
     ("service.console.shown", "service.programs.top.view"),
-    (
-        "service.storage.snapshot",
-        "service.streams.served",
-    ),  # the knot of storage, trainer, metrics, sessions, snapshot
+    # the knot of storage, trainer, metrics, sessions, snapshot
+    ("service.storage.snapshot", "service.streams.served"),
     ("service.observe.metrics", "service.streams.served"),
     ("service.programs.top.view", "service.cli.remote.manage"),  # the knot of cli, top, offline, backtest
     ("service.programs.backtest.core", "service.programs.offline.run"),
@@ -265,7 +255,7 @@ def test_the_trainer_process_imports_no_grpc():
 
 def test_pytorch_and_jax_stay_in_the_benchmarks():
     ours = [*sources().values(), *(ROOT / "tests").rglob("*.py"), ROOT / "dev.py"]
-    wrong = [path for path in ours for name in imported_names(path) if name.split(".")[0] in ("torch", "jax")]
+    wrong = [path for path in ours for name in layout.imports(tree(path)) if name.split(".")[0] in ("torch", "jax")]
     assert not wrong, f"they are never a dependency: {wrong}"
 
 
