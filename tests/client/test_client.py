@@ -583,7 +583,7 @@ async def test_a_reset_begins_the_state_anew_even_if_the_server_dies_behind_it(c
     assert_unbroken(forecasts, VALUES[:9], resets=[4])
 
 
-async def test_event_time_begins_anew_after_a_reset(client):
+async def test_event_time_restarts_after_a_reset(client):
     async with client.stream("m", "s") as stream:
         await stream.step(1.0, 1000.0)
         await stream.reset()

@@ -34,7 +34,7 @@ def fenced(markdown: str) -> list[str]:
 
 
 def missing(path: str) -> str:
-    """What of a path, or of a test named with `::`, is not there; nothing if all is."""
+    """Return the missing part of a path, or of a test named with `::`; empty if both exist."""
     file, _, test = path.partition("::")
     if not (ROOT / file).exists():
         return file

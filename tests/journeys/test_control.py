@@ -182,7 +182,7 @@ async def test_a_paused_model_answers_and_does_not_learn_while_another_does_and_
     assert "PAUSED" not in [kind for kind, _ in await recorded(client, moving)]
 
 
-async def test_a_deleted_model_ends_its_streams_and_its_name_begins_anew(client, server, name):
+async def test_a_deleted_model_ends_its_streams_and_its_name_restarts(client, server, name):
     await client.create_model(name, **LINEAR)
     x = walk(100, 4)
     stream = client.stream(name, "pump")

@@ -245,7 +245,7 @@ async def test_an_anchor_that_the_trainer_chose_before_it_saw_a_promotion_is_not
         assert (model.anchor, live.trainer.models[1].gate.anchor) == (2, 2)
 
 
-async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of_what_serves(tmp_path):
+async def test_a_trainer_that_restarts_after_a_promotion_publishes_no_copy_of_what_serves(tmp_path):
     """A restarted trainer judges again what its checkpoint holds and serving has not judged."""
     async with world(tmp_path / "data") as live:
         model, session = await published(live, 4)
@@ -265,7 +265,7 @@ async def test_a_trainer_that_begins_anew_after_a_promotion_publishes_no_copy_of
         assert again.verdict == "publish", "the trainer cannot know"
         assert (model.champion, model.anchor) == (2, 2)
         assert [v.number for v in live.server.versions.list(1)] == before
-        assert model.judged_offset == again.offset, "whoever waits for a verdict gets one"
+        assert model.judged_offset == again.offset, "a client that waits for a verdict gets one"
         assert verdicts(live, "unchanged") == 1
 
 
@@ -441,7 +441,7 @@ async def test_nothing_is_learned_of_what_comes_while_a_model_is_paused(tmp_path
         assert [v.verdict for v in verdicts] == ["unchanged"]
         assert model.champion == 1
         assert live.trainer.models[1].learner.counts.learned == 0
-        assert model.judged_offset == verdicts[0].offset, "nobody waits for labels that are never learned"
+        assert model.judged_offset == verdicts[0].offset, "no client waits for labels that are never learned"
 
         await live.control.resume(key("flow"))
         await live.tick(model, session, 1.0)

@@ -66,7 +66,7 @@ def test_a_windows_initial_state_may_hold_the_variance_of_large_values():
 
 
 @every_bad
-def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(model, at, value):
+def test_one_of_an_old_journal_is_lost_and_the_stream_restarts(model, at, value):
     model.apply(StreamOpened(1, "s", 1), 1)
     model.apply(StatePut(1, 5, 1.0, state(at, value)), 2)
 
@@ -83,7 +83,7 @@ def test_one_of_an_old_journal_is_lost_and_the_stream_begins_anew(model, at, val
 
 
 @every_bad
-def test_one_of_an_old_states_db_is_lost_and_the_stream_begins_anew(model, at, value):
+def test_one_of_an_old_states_db_is_lost_and_the_stream_restarts(model, at, value):
     restore(model, StreamRow(1, 1, "s", 1, 5, 1.0, int(Origin.RESUMED), 0, 0, 0, state(at, value).tobytes()))
 
     row = model.table.by_id["s"]

@@ -87,7 +87,7 @@ async def test_a_trainer_that_saves_in_time_loses_nothing(tmp_path):
         assert not [model.skips.pack() for model in live.serving.catalog.models.values() if model.skips.pack()]
 
 
-async def test_the_quarantine_outlives_a_trainer_that_begins_anew(tmp_path):
+async def test_the_quarantine_outlives_a_trainer_that_restarts(tmp_path):
     async with world(tmp_path / "data", **SMALL) as live:
         flow = await live.model("flow")
         await live.tick(flow, live.open(flow, "pump"), 1.0)

@@ -146,7 +146,7 @@ async def test_size_and_age_bound_what_is_kept_and_the_metrics_say_so(tmp_path):
         assert len(list((tmp_path / "data" / "journal").glob("*.journal"))) <= 2
 
 
-async def test_a_lost_checkpoint_begins_anew_from_what_serves_says_so_and_learns_nothing_twice(tmp_path):
+async def test_a_lost_checkpoint_restarts_from_what_serves_says_so_and_learns_nothing_twice(tmp_path):
     async with world(tmp_path / "data", **SMALL, **NOTHING) as live:
         await long_history(live, np.random.default_rng(0))
         await live.learn()

@@ -251,7 +251,7 @@ def cut_frame_after(data: Path, position: int) -> None:
     flip(min((data / "journal").glob("*.journal")), HEADER.size + position + 20)
 
 
-async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_begins_anew(tmp_path):
+async def test_streams_keep_a_snapshot_from_behind_the_damage_and_learning_restarts(tmp_path):
     data = tmp_path / "data"
     async with world(data, segment_bytes=4096) as live:
         model = await live.model()

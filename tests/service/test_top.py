@@ -147,7 +147,7 @@ def test_rates_are_those_of_the_window_not_of_all_time(metrics):
     assert view.models[1].staleness_p50 is None
 
 
-def test_a_server_that_is_away_keeps_what_was_seen_and_what_comes_back_begins_anew(metrics):
+def test_a_server_that_is_away_keeps_what_was_seen_and_what_comes_back_restarts(metrics):
     view, history = seen(metrics)
     before = view.models
 

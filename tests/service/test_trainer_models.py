@@ -228,7 +228,7 @@ def open_or_set_aside_position(live: World, checkpoints: Checkpoints) -> int:
     return checkpoints.survey(live.server.config.gate)[0]
 
 
-async def test_a_trainer_that_dies_while_it_begins_anew_begins_anew_again(tmp_path, monkeypatch):
+async def test_a_trainer_that_dies_while_it_restarts_restarts_again(tmp_path, monkeypatch):
     monkeypatch.setattr(resident, "KEPT", 1)
     async with world(tmp_path / "data", trainer_memory_bytes=1) as live:
         await two_learned(live)
