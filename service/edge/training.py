@@ -94,6 +94,8 @@ class LearnCall:
             self._tenant.release(size)
             return outcome
         self.items.add(outcome, size, window_seq)
+        if outcome <= self.intake.reached(self.model, self.learned):  # a repeated window: no event may follow
+            self.moved()
         return None
 
     def _journal_item(self, request: training_pb2.LearnRequest) -> tuple[int | Refusal, int]:

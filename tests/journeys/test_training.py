@@ -67,6 +67,16 @@ async def test_a_repeated_window_is_acknowledged_again_and_taken_in_once(server,
         assert after.total(name, model=flow) - before.total(name, model=flow) == n
 
 
+async def test_a_window_repeated_on_a_later_call_is_acknowledged_though_nothing_is_left_to_commit(channel, client):
+    await client.create_model("paused", **SMALL)
+    await client.pause("paused")  # learning would commit a version some time, which acknowledges too
+
+    for _ in range(20):  # the trainer's report that it has read the window acknowledges one repetition
+        async with RawLearn(channel, "paused", "later") as call:
+            await call.say(window=window(1))
+            await call.until(windows=1)
+
+
 async def test_a_gap_between_windows_is_refused_with_both_numbers_and_the_right_one_is_taken(channel, flow):
     async with RawLearn(channel, flow, "gaps") as call:
         await call.say(window=window(1))

@@ -54,7 +54,10 @@ class Episode:
                 await asyncio.wait((running, torturing), return_when=asyncio.FIRST_COMPLETED)
                 if running.done():
                     torturing.cancel()
-                    await running  # it only ends with an error, which this raises
+                    state = "runs" if server.running else "has ended"
+                    raise AssertionError(f"a client failed; the server {state}{server.last_words()}") from (
+                        running.exception()
+                    )
                 await torturing
                 load.stop()
                 await asyncio.wait_for(running, 2 * crash.DEADLINE_S)
