@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from model import calendar
+from model.ahead import Ahead
 from model.answers.head import Head
 from model.answers.losses import LOSSES
 from model.answers.tasks import TASKS
@@ -43,10 +43,10 @@ class Network:
 
     def __init__(self, spec: ModelSpec) -> None:
         self.spec = spec
-        C, F = len(spec.channels), calendar.size(spec.interval)
-        self.calendar_size = F
+        C = len(spec.channels)
+        self.ahead = Ahead(spec)
         self.scaler = SCALERS[spec.scaler](C, spec.horizon, spec.missing == "hold")
-        self.features = self.scaler.features + (C if self.scaler.hold else 0) + F
+        self.features = self.scaler.features + (C if self.scaler.hold else 0) + self.ahead.features
         seen = self.features - self.scaler.unseen
         make = CELLS[spec.cell]
         self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden, spec) for i in range(spec.layers)]
@@ -115,13 +115,14 @@ class Network:
     def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
         """Update the scaler's statistics with raw values and return what the network needs of the tick, new arrays.
 
-        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, F] calendar inputs of the next tick.
+        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, U] inputs known ahead, see `Ahead`.
         Returns φ [B, E]; the scale of each target's h-step change [B, H, targets]; and each target's value
         [B, targets], or the last one observed where it is missing.
         """
         x, observed = fill(self.scaler, statistics, x)
         features, scale = self.scaler.update(statistics, x, observed)
-        phi = [features, u] if observed is None else [features, observed, u]
+        known = u[:, : self.ahead.features]
+        phi = [features, known] if observed is None else [features, observed, known]
         return np.concatenate(phi, axis=1), scale[:, :, self.targets], x[:, self.targets]
 
     def observed(self, phi: Array) -> Array:
@@ -130,7 +131,7 @@ class Network:
         return mask
 
     def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
-        """Compute one tick, as the ONNX graph does: x [B, C], u [B, F], state [B, S] → y [B, O], next state, both new.
+        """Compute one tick, as the ONNX graph does: x [B, C], u [B, U], state [B, S] → y [B, O], next state, both new.
 
         tape: a workspace for T = 1 and this B; None makes one.
         """

@@ -9,7 +9,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from model.answers.tasks import TARGET_CLIP
 from model.fold.arena import Arena
 from model.network import Network
@@ -166,7 +165,7 @@ def push(network: Network, block: Block, after: Array | None, time: NDArray[np.f
         full = block.fill >= T
         block.start[full] = after[full]
         block.ring[full, :-1] = block.ring[full, 1:]
-    u = calendar.inputs(time, network.spec.interval)
+    u = network.ahead.inputs(time)
     features, scale, value = network.observe(block.statistics, x, u)
     block.fill[...] = np.minimum(block.fill + 1, T)
     block.ring[np.arange(B), block.fill.astype(np.intp) - 1] = features

@@ -17,7 +17,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from model.fold.arena import Arena
 from model.network import Network
 from model.parameters import Array
@@ -106,7 +105,7 @@ class Histories(Arena):
         self.digests[slots[broken]] = 0
         tick = self.ticks[slots].astype(np.intp)
         statistics = self.statistics[slots]
-        features, _, _ = self.network.observe(statistics, x, calendar.inputs(time, spec.interval))
+        features, _, _ = self.network.observe(statistics, x, self.network.ahead.inputs(time))
         self.statistics[slots] = statistics
         self.inputs[slots, tick % self.inputs.shape[1]] = features
         self.digests[slots, tick % spec.label_horizon] = 0

@@ -25,7 +25,7 @@ from model.update.bptt import Batch, gradient, pad_rows, padded, predict
 from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
 from model.update.optimizers import OPTIMIZERS, OptimizerState, update_parts
 from model.update.rounds import GROUP_ROWS, one_in, padded_rows, rounds
-from model.update.schedules import SCHEDULES
+from model.update.schedules import schedule_of
 
 REPORT_EVERY = 16  # updates between full gradient reports, which cost about a tenth of an update
 
@@ -86,7 +86,7 @@ class Learner:
         self.network = Network(self.spec)
         self.weights = self.network.weights(self.network.init_params())
         self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec)
-        self.schedule = SCHEDULES[self.spec.schedule](self.spec)
+        self.schedule = schedule_of(self.spec)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
         self.contexts = make_contexts(self.network, self.max_contexts)
         self.drift = Drift()

@@ -120,7 +120,7 @@ def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
         weight[: len(w.x), i] = np.where(labels, w.weight, 0) / np.float32(labels.any(axis=1).sum())
         if w.initial_state is not None:
             state[i] = w.initial_state
-    statistics, u = state[:, :n].copy(), np.zeros((B, network.calendar_size), np.float32)
+    statistics, u = state[:, :n].copy(), np.zeros((B, network.ahead.size), np.float32)
     observed = [network.observe(statistics, row, u) for row in x]
     X, scale, last = (np.stack(part) for part in zip(*observed, strict=True))
     return Unrolled(state[:, n:], X, y, weight, last, scale)

@@ -67,7 +67,7 @@ def export_step(network: Network, weights: Weights) -> bytes:
     parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
     value, observed = fill(g, scaler, "state", "x")
     scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], value, observed)
-    known = [*([observed] if observed else []), *(["u"] if network.calendar_size else [])]
+    known = [*([observed] if observed else []), *(_ahead_features(g, network))]
     inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) :])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
         after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
@@ -79,13 +79,21 @@ def export_step(network: Network, weights: Weights) -> bytes:
     return _serialize(g, network)
 
 
+def _ahead_features(g: Graph, network: Network) -> list[str]:
+    """Return the columns of u that are features, as zero or one value."""
+    features, size = network.ahead.features, network.ahead.size
+    if not features:
+        return []
+    return g.split("u", [features, size - features])[:1] if size > features else ["u"]
+
+
 def _serialize(g: Graph, network: Network) -> bytes:
     def rows(name: str, width: int) -> Any:
         return helper.make_tensor_value_info(name, TensorProto.FLOAT, ["B", width])
 
     inputs = [
         rows("x", len(network.spec.channels)),
-        rows("u", network.calendar_size),
+        rows("u", network.ahead.size),
         rows("state", network.state_size),
     ]
     outputs = [rows("y", network.spec.outputs), rows("next_state", network.state_size)]

@@ -12,7 +12,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from model.network import Network
 from model.parameters import Array, Weights
 from model.update.rounds import GROUP_ROWS
@@ -72,7 +71,7 @@ def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array
     """
     spec, N = network.spec, len(x)
     x = np.asarray(x, np.float32)
-    u = calendar.inputs(time, spec.interval)
+    u = network.ahead.inputs(time)
     K = len(network.targets)
     statistics = np.zeros((1, network.scaler.size), np.float32)
     X, last = np.empty((N, network.features), np.float32), np.empty((N, K), np.float32)

@@ -59,3 +59,11 @@ SCHEDULES: dict[str, Callable[[ModelSpec], Schedule]] = {
     "cosine": lambda spec: cosine(spec.learning_rate, spec.warmup, spec.schedule_updates),
     "inverse_sqrt": lambda spec: inverse_sqrt(spec.learning_rate, spec.warmup, spec.schedule_updates),
 }
+
+
+def schedule_of(spec: ModelSpec) -> Schedule:
+    """Return the spec's schedule, which never falls below `rate_floor` after the warm-up."""
+    falling = SCHEDULES[spec.schedule](spec)
+    if not spec.rate_floor:
+        return falling
+    return lambda updates: max(falling(updates), spec.rate_floor * _risen(updates, spec.warmup))

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
-from model import calendar
 from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Weights
@@ -107,7 +106,7 @@ def _canary(network: Network, weights: Weights) -> Canary:
     x = rng.standard_normal((B, C)).astype(np.float32)
     for tick in range(CANARY_TICKS):
         x = x + rng.standard_normal((B, C)).astype(np.float32)
-        u = calendar.inputs(np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval, network.spec.interval)
+        u = network.ahead.inputs(np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval)
         before, seen = state, x
         if network.scaler.hold:
             seen = np.where((np.arange(B)[:, None] + np.arange(C) + tick) % 3 == 0, np.float32(np.nan), x)

@@ -74,7 +74,7 @@ class Creation:
         async with self._turn(key):
             existing = self._catalog.by_key.get(key)
             if existing is not None:
-                if existing.spec not in (spec, spec.as_of_first_release()):  # what release 0.1.0 meant by the same spec
+                if existing.spec not in (spec, spec.as_of(2), spec.as_of(1)):  # as earlier releases meant it
                     apart = differences(existing.spec, spec)
                     remedy = f"exists with another spec: {apart}; a spec is immutable: choose another name"
                     raise AlreadyExists("name", key.name, remedy)

@@ -20,7 +20,6 @@ from typing import Any, NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from service.engine.session import StepSession
 from service.streams.served import ServedModel
 from service.streams.table import ABSENT, Rows
@@ -74,7 +73,7 @@ class Piece:
         """Compute the step from the frozen inputs. In the thread."""
         assert self._runner is not None
         started = time.perf_counter()
-        u = calendar.inputs(self.time[self.index], self.model.spec.interval)
+        u = self.model.network.ahead.inputs(self.time[self.index])
         self._y, self._states = self._runner.compute(self.x[self.index], u, self._state)
         self.seconds = time.perf_counter() - started
 

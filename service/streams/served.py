@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
 from service.common import limits
@@ -184,7 +183,7 @@ class ServedModel:
         the session's buffers (see `StepSession.run`).
         """
         at = slice(rows, rows + 1) if isinstance(rows, int) else rows
-        return session.run(x, calendar.inputs(time, self.spec.interval), self.table.state[at])
+        return session.run(x, self.network.ahead.inputs(time), self.table.state[at])
 
     def advance_one(self, row: int, seq: int, time: float, x: Array, y: Array, state: Array, offset: int) -> int:
         """`advance` for one tick: x [C], y [O], state [S]; returns its judged_through."""

@@ -37,7 +37,7 @@ def network(fields: dict[str, Any], **more: Any) -> Network:
 def run(net: Network, state: Array, x: Array, seed: int = 3) -> tuple[Array, Array]:
     """Return forecasts [n, O] and states [n, S] of one stream from this state on. No weight is 0."""
     weights = net.weights(np.random.default_rng(seed).normal(0, 0.3, net.layout.size).astype(np.float32))
-    u, tape, answers, states = np.zeros((1, net.calendar_size), np.float32), net.tape(1, 1), [], []
+    u, tape, answers, states = np.zeros((1, net.ahead.size), np.float32), net.tape(1, 1), [], []
     state = state[None]
     for value in x.astype(np.float32):
         y, state = net.step(weights, value[None], u, state, tape)

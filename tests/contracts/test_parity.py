@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from model import calendar
 from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Array
@@ -43,7 +42,7 @@ def ticks(network: Network) -> list[tuple[Array, Array]]:
         values.append(x)
     whole = np.array(values, np.float32)
     times = 1.4e9 + 900.0 * np.arange(STEPS)[:, None] + 60.0 * np.arange(B)
-    known = [calendar.inputs(time, network.spec.interval) for time in times]
+    known = [network.ahead.inputs(time) for time in times]
     return list(zip(gaps(whole) if network.spec.missing == "hold" else whole, known, strict=True))
 
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from model import calendar
 from model.graph.scalers import SCALER_TWINS
 from model.graph.step import export_step
 from model.network import Network
@@ -248,7 +247,7 @@ def ticks(net: Network, B: int, steps: int) -> list[tuple[Array, Array]]:
         raw = x * (1e-3, 1.0, 50.0)[-C:] + (0, -7, 3000)[-C:] if EQUIVARIANT[net.spec.scaler] else x / 3
         raw[0, C // 2] = 4.25
         values.append(raw)
-        us.append(calendar.inputs(1.4e9 + 900.0 * step + 60.0 * np.arange(B, dtype=np.float64), net.spec.interval))
+        us.append(net.ahead.inputs(1.4e9 + 900.0 * step + 60.0 * np.arange(B, dtype=np.float64)))
     whole = np.array(values, np.float32)
     return list(zip(gaps(whole) if net.scaler.hold else whole, us, strict=True))
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 
-from model import calendar
 from model.answers.tasks import TARGET_CLIP, TASKS
 from model.cells.contract import Params
 from model.graph.step import export_step
@@ -181,7 +180,7 @@ def test_the_exported_step_equals_numpy(name: str, cell: str, offset: float) -> 
     x, seen = np.zeros((3, 2)), []
     for step in range(100):
         x = 0.9 * x + rng.normal(0, 1, (3, 2))
-        u = calendar.inputs(1.4e9 + 900.0 * step + np.arange(3, dtype=np.float64), 900.0)
+        u = network.ahead.inputs(1.4e9 + 900.0 * step + np.arange(3, dtype=np.float64))
         raw = (x * (1e-2, 30) + (0, 300)).astype(np.float32)
         _, scale, _ = network.observe(state[:, : network.scaler.size].copy(), raw, u)
         y, state = network.step(weights, raw, u, state)

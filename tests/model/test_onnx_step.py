@@ -9,7 +9,6 @@ import onnx
 import onnxruntime as ort
 import pytest
 
-from model import calendar
 from model.graph.step import IR, OPSET, export_step
 from model.network import Network
 from model.parameters import Array
@@ -46,7 +45,7 @@ def ticks(network: Network, B: int, steps: int = STEPS) -> list[tuple[Array, Arr
         raw = x * (1e-3, 1.0, 50.0) + (0, -7, 3000)
         raw[0, 1] = 4.25
         time = 1.4e9 + 900.0 * step + 60.0 * np.arange(B, dtype=np.float64)
-        out.append((raw.astype(np.float32), calendar.inputs(time, network.spec.interval)))
+        out.append((raw.astype(np.float32), network.ahead.inputs(time)))
     return out
 
 

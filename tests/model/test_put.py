@@ -5,7 +5,6 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from model import calendar
 from model.fold.contexts import Contexts
 from model.fold.learner import Learner
 from model.parameters import Array
@@ -20,7 +19,7 @@ def walk(learner: Learner, ticks: list[Chunk], state: Array | None = None) -> Ar
     network = learner.network
     row = np.zeros((1, network.state_size), np.float32) if state is None else state[None]
     for chunk in ticks:
-        u = calendar.inputs(chunk.time, learner.spec.interval)
+        u = learner.network.ahead.inputs(chunk.time)
         _, row = network.step(learner.weights, chunk.x, u, row)
     return row[0]
 

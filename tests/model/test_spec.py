@@ -27,7 +27,7 @@ BAD: list[tuple[str, Any]] = [
     *(("learn", v) for v in (0, 1, "yes", None)),
     *(
         (name, v)
-        for name in ("task", "optimizer", "schedule", "init", "activation", "scaler", "missing", "drift_reaction")
+        for name in ("task", "optimizer", "init", "activation", "scaler", "missing", "drift_reaction")
         for v in ("other", "", 0, None)
     ),
     *(("loss", v) for v in ("other", 0, None, "cross_entropy")),
@@ -39,7 +39,18 @@ BAD: list[tuple[str, Any]] = [
     *(("momentum", v) for v in (-0.1, 1.0, float("nan"), "0.9")),
     *(("weight_decay", v) for v in (-0.1, 1.5, float("inf"), "0")),
     *(("warmup", v) for v in (-1, 1.5, "3", 10**10)),
-    *(("schedule_updates", v) for v in (0, -1, 1.5, "3")),
+    *(("schedule_updates", v) for v in (-1, 1.5, "3")),
+    *(("schedule", v) for v in ("other", 0, None)),
+    *(("intervals", v) for v in ("0.9", [True])),
+    *(("known", v) for v in ("k", 3)),
+    *(("static", v) for v in ("k", 3)),
+    *(("categories", v) for v in ("k:3", 3)),
+    *(("forecaster", v) for v in ("other", 3, None)),
+    *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
+    *(("zone", v) for v in (3, None)),
+    *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
+    *(("stream_readout", v) for v in (1, "yes", None)),
+    *(("holidays", v) for v in (3, None)),
     *(("freeze", v) for v in (["cell1"], "head", ["head", "head"], ["head", "cell0"], [3])),
     *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),
     *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),

@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model import calendar
 from model.fold.learner import Counts, Learner, Update
 from model.parameters import Array
 from model.spec import ModelSpec
@@ -71,7 +70,7 @@ class Server:
         network = self.learner.network
         fresh = np.zeros(network.state_size, np.float32)
         state = np.stack([self.states.get(int(s), fresh) for s in chunk.streams])
-        u = calendar.inputs(chunk.time, self.learner.spec.interval)
+        u = self.learner.network.ahead.inputs(chunk.time)
         y, after = network.step(self.learner.weights, chunk.x, u, state)
         self.states |= {int(s): row for s, row in zip(chunk.streams, after, strict=True)}
         return y

@@ -19,7 +19,7 @@ import numpy as np
 import onnxruntime
 from numpy.typing import NDArray
 
-from model import calendar
+from model.ahead import Ahead
 from model.spec import ModelSpec
 from service.common.gate import GateSettings
 from service.engine.export import read_weights
@@ -139,7 +139,7 @@ class Serving:
         graph = self._graph()
         width = next(i.shape[1] for i in graph.get_inputs() if i.name == "state")
         state = self._states.get(stream, np.zeros((1, width), np.float32))
-        u = calendar.inputs(np.array([time]), self.spec.interval)
+        u = Ahead(self.spec).inputs(np.array([time]))
         y, self._states[stream] = graph.run(["y", "next_state"], {"x": x[None].copy(), "u": u, "state": state})
         self.answers[key] = Answered(x.copy(), self.version, y[0])
 

@@ -8,7 +8,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 import freshet
-from model import calendar
 from model.network import Network
 from model.spec import ModelSpec
 from service.engine.export import read_weights
@@ -35,7 +34,7 @@ class Unbroken:
     def step(self, x: object, time: float = math.nan) -> tuple[Array, Array]:
         """Return forecasts [H, targets] and scales for the next tick. A scale of 0 (no difference yet) is 1."""
         row = np.atleast_1d(np.asarray(x, np.float32))[None]
-        u = calendar.inputs(np.array([time]), self.spec.interval)
+        u = self._network.ahead.inputs(np.array([time]))
         statistics = self._state[:, : self._network.scaler.size].copy()
         _, scale, _ = self._network.observe(statistics, row, u)
         y, self._state = self._network.step(self._weights, row, u, self._state)

@@ -64,7 +64,7 @@ def others_error(x: NDArray[np.float32], poisoner: bool, spec: ModelSpec = SPEC)
     learning = Learner(spec)
     ids = np.arange(0 if poisoner else 1, STREAMS, dtype=np.uint32)
     state = np.zeros((len(ids), learning.network.state_size), np.float32)
-    no_calendar = np.zeros((len(ids), learning.network.calendar_size), np.float32)
+    no_calendar = np.zeros((len(ids), learning.network.ahead.size), np.float32)
     others = slice(1 if poisoner else 0, None)
     errors, forecast = [], None
     for seq, row in enumerate(x[:, ids], 1):

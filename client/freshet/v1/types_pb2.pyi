@@ -66,6 +66,16 @@ class ModelSpec(_message.Message):
     DRIFT_LABELS_FIELD_NUMBER: _builtins.int
     LABEL_RANGE_FIELD_NUMBER: _builtins.int
     MAX_SHARE_FIELD_NUMBER: _builtins.int
+    FORECASTER_FIELD_NUMBER: _builtins.int
+    SEASONS_FIELD_NUMBER: _builtins.int
+    ZONE_FIELD_NUMBER: _builtins.int
+    RATE_FLOOR_FIELD_NUMBER: _builtins.int
+    STREAM_READOUT_FIELD_NUMBER: _builtins.int
+    INTERVALS_FIELD_NUMBER: _builtins.int
+    KNOWN_FIELD_NUMBER: _builtins.int
+    STATIC_FIELD_NUMBER: _builtins.int
+    CATEGORIES_FIELD_NUMBER: _builtins.int
+    HOLIDAYS_FIELD_NUMBER: _builtins.int
     horizon: _builtins.int
     """Forecasts reach 1..horizon ticks ahead. Default 1."""
     interval: _builtins.float
@@ -98,7 +108,9 @@ class ModelSpec(_message.Message):
     optimizer: _builtins.str
     """"sgd", "momentum", "nesterov", "adam" or "adamw". Default "adam"."""
     learning_rate: _builtins.float
-    """Step size. Default 7e-4, and 1e-4 when horizon > 1."""
+    """Step size. Default for task forecast: 3e-3 falling to a rate_floor of 7e-4; 1e-3 and 2e-4 when horizon > 1. A given
+    rate is constant unless a schedule is given. Default for the other tasks: 7e-4.
+    """
     clip: _builtins.float
     """Largest global gradient norm; larger gradients are scaled down to it. Default 1."""
     scaler: _builtins.str
@@ -128,13 +140,13 @@ class ModelSpec(_message.Message):
     """For optimizer adamw, decoupled: an update subtracts learning_rate · weight_decay of a weight. Default 0.01 there."""
     schedule: _builtins.str
     """Schedule of the learning rate, over updates: "constant", "cosine" (to a tenth in schedule_updates), "inverse_sqrt".
-    Default "constant".
+    Default "inverse_sqrt" for task forecast if learning_rate is not given, otherwise "constant".
     """
     warmup: _builtins.int
     """Updates during which the rate rises from 0 to learning_rate, before the schedule. Default 0."""
     schedule_updates: _builtins.int
     """Updates after which a tenth of the rate is left: for cosine, counted from the end of the warm-up; for inverse_sqrt
-    without a warm-up. Default 10000.
+    without a warm-up. Default 10000; with the default learning_rate 49500, or 9900 when horizon > 1.
     """
     huber_delta: _builtins.float
     """For loss huber: errors beyond this many scaled units count linearly. Default 1."""
@@ -154,6 +166,21 @@ class ModelSpec(_message.Message):
     """Of a model's last 4,096 labels, at most this share is learned from one stream while other streams have labels among
     them; the stream's other labels count as thinned. 1: no limit. Windows belong to no stream. Default 0.9.
     """
+    forecaster: _builtins.str
+    """Task forecast: "mixture": the network mixed with least squares on lags and on the values of a day and a week before,
+    with persistence and with those values themselves; "network": the network alone. Default "mixture" for scaler
+    residual and up to 32 targets, otherwise "network".
+    """
+    zone: _builtins.str
+    """Time zone of calendar, seasons and holidays, with daylight saving time: a POSIX rule such as
+    "CET-1CEST,M3.5.0,M10.5.0/3". Default: UTC.
+    """
+    rate_floor: _builtins.float
+    """Smallest rate of a schedule. Default 0; with the default learning_rate 7e-4, or 2e-4 when horizon > 1."""
+    stream_readout: _builtins.bool
+    """Mixture: each stream also learns a linear readout of its own, kept in its state. Default false."""
+    holidays: _builtins.str
+    """Calendar of holidays, whose days are inputs of the network. Default none."""
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the channels of an observation, in order. Required; 1 to 4096 different names."""
@@ -182,6 +209,30 @@ class ModelSpec(_message.Message):
         neither as a label nor, for task forecast, as the base of a difference; a tick that contains it is answered
         normally. Not for task classify. Default: no limit.
         """
+
+    @_builtins.property
+    def seasons(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Seasons of the mixture: periods in seconds, at least 2 intervals. A stream's state holds the values of the longest
+        one. Default: a day and a week, each if it has at most 720 ticks. [0]: none.
+        """
+
+    @_builtins.property
+    def intervals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Levels of prediction intervals, each above 0 and below 1: every forecast then has lower and upper bounds. Default
+        none.
+        """
+
+    @_builtins.property
+    def known(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of inputs that are known ahead: each tick brings their values for the steps that are forecast. Default none."""
+
+    @_builtins.property
+    def static(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of inputs that a stream has once: its first Hello brings their values. Default none."""
+
+    @_builtins.property
+    def categories(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Known or static inputs that are categories, as "name:count"; their values are 0 to count - 1. Default none."""
 
     def __init__(
         self,
@@ -224,10 +275,20 @@ class ModelSpec(_message.Message):
         drift_labels: _builtins.int | None = ...,
         label_range: _abc.Iterable[_builtins.float] | None = ...,
         max_share: _builtins.float | None = ...,
+        forecaster: _builtins.str | None = ...,
+        seasons: _abc.Iterable[_builtins.float] | None = ...,
+        zone: _builtins.str | None = ...,
+        rate_floor: _builtins.float | None = ...,
+        stream_readout: _builtins.bool | None = ...,
+        intervals: _abc.Iterable[_builtins.float] | None = ...,
+        known: _abc.Iterable[_builtins.str] | None = ...,
+        static: _abc.Iterable[_builtins.str] | None = ...,
+        categories: _abc.Iterable[_builtins.str] | None = ...,
+        holidays: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "stream_readout", b"stream_readout", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_head_init", b"_head_init", "_hidden", b"_hidden", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "activation", b"activation", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "label_range", b"label_range", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "categories", b"categories", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "static", b"static", "stream_readout", b"stream_readout", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
@@ -241,10 +302,14 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__drift_raise: _TypeAlias = _typing.Literal["_drift_raise", b"_drift_raise"]  # noqa: Y015
     _WhichOneofReturnType__drift_reaction: _TypeAlias = _typing.Literal["drift_reaction"]  # noqa: Y015
     _WhichOneofArgType__drift_reaction: _TypeAlias = _typing.Literal["_drift_reaction", b"_drift_reaction"]  # noqa: Y015
+    _WhichOneofReturnType__forecaster: _TypeAlias = _typing.Literal["forecaster"]  # noqa: Y015
+    _WhichOneofArgType__forecaster: _TypeAlias = _typing.Literal["_forecaster", b"_forecaster"]  # noqa: Y015
     _WhichOneofReturnType__head_init: _TypeAlias = _typing.Literal["head_init"]  # noqa: Y015
     _WhichOneofArgType__head_init: _TypeAlias = _typing.Literal["_head_init", b"_head_init"]  # noqa: Y015
     _WhichOneofReturnType__hidden: _TypeAlias = _typing.Literal["hidden"]  # noqa: Y015
     _WhichOneofArgType__hidden: _TypeAlias = _typing.Literal["_hidden", b"_hidden"]  # noqa: Y015
+    _WhichOneofReturnType__holidays: _TypeAlias = _typing.Literal["holidays"]  # noqa: Y015
+    _WhichOneofArgType__holidays: _TypeAlias = _typing.Literal["_holidays", b"_holidays"]  # noqa: Y015
     _WhichOneofReturnType__horizon: _TypeAlias = _typing.Literal["horizon"]  # noqa: Y015
     _WhichOneofArgType__horizon: _TypeAlias = _typing.Literal["_horizon", b"_horizon"]  # noqa: Y015
     _WhichOneofReturnType__huber_delta: _TypeAlias = _typing.Literal["huber_delta"]  # noqa: Y015
@@ -277,6 +342,8 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__momentum: _TypeAlias = _typing.Literal["_momentum", b"_momentum"]  # noqa: Y015
     _WhichOneofReturnType__optimizer: _TypeAlias = _typing.Literal["optimizer"]  # noqa: Y015
     _WhichOneofArgType__optimizer: _TypeAlias = _typing.Literal["_optimizer", b"_optimizer"]  # noqa: Y015
+    _WhichOneofReturnType__rate_floor: _TypeAlias = _typing.Literal["rate_floor"]  # noqa: Y015
+    _WhichOneofArgType__rate_floor: _TypeAlias = _typing.Literal["_rate_floor", b"_rate_floor"]  # noqa: Y015
     _WhichOneofReturnType__scaler: _TypeAlias = _typing.Literal["scaler"]  # noqa: Y015
     _WhichOneofArgType__scaler: _TypeAlias = _typing.Literal["_scaler", b"_scaler"]  # noqa: Y015
     _WhichOneofReturnType__schedule: _TypeAlias = _typing.Literal["schedule"]  # noqa: Y015
@@ -285,6 +352,8 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__schedule_updates: _TypeAlias = _typing.Literal["_schedule_updates", b"_schedule_updates"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__stream_readout: _TypeAlias = _typing.Literal["stream_readout"]  # noqa: Y015
+    _WhichOneofArgType__stream_readout: _TypeAlias = _typing.Literal["_stream_readout", b"_stream_readout"]  # noqa: Y015
     _WhichOneofReturnType__task: _TypeAlias = _typing.Literal["task"]  # noqa: Y015
     _WhichOneofArgType__task: _TypeAlias = _typing.Literal["_task", b"_task"]  # noqa: Y015
     _WhichOneofReturnType__warmup: _TypeAlias = _typing.Literal["warmup"]  # noqa: Y015
@@ -293,6 +362,8 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__weight_decay: _TypeAlias = _typing.Literal["_weight_decay", b"_weight_decay"]  # noqa: Y015
     _WhichOneofReturnType__window: _TypeAlias = _typing.Literal["window"]  # noqa: Y015
     _WhichOneofArgType__window: _TypeAlias = _typing.Literal["_window", b"_window"]  # noqa: Y015
+    _WhichOneofReturnType__zone: _TypeAlias = _typing.Literal["zone"]  # noqa: Y015
+    _WhichOneofArgType__zone: _TypeAlias = _typing.Literal["_zone", b"_zone"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__activation) -> _WhichOneofReturnType__activation | None: ...
     @_typing.overload
@@ -306,9 +377,13 @@ class ModelSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__drift_reaction) -> _WhichOneofReturnType__drift_reaction | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__forecaster) -> _WhichOneofReturnType__forecaster | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__head_init) -> _WhichOneofReturnType__head_init | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hidden) -> _WhichOneofReturnType__hidden | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__holidays) -> _WhichOneofReturnType__holidays | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__horizon) -> _WhichOneofReturnType__horizon | None: ...
     @_typing.overload
@@ -342,6 +417,8 @@ class ModelSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__optimizer) -> _WhichOneofReturnType__optimizer | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_floor) -> _WhichOneofReturnType__rate_floor | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__scaler) -> _WhichOneofReturnType__scaler | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule) -> _WhichOneofReturnType__schedule | None: ...
@@ -350,6 +427,8 @@ class ModelSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_readout) -> _WhichOneofReturnType__stream_readout | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__task) -> _WhichOneofReturnType__task | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__warmup) -> _WhichOneofReturnType__warmup | None: ...
@@ -357,6 +436,8 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__weight_decay) -> _WhichOneofReturnType__weight_decay | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__window) -> _WhichOneofReturnType__window | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__zone) -> _WhichOneofReturnType__zone | None: ...
 
 Global___ModelSpec: _TypeAlias = ModelSpec  # noqa: Y015
 

@@ -39,7 +39,7 @@ def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, For
     """
     network, spec = learner.network, plan.spec
     every = [plan.alone(series) for series in plan.entities]
-    ahead = [calendar.inputs(each.times, spec.interval) for each in every]
+    ahead = [network.ahead.inputs(each.times) for each in every]
     state = [np.zeros((1, network.state_size), np.float32) for _ in every]
     tape = network.tape(1, 1)
     for n, row in in_time_order(every):

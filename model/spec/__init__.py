@@ -1,0 +1,6 @@
+"""What a model is: its spec, checked once. Must not know how a spec is learned, served or stored."""
+
+from model.spec.names import CHOICES, MAX_CHANNELS, MAX_OUTPUTS, WINDOW_MARGIN, SpecError
+from model.spec.spec import MOST_SHOWN, ModelSpec
+
+__all__ = ["CHOICES", "MAX_CHANNELS", "MAX_OUTPUTS", "MOST_SHOWN", "WINDOW_MARGIN", "ModelSpec", "SpecError"]

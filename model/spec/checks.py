@@ -1,0 +1,192 @@
+"""Checks of a spec: types, names, sizes, and fields that do not fit together. Each raises SpecError."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import TYPE_CHECKING
+
+from model.spec.names import (
+    CHOICES,
+    MAX_CHANNELS,
+    MAX_OUTPUTS,
+    MAX_SEASON_TICKS,
+    MAX_SEASONS,
+    WINDOW_MARGIN,
+    SpecError,
+    check_number,
+)
+
+if TYPE_CHECKING:
+    from model.spec.spec import ModelSpec
+
+UNSET_CHOICES = ("loss", "schedule", "forecaster")  # the default of an empty text depends on other fields
+TEXTS = ("zone", "holidays")  # any text
+
+
+def check(spec: ModelSpec) -> None:
+    """Check a spec with every default filled in."""
+    check_names(spec)
+    check_sizes(spec)
+    check_freeze(spec)
+    check_task(spec)
+    check_unused_settings(spec)
+    check_forecaster(spec)
+
+
+def check_types(spec: ModelSpec) -> None:
+    """Check the type of each field as given."""
+    for field in fields(spec):
+        value, kind = getattr(spec, field.name), str(field.type)
+        if kind.startswith("tuple") and not isinstance(value, list | tuple):
+            raise SpecError(field.name, value, "give a list")
+        if kind == "tuple[float, ...]":
+            for number in value:
+                check_number(field.name, number)
+        if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
+            raise SpecError(field.name, value, "give a whole number")
+        if kind == "float":
+            check_number(field.name, value)
+        if kind == "bool" and not isinstance(value, bool):
+            raise SpecError(field.name, value, "give true or false")
+        if kind == "str" and field.name in TEXTS:
+            if not isinstance(value, str):
+                raise SpecError(field.name, value, "give a text")
+        elif kind == "str" and value not in CHOICES[field.name] and not (field.name in UNSET_CHOICES and value == ""):
+            raise SpecError(field.name, value, f"choose one of {', '.join(CHOICES[field.name])}")
+
+
+def check_names(spec: ModelSpec) -> None:
+    """Check lists of names."""
+    for field in ("channels", "targets", "classes", "freeze"):
+        names = getattr(spec, field)
+        if len(names) > MAX_CHANNELS:
+            raise SpecError(field, f"{len(names)} names", f"give at most {MAX_CHANNELS} names")
+        for name in names:
+            if not isinstance(name, str) or not name or len(name) > 256 or not name.isprintable():
+                raise SpecError(field, name, "a name is 1 to 256 printable characters")
+        if len(set(names)) != len(names):
+            raise SpecError(field, names, "every name must be different")
+    if not spec.channels:
+        raise SpecError("channels", spec.channels, f"give 1 to {MAX_CHANNELS} channel names")
+
+
+def check_task(spec: ModelSpec) -> None:
+    """Check the fields that a task needs, and refuse those it does not use."""
+    classify, forecast = spec.task == "classify", spec.task == "forecast"
+    if forecast:
+        for name in spec.targets:
+            if name not in spec.channels:
+                raise SpecError("targets", name, "every target must be one of the channels")
+    elif spec.horizon != 1:
+        raise SpecError("horizon", spec.horizon, f"task {spec.task} has no horizon: leave it out")
+    elif spec.learn_every != 1:
+        raise SpecError("learn_every", spec.learn_every, f"task {spec.task} learns each label: leave it out")
+    if classify and len(spec.classes) < 2:
+        raise SpecError("classes", spec.classes, "name at least 2 classes")
+    if not classify and spec.classes:
+        raise SpecError("classes", spec.classes, f"task {spec.task} has none: leave them out")
+    if classify and spec.targets:
+        raise SpecError("targets", spec.targets, "task classify has classes instead: leave targets out")
+    if spec.task == "regress" and not spec.targets:
+        raise SpecError("targets", spec.targets, "name the values that a label holds")
+    if len(spec.class_weights) != len(spec.classes):
+        raise SpecError("class_weights", spec.class_weights, f"give {len(spec.classes)}, one per class")
+    if any(not 0 < weight <= 1e6 for weight in spec.class_weights):
+        raise SpecError("class_weights", spec.class_weights, "give weights above 0 and at most 1e6")
+    check_label_range(spec)
+    if classify != (spec.loss == "cross_entropy"):
+        losses = [name for name in CHOICES["loss"] if (name == "cross_entropy") == classify]
+        raise SpecError("loss", spec.loss, f"task {spec.task} takes {' or '.join(losses)}")
+    if forecast and spec.label_horizon:
+        raise SpecError("label_horizon", spec.label_horizon, "task forecast takes its labels from the stream")
+
+
+def check_label_range(spec: ModelSpec) -> None:
+    """Check the pairs of label_range."""
+    if spec.label_range and spec.task == "classify":
+        raise SpecError("label_range", spec.label_range, "task classify has probabilities: leave it out")
+    if len(spec.label_range) not in (0, 2, 2 * len(spec.targets)):
+        pairs = f"low and high, or {len(spec.targets)} such pairs, one per target"
+        raise SpecError("label_range", spec.label_range, f"give {pairs}")
+    if any(not low < high for low, high in zip(spec.label_range[::2], spec.label_range[1::2], strict=True)):
+        raise SpecError("label_range", spec.label_range, "each low must be below its high")
+
+
+def check_sizes(spec: ModelSpec) -> None:
+    """Check the range of each number."""
+    shortest = spec.horizon + spec.learn_every - 1 + WINDOW_MARGIN
+    for name, low, high in (
+        ("horizon", 1, 1024),
+        ("layers", 1, 8),
+        ("hidden", 1, 1024),
+        ("init_gain", 0.0, 100.0),
+        ("learn_every", 1, 1024),
+        ("window", shortest, 4096),
+        ("label_horizon", 0, 100_000),
+        ("huber_delta", 1e-6, 1e6),
+        ("momentum", 0.0, 0.9999),
+        ("weight_decay", 0.0, 1.0),
+        ("warmup", 0, 10**9),
+        ("schedule_updates", 1, 10**9),
+        ("seed", 0, 2**63 - 1),
+        ("interval", 0.0, 3.2e9),
+        ("max_gap", 0.0, 3.2e9),
+        ("clip", 1e-6, 1e6),
+        ("max_share", 0.001, 1.0),
+        ("drift_raise", 0.01, 100.0),
+        ("drift_labels", 1, 10**9),
+        ("head_init", 0.0, 10.0),
+        ("rate_floor", 0.0, 1.0),
+    ):
+        value = getattr(spec, name)
+        if not low <= value <= high:
+            raise SpecError(name, value, f"give {low} to {high}")
+    # A negative rate raises the loss. It is allowed so that a test can prove that the gate detects it.
+    if not -1.0 <= spec.learning_rate <= 1.0:
+        raise SpecError("learning_rate", spec.learning_rate, "give a step size of magnitude at most 1")
+    if spec.outputs > MAX_OUTPUTS:
+        field, what = ("classes", "classes") if spec.classes else ("horizon", "horizon × targets")
+        raise SpecError(field, getattr(spec, field), f"{what} is {spec.outputs}, at most {MAX_OUTPUTS}")
+
+
+def check_freeze(spec: ModelSpec) -> None:
+    """Check that freeze names parts and leaves one."""
+    parts = [*(f"cell{i}" for i in range(spec.layers)), "head"]
+    for name in spec.freeze:
+        if name not in parts:
+            raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
+    if spec.learn and len(spec.freeze) == len(parts):
+        raise SpecError("freeze", spec.freeze, "that leaves nothing to learn: set learn = false instead")
+
+
+def check_unused_settings(spec: ModelSpec) -> None:
+    """Refuse settings that the chosen cell or optimizer would ignore."""
+    if spec.activation != "tanh" and spec.cell != "rnn":
+        raise SpecError("activation", spec.activation, f"cell {spec.cell} has its own: leave it out")
+    if spec.init == "identity" and (spec.cell, spec.activation) != ("rnn", "relu"):
+        given = spec.cell if spec.cell != "rnn" else f"rnn with {spec.activation}"
+        raise SpecError("init", spec.init, f"identity needs cell rnn with activation relu, not {given}")
+    if spec.weight_decay and spec.optimizer != "adamw":
+        raise SpecError("weight_decay", spec.weight_decay, f"{spec.optimizer} has none: choose optimizer adamw")
+
+
+def check_forecaster(spec: ModelSpec) -> None:
+    """Check what the mixture needs, and refuse what only it uses."""
+    if spec.forecaster == "mixture":
+        if spec.task != "forecast":
+            raise SpecError("forecaster", spec.forecaster, f"task {spec.task} has no mixture: leave it out")
+        if spec.scaler != "residual":
+            raise SpecError("forecaster", spec.forecaster, "the mixture needs scaler residual: choose network")
+    else:
+        if spec.stream_readout:
+            raise SpecError("stream_readout", True, "it belongs to forecaster mixture: leave it out")
+        if spec.seasons and spec.seasons != (0.0,):
+            raise SpecError("seasons", spec.seasons, "they belong to forecaster mixture: leave them out")
+    for season in spec.seasons if spec.seasons != (0.0,) else ():
+        if not spec.interval:
+            raise SpecError("seasons", season, "a season needs the interval of the ticks: set interval too")
+        ticks = season / spec.interval
+        if not 2 <= ticks <= MAX_SEASON_TICKS:
+            raise SpecError("seasons", season, f"it has {ticks:g} ticks: give periods of 2 to {MAX_SEASON_TICKS} ticks")
+    if len(spec.seasons) > MAX_SEASONS or len(set(spec.seasons)) < len(spec.seasons):
+        raise SpecError("seasons", spec.seasons, f"give at most {MAX_SEASONS} different periods")

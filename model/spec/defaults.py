@@ -1,0 +1,70 @@
+"""Defaults of a spec that depend on other fields."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from model.spec.names import AUTO_SEASON_TICKS, MAX_MIXED_TARGETS, WINDOW_MARGIN
+
+if TYPE_CHECKING:
+    from model.spec.spec import ModelSpec
+
+DAY_S, WEEK_S = 86_400.0, 604_800.0
+# Start rate, floor, and updates until a tenth of the start rate, of task forecast: start·√(1/(1 + 99·updates/length)).
+FAST_START = {True: (3e-3, 7e-4, 49_500), False: (1e-3, 2e-4, 9_900)}  # by: horizon is 1
+CONSTANT_UPDATES = 10_000
+
+
+def filled(spec: ModelSpec) -> dict[str, Any]:
+    """Return the final values of the fields whose defaults depend on others, by name."""
+    forecast = spec.task == "forecast"
+    targets = tuple(spec.targets) or (tuple(spec.channels) if forecast else ())
+    mixed = forecast and spec.scaler == "residual" and len(targets) <= MAX_MIXED_TARGETS
+    forecaster = spec.forecaster or ("mixture" if mixed else "network")
+    return {
+        "channels": tuple(spec.channels),
+        "targets": targets,
+        "classes": tuple(spec.classes),
+        "class_weights": tuple(map(float, spec.class_weights)) or (1.0,) * len(spec.classes),
+        "label_range": tuple(map(float, spec.label_range)),
+        "freeze": tuple(spec.freeze),
+        "window": spec.window or max(16, spec.horizon + spec.learn_every - 1 + WINDOW_MARGIN),
+        "label_horizon": spec.label_horizon or (0 if forecast else 512),
+        "loss": spec.loss or ("cross_entropy" if spec.task == "classify" else "mse"),
+        "weight_decay": spec.weight_decay or (0.01 if spec.optimizer == "adamw" else 0.0),
+        **_rates(spec, forecast),
+        "forecaster": forecaster,
+        "seasons": _seasons(spec, forecaster),
+        "intervals": tuple(map(float, spec.intervals)),
+        "known": tuple(spec.known),
+        "static": tuple(spec.static),
+        "categories": tuple(spec.categories),
+    }
+
+
+def _rates(spec: ModelSpec, forecast: bool) -> dict[str, Any]:
+    one = spec.horizon == 1
+    if forecast and not spec.learning_rate and not spec.schedule:
+        rate, floor, updates = FAST_START[one]
+        schedule = "inverse_sqrt"
+    else:
+        rate, floor, updates = (7e-4 if one else 1e-4), 0.0, CONSTANT_UPDATES
+        schedule = spec.schedule or "constant"
+    return {
+        "learning_rate": spec.learning_rate or rate,
+        "rate_floor": spec.rate_floor or floor,
+        "schedule_updates": spec.schedule_updates or updates,
+        "schedule": schedule,
+    }
+
+
+def _seasons(spec: ModelSpec, forecaster: str) -> tuple[float, ...]:
+    if spec.seasons or forecaster != "mixture" or not spec.interval:
+        return tuple(map(float, spec.seasons))
+    return tuple(p for p in (DAY_S, WEEK_S) if 2 <= p / spec.interval <= AUTO_SEASON_TICKS)
+
+
+def starts_fast(spec: ModelSpec) -> bool:
+    """Whether the rates of a complete spec are those of FAST_START."""
+    given = (spec.learning_rate, spec.rate_floor, spec.schedule_updates)
+    return spec.schedule == "inverse_sqrt" and given == FAST_START[spec.horizon == 1]

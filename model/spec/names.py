@@ -1,0 +1,48 @@
+"""Errors of a spec, its limits, and the choices of its named fields."""
+
+from __future__ import annotations
+
+import math
+
+MAX_CHANNELS = 4096
+MAX_OUTPUTS = 8192
+# Ticks that a window must hold before the origin of the farthest head's label; with fewer, that label trains little
+# but the first steps after the start state.
+WINDOW_MARGIN = 8
+MAX_SEASONS = 4
+MAX_SEASON_TICKS = 4096
+AUTO_SEASON_TICKS = 720  # a day or a week of more ticks is not a season by default: each stream keeps as many values
+MAX_MIXED_TARGETS = 32  # with more, the mixture is not the default: its work grows with their number
+
+
+class SpecError(ValueError):
+    """An invalid spec: the name of a field, its value, and the remedy."""
+
+    def __init__(self, field: str, value: object, remedy: str) -> None:
+        super().__init__(f"{field} = {value!r}: {remedy}")
+        self.field, self.value, self.remedy = field, value, remedy
+
+
+def check_number(field: str, value: object) -> None:
+    """Raise SpecError unless `value` is a finite number."""
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return
+    except OverflowError:  # an integer larger than any float, which TOML and JSON can hold
+        pass
+    raise SpecError(field, value, "give a finite number")
+
+
+CHOICES: dict[str, tuple[str, ...]] = {
+    "cell": ("lstm", "gru", "rnn"),
+    "activation": ("tanh", "relu"),
+    "init": ("normal", "orthogonal", "identity"),
+    "forecaster": ("mixture", "network"),
+    "task": ("forecast", "regress", "classify"),
+    "loss": ("mse", "huber", "cross_entropy"),
+    "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
+    "schedule": ("constant", "cosine", "inverse_sqrt"),
+    "scaler": ("residual", "standard", "none", "residual_v1", "standard_v1"),
+    "missing": ("refuse", "hold"),
+    "drift_reaction": ("none", "raise", "rollback"),
+}
