@@ -20,11 +20,24 @@ class Ahead:
     def __init__(self, spec: ModelSpec) -> None:
         self.interval = spec.interval
         self.features = calendar.size(spec.interval)
-        self.size = self.features
+        self.season = max(spec.seasons, default=0.0)
+        self.slots = max(1, round(self.season / spec.interval)) if self.season else 0
+        self.size = self.features + bool(self.slots)
 
     def inputs(self, time: NDArray[np.float64]) -> F32:
         """Return u [B, size] float32, new. time: (B,) event times, seconds since 1970-01-01 UTC.
 
         Edge, trainer and backtest share this function, so that all use the same numbers.
         """
-        return calendar.inputs(time, self.interval)
+        u = calendar.inputs(time, self.interval)
+        return np.concatenate([u, self.place(time)[:, None]], axis=1) if self.slots else u
+
+    def place(self, time: NDArray[np.float64]) -> F32:
+        """Return the place of event times (B,) in the longest season, [B] float32, in slots; zeros without seasons."""
+        if not self.slots:
+            return np.zeros(len(time), np.float32)
+        return (np.mod(time, self.season) * (self.slots / self.season)).astype(np.float32)
+
+    def slot(self, u: F32) -> F32:
+        """Return `place` of the ticks of u [B, size]."""
+        return u[:, self.features] if self.slots else np.zeros(len(u), np.float32)

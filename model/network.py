@@ -8,8 +8,10 @@ from typing import Any
 import numpy as np
 
 from model.ahead import Ahead
+from model.answers.columns import Regressors
 from model.answers.head import Head
 from model.answers.losses import LOSSES
+from model.answers.mixture import Mixture
 from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
 from model.cells import CELLS
@@ -36,7 +38,7 @@ class Tape:
 class Network:
     """The layout and arithmetic of a spec. Holds no weights and no state: both are arguments of every method.
 
-    A state row, S float32, is the scaler's statistics followed by each layer's state.
+    A state row, S float32, is the scaler's statistics, what the mixture keeps, and each layer's state.
     A feature row φ, E float32, is the scaler's features, the mask (1 observed, 0 missing; only with missing = hold),
     and the calendar inputs of t+1. The head reads all of φ; the cells skip the `unseen` leading columns.
     """
@@ -53,18 +55,28 @@ class Network:
         self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
         self.task = TASKS[spec.task](spec)
         self.loss = LOSSES[spec.loss](spec)
+        self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
+        self.mixture = Mixture(spec, spec.hidden, self.features, self._own()) if spec.forecaster == "mixture" else None
         self.hidden_size = sum(cell.state_size for cell in self.cells)
-        self.state_size = self.scaler.size + self.hidden_size
-        self.bounds = Bounds([*self.scaler.bounds, *(bound for cell in self.cells for bound in cell.bounds)])
+        self.statistics_size = self.scaler.size + (self.mixture.columns.size if self.mixture else 0)
+        self.state_size = self.statistics_size + self.hidden_size
+        kept = self.mixture.columns.bounds if self.mixture else ()
+        self.bounds = Bounds([*self.scaler.bounds, *kept, *(bound for cell in self.cells for bound in cell.bounds)])
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
         shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
+        shapes |= {f"experts.{k}": s for k, s in self.mixture.shapes().items()} if self.mixture else {}
         self.layout = Layout(shapes | {f"target.{k}": s for k, s in self.task.shapes().items()})
-        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "target")]
+        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "experts", "target")]
         self.learned = self.layout.parts(learned)
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
         # Head and task within the flat vector: the part that a task may rescale.
         self.readout = slice(self.layout.layers()["head"].start, self.layout.size)
-        self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
+
+    def _own(self) -> list[list[int]]:
+        """Return the positions of each target's own features in φ: its scaler's, its mask, and what is known ahead."""
+        C, E = len(self.spec.channels), self.features
+        shared = range(E - self.ahead.features, E)
+        return [[*range(int(c), E - self.ahead.features, C), *shared] for c in self.targets]
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -74,11 +86,11 @@ class Network:
     def weights(self, flat: Array) -> Weights:
         """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""
         named = self.layout.views(flat)
-        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target"]
-        *cells, head, target = [
+        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "experts", "target"]
+        *cells, head, experts, target = [
             {k.split(".")[1]: v for k, v in named.items() if k.startswith(layer + ".")} for layer in layers
         ]
-        return Weights(flat, cells, head, target)
+        return Weights(flat, cells, head, experts, target)
 
     def init_params(self) -> Array:
         """Return the initial parameters, [layout.size] float32, new: a function of the spec and its seed."""
@@ -115,15 +127,27 @@ class Network:
     def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
         """Update the scaler's statistics with raw values and return what the network needs of the tick, new arrays.
 
-        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, U] inputs known ahead, see `Ahead`.
+        statistics: [B, statistics_size], of which the scaler's part is modified; x: [B, C] raw values; u: [B, U]
+        inputs known ahead, see `Ahead`.
         Returns φ [B, E]; the scale of each target's h-step change [B, H, targets]; and each target's value
         [B, targets], or the last one observed where it is missing.
         """
+        statistics = statistics[:, : self.scaler.size]
         x, observed = fill(self.scaler, statistics, x)
         features, scale = self.scaler.update(statistics, x, observed)
         known = u[:, : self.ahead.features]
         phi = [features, known] if observed is None else [features, observed, known]
         return np.concatenate(phi, axis=1), scale[:, :, self.targets], x[:, self.targets]
+
+    def extend(self, statistics: Array, last: Array, u: Array, scale: Array) -> Regressors:
+        """Add a tick to the mixture's part of the statistics, after `observe`, and return its regressors.
+
+        statistics: [B, statistics_size], modified; last [B, targets] and scale [B, H, targets]: as `observe` returns
+        them. Only with a mixture.
+        """
+        assert self.mixture is not None
+        kept = statistics[:, self.scaler.size :]
+        return self.mixture.columns.update(kept, last, self.ahead.slot(u), scale)
 
     def observed(self, phi: Array) -> Array:
         """Return which targets of feature rows φ [..., E] were observed, bool [..., targets]; for missing = hold."""
@@ -137,11 +161,15 @@ class Network:
         """
         tape = tape or self.tape(1, len(x))
         state = state.copy()
-        phi, scale, last = self.observe(state[:, : self.scaler.size], x, u)
-        hidden = state[:, self.scaler.size :]
+        statistics, hidden = state[:, : self.statistics_size], state[:, self.statistics_size :]
+        phi, scale, last = self.observe(statistics, x, u)
         self.forward(weights, hidden, phi[None], tape)
         hidden[...] = self.state_after(tape, 1)
         p = self.head.forward(weights.head, tape.H[0], phi)
+        if self.mixture is not None:
+            made = self.extend(statistics, last, u, scale)
+            each = self.mixture.forecasts(weights.experts, p, tape.H[0], phi, made)
+            p = (each @ self.mixture.weights(weights.experts)).reshape(p.shape)
         return self.task.answer(weights.target, p, last, scale), state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:

@@ -14,12 +14,13 @@ from numpy.typing import NDArray
 
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
+from model.fold.experts import Experts, Origins, Seen, label_forecasts, origins
 from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
 from model.fold.keeping import make_contexts
 from model.fold.shares import Shares
 from model.fold.windows import NO_LABEL, Unrolled, Window, groups, problem, unroll
 from model.network import Network, Tape, Tapes
-from model.parameters import Array
+from model.parameters import Array, Weights
 from model.spec import ModelSpec
 from model.update.bptt import Batch, gradient, pad_rows, padded, predict
 from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
@@ -88,6 +89,7 @@ class Learner:
         self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec)
         self.schedule = schedule_of(self.spec)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
+        self.experts = Experts(self.network) if self.network.mixture else None
         self.contexts = make_contexts(self.network, self.max_contexts)
         self.drift = Drift()
         self.shares = Shares()
@@ -104,7 +106,8 @@ class Learner:
     def nbytes(self) -> int:
         """Bytes of all arrays: weights, optimizer state, contexts, and the workspaces of updates."""
         flat = (self.weights.flat, self._grad.flat, self._before, self.anchor, self.optimizer_state.moments)
-        return sum(a.nbytes for a in flat if a is not None) + self.contexts.nbytes + self._tapes.nbytes
+        experts = 0 if self.experts is None else self.experts.nbytes
+        return sum(a.nbytes for a in flat if a is not None) + experts + self.contexts.nbytes + self._tapes.nbytes
 
     def ticks(
         self,
@@ -228,6 +231,8 @@ class Learner:
         """Continue from other weights [n] (copied), with a new optimizer state and a new drift test; contexts stay."""
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
+        if self.experts is not None:
+            self.experts.reset()
         self.drift = Drift()
 
     def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
@@ -312,12 +317,13 @@ class Learner:
             due = due_labels(self.network, block, seq, x, learn_every)
             carrying = np.flatnonzero(due.by_row)
             left_out = carrying[~self._admitted(streams[carrying], due.by_row[carrying])]
-            due.weight[:, left_out], due.by_row[left_out] = 0, 0
+            due.leave_out(left_out)
             self.counts.thinned += due.thinned
             if due.by_row.any():
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
-                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor)
+                of = None if self.experts is None else origins(self.network, block, due.newest)
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, block, of)
         push(self.network, block, self._next_starts(block, ran), time, x)
         if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
@@ -339,11 +345,25 @@ class Learner:
             self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
         return self.network.state_after(ran, 1)[:B]
 
-    def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
+    def _update(
+        self,
+        batch: Batch,
+        tape: Tape,
+        labels: int,
+        score_anchor: bool,
+        block: Block | None = None,
+        of: Origins | None = None,
+    ) -> Update:
+        """Learn one group. block, of: the contexts and origins of its rows, with which the mixture learns too."""
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
-        self._score(update, batch, p, span, score_anchor)
+        seen = None
+        if self.experts is not None and block is not None and of is not None:
+            seen = self.experts.look(self.weights, block, tape, of)
+            self._score_mixture(update, batch, seen, score_anchor)
+        else:
+            self._score(update, batch, p, span, score_anchor)
         self._detect_drift(update)
         try:
             if not math.isfinite(loss):
@@ -352,6 +372,8 @@ class Learner:
             by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
             self._step(grad.flat, labels)
+            if seen is not None:
+                self._learn_mixture(seen, block)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -389,6 +411,17 @@ class Learner:
             self.roll_back(self._before)
             raise
 
+    def _learn_mixture(self, seen: Seen, block: Block | None) -> None:
+        """Teach the experts. Raises FloatingPointError as `_step` does, after which everything is restored or new."""
+        assert self.experts is not None
+        assert block is not None
+        self.experts.learn(self.weights, block, seen)
+        try:
+            check_finite(self.weights.flat)
+        except FloatingPointError:
+            self.roll_back(self._before)
+            raise
+
     def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
         """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
@@ -405,3 +438,26 @@ class Learner:
             q = predict(self.network, anchor, batch, self._tapes.get(T, B, "anchor"), span)
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())
+
+    def _score_mixture(self, update: Update, batch: Batch, seen: Seen, score_anchor: bool) -> None:
+        """As `_score`, and the loss, with the mixture's forecasts of the newest labels."""
+        mixture, of = self.network.mixture, seen.origins
+        assert mixture is not None
+        Y, weight = (part.reshape(1, len(of.y), -1) for part in (of.y, of.known.astype(np.float32)))
+        rows = weight.any(axis=(0, 2))
+
+        def mixed(weights: Weights, forecasts: Array) -> Array:
+            return (forecasts @ mixture.weights(weights.experts)).reshape(Y.shape)
+
+        count = max(1, int(rows.sum()))
+        p = mixed(self.weights, seen.forecasts)
+        update.loss = float(self.network.loss(p, Y, weight)[0].sum()) / count
+        update.persistence = float(self.network.loss(np.zeros_like(p), Y, weight)[0].sum()) / count
+        update.score = float(self.network.task.score(p, Y, weight)[rows].mean()) if rows.any() else math.nan
+        if score_anchor and self.anchor is not None and rows.any():
+            anchor = self.network.weights(self.anchor)
+            T, B = batch.X.shape[:2]
+            tape = self._tapes.get(T, B, "anchor")
+            self.network.forward(anchor, batch.start, batch.X, tape)
+            q = mixed(anchor, label_forecasts(self.network, anchor, tape, of)[0])
+            update.anchor_score = float(self.network.task.score(q, Y, weight)[rows].mean())

@@ -109,7 +109,7 @@ def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
     A window has no event times, so its calendar inputs are 0, the middle of their range. Its label weights are divided
     by the number of its labelled ticks, so that a long window moves the parameters as much as a short one.
     """
-    spec, n = network.spec, network.scaler.size
+    spec, n = network.spec, network.statistics_size
     T, B = padded_ticks(max(len(w.x) for w in windows)), len(windows)
     x = np.zeros((T, B, len(spec.channels)), np.float32)
     y, weight = (np.zeros((T, B, spec.outputs), np.float32) for _ in range(2))

@@ -17,9 +17,10 @@ from model.cells.contract import Params
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
+from model.graph import mixture
 from model.graph.builder import Graph
 from model.graph.scalers import SCALER_TWINS, fill
-from model.graph.tasks import TASK_TWINS
+from model.graph.tasks import TASK_TWINS, forecast, targets
 from model.network import Network
 from model.parameters import Weights
 
@@ -64,27 +65,39 @@ def export_step(network: Network, weights: Weights) -> bytes:
     g = Graph()
     scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
-    parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
+    kept = mixture.parts(network.mixture)
+    parts = g.split("state", [*scaler.parts, *kept, *(w for layer in widths for w in layer)])
     value, observed = fill(g, scaler, "state", "x")
     scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], value, observed)
-    known = [*([observed] if observed else []), *(_ahead_features(g, network))]
-    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) :])
+    calendar, slot = _ahead(g, network)
+    known = [*([observed] if observed else []), *calendar]
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) + len(kept) :])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
-        after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
-        hidden += after
-        inputs = after[:1]
+        outputs = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
+        hidden += outputs
+        inputs = outputs[:1]
     features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
-    TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
-    g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
+    after: list[str] = []
+    if network.mixture is not None:
+        last, scale = targets(g, network, value, scaled.scale)
+        before = parts[len(scaler.parts) : len(scaler.parts) + len(kept)]
+        p, after = mixture.mixed(g, network, weights, before, features, last, slot, scale)
+        forecast(g, network, p, last, scale)
+    else:
+        TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+    g.op("Concat", *scaled.parts, *after, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 
 
-def _ahead_features(g: Graph, network: Network) -> list[str]:
-    """Return the columns of u that are features, as zero or one value."""
+def _ahead(g: Graph, network: Network) -> tuple[list[str], str]:
+    """Return the columns of u that are features, as zero or one value, and the slot of the season, "" without one."""
     features, size = network.ahead.features, network.ahead.size
+    if size == features:
+        return (["u"] if features else []), ""
     if not features:
-        return []
-    return g.split("u", [features, size - features])[:1] if size > features else ["u"]
+        return [], "u"
+    calendar, slot = g.split("u", [features, size - features])
+    return [calendar], slot
 
 
 def _serialize(g: Graph, network: Network) -> bytes:

@@ -73,7 +73,7 @@ def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array
     x = np.asarray(x, np.float32)
     u = network.ahead.inputs(time)
     K = len(network.targets)
-    statistics = np.zeros((1, network.scaler.size), np.float32)
+    statistics = np.zeros((1, network.statistics_size), np.float32)
     X, last = np.empty((N, network.features), np.float32), np.empty((N, K), np.float32)
     scale = np.empty((N, spec.horizon, K), np.float32)
     for t in range(N):

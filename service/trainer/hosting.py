@@ -298,6 +298,7 @@ class HostedModel:
             "moments": learner.optimizer_state.moments.tobytes(),
             "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),
             "contender": b"" if self.contender_weights is None else self.contender_weights.tobytes(),
+            "experts": b"" if learner.experts is None else learner.experts.pack(),
             "order": np.array(learner.contexts.order(), np.uint32).tobytes(),
             "shares": learner.shares.pack(),
             "quarantined": np.array(self.quarantine.ids, np.uint64).tobytes(),
@@ -315,6 +316,8 @@ class HostedModel:
         moments = learner.optimizer_state.moments  # as many rows as the spec's optimizer has
         moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(moments.shape)
         learner.optimizer_state.step = facts["step"]
+        if learner.experts is not None:
+            learner.experts.unpack(blobs["experts"])
         learner.paused = facts["paused"]
         learner.counts = Counts(**facts["counts"])
         learner.shares = Shares.unpack(blobs["shares"])
