@@ -18,8 +18,8 @@ class Ahead:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.interval = spec.interval
-        self.features = calendar.size(spec.interval)
+        self.interval, self.zone, self.holidays = spec.interval, spec.zone, spec.holidays
+        self.features = calendar.size(spec.interval, spec.holidays)
         self.size = self.features
 
     def inputs(self, time: NDArray[np.float64]) -> F32:
@@ -27,4 +27,4 @@ class Ahead:
 
         Edge, trainer and backtest share this function, so that all use the same numbers.
         """
-        return calendar.inputs(time, self.interval)
+        return calendar.inputs(time, self.interval, self.zone, self.holidays)

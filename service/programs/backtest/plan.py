@@ -13,6 +13,7 @@ import numpy.typing as npt
 from model.spec import ModelSpec, SpecError
 from service.common.documents import DocumentError, read_text, toml
 from service.common.errors import Invalid
+from service.common.zones import resolved
 from service.console.files import load_weights
 from service.programs.backtest.scoring import Scorer
 from service.programs.backtest.series import Series, every_series
@@ -170,7 +171,7 @@ def plan_of(
     series = every[0]
     if tuple(keys.setdefault("channels", series.names)) != series.names:
         raise SpecError("channels", keys["channels"], f"the columns are {listed(series.names)}: leave channels out")
-    spec = ModelSpec.from_mapping({"interval": series.interval, **keys})
+    spec = ModelSpec.from_mapping(resolved({"interval": series.interval, **keys}))
     if spec.interval > 0 and series.time is None:
         raise SpecError("interval", spec.interval, "the calendar needs event times: name the column with --time")
     given = None if weights is None else load_weights(weights, spec)
