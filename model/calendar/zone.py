@@ -99,7 +99,8 @@ def parse(rule: str) -> Zone:
 def _changes(rule: str, date: str, time: str | None, years: NDArray[np.int64]) -> F64:
     """Return the changes on a date of each year, seconds on the clock in force before it."""
     seconds = 2 * 3600.0 if time is None else _seconds(rule, time, MAX_TIME_H)
-    return _days(rule, date, years) * DAY_S + seconds
+    made: F64 = _days(rule, date, years).astype(np.float64) * DAY_S + seconds
+    return made
 
 
 def _days(rule: str, date: str, years: NDArray[np.int64]) -> NDArray[np.int64]:
@@ -113,8 +114,8 @@ def _days(rule: str, date: str, years: NDArray[np.int64]) -> NDArray[np.int64]:
         number = int(date[1:])
         if not 1 <= number <= 365:
             raise ZoneError(rule, f"{date} is no day of the year: give J1 to J365")
-        leap = day_number(years, 3, 1) - first == 60
-        return first + number - 1 + (leap & (number >= 60))
+        leap = (day_number(years, 3, 1) - first == 60).astype(np.int64)
+        return first + number - 1 + (leap if number >= 60 else 0)
     number = int(date)
     if number > 365:
         raise ZoneError(rule, f"{date} is no day of the year: give 0 to 365")

@@ -110,7 +110,7 @@ def test_the_error_for_what_is_no_rule_names_it_with_a_remedy(rule: str) -> None
 
 
 def test_the_offsets_of_the_400_years_after_are_the_same() -> None:
-    rule, time = "CET-1CEST,M3.5.0,M10.5.0/3", 1.5e9 + 86400.0 * np.arange(1000)
+    rule, time = "CET-1CEST,M3.5.0,M10.5.0/3", 1.5e9 + 86400.0 * np.arange(1000, dtype=np.float64)
     later = time + 146_097 * 86400.0
     for shifted in (later, time - 146_097 * 86400.0):
         np.testing.assert_array_equal(zone.offsets(rule, time), zone.offsets(rule, shifted))
