@@ -11,12 +11,13 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from model.calendar.zone import EXAMPLE, ZoneError, parse
+from model.calendar.zone import ZoneError, parse
 from model.spec import SpecError
 
 # Names of IANA zones; a name is part of a path, so nothing else is looked up.
 _NAME = re.compile(r"[A-Za-z0-9_+-]{1,32}(?:/[A-Za-z0-9_+-]{1,32}){0,3}")
 MAX_FILE_BYTES = 1 << 17
+GIVE = "give the name of a zone such as Europe/Berlin, or a POSIX rule such as CET-1CEST,M3.5.0,M10.5.0/3"
 
 
 def resolved(keys: Mapping[str, Any]) -> dict[str, Any]:
@@ -35,7 +36,7 @@ def rule_of(zone: str) -> str:
         parse(zone)
     except ZoneError as error:
         if _NAME.fullmatch(zone) is None:
-            raise SpecError("zone", zone, error.remedy) from None
+            raise SpecError("zone", zone, error.remedy if "," in zone else GIVE) from None
         return _by_name(zone)
     return zone
 
@@ -47,12 +48,12 @@ def _by_name(name: str) -> str:
         [near] = difflib.get_close_matches(name, _names(), n=1, cutoff=0.7) or [""]
         meant = f"did you mean {near}? Otherwise " if near else ""
         remedy = "" if _names() else " (this machine has no time zone database: install the package tzdata)"
-        raise SpecError("zone", name, f"no zone of that name; {meant}{EXAMPLE}{remedy}")
+        raise SpecError("zone", name, f"no zone of that name; {meant}{GIVE}{remedy}")
     rule = footer(data)
     try:
         parse(rule)
     except ZoneError:
-        raise SpecError("zone", name, f"its file has no rule for the time to come: {EXAMPLE}") from None
+        raise SpecError("zone", name, f"its file has no rule for the time to come: {GIVE}") from None
     return rule
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import zoneinfo
+from pathlib import Path
 
 import pytest
 
@@ -58,6 +60,7 @@ def test_every_zone_of_this_machine_has_a_rule() -> None:
         ("Europe/../Europe/Berlin", "POSIX rule"),
         ("Europe//Berlin", "POSIX rule"),
         ("a" * 10_000, "POSIX rule"),
+        ("CET-1CEST,M13.5.0,M10.5.0", "M13.5.0 is no month"),
         ("", ""),
     ],
 )
@@ -69,6 +72,21 @@ def test_what_names_no_zone_is_refused_with_the_remedy(name: str, words: str) ->
     with pytest.raises(SpecError, match=words) as caught:
         zones.resolved(keys)
     assert (caught.value.field, caught.value.value) == ("zone", name)
+
+
+@pytest.mark.parametrize("name", ["../outside", "in/../../outside", "in/../there"])
+def test_a_name_never_leads_out_of_the_database(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str) -> None:
+    folder = tmp_path / "zoneinfo"
+    (folder / "in").mkdir(parents=True)
+    for path in (tmp_path / "outside", folder / "there"):
+        path.write_bytes(b"TZif2" + bytes(40) + b"\nCET-1\n")
+    monkeypatch.setattr(zoneinfo, "TZPATH", (str(folder),))
+    assert zones.rule_of("there") == "CET-1"
+
+    with pytest.raises(SpecError, match="give the name of a zone"):
+        zones.rule_of(name)
+    monkeypatch.setattr(zones, "_NAME", re.compile(".*"))  # the check is what refuses it
+    assert zones.rule_of(name) == "CET-1"
 
 
 def test_without_any_database_the_remedy_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
