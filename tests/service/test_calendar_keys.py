@@ -20,7 +20,8 @@ def test_a_load_with_holidays_is_forecast_better_with_their_calendar_and_as_well
     week, held = (days + 3) % 7, holidays.near("US", days)[:, 0]
     load = 100.0 - 15 * (week == 5) - 25 * (week == 6) - 30 * held * (week < 5)
     load += np.random.default_rng(0).normal(0, 2, len(days))
-    series = Series(names=("load",), x=load.astype(np.float32)[:, None], time=DAY_S * days.astype(np.float64), interval=DAY_S)
+    x, time = load.astype(np.float32)[:, None], DAY_S * days.astype(np.float64)
+    series = Series(names=("load",), x=x, time=time, interval=DAY_S)
 
     def errors(code: str) -> tuple[float, float]:
         spec = ModelSpec(channels=("load",), interval=DAY_S, hidden=8, learning_rate=1e-2, holidays=code)
