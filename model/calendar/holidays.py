@@ -42,11 +42,10 @@ def near(code: str, day: NDArray[np.int64]) -> NDArray[np.float32]:
     day: (B,) days since 1970-01-01. code: of `CALENDARS`.
     """
     blocks, within = day // BLOCK_DAYS, day % BLOCK_DAYS
-    different = sorted(set(blocks.tolist()))
-    if len(different) == 1:  # one tick, or ticks of the same time
-        return _columns(code, different[0])[within].astype(np.float32)
+    if len(day) and blocks.min() == blocks.max():  # one tick, or ticks of about the same time
+        return _columns(code, int(blocks[0]))[within].astype(np.float32)
     found = np.empty((len(day), 3), np.float32)
-    for block in different:
+    for block in np.unique(blocks).tolist():
         mine = blocks == block
         found[mine] = _columns(code, block)[within[mine]]
     return found

@@ -164,6 +164,7 @@ def test_the_columns_are_the_day_the_next_and_the_one_before_across_years_and_bl
 def test_days_far_from_today_have_columns_too() -> None:
     days = np.array([-(10**7), 10**7])  # some 27,000 years away
     assert all(holidays.near(code, days).shape == (2, 3) for code in holidays.CALENDARS)
+    assert holidays.near("US", days[:0]).shape == (0, 3)
 
 
 def test_a_holiday_begins_at_midnight_of_the_zone() -> None:
