@@ -57,14 +57,14 @@ def _columns(code: str, block: int) -> NDArray[np.uint8]:
     first = block * BLOCK_DAYS
     every: set[int] = set()
     # A holiday of the next year may be observed at the end of this one.
-    for year in range(year_of(first - 1) - 1, year_of(first + BLOCK_DAYS) + 2):
+    for year in range(year_of(first - 1), year_of(first + BLOCK_DAYS) + 2):
         every |= of_year(code, year).keys()
     held = np.array([day in every for day in range(first - 1, first + BLOCK_DAYS + 1)], np.uint8)
     return np.stack([held[1:-1], held[2:], held[:-2]], axis=1)
 
 
 def of_year(code: str, year: int) -> dict[int, str]:
-    """Return the holidays of a year by day since 1970-01-01, with names; observed days may lie in the next one."""
+    """Return the holidays of a year by day since 1970-01-01, with names; a day observed may lie in the year before."""
     calendar = CALENDARS[code]
     rules = [(rule.day(year), rule) for rule in calendar.rules if rule.applies(year)]
     rules.sort(key=lambda dated: dated[0])

@@ -161,6 +161,26 @@ def test_the_columns_are_the_day_the_next_and_the_one_before_across_years_and_bl
     assert set(days[held == 1]) <= {d for y in range(2018, 2025) for d in holidays.of_year(code, y)}
 
 
+def test_a_day_observed_in_the_year_before_is_found_wherever_a_block_ends() -> None:
+    found = 0
+    for end in range(number(1, 1, 1) // 512 * 512, number(4000, 1, 1), 512):
+        year = dates.year_of(end + 3)
+        if end - 3 <= dates.day_number(year, 1, 1) <= end + 3:
+            days = np.arange(end - 4, end + 5)
+            every = holidays.of_year("US", year - 1) | holidays.of_year("US", year)
+            expected = [float(day in every) for day in range(end - 5, end + 6)]
+            got = holidays.near("US", days).T.tolist()
+            assert got == [expected[1:-1], expected[2:], expected[:-2]]
+            found += dates.day_number(year - 1, 12, 31) in every and end - 1 == dates.day_number(year - 1, 12, 31)
+    assert found, "no block ends with a day observed for New Year's Day"
+
+
+@pytest.mark.parametrize("code", holidays.CALENDARS)
+def test_no_holiday_is_observed_in_the_year_after(code: str) -> None:
+    for year in range(1990, 2100):
+        assert max(holidays.of_year(code, year)) < dates.day_number(year + 1, 1, 1)
+
+
 def test_days_far_from_today_have_columns_too() -> None:
     days = np.array([-(10**7), 10**7])  # some 27,000 years away
     assert all(holidays.near(code, days).shape == (2, 3) for code in holidays.CALENDARS)
