@@ -18,8 +18,8 @@ class Ahead:
     """
 
     def __init__(self, spec: ModelSpec) -> None:
-        self.interval = spec.interval
-        self.features = calendar.size(spec.interval)
+        self.interval, self.zone, self.holidays = spec.interval, spec.zone, spec.holidays
+        self.features = calendar.size(spec.interval, spec.holidays)
         self.season = max(spec.seasons, default=0.0)
         self.slots = max(1, round(self.season / spec.interval)) if self.season else 0
         self.size = self.features + bool(self.slots)
@@ -29,14 +29,18 @@ class Ahead:
 
         Edge, trainer and backtest share this function, so that all use the same numbers.
         """
-        u = calendar.inputs(time, self.interval)
+        u = calendar.inputs(time, self.interval, self.zone, self.holidays)
         return np.concatenate([u, self.place(time)[:, None]], axis=1) if self.slots else u
 
     def place(self, time: NDArray[np.float64]) -> F32:
-        """Return the place of event times (B,) in the longest season, [B] float32, in slots; zeros without seasons."""
+        """Return the place of event times (B,) in the longest season, [B] float32, in slots; zeros without seasons.
+
+        It follows the local clock: after a change of it, an hour of the day keeps its slot.
+        """
         if not self.slots:
             return np.zeros(len(time), np.float32)
-        return (np.mod(time, self.season) * (self.slots / self.season)).astype(np.float32)
+        local = calendar.local(time, self.zone)
+        return (np.mod(local, self.season) * (self.slots / self.season)).astype(np.float32)
 
     def slot(self, u: F32) -> F32:
         """Return `place` of the ticks of u [B, size]."""

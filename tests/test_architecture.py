@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "model.calendar": "",
     "model.parameters": "",
-    "model.spec": "",
+    "model.spec": "model.calendar",
     "model.ahead": "model.calendar model.spec",
     "model.bounds": "",
     "model.scalers": "model.bounds",
@@ -32,7 +32,7 @@ ROOMS = {
     "model.fold": "model.answers model.network model.parameters model.spec model.update",
     "model.offline": "model.network model.parameters model.update",
     "storage": "",
-    "common": "model.fold model.network model.spec",
+    "common": "model.calendar model.fold model.network model.spec",
     "programs.tables.times": "common",
     "journal": "common storage",
     "engine": "model.graph model.network model.parameters common",
@@ -61,11 +61,11 @@ ROOMS = {
     "programs.offline programs.tables programs.top server storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.programs"}  # packages that only hold rooms
-MOST_FOLDERS = {"service": 17, "model": 8}
+MOST_FOLDERS = {"service": 17, "model": 9}
 MODULES = range(3, 13)  # of a room
 MODEL_STDLIB = {
     "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib",
-    "itertools", "json", "math", "numbers", "operator", "struct", "types", "typing", "zlib", "__future__",
+    "itertools", "json", "math", "numbers", "operator", "re", "struct", "types", "typing", "zlib", "__future__",
 }  # fmt: skip
 MODEL_WITH_ONNX = {"model.graph.builder", "model.graph.step", "model.graph.importing"}
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}

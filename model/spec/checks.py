@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from model.calendar import holidays
+from model.calendar.zone import ZoneError, parse
 from model.spec.names import (
     CHOICES,
     MAX_CHANNELS,
@@ -20,13 +22,14 @@ if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
 
 UNSET_CHOICES = ("loss", "schedule", "forecaster")  # the default of an empty text depends on other fields
-TEXTS = ("zone", "holidays")  # any text
+TEXTS = ("zone", "holidays")  # checked by check_calendar
 
 
 def check(spec: ModelSpec) -> None:
     """Check a spec with every default filled in."""
     check_names(spec)
     check_sizes(spec)
+    check_calendar(spec)
     check_freeze(spec)
     check_task(spec)
     check_unused_settings(spec)
@@ -147,6 +150,22 @@ def check_sizes(spec: ModelSpec) -> None:
     if spec.outputs > MAX_OUTPUTS:
         field, what = ("classes", "classes") if spec.classes else ("horizon", "horizon × targets")
         raise SpecError(field, getattr(spec, field), f"{what} is {spec.outputs}, at most {MAX_OUTPUTS}")
+
+
+def check_calendar(spec: ModelSpec) -> None:
+    """Check the time zone and the calendar of holidays."""
+    if spec.zone:
+        try:
+            parse(spec.zone)
+        except ZoneError as error:
+            raise SpecError("zone", spec.zone, error.remedy) from None
+    if spec.holidays and (remedy := holidays.check(spec.holidays)):
+        raise SpecError("holidays", spec.holidays, remedy)
+    for field in ("zone", "holidays"):
+        if getattr(spec, field) and not spec.interval:
+            raise SpecError(
+                field, getattr(spec, field), "the calendar needs the interval of the ticks: set interval too"
+            )
 
 
 def check_freeze(spec: ModelSpec) -> None:

@@ -49,7 +49,7 @@ class ModelSpec:
     known: tuple[str, ...] = ()  # names of inputs whose future values come with each tick
     static: tuple[str, ...] = ()  # names of inputs that a stream has once, from its first Hello
     categories: tuple[str, ...] = ()  # known or static inputs that are categories, as "name:count"
-    holidays: str = ""  # calendar of holidays
+    holidays: str = ""  # calendar of holidays, such as US or DE-BY, whose days are inputs
     classes: tuple[str, ...] = ()  # names, for task classify
     class_weights: tuple[float, ...] = ()  # one per class, default all 1
     label_range: tuple[float, ...] = ()  # low, high for all targets, or a pair each; labels outside are not learned

@@ -49,7 +49,7 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Create a model. Answers once it is on disk and serves."""
         async with statuses(context):
-            spec = wire_models.spec(request.spec)
+            spec = await asyncio.to_thread(wire_models.spec, request.spec)  # it may read the file of a zone
             model = await self._control.create(key(request.name), spec, request.weights, request.weights_digest)
             return self._message(model)
 

@@ -11,6 +11,7 @@ from google.protobuf.unknown_fields import UnknownFieldSet
 from freshet.v1 import models_pb2, types_pb2
 from model.spec import MAX_CHANNELS, ModelSpec, SpecError
 from service.common.errors import Invalid
+from service.common.zones import resolved
 from service.observe.declaring import STALENESS
 from service.observe.events import Event
 from service.observe.metrics import ModelMetrics
@@ -22,6 +23,8 @@ SPECS_KEPT = 128  # messages of specs that are cached
 
 def spec(message: types_pb2.ModelSpec) -> ModelSpec:
     """Return a message's spec; missing fields take their defaults.
+
+    The name of a zone becomes its rule, which is read from a file.
 
     Raises Invalid, also for unknown fields: the client would believe that they take effect.
     """
@@ -36,7 +39,7 @@ def spec(message: types_pb2.ModelSpec) -> ModelSpec:
             raise Invalid(f"spec.{field.name}", f"{len(value)} names", f"give at most {MAX_CHANNELS} names")
         values[field.name] = list(value) if field.is_repeated else value
     try:
-        return ModelSpec.from_mapping(values)
+        return ModelSpec.from_mapping(resolved(values))
     except SpecError as error:
         raise Invalid(f"spec.{error.field}", error.value, error.remedy) from error
 

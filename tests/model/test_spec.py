@@ -47,10 +47,10 @@ BAD: list[tuple[str, Any]] = [
     *(("categories", v) for v in ("k:3", 3)),
     *(("forecaster", v) for v in ("other", 3, None)),
     *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
-    *(("zone", v) for v in (3, None)),
+    *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too
     *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
     *(("stream_readout", v) for v in (1, "yes", None)),
-    *(("holidays", v) for v in (3, None)),
+    *(("holidays", v) for v in (3, None, "XX", "CN", "US")),
     *(("freeze", v) for v in (["cell1"], "head", ["head", "head"], ["head", "cell0"], [3])),
     *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),
     *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),

@@ -17,6 +17,7 @@ from service.programs.backtest.command import backtest, finish
 from service.programs.backtest.plan import make_plan, model_keys
 from service.programs.backtest.report import Errors, Quantiles, Report
 from service.programs.backtest.scrape import parse
+from service.programs.tables.options import Options
 
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 KEYS = {
@@ -236,6 +237,36 @@ def test_a_calendar_without_event_times_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"interval.*--time"):
         make_plan(file, model={"interval": 60.0})
     assert make_plan(file).spec.interval == 0
+
+
+ZONE_LINE = "the clock of Europe/Berlin is changed twice a year, and days begin in UTC: --set zone=Europe/Berlin lets"
+
+
+@pytest.mark.parametrize(
+    ("zone", "model", "suggested"),
+    [
+        ("Europe/Berlin", {}, True),
+        ("Europe/Berlin", {"zone": "Europe/Berlin"}, False),
+        ("Europe/Berlin", {"interval": 0.0}, False),  # no calendar
+        ("Asia/Kolkata", {}, False),  # its clock is never changed
+        ("+01:00", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_file_in_local_times_of_a_zone_with_summer_time_suggests_the_zone(tmp_path, zone, model, suggested):
+    file = write(tmp_path / "a.csv", waves(60, 1), ["a"])
+    plan = make_plan(file, options=Options(zone=zone), model=model)
+
+    assert (ZONE_LINE in plan.describe()) == suggested
+    assert plan.spec.zone == ("CET-1CEST,M3.5.0,M10.5.0/3" if model.get("zone") else "")
+
+
+def test_a_zone_in_the_cells_suggests_it_too(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("time,a\n" + "".join(f"2024-01-01 {h:02}:00 Europe/Berlin,{h}\n" for h in range(24)))
+    assert ZONE_LINE in make_plan(file).describe()
+    with pytest.raises(SpecError, match="zone = 'Mars': no zone of that name"):
+        make_plan(file, model={"zone": "Mars"})
 
 
 def test_a_constant_column_is_forecast_as_itself(tmp_path):

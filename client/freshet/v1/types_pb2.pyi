@@ -172,15 +172,18 @@ class ModelSpec(_message.Message):
     residual and up to 32 targets, otherwise "network".
     """
     zone: _builtins.str
-    """Time zone of calendar, seasons and holidays, with daylight saving time: a POSIX rule such as
-    "CET-1CEST,M3.5.0,M10.5.0/3". Default: UTC.
+    """Time zone of calendar, seasons and holidays, with daylight saving time: the name of an IANA zone, such as
+    "Europe/Berlin", which is stored as the POSIX rule that the server's database has for it, or such a rule,
+    "CET-1CEST,M3.5.0,M10.5.0/3". A rule knows no former rules. Default: UTC.
     """
     rate_floor: _builtins.float
     """Smallest rate of a schedule. Default 0; with the default learning_rate 7e-4, or 2e-4 when horizon > 1."""
     stream_readout: _builtins.bool
     """Mixture: each stream also learns a linear readout of its own, kept in its state. Default false."""
     holidays: _builtins.str
-    """Calendar of holidays, whose days are inputs of the network. Default none."""
+    """Calendar of holidays by country or region, such as "US", "FR", "GB-SCT", "DE-BY". Three inputs of the network then
+    say whether the day of the next tick, in the zone, is a holiday, the day after it, and the day before. Default none.
+    """
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the channels of an observation, in order. Required; 1 to 4096 different names."""

@@ -65,7 +65,8 @@ def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
 
 def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
     """Yield a baseline's forecasts of the same rows, (horizon, targets) per row, in raw units."""
-    ahead, added = calendar.inputs(plan.times, plan.spec.interval), plan.added
+    spec, added = plan.spec, plan.added
+    ahead = calendar.inputs(plan.times, spec.interval, spec.zone, spec.holidays)
     values = plan.series.values[: plan.rows, plan.spec.target_index]
     for x, u in zip(values if added is None else values - added, ahead, strict=False):
         made = baseline.step(x, u)
@@ -74,8 +75,9 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
 
 def baselines(plan: Plan) -> dict[str, Baseline]:
     """Return new baselines by name. They read the target columns; least squares reads the calendar too."""
-    horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
-    if plan.spec.missing == "hold":
+    spec = plan.spec
+    horizon, channels, known = spec.horizon, len(spec.targets), calendar.size(spec.interval, spec.holidays)
+    if spec.missing == "hold":
         return {
             "persistence": Held(lambda: Persistence(horizon), channels, horizon),
             "rls": Held(lambda: RecursiveLeastSquares(1, horizon, known=known), channels, horizon),

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.calendar.zone import parse
 from model.spec import ModelSpec, SpecError
 from service.common.documents import DocumentError, read_text, toml
 from service.common.errors import Invalid
+from service.common.zones import resolved, rule_of
 from service.console.files import load_weights
 from service.programs.backtest.scoring import Scorer
 from service.programs.backtest.series import Series, every_series
@@ -40,6 +42,7 @@ class Plan:
     spec: ModelSpec
     others: tuple[Series, ...] = ()
     how: str = ""
+    zone: str = ""  # name of the zone of the file's times; "" if it has none, or an offset
     train_rows: int | None = None
     score_from: int | None = None
     score_to: int | None = None
@@ -96,7 +99,7 @@ class Plan:
         ]
         missing = sum(int(np.isnan(series.x).sum()) for series in self.entities)
         lines += [f"{missing:,} values are missing: held, never learned from, not scored"] if missing else []
-        lines += [note for note in [self._gaps()] if note]
+        lines += [note for note in (self._gaps(), self._zone_unused()) if note]
         for series in self.entities[:MOST_DESCRIBED]:
             of = f" of {series.entity}" if series.entity else ""
             constant = [names[spec.target_index[c]] for c in self.alone(series).scorer().constant]
@@ -122,6 +125,17 @@ class Plan:
             f"{sum(gaps.count for gaps, _ in found):,} gaps in time, the longest {worst.longest:.10g} s before row "
             f"{worst.row}{of}, where a row comes every {interval:.10g} s; {kept}"
         )
+
+    def _zone_unused(self) -> str:
+        """Return a suggestion for a file in local times of a zone that the model does not know; empty otherwise."""
+        if not self.zone or self.spec.zone or not self.spec.interval:
+            return ""
+        try:
+            saves = parse(rule_of(self.zone)).saves
+        except SpecError:
+            return ""
+        set_it = f"--set zone={self.zone} lets the calendar follow it"
+        return f"the clock of {self.zone} is changed twice a year, and days begin in UTC: {set_it}" if saves else ""
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -170,12 +184,12 @@ def plan_of(
     series = every[0]
     if tuple(keys.setdefault("channels", series.names)) != series.names:
         raise SpecError("channels", keys["channels"], f"the columns are {listed(series.names)}: leave channels out")
-    spec = ModelSpec.from_mapping({"interval": series.interval, **keys})
+    spec = ModelSpec.from_mapping(resolved({"interval": series.interval, **keys}))
     if spec.interval > 0 and series.time is None:
         raise SpecError("interval", spec.interval, "the calendar needs event times: name the column with --time")
     given = None if weights is None else load_weights(weights, spec)
     how = recording.describe()
-    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=given, how=how, **asked)
+    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=given, how=how, zone=recording.zone, **asked)
     for one in every:
         try:
             plan.alone(one).scorer()
