@@ -15,13 +15,14 @@ from service.cli.main import app
 from service.console.verbs import SPEC_KEYS
 from service.programs.backtest.command import backtest, finish
 from service.programs.backtest.plan import make_plan, model_keys
-from service.programs.backtest.report import Errors, Quantiles, Report
+from service.programs.backtest.report import Quantiles, Report
 from service.programs.backtest.scrape import parse
+from service.programs.backtest.tally import Errors
 
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 KEYS = {
     "rows", "scored", "horizon", "freshet", "persistence", "rls", "updates", "versions", "vetoes", "staleness",
-    "freshness_s", "latency_ms", "wall_s",
+    "freshness_s", "latency_ms", "wall_s", "forecasters",
 }  # fmt: skip
 
 

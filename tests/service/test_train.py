@@ -129,7 +129,8 @@ def test_without_held_out_rows_all_epochs_are_run_and_nothing_is_claimed(tmp_pat
     assert result.exit_code == 0, result.output
     history = json.loads((tmp_path / "m" / "history.json").read_text())
     assert (history["best_epoch"], history["held_out_rows"]) == (3, 0)
-    assert history["held_out"] == {"freshet": None, "persistence": None, "rls": None}
+    seasonal = {"rls_seasonal": None, "naive_day": None, "naive_week": None}
+    assert history["held_out"] == {"freshet": None, "persistence": None, "rls": None, **seasonal}
     assert "nothing held out" in result.stderr
 
 

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from model import calendar
+from model.calendar import DAY_S, WEEK_S
 from model.fold.learner import Learner
-from model.offline.baselines import Baseline, Held, Persistence, RecursiveLeastSquares
+from model.offline.baselines import Baseline, Held, Persistence
+from model.offline.least_squares import RecursiveLeastSquares
+from model.offline.seasonal import SeasonalLeastSquares, SeasonalNaive
+from model.spec import baseline_seasons
 from service.engine.export import read_weights
 from service.programs.backtest.plan import Plan
 
@@ -67,17 +71,37 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
     """Yield a baseline's forecasts of the same rows, (horizon, targets) per row, in raw units."""
     ahead, added = calendar.inputs(plan.times, plan.spec.interval), plan.added
     values = plan.series.values[: plan.rows, plan.spec.target_index]
-    for x, u in zip(values if added is None else values - added, ahead, strict=False):
-        made = baseline.step(x, u)
+    for x, u, time in zip(values if added is None else values - added, ahead, plan.times, strict=False):
+        made = baseline.step(x, u, float(time))
         yield made if added is None else made + added
 
 
 def baselines(plan: Plan) -> dict[str, Baseline]:
-    """Return new baselines by name. They read the target columns; least squares reads the calendar too."""
-    horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
-    if plan.spec.missing == "hold":
-        return {
-            "persistence": Held(lambda: Persistence(horizon), channels, horizon),
-            "rls": Held(lambda: RecursiveLeastSquares(1, horizon, known=known), channels, horizon),
-        }
-    return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon, known=known)}
+    """Return new baselines by name, the seasonal ones last, shortest season first.
+
+    They read the target columns; least squares reads the calendar too. Seasons are those of `baseline_seasons`; there
+    are none without event times.
+    """
+    spec = plan.spec
+    channels, horizon, known = len(spec.targets), spec.horizon, calendar.size(spec.interval)
+    seasons = {season_name(period): period / spec.interval for period in sorted(baseline_seasons(spec))}
+
+    def rls(channels: int) -> Baseline:
+        return RecursiveLeastSquares(channels, horizon, known=known)
+
+    def rls_seasonal(channels: int) -> Baseline:
+        return SeasonalLeastSquares(channels, horizon, list(seasons.values()), spec.interval, known=known)
+
+    def held(make: Callable[[int], Baseline]) -> Baseline:
+        return Held(lambda: make(1), channels, horizon) if spec.missing == "hold" else make(channels)
+
+    made = {"persistence": held(lambda _: Persistence(horizon)), "rls": held(rls)}
+    if seasons:
+        made["rls_seasonal"] = held(rls_seasonal)
+    naives = {name: SeasonalNaive(channels, horizon, ticks, spec.interval) for name, ticks in seasons.items()}
+    return made | {f"naive_{name}": naive for name, naive in naives.items()}
+
+
+def season_name(period: float) -> str:
+    """Return the name of a season by its period in seconds: day, week, or the number."""
+    return {DAY_S: "day", WEEK_S: "week"}.get(period, f"{period:.10g}")
