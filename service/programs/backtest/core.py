@@ -9,14 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from model import calendar
-from model.calendar import DAY_S, WEEK_S
 from model.fold.learner import Learner
 from model.offline.baselines import Baseline, Held, Persistence
 from model.offline.least_squares import RecursiveLeastSquares
 from model.offline.seasonal import SeasonalLeastSquares, SeasonalNaive
-from model.spec import baseline_seasons
 from service.engine.export import read_weights
 from service.programs.backtest.plan import Plan
+from service.programs.backtest.seasons import seasons
 
 Forecast = npt.NDArray[np.floating[Any]]
 Array64 = npt.NDArray[np.float64]
@@ -79,29 +78,24 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
 def baselines(plan: Plan) -> dict[str, Baseline]:
     """Return new baselines by name, the seasonal ones last, shortest season first.
 
-    They read the target columns; least squares reads the calendar too. Seasons are those of `baseline_seasons`; there
-    are none without event times.
+    They read the target columns; least squares reads the calendar too. There are no
+    seasonal ones without event times.
     """
     spec = plan.spec
     channels, horizon, known = len(spec.targets), spec.horizon, calendar.size(spec.interval)
-    seasons = {season_name(period): period / spec.interval for period in sorted(baseline_seasons(spec))}
+    periods = seasons(spec)
 
     def rls(channels: int) -> Baseline:
         return RecursiveLeastSquares(channels, horizon, known=known)
 
     def rls_seasonal(channels: int) -> Baseline:
-        return SeasonalLeastSquares(channels, horizon, list(seasons.values()), spec.interval, known=known)
+        return SeasonalLeastSquares(channels, horizon, list(periods.values()), spec.interval, known=known)
 
     def held(make: Callable[[int], Baseline]) -> Baseline:
         return Held(lambda: make(1), channels, horizon) if spec.missing == "hold" else make(channels)
 
     made = {"persistence": held(lambda _: Persistence(horizon)), "rls": held(rls)}
-    if seasons:
+    if periods:
         made["rls_seasonal"] = held(rls_seasonal)
-    naives = {name: SeasonalNaive(channels, horizon, ticks, spec.interval) for name, ticks in seasons.items()}
+    naives = {name: SeasonalNaive(channels, horizon, ticks, spec.interval) for name, ticks in periods.items()}
     return made | {f"naive_{name}": naive for name, naive in naives.items()}
-
-
-def season_name(period: float) -> str:
-    """Return the name of a season by its period in seconds: day, week, or the number."""
-    return {DAY_S: "day", WEEK_S: "week"}.get(period, f"{period:.10g}")
