@@ -16,6 +16,7 @@ OVER_SURROUNDING = 2.0  # the peak is at least this many times the median of the
 NEARLY = 0.75  # a shorter lag whose correlation is this share of the highest one is the period, the other a multiple
 CHANCE = 5.0  # the peak is at least this many deviations of a correlation by chance
 REFINED = 4  # multiples of the period that make it more exact
+ROUNDING = 1e-9
 CLIP = 5.0  # of differences, in robust deviations: a few outliers must not decide
 SMOOTHING = (1, 2, 4, 8, 16, 32, 64)  # rows averaged before differencing, so that noise does not hide a long period
 LAGS_OF_SMOOTHING = 4  # the shortest period is this many times the smoothing, whose own correlation ends at twice
@@ -38,16 +39,19 @@ def period(x: Values, longest: int) -> int:
 
 
 def filled(values: Array) -> Array:
-    """Return a copy (N, C) without constant channels, each missing value replaced by the last one before it.
+    """Return a copy (N, C) with each missing value replaced by the last one before it.
 
+    Channels that are constant, or a straight line but for rounding, are left out.
     Values missing at the start are replaced by the first one.
     """
     made = []
     for column in values.T:
         known = np.flatnonzero(~np.isnan(column))
-        if len(known) and np.ptp(column[known]) > 0:
+        if len(known) > 1:
             last = np.searchsorted(known, np.arange(len(column)), side="right") - 1
-            made.append(column[known[np.maximum(last, 0)]])
+            held = column[known[np.maximum(last, 0)]]
+            if np.ptp(np.diff(held)) > ROUNDING * np.abs(held).max():
+                made.append(held)
     return np.stack(made, axis=1) if made else np.zeros((len(values), 0))
 
 

@@ -65,8 +65,8 @@ def test_a_period_that_ends_half_way_is_none():
     assert period(x[:, None], LONGEST) == 0
 
 
-def test_missing_values_outliers_and_constant_channels_do_not_hide_a_period():
-    x = np.column_stack([sine(2000, 24, 0), np.full(2000, 3.0), np.full(2000, np.nan)])
+def test_missing_values_outliers_and_idle_channels_do_not_hide_a_period():
+    x = np.column_stack([sine(2000, 24, 0), np.full(2000, 3.0), np.arange(2000) / 7, np.full(2000, np.nan)])
     x[rng(1).random(x.shape) < 0.1] = np.nan
     x[rng(2).integers(0, 2000, 10), 0] = 1e6
     before = x.copy()
