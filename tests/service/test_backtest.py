@@ -17,6 +17,7 @@ from service.programs.backtest.command import backtest, finish
 from service.programs.backtest.plan import make_plan, model_keys
 from service.programs.backtest.report import Quantiles, Report
 from service.programs.backtest.scrape import parse
+from service.programs.backtest.shown import best_line
 from service.programs.backtest.tally import Errors
 
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
@@ -145,6 +146,13 @@ def test_the_tables_have_a_column_for_some_steps_and_mark_the_best(tmp_path):
     [row] = [line for line in lines if line[:1] == ["naive_day"] and len(line) == 8]
     assert all(cell.endswith("*") for cell in row[3:])
     assert any(line[:2] == ["best", "naive_day,"] for line in lines)
+
+
+def test_the_best_is_named_with_its_distance_to_the_next():
+    a, b, broken = Errors(0.5, 1.0), Errors(2.0, 1.0), Errors(math.nan, math.nan)
+    assert best_line({"freshet": b, "rls": a, "naive_day": broken}) == "rls, 75% below freshet"
+    assert best_line({"freshet": a, "rls": a, "naive_day": b}) == "freshet and rls"
+    assert best_line({"freshet": broken, "rls": a}) == ""
 
 
 def test_a_series_without_event_times_has_no_seasonal_baselines(tmp_path):

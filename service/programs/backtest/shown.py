@@ -46,7 +46,7 @@ def best_line(errors: Mapping[str, Errors]) -> str:
     if len(finite) < 2:
         return ""
     (first, _, name), (second, _, other) = finite[:2]
-    return f"{name}, {1 - first / second:.0%} below {other}" if second else f"{name} and {other}"
+    return f"{name}, {1 - first / second:.0%} below {other}" if first < second else f"{name} and {other}"
 
 
 def show(grid: Grid) -> None:
