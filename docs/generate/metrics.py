@@ -44,6 +44,7 @@ LABELS = {
         f"for the quarantine: {', '.join(map(code, REASONS))}; for calls: `unauthenticated`, `forbidden`"
     ),
     "tenant, quota": f"tenants of the access file; {', '.join(code(field) for field in Quota.__dataclass_fields__)}",
+    "forecaster": "`candidate`, `persistence`",
     "file": "`access`, `certificate`",
     "kind": "`publish`, `veto`, `cooling_down`, `unchanged` (nothing learned), `stale` (too late), `no_space`",
     "what": "`journal`, `snapshot`, `version`, `checkpoint`, `stream`",
@@ -52,7 +53,8 @@ LABELS = {
 UNITS = {
     "_timestamp_seconds": "seconds since 1970", "_start_time_seconds": "seconds since 1970", "_seconds": "seconds",
     "_bytes": "bytes", "_ratio": "ratio", "_entries": "journal entries", "_rows": "ticks", "_labels": "labels",
-    "_info": "1", "loss_prequential": "scaled loss", "loss_persistence": "scaled loss", "_norm": "loss per parameter",
+    "_info": "1", "loss_prequential": "scaled loss", "loss_persistence": "scaled loss", "losses": "scaled loss",
+    "_norm": "loss per parameter",
 }  # fmt: skip
 
 

@@ -55,8 +55,9 @@ def backtest(
 ) -> None:
     """Replay a recorded series and score the forecasts.
 
-    Each row is forecast before it is learned. Persistence and recursive least squares are scored on the same rows,
-    --score-from to --score-to, in units of the standard deviation of the first --train-rows rows.
+    Each row is forecast before it is learned. Persistence, recursive least squares, the same with the values of a day
+    and a week before, and these values alone are scored on the same rows, --score-from to --score-to, in units of the
+    standard deviation of the first --train-rows rows.
     """
     one_blas_thread()
     from service.common.errors import Invalid

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from prometheus_client import Counter
@@ -76,6 +77,13 @@ class LearnerMetrics:
             "the running mean of its labels; for classes equal probabilities.",
             *OF_MODEL,
         )
+        self.losses = declare.counter(
+            "losses_total",
+            "Sum of the scaled losses that the two gauges show, over all updates: the ratio of two rates compares the "
+            "forecasters over any time.",
+            *OF_MODEL,
+            "forecaster",
+        )
         self.score = declare.gauge(
             "score_candidate", "Clipped score 0..1 of the candidate on labels that the anchor was scored on.", *OF_MODEL
         )
@@ -145,6 +153,8 @@ class LearnerProgress:
             self.persistence = sum(report.persistence) / len(report.persistence)
             m.loss.labels(*key).set(self.loss)
             m.persistence.labels(*key).set(self.persistence)
+            for name, losses in (("candidate", report.losses), ("persistence", report.persistence)):
+                m.losses.labels(*key, name).inc(sum(loss for loss in losses if math.isfinite(loss)))
         if report.scores:
             candidate, anchor = zip(*report.scores, strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model.spec import CHOICES, ModelSpec, SpecError
+from model.spec import CHOICES, ModelSpec, SpecError, baseline_seasons
 
 GOOD: dict[str, Any] = {"channels": ["a", "b"]}
 
@@ -220,3 +220,20 @@ def test_a_spec_shows_only_what_differs_from_the_defaults():
 
 def test_a_spec_with_many_channels_shows_their_number():
     assert repr(ModelSpec(channels=tuple(f"c{i}" for i in range(4096)))) == "ModelSpec(channels=('c0', … 4096))"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, ()),
+        ({"interval": 3600.0}, (86_400.0, 604_800.0)),
+        ({"interval": 300.0}, (86_400.0,)),  # a week has 2,016 ticks
+        ({"interval": 86_400.0}, (604_800.0,)),
+        ({"interval": 5.0}, ()),
+        ({"interval": 3600.0, "forecaster": "network"}, (86_400.0, 604_800.0)),
+        ({"interval": 3600.0, "seasons": [0.0]}, (86_400.0, 604_800.0)),
+        ({"interval": 3600.0, "seasons": [43_200.0]}, (43_200.0,)),
+    ],
+)
+def test_the_seasons_of_the_baselines_are_the_specs_or_those_of_its_interval(keys, expected):
+    assert baseline_seasons(ModelSpec(**(GOOD | keys))) == expected

@@ -17,6 +17,7 @@ from service.common.errors import Invalid
 from service.common.zones import resolved, rule_of
 from service.console.files import load_weights
 from service.programs.backtest.scoring import Scorer
+from service.programs.backtest.seasons import suggestion
 from service.programs.backtest.series import Series, every_series
 from service.programs.tables.names import listed, quoted
 from service.programs.tables.options import DEFAULT, Options
@@ -99,7 +100,8 @@ class Plan:
         ]
         missing = sum(int(np.isnan(series.x).sum()) for series in self.entities)
         lines += [f"{missing:,} values are missing: held, never learned from, not scored"] if missing else []
-        lines += [note for note in (self._gaps(), self._zone_unused()) if note]
+        season = suggestion(spec, self.series.values[:, spec.target_index]) if spec.target_index else ""
+        lines += [note for note in (self._gaps(), self._zone_unused(), season) if note]
         for series in self.entities[:MOST_DESCRIBED]:
             of = f" of {series.entity}" if series.entity else ""
             constant = [names[spec.target_index[c]] for c in self.alone(series).scorer().constant]
