@@ -6,14 +6,16 @@ It reads no clock, queue or metric. The same records give the same weights, bit 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
+from model.fold.errors import Errors, Learned, RawOf, origin_units, window_units
 from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
 from model.fold.keeping import make_contexts
 from model.fold.shares import Shares
@@ -74,6 +76,7 @@ class Learner:
     same records evict the same streams everywhere.
     anchor: [n] flat weights, scored beside the candidate in calls with score_anchor; only read.
     paused: while true, nothing is learned; ticks still move the contexts.
+    errors: if given, counts the errors of all forecasts whose labels are learned; it changes nothing that is learned.
     """
 
     spec: ModelSpec
@@ -81,6 +84,7 @@ class Learner:
     anchor: Array | None = None
     paused: bool = False
     counts: Counts = field(default_factory=Counts)
+    errors: Errors | None = None
 
     def __post_init__(self) -> None:
         self.network = Network(self.spec)
@@ -173,7 +177,8 @@ class Learner:
             at = position, np.arange(len(places))
             labels[at], weight[at] = y[places], 1
             no_forecast = np.zeros((*X.shape[:2], 0), np.float32)
-            update, _ = self._learn(Unrolled(start, X, labels, weight, no_forecast, no_forecast), score_anchor)
+            unrolled = Unrolled(start, X, labels, weight, no_forecast, no_forecast)
+            update, _ = self._learn(unrolled, score_anchor, streams[places])
             updates.append(update)
             if update.refused:
                 rejected += [Rejected(int(i), NON_FINITE) for i in places]
@@ -271,7 +276,9 @@ class Learner:
         # Weights that are not finite must not leave their mark in the states that later weights start from.
         contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
 
-    def _learn(self, unrolled: Unrolled, score_anchor: bool) -> tuple[Update, NDArray[np.bool_]]:
+    def _learn(
+        self, unrolled: Unrolled, score_anchor: bool, streams: NDArray[np.uint32] | None = None
+    ) -> tuple[Update, NDArray[np.bool_]]:
         """Learn one group of labels from outside: the task's statistics follow them, then comes an ordinary update.
 
         Returns the update, and which rows [B] had a usable label; if none had, there was no update.
@@ -288,7 +295,9 @@ class Learner:
             return Update(0), usable
         batch = padded(Batch(start, X, Y, weight))
         T, B = batch.X.shape[:2]
-        update = self._update(batch, self._tapes.get(T, B), int(weight.any(axis=2).sum()), score_anchor)
+        labels, tape = int(weight.any(axis=2).sum()), self._tapes.get(T, B)
+        units = partial(window_units, self.network, weights.target, unrolled)
+        update = self._update(batch, tape, labels, score_anchor, units, streams)
         if update.refused:
             weights.flat[self.network.readout] = kept
         return update, usable
@@ -317,7 +326,8 @@ class Learner:
             if due.by_row.any():
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
-                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor)
+                units = partial(origin_units, block, x[:, self.spec.target_index])
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, units, streams)
         push(self.network, block, self._next_starts(block, ran), time, x)
         if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
@@ -339,9 +349,21 @@ class Learner:
             self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
         return self.network.state_after(ran, 1)[:B]
 
-    def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
+    def _update(
+        self,
+        batch: Batch,
+        tape: Tape,
+        labels: int,
+        score_anchor: bool,
+        units: Callable[[int], RawOf],
+        streams: NDArray[np.uint32] | None,
+    ) -> Update:
+        """units: of labels from a position on; streams: of the first rows of the batch, None: of none."""
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
+        if self.errors is not None:
+            t0, t1 = span
+            self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor)
         self._detect_drift(update)

@@ -51,6 +51,7 @@ NAMING = {
     f"{STREAMS}/Mux": streams_pb2.MuxRequest(model="flow"),
     f"{STREAMS}/Get": streams_pb2.GetStreamRequest(model="flow", stream="pump"),
     f"{STREAMS}/List": streams_pb2.ListStreamsRequest(model="flow"),
+    f"{STREAMS}/Errors": streams_pb2.ErrorsRequest(model="flow", worst=10),
     f"{STREAMS}/Put": streams_pb2.PutStreamRequest(stream=streams_pb2.Stream(model="flow", stream="pump")),
     f"{STREAMS}/Delete": streams_pb2.DeleteStreamRequest(model="flow", stream="pump"),
     f"{MODELS}/Get": models_pb2.GetModelRequest(name="flow"),
