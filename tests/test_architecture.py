@@ -37,7 +37,7 @@ ROOMS = {
     "journal": "common storage",
     "engine": "model.graph model.network model.parameters common",
     "programs.tables": "common programs.tables.times",
-    "trainer": "model.fold model.spec model.update common engine journal storage",
+    "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.fold model.offline model.spec common console engine "
@@ -53,7 +53,7 @@ ROOMS = {
     "serving": "access common engine journal observe storage streams",
     "publishing": "model.graph model.network model.spec common engine journal observe serving storage streams trainer",
     "learning": "model.network access common journal observe publishing serving storage streams trainer",
-    "edge": "model.spec model.update access common edge.guard journal learning observe "
+    "edge": "model.fold model.spec model.update access common edge.guard journal learning observe "
     "publishing serving storage streams trainer",
     "server": "model.spec model.update access common datadir edge edge.guard engine journal "
     "learning observe publishing serving storage streams trainer",

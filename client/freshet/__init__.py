@@ -35,6 +35,7 @@ from freshet.errors import (
 from freshet.forecast import Forecast
 from freshet.forecasts import Forecasts
 from freshet.learning import Learning
+from freshet.measured import MeanErrors, StepErrors, StreamErrors
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.results import (
@@ -71,6 +72,7 @@ __all__ = [
     "KeptStream",
     "LabelRefused",
     "Learning",
+    "MeanErrors",
     "Model",
     "ModelEvent",
     "ModelReport",
@@ -88,8 +90,10 @@ __all__ = [
     "RpcError",
     "StateLost",
     "StateOrigin",
+    "StepErrors",
     "Stream",
     "StreamClosed",
+    "StreamErrors",
     "TakenOver",
     "Tick",
     "TickRefused",

@@ -38,6 +38,7 @@ LABELS = {
     "tenant, model": "one pair per model",
     "layer": "`all`, `cell0`, `cell1`, …, `head`",
     "lag": f"ticks before the newest label: from 0 to the model's window less 1, at most {SHOWN_LAGS} lags",
+    "step": "steps ahead: 1, H/4, H/2, 3H/4 and H of a model's horizon H",
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),
     "reason": (
         f"for refused ticks and labels: {', '.join(code(reason.name.lower()) for reason in Reason)}; "

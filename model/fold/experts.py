@@ -92,6 +92,14 @@ def label_forecasts(network: Network, weights: Weights, tape: Tape, of: Origins)
     return network.mixture.of_rows(weights.experts, p.reshape(B, H, -1), rows, of.step), rows
 
 
+def at_origins(p: Array, first: int, of: Origins, forecasts: Array) -> Array:
+    """Return p [t, B, O] of a window from position `first`, new, with `forecasts` [B, H, K] in the places of labels."""
+    out, (_, H, K) = p.copy(), of.y.shape
+    rows, steps = np.nonzero(of.known.any(axis=2))
+    out.reshape(*p.shape[:2], H, K)[of.position[rows, steps] - first, rows, steps] = forecasts[rows, steps]
+    return out
+
+
 class Seen(NamedTuple):
     """What an update needs of the mixture, from before the weights change."""
 
@@ -139,6 +147,11 @@ class Experts:
         answer = newest @ self.mixture.weights(weights.experts)
         given = np.concatenate([newest[..., : len(self.mixture.learned)], answer[..., None]], axis=-1)
         return Seen(of, rows, forecasts, given[:, self.steps])
+
+    def answers(self, weights: Weights, seen: Seen) -> Array:
+        """Return the mixture's forecasts for the labels, [B, H, K]."""
+        out: Array = seen.forecasts @ self.mixture.weights(weights.experts)
+        return out
 
     def _ahead(self, block: Block) -> Array:
         """Return the newest origin's regressors of each step, [B, H, K, 2·seasons], as they were at that tick."""

@@ -6,21 +6,24 @@ It reads no clock, queue or metric. The same records give the same weights, bit 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
-from model.fold.experts import Experts, Origins, Seen, label_forecasts, origins
+from model.fold.errors import Errors, Learned, RawOf, origin_units, window_units
+from model.fold.experts import Experts, Origins, Seen, at_origins, label_forecasts, origins
 from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
 from model.fold.keeping import make_contexts
 from model.fold.shares import Shares
 from model.fold.windows import NO_LABEL, Unrolled, Window, groups, problem, unroll
 from model.network import Network, Tape, Tapes
-from model.parameters import Array, Weights
+from model.parameters import Array
 from model.spec import ModelSpec
 from model.update.bptt import Batch, gradient, pad_rows, padded, predict
 from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
@@ -67,6 +70,13 @@ class Counts:
     rejected: int = 0
 
 
+class Mixed(NamedTuple):
+    """What an update of the mixture needs: the contexts of its rows, and the origins of their newest labels."""
+
+    block: Block
+    origins: Origins
+
+
 @dataclass
 class Learner:
     """Weights, optimizer state and contexts of one model, advanced by records.
@@ -75,6 +85,7 @@ class Learner:
     same records evict the same streams everywhere.
     anchor: [n] flat weights, scored beside the candidate in calls with score_anchor; only read.
     paused: while true, nothing is learned; ticks still move the contexts.
+    errors: if given, counts the errors of all forecasts whose labels are learned; it changes nothing that is learned.
     """
 
     spec: ModelSpec
@@ -82,6 +93,7 @@ class Learner:
     anchor: Array | None = None
     paused: bool = False
     counts: Counts = field(default_factory=Counts)
+    errors: Errors | None = None
 
     def __post_init__(self) -> None:
         self.network = Network(self.spec)
@@ -176,7 +188,8 @@ class Learner:
             at = position, np.arange(len(places))
             labels[at], weight[at] = y[places], 1
             no_forecast = np.zeros((*X.shape[:2], 0), np.float32)
-            update, _ = self._learn(Unrolled(start, X, labels, weight, no_forecast, no_forecast), score_anchor)
+            unrolled = Unrolled(start, X, labels, weight, no_forecast, no_forecast)
+            update, _ = self._learn(unrolled, score_anchor, streams[places])
             updates.append(update)
             if update.refused:
                 rejected += [Rejected(int(i), NON_FINITE) for i in places]
@@ -276,7 +289,9 @@ class Learner:
         # Weights that are not finite must not leave their mark in the states that later weights start from.
         contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
 
-    def _learn(self, unrolled: Unrolled, score_anchor: bool) -> tuple[Update, NDArray[np.bool_]]:
+    def _learn(
+        self, unrolled: Unrolled, score_anchor: bool, streams: NDArray[np.uint32] | None = None
+    ) -> tuple[Update, NDArray[np.bool_]]:
         """Learn one group of labels from outside: the task's statistics follow them, then comes an ordinary update.
 
         Returns the update, and which rows [B] had a usable label; if none had, there was no update.
@@ -293,7 +308,9 @@ class Learner:
             return Update(0), usable
         batch = padded(Batch(start, X, Y, weight))
         T, B = batch.X.shape[:2]
-        update = self._update(batch, self._tapes.get(T, B), int(weight.any(axis=2).sum()), score_anchor)
+        labels, tape = int(weight.any(axis=2).sum()), self._tapes.get(T, B)
+        units = partial(window_units, self.network, weights.target, unrolled)
+        update = self._update(batch, tape, labels, score_anchor, units, streams)
         if update.refused:
             weights.flat[self.network.readout] = kept
         return update, usable
@@ -322,8 +339,9 @@ class Learner:
             if due.by_row.any():
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
-                of = None if self.experts is None else origins(self.network, block, due.newest)
-                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, block, of)
+                units = partial(origin_units, block, x[:, self.spec.target_index])
+                of = None if self.experts is None else Mixed(block, origins(self.network, block, due.newest))
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, units, streams, of)
         push(self.network, block, self._next_starts(block, ran), time, x)
         if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
@@ -351,19 +369,24 @@ class Learner:
         tape: Tape,
         labels: int,
         score_anchor: bool,
-        block: Block | None = None,
-        of: Origins | None = None,
+        units: Callable[[int], RawOf],
+        streams: NDArray[np.uint32] | None,
+        of: Mixed | None = None,
     ) -> Update:
-        """Learn one group. block, of: the contexts and origins of its rows, with which the mixture learns too."""
+        """Learn one group. units: of labels from a position on; streams: of the first rows of the batch, None: of none;
+        of: what the mixture learns from, None: nothing."""
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
-        update = Update(labels, loss=loss)
         seen = None
-        if self.experts is not None and block is not None and of is not None:
-            seen = self.experts.look(self.weights, block, tape, of)
-            self._score_mixture(update, batch, seen, score_anchor)
-        else:
-            self._score(update, batch, p, span, score_anchor)
+        if self.experts is not None and of is not None:
+            seen = self.experts.look(self.weights, of.block, tape, of.origins)
+            p = at_origins(p, span[0], of.origins, self.experts.answers(self.weights, seen))
+            loss = self._loss(p, batch, span)
+        if self.errors is not None:
+            t0, t1 = span
+            self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
+        update = Update(labels, loss=loss)
+        self._score(update, batch, p, span, score_anchor, of)
         self._detect_drift(update)
         try:
             if not math.isfinite(loss):
@@ -372,8 +395,8 @@ class Learner:
             by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
             self._step(grad.flat, labels)
-            if seen is not None:
-                self._learn_mixture(seen, block)
+            if seen is not None and of is not None:
+                self._learn_mixture(seen, of.block)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -411,10 +434,9 @@ class Learner:
             self.roll_back(self._before)
             raise
 
-    def _learn_mixture(self, seen: Seen, block: Block | None) -> None:
+    def _learn_mixture(self, seen: Seen, block: Block) -> None:
         """Teach the experts. Raises FloatingPointError as `_step` does, after which everything is restored or new."""
         assert self.experts is not None
-        assert block is not None
         self.experts.learn(self.weights, block, seen)
         try:
             check_finite(self.weights.flat)
@@ -422,7 +444,15 @@ class Learner:
             self.roll_back(self._before)
             raise
 
-    def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
+    def _loss(self, p: Array, batch: Batch, span: tuple[int, int]) -> float:
+        """Return the loss of forecasts p, as `gradient` does."""
+        part = slice(*span)
+        rows = max(1, int(batch.weight.any(axis=(0, 2)).sum()))
+        return float(self.network.loss(p, batch.Y[part], batch.weight[part])[0].sum()) / rows
+
+    def _score(
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool, of: Mixed | None
+    ) -> None:
         """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
         Rows without a label do not count. p: the candidate's forecasts at the positions of `span`.
@@ -435,29 +465,10 @@ class Learner:
         if score_anchor and self.anchor is not None:
             anchor = self.network.weights(self.anchor)
             T, B = batch.X.shape[:2]
-            q = predict(self.network, anchor, batch, self._tapes.get(T, B, "anchor"), span)
+            tape = self._tapes.get(T, B, "anchor")
+            q = predict(self.network, anchor, batch, tape, span)
+            if self.experts is not None and of is not None:
+                forecasts, _ = label_forecasts(self.network, anchor, tape, of.origins)
+                q = at_origins(q, t0, of.origins, forecasts @ self.experts.mixture.weights(anchor.experts))
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())
-
-    def _score_mixture(self, update: Update, batch: Batch, seen: Seen, score_anchor: bool) -> None:
-        """As `_score`, and the loss, with the mixture's forecasts of the newest labels."""
-        mixture, of = self.network.mixture, seen.origins
-        assert mixture is not None
-        Y, weight = (part.reshape(1, len(of.y), -1) for part in (of.y, of.known.astype(np.float32)))
-        rows = weight.any(axis=(0, 2))
-
-        def mixed(weights: Weights, forecasts: Array) -> Array:
-            return (forecasts @ mixture.weights(weights.experts)).reshape(Y.shape)
-
-        count = max(1, int(rows.sum()))
-        p = mixed(self.weights, seen.forecasts)
-        update.loss = float(self.network.loss(p, Y, weight)[0].sum()) / count
-        update.persistence = float(self.network.loss(np.zeros_like(p), Y, weight)[0].sum()) / count
-        update.score = float(self.network.task.score(p, Y, weight)[rows].mean()) if rows.any() else math.nan
-        if score_anchor and self.anchor is not None and rows.any():
-            anchor = self.network.weights(self.anchor)
-            T, B = batch.X.shape[:2]
-            tape = self._tapes.get(T, B, "anchor")
-            self.network.forward(anchor, batch.start, batch.X, tape)
-            q = mixed(anchor, label_forecasts(self.network, anchor, tape, of)[0])
-            update.anchor_score = float(self.network.task.score(q, Y, weight)[rows].mean())

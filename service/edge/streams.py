@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
+from model.fold.errors import QUANTITIES, kept_steps
 from service.access.grants import Role
 from service.common.errors import Invalid, NotFound, Reason, Refusal
 from service.edge import wire, wire_models
@@ -25,7 +27,8 @@ from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
 from service.streams.served import ServedModel
 
-PAGE, MAX_PAGE = 100, 1000  # streams of one List
+PAGE, MAX_PAGE = 100, 1000  # streams of one List, and of one Errors
+ERRORS_S = 10.0  # the trainer answers between two chunks
 
 
 class Call:
@@ -242,3 +245,21 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             rows, more = await self._parts.residency.page(model, request.page_token, size)
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
             return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)
+
+    async def Errors(self, request: streams_pb2.ErrorsRequest, context: Any) -> streams_pb2.ErrorsResponse:
+        """Return errors as the model's trainer has counted them."""
+        async with statuses(context):
+            parts, model = self._parts, self._parts.catalog.model(key(request.model))
+            after, size = wire.after(request.page_token), min(request.page_size or PAGE, MAX_PAGE)
+            worst, H = min(request.worst, MAX_PAGE), model.spec.horizon
+            found = await parts.trainers.errors(model.number, worst, after, size, ERRORS_S)
+            rows = np.frombuffer(found.rows, np.float32).reshape(-1, len(kept_steps(H)), QUANTITIES)
+            names = await parts.residency.names(model, np.array(found.streams, np.uint32))
+            each = zip(found.streams, rows, strict=True)
+            of_model = np.frombuffer(found.model).reshape(-1, QUANTITIES)
+            more = not worst and len(found.streams) == size
+            return streams_pb2.ErrorsResponse(
+                steps=wire.error_steps(range(1, len(of_model) + 1), of_model),
+                streams=[wire.stream_errors(names[n], H, errors) for n, errors in each if n in names],
+                next_page_token=str(found.streams[-1]) if more else "",
+            )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from freshet.v1 import streams_pb2, training_pb2, types_pb2
+from model.fold.errors import MEANS, kept_steps, ratios
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_TIME_S
 from service.learning.labels import RawWindow
@@ -24,6 +26,7 @@ from service.trainer.quarantine import NO_STREAM, Item
 Array = NDArray[np.float32]
 MAX_COUNT = 2**62  # the largest last_seq or epoch of a stream that is put: counting on from it cannot overflow
 NARROW = 50  # values: up to this many, converting a list is faster than converting the message field
+MAX_DIGITS = 10  # of a stream number
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
@@ -178,3 +181,37 @@ def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
         message.stream, message.seq = stream, item.seq
         message.y.extend(array("f", item.y))
     return message
+
+
+def after(token: str) -> int:
+    """Return the stream number in a page token of Errors; 0 for an empty one. Raises Invalid for any other token."""
+    if token and not (token.isascii() and token.isdigit() and len(token) <= MAX_DIGITS):
+        raise Invalid("page_token", token, "give the next_page_token of the page before, or none")
+    return int(token or 0)
+
+
+def error_steps(steps: Iterable[int], rows: NDArray[np.floating[Any]]) -> list[streams_pb2.StepErrors]:
+    """Return the errors of steps ahead with labels. rows: [steps, QUANTITIES], see `model.fold.errors`."""
+    return [
+        streams_pb2.StepErrors(
+            step=step, labels=int(row[0]), recent=_means(row[1 : 1 + MEANS]), total=_means(row[-MEANS:])
+        )
+        for step, row in zip(steps, rows.astype(np.float64), strict=True)
+        if row[0]
+    ]
+
+
+def stream_errors(id: str, horizon: int, rows: NDArray[np.float32]) -> streams_pb2.StreamErrors:
+    """Return the errors of one stream. rows: [kept steps, QUANTITIES]."""
+    ratio = float(ratios(rows[None])[0])
+    shown = None if math.isnan(ratio) else ratio
+    return streams_pb2.StreamErrors(stream=id, ratio=shown, steps=error_steps(kept_steps(horizon), rows))
+
+
+def _means(values: NDArray[np.float64]) -> streams_pb2.MeanErrors:
+    scaled, raw = values[:4].tolist(), values[4:].tolist()
+    return streams_pb2.MeanErrors(
+        scaled_squared=scaled[0], scaled_absolute=scaled[1],
+        persistence_scaled_squared=scaled[2], persistence_scaled_absolute=scaled[3],
+        squared=raw[0], absolute=raw[1], persistence_squared=raw[2], persistence_absolute=raw[3],
+    )  # fmt: skip

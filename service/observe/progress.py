@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from service.common.names import ModelKey
 from service.observe.declaring import NORMS, OF_MODEL, Declare
@@ -24,6 +24,7 @@ class LearnerMetrics:
         self._quarantine(declare)
         self._updates(declare)
         self._losses(declare)
+        self._errors(declare)
         self.of = declare.by_model(self._of)
 
     def _labels(self, declare: Declare) -> None:
@@ -89,6 +90,18 @@ class LearnerMetrics:
         )
         self.anchor_score = declare.gauge("score_anchor", "Clipped score 0..1 of the anchor, same labels.", *OF_MODEL)
         self.drifts = declare.counter("drift_total", "Lasting rises of the candidate's loss.", *OF_MODEL)
+
+    def _errors(self, declare: Declare) -> None:
+        def error(name: str, what: str) -> Gauge:
+            text = f"Mean {what} in scaled units, over about the last 500 labels of the step ahead."
+            return declare.gauge(name, text, *OF_MODEL, "step")
+
+        self.errors = (
+            error("error_squared", "square error of the candidate's forecasts"),
+            error("error_absolute", "absolute error of the candidate's forecasts"),
+            error("error_squared_persistence", "square error of persistence on the same labels"),
+            error("error_absolute_persistence", "absolute error of persistence on the same labels"),
+        )
 
     def _of(self, key: ModelKey) -> LearnerProgress:
         self.refused_updates.labels(*key, REFUSED)
@@ -159,6 +172,9 @@ class LearnerProgress:
             candidate, anchor = zip(*report.scores, strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))
             m.anchor_score.labels(*key).set(sum(anchor) / len(anchor))
+        for step, means in report.errors.items():
+            for gauge, mean in zip(m.errors, means, strict=True):
+                gauge.labels(*key, str(step)).set(mean)
 
     def _observe_updates(self, report: Report) -> None:
         m, key = self._metrics, self.key

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from model.fold.learner import Update
@@ -54,6 +54,8 @@ class Progress(Message):
     ratios: tuple[float, ...] = ()  # ‖Δw‖ / ‖w‖
     lags: tuple[float, ...] = ()  # of the last report: gradient norm by distance in ticks
     saturated: float | None = None  # of the last report: the share of gates near 0 or 1
+    # By step ahead, recent scaled means: squared and absolute error, then persistence's. Empty before any label.
+    errors: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,6 +147,16 @@ class QuarantinedStreams(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorTables(Answer):
+    """Answers `ListErrors`. Rows have the QUANTITIES of `model.fold.errors`."""
+
+    kind: ClassVar[str] = "error_tables"
+    model: bytes  # [H, QUANTITIES] float64; empty for a deleted model
+    streams: tuple[int, ...]  # numbers
+    rows: bytes  # [streams, kept steps, QUANTITIES] float32
+
+
+@dataclass(frozen=True, slots=True)
 class Erased(Answer):
     """Answers `Erase`."""
 
@@ -154,7 +166,7 @@ class Erased(Answer):
 
 FROM_TRAINER: tuple[type[Message], ...] = (
     Ready, Saved, Progress, Passed, Verdict, NeedWeights, Anchored, Drifted, Problem,
-    QuarantineItems, QuarantinedStreams, Erased,
+    QuarantineItems, QuarantinedStreams, ErrorTables, Erased,
 )  # fmt: skip
 
 
@@ -175,4 +187,5 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         ratios=tuple(r.update_ratio for r in reports),
         lags=tuple(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else (),
         saturated=reports[-1].saturated if reports else None,
+        errors=hosted.errors.recent() if updates else {},
     )

@@ -89,6 +89,7 @@ CALLS: dict[str, Callable[[freshet.Client], Awaitable[Any]]] = {
     "Streams/Put": lambda c: c.put_stream(streams_pb2.Stream()),
     "Streams/Delete": lambda c: c.delete_stream("m", "s"),
     "Streams/List": lambda c: anext(c.list_streams("m")),
+    "Streams/Errors": lambda c: c.stream_errors("m", worst=10),
     "Training/Learn": learn_after_a_look_at_the_model,
     "Training/Quarantine": lambda c: anext(c.quarantine("m")),
     "Training/Replay": lambda c: c.replay("m", [1]),

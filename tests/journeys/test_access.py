@@ -36,7 +36,7 @@ STREAMS, MODELS, TRAINING = (f"/freshet.v1.{name}" for name in ("Streams", "Mode
 HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"
 NEEDED = {
     f"{STREAMS}/Open": 1, f"{STREAMS}/Mux": 1, f"{STREAMS}/Get": 1, f"{STREAMS}/List": 1,
-    f"{STREAMS}/Put": 2, f"{STREAMS}/Delete": 2,
+    f"{STREAMS}/Errors": 1, f"{STREAMS}/Put": 2, f"{STREAMS}/Delete": 2,
     f"{MODELS}/Get": 1, f"{MODELS}/List": 1, f"{MODELS}/Versions": 1, f"{MODELS}/Watch": 1, f"{MODELS}/Export": 2,
     f"{MODELS}/Create": 3, f"{MODELS}/Import": 3, f"{MODELS}/Promote": 3, f"{MODELS}/Rollback": 3,
     f"{MODELS}/Pause": 3, f"{MODELS}/Resume": 3, f"{MODELS}/Delete": 3,
@@ -51,6 +51,7 @@ NAMING = {
     f"{STREAMS}/Mux": streams_pb2.MuxRequest(model="flow"),
     f"{STREAMS}/Get": streams_pb2.GetStreamRequest(model="flow", stream="pump"),
     f"{STREAMS}/List": streams_pb2.ListStreamsRequest(model="flow"),
+    f"{STREAMS}/Errors": streams_pb2.ErrorsRequest(model="flow", worst=10),
     f"{STREAMS}/Put": streams_pb2.PutStreamRequest(stream=streams_pb2.Stream(model="flow", stream="pump")),
     f"{STREAMS}/Delete": streams_pb2.DeleteStreamRequest(model="flow", stream="pump"),
     f"{MODELS}/Get": models_pb2.GetModelRequest(name="flow"),

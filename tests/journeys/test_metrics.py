@@ -40,6 +40,8 @@ MOVES = [
     "freshet_journal_position_bytes", "freshet_journal_bytes", "freshet_snapshot_seconds_count",
     "freshet_snapshot_position_bytes", "freshet_checkpoint_position_bytes",
     # learning
+    "freshet_error_squared", "freshet_error_absolute", "freshet_error_squared_persistence",
+    "freshet_error_absolute_persistence",
     "freshet_learning_seconds_total",
     "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",

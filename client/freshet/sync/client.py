@@ -11,6 +11,7 @@ import grpc
 from freshet import client as twin
 from freshet import forks, shown
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, LEARN_IN_FLIGHT, TIMEOUT_S
+from freshet.measured import StepErrors, StreamErrors
 from freshet.offsets import Given
 from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
@@ -123,6 +124,12 @@ class Client:
 
     def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[KeptStream]:
         return self._portal.iterate(self._client.list_streams(model, page_size=page_size))
+
+    def stream_errors(self, model: str, worst: int = 0) -> list[StreamErrors]:
+        return self._portal.call(self._client.stream_errors(model, worst))
+
+    def horizon_errors(self, model: str) -> list[StepErrors]:
+        return self._portal.call(self._client.horizon_errors(model))
 
     # --- training
 
