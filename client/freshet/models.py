@@ -1,4 +1,4 @@
-"""Models and their versions: create, look up, export, import, promote, roll back, pause, resume, delete, watch."""
+"""Models and their versions: create, look up, change, export, import, promote, pause, delete, watch."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from freshet.arguments import binary, named, number, whole
+from freshet.arguments import binary, listed, named, number, whole
 from freshet.calls import Calls, cancelled_from_outside
 from freshet.defaults import GIVE_UP_S
 from freshet.errors import StreamClosed, Unavailable
@@ -114,6 +114,20 @@ class Models(Calls):
                 self._models.Rollback, models_pb2.RollbackRequest(name=named(name), version=whole(version, "version"))
             )
         )
+
+    async def update_model(self, name: str, *, defaults: Iterable[str] = (), **changes: Any) -> Model:
+        """Change how a running model learns, e.g. learning_rate=1e-4; returns it once that is on disk.
+
+        changes: keys of the spec and their new values: learning_rate, rate_floor, schedule, warmup, schedule_updates,
+            clip, drift_reaction, drift_raise, drift_labels, label_range, max_share. Absent or None: unchanged.
+        defaults: names of keys that return to their defaults.
+
+        Weights, streams and the optimizer's state stay; labels of later ticks are learned by the new settings. Raises
+        InvalidArgument naming the key, also for a key that is fixed; nothing is changed then.
+        """
+        request = models_pb2.UpdateModelRequest(name=named(name), changes=spec_message(changes))
+        request.defaults.extend(named(key, "defaults") for key in listed(defaults, "defaults"))
+        return Model.of(await self._unary(self._models.Update, request))
 
     async def pause(self, name: str) -> Model:
         """Stop learning; the model keeps serving. Labels that arrive in the meantime are never learned."""

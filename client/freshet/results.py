@@ -39,6 +39,7 @@ class EventKind(WireEnum):
     IMPORTED = 9
     DELETED = 10
     DRIFTED = 11
+    CHANGED = 12
 
 
 @dataclass(frozen=True, slots=True, repr=False)

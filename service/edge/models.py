@@ -101,6 +101,12 @@ class Models(models_pb2_grpc.ModelsServicer):
         async with statuses(context):
             return self._message(await self._control.roll_back(key(request.name), request.version))
 
+    async def Update(self, request: models_pb2.UpdateModelRequest, context: Any) -> models_pb2.Model:
+        """Change settings of learning. Answers once that is on disk."""
+        async with statuses(context):
+            values = wire_models.changes(request)
+            return self._message(await self._control.update(key(request.name), values))
+
     async def Pause(self, request: models_pb2.PauseRequest, context: Any) -> models_pb2.Model:
         """Pause learning. Answers once that is on disk."""
         async with statuses(context):

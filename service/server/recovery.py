@@ -35,6 +35,7 @@ from service.storage.states import AnswerBlock, Snapshot, States
 from service.storage.versions import Versions
 from service.streams.residency import restore
 from service.streams.served import ServedModel, rows_in_memory
+from service.streams.specs import unpack_specs
 from service.streams.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -89,7 +90,7 @@ def _restore(catalog: Catalog, snapshot: Snapshot, deleted: set[int]) -> None:
         if row.model in deleted:
             catalog.gone.add(row.model)
             continue
-        model = ServedModel(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
+        model = ServedModel(row.model, row.tenant, row.name, *unpack_specs(row.spec))
         model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         catalog.add(model)
 

@@ -19,6 +19,7 @@ from service.common import limits
 from service.common.names import ModelKey, Origin
 from service.engine.session import StepSession
 from service.journal.records import (
+    ModelChange,
     ModelDelete,
     Paused,
     Promote,
@@ -41,6 +42,7 @@ from service.streams.answers import AnswerLog
 from service.streams.owners import Owners
 from service.streams.saving import Saving
 from service.streams.session import Session
+from service.streams.specs import pack_specs
 from service.streams.table import ABSENT, Rows, StreamTable
 
 Array = NDArray[np.float32]
@@ -52,8 +54,12 @@ Offsets = NDArray[np.integer[Any]]
 class ServedModel:
     """One model as serving has it: the version that serves, its streams in memory, and their last answers."""
 
-    def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
+    def __init__(
+        self, number: int, tenant: str, name: str, spec: ModelSpec, created_as: ModelSpec | None = None
+    ) -> None:
+        """created_as: the spec at the creation; None: `spec`."""
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
+        self.created_as = created_as or spec
         self.key = ModelKey(tenant, name)
         self.network = Network(spec)
         self.row_work, self.step_rows = limits.row_work(self.network), limits.step_rows(self.network)
@@ -99,6 +105,8 @@ class ServedModel:
                 # What was learned from the labels before this record is discarded, so they are judged with it.
                 self._serve(version, offset)
                 self.anchor, self.restarted = version, offset
+            case ModelChange(spec=spec):
+                self.spec = self.network.spec = ModelSpec.from_stored(json.loads(spec))
             case Paused():
                 self.paused = True
             case Resumed():
@@ -271,8 +279,8 @@ class ServedModel:
     def snapshot(self, offset: int) -> Part:
         """Begin a snapshot and return this model's part; see `Saving.begin`. offset: its journal entries so far."""
         row = ModelRow(
-            self.number, self.tenant, self.name, json.dumps(self.spec.to_stored()), offset, self.champion, self.anchor,
-            self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
+            self.number, self.tenant, self.name, pack_specs(self.spec, self.created_as), offset, self.champion,
+            self.anchor, self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
             json.dumps(self.skips.pack()),
         )  # fmt: skip
         return self.saving.begin(row, self.judged_seqs)

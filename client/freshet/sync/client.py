@@ -178,6 +178,9 @@ class Client:
     def rollback(self, name: str, version: int = 0) -> Model:
         return self._portal.call(self._client.rollback(name, version))
 
+    def update_model(self, name: str, *, defaults: Iterable[str] = (), **changes: Any) -> Model:
+        return self._portal.call(self._client.update_model(name, defaults=defaults, **changes))
+
     def pause(self, name: str) -> Model:
         return self._portal.call(self._client.pause(name))
 

@@ -466,6 +466,37 @@ class RollbackRequest(_message.Message):
 Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
 @_typing.final
+class UpdateModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    DEFAULTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def changes(self) -> _types_pb2.ModelSpec:
+        """The keys to change, with their new values; all other fields are absent."""
+
+    @_builtins.property
+    def defaults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of keys that return to their defaults."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        changes: _types_pb2.ModelSpec | None = ...,
+        defaults: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "defaults", b"defaults", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateModelRequest: _TypeAlias = UpdateModelRequest  # noqa: Y015
+
+@_typing.final
 class PauseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -609,6 +640,8 @@ class ModelEvent(_message.Message):
         """the model is gone"""
         DRIFTED: ModelEvent._Kind.ValueType  # 11
         """the candidate's loss has risen permanently"""
+        CHANGED: ModelEvent._Kind.ValueType  # 12
+        """settings of learning were changed by Update; the reason names them"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: ModelEvent.Kind.ValueType  # 0
@@ -630,6 +663,8 @@ class ModelEvent(_message.Message):
     """the model is gone"""
     DRIFTED: ModelEvent.Kind.ValueType  # 11
     """the candidate's loss has risen permanently"""
+    CHANGED: ModelEvent.Kind.ValueType  # 12
+    """settings of learning were changed by Update; the reason names them"""
 
     @_typing.final
     class NumbersEntry(_message.Message):

@@ -21,7 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ModelSpec(_message.Message):
-    """How a model reads its streams and how it learns. Immutable: another layout is another model. Every field is optional
+    """How a model reads its streams and how it learns. Its layout is immutable: another layout is another model;
+    Models.Update changes the settings of learning. Every field is optional
     unless its comment says otherwise; the comment states the default. Model.spec and Welcome.spec contain all fields,
     filled in.
     """

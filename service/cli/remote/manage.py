@@ -14,6 +14,7 @@ import freshet
 from freshet import Model, ModelEvent
 from model.spec import ModelSpec
 from service.cli.remote.streams import deleted
+from service.common.documents import toml_value
 from service.common.errors import Invalid
 from service.common.limits import MAX_WEIGHTS_BYTES
 from service.console import files, spec_keys
@@ -215,6 +216,24 @@ async def roll_back(client: freshet.Client, name: str, version: int, as_json: bo
     if not as_json and after.champion != before.champion:
         again = f"return with `freshet models promote {name} {before.champion}`"
         print(f"{name}: from version {before.champion} back to {after.champion}; {again}")
+    return 0
+
+
+async def set_keys(client: freshet.Client, name: str, changes: list[str], as_json: bool) -> int:
+    """Change keys of a running model, and print their values. Raises Invalid for a text that is not key=value."""
+    given = {}
+    for change in changes:
+        key, equals, text = (part.strip() for part in change.partition("="))
+        if not (key and equals) or key in given:
+            raise Invalid("set", change, "write each key once, as key=value, such as learning_rate=1e-4")
+        given[key] = toml_value(text)
+    defaults = [key for key, value in given.items() if value == ""]
+    values = {key: value for key, value in given.items() if value != ""}
+    model = await client.update_model(name, defaults=defaults, **values)
+    if as_json:
+        return print_state(model, as_json)
+    spec = model.spec.to_mapping()
+    print(f"{name}: {', '.join(f'{key} = {spec[key]}' for key in given)}")
     return 0
 
 

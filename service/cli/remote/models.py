@@ -153,6 +153,26 @@ def rollback(
     raise run(server, verb, name, version, json)
 
 
+@models.command("set")
+@asking
+def set_keys(
+    name: Name,
+    changes: Annotated[
+        list[str], typer.Argument(help="learning_rate=1e-4 …; KEY= returns to its default.", metavar="KEY=VALUE…")
+    ],
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Change how a running model learns: rate, schedule, clip, drift reaction, label range, max_share.
+
+    Labels of later ticks are learned by the new settings. Weights and streams stay. Other keys are fixed: create
+    another model with them.
+    """
+    from service.cli.remote.manage import set_keys as verb
+
+    raise run(server, verb, name, changes, json)
+
+
 @models.command()
 @asking
 def pause(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
