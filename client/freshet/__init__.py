@@ -38,6 +38,7 @@ from freshet.learning import Learning
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.results import (
+    Comparison,
     EventKind,
     Export,
     KeptStream,
@@ -60,6 +61,7 @@ from freshet.version import __version__ as __version__
 __all__ = [
     "AlreadyExists",
     "Client",
+    "Comparison",
     "EventKind",
     "Export",
     "FailedPrecondition",

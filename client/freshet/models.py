@@ -10,11 +10,11 @@ from typing import Any
 
 import grpc
 
-from freshet.arguments import binary, listed, named, number, whole
+from freshet.arguments import binary, invalid, listed, named, number, whole
 from freshet.calls import Calls, cancelled_from_outside
 from freshet.defaults import GIVE_UP_S
 from freshet.errors import StreamClosed, Unavailable
-from freshet.results import Export, Model, ModelEvent, Version
+from freshet.results import Comparison, Export, Model, ModelEvent, Version
 from freshet.retry import Backoff
 from freshet.spec import spec_message
 from freshet.v1 import models_pb2, models_pb2_grpc
@@ -56,6 +56,17 @@ class Models(Calls):
     async def _get_model(self, name: str, within_s: float = 0.0) -> Model:
         request = models_pb2.GetModelRequest(name=named(name))
         return Model.of(await self._unary(self._models.Get, request, within_s))
+
+    async def compare_models(self, name: str, other: str) -> Comparison:
+        """Return the losses of a shadow and its source, in either order, on the labels that both have learned.
+
+        Raises NotFound, InvalidArgument if neither model is the other's shadow.
+        """
+        models = await asyncio.gather(self.get_model(name), self.get_model(other))
+        for shadow, source in (models, models[::-1]):
+            if shadow.spec.shadow == source.name and shadow.report and shadow.report.comparison:
+                return shadow.report.comparison
+        raise invalid("other", other, f"neither is a shadow of the other: create one with shadow = {name!r}")
 
     async def list_models(self) -> list[Model]:
         """Return every model that this client may see."""

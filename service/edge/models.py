@@ -44,7 +44,8 @@ class Models(models_pb2_grpc.ModelsServicer):
 
     def _message(self, model: ServedModel) -> models_pb2.Model:
         offset = self._journal.offset(model.number)
-        return wire_models.model_message(model, offset, self._metrics.of(model.key))
+        source = self._catalog.source_of(model)
+        return wire_models.model_message(model, source, offset, self._metrics.of(model.key))
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Create a model. Answers once it is on disk and serves."""
@@ -125,6 +126,8 @@ class Models(models_pb2_grpc.ModelsServicer):
             if request.erase:
                 check_may_erase()
                 self._admission.check_disk()
+                if name in known:
+                    self._control.check_deletable(name)
                 await self._erasure.owe(number)
             if not request.erase or name in known:
                 await self._control.delete(name)

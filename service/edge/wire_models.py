@@ -73,8 +73,8 @@ def spec_message(spec: ModelSpec) -> types_pb2.ModelSpec:
     return types_pb2.ModelSpec(**spec.to_mapping())
 
 
-def model_message(model: ServedModel, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
-    """Return a model as a message. offset: the number of its journal entries."""
+def model_message(model: ServedModel, source: ServedModel, offset: int, metrics: ModelMetrics) -> models_pb2.Model:
+    """Return a model as a message. source: of a shadow; offset: the number of its journal entries."""
     return models_pb2.Model(
         name=model.name,
         spec=spec_message(model.spec),
@@ -84,11 +84,31 @@ def model_message(model: ServedModel, offset: int, metrics: ModelMetrics) -> mod
         streams=model.known,
         offset=offset,
         judged_offset=model.judged_offset,
-        report=report_message(metrics),
+        report=report_message(metrics, comparison_message(model, source, metrics)),
     )
 
 
-def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
+COMPARED = (  # keys in which a shadow must equal its source, or their losses are of other labels or in other units
+    "targets", "classes", "horizon", "learn_every", "loss", "huber_delta", "class_weights", "scaler", "label_range",
+    "max_gap",
+)  # fmt: skip
+
+
+def comparison_message(model: ServedModel, source: ServedModel, metrics: ModelMetrics) -> models_pb2.Comparison | None:
+    """Return the losses of a shadow beside its source's; None for another model."""
+    if not model.spec.shadow:
+        return None
+    apart = [name for name in COMPARED if getattr(model.spec, name) != getattr(source.spec, name)]
+    found = metrics.learner.compared
+    made = models_pb2.Comparison(shadow=model.name, source=source.name)
+    if apart:
+        made.problem = f"they differ in {', '.join(apart)}: their losses are of other labels, or in other units"
+    elif found is not None:
+        made.labels, made.loss, made.persistence_loss, made.source_loss, made.source_persistence_loss = found
+    return made
+
+
+def report_message(metrics: ModelMetrics, comparison: models_pb2.Comparison | None = None) -> models_pb2.ModelReport:
     """Return a model's report as a message."""
     counted = metrics.counted()
     return models_pb2.ModelReport(
@@ -106,6 +126,7 @@ def report_message(metrics: ModelMetrics) -> models_pb2.ModelReport:
         staleness_counts=accumulate(counted.staleness),
         staleness_bounds=STALENESS,
         unjudged_seconds=counted.unjudged_seconds,
+        comparison=comparison,
     )
 
 

@@ -15,6 +15,7 @@ from service.journal.records import decode_chunk
 from service.journal.retention import is_held_too_long
 from service.journal.writer import Journal
 from service.learning.child import TrainerClient
+from service.learning.comparing import Comparing
 from service.learning.deaths import DEATHS
 from service.learning.intake import Intake
 from service.learning.pool import Trainers
@@ -76,6 +77,7 @@ class Learning:
         self.trainers = Trainers(
             settings.trainers, settings.hang_s, self, catalog.models, journal, tenants, metrics, storage, clock
         )
+        self._comparing = Comparing(catalog, journal, learner)
         catalog.on_removed.append(self.trainers.removed)
         # Position of each trainer's checkpoint; 0 until it is known: the trainer may need the whole journal.
         self._checkpoints = [0] * settings.trainers
@@ -135,6 +137,7 @@ class Learning:
         self._intake.has_learned(model.number, progress.totals.offset)
         metrics = self._metrics.of(model.key)
         self._learner.of(model.key).learned(progress)
+        self._comparing.reported(progress)
         self._count_seconds(model.number, progress.seconds)
         metrics.backlog.set(self._backlog(model.number))
         metrics.backlog_seconds.set(self._seconds_of(model.number, self._backlog(model.number)))

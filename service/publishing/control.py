@@ -28,6 +28,7 @@ from service.publishing.differences import changes
 from service.publishing.publisher import Publisher, Return
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
+from service.serving.shadows import check_unwatched
 from service.storage.versions import Version, VersionMissing, Versions, new_version
 from service.streams.served import ServedModel
 
@@ -152,7 +153,12 @@ class Control:
         # Shielded from a caller that leaves: the versions are dropped once the record is on disk.
         await asyncio.shield(self._delete(self._catalog.model(key)))
 
+    def check_deletable(self, key: ModelKey) -> None:
+        """Raise Invalid for a model with shadows, which would learn from nothing, NotFound for a missing one."""
+        check_unwatched(self._catalog.model(key))
+
     async def _delete(self, model: ServedModel) -> None:
+        check_unwatched(model)
         end = self._catalog.record(model, ModelDelete())
         self._catalog.remove(model)
         self._catalog.emit(model, ev.DELETED, end, model.champion, BY_HAND)

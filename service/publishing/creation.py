@@ -25,6 +25,7 @@ from service.observe import events as ev
 from service.publishing.differences import differences
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
+from service.serving.shadows import check_source
 from service.storage.versions import Version, Versions, new_version
 from service.streams.served import ServedModel
 
@@ -88,6 +89,7 @@ class Creation:
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)
                 return existing
+            check_source(self._catalog, key, spec)
             held = len(self._catalog.models) + self._places.total()
             if held >= self._max_models:
                 raise Exhausted("name", key.name, f"the server holds {held} models, its limit", retry_s=60)
@@ -121,6 +123,7 @@ class Creation:
     async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None) -> None:
         """Make the first version, then, without awaiting, the records. They are not on disk yet on return."""
         version, session = await asyncio.to_thread(self._first_version, model, weights)
+        check_source(self._catalog, model.key, spec)  # again: it may have been deleted meanwhile
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
         self._journal.append(model.number, record)
         digest = bytes.fromhex(version.digest)

@@ -72,6 +72,7 @@ def recover(
     for number, model in catalog.models.items():
         journal.start_offset(number, replay.ends[number])
         replay.finish(model)
+        catalog.link(model)
         catalog.report_versions(model)
         serving.of(model.key).published.set(versions.get(number, model.champion).created)
         learner.of(model.key).resuming = True
@@ -135,6 +136,8 @@ class Replay:
                     self._catalog.add(model)
                 elif model is None:
                     raise JournalDamaged(f"model {chunk.model}: a record precedes the one that creates the model")
+                elif isinstance(record, Ticks) and model.spec.shadow:
+                    model.follow(int(record.stream[skip:].max()))
                 elif isinstance(record, Ticks):
                     self._bring(model, record.stream[skip:])
                     self._ticks(model, record, offset, skip)

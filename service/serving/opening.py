@@ -16,6 +16,7 @@ from service.observe.server_metrics import StorageMetrics
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
+from service.serving.shadows import check_answers
 from service.streams.residency import Residency
 from service.streams.sequence import too_far_ahead
 from service.streams.served import ServedModel
@@ -59,6 +60,7 @@ class Opening:
         Unavailable, Exhausted, NotFound.
         """
         self._admission.check_open()
+        check_answers(model)
         self.check_id(id)
         t, row = model.table, model.table.by_id.get(id, ABSENT)
         if row == ABSENT:
@@ -109,6 +111,7 @@ class Opening:
 
         Raises Invalid if the last time is so far ahead of the clock that no later tick would be accepted; Exhausted.
         """
+        check_answers(model)
         if last_time > (latest := self._admission.latest_time(last_time)):
             raise Invalid("stream.last_time", as_date(last_time), too_far_ahead(last_time, latest))
         if id in model.table.by_id:

@@ -20,6 +20,7 @@ from service.journal.writer import Journal, JournalFailed
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import journal_failed
 from service.serving.loading import Champions
+from service.serving.shadows import mirror_ticks
 from service.serving.steps import Piece, Steps
 from service.streams.served import ServedModel
 from service.streams.table import ABSENT, Rows
@@ -89,7 +90,9 @@ class Stepper:
         """
         t, n = model.table, len(rows)
         try:
-            end = self._journal.append(model.number, Ticks(t.number[rows], seq, time, x))
+            ticks = Ticks(t.number[rows], seq, time, x)
+            end = self._journal.append(model.number, ticks)
+            mirror_ticks(self._journal, model, ticks)
         except JournalFailed as error:
             raise journal_failed() from error
         judged = model.advance(rows, seq, time, x, y, states, np.arange(end - n + 1, end + 1))

@@ -74,6 +74,7 @@ class ServedModel:
         self.owners = Owners(self.table)
         self.saving = Saving(number, self.table, self.log)
         self.known = 0  # streams, in memory or not
+        self.shadows: list[ServedModel] = []  # models that learn from this one's ticks
         self._last_number = 0  # of a stream
 
     def __repr__(self) -> str:
@@ -90,6 +91,8 @@ class ServedModel:
         """
         self.saving.change()
         match record:
+            case Reset(stream=number) | StateDelete(stream=number) if self.spec.shadow:
+                self.follow(number)
             case StreamOpened(stream=number, id=id, epoch=epoch):
                 self._open(number, id, epoch)
             case Reset(stream=number):
@@ -120,6 +123,12 @@ class ServedModel:
                 self.table.epoch[:] = 0  # fences every owner
             case _:
                 pass  # labels touch no stream
+
+    def follow(self, stream: int) -> None:
+        """Note an entry about a stream of the source: a shadow keeps none, but must not give the number to another."""
+        if not self.saving.is_changed:
+            self.saving.change()
+        self._last_number = max(self._last_number, stream)
 
     def _open(self, number: int, id: str, epoch: int) -> None:
         row = self.table.row_of(number)

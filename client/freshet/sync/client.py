@@ -12,7 +12,7 @@ from freshet import client as twin
 from freshet import forks, shown
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, LEARN_IN_FLIGHT, TIMEOUT_S
 from freshet.offsets import Given
-from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
+from freshet.results import Comparison, Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
 from freshet.sync.senders import Learning, Mux
@@ -159,6 +159,9 @@ class Client:
 
     def get_model(self, name: str) -> Model:
         return self._portal.call(self._client.get_model(name))
+
+    def compare_models(self, name: str, other: str) -> Comparison:
+        return self._portal.call(self._client.compare_models(name, other))
 
     def list_models(self) -> list[Model]:
         return self._portal.call(self._client.list_models())

@@ -163,8 +163,8 @@ class ModelsServicer:
 
     def Update(self, request, context):
         """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-        drift_reaction, drift_raise, drift_labels, label_range, max_share. All keys are changed, or none; any other key is
-        refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+        drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+        or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
         weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -185,7 +185,8 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free.
+        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+        with shadows is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -53,15 +53,17 @@ class ModelsStub:
     """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
     Update: _grpc.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]
     """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-    drift_reaction, drift_raise, drift_labels, label_range, max_share. All keys are changed, or none; any other key is
-    refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+    drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+    or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
     weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
     """
     Pause: _grpc.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]
     """Stop learning; the model keeps serving."""
     Resume: _grpc.UnaryUnaryMultiCallable[_models_pb2.ResumeRequest, _models_pb2.Model]
     Delete: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]
-    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free."""
+    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+    with shadows is refused.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]
     """Send events as they happen, until the client ends the call."""
 
@@ -90,15 +92,17 @@ class ModelsAsyncStub(ModelsStub):
     """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
     Update: _aio.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-    drift_reaction, drift_raise, drift_labels, label_range, max_share. All keys are changed, or none; any other key is
-    refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+    drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+    or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
     weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
     """
     Pause: _aio.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Stop learning; the model keeps serving."""
     Resume: _aio.UnaryUnaryMultiCallable[_models_pb2.ResumeRequest, _models_pb2.Model]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free."""
+    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+    with shadows is refused.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]  # type: ignore[assignment]
     """Send events as they happen, until the client ends the call."""
 
@@ -178,8 +182,8 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
         """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-        drift_reaction, drift_raise, drift_labels, label_range, max_share. All keys are changed, or none; any other key is
-        refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+        drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+        or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
         weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
         """
 
@@ -204,7 +208,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.DeleteModelResponse, _abc.Awaitable[_models_pb2.DeleteModelResponse]]:
-        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free."""
+        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+        with shadows is refused.
+        """
 
     @_abc_1.abstractmethod
     def Watch(
