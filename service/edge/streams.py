@@ -21,7 +21,7 @@ from service.edge.parts import StreamParts
 from service.edge.writing import Writers, Writing
 from service.learning.labels import Unacknowledged
 from service.serving.erasure import Erasure
-from service.serving.shadows import check_answers
+from service.serving.opening import check_answers
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
 from service.streams.served import ServedModel

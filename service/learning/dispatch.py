@@ -15,13 +15,13 @@ from service.journal.records import decode_chunk
 from service.journal.retention import is_held_too_long
 from service.journal.writer import Journal
 from service.learning.child import TrainerClient
-from service.learning.comparing import Comparing
 from service.learning.deaths import DEATHS
 from service.learning.intake import Intake
 from service.learning.pool import Trainers
 from service.observe.learning_metrics import TrainerMetrics
 from service.observe.progress import LearnerMetrics
 from service.observe.server_metrics import StorageMetrics
+from service.publishing.comparing import Comparing
 from service.publishing.freshness import Freshness
 from service.publishing.publisher import Publisher
 from service.publishing.retention import Retention

@@ -26,9 +26,9 @@ from service.observe import events as ev
 from service.publishing.creation import Creation
 from service.publishing.differences import changes
 from service.publishing.publisher import Publisher, Return
+from service.publishing.shadows import check_unwatched
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
-from service.serving.shadows import check_unwatched
 from service.storage.versions import Version, VersionMissing, Versions, new_version
 from service.streams.served import ServedModel
 

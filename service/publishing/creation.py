@@ -23,9 +23,9 @@ from service.journal.records import ModelCreate, Promote, Swap
 from service.journal.writer import Journal
 from service.observe import events as ev
 from service.publishing.differences import differences
+from service.publishing.shadows import check_source
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
-from service.serving.shadows import check_source
 from service.storage.versions import Version, Versions, new_version
 from service.streams.served import ServedModel
 
@@ -80,10 +80,9 @@ class Creation:
                 as_meant = spec, spec.as_of(2), spec.as_of(1)  # by this release and by earlier ones
                 if existing.spec not in as_meant and existing.created_as not in as_meant:
                     apart = differences(existing.spec, spec)
-                    how = "its layout is immutable"
+                    remedy = f"exists with another spec: {apart}; a spec is immutable: choose another name"
                     if keeps_layout(existing.spec, spec):
-                        how = "change it with Models.Update"
-                    remedy = f"exists with another spec: {apart}; {how}, or choose another name"
+                        remedy = f"exists with another spec: {apart}; change it with Models.Update"
                     raise AlreadyExists("name", key.name, remedy)
                 if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
                     remedy = "began with other weights: import these as a version of it, or choose another name"

@@ -91,7 +91,9 @@ def _restore(catalog: Catalog, snapshot: Snapshot, deleted: set[int]) -> None:
         if row.model in deleted:
             catalog.gone.add(row.model)
             continue
-        model = ServedModel(row.model, row.tenant, row.name, *unpack_specs(row.spec))
+        spec, created_as = unpack_specs(row.spec)
+        model = ServedModel(row.model, row.tenant, row.name, spec)
+        model.created_as = created_as
         model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         catalog.add(model)
 

@@ -16,7 +16,6 @@ from service.observe.server_metrics import StorageMetrics
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
-from service.serving.shadows import check_answers
 from service.streams.residency import Residency
 from service.streams.sequence import too_far_ahead
 from service.streams.served import ServedModel
@@ -131,3 +130,12 @@ class Opening:
         """Reset a stream's state to zeros. A fresh state needs no record, so repeating this writes nothing."""
         if session.origin is not Origin.FRESH:
             self._catalog.record(model, Reset(session.number))
+
+
+def check_answers(model: ServedModel) -> None:
+    """Raise Invalid for a shadow, which answers no calls."""
+    if source := model.spec.shadow:
+        remedy = (
+            f"it is a shadow of model {source}: send ticks to {source}, or end that with Models.Update, shadow = ''"
+        )
+        raise Invalid("model", model.name, remedy)

@@ -20,7 +20,6 @@ from service.journal.writer import Journal, JournalFailed
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import journal_failed
 from service.serving.loading import Champions
-from service.serving.shadows import mirror_ticks
 from service.serving.steps import Piece, Steps
 from service.streams.served import ServedModel
 from service.streams.table import ABSENT, Rows
@@ -132,3 +131,17 @@ class Stepper:
         y, states = computed or self.compute(model, rows, time, x)
         judged = self.commit(model, rows, seq, time, x, y, states)
         return Stepped(index, y if computed else y.copy(), judged, model.champion)  # not the session's own buffer
+
+
+def mirror_tick(journal: Journal, model: ServedModel, stream: int, seq: int, time: float, x: Array) -> None:
+    """Journal one tick of a model for its shadows. Raises JournalFailed."""
+    for shadow in model.shadows:
+        journal.append_tick(shadow.number, stream, seq, time, x)
+        shadow.follow(stream)
+
+
+def mirror_ticks(journal: Journal, model: ServedModel, ticks: Ticks) -> None:
+    """Journal ticks of a model for its shadows. Raises JournalFailed."""
+    for shadow in model.shadows:
+        journal.append(shadow.number, ticks)
+        shadow.follow(int(ticks.stream.max()))

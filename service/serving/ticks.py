@@ -21,8 +21,7 @@ from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission, Outcome, journal_failed
 from service.serving.batcher import Batcher, forward, resolve
 from service.serving.loading import Champions
-from service.serving.shadows import mirror_tick
-from service.serving.stepping import Stepped, Stepper
+from service.serving.stepping import Stepped, Stepper, mirror_tick
 from service.serving.steps import Piece
 from service.streams.answers import Answer
 from service.streams.served import ServedModel

@@ -54,12 +54,9 @@ Offsets = NDArray[np.integer[Any]]
 class ServedModel:
     """One model as serving has it: the version that serves, its streams in memory, and their last answers."""
 
-    def __init__(
-        self, number: int, tenant: str, name: str, spec: ModelSpec, created_as: ModelSpec | None = None
-    ) -> None:
-        """created_as: the spec at the creation; None: `spec`."""
+    def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
-        self.created_as = created_as or spec
+        self.created_as = spec  # the spec at the creation
         self.key = ModelKey(tenant, name)
         self.network = Network(spec)
         self.row_work, self.step_rows = limits.row_work(self.network), limits.step_rows(self.network)

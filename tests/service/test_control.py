@@ -524,7 +524,7 @@ async def test_a_changed_model_is_found_by_its_first_spec_and_by_its_present_one
         assert await live.model(clip=3.0) is model
         with pytest.raises(AlreadyExists, match=r"clip = 3.0 there, 2.0 here; change it with Models.Update"):
             await live.model(clip=2.0)
-        with pytest.raises(AlreadyExists, match="its layout is immutable, or choose another name"):
+        with pytest.raises(AlreadyExists, match="a spec is immutable: choose another name"):
             await live.model(hidden=5)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -209,3 +211,28 @@ async def test_losses_are_compared_on_the_labels_that_both_have_learned(tmp_path
         assert found.persistence == pytest.approx(found.source_persistence, rel=1e-6), "the units are the same"
         assert found.loss != found.source_loss
         assert live.server.metrics.learner.of(source.key).compared is None
+
+
+async def test_erasing_a_deleted_stream_of_the_source_keeps_the_labels_of_its_other_streams(tmp_path):
+    """A shadow has no streams: which of their labels may stay in its quarantine is what the source's streams say."""
+    asked: dict[int, tuple[int, ...]] = {}
+
+    class Quarantines:
+        async def quarantined_streams(self, timeout_s: float) -> dict[int, tuple[int, ...]]:
+            return {1: (1, 2), 2: (1, 2)}
+
+        async def erase(self, gone: Mapping[int, tuple[int, ...]], timeout_s: float) -> int:
+            asked.update(gone)
+            return 2**62
+
+    async with world(tmp_path / "data") as live:
+        source, _ = await a_pair(live)
+        live.open(source, "pump-0")
+        live.open(source, "pump-1")
+        live.serving.opening.delete(source, "pump-0")
+        erasure = live.server.erasure
+        erasure._trainer = Quarantines()
+
+        await erasure._erase_learned()
+
+    assert asked == {1: (1,), 2: (1,)}

@@ -7,14 +7,9 @@ the bytes of each tick once more, and its learning; serving computes nothing for
 
 from __future__ import annotations
 
-import numpy as np
-from numpy.typing import NDArray
-
 from model.spec import ModelSpec
 from service.common.errors import Invalid
 from service.common.names import ModelKey
-from service.journal.records import Ticks
-from service.journal.writer import Journal
 from service.serving.catalog import Catalog
 from service.streams.served import ServedModel
 
@@ -45,34 +40,9 @@ def check_source(catalog: Catalog, key: ModelKey, spec: ModelSpec) -> None:
         raise Invalid("spec.interval", spec.interval, remedy)
 
 
-def check_answers(model: ServedModel) -> None:
-    """Raise Invalid for a shadow, which answers no calls."""
-    if source := model.spec.shadow:
-        remedy = (
-            f"it is a shadow of model {source}: send ticks to {source}, or end that with Models.Update, shadow = ''"
-        )
-        raise Invalid("model", model.name, remedy)
-
-
 def check_unwatched(model: ServedModel) -> None:
     """Raise Invalid for a model that has shadows."""
     if model.shadows:
         names = ", ".join(shadow.name for shadow in model.shadows)
         remedy = f"it has shadows: delete {names} first, or end that with Models.Update, shadow = ''"
         raise Invalid("name", model.name, remedy)
-
-
-def mirror_tick(
-    journal: Journal, model: ServedModel, stream: int, seq: int, time: float, x: NDArray[np.float32]
-) -> None:
-    """Journal one tick of a model for its shadows. Raises JournalFailed."""
-    for shadow in model.shadows:
-        journal.append_tick(shadow.number, stream, seq, time, x)
-        shadow.follow(stream)
-
-
-def mirror_ticks(journal: Journal, model: ServedModel, ticks: Ticks) -> None:
-    """Journal ticks of a model for its shadows. Raises JournalFailed."""
-    for shadow in model.shadows:
-        journal.append(shadow.number, ticks)
-        shadow.follow(int(ticks.stream.max()))

@@ -16,6 +16,7 @@ from service.serving.catalog import Catalog
 from service.trainer.reports import Progress
 
 RECENT_LABELS = 4096  # that a comparison is about
+BLOCK_LABELS = 64  # kept as one sum, so that a mean costs little
 MAX_WAITING = 4096  # commits of one shadow whose reports are still to come; beyond, the oldest do not count
 
 
@@ -35,6 +36,10 @@ class Sums(NamedTuple):
         ]
         return cls(sum(report.labels), *totals)
 
+    def plus(self, other: Sums) -> Sums:
+        """Return the sums of both."""
+        return Sums(self.labels + other.labels, self.loss + other.loss, self.persistence + other.persistence)
+
 
 class Pairs:
     """The commits of one shadow and its source, by the end of either's chunk."""
@@ -44,7 +49,7 @@ class Pairs:
         self._shadows: dict[int, int] = {}  # the same, the source's → the shadow's
         self._mine: dict[int, Sums] = {}  # reports of the shadow that wait for the source's, by the shadow's end
         self._theirs: dict[int, Sums] = {}  # and the other way round, by the source's end
-        self._recent: deque[tuple[Sums, Sums]] = deque()
+        self._recent: deque[tuple[Sums, Sums]] = deque()  # blocks of labels
 
     def committed(self, mine: int, theirs: int) -> None:
         """Note the ends of the two chunks of a commit."""
@@ -64,8 +69,15 @@ class Pairs:
         self._forget(own)
         if not pair[0].labels or pair[0].labels != pair[1].labels:
             return False
-        self._recent.append((pair[0], pair[1]))
+        self._add(pair[0], pair[1])
         return True
+
+    def _add(self, mine: Sums, theirs: Sums) -> None:
+        """Add a pair to the newest block, or begin another."""
+        if self._recent and self._recent[-1][0].labels < BLOCK_LABELS:
+            block = self._recent.pop()
+            mine, theirs = block[0].plus(mine), block[1].plus(theirs)
+        self._recent.append((mine, theirs))
 
     def _forget(self, mine: int) -> None:
         theirs = self._ends.pop(mine)
