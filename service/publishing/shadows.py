@@ -29,7 +29,8 @@ def check_source(catalog: Catalog, key: ModelKey, spec: ModelSpec) -> None:
     if theirs.shadow:
         remedy = f"it is itself a shadow: name its source, {theirs.shadow}"
         raise Invalid("spec.shadow", spec.shadow, remedy)
-    for name in SAME + (LABELLED if spec.task != "forecast" else ()):
+    steps = ("horizon",) if theirs.known else ()  # a tick holds the known values of each step
+    for name in SAME + steps + (LABELLED if spec.task != "forecast" else ()):
         if getattr(spec, name) != getattr(theirs, name):
             remedy = (
                 f"model {spec.shadow} has {getattr(theirs, name)!r}, and a shadow sees the same ticks: give the same"

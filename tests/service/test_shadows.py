@@ -159,6 +159,16 @@ async def test_a_shadow_that_cannot_see_the_same_ticks_is_not_made(tmp_path, spe
         assert "third" not in [model.name for model in live.serving.catalog.models.values()]
 
 
+async def test_a_shadow_of_a_model_with_known_inputs_has_its_horizon(tmp_path):
+    """A tick holds their values for each step, so that its width depends on the horizon."""
+    async with world(tmp_path / "data") as live:
+        await live.model("flow", known=["k"])
+
+        with pytest.raises(Invalid, match=r"spec.horizon = 2: model flow has 1, and a shadow sees the same ticks"):
+            await live.model("try", known=["k"], horizon=2, shadow="flow")
+        await live.model("try", known=["k"], hidden=3, shadow="flow")
+
+
 async def test_a_model_with_shadows_is_not_deleted_and_one_without_them_is(tmp_path):
     async with world(tmp_path / "data") as live:
         source, _ = await a_pair(live)

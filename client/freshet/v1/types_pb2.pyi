@@ -188,8 +188,8 @@ class ModelSpec(_message.Message):
     """
     shadow: _builtins.str
     """Name of another model, the source: this model learns from the source's ticks and labels and answers no calls itself.
-    Channels, task, missing, known, static and categories must be the source's, and with labels from outside also
-    targets and classes. Models.Update ends it with an empty text. Default none.
+    Channels, task, missing, known, static and categories must be the source's; with known inputs also the horizon, and
+    with labels from outside also targets and classes. Models.Update ends it with an empty text. Default none.
     """
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
