@@ -39,6 +39,7 @@ from freshet.measured import MeanErrors, StepErrors, StreamErrors
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.results import (
+    Comparison,
     EventKind,
     Export,
     KeptStream,
@@ -61,6 +62,7 @@ from freshet.version import __version__ as __version__
 __all__ = [
     "AlreadyExists",
     "Client",
+    "Comparison",
     "EventKind",
     "Export",
     "FailedPrecondition",

@@ -240,6 +240,17 @@ class Learner:
         self.reset(stream)
         self.contexts.put(stream, np.zeros_like(state) if self.network.problem(state) else state)
 
+    def change(self, spec: ModelSpec) -> None:
+        """Learn by another spec of the same layout: weights, optimizer state and contexts stay.
+
+        The new schedule continues from the number of updates so far. A reaction to drift that the new spec does not
+        name ends.
+        """
+        self.spec = self.network.spec = spec
+        self.schedule = schedule_of(spec)
+        self.drift.raised = min(self.drift.raised, spec.drift_labels) if spec.drift_reaction == "raise" else 0
+        self.drift.returning &= spec.drift_reaction == "rollback"
+
     def roll_back(self, flat: Array) -> None:
         """Continue from other weights [n] (copied), with a new optimizer state and a new drift test; contexts stay."""
         self.weights.flat[...] = flat

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
 
 UNSET_CHOICES = ("loss", "schedule", "forecaster")  # the default of an empty text depends on other fields
-TEXTS = ("zone", "holidays")  # checked by check_calendar
+TEXTS = ("zone", "holidays", "shadow")  # the first two are checked by check_calendar
 
 
 def check(spec: ModelSpec) -> None:

@@ -74,6 +74,7 @@ class ModelSpec:
     drift_reaction: str = "none"  # to a lasting rise of the loss: raise the rate for a while, or rollback to the anchor
     drift_raise: float = 3.0  # factor on the learning rate, of drift_reaction raise
     drift_labels: int = 1024  # labels for which the rate is raised
+    shadow: str = ""  # another model, whose ticks this one learns from; it answers no calls
     missing: str = "refuse"  # NaN in an observation; hold: the last value replaces it, and nothing is learned from it
 
     def __post_init__(self) -> None:

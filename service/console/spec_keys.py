@@ -57,6 +57,7 @@ KEYS = {
     "init_gain": "factor on the initial recurrent weights",
     "head_init": "standard deviation of the readout's initial weights; 0: a new forecaster is persistence",
     "seed": "of the initial weights",
+    "shadow": "another model, whose ticks this one learns from; it answers no calls itself",
 }
 
 

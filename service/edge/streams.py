@@ -23,6 +23,7 @@ from service.edge.parts import StreamParts
 from service.edge.writing import Writers, Writing
 from service.learning.labels import Unacknowledged
 from service.serving.erasure import Erasure
+from service.serving.opening import check_answers
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
 from service.streams.served import ServedModel
@@ -196,6 +197,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
                 raise Invalid("model", "", "name the model in the first message")
             self._parts.admission.check_open()
             model = self._parts.catalog.model(key(first.model))
+            check_answers(model)
             await both_sides(MuxCall(self._parts, context, writing, model, first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from prometheus_client import Counter, Gauge
 
@@ -12,6 +13,16 @@ from service.observe.declaring import NORMS, OF_MODEL, Declare
 from service.observe.reports import Report
 
 REFUSED = "non-finite"  # why the learner refuses an update; it has no other reason
+
+
+class Compared(NamedTuple):
+    """A shadow and its source on the same labels: mean scaled losses, and those of an answer without a network."""
+
+    labels: int
+    loss: float
+    persistence: float
+    source_loss: float
+    source_persistence: float
 
 
 class LearnerMetrics:
@@ -114,6 +125,7 @@ class LearnerProgress:
     """One model's learner metrics: turns the totals of its reports into counts.
 
     loss, persistence: mean scaled losses of the last report that had labels; None: no report had any.
+    compared: of a shadow; None: no label was learned by it and by its source.
     resuming: the next report's totals were counted by a former server.
     """
 
@@ -121,6 +133,7 @@ class LearnerProgress:
         self._metrics, self.key = metrics, key
         self.loss: float | None = None
         self.persistence: float | None = None
+        self.compared: Compared | None = None
         self.resuming = False
         self.totals: dict[str, Counter] = {
             name: counter.labels(*key)

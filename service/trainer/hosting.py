@@ -28,6 +28,7 @@ from service.common.gate import Gate, GateSettings
 from service.journal.records import (
     Chunk,
     Label,
+    ModelChange,
     ModelCreate,
     Paused,
     Promote,
@@ -228,6 +229,8 @@ class HostedModel:
             case Promote(version=version):
                 self._continue_from(version, weights_of)
                 self.gate.promoted(version)
+            case ModelChange(spec=spec):
+                self.learner.change(ModelSpec.from_stored(json.loads(spec)))
             case StatePut(stream=stream, state=state):
                 self.learner.put(stream, state)
             case _:

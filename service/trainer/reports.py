@@ -47,6 +47,7 @@ class Progress(Message):
     totals: Totals
     losses: tuple[float, ...] = ()
     persistence: tuple[float, ...] = ()
+    labels: tuple[int, ...] = ()  # learned by each update with a loss
     scores: tuple[tuple[float, float], ...] = ()  # (candidate, anchor)
     norms: tuple[float, ...] = ()  # of gradients, before the clip
     refused: int = 0  # updates with a non-finite gradient
@@ -180,6 +181,7 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         hosted.totals(),
         losses=tuple(u.loss for u in updates if math.isfinite(u.loss)),
         persistence=tuple(u.persistence for u in updates if math.isfinite(u.loss)),
+        labels=tuple(u.labels for u in updates if math.isfinite(u.loss)),
         scores=tuple((u.score, u.anchor_score) for u in updates if math.isfinite(u.anchor_score)),
         norms=tuple(u.norm for u in updates if math.isfinite(u.norm)),
         refused=sum(bool(u.refused) for u in updates),

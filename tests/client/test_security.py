@@ -79,6 +79,7 @@ CALLS: dict[str, Callable[[freshet.Client], Awaitable[Any]]] = {
     "Models/Import": lambda c: c.import_version("m", b"w"),
     "Models/Promote": lambda c: c.promote("m", 1),
     "Models/Rollback": lambda c: c.rollback("m"),
+    "Models/Update": lambda c: c.update_model("m", clip=2.0),
     "Models/Pause": lambda c: c.pause("m"),
     "Models/Resume": lambda c: c.resume("m"),
     "Models/Delete": lambda c: c.delete_model("m"),

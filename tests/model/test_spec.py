@@ -50,6 +50,7 @@ BAD: list[tuple[str, Any]] = [
     *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too
     *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
     *(("stream_readout", v) for v in (1, "yes", None)),
+    *(("shadow", v) for v in (3, None, ["a"])),
     *(("holidays", v) for v in (3, None, "XX", "CN", "US")),
     *(("freeze", v) for v in (["cell1"], "head", ["head", "head"], ["head", "cell0"], [3])),
     *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),

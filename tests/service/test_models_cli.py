@@ -16,11 +16,11 @@ from freshet.v1 import models_pb2, types_pb2
 from model.network import Network
 from model.spec import CHOICES, ModelSpec, SpecError
 from service.cli.main import app
+from service.common.documents import toml_value
 from service.common.errors import Invalid
 from service.common.limits import MAX_WEIGHTS_BYTES
 from service.console import files, spec_keys, tables
 from service.engine.export import pack_weights
-from service.programs.backtest.plan import toml_value
 from tests.service.test_documents import HOSTILE_JSON, QUICK_TOML
 
 VERBS = [

@@ -13,7 +13,7 @@ from freshet import forks, shown
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, LEARN_IN_FLIGHT, TIMEOUT_S
 from freshet.measured import StepErrors, StreamErrors
 from freshet.offsets import Given
-from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
+from freshet.results import Comparison, Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
 from freshet.sync.senders import Learning, Mux
@@ -167,6 +167,9 @@ class Client:
     def get_model(self, name: str) -> Model:
         return self._portal.call(self._client.get_model(name))
 
+    def compare_models(self, name: str, other: str) -> Comparison:
+        return self._portal.call(self._client.compare_models(name, other))
+
     def list_models(self) -> list[Model]:
         return self._portal.call(self._client.list_models())
 
@@ -184,6 +187,9 @@ class Client:
 
     def rollback(self, name: str, version: int = 0) -> Model:
         return self._portal.call(self._client.rollback(name, version))
+
+    def update_model(self, name: str, *, defaults: Iterable[str] = (), **changes: Any) -> Model:
+        return self._portal.call(self._client.update_model(name, defaults=defaults, **changes))
 
     def pause(self, name: str) -> Model:
         return self._portal.call(self._client.pause(name))

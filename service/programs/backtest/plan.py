@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from model.calendar.zone import parse
 from model.spec import ModelSpec, SpecError
-from service.common.documents import DocumentError, read_text, toml
+from service.common.documents import DocumentError, read_text, toml, toml_value
 from service.common.errors import Invalid
 from service.common.zones import resolved, rule_of
 from service.console.files import load_weights
@@ -229,11 +229,3 @@ def model_keys(
             raise Invalid("set", setting, "write key=value, such as hidden=32")
         keys[name.strip()] = toml_value(text.strip())
     return keys
-
-
-def toml_value(text: str) -> Any:
-    """Return the TOML value of a text, or the text itself."""
-    try:
-        return toml(f"value = {text}")["value"]
-    except DocumentError:
-        return text
