@@ -165,6 +165,15 @@ class Covariates:
             np.add.at(grad[name], ids.reshape(-1), dF[:, out : out + width * d].reshape(-1, d))
             out += width * d
 
+    def sample(self, rows: int, tick: int) -> Array:
+        """Return some values [rows, sent] as a client may send with a tick, the static ones the same for all ticks."""
+        columns = np.arange(self.sent)
+        at = np.arange(rows)[:, None] + np.where(columns < self.ahead, tick, 0)
+        counts = self._counts()
+        wave = np.sin(at * (1 + 0.1 * columns))
+        values: Array = np.where(counts > 0, at % np.maximum(counts, 1), wave).astype(np.float32)
+        return values
+
     def outside(self, sent: Array) -> tuple[int, str] | None:
         """Return column and remedy of the first id of a row `sent` [sent] that is no category; None if all are.
 

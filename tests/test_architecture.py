@@ -27,7 +27,8 @@ ROOMS = {
     "model.scalers": "model.bounds",
     "model.cells": "model.bounds model.parameters model.spec",
     "model.answers": "model.cells model.parameters model.spec",
-    "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters model.scalers model.spec",
+    "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters "
+    "model.scalers model.spec",
     "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers",
     "model.update": "model.network model.parameters model.spec",
     "model.fold": "model.answers model.network model.parameters model.spec model.update",

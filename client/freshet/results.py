@@ -85,6 +85,9 @@ class ModelSpec(Result):
     drift_labels: int = 0
     label_range: tuple[float, ...] = ()
     max_share: float = 0.0
+    known: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, message: Message) -> Self:

@@ -65,9 +65,9 @@ def side_by_side(series: Sequence[Recorded], cuts: Sequence[int]) -> tuple[Recor
 def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array | None = None) -> Recorded:
     """Run the scaler over a whole series and join every label to its tick.
 
-    x: [N, row] the ticks' rows (see `Network`); time: [N] seconds, NaN where none. Task forecast: the label of head h at tick t is the value
-    at t + h (DESIGN R8), unless a gap lies between them or, with missing = hold, that value is missing. Other tasks:
-    labels [N, O], NaN where there is none.
+    x: [N, row] the ticks' rows (see `Network`); time: [N] seconds, NaN where none. Task forecast: the label of head h
+    at tick t is the value at t + h (DESIGN R8), unless a gap lies between them or, with missing = hold, that value is
+    missing. Other tasks: labels [N, O], NaN where there is none.
     """
     spec, N = network.spec, len(x)
     x = np.asarray(x, np.float32)

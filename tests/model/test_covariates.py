@@ -58,8 +58,8 @@ def test_the_graph_equals_numpy_over_300_steps(kind: str, missing: str, horizon:
     graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
     state = other = np.zeros((B, network.state_size), np.float32)
     for t, row in enumerate(rows(network, 300)):
-        x, u = network.inputs(1.4e9 + 900.0 * t + 60.0 * np.arange(B), row)
-        _, scale, _ = network.observe(state[:, : network.statistics_size].copy(), x, u)
+        x, u = network.inputs(1.4e9 + 900.0 * t + 60.0 * np.arange(B, dtype=np.float64), row)
+        _, scale, _ = network.observe(state[:, : network.statistics].copy(), x, u)
         y, state = network.step(weights, x, u, state)
         got, other = graph.run(None, {"x": x, "u": u, "state": other})
         unit = network.task.units(weights.target, scale)
@@ -171,7 +171,10 @@ def test_a_category_that_shifts_the_level_is_seen_within_100_ticks() -> None:
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 3, 201)
     x = np.array([0.0, 5.0, -3.0])[kind] + rng.normal(0, 0.5, 201)
-    without, given = forecasts(x[:-1], None), forecasts(x[:-1], kind[1:], known=("k",), categories=("k:3",))
+    without, given = (
+        forecasts(x[:-1], None),
+        forecasts(x[:-1], kind[1:].astype(np.float64), known=("k",), categories=("k:3",)),
+    )
     assert error(given, x, 100, 200) <= 0.2 * error(without, x, 100, 200)
 
 
