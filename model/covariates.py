@@ -54,6 +54,8 @@ class Covariates:
         later = sum(self.shapes[name][1] for name in self.later_tables)
         self.features = self.seen + self.real_later + (self.horizon - 1) * later
         self.count_of = np.array([counts.get(name, 0) for name in self.names], np.float32)  # 0: real
+        # Number of categories of each column of what is sent; 0 for a real one.
+        self.columns = np.concatenate([np.tile(self.count_of[: self.known], self.horizon), self.count_of[self.known :]])
 
     @property
     def parts(self) -> tuple[int, ...]:
@@ -169,7 +171,7 @@ class Covariates:
         """Return some values [rows, sent] as a client may send with a tick, the static ones the same for all ticks."""
         columns = np.arange(self.sent)
         at = np.arange(rows)[:, None] + np.where(columns < self.ahead, tick, 0)
-        counts = self._counts()
+        counts = self.columns
         wave = np.sin(at * (1 + 0.1 * columns))
         values: Array = np.where(counts > 0, at % np.maximum(counts, 1), wave).astype(np.float32)
         return values
@@ -182,7 +184,7 @@ class Covariates:
         wrong = ~self.sound(sent[None])
         if not wrong.any():
             return None
-        counts = self._counts()
+        counts = self.columns
         bad = (counts > 0) & ~((sent == np.floor(sent)) & (sent >= 0) & (sent < counts)) & ~np.isnan(sent)
         at = int(bad.argmax())
         name = self.names[at % self.known if at < self.ahead else self.known + at - self.ahead]
@@ -192,14 +194,10 @@ class Covariates:
         """Return which rows of sent [n, sent] hold only ids of categories where ids are due, (n,)."""
         if not self.shapes:
             return np.ones(len(sent), np.bool_)
-        counts = self._counts()
+        counts = self.columns
         good = (sent == np.floor(sent)) & (sent >= 0) & (sent < counts) | np.isnan(sent)
         sound: NDArray[np.bool_] = (good | (counts == 0)).all(axis=1)
         return sound
-
-    def _counts(self) -> Array:
-        """Return the number of categories of each column of `sent`; 0 for a real one."""
-        return np.concatenate([np.tile(self.count_of[: self.known], self.horizon), self.count_of[self.known :]])
 
 
 def _positions(names: tuple[str, ...], is_one: Callable[[str], bool]) -> NDArray[np.intp]:

@@ -9,6 +9,7 @@ import onnxruntime as ort
 import pytest
 from numpy.typing import NDArray
 
+from model.bounds import Bounds
 from model.fold.learner import Learner
 from model.graph.step import export_step
 from model.network import Network
@@ -101,6 +102,20 @@ def test_one_absurd_value_has_a_bounded_influence() -> None:
     assert own.update(row, np.full((1, 1), 1e15, np.float32)) == 8
     (after,) = own.update(row, np.full((1, 1), 102.0, np.float32))[0]
     assert 0.5 < after < 1.2
+
+
+@pytest.mark.parametrize("hold", ["refuse", "hold"])
+def test_statistics_stay_within_their_bounds_from_zeros_and_from_a_row_at_the_bounds(hold: str) -> None:
+    network = build("all", missing=hold, horizon=2)
+    own, rng = network.covariates, np.random.default_rng(8)
+    bounds = Bounds(own.bounds)
+    for first in (np.zeros(own.size), bounds.low, bounds.high):
+        row = np.array([first], np.float32)
+        for tick in range(300):
+            extreme = rng.choice([-1e15, 1e15, 0.0, 1.0, 1e-30], (1, own.sent))
+            sent = np.where(own.columns > 0, own.sample(1, tick), extreme).astype(np.float32)
+            assert np.isfinite(own.update(row, sent)).all()
+            assert bounds.outside(row[0]) is None
 
 
 def test_a_missing_known_value_is_the_last_one_with_hold() -> None:
