@@ -60,6 +60,12 @@ def of_ticks(known: Any, names: Sequence[str], horizon: int, n: int) -> F64:
         raise invalid("known", known, remedy) from None
 
 
+def sent_names(known: Sequence[str], static: Sequence[str], horizon: int) -> tuple[str, ...]:
+    """Return the names of what is sent beside a tick's channels: k, or k+1, k+2 … above horizon 1, then static ones."""
+    steps = [f"{name}+{h}" if horizon > 1 else name for h in range(1, horizon + 1) for name in known]
+    return (*steps, *static)
+
+
 def static_values(static: object) -> dict[str, float]:
     """Return a stream's static inputs by name. Raises InvalidArgument unless it is a mapping of names to numbers."""
     if static is None:

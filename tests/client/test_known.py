@@ -9,7 +9,9 @@ import pytest
 
 from freshet.errors import InvalidArgument, TickRefused
 from freshet.known import ahead, of_ticks, rows_ahead, static_values
+from freshet.results import ModelSpec
 from freshet.ticks import Layout, Tick, check, ticks
+from freshet.windows import WindowLayout, window_message
 
 NAMES = ("price", "day")
 GIVEN: dict[str, Any] = {
@@ -58,6 +60,14 @@ def test_a_frame_is_split_into_channels_and_known_inputs() -> None:
 def test_packed_ticks_take_an_array_or_columns_by_name() -> None:
     by_name = of_ticks({"price": [[1, 2], [3, 4]], "day": [[0, 1], [1, 0]]}, NAMES, 2, 2)
     np.testing.assert_array_equal(by_name, of_ticks([[[1, 0], [2, 1]], [[3, 1], [4, 0]]], NAMES, 2, 2))
+
+
+def test_a_window_has_columns_for_what_was_sent_with_its_ticks() -> None:
+    spec = ModelSpec(channels=("a",), targets=("a",), horizon=2, task="forecast", known=("k",), static=("s",))
+    layout = WindowLayout.of(spec, [100.0])
+    rows = {"s": [3.0, 3.0], "k+2": [8, 9], "a": [101.0, 102.0], "k+1": [7, 8]}
+    message = window_message(layout, rows, [103.0, 104.0], None, None)
+    np.testing.assert_array_equal(np.frombuffer(message.x, "<f4").reshape(2, 4), [[1, 7, 8, 3], [2, 8, 9, 3]])
 
 
 @pytest.mark.parametrize("static", [3, [1.0], {1: 2.0}, {"a": "b"}])

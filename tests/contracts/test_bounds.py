@@ -18,7 +18,7 @@ from model.scalers import SCALERS
 from model.spec import ModelSpec
 from service.common.limits import MAX_MAGNITUDE
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     f"{cell}-{scaler}-{missing}": {"cell": cell, "scaler": scaler, "missing": missing}
     for cell, scaler, missing in itertools.product(CELLS, SCALERS, ("refuse", "hold"))
 }

@@ -51,6 +51,7 @@ def test_a_row_sends_the_values_of_the_rows_after_it_and_holds_the_last_one(tmp_
 
 def test_the_first_rows_of_a_series_send_what_the_whole_file_knows(tmp_path: Path) -> None:
     whole = plan(tmp_path)
+    assert whole.series.sent is not None
     head = make_plan(tmp_path / "series.csv", options=Options(id="who"), model=whole.spec.to_mapping(), rows=20)
     np.testing.assert_array_equal(head.series.sent, whole.series.sent[:20])
 
