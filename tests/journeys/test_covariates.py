@@ -15,9 +15,13 @@ from numpy.typing import NDArray
 import freshet
 from freshet.v1 import streams_pb2 as pb
 from freshet.v1 import types_pb2
+from model.fold.learner import Learner
 from service.common.gate import GateSettings
+from service.console.remote import Remote
 from service.engine.export import read_weights
+from service.programs.backtest import core, through_service
 from service.programs.backtest.child import ServerChild
+from service.programs.backtest.plan import make_plan, model_keys
 from tests.journeys.conftest import QUICK
 from tests.journeys.raw import DEADLINE_S, RawStream
 from tests.journeys.raw_mux import RawMux, columns
@@ -184,3 +188,40 @@ async def test_what_was_sent_survives_a_crash_and_is_learned(tmp_path: Path, nam
     newest = read_weights(hosted.learner.network, files.weights[max(files.weights)])
     assert hosted.learner.counts.learned > 200
     assert (newest != read_weights(hosted.learner.network, files.weights[1])).mean() > 0.9
+
+
+async def test_a_backtest_through_the_service_forecasts_what_the_core_does(server, name, tmp_path):
+    file, rng = tmp_path / "series.csv", np.random.default_rng(5)
+    lines = [f"{rng.normal():.4f},{rng.normal(50, 5):.3f},{('work', 'free')[t % 2]},north" for t in range(80)]
+    file.write_text("\n".join(["x,price,day,region", *lines]))
+    keys = model_keys(
+        known="price,day", static="region", horizon=2, settings=["head_init=0.5", "learn=false", "hidden=8"]
+    )
+    plan = make_plan(file, model=keys)
+    ours = np.full((plan.rows, 2, 1), np.nan, np.float32)
+
+    def take(row: int, y: NDArray[np.float32]) -> None:
+        ours[row] = y
+
+    await through_service.replay(Remote(server.grpc), name, "s", plan, 32, take)
+
+    expected = np.stack(list(core.forecasts(Learner(plan.spec), plan)))
+    assert np.abs(expected - plan.series.x[: plan.rows, None]).max() > 0.1
+    np.testing.assert_allclose(ours, expected, atol=1e-5)
+
+
+async def test_labels_and_windows_of_a_task_with_labels_are_learned_with_what_was_sent(client, name):
+    await client.create_model(name, ["a"], task="regress", targets=["y"], known=["k"], static=["s"], hidden=8)
+    rng = np.random.default_rng(9)
+    async with client.stream(name, "s", static={"s": 1.0}) as stream:
+        for _ in range(20):
+            k = rng.normal()
+            forecast = await stream.step(rng.normal(), known=k)
+            await stream.label(forecast.seq, 2 * k)
+    async with client.learn(name, "history") as learning:
+        await learning.window({"a": rng.normal(size=5), "k": rng.normal(size=5), "s": np.ones(5)}, np.ones((5, 1)))
+        with pytest.raises(freshet.WindowRefused, match="send"):
+            await learning.window(np.ones((5, 1)), np.ones((5, 1)))
+    report = (await client.get_model(name)).report
+    assert report is not None
+    assert report.learned_labels >= 1

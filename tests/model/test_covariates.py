@@ -16,6 +16,7 @@ from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
 from model.update.bptt import Batch, gradient
+from tests.contracts import registry
 
 F64 = NDArray[np.float64]
 
@@ -27,6 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "all": {"known": ("p", "kind", "q"), "static": ("r", "size"), "categories": ("r:3", "kind:5")},
 }
 B = 3
+CELLS = registry.cells()
 
 
 def build(kind: str, **fields: Any) -> Network:
@@ -68,10 +70,27 @@ def test_the_graph_equals_numpy_over_300_steps(kind: str, missing: str, horizon:
         np.testing.assert_allclose(other, state, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", ["category", "region", "all"])
-@pytest.mark.parametrize("horizon", [1, 3])
-def test_the_gradient_of_a_table_equals_central_differences(kind: str, horizon: int) -> None:
-    network, T = build(kind, horizon=horizon), 6
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("task", registry.EXAMPLES)
+def test_the_graph_equals_numpy_with_every_cell_and_task(cell: str, task: str) -> None:
+    network = build("all", task=task, **CELLS[cell], **registry.EXAMPLES[task])
+    flat = np.random.default_rng(1).normal(0, 0.3, network.layout.size).astype(np.float32)
+    weights = network.weights(flat)
+    graph = ort.InferenceSession(export_step(network, weights), providers=["CPUExecutionProvider"])
+    state = other = np.zeros((B, network.state_size), np.float32)
+    for row in rows(network, 40):
+        x, u = network.inputs(np.full(B, np.nan), row)
+        y, state = network.step(weights, x, u, state)
+        got, other = graph.run(None, {"x": x, "u": u, "state": other})
+        np.testing.assert_allclose(got, y, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(other, state, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("kind", "horizon", "cell"), [
+    ("category", 1, "lstm"), ("region", 3, "lstm"), *(("all", 3, cell) for cell in CELLS)
+])  # fmt: skip
+def test_the_gradient_of_a_table_equals_central_differences(kind: str, horizon: int, cell: str) -> None:
+    network, T = build(kind, horizon=horizon, **CELLS[cell]), 6
     rng, n = np.random.default_rng(2), network.layout.size
     flat = rng.normal(0, 0.5, n)
     weight = np.zeros((T, B, network.spec.outputs))
