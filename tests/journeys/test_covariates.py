@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import math
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,24 @@ async def test_labels_and_windows_of_a_task_with_labels_are_learned_with_what_wa
     report = (await client.get_model(name)).report
     assert report is not None
     assert report.learned_labels >= 1
+
+
+async def test_static_values_move_with_a_state_and_are_free_again_after_a_reset(client, name):
+    await client.create_model(name, ["a"], static=["s"], learn=False, hidden=8)
+    async with client.stream(name, "one", static={"s": 3}) as stream:
+        await stream.step(1.0)
+        await stream.durable()
+    kept = await client.get_stream(name, "one", with_state=True)
+    await client.put_stream(dataclasses.replace(kept, stream="two"))
+    with pytest.raises(freshet.InvalidArgument, match="stream 'two' has s = 3"):
+        async with client.stream(name, "two", static={"s": 4}):
+            pass
+    async with client.stream(name, "two") as stream:
+        await stream.step(2.0)
+        await stream.reset()
+        await stream.durable()
+    with pytest.raises(freshet.InvalidArgument, match="needs all its static inputs"):
+        async with client.stream(name, "two"):
+            pass
+    async with client.stream(name, "two", static={"s": 4}) as stream:
+        await stream.step(1.0)
