@@ -29,8 +29,16 @@ class Batch:
     subtracted before x becomes float32; None: nothing. u: (n, horizon × known) or None. static: (n,) by name.
     """
 
-    def __init__(self, spec: ModelSpec, ids: Sequence[Any], x: F64, time: Any, offset: F64 | None,
-                 u: F64 | None = None, static: Mapping[str, F64] | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        spec: ModelSpec,
+        ids: Sequence[Any],
+        x: F64,
+        time: Any,
+        offset: F64 | None,
+        u: F64 | None = None,
+        static: Mapping[str, F64] | None = None,
+    ) -> None:
         self._spec, self.x, self.time, self.u = spec, x, time, u
         self._static = static or {}
         self._offset = None if offset is None else np.broadcast_to(offset, x.shape)
@@ -38,8 +46,17 @@ class Batch:
         self._all = [self._identifier(row, id) for row, id in enumerate(ids)]
 
     @classmethod
-    def of(cls, spec: ModelSpec, streams: Any, x: Any, time: Any, offset: Any, usual: F64 | None, known: Any = None,
-           static: Any = None) -> Self:  # fmt: skip
+    def of(
+        cls,
+        spec: ModelSpec,
+        streams: Any,
+        x: Any,
+        time: Any,
+        offset: Any,
+        usual: F64 | None,
+        known: Any = None,
+        static: Any = None,
+    ) -> Self:
         """Check the arguments of `Mux.step`. usual: the Mux's offset, (channels,), used if the step gives none.
 
         Raises InvalidArgument for wrong shapes, but not for single ids.

@@ -111,8 +111,16 @@ class Mux:
 
     # --- for the user
 
-    async def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None,
-                   known: Any = None, static: Any = None) -> Packed:  # fmt: skip
+    async def step(
+        self,
+        streams: Sequence[str],
+        x: Any,
+        time: Any = None,
+        *,
+        offset: Any = None,
+        known: Any = None,
+        static: Any = None,
+    ) -> Packed:
         """Send one tick of each of n streams and return all their forecasts.
 
         streams: n ids; an integer stands for its digits. An id may occur several times; its ticks are in that order.

@@ -85,3 +85,11 @@ def test_a_training_reads_what_serving_would_have(tmp_path: Path) -> None:
 def test_columns_that_cannot_be_are_refused(tmp_path: Path, keys: dict[str, object], words: str) -> None:
     with pytest.raises((Invalid, TableError), match=words):
         plan(tmp_path, **({"known": [], "static": []} | keys))
+
+
+def test_a_training_of_a_task_with_labels_leaves_known_and_label_columns_out_of_the_channels(tmp_path: Path) -> None:
+    settings = ["hidden=8", "task=regress"]
+    keys = model_keys(known="day", static="region", settings=settings)
+    made = make_offline_plan(written(tmp_path), options=Options(id="who"), model=keys, labels="price")
+    assert (made.spec.channels, made.spec.known, made.spec.targets) == (("x",), ("day",), ("price",))
+    assert len(each_recorded(made, made.network())) == 2

@@ -20,8 +20,16 @@ class Mux(Blocking[mux.Mux]):
     may use it; calls of `step` take turns.
     """
 
-    def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None, known: Any = None,
-             static: Any = None) -> Packed:  # fmt: skip
+    def step(
+        self,
+        streams: Sequence[str],
+        x: Any,
+        time: Any = None,
+        *,
+        offset: Any = None,
+        known: Any = None,
+        static: Any = None,
+    ) -> Packed:
         return self._portal.call(self._twin.step(streams, x, time, offset=offset, known=known, static=static))
 
     @property

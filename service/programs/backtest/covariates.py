@@ -17,16 +17,24 @@ F64 = NDArray[np.float64]
 KINDS = ("known", "static")
 
 
-def complete_keys(keys: dict[str, Any], recording: Recording) -> tuple[list[str], F64]:
-    """Return the names of the known and static inputs and their columns [N, inputs]; keys: of a spec, modified.
-
-    A list as users write it becomes names. A column of texts is a category: its texts in sorted order are 0, 1, …, and
-    `categories` gets its name and count. Raises Invalid, and TableError for a cell that is neither.
-    """
+def input_names(keys: dict[str, Any], recording: Recording) -> list[str]:
+    """Return the names of the known and static inputs; a list as users write it becomes names in `keys`."""
+    names: list[str] = []
     for kind in KINDS:
         if isinstance(keys.get(kind), str):
             keys[kind] = chosen(keys[kind], recording.table.header)
-    names = [name for kind in KINDS for name in keys.get(kind, ()) if isinstance(name, str)]
+        given = keys.get(kind, ())
+        names += [name for name in given if isinstance(name, str)] if isinstance(given, list | tuple) else []
+    return names
+
+
+def complete_keys(keys: dict[str, Any], recording: Recording) -> tuple[list[str], F64]:
+    """Return the names of the known and static inputs and their columns [N, inputs]; keys: of a spec, modified.
+
+    A column of texts is a category: its texts in sorted order are 0, 1, …, and
+    `categories` gets its name and count. Raises Invalid, and TableError for a cell that is neither.
+    """
+    names = input_names(keys, recording)
     for name in names:
         if name not in recording.table.header:
             kind = "known" if name in keys.get("known", ()) else "static"
@@ -40,7 +48,8 @@ def complete_keys(keys: dict[str, Any], recording: Recording) -> tuple[list[str]
         texts = sorted(set(cells))
         number = {text: float(n) for n, text in enumerate(texts)}
         columns[:, i] = [number[cell] for cell in cells]
-        declared = [str(text) for text in keys.get("categories", ())]
+        listed_before = keys.get("categories", ())
+        declared = list(map(str, listed_before)) if isinstance(listed_before, list | tuple) else []
         if not any(text.rpartition(":")[0] == name for text in declared):
             keys["categories"] = [*declared, f"{name}:{max(2, len(texts))}"]
         recording.notes.append(f"{name} is a category: {listed(texts[:8])}{' …' if len(texts) > 8 else ''} are 0, 1 …")
