@@ -66,6 +66,7 @@ class Weights(NamedTuple):
     cells: list[dict[str, Array]]  # one per layer
     head: dict[str, Array]
     experts: dict[str, Array]  # of the mixture, empty without one: learned by least squares, their gradient is zero
+    embed: dict[str, Array]  # tables of the categories, [count, d] by name
     target: dict[str, Array]  # the task's statistics: never trained, their gradient is zero
 
     def __repr__(self) -> str:

@@ -188,14 +188,14 @@ def push(network: Network, block: Block, after: Array | None, time: NDArray[np.f
     """Append a tick to the rings of a block.
 
     after: [B, hidden_size], the state after each start state's first input, which becomes the start state of a full
-    window; None if no window is full. time: (B,) event times, seconds, NaN where none; x: [B, C] raw values.
+    window; None if no window is full. time: (B,) event times, seconds, NaN where none; x: [B, row] the ticks' rows.
     """
     B, T = len(x), network.spec.window
     if after is not None:
         full = block.fill >= T
         block.start[full] = after[full]
         block.ring[full, :-1] = block.ring[full, 1:]
-    u = network.ahead.inputs(time)
+    x, u = network.inputs(time, x)
     features, scale, value = network.observe(block.statistics, x, u)
     if network.mixture is not None:
         _push_regressors(block, network.extend(block.statistics, value, u, scale), network.ahead.slot(u))

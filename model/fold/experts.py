@@ -72,7 +72,7 @@ def origins(network: Network, block: Block, labels: NewestLabels) -> Origins:
     assert network.mixture is not None
     B, H, R = len(labels.y), network.spec.horizon, block.x.shape[1]
     at, steps = R - 1 - np.arange(H), np.arange(H)
-    rows = block.statistics[:, network.scaler.size :]
+    rows = block.statistics[:, network.mixed]
     step = network.mixture.columns.of_labels(
         rows, block.place[:, at], block.x[:, at], block.scale[:, at, steps], block.delta[:, at]
     )
@@ -85,7 +85,8 @@ def label_forecasts(network: Network, weights: Weights, tape: Tape, of: Origins)
     the regressors of each readout."""
     assert network.mixture is not None
     B, H, _ = of.y.shape
-    rows = network.mixture.rows(of.hidden(tape), of.phi, of.every, of.step)
+    phi = network.covariates.expand(weights.embed, of.phi)
+    rows = network.mixture.rows(of.hidden(tape), phi, of.every, of.step)
     known = rows.known[..., 0, :]  # [B, H, hidden + E + 1]
     W = weights.head["W"]
     p = known @ W.T if H == 1 else np.einsum("bhj,hkj->bhk", known, W.reshape(H, -1, W.shape[1]))
@@ -140,7 +141,7 @@ class Experts:
         forecasts, rows = label_forecasts(self.network, weights, tape, of)
         newest = forecasts
         if self.mixture.horizon > 1:
-            h, phi = of.hidden(tape)[:, 0], of.phi[:, 0]
+            h, phi = of.hidden(tape)[:, 0], self.network.covariates.expand(weights.embed, of.phi[:, 0])
             p = self.network.head.forward(weights.head, h, phi)
             made = Regressors(of.every[:, 0], self._ahead(block), block.delta[:, -1])
             newest = self.mixture.forecasts(weights.experts, p, h, phi, made)
@@ -155,7 +156,7 @@ class Experts:
 
     def _ahead(self, block: Block) -> Array:
         """Return the newest origin's regressors of each step, [B, H, K, 2·seasons], as they were at that tick."""
-        rows = block.statistics[:, self.network.scaler.size :]
+        rows = block.statistics[:, self.network.mixed]
         return self.mixture.columns.of_steps(
             rows, block.place[:, -1], block.x[:, -1], block.scale[:, -1], block.delta[:, -1]
         )

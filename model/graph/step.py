@@ -19,6 +19,7 @@ from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
 from model.graph import mixture
 from model.graph.builder import Graph
+from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
 from model.graph.tasks import TASK_TWINS, forecast, targets
 from model.network import Network
@@ -66,38 +67,43 @@ def export_step(network: Network, weights: Weights) -> bytes:
     scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
     kept = mixture.parts(network.mixture)
-    parts = g.split("state", [*scaler.parts, *kept, *(w for layer in widths for w in layer)])
+    sizes = [scaler.parts, kept, [size for size in network.covariates.parts if size]]
+    parts = g.split("state", [*(size for part in sizes for size in part), *(w for layer in widths for w in layer)])
+    first, second, third = np.cumsum([len(part) for part in sizes])
     value, observed = fill(g, scaler, "state", "x")
-    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], value, observed)
-    calendar, slot = _ahead(g, network)
-    known = [*([observed] if observed else []), *calendar]
-    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) + len(kept) :])
+    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[:first], value, observed)
+    calendar, slot, sent = _ahead(g, network)
+    covered = covariates(g, network.covariates, weights, parts[second:third], sent)
+    known = [*([observed] if observed else []), *calendar, *covered.seen]
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[third:])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
         outputs = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
         hidden += outputs
         inputs = outputs[:1]
-    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
+    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later)
     after: list[str] = []
     if network.mixture is not None:
         last, scale = targets(g, network, value, scaled.scale)
-        before = parts[len(scaler.parts) : len(scaler.parts) + len(kept)]
-        p, after = mixture.mixed(g, network, weights, before, features, last, slot, scale)
+        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, scale)
         forecast(g, network, p, last, scale)
     else:
         TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
-    g.op("Concat", *scaled.parts, *after, *hidden, axis=1, outputs=["next_state"])
+    g.op("Concat", *scaled.parts, *after, *covered.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 
 
-def _ahead(g: Graph, network: Network) -> tuple[list[str], str]:
-    """Return the columns of u that are features, as zero or one value, and the slot of the season, "" without one."""
-    features, size = network.ahead.features, network.ahead.size
-    if size == features:
-        return (["u"] if features else []), ""
-    if not features:
-        return [], "u"
-    calendar, slot = g.split("u", [features, size - features])
-    return [calendar], slot
+def _ahead(g: Graph, network: Network) -> tuple[list[str], str, str]:
+    """Return the columns of u that are features, as zero or one value; the slot of the season; and what was sent.
+
+    "" for a part that the model does not have.
+    """
+    ahead = network.ahead
+    sizes = [ahead.features, bool(ahead.slots), ahead.sent]
+    if not ahead.size:
+        return [], "", ""
+    named = iter(g.split("u", [int(size) for size in sizes if size]))
+    features, slot, sent = [next(named) if size else "" for size in sizes]
+    return [features] if features else [], slot, sent
 
 
 def _serialize(g: Graph, network: Network) -> bytes:

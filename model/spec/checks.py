@@ -9,12 +9,14 @@ from model.calendar import holidays
 from model.calendar.zone import ZoneError, parse
 from model.spec.names import (
     CHOICES,
+    MAX_AHEAD,
     MAX_CHANNELS,
     MAX_OUTPUTS,
     MAX_SEASON_TICKS,
     MAX_SEASONS,
     WINDOW_MARGIN,
     SpecError,
+    category,
     check_number,
 )
 
@@ -34,6 +36,7 @@ def check(spec: ModelSpec) -> None:
     check_task(spec)
     check_unused_settings(spec)
     check_forecaster(spec)
+    check_covariates(spec)
 
 
 def check_types(spec: ModelSpec) -> None:
@@ -60,7 +63,7 @@ def check_types(spec: ModelSpec) -> None:
 
 def check_names(spec: ModelSpec) -> None:
     """Check lists of names."""
-    for field in ("channels", "targets", "classes", "freeze"):
+    for field in ("channels", "targets", "classes", "freeze", "known", "static"):
         names = getattr(spec, field)
         if len(names) > MAX_CHANNELS:
             raise SpecError(field, f"{len(names)} names", f"give at most {MAX_CHANNELS} names")
@@ -170,7 +173,7 @@ def check_calendar(spec: ModelSpec) -> None:
 
 def check_freeze(spec: ModelSpec) -> None:
     """Check that freeze names parts and leaves one."""
-    parts = [*(f"cell{i}" for i in range(spec.layers)), "head"]
+    parts = [*(f"cell{i}" for i in range(spec.layers)), *(["embed"] if spec.categories else []), "head"]
     for name in spec.freeze:
         if name not in parts:
             raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
@@ -209,3 +212,28 @@ def check_forecaster(spec: ModelSpec) -> None:
             raise SpecError("seasons", season, f"it has {ticks:g} ticks: give periods of 2 to {MAX_SEASON_TICKS} ticks")
     if len(spec.seasons) > MAX_SEASONS or len(set(spec.seasons)) < len(spec.seasons):
         raise SpecError("seasons", spec.seasons, f"give at most {MAX_SEASONS} different periods")
+
+
+def check_covariates(spec: ModelSpec) -> None:
+    """Check the names of known and static inputs, their number, and the categories among them."""
+    named = set(spec.channels)
+    for field in ("known", "static"):
+        for name in getattr(spec, field):
+            if name in named:
+                raise SpecError(field, name, "an input has one name and one kind: it is also a channel or known")
+            named.add(name)
+    if spec.horizon * len(spec.known) > MAX_AHEAD:
+        remedy = f"horizon × known inputs is {spec.horizon * len(spec.known)}, at most {MAX_AHEAD}"
+        raise SpecError("known", f"{len(spec.known)} names", remedy)
+    inputs, seen = (*spec.known, *spec.static), set()
+    if len(spec.categories) > len(inputs):
+        raise SpecError(
+            "categories", f"{len(spec.categories)} entries", "give at most one for each known or static input"
+        )
+    for text in spec.categories:
+        name, _ = category(text)
+        if name not in inputs:
+            raise SpecError("categories", text, "a category is one of the known or static inputs: name it there too")
+        if name in seen:
+            raise SpecError("categories", text, "every name must be different")
+        seen.add(name)

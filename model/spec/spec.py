@@ -12,7 +12,7 @@ from typing import Any
 
 from model.spec.checks import check, check_types
 from model.spec.defaults import filled, starts_fast
-from model.spec.names import SpecError
+from model.spec.names import SpecError, category
 
 MOST_SHOWN = 8  # names in a repr
 
@@ -87,6 +87,16 @@ class ModelSpec:
     def outputs(self) -> int:
         """O: values per answer. Task forecast: horizon × targets, step 1 first; regress: targets; classify: classes."""
         return len(self.classes) or self.horizon * len(self.targets)
+
+    @property
+    def category_counts(self) -> dict[str, int]:
+        """Number of categories by the name of the input."""
+        return dict(map(category, self.categories))
+
+    @property
+    def sent(self) -> int:
+        """Values of a tick beside its channels: horizon × known, then static."""
+        return self.horizon * len(self.known) + len(self.static)
 
     @property
     def target_index(self) -> list[int]:

@@ -26,6 +26,12 @@ class Through(StrEnum):
 def backtest(
     file: Annotated[Path, typer.Argument(help="The recorded series.", metavar="FILE.csv")],
     columns: Annotated[str, typer.Option(help="Columns to forecast: a,b,… (quoted as in CSV), or all.")] = "all",
+    known: Annotated[
+        str | None, typer.Option(help="Columns known ahead: a,b,… Each row sends the next rows' values.", metavar="A,B")
+    ] = None,
+    static: Annotated[
+        str | None, typer.Option(help="Columns with one value per series, such as its region.", metavar="A,B")
+    ] = None,
     options: Any = None,
     rows: Annotated[int | None, typer.Option(help="Use only the first N rows of each series.", metavar="N")] = None,
     horizon: Annotated[int | None, typer.Option(help="Forecast 1..H rows ahead [default: 1].", metavar="H")] = None,
@@ -76,7 +82,7 @@ def backtest(
             options=options(),
             columns=columns,
             rows=rows,
-            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed),
+            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed, known=known, static=static),
             weights=weights,
             train_rows=train_rows,
             score_from=score_from,

@@ -26,6 +26,7 @@ from service.serving.erasure import Erasure
 from service.serving.opening import check_answers
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
+from service.streams.covariates import row_of, static_values
 from service.streams.served import ServedModel
 
 PAGE, MAX_PAGE = 100, 1000  # streams of one List, and of one Errors
@@ -35,17 +36,21 @@ ERRORS_S = 10.0  # the trainer answers between two chunks
 class Call:
     """One call of Open: the session that it owns, and the `Writing` that forecasts and progress share."""
 
-    def __init__(self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, id: str) -> None:
-        """Open the stream; if it is known, it must be in memory. Raises what `Opening.open` raises."""
+    def __init__(
+        self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, hello: streams_pb2.Hello
+    ) -> None:
+        """Open the stream; if it is known, it must be in memory. Raises what `Opening.open` raises; Invalid for static
+        values that are not the stream's."""
         self.parts, self.context, self.model = parts, context, model
         self._most_undurable = parts.admission.settings.max_undurable
         self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = writing
         self._may_train = caller().role >= Role.TRAIN
         self._moved = asyncio.Event()
+        self._static = static_values(model, hello.stream, hello.static)
         self.owner = model.owners.add(self._moved.set)
         try:
-            self.session, self.origin = parts.opening.open(model, id, self.owner)
+            self.session, self.origin = parts.opening.open(model, hello.stream, self.owner)
         except BaseException:
             model.owners.remove(self.owner)
             raise
@@ -133,7 +138,10 @@ class Call:
         kind = request.WhichOneof("message")
         if kind == "tick":
             seq, time, x = wire.tick(request.tick)
-            outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
+            row = row_of(self.model.network, seq, x, wire.known(request.tick), self._static)
+            if isinstance(row, Refusal):
+                return wire.refused(self.parts.admission.refuse(row))
+            outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, row, arrived))
             return wire.forecast(outcome) if isinstance(outcome, Answer) else wire.refused(outcome)
         if kind == "reset":
             if not self.owned:
@@ -187,7 +195,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             model = self._parts.catalog.model(key(first.hello.model))
             self._parts.opening.check_id(first.hello.stream)
             await self._parts.residency.bring(model, [first.hello.stream])
-            await both_sides(Call(self._parts, context, writing, model, first.hello.stream))
+            await both_sides(Call(self._parts, context, writing, model, first.hello))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Answer packed ticks of many streams; see `MuxCall`."""

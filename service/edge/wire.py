@@ -30,10 +30,15 @@ MAX_DIGITS = 10  # of a stream number
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
-    """Return a tick's seq, event time (NaN: none) and values. Values beyond float32 become infinite, to be refused."""
+    """Return a tick's seq, event time (NaN: none) and x. Values beyond float32 become infinite, to be refused."""
     time = message.time if message.HasField("time") else math.nan
     x = message.x if len(message.x) > NARROW else message.x[:]
     return message.seq, time, np.array(x, np.float32)
+
+
+def known(message: streams_pb2.Tick) -> Array:
+    """Return a tick's known inputs, empty if there are none. Values beyond float32 become infinite, to be refused."""
+    return np.array(message.u if len(message.u) > NARROW else message.u[:], np.float32)
 
 
 def forecast(answer: Answer) -> streams_pb2.OpenResponse:
@@ -46,21 +51,30 @@ def forecast(answer: Answer) -> streams_pb2.OpenResponse:
 
 
 class Columns(NamedTuple):
-    """Packed ticks: (n,) each, x (n, C); time NaN where none was sent. Views of the message."""
+    """Packed ticks: (n,) each, x (n, C), u (n, known); time NaN where none was sent. Views of the message."""
 
     handle: NDArray[np.uint32]
     seq: NDArray[np.uint64]
     x: Array
     time: NDArray[np.float64]
+    u: Array = np.zeros((0, 0), np.float32)
 
 
-def columns(message: streams_pb2.Columns, channels: int) -> Columns:
-    """Return packed ticks. Raises Invalid where the columns differ in length."""
+def columns(message: streams_pb2.Columns, channels: int, known: int = 0, holds: bool = False) -> Columns:
+    """Return packed ticks. Raises Invalid where the columns differ in length.
+
+    known: values of u per tick. holds: u may be empty, its values are then missing, NaN.
+    """
     n, rest = divmod(len(message.handle), 4)
     if rest:
         raise Invalid("ticks.handle", f"{len(message.handle)} bytes", "send 4 bytes per tick: little-endian uint32")
-    for field, data, width in (("seq", message.seq, 8), ("x", message.x, 4 * channels), ("time", message.time, 8)):
-        if len(data) != n * width and (field != "time" or data):
+    for field, data, width, may_be_empty in (
+        ("seq", message.seq, 8, False),
+        ("x", message.x, 4 * channels, False),
+        ("time", message.time, 8, True),
+        ("u", message.u, 4 * known, holds),
+    ):
+        if len(data) != n * width and (data or not may_be_empty):
             remedy = f"{n} handles need {n * width} bytes, {width} per tick, little-endian"
             raise Invalid(f"ticks.{field}", f"{len(data)} bytes", remedy)
     return Columns(
@@ -68,6 +82,7 @@ def columns(message: streams_pb2.Columns, channels: int) -> Columns:
         np.frombuffer(message.seq, "<u8"),
         np.frombuffer(message.x, "<f4").reshape(n, channels),
         np.frombuffer(message.time, "<f8") if message.time else np.full(n, np.nan),
+        np.frombuffer(message.u, "<f4").reshape(n, known) if message.u else np.full((n, known), np.nan, np.float32),
     )
 
 

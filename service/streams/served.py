@@ -67,7 +67,7 @@ class ServedModel:
         self.restarted = 0  # offset just after the last record since the start that named a version to learn from
         self.sources, self.skips = Sources(), Skips()
         self.table = StreamTable(self.network.state_size)
-        self.log = AnswerLog(len(spec.channels), spec.outputs)
+        self.log = AnswerLog(self.network.row, spec.outputs)
         self.owners = Owners(self.table)
         self.saving = Saving(number, self.table, self.log)
         self.known = 0  # streams, in memory or not
@@ -193,11 +193,11 @@ class ServedModel:
     def step(self, session: StepSession, rows: int | list[int] | Rows, time: Times, x: Array) -> tuple[Array, Array]:
         """Compute one tick each of distinct streams; changes nothing.
 
-        rows: one, or B of them; time: [B] seconds; x: [B, C] → y [B, O], next states [B, S]. For B = 1 the results are
-        the session's buffers (see `StepSession.run`).
+        rows: one, or B of them; time: [B] seconds; x: [B, row] → y [B, O], next states [B, S]. For B = 1 the results
+        are the session's buffers (see `StepSession.run`).
         """
         at = slice(rows, rows + 1) if isinstance(rows, int) else rows
-        return session.run(x, self.network.ahead.inputs(time), self.table.state[at])
+        return session.run(*self.network.inputs(time, x), self.table.state[at])
 
     def advance_one(self, row: int, seq: int, time: float, x: Array, y: Array, state: Array, offset: int) -> int:
         """`advance` for one tick: x [C], y [O], state [S]; returns its judged_through."""

@@ -42,9 +42,9 @@ BAD: list[tuple[str, Any]] = [
     *(("schedule_updates", v) for v in (-1, 1.5, "3")),
     *(("schedule", v) for v in ("other", 0, None)),
     *(("intervals", v) for v in ("0.9", [True])),
-    *(("known", v) for v in ("k", 3)),
-    *(("static", v) for v in ("k", 3)),
-    *(("categories", v) for v in ("k:3", 3)),
+    *(("known", v) for v in ("k", 3, ["a"], ["k", "k"], [""], [3], [str(i) for i in range(9000)])),
+    *(("static", v) for v in ("k", 3, ["a"], ["k", "k"])),
+    *(("categories", v) for v in ("k:3", 3, ["k:3"], ["k"], [3], ["a:3", "a:3"])),
     *(("forecaster", v) for v in ("other", 3, None)),
     *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
     *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -88,11 +88,13 @@ class Client:
         close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
+        static: Mapping[str, float] | None = None,
     ) -> Stream:
         made = self._portal.run(
             lambda: self._client.stream(
                 model, stream_id, in_flight,
                 give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost, offset=offset,
+                static=static,
             )
         )  # fmt: skip
         return Stream(self._portal, made)

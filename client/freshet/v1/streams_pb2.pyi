@@ -102,20 +102,48 @@ class Hello(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class StaticEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    STATIC_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     stream: _builtins.str
     """1 to 256 printable characters; unique within the model."""
+    @_builtins.property
+    def static(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Static inputs by name: a new or reset stream needs all of them, later calls may leave them out. From the first tick
+        on, other values are an error.
+        """
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         stream: _builtins.str = ...,
+        static: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "static", b"static", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,6 +158,7 @@ class Tick(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     X_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    U_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """1, 2, 3 … per stream. A repeated seq with the same values is answered again."""
     time: _builtins.float
@@ -140,16 +169,24 @@ class Tick(_message.Message):
         with missing = "hold".
         """
 
+    @_builtins.property
+    def u(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Known inputs for the steps being forecast, horizon × known values, those of step 1 first. Required if the model has
+        known inputs; with missing = "hold" a missing one is NaN, or all are if u is left out. The model learns from what
+        was sent.
+        """
+
     def __init__(
         self,
         *,
         seq: _builtins.int = ...,
         x: _abc.Iterable[_builtins.float] | None = ...,
         time: _builtins.float | None = ...,
+        u: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "seq", b"seq", "time", b"time", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "seq", b"seq", "time", b"time", "u", b"u", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time: _TypeAlias = _typing.Literal["time"]  # noqa: Y015
     _WhichOneofArgType__time: _TypeAlias = _typing.Literal["_time", b"_time"]  # noqa: Y015
@@ -423,19 +460,45 @@ Global___MuxRequest: _TypeAlias = MuxRequest  # noqa: Y015
 class Bind(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class StaticEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HANDLE_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    STATIC_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     stream: _builtins.str
+    @_builtins.property
+    def static(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """As in Hello."""
+
     def __init__(
         self,
         *,
         handle: _builtins.int = ...,
         stream: _builtins.str = ...,
+        static: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "static", b"static", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -451,6 +514,7 @@ class Columns(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     X_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    U_FIELD_NUMBER: _builtins.int
     handle: _builtins.bytes
     """n × uint32"""
     seq: _builtins.bytes
@@ -459,6 +523,8 @@ class Columns(_message.Message):
     """n × channels × float32"""
     time: _builtins.bytes
     """n × float64, or empty"""
+    u: _builtins.bytes
+    """n × horizon·known × float32, as in Tick"""
     def __init__(
         self,
         *,
@@ -466,10 +532,11 @@ class Columns(_message.Message):
         seq: _builtins.bytes = ...,
         x: _builtins.bytes = ...,
         time: _builtins.bytes = ...,
+        u: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "seq", b"seq", "time", b"time", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "seq", b"seq", "time", b"time", "u", b"u", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

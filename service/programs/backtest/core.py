@@ -42,13 +42,14 @@ def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, For
     """
     network, spec = learner.network, plan.spec
     every = [plan.alone(series) for series in plan.entities]
-    ahead = [network.ahead.inputs(each.times) for each in every]
+    rows = [each.series.rows for each in every]
+    read = [network.inputs(each.times, own) for each, own in zip(every, rows, strict=True)]
     state = [np.zeros((1, network.state_size), np.float32) for _ in every]
     tape = network.tape(1, 1)
     for n, row in in_time_order(every):
-        x, now = every[n].series.x, slice(row, row + 1)
-        learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], x[now])
-        y, state[n] = network.step(learner.weights, x[now], ahead[n][now], state[n], tape)
+        (x, ahead), now = read[n], slice(row, row + 1)
+        learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], rows[n][now])
+        y, state[n] = network.step(learner.weights, x[now], ahead[now], state[n], tape)
         made, added = y.reshape(spec.horizon, len(spec.targets)), every[n].added
         yield n, row, made if added is None else made + added
 

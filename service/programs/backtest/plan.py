@@ -16,6 +16,7 @@ from service.common.documents import DocumentError, read_text, toml, toml_value
 from service.common.errors import Invalid
 from service.common.zones import resolved, rule_of
 from service.console.files import load_weights
+from service.programs.backtest.covariates import complete_keys, sent
 from service.programs.backtest.scoring import Scorer
 from service.programs.backtest.seasons import suggestion
 from service.programs.backtest.series import Series, every_series
@@ -176,8 +177,12 @@ def plan_of(
     **asked: int | None,
 ) -> Plan:
     """Return the plan for a file that was read. keys: modified; the others as for `make_plan`."""
+    inputs, given = complete_keys(keys, recording)
     wanted, offsets = chosen_columns(columns, keys.get("channels")), keys.get("scaler") != "none"
+    if inputs and wanted is None:
+        wanted = [name for name in recording.choose(None) if name not in inputs]
     every = every_series(recording, wanted, keys.get("missing") == "hold", offsets)
+    of_entity = [entity.apply(given) for entity in recording.entities]
     if rows is not None:
         shortest = min(len(series.x) for series in every)
         if not 2 <= rows <= shortest:
@@ -187,11 +192,15 @@ def plan_of(
     if tuple(keys.setdefault("channels", series.names)) != series.names:
         raise SpecError("channels", keys["channels"], f"the columns are {listed(series.names)}: leave channels out")
     spec = ModelSpec.from_mapping(resolved({"interval": series.interval, **keys}))
+    if spec.sent:
+        made = (sent(spec, columns, one.entity) for columns, one in zip(of_entity, every, strict=True))
+        every = [replace(one, sent=values).head(len(one.x)) for one, values in zip(every, made, strict=True)]
+        series = every[0]
     if spec.interval > 0 and series.time is None:
         raise SpecError("interval", spec.interval, "the calendar needs event times: name the column with --time")
-    given = None if weights is None else load_weights(weights, spec)
+    first = None if weights is None else load_weights(weights, spec)
     how = recording.describe()
-    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=given, how=how, zone=recording.zone, **asked)
+    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=first, how=how, zone=recording.zone, **asked)
     for one in every:
         try:
             plan.alone(one).scorer()
@@ -210,7 +219,13 @@ def chosen_columns(columns: str, channels: Any) -> str | Sequence[str] | None:
 
 
 def model_keys(
-    file: Path | None = None, settings: Sequence[str] = (), *, horizon: int | None = None, seed: int | None = None
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    *,
+    horizon: int | None = None,
+    seed: int | None = None,
+    known: str | None = None,
+    static: str | None = None,
 ) -> dict[str, Any]:
     """Return keys of ModelSpec from a TOML file, the flags, and `--set key=value`; later sources take precedence.
 
@@ -222,7 +237,8 @@ def model_keys(
             keys |= toml(read_text(file))
         except DocumentError as error:
             raise Invalid("config", str(file), f"not a TOML file: {error}") from None
-    keys |= {name: value for name, value in (("horizon", horizon), ("seed", seed)) if value is not None}
+    given = {"horizon": horizon, "seed": seed, "known": known, "static": static}
+    keys |= {name: value for name, value in given.items() if value is not None}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name.strip():

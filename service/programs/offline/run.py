@@ -97,7 +97,7 @@ def each_recorded(plan: OfflinePlan, network: Network) -> list[Recorded]:
     """Return every series as the network reads it."""
     labels = plan.labels or [None] * len(plan.plan.entities)
     alone = (plan.plan.alone(series) for series in plan.plan.entities)
-    return [prepare(network, p.series.x, p.times, own) for p, own in zip(alone, labels, strict=True)]
+    return [prepare(network, p.series.rows, p.times, own) for p, own in zip(alone, labels, strict=True)]
 
 
 def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded, spans: Sequence[Span]) -> dict[str, float]:
