@@ -112,12 +112,12 @@ def _canary(network: Network, weights: Weights) -> Canary:
         if network.scaler.hold:
             seen = np.where((np.arange(B)[:, None] + np.arange(C) + tick) % 3 == 0, np.float32(np.nan), x)
         y, state = network.step(weights, seen, u, before, tape)
-    statistics = before[:, : network.statistics].copy()
+    statistics = before[:, : network.statistics_size].copy()
     _, scale, _ = network.observe(statistics, seen, u)
     reach = np.maximum(_reach(network, before), _reach(network, state))
     # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
     state_scale = np.maximum(1, np.abs(state))
-    state_scale[:, network.statistics :] = np.maximum(state_scale[:, network.statistics :], reach)
+    state_scale[:, network.statistics_size :] = np.maximum(state_scale[:, network.statistics_size :], reach)
     return Canary(seen, u, before, y, state, reach * network.task.units(weights.target, scale), state_scale)
 
 
