@@ -126,7 +126,7 @@ def _reach(network: Network, state: Array) -> Array:
 
     Only cells with relu have outputs above 1.
     """
-    reach, start = np.ones((len(state), 1), np.float32), network.statistics
+    reach, start = np.ones((len(state), 1), np.float32), network.statistics_size
     for cell in network.cells:
         outputs = np.abs(state[:, start : start + cell.hidden])
         reach = np.maximum(reach, outputs.max(axis=1, keepdims=True))
