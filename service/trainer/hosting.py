@@ -146,8 +146,7 @@ class HostedModel:
         score = self.chunks % self.gate.settings.score_every == 0
         how = {"learn_every": chunk.learn_every, "score_anchor": score}
         updates: list[Update] = []
-        self.discarded = None
-        offset = self.offset
+        self.discarded, offset = None, self.offset
         for kind, run in groupby(chunk.records, type):  # consecutive labels are learned together, and so are windows
             records: list[Any] = list(run)
             if offset in self.skips and kind in (Ticks, Label, Window):
@@ -211,10 +210,8 @@ class HostedModel:
             case StateDelete(stream=stream):
                 self.learner.reset(stream)
                 self.errors.remove(stream)
-            case Paused():
-                self.learner.paused = True
-            case Resumed():
-                self.learner.paused = False
+            case Paused() | Resumed():
+                self.learner.paused = isinstance(record, Paused)
             case Swap(version=version):
                 if not self.version:  # the model's first; its number is above 1 where a failed creation took that
                     self.gate.anchor = version

@@ -20,6 +20,7 @@ from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
 from tests.client.fake_server import FakeServer
 
 MADE_OF: dict[type[Result], type[Message]] = {
+    results.Comparison: models_pb2.Comparison,
     results.Export: models_pb2.ExportResponse,
     results.KeptStream: streams_pb2.Stream,
     results.Model: models_pb2.Model,

@@ -68,7 +68,7 @@ def seen_by(chunks: list[Chunk], model: int) -> list[tuple[object, ...]]:
 
 async def test_a_shadow_sees_what_its_source_sees_and_learns_what_its_own_records_say(tmp_path):
     async with world(tmp_path / "data") as live:
-        source, shadow = await a_pair(live)
+        source, shadow = await a_pair(live, forecaster="network")
         await a_busy_time(live, source)
         await live.learn()
 
