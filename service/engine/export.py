@@ -112,12 +112,12 @@ def _canary(network: Network, weights: Weights) -> Canary:
         if network.scaler.hold:
             seen = np.where((np.arange(B)[:, None] + np.arange(C) + tick) % 3 == 0, np.float32(np.nan), x)
         y, state = network.step(weights, seen, u, before, tape)
-    statistics = before[:, : network.statistics].copy()
+    statistics = before[:, : network.statistics_size].copy()
     _, scale, _ = network.observe(statistics, seen, u)
     reach = np.maximum(_reach(network, before), _reach(network, state))
     # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
     state_scale = np.maximum(1, np.abs(state))
-    state_scale[:, network.statistics :] = np.maximum(state_scale[:, network.statistics :], reach)
+    state_scale[:, network.statistics_size :] = np.maximum(state_scale[:, network.statistics_size :], reach)
     return Canary(seen, u, before, y, state, reach * network.task.units(weights.target, scale), state_scale)
 
 
@@ -126,7 +126,7 @@ def _reach(network: Network, state: Array) -> Array:
 
     Only cells with relu have outputs above 1.
     """
-    reach, start = np.ones((len(state), 1), np.float32), network.statistics
+    reach, start = np.ones((len(state), 1), np.float32), network.statistics_size
     for cell in network.cells:
         outputs = np.abs(state[:, start : start + cell.hidden])
         reach = np.maximum(reach, outputs.max(axis=1, keepdims=True))

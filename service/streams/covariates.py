@@ -113,5 +113,5 @@ def _had(model: ServedModel, id: str) -> Array | None:
     row = model.table.by_id.get(id, ABSENT)
     if row == ABSENT or model.table.origin[row] not in (Origin.RESUMED, Origin.IMPORTED):
         return None
-    end = model.network.statistics
+    end = model.network.statistics_size
     return np.array(model.table.state[row, end - model.network.covariates.static : end])

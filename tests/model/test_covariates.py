@@ -32,7 +32,7 @@ CELLS = registry.cells()
 
 
 def build(kind: str, **fields: Any) -> Network:
-    given: dict[str, Any] = {"forecaster": "network", "hidden": 8, "layers": 2, **KINDS[kind], **fields}
+    given: dict[str, Any] = {"hidden": 8, "layers": 2, **KINDS[kind], **fields}
     return Network(ModelSpec(channels=("a", "b"), **given))
 
 
@@ -62,7 +62,7 @@ def test_the_graph_equals_numpy_over_300_steps(kind: str, missing: str, horizon:
     state = other = np.zeros((B, network.state_size), np.float32)
     for t, row in enumerate(rows(network, 300)):
         x, u = network.inputs(1.4e9 + 900.0 * t + 60.0 * np.arange(B, dtype=np.float64), row)
-        _, scale, _ = network.observe(state[:, : network.statistics].copy(), x, u)
+        _, scale, _ = network.observe(state[:, : network.statistics_size].copy(), x, u)
         y, state = network.step(weights, x, u, state)
         got, other = graph.run(None, {"x": x, "u": u, "state": other})
         unit = network.task.units(weights.target, scale)
