@@ -32,7 +32,7 @@ SETTINGS = {"snapshot_s": 600.0}  # after a snapshot, old versions may go
 
 KINDS: dict[str, Any] = {
     "known": ["price", "day"], "static": ["region", "size"], "categories": ["day:3", "region:4"], "hidden": 8,
-    "head_init": 0.3, "forecaster": "network",
+    "head_init": 0.3,
 }  # fmt: skip
 STATIC = {"region": 2, "size": 0.5}
 
@@ -165,7 +165,7 @@ async def test_what_was_sent_survives_a_crash_and_is_learned(tmp_path: Path, nam
         files: replay.Files | None = None
         for part in (slice(0, 120), slice(120, 240)):
             async with freshet.connect(server.grpc) as client, asyncio.timeout(DEADLINE_S):
-                await client.create_model(name, ["a", "b"], **KINDS)
+                await client.create_model(name, ["a", "b"], forecaster="network", **KINDS)
                 async with client.stream(name, "s", static=STATIC if not part.start else None) as stream:
                     ticks = [freshet.Tick(x[t], None, u[t]) for t in range(240)[part]]
                     got += [f async for f in stream.forecasts(ticks, max_staleness=32)]

@@ -32,7 +32,7 @@ CELLS = registry.cells()
 
 
 def build(kind: str, **fields: Any) -> Network:
-    given: dict[str, Any] = {"forecaster": "network", "hidden": 8, "layers": 2, **KINDS[kind], **fields}
+    given: dict[str, Any] = {"hidden": 8, "layers": 2, **KINDS[kind], **fields}
     return Network(ModelSpec(channels=("a", "b"), **given))
 
 
