@@ -18,6 +18,7 @@ TICKS = 120
 DEADLINE_S = 240.0
 # The rate is above zero, but too small to move a weight: the forecasts served are then those that are measured.
 SPEC: dict[str, Any] = {
+    "forecaster": "network",
     "horizon": HORIZON,
     "hidden": 4,
     "learning_rate": 1e-30,

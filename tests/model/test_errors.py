@@ -14,7 +14,12 @@ from model.fold.learner import Learner
 from tests.model.labelled import Window, label_spec, labels_of
 from tests.model.worlds import Server, chunks, feed, spec
 
-STILL = {"learning_rate": 1e-30, "schedule": "constant", "head_init": 0.3}  # forecasts of the weights that serve
+STILL = {
+    "forecaster": "network",
+    "learning_rate": 1e-30,
+    "schedule": "constant",
+    "head_init": 0.3,
+}  # forecasts of the weights that serve
 Key = tuple[int, int]  # stream, or 0 for the model, and step
 
 
@@ -131,7 +136,7 @@ def test_errors_of_labels_from_outside_are_those_of_the_answers_to_their_ticks(t
 
 
 def test_a_window_counts_for_the_model_alone():
-    learner = Learner(label_spec("forecast", horizon=2))
+    learner = Learner(label_spec("forecast", horizon=2, forecaster="network"))
     learner.errors = Errors(learner.network)
     x = np.cumsum(np.random.default_rng(0).normal(0, 1, (30, 2)), axis=0).astype(np.float32)
     y = np.concatenate([x[1:29], x[2:30]], axis=1)
