@@ -26,7 +26,7 @@ ROOMS = {
     "model.covariates": "model.bounds model.spec",
     "model.scalers": "model.bounds",
     "model.cells": "model.bounds model.parameters model.spec",
-    "model.answers": "model.cells model.parameters model.spec",
+    "model.answers": "model.bounds model.cells model.parameters model.scalers model.spec",
     "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters "
     "model.scalers model.spec",
     "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers",

@@ -90,7 +90,6 @@ class ModelSpec(Result):
     seasons: tuple[float, ...] = ()
     zone: str = ""
     rate_floor: float = 0.0
-    stream_readout: bool = False
     intervals: tuple[float, ...] = ()
     known: tuple[str, ...] = ()
     static: tuple[str, ...] = ()

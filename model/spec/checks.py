@@ -200,8 +200,6 @@ def check_forecaster(spec: ModelSpec) -> None:
         if spec.scaler != "residual":
             raise SpecError("forecaster", spec.forecaster, "the mixture needs scaler residual: choose network")
     else:
-        if spec.stream_readout:
-            raise SpecError("stream_readout", True, "it belongs to forecaster mixture: leave it out")
         if spec.seasons and spec.seasons != (0.0,):
             raise SpecError("seasons", spec.seasons, "they belong to forecaster mixture: leave them out")
     for season in spec.seasons if spec.seasons != (0.0,) else ():

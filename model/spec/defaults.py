@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from model.spec.names import AUTO_SEASON_TICKS, MAX_MIXED_TARGETS, WINDOW_MARGIN
+from model.spec.names import AUTO_SEASON_TICKS, WINDOW_MARGIN
 
 if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
 
 DAY_S, WEEK_S = 86_400.0, 604_800.0
-# Start rate, floor, and updates until a tenth of the start rate, of task forecast: start·√(1/(1 + 99·updates/length)).
+# Start rate, floor, and updates until a tenth of the start rate, of a mixture: start·√(1/(1 + 99·updates/length)).
 FAST_START = {True: (3e-3, 7e-4, 49_500), False: (1e-3, 2e-4, 9_900)}  # by: horizon is 1
 CONSTANT_UPDATES = 10_000
 
@@ -19,8 +19,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
     """Return the final values of the fields whose defaults depend on others, by name."""
     forecast = spec.task == "forecast"
     targets = tuple(spec.targets) or (tuple(spec.channels) if forecast else ())
-    mixed = forecast and spec.scaler == "residual" and len(targets) <= MAX_MIXED_TARGETS
-    forecaster = spec.forecaster or ("mixture" if mixed else "network")
+    forecaster = spec.forecaster or "network"
     return {
         "channels": tuple(spec.channels),
         "targets": targets,
@@ -32,7 +31,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         "label_horizon": spec.label_horizon or (0 if forecast else 512),
         "loss": spec.loss or ("cross_entropy" if spec.task == "classify" else "mse"),
         "weight_decay": spec.weight_decay or (0.01 if spec.optimizer == "adamw" else 0.0),
-        **_rates(spec, forecast),
+        **_rates(spec, forecaster == "mixture"),
         "forecaster": forecaster,
         "seasons": _seasons(spec, forecaster),
         "intervals": tuple(map(float, spec.intervals)),
@@ -42,9 +41,9 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
     }
 
 
-def _rates(spec: ModelSpec, forecast: bool) -> dict[str, Any]:
+def _rates(spec: ModelSpec, mixed: bool) -> dict[str, Any]:
     one = spec.horizon == 1
-    if forecast and not spec.learning_rate and not spec.schedule:
+    if mixed and not spec.learning_rate and not spec.schedule:
         rate, floor, updates = FAST_START[one]
         schedule = "inverse_sqrt"
     else:

@@ -14,7 +14,6 @@ MAX_SEASON_TICKS = 4096
 AUTO_SEASON_TICKS = 720  # a day or a week of more ticks is not a season by default: each stream keeps as many values
 MAX_AHEAD = 8192  # horizon × known inputs
 MAX_CATEGORIES = 100_000  # of one input
-MAX_MIXED_TARGETS = 32  # with more, the mixture is not the default: its work grows with their number
 
 
 class SpecError(ValueError):

@@ -41,10 +41,9 @@ class ModelSpec:
     learn_every: int = 1  # k1, ticks between updates of a stream, for task forecast
     learn: bool = True
     task: str = "forecast"
-    forecaster: str = ""  # the network alone, or a mixture of it with linear readouts, seasonal values and persistence
-    seasons: tuple[float, ...] = ()  # periods, seconds; default: day and week of at most 720 ticks; (0,): none
+    forecaster: str = ""  # the network alone, the default, or a mixture of it with least squares and seasonal values
+    seasons: tuple[float, ...] = ()  # of a mixture: periods, s; default: day and week of up to 720 ticks; (0,): none
     zone: str = ""  # of the calendar and the seasons: a POSIX rule such as CET-1CEST,M3.5.0,M10.5.0/3; default UTC
-    stream_readout: bool = False  # whether each stream also learns a readout of its own, in its state
     intervals: tuple[float, ...] = ()  # levels of prediction intervals, each above 0 and below 1
     known: tuple[str, ...] = ()  # names of inputs whose future values come with each tick
     static: tuple[str, ...] = ()  # names of inputs that a stream has once, from its first Hello
@@ -59,10 +58,10 @@ class ModelSpec:
     optimizer: str = "adam"
     momentum: float = 0.9  # of optimizers momentum and nesterov
     weight_decay: float = 0.0  # of optimizer adamw, multiplied by the rate in each update; default 0.01 there
-    # Default for task forecast: 3e-3, falling to rate_floor 7e-4, or 1e-3 and 2e-4 when horizon > 1; otherwise 7e-4.
+    # Default 7e-4, or 1e-4 when horizon > 1; of a mixture 3e-3 falling to rate_floor 7e-4, or 1e-3 and 2e-4.
     learning_rate: float = 0.0
     rate_floor: float = 0.0  # smallest rate of a schedule
-    schedule: str = ""  # default inverse_sqrt for task forecast if learning_rate is not given, otherwise constant
+    schedule: str = ""  # default inverse_sqrt for a mixture if learning_rate is not given, otherwise constant
     warmup: int = 0  # updates over which the rate rises from 0 to learning_rate
     schedule_updates: int = 0  # updates over which a schedule falls to a tenth of the rate; default 10,000
     freeze: tuple[str, ...] = ()  # parts that never learn: cell0, cell1 …, head
@@ -145,7 +144,7 @@ class ModelSpec:
         """Return this spec as a release that stored `revision` meant it, with that release's defaults."""
         changed: dict[str, Any] = {}
         if revision < MIXTURE_REVISION and self.forecaster == "mixture":
-            changed = {"forecaster": "network", "seasons": (), "stream_readout": False}
+            changed = {"forecaster": "network", "seasons": ()}
         if revision < MIXTURE_REVISION and starts_fast(self):
             changed |= {"learning_rate": 0.0, "schedule": "constant", "rate_floor": 0.0, "schedule_updates": 0}
         if revision == 1:

@@ -49,7 +49,6 @@ BAD: list[tuple[str, Any]] = [
     *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
     *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too
     *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
-    *(("stream_readout", v) for v in (1, "yes", None)),
     *(("shadow", v) for v in (3, None, ["a"])),
     *(("holidays", v) for v in (3, None, "XX", "CN", "US")),
     *(("freeze", v) for v in (["cell1"], "head", ["head", "head"], ["head", "cell0"], [3])),

@@ -71,7 +71,6 @@ class ModelSpec(_message.Message):
     SEASONS_FIELD_NUMBER: _builtins.int
     ZONE_FIELD_NUMBER: _builtins.int
     RATE_FLOOR_FIELD_NUMBER: _builtins.int
-    STREAM_READOUT_FIELD_NUMBER: _builtins.int
     INTERVALS_FIELD_NUMBER: _builtins.int
     KNOWN_FIELD_NUMBER: _builtins.int
     STATIC_FIELD_NUMBER: _builtins.int
@@ -110,8 +109,8 @@ class ModelSpec(_message.Message):
     optimizer: _builtins.str
     """"sgd", "momentum", "nesterov", "adam" or "adamw". Default "adam"."""
     learning_rate: _builtins.float
-    """Step size. Default for task forecast: 3e-3 falling to a rate_floor of 7e-4; 1e-3 and 2e-4 when horizon > 1. A given
-    rate is constant unless a schedule is given. Default for the other tasks: 7e-4.
+    """Step size. Default 7e-4, and 1e-4 when horizon > 1. For a mixture: 3e-3 falling to a rate_floor of 7e-4; 1e-3 and
+    2e-4 when horizon > 1. A given rate is constant unless a schedule is given.
     """
     clip: _builtins.float
     """Largest global gradient norm; larger gradients are scaled down to it. Default 1."""
@@ -142,13 +141,13 @@ class ModelSpec(_message.Message):
     """For optimizer adamw, decoupled: an update subtracts learning_rate · weight_decay of a weight. Default 0.01 there."""
     schedule: _builtins.str
     """Schedule of the learning rate, over updates: "constant", "cosine" (to a tenth in schedule_updates), "inverse_sqrt".
-    Default "inverse_sqrt" for task forecast if learning_rate is not given, otherwise "constant".
+    Default "inverse_sqrt" for a mixture if learning_rate is not given, otherwise "constant".
     """
     warmup: _builtins.int
     """Updates during which the rate rises from 0 to learning_rate, before the schedule. Default 0."""
     schedule_updates: _builtins.int
     """Updates after which a tenth of the rate is left: for cosine, counted from the end of the warm-up; for inverse_sqrt
-    without a warm-up. Default 10000; with the default learning_rate 49500, or 9900 when horizon > 1.
+    without a warm-up. Default 10000; with the default rate of a mixture 49500, or 9900 when horizon > 1.
     """
     huber_delta: _builtins.float
     """For loss huber: errors beyond this many scaled units count linearly. Default 1."""
@@ -170,8 +169,8 @@ class ModelSpec(_message.Message):
     """
     forecaster: _builtins.str
     """Task forecast: "mixture": the network mixed with least squares on lags and on the values of a day and a week before,
-    with persistence and with those values themselves; "network": the network alone. Default "mixture" for scaler
-    residual and up to 32 targets, otherwise "network".
+    with persistence and with those values themselves; "network": the network alone. "mixture" needs scaler
+    residual. Default "network".
     """
     zone: _builtins.str
     """Time zone of calendar, seasons and holidays, with daylight saving time: the name of an IANA zone, such as
@@ -179,9 +178,7 @@ class ModelSpec(_message.Message):
     "CET-1CEST,M3.5.0,M10.5.0/3". A rule knows no former rules. Default: UTC.
     """
     rate_floor: _builtins.float
-    """Smallest rate of a schedule. Default 0; with the default learning_rate 7e-4, or 2e-4 when horizon > 1."""
-    stream_readout: _builtins.bool
-    """Mixture: each stream also learns a linear readout of its own, kept in its state. Default false."""
+    """Smallest rate of a schedule. Default 0; with the default rate of a mixture 7e-4, or 2e-4 when horizon > 1."""
     holidays: _builtins.str
     """Calendar of holidays by country or region, such as "US", "FR", "GB-SCT", "DE-BY". Three inputs of the network then
     say whether the day of the next tick, in the zone, is a holiday, the day after it, and the day before. Default none.
@@ -289,7 +286,6 @@ class ModelSpec(_message.Message):
         seasons: _abc.Iterable[_builtins.float] | None = ...,
         zone: _builtins.str | None = ...,
         rate_floor: _builtins.float | None = ...,
-        stream_readout: _builtins.bool | None = ...,
         intervals: _abc.Iterable[_builtins.float] | None = ...,
         known: _abc.Iterable[_builtins.str] | None = ...,
         static: _abc.Iterable[_builtins.str] | None = ...,
@@ -297,9 +293,9 @@ class ModelSpec(_message.Message):
         holidays: _builtins.str | None = ...,
         shadow: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "stream_readout", b"stream_readout", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "categories", b"categories", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "stream_readout", b"stream_readout", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "categories", b"categories", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
@@ -365,8 +361,6 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
     _WhichOneofReturnType__shadow: _TypeAlias = _typing.Literal["shadow"]  # noqa: Y015
     _WhichOneofArgType__shadow: _TypeAlias = _typing.Literal["_shadow", b"_shadow"]  # noqa: Y015
-    _WhichOneofReturnType__stream_readout: _TypeAlias = _typing.Literal["stream_readout"]  # noqa: Y015
-    _WhichOneofArgType__stream_readout: _TypeAlias = _typing.Literal["_stream_readout", b"_stream_readout"]  # noqa: Y015
     _WhichOneofReturnType__task: _TypeAlias = _typing.Literal["task"]  # noqa: Y015
     _WhichOneofArgType__task: _TypeAlias = _typing.Literal["_task", b"_task"]  # noqa: Y015
     _WhichOneofReturnType__warmup: _TypeAlias = _typing.Literal["warmup"]  # noqa: Y015
@@ -441,8 +435,6 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow) -> _WhichOneofReturnType__shadow | None: ...
-    @_typing.overload
-    def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_readout) -> _WhichOneofReturnType__stream_readout | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__task) -> _WhichOneofReturnType__task | None: ...
     @_typing.overload
