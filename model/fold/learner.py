@@ -393,7 +393,7 @@ class Learner:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
             p = at_origins(p, span[0], of.origins, self.experts.answers(self.weights, seen))
             loss = self._loss(p, batch, span)
-        if self.errors is not None:
+        if self.errors is not None and (self.experts is None or of is not None):  # a mixture answers no window
             t0, t1 = span
             self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
         update = Update(labels, loss=loss)
