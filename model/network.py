@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.ahead import Ahead
+from model.answers import intervals
 from model.answers.head import Head
 from model.answers.losses import LOSSES
 from model.answers.tasks import TASKS
@@ -58,8 +59,13 @@ class Network:
         self.bounds = Bounds([*self.scaler.bounds, *(bound for cell in self.cells for bound in cell.bounds)])
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
         shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
-        self.layout = Layout(shapes | {f"target.{k}": s for k, s in self.task.shapes().items()})
-        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "target")]
+        shapes |= {f"target.{k}": s for k, s in self.task.shapes().items()}
+        levels = len(spec.intervals)
+        if levels:
+            shapes |= {f"interval.{k}": s for k, s in intervals.shapes(levels, spec.outputs).items()}
+        self.answer_size = spec.outputs * (1 + 2 * levels)  # A: forecasts, lower and upper bounds
+        self.layout = Layout(shapes)
+        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "target", "interval")]
         self.learned = self.layout.parts(learned)
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
         # Head and task within the flat vector: the part that a task may rescale.
@@ -74,11 +80,11 @@ class Network:
     def weights(self, flat: Array) -> Weights:
         """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""
         named = self.layout.views(flat)
-        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target"]
-        *cells, head, target = [
+        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target", "interval"]
+        *cells, head, target, interval = [
             {k.split(".")[1]: v for k, v in named.items() if k.startswith(layer + ".")} for layer in layers
         ]
-        return Weights(flat, cells, head, target)
+        return Weights(flat, cells, head, target, interval)
 
     def init_params(self) -> Array:
         """Return the initial parameters, [layout.size] float32, new: a function of the spec and its seed."""
@@ -89,6 +95,8 @@ class Network:
             cell.init_params(params, rng)
         self.head.init_params(weights.head, rng)
         self.task.init_params(weights.target)
+        if self.spec.intervals:
+            intervals.init_params(weights.interval, self.spec.intervals)
         return flat
 
     def problem(self, state: Array) -> tuple[int, str] | None:
@@ -131,8 +139,9 @@ class Network:
         return mask
 
     def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
-        """Compute one tick, as the ONNX graph does: x [B, C], u [B, U], state [B, S] → y [B, O], next state, both new.
+        """Compute one tick, as the ONNX graph does: x [B, C], u [B, U], state [B, S] → y [B, A], next state, both new.
 
+        y: O forecasts; with intervals, followed by their bounds as `intervals.bounds` orders them.
         tape: a workspace for T = 1 and this B; None makes one.
         """
         tape = tape or self.tape(1, len(x))
@@ -142,7 +151,12 @@ class Network:
         self.forward(weights, hidden, phi[None], tape)
         hidden[...] = self.state_after(tape, 1)
         p = self.head.forward(weights.head, tape.H[0], phi)
-        return self.task.answer(weights.target, p, last, scale), state
+        y = self.task.answer(weights.target, p, last, scale)
+        if self.spec.intervals:
+            y = np.concatenate(
+                [y, intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))], axis=1
+            )
+        return y, state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
         """Return a new workspace for windows of T ticks and B rows."""

@@ -66,6 +66,7 @@ class Weights(NamedTuple):
     cells: list[dict[str, Array]]  # one per layer
     head: dict[str, Array]
     target: dict[str, Array]  # the task's statistics: never trained, their gradient is zero
+    interval: dict[str, Array]  # half-widths of prediction intervals, likewise; empty without intervals
 
     def __repr__(self) -> str:
         return f"Weights({self.flat.size} {self.flat.dtype}: {len(self.cells)} cells, head, {len(self.target)} target)"

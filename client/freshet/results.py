@@ -85,6 +85,16 @@ class ModelSpec(Result):
     drift_labels: int = 0
     label_range: tuple[float, ...] = ()
     max_share: float = 0.0
+    forecaster: str = ""
+    seasons: tuple[float, ...] = ()
+    zone: str = ""
+    rate_floor: float = 0.0
+    stream_readout: bool = False
+    intervals: tuple[float, ...] = ()
+    known: tuple[str, ...] = ()
+    static: tuple[str, ...] = ()
+    categories: tuple[str, ...] = ()
+    holidays: str = ""
 
     @classmethod
     def of(cls, message: Message) -> Self:

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from model.answers import intervals
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
 from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
@@ -44,6 +45,8 @@ class Update:
     refused_ticks: tuple[int, ...] = ()  # indices, in the call of `ticks`, of the ticks that gave refused labels
     report: GradientReport | None = None
     drift: dict[str, float] = field(default_factory=dict)  # numbers of a drift detected with these labels
+    bounded: int = 0  # values whose intervals were compared with the label; 0 without intervals
+    covered: tuple[int, ...] = ()  # how many of them were inside, by level
 
 
 @dataclass(slots=True)
@@ -344,6 +347,7 @@ class Learner:
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor)
+        self._follow_errors(update, p, batch.Y[span[0] : span[1]], batch.weight[span[0] : span[1]])
         self._detect_drift(update)
         try:
             if not math.isfinite(loss):
@@ -362,6 +366,13 @@ class Learner:
         if report:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
+
+    def _follow_errors(self, update: Update, p: Array, Y: Array, weight: Array) -> None:
+        """Update the intervals with forecasts p, their targets and weights, [T, B, O] each."""
+        levels = self.spec.intervals
+        if levels:
+            update.bounded, covered = intervals.follow(self.weights.interval, levels, p, Y, weight)
+            update.covered = tuple(covered.tolist())
 
     def _detect_drift(self, update: Update) -> None:
         """Add the scores to the drift test, and start the spec's reaction if it detects a drift."""

@@ -1,6 +1,7 @@
 """Export of a version as ONNX: the whole forecaster as one step, scaler and head included (DESIGN R9).
 
-x [B, C], u [B, F], state [B, S] → y [B, O], state' [B, S]. Opset 17, IR 8, so that older runtimes load it. The graph
+x [B, C], u [B, F], state [B, S] → y [B, O], state' [B, S] and, only with intervals, bounds [B, 2·levels·O].
+Opset 17, IR 8, so that older runtimes load it. The graph
 computes what `Network.step` does in as few nodes as possible: at one row, every node costs about the same. A test
 compares the two on long runs with perturbed weights.
 """
@@ -19,7 +20,7 @@ from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
 from model.graph.builder import Graph
 from model.graph.scalers import SCALER_TWINS, fill
-from model.graph.tasks import TASK_TWINS
+from model.graph.tasks import TASK_TWINS, bounds
 from model.network import Network
 from model.parameters import Weights
 
@@ -74,7 +75,9 @@ def export_step(network: Network, weights: Weights) -> bytes:
         hidden += after
         inputs = after[:1]
     features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
-    TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+    unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+    if network.spec.intervals:
+        bounds(g, network, weights, unit)
     g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 
@@ -97,6 +100,8 @@ def _serialize(g: Graph, network: Network) -> bytes:
         rows("state", network.state_size),
     ]
     outputs = [rows("y", network.spec.outputs), rows("next_state", network.state_size)]
+    if network.spec.intervals:
+        outputs.append(rows("bounds", network.answer_size - network.spec.outputs))
     graph = helper.make_graph(g.nodes, "freshet_step", inputs, outputs, list(g.constants.values()))
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="freshet"

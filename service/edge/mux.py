@@ -125,7 +125,7 @@ class MuxCall:
     async def _ticks(self, columns: Columns) -> None:
         """Answer packed ticks in waves, in each of which a stream has at most one tick."""
         numbers = self.handles.numbers(columns.handle)
-        message = Message(columns, numbers, Answers(columns), [])
+        message = Message(columns, numbers, Answers(columns, self.model.spec.outputs), [])
         for unknown in np.flatnonzero(numbers == UNBOUND):
             handle = int(columns.handle[unknown])
             message.refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
@@ -153,12 +153,12 @@ class MuxCall:
         stepped = outcome.stepped._replace(at=index[outcome.stepped.at])
         if not message.answers.add(stepped):
             await self.write(forecasts=message.answers.message())
-            message.answers = Answers(columns, stepped)
+            message.answers = Answers(columns, self.model.spec.outputs, stepped)
         self.handles.waiting[columns.handle[stepped.at]] = True
         for i, other in outcome.others.items():
             handle = int(columns.handle[index[i]])
             if isinstance(other, Answer):
-                await self.write(forecasts=wire.forecasts_again(handle, other))
+                await self.write(forecasts=wire.forecasts_again(handle, other, self.model.spec.outputs))
             elif isinstance(other, Refusal):
                 message.refused.append(handle_refused(handle, other))
         await self._refuse(message.refused)

@@ -26,7 +26,7 @@ from freshet.v1 import access_pb2 as freshet_dot_v1_dot_access__pb2
 from freshet.v1 import types_pb2 as freshet_dot_v1_dot_types__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66reshet/v1/streams.proto\x12\nfreshet.v1\x1a\x17\x66reshet/v1/access.proto\x1a\x16\x66reshet/v1/types.proto\"\xa6\x01\n\x0bOpenRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.freshet.v1.HelloH\x00\x12 \n\x04tick\x18\x02 \x01(\x0b\x32\x10.freshet.v1.TickH\x00\x12\"\n\x05label\x18\x03 \x01(\x0b\x32\x11.freshet.v1.LabelH\x00\x12\"\n\x05reset\x18\x04 \x01(\x0b\x32\x11.freshet.v1.ResetH\x00\x42\t\n\x07message\"\x94\x02\n\x0cOpenResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.freshet.v1.WelcomeH\x00\x12(\n\x08\x66orecast\x18\x02 \x01(\x0b\x32\x14.freshet.v1.ForecastH\x00\x12&\n\x07\x64urable\x18\x03 \x01(\x0b\x32\x13.freshet.v1.DurableH\x00\x12&\n\x07refused\x18\x04 \x01(\x0b\x32\x13.freshet.v1.RefusedH\x00\x12*\n\treconnect\x18\x05 \x01(\x0b\x32\x15.freshet.v1.ReconnectH\x00\x12+\n\ntaken_over\x18\x06 \x01(\x0b\x32\x15.freshet.v1.TakenOverH\x00\x42\t\n\x07message\"&\n\x05Hello\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\":\n\x04Tick\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\t\n\x01x\x18\x02 \x03(\x02\x12\x11\n\x04time\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_time\"\x1f\n\x05Label\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\t\n\x01y\x18\x02 \x03(\x02\"\x07\n\x05Reset\"\xe2\x02\n\x07Welcome\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x35\n\x0cstate_origin\x18\x04 \x01(\x0e\x32\x1f.freshet.v1.Welcome.StateOrigin\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12#\n\x04spec\x18\x06 \x01(\x0b\x32\x15.freshet.v1.ModelSpec\x12\x16\n\x0ejudged_through\x18\x07 \x01(\x04\x12\x15\n\rmax_undurable\x18\x08 \x01(\r\x12\x16\n\tlast_time\x18\t \x01(\x01H\x00\x88\x01\x01\"[\n\x0bStateOrigin\x12\x1c\n\x18STATE_ORIGIN_UNSPECIFIED\x10\x00\x12\t\n\x05\x46RESH\x10\x01\x12\x0b\n\x07RESUMED\x10\x02\x12\x0c\n\x08IMPORTED\x10\x03\x12\x08\n\x04LOST\x10\x04\x42\x0c\n\n_last_time\"K\n\x08\x46orecast\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\t\n\x01y\x18\x02 \x03(\x02\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x16\n\x0ejudged_through\x18\x04 \x01(\x04\">\n\x07\x44urable\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06labels\x18\x02 \x01(\x04\x12\x16\n\x0ejudged_through\x18\x03 \x01(\x04\"\x1b\n\tReconnect\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x17\n\tTakenOver\x12\n\n\x02\x62y\x18\x01 \x01(\t\"_\n\nMuxRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x04\x62ind\x18\x02 \x03(\x0b\x32\x10.freshet.v1.Bind\x12\"\n\x05ticks\x18\x03 \x01(\x0b\x32\x13.freshet.v1.Columns\"&\n\x04\x42ind\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\t\"?\n\x07\x43olumns\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0b\n\x03seq\x18\x02 \x01(\x0c\x12\t\n\x01x\x18\x03 \x01(\x0c\x12\x0c\n\x04time\x18\x04 \x01(\x0c\"\xf0\x01\n\x0bMuxResponse\x12 \n\x05\x62ound\x18\x01 \x03(\x0b\x32\x11.freshet.v1.Bound\x12(\n\tforecasts\x18\x02 \x01(\x0b\x32\x15.freshet.v1.Forecasts\x12*\n\x07refused\x18\x03 \x03(\x0b\x32\x19.freshet.v1.HandleRefused\x12+\n\x07\x64urable\x18\x04 \x01(\x0b\x32\x1a.freshet.v1.DurableColumns\x12(\n\treconnect\x18\x05 \x01(\x0b\x32\x15.freshet.v1.Reconnect\x12\x12\n\ntaken_over\x18\x06 \x03(\r\"\x9b\x01\n\x05\x42ound\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x35\n\x0cstate_origin\x18\x04 \x01(\x0e\x32\x1f.freshet.v1.Welcome.StateOrigin\x12\x16\n\tlast_time\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_last_time\"\\\n\tForecasts\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0b\n\x03seq\x18\x02 \x01(\x0c\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x16\n\x0ejudged_through\x18\x04 \x01(\x0c\x12\x0f\n\x07version\x18\x05 \x01(\x04\"E\n\rHandleRefused\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12$\n\x07refused\x18\x02 \x01(\x0b\x32\x13.freshet.v1.Refused\"-\n\x0e\x44urableColumns\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0b\n\x03seq\x18\x02 \x01(\x0c\"E\n\x10GetStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nwith_state\x18\x03 \x01(\x08\"\x87\x02\n\x06Stream\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x10\n\x08last_seq\x18\x03 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x04 \x01(\x04\x12\x16\n\tlast_time\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x35\n\x0cstate_origin\x18\x06 \x01(\x0e\x32\x1f.freshet.v1.Welcome.StateOrigin\x12\r\n\x05state\x18\x07 \x01(\x0c\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x0f\n\x07version\x18\x14 \x01(\x04\x12\x16\n\x0ejudged_through\x18\x15 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x16 \x01(\rB\x0c\n\n_last_time\"6\n\x10PutStreamRequest\x12\"\n\x06stream\x18\x01 \x01(\x0b\x32\x12.freshet.v1.Stream\"C\n\x13\x44\x65leteStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\r\n\x05\x65rase\x18\x14 \x01(\x08\"\'\n\x14\x44\x65leteStreamResponse\x12\x0f\n\x07remains\x18\x14 \x03(\t\"J\n\x12ListStreamsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListStreamsResponse\x12#\n\x07streams\x18\x01 \x03(\x0b\x32\x12.freshet.v1.Stream\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb0\x03\n\x07Streams\x12\x43\n\x04Open\x12\x17.freshet.v1.OpenRequest\x1a\x18.freshet.v1.OpenResponse\"\x04\xa0\xb8\x19\x01(\x01\x30\x01\x12@\n\x03Mux\x12\x16.freshet.v1.MuxRequest\x1a\x17.freshet.v1.MuxResponse\"\x04\xa0\xb8\x19\x01(\x01\x30\x01\x12=\n\x03Get\x12\x1c.freshet.v1.GetStreamRequest\x1a\x12.freshet.v1.Stream\"\x04\xa0\xb8\x19\x01\x12=\n\x03Put\x12\x1c.freshet.v1.PutStreamRequest\x1a\x12.freshet.v1.Stream\"\x04\xa0\xb8\x19\x02\x12Q\n\x06\x44\x65lete\x12\x1f.freshet.v1.DeleteStreamRequest\x1a .freshet.v1.DeleteStreamResponse\"\x04\xa0\xb8\x19\x02\x12M\n\x04List\x12\x1e.freshet.v1.ListStreamsRequest\x1a\x1f.freshet.v1.ListStreamsResponse\"\x04\xa0\xb8\x19\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18\x66reshet/v1/streams.proto\x12\nfreshet.v1\x1a\x17\x66reshet/v1/access.proto\x1a\x16\x66reshet/v1/types.proto\"\xa6\x01\n\x0bOpenRequest\x12\"\n\x05hello\x18\x01 \x01(\x0b\x32\x11.freshet.v1.HelloH\x00\x12 \n\x04tick\x18\x02 \x01(\x0b\x32\x10.freshet.v1.TickH\x00\x12\"\n\x05label\x18\x03 \x01(\x0b\x32\x11.freshet.v1.LabelH\x00\x12\"\n\x05reset\x18\x04 \x01(\x0b\x32\x11.freshet.v1.ResetH\x00\x42\t\n\x07message\"\x94\x02\n\x0cOpenResponse\x12&\n\x07welcome\x18\x01 \x01(\x0b\x32\x13.freshet.v1.WelcomeH\x00\x12(\n\x08\x66orecast\x18\x02 \x01(\x0b\x32\x14.freshet.v1.ForecastH\x00\x12&\n\x07\x64urable\x18\x03 \x01(\x0b\x32\x13.freshet.v1.DurableH\x00\x12&\n\x07refused\x18\x04 \x01(\x0b\x32\x13.freshet.v1.RefusedH\x00\x12*\n\treconnect\x18\x05 \x01(\x0b\x32\x15.freshet.v1.ReconnectH\x00\x12+\n\ntaken_over\x18\x06 \x01(\x0b\x32\x15.freshet.v1.TakenOverH\x00\x42\t\n\x07message\"&\n\x05Hello\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\":\n\x04Tick\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\t\n\x01x\x18\x02 \x03(\x02\x12\x11\n\x04time\x18\x03 \x01(\x01H\x00\x88\x01\x01\x42\x07\n\x05_time\"\x1f\n\x05Label\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\t\n\x01y\x18\x02 \x03(\x02\"\x07\n\x05Reset\"\xe2\x02\n\x07Welcome\x12\x11\n\tstream_id\x18\x01 \x01(\t\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x35\n\x0cstate_origin\x18\x04 \x01(\x0e\x32\x1f.freshet.v1.Welcome.StateOrigin\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12#\n\x04spec\x18\x06 \x01(\x0b\x32\x15.freshet.v1.ModelSpec\x12\x16\n\x0ejudged_through\x18\x07 \x01(\x04\x12\x15\n\rmax_undurable\x18\x08 \x01(\r\x12\x16\n\tlast_time\x18\t \x01(\x01H\x00\x88\x01\x01\"[\n\x0bStateOrigin\x12\x1c\n\x18STATE_ORIGIN_UNSPECIFIED\x10\x00\x12\t\n\x05\x46RESH\x10\x01\x12\x0b\n\x07RESUMED\x10\x02\x12\x0c\n\x08IMPORTED\x10\x03\x12\x08\n\x04LOST\x10\x04\x42\x0c\n\n_last_time\"i\n\x08\x46orecast\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\t\n\x01y\x18\x02 \x03(\x02\x12\x0f\n\x07version\x18\x03 \x01(\x04\x12\x16\n\x0ejudged_through\x18\x04 \x01(\x04\x12\r\n\x05lower\x18\x05 \x03(\x02\x12\r\n\x05upper\x18\x06 \x03(\x02\">\n\x07\x44urable\x12\x0b\n\x03seq\x18\x01 \x01(\x04\x12\x0e\n\x06labels\x18\x02 \x01(\x04\x12\x16\n\x0ejudged_through\x18\x03 \x01(\x04\"\x1b\n\tReconnect\x12\x0e\n\x06reason\x18\x01 \x01(\t\"\x17\n\tTakenOver\x12\n\n\x02\x62y\x18\x01 \x01(\t\"_\n\nMuxRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x1e\n\x04\x62ind\x18\x02 \x03(\x0b\x32\x10.freshet.v1.Bind\x12\"\n\x05ticks\x18\x03 \x01(\x0b\x32\x13.freshet.v1.Columns\"&\n\x04\x42ind\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x0e\n\x06stream\x18\x02 \x01(\t\"?\n\x07\x43olumns\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0b\n\x03seq\x18\x02 \x01(\x0c\x12\t\n\x01x\x18\x03 \x01(\x0c\x12\x0c\n\x04time\x18\x04 \x01(\x0c\"\xf0\x01\n\x0bMuxResponse\x12 \n\x05\x62ound\x18\x01 \x03(\x0b\x32\x11.freshet.v1.Bound\x12(\n\tforecasts\x18\x02 \x01(\x0b\x32\x15.freshet.v1.Forecasts\x12*\n\x07refused\x18\x03 \x03(\x0b\x32\x19.freshet.v1.HandleRefused\x12+\n\x07\x64urable\x18\x04 \x01(\x0b\x32\x1a.freshet.v1.DurableColumns\x12(\n\treconnect\x18\x05 \x01(\x0b\x32\x15.freshet.v1.Reconnect\x12\x12\n\ntaken_over\x18\x06 \x03(\r\"\x9b\x01\n\x05\x42ound\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12\x10\n\x08next_seq\x18\x02 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x03 \x01(\x04\x12\x35\n\x0cstate_origin\x18\x04 \x01(\x0e\x32\x1f.freshet.v1.Welcome.StateOrigin\x12\x16\n\tlast_time\x18\x05 \x01(\x01H\x00\x88\x01\x01\x42\x0c\n\n_last_time\"z\n\tForecasts\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0b\n\x03seq\x18\x02 \x01(\x0c\x12\t\n\x01y\x18\x03 \x01(\x0c\x12\x16\n\x0ejudged_through\x18\x04 \x01(\x0c\x12\x0f\n\x07version\x18\x05 \x01(\x04\x12\r\n\x05lower\x18\x06 \x01(\x0c\x12\r\n\x05upper\x18\x07 \x01(\x0c\"E\n\rHandleRefused\x12\x0e\n\x06handle\x18\x01 \x01(\r\x12$\n\x07refused\x18\x02 \x01(\x0b\x32\x13.freshet.v1.Refused\"-\n\x0e\x44urableColumns\x12\x0e\n\x06handle\x18\x01 \x01(\x0c\x12\x0b\n\x03seq\x18\x02 \x01(\x0c\"E\n\x10GetStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x12\n\nwith_state\x18\x03 \x01(\x08\"\x87\x02\n\x06Stream\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\x10\n\x08last_seq\x18\x03 \x01(\x04\x12\x13\n\x0b\x64urable_seq\x18\x04 \x01(\x04\x12\x16\n\tlast_time\x18\x05 \x01(\x01H\x00\x88\x01\x01\x12\x35\n\x0cstate_origin\x18\x06 \x01(\x0e\x32\x1f.freshet.v1.Welcome.StateOrigin\x12\r\n\x05state\x18\x07 \x01(\x0c\x12\r\n\x05\x65poch\x18\x08 \x01(\x04\x12\x0f\n\x07version\x18\x14 \x01(\x04\x12\x16\n\x0ejudged_through\x18\x15 \x01(\x04\x12\x13\n\x0bstate_bytes\x18\x16 \x01(\rB\x0c\n\n_last_time\"6\n\x10PutStreamRequest\x12\"\n\x06stream\x18\x01 \x01(\x0b\x32\x12.freshet.v1.Stream\"C\n\x13\x44\x65leteStreamRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x0e\n\x06stream\x18\x02 \x01(\t\x12\r\n\x05\x65rase\x18\x14 \x01(\x08\"\'\n\x14\x44\x65leteStreamResponse\x12\x0f\n\x07remains\x18\x14 \x03(\t\"J\n\x12ListStreamsRequest\x12\r\n\x05model\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\r\x12\x12\n\npage_token\x18\x03 \x01(\t\"S\n\x13ListStreamsResponse\x12#\n\x07streams\x18\x01 \x03(\x0b\x32\x12.freshet.v1.Stream\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t2\xb0\x03\n\x07Streams\x12\x43\n\x04Open\x12\x17.freshet.v1.OpenRequest\x1a\x18.freshet.v1.OpenResponse\"\x04\xa0\xb8\x19\x01(\x01\x30\x01\x12@\n\x03Mux\x12\x16.freshet.v1.MuxRequest\x1a\x17.freshet.v1.MuxResponse\"\x04\xa0\xb8\x19\x01(\x01\x30\x01\x12=\n\x03Get\x12\x1c.freshet.v1.GetStreamRequest\x1a\x12.freshet.v1.Stream\"\x04\xa0\xb8\x19\x01\x12=\n\x03Put\x12\x1c.freshet.v1.PutStreamRequest\x1a\x12.freshet.v1.Stream\"\x04\xa0\xb8\x19\x02\x12Q\n\x06\x44\x65lete\x12\x1f.freshet.v1.DeleteStreamRequest\x1a .freshet.v1.DeleteStreamResponse\"\x04\xa0\xb8\x19\x02\x12M\n\x04List\x12\x1e.freshet.v1.ListStreamsRequest\x1a\x1f.freshet.v1.ListStreamsResponse\"\x04\xa0\xb8\x19\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -62,43 +62,43 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WELCOME_STATEORIGIN']._serialized_start=929
   _globals['_WELCOME_STATEORIGIN']._serialized_end=1020
   _globals['_FORECAST']._serialized_start=1036
-  _globals['_FORECAST']._serialized_end=1111
-  _globals['_DURABLE']._serialized_start=1113
-  _globals['_DURABLE']._serialized_end=1175
-  _globals['_RECONNECT']._serialized_start=1177
-  _globals['_RECONNECT']._serialized_end=1204
-  _globals['_TAKENOVER']._serialized_start=1206
-  _globals['_TAKENOVER']._serialized_end=1229
-  _globals['_MUXREQUEST']._serialized_start=1231
-  _globals['_MUXREQUEST']._serialized_end=1326
-  _globals['_BIND']._serialized_start=1328
-  _globals['_BIND']._serialized_end=1366
-  _globals['_COLUMNS']._serialized_start=1368
-  _globals['_COLUMNS']._serialized_end=1431
-  _globals['_MUXRESPONSE']._serialized_start=1434
-  _globals['_MUXRESPONSE']._serialized_end=1674
-  _globals['_BOUND']._serialized_start=1677
-  _globals['_BOUND']._serialized_end=1832
-  _globals['_FORECASTS']._serialized_start=1834
-  _globals['_FORECASTS']._serialized_end=1926
-  _globals['_HANDLEREFUSED']._serialized_start=1928
-  _globals['_HANDLEREFUSED']._serialized_end=1997
-  _globals['_DURABLECOLUMNS']._serialized_start=1999
-  _globals['_DURABLECOLUMNS']._serialized_end=2044
-  _globals['_GETSTREAMREQUEST']._serialized_start=2046
-  _globals['_GETSTREAMREQUEST']._serialized_end=2115
-  _globals['_STREAM']._serialized_start=2118
-  _globals['_STREAM']._serialized_end=2381
-  _globals['_PUTSTREAMREQUEST']._serialized_start=2383
-  _globals['_PUTSTREAMREQUEST']._serialized_end=2437
-  _globals['_DELETESTREAMREQUEST']._serialized_start=2439
-  _globals['_DELETESTREAMREQUEST']._serialized_end=2506
-  _globals['_DELETESTREAMRESPONSE']._serialized_start=2508
-  _globals['_DELETESTREAMRESPONSE']._serialized_end=2547
-  _globals['_LISTSTREAMSREQUEST']._serialized_start=2549
-  _globals['_LISTSTREAMSREQUEST']._serialized_end=2623
-  _globals['_LISTSTREAMSRESPONSE']._serialized_start=2625
-  _globals['_LISTSTREAMSRESPONSE']._serialized_end=2708
-  _globals['_STREAMS']._serialized_start=2711
-  _globals['_STREAMS']._serialized_end=3143
+  _globals['_FORECAST']._serialized_end=1141
+  _globals['_DURABLE']._serialized_start=1143
+  _globals['_DURABLE']._serialized_end=1205
+  _globals['_RECONNECT']._serialized_start=1207
+  _globals['_RECONNECT']._serialized_end=1234
+  _globals['_TAKENOVER']._serialized_start=1236
+  _globals['_TAKENOVER']._serialized_end=1259
+  _globals['_MUXREQUEST']._serialized_start=1261
+  _globals['_MUXREQUEST']._serialized_end=1356
+  _globals['_BIND']._serialized_start=1358
+  _globals['_BIND']._serialized_end=1396
+  _globals['_COLUMNS']._serialized_start=1398
+  _globals['_COLUMNS']._serialized_end=1461
+  _globals['_MUXRESPONSE']._serialized_start=1464
+  _globals['_MUXRESPONSE']._serialized_end=1704
+  _globals['_BOUND']._serialized_start=1707
+  _globals['_BOUND']._serialized_end=1862
+  _globals['_FORECASTS']._serialized_start=1864
+  _globals['_FORECASTS']._serialized_end=1986
+  _globals['_HANDLEREFUSED']._serialized_start=1988
+  _globals['_HANDLEREFUSED']._serialized_end=2057
+  _globals['_DURABLECOLUMNS']._serialized_start=2059
+  _globals['_DURABLECOLUMNS']._serialized_end=2104
+  _globals['_GETSTREAMREQUEST']._serialized_start=2106
+  _globals['_GETSTREAMREQUEST']._serialized_end=2175
+  _globals['_STREAM']._serialized_start=2178
+  _globals['_STREAM']._serialized_end=2441
+  _globals['_PUTSTREAMREQUEST']._serialized_start=2443
+  _globals['_PUTSTREAMREQUEST']._serialized_end=2497
+  _globals['_DELETESTREAMREQUEST']._serialized_start=2499
+  _globals['_DELETESTREAMREQUEST']._serialized_end=2566
+  _globals['_DELETESTREAMRESPONSE']._serialized_start=2568
+  _globals['_DELETESTREAMRESPONSE']._serialized_end=2607
+  _globals['_LISTSTREAMSREQUEST']._serialized_start=2609
+  _globals['_LISTSTREAMSREQUEST']._serialized_end=2683
+  _globals['_LISTSTREAMSRESPONSE']._serialized_start=2685
+  _globals['_LISTSTREAMSRESPONSE']._serialized_end=2768
+  _globals['_STREAMS']._serialized_start=2771
+  _globals['_STREAMS']._serialized_end=3203
 # @@protoc_insertion_point(module_scope)

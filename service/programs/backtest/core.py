@@ -46,7 +46,7 @@ def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, For
         x, now = every[n].series.x, slice(row, row + 1)
         learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], x[now])
         y, state[n] = network.step(learner.weights, x[now], ahead[n][now], state[n], tape)
-        made, added = y.reshape(spec.horizon, len(spec.targets)), every[n].added
+        made, added = y[:, : spec.outputs].reshape(spec.horizon, len(spec.targets)), every[n].added
         yield n, row, made if added is None else made + added
 
 
