@@ -11,6 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 
@@ -21,6 +22,7 @@ RATE = (
     0.05  # step of the logarithm; over n errors the share inside is off by at most (change of the logarithm)/(RATE·n)
 )
 FIRST_POWER = 0.6  # the first steps are larger: the n-th is at least (n + 1)^-FIRST_POWER
+BETWEEN = 0.6  # a step is at most this, divided by the errors that came between the forecast and its label
 SMALLEST, LARGEST = math.log(1e-4), math.log(64)  # of a half-width, scaled units; labels are clipped to 8
 LARGEST_COUNT = 2.0**20  # counts keep their digits in float32; the first steps end after 146 errors
 
@@ -41,41 +43,65 @@ def init_params(interval: Params, levels: Sequence[float]) -> None:
     interval["count"][...] = 0
 
 
-def follow(interval: Params, levels: Sequence[float], p: Array, y: Array, weight: Array) -> tuple[int, Array]:
+class Past(NamedTuple):
+    """What held when each forecast was given, for forecasts [N, B, O]."""
+
+    log: Array  # [N, B, levels, O] logarithms of the half-widths
+    seen: Array  # [N, B, O] errors so far
+
+
+def follow(
+    interval: Params, levels: Sequence[float], p: Array, y: Array, weight: Array, past: Past | None = None
+) -> tuple[int, Array]:
     """Update the half-widths with the errors of a group of forecasts, in order of position, then of row.
 
     interval: modified. p, y, weight: [T, B, O] scaled forecasts, targets, and weights, 0 where there is no target.
+    past: the half-widths with which errors are compared; None: those of now. The more errors have come between a
+    forecast and its label, the smaller is the step, so that late labels do not make half-widths swing.
     Errors that are not finite do not count. Returns the number of errors, and how many of them were at most the
-    half-width that the group began with, [levels].
+    half-width that was given, [levels]; without `past`, the one that the group began with.
     """
     with np.errstate(invalid="ignore", over="ignore", divide="ignore"):  # the logarithm of an error of 0 is -inf
         error = np.log(np.abs(np.subtract(p, y, dtype=np.float64)).reshape(-1, p.shape[-1]))
     known = (weight.reshape(error.shape) > 0) & (error < np.inf)  # NaN compares false
     log, seen = interval["log"].astype(np.float64), interval["count"]
-    covered = ((error[:, None] <= np.maximum.accumulate(log)) & known[:, None]).sum(axis=(0, 2))
-    error, known = (error, known) if len(error) == 1 else _in_turn(error, known)
-    number = seen + np.arange(1.0, len(error) + 1)[:, None]
-    rates = known * np.maximum(RATE, (number + 1) ** -FIRST_POWER)
+    given = log[None] if past is None else past.log.reshape(len(error), *log.shape)
+    covered = ((error[:, None] <= np.maximum.accumulate(given, axis=1)) & known[:, None]).sum(axis=(0, 2))
+    turns = _turns(known)
+    number = seen + np.arange(1.0, len(turns.place) + 1)[:, None]
+    rates = turns.there * np.maximum(RATE, (number + 1) ** -FIRST_POWER)
+    outputs = np.arange(error.shape[1])
+    error = error[turns.place, outputs]
+    if past is not None:
+        between = number - 1 - past.seen.reshape(known.shape)[turns.place, outputs]
+        rates = np.minimum(rates, BETWEEN / np.maximum(between, 1))
     outside = 1 - np.array(levels)[:, None]
-    for each, rate in zip(error, rates, strict=True):
-        log += rate * ((each > log) - outside)
+    for each, rate, place in zip(error, rates, turns.place, strict=True):
+        limit = log if past is None else given[place, :, outputs].T
+        log += rate * ((each > limit) - outside)
     interval["log"][...] = np.minimum(np.maximum(log, SMALLEST), LARGEST)
     interval["count"][...] = np.minimum(seen + known.sum(axis=0), LARGEST_COUNT)
     return int(known.sum()), covered
 
 
-def _in_turn(error: Array, known: Array) -> tuple[Array, Array]:
-    """Return the k-th known error of every output at [k, O], and which outputs have one.
+class _Turns(NamedTuple):
+    """The k-th known error of every output, k = 0, 1 …, [turns, O]."""
 
-    An output's errors are often far apart: label vectors of horizon H carry each output once, at H positions.
-    """
+    place: Array  # its row
+    there: Array  # whether there is one
+
+
+def _turns(known: Array) -> _Turns:
+    """Return the order of known errors [N, O]. An output's errors may be few and far apart."""
+    if len(known) == 1:
+        return _Turns(np.zeros(known.shape, np.intp), known)
     output, place = np.nonzero(known.T)
     counts = known.sum(axis=0)
     turn = np.arange(len(output)) - np.repeat(np.cumsum(counts) - counts, counts)
     shape = int(counts.max(initial=0)), len(counts)
-    values, there = np.zeros(shape), np.zeros(shape, np.bool_)
-    values[turn, output], there[turn, output] = error[place, output], True
-    return values, there
+    places, there = np.zeros(shape, np.intp), np.zeros(shape, np.bool_)
+    places[turn, output], there[turn, output] = place, True
+    return _Turns(places, there)
 
 
 def radius(interval: Params) -> Array:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers.tasks import TARGET_CLIP
+from model.fold import given
 from model.fold.arena import Arena
 from model.network import Network
 from model.parameters import Array
@@ -21,7 +22,8 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
     spec, targets = network.spec, len(network.spec.targets)
     origins = spec.horizon + spec.learn_every - 1
     inputs = (spec.window, network.features)
-    return (network.scaler.size,), (network.hidden_size,), inputs, (origins, targets), (origins, spec.horizon, targets)
+    common = (network.scaler.size,), (network.hidden_size,), inputs
+    return *common, (origins, targets), (origins, spec.horizon, targets), *given.shapes(network)
 
 
 class Block:
@@ -29,7 +31,7 @@ class Block:
 
     statistics [B, n]; start [B, hidden_size]; ring [B, T, E], oldest input first; x [B, R, targets] and
     scale [B, R, H, targets] of the last R origins, oldest first; fill [B], inputs in the ring; known [B], origins whose
-    labels may still come; last_time [B], seconds (NaN: none).
+    labels may still come; last_time [B], seconds (NaN: none). given: see `given.shapes`.
     """
 
     def __init__(self, contexts: Contexts, rows: Array, marks: NDArray[np.float64]) -> None:
@@ -38,7 +40,7 @@ class Block:
             rows[:, part].reshape(len(rows), *shape)
             for part, shape in zip(contexts.parts, contexts.shapes, strict=True)
         )
-        self.statistics, self.start, self.ring, self.x, self.scale = named
+        self.statistics, self.start, self.ring, self.x, self.scale, *self.given = named
         self.fill, self.known, self.last_time = marks.T
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers import intervals
+from model.fold import given
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
 from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
@@ -320,7 +321,9 @@ class Learner:
             if due.by_row.any():
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
-                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor)
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, (block, seq))
+        if update is None:
+            given.keep(self.network, block, seq, self.weights.interval, None)
         push(self.network, block, self._next_starts(block, ran), time, x)
         if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
@@ -342,12 +345,20 @@ class Learner:
             self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
         return self.network.state_after(ran, 1)[:B]
 
-    def _update(self, batch: Batch, tape: Tape, labels: int, score_anchor: bool) -> Update:
+    def _update(
+        self,
+        batch: Batch,
+        tape: Tape,
+        labels: int,
+        score_anchor: bool,
+        of: tuple[Block, NDArray[np.uint64]] | None = None,
+    ) -> Update:
+        """Learn one group. of: contexts and ticks that carry the labels, unless they come from outside."""
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor)
-        self._follow_errors(update, p, batch.Y[span[0] : span[1]], batch.weight[span[0] : span[1]])
+        self._follow_errors(update, batch, p, span, of)
         self._detect_drift(update)
         try:
             if not math.isfinite(loss):
@@ -367,12 +378,23 @@ class Learner:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
 
-    def _follow_errors(self, update: Update, p: Array, Y: Array, weight: Array) -> None:
-        """Update the intervals with forecasts p, their targets and weights, [T, B, O] each."""
-        levels = self.spec.intervals
-        if levels:
-            update.bounded, covered = intervals.follow(self.weights.interval, levels, p, Y, weight)
-            update.covered = tuple(covered.tolist())
+    def _follow_errors(
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], of: tuple[Block, NDArray[np.uint64]] | None
+    ) -> None:
+        """Update the intervals with the forecasts p at the positions of `span`, or with those given to late labels."""
+        network, interval, (t0, t1) = self.network, self.weights.interval, span
+        if not self.spec.intervals:
+            return
+        if of is None or not given.is_kept(network):
+            found = intervals.follow(interval, self.spec.intervals, p, batch.Y[t0:t1], batch.weight[t0:t1])
+        else:
+            block, seq = of
+            newest = block.fill.astype(np.intp) - 1 - t0
+            inside = (newest >= 0) & (newest < len(p))
+            made = p[np.where(inside, newest, 0), np.arange(len(newest))]
+            given.keep(network, block, seq, interval, np.where(inside[:, None], made, np.float32(np.nan)))
+            found = given.follow(network, block, seq, interval, batch.Y, batch.weight)
+        update.bounded, update.covered = found[0], tuple(found[1].tolist())
 
     def _detect_drift(self, update: Update) -> None:
         """Add the scores to the drift test, and start the spec's reaction if it detects a drift."""

@@ -195,3 +195,45 @@ def test_labels_from_outside_move_the_half_widths_of_a_regression() -> None:
     y, low50, low90, high50, high90 = made
     assert low90 < low50 < y < high50 < high90
     assert 4 < high90 - low90 < 10  # 2 · 1.645 · 2 is 6.6
+
+
+@pytest.mark.parametrize("every", [1, 2])
+def test_a_late_label_is_compared_with_what_was_given_at_its_origin(
+    every: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = spec(horizon=3, learn_every=every, intervals=LEVELS, learning_rate=1e-2)
+    learner = Learner(model)
+    made: dict[Any, Any] = {}
+    seen: list[Any] = []
+    follow = intervals.follow
+
+    def noted(interval: Any, levels: Any, p: Array, y: Array, weight: Array, past: Any = None) -> Any:
+        seen.append((p, weight, np.exp(past.log)))
+        return follow(interval, levels, p, y, weight, past)
+
+    monkeypatch.setattr(intervals, "follow", noted)
+    server, compared = Server(learner), 0
+    for t, chunk in enumerate(chunks([1] * 60, entities=1)):
+        seen.clear()
+        feed(learner, chunk)
+        for p, weight, half in seen:
+            for origin, step, target in np.argwhere(weight.reshape(-1, 3, 2) > 0):
+                back = origin + 1  # ticks from the origin to this label's tick
+                answer, unit = made[t - back]
+                y, low = answer[:6].reshape(3, 2), answer[6:18].reshape(2, 3, 2)
+                got = p.reshape(-1, 3, 2)[origin, step, target]
+                if np.isnan(got):  # no update at that origin
+                    continue
+                expected = (y - made[t - back, "x"])[step, target] / unit[step, target]
+                assert abs(got - expected) < 0.02  # the learner's window starts from an older state
+                width = half.reshape(-1, 2, 3, 2)[origin, :, step, target] * unit[step, target]
+                np.testing.assert_allclose(
+                    np.maximum.accumulate(width), (y - low)[:, step, target], rtol=1e-3, atol=1e-4
+                )
+                compared += 1
+        state = server.states.get(10, np.zeros(learner.network.state_size, np.float32))[None]
+        statistics = state[:, : learner.network.scaler.size].copy()
+        _, scale, _ = learner.network.observe(statistics, chunk.x, learner.network.ahead.inputs(chunk.time))
+        made[t] = server.forecasts(chunk)[0], scale[0]
+        made[t, "x"] = chunk.x[0]
+    assert compared > 60
