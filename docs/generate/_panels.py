@@ -185,6 +185,12 @@ LEARNING = [
         [(gauge("freshet_loss_prequential"), NAMED), (gauge("freshet_loss_persistence"), f"{NAMED} persistence")],
     ),
     Panel(
+        "Coverage of intervals",
+        "Share of label values inside their prediction interval, divided by its level: 1 is right, below 0.94 is off.",
+        [(f'{rate("freshet_interval_covered_total", "tenant, model, level")} / '
+          f'{rate("freshet_interval_asked_total", "tenant, model, level")}', f"{NAMED} {{{{level}}}}")],
+    ),
+    Panel(
         "Candidate against anchor", "Clipped scores on the same labels, which the gate compares; 0 is best.",
         [(gauge("freshet_score_candidate"), NAMED), (gauge("freshet_score_anchor"), f"{NAMED} anchor")],
     ),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from model.fold.learner import Update
@@ -54,6 +54,8 @@ class Progress(Message):
     ratios: tuple[float, ...] = ()  # ‖Δw‖ / ‖w‖
     lags: tuple[float, ...] = ()  # of the last report: gradient norm by distance in ticks
     saturated: float | None = None  # of the last report: the share of gates near 0 or 1
+    covered: Mapping[str, float] = field(default_factory=dict)  # label values inside their interval, by level
+    asked: Mapping[str, float] = field(default_factory=dict)  # how many should be: level × values
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +163,7 @@ FROM_TRAINER: tuple[type[Message], ...] = (
 def learned(hosted: HostedModel, position: int, updates: Sequence[Update], seconds: float = 0.0) -> Progress:
     """Report one chunk, which ends at `position`, and the updates that learning it made in `seconds`."""
     reports = [u.report for u in updates if u.report]
+    levels = list(enumerate(hosted.learner.spec.intervals))
     return Progress(
         position,
         hosted.number,
@@ -175,4 +178,6 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         ratios=tuple(r.update_ratio for r in reports),
         lags=tuple(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else (),
         saturated=reports[-1].saturated if reports else None,
+        covered={f"{level:g}": sum(u.covered[n] for u in updates if u.covered) for n, level in levels},
+        asked={f"{level:g}": level * sum(u.bounded for u in updates) for _, level in levels},
     )
