@@ -18,13 +18,12 @@ import numpy as np
 from model.cells.contract import Params
 from model.parameters import Array
 
-RATE = (
-    0.05  # step of the logarithm; over n errors the share inside is off by at most (change of the logarithm)/(RATE·n)
-)
-FIRST_POWER = 0.6  # the first steps are larger: the n-th is at least (n + 1)^-FIRST_POWER
-BETWEEN = 0.6  # a step is at most this, divided by the errors that came between the forecast and its label
+# Step of the logarithm: over n errors, the share inside is off by at most (change of the logarithm) / (RATE·n).
+RATE = 0.05
+FIRST_POWER = 0.5  # the first steps are larger: the n-th is at least (n + 1)^-FIRST_POWER
+BETWEEN = 1.5  # a step is at most this, divided by the errors that came between the forecast and its label
 SMALLEST, LARGEST = math.log(1e-4), math.log(64)  # of a half-width, scaled units; labels are clipped to 8
-LARGEST_COUNT = 2.0**20  # counts keep their digits in float32; the first steps end after 146 errors
+LARGEST_COUNT = 2.0**20  # counts keep their digits in float32; the first steps end after 400 errors
 
 
 def shapes(levels: int, outputs: int) -> dict[str, tuple[int, ...]]:

@@ -11,7 +11,7 @@ def start(level):
 
 def moved(radius, seen, error, level):
     """The half-width after one more error; `seen` errors came before."""
-    rate = max(0.05, (seen + 2) ** -0.6)
+    rate = max(0.05, (seen + 2) ** -0.5)
     outside = error > radius
     return radius * math.exp(rate * (outside - (1 - level)))
 
