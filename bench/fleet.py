@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from bench.memory import metric
 from bench.report import Row, finish, parser
 from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, types_pb2
-from model.offline.baselines import RecursiveLeastSquares
+from model.offline.least_squares import RecursiveLeastSquares
 from service.programs.backtest.child import ServerChild
 
 DAY = 24

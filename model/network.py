@@ -6,19 +6,25 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.ahead import Ahead
 from model.answers import intervals
+from model.answers.columns import Regressors
 from model.answers.head import Head
 from model.answers.losses import LOSSES
+from model.answers.mixture import MOST_FEATURES, Mixture
 from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
 from model.cells import CELLS
 from model.cells.contract import Workspace
+from model.covariates import Covariates
 from model.parameters import Array, Layout, Weights
 from model.scalers import SCALERS
 from model.scalers.contract import fill
 from model.spec import ModelSpec
+
+EMBED_INIT = 1.0  # standard deviation of the tables' initial values, as of a z-score
 
 
 class Tape:
@@ -30,6 +36,7 @@ class Tape:
         self.dH = np.zeros((T, B, network.spec.hidden), dtype)
         self.X = np.zeros((T, B, network.features), dtype)
         self.H: Array = self.dH
+        self.F: Array = self.X  # of the last forward: X with ids replaced by rows of the tables
         arrays = [self.dH, self.X, *(a for cell in self.cells for a in vars(cell).values())]
         self.nbytes = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray) and a.base is None)
 
@@ -37,9 +44,11 @@ class Tape:
 class Network:
     """The layout and arithmetic of a spec. Holds no weights and no state: both are arguments of every method.
 
-    A state row, S float32, is the scaler's statistics followed by each layer's state.
+    A tick's row is its channels and what was sent with it (`Covariates`): `inputs` turns it into x and u.
+    A state row, S float32, is the statistics of scaler, mixture and covariates, and each layer's state.
     A feature row φ, E float32, is the scaler's features, the mask (1 observed, 0 missing; only with missing = hold),
-    and the calendar inputs of t+1. The head reads all of φ; the cells skip the `unseen` leading columns.
+    the calendar inputs of t+1, and the raw features of the covariates, which `forward` expands. The head reads all of
+    the expanded row; the cells skip the `unseen` leading columns and those of the covariates' later steps.
     """
 
     def __init__(self, spec: ModelSpec) -> None:
@@ -48,29 +57,50 @@ class Network:
         self.ahead = Ahead(spec)
         self.scaler = SCALERS[spec.scaler](C, spec.horizon, spec.missing == "hold")
         self.features = self.scaler.features + (C if self.scaler.hold else 0) + self.ahead.features
-        seen = self.features - self.scaler.unseen
+        self.covariates = Covariates(spec)
+        self._seen_end = self.features + self.covariates.seen
+        head_features = self.features + self.covariates.features
+        self.features += self.covariates.raw
+        self.row = C + self.covariates.sent
+        seen = self._seen_end - self.scaler.unseen
         make = CELLS[spec.cell]
         self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden, spec) for i in range(spec.layers)]
-        self.head = Head(spec.hidden, self.features, spec.outputs, spec.head_init)
+        self.head = Head(spec.hidden, head_features, spec.outputs, spec.head_init)
         self.task = TASKS[spec.task](spec)
         self.loss = LOSSES[spec.loss](spec)
+        self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
+        self.mixture = Mixture(spec, spec.hidden, head_features, self._own()) if spec.forecaster == "mixture" else None
         self.hidden_size = sum(cell.state_size for cell in self.cells)
-        self.state_size = self.scaler.size + self.hidden_size
-        self.bounds = Bounds([*self.scaler.bounds, *(bound for cell in self.cells for bound in cell.bounds)])
+        own = self.scaler.size, self.mixture.columns.size if self.mixture else 0
+        self.mixed = slice(own[0], sum(own))  # the mixture's part of a state row; then come the covariates
+        self.statistics_size = sum(own) + self.covariates.size
+        self.state_size = self.statistics_size + self.hidden_size
+        kept = (*(self.mixture.columns.bounds if self.mixture else ()), *self.covariates.bounds)
+        self.bounds = Bounds([*self.scaler.bounds, *kept, *(bound for cell in self.cells for bound in cell.bounds)])
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
+        shapes |= {f"embed.{k}": s for k, s in self.covariates.shapes.items()}
         shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
+        shapes |= {f"experts.{k}": s for k, s in self.mixture.shapes().items()} if self.mixture else {}
         shapes |= {f"target.{k}": s for k, s in self.task.shapes().items()}
         levels = len(spec.intervals)
         if levels:
             shapes |= {f"interval.{k}": s for k, s in intervals.shapes(levels, spec.outputs).items()}
         self.answer_size = spec.outputs * (1 + 2 * levels)  # A: forecasts, lower and upper bounds
         self.layout = Layout(shapes)
-        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "target", "interval")]
+        unlearned = (*spec.freeze, "experts", "target", "interval")
+        learned = [name for name in self.layout.layers() if name not in unlearned]
         self.learned = self.layout.parts(learned)
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
         # Head and task within the flat vector: the part that a task may rescale.
         self.readout = slice(self.layout.layers()["head"].start, self.layout.size)
-        self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
+
+    def _own(self) -> list[list[int]]:
+        """Return the positions of each target's own features in the expanded φ: its scaler's, its mask, and what is
+        known ahead, of many covariates only step 1 and the static ones."""
+        C, E, covered = len(self.spec.channels), self.features - self.covariates.raw, self.covariates
+        ahead = E - self.ahead.features
+        shared = range(ahead, E + (covered.features if covered.features <= MOST_FEATURES else covered.seen))
+        return [[*range(int(c), ahead, C), *shared] for c in self.targets]
 
     def __repr__(self) -> str:
         spec = self.spec
@@ -80,11 +110,11 @@ class Network:
     def weights(self, flat: Array) -> Weights:
         """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""
         named = self.layout.views(flat)
-        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "target", "interval"]
-        *cells, head, target, interval = [
-            {k.split(".")[1]: v for k, v in named.items() if k.startswith(layer + ".")} for layer in layers
+        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "experts", "embed", "target", "interval"]
+        *cells, head, experts, embed, target, interval = [
+            {k.split(".", 1)[1]: v for k, v in named.items() if k.startswith(layer + ".")} for layer in layers
         ]
-        return Weights(flat, cells, head, target, interval)
+        return Weights(flat, cells, head, experts, embed, target, interval)
 
     def init_params(self) -> Array:
         """Return the initial parameters, [layout.size] float32, new: a function of the spec and its seed."""
@@ -93,6 +123,8 @@ class Network:
         weights = self.weights(flat)
         for cell, params in zip(self.cells, weights.cells, strict=True):
             cell.init_params(params, rng)
+        for table in weights.embed.values():
+            table[...] = EMBED_INIT * rng.standard_normal(table.shape)
         self.head.init_params(weights.head, rng)
         self.task.init_params(weights.target)
         if self.spec.intervals:
@@ -120,18 +152,40 @@ class Network:
             return None
         return int(wrong.argmax()), f"with the others it becomes infinite: {PUT_OTHER}"
 
-    def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
-        """Update the scaler's statistics with raw values and return what the network needs of the tick, new arrays.
+    def inputs(self, time: NDArray[np.float64], row: Array) -> tuple[Array, Array]:
+        """Return x [B, C] and u [B, U] of ticks' rows [B, row]. time: (B,) event times, seconds, NaN where none."""
+        if not self.covariates.sent:
+            return row, self.ahead.inputs(time)
+        C = self.scaler.channels
+        return np.ascontiguousarray(row[:, :C]), self.ahead.inputs(time, row[:, C:])
 
-        statistics: [B, scaler.size], modified; x: [B, C] raw values; u: [B, U] inputs known ahead, see `Ahead`.
+    def observe(self, statistics: Array, x: Array, u: Array) -> tuple[Array, Array, Array]:
+        """Update the statistics with raw values and return what the network needs of the tick, new arrays.
+
+        statistics: [B, statistics_size], of which the parts of scaler and covariates are modified; x: [B, C] raw
+        values; u: [B, U] inputs known ahead, see `Ahead`.
         Returns φ [B, E]; the scale of each target's h-step change [B, H, targets]; and each target's value
         [B, targets], or the last one observed where it is missing.
         """
-        x, observed = fill(self.scaler, statistics, x)
-        features, scale = self.scaler.update(statistics, x, observed)
+        own = statistics[:, : self.scaler.size]
+        x, observed = fill(self.scaler, own, x)
+        features, scale = self.scaler.update(own, x, observed)
         known = u[:, : self.ahead.features]
         phi = [features, known] if observed is None else [features, observed, known]
+        if self.covariates.sent:
+            kept = statistics[:, self.mixed.stop : self.statistics_size]
+            phi.append(self.covariates.update(kept, u[:, -self.covariates.sent :]))
         return np.concatenate(phi, axis=1), scale[:, :, self.targets], x[:, self.targets]
+
+    def extend(self, statistics: Array, last: Array, u: Array, scale: Array) -> Regressors:
+        """Add a tick to the mixture's part of the statistics, after `observe`, and return its regressors.
+
+        statistics: [B, statistics_size], modified; last [B, targets] and scale [B, H, targets]: as `observe` returns
+        them. Only with a mixture.
+        """
+        assert self.mixture is not None
+        kept = statistics[:, self.mixed]
+        return self.mixture.columns.update(kept, last, self.ahead.slot(u), scale)
 
     def observed(self, phi: Array) -> Array:
         """Return which targets of feature rows φ [..., E] were observed, bool [..., targets]; for missing = hold."""
@@ -146,16 +200,19 @@ class Network:
         """
         tape = tape or self.tape(1, len(x))
         state = state.copy()
-        phi, scale, last = self.observe(state[:, : self.scaler.size], x, u)
-        hidden = state[:, self.scaler.size :]
+        statistics, hidden = state[:, : self.statistics_size], state[:, self.statistics_size :]
+        phi, scale, last = self.observe(statistics, x, u)
         self.forward(weights, hidden, phi[None], tape)
         hidden[...] = self.state_after(tape, 1)
-        p = self.head.forward(weights.head, tape.H[0], phi)
+        p = self.head.forward(weights.head, tape.H[0], tape.F[0])
+        if self.mixture is not None:
+            made = self.extend(statistics, last, u, scale)
+            each = self.mixture.forecasts(weights.experts, p, tape.H[0], tape.F[0], made)
+            p = (each @ self.mixture.weights(weights.experts)).reshape(p.shape)
         y = self.task.answer(weights.target, p, last, scale)
         if self.spec.intervals:
-            y = np.concatenate(
-                [y, intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))], axis=1
-            )
+            bounds = intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))
+            y = np.concatenate([y, bounds], axis=1)
         return y, state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
@@ -166,9 +223,10 @@ class Network:
         """Run the cells over a window and return the last layer's hidden states H [T, B, hidden], a view of the tape.
 
         hidden: [B, hidden_size], states before the window; X: [T, B, E] feature rows; both are only read.
-        `head.forward` computes outputs where they are needed.
+        `head.forward` computes outputs where they are needed, from the expanded features `tape.F`.
         """
-        H, start = X[:, :, self.scaler.unseen :], 0
+        tape.F = self.covariates.expand(weights.embed, X)
+        H, start = tape.F[:, :, self.scaler.unseen : self._seen_end], 0
         for cell, p, workspace in zip(self.cells, weights.cells, tape.cells, strict=True):
             H = cell.forward(p, hidden[:, start : start + cell.state_size], H, workspace)
             start += cell.state_size
@@ -180,11 +238,21 @@ class Network:
         parts = [cell.state_after(w, steps) for cell, w in zip(self.cells, tape.cells, strict=True)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def backward(self, weights: Weights, tape: Tape, dH: Array, grad: Weights) -> None:
-        """Add the gradient of the last forward's window to `grad`. dH: [T, B, hidden], gradient by its H; only read."""
+    def backward(self, weights: Weights, tape: Tape, dH: Array, grad: Weights) -> Array | None:
+        """Add the gradient of the last forward's window to `grad`. dH: [T, B, hidden], gradient by its H; only read.
+
+        Returns the gradient by the features that the cells read, [T, B, seen]; None for a model without categories.
+        """
         layers = list(zip(self.cells, weights.cells, tape.cells, grad.cells, strict=True))
         for depth, (cell, p, workspace, dp) in reversed(list(enumerate(layers))):
-            dH, _ = cell.backward(p, workspace, dH, dp, need_dX=depth > 0)
+            dH, _ = cell.backward(p, workspace, dH, dp, need_dX=depth > 0 or bool(weights.embed))
+        return dH if weights.embed else None
+
+    def embed_backward(self, X: Array, dF: Array, dseen: Array, grad: Weights) -> None:
+        """Add the gradient of the tables to `grad`. X: [N, E] feature rows; dF: [N, E'], gradient by the expanded ones
+        through the head, modified; dseen: [N, seen], through the cells."""
+        dF[:, self.scaler.unseen : self._seen_end] += dseen
+        self.covariates.backward(X, dF, grad.embed)
 
 
 class Tapes:

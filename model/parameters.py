@@ -65,8 +65,11 @@ class Weights(NamedTuple):
     flat: Array  # [layout.size]
     cells: list[dict[str, Array]]  # one per layer
     head: dict[str, Array]
+    experts: dict[str, Array]  # of the mixture, empty without one: learned by least squares, their gradient is zero
+    embed: dict[str, Array]  # tables of the categories, [count, d] by name
     target: dict[str, Array]  # the task's statistics: never trained, their gradient is zero
     interval: dict[str, Array]  # half-widths of prediction intervals, likewise; empty without intervals
 
     def __repr__(self) -> str:
-        return f"Weights({self.flat.size} {self.flat.dtype}: {len(self.cells)} cells, head, {len(self.target)} target)"
+        others = f"{len(self.experts)} of experts, {len(self.target)} target"
+        return f"Weights({self.flat.size} {self.flat.dtype}: {len(self.cells)} cells, head, {others})"

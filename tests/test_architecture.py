@@ -20,24 +20,26 @@ ROOT = Path(__file__).resolve().parents[1]
 ROOMS = {
     "model.calendar": "",
     "model.parameters": "",
-    "model.spec": "",
+    "model.spec": "model.calendar",
     "model.ahead": "model.calendar model.spec",
     "model.bounds": "",
+    "model.covariates": "model.bounds model.spec",
     "model.scalers": "model.bounds",
     "model.cells": "model.bounds model.parameters model.spec",
     "model.answers": "model.cells model.parameters model.spec",
-    "model.network": "model.ahead model.answers model.bounds model.cells model.parameters model.scalers model.spec",
-    "model.graph": "model.answers model.cells model.network model.parameters model.scalers",
+    "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters "
+    "model.scalers model.spec",
+    "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers",
     "model.update": "model.network model.parameters model.spec",
     "model.fold": "model.answers model.network model.parameters model.spec model.update",
     "model.offline": "model.network model.parameters model.update",
     "storage": "",
-    "common": "model.fold model.network model.spec",
+    "common": "model.calendar model.fold model.network model.spec",
     "programs.tables.times": "common",
     "journal": "common storage",
     "engine": "model.answers model.graph model.network model.parameters common",
     "programs.tables": "common programs.tables.times",
-    "trainer": "model.fold model.spec model.update common engine journal storage",
+    "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.fold model.offline model.spec common console engine "
@@ -53,7 +55,7 @@ ROOMS = {
     "serving": "access common engine journal observe storage streams",
     "publishing": "model.graph model.network model.spec common engine journal observe serving storage streams trainer",
     "learning": "model.network access common journal observe publishing serving storage streams trainer",
-    "edge": "model.spec model.update access common edge.guard journal learning observe "
+    "edge": "model.fold model.spec model.update access common edge.guard journal learning observe "
     "publishing serving storage streams trainer",
     "server": "model.spec model.update access common datadir edge edge.guard engine journal "
     "learning observe publishing serving storage streams trainer",
@@ -61,11 +63,12 @@ ROOMS = {
     "programs.offline programs.tables programs.top server storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.programs"}  # packages that only hold rooms
-MOST_FOLDERS = {"service": 17, "model": 8}
+MOST_FOLDERS = {"service": 17, "model": 9}
 MODULES = range(3, 13)  # of a room
 MODEL_STDLIB = {
     "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib",
-    "itertools", "json", "math", "numbers", "operator", "statistics", "struct", "types", "typing", "zlib", "__future__",
+    "itertools", "json", "math", "numbers", "operator", "re", "statistics", "struct", "types", "typing", "zlib",
+    "__future__",
 }  # fmt: skip
 MODEL_WITH_ONNX = {"model.graph.builder", "model.graph.step", "model.graph.importing"}
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}

@@ -35,9 +35,11 @@ from freshet.errors import (
 from freshet.forecast import Forecast
 from freshet.forecasts import Forecasts
 from freshet.learning import Learning
+from freshet.measured import MeanErrors, StepErrors, StreamErrors
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.results import (
+    Comparison,
     EventKind,
     Export,
     KeptStream,
@@ -60,6 +62,7 @@ from freshet.version import __version__ as __version__
 __all__ = [
     "AlreadyExists",
     "Client",
+    "Comparison",
     "EventKind",
     "Export",
     "FailedPrecondition",
@@ -71,6 +74,7 @@ __all__ = [
     "KeptStream",
     "LabelRefused",
     "Learning",
+    "MeanErrors",
     "Model",
     "ModelEvent",
     "ModelReport",
@@ -88,8 +92,10 @@ __all__ = [
     "RpcError",
     "StateLost",
     "StateOrigin",
+    "StepErrors",
     "Stream",
     "StreamClosed",
+    "StreamErrors",
     "TakenOver",
     "Tick",
     "TickRefused",

@@ -13,6 +13,7 @@ from freshet.arguments import identifier, invalid, listed
 from freshet.bounds import Bounds
 from freshet.errors import FreshetError, InvalidArgument
 from freshet.frames import event_times, matrix, named_columns, plain
+from freshet.known import of_ticks
 from freshet.offsets import F64, LARGEST, checked, of_channels, of_outputs
 from freshet.packed import Packed, Wave
 from freshet.precision import Watch
@@ -27,24 +28,45 @@ class Batch:
     row.
 
     x: (n, channels) float64, as given. time: (n,) float64 seconds, or None. offset: (channels,), or of x's shape,
-    subtracted before x becomes float32; None: nothing.
+    subtracted before x becomes float32; None: nothing. u: (n, horizon × known) or None. static: (n,) by name.
     """
 
-    def __init__(self, spec: ModelSpec, ids: Sequence[Any], x: F64, time: Any, offset: F64 | None) -> None:
-        self._spec, self.x, self.time = spec, x, time
+    def __init__(
+        self,
+        spec: ModelSpec,
+        ids: Sequence[Any],
+        x: F64,
+        time: Any,
+        offset: F64 | None,
+        u: F64 | None = None,
+        static: Mapping[str, F64] | None = None,
+    ) -> None:
+        self._spec, self.x, self.time, self.u = spec, x, time, u
+        self._static = static or {}
         self._offset = None if offset is None else np.broadcast_to(offset, x.shape)
         self.refused: dict[int, FreshetError] = {}
         self._all = [self._identifier(row, id) for row, id in enumerate(ids)]
 
     @classmethod
-    def of(cls, spec: ModelSpec, streams: Any, x: Any, time: Any, offset: Any, usual: F64 | None) -> Self:
+    def of(
+        cls,
+        spec: ModelSpec,
+        streams: Any,
+        x: Any,
+        time: Any,
+        offset: Any,
+        usual: F64 | None,
+        known: Any = None,
+        static: Any = None,
+    ) -> Self:
         """Check the arguments of `Mux.step`. usual: the Mux's offset, (channels,), used if the step gives none.
 
         Raises InvalidArgument for wrong shapes, but not for single ids.
         """
         ids = listed(np.asarray(streams).tolist() if hasattr(streams, "__array__") else streams, "streams")
         rows, times = _rows(spec, len(ids), x), _times(spec, len(ids), time)
-        return cls(spec, ids, rows, times, usual if offset is None else _offsets(spec, len(ids), offset))
+        by = usual if offset is None else _offsets(spec, len(ids), offset)
+        return cls(spec, ids, rows, times, by, _known(spec, len(ids), known), _static(len(ids), static))
 
     def _identifier(self, row: int, id: object) -> str:
         """Return the id of a row as the wire has it, or "" if the row is refused."""
@@ -70,6 +92,16 @@ class Batch:
         """Return the stream of a row that may be sent."""
         return self._all[row]
 
+    @property
+    def statics(self) -> dict[str, dict[str, float]]:
+        """The static inputs of each stream that may be sent, by name; those of its first row."""
+        if not self._static:
+            return {}
+        return {
+            self._all[row]: {name: float(column[row]) for name, column in self._static.items()}
+            for row in reversed(self.rows)
+        }
+
     def watch(self, watch: Watch, handles: Mapping[str, int]) -> None:
         """Refuse the rows whose changes float32 would lose; `watch`, by handle, records the others."""
         rows = np.array(self.rows, np.intp)
@@ -93,11 +125,14 @@ class Batch:
         seq = next_seq[handle] + _occurrence(handle)
         with np.errstate(over="ignore"):  # infinity is refused by the server
             x = (self.x if self._offset is None else self.x - self._offset).astype(np.float32)
-        size = max(1, MESSAGE_BYTES // (20 + 4 * self.x.shape[1]))
+        u = None if self.u is None else self.u.astype(np.float32)
+        width = self.x.shape[1] + (0 if u is None else u.shape[1])
+        size = max(1, MESSAGE_BYTES // (20 + 4 * width))
         parts = [slice(at, at + size) for at in range(0, len(rows), size)]
         return [
             Wave(handle[part], seq[part], x[rows[part]],
-                 None if self.time is None else self.time[rows[part]], self._outputs, len(self._spec.intervals))
+                 None if self.time is None else self.time[rows[part]], self._outputs,
+                 None if u is None else u[rows[part]], len(self._spec.intervals))
             for part in parts
         ]  # fmt: skip
 
@@ -152,6 +187,28 @@ def _offsets(spec: ModelSpec, n: int, offset: Any) -> F64 | None:
     if not (np.abs(rows) <= LARGEST).all():  # also for NaN
         raise invalid("offset", float(rows[~(np.abs(rows) <= LARGEST)][0]), "give finite numbers up to 1e15")
     return rows
+
+
+def _known(spec: ModelSpec, n: int, known: Any) -> F64 | None:
+    """Return (n, horizon × known); None if none were given and the model lets them be missing."""
+    if known is None and (not spec.known or spec.missing == "hold"):
+        return None
+    if known is None or not spec.known:
+        remedy = f"send {', '.join(spec.known)} with every tick" if spec.known else "omit it: the model has none"
+        raise InvalidArgument(f"known: {remedy}", "known", repr(known)[:80], remedy)
+    return of_ticks(known, spec.known, spec.horizon or 1, n)
+
+
+def _static(n: int, static: Any) -> dict[str, F64]:
+    """Return (n,) values by name, from one for all streams or n each."""
+    if static is None:
+        return {}
+    if not isinstance(static, Mapping):
+        raise invalid("static", static, "give a mapping from names to a number, or to one per stream")
+    try:
+        return {name: np.broadcast_to(np.asarray(values, np.float64), (n,)) for name, values in static.items()}
+    except (TypeError, ValueError):
+        raise invalid("static", static, f"give one number per name, or {n}, one per stream") from None
 
 
 def _times(spec: ModelSpec, n: int, time: Any) -> npt.NDArray[np.float64] | None:

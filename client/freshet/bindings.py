@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from freshet.arguments import invalid
 from freshet.errors import FreshetError
 from freshet.v1 import streams_pb2 as pb
 
@@ -27,6 +28,7 @@ class Bindings:
         self.unbound: set[int] = set()  # handles not bound in this call
         self.refused: dict[str, FreshetError] = {}  # why a stream lost its handle
         self.lost: dict[str, str] = {}  # lost states not yet reported, with the cause
+        self.static: dict[str, dict[str, float]] = {}  # static inputs by stream, sent with each binding
         self._unasked: list[str] = []  # streams whose binding was not requested in this call
         self._reported: set[int] = set()  # handles whose loss is known, without a tick since
         self._ids: dict[int, str] = {}  # the inverse of `handle`
@@ -57,6 +59,17 @@ class Bindings:
             size = max(self._used, 2 * len(self.next))
             self.next, self.servers = _longer(self.next, size), _longer(self.servers, size)
 
+    def remember(self, statics: Mapping[str, dict[str, float]]) -> dict[str, FreshetError]:
+        """Keep the static inputs of streams for every call; return the errors of streams that have others already."""
+        errors: dict[str, FreshetError] = {}
+        for id, static in statics.items():
+            had = self.static.setdefault(id, static)
+            for name in static:
+                if static[name] != had.get(name):
+                    remedy = f"stream {id!r} has {name} = {had.get(name)}: send that, or nothing"
+                    errors[id] = invalid(f"static.{name}", static[name], remedy)
+        return errors
+
     def bound_or_refused(self, ids: Sequence[str]) -> bool:
         """Whether each of these streams is bound in this call, or refused."""
         return not self.unbound or self.unbound.isdisjoint(self.handle.get(id, -1) for id in ids)
@@ -69,12 +82,14 @@ class Bindings:
         """Return the next streams to bind, as many as fit into one message, and count them as requested."""
         size = count = 0
         for id in self._unasked[:BIND_AT_ONCE]:
-            size += len(id.encode()) + 16
+            size += len(id.encode()) + 16 + 32 * len(self.static.get(id, ()))
             if count and size > BIND_BYTES:
                 break
             count += 1
         ids, self._unasked = self._unasked[:count], self._unasked[count:]
-        return [pb.Bind(handle=self.handle[id], stream=id) for id in ids if id in self.handle]
+        return [
+            pb.Bind(handle=self.handle[id], stream=id, static=self.static.get(id)) for id in ids if id in self.handle
+        ]
 
     def receive(self, bound: pb.Bound, durable: int) -> str | None:
         """Record that the server has bound a handle whose ticks up to `durable` were on disk.
@@ -109,6 +124,7 @@ class Bindings:
         del self.handle[id]
         self.unbound.discard(handle)
         self.refused[id] = error
+        self.static.pop(id, None)
         if not self.next[handle]:
             self._free.append(handle)
 

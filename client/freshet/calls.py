@@ -23,6 +23,7 @@ RETRIES: list[dict[str, Any]] = [
             {"service": "freshet.v1.Models"},
             {"service": "freshet.v1.Streams", "method": "Get"},
             {"service": "freshet.v1.Streams", "method": "List"},
+            {"service": "freshet.v1.Streams", "method": "Errors"},
             {"service": "freshet.v1.Training", "method": "Quarantine"},
         ],
         "retryPolicy": {

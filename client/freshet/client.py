@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,6 +18,7 @@ from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, TIMEOUT_S
 from freshet.engine import Engine, Settings
 from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
+from freshet.known import static_values
 from freshet.mux import Mux
 from freshet.offsets import Given, checked
 from freshet.security import FilePath, Tls, Token, check_token, tls_of
@@ -177,6 +178,7 @@ class Client(Training, KeptStreams):
         close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
+        static: Mapping[str, float] | None = None,
     ) -> Stream:
         """Return a stream of `model`; open it with `async with`. The server creates a stream with a new id.
 
@@ -188,6 +190,8 @@ class Client(Training, KeptStreams):
         offset: subtracted from the values in float64, before they become float32, and added to the forecasts of the
             same channels. One number per channel, a mapping by channel name, or one number for all. Use it for levels
             at which float32 loses the changes, such as counters from 1e8. Keep it the same for the life of the stream.
+        static: the model's static inputs, by name; a new stream needs them. A stream keeps those of its first tick:
+            other values later raise InvalidArgument.
         """
         open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
         settings = Settings(
@@ -198,7 +202,9 @@ class Client(Training, KeptStreams):
             accept_lost=accept_lost,
             offset=checked(offset),
         )
-        hello = streams_pb2.Hello(model=named(model, "model"), stream=identifier(stream_id))
+        hello = streams_pb2.Hello(
+            model=named(model, "model"), stream=identifier(stream_id), static=static_values(static)
+        )
         stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._open.add(stream)
         return stream

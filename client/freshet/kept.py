@@ -6,10 +6,12 @@ from collections.abc import AsyncIterator
 
 from freshet.arguments import binary, identifier, invalid, named, whole
 from freshet.calls import Calls
+from freshet.measured import StepErrors, StreamErrors
 from freshet.results import KeptStream
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
 MAX_PAGE = 2**32 - 1
+WORST = 1000  # streams of one answer
 
 
 class KeptStreams(Calls):
@@ -60,6 +62,32 @@ class KeptStreams(Calls):
             token = page.next_page_token
             if not token:
                 return
+
+    async def stream_errors(self, model: str, worst: int = 0) -> list[StreamErrors]:
+        """Return errors of the model's streams, each forecast before its label was learned, beside persistence's.
+
+        worst: at most this many streams, up to 1000, those with the largest `ratio` first; streams with fewer than 16
+            labels come last, those without a ratio are left out. 0: all streams, in the order of their creation.
+
+        Raises NotFound; Unavailable while the server's trainer starts.
+        """
+        model, worst = named(model, "model"), whole(worst, "worst", 0, WORST)
+        found, token = list[StreamErrors](), ""
+        while True:
+            request = streams_pb2.ErrorsRequest(model=model, worst=worst, page_size=WORST, page_token=token)
+            page = await self._unary(self._kept.Errors, request)
+            found += map(StreamErrors.of, page.streams)
+            token = page.next_page_token
+            if not token:
+                return found
+
+    async def horizon_errors(self, model: str) -> list[StepErrors]:
+        """Return errors of the model's forecasts by step ahead, 1 to the horizon, over all streams, windows included.
+
+        Steps without a label are left out. Raises as `stream_errors`.
+        """
+        request = streams_pb2.ErrorsRequest(model=named(model, "model"), worst=1)
+        return [StepErrors.of(step) for step in (await self._unary(self._kept.Errors, request)).steps]
 
 
 def _message(kept: KeptStream | streams_pb2.Stream) -> streams_pb2.Stream:

@@ -144,7 +144,7 @@ class Learning:
     async def window(self, x: Any, y: Any, weight: Any = None, initial_state: Any = None) -> None:
         """Send a labelled window. Returns when there is room for it; `flush` waits for the acknowledgement.
 
-        x: (T, channels).
+        x: (T, channels); with known and static inputs also their columns, in this order (`known.sent_names`).
         y: the label of the last tick: a number, one per target, or for task classify the class by name, index or
             probabilities. Or one label per tick: (T, outputs), or (T,) if a label is one number. For task forecast, a
             tick's label is the values that follow it.

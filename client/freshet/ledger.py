@@ -134,7 +134,7 @@ class Ledger:
             return pb.OpenRequest(reset=pb.Reset())
         slot = item.payload
         slot.sent_at = slot.sent_at or now
-        return pb.OpenRequest(tick=pb.Tick(seq=item.seq, x=slot.tick.x, time=slot.tick.time))
+        return pb.OpenRequest(tick=pb.Tick(seq=item.seq, x=slot.tick.x, time=slot.tick.time, u=slot.tick.u))
 
     def welcome(self, welcome: pb.Welcome) -> None:
         """Start a call. Raises StateLost, TakenOver; InvalidArgument for an offset that does not match the channels."""
@@ -153,7 +153,7 @@ class Ledger:
         offset = offsets.of_channels(self._given_offset, spec.channels)
         self._added = offsets.of_outputs(offset, spec)
         by = None if offset is None else tuple(offset.tolist())
-        self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold", by)
+        self._layout = Layout(spec.channels, spec.interval, spec.missing == "hold", by, spec.known, spec.horizon or 1)
         if self._answers != Answers.of(spec):
             self._label_watch = Line(Answers.of(spec).names, "label.y")
         self._answers = Answers.of(spec)

@@ -1,4 +1,4 @@
-"""Models and their versions: create, look up, export, import, promote, roll back, pause, resume, delete, watch."""
+"""Models and their versions: create, look up, change, export, import, promote, pause, delete, watch."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import Any
 
 import grpc
 
-from freshet.arguments import binary, named, number, whole
+from freshet.arguments import binary, invalid, listed, named, number, whole
 from freshet.calls import Calls, cancelled_from_outside
 from freshet.defaults import GIVE_UP_S
 from freshet.errors import StreamClosed, Unavailable
-from freshet.results import Export, Model, ModelEvent, Version
+from freshet.results import Comparison, Export, Model, ModelEvent, Version
 from freshet.retry import Backoff
 from freshet.spec import spec_message
 from freshet.v1 import models_pb2, models_pb2_grpc
@@ -56,6 +56,17 @@ class Models(Calls):
     async def _get_model(self, name: str, within_s: float = 0.0) -> Model:
         request = models_pb2.GetModelRequest(name=named(name))
         return Model.of(await self._unary(self._models.Get, request, within_s))
+
+    async def compare_models(self, name: str, other: str) -> Comparison:
+        """Return the losses of a shadow and its source, in either order, on the labels that both have learned.
+
+        Raises NotFound, InvalidArgument if neither model is the other's shadow.
+        """
+        models = await asyncio.gather(self.get_model(name), self.get_model(other))
+        for shadow, source in (models, models[::-1]):
+            if shadow.spec.shadow == source.name and shadow.report and shadow.report.comparison:
+                return shadow.report.comparison
+        raise invalid("other", other, f"neither is a shadow of the other: create one with shadow = {name!r}")
 
     async def list_models(self) -> list[Model]:
         """Return every model that this client may see."""
@@ -114,6 +125,20 @@ class Models(Calls):
                 self._models.Rollback, models_pb2.RollbackRequest(name=named(name), version=whole(version, "version"))
             )
         )
+
+    async def update_model(self, name: str, *, defaults: Iterable[str] = (), **changes: Any) -> Model:
+        """Change how a running model learns, e.g. learning_rate=1e-4; returns it once that is on disk.
+
+        changes: keys of the spec and their new values: learning_rate, rate_floor, schedule, warmup, schedule_updates,
+            clip, drift_reaction, drift_raise, drift_labels, label_range, max_share. Absent or None: unchanged.
+        defaults: names of keys that return to their defaults.
+
+        Weights, streams and the optimizer's state stay; labels of later ticks are learned by the new settings. Raises
+        InvalidArgument naming the key, also for a key that is fixed; nothing is changed then.
+        """
+        request = models_pb2.UpdateModelRequest(name=named(name), changes=spec_message(changes))
+        request.defaults.extend(named(key, "defaults") for key in listed(defaults, "defaults"))
+        return Model.of(await self._unary(self._models.Update, request))
 
     async def pause(self, name: str) -> Model:
         """Stop learning; the model keeps serving. Labels that arrive in the meantime are never learned."""

@@ -111,7 +111,16 @@ class Mux:
 
     # --- for the user
 
-    async def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None) -> Packed:
+    async def step(
+        self,
+        streams: Sequence[str],
+        x: Any,
+        time: Any = None,
+        *,
+        offset: Any = None,
+        known: Any = None,
+        static: Any = None,
+    ) -> Packed:
         """Send one tick of each of n streams and return all their forecasts.
 
         streams: n ids; an integer stands for its digits. An id may occur several times; its ticks are in that order.
@@ -122,6 +131,9 @@ class Mux:
             interval.
         offset: in the shapes of x; subtracted from each row in float64 and added to its forecasts, instead of the Mux's
             own offset. Keep it the same for a stream.
+        known: the model's known inputs for the steps that are forecast: a mapping from each name to [n, horizon], or an
+            array [n, horizon, known].
+        static: the model's static inputs by name, a number for all streams or n; new streams need them.
 
         Refused ticks, and values that cannot be an id, are in `Packed.refused`; the other rows are answered. Cancelling
         does not withdraw sent ticks. Raises InvalidArgument for wrong shapes and names; StateLost, once for each stream
@@ -131,7 +143,7 @@ class Mux:
         self._check()
         if self._closing:
             raise StreamClosed("this Mux is closed")
-        batch, turn = Batch.of(self.spec, streams, x, time, offset, self._offset), object()
+        batch, turn = Batch.of(self.spec, streams, x, time, offset, self._offset, known, static), object()
         self._turns.append(turn)
         try:
             await self._until(lambda: self._turns[0] is turn and self._sent.answered, "the answers to an earlier step")
@@ -159,6 +171,8 @@ class Mux:
     async def _bind(self, batch: Batch) -> None:
         """Wait until every stream of the batch is bound in the current call, or refused."""
         ids, bindings = batch.ids, self._bindings
+        batch.refuse(bindings.remember(batch.statics))
+        ids = batch.ids
         bindings.want(ids)
         self._sent.grow(bindings.size)
         self._waits.notify()

@@ -67,11 +67,18 @@ class Wave:
     """The ticks of one message as columns, and their answers."""
 
     def __init__(
-        self, handle: Handles, seq: UInts, x: Array, time: npt.NDArray[np.float64] | None, outputs: int, levels: int = 0
+        self,
+        handle: Handles,
+        seq: UInts,
+        x: Array,
+        time: npt.NDArray[np.float64] | None,
+        outputs: int,
+        u: Array | None = None,
+        levels: int = 0,
     ) -> None:
         """outputs: values of a forecast. levels: number of prediction intervals."""
         n = len(handle)
-        self.handle, self.seq, self.x, self.time = handle, seq, x, time
+        self.handle, self.seq, self.x, self.time, self.u = handle, seq, x, time, u
         self.answered, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: not sent again
         self.counted = False  # its streams have advanced past it
         self.y = np.full((n, outputs), np.nan, np.float32)
@@ -93,6 +100,7 @@ class Wave:
             seq=self.seq[part].astype("<u8").tobytes(),
             x=self.x[part].astype("<f4").tobytes(),
             time=b"" if self.time is None else self.time[part].astype("<f8").tobytes(),
+            u=b"" if self.u is None else self.u[part].astype("<f4").tobytes(),
         )
 
     @property

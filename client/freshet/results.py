@@ -39,6 +39,7 @@ class EventKind(WireEnum):
     IMPORTED = 9
     DELETED = 10
     DRIFTED = 11
+    CHANGED = 12
 
 
 @dataclass(frozen=True, slots=True, repr=False)
@@ -95,6 +96,7 @@ class ModelSpec(Result):
     static: tuple[str, ...] = ()
     categories: tuple[str, ...] = ()
     holidays: str = ""
+    shadow: str = ""
 
     @classmethod
     def of(cls, message: Message) -> Self:
@@ -110,6 +112,25 @@ class ModelSpec(Result):
 
 
 @dataclass(frozen=True, slots=True, repr=False)
+class Comparison(Result):
+    """A shadow and its source on the last labels, up to 4,096, that both have learned since the server's start.
+
+    Losses are mean scaled losses of forecasts made before the label was learned. persistence_loss and
+    source_persistence_loss, of a forecast without a network, are equal if the units are.
+    problem: why the losses cannot be compared; empty if they can.
+    """
+
+    shadow: str
+    source: str
+    labels: int
+    loss: float
+    persistence_loss: float
+    source_loss: float
+    source_persistence_loss: float
+    problem: str
+
+
+@dataclass(frozen=True, slots=True, repr=False)
 class ModelReport(Result):
     """How a model performs. Counts start at 0 when the server starts.
 
@@ -122,8 +143,10 @@ class ModelReport(Result):
     published_time: seconds since 1970-01-01 UTC; 0 if nothing was published since the server's start.
     staleness_counts: cumulative numbers of forecasts by unjudged labels, up to each of staleness_bounds, then all.
     unjudged_seconds: how long the oldest waiting label has waited to be learned.
+    comparison: of a shadow with its source; None for another model.
     """
 
+    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"comparison": Comparison.of}
     SHOWN: ClassVar[tuple[str, ...]] = ("loss", "persistence_loss", "ticks", "learned_labels", "backlog")
     loss: float | None = None
     persistence_loss: float | None = None
@@ -139,6 +162,7 @@ class ModelReport(Result):
     staleness_counts: tuple[int, ...] = ()
     staleness_bounds: tuple[float, ...] = ()
     unjudged_seconds: float = 0.0
+    comparison: Comparison | None = None
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -69,22 +69,25 @@ class Stream:
 
     # --- ticks and forecasts
 
-    async def step(self, x: Any, time: Any = None) -> Forecast:
+    async def step(self, x: Any, time: Any = None, *, known: Any = None) -> Forecast:
         """Send one tick and return its forecast.
 
         x: one number per channel (array-like; a bare number for one channel; a dict by channel name).
         time: seconds since 1970-01-01 UTC, datetime or datetime64; required if the model has an interval.
+        known: the model's known inputs for the steps that are forecast: a mapping from each name to horizon numbers (a
+            number for horizon 1), or an array [horizon, known]. The model learns from what is sent here.
 
         Raises TickRefused; the state is then unchanged and the stream stays usable. Raises the error that ended the
         stream. Cancelling does not withdraw the tick.
         """
-        return await self._engine.accept(Tick(x, time)).result()
+        return await self._engine.accept(Tick(x, time, known)).result()
 
     def forecasts(
         self,
         values: Any,
         times: Any = None,
         *,
+        known: Any = None,
         max_staleness: int | None = None,
         on_refused: Literal["raise", "skip"] = "raise",
     ) -> Forecasts:
@@ -95,6 +98,8 @@ class Stream:
             pairs, or of Ticks. Nulls become NaN.
         times: one per row, if values has rows only; for a frame also the name of its column of times. None: the index
             of a frame or series, if it is of times (pandas).
+        known: the known inputs' values at each row: a frame or mapping of columns, or an array (N, known); for a frame
+            of values its own columns of these names. Row t sends those of the next horizon rows, the last one held.
         max_staleness: K >= 1; tick s is sent only after labels up to s - K are judged, so that no forecast is older.
             While a tick waits and no label is judged for some seconds, the log `freshet` warns of it.
         on_refused: "raise" raises TickRefused in place of the forecast; iterating the same object then continues after
@@ -108,9 +113,13 @@ class Stream:
                 raise invalid("max_staleness", max_staleness, "omit it: this model does not learn")
         rows = values
         if not isinstance(rows, Rows):
-            found = ticks(values, times, lambda: self.spec.channels, self.check_ahead)
+            found = ticks(values, times, lambda: self.spec.channels, self.check_ahead, self.inputs, known)
             rows = Rows(found, framer(values, times))
         return Forecasts(self._engine, rows, self._in_flight, max_staleness, on_refused == "skip")
+
+    def inputs(self) -> tuple[tuple[str, ...], int]:
+        """Return the names of the model's known inputs, and its horizon."""
+        return self.spec.known, self.spec.horizon or 1
 
     def check_ahead(self, rows: npt.NDArray[Any]) -> None:
         """Check rows in advance, as `forecasts` does with arrays and frames before it sends any.

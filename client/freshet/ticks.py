@@ -14,6 +14,7 @@ import numpy.typing as npt
 from freshet.arguments import invalid
 from freshet.errors import InvalidArgument, Reason, TickRefused
 from freshet.frames import check_lengths, check_names, event_times, index_times, matrix, named_columns, plain
+from freshet.known import of_ticks, rows_ahead
 
 LARGEST = 1e15  # limit of |x|: types.proto, TOO_LARGE
 
@@ -24,30 +25,41 @@ class Tick(NamedTuple):
     x: one number per channel (array-like; a bare number for one channel; a dict or a row of a frame, by name). NaN or
         None is a missing value, for models with missing = "hold".
     time: event time: seconds since 1970-01-01 UTC, datetime (naive means UTC), datetime64, or None.
+    known: the known inputs for the steps that are forecast: a mapping from each name to horizon numbers (a number for
+        horizon 1), or an array [horizon, known]; None if the model has none.
     """
 
     x: Any
     time: Any = None
+    known: Any = None
 
 
 class Checked(NamedTuple):
-    """A tick ready for the wire, which rounds x to float32; time in seconds. given: x before the offset."""
+    """A tick ready for the wire, which rounds x to float32; time in seconds. given: x before the offset; u: known
+    inputs, step 1 first."""
 
     x: list[float]
     time: float | None
     given: list[float]
+    u: list[float] = []  # noqa: RUF012  # never modified
 
 
 class Layout(NamedTuple):
     """The required form of a tick. interval: seconds, 0 if event time is optional. holds: NaN means missing.
 
-    offset: subtracted from each channel before x becomes float32; None for no offset.
+    offset: subtracted from each channel before x becomes float32; None for no offset. known: names of the known
+    inputs, sent for `horizon` steps.
     """
 
     channels: tuple[str, ...]
     interval: float
     holds: bool = False
     offset: tuple[float, ...] | None = None
+    known: tuple[str, ...] = ()
+    horizon: int = 1
+
+
+NO_KNOWN: tuple[tuple[str, ...], int] = ((), 1)
 
 
 def ticks(
@@ -55,6 +67,8 @@ def ticks(
     times: Any = None,
     channels: Callable[[], Sequence[str]] = tuple,
     ahead: Callable[[npt.NDArray[Any]], None] = lambda rows: None,
+    inputs: Callable[[], tuple[Sequence[str], int]] = lambda: NO_KNOWN,
+    known: Any = None,
 ) -> Iterator[Tick] | AsyncIterator[Tick]:
     """Return an iterator over observations as ticks.
 
@@ -64,6 +78,8 @@ def ticks(
         For a frame also the name of its column of times.
     channels: called if columns have names; returns the model's channels.
     ahead: called with all rows, if they are an array or a frame, before any tick.
+    inputs: returns the names of the model's known inputs, and its horizon. known: their values at each row, for values
+        with a length; those of a frame may be its own columns. Row t sends the values of the next rows (`known.ahead`).
 
     Raises TypeError for values that cannot be iterated over, InvalidArgument for columns other than the channels.
     """
@@ -83,6 +99,9 @@ def ticks(
     if times is None:
         times = index_times(values)
     if columns is not None:
+        names, _ = inputs()
+        if known is None and names and all(name in columns for name in names):
+            known = {name: columns.pop(name) for name in names}
         values = matrix(columns, channels())
     elif hasattr(values, "__array__"):
         values = plain(values)
@@ -92,9 +111,22 @@ def ticks(
         check_lengths(values, times)
     if isinstance(values, np.ndarray):
         ahead(values)
+    if known is not None:
+        return _with_known(values, times, known, *inputs())
     if times is not None:
         return itertools.starmap(Tick, zip(values, event_times(times), strict=True))
     return map(as_tick, values)
+
+
+def _with_known(values: Any, times: Any, known: Any, names: Sequence[str], horizon: int) -> Iterator[Tick]:
+    """Return ticks whose known inputs have a value at each row."""
+    if not hasattr(values, "__len__"):
+        raise invalid("known", known, "yield Ticks that have known set, or give values with a length")
+    if not names:
+        raise invalid("known", known, "omit it: the model has no known inputs")
+    sent = rows_ahead(known, names, horizon, len(values))
+    moments = itertools.repeat(None, len(values)) if times is None else event_times(times)
+    return itertools.starmap(Tick, zip(values, moments, sent, strict=True))
 
 
 async def _async_ticks(values: AsyncIterable[Any]) -> AsyncIterator[Tick]:
@@ -121,7 +153,29 @@ def check(tick: Tick, seq: int, layout: Layout, after: float | None) -> Checked:
     x = given = _check_x(tick.x, seq, layout)
     if layout.offset is not None:
         x = [value - by for value, by in zip(given, layout.offset, strict=True)]
-    return Checked(x, _check_time(tick.time, seq, layout, after), given)
+    return Checked(x, _check_time(tick.time, seq, layout, after), given, _check_known(tick.known, seq, layout))
+
+
+def _check_known(known: Any, seq: int, layout: Layout) -> list[float]:
+    names = layout.known
+    if known is None and (not names or layout.holds):
+        return []
+    if known is None or not names:
+        remedy = f"send {', '.join(names)} with every tick: known={{...}}"[:200] if names else "the model has none"
+        raise TickRefused(seq, "known", "none" if known is None else repr(known)[:80], remedy, Reason.SHAPE)
+    try:
+        (row,) = of_ticks(known, names, layout.horizon, 1)
+    except InvalidArgument as error:
+        raise TickRefused(seq, "known", error.value, error.remedy, Reason.SHAPE) from None
+    good = (np.abs(row) <= LARGEST) | (layout.holds & np.isnan(row))
+    if not good.all():
+        at = int(np.argmin(good))
+        name, step = names[at % len(names)], at // len(names) + 1
+        reason = Reason.TOO_LARGE if math.isfinite(row[at]) else Reason.NON_FINITE
+        remedy = f"send a finite number up to 1e15 for {name} at step {step}"
+        raise TickRefused(seq, f"u[{at}]", f"{row[at]:g}", remedy, reason)
+    values: list[float] = row.tolist()
+    return values
 
 
 def _check_x(x: Any, seq: int, layout: Layout) -> list[float]:

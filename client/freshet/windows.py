@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from freshet.errors import InvalidArgument, LabelRefused, Reason, WindowRefused
 from freshet.frames import matrix, named_columns, plain
+from freshet.known import sent_names
 from freshet.labels import Answers, label_values
 from freshet.offsets import F64, of_channels, of_outputs
 from freshet.precision import MOST_LOST, check_ahead
@@ -25,11 +26,11 @@ LEAST_LOST = 3  # lost changes that are too many in a short window
 class WindowLayout(NamedTuple):
     """The shape of a model's windows."""
 
-    channels: tuple[str, ...]
+    channels: tuple[str, ...]  # the columns of x: channels, then known and static inputs, see `sent_names`
     outputs: int
     missing: str
     answers: Answers
-    offset: F64 | None = None  # (channels,) subtracted before values become float32
+    offset: F64 | None = None  # (columns,) subtracted before values become float32
     added: F64 | None = None  # (targets,) the same for labels
 
     @classmethod
@@ -38,7 +39,9 @@ class WindowLayout(NamedTuple):
         match."""
         answers, by = Answers.of(spec), of_channels(offset, spec.channels)
         outputs = (spec.horizon or 1) * len(answers.names)
-        return cls(tuple(spec.channels), outputs, spec.missing, answers, by, of_outputs(by, spec))
+        sent = sent_names(spec.known, spec.static, spec.horizon or 1)
+        less = None if by is None else np.concatenate([by, np.zeros(len(sent))])
+        return cls((*spec.channels, *sent), outputs, spec.missing, answers, less, of_outputs(by, spec))
 
 
 def window_message(layout: WindowLayout, x: Any, y: Any, weight: Any, initial_state: Any) -> training_pb2.Window:

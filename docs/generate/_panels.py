@@ -191,6 +191,12 @@ LEARNING = [
           f'{rate("freshet_interval_asked_total", "tenant, model, level")}', f"{NAMED} {{{{level}}}}")],
     ),
     Panel(
+        "Error by step ahead, against persistence",
+        "Square errors in scaled units, over about 500 labels; below 1: better than the present value.",
+        [(f"freshet_error_squared{{{MINE}}} / freshet_error_squared_persistence{{{MINE}}}",
+          f"{NAMED} step {{{{step}}}}")],
+    ),
+    Panel(
         "Candidate against anchor", "Clipped scores on the same labels, which the gate compares; 0 is best.",
         [(gauge("freshet_score_candidate"), NAMED), (gauge("freshet_score_anchor"), f"{NAMED} anchor")],
     ),

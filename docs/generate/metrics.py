@@ -39,12 +39,14 @@ LABELS = {
     "layer": "`all`, `cell0`, `cell1`, …, `head`",
     "level": "the levels of the model's `intervals`, at most 8",
     "lag": f"ticks before the newest label: from 0 to the model's window less 1, at most {SHOWN_LAGS} lags",
+    "step": "steps ahead: 1, H/4, H/2, 3H/4 and H of a model's horizon H",
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),
     "reason": (
         f"for refused ticks and labels: {', '.join(code(reason.name.lower()) for reason in Reason)}; "
         f"for the quarantine: {', '.join(map(code, REASONS))}; for calls: `unauthenticated`, `forbidden`"
     ),
     "tenant, quota": f"tenants of the access file; {', '.join(code(field) for field in Quota.__dataclass_fields__)}",
+    "forecaster": "`candidate`, `persistence`",
     "file": "`access`, `certificate`",
     "kind": "`publish`, `veto`, `cooling_down`, `unchanged` (nothing learned), `stale` (too late), `no_space`",
     "what": "`journal`, `snapshot`, `version`, `checkpoint`, `stream`",
@@ -53,7 +55,8 @@ LABELS = {
 UNITS = {
     "_timestamp_seconds": "seconds since 1970", "_start_time_seconds": "seconds since 1970", "_seconds": "seconds",
     "_bytes": "bytes", "_ratio": "ratio", "_entries": "journal entries", "_rows": "ticks", "_labels": "labels",
-    "_info": "1", "loss_prequential": "scaled loss", "loss_persistence": "scaled loss", "_norm": "loss per parameter",
+    "_info": "1", "loss_prequential": "scaled loss", "loss_persistence": "scaled loss", "losses": "scaled loss",
+    "_norm": "loss per parameter",
 }  # fmt: skip
 
 

@@ -21,6 +21,8 @@ from model.spec import ModelSpec
 # Targets are clipped to this many scales, so that one absurd label moves the weights by a bounded amount.
 TARGET_CLIP = 8.0
 
+Places = tuple[NDArray[np.intp], ...]  # indices, one array per axis, as `np.nonzero` returns them
+
 
 class Task(Protocol):
     """Contract. p: output of the readout, [.., O]; target: the task's own parameters, which are never trained."""
@@ -61,6 +63,10 @@ class Task(Protocol):
 
     def score(self, p: Array, y: Array, weight: Array) -> Array:
         """Return each row's score, 0 (best) to 1, [B], which the gate compares. p, targets y, weight: [T, B, O]."""
+        ...
+
+    def residuals(self, p: Array, y: Array, at: Places) -> tuple[Array, Array]:
+        """Return the errors of p, and of p = 0, at the places `at` of p and targets y, [T, B, O]; both (N,), new."""
         ...
 
     def translate(self, p: Array, theirs: Params, ours: Params) -> Array:
@@ -108,6 +114,10 @@ class Forecast:
     def score(self, p: Array, y: Array, weight: Array) -> Array:
         """Return the clipped square error in scaled units."""
         return clipped_score(p, y, weight)
+
+    def residuals(self, p: Array, y: Array, at: Places) -> tuple[Array, Array]:
+        """Return the differences from the targets, in scaled units."""
+        return p[at] - y[at], -y[at]
 
     def translate(self, p: Array, theirs: Params, ours: Params) -> Array:
         """Return p: the units belong to the stream, so both are the same."""
@@ -157,6 +167,10 @@ class Regress:
         """Return the clipped square error in scaled units."""
         return clipped_score(p, y, weight)
 
+    def residuals(self, p: Array, y: Array, at: Places) -> tuple[Array, Array]:
+        """Return the differences from the targets, in scaled units."""
+        return p[at] - y[at], -y[at]
+
     def translate(self, p: Array, theirs: Params, ours: Params) -> Array:
         """Convert through the labels' units: each version has its own statistics."""
         unit = np.where(ours["scale"] > 0, ours["scale"], np.float32(1))
@@ -204,6 +218,10 @@ class Classify:
         brier = np.where(np.isnan(brier), 1.0, brier)
         total: Array = np.asarray(np.sum(brier * position, axis=0, dtype=np.float64))
         return total / np.maximum(np.sum(position, axis=0, dtype=np.float64), 1e-12)
+
+    def residuals(self, p: Array, y: Array, at: Places) -> tuple[Array, Array]:
+        """Return the differences of probabilities; those of p = 0 are equal."""
+        return (softmax(p) - y)[at], 1 / self.spec.outputs - y[at]
 
     def translate(self, p: Array, theirs: Params, ours: Params) -> Array:
         """Return p: logits have no unit."""

@@ -9,9 +9,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.answers.columns import Regressors
 from model.answers.tasks import TARGET_CLIP
 from model.fold import given
 from model.fold.arena import Arena
+from model.fold.experts import context_shapes
 from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
@@ -22,8 +24,9 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
     spec, targets = network.spec, len(network.spec.targets)
     origins = spec.horizon + spec.learn_every - 1
     inputs = (spec.window, network.features)
-    common = (network.scaler.size,), (network.hidden_size,), inputs
-    return *common, (origins, targets), (origins, spec.horizon, targets), *given.shapes(network)
+    statistics, hidden = (network.statistics_size,), (network.hidden_size,)
+    common = statistics, hidden, inputs, (origins, targets), (origins, spec.horizon, targets)
+    return *common, *given.shapes(network), *context_shapes(network.mixture, origins)
 
 
 class Block:
@@ -31,16 +34,28 @@ class Block:
 
     statistics [B, n]; start [B, hidden_size]; ring [B, T, E], oldest input first; x [B, R, targets] and
     scale [B, R, H, targets] of the last R origins, oldest first; fill [B], inputs in the ring; known [B], origins whose
-    labels may still come; last_time [B], seconds (NaN: none). given: see `given.shapes`.
+    labels may still come; last_time [B], seconds (NaN: none). shown: see `given.shapes`. With a mixture, see
+    `experts.context_shapes`: every, delta, place, and with a horizon above 1 gains, one array for each readout, and
+    given.
     """
+
+    every: Array
+    delta: Array
+    place: Array
+    given: Array
 
     def __init__(self, contexts: Contexts, rows: Array, marks: NDArray[np.float64]) -> None:
         self.rows, self.marks = rows, marks
-        named = (
+        self.statistics, self.start, self.ring, self.x, self.scale, *mixed = (
             rows[:, part].reshape(len(rows), *shape)
             for part, shape in zip(contexts.parts, contexts.shapes, strict=True)
         )
-        self.statistics, self.start, self.ring, self.x, self.scale, *self.given = named
+        self.shown, mixed = mixed[: contexts.shown], mixed[contexts.shown :]
+        self.gains: list[Array] = []
+        if mixed:
+            self.every, self.delta, self.place, *delayed = mixed
+        if mixed and delayed:
+            *self.gains, self.given = delayed
         self.fill, self.known, self.last_time = marks.T
 
 
@@ -50,6 +65,7 @@ class Contexts(Arena):
     fresh_marks = (0, 0, math.nan)
 
     def __init__(self, network: Network, limit: int) -> None:
+        self.shown = len(given.shapes(network))  # parts
         super().__init__(shapes(network), limit)
 
     def waiting(self, slot: int) -> int:
@@ -74,6 +90,14 @@ class Contexts(Arena):
         self.store(slots, block)
 
 
+class NewestLabels(NamedTuple):
+    """The label of each step that the newest tick carries."""
+
+    y: Array  # [B, H, targets], scaled
+    weight: Array  # [B, H, targets]; 0 where there is no label
+    position: NDArray[np.intp]  # [B, H] of its origin in the window
+
+
 class DueLabels(NamedTuple):
     """Labels that a group's ticks carry. A label vector is the values of one tick, for all heads that learn from it."""
 
@@ -81,6 +105,11 @@ class DueLabels(NamedTuple):
     weight: Array  # [T, B, O]; 0 where there is no label
     by_row: NDArray[np.intp]  # [B] label vectors of each row
     thinned: int  # label vectors left out by thinning
+    newest: NewestLabels
+
+    def leave_out(self, rows: NDArray[np.intp]) -> None:
+        """Take the labels of these rows out."""
+        self.weight[:, rows], self.by_row[rows], self.newest.weight[rows] = 0, 0, 0
 
 
 def out_of_range(spec: ModelSpec, values: Array) -> NDArray[np.bool_]:
@@ -141,9 +170,12 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         thinned += int((carries & ~due).sum())
         usable &= due[:, None, None]
         y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
-        Y[position, rows, steps] += np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
+        y = np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
+        Y[position, rows, steps] += y
         weight[position, rows, steps] += usable
-    return DueLabels(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned)
+        if back == 0:
+            newest = NewestLabels(y, usable.astype(np.float32), position)
+    return DueLabels(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned, newest)
 
 
 def _observed(network: Network, block: Block, x: Array, back: int) -> Array:
@@ -160,15 +192,17 @@ def push(network: Network, block: Block, after: Array | None, time: NDArray[np.f
     """Append a tick to the rings of a block.
 
     after: [B, hidden_size], the state after each start state's first input, which becomes the start state of a full
-    window; None if no window is full. time: (B,) event times, seconds, NaN where none; x: [B, C] raw values.
+    window; None if no window is full. time: (B,) event times, seconds, NaN where none; x: [B, row] the ticks' rows.
     """
     B, T = len(x), network.spec.window
     if after is not None:
         full = block.fill >= T
         block.start[full] = after[full]
         block.ring[full, :-1] = block.ring[full, 1:]
-    u = network.ahead.inputs(time)
+    x, u = network.inputs(time, x)
     features, scale, value = network.observe(block.statistics, x, u)
+    if network.mixture is not None:
+        _push_regressors(block, network.extend(block.statistics, value, u, scale), network.ahead.slot(u))
     block.fill[...] = np.minimum(block.fill + 1, T)
     block.ring[np.arange(B), block.fill.astype(np.intp) - 1] = features
     block.x[:, :-1] = block.x[:, 1:].copy()
@@ -178,3 +212,14 @@ def push(network: Network, block: Block, after: Array | None, time: NDArray[np.f
     block.known[...] = np.minimum(block.known + 1, block.x.shape[1])
     timed = ~np.isnan(time)
     block.last_time[timed] = time[timed]
+
+
+def _push_regressors(block: Block, made: Regressors, place: Array) -> None:
+    """Append an origin's regressors; its gains and given forecasts follow with the next update."""
+    for kept, new in ((block.every, made.every), (block.delta, made.delta), (block.place, place)):
+        kept[:, :-1] = kept[:, 1:].copy()
+        kept[:, -1] = new
+    delayed = [*((gain, 0) for gain in block.gains), *([(block.given, np.nan)] if block.gains else [])]
+    for kept, empty in delayed:
+        kept[:, :-1] = kept[:, 1:].copy()
+        kept[:, -1] = empty

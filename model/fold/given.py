@@ -41,6 +41,15 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
     return (origins, spec.outputs), (origins, len(spec.intervals), spec.outputs), (origins, spec.outputs)
 
 
+def newest(block: Block, p: Array, first: int) -> Array:
+    """Return the forecasts at each stream's newest origin, [B, O], of p [t, B, O] from position `first` on; NaN
+    where p does not reach it."""
+    at = block.fill.astype(np.intp) - 1 - first
+    inside = (at >= 0) & (at < len(p))
+    made: Array = np.where(inside[:, None], p[np.where(inside, at, 0), np.arange(len(at))], np.float32(np.nan))
+    return made
+
+
 def keep(network: Network, block: Block, seq: NDArray[np.uint64], interval: dict[str, Array], p: Array | None) -> None:
     """Keep what was given at each stream's newest origin, the tick before `seq` [B], if it is one to keep.
 
@@ -48,7 +57,7 @@ def keep(network: Network, block: Block, seq: NDArray[np.uint64], interval: dict
     """
     if not is_kept(network):
         return
-    given, log, count = block.given
+    given, log, count = block.shown
     newest = seq.astype(np.int64) - 1
     rows = np.flatnonzero((newest % stride(network) == 0) & (block.fill > 0))
     place = newest[rows] // stride(network) % given.shape[1]
@@ -63,7 +72,7 @@ def follow(
 
     y, weight: [T, B, O] scaled labels at the positions of their origins, and their weights.
     """
-    given, log, count = block.given
+    given, log, count = block.shown
     B, origins, _ = given.shape
     n = stride(network)
     newest = seq.astype(np.int64) - 1

@@ -29,7 +29,8 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
     T, L = network.spec.window, network.spec.label_horizon
     kept = L + 2 * T
     states = -(-kept // T)
-    return (network.scaler.size,), (network.hidden_size,), (kept, network.features), (states, network.hidden_size), (L,)
+    own = (network.statistics_size,), (network.hidden_size,), (kept, network.features)
+    return *own, (states, network.hidden_size), (L,)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -94,7 +95,7 @@ class Histories(Arena):
         """Append one tick to each of B different streams; return inputs [B, E] and the hidden states before them.
 
         The hidden states are [B, hidden_size]. The caller computes the states after the ticks and writes them to
-        `hidden`. time: (B,) event times, seconds, NaN where none; x: [B, C] raw values.
+        `hidden`. time: (B,) event times, seconds, NaN where none; x: [B, row] the ticks' rows.
         """
         spec = self.network.spec
         T = spec.window
@@ -105,7 +106,7 @@ class Histories(Arena):
         self.digests[slots[broken]] = 0
         tick = self.ticks[slots].astype(np.intp)
         statistics = self.statistics[slots]
-        features, _, _ = self.network.observe(statistics, x, self.network.ahead.inputs(time))
+        features, _, _ = self.network.observe(statistics, *self.network.inputs(time, x))
         self.statistics[slots] = statistics
         self.inputs[slots, tick % self.inputs.shape[1]] = features
         self.digests[slots, tick % spec.label_horizon] = 0

@@ -6,8 +6,10 @@ It reads no clock, queue or metric. The same records give the same weights, bit 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +18,8 @@ from model.answers import intervals
 from model.fold import given
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
+from model.fold.errors import Errors, Learned, RawOf, origin_units, window_units
+from model.fold.experts import Experts, Origins, Seen, at_origins, label_forecasts, origins
 from model.fold.histories import NON_FINITE, RANGE, Histories, Rejected
 from model.fold.keeping import make_contexts
 from model.fold.shares import Shares
@@ -70,6 +74,14 @@ class Counts:
     rejected: int = 0
 
 
+class Carried(NamedTuple):
+    """The labels that a group's ticks carry: contexts, seq of the ticks, and for the mixture the newest's origins."""
+
+    block: Block
+    seq: NDArray[np.uint64]
+    origins: Origins | None
+
+
 @dataclass
 class Learner:
     """Weights, optimizer state and contexts of one model, advanced by records.
@@ -78,6 +90,7 @@ class Learner:
     same records evict the same streams everywhere.
     anchor: [n] flat weights, scored beside the candidate in calls with score_anchor; only read.
     paused: while true, nothing is learned; ticks still move the contexts.
+    errors: if given, counts the errors of all forecasts whose labels are learned; it changes nothing that is learned.
     """
 
     spec: ModelSpec
@@ -85,6 +98,7 @@ class Learner:
     anchor: Array | None = None
     paused: bool = False
     counts: Counts = field(default_factory=Counts)
+    errors: Errors | None = None
 
     def __post_init__(self) -> None:
         self.network = Network(self.spec)
@@ -92,6 +106,7 @@ class Learner:
         self.optimizer = OPTIMIZERS[self.spec.optimizer](self.spec)
         self.schedule = schedule_of(self.spec)
         self.optimizer_state: OptimizerState = self.optimizer.init(self.network.layout.size)
+        self.experts = Experts(self.network) if self.network.mixture else None
         self.contexts = make_contexts(self.network, self.max_contexts)
         self.drift = Drift()
         self.shares = Shares()
@@ -108,7 +123,8 @@ class Learner:
     def nbytes(self) -> int:
         """Bytes of all arrays: weights, optimizer state, contexts, and the workspaces of updates."""
         flat = (self.weights.flat, self._grad.flat, self._before, self.anchor, self.optimizer_state.moments)
-        return sum(a.nbytes for a in flat if a is not None) + self.contexts.nbytes + self._tapes.nbytes
+        experts = 0 if self.experts is None else self.experts.nbytes
+        return sum(a.nbytes for a in flat if a is not None) + experts + self.contexts.nbytes + self._tapes.nbytes
 
     def ticks(
         self,
@@ -177,7 +193,8 @@ class Learner:
             at = position, np.arange(len(places))
             labels[at], weight[at] = y[places], 1
             no_forecast = np.zeros((*X.shape[:2], 0), np.float32)
-            update, _ = self._learn(Unrolled(start, X, labels, weight, no_forecast, no_forecast), score_anchor)
+            unrolled = Unrolled(start, X, labels, weight, no_forecast, no_forecast)
+            update, _ = self._learn(unrolled, score_anchor, streams[places])
             updates.append(update)
             if update.refused:
                 rejected += [Rejected(int(i), NON_FINITE) for i in places]
@@ -228,10 +245,23 @@ class Learner:
         self.reset(stream)
         self.contexts.put(stream, np.zeros_like(state) if self.network.problem(state) else state)
 
+    def change(self, spec: ModelSpec) -> None:
+        """Learn by another spec of the same layout: weights, optimizer state and contexts stay.
+
+        The new schedule continues from the number of updates so far. A reaction to drift that the new spec does not
+        name ends.
+        """
+        self.spec = self.network.spec = spec
+        self.schedule = schedule_of(spec)
+        self.drift.raised = min(self.drift.raised, spec.drift_labels) if spec.drift_reaction == "raise" else 0
+        self.drift.returning &= spec.drift_reaction == "rollback"
+
     def roll_back(self, flat: Array) -> None:
         """Continue from other weights [n] (copied), with a new optimizer state and a new drift test; contexts stay."""
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
+        if self.experts is not None:
+            self.experts.reset()
         self.drift = Drift()
 
     def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
@@ -275,7 +305,9 @@ class Learner:
         # Weights that are not finite must not leave their mark in the states that later weights start from.
         contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
 
-    def _learn(self, unrolled: Unrolled, score_anchor: bool) -> tuple[Update, NDArray[np.bool_]]:
+    def _learn(
+        self, unrolled: Unrolled, score_anchor: bool, streams: NDArray[np.uint32] | None = None
+    ) -> tuple[Update, NDArray[np.bool_]]:
         """Learn one group of labels from outside: the task's statistics follow them, then comes an ordinary update.
 
         Returns the update, and which rows [B] had a usable label; if none had, there was no update.
@@ -292,7 +324,9 @@ class Learner:
             return Update(0), usable
         batch = padded(Batch(start, X, Y, weight))
         T, B = batch.X.shape[:2]
-        update = self._update(batch, self._tapes.get(T, B), int(weight.any(axis=2).sum()), score_anchor)
+        labels, tape = int(weight.any(axis=2).sum()), self._tapes.get(T, B)
+        units = partial(window_units, self.network, weights.target, unrolled)
+        update = self._update(batch, tape, labels, score_anchor, units, streams)
         if update.refused:
             weights.flat[self.network.readout] = kept
         return update, usable
@@ -316,12 +350,14 @@ class Learner:
             due = due_labels(self.network, block, seq, x, learn_every)
             carrying = np.flatnonzero(due.by_row)
             left_out = carrying[~self._admitted(streams[carrying], due.by_row[carrying])]
-            due.weight[:, left_out], due.by_row[left_out] = 0, 0
+            due.leave_out(left_out)
             self.counts.thinned += due.thinned
             if due.by_row.any():
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
-                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, (block, seq))
+                units = partial(origin_units, block, x[:, self.spec.target_index])
+                of = Carried(block, seq, None if self.experts is None else origins(self.network, block, due.newest))
+                update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, units, streams, of)
         if update is None:
             given.keep(self.network, block, seq, self.weights.interval, None)
         push(self.network, block, self._next_starts(block, ran), time, x)
@@ -351,14 +387,25 @@ class Learner:
         tape: Tape,
         labels: int,
         score_anchor: bool,
-        of: tuple[Block, NDArray[np.uint64]] | None = None,
+        units: Callable[[int], RawOf],
+        streams: NDArray[np.uint32] | None,
+        of: Carried | None = None,
     ) -> Update:
-        """Learn one group. of: contexts and ticks that carry the labels, unless they come from outside."""
+        """Learn one group. units: of labels from a position on; streams: of the first rows of the batch, None: of none;
+        of: their origins, None: they come from outside."""
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
+        seen = None
+        if self.experts is not None and of is not None and of.origins is not None:
+            seen = self.experts.look(self.weights, of.block, tape, of.origins)
+            p = at_origins(p, span[0], of.origins, self.experts.answers(self.weights, seen))
+            loss = self._loss(p, batch, span)
+        if self.errors is not None:
+            t0, t1 = span
+            self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
         update = Update(labels, loss=loss)
-        self._score(update, batch, p, span, score_anchor)
-        self._follow_errors(update, batch, p, span, of)
+        self._score(update, batch, p, span, score_anchor, of)
+        self._follow_errors(update, batch, p, span, of, seen)
         self._detect_drift(update)
         try:
             if not math.isfinite(loss):
@@ -367,6 +414,8 @@ class Learner:
             by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
             self._step(grad.flat, labels)
+            if seen is not None and of is not None:
+                self._learn_mixture(seen, of.block)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -379,7 +428,7 @@ class Learner:
         return update
 
     def _follow_errors(
-        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], of: tuple[Block, NDArray[np.uint64]] | None
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], of: Carried | None, seen: Seen | None
     ) -> None:
         """Update the intervals with the forecasts p at the positions of `span`, or with those given to late labels."""
         network, interval, (t0, t1) = self.network, self.weights.interval, span
@@ -388,12 +437,9 @@ class Learner:
         if of is None or not given.is_kept(network):
             found = intervals.follow(interval, self.spec.intervals, p, batch.Y[t0:t1], batch.weight[t0:t1])
         else:
-            block, seq = of
-            newest = block.fill.astype(np.intp) - 1 - t0
-            inside = (newest >= 0) & (newest < len(p))
-            made = p[np.where(inside, newest, 0), np.arange(len(newest))]
-            given.keep(network, block, seq, interval, np.where(inside[:, None], made, np.float32(np.nan)))
-            found = given.follow(network, block, seq, interval, batch.Y, batch.weight)
+            made = given.newest(of.block, p, t0) if seen is None else seen.newest
+            given.keep(network, of.block, of.seq, interval, made)
+            found = given.follow(network, of.block, of.seq, interval, batch.Y, batch.weight)
         update.bounded, update.covered = found[0], tuple(found[1].tolist())
 
     def _detect_drift(self, update: Update) -> None:
@@ -422,7 +468,25 @@ class Learner:
             self.roll_back(self._before)
             raise
 
-    def _score(self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool) -> None:
+    def _learn_mixture(self, seen: Seen, block: Block) -> None:
+        """Teach the experts. Raises FloatingPointError as `_step` does, after which everything is restored or new."""
+        assert self.experts is not None
+        self.experts.learn(self.weights, block, seen)
+        try:
+            check_finite(self.weights.flat)
+        except FloatingPointError:
+            self.roll_back(self._before)
+            raise
+
+    def _loss(self, p: Array, batch: Batch, span: tuple[int, int]) -> float:
+        """Return the loss of forecasts p, as `gradient` does."""
+        part = slice(*span)
+        rows = max(1, int(batch.weight.any(axis=(0, 2)).sum()))
+        return float(self.network.loss(p, batch.Y[part], batch.weight[part])[0].sum()) / rows
+
+    def _score(
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool, of: Carried | None
+    ) -> None:
         """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
         Rows without a label do not count. p: the candidate's forecasts at the positions of `span`.
@@ -435,6 +499,10 @@ class Learner:
         if score_anchor and self.anchor is not None:
             anchor = self.network.weights(self.anchor)
             T, B = batch.X.shape[:2]
-            q = predict(self.network, anchor, batch, self._tapes.get(T, B, "anchor"), span)
+            tape = self._tapes.get(T, B, "anchor")
+            q = predict(self.network, anchor, batch, tape, span)
+            if self.experts is not None and of is not None and of.origins is not None:
+                forecasts, _ = label_forecasts(self.network, anchor, tape, of.origins)
+                q = at_origins(q, t0, of.origins, forecasts @ self.experts.mixture.weights(anchor.experts))
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())

@@ -25,7 +25,7 @@ class Window(Protocol):
 
     @property
     def x(self) -> Array:
-        """[T, C] raw values; NaN where missing, with missing = hold."""
+        """[T, row] the ticks' rows (see `Network`); NaN where missing, with missing = hold."""
         ...
 
     @property
@@ -71,7 +71,7 @@ def problem(network: Network, window: Window) -> str:
     spec, S = network.spec, network.state_size
     T = len(window.x)
     state = np.zeros(S) if window.initial_state is None else window.initial_state
-    if T < 1 or window.x.shape != (T, len(spec.channels)) or state.shape != (S,):
+    if T < 1 or window.x.shape != (T, network.row) or state.shape != (S,):
         return SHAPE
     if window.y.shape != (T, spec.outputs) or window.weight.shape != (T, spec.outputs):
         return SHAPE
@@ -79,7 +79,7 @@ def problem(network: Network, window: Window) -> str:
     x = np.nan_to_num(window.x, nan=0, posinf=np.inf, neginf=-np.inf) if network.scaler.hold else window.x
     if not all(np.isfinite(values).all() for values in (x, window.y[labels], window.weight, state)):
         return NON_FINITE
-    if network.problem(state):
+    if network.problem(state) or not network.covariates.sound(window.x[:, len(spec.channels) :]).all():
         return RANGE
     if out_of_range(spec, np.where(labels, window.y, np.nan)).any():
         return RANGE
@@ -109,9 +109,9 @@ def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
     A window has no event times, so its calendar inputs are 0, the middle of their range. Its label weights are divided
     by the number of its labelled ticks, so that a long window moves the parameters as much as a short one.
     """
-    spec, n = network.spec, network.scaler.size
+    spec, n = network.spec, network.statistics_size
     T, B = padded_ticks(max(len(w.x) for w in windows)), len(windows)
-    x = np.zeros((T, B, len(spec.channels)), np.float32)
+    x = np.zeros((T, B, network.row), np.float32)
     y, weight = (np.zeros((T, B, spec.outputs), np.float32) for _ in range(2))
     state = np.zeros((B, network.state_size), np.float32)
     for i, w in enumerate(windows):
@@ -120,7 +120,11 @@ def unroll(network: Network, windows: Sequence[Window]) -> Unrolled:
         weight[: len(w.x), i] = np.where(labels, w.weight, 0) / np.float32(labels.any(axis=1).sum())
         if w.initial_state is not None:
             state[i] = w.initial_state
-    statistics, u = state[:, :n].copy(), np.zeros((B, network.ahead.size), np.float32)
-    observed = [network.observe(statistics, row, u) for row in x]
+    statistics, u = state[:, :n].copy(), np.zeros((T, B, network.ahead.size), np.float32)
+    C = len(spec.channels)
+    u[:, :, network.ahead.size - network.ahead.sent :] = x[:, :, C:]
+    observed = [
+        network.observe(statistics, np.ascontiguousarray(row[:, :C]), now) for row, now in zip(x, u, strict=True)
+    ]
     X, scale, last = (np.stack(part) for part in zip(*observed, strict=True))
     return Unrolled(state[:, n:], X, y, weight, last, scale)

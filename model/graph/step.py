@@ -18,9 +18,11 @@ from model.cells.contract import Params
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
+from model.graph import mixture
 from model.graph.builder import Graph
+from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
-from model.graph.tasks import TASK_TWINS, bounds
+from model.graph.tasks import TASK_TWINS, bounds, forecast, targets
 from model.network import Network
 from model.parameters import Weights
 
@@ -65,29 +67,46 @@ def export_step(network: Network, weights: Weights) -> bytes:
     g = Graph()
     scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
-    parts = g.split("state", [*scaler.parts, *(w for layer in widths for w in layer)])
+    kept = mixture.parts(network.mixture)
+    sizes = [scaler.parts, kept, [size for size in network.covariates.parts if size]]
+    parts = g.split("state", [*(size for part in sizes for size in part), *(w for layer in widths for w in layer)])
+    first, second, third = np.cumsum([len(part) for part in sizes])
     value, observed = fill(g, scaler, "state", "x")
-    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[: len(scaler.parts)], value, observed)
-    known = [*([observed] if observed else []), *(_ahead_features(g, network))]
-    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[len(scaler.parts) :])
+    scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[:first], value, observed)
+    calendar, slot, sent = _ahead(g, network)
+    covered = covariates(g, network.covariates, weights, parts[second:third], sent)
+    known = [*([observed] if observed else []), *calendar, *covered.seen]
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[third:])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
-        after = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
-        hidden += after
-        inputs = after[:1]
-    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known)
-    unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+        outputs = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
+        hidden += outputs
+        inputs = outputs[:1]
+    features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later)
+    after: list[str] = []
+    if network.mixture is not None:
+        last, unit = targets(g, network, value, scaled.scale)
+        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, unit)
+        forecast(g, network, p, last, unit)
+    else:
+        unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
     if network.spec.intervals:
         bounds(g, network, weights, unit)
-    g.op("Concat", *scaled.parts, *hidden, axis=1, outputs=["next_state"])
+    g.op("Concat", *scaled.parts, *after, *covered.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 
 
-def _ahead_features(g: Graph, network: Network) -> list[str]:
-    """Return the columns of u that are features, as zero or one value."""
-    features, size = network.ahead.features, network.ahead.size
-    if not features:
-        return []
-    return g.split("u", [features, size - features])[:1] if size > features else ["u"]
+def _ahead(g: Graph, network: Network) -> tuple[list[str], str, str]:
+    """Return the columns of u that are features, as zero or one value; the slot of the season; and what was sent.
+
+    "" for a part that the model does not have.
+    """
+    ahead = network.ahead
+    sizes = [ahead.features, bool(ahead.slots), ahead.sent]
+    if not ahead.size:
+        return [], "", ""
+    named = iter(g.split("u", [int(size) for size in sizes if size]))
+    features, slot, sent = [next(named) if size else "" for size in sizes]
+    return [features] if features else [], slot, sent
 
 
 def _serialize(g: Graph, network: Network) -> bytes:

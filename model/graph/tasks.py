@@ -14,15 +14,25 @@ from model.parameters import Array, Weights
 
 
 def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
-    H, targets = network.spec.horizon, network.spec.target_index
-    C = len(network.spec.channels)
     p = _gemm(g, features, weights.head["W"])
-    if targets != list(range(C)):
-        columns = [h * C + i for h in range(H) for i in targets]
-        scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
-        x = g.op("Gather", x, g.constant(targets, np.int64), axis=1)
-    g.op("Add", g.concat(*[x] * H), g.op("Mul", scale, p), outputs=["y"])
+    x, scale = targets(g, network, x, scale)
+    forecast(g, network, p, x, scale)
     return scale
+
+
+def targets(g: Graph, network: Network, x: str, scale: str) -> tuple[str, str]:
+    """Return the values [B, K] and scales [B, H·K] of the targets among those of all channels."""
+    H, index, C = network.spec.horizon, network.spec.target_index, len(network.spec.channels)
+    if index == list(range(C)):
+        return x, scale
+    columns = [h * C + i for h in range(H) for i in index]
+    scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
+    return g.op("Gather", x, g.constant(index, np.int64), axis=1), scale
+
+
+def forecast(g: Graph, network: Network, p: str, x: str, scale: str) -> None:
+    """Add the answer: present value + scale·p. x [B, K] and scale [B, H·K]: of the targets."""
+    g.op("Add", g.concat(*[x] * network.spec.horizon), g.op("Mul", scale, p), outputs=["y"])
 
 
 def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:

@@ -65,15 +65,15 @@ def side_by_side(series: Sequence[Recorded], cuts: Sequence[int]) -> tuple[Recor
 def prepare(network: Network, x: Array, time: NDArray[np.float64], labels: Array | None = None) -> Recorded:
     """Run the scaler over a whole series and join every label to its tick.
 
-    x: [N, C] raw values; time: [N] seconds, NaN where none. Task forecast: the label of head h at tick t is the value
-    at t + h (DESIGN R8), unless a gap lies between them or, with missing = hold, that value is missing. Other tasks:
-    labels [N, O], NaN where there is none.
+    x: [N, row] the ticks' rows (see `Network`); time: [N] seconds, NaN where none. Task forecast: the label of head h
+    at tick t is the value at t + h (DESIGN R8), unless a gap lies between them or, with missing = hold, that value is
+    missing. Other tasks: labels [N, O], NaN where there is none.
     """
     spec, N = network.spec, len(x)
     x = np.asarray(x, np.float32)
-    u = network.ahead.inputs(time)
+    x, u = network.inputs(time, x)
     K = len(network.targets)
-    statistics = np.zeros((1, network.scaler.size), np.float32)
+    statistics = np.zeros((1, network.statistics_size), np.float32)
     X, last = np.empty((N, network.features), np.float32), np.empty((N, K), np.float32)
     scale = np.empty((N, spec.horizon, K), np.float32)
     for t in range(N):

@@ -1,6 +1,22 @@
 """What a model is: its spec, checked once. Must not know how a spec is learned, served or stored."""
 
-from model.spec.names import CHOICES, MAX_CHANNELS, MAX_OUTPUTS, WINDOW_MARGIN, SpecError
+from model.spec.changes import CHANGEABLE, DEFAULTS, changed, keeps_layout
+from model.spec.defaults import baseline_seasons
+from model.spec.names import CHOICES, MAX_CHANNELS, MAX_OUTPUTS, MAX_SEASON_TICKS, WINDOW_MARGIN, SpecError
 from model.spec.spec import MOST_SHOWN, ModelSpec
 
-__all__ = ["CHOICES", "MAX_CHANNELS", "MAX_OUTPUTS", "MOST_SHOWN", "WINDOW_MARGIN", "ModelSpec", "SpecError"]
+__all__ = [
+    "CHANGEABLE",
+    "CHOICES",
+    "DEFAULTS",
+    "MAX_CHANNELS",
+    "MAX_OUTPUTS",
+    "MAX_SEASON_TICKS",
+    "MOST_SHOWN",
+    "WINDOW_MARGIN",
+    "ModelSpec",
+    "SpecError",
+    "baseline_seasons",
+    "changed",
+    "keeps_layout",
+]

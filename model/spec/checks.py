@@ -5,8 +5,11 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import TYPE_CHECKING
 
+from model.calendar import holidays
+from model.calendar.zone import ZoneError, parse
 from model.spec.names import (
     CHOICES,
+    MAX_AHEAD,
     MAX_ANSWER,
     MAX_CHANNELS,
     MAX_LEVELS,
@@ -15,6 +18,7 @@ from model.spec.names import (
     MAX_SEASONS,
     WINDOW_MARGIN,
     SpecError,
+    category,
     check_number,
 )
 
@@ -22,18 +26,20 @@ if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
 
 UNSET_CHOICES = ("loss", "schedule", "forecaster")  # the default of an empty text depends on other fields
-TEXTS = ("zone", "holidays")  # any text
+TEXTS = ("zone", "holidays", "shadow")  # the first two are checked by check_calendar
 
 
 def check(spec: ModelSpec) -> None:
     """Check a spec with every default filled in."""
     check_names(spec)
     check_sizes(spec)
+    check_calendar(spec)
     check_freeze(spec)
     check_task(spec)
     check_unused_settings(spec)
     check_forecaster(spec)
     check_intervals(spec)
+    check_covariates(spec)
 
 
 def check_types(spec: ModelSpec) -> None:
@@ -60,7 +66,7 @@ def check_types(spec: ModelSpec) -> None:
 
 def check_names(spec: ModelSpec) -> None:
     """Check lists of names."""
-    for field in ("channels", "targets", "classes", "freeze"):
+    for field in ("channels", "targets", "classes", "freeze", "known", "static"):
         names = getattr(spec, field)
         if len(names) > MAX_CHANNELS:
             raise SpecError(field, f"{len(names)} names", f"give at most {MAX_CHANNELS} names")
@@ -152,9 +158,25 @@ def check_sizes(spec: ModelSpec) -> None:
         raise SpecError(field, getattr(spec, field), f"{what} is {spec.outputs}, at most {MAX_OUTPUTS}")
 
 
+def check_calendar(spec: ModelSpec) -> None:
+    """Check the time zone and the calendar of holidays."""
+    if spec.zone:
+        try:
+            parse(spec.zone)
+        except ZoneError as error:
+            raise SpecError("zone", spec.zone, error.remedy) from None
+    if spec.holidays and (remedy := holidays.check(spec.holidays)):
+        raise SpecError("holidays", spec.holidays, remedy)
+    for field in ("zone", "holidays"):
+        if getattr(spec, field) and not spec.interval:
+            raise SpecError(
+                field, getattr(spec, field), "the calendar needs the interval of the ticks: set interval too"
+            )
+
+
 def check_freeze(spec: ModelSpec) -> None:
     """Check that freeze names parts and leaves one."""
-    parts = [*(f"cell{i}" for i in range(spec.layers)), "head"]
+    parts = [*(f"cell{i}" for i in range(spec.layers)), *(["embed"] if spec.categories else []), "head"]
     for name in spec.freeze:
         if name not in parts:
             raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
@@ -210,3 +232,28 @@ def check_intervals(spec: ModelSpec) -> None:
     if (1 + 2 * len(levels)) * spec.outputs > MAX_ANSWER:
         values = f"{1 + 2 * len(levels)} values for each of {spec.outputs} outputs, at most {MAX_ANSWER} in an answer"
         raise SpecError("intervals", levels, f"{values}: fewer levels, or a shorter horizon")
+
+
+def check_covariates(spec: ModelSpec) -> None:
+    """Check the names of known and static inputs, their number, and the categories among them."""
+    named = set(spec.channels)
+    for field in ("known", "static"):
+        for name in getattr(spec, field):
+            if name in named:
+                raise SpecError(field, name, "an input has one name and one kind: it is also a channel or known")
+            named.add(name)
+    if spec.horizon * len(spec.known) > MAX_AHEAD:
+        remedy = f"horizon × known inputs is {spec.horizon * len(spec.known)}, at most {MAX_AHEAD}"
+        raise SpecError("known", f"{len(spec.known)} names", remedy)
+    inputs, seen = (*spec.known, *spec.static), set()
+    if len(spec.categories) > len(inputs):
+        raise SpecError(
+            "categories", f"{len(spec.categories)} entries", "give at most one for each known or static input"
+        )
+    for text in spec.categories:
+        name, _ = category(text)
+        if name not in inputs:
+            raise SpecError("categories", text, "a category is one of the known or static inputs: name it there too")
+        if name in seen:
+            raise SpecError("categories", text, "every name must be different")
+        seen.add(name)

@@ -61,7 +61,27 @@ def _rates(spec: ModelSpec, forecast: bool) -> dict[str, Any]:
 def _seasons(spec: ModelSpec, forecaster: str) -> tuple[float, ...]:
     if spec.seasons or forecaster != "mixture" or not spec.interval:
         return tuple(map(float, spec.seasons))
-    return tuple(p for p in (DAY_S, WEEK_S) if 2 <= p / spec.interval <= AUTO_SEASON_TICKS)
+    return automatic_seasons(spec.interval)
+
+
+def automatic_seasons(interval: float) -> tuple[float, ...]:
+    """Return the periods, in seconds, that are seasons by default: day and week of 2 to AUTO_SEASON_TICKS ticks.
+
+    interval: seconds per tick; 0 for ticks without event times, which have no seasons.
+    """
+    if interval <= 0:
+        return ()
+    return tuple(period for period in (DAY_S, WEEK_S) if 2 <= period / interval <= AUTO_SEASON_TICKS)
+
+
+def baseline_seasons(spec: ModelSpec) -> tuple[float, ...]:
+    """Return the periods, in seconds, of the baselines that a model of this complete spec is compared with.
+
+    They are the spec's seasons; for a model without any, those of its interval, so that the baselines do not depend on
+    the forecaster.
+    """
+    given = tuple(period for period in spec.seasons if period)
+    return given or automatic_seasons(spec.interval)
 
 
 def starts_fast(spec: ModelSpec) -> bool:

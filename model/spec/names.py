@@ -14,6 +14,8 @@ MAX_SEASON_TICKS = 4096
 AUTO_SEASON_TICKS = 720  # a day or a week of more ticks is not a season by default: each stream keeps as many values
 MAX_LEVELS = 8
 MAX_ANSWER = 32_768  # values of one answer: forecasts and bounds
+MAX_AHEAD = 8192  # horizon × known inputs
+MAX_CATEGORIES = 100_000  # of one input
 MAX_MIXED_TARGETS = 32  # with more, the mixture is not the default: its work grows with their number
 
 
@@ -33,6 +35,14 @@ def check_number(field: str, value: object) -> None:
     except OverflowError:  # an integer larger than any float, which TOML and JSON can hold
         pass
     raise SpecError(field, value, "give a finite number")
+
+
+def category(text: object) -> tuple[str, int]:
+    """Return name and count of a category written as "name:count". Raises SpecError for another form."""
+    name, colon, count = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    if not name or not colon or not count.isascii() or not count.isdigit() or not 2 <= int(count) <= MAX_CATEGORIES:
+        raise SpecError("categories", text, f"write name:count, the count from 2 to {MAX_CATEGORIES}")
+    return name, int(count)
 
 
 CHOICES: dict[str, tuple[str, ...]] = {

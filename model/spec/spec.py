@@ -12,7 +12,7 @@ from typing import Any
 
 from model.spec.checks import check, check_types
 from model.spec.defaults import filled, starts_fast
-from model.spec.names import SpecError
+from model.spec.names import SpecError, category
 
 MOST_SHOWN = 8  # names in a repr
 
@@ -49,7 +49,7 @@ class ModelSpec:
     known: tuple[str, ...] = ()  # names of inputs whose future values come with each tick
     static: tuple[str, ...] = ()  # names of inputs that a stream has once, from its first Hello
     categories: tuple[str, ...] = ()  # known or static inputs that are categories, as "name:count"
-    holidays: str = ""  # calendar of holidays
+    holidays: str = ""  # calendar of holidays, such as US or DE-BY, whose days are inputs
     classes: tuple[str, ...] = ()  # names, for task classify
     class_weights: tuple[float, ...] = ()  # one per class, default all 1
     label_range: tuple[float, ...] = ()  # low, high for all targets, or a pair each; labels outside are not learned
@@ -74,6 +74,7 @@ class ModelSpec:
     drift_reaction: str = "none"  # to a lasting rise of the loss: raise the rate for a while, or rollback to the anchor
     drift_raise: float = 3.0  # factor on the learning rate, of drift_reaction raise
     drift_labels: int = 1024  # labels for which the rate is raised
+    shadow: str = ""  # another model, whose ticks this one learns from; it answers no calls
     missing: str = "refuse"  # NaN in an observation; hold: the last value replaces it, and nothing is learned from it
 
     def __post_init__(self) -> None:
@@ -86,6 +87,16 @@ class ModelSpec:
     def outputs(self) -> int:
         """O: values per answer. Task forecast: horizon × targets, step 1 first; regress: targets; classify: classes."""
         return len(self.classes) or self.horizon * len(self.targets)
+
+    @property
+    def category_counts(self) -> dict[str, int]:
+        """Number of categories by the name of the input."""
+        return dict(map(category, self.categories))
+
+    @property
+    def sent(self) -> int:
+        """Values of a tick beside its channels: horizon × known, then static."""
+        return self.horizon * len(self.known) + len(self.static)
 
     @property
     def target_index(self) -> list[int]:

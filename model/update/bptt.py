@@ -51,7 +51,7 @@ def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: 
     t0, t1 = span
     H = network.forward(weights, batch.start, batch.X, tape)[t0:t1]
     n = (t1 - t0) * tape.B
-    p = network.head.forward(weights.head, H.reshape(n, -1), batch.X[t0:t1].reshape(n, -1))
+    p = network.head.forward(weights.head, H.reshape(n, -1), tape.F[t0:t1].reshape(n, -1))
     return p.reshape(t1 - t0, tape.B, -1)
 
 
@@ -72,10 +72,23 @@ def gradient(
     dp /= rows
     n = (t1 - t0) * tape.B
     H = tape.H[t0:t1].reshape(n, -1)
-    dH = network.head.backward(weights.head, H, batch.X[t0:t1].reshape(n, -1), dp.reshape(n, -1), grad.head)
+    dH = network.head.backward(weights.head, H, tape.F[t0:t1].reshape(n, -1), dp.reshape(n, -1), grad.head)
     tape.dH[...] = 0
     tape.dH[t0:t1] = dH.reshape(t1 - t0, tape.B, -1)
-    network.backward(weights, tape, tape.dH, grad)
+    dseen = network.backward(weights, tape, tape.dH, grad)
+    if dseen is not None:
+        _embed_backward(network, weights, batch, dseen, dp, span, grad)
     for part in network.frozen:
         grad.flat[part] = 0
     return float(each.sum()) / rows, p, span
+
+
+def _embed_backward(
+    network: Network, weights: Weights, batch: Batch, dseen: Array, dp: Array, span: tuple[int, int], grad: Weights
+) -> None:
+    """Add the gradient of the tables: through the cells, dseen [T, B, seen], and through the head, dp at `span`."""
+    T, B = batch.X.shape[:2]
+    W = weights.head["W"][:, network.spec.hidden : -1]
+    dF = np.zeros((T, B, W.shape[1]), W.dtype)
+    dF[span[0] : span[1]] = dp.reshape(-1, B, dp.shape[-1]) @ W
+    network.embed_backward(batch.X.reshape(T * B, -1), dF.reshape(T * B, -1), dseen.reshape(T * B, -1), grad)

@@ -26,6 +26,12 @@ class Through(StrEnum):
 def backtest(
     file: Annotated[Path, typer.Argument(help="The recorded series.", metavar="FILE.csv")],
     columns: Annotated[str, typer.Option(help="Columns to forecast: a,b,… (quoted as in CSV), or all.")] = "all",
+    known: Annotated[
+        str | None, typer.Option(help="Columns known ahead: a,b,… Each row sends the next rows' values.", metavar="A,B")
+    ] = None,
+    static: Annotated[
+        str | None, typer.Option(help="Columns with one value per series, such as its region.", metavar="A,B")
+    ] = None,
     options: Any = None,
     rows: Annotated[int | None, typer.Option(help="Use only the first N rows of each series.", metavar="N")] = None,
     horizon: Annotated[int | None, typer.Option(help="Forecast 1..H rows ahead [default: 1].", metavar="H")] = None,
@@ -55,8 +61,9 @@ def backtest(
 ) -> None:
     """Replay a recorded series and score the forecasts.
 
-    Each row is forecast before it is learned. Persistence and recursive least squares are scored on the same rows,
-    --score-from to --score-to, in units of the standard deviation of the first --train-rows rows.
+    Each row is forecast before it is learned. Persistence, recursive least squares, the same with the values of a day
+    and a week before, and these values alone are scored on the same rows, --score-from to --score-to, in units of the
+    standard deviation of the first --train-rows rows.
     """
     one_blas_thread()
     from service.common.errors import Invalid
@@ -75,7 +82,7 @@ def backtest(
             options=options(),
             columns=columns,
             rows=rows,
-            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed),
+            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed, known=known, static=static),
             weights=weights,
             train_rows=train_rows,
             score_from=score_from,

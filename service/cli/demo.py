@@ -93,13 +93,16 @@ async def _show(plan: Plan, server: ServerChild, json: Path | None, keep_serving
 
 def closing(report: Report, server: ServerChild, keep_serving: bool) -> str:
     """Return the last lines: a summary of the report, and what to try next."""
-    mse = report.freshet.mse
+    mse, seasonal = report.freshet.mse, report.best_seasonal()
+    others = [("persistence", "persistence"), ("rls", "recursive least squares")]
+    others += [(seasonal, f"the best seasonal baseline, {seasonal}")] if seasonal else []
+    compared = [f"{_compared(mse, report.errors[name].mse)} {words}" for name, words in others]
     beside = Path(sys.executable).with_name("freshet")  # where it was installed, which may not be on the PATH
     freshet = "freshet" if shutil.which("freshet") else os.path.relpath(beside)
     lines = [
-        "Every forecast was made before its value was known, by a model that knew nothing when the stream began. Its",
-        f"squared error is {_compared(mse, report.persistence.mse)} persistence and {_compared(mse, report.rls.mse)} "
-        "recursive least squares.",
+        "Every forecast was made before its value was known, by a model that knew nothing when the stream began.",
+        f"Its squared error is {', '.join(compared[:2])}" + ("." if len(compared) == 2 else ","),
+        *(f"{each}." for each in compared[2:]),
         f"{report.versions} versions went into service while it ran; latency was measured with the trainer at work.",
         "",
         "Next:",

@@ -30,6 +30,12 @@ def train(
         typer.Option("--set", help=f"A key of the model's spec; repeatable. Keys: {SPEC_KEYS}.", metavar="KEY=VALUE"),
     ] = None,
     columns: Annotated[str, typer.Option(help="Channels: a,b,… (quoted as in CSV), or all.")] = "all",
+    known: Annotated[
+        str | None, typer.Option(help="Columns known ahead: a,b,… Each row sends the next rows' values.", metavar="A,B")
+    ] = None,
+    static: Annotated[
+        str | None, typer.Option(help="Columns with one value per series, such as its region.", metavar="A,B")
+    ] = None,
     options: Any = None,
     labels: Annotated[
         str | None,
@@ -88,7 +94,7 @@ def train(
             file,
             options=options(),
             columns=columns,
-            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed),
+            model=beside | model_keys(config, settings or (), horizon=horizon, seed=seed, known=known, static=static),
             weights=weights,
             labels=labels,
             rows=rows,

@@ -65,6 +65,14 @@ def toml(text: str) -> dict[str, Any]:
     return tables
 
 
+def toml_value(text: str) -> Any:
+    """Return the TOML value in a text, such as 3e-4 or ["a"], or the text itself."""
+    try:
+        return toml(f"value = {text}")["value"]
+    except DocumentError:
+        return text
+
+
 def json_value(text: str, **options: Any) -> Any:
     """Parse a JSON text. options: for json.loads. Raises DocumentError."""
     return _parsed(lambda text: json.loads(text, **options), text, _JSON)

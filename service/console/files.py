@@ -13,6 +13,7 @@ from service.common import documents
 from service.common.documents import DocumentError, json_value, read_text, toml
 from service.common.errors import Invalid
 from service.common.limits import MAX_WEIGHTS_BYTES
+from service.common.zones import resolved
 from service.engine.export import read_weights
 
 SPEC, WEIGHTS, ONNX = "model.toml", "weights.safetensors", "model.onnx"
@@ -62,7 +63,7 @@ def read_spec(source: Path) -> ModelSpec:
         keys = keys["spec"]
     if not isinstance(keys, dict):
         raise Invalid("from", str(file), "give an object of keys; `freshet models keys` lists them")
-    return ModelSpec.from_mapping(keys)
+    return ModelSpec.from_mapping(resolved(keys))
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

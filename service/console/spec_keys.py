@@ -19,8 +19,8 @@ KEYS = {
     "max_gap": "seconds of event time; a larger gap voids pending labels; 0: no limit",
     "forecaster": "mixture of network, least squares, seasonal values and persistence; or the network alone",
     "seasons": "of the mixture: periods in seconds; empty: day and week of at most 720 ticks; [0]: none",
-    "zone": "time zone of calendar, seasons and holidays, as a POSIX rule; empty: UTC",
-    "holidays": "calendar of holidays, whose days are inputs",
+    "zone": "time zone of the calendar, such as Europe/Berlin; stored as its POSIX rule; empty: UTC",
+    "holidays": "holidays as inputs, by country or region: US, FR, DE-BY …; days begin by zone",
     "known": "names of inputs whose values for the forecast steps come with each tick",
     "static": "names of inputs that a stream has once",
     "categories": "known or static inputs that are categories, as name:count",
@@ -57,6 +57,7 @@ KEYS = {
     "init_gain": "factor on the initial recurrent weights",
     "head_init": "standard deviation of the readout's initial weights; 0: a new forecaster is persistence",
     "seed": "of the initial weights",
+    "shadow": "another model, whose ticks this one learns from; it answers no calls itself",
 }
 
 

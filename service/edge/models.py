@@ -44,12 +44,13 @@ class Models(models_pb2_grpc.ModelsServicer):
 
     def _message(self, model: ServedModel) -> models_pb2.Model:
         offset = self._journal.offset(model.number)
-        return wire_models.model_message(model, offset, self._metrics.of(model.key))
+        source = self._catalog.source_of(model)
+        return wire_models.model_message(model, source, offset, self._metrics.of(model.key))
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Create a model. Answers once it is on disk and serves."""
         async with statuses(context):
-            spec = wire_models.spec(request.spec)
+            spec = await asyncio.to_thread(wire_models.spec, request.spec)  # it may read the file of a zone
             model = await self._control.create(key(request.name), spec, request.weights, request.weights_digest)
             return self._message(model)
 
@@ -101,6 +102,12 @@ class Models(models_pb2_grpc.ModelsServicer):
         async with statuses(context):
             return self._message(await self._control.roll_back(key(request.name), request.version))
 
+    async def Update(self, request: models_pb2.UpdateModelRequest, context: Any) -> models_pb2.Model:
+        """Change settings of learning. Answers once that is on disk."""
+        async with statuses(context):
+            values = wire_models.changes(request)
+            return self._message(await self._control.update(key(request.name), values))
+
     async def Pause(self, request: models_pb2.PauseRequest, context: Any) -> models_pb2.Model:
         """Pause learning. Answers once that is on disk."""
         async with statuses(context):
@@ -119,6 +126,8 @@ class Models(models_pb2_grpc.ModelsServicer):
             if request.erase:
                 check_may_erase()
                 self._admission.check_disk()
+                if name in known:
+                    self._control.check_deletable(name)
                 await self._erasure.owe(number)
             if not request.erase or name in known:
                 await self._control.delete(name)

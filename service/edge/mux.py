@@ -25,6 +25,7 @@ from service.edge.parts import StreamParts
 from service.edge.wire import Columns
 from service.edge.writing import Writing
 from service.streams.answers import Answer
+from service.streams.covariates import rows_of, static_values
 from service.streams.served import ServedModel
 from service.streams.session import Session
 from service.streams.table import ABSENT
@@ -40,7 +41,7 @@ class MuxCall:
         self.parts, self.context, self.model = parts, context, model
         self._first, self._tenant = first, parts.admission.tenants.of(model.tenant)
         self.writing = writing
-        self.handles = Handles()
+        self.handles = Handles(model.network.covariates.static)
         self._moved = asyncio.Event()
         self._losses = model.owners.losses  # count of streams lost by owners when this call last checked
         self.owner = model.owners.add(self._moved.set)
@@ -66,7 +67,9 @@ class MuxCall:
                 if request.bind:
                     await self._bind(request.bind)
                 if request.HasField("ticks"):
-                    await self._ticks(wire.columns(request.ticks, len(self.model.spec.channels)))
+                    own = self.model.network.covariates
+                    channels = len(self.model.spec.channels)
+                    await self._ticks(wire.columns(request.ticks, channels, own.ahead, own.hold))
                     self.parts.metrics.total_seconds.observe(self.parts.clock() - arrived)
             request = await self.writing.read()
         await self.parts.journal.flush()
@@ -90,12 +93,13 @@ class MuxCall:
         await self.parts.residency.bring(self.model, [bind.stream for bind in binds])
         for bind in binds:  # nothing awaits from here on, so the streams stay in memory
             try:
+                static = static_values(self.model, bind.stream, bind.static)
                 session, origin = self._open(bind.handle, bind.stream)
             except ServiceError as error:
                 refusal = Refusal(0, Reason.INVALID, f"bind.{error.field}", error.value, error.remedy)
                 refused.append(handle_refused(bind.handle, refusal))
                 continue
-            self.handles.bind(bind.handle, session)
+            self.handles.bind(bind.handle, session, static)
             bound.append(
                 streams_pb2.Bound(
                     handle=bind.handle,
@@ -125,7 +129,8 @@ class MuxCall:
     async def _ticks(self, columns: Columns) -> None:
         """Answer packed ticks in waves, in each of which a stream has at most one tick."""
         numbers = self.handles.numbers(columns.handle)
-        message = Message(columns, numbers, Answers(columns, self.model.spec.outputs), [])
+        rows = rows_of(self.model.network, columns.x, columns.u, self.handles.static_of(columns.handle, numbers))
+        message = Message(columns, rows, numbers, Answers(columns, self.model.spec.outputs), [])
         for unknown in np.flatnonzero(numbers == UNBOUND):
             handle = int(columns.handle[unknown])
             message.refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
@@ -148,7 +153,7 @@ class MuxCall:
             await self._lost(gone)
         rows = self.model.table.rows_of(numbers[index])
         outcome = await self.parts.waves.answer(
-            self.model, rows, columns.seq[index], columns.time[index], columns.x[index]
+            self.model, rows, columns.seq[index], columns.time[index], message.x[index]
         )  # fmt: skip
         stepped = outcome.stepped._replace(at=index[outcome.stepped.at])
         if not message.answers.add(stepped):

@@ -15,6 +15,7 @@ from service.edge.wire import Columns
 from service.serving.stepping import Stepped
 from service.streams.session import Session
 
+Array = NDArray[np.float32]
 UNBOUND = 0  # no stream has this number
 ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, 256 KiB, unless one step makes more
 
@@ -22,23 +23,26 @@ ANSWER_NUMBERS = 1 << 16  # forecast values in one answer, 256 KiB, unless one s
 class Handles:
     """The streams that a call has bound: columns indexed by handle, which grow with the largest handle in use."""
 
-    def __init__(self) -> None:
+    def __init__(self, static: int) -> None:
+        """static: number of a stream's static inputs."""
+        self.static = np.zeros((0, static), np.float32)
         self.number = np.zeros(0, np.uint32)
         self.epoch = np.zeros(0, np.uint64)
         self.reported = np.zeros(0, np.uint64)  # last durable seq sent to the client
         self.waiting = np.zeros(0, np.bool_)  # ticks are answered and not yet durable
 
-    def bind(self, handle: int, session: Session) -> None:
-        """Bind the handle to a stream that the call has just opened."""
+    def bind(self, handle: int, session: Session, static: Array) -> None:
+        """Bind the handle to a stream that the call has just opened. static: [S] its static inputs."""
         if handle >= len(self.number):
             size = max(64, 2 * len(self.number), handle + 1)
-            for name in ("number", "epoch", "reported", "waiting"):
+            for name in ("number", "epoch", "reported", "waiting", "static"):
                 old = getattr(self, name)
-                longer = np.zeros(size, old.dtype)
+                longer = np.zeros((size, *old.shape[1:]), old.dtype)
                 longer[: len(old)] = old
                 setattr(self, name, longer)
         self.number[handle], self.epoch[handle] = session.number, session.epoch
         self.reported[handle], self.waiting[handle] = session.durable_seq, False
+        self.static[handle] = static
 
     def numbers(self, handles: NDArray[np.uint32]) -> NDArray[np.uint32]:
         """Return the stream numbers of handles, (n,), UNBOUND where a handle is not bound."""
@@ -46,6 +50,13 @@ class Handles:
         numbers: NDArray[np.uint32] = np.zeros(len(handles), np.uint32)
         numbers[known] = self.number[handles[known]]
         return numbers
+
+    def static_of(self, handles: NDArray[np.uint32], numbers: NDArray[np.uint32]) -> Array:
+        """Return the static inputs of handles, (n, S); 0 where a handle is not bound. numbers: from `numbers`."""
+        static: Array = np.zeros((len(handles), self.static.shape[1]), np.float32)
+        bound = numbers != UNBOUND
+        static[bound] = self.static[handles[bound]]
+        return static
 
 
 class Answers:
@@ -81,9 +92,11 @@ class Answers:
 
 @dataclass(slots=True)
 class Message:
-    """Packed ticks that are being answered: their columns, stream numbers (n,), and outcomes not sent yet."""
+    """Packed ticks that are being answered: their columns, rows x [n, row], stream numbers (n,), and outcomes not sent
+    yet."""
 
     columns: Columns
+    x: Array
     numbers: NDArray[np.uint32]
     answers: Answers
     refused: list[streams_pb2.HandleRefused]

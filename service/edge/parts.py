@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from service.journal.writer import Journal
 from service.learning.intake import Intake
+from service.learning.pool import Trainers
 from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
@@ -31,6 +32,7 @@ class StreamParts:
     waves: Waves
     turns: Turns
     intake: Intake
+    trainers: Trainers
     journal: Journal
     metrics: ServingMetrics
     clock: Callable[[], float]  # monotonic seconds

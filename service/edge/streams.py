@@ -7,9 +7,11 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 from freshet.v1.streams_pb2 import OpenResponse
+from model.fold.errors import QUANTITIES, kept_steps
 from service.access.grants import Role
 from service.common.errors import Invalid, NotFound, Reason, Refusal
 from service.edge import wire, wire_models
@@ -21,27 +23,34 @@ from service.edge.parts import StreamParts
 from service.edge.writing import Writers, Writing
 from service.learning.labels import Unacknowledged
 from service.serving.erasure import Erasure
+from service.serving.opening import check_answers
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
+from service.streams.covariates import row_of, static_values
 from service.streams.served import ServedModel
 
-PAGE, MAX_PAGE = 100, 1000  # streams of one List
+PAGE, MAX_PAGE = 100, 1000  # streams of one List, and of one Errors
+ERRORS_S = 10.0  # the trainer answers between two chunks
 
 
 class Call:
     """One call of Open: the session that it owns, and the `Writing` that forecasts and progress share."""
 
-    def __init__(self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, id: str) -> None:
-        """Open the stream; if it is known, it must be in memory. Raises what `Opening.open` raises."""
+    def __init__(
+        self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, hello: streams_pb2.Hello
+    ) -> None:
+        """Open the stream; if it is known, it must be in memory. Raises what `Opening.open` raises; Invalid for static
+        values that are not the stream's."""
         self.parts, self.context, self.model = parts, context, model
         self._most_undurable = parts.admission.settings.max_undurable
         self.labels, self._labels_read = Unacknowledged(), 0
         self.writing = writing
         self._may_train = caller().role >= Role.TRAIN
         self._moved = asyncio.Event()
+        self._static = static_values(model, hello.stream, hello.static)
         self.owner = model.owners.add(self._moved.set)
         try:
-            self.session, self.origin = parts.opening.open(model, id, self.owner)
+            self.session, self.origin = parts.opening.open(model, hello.stream, self.owner)
         except BaseException:
             model.owners.remove(self.owner)
             raise
@@ -129,7 +138,10 @@ class Call:
         kind = request.WhichOneof("message")
         if kind == "tick":
             seq, time, x = wire.tick(request.tick)
-            outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, x, arrived))
+            row = row_of(self.model.network, seq, x, wire.known(request.tick), self._static)
+            if isinstance(row, Refusal):
+                return wire.refused(self.parts.admission.refuse(row))
+            outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, row, arrived))
             if isinstance(outcome, Answer):
                 return wire.forecast(outcome, self.model.spec.outputs)
             return wire.refused(outcome)
@@ -185,7 +197,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             model = self._parts.catalog.model(key(first.hello.model))
             self._parts.opening.check_id(first.hello.stream)
             await self._parts.residency.bring(model, [first.hello.stream])
-            await both_sides(Call(self._parts, context, writing, model, first.hello.stream))
+            await both_sides(Call(self._parts, context, writing, model, first.hello))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Answer packed ticks of many streams; see `MuxCall`."""
@@ -195,6 +207,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
                 raise Invalid("model", "", "name the model in the first message")
             self._parts.admission.check_open()
             model = self._parts.catalog.model(key(first.model))
+            check_answers(model)
             await both_sides(MuxCall(self._parts, context, writing, model, first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
@@ -244,3 +257,21 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             rows, more = await self._parts.residency.page(model, request.page_token, size)
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
             return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)
+
+    async def Errors(self, request: streams_pb2.ErrorsRequest, context: Any) -> streams_pb2.ErrorsResponse:
+        """Return errors as the model's trainer has counted them."""
+        async with statuses(context):
+            parts, model = self._parts, self._parts.catalog.model(key(request.model))
+            after, size = wire.after(request.page_token), min(request.page_size or PAGE, MAX_PAGE)
+            worst, H = min(request.worst, MAX_PAGE), model.spec.horizon
+            found = await parts.trainers.errors(model.number, worst, after, size, ERRORS_S)
+            rows = np.frombuffer(found.rows, np.float32).reshape(-1, len(kept_steps(H)), QUANTITIES)
+            names = await parts.residency.names(model, np.array(found.streams, np.uint32))
+            each = zip(found.streams, rows, strict=True)
+            of_model = np.frombuffer(found.model).reshape(-1, QUANTITIES)
+            more = not worst and len(found.streams) == size
+            return streams_pb2.ErrorsResponse(
+                steps=wire.error_steps(range(1, len(of_model) + 1), of_model),
+                streams=[wire.stream_errors(names[n], H, errors) for n, errors in each if n in names],
+                next_page_token=str(found.streams[-1]) if more else "",
+            )

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from array import array
+from collections.abc import Iterable
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from freshet.v1 import streams_pb2, training_pb2, types_pb2
+from model.fold.errors import MEANS, kept_steps, ratios
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_TIME_S
 from service.learning.labels import RawWindow
@@ -24,13 +26,19 @@ from service.trainer.quarantine import NO_STREAM, Item
 Array = NDArray[np.float32]
 MAX_COUNT = 2**62  # the largest last_seq or epoch of a stream that is put: counting on from it cannot overflow
 NARROW = 50  # values: up to this many, converting a list is faster than converting the message field
+MAX_DIGITS = 10  # of a stream number
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
-    """Return a tick's seq, event time (NaN: none) and values. Values beyond float32 become infinite, to be refused."""
+    """Return a tick's seq, event time (NaN: none) and x. Values beyond float32 become infinite, to be refused."""
     time = message.time if message.HasField("time") else math.nan
     x = message.x if len(message.x) > NARROW else message.x[:]
     return message.seq, time, np.array(x, np.float32)
+
+
+def known(message: streams_pb2.Tick) -> Array:
+    """Return a tick's known inputs, empty if there are none. Values beyond float32 become infinite, to be refused."""
+    return np.array(message.u if len(message.u) > NARROW else message.u[:], np.float32)
 
 
 def forecast(answer: Answer, outputs: int) -> streams_pb2.OpenResponse:
@@ -50,21 +58,30 @@ def forecast(answer: Answer, outputs: int) -> streams_pb2.OpenResponse:
 
 
 class Columns(NamedTuple):
-    """Packed ticks: (n,) each, x (n, C); time NaN where none was sent. Views of the message."""
+    """Packed ticks: (n,) each, x (n, C), u (n, known); time NaN where none was sent. Views of the message."""
 
     handle: NDArray[np.uint32]
     seq: NDArray[np.uint64]
     x: Array
     time: NDArray[np.float64]
+    u: Array = np.zeros((0, 0), np.float32)
 
 
-def columns(message: streams_pb2.Columns, channels: int) -> Columns:
-    """Return packed ticks. Raises Invalid where the columns differ in length."""
+def columns(message: streams_pb2.Columns, channels: int, known: int = 0, holds: bool = False) -> Columns:
+    """Return packed ticks. Raises Invalid where the columns differ in length.
+
+    known: values of u per tick. holds: u may be empty, its values are then missing, NaN.
+    """
     n, rest = divmod(len(message.handle), 4)
     if rest:
         raise Invalid("ticks.handle", f"{len(message.handle)} bytes", "send 4 bytes per tick: little-endian uint32")
-    for field, data, width in (("seq", message.seq, 8), ("x", message.x, 4 * channels), ("time", message.time, 8)):
-        if len(data) != n * width and (field != "time" or data):
+    for field, data, width, may_be_empty in (
+        ("seq", message.seq, 8, False),
+        ("x", message.x, 4 * channels, False),
+        ("time", message.time, 8, True),
+        ("u", message.u, 4 * known, holds),
+    ):
+        if len(data) != n * width and (data or not may_be_empty):
             remedy = f"{n} handles need {n * width} bytes, {width} per tick, little-endian"
             raise Invalid(f"ticks.{field}", f"{len(data)} bytes", remedy)
     return Columns(
@@ -72,6 +89,7 @@ def columns(message: streams_pb2.Columns, channels: int) -> Columns:
         np.frombuffer(message.seq, "<u8"),
         np.frombuffer(message.x, "<f4").reshape(n, channels),
         np.frombuffer(message.time, "<f8") if message.time else np.full(n, np.nan),
+        np.frombuffer(message.u, "<f4").reshape(n, known) if message.u else np.full((n, known), np.nan, np.float32),
     )
 
 
@@ -188,3 +206,37 @@ def quarantined_message(item: Item, stream: str) -> training_pb2.Quarantined:
         message.stream, message.seq = stream, item.seq
         message.y.extend(array("f", item.y))
     return message
+
+
+def after(token: str) -> int:
+    """Return the stream number in a page token of Errors; 0 for an empty one. Raises Invalid for any other token."""
+    if token and not (token.isascii() and token.isdigit() and len(token) <= MAX_DIGITS):
+        raise Invalid("page_token", token, "give the next_page_token of the page before, or none")
+    return int(token or 0)
+
+
+def error_steps(steps: Iterable[int], rows: NDArray[np.floating[Any]]) -> list[streams_pb2.StepErrors]:
+    """Return the errors of steps ahead with labels. rows: [steps, QUANTITIES], see `model.fold.errors`."""
+    return [
+        streams_pb2.StepErrors(
+            step=step, labels=int(row[0]), recent=_means(row[1 : 1 + MEANS]), total=_means(row[-MEANS:])
+        )
+        for step, row in zip(steps, rows.astype(np.float64), strict=True)
+        if row[0]
+    ]
+
+
+def stream_errors(id: str, horizon: int, rows: NDArray[np.float32]) -> streams_pb2.StreamErrors:
+    """Return the errors of one stream. rows: [kept steps, QUANTITIES]."""
+    ratio = float(ratios(rows[None])[0])
+    shown = None if math.isnan(ratio) else ratio
+    return streams_pb2.StreamErrors(stream=id, ratio=shown, steps=error_steps(kept_steps(horizon), rows))
+
+
+def _means(values: NDArray[np.float64]) -> streams_pb2.MeanErrors:
+    scaled, raw = values[:4].tolist(), values[4:].tolist()
+    return streams_pb2.MeanErrors(
+        scaled_squared=scaled[0], scaled_absolute=scaled[1],
+        persistence_scaled_squared=scaled[2], persistence_scaled_absolute=scaled[3],
+        squared=raw[0], absolute=raw[1], persistence_squared=raw[2], persistence_absolute=raw[3],
+    )  # fmt: skip

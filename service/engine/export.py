@@ -107,17 +107,18 @@ def _canary(network: Network, weights: Weights) -> Canary:
     x = rng.standard_normal((B, C)).astype(np.float32)
     for tick in range(CANARY_TICKS):
         x = x + rng.standard_normal((B, C)).astype(np.float32)
-        u = network.ahead.inputs(np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval)
+        time = np.arange(B, dtype=np.float64) * 3600 + tick * network.spec.interval
+        u = network.ahead.inputs(time, network.covariates.sample(B, tick))
         before, seen = state, x
         if network.scaler.hold:
             seen = np.where((np.arange(B)[:, None] + np.arange(C) + tick) % 3 == 0, np.float32(np.nan), x)
         y, state = network.step(weights, seen, u, before, tape)
-    statistics = before[:, : network.scaler.size].copy()
+    statistics = before[:, : network.statistics_size].copy()
     _, scale, _ = network.observe(statistics, seen, u)
     reach = np.maximum(_reach(network, before), _reach(network, state))
     # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
     state_scale = np.maximum(1, np.abs(state))
-    state_scale[:, network.scaler.size :] = np.maximum(state_scale[:, network.scaler.size :], reach)
+    state_scale[:, network.statistics_size :] = np.maximum(state_scale[:, network.statistics_size :], reach)
     unit = np.tile(network.task.units(weights.target, scale), (1, network.answer_size // network.spec.outputs))
     if network.spec.intervals:  # a bound is off by the rounding of its half-width too
         widths = np.tile(intervals.radius(weights.interval).reshape(-1), 2)
@@ -130,7 +131,7 @@ def _reach(network: Network, state: Array) -> Array:
 
     Only cells with relu have outputs above 1.
     """
-    reach, start = np.ones((len(state), 1), np.float32), network.scaler.size
+    reach, start = np.ones((len(state), 1), np.float32), network.statistics_size
     for cell in network.cells:
         outputs = np.abs(state[:, start : start + cell.hidden])
         reach = np.maximum(reach, outputs.max(axis=1, keepdims=True))

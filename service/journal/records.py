@@ -23,9 +23,9 @@ import numpy.typing as npt
 from service.journal.fields import Array, Cursor, Digest, Field, Float, Optional, RecordError, Text, Unsigned
 
 __all__ = [
-    "Chunk", "Kind", "Label", "ModelCreate", "ModelDelete", "Paused", "Promote", "Record", "RecordError", "Reset",
-    "Resumed", "Rollback", "Skip", "StateDelete", "StatePut", "StreamOpened", "Swap", "Ticks", "Window", "decode_chunk",
-    "encode_chunk", "encode_record", "entries", "join_chunk",
+    "Chunk", "Kind", "Label", "ModelChange", "ModelCreate", "ModelDelete", "Paused", "Promote", "Record", "RecordError",
+    "Reset", "Resumed", "Rollback", "Skip", "StateDelete", "StatePut", "StreamOpened", "Swap", "Ticks", "Window",
+    "decode_chunk", "encode_chunk", "encode_record", "entries", "join_chunk",
 ]  # fmt: skip
 
 U16_MAX = 2**16 - 1
@@ -56,6 +56,7 @@ class Kind(enum.IntEnum):
     SKIP = 13
     MODEL_DELETE = 14
     PROMOTE = 15
+    MODEL_CHANGE = 16
 
 
 # Records that hold arrays compare by identity (eq=False): an array has no one truth value. Compare their encodings.
@@ -199,6 +200,14 @@ class Skip:
 
 
 @dataclass(frozen=True, slots=True)
+class ModelChange:
+    """From here on, learning follows `spec`: the whole filled-in spec as JSON, of the same layout."""
+
+    kind: ClassVar[Kind] = Kind.MODEL_CHANGE
+    spec: str
+
+
+@dataclass(frozen=True, slots=True)
 class ModelDelete:
     """Last record of a model."""
 
@@ -207,7 +216,7 @@ class ModelDelete:
 
 Record = (
     StreamOpened | Ticks | Label | Window | Reset | StatePut | StateDelete
-    | ModelCreate | Paused | Resumed | Swap | Rollback | Promote | Skip | ModelDelete
+    | ModelCreate | Paused | Resumed | Swap | Rollback | Promote | Skip | ModelDelete | ModelChange
 )  # fmt: skip
 
 
@@ -259,6 +268,7 @@ _FIELDS: dict[type[Record], tuple[Field, ...]] = {
     Promote: (_u64, _u64, _digest, _text),
     Skip: (_u64, _u64, _text),
     ModelDelete: (),
+    ModelChange: (_text,),
 }
 # A slotted dataclass lists its fields, in order, in __slots__.
 _LAYOUT = {cls: tuple(zip(cls.__slots__, fields, strict=True)) for cls, fields in _FIELDS.items()}

@@ -27,6 +27,7 @@ from service.trainer.messages import (
     NOT_THE_RECORDS,
     WEIGHTS_GONE,
     Erase,
+    ListErrors,
     ListQuarantine,
     ListQuarantinedStreams,
     Message,
@@ -39,6 +40,7 @@ from service.trainer.quarantine import Item
 from service.trainer.reports import (
     Answer,
     Erased,
+    ErrorTables,
     Passed,
     Problem,
     Progress,
@@ -125,6 +127,13 @@ class TrainerClient:
             lambda number: ListQuarantinedStreams(number, self.feed.queues.resume), QuarantinedStreams, timeout_s
         )
         return answer.streams
+
+    async def errors(self, model: int, worst: int, after: int, limit: int, timeout_s: float) -> ErrorTables:
+        """The errors of a model and of some of its streams: see `ListErrors`. Raises Unavailable."""
+        self._check_ready()
+        return await self._questions.ask(
+            lambda number: ListErrors(number, model, worst, after, limit), ErrorTables, timeout_s, at_once=True
+        )
 
     async def erase(self, gone: Mapping[int, tuple[int, ...]], timeout_s: float) -> int:
         """Drop quarantined labels of these streams, by model, save, and leave nothing deleted in the file.

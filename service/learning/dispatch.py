@@ -21,6 +21,7 @@ from service.learning.pool import Trainers
 from service.observe.learning_metrics import TrainerMetrics
 from service.observe.progress import LearnerMetrics
 from service.observe.server_metrics import StorageMetrics
+from service.publishing.comparing import Comparing
 from service.publishing.freshness import Freshness
 from service.publishing.publisher import Publisher
 from service.publishing.retention import Retention
@@ -76,6 +77,7 @@ class Learning:
         self.trainers = Trainers(
             settings.trainers, settings.hang_s, self, catalog.models, journal, tenants, metrics, storage, clock
         )
+        self._comparing = Comparing(catalog, journal, learner)
         catalog.on_removed.append(self.trainers.removed)
         # Position of each trainer's checkpoint; 0 until it is known: the trainer may need the whole journal.
         self._checkpoints = [0] * settings.trainers
@@ -135,6 +137,7 @@ class Learning:
         self._intake.has_learned(model.number, progress.totals.offset)
         metrics = self._metrics.of(model.key)
         self._learner.of(model.key).learned(progress)
+        self._comparing.reported(progress)
         self._count_seconds(model.number, progress.seconds)
         metrics.backlog.set(self._backlog(model.number))
         metrics.backlog_seconds.set(self._seconds_of(model.number, self._backlog(model.number)))

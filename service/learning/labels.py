@@ -29,7 +29,7 @@ class Shape(NamedTuple):
     task: str
     learn: bool
     missing: str
-    channels: int  # C
+    channels: int  # values of a tick: its channels, and what is sent beside them
     outputs: int  # O
     state: int  # S
     steps: int  # the most ticks of a window
@@ -40,7 +40,7 @@ class Shape(NamedTuple):
     def of(cls, network: Network) -> Shape:
         """Return the shape of a model's labels and windows."""
         spec = network.spec
-        channels, steps = len(spec.channels), window_steps(network)
+        channels, steps = network.row, window_steps(network)
         sizes = channels, spec.outputs, network.state_size, steps
         return cls(spec.task, spec.learn, spec.missing, *sizes, spec.label_horizon, network.problem)
 

@@ -18,6 +18,7 @@ from service.observe.server_metrics import StorageMetrics
 from service.streams.served import ServedModel
 from service.trainer.placing import place
 from service.trainer.quarantine import Item
+from service.trainer.reports import ErrorTables
 
 
 class Trainers:
@@ -78,6 +79,10 @@ class Trainers:
         """As `TrainerClient.quarantined_streams`, of all processes."""
         found = await asyncio.gather(*(client.quarantined_streams(timeout_s) for client in self.clients))
         return {model: streams for part in found for model, streams in part.items()}
+
+    async def errors(self, model: int, worst: int, after: int, limit: int, timeout_s: float) -> ErrorTables:
+        """As `TrainerClient.errors`, of the model's process."""
+        return await self.of(model).errors(model, worst, after, limit, timeout_s)
 
     async def erase(self, gone: Mapping[int, tuple[int, ...]], timeout_s: float) -> int:
         """As `TrainerClient.erase`, of all processes; the smallest position."""

@@ -24,15 +24,20 @@ class Questions:
         self._last = 0  # number given
 
     async def ask(
-        self, make: Callable[[int], Question], answer: type[A], timeout_s: float, model: int | None = None
+        self,
+        make: Callable[[int], Question],
+        answer: type[A],
+        timeout_s: float,
+        model: int | None = None,
+        at_once: bool = False,
     ) -> A:
         """Ask once everything that is durable now of the model (None: of all the trainer's models) has been sent.
 
-        make: the question with this number. Returns the answer, which is of the type `answer`. Raises Unavailable
-        if none arrives in time, or the process ends.
+        make: the question with this number. at_once: do not wait for what is durable. Returns the answer, which is of
+        the type `answer`. Raises Unavailable if none arrives in time, or the process ends.
         """
         self._last += 1
-        number, position = self._last, self._journal.durable_position
+        number, position = self._last, 0 if at_once else self._journal.durable_position
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
         self._open[number] = future
         try:

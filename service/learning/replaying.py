@@ -11,7 +11,6 @@ import asyncio
 from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
 from service.common.errors import Invalid
 from service.journal.records import Chunk, Reset, StateDelete, StatePut, Ticks, Window, entries
@@ -22,7 +21,6 @@ from service.learning.labels import Array
 from service.learning.pool import Trainers
 from service.streams.residency import Residency
 from service.streams.served import ServedModel
-from service.streams.table import ABSENT
 from service.trainer.quarantine import NO_STREAM, Item
 
 ASK_S = 20.0  # the question waits for chunks sent before it: at most seconds of learning
@@ -48,15 +46,8 @@ class Replayer:
             raise Invalid("after", after, "give the last id of the page before")
         items = await self._ask(model, after, min(limit, MAX_PAGE), [])
         labels = [item.stream for item in items if item.stream != NO_STREAM]
-        names = await self._names(model, np.array(labels, np.uint32))
+        names = await self._residency.names(model, np.array(labels, np.uint32))
         return [(item, names.get(item.stream, "")) for item in items]
-
-    async def _names(self, model: ServedModel, numbers: NDArray[np.uint32]) -> dict[int, str]:
-        """Return the ids of streams by number, without deleted ones."""
-        await self._residency.bring_numbers(model, numbers)
-        rows = model.table.rows_of(numbers)
-        here = rows != ABSENT
-        return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}
 
     async def replay(self, model: ServedModel, ids: Sequence[int]) -> tuple[list[int], dict[int, str]]:
         """Journal windows that replay these items; return the replayed ids, durable, and why each other one is refused.

@@ -10,9 +10,10 @@ from dataclasses import dataclass, field
 from service.common.names import ModelKey
 
 CREATED, PUBLISHED, VETOED, ROLLED_BACK, PAUSED, RESUMED, SKIPPED, ANCHORED, IMPORTED, DELETED, DRIFTED = range(1, 12)
+CHANGED = 12
 KINDS = (
     "created", "published", "vetoed", "rolled back", "paused", "resumed", "skipped", "anchored", "imported", "deleted",
-    "drifted",
+    "drifted", "changed",
 )  # fmt: skip
 QUEUE = 1024  # events that a watcher may leave unread
 REMEMBERED = 128  # last events kept of each model

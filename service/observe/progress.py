@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
-from prometheus_client import Counter
+from prometheus_client import Counter, Gauge
 
 from service.common.names import ModelKey
 from service.observe.declaring import NORMS, OF_MODEL, Declare
 from service.observe.reports import Report
 
 REFUSED = "non-finite"  # why the learner refuses an update; it has no other reason
+
+
+class Compared(NamedTuple):
+    """A shadow and its source on the same labels: mean scaled losses, and those of an answer without a network."""
+
+    labels: int
+    loss: float
+    persistence: float
+    source_loss: float
+    source_persistence: float
 
 
 class LearnerMetrics:
@@ -23,6 +35,7 @@ class LearnerMetrics:
         self._quarantine(declare)
         self._updates(declare)
         self._losses(declare)
+        self._errors(declare)
         self.of = declare.by_model(self._of)
 
     def _labels(self, declare: Declare) -> None:
@@ -76,6 +89,13 @@ class LearnerMetrics:
             "the running mean of its labels; for classes equal probabilities.",
             *OF_MODEL,
         )
+        self.losses = declare.counter(
+            "losses_total",
+            "Sum of the scaled losses that the two gauges show, over all updates: the ratio of two rates compares the "
+            "forecasters over any time.",
+            *OF_MODEL,
+            "forecaster",
+        )
         self.score = declare.gauge(
             "score_candidate", "Clipped score 0..1 of the candidate on labels that the anchor was scored on.", *OF_MODEL
         )
@@ -92,6 +112,18 @@ class LearnerMetrics:
         )
         self.drifts = declare.counter("drift_total", "Lasting rises of the candidate's loss.", *OF_MODEL)
 
+    def _errors(self, declare: Declare) -> None:
+        def error(name: str, what: str) -> Gauge:
+            text = f"Mean {what} in scaled units, over about the last 500 labels of the step ahead."
+            return declare.gauge(name, text, *OF_MODEL, "step")
+
+        self.errors = (
+            error("error_squared", "square error of the candidate's forecasts"),
+            error("error_absolute", "absolute error of the candidate's forecasts"),
+            error("error_squared_persistence", "square error of persistence on the same labels"),
+            error("error_absolute_persistence", "absolute error of persistence on the same labels"),
+        )
+
     def _of(self, key: ModelKey) -> LearnerProgress:
         self.refused_updates.labels(*key, REFUSED)
         for reason in self._reasons:
@@ -103,6 +135,7 @@ class LearnerProgress:
     """One model's learner metrics: turns the totals of its reports into counts.
 
     loss, persistence: mean scaled losses of the last report that had labels; None: no report had any.
+    compared: of a shadow; None: no label was learned by it and by its source.
     resuming: the next report's totals were counted by a former server.
     """
 
@@ -110,6 +143,7 @@ class LearnerProgress:
         self._metrics, self.key = metrics, key
         self.loss: float | None = None
         self.persistence: float | None = None
+        self.compared: Compared | None = None
         self.resuming = False
         self.totals: dict[str, Counter] = {
             name: counter.labels(*key)
@@ -155,6 +189,8 @@ class LearnerProgress:
             self.persistence = sum(report.persistence) / len(report.persistence)
             m.loss.labels(*key).set(self.loss)
             m.persistence.labels(*key).set(self.persistence)
+            for name, losses in (("candidate", report.losses), ("persistence", report.persistence)):
+                m.losses.labels(*key, name).inc(sum(loss for loss in losses if math.isfinite(loss)))
         for level, asked in report.asked.items():
             m.asked.labels(*key, level).inc(asked)
             m.covered.labels(*key, level).inc(report.covered[level])
@@ -162,6 +198,9 @@ class LearnerProgress:
             candidate, anchor = zip(*report.scores, strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))
             m.anchor_score.labels(*key).set(sum(anchor) / len(anchor))
+        for step, means in report.errors.items():
+            for gauge, mean in zip(m.errors, means, strict=True):
+                gauge.labels(*key, str(step)).set(mean)
 
     def _observe_updates(self, report: Report) -> None:
         m, key = self._metrics, self.key

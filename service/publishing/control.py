@@ -1,4 +1,4 @@
-"""Administrators' control over models: create, import, promote, roll back, pause, resume, delete. Durable on return.
+"""Administrators' control over models: create, change, import, promote, pause, delete … Durable on return.
 
 Every method but `delete` may be repeated: a model that is already as requested gets no other record.
 """
@@ -6,23 +6,27 @@ Every method but `delete` may be repeated: a model that is already as requested 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Mapping
 from hashlib import sha256
+from typing import Any
 
 from model.graph.importing import check_step
 from model.network import Network
-from model.spec import ModelSpec
+from model.spec import ModelSpec, SpecError, changed
 from service.common import limits
 from service.common.errors import Exhausted, Invalid, NotFound
 from service.common.names import ModelKey, check_model_name
 from service.engine.export import Array, Canary, Export, export, read_weights
 from service.engine.loaded import Engine
 from service.engine.session import PARITY, BadVersion, StepSession, parity
-from service.journal.records import ModelDelete, Paused, Promote, Resumed, Rollback
+from service.journal.records import ModelChange, ModelDelete, Paused, Promote, Resumed, Rollback
 from service.journal.writer import Journal
 from service.observe import events as ev
 from service.publishing.creation import Creation
+from service.publishing.differences import changes
 from service.publishing.publisher import Publisher, Return
+from service.publishing.shadows import check_unwatched
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
 from service.storage.versions import Version, VersionMissing, Versions, new_version
@@ -115,6 +119,26 @@ class Control:
             raise Invalid("version", number, remedy)
         return await self._return(Rollback, key, number)
 
+    async def update(self, key: ModelKey, values: Mapping[str, Any]) -> ServedModel:
+        """Change settings of learning from here on; all or none. A field's default stands for a new spec's value.
+
+        Ticks that are journaled later are learned by them. Weights, optimizer state and streams stay.
+        """
+        self._admission.check_disk()
+        model = self._catalog.model(key)
+        if not values:
+            raise Invalid("changes", "(empty)", "give at least one key and its value")
+        try:
+            spec = changed(model.spec, values)
+        except SpecError as error:
+            raise Invalid(f"changes.{error.field}", error.value, error.remedy) from error
+        if spec != model.spec:
+            reason = changes(model.spec, spec)
+            end = self._catalog.record(model, ModelChange(json.dumps(spec.to_stored())))
+            self._catalog.emit(model, ev.CHANGED, end, model.champion, reason)
+        await self._journal.flush()
+        return model
+
     async def pause(self, key: ModelKey) -> ServedModel:
         """Stop learning: labels that arrive from now on are never learned. Serving continues."""
         return await self._set_paused(key, True)
@@ -129,7 +153,12 @@ class Control:
         # Shielded from a caller that leaves: the versions are dropped once the record is on disk.
         await asyncio.shield(self._delete(self._catalog.model(key)))
 
+    def check_deletable(self, key: ModelKey) -> None:
+        """Raise Invalid for a model with shadows, which would learn from nothing, NotFound for a missing one."""
+        check_unwatched(self._catalog.model(key))
+
     async def _delete(self, model: ServedModel) -> None:
+        check_unwatched(model)
         end = self._catalog.record(model, ModelDelete())
         self._catalog.remove(model)
         self._catalog.emit(model, ev.DELETED, end, model.champion, BY_HAND)

@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.spec import ModelSpec
+from model.spec import ModelSpec, keeps_layout
 from service.common import limits
 from service.common.errors import AlreadyExists, Exhausted
 from service.common.names import ModelKey, check_model_name
@@ -23,6 +23,7 @@ from service.journal.records import ModelCreate, Promote, Swap
 from service.journal.writer import Journal
 from service.observe import events as ev
 from service.publishing.differences import differences
+from service.publishing.shadows import check_source
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
 from service.storage.versions import Version, Versions, new_version
@@ -59,7 +60,9 @@ class Creation:
         self._places: Counter[str] = Counter()  # models being created, by tenant: they count as existing
 
     async def create(self, key: ModelKey, spec: ModelSpec, weights: Array | None = None) -> ServedModel:
-        """Create a model, or return it if it exists with this spec. On return it is on disk and serves version 1.
+        """Create a model, or return it if it has this spec now or was created with it.
+
+        On return it is on disk and serves.
 
         weights: of version 1, flat; None: drawn from the seed. If given, an existing model must have begun with them.
         Raises Invalid, AlreadyExists, Exhausted, Unavailable; BadVersion for weights whose answers are not finite.
@@ -74,14 +77,18 @@ class Creation:
         async with self._turn(key):
             existing = self._catalog.by_key.get(key)
             if existing is not None:
-                if existing.spec not in (spec, spec.as_of(2), spec.as_of(1)):  # as earlier releases meant it
+                as_meant = spec, spec.as_of(2), spec.as_of(1)  # by this release and by earlier ones
+                if existing.spec not in as_meant and existing.created_as not in as_meant:
                     apart = differences(existing.spec, spec)
                     remedy = f"exists with another spec: {apart}; a spec is immutable: choose another name"
+                    if keeps_layout(existing.spec, spec):
+                        remedy = f"exists with another spec: {apart}; change it with Models.Update"
                     raise AlreadyExists("name", key.name, remedy)
                 if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)
                 return existing
+            check_source(self._catalog, key, spec)
             held = len(self._catalog.models) + self._places.total()
             if held >= self._max_models:
                 raise Exhausted("name", key.name, f"the server holds {held} models, its limit", retry_s=60)
@@ -115,6 +122,7 @@ class Creation:
     async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None) -> None:
         """Make the first version, then, without awaiting, the records. They are not on disk yet on return."""
         version, session = await asyncio.to_thread(self._first_version, model, weights)
+        check_source(self._catalog, model.key, spec)  # again: it may have been deleted meanwhile
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
         self._journal.append(model.number, record)
         digest = bytes.fromhex(version.digest)

@@ -24,6 +24,12 @@ def differences(there: ModelSpec, here: ModelSpec) -> str:
     return "; ".join(parts)
 
 
+def changes(before: ModelSpec, after: ModelSpec) -> str:
+    """Name every key that differs, with its new value and the one before."""
+    keys = [key.name for key in fields(ModelSpec) if getattr(before, key.name) != getattr(after, key.name)]
+    return "; ".join(f"{key} = {_cut(getattr(after, key))}, was {_cut(getattr(before, key))}" for key in keys)
+
+
 def _also(keys: list[str]) -> str:
     return f"; and in {', '.join(keys)}" if keys else ""
 

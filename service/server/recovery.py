@@ -35,6 +35,7 @@ from service.storage.states import AnswerBlock, Snapshot, States
 from service.storage.versions import Versions
 from service.streams.residency import restore
 from service.streams.served import ServedModel, rows_in_memory
+from service.streams.specs import unpack_specs
 from service.streams.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -71,6 +72,7 @@ def recover(
     for number, model in catalog.models.items():
         journal.start_offset(number, replay.ends[number])
         replay.finish(model)
+        catalog.link(model)
         catalog.report_versions(model)
         serving.of(model.key).published.set(versions.get(number, model.champion).created)
         learner.of(model.key).resuming = True
@@ -89,7 +91,9 @@ def _restore(catalog: Catalog, snapshot: Snapshot, deleted: set[int]) -> None:
         if row.model in deleted:
             catalog.gone.add(row.model)
             continue
-        model = ServedModel(row.model, row.tenant, row.name, ModelSpec.from_stored(json.loads(row.spec)))
+        spec, created_as = unpack_specs(row.spec)
+        model = ServedModel(row.model, row.tenant, row.name, spec)
+        model.created_as = created_as
         model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         catalog.add(model)
 
@@ -134,6 +138,8 @@ class Replay:
                     self._catalog.add(model)
                 elif model is None:
                     raise JournalDamaged(f"model {chunk.model}: a record precedes the one that creates the model")
+                elif isinstance(record, Ticks) and model.spec.shadow:
+                    model.follow(int(record.stream[skip:].max()))
                 elif isinstance(record, Ticks):
                     self._bring(model, record.stream[skip:])
                     self._ticks(model, record, offset, skip)

@@ -102,7 +102,7 @@ class Server(Components):
         live, journal = self.serving, self.journal
         parts = StreamParts(
             live.catalog, live.admission, live.opening, live.residency, live.champions, live.ticks, live.waves,
-            live.turns, self.intake, journal, self.metrics.serving, self._clock,
+            live.turns, self.intake, self.trainers, journal, self.metrics.serving, self._clock,
         )  # fmt: skip
         models = Models(
             live.catalog, live.admission, journal, self.versions, self.events, self.metrics, self.control,

@@ -16,6 +16,7 @@ from service.common.errors import Exhausted, Reason, Refusal, Unavailable
 from service.journal.writer import Journal
 from service.observe.serving_metrics import ServingMetrics
 from service.streams.answers import Answer
+from service.streams.covariates import check_categories
 from service.streams.sequence import check_values, latest_time, place, sound_ticks
 from service.streams.served import ServedModel
 from service.streams.session import Session
@@ -96,12 +97,18 @@ class Admission:
             return placed
         spec = model.spec
         refusal = placed or check_values(
-            seq, x, len(spec.channels), time, spec.interval > 0, session.last_time, spec.missing == "hold",
-            self.latest_time(time),
+            seq, x, model.network.row, time, spec.interval > 0, session.last_time, spec.missing == "hold",
+            self.latest_time(time), spec.sent,
         )  # fmt: skip
+        refusal = refusal or check_categories(model.network, seq, x)
         refusal = refusal or self._overloaded(model, session, seq)
         if refusal:
             self._metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
+        return refusal
+
+    def refuse(self, refusal: Refusal) -> Refusal:
+        """Count a refusal that was decided elsewhere, and return it."""
+        self._metrics.refused_ticks.labels(refusal.reason.name.lower()).inc()
         return refusal
 
     def sound(
@@ -117,6 +124,8 @@ class Admission:
             self.settings.max_undurable, model.spec.missing == "hold",
             latest_time(self._wall(), self.settings.max_ahead_s),
         )  # fmt: skip
+        if model.network.covariates.shapes:
+            sound &= model.network.covariates.sound(x[:, len(model.spec.channels) :])
         if self.is_out_of_room():
             sound[:] = False
         self._take_tokens(model, rows, sound, now)

@@ -9,7 +9,7 @@ import structlog
 
 from service.common.errors import NotFound
 from service.common.names import ModelKey
-from service.journal.records import Record, Skip
+from service.journal.records import Label, ModelChange, Record, Reset, Skip, StateDelete
 from service.journal.writer import Journal
 from service.observe import events as ev
 from service.observe.events import Event, Events
@@ -66,6 +66,18 @@ class Catalog:
         model.saving.report_to(self.changed)
         self.totals.count(model.number, model.tenant, model.known, len(model.table))
         self.last_number = max(self.last_number, model.number)
+        self.link(model)
+
+    def source_of(self, model: ServedModel) -> ServedModel:
+        """Return the model whose streams this one learns from: of a shadow its source, otherwise itself."""
+        return self.by_key[ModelKey(model.tenant, model.spec.shadow)] if model.spec.shadow else model
+
+    def link(self, model: ServedModel) -> None:
+        """Let a model's source know whether it is a shadow now."""
+        source = self.by_key.get(ModelKey(model.tenant, model.created_as.shadow))
+        if source is not None:
+            others = [shadow for shadow in source.shadows if shadow is not model]
+            source.shadows = others + ([model] if model.spec.shadow and not model.deleted else [])
 
     def remove(self, model: ServedModel) -> None:
         """Remove a model whose deletion is recorded, and wake the owners of its streams.
@@ -73,6 +85,7 @@ class Catalog:
         Its number is never used again; its name may be.
         """
         del self.models[model.number], self.by_key[model.key]
+        self.link(model)
         self.totals.forget(model.number)
         self.changed.discard(model.number)
         self.gone.add(model.number)
@@ -100,11 +113,18 @@ class Catalog:
     def record(self, model: ServedModel, record: Record) -> int:
         """Journal a record and apply it. Returns the journal offset just after it.
 
+        A label, reset or deletion of a stream is recorded for the model's shadows too.
+
         Raises NotFound for a deleted model, JournalFailed.
         """
         self.check_there(model)
         offset = self._journal.append(model.number, record)
         model.apply(record, offset)
+        if isinstance(record, Reset | StateDelete | Label):
+            for shadow in model.shadows:
+                shadow.apply(record, self._journal.append(shadow.number, record))
+        elif isinstance(record, ModelChange):
+            self.link(model)
         return offset
 
     def skip(self, model: ServedModel, first: int, end: int, reason: str) -> None:

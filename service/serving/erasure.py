@@ -172,7 +172,7 @@ class Erasure:
         gone = {}
         for number, streams in (await self._trainer.quarantined_streams(ANSWER_S)).items():
             if model := self._catalog.models.get(number):
-                gone[number] = tuple(await self._gone(model, streams))
+                gone[number] = tuple(await self._gone(self._catalog.source_of(model), streams))
         position = await self._trainer.erase(gone, ANSWER_S)
         if position < begin:
             why = f"it has learned up to {position} of {begin}"

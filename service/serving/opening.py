@@ -59,6 +59,7 @@ class Opening:
         Unavailable, Exhausted, NotFound.
         """
         self._admission.check_open()
+        check_answers(model)
         self.check_id(id)
         t, row = model.table, model.table.by_id.get(id, ABSENT)
         if row == ABSENT:
@@ -109,6 +110,7 @@ class Opening:
 
         Raises Invalid if the last time is so far ahead of the clock that no later tick would be accepted; Exhausted.
         """
+        check_answers(model)
         if last_time > (latest := self._admission.latest_time(last_time)):
             raise Invalid("stream.last_time", as_date(last_time), too_far_ahead(last_time, latest))
         if id in model.table.by_id:
@@ -128,3 +130,12 @@ class Opening:
         """Reset a stream's state to zeros. A fresh state needs no record, so repeating this writes nothing."""
         if session.origin is not Origin.FRESH:
             self._catalog.record(model, Reset(session.number))
+
+
+def check_answers(model: ServedModel) -> None:
+    """Raise Invalid for a shadow, which answers no calls."""
+    if source := model.spec.shadow:
+        remedy = (
+            f"it is a shadow of model {source}: send ticks to {source}, or end that with Models.Update, shadow = ''"
+        )
+        raise Invalid("model", model.name, remedy)

@@ -89,7 +89,9 @@ class Stepper:
         """
         t, n = model.table, len(rows)
         try:
-            end = self._journal.append(model.number, Ticks(t.number[rows], seq, time, x))
+            ticks = Ticks(t.number[rows], seq, time, x)
+            end = self._journal.append(model.number, ticks)
+            mirror_ticks(self._journal, model, ticks)
         except JournalFailed as error:
             raise journal_failed() from error
         judged = model.advance(rows, seq, time, x, y, states, np.arange(end - n + 1, end + 1))
@@ -129,3 +131,17 @@ class Stepper:
         y, states = computed or self.compute(model, rows, time, x)
         judged = self.commit(model, rows, seq, time, x, y, states)
         return Stepped(index, y if computed else y.copy(), judged, model.champion)  # not the session's own buffer
+
+
+def mirror_tick(journal: Journal, model: ServedModel, stream: int, seq: int, time: float, x: Array) -> None:
+    """Journal one tick of a model for its shadows. Raises JournalFailed."""
+    for shadow in model.shadows:
+        journal.append_tick(shadow.number, stream, seq, time, x)
+        shadow.follow(stream)
+
+
+def mirror_ticks(journal: Journal, model: ServedModel, ticks: Ticks) -> None:
+    """Journal ticks of a model for its shadows. Raises JournalFailed."""
+    for shadow in model.shadows:
+        journal.append(shadow.number, ticks)
+        shadow.follow(int(ticks.stream.max()))

@@ -33,7 +33,7 @@ NICENESS = 5  # of the thread, above the loop's: the loop runs first where both 
 class Piece:
     """One step beside the loop: the next ticks of distinct streams of a model and, from `begin` on, frozen inputs.
 
-    numbers (of streams), epochs, seq, time: (n,); x: [n, C]. The piece owns the arrays.
+    numbers (of streams), epochs, seq, time: (n,); x: [n, row]. The piece owns the arrays.
     """
 
     def __init__(
@@ -73,8 +73,8 @@ class Piece:
         """Compute the step from the frozen inputs. In the thread."""
         assert self._runner is not None
         started = time.perf_counter()
-        u = self.model.network.ahead.inputs(self.time[self.index])
-        self._y, self._states = self._runner.compute(self.x[self.index], u, self._state)
+        x, u = self.model.network.inputs(self.time[self.index], self.x[self.index])
+        self._y, self._states = self._runner.compute(x, u, self._state)
         self.seconds = time.perf_counter() - started
 
     def answers(self, rows: Rows) -> tuple[Array, Array] | None:

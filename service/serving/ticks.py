@@ -21,7 +21,7 @@ from service.observe.serving_metrics import ServingMetrics
 from service.serving.admission import Admission, Outcome, journal_failed
 from service.serving.batcher import Batcher, forward, resolve
 from service.serving.loading import Champions
-from service.serving.stepping import Stepped, Stepper
+from service.serving.stepping import Stepped, Stepper, mirror_tick
 from service.serving.steps import Piece
 from service.streams.answers import Answer
 from service.streams.served import ServedModel
@@ -167,6 +167,8 @@ class SingleTicks:
         model, row = tick.model, tick.session.row
         try:
             offset = self._journal.append_tick(model.number, tick.session.number, tick.seq, tick.time, tick.x)
+            if model.shadows:
+                mirror_tick(self._journal, model, tick.session.number, tick.seq, tick.time, tick.x)
         except JournalFailed:
             return journal_failed()
         judged = model.advance_one(row, tick.seq, tick.time, tick.x, y, state, offset)

@@ -69,6 +69,13 @@ class Residency:
                 self._restore(model, found, gone)
                 return
 
+    async def names(self, model: ServedModel, numbers: NDArray[np.uint32]) -> dict[int, str]:
+        """Return the ids of streams by number, without deleted ones."""
+        await self.bring_numbers(model, numbers)
+        rows = model.table.rows_of(numbers)
+        here = rows != ABSENT
+        return {int(n): model.table.ids[row] for n, row in zip(numbers[here], rows[here].tolist(), strict=True)}
+
     def _restore(self, model: ServedModel, found: list[StreamRow], gone: set[int]) -> None:
         """Restore rows. gone: streams that were deleted before the rows were read, which may still include them."""
         for stored in found:

@@ -36,17 +36,19 @@ def check_values(
     last_time: float,
     holds: bool = False,
     latest: float = math.inf,
+    known: int = 0,
 ) -> Refusal | None:
     """Return why a tick's content is refused, or None. `place` checks its order.
 
-    x: the values; needs_time: the model has an interval; last_time: of the tick before, NaN: none. holds: NaN is a
-    missing value. latest: the last event time that is accepted, see `latest_time`.
+    x: the values, the last `known` of them sent beside the channels; needs_time: the model has an interval; last_time:
+    of the tick before, NaN: none. holds: NaN is a missing value. latest: the last event time that is accepted, see
+    `latest_time`.
     """
     if len(x) != channels:
         return Refusal(seq, Reason.SHAPE, "x", f"{len(x)} values", f"send {channels} values, one per channel")
     # One reduction answers for all values in the usual case: the sum of magnitudes is finite and small.
     if not float(np.add.reduce(np.abs(x), dtype=np.float64)) <= MAX_MAGNITUDE:
-        refusal = _first_bad_value(seq, x, holds)
+        refusal = _first_bad_value(seq, x, holds, channels - known)
         if refusal:
             return refusal
     if needs_time and math.isnan(time):
@@ -115,16 +117,17 @@ def sound_ticks(
     return sound
 
 
-def _first_bad_value(seq: int, x: NDArray[np.float32], holds: bool) -> Refusal | None:
+def _first_bad_value(seq: int, x: NDArray[np.float32], holds: bool, channels: int) -> Refusal | None:
     for i, value in enumerate(x.tolist()):
+        field = f"x[{i}]" if i < channels else f"u[{i - channels}]"
         if math.isnan(value):
             if holds:
                 continue
-            return Refusal(seq, Reason.NON_FINITE, f"x[{i}]", shown(value), NEVER_MISSING)
+            return Refusal(seq, Reason.NON_FINITE, field, shown(value), NEVER_MISSING)
         if not math.isfinite(value):
-            return Refusal(seq, Reason.NON_FINITE, f"x[{i}]", shown(value), "send finite values only")
+            return Refusal(seq, Reason.NON_FINITE, field, shown(value), "send finite values only")
         if abs(value) > MAX_MAGNITUDE:
-            return Refusal(seq, Reason.TOO_LARGE, f"x[{i}]", f"{value:g}", f"send magnitudes up to {MAX_MAGNITUDE:g}")
+            return Refusal(seq, Reason.TOO_LARGE, field, f"{value:g}", f"send magnitudes up to {MAX_MAGNITUDE:g}")
     return None
 
 

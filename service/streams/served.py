@@ -19,6 +19,7 @@ from service.common import limits
 from service.common.names import ModelKey, Origin
 from service.engine.session import StepSession
 from service.journal.records import (
+    ModelChange,
     ModelDelete,
     Paused,
     Promote,
@@ -41,6 +42,7 @@ from service.streams.answers import AnswerLog
 from service.streams.owners import Owners
 from service.streams.saving import Saving
 from service.streams.session import Session
+from service.streams.specs import pack_specs
 from service.streams.table import ABSENT, Rows, StreamTable
 
 Array = NDArray[np.float32]
@@ -54,6 +56,7 @@ class ServedModel:
 
     def __init__(self, number: int, tenant: str, name: str, spec: ModelSpec) -> None:
         self.number, self.tenant, self.name, self.spec = number, tenant, name, spec
+        self.created_as = spec  # the spec at the creation
         self.key = ModelKey(tenant, name)
         self.network = Network(spec)
         self.row_work, self.step_rows = limits.row_work(self.network), limits.step_rows(self.network)
@@ -64,10 +67,11 @@ class ServedModel:
         self.restarted = 0  # offset just after the last record since the start that named a version to learn from
         self.sources, self.skips = Sources(), Skips()
         self.table = StreamTable(self.network.state_size)
-        self.log = AnswerLog(len(spec.channels), self.network.answer_size)
+        self.log = AnswerLog(self.network.row, self.network.answer_size)
         self.owners = Owners(self.table)
         self.saving = Saving(number, self.table, self.log)
         self.known = 0  # streams, in memory or not
+        self.shadows: list[ServedModel] = []  # models that learn from this one's ticks
         self._last_number = 0  # of a stream
 
     def __repr__(self) -> str:
@@ -84,6 +88,8 @@ class ServedModel:
         """
         self.saving.change()
         match record:
+            case Reset(stream=number) | StateDelete(stream=number) if self.spec.shadow:
+                self.follow(number)
             case StreamOpened(stream=number, id=id, epoch=epoch):
                 self._open(number, id, epoch)
             case Reset(stream=number):
@@ -99,6 +105,8 @@ class ServedModel:
                 # What was learned from the labels before this record is discarded, so they are judged with it.
                 self._serve(version, offset)
                 self.anchor, self.restarted = version, offset
+            case ModelChange(spec=spec):
+                self.spec = self.network.spec = ModelSpec.from_stored(json.loads(spec))
             case Paused():
                 self.paused = True
             case Resumed():
@@ -112,6 +120,12 @@ class ServedModel:
                 self.table.epoch[:] = 0  # fences every owner
             case _:
                 pass  # labels touch no stream
+
+    def follow(self, stream: int) -> None:
+        """Note an entry about a stream of the source: a shadow keeps none, but must not give the number to another."""
+        if not self.saving.is_changed:
+            self.saving.change()
+        self._last_number = max(self._last_number, stream)
 
     def _open(self, number: int, id: str, epoch: int) -> None:
         row = self.table.row_of(number)
@@ -179,11 +193,11 @@ class ServedModel:
     def step(self, session: StepSession, rows: int | list[int] | Rows, time: Times, x: Array) -> tuple[Array, Array]:
         """Compute one tick each of distinct streams; changes nothing.
 
-        rows: one, or B of them; time: [B] seconds; x: [B, C] → y [B, A], next states [B, S]. For B = 1 the results are
-        the session's buffers (see `StepSession.run`).
+        rows: one, or B of them; time: [B] seconds; x: [B, row] → y [B, A], next states [B, S]. For B = 1 the results
+        are the session's buffers (see `StepSession.run`).
         """
         at = slice(rows, rows + 1) if isinstance(rows, int) else rows
-        return session.run(x, self.network.ahead.inputs(time), self.table.state[at])
+        return session.run(*self.network.inputs(time, x), self.table.state[at])
 
     def advance_one(self, row: int, seq: int, time: float, x: Array, y: Array, state: Array, offset: int) -> int:
         """`advance` for one tick: x [C], y [A], state [S]; returns its judged_through."""
@@ -271,8 +285,8 @@ class ServedModel:
     def snapshot(self, offset: int) -> Part:
         """Begin a snapshot and return this model's part; see `Saving.begin`. offset: its journal entries so far."""
         row = ModelRow(
-            self.number, self.tenant, self.name, json.dumps(self.spec.to_stored()), offset, self.champion, self.anchor,
-            self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
+            self.number, self.tenant, self.name, pack_specs(self.spec, self.created_as), offset, self.champion,
+            self.anchor, self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
             json.dumps(self.skips.pack()),
         )  # fmt: skip
         return self.saving.begin(row, self.judged_seqs)

@@ -22,10 +22,22 @@ from pathlib import Path
 from typing import Generic, NamedTuple, TypeVar
 
 from model.fold.drift import Drift
+from model.fold.errors import Errors
+from model.network import Network
+from model.spec import ModelSpec
 from service.common.gate import Gate, GateSettings
 from service.storage.database import Database, DatabaseCorrupt
 from service.storage.disk import sync_directory
-from service.trainer.hosting import COUNTED, HostedModel, Standing, Totals
+from service.trainer.hosting import (
+    COUNTED,
+    ERRORS,
+    ERRORS_FROM,
+    HostedModel,
+    Standing,
+    Totals,
+    changed_rows,
+    restore_errors,
+)
 from service.trainer.quarantine import Item
 
 FORMAT_VERSION = 305
@@ -158,7 +170,7 @@ class Checkpoints:
         """Return the model's head, and its blobs that are not stored yet, each with its sha256; note the contexts and
         items to write."""
         contexts, items = self._unwritten.setdefault(hosted.number, (Changes(), Changes()))
-        contexts.note(*hosted.learner.contexts.changes())
+        contexts.note(*changed_rows(hosted))
         added, removed = hosted.quarantine.changes()
         items.note({item.id: item for item in added}, removed)
         head, blobs = hosted.pack()
@@ -238,6 +250,20 @@ class Checkpoints:
                 contexts[stream] = data
         self._digests[number] = digests
         return HostedModel.unpack(number, head, blobs, contexts, settings)
+
+    def load_errors(self, number: int) -> Errors:
+        """Return the errors of a stored model, without loading its contexts. Raises as `load_model`."""
+        with self._database.transaction() as sql:
+            found = sql.execute("SELECT head FROM models WHERE model = ?", (number,)).fetchone()
+            if found is None:
+                raise KeyError(number)
+            query = "SELECT name, data FROM blobs WHERE model = ? AND name = ?"
+            blobs: dict[str, bytes] = dict(sql.execute(query, (number, ERRORS)).fetchall())
+            query = "SELECT stream, data FROM contexts WHERE model = ? AND stream >= ?"
+            rows: dict[int, bytes] = dict(sql.execute(query, (number, ERRORS_FROM)).fetchall())
+        errors = Errors(Network(ModelSpec.from_stored(json.loads(found[0])["spec"])))
+        restore_errors(errors, blobs, rows)
+        return errors
 
     def quarantined(self, model: int, after: int, limit: int, ids: Sequence[int] = ()) -> list[Item]:
         """Return saved items of a model with ids above `after`, in order of id; only those of `ids` if it is not empty.

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from model.fold.contexts import out_of_range
 from model.fold.drift import Drift
+from model.fold.errors import Errors
 from model.fold.histories import NON_FINITE, RANGE
 from model.fold.learner import Counts, Learner, Update
 from model.fold.shares import Shares
@@ -27,6 +28,7 @@ from service.common.gate import Gate, GateSettings
 from service.journal.records import (
     Chunk,
     Label,
+    ModelChange,
     ModelCreate,
     Paused,
     Promote,
@@ -54,6 +56,10 @@ COUNTED = (
 )  # fmt: skip
 
 
+ERRORS = "errors"  # a checkpoint's blob
+ERRORS_FROM = 1 << 32  # above every stream's number: earlier versions ignore rows with such keys
+
+
 class Standing(NamedTuple):
     """How far a stored checkpoint of one model is, and the versions that learning needs to continue from it."""
 
@@ -71,6 +77,14 @@ class Totals:
     counts: Mapping[str, int]  # those of COUNTED, `evicted` and `quarantine_dropped`
     quarantined: Mapping[str, int]  # items ever added to the quarantine, by reason
     in_quarantine: int  # items in it now
+
+
+def restore_errors(errors: Errors, blobs: Mapping[str, bytes], rows: Mapping[int, bytes]) -> None:
+    """Fill new errors from a checkpoint, which has none if it was saved by 0.1.0."""
+    if ERRORS in blobs:
+        errors.model[...] = np.frombuffer(blobs[ERRORS]).reshape(errors.model.shape)
+        stored = {key - ERRORS_FROM: data for key, data in rows.items() if key >= ERRORS_FROM}
+        errors.streams.restore(stored, sorted(stored))
 
 
 class WeightsGone(LookupError):
@@ -99,6 +113,9 @@ class HostedModel:
     skips: Skips = field(default_factory=Skips)  # of all records, including later ones: set by the caller
     sources: Sources = field(default_factory=Sources)
     quarantine: Quarantine = field(default_factory=Quarantine)
+
+    def __post_init__(self) -> None:
+        self.errors = self.learner.errors = Errors(self.learner.network)
 
     @classmethod
     def create(cls, number: int, record: ModelCreate, settings: GateSettings) -> HostedModel:
@@ -147,6 +164,7 @@ class HostedModel:
             offset += sum(map(entries, records))
             if kind in (Ticks, Label, Window):
                 self.heard = offset
+        self.errors.flush()  # at the ends of chunks, so that their last bits depend on the records alone
         self.chunks += 1
         self.offset = offset
         return updates
@@ -188,8 +206,11 @@ class HostedModel:
         match record:
             case Ticks():
                 return self._ticks(record, offset, **how)
-            case Reset(stream=stream) | StateDelete(stream=stream):
+            case Reset(stream=stream):
                 self.learner.reset(stream)
+            case StateDelete(stream=stream):
+                self.learner.reset(stream)
+                self.errors.remove(stream)
             case Paused():
                 self.learner.paused = True
             case Resumed():
@@ -208,6 +229,8 @@ class HostedModel:
             case Promote(version=version):
                 self._continue_from(version, weights_of)
                 self.gate.promoted(version)
+            case ModelChange(spec=spec):
+                self.learner.change(ModelSpec.from_stored(json.loads(spec)))
             case StatePut(stream=stream, state=state):
                 self.learner.put(stream, state)
             case _:
@@ -273,10 +296,11 @@ class HostedModel:
     def nbytes(self) -> int:
         """Bytes of the model's arrays, including a copy of its last published weights."""
         contender = self.contender_weights
-        return self.learner.nbytes + self.learner.weights.flat.nbytes + (0 if contender is None else contender.nbytes)
+        of_learner = self.learner.nbytes + self.errors.nbytes + self.learner.weights.flat.nbytes
+        return of_learner + (0 if contender is None else contender.nbytes)
 
     def pack(self) -> tuple[str, dict[str, bytes]]:
-        """Return what a checkpoint stores besides contexts: a JSON text and named blobs."""
+        """Return what a checkpoint stores besides the rows of `changed_rows`: a JSON text and named blobs."""
         learner = self.learner
         head = {
             "spec": learner.spec.to_stored(),
@@ -293,40 +317,59 @@ class HostedModel:
             "sources": self.sources.pack(),
             "quarantine": self.quarantine.pack(),
         }
-        blobs = {
-            "weights": learner.weights.flat.tobytes(),
-            "moments": learner.optimizer_state.moments.tobytes(),
-            "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),
-            "contender": b"" if self.contender_weights is None else self.contender_weights.tobytes(),
-            "order": np.array(learner.contexts.order(), np.uint32).tobytes(),
-            "shares": learner.shares.pack(),
-            "quarantined": np.array(self.quarantine.ids, np.uint64).tobytes(),
-        }
-        return json.dumps(head), blobs
+        return json.dumps(head), blobs_of(self)
 
     @classmethod
     def unpack(
-        cls, number: int, head: str, blobs: dict[str, bytes], contexts: dict[int, bytes], settings: GateSettings
+        cls, number: int, head: str, blobs: dict[str, bytes], rows: dict[int, bytes], settings: GateSettings
     ) -> HostedModel:
-        """The inverse of `pack`. contexts: by stream number. Raises ValueError or KeyError for anything else."""
+        """The inverse of `pack`. rows: as `changed_rows`. Raises ValueError or KeyError for anything else."""
         facts = json.loads(head)
         learner = Learner(ModelSpec.from_stored(facts["spec"]))
         learner.weights.flat[...] = np.frombuffer(blobs["weights"], np.float32)
         moments = learner.optimizer_state.moments  # as many rows as the spec's optimizer has
         moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(moments.shape)
         learner.optimizer_state.step = facts["step"]
+        if learner.experts is not None:
+            learner.experts.unpack(blobs["experts"])
         learner.paused = facts["paused"]
         learner.counts = Counts(**facts["counts"])
         learner.shares = Shares.unpack(blobs["shares"])
         learner.drift = Drift(**facts["drift"])
         learner.anchor = np.frombuffer(blobs["anchor"], np.float32).copy() if blobs["anchor"] else None
-        learner.contexts.restore(contexts, np.frombuffer(blobs["order"], np.uint32).tolist())
+        learner.contexts.restore(rows, np.frombuffer(blobs["order"], np.uint32).tolist())
         learner.contexts.evicted = facts["evicted"]
         gate = Gate(settings, **facts["gate"])
         heard = facts.get("heard", facts["offset"])  # 0.1.0 did not store it
         hosted = cls(number, learner, gate, facts["offset"], heard, facts["chunks"], facts["version"])
+        restore_errors(hosted.errors, blobs, rows)
         hosted.sources = Sources(facts["sources"])
         ids = np.frombuffer(blobs["quarantined"], np.uint64).tolist()
         hosted.quarantine = Quarantine(ids, **facts["quarantine"])
         hosted.contender_weights = np.frombuffer(blobs["contender"], np.float32).copy() if blobs["contender"] else None
         return hosted
+
+
+def changed_rows(hosted: HostedModel) -> tuple[dict[int, bytes], set[int]]:
+    """Return a checkpoint's rows that changed and the keys of those removed since the last call: contexts by stream,
+    and errors at ERRORS_FROM plus the stream's number."""
+    contexts, removed = hosted.learner.contexts.changes()
+    errors, forgotten = hosted.errors.streams.changes()
+    put = contexts | {ERRORS_FROM + stream: data for stream, data in errors.items()}
+    return put, removed | {ERRORS_FROM + stream for stream in forgotten}
+
+
+def blobs_of(hosted: HostedModel) -> dict[str, bytes]:
+    """Return a checkpoint's blobs by name."""
+    learner = hosted.learner
+    return {
+        "weights": learner.weights.flat.tobytes(),
+        "moments": learner.optimizer_state.moments.tobytes(),
+        "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),
+        "contender": b"" if hosted.contender_weights is None else hosted.contender_weights.tobytes(),
+        "experts": b"" if learner.experts is None else learner.experts.pack(),
+        "order": np.array(learner.contexts.order(), np.uint32).tobytes(),
+        "shares": learner.shares.pack(),
+        "quarantined": np.array(hosted.quarantine.ids, np.uint64).tobytes(),
+        ERRORS: hosted.errors.model.tobytes(),
+    }

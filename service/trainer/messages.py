@@ -135,6 +135,17 @@ class ListQuarantinedStreams(Question):
 
 
 @dataclass(frozen=True, slots=True)
+class ListErrors(Question):
+    """Asks for the errors of a model and of some of its streams."""
+
+    kind: ClassVar[str] = "list_errors"
+    model: int
+    worst: int  # at most so many streams, those with the largest error relative to persistence first; 0: by number
+    after: int  # by number: only larger ones
+    limit: int  # by number: at most so many
+
+
+@dataclass(frozen=True, slots=True)
 class Erase(Question):
     """Asks the trainer to drop quarantined labels of deleted streams, save, and compact its file."""
 
@@ -145,5 +156,5 @@ class Erase(Question):
 
 TO_TRAINER: tuple[type[Message], ...] = (
     TrainerSettings, LearnChunk, Reached, Stop, Restart, Weights, NoWeights,
-    ListQuarantine, ListQuarantinedStreams, Erase,
+    ListQuarantine, ListQuarantinedStreams, ListErrors, Erase,
 )  # fmt: skip

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 
+from model.fold.errors import Errors
 from service.common.gate import GateSettings
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.hosting import HostedModel, Standing
@@ -36,6 +37,7 @@ class Models(MutableMapping[int, HostedModel]):
         self._changed: dict[int, None] = {}
         self._whole: set[int] = set()  # changed models that replace the stored ones of their numbers
         self._gone: set[int] = set()  # removed, and still in the file
+        self._read: tuple[int, Errors] | None = None  # of the model asked for last that is not in memory
 
     def __getitem__(self, number: int) -> HostedModel:
         """Return the model, loaded if needed. Raises KeyError, CheckpointCorrupt."""
@@ -44,7 +46,7 @@ class Models(MutableMapping[int, HostedModel]):
             if number not in self._standing:
                 raise KeyError(number)
             hosted = self._checkpoints.load_model(number, self._settings)
-            self._here[number] = hosted
+            self._here[number], self._read = hosted, None
             self._measure(number)
         self._here.move_to_end(number)
         return hosted
@@ -56,7 +58,7 @@ class Models(MutableMapping[int, HostedModel]):
             self._checkpoints.replaced(number)
         self._standing[number] = hosted.standing
         self._gone.discard(number)
-        self._here[number] = hosted
+        self._here[number], self._read = hosted, None
         self._measure(number)
         self.changed(number)
 
@@ -66,6 +68,7 @@ class Models(MutableMapping[int, HostedModel]):
         self._changed.pop(number, None)
         self._whole.discard(number)
         self._gone.add(number)
+        self._read = None
         self._leave(number)
 
     def __contains__(self, number: object) -> bool:
@@ -90,6 +93,16 @@ class Models(MutableMapping[int, HostedModel]):
     def changed(self, number: int) -> None:
         """Note that a model in memory has changed since it was saved."""
         self._changed[number] = None
+
+    def errors(self, number: int) -> Errors | None:
+        """Return the errors of a model, None without such a model; of one that is not in memory they are only read."""
+        if number in self._here:
+            return self._here[number].errors
+        if number not in self._standing:
+            return None
+        if self._read is None or self._read[0] != number:
+            self._read = number, self._checkpoints.load_errors(number)
+        return self._read[1]
 
     def make_room(self) -> bool:
         """Evict saved models while memory exceeds the limit; False if changed ones must be saved first."""

@@ -33,6 +33,7 @@ from service.trainer.messages import (
     WEIGHTS_GONE,
     Erase,
     LearnChunk,
+    ListErrors,
     ListQuarantine,
     ListQuarantinedStreams,
     Message,
@@ -46,6 +47,7 @@ from service.trainer.reports import (
     Anchored,
     Drifted,
     Erased,
+    ErrorTables,
     Passed,
     Problem,
     Progress,
@@ -135,6 +137,8 @@ class Trainer:
                 self._list_quarantine(message)
             case ListQuarantinedStreams():
                 self._list_quarantined_streams(message)
+            case ListErrors():
+                self._list_errors(message)
             case Erase():
                 self._erase(message)
 
@@ -230,6 +234,8 @@ class Trainer:
             hosted.skips = self._skips.setdefault(number, Skips())
             if former is not None:
                 hosted.quarantine, hosted.sources = former.quarantine, former.sources
+                hosted.errors = hosted.learner.errors = former.errors
+                hosted.errors.streams.all_changed()
             self.models[number] = hosted
             hosted.start_at(point.version, point.offset, point.paused, self.published.of)
             self.pending.note(number, time.monotonic(), 1, 0)
@@ -253,6 +259,18 @@ class Trainer:
         self.save()
         streams = {number: tuple(self.checkpoints.quarantined_streams(number)) for number in self.models}
         self.channel.send(QuarantinedStreams(question.ask, streams))
+
+    def _list_errors(self, question: ListErrors) -> None:
+        """Answer from memory, or from the checkpoint without loading the model."""
+        errors = self.models.errors(question.model)
+        if errors is None:
+            self.channel.send(ErrorTables(question.ask, b"", (), b""))
+            return
+        errors.flush()
+        kept = errors.streams
+        streams = kept.worst(question.worst) if question.worst else kept.page(question.after, question.limit)
+        rows = kept.of(streams).tobytes()
+        self.channel.send(ErrorTables(question.ask, errors.model.tobytes(), tuple(streams), rows))
 
     def _erase(self, question: Erase) -> None:
         """Drop quarantined labels of deleted streams, save, and leave nothing deleted in the file."""

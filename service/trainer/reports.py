@@ -47,6 +47,7 @@ class Progress(Message):
     totals: Totals
     losses: tuple[float, ...] = ()
     persistence: tuple[float, ...] = ()
+    labels: tuple[int, ...] = ()  # learned by each update with a loss
     scores: tuple[tuple[float, float], ...] = ()  # (candidate, anchor)
     norms: tuple[float, ...] = ()  # of gradients, before the clip
     refused: int = 0  # updates with a non-finite gradient
@@ -54,6 +55,8 @@ class Progress(Message):
     ratios: tuple[float, ...] = ()  # ‖Δw‖ / ‖w‖
     lags: tuple[float, ...] = ()  # of the last report: gradient norm by distance in ticks
     saturated: float | None = None  # of the last report: the share of gates near 0 or 1
+    # By step ahead, recent scaled means: squared and absolute error, then persistence's. Empty before any label.
+    errors: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
     covered: Mapping[str, float] = field(default_factory=dict)  # label values inside their interval, by level
     asked: Mapping[str, float] = field(default_factory=dict)  # how many should be: level × values
 
@@ -147,6 +150,16 @@ class QuarantinedStreams(Answer):
 
 
 @dataclass(frozen=True, slots=True)
+class ErrorTables(Answer):
+    """Answers `ListErrors`. Rows have the QUANTITIES of `model.fold.errors`."""
+
+    kind: ClassVar[str] = "error_tables"
+    model: bytes  # [H, QUANTITIES] float64; empty for a deleted model
+    streams: tuple[int, ...]  # numbers
+    rows: bytes  # [streams, kept steps, QUANTITIES] float32
+
+
+@dataclass(frozen=True, slots=True)
 class Erased(Answer):
     """Answers `Erase`."""
 
@@ -156,7 +169,7 @@ class Erased(Answer):
 
 FROM_TRAINER: tuple[type[Message], ...] = (
     Ready, Saved, Progress, Passed, Verdict, NeedWeights, Anchored, Drifted, Problem,
-    QuarantineItems, QuarantinedStreams, Erased,
+    QuarantineItems, QuarantinedStreams, ErrorTables, Erased,
 )  # fmt: skip
 
 
@@ -171,6 +184,7 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         hosted.totals(),
         losses=tuple(u.loss for u in updates if math.isfinite(u.loss)),
         persistence=tuple(u.persistence for u in updates if math.isfinite(u.loss)),
+        labels=tuple(u.labels for u in updates if math.isfinite(u.loss)),
         scores=tuple((u.score, u.anchor_score) for u in updates if math.isfinite(u.anchor_score)),
         norms=tuple(u.norm for u in updates if math.isfinite(u.norm)),
         refused=sum(bool(u.refused) for u in updates),
@@ -178,6 +192,7 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         ratios=tuple(r.update_ratio for r in reports),
         lags=tuple(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else (),
         saturated=reports[-1].saturated if reports else None,
+        errors=hosted.errors.recent() if updates else {},
         covered={f"{level:g}": sum(u.covered[n] for u in updates if u.covered) for n, level in levels},
         asked={f"{level:g}": level * sum(u.bounded for u in updates) for _, level in levels},
     )

@@ -82,7 +82,7 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"cell": "\ud800"}, "cell", r"'\ud800'", "UTF-8"),
     ({"horizn": 24}, "horizn", "24", "did you mean horizon"),
     ({"chanels": ["a"]}, "chanels", "['a']", "did you mean channels"),
-    ({"zzz": 1}, "zzz", "1", "known are activation, cell"),
+    ({"zzz": 1}, "zzz", "1", "known are activation, categories, cell"),
 ]  # fmt: skip
 
 
@@ -201,6 +201,7 @@ async def test_a_model_is_named_by_text_everywhere(client, name):
         "import_version": lambda: client.import_version(name, b"w"),
         "promote": lambda: client.promote(name, 1),
         "rollback": lambda: client.rollback(name),
+        "update_model": lambda: client.update_model(name, clip=2.0),
         "pause": lambda: client.pause(name),
         "resume": lambda: client.resume(name),
         "delete_model": lambda: client.delete_model(name),

@@ -24,7 +24,7 @@ class FakeModels(models_pb2_grpc.ModelsServicer):
         self.failures = 0
         self.code = grpc.StatusCode.UNAVAILABLE
         self.why = "starting"
-        for name in ("Create", "Import", "Promote", "Rollback", "Pause", "Resume", "Delete"):
+        for name in ("Create", "Import", "Promote", "Rollback", "Update", "Pause", "Resume", "Delete"):
             setattr(self, name, self._answer(name))
 
     def _answer(self, name: str) -> Callable[..., Any]:
@@ -67,6 +67,7 @@ REPEATED: dict[str, Callable[[freshet.Client], Any]] = {
     "Import": lambda c: c.import_version("m", b"w"),
     "Promote": lambda c: c.promote("m", 3),
     "Rollback": lambda c: c.rollback("m"),
+    "Update": lambda c: c.update_model("m", learning_rate=1e-4),
     "Pause": lambda c: c.pause("m"),
     "Resume": lambda c: c.resume("m"),
 }

@@ -18,11 +18,13 @@ from model.scalers import SCALERS
 from model.spec import ModelSpec
 from service.common.limits import MAX_MAGNITUDE
 
-MODELS = {
+MODELS: dict[str, dict[str, Any]] = {
     f"{cell}-{scaler}-{missing}": {"cell": cell, "scaler": scaler, "missing": missing}
     for cell, scaler, missing in itertools.product(CELLS, SCALERS, ("refuse", "hold"))
 }
 MODELS["relu"] = {"cell": "rnn", "activation": "relu", "init": "identity"}
+COVARIATES = {"known": ("k", "c"), "static": ("s", "r"), "categories": ("c:3", "r:2")}
+MODELS |= {f"covariates-{missing}": {"missing": missing, **COVARIATES} for missing in ("refuse", "hold")}
 every_model = pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
 
 HOSTILE = (0.0, -0.0, 1e-45, -1e-45, 1e-20, 1.0, -1.0, 6.5, 1e6, 1e15, -1e15, 1e30, -1e30, 3.4e38, -3.4e38)

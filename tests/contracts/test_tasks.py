@@ -56,7 +56,7 @@ def draw(network: Network, T: int = 4, B: int = 3, seed: int = 0) -> tuple[Array
 def test_an_answer_equals_its_plain_form(name: str) -> None:
     network = build(name)
     target, (p, _, _, last, scale) = draw_target(network), draw(network)
-    plain, _ = plain_tasks.TASKS[name]
+    plain, _, _ = plain_tasks.TASKS[name]
 
     got = network.task.answer(target, p[0], last[0], scale[0])
 
@@ -99,7 +99,7 @@ def test_the_score_of_a_row_is_the_weighted_mean_of_its_plain_form(name: str) ->
     p, y, weight, _, _ = draw(network)
     p[0, 1] *= 1e6
     weight[1, 1] = weight[:, 2] = 0
-    _, plain = plain_tasks.TASKS[name]
+    _, plain, _ = plain_tasks.TASKS[name]
 
     got = network.task.score(np.clip(p, -700, 700) if name == "classify" else p, y, weight)
 
@@ -190,3 +190,19 @@ def test_the_exported_step_equals_numpy(name: str, cell: str, offset: float) -> 
         assert (np.abs(got - y) / unit <= 1e-5 + np.abs(y) * 2.0**-23 / unit).all()
         seen.append(y / unit)
     assert np.std(seen, axis=0).max() > 0.05  # the readout has an effect
+
+
+@every_task
+def test_residuals_equal_their_plain_form_where_there_is_a_label(name: str) -> None:
+    network = build(name)
+    p, y, weight, _, _ = draw(network)
+    weight[1, 1] = 0
+    _, _, plain = plain_tasks.TASKS[name]
+
+    own, naive = network.task.residuals(p, y, np.nonzero(weight))
+
+    labelled = [(t, b) for t, b, _ in np.argwhere(weight)[:: p.shape[2]]]
+    expected = [plain(p[at].tolist(), y[at].tolist()) for at in labelled]
+    of_zero = [plain([0.0] * p.shape[2], y[at].tolist()) for at in labelled]
+    np.testing.assert_allclose(own, np.ravel(expected), rtol=1e-12)
+    np.testing.assert_allclose(naive, np.ravel(of_zero), rtol=1e-6)

@@ -36,10 +36,10 @@ STREAMS, MODELS, TRAINING = (f"/freshet.v1.{name}" for name in ("Streams", "Mode
 HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"
 NEEDED = {
     f"{STREAMS}/Open": 1, f"{STREAMS}/Mux": 1, f"{STREAMS}/Get": 1, f"{STREAMS}/List": 1,
-    f"{STREAMS}/Put": 2, f"{STREAMS}/Delete": 2,
+    f"{STREAMS}/Errors": 1, f"{STREAMS}/Put": 2, f"{STREAMS}/Delete": 2,
     f"{MODELS}/Get": 1, f"{MODELS}/List": 1, f"{MODELS}/Versions": 1, f"{MODELS}/Watch": 1, f"{MODELS}/Export": 2,
     f"{MODELS}/Create": 3, f"{MODELS}/Import": 3, f"{MODELS}/Promote": 3, f"{MODELS}/Rollback": 3,
-    f"{MODELS}/Pause": 3, f"{MODELS}/Resume": 3, f"{MODELS}/Delete": 3,
+    f"{MODELS}/Update": 3, f"{MODELS}/Pause": 3, f"{MODELS}/Resume": 3, f"{MODELS}/Delete": 3,
     f"{TRAINING}/Learn": 2, f"{TRAINING}/Quarantine": 2, f"{TRAINING}/Replay": 2,
     f"{HEALTH}/Watch": 1, f"{HEALTH}/List": 1, f"{REFLECTION}/ServerReflectionInfo": 1,
 }  # fmt: skip
@@ -51,6 +51,7 @@ NAMING = {
     f"{STREAMS}/Mux": streams_pb2.MuxRequest(model="flow"),
     f"{STREAMS}/Get": streams_pb2.GetStreamRequest(model="flow", stream="pump"),
     f"{STREAMS}/List": streams_pb2.ListStreamsRequest(model="flow"),
+    f"{STREAMS}/Errors": streams_pb2.ErrorsRequest(model="flow", worst=10),
     f"{STREAMS}/Put": streams_pb2.PutStreamRequest(stream=streams_pb2.Stream(model="flow", stream="pump")),
     f"{STREAMS}/Delete": streams_pb2.DeleteStreamRequest(model="flow", stream="pump"),
     f"{MODELS}/Get": models_pb2.GetModelRequest(name="flow"),
@@ -60,6 +61,7 @@ NAMING = {
     f"{MODELS}/Import": models_pb2.ImportRequest(name="flow"),
     f"{MODELS}/Promote": models_pb2.PromoteRequest(name="flow", version=1),
     f"{MODELS}/Rollback": models_pb2.RollbackRequest(name="flow", version=1),
+    f"{MODELS}/Update": models_pb2.UpdateModelRequest(name="flow", changes=types_pb2.ModelSpec(clip=2.0)),
     f"{MODELS}/Pause": models_pb2.PauseRequest(name="flow"),
     f"{MODELS}/Resume": models_pb2.ResumeRequest(name="flow"),
     f"{MODELS}/Delete": models_pb2.DeleteModelRequest(name="flow"),

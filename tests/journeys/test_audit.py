@@ -81,6 +81,8 @@ async def test_each_act_has_a_line_with_who_and_how_it_ended(audited):
         await models.Rollback(models_pb2.RollbackRequest(name="flow", version=1), **who)
         await models.Pause(models_pb2.PauseRequest(name="flow"), **who)
         await models.Resume(models_pb2.ResumeRequest(name="flow"), **who)
+        changes = types_pb2.ModelSpec(learning_rate=1e-3, warmup=5)
+        await models.Update(models_pb2.UpdateModelRequest(name="flow", changes=changes, defaults=["clip"]), **who)
         client = freshet.connect(audited.child.grpc, token=ADMIN.token)
         async with client, client.stream("flow", "pump") as stream:
             await stream.step([1.0])
@@ -92,12 +94,14 @@ async def test_each_act_has_a_line_with_who_and_how_it_ended(audited):
 
     seen = [line for line in audited.lines() if line.get("model") == "flow" and "by" not in line]
     assert [line["action"] for line in seen] == [
-        "create", "export", "import", "promote", "rollback", "pause", "resume", "state put", "state delete",
+        "create", "export", "import", "promote", "rollback", "pause", "resume", "update", "state put", "state delete",
         "quarantine replay", "delete",
     ]  # fmt: skip
     for line in seen:
         assert {"outcome": "ok", "tenant": "acme", "token": "ci", "role": "admin"}.items() <= line.items()
         assert str(line["peer"]).startswith("ipv4:127.0.0.1:")
+    [update] = [line for line in seen if line["action"] == "update"]
+    assert (update["changes"], update["defaults"]) == ("learning_rate, warmup", "clip")
     assert [line["stream"] for line in seen if "stream" in line] == ["pump", "pump"]
 
 

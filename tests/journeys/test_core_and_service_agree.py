@@ -54,6 +54,7 @@ def through_the_core(plan: Plan) -> np.ndarray:
 MODELS = {
     "lstm": {},
     "two layers of gru": {"cell": "gru", "layers": 2, "horizon": 3},
+    "a local calendar with holidays": {"zone": "America/New_York", "holidays": "US"},
     "gaps": {"scaler": "standard", "missing": "hold"},
     "other weights, loss and steps": {
         "cell": "rnn", "init": "orthogonal", "init_gain": 0.9, "layers": 2, "freeze": ["cell1"], "loss": "huber",

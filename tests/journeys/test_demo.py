@@ -73,6 +73,10 @@ def check(report: dict[str, Any], stdout: str) -> None:
     assert report["versions"] > 0
     assert report["freshet"]["mse"] < 0.8 * report["persistence"]["mse"]
     assert all(math.isfinite(value) for kind in ("latency_ms", "rls") for value in report[kind].values())
+    assert list(report["forecasters"]) == [
+        "freshet", "persistence", "rls", "rls_seasonal", "naive_day", "naive_week",
+    ]  # fmt: skip
+    assert "the best seasonal baseline, rls_seasonal." in stdout
     for word in ("freshet", "persistence", "rls", "versions", "staleness", "latency", "/metrics", "freshet backtest"):
         assert word in stdout
 

@@ -40,10 +40,13 @@ MOVES = [
     "freshet_journal_position_bytes", "freshet_journal_bytes", "freshet_snapshot_seconds_count",
     "freshet_snapshot_position_bytes", "freshet_checkpoint_position_bytes",
     # learning
+    "freshet_error_squared", "freshet_error_absolute", "freshet_error_squared_persistence",
+    "freshet_error_absolute_persistence",
     "freshet_learning_seconds_total",
     "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
-    "freshet_loss_persistence", "freshet_interval_covered_total", "freshet_interval_asked_total",
+    "freshet_loss_persistence", "freshet_losses_total", "freshet_interval_covered_total",
+    "freshet_interval_asked_total",
     "freshet_score_candidate", "freshet_score_anchor", "freshet_gradient_norm_count", "freshet_gradient_lag_norm",
     "freshet_update_ratio_count", "freshet_trainer_restarts_total",
     # labels and windows from outside

@@ -44,6 +44,7 @@ async def test_a_created_model_has_every_field_of_its_spec_filled_in(client, cha
     assert wire_models.spec(sent) == ModelSpec(channels=("a", "b"), horizon=2)
     # A list is on the wire only where it has entries.
     lists_of_none = {"classes", "class_weights", "label_range", "freeze"}
+    lists_of_none |= {"seasons", "intervals", "known", "static", "categories"}
     assert {f.name for f, _ in sent.ListFields()} | lists_of_none == {f.name for f in sent.DESCRIPTOR.fields}
     assert (model.name, model.champion, model.anchor, model.paused, model.streams) == (name, 1, 1, False, 0)
     assert await client.get_model(name) == model
@@ -73,6 +74,22 @@ async def test_creating_a_model_again_with_another_spec_is_refused(client, chann
             )  # fmt: skip
 
     assert (await client.get_model(name)).spec.hidden == 64
+
+
+async def test_the_name_of_a_zone_becomes_its_rule_and_finds_the_model_again(client, name):
+    keys: dict[str, Any] = {"hidden": 8, "interval": 3600.0, "holidays": "DE-BY"}
+    made = await client.create_model(name, ["a"], zone="Europe/Berlin", **keys)
+
+    assert made.spec.zone == "CET-1CEST,M3.5.0,M10.5.0/3"
+    for zone in ("Europe/Berlin", "Europe/Paris", made.spec.zone):  # the two have the same rule
+        assert (await client.create_model(name, ["a"], zone=zone, **keys)).spec == made.spec
+    with pytest.raises(freshet.AlreadyExists, match="another spec: zone = "):
+        await client.create_model(name, ["a"], zone="Europe/London", **keys)
+    with pytest.raises(freshet.InvalidArgument, match=r"spec\.zone.*did you mean Europe/Berlin"):
+        await client.create_model(name, ["a"], zone="Europe/Brelin", **keys)
+    async with client.stream(name, "s") as stream:
+        forecast = await stream.step(1.0, time=1.7e9)
+    assert np.isfinite(forecast.y).all()
 
 
 async def test_a_model_created_by_many_at_once_is_created_once(client, name):

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 
 from model import calendar
-from model.offline.baselines import Held, Persistence, RecursiveLeastSquares
+from model.offline.baselines import Held, Persistence
+from model.offline.least_squares import RecursiveLeastSquares
 from service.programs.backtest.series import read_series
 
 
@@ -60,11 +61,12 @@ def test_the_one_step_error_is_close_to_the_noise_of_the_process():
     assert error < 0.7 * squared_error(forecasts(Persistence(1), x), x, 1000)
 
 
+@pytest.mark.parametrize("covariance", [10.0, 0.1])
 @pytest.mark.parametrize("horizon", [1, 3])
-def test_without_forgetting_the_weights_are_those_of_ridge_regression(horizon):
+def test_without_forgetting_the_weights_are_those_of_ridge_regression(horizon, covariance):
     """The oracle solves the normal equations of each head over all its origins at once."""
     x = walk(60, 1)
-    model = RecursiveLeastSquares(1, horizon, lags=3, forgetting=1.0)
+    model = RecursiveLeastSquares(1, horizon, lags=3, forgetting=1.0, covariance=covariance)
     regressors, scales = [], []
     for t, row in enumerate(x):
         model.step(row)
@@ -74,7 +76,7 @@ def test_without_forgetting_the_weights_are_those_of_ridge_regression(horizon):
         origins = np.array([t for t in range(len(x) - h) if scales[t] > 0])
         A = np.array(regressors)[origins]
         y = np.clip((x[origins + h, 0] - x[origins, 0]) / np.array(scales)[origins], -8, 8)
-        ridge = np.linalg.solve(A.T @ A + np.eye(A.shape[1]) / 10.0, A.T @ y)
+        ridge = np.linalg.solve(A.T @ A + np.eye(A.shape[1]) / covariance, A.T @ y)
         np.testing.assert_allclose(model._weights[h - 1, 0], ridge, rtol=1e-9)
 
 

@@ -154,7 +154,7 @@ def test_no_bound_changes_by_a_bit_when_later_values_become_noise(kind: str, los
 
 
 def test_a_restart_and_a_rollback_keep_the_half_widths() -> None:
-    model = spec(horizon=2, intervals=LEVELS)
+    model = spec(horizon=2, intervals=LEVELS, forecaster="network")
     straight, restarted, checkpoint = Learner(model, 100), Learner(model, 100), Checkpoint()
     for chunk in chunks([5] * 40):
         feed(straight, chunk)

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model.spec import CHOICES, ModelSpec, SpecError
+from model.spec import CHOICES, ModelSpec, SpecError, baseline_seasons
 
 GOOD: dict[str, Any] = {"channels": ["a", "b"]}
 
@@ -42,15 +42,16 @@ BAD: list[tuple[str, Any]] = [
     *(("schedule_updates", v) for v in (-1, 1.5, "3")),
     *(("schedule", v) for v in ("other", 0, None)),
     *(("intervals", v) for v in ("0.9", [True], [0.0], [1.0], [90], [0.9, 0.9], [n / 10 for n in range(1, 10)])),
-    *(("known", v) for v in ("k", 3)),
-    *(("static", v) for v in ("k", 3)),
-    *(("categories", v) for v in ("k:3", 3)),
+    *(("known", v) for v in ("k", 3, ["a"], ["k", "k"], [""], [3], [str(i) for i in range(9000)])),
+    *(("static", v) for v in ("k", 3, ["a"], ["k", "k"])),
+    *(("categories", v) for v in ("k:3", 3, ["k:3"], ["k"], [3], ["a:3", "a:3"])),
     *(("forecaster", v) for v in ("other", 3, None)),
     *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
-    *(("zone", v) for v in (3, None)),
+    *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too
     *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
     *(("stream_readout", v) for v in (1, "yes", None)),
-    *(("holidays", v) for v in (3, None)),
+    *(("shadow", v) for v in (3, None, ["a"])),
+    *(("holidays", v) for v in (3, None, "XX", "CN", "US")),
     *(("freeze", v) for v in (["cell1"], "head", ["head", "head"], ["head", "cell0"], [3])),
     *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),
     *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),
@@ -220,3 +221,20 @@ def test_a_spec_shows_only_what_differs_from_the_defaults():
 
 def test_a_spec_with_many_channels_shows_their_number():
     assert repr(ModelSpec(channels=tuple(f"c{i}" for i in range(4096)))) == "ModelSpec(channels=('c0', … 4096))"
+
+
+@pytest.mark.parametrize(
+    ("keys", "expected"),
+    [
+        ({}, ()),
+        ({"interval": 3600.0}, (86_400.0, 604_800.0)),
+        ({"interval": 300.0}, (86_400.0,)),  # a week has 2,016 ticks
+        ({"interval": 86_400.0}, (604_800.0,)),
+        ({"interval": 5.0}, ()),
+        ({"interval": 3600.0, "forecaster": "network"}, (86_400.0, 604_800.0)),
+        ({"interval": 3600.0, "seasons": [0.0]}, (86_400.0, 604_800.0)),
+        ({"interval": 3600.0, "seasons": [43_200.0]}, (43_200.0,)),
+    ],
+)
+def test_the_seasons_of_the_baselines_are_the_specs_or_those_of_its_interval(keys, expected):
+    assert baseline_seasons(ModelSpec(**(GOOD | keys))) == expected

@@ -1,4 +1,4 @@
-"""Each task at one position in plain Python: the answer for p, and the score of p for a target."""
+"""Each task at one position in plain Python: the answer for p; the score of p for a target, and its residuals."""
 
 import math
 
@@ -32,9 +32,17 @@ def brier(spec, p, y, weight):
     return size * sum((a - b) ** 2 for a, b in zip(softmax(p), y, strict=True)) / 2, size
 
 
-# name: answer, score of one position
+def differences(p, y):
+    return [a - b for a, b in zip(p, y, strict=True)]
+
+
+def probability_differences(p, y):
+    return [a - b for a, b in zip(softmax(p), y, strict=True)]
+
+
+# name: answer, score and residuals of one position
 TASKS = {
-    "forecast": (forecast, clipped_square),
-    "regress": (regress, clipped_square),
-    "classify": (classify, brier),
+    "forecast": (forecast, clipped_square, differences),
+    "regress": (regress, clipped_square, differences),
+    "classify": (classify, brier, probability_differences),
 }

@@ -139,9 +139,11 @@ class Serving:
         graph = self._graph()
         width = next(i.shape[1] for i in graph.get_inputs() if i.name == "state")
         state = self._states.get(stream, np.zeros((1, width), np.float32))
-        u = Ahead(self.spec).inputs(np.array([time]))
+        channels = len(self.spec.channels)
+        row, x = x, x[:channels]
+        u = Ahead(self.spec).inputs(np.array([time]), row[None, channels:])
         y, self._states[stream] = graph.run(["y", "next_state"], {"x": x[None].copy(), "u": u, "state": state})
-        self.answers[key] = Answered(x.copy(), self.version, y[0])
+        self.answers[key] = Answered(row.copy(), self.version, y[0])
 
     def _graph(self) -> Any:
         if self.version not in self._graphs:

@@ -150,7 +150,7 @@ class SlowLearner:
     def take_in(self, stream, time, x):
         """Store the tick as input and origin, and forecast from the state that serving carries."""
         feature, scale = stream.scaler.update(x)
-        ahead = calendar_inputs(np.array([time]), self.spec.interval)[0]
+        ahead = calendar_inputs(np.array([time]), self.spec.interval, self.spec.zone, self.spec.holidays)[0]
         mask = 1.0 - np.isnan(x) if self.spec.missing == "hold" else []
         stream.features.append(np.concatenate([feature, mask, ahead]))
         stream.values.append(x)

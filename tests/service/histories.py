@@ -6,14 +6,16 @@ import hashlib
 import json
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from model.spec import ModelSpec
+from model.spec import ModelSpec, changed
 from service.common.gate import GateSettings
 from service.journal.records import (
     Chunk,
+    ModelChange,
     ModelCreate,
     Paused,
     Promote,
@@ -56,6 +58,11 @@ def swap(version: int) -> Swap:
     return Swap(version, 0, bytes(32))
 
 
+def change(**values: Any) -> ModelChange:
+    """A change of the settings of learning."""
+    return ModelChange(json.dumps(changed(SPEC, values).to_stored()))
+
+
 def rollback(version: int) -> Rollback:
     return Rollback(version, 0, bytes(32), "worse than the anchor")
 
@@ -74,8 +81,8 @@ def chunks(*groups: Sequence[Record], thinned: frozenset[int] = frozenset()) -> 
 
 
 def history(seed: int = 0) -> list[Chunk]:
-    """Forty chunks of four streams, with swaps, a rollback, a promotion, a pause, resets and thinning before, in and
-    after ticks."""
+    """Forty chunks of four streams, with swaps, a rollback, a promotion, a pause, changes, resets and thinning before,
+    in and after ticks."""
     rng = np.random.default_rng(seed)
     ticks = [Ticks(*chunk) for chunk in worlds.chunks(rng.integers(1, 12, 40).tolist(), seed=seed)]
     groups: list[list[Record]] = [[t] for t in ticks]
@@ -88,6 +95,8 @@ def history(seed: int = 0) -> list[Chunk]:
     groups[15].insert(0, Resumed())
     groups[9].append(Reset(11))
     groups[28].insert(0, Reset(12))
+    groups[22].append(change(learning_rate=0.01, schedule="cosine", schedule_updates=200, clip=0.5))
+    groups[33].insert(0, change(learning_rate=0.002, max_share=0.3, label_range=(-2.0, 2.0)))
     return chunks(*groups, thinned=frozenset({5, 22}))
 
 

@@ -15,13 +15,16 @@ from service.cli.main import app
 from service.console.verbs import SPEC_KEYS
 from service.programs.backtest.command import backtest, finish
 from service.programs.backtest.plan import make_plan, model_keys
-from service.programs.backtest.report import Errors, Quantiles, Report
+from service.programs.backtest.report import Quantiles, Report
 from service.programs.backtest.scrape import parse
+from service.programs.backtest.shown import best_line
+from service.programs.backtest.tally import Errors
+from service.programs.tables.options import Options
 
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 KEYS = {
     "rows", "scored", "horizon", "freshet", "persistence", "rls", "updates", "versions", "vetoes", "staleness",
-    "freshness_s", "latency_ms", "wall_s",
+    "freshness_s", "latency_ms", "wall_s", "forecasters",
 }  # fmt: skip
 
 
@@ -70,6 +73,7 @@ def test_a_series_with_gaps_is_replayed_where_missing_values_are_held_and_no_gap
     assert report["freshet"]["mse"] == pytest.approx(np.nanmean(errors**2), rel=1e-4)
     assert report["freshet"]["mse"] < 0.8 * report["persistence"]["mse"]
     assert 0 < report["rls"]["mse"] < report["persistence"]["mse"]
+    assert all(0 < scores["mse"] < math.inf for scores in report["forecasters"].values())
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +111,62 @@ def test_the_forecasts_written_are_those_scored_in_units_of_the_train_rows(taxi)
     assert report["freshet"]["mae"] == pytest.approx(np.abs(z).mean(), rel=1e-9)
     z = (values[149:599] - values[150:]) / unit
     assert report["persistence"]["mse"] == pytest.approx((z**2).mean(), rel=1e-9)
+
+
+def test_the_report_has_every_baseline_by_step_and_over_the_first_rows(taxi):
+    report, _, made = taxi
+    scores = report["forecasters"]
+    assert list(scores) == ["freshet", "persistence", "rls", "rls_seasonal", "naive_day", "naive_week"]
+    for name in ("freshet", "persistence", "rls"):
+        assert {key: scores[name][key] for key in ("mse", "mae")} == report[name]
+    values = np.loadtxt(TAXI, delimiter=",", skiprows=1, usecols=1, max_rows=600)
+    unit = values[:120].std()
+    for name, lag in (("naive_day", 48), ("naive_week", 336)):
+        forecast = np.where(np.arange(600) < lag, np.roll(values, 1), np.roll(values, lag))  # persistence at first
+        z = (forecast - values) / unit
+        assert scores[name]["mse"] == pytest.approx((z[150:] ** 2).mean(), rel=1e-9)
+        assert scores[name]["first_200"]["mae"] == pytest.approx(np.abs(z[1:200]).mean(), rel=1e-9)
+        assert scores[name]["first_1000"]["mse"] == pytest.approx((z[1:] ** 2).mean(), rel=1e-9)
+        assert scores[name]["steps"]["mse"] == [scores[name]["mse"]]
+    assert scores["rls_seasonal"]["mse"] < scores["rls"]["mse"]
+    assert len(made) == 450
+
+
+def test_the_tables_have_a_column_for_some_steps_and_mark_the_best(tmp_path):
+    t = np.arange(200)[:, None]
+    file, out = write(tmp_path / "a.csv", np.sin(2 * np.pi * t / 24) * 5, ["a"]), tmp_path / "out.json"
+    result = run("backtest", file, "--horizon", 8, "--set", "hidden=4", "--json", out)
+    assert result.exit_code == 0, result.output
+    lines = [line.split() for line in result.stdout.splitlines()]
+    [header] = [line for line in lines if line[:2] == ["mse", "to"]]
+    assert " ".join(header) == "mse to 200 to 1,000 step 1 step 2 step 4 step 6 step 8"
+    scores = json.loads(out.read_text())["forecasters"]
+    assert all(len(each["steps"][kind]) == 8 for each in scores.values() for kind in ("mse", "mae"))
+    best = min(scores, key=lambda name: scores[name]["mse"])
+    assert best == "naive_day"
+    [row] = [line for line in lines if line[:1] == ["naive_day"] and len(line) == 8]
+    assert all(cell.endswith("*") for cell in row[3:])
+    assert any(line[:2] == ["best", "naive_day,"] for line in lines)
+
+
+def test_the_best_is_named_with_its_distance_to_the_next():
+    a, b, broken = Errors(0.5, 1.0), Errors(2.0, 1.0), Errors(math.nan, math.nan)
+    assert best_line({"freshet": b, "rls": a, "naive_day": broken}) == "rls, 75% below freshet"
+    assert best_line({"freshet": a, "rls": a, "naive_day": b}) == "freshet and rls"
+    assert best_line({"freshet": broken, "rls": a}) == ""
+
+
+def test_a_series_without_event_times_has_no_seasonal_baselines(tmp_path):
+    file, out = tmp_path / "a.csv", tmp_path / "out.json"
+    file.write_text("a\n" + "\n".join(map(str, waves(80, 1)[:, 0])) + "\n")
+    assert run("backtest", file, "--set", "hidden=4", "--json", out).exit_code == 0
+    assert list(json.loads(out.read_text())["forecasters"]) == ["freshet", "persistence", "rls"]
+
+
+def test_a_season_of_the_spec_names_its_baselines(tmp_path):
+    file = write(tmp_path / "a.csv", waves(120, 1), ["a"])
+    plan = make_plan(file, model={"hidden": 4, "seasons": [43_200.0], "learn": False})
+    assert list(backtest(plan).forecasters)[3:] == ["rls_seasonal", "naive_43200"]
 
 
 def test_the_model_learns_the_taxi_series_better_than_persistence(taxi):
@@ -236,6 +296,36 @@ def test_a_calendar_without_event_times_is_refused(tmp_path):
     with pytest.raises(SpecError, match=r"interval.*--time"):
         make_plan(file, model={"interval": 60.0})
     assert make_plan(file).spec.interval == 0
+
+
+ZONE_LINE = "the clock of Europe/Berlin is changed twice a year, and days begin in UTC: --set zone=Europe/Berlin lets"
+
+
+@pytest.mark.parametrize(
+    ("zone", "model", "suggested"),
+    [
+        ("Europe/Berlin", {}, True),
+        ("Europe/Berlin", {"zone": "Europe/Berlin"}, False),
+        ("Europe/Berlin", {"interval": 0.0}, False),  # no calendar
+        ("Asia/Kolkata", {}, False),  # its clock is never changed
+        ("+01:00", {}, False),
+        (None, {}, False),
+    ],
+)
+def test_a_file_in_local_times_of_a_zone_with_summer_time_suggests_the_zone(tmp_path, zone, model, suggested):
+    file = write(tmp_path / "a.csv", waves(60, 1), ["a"])
+    plan = make_plan(file, options=Options(zone=zone), model=model)
+
+    assert (ZONE_LINE in plan.describe()) == suggested
+    assert plan.spec.zone == ("CET-1CEST,M3.5.0,M10.5.0/3" if model.get("zone") else "")
+
+
+def test_a_zone_in_the_cells_suggests_it_too(tmp_path):
+    file = tmp_path / "a.csv"
+    file.write_text("time,a\n" + "".join(f"2024-01-01 {h:02}:00 Europe/Berlin,{h}\n" for h in range(24)))
+    assert ZONE_LINE in make_plan(file).describe()
+    with pytest.raises(SpecError, match="zone = 'Mars': no zone of that name"):
+        make_plan(file, model={"zone": "Mars"})
 
 
 def test_a_constant_column_is_forecast_as_itself(tmp_path):

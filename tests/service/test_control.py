@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from onnx import ModelProto, TensorProto
 
-from model.spec import ModelSpec
+from model.spec import ModelSpec, changed
 from service.common import limits
 from service.common.errors import AlreadyExists, Exhausted, Invalid, NotFound, Unavailable
 from service.engine.export import export, pack_weights, read_weights
@@ -461,6 +461,71 @@ async def test_pausing_and_resuming_again_adds_no_record(tmp_path):
             await getattr(live.control, what)(key("flow"))
 
         assert kinds(live, tmp_path)[2:] == [Kind.PAUSE, Kind.RESUME, Kind.PAUSE]
+
+
+# ---- update
+
+
+async def test_an_update_is_recorded_once_reported_and_learned_from_the_next_tick_on(tmp_path, monkeypatch):
+    async with world(tmp_path / "data") as live:
+        model, session = await published(live, 1)
+        told = Told(live, monkeypatch)
+        before = model.spec
+
+        for _ in range(2):
+            await live.control.update(key("flow"), {"learning_rate": 0.25, "rate_floor": 0.0, "clip": 3})
+        await live.tick(model, session, 1.0)
+        await live.learn()
+
+        assert kinds(live, tmp_path)[-1:] == [Kind.MODEL_CHANGE]
+        assert (model.spec.learning_rate, model.spec.clip, model.spec.hidden) == (0.25, 3, 4)
+        assert (
+            live.trainer.models[1].learner.spec
+            == model.spec
+            == changed(before, {"learning_rate": 0.25, "rate_floor": 0.0, "clip": 3})
+        )
+        reason = "learning_rate = 0.25, was 0.003; rate_floor = 0.0, was 0.0007; clip = 3, was 1.0"
+        assert [e for e in told() if e[0] == ev.CHANGED] == [(ev.CHANGED, 1, reason)]
+
+
+@pytest.mark.parametrize(
+    ("values", "words"),
+    [
+        ({"hidden": 8}, "changes.hidden = 8: it is fixed .* create another model"),
+        ({"clip": 2.0, "channels": ["y"]}, "changes.channels"),
+        ({"clip": -1.0}, "changes.clip = -1.0: give"),
+        ({"learning_rate": 1e-5}, "changes.rate_floor = 0.0007: it is above learning_rate = 1e-05"),
+        ({}, "changes"),
+    ],
+)
+async def test_an_update_with_one_bad_key_changes_nothing(tmp_path, values, words):
+    async with world(tmp_path / "data") as live:
+        model = await live.model()
+        before = model.spec
+
+        with pytest.raises(Invalid, match=words):
+            await live.control.update(key("flow"), values)
+
+        assert model.spec == before
+        assert Kind.MODEL_CHANGE not in kinds(live, tmp_path)
+
+
+async def test_a_changed_model_is_found_by_its_first_spec_and_by_its_present_one(tmp_path):
+    """Also after a snapshot and a restart, so that a deployment may create its models at each start."""
+    async with world(tmp_path / "data") as live:
+        model = await live.model()
+        await live.control.update(key("flow"), {"clip": 3.0})
+        await live.snapshot()
+    async with world(tmp_path / "data") as live:
+        model = live.serving.catalog.model(key("flow"))
+        assert model.spec.clip == 3.0
+
+        assert await live.model() is model
+        assert await live.model(clip=3.0) is model
+        with pytest.raises(AlreadyExists, match=r"clip = 3.0 there, 2.0 here; change it with Models.Update"):
+            await live.model(clip=2.0)
+        with pytest.raises(AlreadyExists, match="a spec is immutable: choose another name"):
+            await live.model(hidden=5)
 
 
 # ---- create

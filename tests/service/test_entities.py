@@ -85,6 +85,12 @@ def test_the_errors_are_the_mean_over_all_entities_each_in_its_own_units(many, t
     assert report.freshet.mse == pytest.approx(np.mean(squares), rel=1e-4)  # the file holds float32
     assert report.scored == len(squares)
     assert report.freshet.mse < report.persistence.mse
+    alone = [backtest(plan.alone(series)) for series in plan.entities]
+    for name, scores in report.forecasters.items():
+        if name != "freshet":  # one model learns from all, each series has its own baselines
+            assert scores.overall.mse == pytest.approx(
+                np.average([a.forecasters[name].overall.mse for a in alone], weights=[a.scored for a in alone])
+            )
 
 
 def test_the_command_replays_and_trains_many_and_says_so(many, tmp_path):

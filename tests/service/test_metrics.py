@@ -69,6 +69,9 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
     losses = [u.loss for u in updates]
     assert value(metrics, "freshet_loss_prequential") == pytest.approx(np.mean(losses))
     assert value(metrics, "freshet_loss_persistence") == pytest.approx(np.mean([u.persistence for u in updates]))
+    persistence = sum(u.persistence for u in updates)
+    assert value(metrics, "freshet_losses_total", forecaster="candidate") == pytest.approx(sum(losses))
+    assert value(metrics, "freshet_losses_total", forecaster="persistence") == pytest.approx(persistence)
     assert value(metrics, "freshet_score_candidate") == 0.5
     assert value(metrics, "freshet_score_anchor") == 0.5
     assert value(metrics, "freshet_labels_learned_total") == sum(u.labels for u in updates)

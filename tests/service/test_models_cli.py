@@ -16,11 +16,11 @@ from freshet.v1 import models_pb2, types_pb2
 from model.network import Network
 from model.spec import CHOICES, ModelSpec, SpecError
 from service.cli.main import app
+from service.common.documents import toml_value
 from service.common.errors import Invalid
 from service.common.limits import MAX_WEIGHTS_BYTES
 from service.console import files, spec_keys, tables
 from service.engine.export import pack_weights
-from service.programs.backtest.plan import toml_value
 from tests.service.test_documents import HOSTILE_JSON, QUICK_TOML
 
 VERBS = [
@@ -133,7 +133,15 @@ def test_a_spec_is_read_alike_from_toml_json_an_export_and_a_folder(write, tmp_p
     assert files.read_spec(tmp_path) == expected
 
 
+def test_a_file_may_name_a_zone_and_the_spec_holds_its_rule(write):
+    spec = files.read_spec(write("m.toml", 'channels = ["a"]\ninterval = 60\nzone = "America/New_York"'))
+
+    assert spec.zone == "EST5EDT,M3.2.0,M11.1.0"
+    assert files.read_spec(write("again.toml", files.spec_toml(spec))) == spec
+
+
 BAD_FILES = {
+    "an unknown zone": ("m.toml", 'channels = ["a"]\ninterval = 60\nzone = "Mars"', "zone = 'Mars': no zone of that"),
     "an unknown key": ("m.toml", 'channels = ["a"]\nhiden = 8', r"hiden = 8: unknown key; did you mean hidden\?"),
     "an unknown key in JSON": ("m.json", '{"channels": ["a"], "zzz": 1}', "zzz = 1: unknown key; known are activation"),
     "no channels": ("m.toml", "hidden = 8", "channels = None: name the channels"),

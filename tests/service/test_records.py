@@ -18,6 +18,7 @@ from service.journal.records import (
     Chunk,
     Kind,
     Label,
+    ModelChange,
     ModelCreate,
     ModelDelete,
     Paused,
@@ -68,6 +69,7 @@ EXAMPLES: dict[Kind, Record] = {
     Kind.PROMOTE: Promote(3, 700, bytes(range(32)), "by hand"),
     Kind.SKIP: Skip(10, 20, "the trainer died three times at offset 10"),
     Kind.MODEL_DELETE: ModelDelete(),
+    Kind.MODEL_CHANGE: ModelChange('{"channels": ["x"], "clip": 2.0}'),
 }
 
 
@@ -142,6 +144,7 @@ records = st.one_of(
     st.builds(Promote, u64, u64, digests, texts),
     st.builds(Skip, u64, u64, texts),
     st.just(ModelDelete()),
+    st.builds(ModelChange, texts),
 )
 chunks = st.builds(
     Chunk, u32, st.integers(0, 2**63), st.integers(1, 2**16 - 1), st.lists(records, min_size=1, max_size=4).map(tuple)

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
+from model.spec import ModelSpec
 from service.journal.log import SegmentLog
 from service.journal.records import Swap
 from service.journal.writer import JournalDamaged
@@ -51,6 +52,8 @@ class Model(NamedTuple):
     paused: bool
     offset: int
     streams: dict[int, Stream]
+    spec: ModelSpec
+    created_as: ModelSpec
 
 
 def seen(world: World) -> dict[int, Model]:
@@ -62,7 +65,9 @@ def seen(world: World) -> dict[int, Model]:
             answers = tuple(repr(answer) for answer in s.answers)
             streams[s.number] = Stream(s.id, s.epoch, s.last_seq, repr(s.last_time), state, answers, judged)
         offset = world.server.journal.offset(number)
-        models[number] = Model(m.name, m.champion, m.anchor, m.judged_offset, m.paused, offset, streams)
+        models[number] = Model(
+            m.name, m.champion, m.anchor, m.judged_offset, m.paused, offset, streams, m.spec, m.created_as
+        )
     return models
 
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from service.journal.records import Paused, Promote, Reset, StatePut, Swap
+from service.journal.records import ModelChange, Paused, Promote, Reset, StatePut, Swap
 from service.streams.served import ServedModel
 from service.streams.session import Session
 from tests.service.one_process import World, world
@@ -21,7 +21,7 @@ IDS = [f"pump-{n}" for n in range(4)]
 STREAMS = (
     "tick", "tick", "together", "packed", "packed", "take over", "reset", "put", "delete",
 )  # fmt: skip
-SERVER = ("publish", "roll back", "promote", "pause", "resume", "commit", "snapshot")
+SERVER = ("publish", "roll back", "promote", "pause", "resume", "change", "commit", "snapshot")
 Step = tuple[str, str, float]  # the event, its stream, its value
 
 steps = st.tuples(st.sampled_from(STREAMS * 3 + SERVER), st.sampled_from(IDS), st.floats(-3, 3, width=32))
@@ -73,6 +73,8 @@ async def happens(live: World, model: ServedModel, step: Step) -> None:
             await live.control.pause(model.key)
         case "resume":
             await live.control.resume(model.key)
+        case "change":
+            await live.control.update(model.key, {"clip": 1.0 + abs(value)})
         case "commit":
             await live.server.journal.flush()
         case "snapshot":
@@ -117,11 +119,12 @@ def test_three_hundred_histories_are_recovered_as_they_were(history):
 EVERYTHING: list[Step] = [
     ("tick", IDS[0], 1.0), ("publish", IDS[0], 1.0), ("tick", IDS[0], 2.0), ("snapshot", IDS[0], 0.0),
     ("put", IDS[1], 2.0), ("tick", IDS[1], 1.0), ("tick", IDS[2], 1.0), ("reset", IDS[2], 0.0), ("pause", IDS[0], 0.0),
+    ("change", IDS[0], 1.0),
     ("promote", IDS[0], 0.0), ("tick", IDS[0], 1.0), ("publish", IDS[0], 2.0), ("tick", IDS[3], 1.0),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize("forgotten", [StatePut, Reset, Paused, Promote, Swap])
+@pytest.mark.parametrize("forgotten", [StatePut, Reset, Paused, Promote, Swap, ModelChange])
 async def test_a_recovery_that_forgot_a_kind_of_record_would_be_noticed(tmp_path, monkeypatch, forgotten):
     async with world(tmp_path / "data", idle_s=0.0) as live:
         await lives_through(live, EVERYTHING)

@@ -7,6 +7,7 @@ import pytest
 from service.common.errors import Invalid
 from service.programs.backtest.scoring import ForecastFile, Scorer
 from service.programs.backtest.series import read_series
+from service.programs.backtest.tally import Scores
 
 
 def series(rows=40, channels=3, seed=0):
@@ -31,6 +32,52 @@ def test_errors_are_those_of_the_definition(horizon):
     assert scorer.mse == pytest.approx(np.mean(np.square(errors)), rel=1e-12)
     assert scorer.mae == pytest.approx(np.mean(np.abs(errors)), rel=1e-12)
     assert scorer.scored == 18
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_errors_of_the_first_rows_and_of_each_step_are_those_of_the_definition(horizon):
+    x = series(1100, 2)
+    x[np.random.default_rng(2).random(x.shape) < 0.1] = np.nan
+    forecast = made(series(1100, 2), horizon)
+    scorer = Scorer(x, 200, 300, 1050, horizon)
+    for origin in range(len(x)):
+        scorer.add(origin, forecast[origin])
+    scores = Scores.of([scorer.tally])
+
+    def expected(steps, rows):
+        pairs = [(row - h, h, row) for h in steps for row in rows if row >= h]
+        errors = np.array([(forecast[o, h - 1] - x[row]) / scorer.unit for o, h, row in pairs])
+        return pytest.approx([np.nanmean(errors**2), np.nanmean(np.abs(errors))], rel=1e-12)
+
+    every = range(1, horizon + 1)
+    for rows, errors in zip((200, 1000), scores.first, strict=True):
+        assert [errors.mse, errors.mae] == expected(every, range(1, rows))
+    assert len(scores.steps) == horizon
+    for h, errors in zip(every, scores.steps, strict=True):
+        assert [errors.mse, errors.mae] == expected([h], range(300, 1050))
+    assert [scores.overall.mse, scores.overall.mae] == expected(every, range(300, 1050))
+    assert (scores.overall.mse, scores.overall.mae) == (scorer.mse, scorer.mae)
+
+
+def test_the_first_rows_end_where_the_scored_ones_do():
+    x, forecast = series(60), made(series(60), 2)
+    scorers = [Scorer(x[:rows], 8, 12, 30, 2) for rows in (30, 60)]
+    for scorer in scorers:
+        for origin in range(len(scorer.truth)):
+            scorer.add(origin, forecast[origin])
+    assert Scores.of([scorers[0].tally]) == Scores.of([scorers[1].tally])
+
+
+def test_another_scorer_of_the_same_rows_starts_without_errors():
+    x = series()
+    scorer = Scorer(x)
+    scorer.add(20, x[20:21])
+    other = scorer.again()
+    assert np.isnan(other.mse)
+    assert other.scored == 0
+    other.add(20, x[20:21])
+    assert (other.mse, other.scored) == (scorer.mse, scorer.scored)
+    assert other.truth is scorer.truth
 
 
 def test_the_defaults_are_a_fifth_to_train_and_from_a_quarter_to_the_end():

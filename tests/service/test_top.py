@@ -21,7 +21,7 @@ from service.edge.wire_models import report_message
 from service.observe.metrics import Metrics
 from service.programs.top.lines import header, mapping, plain
 from service.programs.top.screen import COLUMNS, ago, count, duration, screen, spark
-from service.programs.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, only
+from service.programs.top.view import POINTS, WINDOW_S, History, Look, ModelView, Verdict, View, WorstStream, only
 from service.trainer.hosting import Totals
 from service.trainer.reports import Progress
 
@@ -360,3 +360,23 @@ def test_whoever_may_not_read_metrics_sees_the_same_of_its_own_models(metrics):
 def test_of_a_server_that_sends_no_report_the_facts_are_shown():
     view = History().add(look(None, 0.0))
     assert [(m.model, m.loss, m.version) for m in view.models if m.model == "pumps"] == [("pumps", None, 7)]
+
+
+def test_the_worst_streams_have_lines_of_their_own_while_there_is_room(metrics):
+    worst = [WorstStream("pumps", f"pump-{n}", 3.5 - n, 500) for n in range(10)]
+    history = History()
+    seen = history.add(look(metrics, 0.0, worst=worst))
+
+    lines = drawn(seen, history, 120, 60)
+    at = lines.index("worst streams of pumps, error ÷ persistence")
+    assert lines[at + 1] == "  pump-0   3.50   500 labels"
+    assert len(lines) == at + 11
+    assert len(drawn(seen, history, 120, 12)) <= 12
+    first = next(line.split()[2:] for line in plain(seen) if "worst" in line)
+    assert first == [
+        "worst:",
+        "pumps",
+        "pump-0",
+        "ratio=3.5",
+    ]
+    assert mapping(seen)["worst"][1]["stream"] == "pump-1"

@@ -48,6 +48,7 @@ def taxi(tmp_path_factory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("taxi")
     result = run("train", TAXI, "--rows", 1000, "--set", "hidden=16", "--epochs", 12, "--out", folder / "model")
     assert result.exit_code == 0, result.output
+    assert "held out beside: persistence 0." in result.stderr
     return folder / "model", result.output
 
 
@@ -71,6 +72,9 @@ def test_the_folder_holds_the_spec_the_weights_the_graph_the_losses_and_a_pictur
     assert history["epochs"][0]["train"] is None
     assert history["epochs"][0]["held_out"] == pytest.approx(history["held_out"]["persistence"], rel=1e-6)
     assert history["held_out"]["freshet"] < 0.5 * history["held_out"]["persistence"]
+    others = ["persistence", "rls", "rls_seasonal", "naive_day", "naive_week"]
+    assert list(history["held_out"]) == ["freshet", *others]
+    assert all(f"{name} {history['held_out'][name]:.4f}" in printed for name in others)
 
 
 def test_the_written_spec_is_complete_and_reads_back_as_the_same(taxi):
@@ -129,7 +133,8 @@ def test_without_held_out_rows_all_epochs_are_run_and_nothing_is_claimed(tmp_pat
     assert result.exit_code == 0, result.output
     history = json.loads((tmp_path / "m" / "history.json").read_text())
     assert (history["best_epoch"], history["held_out_rows"]) == (3, 0)
-    assert history["held_out"] == {"freshet": None, "persistence": None, "rls": None}
+    seasonal = {"rls_seasonal": None, "naive_day": None, "naive_week": None}
+    assert history["held_out"] == {"freshet": None, "persistence": None, "rls": None, **seasonal}
     assert "nothing held out" in result.stderr
 
 

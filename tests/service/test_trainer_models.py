@@ -15,7 +15,7 @@ from service.trainer import due
 from service.trainer import models as resident
 from service.trainer.checkpoint import Checkpoints, open_or_set_aside
 from service.trainer.due import Pending
-from service.trainer.hosting import HostedModel
+from service.trainer.hosting import ERRORS_FROM, HostedModel
 from service.trainer.models import Models
 from service.trainer.process import INCOMPLETE
 from service.trainer.reports import Saved
@@ -144,7 +144,8 @@ def test_what_found_no_room_is_written_by_the_next_save_also_where_the_model_was
         assert digest(loaded) == digest(fold(history(1)[:8]))
         with checkpoints._database.transaction() as sql:
             stored = {row[0] for row in sql.execute("SELECT stream FROM contexts")}
-        assert stored == set(loaded.learner.contexts.order()), "none of the former model's is left"
+        errors = {ERRORS_FROM + stream for stream in loaded.errors.streams.order()}
+        assert stored == set(loaded.learner.contexts.order()) | errors, "none of the former model's is left"
 
 
 # ---- the process

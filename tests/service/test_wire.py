@@ -48,3 +48,13 @@ def test_too_many_names_in_a_spec_are_counted_and_not_read(field):
             wire_models.spec(message)
 
     assert peak_bytes(read) < 100_000
+
+
+@pytest.mark.parametrize("token", ["x", "-1", "1.5", "²", "9" * 11])
+def test_a_page_token_that_no_page_gave_is_refused(token):
+    with pytest.raises(Invalid, match="next_page_token"):
+        wire.after(token)
+
+
+def test_a_page_token_is_the_number_of_the_last_stream():
+    assert [wire.after(token) for token in ("", "7")] == [0, 7]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Literal, Self
 
@@ -11,8 +11,9 @@ import grpc
 from freshet import client as twin
 from freshet import forks, shown
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, LEARN_IN_FLIGHT, TIMEOUT_S
+from freshet.measured import StepErrors, StreamErrors
 from freshet.offsets import Given
-from freshet.results import Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
+from freshet.results import Comparison, Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
 from freshet.sync.senders import Learning, Mux
@@ -87,11 +88,13 @@ class Client:
         close_s: float = CLOSE_S,
         accept_lost: bool = False,
         offset: Given = None,
+        static: Mapping[str, float] | None = None,
     ) -> Stream:
         made = self._portal.run(
             lambda: self._client.stream(
                 model, stream_id, in_flight,
                 give_up_s=give_up_s, answer_s=answer_s, close_s=close_s, accept_lost=accept_lost, offset=offset,
+                static=static,
             )
         )  # fmt: skip
         return Stream(self._portal, made)
@@ -123,6 +126,12 @@ class Client:
 
     def list_streams(self, model: str, *, page_size: int = 1000) -> Iterator[KeptStream]:
         return self._portal.iterate(self._client.list_streams(model, page_size=page_size))
+
+    def stream_errors(self, model: str, worst: int = 0) -> list[StreamErrors]:
+        return self._portal.call(self._client.stream_errors(model, worst))
+
+    def horizon_errors(self, model: str) -> list[StepErrors]:
+        return self._portal.call(self._client.horizon_errors(model))
 
     # --- training
 
@@ -160,6 +169,9 @@ class Client:
     def get_model(self, name: str) -> Model:
         return self._portal.call(self._client.get_model(name))
 
+    def compare_models(self, name: str, other: str) -> Comparison:
+        return self._portal.call(self._client.compare_models(name, other))
+
     def list_models(self) -> list[Model]:
         return self._portal.call(self._client.list_models())
 
@@ -177,6 +189,9 @@ class Client:
 
     def rollback(self, name: str, version: int = 0) -> Model:
         return self._portal.call(self._client.rollback(name, version))
+
+    def update_model(self, name: str, *, defaults: Iterable[str] = (), **changes: Any) -> Model:
+        return self._portal.call(self._client.update_model(name, defaults=defaults, **changes))
 
     def pause(self, name: str) -> Model:
         return self._portal.call(self._client.pause(name))

@@ -20,8 +20,17 @@ class Mux(Blocking[mux.Mux]):
     may use it; calls of `step` take turns.
     """
 
-    def step(self, streams: Sequence[str], x: Any, time: Any = None, *, offset: Any = None) -> Packed:
-        return self._portal.call(self._twin.step(streams, x, time, offset=offset))
+    def step(
+        self,
+        streams: Sequence[str],
+        x: Any,
+        time: Any = None,
+        *,
+        offset: Any = None,
+        known: Any = None,
+        static: Any = None,
+    ) -> Packed:
+        return self._portal.call(self._twin.step(streams, x, time, offset=offset, known=known, static=static))
 
     @property
     def streams(self) -> list[str]:

@@ -10,20 +10,25 @@ from typing import Any
 import numpy.typing as npt
 
 from freshet.framed import Rows, framer
-from freshet.ticks import Tick, ticks
+from freshet.ticks import NO_KNOWN, Tick, ticks
 
 AHEAD = 16  # ticks fetched in advance
 
 
 def source(
-    values: Any, times: Any, channels: Callable[[], Sequence[str]], ahead: Callable[[npt.NDArray[Any]], None]
+    values: Any,
+    times: Any,
+    channels: Callable[[], Sequence[str]],
+    ahead: Callable[[npt.NDArray[Any]], None],
+    inputs: Callable[[], tuple[Sequence[str], int]] = lambda: NO_KNOWN,
+    known: Any = None,
 ) -> Rows:
     """Return rows for `freshet.Stream.forecasts`, which iterates over them in the event loop and must not block there.
 
     A source with a length is an array, a list or a frame; any other source may wait, for example for a sensor.
-    channels, ahead: as for `ticks`.
+    channels, ahead, inputs, known: as for `ticks`.
     """
-    found = ticks(values, times, channels, ahead)
+    found = ticks(values, times, channels, ahead, inputs, known)
     there = isinstance(values, Sized) and (times is None or isinstance(times, Sized))
     ready = found if there or isinstance(found, AsyncIterator) else pulled(found)
     return Rows(ready, framer(values, times))

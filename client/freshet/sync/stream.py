@@ -26,14 +26,15 @@ class Stream(Blocking[twin.Stream]):
     written to disk. Each tick has exactly one outcome. Several threads may use it.
     """
 
-    def step(self, x: Any, time: Any = None) -> Forecast:
-        return self._portal.call(self._twin.step(x, time))
+    def step(self, x: Any, time: Any = None, *, known: Any = None) -> Forecast:
+        return self._portal.call(self._twin.step(x, time, known=known))
 
     def forecasts(
         self,
         values: Any,
         times: Any = None,
         *,
+        known: Any = None,
         max_staleness: int | None = None,
         on_refused: Literal["raise", "skip"] = "raise",
     ) -> Forecasts:
@@ -43,9 +44,12 @@ class Stream(Blocking[twin.Stream]):
         A generator, or any iterable without a length, may block: it is iterated over in its own thread, a few rows
         ahead.
         """
-        found = source(values, times, lambda: self.spec.channels, self._twin.check_ahead)
+        found = source(values, times, lambda: self.spec.channels, self._twin.check_ahead, self._twin.inputs, known)
         make = lambda: self._twin.forecasts(found, max_staleness=max_staleness, on_refused=on_refused)  # noqa: E731
         return Forecasts(self._portal, self._portal.run(make))
+
+    def inputs(self) -> tuple[tuple[str, ...], int]:
+        return self._twin.inputs()
 
     def check_ahead(self, rows: npt.NDArray[Any]) -> None:
         self._twin.check_ahead(rows)

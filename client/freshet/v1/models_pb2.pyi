@@ -90,6 +90,7 @@ class ModelReport(_message.Message):
     STALENESS_COUNTS_FIELD_NUMBER: _builtins.int
     STALENESS_BOUNDS_FIELD_NUMBER: _builtins.int
     UNJUDGED_SECONDS_FIELD_NUMBER: _builtins.int
+    COMPARISON_FIELD_NUMBER: _builtins.int
     loss: _builtins.float
     """Mean scaled loss of the candidate over the last learned labels, each forecast before it was learned; absent before
     any.
@@ -122,6 +123,10 @@ class ModelReport(_message.Message):
 
     @_builtins.property
     def staleness_bounds(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
+    @_builtins.property
+    def comparison(self) -> Global___Comparison:
+        """Of a shadow: its losses beside its source's."""
+
     def __init__(
         self,
         *,
@@ -139,10 +144,11 @@ class ModelReport(_message.Message):
         staleness_counts: _abc.Iterable[_builtins.int] | None = ...,
         staleness_bounds: _abc.Iterable[_builtins.float] | None = ...,
         unjudged_seconds: _builtins.float = ...,
+        comparison: Global___Comparison | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "loss", b"loss", "persistence_loss", b"persistence_loss"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "comparison", b"comparison", "loss", b"loss", "persistence_loss", b"persistence_loss"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "backlog", b"backlog", "learn_every", b"learn_every", "learned_labels", b"learned_labels", "loss", b"loss", "persistence_loss", b"persistence_loss", "published", b"published", "published_time", b"published_time", "rolled_back", b"rolled_back", "staleness_bounds", b"staleness_bounds", "staleness_counts", b"staleness_counts", "streams_open", b"streams_open", "ticks", b"ticks", "unjudged_seconds", b"unjudged_seconds", "vetoed", b"vetoed"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_loss", b"_loss", "_persistence_loss", b"_persistence_loss", "backlog", b"backlog", "comparison", b"comparison", "learn_every", b"learn_every", "learned_labels", b"learned_labels", "loss", b"loss", "persistence_loss", b"persistence_loss", "published", b"published", "published_time", b"published_time", "rolled_back", b"rolled_back", "staleness_bounds", b"staleness_bounds", "staleness_counts", b"staleness_counts", "streams_open", b"streams_open", "ticks", b"ticks", "unjudged_seconds", b"unjudged_seconds", "vetoed", b"vetoed"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__loss: _TypeAlias = _typing.Literal["loss"]  # noqa: Y015
     _WhichOneofArgType__loss: _TypeAlias = _typing.Literal["_loss", b"_loss"]  # noqa: Y015
@@ -154,6 +160,54 @@ class ModelReport(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__persistence_loss) -> _WhichOneofReturnType__persistence_loss | None: ...
 
 Global___ModelReport: _TypeAlias = ModelReport  # noqa: Y015
+
+@_typing.final
+class Comparison(_message.Message):
+    """A shadow and its source, on the last labels (up to 4,096) that both have learned since the server's start, each
+    forecast before it was learned. Mean scaled losses.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SHADOW_FIELD_NUMBER: _builtins.int
+    SOURCE_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    LOSS_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_LOSS_FIELD_NUMBER: _builtins.int
+    SOURCE_LOSS_FIELD_NUMBER: _builtins.int
+    SOURCE_PERSISTENCE_LOSS_FIELD_NUMBER: _builtins.int
+    PROBLEM_FIELD_NUMBER: _builtins.int
+    shadow: _builtins.str
+    source: _builtins.str
+    labels: _builtins.int
+    loss: _builtins.float
+    persistence_loss: _builtins.float
+    """The loss of a forecast without a network: both models' are equal if their units are. A shadow that is younger than
+    its streams has slightly other units at first.
+    """
+    source_loss: _builtins.float
+    source_persistence_loss: _builtins.float
+    problem: _builtins.str
+    """Why the losses cannot be compared: the keys that differ; empty if they can."""
+    def __init__(
+        self,
+        *,
+        shadow: _builtins.str = ...,
+        source: _builtins.str = ...,
+        labels: _builtins.int = ...,
+        loss: _builtins.float = ...,
+        persistence_loss: _builtins.float = ...,
+        source_loss: _builtins.float = ...,
+        source_persistence_loss: _builtins.float = ...,
+        problem: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "loss", b"loss", "persistence_loss", b"persistence_loss", "problem", b"problem", "shadow", b"shadow", "source", b"source", "source_loss", b"source_loss", "source_persistence_loss", b"source_persistence_loss"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Comparison: _TypeAlias = Comparison  # noqa: Y015
 
 @_typing.final
 class Version(_message.Message):
@@ -466,6 +520,37 @@ class RollbackRequest(_message.Message):
 Global___RollbackRequest: _TypeAlias = RollbackRequest  # noqa: Y015
 
 @_typing.final
+class UpdateModelRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAME_FIELD_NUMBER: _builtins.int
+    CHANGES_FIELD_NUMBER: _builtins.int
+    DEFAULTS_FIELD_NUMBER: _builtins.int
+    name: _builtins.str
+    @_builtins.property
+    def changes(self) -> _types_pb2.ModelSpec:
+        """The keys to change, with their new values; all other fields are absent."""
+
+    @_builtins.property
+    def defaults(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Names of keys that return to their defaults."""
+
+    def __init__(
+        self,
+        *,
+        name: _builtins.str = ...,
+        changes: _types_pb2.ModelSpec | None = ...,
+        defaults: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changes", b"changes", "defaults", b"defaults", "name", b"name"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___UpdateModelRequest: _TypeAlias = UpdateModelRequest  # noqa: Y015
+
+@_typing.final
 class PauseRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -609,6 +694,8 @@ class ModelEvent(_message.Message):
         """the model is gone"""
         DRIFTED: ModelEvent._Kind.ValueType  # 11
         """the candidate's loss has risen permanently"""
+        CHANGED: ModelEvent._Kind.ValueType  # 12
+        """settings of learning were changed by Update; the reason names them"""
 
     class Kind(_Kind, metaclass=_KindEnumTypeWrapper): ...
     KIND_UNSPECIFIED: ModelEvent.Kind.ValueType  # 0
@@ -630,6 +717,8 @@ class ModelEvent(_message.Message):
     """the model is gone"""
     DRIFTED: ModelEvent.Kind.ValueType  # 11
     """the candidate's loss has risen permanently"""
+    CHANGED: ModelEvent.Kind.ValueType  # 12
+    """settings of learning were changed by Update; the reason names them"""
 
     @_typing.final
     class NumbersEntry(_message.Message):

@@ -74,6 +74,11 @@ class ModelsStub:
                 request_serializer=freshet_dot_v1_dot_models__pb2.RollbackRequest.SerializeToString,
                 response_deserializer=freshet_dot_v1_dot_models__pb2.Model.FromString,
                 _registered_method=True)
+        self.Update = channel.unary_unary(
+                '/freshet.v1.Models/Update',
+                request_serializer=freshet_dot_v1_dot_models__pb2.UpdateModelRequest.SerializeToString,
+                response_deserializer=freshet_dot_v1_dot_models__pb2.Model.FromString,
+                _registered_method=True)
         self.Pause = channel.unary_unary(
                 '/freshet.v1.Models/Pause',
                 request_serializer=freshet_dot_v1_dot_models__pb2.PauseRequest.SerializeToString,
@@ -100,8 +105,8 @@ class ModelsServicer:
     """Missing associated documentation comment in .proto file."""
 
     def Create(self, request, context):
-        """Create a model. If the name exists with the same spec, return the existing model; with another spec, or with
-        weights other than its first ones, fail with ALREADY_EXISTS.
+        """Create a model. If the name exists with the same spec, now or when it was created, return the existing model; with
+        another spec, or with weights other than its first ones, fail with ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -156,6 +161,16 @@ class ModelsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Update(self, request, context):
+        """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
+        drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+        or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+        weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Pause(self, request, context):
         """Stop learning; the model keeps serving.
         """
@@ -170,7 +185,8 @@ class ModelsServicer:
         raise NotImplementedError('Method not implemented!')
 
     def Delete(self, request, context):
-        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free.
+        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+        with shadows is refused.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -224,6 +240,11 @@ def add_ModelsServicer_to_server(servicer, server):
             'Rollback': grpc.unary_unary_rpc_method_handler(
                     servicer.Rollback,
                     request_deserializer=freshet_dot_v1_dot_models__pb2.RollbackRequest.FromString,
+                    response_serializer=freshet_dot_v1_dot_models__pb2.Model.SerializeToString,
+            ),
+            'Update': grpc.unary_unary_rpc_method_handler(
+                    servicer.Update,
+                    request_deserializer=freshet_dot_v1_dot_models__pb2.UpdateModelRequest.FromString,
                     response_serializer=freshet_dot_v1_dot_models__pb2.Model.SerializeToString,
             ),
             'Pause': grpc.unary_unary_rpc_method_handler(
@@ -462,6 +483,33 @@ class Models:
             target,
             '/freshet.v1.Models/Rollback',
             freshet_dot_v1_dot_models__pb2.RollbackRequest.SerializeToString,
+            freshet_dot_v1_dot_models__pb2.Model.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Update(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/freshet.v1.Models/Update',
+            freshet_dot_v1_dot_models__pb2.UpdateModelRequest.SerializeToString,
             freshet_dot_v1_dot_models__pb2.Model.FromString,
             options,
             channel_credentials,

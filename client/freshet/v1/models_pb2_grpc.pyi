@@ -32,8 +32,8 @@ class ModelsStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> ModelsAsyncStub: ...
     Create: _grpc.UnaryUnaryMultiCallable[_models_pb2.CreateModelRequest, _models_pb2.Model]
-    """Create a model. If the name exists with the same spec, return the existing model; with another spec, or with
-    weights other than its first ones, fail with ALREADY_EXISTS.
+    """Create a model. If the name exists with the same spec, now or when it was created, return the existing model; with
+    another spec, or with weights other than its first ones, fail with ALREADY_EXISTS.
     """
     Get: _grpc.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]
     List: _grpc.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]
@@ -51,11 +51,19 @@ class ModelsStub:
     """
     Rollback: _grpc.UnaryUnaryMultiCallable[_models_pb2.RollbackRequest, _models_pb2.Model]
     """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
+    Update: _grpc.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]
+    """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
+    drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+    or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+    weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
+    """
     Pause: _grpc.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]
     """Stop learning; the model keeps serving."""
     Resume: _grpc.UnaryUnaryMultiCallable[_models_pb2.ResumeRequest, _models_pb2.Model]
     Delete: _grpc.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]
-    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free."""
+    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+    with shadows is refused.
+    """
     Watch: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]
     """Send events as they happen, until the client ends the call."""
 
@@ -63,8 +71,8 @@ class ModelsStub:
 class ModelsAsyncStub(ModelsStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     Create: _aio.UnaryUnaryMultiCallable[_models_pb2.CreateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
-    """Create a model. If the name exists with the same spec, return the existing model; with another spec, or with
-    weights other than its first ones, fail with ALREADY_EXISTS.
+    """Create a model. If the name exists with the same spec, now or when it was created, return the existing model; with
+    another spec, or with weights other than its first ones, fail with ALREADY_EXISTS.
     """
     Get: _aio.UnaryUnaryMultiCallable[_models_pb2.GetModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_models_pb2.ListModelsRequest, _models_pb2.ListModelsResponse]  # type: ignore[assignment]
@@ -82,11 +90,19 @@ class ModelsAsyncStub(ModelsStub):
     """
     Rollback: _aio.UnaryUnaryMultiCallable[_models_pb2.RollbackRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
+    Update: _aio.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
+    """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
+    drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+    or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+    weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
+    """
     Pause: _aio.UnaryUnaryMultiCallable[_models_pb2.PauseRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Stop learning; the model keeps serving."""
     Resume: _aio.UnaryUnaryMultiCallable[_models_pb2.ResumeRequest, _models_pb2.Model]  # type: ignore[assignment]
     Delete: _aio.UnaryUnaryMultiCallable[_models_pb2.DeleteModelRequest, _models_pb2.DeleteModelResponse]  # type: ignore[assignment]
-    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free."""
+    """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+    with shadows is refused.
+    """
     Watch: _aio.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]  # type: ignore[assignment]
     """Send events as they happen, until the client ends the call."""
 
@@ -97,8 +113,8 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.CreateModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
-        """Create a model. If the name exists with the same spec, return the existing model; with another spec, or with
-        weights other than its first ones, fail with ALREADY_EXISTS.
+        """Create a model. If the name exists with the same spec, now or when it was created, return the existing model; with
+        another spec, or with weights other than its first ones, fail with ALREADY_EXISTS.
         """
 
     @_abc_1.abstractmethod
@@ -160,6 +176,18 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
 
     @_abc_1.abstractmethod
+    def Update(
+        self,
+        request: _models_pb2.UpdateModelRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
+        """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
+        drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+        or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
+        weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
+        """
+
+    @_abc_1.abstractmethod
     def Pause(
         self,
         request: _models_pb2.PauseRequest,
@@ -180,7 +208,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.DeleteModelRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.DeleteModelResponse, _abc.Awaitable[_models_pb2.DeleteModelResponse]]:
-        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free."""
+        """Delete the model, its streams and its versions. Its open streams end with NOT_FOUND, and the name is free. A model
+        with shadows is refused.
+        """
 
     @_abc_1.abstractmethod
     def Watch(

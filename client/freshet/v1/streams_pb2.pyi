@@ -102,20 +102,48 @@ class Hello(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class StaticEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     MODEL_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    STATIC_FIELD_NUMBER: _builtins.int
     model: _builtins.str
     stream: _builtins.str
     """1 to 256 printable characters; unique within the model."""
+    @_builtins.property
+    def static(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """Static inputs by name: a new or reset stream needs all of them, later calls may leave them out. From the first tick
+        on, other values are an error.
+        """
+
     def __init__(
         self,
         *,
         model: _builtins.str = ...,
         stream: _builtins.str = ...,
+        static: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "static", b"static", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -130,6 +158,7 @@ class Tick(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     X_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    U_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     """1, 2, 3 … per stream. A repeated seq with the same values is answered again."""
     time: _builtins.float
@@ -140,16 +169,24 @@ class Tick(_message.Message):
         with missing = "hold".
         """
 
+    @_builtins.property
+    def u(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Known inputs for the steps being forecast, horizon × known values, those of step 1 first. Required if the model has
+        known inputs; with missing = "hold" a missing one is NaN, or all are if u is left out. The model learns from what
+        was sent.
+        """
+
     def __init__(
         self,
         *,
         seq: _builtins.int = ...,
         x: _abc.Iterable[_builtins.float] | None = ...,
         time: _builtins.float | None = ...,
+        u: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "time", b"time"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "seq", b"seq", "time", b"time", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_time", b"_time", "seq", b"seq", "time", b"time", "u", b"u", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__time: _TypeAlias = _typing.Literal["time"]  # noqa: Y015
     _WhichOneofArgType__time: _TypeAlias = _typing.Literal["_time", b"_time"]  # noqa: Y015
@@ -436,19 +473,45 @@ Global___MuxRequest: _TypeAlias = MuxRequest  # noqa: Y015
 class Bind(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class StaticEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.float
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.float = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     HANDLE_FIELD_NUMBER: _builtins.int
     STREAM_FIELD_NUMBER: _builtins.int
+    STATIC_FIELD_NUMBER: _builtins.int
     handle: _builtins.int
     stream: _builtins.str
+    @_builtins.property
+    def static(self) -> _containers.ScalarMap[_builtins.str, _builtins.float]:
+        """As in Hello."""
+
     def __init__(
         self,
         *,
         handle: _builtins.int = ...,
         stream: _builtins.str = ...,
+        static: _abc.Mapping[_builtins.str, _builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "stream", b"stream"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "static", b"static", "stream", b"stream"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -464,6 +527,7 @@ class Columns(_message.Message):
     SEQ_FIELD_NUMBER: _builtins.int
     X_FIELD_NUMBER: _builtins.int
     TIME_FIELD_NUMBER: _builtins.int
+    U_FIELD_NUMBER: _builtins.int
     handle: _builtins.bytes
     """n × uint32"""
     seq: _builtins.bytes
@@ -472,6 +536,8 @@ class Columns(_message.Message):
     """n × channels × float32"""
     time: _builtins.bytes
     """n × float64, or empty"""
+    u: _builtins.bytes
+    """n × horizon·known × float32, as in Tick"""
     def __init__(
         self,
         *,
@@ -479,10 +545,11 @@ class Columns(_message.Message):
         seq: _builtins.bytes = ...,
         x: _builtins.bytes = ...,
         time: _builtins.bytes = ...,
+        u: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "seq", b"seq", "time", b"time", "x", b"x"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "seq", b"seq", "time", b"time", "u", b"u", "x", b"x"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -854,3 +921,179 @@ class ListStreamsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListStreamsResponse: _TypeAlias = ListStreamsResponse  # noqa: Y015
+
+@_typing.final
+class ErrorsRequest(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    WORST_FIELD_NUMBER: _builtins.int
+    PAGE_SIZE_FIELD_NUMBER: _builtins.int
+    PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    worst: _builtins.int
+    """Return at most this many streams, up to 1000, those with the largest ratio first; 0: all, page by page."""
+    page_size: _builtins.int
+    page_token: _builtins.str
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        worst: _builtins.int = ...,
+        page_size: _builtins.int = ...,
+        page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "page_size", b"page_size", "page_token", b"page_token", "worst", b"worst"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorsRequest: _TypeAlias = ErrorsRequest  # noqa: Y015
+
+@_typing.final
+class ErrorsResponse(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEPS_FIELD_NUMBER: _builtins.int
+    STREAMS_FIELD_NUMBER: _builtins.int
+    NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    next_page_token: _builtins.str
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepErrors]:
+        """Of the model, steps ahead 1 to the horizon; those without a label are left out."""
+
+    @_builtins.property
+    def streams(self) -> _containers.RepeatedCompositeFieldContainer[Global___StreamErrors]:
+        """With `worst`, streams with fewer than 16 labels come last, and those without a ratio are left out. Without it, in
+        the order of their creation. A stream that has no learned label, or is deleted, is left out.
+        """
+
+    def __init__(
+        self,
+        *,
+        steps: _abc.Iterable[Global___StepErrors] | None = ...,
+        streams: _abc.Iterable[Global___StreamErrors] | None = ...,
+        next_page_token: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "steps", b"steps", "streams", b"streams"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ErrorsResponse: _TypeAlias = ErrorsResponse  # noqa: Y015
+
+@_typing.final
+class StreamErrors(_message.Message):
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STREAM_FIELD_NUMBER: _builtins.int
+    RATIO_FIELD_NUMBER: _builtins.int
+    STEPS_FIELD_NUMBER: _builtins.int
+    stream: _builtins.str
+    ratio: _builtins.float
+    """The recent scaled squared error divided by persistence's, over all steps kept; absent if persistence makes none."""
+    @_builtins.property
+    def steps(self) -> _containers.RepeatedCompositeFieldContainer[Global___StepErrors]:
+        """Steps ahead 1, H/4, H/2, 3H/4 and H."""
+
+    def __init__(
+        self,
+        *,
+        stream: _builtins.str = ...,
+        ratio: _builtins.float | None = ...,
+        steps: _abc.Iterable[Global___StepErrors] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_ratio", b"_ratio", "ratio", b"ratio"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_ratio", b"_ratio", "ratio", b"ratio", "steps", b"steps", "stream", b"stream"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__ratio: _TypeAlias = _typing.Literal["ratio"]  # noqa: Y015
+    _WhichOneofArgType__ratio: _TypeAlias = _typing.Literal["_ratio", b"_ratio"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__ratio) -> _WhichOneofReturnType__ratio | None: ...
+
+Global___StreamErrors: _TypeAlias = StreamErrors  # noqa: Y015
+
+@_typing.final
+class StepErrors(_message.Message):
+    """Mean errors of the forecasts of one step ahead."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STEP_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
+    RECENT_FIELD_NUMBER: _builtins.int
+    TOTAL_FIELD_NUMBER: _builtins.int
+    step: _builtins.int
+    labels: _builtins.int
+    """Labels that count: those learned since the model's creation. Several targets are averaged."""
+    @_builtins.property
+    def recent(self) -> Global___MeanErrors:
+        """Exponential means that cover about 500 labels."""
+
+    @_builtins.property
+    def total(self) -> Global___MeanErrors:
+        """Means over all labels."""
+
+    def __init__(
+        self,
+        *,
+        step: _builtins.int = ...,
+        labels: _builtins.int = ...,
+        recent: Global___MeanErrors | None = ...,
+        total: Global___MeanErrors | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["recent", b"recent", "total", b"total"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["labels", b"labels", "recent", b"recent", "step", b"step", "total", b"total"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___StepErrors: _TypeAlias = StepErrors  # noqa: Y015
+
+@_typing.final
+class MeanErrors(_message.Message):
+    """Squared and absolute errors, of the model and of a forecast without a network: the present value; for a regression
+    the running mean of its labels; for classes equal probabilities.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    SCALED_SQUARED_FIELD_NUMBER: _builtins.int
+    SCALED_ABSOLUTE_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_SCALED_SQUARED_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_SCALED_ABSOLUTE_FIELD_NUMBER: _builtins.int
+    SQUARED_FIELD_NUMBER: _builtins.int
+    ABSOLUTE_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_SQUARED_FIELD_NUMBER: _builtins.int
+    PERSISTENCE_ABSOLUTE_FIELD_NUMBER: _builtins.int
+    scaled_squared: _builtins.float
+    """In units of the scaler; a label that differs from the present value by more than 8 counts as 8."""
+    scaled_absolute: _builtins.float
+    persistence_scaled_squared: _builtins.float
+    persistence_scaled_absolute: _builtins.float
+    squared: _builtins.float
+    """In the units of the values."""
+    absolute: _builtins.float
+    persistence_squared: _builtins.float
+    persistence_absolute: _builtins.float
+    def __init__(
+        self,
+        *,
+        scaled_squared: _builtins.float = ...,
+        scaled_absolute: _builtins.float = ...,
+        persistence_scaled_squared: _builtins.float = ...,
+        persistence_scaled_absolute: _builtins.float = ...,
+        squared: _builtins.float = ...,
+        absolute: _builtins.float = ...,
+        persistence_squared: _builtins.float = ...,
+        persistence_absolute: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["absolute", b"absolute", "persistence_absolute", b"persistence_absolute", "persistence_scaled_absolute", b"persistence_scaled_absolute", "persistence_scaled_squared", b"persistence_scaled_squared", "persistence_squared", b"persistence_squared", "scaled_absolute", b"scaled_absolute", "scaled_squared", b"scaled_squared", "squared", b"squared"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___MeanErrors: _TypeAlias = MeanErrors  # noqa: Y015

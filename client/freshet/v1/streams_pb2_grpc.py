@@ -64,6 +64,11 @@ class StreamsStub:
                 request_serializer=freshet_dot_v1_dot_streams__pb2.ListStreamsRequest.SerializeToString,
                 response_deserializer=freshet_dot_v1_dot_streams__pb2.ListStreamsResponse.FromString,
                 _registered_method=True)
+        self.Errors = channel.unary_unary(
+                '/freshet.v1.Streams/Errors',
+                request_serializer=freshet_dot_v1_dot_streams__pb2.ErrorsRequest.SerializeToString,
+                response_deserializer=freshet_dot_v1_dot_streams__pb2.ErrorsResponse.FromString,
+                _registered_method=True)
 
 
 class StreamsServicer:
@@ -111,6 +116,14 @@ class StreamsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Errors(self, request, context):
+        """Errors of the learner's forecasts, each made before its label was learned, beside those of persistence on the same
+        labels: of the model by step ahead, and of its streams.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_StreamsServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -143,6 +156,11 @@ def add_StreamsServicer_to_server(servicer, server):
                     servicer.List,
                     request_deserializer=freshet_dot_v1_dot_streams__pb2.ListStreamsRequest.FromString,
                     response_serializer=freshet_dot_v1_dot_streams__pb2.ListStreamsResponse.SerializeToString,
+            ),
+            'Errors': grpc.unary_unary_rpc_method_handler(
+                    servicer.Errors,
+                    request_deserializer=freshet_dot_v1_dot_streams__pb2.ErrorsRequest.FromString,
+                    response_serializer=freshet_dot_v1_dot_streams__pb2.ErrorsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -307,6 +325,33 @@ class Streams:
             '/freshet.v1.Streams/List',
             freshet_dot_v1_dot_streams__pb2.ListStreamsRequest.SerializeToString,
             freshet_dot_v1_dot_streams__pb2.ListStreamsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Errors(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/freshet.v1.Streams/Errors',
+            freshet_dot_v1_dot_streams__pb2.ErrorsRequest.SerializeToString,
+            freshet_dot_v1_dot_streams__pb2.ErrorsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -44,6 +44,10 @@ class StreamsStub:
     """Set a stream's state, e.g. one exported by another server."""
     Delete: _grpc.UnaryUnaryMultiCallable[_streams_pb2.DeleteStreamRequest, _streams_pb2.DeleteStreamResponse]
     List: _grpc.UnaryUnaryMultiCallable[_streams_pb2.ListStreamsRequest, _streams_pb2.ListStreamsResponse]
+    Errors: _grpc.UnaryUnaryMultiCallable[_streams_pb2.ErrorsRequest, _streams_pb2.ErrorsResponse]
+    """Errors of the learner's forecasts, each made before its label was learned, beside those of persistence on the same
+    labels: of the model by step ahead, and of its streams.
+    """
 
 @_typing.type_check_only
 class StreamsAsyncStub(StreamsStub):
@@ -61,6 +65,10 @@ class StreamsAsyncStub(StreamsStub):
     """Set a stream's state, e.g. one exported by another server."""
     Delete: _aio.UnaryUnaryMultiCallable[_streams_pb2.DeleteStreamRequest, _streams_pb2.DeleteStreamResponse]  # type: ignore[assignment]
     List: _aio.UnaryUnaryMultiCallable[_streams_pb2.ListStreamsRequest, _streams_pb2.ListStreamsResponse]  # type: ignore[assignment]
+    Errors: _aio.UnaryUnaryMultiCallable[_streams_pb2.ErrorsRequest, _streams_pb2.ErrorsResponse]  # type: ignore[assignment]
+    """Errors of the learner's forecasts, each made before its label was learned, beside those of persistence on the same
+    labels: of the model by step ahead, and of its streams.
+    """
 
 class StreamsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -111,5 +119,15 @@ class StreamsServicer(metaclass=_abc_1.ABCMeta):
         request: _streams_pb2.ListStreamsRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_streams_pb2.ListStreamsResponse, _abc.Awaitable[_streams_pb2.ListStreamsResponse]]: ...
+
+    @_abc_1.abstractmethod
+    def Errors(
+        self,
+        request: _streams_pb2.ErrorsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_streams_pb2.ErrorsResponse, _abc.Awaitable[_streams_pb2.ErrorsResponse]]:
+        """Errors of the learner's forecasts, each made before its label was learned, beside those of persistence on the same
+        labels: of the model by step ahead, and of its streams.
+        """
 
 def add_StreamsServicer_to_server(servicer: StreamsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

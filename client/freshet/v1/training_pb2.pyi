@@ -137,7 +137,7 @@ class Window(_message.Message):
     """1, 2, 3 … per source; a repeated number is acknowledged again and not learned again."""
     steps: _builtins.int
     x: _builtins.bytes
-    """steps × channels"""
+    """steps × (channels, then what was sent with the tick: horizon × known inputs, static inputs)"""
     y: _builtins.bytes
     """steps × outputs"""
     weight: _builtins.bytes

@@ -21,7 +21,8 @@ DESCRIPTOR: _descriptor.FileDescriptor
 
 @_typing.final
 class ModelSpec(_message.Message):
-    """How a model reads its streams and how it learns. Immutable: another layout is another model. Every field is optional
+    """How a model reads its streams and how it learns. Its layout is immutable: another layout is another model;
+    Models.Update changes the settings of learning. Every field is optional
     unless its comment says otherwise; the comment states the default. Model.spec and Welcome.spec contain all fields,
     filled in.
     """
@@ -76,6 +77,7 @@ class ModelSpec(_message.Message):
     STATIC_FIELD_NUMBER: _builtins.int
     CATEGORIES_FIELD_NUMBER: _builtins.int
     HOLIDAYS_FIELD_NUMBER: _builtins.int
+    SHADOW_FIELD_NUMBER: _builtins.int
     horizon: _builtins.int
     """Forecasts reach 1..horizon ticks ahead. Default 1."""
     interval: _builtins.float
@@ -172,15 +174,23 @@ class ModelSpec(_message.Message):
     residual and up to 32 targets, otherwise "network".
     """
     zone: _builtins.str
-    """Time zone of calendar, seasons and holidays, with daylight saving time: a POSIX rule such as
-    "CET-1CEST,M3.5.0,M10.5.0/3". Default: UTC.
+    """Time zone of calendar, seasons and holidays, with daylight saving time: the name of an IANA zone, such as
+    "Europe/Berlin", which is stored as the POSIX rule that the server's database has for it, or such a rule,
+    "CET-1CEST,M3.5.0,M10.5.0/3". A rule knows no former rules. Default: UTC.
     """
     rate_floor: _builtins.float
     """Smallest rate of a schedule. Default 0; with the default learning_rate 7e-4, or 2e-4 when horizon > 1."""
     stream_readout: _builtins.bool
     """Mixture: each stream also learns a linear readout of its own, kept in its state. Default false."""
     holidays: _builtins.str
-    """Calendar of holidays, whose days are inputs of the network. Default none."""
+    """Calendar of holidays by country or region, such as "US", "FR", "GB-SCT", "DE-BY". Three inputs of the network then
+    say whether the day of the next tick, in the zone, is a holiday, the day after it, and the day before. Default none.
+    """
+    shadow: _builtins.str
+    """Name of another model, the source: this model learns from the source's ticks and labels and answers no calls itself.
+    Channels, task, missing, known, static and categories must be the source's; with known inputs also the horizon, and
+    with labels from outside also targets and classes. Models.Update ends it with an empty text. Default none.
+    """
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the channels of an observation, in order. Required; 1 to 4096 different names."""
@@ -286,10 +296,11 @@ class ModelSpec(_message.Message):
         static: _abc.Iterable[_builtins.str] | None = ...,
         categories: _abc.Iterable[_builtins.str] | None = ...,
         holidays: _builtins.str | None = ...,
+        shadow: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "stream_readout", b"stream_readout", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "stream_readout", b"stream_readout", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "categories", b"categories", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "static", b"static", "stream_readout", b"stream_readout", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_rate_floor", b"_rate_floor", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_stream_readout", b"_stream_readout", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "categories", b"categories", "cell", b"cell", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "rate_floor", b"rate_floor", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "stream_readout", b"stream_readout", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
@@ -353,6 +364,8 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__schedule_updates: _TypeAlias = _typing.Literal["_schedule_updates", b"_schedule_updates"]  # noqa: Y015
     _WhichOneofReturnType__seed: _TypeAlias = _typing.Literal["seed"]  # noqa: Y015
     _WhichOneofArgType__seed: _TypeAlias = _typing.Literal["_seed", b"_seed"]  # noqa: Y015
+    _WhichOneofReturnType__shadow: _TypeAlias = _typing.Literal["shadow"]  # noqa: Y015
+    _WhichOneofArgType__shadow: _TypeAlias = _typing.Literal["_shadow", b"_shadow"]  # noqa: Y015
     _WhichOneofReturnType__stream_readout: _TypeAlias = _typing.Literal["stream_readout"]  # noqa: Y015
     _WhichOneofArgType__stream_readout: _TypeAlias = _typing.Literal["_stream_readout", b"_stream_readout"]  # noqa: Y015
     _WhichOneofReturnType__task: _TypeAlias = _typing.Literal["task"]  # noqa: Y015
@@ -427,6 +440,8 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__schedule_updates) -> _WhichOneofReturnType__schedule_updates | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__seed) -> _WhichOneofReturnType__seed | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__shadow) -> _WhichOneofReturnType__shadow | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__stream_readout) -> _WhichOneofReturnType__stream_readout | None: ...
     @_typing.overload

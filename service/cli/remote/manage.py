@@ -6,14 +6,16 @@ import asyncio
 import json
 import sys
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import freshet
 from freshet import Model, ModelEvent
 from model.spec import ModelSpec
 from service.cli.remote.streams import deleted
+from service.common.documents import toml_value
 from service.common.errors import Invalid
 from service.common.limits import MAX_WEIGHTS_BYTES
 from service.console import files, spec_keys
@@ -143,14 +145,33 @@ def keys(as_json: bool) -> int:
 # --- change
 
 
-async def create(client: freshet.Client, name: str, source: Path, weights: Path | None, as_json: bool) -> int:
-    """Create a model from a spec's file or folder."""
-    spec = files.read_spec(source)
-    beside = source / files.WEIGHTS
-    if weights is None and source.is_dir() and beside.is_file():
+async def create(
+    client: freshet.Client,
+    name: str,
+    source: Path | None,
+    shadow: str,
+    settings: Sequence[str],
+    weights: Path | None,
+    as_json: bool,
+) -> int:
+    """Create a model from a spec's file or folder, or a shadow from its source's spec; `settings` come on top."""
+    if source is not None:
+        keys = files.read_spec(source).to_mapping()
+    elif shadow:
+        keys = (await client.get_model(shadow)).spec.to_mapping()
+    else:
+        raise Invalid("from", "not given", "give the spec's file, or the model whose shadow it is: --shadow MODEL")
+    spec = ModelSpec.from_mapping(keys | assignments(settings) | ({"shadow": shadow} if shadow else {}))
+    beside = source / files.WEIGHTS if source is not None else None
+    if weights is None and beside is not None and source is not None and source.is_dir() and beside.is_file():
         weights = beside
     data = b"" if weights is None else files.load_weights(weights, spec)
-    return print_state(await client.create_model(name, weights=data, **spec.to_mapping()), as_json)
+    model = await client.create_model(name, weights=data, **spec.to_mapping())
+    if as_json or not model.spec.shadow:
+        return print_state(model, as_json)
+    source_name = model.spec.shadow
+    print(f"{name}: learns from the ticks of {source_name}; compare them: freshet models compare {source_name} {name}")
+    return 0
 
 
 async def import_version(client: freshet.Client, name: str, source: Path, promote: bool, as_json: bool) -> int:
@@ -216,6 +237,30 @@ async def roll_back(client: freshet.Client, name: str, version: int, as_json: bo
         again = f"return with `freshet models promote {name} {before.champion}`"
         print(f"{name}: from version {before.champion} back to {after.champion}; {again}")
     return 0
+
+
+async def set_keys(client: freshet.Client, name: str, changes: list[str], as_json: bool) -> int:
+    """Change keys of a running model, and print their values. Raises Invalid for a text that is not key=value."""
+    given = assignments(changes)
+    defaults = [key for key, value in given.items() if value == ""]
+    values = {key: value for key, value in given.items() if value != ""}
+    model = await client.update_model(name, defaults=defaults, **values)
+    if as_json:
+        return print_state(model, as_json)
+    spec = model.spec.to_mapping()
+    print(f"{name}: {', '.join(f'{key} = {spec[key]}' for key in given)}")
+    return 0
+
+
+def assignments(texts: Sequence[str]) -> dict[str, Any]:
+    """Return keys and values of texts such as hidden=32. Raises Invalid for another text, and for a repeated key."""
+    given: dict[str, Any] = {}
+    for assignment in texts:
+        key, equals, text = (part.strip() for part in assignment.partition("="))
+        if not (key and equals) or key in given:
+            raise Invalid("set", assignment, "write each key once, as key=value, such as learning_rate=1e-4")
+        given[key] = toml_value(text)
+    return given
 
 
 async def pause(client: freshet.Client, name: str, as_json: bool) -> int:

@@ -46,6 +46,23 @@ def show(name: Name, server: Remote = LOCAL, json: Json = False) -> None:
 
 @models.command()
 @asking
+def compare(
+    name: Name,
+    other: Annotated[str, typer.Argument(help="Its shadow, or its source.", metavar="OTHER")],
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Show the losses of a model and its shadow on the same labels.
+
+    A shadow is a model that was created with the key shadow = NAME: it learns from the ticks of NAME and answers none.
+    """
+    from service.cli.remote.comparing import compare as verb
+
+    raise run(server, verb, name, other, json)
+
+
+@models.command()
+@asking
 def history(
     name: Name,
     events: Annotated[int, typer.Option(min=0, help="Show the last N events.", metavar="N")] = 20,
@@ -67,8 +84,15 @@ def history(
 def create(
     name: Name,
     source: Annotated[
-        Path, typer.Option("--from", help="The spec's file, or a folder with it.", metavar="MODEL.toml|.json|DIR")
-    ],
+        Path | None,
+        typer.Option("--from", help="The spec's file, or a folder with it.", metavar="MODEL.toml|.json|DIR"),
+    ] = None,
+    shadow: Annotated[
+        str, typer.Option(help="Learn from the ticks of this model; the spec's default is its spec.", metavar="MODEL")
+    ] = "",
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of the spec; repeatable.", metavar="KEY=VALUE")
+    ] = None,
     weights: Annotated[
         Path | None,
         typer.Option(help="Initial weights [default: the folder's, or drawn from the seed].", metavar="FILE"),
@@ -76,14 +100,15 @@ def create(
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
-    """Create a model from a spec's file or a trained folder.
+    """Create a model from a spec's file or a trained folder, or as a shadow of another model.
 
+    A shadow learns beside its source and answers no calls; `freshet models compare` shows the losses of both.
     The weights in a folder that `freshet train` or `freshet models export` wrote become version 1. `freshet models
     keys` lists the keys of the file.
     """
     from service.cli.remote.manage import create as verb
 
-    raise run(server, verb, name, source, weights, json)
+    raise run(server, verb, name, source, shadow, settings or (), weights, json)
 
 
 @models.command("import")
@@ -151,6 +176,26 @@ def rollback(
     from service.cli.remote.manage import roll_back as verb
 
     raise run(server, verb, name, version, json)
+
+
+@models.command("set")
+@asking
+def set_keys(
+    name: Name,
+    changes: Annotated[
+        list[str], typer.Argument(help="learning_rate=1e-4 …; KEY= returns to its default.", metavar="KEY=VALUE…")
+    ],
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Change how a running model learns: rate, schedule, clip, drift reaction, label range, max_share.
+
+    Labels of later ticks are learned by the new settings. Weights and streams stay. Other keys are fixed: create
+    another model with them. `shadow=` ends that a model is a shadow: it then answers calls.
+    """
+    from service.cli.remote.manage import set_keys as verb
+
+    raise run(server, verb, name, changes, json)
 
 
 @models.command()

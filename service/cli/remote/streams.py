@@ -14,11 +14,13 @@ from service.console.verbs import LOCAL, asking, group
 if TYPE_CHECKING:
     import freshet
 
-streams = group("streams", "Streams of a running server's models: list, show, delete, erase.")
+streams = group("streams", "Streams of a running server's models: list, show, errors, delete, erase.")
 
 Model = Annotated[str, typer.Argument(help="The model's name.", metavar="MODEL")]
 Id = Annotated[str, typer.Argument(help="The stream's id.", metavar="STREAM")]
 COLUMNS = ("stream", "seq", "durable", "origin", "last time", "staleness")
+STEP_COLUMNS = ("step", "labels", "mse", "persistence mse", "mae", "persistence mae")
+ERROR_COLUMNS = ("stream", "ratio", *STEP_COLUMNS)
 
 
 @streams.command("list")
@@ -72,6 +74,59 @@ def show(model: Model, stream: Id, server: Remote = LOCAL, json: Json = False) -
         return 0
 
     raise run(server, verb)
+
+
+@streams.command()
+@asking
+def errors(
+    model: Model,
+    worst: Annotated[int, typer.Option(min=0, max=1000, help="Show at most N streams; 0: all.", metavar="N")] = 20,
+    by_step: Annotated[bool, typer.Option("--by-step", help="Show the model's errors by step ahead instead.")] = False,
+    server: Remote = LOCAL,
+    json: Json = False,
+) -> None:
+    """Show the streams whose forecasts are worst, relative to persistence: the present value as forecast.
+
+    The errors are those of the learner's forecasts, each made before its label was learned: exponential means over
+    about 500 labels, in units of the scaler (mse) and of the values (mae). With --worst 0, all streams, oldest first.
+    """
+
+    async def verb(client: freshet.Client) -> int:
+        from service.console.tables import plain, print_json, print_table
+
+        columns: tuple[str, ...] = STEP_COLUMNS if by_step else ERROR_COLUMNS
+        rows: list[tuple[object, ...]]
+        if by_step:
+            steps = await client.horizon_errors(model)
+            found = [plain(step) for step in steps]
+            rows = [(step.step, *step_cells(step)) for step in steps]
+        else:
+            streams = await client.stream_errors(model, worst)
+            found = [plain(one) for one in streams]
+            rows = [
+                (one.stream, figure(one.ratio), step.step, *step_cells(step)) for one in streams for step in one.steps
+            ]
+        if json:
+            print_json(found)
+        elif rows:
+            print_table(columns, rows)
+        else:
+            print(f"{model}: no label learned yet")
+        return 0
+
+    raise run(server, verb)
+
+
+def step_cells(step: freshet.StepErrors) -> tuple[object, ...]:
+    """Return the recent errors of one step under the last of STEP_COLUMNS."""
+    recent = step.recent
+    each = (recent.scaled_squared, recent.persistence_scaled_squared, recent.absolute, recent.persistence_absolute)
+    return (step.labels, *map(figure, each))
+
+
+def figure(value: float | None) -> str:
+    """Return an error with four digits; empty for None."""
+    return "" if value is None else f"{value:.4g}"
 
 
 @streams.command()

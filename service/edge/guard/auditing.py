@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any, NamedTuple
 
 import grpc
+from google.protobuf.message import Message
 
 from service.access.audit import OK, Audit
 from service.edge.guard.interceptor import guarded, status_name
@@ -23,6 +24,7 @@ class Act(NamedTuple):
 
 ACTS = {
     "/freshet.v1.Models/Create": Act("create", ("name",)),
+    "/freshet.v1.Models/Update": Act("update", ("name", "changes", "defaults")),
     "/freshet.v1.Models/Delete": Act("delete", ("name", "erase")),
     "/freshet.v1.Models/Promote": Act("promote", ("name", "version")),
     "/freshet.v1.Models/Rollback": Act("rollback", ("name", "version")),
@@ -37,6 +39,7 @@ ACTS = {
 NOT_ACTS = {  # listed, so that a new method must be entered here or above
     "/freshet.v1.Models/Get", "/freshet.v1.Models/List", "/freshet.v1.Models/Versions", "/freshet.v1.Models/Watch",
     "/freshet.v1.Streams/Open", "/freshet.v1.Streams/Mux", "/freshet.v1.Streams/Get", "/freshet.v1.Streams/List",
+    "/freshet.v1.Streams/Errors",
     "/freshet.v1.Training/Learn", "/freshet.v1.Training/Quarantine",
 }  # fmt: skip
 
@@ -88,6 +91,10 @@ def named(act: Act, request: Any) -> dict[str, object]:
         for part in path.split("."):
             value = getattr(value, part)
         last = path.rpartition(".")[2]
+        if isinstance(value, Message):  # the names of its fields: their values may be long
+            value = ", ".join(field.name for field, _ in value.ListFields())
+        elif not isinstance(value, str | int):
+            value = ", ".join(value)
         if value:  # version 0 stands for the serving version or the anchor
             found["model" if last == "name" else last] = value
     return found

@@ -19,9 +19,10 @@ from service.console.remote import Remote
 from service.programs.backtest import core, through_service
 from service.programs.backtest.coverage import Coverage
 from service.programs.backtest.plan import Plan
-from service.programs.backtest.report import Errors, Quantiles, Report
+from service.programs.backtest.report import Quantiles, Report
 from service.programs.backtest.scoring import ForecastFile, Scorer
 from service.programs.backtest.scrape import Scraped
+from service.programs.backtest.tally import Scores, Tally
 from service.programs.backtest.through_service import Observed
 
 MOST_STREAMS = 256  # series of one replay through a server, which run side by side
@@ -88,32 +89,39 @@ def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, sc
 
 
 def _report(plan: Plan, scorers: Sequence[Scorer], **measured: Any) -> Report:
-    errors = baseline_errors(plan)
+    scores = {"freshet": Scores.of([scorer.tally for scorer in scorers])} | baseline_scores(plan)
     return Report(
         rows=plan.all_rows,
         scored=sum(scorer.scored for scorer in scorers),
         horizon=plan.spec.horizon,
-        freshet=Errors.of(*scorers),
-        persistence=errors["persistence"],
-        rls=errors["rls"],
+        freshet=scores["freshet"].overall,
+        persistence=scores["persistence"].overall,
+        rls=scores["rls"].overall,
+        forecasters=scores,
         **measured,
     )
 
 
-def baseline_errors(plan: Plan) -> dict[str, Errors]:
-    """Return the baselines' errors over the same rows, by name; each series has its own baselines."""
-    scorers: dict[str, list[Scorer]] = {name: plan.scorers() for name in core.baselines(plan)}
+def baseline_scores(plan: Plan) -> dict[str, Scores]:
+    """Return the baselines' errors over the same rows, by name; each series has its own baselines.
+
+    One series is in work at a time, so that memory does not grow with their number.
+    """
+    tallies = {name: Tally(plan.spec.horizon) for name in core.baselines(plan)}
     with progress("baselines", plan.all_rows) as shown:
-        for n, series in enumerate(plan.entities):
+        for series in plan.entities:
             alone = plan.alone(series)
-            running = {
-                name: core.baseline_forecasts(baseline, alone) for name, baseline in core.baselines(alone).items()
-            }
+            scorer, made = alone.scorer(), core.baselines(alone)
+            running = [
+                (name, scorer.again(), core.baseline_forecasts(baseline, alone)) for name, baseline in made.items()
+            ]
             for row in range(alone.rows):
-                for name, forecasts in running.items():
-                    scorers[name][n].add(row, next(forecasts))
+                for _, scores, forecasts in running:
+                    scores.add(row, next(forecasts))
                 shown.advance()
-    return {name: Errors.of(*each) for name, each in scorers.items()}
+            for name, scores, _ in running:
+                tallies[name].merge(scores.tally)
+    return {name: Scores.of([tally]) for name, tally in tallies.items()}
 
 
 def count(

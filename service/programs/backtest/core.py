@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,10 +10,13 @@ import numpy.typing as npt
 
 from model import calendar
 from model.fold.learner import Learner
-from model.offline.baselines import Baseline, Held, Persistence, RecursiveLeastSquares
+from model.offline.baselines import Baseline, Held, Persistence
+from model.offline.least_squares import RecursiveLeastSquares
+from model.offline.seasonal import SeasonalLeastSquares, SeasonalNaive
 from service.engine.export import read_weights
 from service.programs.backtest.coverage import Coverage
 from service.programs.backtest.plan import Plan
+from service.programs.backtest.seasons import seasons
 
 Forecast = npt.NDArray[np.floating[Any]]
 Array64 = npt.NDArray[np.float64]
@@ -42,13 +45,14 @@ def every_forecast(
     """
     network, spec = learner.network, plan.spec
     every = [plan.alone(series) for series in plan.entities]
-    ahead = [network.ahead.inputs(each.times) for each in every]
+    rows = [each.series.rows for each in every]
+    read = [network.inputs(each.times, own) for each, own in zip(every, rows, strict=True)]
     state = [np.zeros((1, network.state_size), np.float32) for _ in every]
     tape = network.tape(1, 1)
     for n, row in in_time_order(every):
-        x, now = every[n].series.x, slice(row, row + 1)
-        learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], x[now])
-        y, state[n] = network.step(learner.weights, x[now], ahead[n][now], state[n], tape)
+        (x, ahead), now = read[n], slice(row, row + 1)
+        learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], rows[n][now])
+        y, state[n] = network.step(learner.weights, x[now], ahead[now], state[n], tape)
         made, added = y[:, : spec.outputs].reshape(spec.horizon, len(spec.targets)), every[n].added
         made = made if added is None else made + added
         if coverage:
@@ -72,19 +76,36 @@ def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:
 
 def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
     """Yield a baseline's forecasts of the same rows, (horizon, targets) per row, in raw units."""
-    ahead, added = calendar.inputs(plan.times, plan.spec.interval), plan.added
+    spec, added = plan.spec, plan.added
+    ahead = calendar.inputs(plan.times, spec.interval, spec.zone, spec.holidays)
+    local = calendar.local(plan.times, spec.zone)
     values = plan.series.values[: plan.rows, plan.spec.target_index]
-    for x, u in zip(values if added is None else values - added, ahead, strict=False):
-        made = baseline.step(x, u)
+    for x, u, time in zip(values if added is None else values - added, ahead, local, strict=False):
+        made = baseline.step(x, u, float(time))
         yield made if added is None else made + added
 
 
 def baselines(plan: Plan) -> dict[str, Baseline]:
-    """Return new baselines by name. They read the target columns; least squares reads the calendar too."""
-    horizon, channels, known = plan.spec.horizon, len(plan.spec.targets), calendar.size(plan.spec.interval)
-    if plan.spec.missing == "hold":
-        return {
-            "persistence": Held(lambda: Persistence(horizon), channels, horizon),
-            "rls": Held(lambda: RecursiveLeastSquares(1, horizon, known=known), channels, horizon),
-        }
-    return {"persistence": Persistence(horizon), "rls": RecursiveLeastSquares(channels, horizon, known=known)}
+    """Return new baselines by name, the seasonal ones last, shortest season first.
+
+    They read the target columns; least squares reads the calendar too. There are no
+    seasonal ones without event times.
+    """
+    spec = plan.spec
+    channels, horizon, known = len(spec.targets), spec.horizon, calendar.size(spec.interval, spec.holidays)
+    periods = seasons(spec)
+
+    def rls(channels: int) -> Baseline:
+        return RecursiveLeastSquares(channels, horizon, known=known)
+
+    def rls_seasonal(channels: int) -> Baseline:
+        return SeasonalLeastSquares(channels, horizon, list(periods.values()), spec.interval, known=known)
+
+    def held(make: Callable[[int], Baseline]) -> Baseline:
+        return Held(lambda: make(1), channels, horizon) if spec.missing == "hold" else make(channels)
+
+    made = {"persistence": held(lambda _: Persistence(horizon)), "rls": held(rls)}
+    if periods:
+        made["rls_seasonal"] = held(rls_seasonal)
+    naives = {name: SeasonalNaive(channels, horizon, ticks, spec.interval) for name, ticks in periods.items()}
+    return made | {f"naive_{name}": naive for name, naive in naives.items()}

@@ -10,11 +10,15 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from model.calendar.zone import parse
 from model.spec import ModelSpec, SpecError
-from service.common.documents import DocumentError, read_text, toml
+from service.common.documents import DocumentError, read_text, toml, toml_value
 from service.common.errors import Invalid
+from service.common.zones import resolved, rule_of
 from service.console.files import load_weights
+from service.programs.backtest.covariates import complete_keys, sent
 from service.programs.backtest.scoring import Scorer
+from service.programs.backtest.seasons import suggestion
 from service.programs.backtest.series import Series, every_series
 from service.programs.tables.names import listed, quoted
 from service.programs.tables.options import DEFAULT, Options
@@ -40,6 +44,7 @@ class Plan:
     spec: ModelSpec
     others: tuple[Series, ...] = ()
     how: str = ""
+    zone: str = ""  # name of the zone of the file's times; "" if it has none, or an offset
     train_rows: int | None = None
     score_from: int | None = None
     score_to: int | None = None
@@ -96,7 +101,8 @@ class Plan:
         ]
         missing = sum(int(np.isnan(series.x).sum()) for series in self.entities)
         lines += [f"{missing:,} values are missing: held, never learned from, not scored"] if missing else []
-        lines += [note for note in [self._gaps()] if note]
+        season = suggestion(spec, self.series.values[:, spec.target_index]) if spec.target_index else ""
+        lines += [note for note in (self._gaps(), self._zone_unused(), season) if note]
         for series in self.entities[:MOST_DESCRIBED]:
             of = f" of {series.entity}" if series.entity else ""
             constant = [names[spec.target_index[c]] for c in self.alone(series).scorer().constant]
@@ -122,6 +128,17 @@ class Plan:
             f"{sum(gaps.count for gaps, _ in found):,} gaps in time, the longest {worst.longest:.10g} s before row "
             f"{worst.row}{of}, where a row comes every {interval:.10g} s; {kept}"
         )
+
+    def _zone_unused(self) -> str:
+        """Return a suggestion for a file in local times of a zone that the model does not know; empty otherwise."""
+        if not self.zone or self.spec.zone or not self.spec.interval:
+            return ""
+        try:
+            saves = parse(rule_of(self.zone)).saves
+        except SpecError:
+            return ""
+        set_it = f"--set zone={self.zone} lets the calendar follow it"
+        return f"the clock of {self.zone} is changed twice a year, and days begin in UTC: {set_it}" if saves else ""
 
     @property
     def times(self) -> npt.NDArray[np.float64]:
@@ -160,8 +177,12 @@ def plan_of(
     **asked: int | None,
 ) -> Plan:
     """Return the plan for a file that was read. keys: modified; the others as for `make_plan`."""
+    inputs, given = complete_keys(keys, recording)
     wanted, offsets = chosen_columns(columns, keys.get("channels")), keys.get("scaler") != "none"
+    if inputs and wanted is None:
+        wanted = [name for name in recording.choose(None) if name not in inputs]
     every = every_series(recording, wanted, keys.get("missing") == "hold", offsets)
+    of_entity = [entity.apply(given) for entity in recording.entities]
     if rows is not None:
         shortest = min(len(series.x) for series in every)
         if not 2 <= rows <= shortest:
@@ -170,12 +191,16 @@ def plan_of(
     series = every[0]
     if tuple(keys.setdefault("channels", series.names)) != series.names:
         raise SpecError("channels", keys["channels"], f"the columns are {listed(series.names)}: leave channels out")
-    spec = ModelSpec.from_mapping({"interval": series.interval, **keys})
+    spec = ModelSpec.from_mapping(resolved({"interval": series.interval, **keys}))
+    if spec.sent:
+        made = (sent(spec, columns, one.entity) for columns, one in zip(of_entity, every, strict=True))
+        every = [replace(one, sent=values).head(len(one.x)) for one, values in zip(every, made, strict=True)]
+        series = every[0]
     if spec.interval > 0 and series.time is None:
         raise SpecError("interval", spec.interval, "the calendar needs event times: name the column with --time")
-    given = None if weights is None else load_weights(weights, spec)
+    first = None if weights is None else load_weights(weights, spec)
     how = recording.describe()
-    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=given, how=how, **asked)
+    plan = Plan(series=series, others=tuple(every[1:]), spec=spec, weights=first, how=how, zone=recording.zone, **asked)
     for one in every:
         try:
             plan.alone(one).scorer()
@@ -194,7 +219,13 @@ def chosen_columns(columns: str, channels: Any) -> str | Sequence[str] | None:
 
 
 def model_keys(
-    file: Path | None = None, settings: Sequence[str] = (), *, horizon: int | None = None, seed: int | None = None
+    file: Path | None = None,
+    settings: Sequence[str] = (),
+    *,
+    horizon: int | None = None,
+    seed: int | None = None,
+    known: str | None = None,
+    static: str | None = None,
 ) -> dict[str, Any]:
     """Return keys of ModelSpec from a TOML file, the flags, and `--set key=value`; later sources take precedence.
 
@@ -206,18 +237,11 @@ def model_keys(
             keys |= toml(read_text(file))
         except DocumentError as error:
             raise Invalid("config", str(file), f"not a TOML file: {error}") from None
-    keys |= {name: value for name, value in (("horizon", horizon), ("seed", seed)) if value is not None}
+    given = {"horizon": horizon, "seed": seed, "known": known, "static": static}
+    keys |= {name: value for name, value in given.items() if value is not None}
     for setting in settings:
         name, equals, text = setting.partition("=")
         if not equals or not name.strip():
             raise Invalid("set", setting, "write key=value, such as hidden=32")
         keys[name.strip()] = toml_value(text.strip())
     return keys
-
-
-def toml_value(text: str) -> Any:
-    """Return the TOML value of a text, or the text itself."""
-    try:
-        return toml(f"value = {text}")["value"]
-    except DocumentError:
-        return text

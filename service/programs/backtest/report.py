@@ -4,38 +4,19 @@ from __future__ import annotations
 
 import json
 import math
-import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from service.programs.backtest import shown
 from service.programs.backtest.coverage import Level
-from service.programs.backtest.scoring import Scorer
+from service.programs.backtest.tally import Errors, Scores
 
 FORECASTERS = ("freshet", "persistence", "rls")
-
-
-@dataclass(frozen=True, slots=True)
-class Errors:
-    """Mean squared and mean absolute error, in z-units of the train rows."""
-
-    mse: float
-    mae: float
-
-    @classmethod
-    def of(cls, *scorers: Scorer) -> Errors:
-        """Return the errors of one scorer so far, or of several together: the mean over all scored values."""
-        if len(scorers) == 1:
-            return cls(scorers[0].mse, scorers[0].mae)
-        counted = [scorer for scorer in scorers if scorer.pairs]
-        pairs = sum(scorer.pairs for scorer in counted) or math.nan
-        return cls(
-            sum(scorer.mse * scorer.pairs for scorer in counted) / pairs,
-            sum(scorer.mae * scorer.pairs for scorer in counted) / pairs,
-        )
+SEASONAL = ("rls_seasonal", "naive_")  # how the names of seasonal baselines begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +47,7 @@ class Report:
     freshet: Errors
     persistence: Errors
     rls: Errors
+    forecasters: Mapping[str, Scores] = field(default_factory=dict)  # every one by name, freshet first
     updates: int | None = None
     versions: int | None = None  # published while it ran
     vetoes: int | None = None
@@ -78,7 +60,8 @@ class Report:
     def to_mapping(self) -> dict[str, Any]:
         """Return the JSON of the contract: exactly its keys, null if not applicable or not finite."""
         quantiles = {"staleness": ("p50", "p95", "max"), "freshness_s": ("p50", "p95"), "latency_ms": ("p50", "p99")}
-        mapping = asdict(self)
+        mapping = asdict(replace(self, forecasters={}))
+        mapping["forecasters"] = {name: scores.to_mapping() for name, scores in self.forecasters.items()}
         if not self.intervals:
             del mapping["intervals"]
         for name, kept in quantiles.items():
@@ -111,30 +94,34 @@ class Report:
             facts.append(("latency", f"{latency.p50:.2f} ms median, {latency.p99:.2f} ms p99"))
         return [*facts, ("wall time", f"{self.wall_s:.1f} s")]
 
+    @property
+    def errors(self) -> dict[str, Errors]:
+        """The errors over the scored rows by forecaster."""
+        if self.forecasters:
+            return {name: scores.overall for name, scores in self.forecasters.items()}
+        return {name: getattr(self, name) for name in FORECASTERS}
+
+    def best_seasonal(self) -> str:
+        """Return the seasonal baseline with the smallest squared error; empty without one."""
+        seasonal = {name: e.mse for name, e in self.errors.items() if name.startswith(SEASONAL)}
+        return min(seasonal, key=seasonal.__getitem__, default="")
+
     def show(self) -> None:
-        """Print the table on standard output: coloured on a terminal, otherwise plain."""
-        rows = [(name, f"{e.mse:.4f}", f"{e.mae:.4f}") for name in FORECASTERS for e in [getattr(self, name)]]
-        if sys.stdout.isatty():
-            _show_rich(rows)
-        else:
-            for name, mse, mae in [("", "mse", "mae"), *rows]:
-                print(f"{name:<12}{mse:>10}{mae:>10}")
-        for name, text in self.facts():
+        """Print the tables and the facts on standard output."""
+        errors = self.errors
+        shown.show(shown.overall(errors))
+        if self.forecasters:
+            print()
+            shown.show(shown.parts(self.forecasters))
+            print()
+        facts = [("best", line)] if (line := shown.best_line(errors)) else []
+        for name, text in [*facts, *self.facts()]:
             print(f"{name:<12}{text}")
-
-
-def _show_rich(rows: Sequence[tuple[str, str, str]]) -> None:
-    from rich.console import Console
-    from rich.table import Column, Table
-
-    best = min(rows, key=lambda row: float(row[1]))[0]
-    table = Table("", Column("mse", justify="right"), Column("mae", justify="right"), box=None, pad_edge=False)
-    for name, mse, mae in rows:
-        table.add_row(f"{name:<12}", f"{mse:>9}", f"{mae:>9}", style="bold green" if name == best else "")
-    Console().print(table)
 
 
 def _finite(value: Any) -> Any:
     if isinstance(value, dict):
         return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_finite(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

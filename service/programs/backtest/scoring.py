@@ -5,8 +5,8 @@ The z-units are for scoring only; forecasters read raw values.
 
 from __future__ import annotations
 
+import copy
 import csv
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +16,15 @@ import numpy as np
 import numpy.typing as npt
 
 from service.common.errors import Invalid
+from service.programs.backtest.tally import FIRST, Errors, Tally
 
 Array = npt.NDArray[np.floating[Any]]
 
 
 class Scorer:
     """Running errors of one forecaster on the target rows [score_from, score_to), rows counted from 0.
+
+    `tally` also has the errors of the first rows before score_to, and those of each step.
 
     x: (N, C) the whole series in raw units, not copied; NaN is missing and not scored. targets: the forecast channels,
     None for all. Defaults: train_rows 20 % of the rows, score_from 25 %, score_to the end.
@@ -51,8 +54,7 @@ class Scorer:
         check_between("score_from", self.score_from, 1, self.score_to - 1)
         self.truth = x[:, list(self.targets)]
         self.unit, self.constant = z_units(self.truth, self.train_rows)
-        self._squared = self._absolute = 0.0
-        self._pairs = 0
+        self.tally = Tally(horizon)
         self._added, self._scored = np.zeros(rows, bool), np.zeros(rows, bool)
 
     def steps(self, origin_row: int) -> range:
@@ -71,32 +73,32 @@ class Scorer:
         if self._added[origin_row]:
             raise ValueError(f"the forecast made at row {origin_row} was counted before")
         self._added[origin_row] = True
-        steps = self.steps(origin_row)
-        if not steps:
+        steps, first = self.steps(origin_row), origin_row + 1
+        ahead = min(self.horizon, self.score_to - first)
+        if ahead < 1 or (not steps and first >= FIRST[-1]):
             return
-        rows = slice(origin_row + steps.start, origin_row + steps.stop)
-        made = forecast[steps.start - 1 : steps.stop - 1].astype(np.float64)
-        known = ~np.isnan(self.truth[rows])
-        error = ((made - self.truth[rows]) / self.unit)[known]
-        self._squared += float(np.vdot(error, error))
-        self._absolute += float(np.abs(error).sum())
-        self._pairs += error.size
-        self._scored[rows] |= known.any(axis=1)
-
-    @property
-    def pairs(self) -> int:
-        """Number of scored values, over which the errors are means."""
-        return self._pairs
+        truth = self.truth[first : first + ahead]
+        known = ~np.isnan(truth)
+        self.tally.add((forecast[:ahead].astype(np.float64) - truth) / self.unit, known, first, steps)
+        seen = known[steps.start - 1 : steps.stop - 1].any(axis=1)
+        self._scored[origin_row + steps.start : origin_row + steps.stop] |= seen
 
     @property
     def mse(self) -> float:
         """Mean squared error over scored rows, steps and channels; NaN before the first."""
-        return self._squared / self._pairs if self._pairs else math.nan
+        return Errors.of(self.tally.total).mse
 
     @property
     def mae(self) -> float:
         """Mean absolute error over scored rows, steps and channels; NaN before the first."""
-        return self._absolute / self._pairs if self._pairs else math.nan
+        return Errors.of(self.tally.total).mae
+
+    def again(self) -> Scorer:
+        """Return a new scorer of the same rows for another forecaster; it shares the series and the units."""
+        other = copy.copy(self)
+        other.tally = Tally(self.horizon)
+        other._added, other._scored = np.zeros_like(self._added), np.zeros_like(self._scored)  # noqa: SLF001
+        return other
 
     @property
     def scored(self) -> int:

@@ -32,6 +32,7 @@ class Series:
     entity: name of the series in a file with several; "" in a file with one.
     exact: (N, C) float64 values as in the file if float32 would lose changes of a column; otherwise None.
     offset: (C,) float64, subtracted before rounding; None if nothing was subtracted.
+    sent: (N, sent) float32, known and static values that a row's tick sends beside its channels; None without any.
     """
 
     names: tuple[str, ...]
@@ -41,6 +42,7 @@ class Series:
     entity: str = ""
     exact: F64 | None = None
     offset: F64 | None = None
+    sent: NDArray[np.float32] | None = None
 
     def head(self, rows: int) -> Series:
         """Return the first rows."""
@@ -49,7 +51,13 @@ class Series:
             x=self.x[:rows],
             time=None if self.time is None else self.time[:rows],
             exact=None if self.exact is None else self.exact[:rows],
+            sent=None if self.sent is None else self.sent[:rows],
         )
+
+    @property
+    def rows(self) -> NDArray[np.float32]:
+        """(N, row) what a network reads of each tick: x, and what was sent beside it."""
+        return self.x if self.sent is None else np.concatenate([self.x, self.sent], axis=1)
 
     @property
     def values(self) -> NDArray[np.floating[Any]]:

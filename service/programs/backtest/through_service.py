@@ -109,8 +109,10 @@ async def _stream(
     started: float,
 ) -> None:
     """Send the plan's only series. started: start of the replay, performance counter."""
-    offset = plan.series.offset
-    async with client.stream(model, id, IN_FLIGHT, offset=None if offset is None else offset.tolist()) as stream:
+    offset, sent, spec = plan.series.offset, plan.series.sent, plan.spec
+    static = {} if sent is None else dict(zip(reversed(spec.static), sent[0, ::-1].tolist(), strict=False))
+    by = None if offset is None else offset.tolist()
+    async with client.stream(model, id, IN_FLIGHT, offset=by, static=static) as stream:
         seen.published.add(stream.welcome.version)
         await _send(stream, plan, max_staleness if plan.spec.learn else None, take, seen)
         seen.wall_s = max(seen.wall_s, time.perf_counter() - started)
@@ -126,7 +128,7 @@ async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, t
     loop, seq = asyncio.get_running_loop(), 0
     try:
         async with asyncio.timeout(STALL_S) as patience:
-            async for forecast in stream.forecasts(x, times, max_staleness=max_staleness):
+            async for forecast in stream.forecasts(*_ticks(plan, x, times), max_staleness=max_staleness):
                 patience.reschedule(loop.time() + STALL_S)
                 seq = forecast.seq
                 seen.forecast(forecast, max_staleness is not None)
@@ -137,6 +139,16 @@ async def _send(stream: freshet.Stream, plan: Plan, max_staleness: int | None, t
             f"no forecast for {STALL_S:g} s after tick {seq}, with labels judged up to tick {stream.judged_through}: "
             "check the server's log"
         ) from None
+
+
+def _ticks(plan: Plan, x: npt.NDArray[Any], times: Any) -> tuple[Any, Any]:
+    """Return values and times for `Stream.forecasts`; ticks with their known inputs, if the model has some."""
+    ahead = plan.spec.horizon * len(plan.spec.known)
+    if not ahead or plan.series.sent is None:
+        return x, times
+    moments = [None] * len(x) if times is None else times
+    known = plan.series.sent[: len(x), :ahead]
+    return [freshet.Tick(*each) for each in zip(x, moments, known, strict=True)], None
 
 
 async def _settle(stream: freshet.Stream, rows: int) -> None:

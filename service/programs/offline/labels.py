@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from model.spec import ModelSpec, SpecError
 from service.common.errors import Invalid
+from service.programs.backtest.covariates import input_names
 from service.programs.backtest.plan import ALL, chosen_columns
 from service.programs.tables.names import chosen, listed
 from service.programs.tables.recording import Recording
@@ -45,7 +46,8 @@ def complete_keys(keys: dict[str, Any], labels: str | None, columns: str, record
         keys.setdefault("classes", class_names(table, names[0], recording.options.missing))
     channels = recording.choose(chosen_columns(columns, keys.get("channels")))
     if columns == ALL and "channels" not in keys:
-        channels = keys["channels"] = [name for name in channels if name not in names]
+        inputs = input_names(keys, recording)
+        channels = keys["channels"] = [name for name in channels if name not in (*names, *inputs)]
     for name in names:
         if name in channels:
             raise Invalid("labels", name, "is also a channel, which would reveal the answer: leave it out")

@@ -15,7 +15,7 @@ from model.offline.recorded import Recorded, Span, prepare, side_by_side
 from model.offline.references import references
 from model.offline.training import Best, Diverged, Epoch, OfflineTraining, loss_of
 from model.parameters import Array
-from service.console.progress import progress
+from service.console.progress import Progress, progress
 from service.engine.export import read_weights
 from service.programs.backtest import core
 from service.programs.offline.plan import OfflinePlan
@@ -97,35 +97,36 @@ def each_recorded(plan: OfflinePlan, network: Network) -> list[Recorded]:
     """Return every series as the network reads it."""
     labels = plan.labels or [None] * len(plan.plan.entities)
     alone = (plan.plan.alone(series) for series in plan.plan.entities)
-    return [prepare(network, p.series.x, p.times, own) for p, own in zip(alone, labels, strict=True)]
+    return [prepare(network, p.series.rows, p.times, own) for p, own in zip(alone, labels, strict=True)]
 
 
 def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded, spans: Sequence[Span]) -> dict[str, float]:
     """Return the baselines' held-out losses by name, in the network's units. recorded: with scaled labels."""
-    replayed = plan.labels is None
-    made = _replayed(plan, recorded, spans) if replayed else references(network, recorded, plan.train_ticks)
-    return {name: loss_of(network, recorded, p, plan.train_ticks, plan.rows) for name, p in made.items()}
 
+    def loss(p: Array) -> float:
+        return loss_of(network, recorded, p, plan.train_ticks, plan.rows)
 
-def _replayed(plan: OfflinePlan, recorded: Recorded, spans: Sequence[Span]) -> dict[str, Array]:
-    """Return scaled forecasts of the held-out rows by the backtest's baselines, which learn from these rows too."""
-    made = {name: np.zeros((plan.held_out, plan.spec.outputs), np.float32) for name in core.baselines(plan.plan)}
+    if plan.labels is not None:
+        return {name: loss(p) for name, p in references(network, recorded, plan.train_ticks).items()}
+    names = list(core.baselines(plan.plan))
     if not plan.held_out:
-        return made
+        return dict.fromkeys(names, math.nan)
+    with progress("baselines", plan.rows * len(names)) as shown:
+        return {name: loss(_replayed(plan, name, recorded, spans, shown)) for name in names}
+
+
+def _replayed(plan: OfflinePlan, name: str, recorded: Recorded, spans: Sequence[Span], shown: Progress) -> Array:
+    """Return scaled forecasts of the held-out rows by a baseline of the backtest, which learns from these rows too."""
+    made = np.zeros((plan.held_out, plan.spec.outputs), np.float32)
     unit = np.where(recorded.scale > 0, recorded.scale, np.float32(1))
-    with progress("baselines", plan.rows) as shown:
-        for series, span in zip(plan.plan.entities, spans, strict=True):
-            alone = plan.plan.alone(series)
-            less = 0.0 if alone.added is None else alone.added  # recorded values have the offset subtracted
-            running = {name: core.baseline_forecasts(b, alone) for name, b in core.baselines(alone).items()}
-            for row in range(len(series.x)):
-                cut = span.cut - span.begin
-                place = span.begin + row if row < cut else span.held + row - cut
-                for name, forecasts in running.items():
-                    change = next(forecasts) - less - recorded.last[place]
-                    if row >= cut:
-                        made[name][place - plan.train_ticks] = (change / unit[place]).ravel()
-                shown.advance()
+    for series, span in zip(plan.plan.entities, spans, strict=True):
+        alone, cut = plan.plan.alone(series), span.cut - span.begin
+        less = 0.0 if alone.added is None else alone.added  # recorded values have the offset subtracted
+        for row, forecast in enumerate(core.baseline_forecasts(core.baselines(alone)[name], alone)):
+            if row >= cut:
+                place = span.held + row - cut
+                made[place - plan.train_ticks] = ((forecast - less - recorded.last[place]) / unit[place]).ravel()
+            shown.advance()
     return made
 
 

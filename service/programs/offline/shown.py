@@ -13,8 +13,8 @@ Show = Callable[[Epoch, float], None]  # (epoch, its seconds)
 
 
 def line(epoch: Epoch, baselines: Mapping[str, float], seconds: float) -> str:
-    """Return an epoch as a line: its losses, the baselines' on the same held-out rows, and its duration."""
-    others = f" ({beside(baselines)})" if math.isfinite(epoch.held_out) else ""
+    """Return an epoch as a line: its losses, those of the first and the best baseline, and its duration."""
+    others = f" ({beside(ends(baselines))})" if math.isfinite(epoch.held_out) else ""
     return f"epoch {epoch.number}: {losses(epoch)}{others}{', best' if epoch.best else ''}, {seconds:.2f} s"
 
 
@@ -29,6 +29,13 @@ def beside(baselines: Mapping[str, float]) -> str:
     return ", ".join(f"{name} {loss:.4f}" for name, loss in baselines.items())
 
 
+def ends(baselines: Mapping[str, float]) -> dict[str, float]:
+    """Return the first baseline, such as persistence, and the best one."""
+    finite = [name for name, loss in baselines.items() if math.isfinite(loss)]
+    kept = [*finite[:1], *sorted(finite, key=baselines.__getitem__)[:1]]
+    return {name: baselines[name] for name in kept}
+
+
 @contextlib.contextmanager
 def shown_epochs(epochs: int, baselines: Mapping[str, float]) -> Iterator[Show]:
     """Yield a function that shows an epoch when it ends."""
@@ -36,6 +43,8 @@ def shown_epochs(epochs: int, baselines: Mapping[str, float]) -> Iterator[Show]:
         with _bar(epochs, baselines) as show:
             yield show
     else:
+        if any(map(math.isfinite, baselines.values())):
+            print(f"held out beside: {beside(baselines)}", file=sys.stderr, flush=True)
         yield lambda epoch, seconds: print(line(epoch, baselines, seconds), file=sys.stderr, flush=True)
 
 

@@ -53,7 +53,13 @@ def read(path: str | Path, options: Options = DEFAULT) -> Recording:
     for name, rows in groups:
         time = _in_utc(table, columns[0], rows, found, zone)
         entities.append(Entity(name, rows, _ordered(table, columns[0], rows, time, options)))
-    return Recording(table, options, tuple(columns), found.form, tuple(entities))
+    return Recording(table, options, tuple(columns), found.form, tuple(entities), _zone_name(options, found))
+
+
+def _zone_name(options: Options, times: Times) -> str:
+    """Return the name of the zone of all times; empty if it is an offset, or if there are several zones."""
+    names = {options.zone or ""} if times.zones is None else set(times.zones)
+    return names.pop() if len(names) == 1 else ""
 
 
 def _time_columns(table: Table, options: Options, asked: Asked) -> tuple[str, ...]:

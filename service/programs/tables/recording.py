@@ -49,6 +49,7 @@ class Entity:
 class Recording:
     """A file that was read, its times in order. time_columns: may be empty; form: how the times are written.
 
+    zone: name of the one zone in which they are written; "" for UTC, an offset, several zones, or none given.
     entities: one, or one for each id, in order of first occurrence.
     """
 
@@ -57,6 +58,7 @@ class Recording:
     time_columns: tuple[str, ...]
     form: str
     entities: tuple[Entity, ...]
+    zone: str = ""
     notes: list[str] = field(default_factory=list)  # how columns of numbers were read
 
     @property

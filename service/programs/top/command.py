@@ -44,7 +44,7 @@ async def top(
     once: show one view, made of two looks; the exit code is 1 if a source is refused or does not answer, or a model
     does not exist. models: names to show; empty: all.
     """
-    server, history = Server(client, remote, http), History()
+    server, history = Server(client, remote, http, models), History()
 
     async def views() -> AsyncIterator[View]:
         while True:

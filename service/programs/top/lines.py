@@ -25,6 +25,7 @@ def plain(view: View) -> list[str]:
     facts = [f"{f.name}={_word(getattr(view.server, f.name))}" for f in fields(ServerView)]
     lines = [f"# {at} {' '.join(facts)}", *(f"# {at} {shown(trouble)}" for trouble in view.troubles)]
     lines += [f"# {at} behind: {shown(m.model)} waits {m.waiting_s:.0f}s" for m in behind(view)]
+    lines += [f"# {at} worst: {shown(w.model)} {shown(w.stream)} ratio={_word(w.ratio)}" for w in view.worst]
     return lines + [" ".join([at, *(_word(getattr(m, word)) for word in WORDS)]) for m in view.models]
 
 

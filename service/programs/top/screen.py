@@ -85,6 +85,7 @@ def screen(view: View, points: Points, url: str, width: int, height: int) -> lis
             if len(lines) + 1 + len(detail) > height:
                 break
             lines += [Text(), *detail]
+        lines += worst_streams(view)
     elif view.away is None and not view.troubles:
         lines.append(Text("no models yet; make one: freshet models create NAME --from MODEL.toml"))
     if view.away is not None:
@@ -155,6 +156,21 @@ def details(m: ModelView, left_out: Sequence[Column], points: Points, width: int
         verdict = Text("last verdict ").append(m.verdict, style=STYLES[m.verdict])
         parts.append(verdict.append(shown(f": {m.reason}")))
     return flow(parts, width)
+
+
+def worst_streams(view: View) -> list[Text]:
+    """Return a heading and a line for each of the worst streams; nothing without any."""
+    if not view.worst:
+        return []
+    size = max(len(shown(w.stream)) for w in view.worst)
+    heading = Text(f"worst streams of {shown(view.worst[0].model)}, error ÷ persistence", style="dim")
+    rows = [
+        Text(f"  {shown(w.stream).ljust(size)}{GAP}")
+        .append(f"{w.ratio:.2f}", style="green" if w.ratio < 1 else "red")
+        .append(f"{GAP}{count(w.labels)} labels")
+        for w in view.worst
+    ]
+    return [Text(), heading, *rows]
 
 
 def flow(parts: Sequence[Text], width: int) -> list[Text]:

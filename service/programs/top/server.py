@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 import urllib.error
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from http import HTTPStatus
 from typing import NoReturn
 
@@ -13,10 +13,11 @@ import freshet
 from freshet import EventKind, Model, ModelEvent
 from service.console.exposition import Scrape
 from service.console.remote import Remote
-from service.programs.top.view import VERDICTS, Look, Verdict, has_report
+from service.programs.top.view import VERDICTS, Look, Verdict, WorstStream, has_report
 
 TIMEOUT_S = 5.0
 AGAIN_S = 1.0
+WORST = 10  # streams
 SHOWN_BYTES = 1000  # of an error page
 REMEMBERED = 10_000  # past events to request at the start, enough for the last verdict of each model
 
@@ -24,8 +25,9 @@ REMEMBERED = 10_000  # past events to request at the start, enough for the last 
 class Server:
     """A running server, seen through its two ports. A look reports a source that does not answer."""
 
-    def __init__(self, client: freshet.Client, remote: Remote, http: str) -> None:
-        self._client, self._remote, self._http = client, remote, http
+    def __init__(self, client: freshet.Client, remote: Remote, http: str, shown: Collection[str] = ()) -> None:
+        """shown: names of the models that are shown; empty: all."""
+        self._client, self._remote, self._http, self._shown = client, remote, http, shown
         self._verdicts: dict[str, Verdict] = {}
 
     async def look(self) -> Look:
@@ -42,7 +44,9 @@ class Server:
         if status == HTTPStatus.FORBIDDEN and models and all(map(has_report, models)):
             why = ""  # only administrators may read metrics; the list of models has this tenant's numbers
         troubles = [trouble for trouble in (why, no_models) if trouble]
-        return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, dict(self._verdicts))
+        worst = await self._worst(models or ())
+        verdicts = dict(self._verdicts)
+        return Look(time.monotonic(), time.time(), metrics, models, ready.strip(), troubles, verdicts, worst)
 
     async def listen(self) -> NoReturn:
         """Receive events until cancelled, and keep each model's last verdict."""
@@ -71,6 +75,22 @@ class Server:
             return None, f"no list of models: {self._remote.unavailable(error)}"
         except freshet.FreshetError as error:
             return None, f"no list of models: {error}"
+
+    async def _worst(self, models: Sequence[Model]) -> Sequence[WorstStream]:
+        """Return the worst streams of the first model shown; none while the trainer is away, or of an older server."""
+        names = sorted(m.name for m in models if not self._shown or m.name in self._shown)
+        if not names:
+            return ()
+        try:
+            async with asyncio.timeout(TIMEOUT_S):
+                found = await self._client.stream_errors(names[0], WORST)
+        except (TimeoutError, freshet.FreshetError):
+            return ()
+        return [
+            WorstStream(names[0], one.stream, one.ratio, one.steps[0].labels)
+            for one in found
+            if one.ratio is not None and one.steps
+        ]
 
     async def _get(self, path: str) -> tuple[int, str, str]:
         """Return status and text of a page, and the reason if there is none."""

@@ -37,6 +37,16 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
+class WorstStream:
+    """A stream of the first model shown, with the largest errors relative to persistence."""
+
+    model: str
+    stream: str
+    ratio: float  # its recent scaled square error divided by persistence's
+    labels: int
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """One look at a server. at: monotonic, time: since 1970, both in seconds. None: that source did not answer."""
 
@@ -47,6 +57,7 @@ class Look:
     ready: str = ""
     troubles: Sequence[str] = ()
     verdicts: Mapping[str, Verdict] = field(default_factory=dict)  # by model, of the caller's tenant
+    worst: Sequence[WorstStream] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +104,17 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class View:
-    """All that is shown. models: sorted by tenant and name. away: time of the first look without answer, or None."""
+    """All that is shown. models: sorted by tenant and name. away: time of the first look without answer, or None.
+
+    worst: streams of one model, the worst first.
+    """
 
     time: float
     server: ServerView
     models: Sequence[ModelView]
     troubles: Sequence[str] = ()
     away: float | None = None
+    worst: Sequence[WorstStream] = ()
 
 
 class History:
@@ -163,7 +178,7 @@ def view(looks: Sequence[Look]) -> View:
         for key in keys
     ]
     server = server_view(now.ready, scrapes if now.metrics else [], seconds)
-    return View(now.time, server, models, now.troubles)
+    return View(now.time, server, models, now.troubles, worst=now.worst)
 
 
 def has_report(model: Model) -> bool:

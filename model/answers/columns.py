@@ -1,0 +1,145 @@
+"""Regressors that the mixture's linear readouts have beside the network's: recent changes, and values a season before.
+
+A stream keeps its last LAGS values, and its values of one whole longest season, in slots: a slot is a place in the
+season, taken from the event time, so that missing ticks do not shift the others. Everything is in units of the
+stream's scales, so that forecasts stay equivariant.
+
+A slot or value of 0 was never written; a written 0 is stored as NEVER_ZERO, which float32 absorbs in any larger value.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import NamedTuple
+
+import numpy as np
+
+from model.bounds import MAX_VALUE, Bound
+from model.parameters import Array
+from model.scalers.contract import TINY
+from model.spec import ModelSpec
+
+LAGS = 24
+CLIP = 8.0  # of every regressor, in scales
+NEVER_ZERO = 1e-30
+PROFILE = 5  # steps of the season's values among the regressors of every step
+
+
+class Regressors(NamedTuple):
+    """Of B ticks.
+
+    every [B, K, q]: the same for all steps; step [B, H, K, 2·seasons]: of each step: for each season, the value a
+    season before the forecast tick less the present value, then the change since a season ago; delta [B, K, seasons]:
+    that change in raw units.
+    """
+
+    every: Array
+    step: Array
+    delta: Array
+
+
+class Columns:
+    """Settings and layout. The values live in a part of a stream's state row, which starts as zeros.
+
+    Row: the last LAGS values of the K targets, newest first [LAGS·K]; the slots [L·K].
+    """
+
+    def __init__(self, spec: ModelSpec) -> None:
+        self.targets = K = len(spec.targets)
+        self.horizon = H = spec.horizon
+        self.periods = tuple(p for p in spec.seasons if p > 0)  # seconds
+        self.longest = max(self.periods, default=0.0)
+        self.slots = L = max(1, round(self.longest / spec.interval)) if self.periods else 0
+        self.size = (LAGS + L) * K
+        self.bounds: tuple[Bound, ...] = (Bound("a recent value", LAGS * K, -MAX_VALUE, MAX_VALUE),)
+        if L:
+            self.bounds += (Bound("a value of the season", L * K, -MAX_VALUE, MAX_VALUE),)
+        # Steps of the profile, from 0.
+        self.profile = sorted({max(0, H * i // (PROFILE - 1) - 1) for i in range(PROFILE)}) if H > 1 else [0]
+        self.every = LAGS + len(self.periods) * (len(self.profile) + 1)
+        self.step = 2 * len(self.periods)
+        slot_s = self.longest / L if L else 1.0
+        steps = np.arange(1, H + 1) * spec.interval
+        back = [[math.ceil(s / p - 1e-9) * p for s in steps] for p in self.periods]  # seconds, whole seasons
+        self.ahead = self._offsets((steps - np.array(back).reshape(len(back), H)) / slot_s)  # [seasons, H], from t
+        self.now = np.array(0.5, np.float32)
+        self.before = self._offsets(-np.array(self.periods) / slot_s)  # [seasons]: a season ago
+
+    def _offsets(self, slots: Array) -> Array:
+        """Return distances in slots as float32 in 0.5..L + 0.5: half a slot is added, to round to the nearest."""
+        return (np.mod(slots, max(1, self.slots)) + 0.5).astype(np.float32)
+
+    def index(self, slot: Array, offsets: Array) -> Array:
+        """Return the slots, int [B, …], at `offsets` from `slot` [B] float32."""
+        at = slot.reshape(-1, *[1] * offsets.ndim) + offsets
+        found: Array = np.floor(np.fmod(at, np.float32(self.slots))).astype(np.intp)
+        return found
+
+    def update(self, row: Array, x: Array, slot: Array, scale: Array) -> Regressors:
+        """Add a tick to the rows and return its regressors, new arrays.
+
+        row: [B, size], modified; x: [B, K] values of the targets; slot: [B] the tick's place in the longest season, in
+        slots (ignored without seasons); scale: [B, H, K].
+        """
+        B, K = x.shape
+        recent = row[:, : LAGS * K].reshape(B, LAGS, K)
+        unit = np.maximum(scale, np.float32(TINY))
+        newer = np.concatenate([x[:, None], recent[:, :-1]], axis=1)
+        changes = np.where(recent == 0, np.float32(0), newer - recent) / unit[:, :1]
+        every = [_clipped(changes)]  # [B, LAGS, K]
+        recent[:, 1:] = recent[:, :-1].copy()
+        recent[:, 0] = x + np.float32(NEVER_ZERO)
+        if not self.slots:
+            none = np.zeros((B, self.horizon, K, 0), np.float32)
+            return Regressors(every[0].transpose(0, 2, 1).copy(), none, np.zeros((B, K, 0), np.float32))
+        ring = row[:, LAGS * K :].reshape(B, self.slots, K)
+        rows = np.arange(B)
+        past = ring[rows[:, None], self.index(slot, self.before)]  # [B, seasons, K]
+        delta = np.where(past == 0, np.float32(0), x[:, None] - past)
+        ring[rows, self.index(slot, self.now)] = x + np.float32(NEVER_ZERO)
+        values = ring[rows[:, None, None], self.index(slot, self.ahead)]  # [B, seasons, H, K]
+        step = self._steps(values, x[:, None], unit, delta.transpose(0, 2, 1)[:, None])
+        for season in range(len(self.periods)):
+            every += [step[..., 2 * season][:, self.profile], step[:, -1:, :, 2 * season + 1]]
+        return Regressors(
+            np.concatenate(every, axis=1).transpose(0, 2, 1).copy(), step, delta.transpose(0, 2, 1).copy()
+        )
+
+    def of_steps(self, row: Array, slot: Array, x: Array, scale: Array, delta: Array) -> Array:
+        """Return the regressors of each step of the tick that `update` added last, [B, H, K, 2·seasons].
+
+        slot: [B] of that tick; x [B, K], scale [B, H, K], delta [B, K, seasons]: of that tick.
+        """
+        B, K = x.shape
+        if not self.slots:
+            return np.zeros((B, self.horizon, K, 0), np.float32)
+        ring = row[:, LAGS * K :].reshape(B, self.slots, K)
+        values = ring[np.arange(B)[:, None, None], self.index(slot, self.ahead)]
+        return self._steps(values, x[:, None], np.maximum(scale, np.float32(TINY)), delta[:, None])
+
+    def of_labels(self, row: Array, slot: Array, origin: Array, scale: Array, delta: Array) -> Array:
+        """Return the regressors of each step for the label that arrives now, [B, H, K, 2·seasons].
+
+        The label of step h belongs to the tick h ticks ago. row: [B, size] before this tick; slot [B, H], origin
+        [B, H, K], scale [B, H, K], delta [B, H, K, seasons]: place, value, scale and change of those ticks.
+        """
+        B, K = len(origin), origin.shape[2]
+        if not self.slots:
+            return np.zeros((*origin.shape, 0), np.float32)
+        ring = row[:, LAGS * K :].reshape(B, self.slots, K)
+        at = np.floor(np.fmod(slot[:, None] + self.ahead, np.float32(self.slots))).astype(np.intp)
+        values = ring[np.arange(B)[:, None, None], at]
+        return self._steps(values, origin, np.maximum(scale, np.float32(TINY)), delta)
+
+    def _steps(self, values: Array, origin: Array, unit: Array, delta: Array) -> Array:
+        """Return the regressors of each step. values: [B, seasons, H, K]; origin [B, H or 1, K]; unit [B, H, K]; delta
+        [B, H or 1, K, seasons]."""
+        off = np.where(values == 0, np.float32(0), values - origin[:, None]) / unit[:, None]
+        changed = delta / unit[..., None]
+        pairs = np.stack([off.transpose(0, 2, 3, 1), changed], axis=-1)  # [B, H, K, seasons, 2]
+        return _clipped(pairs.reshape(*pairs.shape[:3], -1))
+
+
+def _clipped(values: Array) -> Array:
+    clipped: Array = np.clip(values, np.float32(-CLIP), np.float32(CLIP))
+    return clipped

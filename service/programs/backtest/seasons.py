@@ -1,0 +1,40 @@
+"""Seasons of a replay: their names, and a suggestion where none is known."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from model.calendar import DAY_S, WEEK_S
+from model.offline import periods
+from model.spec import MAX_SEASON_TICKS, ModelSpec, baseline_seasons
+
+
+def seasons(spec: ModelSpec) -> dict[str, float]:
+    """Return the seasons of a spec's baselines, in ticks by name, shortest first; none without event times."""
+    return {season_name(period): period / spec.interval for period in sorted(baseline_seasons(spec))}
+
+
+def season_name(period: float) -> str:
+    """Return the name of a season by its period in seconds: day, week, or the number."""
+    return {DAY_S: "day", WEEK_S: "week"}.get(period, f"{period:.10g}")
+
+
+def suggestion(spec: ModelSpec, values: npt.NDArray[np.floating[Any]]) -> str:
+    """Return a line that suggests a season, or an empty text.
+
+    values: (N, targets), NaN where missing. Only a spec that could have seasons and has none gets a suggestion.
+    """
+    if spec.task != "forecast" or spec.forecaster != "mixture" or spec.seasons or baseline_seasons(spec):
+        return ""
+    rows = periods.period(values, MAX_SEASON_TICKS)
+    if not rows:
+        return ""
+    remedy = (
+        f"try --set seasons=[{rows * spec.interval:.10g}]"
+        if spec.interval
+        else "seasons need event times: name their column with --time"
+    )
+    return f"a period of {rows:,} rows shows in the first {min(len(values), periods.ROWS):,} rows: {remedy}"
