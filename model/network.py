@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.ahead import Ahead
+from model.answers import intervals
 from model.answers.columns import Regressors
 from model.answers.head import Head
 from model.answers.losses import LOSSES
@@ -80,8 +81,14 @@ class Network:
         shapes |= {f"embed.{k}": s for k, s in self.covariates.shapes.items()}
         shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
         shapes |= {f"experts.{k}": s for k, s in self.mixture.shapes().items()} if self.mixture else {}
-        self.layout = Layout(shapes | {f"target.{k}": s for k, s in self.task.shapes().items()})
-        learned = [name for name in self.layout.layers() if name not in (*spec.freeze, "experts", "target")]
+        shapes |= {f"target.{k}": s for k, s in self.task.shapes().items()}
+        levels = len(spec.intervals)
+        if levels:
+            shapes |= {f"interval.{k}": s for k, s in intervals.shapes(levels, spec.outputs).items()}
+        self.answer_size = spec.outputs * (1 + 2 * levels)  # A: forecasts, lower and upper bounds
+        self.layout = Layout(shapes)
+        unlearned = (*spec.freeze, "experts", "target", "interval")
+        learned = [name for name in self.layout.layers() if name not in unlearned]
         self.learned = self.layout.parts(learned)
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
         # Head and task within the flat vector: the part that a task may rescale.
@@ -103,11 +110,11 @@ class Network:
     def weights(self, flat: Array) -> Weights:
         """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""
         named = self.layout.views(flat)
-        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "experts", "embed", "target"]
-        *cells, head, experts, embed, target = [
+        layers = [*(f"cell{i}" for i in range(len(self.cells))), "head", "experts", "embed", "target", "interval"]
+        *cells, head, experts, embed, target, interval = [
             {k.split(".", 1)[1]: v for k, v in named.items() if k.startswith(layer + ".")} for layer in layers
         ]
-        return Weights(flat, cells, head, experts, embed, target)
+        return Weights(flat, cells, head, experts, embed, target, interval)
 
     def init_params(self) -> Array:
         """Return the initial parameters, [layout.size] float32, new: a function of the spec and its seed."""
@@ -120,6 +127,8 @@ class Network:
             table[...] = EMBED_INIT * rng.standard_normal(table.shape)
         self.head.init_params(weights.head, rng)
         self.task.init_params(weights.target)
+        if self.spec.intervals:
+            intervals.init_params(weights.interval, self.spec.intervals)
         return flat
 
     def problem(self, state: Array) -> tuple[int, str] | None:
@@ -184,8 +193,9 @@ class Network:
         return mask
 
     def step(self, weights: Weights, x: Array, u: Array, state: Array, tape: Tape | None = None) -> tuple[Array, Array]:
-        """Compute one tick, as the ONNX graph does: x [B, C], u [B, U], state [B, S] → y [B, O], next state, both new.
+        """Compute one tick, as the ONNX graph does: x [B, C], u [B, U], state [B, S] → y [B, A], next state, both new.
 
+        y: O forecasts; with intervals, followed by their bounds as `intervals.bounds` orders them.
         tape: a workspace for T = 1 and this B; None makes one.
         """
         tape = tape or self.tape(1, len(x))
@@ -199,7 +209,11 @@ class Network:
             made = self.extend(statistics, last, u, scale)
             each = self.mixture.forecasts(weights.experts, p, tape.H[0], tape.F[0], made)
             p = (each @ self.mixture.weights(weights.experts)).reshape(p.shape)
-        return self.task.answer(weights.target, p, last, scale), state
+        y = self.task.answer(weights.target, p, last, scale)
+        if self.spec.intervals:
+            bounds = intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))
+            y = np.concatenate([y, bounds], axis=1)
+        return y, state
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
         """Return a new workspace for windows of T ticks and B rows."""

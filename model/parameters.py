@@ -68,6 +68,7 @@ class Weights(NamedTuple):
     experts: dict[str, Array]  # of the mixture, empty without one: learned by least squares, their gradient is zero
     embed: dict[str, Array]  # tables of the categories, [count, d] by name
     target: dict[str, Array]  # the task's statistics: never trained, their gradient is zero
+    interval: dict[str, Array]  # half-widths of prediction intervals, likewise; empty without intervals
 
     def __repr__(self) -> str:
         others = f"{len(self.experts)} of experts, {len(self.target)} target"

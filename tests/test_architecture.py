@@ -37,7 +37,7 @@ ROOMS = {
     "common": "model.calendar model.fold model.network model.spec",
     "programs.tables.times": "common",
     "journal": "common storage",
-    "engine": "model.graph model.network model.parameters common",
+    "engine": "model.answers model.graph model.network model.parameters common",
     "programs.tables": "common programs.tables.times",
     "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
@@ -67,7 +67,8 @@ MOST_FOLDERS = {"service": 17, "model": 9}
 MODULES = range(3, 13)  # of a room
 MODEL_STDLIB = {
     "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib",
-    "itertools", "json", "math", "numbers", "operator", "re", "struct", "types", "typing", "zlib", "__future__",
+    "itertools", "json", "math", "numbers", "operator", "re", "statistics", "struct", "types", "typing", "zlib",
+    "__future__",
 }  # fmt: skip
 MODEL_WITH_ONNX = {"model.graph.builder", "model.graph.step", "model.graph.importing"}
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}

@@ -8,7 +8,9 @@ from typing import Any, Self
 import numpy as np
 import numpy.typing as npt
 
+from freshet import offsets
 from freshet.arguments import identifier, invalid, listed
+from freshet.bounds import Bounds
 from freshet.errors import FreshetError, InvalidArgument
 from freshet.frames import event_times, matrix, named_columns, plain
 from freshet.known import of_ticks
@@ -130,7 +132,7 @@ class Batch:
         return [
             Wave(handle[part], seq[part], x[rows[part]],
                  None if self.time is None else self.time[rows[part]], self._outputs,
-                 None if u is None else u[rows[part]])
+                 None if u is None else u[rows[part]], len(self._spec.intervals))
             for part in parts
         ]  # fmt: skip
 
@@ -138,6 +140,7 @@ class Batch:
         """Return the answers of all rows, once every wave is done."""
         n, spec = len(self._all), self._spec
         y = np.full((n, self._outputs), np.nan, np.float32)
+        ends = [np.full((n, len(spec.intervals) * self._outputs), np.nan, np.float32) for _ in range(2)]
         seq, version, judged = (np.zeros(n, np.uint64) for _ in range(3))
         rows, lost, at = np.array(self.rows, np.intp), [], 0
         refused = dict(self.refused)
@@ -145,12 +148,18 @@ class Batch:
             mine = rows[at : at + len(wave.seq)]
             at += len(mine)
             y[mine], seq[mine], version[mine], judged[mine] = wave.y, wave.seq, wave.version, wave.judged
+            ends[0][mine], ends[1][mine] = wave.lower, wave.upper
             refused |= {int(mine[i]): error for i, error in wave.refused.items()}
             lost += [int(mine[i]) for i in wave.lost]
         horizon = 1 if spec.classes else spec.horizon or 1
-        made = y.reshape(n, horizon, self._outputs // horizon)
-        added = of_outputs(self._offset, spec)
-        return Packed(made if added is None else made + added[:, None], seq, version, judged, refused, lost)
+        shape, added = (n, horizon, self._outputs // horizon), of_outputs(self._offset, spec)
+        by = None if added is None else added[:, None]
+        bounds = None
+        if spec.intervals:
+            levels = (n, len(spec.intervals), *shape[1:])
+            lower, upper = (offsets.added(end.reshape(levels).swapaxes(0, 1), by) for end in ends)
+            bounds = Bounds(spec.intervals, lower, upper)
+        return Packed(offsets.added(y.reshape(shape), by), seq, version, judged, refused, lost, bounds)
 
     @property
     def _outputs(self) -> int:

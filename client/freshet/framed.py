@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import methodcaller
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from freshet.bounds import percent
 from freshet.errors import InvalidArgument
 from freshet.forecast import Forecast
 from freshet.frames import named_columns, plain
@@ -86,18 +88,27 @@ def _moments(times: Any) -> Any:
 def columns_of(spec: ModelSpec, outcomes: Sequence[Forecast | None]) -> dict[str, npt.NDArray[Any]]:
     """Return a column per target or class and step ahead; NaN for a refused row.
 
-    A column has the name of its target if the model forecasts one step; NAME+H for H steps ahead otherwise.
+    A column has the name of its target if the model forecasts one step; NAME+H for H steps ahead otherwise. For each
+    level of prediction intervals, columns with _lower90 and _upper90 appended (for 90 %) follow.
     """
     names = tuple(spec.classes or spec.targets or spec.channels)
     horizon = spec.horizon or 1
     nothing = np.full((horizon, len(names)), np.nan, np.float32)
-    given = [nothing if outcome is None else outcome.y for outcome in outcomes]
-    y = np.stack(given) if given else np.zeros((0, horizon, len(names)), np.float32)
-    return {
-        name if horizon == 1 else f"{name}+{h + 1}": np.ascontiguousarray(y[:, h, i])
-        for i, name in enumerate(names)
-        for h in range(horizon)
-    }
+
+    def columns(end: str, of: Callable[[Forecast], npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        given = [nothing if outcome is None else of(outcome) for outcome in outcomes]
+        values = np.stack(given) if given else np.zeros((0, horizon, len(names)), np.float32)
+        return {
+            (name if horizon == 1 else f"{name}+{h + 1}") + end: np.ascontiguousarray(values[:, h, i])
+            for i, name in enumerate(names)
+            for h in range(horizon)
+        }
+
+    made = columns("", lambda forecast: forecast.y)
+    for level in spec.intervals:
+        made |= columns(f"_lower{percent(level)}", methodcaller("lower", level))
+        made |= columns(f"_upper{percent(level)}", methodcaller("upper", level))
+    return made
 
 
 def no_frame() -> InvalidArgument:

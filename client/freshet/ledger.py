@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freshet import offsets
+from freshet.bounds import Bounds
 from freshet.errors import InvalidArgument, LabelRefused, NotOpen, Reason, StateLost, TickRefused
 from freshet.forecast import Forecast
 from freshet.labels import Answers, label_values
@@ -75,6 +76,7 @@ class Ledger:
         self._answers = Answers("forecast", ())
         self._interval = 0.0  # seconds between steps; 0 for none
         self._forecast_shape = (1, 1)  # horizon, and targets or classes
+        self._levels: tuple[float, ...] = ()  # of prediction intervals
         # Ticks with an event time since the last reset: the last answered one and all later ones.
         self._timed: deque[Slot] = deque()
 
@@ -157,6 +159,7 @@ class Ledger:
         self._answers = Answers.of(spec)
         self._interval = spec.interval if self._answers.task == "forecast" else 0.0
         self._forecast_shape = (spec.horizon or 1, len(self._answers.names))
+        self._levels = spec.intervals
 
     def forecast(self, answer: pb.Forecast, now: float) -> None:
         """Record the answer to a tick. Raises ProtocolError for an unexpected answer, or one of the wrong size."""
@@ -166,15 +169,20 @@ class Ledger:
             return
         try:
             y = np.array(answer.y, np.float32).reshape(self._forecast_shape)
+            bounds = self._bounds(answer.lower, answer.upper) if self._levels else None
         except ValueError:
             raise ProtocolError(
-                f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}"
+                f"forecast {seq} has {len(answer.y)} values, expected horizon × targets = {self._forecast_shape}, and "
+                f"{len(answer.lower)} and {len(answer.upper)} bounds of {len(self._levels)} intervals"
             ) from None
         self.put_off = ""
         self._answered(slot)
         waited, time = now - slot.sent_at, slot.tick.time
         made = offsets.added(y, self._added)
-        slot.set_outcome(Forecast(seq, made, answer.version, judged, waited, time=time, interval=self._interval))
+        forecast = Forecast(
+            seq, made, answer.version, judged, waited, time=time, interval=self._interval, bounds=bounds
+        )
+        slot.set_outcome(forecast)
 
     def refused(self, refused: types_pb2.Refused, now: float) -> Action:
         """Record a refusal. Raises TickRefused if it ends the stream, InvalidArgument if it does not concern a tick."""
@@ -194,10 +202,19 @@ class Ledger:
             self._answered(slot)
             y = offsets.added(np.full(self._forecast_shape, np.nan, np.float32), self._added)
             waited, time = now - slot.sent_at, slot.tick.time
-            slot.set_outcome(
-                Forecast(refused.seq, y, 0, self.outbox.judged, waited, lost=True, time=time, interval=self._interval)
-            )
+            unknown = np.full(len(self._levels) * y.size, np.nan, np.float32)
+            forecast = Forecast(
+                refused.seq, y, 0, self.outbox.judged, waited, lost=True, time=time, interval=self._interval,
+                bounds=self._bounds(unknown, unknown) if self._levels else None,
+            )  # fmt: skip
+            slot.set_outcome(forecast)
         return action
+
+    def _bounds(self, lower: Any, upper: Any) -> Bounds:
+        """Return the bounds of an answer from its flat values. Raises ValueError for another number of values."""
+        shape = (len(self._levels), *self._forecast_shape)
+        low, high = (offsets.added(np.array(flat, np.float32).reshape(shape), self._added) for flat in (lower, upper))
+        return Bounds(self._levels, low, high)
 
     def _answered(self, slot: Slot) -> None:
         if slot.tick.time is not None:

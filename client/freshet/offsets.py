@@ -59,7 +59,7 @@ def of_outputs(offset: F64 | None, spec: ModelSpec) -> F64 | None:
     return offset[..., [list(spec.channels).index(name) for name in spec.targets]]
 
 
-def added(y: npt.NDArray[np.float32], offset: F64 | None) -> npt.NDArray[Any]:
+def added(y: npt.NDArray[np.floating[Any]], offset: F64 | None) -> npt.NDArray[Any]:
     """Return forecasts in the units of the channels: float64 if there is an offset, unchanged otherwise."""
     return y if offset is None else y.astype(np.float64) + offset
 

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from freshet import shown
+from freshet.bounds import Bounds, bounds_at
 from freshet.errors import FreshetError, Reason, TickRefused
 from freshet.v1 import streams_pb2 as pb
 
@@ -29,6 +30,8 @@ class Packed:
     refused: by index, why a tick was refused, or why its stream could not be bound (InvalidArgument). The stream
         continues as if the tick had not been sent.
     lost: indices of accepted ticks whose answers the server no longer had, after a long reconnect.
+    bounds: prediction intervals by level, NaN where y is; None if the model has none. `lower`, `upper` and `between`
+        return those of one level.
     """
 
     y: npt.NDArray[np.floating[Any]]
@@ -37,6 +40,22 @@ class Packed:
     judged_through: UInts
     refused: dict[int, FreshetError] = field(default_factory=dict)
     lost: list[int] = field(default_factory=list)
+    bounds: Bounds | None = None
+
+    def between(self, level: float) -> tuple[npt.NDArray[np.floating[Any]], npt.NDArray[np.floating[Any]]]:
+        """Return lower and upper bounds, of y's shape, between which a share of `level` of the labels lies.
+
+        Raises InvalidArgument for a level that is not among the model's intervals.
+        """
+        return bounds_at(self.bounds, level)
+
+    def lower(self, level: float) -> npt.NDArray[np.floating[Any]]:
+        """Return the lower bounds of `between`."""
+        return self.between(level)[0]
+
+    def upper(self, level: float) -> npt.NDArray[np.floating[Any]]:
+        """Return the upper bounds of `between`."""
+        return self.between(level)[1]
 
     def __repr__(self) -> str:
         answered = len(self.seq) - len(self.refused) - len(self.lost)
@@ -55,12 +74,15 @@ class Wave:
         time: npt.NDArray[np.float64] | None,
         outputs: int,
         u: Array | None = None,
+        levels: int = 0,
     ) -> None:
+        """outputs: values of a forecast. levels: number of prediction intervals."""
         n = len(handle)
         self.handle, self.seq, self.x, self.time, self.u = handle, seq, x, time, u
         self.answered, self.dropped = np.zeros(n, np.bool_), np.zeros(n, np.bool_)  # dropped: not sent again
         self.counted = False  # its streams have advanced past it
         self.y = np.full((n, outputs), np.nan, np.float32)
+        self.lower, self.upper = (np.full((n, levels * outputs), np.nan, np.float32) for _ in range(2))
         self.version, self.judged = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
         self.refused: dict[int, FreshetError] = {}
         self.lost: list[int] = []
@@ -99,6 +121,9 @@ class Wave:
         here[here] = ~self.answered[mine[here]]
         at = mine[here]
         self.y[at], self.judged[at], self.version[at], self.answered[at] = y[here], judged[here], message.version, True
+        if self.lower.size:
+            for bound, values in ((self.lower, message.lower), (self.upper, message.upper)):
+                bound[at] = np.frombuffer(values, "<f4").reshape(len(handle), -1)[here]
         return len(at)
 
     def refuse(self, message: pb.HandleRefused) -> bool:

@@ -185,6 +185,12 @@ LEARNING = [
         [(gauge("freshet_loss_prequential"), NAMED), (gauge("freshet_loss_persistence"), f"{NAMED} persistence")],
     ),
     Panel(
+        "Coverage of intervals",
+        "Share of label values inside their prediction interval, divided by its level: 1 is right, below 0.94 is off.",
+        [(f'{rate("freshet_interval_covered_total", "tenant, model, level")} / '
+          f'{rate("freshet_interval_asked_total", "tenant, model, level")}', f"{NAMED} {{{{level}}}}")],
+    ),
+    Panel(
         "Error by step ahead, against persistence",
         "Square errors in scaled units, over about 500 labels; below 1: better than the present value.",
         [(f"freshet_error_squared{{{MINE}}} / freshet_error_squared_persistence{{{MINE}}}",

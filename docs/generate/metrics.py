@@ -24,7 +24,7 @@ INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` at the address in the setting `http` returns all metrics in Prometheus's text format, the trainer's
-included. `deploy/prometheus` has a configuration and eight alerts; `deploy/grafana/freshet.json` is a dashboard.
+included. `deploy/prometheus` has a configuration and nine alerts; `deploy/grafana/freshet.json` is a dashboard.
 
 Counters start at 0 when the server starts. The mean of a histogram in a window is `rate(…_sum) / rate(…_count)`.
 
@@ -37,6 +37,7 @@ deleted, its series are removed.
 LABELS = {
     "tenant, model": "one pair per model",
     "layer": "`all`, `cell0`, `cell1`, …, `head`",
+    "level": "the levels of the model's `intervals`, at most 8",
     "lag": f"ticks before the newest label: from 0 to the model's window less 1, at most {SHOWN_LAGS} lags",
     "step": "steps ahead: 1, H/4, H/2, 3H/4 and H of a model's horizon H",
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),

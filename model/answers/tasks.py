@@ -42,8 +42,12 @@ class Task(Protocol):
         """
         ...
 
+    def unit(self, target: Params, scale: Array) -> Array:
+        """Return the size of one unit of p in each answer, [B, O]; 0 where it is not known yet."""
+        ...
+
     def units(self, target: Params, scale: Array) -> Array:
-        """Return the size of one unit of p in each answer, [B, O]; 1 where it is not known yet."""
+        """Return `unit`, but 1 where it is not known yet."""
         ...
 
     def follow(self, weights: Weights, y: Array, known: NDArray[np.bool_]) -> None:
@@ -87,6 +91,10 @@ class Forecast:
         """Return forecasts [B, H·K]; where the scale is 0, the present value."""
         y: Array = np.tile(last, (1, self.spec.horizon)) + scale.reshape(p.shape) * p
         return y
+
+    def unit(self, target: Params, scale: Array) -> Array:
+        """Return the scaler's scales."""
+        return scale.reshape(len(scale), -1)
 
     def units(self, target: Params, scale: Array) -> Array:
         """Return the scaler's scales."""
@@ -134,6 +142,10 @@ class Regress:
         """Return answers [B, O] in the labels' units."""
         y: Array = target["mean"] + target["scale"] * p
         return y
+
+    def unit(self, target: Params, scale: Array) -> Array:
+        """Return the labels' running deviations."""
+        return np.tile(target["scale"], (len(scale), 1))
 
     def units(self, target: Params, scale: Array) -> Array:
         """Return the labels' running deviations."""
@@ -183,9 +195,11 @@ class Classify:
         """Return probabilities [B, O]; each row sums to 1."""
         return softmax(p)
 
-    def units(self, target: Params, scale: Array) -> Array:
+    def unit(self, target: Params, scale: Array) -> Array:
         """Return ones: a probability has no unit."""
         return np.ones((len(scale), self.spec.outputs), np.float32)
+
+    units = unit
 
     def follow(self, weights: Weights, y: Array, known: NDArray[np.bool_]) -> None:
         """Do nothing: there are no statistics."""

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
 from model.answers.tasks import TARGET_CLIP
+from model.fold import given
 from model.fold.arena import Arena
 from model.fold.experts import context_shapes
 from model.network import Network
@@ -25,7 +26,7 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
     inputs = (spec.window, network.features)
     statistics, hidden = (network.statistics_size,), (network.hidden_size,)
     common = statistics, hidden, inputs, (origins, targets), (origins, spec.horizon, targets)
-    return *common, *context_shapes(network.mixture, origins)
+    return *common, *given.shapes(network), *context_shapes(network.mixture, origins)
 
 
 class Block:
@@ -33,8 +34,9 @@ class Block:
 
     statistics [B, n]; start [B, hidden_size]; ring [B, T, E], oldest input first; x [B, R, targets] and
     scale [B, R, H, targets] of the last R origins, oldest first; fill [B], inputs in the ring; known [B], origins whose
-    labels may still come; last_time [B], seconds (NaN: none). With a mixture, see `experts.context_shapes`: every,
-    delta, place, and with a horizon above 1 gains, one array for each readout, and given.
+    labels may still come; last_time [B], seconds (NaN: none). shown: see `given.shapes`. With a mixture, see
+    `experts.context_shapes`: every, delta, place, and with a horizon above 1 gains, one array for each readout, and
+    given.
     """
 
     every: Array
@@ -48,6 +50,7 @@ class Block:
             rows[:, part].reshape(len(rows), *shape)
             for part, shape in zip(contexts.parts, contexts.shapes, strict=True)
         )
+        self.shown, mixed = mixed[: contexts.shown], mixed[contexts.shown :]
         self.gains: list[Array] = []
         if mixed:
             self.every, self.delta, self.place, *delayed = mixed
@@ -62,6 +65,7 @@ class Contexts(Arena):
     fresh_marks = (0, 0, math.nan)
 
     def __init__(self, network: Network, limit: int) -> None:
+        self.shown = len(given.shapes(network))  # parts
         super().__init__(shapes(network), limit)
 
     def waiting(self, slot: int) -> int:

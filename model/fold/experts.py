@@ -108,6 +108,7 @@ class Seen(NamedTuple):
     rows: Rows  # of the labels
     forecasts: Array  # [B, H, K, experts], with the readouts of now
     given: Array  # [B, steps, K, learned experts + 1], of the newest origin; the mixture's own forecast last
+    newest: Array  # [B, O] the mixture's forecast of the newest origin
 
 
 class Experts:
@@ -147,7 +148,7 @@ class Experts:
             newest = self.mixture.forecasts(weights.experts, p, h, phi, made)
         answer = newest @ self.mixture.weights(weights.experts)
         given = np.concatenate([newest[..., : len(self.mixture.learned)], answer[..., None]], axis=-1)
-        return Seen(of, rows, forecasts, given[:, self.steps])
+        return Seen(of, rows, forecasts, given[:, self.steps], answer.reshape(len(answer), -1))
 
     def answers(self, weights: Weights, seen: Seen) -> Array:
         """Return the mixture's forecasts for the labels, [B, H, K]."""

@@ -14,6 +14,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.answers import intervals
+from model.fold import given
 from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
 from model.fold.errors import Errors, Learned, RawOf, origin_units, window_units
@@ -48,6 +50,8 @@ class Update:
     refused_ticks: tuple[int, ...] = ()  # indices, in the call of `ticks`, of the ticks that gave refused labels
     report: GradientReport | None = None
     drift: dict[str, float] = field(default_factory=dict)  # numbers of a drift detected with these labels
+    bounded: int = 0  # values whose intervals were compared with the label; 0 without intervals
+    covered: tuple[int, ...] = ()  # how many of them were inside, by level
 
 
 @dataclass(slots=True)
@@ -70,11 +74,12 @@ class Counts:
     rejected: int = 0
 
 
-class Mixed(NamedTuple):
-    """What an update of the mixture needs: the contexts of its rows, and the origins of their newest labels."""
+class Carried(NamedTuple):
+    """The labels that a group's ticks carry: contexts, seq of the ticks, and for the mixture the newest's origins."""
 
     block: Block
-    origins: Origins
+    seq: NDArray[np.uint64]
+    origins: Origins | None
 
 
 @dataclass
@@ -351,8 +356,10 @@ class Learner:
                 batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
                 units = partial(origin_units, block, x[:, self.spec.target_index])
-                of = None if self.experts is None else Mixed(block, origins(self.network, block, due.newest))
+                of = Carried(block, seq, None if self.experts is None else origins(self.network, block, due.newest))
                 update = self._update(batch, ran, int(due.by_row.sum()), score_anchor, units, streams, of)
+        if update is None:
+            given.keep(self.network, block, seq, self.weights.interval, None)
         push(self.network, block, self._next_starts(block, ran), time, x)
         if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
@@ -382,14 +389,14 @@ class Learner:
         score_anchor: bool,
         units: Callable[[int], RawOf],
         streams: NDArray[np.uint32] | None,
-        of: Mixed | None = None,
+        of: Carried | None = None,
     ) -> Update:
         """Learn one group. units: of labels from a position on; streams: of the first rows of the batch, None: of none;
-        of: what the mixture learns from, None: nothing."""
+        of: their origins, None: they come from outside."""
         grad, counts = self._grad, self.counts
         loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
         seen = None
-        if self.experts is not None and of is not None:
+        if self.experts is not None and of is not None and of.origins is not None:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
             p = at_origins(p, span[0], of.origins, self.experts.answers(self.weights, seen))
             loss = self._loss(p, batch, span)
@@ -398,6 +405,7 @@ class Learner:
             self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor, of)
+        self._follow_errors(update, batch, p, span, of, seen)
         self._detect_drift(update)
         try:
             if not math.isfinite(loss):
@@ -418,6 +426,21 @@ class Learner:
         if report:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
+
+    def _follow_errors(
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], of: Carried | None, seen: Seen | None
+    ) -> None:
+        """Update the intervals with the forecasts p at the positions of `span`, or with those given to late labels."""
+        network, interval, (t0, t1) = self.network, self.weights.interval, span
+        if not self.spec.intervals:
+            return
+        if of is None or not given.is_kept(network):
+            found = intervals.follow(interval, self.spec.intervals, p, batch.Y[t0:t1], batch.weight[t0:t1])
+        else:
+            made = given.newest(of.block, p, t0) if seen is None else seen.newest
+            given.keep(network, of.block, of.seq, interval, made)
+            found = given.follow(network, of.block, of.seq, interval, batch.Y, batch.weight)
+        update.bounded, update.covered = found[0], tuple(found[1].tolist())
 
     def _detect_drift(self, update: Update) -> None:
         """Add the scores to the drift test, and start the spec's reaction if it detects a drift."""
@@ -462,7 +485,7 @@ class Learner:
         return float(self.network.loss(p, batch.Y[part], batch.weight[part])[0].sum()) / rows
 
     def _score(
-        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool, of: Mixed | None
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool, of: Carried | None
     ) -> None:
         """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
@@ -478,7 +501,7 @@ class Learner:
             T, B = batch.X.shape[:2]
             tape = self._tapes.get(T, B, "anchor")
             q = predict(self.network, anchor, batch, tape, span)
-            if self.experts is not None and of is not None:
+            if self.experts is not None and of is not None and of.origins is not None:
                 forecasts, _ = label_forecasts(self.network, anchor, tape, of.origins)
                 q = at_origins(q, t0, of.origins, forecasts @ self.experts.mixture.weights(anchor.experts))
             q = task.translate(q, anchor.target, self.weights.target)

@@ -1,6 +1,7 @@
 """Export of a version as ONNX: the whole forecaster as one step, scaler and head included (DESIGN R9).
 
-x [B, C], u [B, F], state [B, S] → y [B, O], state' [B, S]. Opset 17, IR 8, so that older runtimes load it. The graph
+x [B, C], u [B, F], state [B, S] → y [B, O], state' [B, S] and, only with intervals, bounds [B, 2·levels·O].
+Opset 17, IR 8, so that older runtimes load it. The graph
 computes what `Network.step` does in as few nodes as possible: at one row, every node costs about the same. A test
 compares the two on long runs with perturbed weights.
 """
@@ -21,7 +22,7 @@ from model.graph import mixture
 from model.graph.builder import Graph
 from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
-from model.graph.tasks import TASK_TWINS, forecast, targets
+from model.graph.tasks import TASK_TWINS, bounds, forecast, targets
 from model.network import Network
 from model.parameters import Weights
 
@@ -83,11 +84,13 @@ def export_step(network: Network, weights: Weights) -> bytes:
     features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later)
     after: list[str] = []
     if network.mixture is not None:
-        last, scale = targets(g, network, value, scaled.scale)
-        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, scale)
-        forecast(g, network, p, last, scale)
+        last, unit = targets(g, network, value, scaled.scale)
+        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, unit)
+        forecast(g, network, p, last, unit)
     else:
-        TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+        unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
+    if network.spec.intervals:
+        bounds(g, network, weights, unit)
     g.op("Concat", *scaled.parts, *after, *covered.parts, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 
@@ -116,6 +119,8 @@ def _serialize(g: Graph, network: Network) -> bytes:
         rows("state", network.state_size),
     ]
     outputs = [rows("y", network.spec.outputs), rows("next_state", network.state_size)]
+    if network.spec.intervals:
+        outputs.append(rows("bounds", network.answer_size - network.spec.outputs))
     graph = helper.make_graph(g.nodes, "freshet_step", inputs, outputs, list(g.constants.values()))
     model = helper.make_model(
         graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR, producer_name="freshet"

@@ -1,4 +1,4 @@
-"""Answers of each task as ONNX: the twins of `Task.answer`."""
+"""Answers of each task as ONNX: the twins of `Task.answer`, and of `intervals.bounds`."""
 
 from __future__ import annotations
 
@@ -6,15 +6,18 @@ from collections.abc import Callable
 
 import numpy as np
 
+from model.answers import intervals
 from model.answers.tasks import Classify, Forecast, Regress
 from model.graph.builder import Graph
 from model.network import Network
 from model.parameters import Array, Weights
 
 
-def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
+def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
     p = _gemm(g, features, weights.head["W"])
-    forecast(g, network, p, *targets(g, network, x, scale))
+    x, scale = targets(g, network, x, scale)
+    forecast(g, network, p, x, scale)
+    return scale
 
 
 def targets(g: Graph, network: Network, x: str, scale: str) -> tuple[str, str]:
@@ -32,14 +35,25 @@ def forecast(g: Graph, network: Network, p: str, x: str, scale: str) -> None:
     g.op("Add", g.concat(*[x] * network.spec.horizon), g.op("Mul", scale, p), outputs=["y"])
 
 
-def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
+def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
     """The weights include the scale. The mean is added last: it may be large, and inside, it would lose digits."""
     W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"]
     g.op("Add", _gemm(g, features, W), g.constant(weights.target["mean"]), outputs=["y"])
+    return g.constant(weights.target["scale"][None]) if network.spec.intervals else ""
 
 
-def _classify(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> None:
+def _classify(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
     g.op("Softmax", _gemm(g, features, weights.head["W"]), axis=1, outputs=["y"])
+    return ""
+
+
+def bounds(g: Graph, network: Network, weights: Weights, unit: str) -> None:
+    """Add the output "bounds" [B, 2·levels·O]. unit: size of a scaled unit, [B or 1, O], 0 where not known yet."""
+    levels, radius = len(network.spec.intervals), intervals.radius(weights.interval)
+    known = g.op("Where", g.op("Greater", unit, 0.0), unit, float("nan"))
+    half = g.op("Mul", g.concat(*[known] * levels), g.constant(radius.reshape(1, -1)))
+    y = g.concat(*["y"] * levels)
+    g.op("Concat", g.op("Sub", y, half), g.op("Add", y, half), axis=1, outputs=["bounds"])
 
 
 def _gemm(g: Graph, features: str, W: Array) -> str:
@@ -47,8 +61,9 @@ def _gemm(g: Graph, features: str, W: Array) -> str:
     return product
 
 
-# (graph, network, weights, readout's input [B, …], values with missing ones replaced [B, C], scales [B, H·C]) → "y"
-TASK_TWINS: dict[type, Callable[[Graph, Network, Weights, str, str, str], None]] = {
+# (graph, network, weights, readout's input [B, …], values with missing ones replaced [B, C], scales [B, H·C]) → "y";
+# returns the size of a scaled unit for `bounds`
+TASK_TWINS: dict[type, Callable[[Graph, Network, Weights, str, str, str], str]] = {
     Forecast: _forecast,
     Regress: _regress,
     Classify: _classify,

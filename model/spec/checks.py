@@ -10,7 +10,9 @@ from model.calendar.zone import ZoneError, parse
 from model.spec.names import (
     CHOICES,
     MAX_AHEAD,
+    MAX_ANSWER,
     MAX_CHANNELS,
+    MAX_LEVELS,
     MAX_OUTPUTS,
     MAX_SEASON_TICKS,
     MAX_SEASONS,
@@ -36,6 +38,7 @@ def check(spec: ModelSpec) -> None:
     check_task(spec)
     check_unused_settings(spec)
     check_forecaster(spec)
+    check_intervals(spec)
     check_covariates(spec)
 
 
@@ -210,6 +213,23 @@ def check_forecaster(spec: ModelSpec) -> None:
             raise SpecError("seasons", season, f"it has {ticks:g} ticks: give periods of 2 to {MAX_SEASON_TICKS} ticks")
     if len(spec.seasons) > MAX_SEASONS or len(set(spec.seasons)) < len(spec.seasons):
         raise SpecError("seasons", spec.seasons, f"give at most {MAX_SEASONS} different periods")
+
+
+def check_intervals(spec: ModelSpec) -> None:
+    """Check the levels of prediction intervals."""
+    levels = spec.intervals
+    if not levels:
+        return
+    if spec.task == "classify":
+        raise SpecError("intervals", levels, "task classify has probabilities: leave them out")
+    if len(levels) > MAX_LEVELS or len(set(levels)) < len(levels):
+        raise SpecError("intervals", levels, f"give at most {MAX_LEVELS} different levels")
+    for level in levels:
+        if not 0.01 <= level <= 0.999:
+            raise SpecError("intervals", level, "give levels of 0.01 to 0.999, such as 0.9 for 90 %")
+    if (1 + 2 * len(levels)) * spec.outputs > MAX_ANSWER:
+        values = f"{1 + 2 * len(levels)} values for each of {spec.outputs} outputs, at most {MAX_ANSWER} in an answer"
+        raise SpecError("intervals", levels, f"{values}: fewer levels, or a shorter horizon")
 
 
 def check_covariates(spec: ModelSpec) -> None:

@@ -34,7 +34,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         **_rates(spec, forecaster == "mixture"),
         "forecaster": forecaster,
         "seasons": _seasons(spec, forecaster),
-        "intervals": tuple(map(float, spec.intervals)),
+        "intervals": tuple(sorted(map(float, spec.intervals))),
         "known": tuple(spec.known),
         "static": tuple(spec.static),
         "categories": tuple(spec.categories),

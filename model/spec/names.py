@@ -12,6 +12,8 @@ WINDOW_MARGIN = 8
 MAX_SEASONS = 4
 MAX_SEASON_TICKS = 4096
 AUTO_SEASON_TICKS = 720  # a day or a week of more ticks is not a season by default: each stream keeps as many values
+MAX_LEVELS = 8
+MAX_ANSWER = 32_768  # values of one answer: forecasts and bounds
 MAX_AHEAD = 8192  # horizon × known inputs
 MAX_CATEGORIES = 100_000  # of one input
 

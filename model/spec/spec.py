@@ -44,7 +44,7 @@ class ModelSpec:
     forecaster: str = ""  # the network alone, the default, or a mixture of it with least squares and seasonal values
     seasons: tuple[float, ...] = ()  # of a mixture: periods, s; default: day and week of up to 720 ticks; (0,): none
     zone: str = ""  # of the calendar and the seasons: a POSIX rule such as CET-1CEST,M3.5.0,M10.5.0/3; default UTC
-    intervals: tuple[float, ...] = ()  # levels of prediction intervals, each above 0 and below 1
+    intervals: tuple[float, ...] = ()  # levels of prediction intervals, 0.01 to 0.999; kept in ascending order
     known: tuple[str, ...] = ()  # names of inputs whose future values come with each tick
     static: tuple[str, ...] = ()  # names of inputs that a stream has once, from its first Hello
     categories: tuple[str, ...] = ()  # known or static inputs that are categories, as "name:count"

@@ -138,7 +138,7 @@ def step_work(row: int, rows: int) -> int:
 def step_rows(network: Network) -> int:
     """Return the most rows of one step: at least 1, which takes under a millisecond even with the largest model."""
     spec = network.spec
-    numbers = network.row + 4 * spec.outputs + network.state_size
+    numbers = network.row + 3 * spec.outputs + network.answer_size + network.state_size
     by_work = MAX_STEP_WORK // row_work(network) - LOAD_ROWS
     return max(1, min(MAX_STEP_ROWS, by_work, MAX_STEP_NUMBERS // numbers))
 

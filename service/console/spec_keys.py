@@ -24,7 +24,7 @@ KEYS = {
     "known": "names of inputs whose values for the forecast steps come with each tick",
     "static": "names of inputs that a stream has once",
     "categories": "known or static inputs that are categories, as name:count",
-    "intervals": "levels of prediction intervals, such as 0.5 and 0.9",
+    "intervals": "levels of prediction intervals, such as 0.5 and 0.9: each forecast then has lower and upper bounds",
     "missing": "NaN in an observation: refuse it, or hold the last value, with a mask; nothing is learned from it",
     "scaler": "residual: differences and levels; standard: running z-score; none: raw values; *_v1: as in 0.1.0",
     "cell": "recurrent cell",

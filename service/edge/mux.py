@@ -130,7 +130,7 @@ class MuxCall:
         """Answer packed ticks in waves, in each of which a stream has at most one tick."""
         numbers = self.handles.numbers(columns.handle)
         rows = rows_of(self.model.network, columns.x, columns.u, self.handles.static_of(columns.handle, numbers))
-        message = Message(columns, rows, numbers, Answers(columns), [])
+        message = Message(columns, rows, numbers, Answers(columns, self.model.spec.outputs), [])
         for unknown in np.flatnonzero(numbers == UNBOUND):
             handle = int(columns.handle[unknown])
             message.refused.append(handle_refused(handle, unbound(handle, int(columns.seq[unknown]))))
@@ -158,12 +158,12 @@ class MuxCall:
         stepped = outcome.stepped._replace(at=index[outcome.stepped.at])
         if not message.answers.add(stepped):
             await self.write(forecasts=message.answers.message())
-            message.answers = Answers(columns, stepped)
+            message.answers = Answers(columns, self.model.spec.outputs, stepped)
         self.handles.waiting[columns.handle[stepped.at]] = True
         for i, other in outcome.others.items():
             handle = int(columns.handle[index[i]])
             if isinstance(other, Answer):
-                await self.write(forecasts=wire.forecasts_again(handle, other))
+                await self.write(forecasts=wire.forecasts_again(handle, other, self.model.spec.outputs))
             elif isinstance(other, Refusal):
                 message.refused.append(handle_refused(handle, other))
         await self._refuse(message.refused)

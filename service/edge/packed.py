@@ -62,9 +62,9 @@ class Handles:
 class Answers:
     """Forecasts for ticks of one message, to be sent together: by one version, at most about ANSWER_NUMBERS values."""
 
-    def __init__(self, columns: Columns, first: Stepped | None = None) -> None:
-        """first: the forecasts to begin with."""
-        self._columns = columns
+    def __init__(self, columns: Columns, outputs: int, first: Stepped | None = None) -> None:
+        """outputs: O of the model. first: the forecasts to begin with."""
+        self._columns, self._outputs = columns, outputs
         self.version = self._numbers = 0
         self._parts: list[tuple[Any, Any, Any]] = []
         if first:
@@ -86,7 +86,8 @@ class Answers:
         if not self._parts:
             return None
         index, y, judged = (np.concatenate(column) for column in zip(*self._parts, strict=True))
-        return wire.forecasts(self._columns.handle[index], self._columns.seq[index], y, judged, self.version)
+        columns = self._columns
+        return wire.forecasts(columns.handle[index], columns.seq[index], y, judged, self.version, self._outputs)
 
 
 @dataclass(slots=True)

@@ -142,7 +142,9 @@ class Call:
             if isinstance(row, Refusal):
                 return wire.refused(self.parts.admission.refuse(row))
             outcome = await self.parts.ticks.answer(Tick(self.model, self.session, self.epoch, seq, time, row, arrived))
-            return wire.forecast(outcome) if isinstance(outcome, Answer) else wire.refused(outcome)
+            if isinstance(outcome, Answer):
+                return wire.forecast(outcome, self.model.spec.outputs)
+            return wire.refused(outcome)
         if kind == "reset":
             if not self.owned:
                 raise Fenced(self.session.id)

@@ -41,12 +41,19 @@ def known(message: streams_pb2.Tick) -> Array:
     return np.array(message.u if len(message.u) > NARROW else message.u[:], np.float32)
 
 
-def forecast(answer: Answer) -> streams_pb2.OpenResponse:
-    """Return an answer as a message of Open."""
+def forecast(answer: Answer, outputs: int) -> streams_pb2.OpenResponse:
+    """Return an answer of a model with O outputs as a message of Open."""
     message = streams_pb2.OpenResponse()
     said = message.forecast
     said.seq, said.version, said.judged_through = answer.seq, answer.version, answer.judged_through
-    said.y.extend(array("f", answer.y))
+    values = array("f", answer.y)
+    if len(values) == outputs:
+        said.y.extend(values)
+        return message
+    upper = (len(values) + outputs) // 2  # see `model.answers.intervals.bounds`
+    said.y.extend(values[:outputs])
+    said.lower.extend(values[outputs:upper])
+    said.upper.extend(values[upper:])
     return message
 
 
@@ -86,21 +93,24 @@ def columns(message: streams_pb2.Columns, channels: int, known: int = 0, holds: 
     )
 
 
-def forecasts(handle: Any, seq: Any, y: Any, judged: Any, version: int) -> streams_pb2.Forecasts:
-    """Return packed forecasts. handle, seq, judged: (n,); y: (n, O)."""
+def forecasts(handle: Any, seq: Any, answers: Any, judged: Any, version: int, outputs: int) -> streams_pb2.Forecasts:
+    """Return packed forecasts of a model with O outputs. handle, seq, judged: (n,); answers: (n, A)."""
+    upper = (answers.shape[1] + outputs) // 2  # see `model.answers.intervals.bounds`
     return streams_pb2.Forecasts(
         handle=handle.astype("<u4").tobytes(),
         seq=seq.astype("<u8").tobytes(),
-        y=y.astype("<f4").tobytes(),
+        y=answers[:, :outputs].astype("<f4").tobytes(),
         judged_through=judged.astype("<u8").tobytes(),
         version=version,
+        lower=answers[:, outputs:upper].astype("<f4").tobytes(),
+        upper=answers[:, upper:].astype("<f4").tobytes(),
     )
 
 
-def forecasts_again(handle: int, answer: Answer) -> streams_pb2.Forecasts:
+def forecasts_again(handle: int, answer: Answer, outputs: int) -> streams_pb2.Forecasts:
     """Return one kept answer as packed forecasts."""
     handles, seqs, judged = np.array([handle]), np.array([answer.seq]), np.array([answer.judged_through])
-    return forecasts(handles, seqs, np.frombuffer(answer.y, "<f4"), judged, answer.version)
+    return forecasts(handles, seqs, np.frombuffer(answer.y, "<f4")[None], judged, answer.version, outputs)
 
 
 def durable_columns(handle: Any, seq: Any) -> streams_pb2.DurableColumns:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
+from model.answers import intervals
 from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Weights
@@ -27,9 +28,9 @@ class Canary:
     x: Array  # [B, C], NaN where a value is missing
     u: Array  # [B, F]
     state: Array  # [B, S]
-    y: Array  # [B, O]
+    y: Array  # [B, A] answers: forecasts and, with intervals, their bounds
     next_state: Array  # [B, S]
-    scale: Array  # of y: [B, O]
+    scale: Array  # of y: [B, A]
     state_scale: Array  # of next_state: [B, S]
 
     def pack(self) -> bytes:
@@ -118,7 +119,11 @@ def _canary(network: Network, weights: Weights) -> Canary:
     # Statistics are compared relative to their size: a mean of 1e5 cannot agree to 1e-5.
     state_scale = np.maximum(1, np.abs(state))
     state_scale[:, network.statistics_size :] = np.maximum(state_scale[:, network.statistics_size :], reach)
-    return Canary(seen, u, before, y, state, reach * network.task.units(weights.target, scale), state_scale)
+    unit = np.tile(network.task.units(weights.target, scale), (1, network.answer_size // network.spec.outputs))
+    if network.spec.intervals:  # a bound is off by the rounding of its half-width too
+        widths = np.tile(intervals.radius(weights.interval).reshape(-1), 2)
+        unit[:, network.spec.outputs :] *= np.maximum(1, widths)
+    return Canary(seen, u, before, y, state, reach * unit, state_scale)
 
 
 def _reach(network: Network, state: Array) -> Array:

@@ -50,19 +50,27 @@ class StepSession:
         return f"StepSession({x} channels, state {state}, {y} outputs, {self.nbytes / 1024:.0f} KiB)"
 
     def _bind(self) -> None:
-        """Bind buffers for B = 1. Raises for a graph with other names or ranks than a step's."""
+        """Bind buffers for B = 1. Raises for a graph with other names or ranks than a step's.
+
+        Forecasts and bounds lie side by side in one buffer: the answer.
+        """
         widths = {i.name: i.shape[1] for i in (*self._session.get_inputs(), *self._session.get_outputs())}
+        self._answer = ["y", "bounds"] if "bounds" in widths else ["y"]
         self._single = {name: np.zeros((1, width), np.float32) for name, width in widths.items()}
+        self.outputs = widths["y"]
+        answer = np.zeros((1, sum(widths[name] for name in self._answer)), np.float32)
+        self._single |= {"y": answer[:, : self.outputs], "bounds": answer[:, self.outputs :], "answer": answer}
         self._binding = self._session.io_binding()
         for name in ("x", "u", "state"):
             self._binding.bind_cpu_input(name, self._single[name])
-        for name in ("y", "next_state"):
+        for name in (*self._answer, "next_state"):
             buffer = self._single[name]
             self._binding.bind_output(name, "cpu", 0, np.float32, buffer.shape, buffer.ctypes.data)
 
     def run(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:
-        """Compute one step: x [B, C], u [B, F], state [B, S] → y [B, O], next state [B, S].
+        """Compute one step: x [B, C], u [B, F], state [B, S] → answers [B, A], next state [B, S].
 
+        An answer is O forecasts and, with intervals, their bounds (`model.answers.intervals.bounds`).
         For B = 1 the results are buffers that the next call overwrites: copy them to keep them. Bound buffers cost a
         third of a plain call.
         """
@@ -71,17 +79,18 @@ class StepSession:
         single = self._single
         single["x"][...], single["u"][...], single["state"][...] = x, u, state
         self._session.run_with_iobinding(self._binding)
-        return single["y"], single["next_state"]
+        return single["answer"], single["next_state"]
 
     def compute(self, x: Array, u: Array, state: Array) -> tuple[Array, Array]:
         """Compute what `run` does, bit for bit, with new results for any B. On any thread."""
-        y, after = self._session.run(["y", "next_state"], {"x": x, "u": u, "state": state})
-        return y, after
+        *answer, after = self._session.run([*self._answer, "next_state"], {"x": x, "u": u, "state": state})
+        return answer[0] if len(answer) == 1 else np.concatenate(answer, axis=1), after
 
 
 def parity(session: StepSession, canary: Canary) -> float:
     """Return the largest difference from the recorded answers, in the canary's units; inf if not finite.
 
+    A bound that is not known yet is NaN on both sides.
     Raises BadVersion for a graph that does not accept the canary's inputs, or returns other shapes.
     """
     try:
@@ -92,6 +101,8 @@ def parity(session: StepSession, canary: Canary) -> float:
         raise BadVersion(f"the ONNX file answers {y.shape} and {after.shape}, not in the shapes recorded")
     # float32 rounds an answer to 2⁻²³ of its size: with a mean of 1e5, a unit of 1 cannot agree to 1e-5.
     off = np.maximum(np.abs(y - canary.y) - np.abs(canary.y) * 2.0**-23, 0) / canary.scale
+    unknown = np.isnan(y) & np.isnan(canary.y)
+    off[:, session.outputs :][unknown[:, session.outputs :]] = 0
     worst = np.max(off, initial=0.0)
     off = np.abs(after - canary.next_state) / canary.state_scale
     worst = np.maximum(worst, np.max(off, initial=0.0))  # Python's max would ignore a NaN

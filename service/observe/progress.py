@@ -100,6 +100,16 @@ class LearnerMetrics:
             "score_candidate", "Clipped score 0..1 of the candidate on labels that the anchor was scored on.", *OF_MODEL
         )
         self.anchor_score = declare.gauge("score_anchor", "Clipped score 0..1 of the anchor, same labels.", *OF_MODEL)
+        self.covered = declare.counter(
+            "interval_covered_total", "Label values inside their prediction interval, by its level.", *OF_MODEL, "level"
+        )
+        self.asked = declare.counter(
+            "interval_asked_total",
+            "Label values that should be inside: the level times all values. Covered divided by asked is 1 where the "
+            "coverage is right.",
+            *OF_MODEL,
+            "level",
+        )
         self.drifts = declare.counter("drift_total", "Lasting rises of the candidate's loss.", *OF_MODEL)
 
     def _errors(self, declare: Declare) -> None:
@@ -181,6 +191,9 @@ class LearnerProgress:
             m.persistence.labels(*key).set(self.persistence)
             for name, losses in (("candidate", report.losses), ("persistence", report.persistence)):
                 m.losses.labels(*key, name).inc(sum(loss for loss in losses if math.isfinite(loss)))
+        for level, asked in report.asked.items():
+            m.asked.labels(*key, level).inc(asked)
+            m.covered.labels(*key, level).inc(report.covered[level])
         if report.scores:
             candidate, anchor = zip(*report.scores, strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))

@@ -31,14 +31,14 @@ class Stepped(NamedTuple):
     """Ticks that one version has stepped and that are committed."""
 
     at: NDArray[np.intp]  # (k,) their indices among the ticks asked for
-    y: Array  # [k, O]
+    y: Array  # [k, A]
     judged: NDArray[np.uint64]  # (k,) judged_through of each
     version: int
 
     @classmethod
     def none(cls, model: ServedModel) -> Stepped:
         """No tick."""
-        nothing = np.zeros((0, model.spec.outputs), np.float32)
+        nothing = np.zeros((0, model.network.answer_size), np.float32)
         return cls(np.zeros(0, np.intp), nothing, np.zeros(0, np.uint64), model.champion)
 
 
@@ -67,7 +67,7 @@ class Stepper:
         self._turn_work = 0
 
     def compute(self, model: ServedModel, rows: Any, times: NDArray[np.float64], x: Array) -> tuple[Array, Array]:
-        """Return forecasts [B, O] and next states [B, S] of distinct streams, computed here by the champion.
+        """Return answers [B, A] and next states [B, S] of distinct streams, computed here by the champion.
 
         rows: one or an array of B; times: [B] seconds; x: [B, C]. Changes nothing. For B = 1 the results are buffers
         that the next step overwrites.

@@ -30,7 +30,7 @@ class Answer(NamedTuple):
     seq: int
     time: float  # event time, seconds; NaN: none
     x: bytes  # C little-endian float32
-    y: bytes  # O little-endian float32
+    y: bytes  # A little-endian float32: forecasts and, with intervals, their bounds
     version: int
     judged_through: int
 

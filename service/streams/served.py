@@ -67,7 +67,7 @@ class ServedModel:
         self.restarted = 0  # offset just after the last record since the start that named a version to learn from
         self.sources, self.skips = Sources(), Skips()
         self.table = StreamTable(self.network.state_size)
-        self.log = AnswerLog(self.network.row, spec.outputs)
+        self.log = AnswerLog(self.network.row, self.network.answer_size)
         self.owners = Owners(self.table)
         self.saving = Saving(number, self.table, self.log)
         self.known = 0  # streams, in memory or not
@@ -193,14 +193,14 @@ class ServedModel:
     def step(self, session: StepSession, rows: int | list[int] | Rows, time: Times, x: Array) -> tuple[Array, Array]:
         """Compute one tick each of distinct streams; changes nothing.
 
-        rows: one, or B of them; time: [B] seconds; x: [B, row] → y [B, O], next states [B, S]. For B = 1 the results
+        rows: one, or B of them; time: [B] seconds; x: [B, row] → y [B, A], next states [B, S]. For B = 1 the results
         are the session's buffers (see `StepSession.run`).
         """
         at = slice(rows, rows + 1) if isinstance(rows, int) else rows
         return session.run(*self.network.inputs(time, x), self.table.state[at])
 
     def advance_one(self, row: int, seq: int, time: float, x: Array, y: Array, state: Array, offset: int) -> int:
-        """`advance` for one tick: x [C], y [O], state [S]; returns its judged_through."""
+        """`advance` for one tick: x [C], y [A], state [S]; returns its judged_through."""
         t, saving = self.table, self.saving
         if not saving.is_changed:
             saving.change()
@@ -222,7 +222,7 @@ class ServedModel:
     def advance(self, rows: Rows, seq: Seqs, time: Times, x: Array, y: Array, states: Array, offset: Offsets) -> Seqs:
         """Apply n computed ticks of distinct streams: write their states, keep their answers.
 
-        rows, seq, time: (n,), time NaN where there is none; x: [n, C]; y: [n, O]; states: [n, S]; offset: (n,), the
+        rows, seq, time: (n,), time NaN where there is none; x: [n, C]; y: [n, A]; states: [n, S]; offset: (n,), the
         journal's, just after each tick. Returns their judged_through, (n,).
         """
         self.saving.change()

@@ -57,6 +57,8 @@ class Progress(Message):
     saturated: float | None = None  # of the last report: the share of gates near 0 or 1
     # By step ahead, recent scaled means: squared and absolute error, then persistence's. Empty before any label.
     errors: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
+    covered: Mapping[str, float] = field(default_factory=dict)  # label values inside their interval, by level
+    asked: Mapping[str, float] = field(default_factory=dict)  # how many should be: level × values
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,6 +176,7 @@ FROM_TRAINER: tuple[type[Message], ...] = (
 def learned(hosted: HostedModel, position: int, updates: Sequence[Update], seconds: float = 0.0) -> Progress:
     """Report one chunk, which ends at `position`, and the updates that learning it made in `seconds`."""
     reports = [u.report for u in updates if u.report]
+    levels = list(enumerate(hosted.learner.spec.intervals))
     return Progress(
         position,
         hosted.number,
@@ -190,4 +193,6 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         lags=tuple(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else (),
         saturated=reports[-1].saturated if reports else None,
         errors=hosted.errors.recent() if updates else {},
+        covered={f"{level:g}": sum(u.covered[n] for u in updates if u.covered) for n, level in levels},
+        asked={f"{level:g}": level * sum(u.bounded for u in updates) for _, level in levels},
     )

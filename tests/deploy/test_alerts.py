@@ -58,6 +58,14 @@ def learning(loss: str, persistence: str, labels: str = "0+1000x60") -> dict[str
     }
 
 
+def coverage(covered: float) -> dict[str, str]:
+    """Label values inside the intervals of level 0.9, of 100 per minute."""
+    return {
+        f'freshet_interval_covered_total{{{OF}, level="0.9"}}': f"0+{covered:g}x60",
+        f'freshet_interval_asked_total{{{OF}, level="0.9"}}': "0+90x60",
+    }
+
+
 def verdicts(published: str, vetoed: str) -> dict[str, str]:
     """A model's verdicts."""
     counts = {"publish": published, "veto": vetoed}
@@ -88,6 +96,7 @@ WELL = {
     **latency("freshet_journal_durable_lag_seconds", 0),
     **learning("0.2x60", "0.5x60"),
     **verdicts("0+60x60", "0x60"),
+    **coverage(90),
 }
 FLOW = {"tenant": "acme", "model": "flow"}
 SCENARIOS = [
@@ -122,6 +131,9 @@ SCENARIOS = [
     Scenario("it was rolled back once", {f"freshet_rollbacks_total{{{OF}}}": lately(19, 0, 1)}),
     Scenario("it is vetoed and not published", verdicts("50x60", "0+1x60"), "FreshetModelWorse", about=FLOW),
     Scenario("it is vetoed now and then", verdicts("0+60x60", "0+1x60")),
+    Scenario("intervals are too narrow", coverage(80), "FreshetCoverageOff", about={**FLOW, "level": "0.9"}),
+    Scenario("intervals are a little narrow", coverage(86)),
+    Scenario("intervals are wide, because most errors are zero", coverage(99)),
     Scenario("the journal has no room", {f"freshet_journal_no_space{{{ON}}}": lately(3, 0, 1)}, "FreshetDisk"),
     Scenario("there is soon no room", {f"freshet_disk_free_bytes{{{ON}}}": "1e8x60"}, "FreshetDisk"),
     Scenario(
@@ -180,7 +192,7 @@ def evaluated(folder: Path, rules: str, scenarios: list[Scenario]) -> subprocess
             "input_series": [{"series": s, "values": v} for s, v in (WELL | one.series).items()],
             "promql_expr_test": [
                 {
-                    "expr": 'sum by (alertname, tenant, model, reason) (ALERTS{alertstate="firing"})',
+                    "expr": 'sum by (alertname, tenant, model, reason, level) (ALERTS{alertstate="firing"})',
                     "eval_time": f"{END}m",
                     "exp_samples": [{"labels": one.alert, "value": 1}] * bool(one.fires),
                 }
@@ -224,10 +236,10 @@ def test_prometheus_accepts_configuration_and_rules():
         assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_there_are_eight_and_each_names_its_place_in_the_runbook():
+def test_there_are_nine_and_each_names_its_place_in_the_runbook():
     runbooks = re.findall(r"runbook: docs/operations\.md#(\w+)", ALERTS)
 
-    assert len(NAMES) == 8
+    assert len(NAMES) == 9
     assert runbooks == [name.lower() for name in NAMES]
 
 

@@ -39,6 +39,19 @@ def slow(self, *arguments):
 
 StepSession.run = slow
 """
+NARROW_INTERVALS = """
+import os
+from model.answers import intervals
+follow = intervals.follow
+
+def narrow(interval, *arguments):
+    found = follow(interval, *arguments)
+    if os.path.exists({flag!r}):
+        interval["log"] -= 5
+    return found
+
+intervals.follow = narrow
+"""
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400), needs_prometheus]
 
@@ -151,12 +164,13 @@ async def conflicts(channel: grpc.aio.Channel) -> None:
 async def test_each_fault_makes_its_alert_true_and_no_other(
     tmp_path: Path, disk: Disk, monkeypatch: pytest.MonkeyPatch
 ):
-    flag = tmp_path / "slow"
-    mutate(monkeypatch, tmp_path, SLOW_STEPS.format(flag=str(flag)))
+    flag, narrow = tmp_path / "slow", tmp_path / "narrow"
+    mutations = SLOW_STEPS.format(flag=str(flag)) + NARROW_INTERVALS.format(flag=str(narrow))
+    mutate(monkeypatch, tmp_path, mutations)
     server = ServerChild(disk.path / "data", tmp_path / "log", settings=QUICK | {"cool_down_labels": 0})
     await server.start()
     async with freshet.connect(server.grpc) as client, channel_to(server.grpc) as channel:
-        await client.create_model("flow", ["x"], hidden=4)
+        await client.create_model("flow", ["x"], hidden=4, intervals=[0.9])
         await client.create_model("labelled", ["x"], task="regress", targets=["q"], hidden=4)
         async with watched(server, tmp_path) as alerts:
             await teach(client, ticks=200)
@@ -169,6 +183,9 @@ async def test_each_fault_makes_its_alert_true_and_no_other(
             await teach(client, ticks=50)
             await rollbacks(client)
             await alerts.until("FreshetModelWorse")
+            narrow.touch()
+            await teach(client, ticks=1500)
+            await alerts.until("FreshetCoverageOff")
             await conflicts(channel)
             await alerts.until("FreshetLabelsNotLearned")
             assert not disk.mount("remount", "size=64m").returncode
@@ -177,4 +194,4 @@ async def test_each_fault_makes_its_alert_true_and_no_other(
             await server.wait()
             await alerts.until("FreshetNotReady")
 
-            assert len(alerts.provoked) == 6
+            assert len(alerts.provoked) == 7

@@ -45,7 +45,8 @@ MOVES = [
     "freshet_learning_seconds_total",
     "freshet_learner_updates_total", "freshet_labels_learned_total", "freshet_labels_thinned_total",
     "freshet_labels_voided_total", "freshet_learner_clipped_total", "freshet_loss_prequential",
-    "freshet_loss_persistence", "freshet_losses_total",
+    "freshet_loss_persistence", "freshet_losses_total", "freshet_interval_covered_total",
+    "freshet_interval_asked_total",
     "freshet_score_candidate", "freshet_score_anchor", "freshet_gradient_norm_count", "freshet_gradient_lag_norm",
     "freshet_update_ratio_count", "freshet_trainer_restarts_total",
     # labels and windows from outside
@@ -117,7 +118,7 @@ def endings(seen: Scraped) -> dict[str, float]:
 
 
 async def test_every_metric_moves(server: ServerChild, client: freshet.Client, channel: grpc.aio.Channel):
-    await client.create_model(MODEL, ["x"], hidden=8, clip=1e-3)
+    await client.create_model(MODEL, ["x"], hidden=8, clip=1e-3, intervals=[0.9])
     before = await scrape(server.http)
 
     await drive(client, channel)

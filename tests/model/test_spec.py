@@ -41,7 +41,7 @@ BAD: list[tuple[str, Any]] = [
     *(("warmup", v) for v in (-1, 1.5, "3", 10**10)),
     *(("schedule_updates", v) for v in (-1, 1.5, "3")),
     *(("schedule", v) for v in ("other", 0, None)),
-    *(("intervals", v) for v in ("0.9", [True])),
+    *(("intervals", v) for v in ("0.9", [True], [0.0], [1.0], [90], [0.9, 0.9], [n / 10 for n in range(1, 10)])),
     *(("known", v) for v in ("k", 3, ["a"], ["k", "k"], [""], [3], [str(i) for i in range(9000)])),
     *(("static", v) for v in ("k", 3, ["a"], ["k", "k"])),
     *(("categories", v) for v in ("k:3", 3, ["k:3"], ["k"], [3], ["a:3", "a:3"])),

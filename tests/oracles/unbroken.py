@@ -33,13 +33,21 @@ class Unbroken:
 
     def step(self, x: object, time: float = math.nan) -> tuple[Array, Array]:
         """Return forecasts [H, targets] and scales for the next tick. A scale of 0 (no difference yet) is 1."""
+        (y, _, _), scale = self.answer(x, time)
+        return y, scale
+
+    def answer(self, x: object, time: float = math.nan) -> tuple[tuple[Array, Array, Array], Array]:
+        """Return forecasts, lower and upper bounds [levels, H, targets], and scales, as `step`."""
         row = np.atleast_1d(np.asarray(x, np.float32))[None]
         u = self._network.ahead.inputs(np.array([time]))
         statistics = self._state[:, : self._network.scaler.size].copy()
         _, scale, _ = self._network.observe(statistics, row, u)
         y, self._state = self._network.step(self._weights, row, u, self._state)
         shape = (self.spec.horizon, len(self.spec.targets))
-        return y.reshape(shape), np.where(scale > 0, scale, np.float32(1)).reshape(shape)
+        levels, n = len(self.spec.intervals), self.spec.outputs
+        y, lower, upper = np.split(y[0], [n, n * (1 + levels)])
+        made = y.reshape(shape), lower.reshape(levels, *shape), upper.reshape(levels, *shape)
+        return made, np.where(scale > 0, scale, np.float32(1)).reshape(shape)
 
     def agrees(self, y: object, x: object, time: float = math.nan) -> None:
         """Assert that y answers the next tick."""

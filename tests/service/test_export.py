@@ -15,7 +15,7 @@ from model.scalers import SCALERS
 from model.spec import ModelSpec
 from service.engine.export import Canary, export, read_weights
 from service.engine.loaded import Engine
-from service.engine.session import PARITY, BadVersion
+from service.engine.session import PARITY, BadVersion, StepSession, parity
 
 SPEC = ModelSpec(channels=("a", "b"), targets=("b",), horizon=2, interval=60.0, hidden=4, layers=2, head_init=0.3)
 
@@ -165,3 +165,17 @@ def test_answers_of_cells_with_bounded_units_are_compared_in_scaled_units_as_the
     _, scale, _ = network.observe(canary.state[:, : network.scaler.size].copy(), canary.x, canary.u)
     np.testing.assert_array_equal(canary.scale, network.task.units(weights.target, scale))
     np.testing.assert_array_equal(canary.state_scale, np.maximum(1, np.abs(canary.next_state)))
+
+
+def test_a_versions_files_carry_the_half_widths_of_intervals() -> None:
+    network = Network(ModelSpec(channels=("a",), hidden=4, horizon=2, intervals=(0.5, 0.9)))
+    weights = network.weights(network.init_params())
+    weights.interval["log"][...] = np.random.default_rng(0).normal(size=(2, 2))
+    files = export(network, weights)
+
+    read = network.weights(read_weights(network, files.weights))
+    np.testing.assert_array_equal(read.interval["log"], weights.interval["log"])
+    session, canary = StepSession(files.onnx), Canary.unpack(files.canary)
+    assert parity(session, canary) <= PARITY
+    weights.interval["log"][0, 0] += 0.01
+    assert parity(StepSession(export(network, weights).onnx), canary) > PARITY

@@ -121,6 +121,19 @@ def test_the_loss_of_persistence_is_told_where_the_server_measures_it():
     assert "0.50" in " ".join(drawn(view, History(), 120, 20))
 
 
+def test_the_coverage_of_intervals_is_that_of_the_window():
+    metrics, history = Metrics(CollectorRegistry()), History()
+    key = "default", "m"
+    for at, inside in enumerate((50, 130)):
+        metrics.learner.asked.labels(*key, "0.9").inc(90)
+        metrics.learner.covered.labels(*key, "0.9").inc(inside)
+        view = history.add(look(metrics, float(at), None))
+
+    [m] = view.models
+    assert m.coverage == {"0.9": pytest.approx(1.3)}
+    assert "inside intervals: 90.0% asked 130.0%" in " ".join(drawn(view, history, 120, 20))
+
+
 def test_a_model_that_is_paused_or_thinned_and_a_trainer_that_is_away_are_told(metrics):
     metrics.trainer.of(("default", "pumps")).learn_every.set(4)
     metrics.trainer.trainer_ready.set(0)

@@ -327,6 +327,8 @@ class Forecast(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
     JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
     seq: _builtins.int
     version: _builtins.int
     """The version that made the forecast."""
@@ -338,6 +340,15 @@ class Forecast(_message.Message):
     def y(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """horizon × targets values; the targets of step 1 first."""
 
+    @_builtins.property
+    def lower(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Bounds of the prediction intervals, levels × horizon × targets values: for each level of ModelSpec.intervals, in its
+        order, as many values as y, in the order of y. NaN until the stream has changed over that many steps (task regress:
+        until labels have differed). Empty for a model without intervals.
+        """
+
+    @_builtins.property
+    def upper(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]: ...
     def __init__(
         self,
         *,
@@ -345,10 +356,12 @@ class Forecast(_message.Message):
         y: _abc.Iterable[_builtins.float] | None = ...,
         version: _builtins.int = ...,
         judged_through: _builtins.int = ...,
+        lower: _abc.Iterable[_builtins.float] | None = ...,
+        upper: _abc.Iterable[_builtins.float] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["judged_through", b"judged_through", "seq", b"seq", "version", b"version", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["judged_through", b"judged_through", "lower", b"lower", "seq", b"seq", "upper", b"upper", "version", b"version", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -625,6 +638,8 @@ class Forecasts(_message.Message):
     Y_FIELD_NUMBER: _builtins.int
     JUDGED_THROUGH_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    LOWER_FIELD_NUMBER: _builtins.int
+    UPPER_FIELD_NUMBER: _builtins.int
     handle: _builtins.bytes
     """n × uint32"""
     seq: _builtins.bytes
@@ -634,6 +649,11 @@ class Forecasts(_message.Message):
     judged_through: _builtins.bytes
     """n × uint64"""
     version: _builtins.int
+    lower: _builtins.bytes
+    """As in Forecast, both empty for a model without intervals.
+    n × levels·horizon·targets × float32
+    """
+    upper: _builtins.bytes
     def __init__(
         self,
         *,
@@ -642,10 +662,12 @@ class Forecasts(_message.Message):
         y: _builtins.bytes = ...,
         judged_through: _builtins.bytes = ...,
         version: _builtins.int = ...,
+        lower: _builtins.bytes = ...,
+        upper: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "judged_through", b"judged_through", "seq", b"seq", "version", b"version", "y", b"y"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["handle", b"handle", "judged_through", b"judged_through", "lower", b"lower", "seq", b"seq", "upper", b"upper", "version", b"version", "y", b"y"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -225,8 +225,9 @@ class ModelSpec(_message.Message):
 
     @_builtins.property
     def intervals(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Levels of prediction intervals, each above 0 and below 1: every forecast then has lower and upper bounds. Default
-        none.
+        """Levels of prediction intervals, 0.01 to 0.999, at most 8: every forecast then has lower and upper bounds, between
+        which this share of the labels lies. They follow the errors of each output. The spec lists the levels in ascending
+        order. Not for task classify. Default none.
         """
 
     @_builtins.property

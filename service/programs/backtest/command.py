@@ -17,6 +17,7 @@ from service.common.errors import Invalid
 from service.console.progress import Progress, progress
 from service.console.remote import Remote
 from service.programs.backtest import core, through_service
+from service.programs.backtest.coverage import Coverage
 from service.programs.backtest.plan import Plan
 from service.programs.backtest.report import Quantiles, Report
 from service.programs.backtest.scoring import ForecastFile, Scorer
@@ -62,11 +63,14 @@ def backtest(
 
 def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | None) -> Report:
     learner, started = core.learner(plan), time.perf_counter()
+    levels = plan.spec.intervals
+    coverage = [Coverage(scorer, levels) for scorer in scorers] if levels else []
     with progress("freshet", plan.all_rows) as shown:
-        for series, row, forecast in core.every_forecast(learner, plan):
+        for series, row, forecast in core.every_forecast(learner, plan, coverage):
             count(scorers[series], keep, shown, row, forecast, series)
     wall_s = time.perf_counter() - started
-    return _report(plan, scorers, wall_s=wall_s, updates=learner.counts.updates)
+    intervals = Coverage.levels(coverage) if coverage else ()
+    return _report(plan, scorers, wall_s=wall_s, updates=learner.counts.updates, intervals=intervals)
 
 
 def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped) -> Report:

@@ -14,6 +14,7 @@ from model.offline.baselines import Baseline, Held, Persistence
 from model.offline.least_squares import RecursiveLeastSquares
 from model.offline.seasonal import SeasonalLeastSquares, SeasonalNaive
 from service.engine.export import read_weights
+from service.programs.backtest.coverage import Coverage
 from service.programs.backtest.plan import Plan
 from service.programs.backtest.seasons import seasons
 
@@ -34,11 +35,13 @@ def forecasts(learner: Learner, plan: Plan) -> Iterator[Forecast]:
     yield from (forecast for _, _, forecast in every_forecast(learner, plan))
 
 
-def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, Forecast]]:
+def every_forecast(
+    learner: Learner, plan: Plan, coverage: Sequence[Coverage] = ()
+) -> Iterator[tuple[int, int, Forecast]]:
     """Replay the plan's rows in order of time: learn from each tick, then forecast with the new weights.
 
     Each series is a stream of the model. Yields (series, row, forecast), the forecast (horizon, targets) in raw units.
-    No forecast depends on a later row.
+    No forecast depends on a later row. coverage: of each series, which counts the bounds of its forecasts.
     """
     network, spec = learner.network, plan.spec
     every = [plan.alone(series) for series in plan.entities]
@@ -50,8 +53,12 @@ def every_forecast(learner: Learner, plan: Plan) -> Iterator[tuple[int, int, For
         (x, ahead), now = read[n], slice(row, row + 1)
         learner.ticks(np.full(1, n, np.uint32), np.array([row + 1], np.uint64), every[n].times[now], rows[n][now])
         y, state[n] = network.step(learner.weights, x[now], ahead[now], state[n], tape)
-        made, added = y.reshape(spec.horizon, len(spec.targets)), every[n].added
-        yield n, row, made if added is None else made + added
+        made, added = y[:, : spec.outputs].reshape(spec.horizon, len(spec.targets)), every[n].added
+        made = made if added is None else made + added
+        if coverage:
+            levels = y[0, spec.outputs :].reshape(2, len(spec.intervals), *made.shape)
+            coverage[n].add(row, made, *(levels if added is None else levels + added))
+        yield n, row, made
 
 
 def in_time_order(plans: Sequence[Plan]) -> Iterator[tuple[int, int]]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from service.programs.backtest import shown
+from service.programs.backtest.coverage import Level
 from service.programs.backtest.tally import Errors, Scores
 
 FORECASTERS = ("freshet", "persistence", "rls")
@@ -54,15 +55,23 @@ class Report:
     freshness_s: Quantiles = field(default_factory=Quantiles)  # from a label on disk to judged weights in service
     latency_ms: Quantiles = field(default_factory=Quantiles)  # per message, at the client
     wall_s: float
+    intervals: tuple[Level, ...] = ()  # of a model with intervals, through the core
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the JSON of the contract: exactly its keys, null if not applicable or not finite."""
         quantiles = {"staleness": ("p50", "p95", "max"), "freshness_s": ("p50", "p95"), "latency_ms": ("p50", "p99")}
         mapping = asdict(replace(self, forecasters={}))
         mapping["forecasters"] = {name: scores.to_mapping() for name, scores in self.forecasters.items()}
+        if not self.intervals:
+            del mapping["intervals"]
         for name, kept in quantiles.items():
             mapping[name] = {quantile: mapping[name][quantile] for quantile in kept}
         return {name: _finite(value) for name, value in mapping.items()}
+
+    def _interval(self, one: Level) -> tuple[str, str]:
+        quarters = " ".join(f"{share:.1%}" for share in one.quarters)
+        widths = f"width {one.width:.3f}, a rolling quantile's {one.rolling_width:.3f}"
+        return f"{one.level:.4g} inside", f"{one.inside:.1%}, quarters {quarters}; {widths}"
 
     def write(self, path: Path) -> None:
         """Write the JSON. Raises OSError."""
@@ -71,7 +80,8 @@ class Report:
     def facts(self) -> list[tuple[str, str]]:
         """Return everything applicable except the errors, as (name, text)."""
         stale, fresh, latency = self.staleness, self.freshness_s, self.latency_ms
-        facts = [("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}")]
+        facts = [self._interval(one) for one in self.intervals]
+        facts += [("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}")]
         if self.updates is not None:
             facts.append(("updates", f"{self.updates:,}"))
         if self.versions is not None:

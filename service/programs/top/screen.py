@@ -149,6 +149,9 @@ def details(m: ModelView, left_out: Sequence[Column], points: Points, width: int
         if value is not None:
             drawn = spark(points.get(((m.tenant, m.model), name), ()))
             parts.append(Text(f"{words} ").append(drawn, style="cyan").append(f" {number(value)}"))
+    if m.coverage:
+        shares = (f"{float(level):.1%} asked {share:.1%}" for level, share in m.coverage.items())
+        parts.append(Text(f"inside intervals: {', '.join(shares)}"))
     if m.verdict:
         verdict = Text("last verdict ").append(m.verdict, style=STYLES[m.verdict])
         parts.append(verdict.append(shown(f": {m.reason}")))

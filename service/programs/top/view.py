@@ -72,6 +72,7 @@ class ModelView:
     learned_per_s: float | None = None
     loss: float | None = None
     persistence: float | None = None  # its loss on the same labels
+    coverage: Mapping[str, float] = field(default_factory=dict)  # of the intervals, by level
     staleness_p50: float | None = None
     staleness_p95: float | None = None
     gradient: Mapping[str, float] = field(default_factory=dict)  # mean norm by layer
@@ -260,6 +261,7 @@ def model_view(
         learned_per_s=passed.rate("freshet_labels_learned_total"),
         loss=_mean(scrapes, "freshet_loss_prequential"),
         persistence=_mean(scrapes, "freshet_loss_persistence"),
+        coverage=_coverage(passed),
         staleness_p50=passed.quantile(0.5, "freshet_staleness_labels"),
         staleness_p95=passed.quantile(0.95, "freshet_staleness_labels"),
         gradient={layer: norm for layer, norm in norms.items() if norm is not None},
@@ -302,6 +304,16 @@ def _mean(scrapes: Sequence[Scrape], name: str) -> float | None:
     """Return the mean of a gauge over the window, because the value of one chunk is noisy."""
     values = [value for scrape in scrapes if (value := scrape.total(name)) is not None]
     return fmean(values) if values else None
+
+
+def _coverage(passed: Between) -> dict[str, float]:
+    """Return the share of label values inside the intervals of each level, in the window; none without labels."""
+    found = {}
+    for level in sorted(passed.now.values("freshet_interval_asked_total", "level"), key=float):
+        if asked := passed.increase("freshet_interval_asked_total", level=level):
+            covered = passed.increase("freshet_interval_covered_total", level=level) or 0.0
+            found[level] = float(level) * covered / asked
+    return found
 
 
 def _whole(value: float | None) -> int | None:
