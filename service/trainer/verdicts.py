@@ -66,14 +66,21 @@ class Published:
         self._last.clear()
 
     def movement(self, hosted: HostedModel) -> float:
-        """‖Δw‖ / ‖w‖ between the weights and those published last; 0 if these are gone."""
+        """‖Δw‖ / ‖w‖ between the weights and those published last; 0 if these are gone.
+
+        Readouts by least squares and half-widths do not count: they move far with their first labels, and what they
+        move is bounded by their rule, not by a rate.
+        """
         try:
             before = self._last.get(hosted.number)
             if before is None:
                 before = self._last[hosted.number] = self.of(hosted.number, hosted.version)
         except WeightsGone:
             return 0.0
-        return relative_change(hosted.learner.weights.flat, before)
+        layers = hosted.learner.network.layout.layers().items()
+        parts = [part for name, part in layers if name not in ("experts", "interval")]
+        now, then = (np.concatenate([flat[part] for part in parts]) for flat in (hosted.learner.weights.flat, before))
+        return relative_change(now, then)
 
 
 class Verdicts:

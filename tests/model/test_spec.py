@@ -232,7 +232,7 @@ def test_a_spec_with_many_channels_shows_their_number():
         ({"interval": 5.0}, ()),
         ({"interval": 3600.0, "forecaster": "network"}, (86_400.0, 604_800.0)),
         ({"interval": 3600.0, "seasons": [0.0]}, (86_400.0, 604_800.0)),
-        ({"interval": 3600.0, "seasons": [43_200.0]}, (43_200.0,)),
+        ({"interval": 3600.0, "forecaster": "mixture", "seasons": [43_200.0]}, (43_200.0,)),
     ],
 )
 def test_the_seasons_of_the_baselines_are_the_specs_or_those_of_its_interval(keys, expected):

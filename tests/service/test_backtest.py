@@ -15,10 +15,9 @@ from service.cli.main import app
 from service.console.verbs import SPEC_KEYS
 from service.programs.backtest.command import backtest, finish
 from service.programs.backtest.plan import make_plan, model_keys
-from service.programs.backtest.report import Quantiles, Report
+from service.programs.backtest.report import Quantiles, Report, best_line
+from service.programs.backtest.scoring import Errors
 from service.programs.backtest.scrape import parse
-from service.programs.backtest.shown import best_line
-from service.programs.backtest.tally import Errors
 from service.programs.tables.options import Options
 
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
@@ -165,7 +164,7 @@ def test_a_series_without_event_times_has_no_seasonal_baselines(tmp_path):
 
 def test_a_season_of_the_spec_names_its_baselines(tmp_path):
     file = write(tmp_path / "a.csv", waves(120, 1), ["a"])
-    plan = make_plan(file, model={"hidden": 4, "seasons": [43_200.0], "learn": False})
+    plan = make_plan(file, model={"hidden": 4, "forecaster": "mixture", "seasons": [43_200.0], "learn": False})
     assert list(backtest(plan).forecasters)[3:] == ["rls_seasonal", "naive_43200"]
 
 

@@ -5,9 +5,8 @@ import numpy as np
 import pytest
 
 from service.common.errors import Invalid
-from service.programs.backtest.scoring import ForecastFile, Scorer
+from service.programs.backtest.scoring import ForecastFile, Scorer, Scores
 from service.programs.backtest.series import read_series
-from service.programs.backtest.tally import Scores
 
 
 def series(rows=40, channels=3, seed=0):

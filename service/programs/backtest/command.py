@@ -20,9 +20,8 @@ from service.programs.backtest import core, through_service
 from service.programs.backtest.coverage import Coverage
 from service.programs.backtest.plan import Plan
 from service.programs.backtest.report import Quantiles, Report
-from service.programs.backtest.scoring import ForecastFile, Scorer
+from service.programs.backtest.scoring import ForecastFile, Scorer, Scores, Tally
 from service.programs.backtest.scrape import Scraped
-from service.programs.backtest.tally import Scores, Tally
 from service.programs.backtest.through_service import Observed
 
 MOST_STREAMS = 256  # series of one replay through a server, which run side by side
