@@ -41,7 +41,7 @@ def test_zero_stands_for_what_a_new_spec_would_hold():
 
 def test_a_floor_that_would_replace_the_rate_is_refused():
     with pytest.raises(SpecError, match=r"rate_floor = 0.0007: it is above learning_rate = 1e-05"):
-        changed(ModelSpec(channels=("x",)), {"learning_rate": 1e-5})
+        changed(ModelSpec(channels=("x",), forecaster="mixture"), {"learning_rate": 1e-5})
 
 
 @pytest.mark.parametrize("at", [1, 8, 16, 30])

@@ -169,7 +169,11 @@ def test_a_new_model_forecasts_persistence_whatever_was_sent() -> None:
 
 def forecasts(x: F64, sent: F64 | None, **fields: Any) -> Array:
     """Return the forecast after each row, [N, O], by weights that have learned it."""
-    spec = ModelSpec(channels=("a",), forecaster="network", **fields)
+    # The rates of a mixture, which start fast.
+    rates: dict[str, Any] = {
+        "learning_rate": 3e-3, "rate_floor": 7e-4, "schedule": "inverse_sqrt", "schedule_updates": 49_500,
+    }  # fmt: skip
+    spec = ModelSpec(channels=("a",), forecaster="network", **rates, **fields)
     learner, one = Learner(spec), np.ones(1, np.uint32)
     network = learner.network
     row = (x[:, None] if sent is None else np.column_stack([x, sent])).astype(np.float32)

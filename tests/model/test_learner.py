@@ -220,4 +220,4 @@ def test_network_and_learner_show_sizes_and_progress():
     network = "Network(forecast, lstm 1×8, 2 channels, 2 outputs, 446 parameters, state of 35)"
     assert repr(learner) == f"Learner({network}, 0 updates, 0 labels, 0 streams)"
     assert repr(learner.network.layout) == "Layout(cell0.W 32×13, head.W 2×15: 446 parameters)"
-    assert repr(learner.weights) == "Weights(446 float32: 1 cells, head, 0 target)"
+    assert repr(learner.weights) == "Weights(446 float32: 1 cells, head, 0 of experts, 0 target)"

@@ -142,7 +142,8 @@ def test_noise_in_the_future_changes_no_forecast_by_one_bit(case: str) -> None:
 def test_the_graph_equals_numpy_on_perturbed_weights(keys: dict[str, Any]) -> None:
     network = Network(ModelSpec(**SMALL | keys))
     rng = np.random.default_rng(0)
-    weights = network.weights(rng.normal(0, 0.2, network.layout.size).astype(np.float32))
+    spread = 0.2 if network.spec.hidden < 100 else 0.05  # with larger weights, many units amplify rounding
+    weights = network.weights(rng.normal(0, spread, network.layout.size).astype(np.float32))
     weights.experts["mixing"][...] = rng.uniform(0.1, 1, weights.experts["mixing"].shape)
     graph = onnxruntime.InferenceSession(export_step(network, weights))
     state = other = np.zeros((2, network.state_size), np.float32)

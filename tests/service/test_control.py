@@ -484,7 +484,7 @@ async def test_an_update_is_recorded_once_reported_and_learned_from_the_next_tic
             == model.spec
             == changed(before, {"learning_rate": 0.25, "rate_floor": 0.0, "clip": 3})
         )
-        reason = "learning_rate = 0.25, was 0.003; rate_floor = 0.0, was 0.0007; clip = 3, was 1.0"
+        reason = "learning_rate = 0.25, was 0.0007; clip = 3, was 1.0"
         assert [e for e in told() if e[0] == ev.CHANGED] == [(ev.CHANGED, 1, reason)]
 
 
@@ -494,7 +494,7 @@ async def test_an_update_is_recorded_once_reported_and_learned_from_the_next_tic
         ({"hidden": 8}, "changes.hidden = 8: it is fixed .* create another model"),
         ({"clip": 2.0, "channels": ["y"]}, "changes.channels"),
         ({"clip": -1.0}, "changes.clip = -1.0: give"),
-        ({"learning_rate": 1e-5}, "changes.rate_floor = 0.0007: it is above learning_rate = 1e-05"),
+        ({"learning_rate": 1e-5, "rate_floor": 7e-4}, "changes.rate_floor = 0.0007: it is above learning_rate = 1e-05"),
         ({}, "changes"),
     ],
 )

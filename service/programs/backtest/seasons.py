@@ -27,13 +27,14 @@ def suggestion(spec: ModelSpec, values: npt.NDArray[np.floating[Any]]) -> str:
 
     values: (N, targets), NaN where missing. Only a spec that could have seasons and has none gets a suggestion.
     """
-    if spec.task != "forecast" or spec.forecaster != "mixture" or spec.seasons or baseline_seasons(spec):
+    if spec.task != "forecast" or spec.seasons or baseline_seasons(spec):
         return ""
     rows = periods.period(values, MAX_SEASON_TICKS)
     if not rows:
         return ""
+    chosen = "" if spec.forecaster == "mixture" else "--set forecaster=mixture "
     remedy = (
-        f"try --set seasons=[{rows * spec.interval:.10g}]"
+        f"try {chosen}--set seasons=[{rows * spec.interval:.10g}]"
         if spec.interval
         else "seasons need event times: name their column with --time"
     )
