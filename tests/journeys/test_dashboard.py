@@ -53,7 +53,7 @@ async def unanswered(prometheus: Prometheus, asked: Iterable[str]) -> list[str]:
 async def loaded(client: freshet.Client, channel: grpc.aio.Channel) -> AsyncIterator[None]:
     """All kinds of load until left; a load that fails fails the test."""
     await client.create_model("steady", ["x", "y"], hidden=8)
-    await client.create_model("drifting", ["x"], hidden=4, clip=1e-3)
+    await client.create_model("drifting", ["x"], hidden=4, clip=1e-3, intervals=[0.9])
     await client.create_model("large", ["x"], hidden=512, learn=False)
     await client.create_model("labelled", ["x"], task="regress", targets=["q"], hidden=4)
     async with asyncio.TaskGroup() as group:
@@ -143,6 +143,6 @@ async def test_every_panel_shows_numbers_and_every_alert_can_be_evaluated(
     assert not still, "once answered, always answered"
     assert len(mutant) == 1, "a panel with a renamed metric is found"
     assert "freshet_version_anker" in mutant[0]
-    assert len(rules) == 8
-    assert [rule["health"] for rule in rules] == ["ok"] * 8, rules
+    assert len(rules) == 9
+    assert [rule["health"] for rule in rules] == ["ok"] * 9, rules
     print(f"{len(panels())} panels, {len(asked)} queries, {len(rules)} alerts")
