@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.answers.columns import Regressors
+from model.answers.columns import LAGS, Regressors
 from model.answers.mixture import Mixture, Rows, follow
 from model.network import Network, Tape
 from model.parameters import Array, Weights
@@ -72,10 +72,13 @@ def origins(network: Network, block: Block, labels: NewestLabels) -> Origins:
     assert network.mixture is not None
     B, H, R = len(labels.y), network.spec.horizon, block.x.shape[1]
     at, steps = R - 1 - np.arange(H), np.arange(H)
-    rows = block.statistics[:, network.mixed]
-    step = network.mixture.columns.of_labels(
-        rows, block.place[:, at], block.x[:, at], block.scale[:, at, steps], block.delta[:, at]
-    )
+    if H == 1:  # the profile of one step is that step's
+        step = block.every[:, -1:, :, LAGS:]
+    else:
+        step = network.mixture.columns.of_labels(
+            block.statistics[:, network.mixed], block.place[:, at], block.x[:, at], block.scale[:, at, steps],
+            block.delta[:, at],
+        )  # fmt: skip
     phi = block.ring[np.arange(B)[:, None], labels.position]
     return Origins(labels.position, phi, block.every[:, at], step, labels.y, labels.weight > 0)
 
