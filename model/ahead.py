@@ -21,8 +21,7 @@ class Ahead:
     def __init__(self, spec: ModelSpec) -> None:
         self.interval, self.zone, self.holidays = spec.interval, spec.zone, spec.holidays
         self.features = calendar.size(spec.interval, spec.holidays)
-        self.season = max(spec.seasons, default=0.0)
-        self.slots = max(1, round(self.season / spec.interval)) if self.season else 0
+        self.season, self.slots = max(spec.periods, default=0.0), spec.slots
         self.sent = spec.sent
         self.size = self.features + bool(self.slots) + self.sent
 

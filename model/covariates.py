@@ -12,12 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.scalers.contract import MAX_COUNT, TINY, count, rate
 from model.spec import ModelSpec
 
 Array = NDArray[np.float32]
 
 CLIP = 8.0  # standard deviations of a known input; of a static input, its own units
-ALPHA, TINY, MAX_COUNT = np.float32(0.002), np.float32(1e-20), np.float32(1e6)  # as of the scalers
 WIDEST = 8  # columns of a table; with up to as many categories, each can have a level of its own in a linear readout
 
 
@@ -71,11 +71,11 @@ class Covariates:
     @property
     def bounds(self) -> tuple[Bound, ...]:
         """Range of the statistics after any ticks."""
-        count, last, mean, variance, _ = self.parts
+        counters, last, mean, variance, _ = self.parts
         limits = [(0.0, float(n) - 1) if n else (-MAX_VALUE, MAX_VALUE) for n in self.count_of]
         held, static = limits[: self.known], limits[self.known :]
         return (
-            Bound("the count of known inputs", count, 0, float(MAX_COUNT)),
+            Bound("the count of known inputs", counters, 0, MAX_COUNT),
             *(Bound("a last known input", 1, *limit) for limit in held[:last]),
             Bound("the mean of a known input", mean, -MAX_VALUE, MAX_VALUE),
             Bound("the variance of a known input", variance, 0, MAX_SQUARE),
@@ -89,7 +89,7 @@ class Covariates:
         last step-1 value replaces it.
         """
         B, H = len(sent), self.horizon
-        count, last, mean, variance, static = np.split(row, np.cumsum(self.parts)[:-1], axis=1)
+        seen, last, mean, variance, static = np.split(row, np.cumsum(self.parts)[:-1], axis=1)
         v = sent[:, : self.ahead].reshape(B, H, self.known)
         observed: Array | None = None
         if self.hold and self.known:
@@ -99,9 +99,9 @@ class Covariates:
             last[...] = v[:, 0]
         reals = v[:, :, self.reals]
         if self.known:
-            count[...] = np.minimum(count + (np.float32(1) if observed is None else observed), MAX_COUNT)
+            seen[...] = count(seen, observed)
         if len(self.reals):
-            reals = self._standardized(count, mean, variance, reals, observed)
+            reals = self._standardized(seen, mean, variance, reals, observed)
         static[...] = sent[:, self.ahead :]
         own = np.clip(static[:, self.static_reals], -np.float32(CLIP), np.float32(CLIP))
         ids = v[:, :, self.ids].transpose(0, 2, 1)  # [B, ids, H]
@@ -110,23 +110,23 @@ class Covariates:
             parts += [reals[:, 1:].reshape(B, -1), ids[:, :, 1:].reshape(B, -1)]
         return np.concatenate(parts, axis=1, dtype=np.float32)
 
-    def _standardized(self, count: Array, mean: Array, variance: Array, v: Array, observed: Array | None) -> Array:
+    def _standardized(self, seen: Array, mean: Array, variance: Array, v: Array, observed: Array | None) -> Array:
         """Follow step 1 of v [B, H, reals]; return its z-scores [B, H, reals].
 
         A deviation counts with at most CLIP standard deviations, except the first one.
         """
-        t = count[:, self.reals] if observed is not None else count
-        rate = np.maximum(1 / np.maximum(t, np.float32(1)), ALPHA)
+        t = seen
         if observed is not None:
-            rate = rate * observed[:, self.reals]
+            t, observed = seen[:, self.reals], observed[:, self.reals]
+        a = rate(t, observed)
         begun = np.clip(t - 1, 0, 1)
         off = v[:, 0] - mean
         bound = np.float32(CLIP) * np.sqrt(variance)
         off = np.where(variance > 0, np.clip(off, -bound, bound), off)
-        moved = rate * off
-        variance[...] = begun * ((1 - rate) * (variance + moved * off))
+        moved = a * off
+        variance[...] = begun * ((1 - a) * (variance + moved * off))
         mean += moved
-        z: Array = (v - mean[:, None]) / (np.sqrt(variance) + TINY)[:, None]
+        z: Array = (v - mean[:, None]) / (np.sqrt(variance) + np.float32(TINY))[:, None]
         return np.clip(z, -np.float32(CLIP), np.float32(CLIP))
 
     def _segments(self, start: int) -> list[tuple[str, int, int]]:
@@ -181,23 +181,25 @@ class Covariates:
 
         NaN, a missing value, is not outside.
         """
-        wrong = ~self.sound(sent[None])
-        if not wrong.any():
+        bad = ~self._allowed(sent)
+        if not bad.any():
             return None
-        counts = self.columns
-        bad = (counts > 0) & ~((sent == np.floor(sent)) & (sent >= 0) & (sent < counts)) & ~np.isnan(sent)
         at = int(bad.argmax())
         name = self.names[at % self.known if at < self.ahead else self.known + at - self.ahead]
-        return at, f"{name} is a category: send a whole number from 0 to {int(counts[at]) - 1}"
+        return at, f"{name} is a category: send a whole number from 0 to {int(self.columns[at]) - 1}"
 
     def sound(self, sent: Array) -> NDArray[np.bool_]:
         """Return which rows of sent [n, sent] hold only ids of categories where ids are due, (n,)."""
-        if not self.shapes:
-            return np.ones(len(sent), np.bool_)
-        counts = self.columns
-        good = (sent == np.floor(sent)) & (sent >= 0) & (sent < counts) | np.isnan(sent)
-        sound: NDArray[np.bool_] = (good | (counts == 0)).all(axis=1)
+        sound: NDArray[np.bool_] = np.asarray(self._allowed(sent).all(axis=1))
         return sound
+
+    def _allowed(self, sent: Array) -> NDArray[np.bool_]:
+        """Return which values of sent [.., sent] are real inputs, missing, or ids of categories."""
+        counts = self.columns
+        allowed: NDArray[np.bool_] = (
+            (counts == 0) | np.isnan(sent) | ((sent == np.floor(sent)) & (sent >= 0) & (sent < counts))
+        )
+        return allowed
 
 
 def _positions(names: tuple[str, ...], is_one: Callable[[str], bool]) -> NDArray[np.intp]:

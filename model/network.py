@@ -208,7 +208,7 @@ class Network:
         if self.mixture is not None:
             made = self.extend(statistics, last, u, scale)
             each = self.mixture.forecasts(weights.experts, p, tape.H[0], tape.F[0], made)
-            p = (each @ self.mixture.weights(weights.experts)).reshape(p.shape)
+            p = self.mixture.mix(weights.experts, each).reshape(p.shape)
         y = self.task.answer(weights.target, p, last, scale)
         if self.spec.intervals:
             bounds = intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))

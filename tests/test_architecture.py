@@ -23,8 +23,8 @@ ROOMS = {
     "model.spec": "model.calendar",
     "model.ahead": "model.calendar model.spec",
     "model.bounds": "",
-    "model.covariates": "model.bounds model.spec",
     "model.scalers": "model.bounds",
+    "model.covariates": "model.bounds model.scalers model.spec",
     "model.cells": "model.bounds model.parameters model.spec",
     "model.answers": "model.bounds model.cells model.parameters model.scalers model.spec",
     "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters "

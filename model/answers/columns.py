@@ -47,9 +47,8 @@ class Columns:
     def __init__(self, spec: ModelSpec) -> None:
         self.targets = K = len(spec.targets)
         self.horizon = H = spec.horizon
-        self.periods = tuple(p for p in spec.seasons if p > 0)  # seconds
-        self.longest = max(self.periods, default=0.0)
-        self.slots = L = max(1, round(self.longest / spec.interval)) if self.periods else 0
+        self.periods, self.slots = spec.periods, spec.slots
+        L = self.slots
         self.size = (LAGS + L) * K
         self.bounds: tuple[Bound, ...] = (Bound("a recent value", LAGS * K, -MAX_VALUE, MAX_VALUE),)
         if L:
@@ -58,7 +57,7 @@ class Columns:
         self.profile = sorted({max(0, H * i // (PROFILE - 1) - 1) for i in range(PROFILE)}) if H > 1 else [0]
         self.every = LAGS + len(self.periods) * (len(self.profile) + 1)
         self.step = 2 * len(self.periods)
-        slot_s = self.longest / L if L else 1.0
+        slot_s = max(self.periods) / L if L else 1.0
         steps = np.arange(1, H + 1) * spec.interval
         back = [[math.ceil(s / p - 1e-9) * p for s in steps] for p in self.periods]  # seconds, whole seasons
         self.ahead = self._offsets((steps - np.array(back).reshape(len(back), H)) / slot_s)  # [seasons, H], from t
@@ -70,8 +69,8 @@ class Columns:
         return (np.mod(slots, max(1, self.slots)) + 0.5).astype(np.float32)
 
     def index(self, slot: Array, offsets: Array) -> Array:
-        """Return the slots, int [B, …], at `offsets` from `slot` [B] float32."""
-        at = slot.reshape(-1, *[1] * offsets.ndim) + offsets
+        """Return the slots, int, at `offsets` from `slot` float32, which are broadcast."""
+        at = slot + offsets
         found: Array = np.floor(np.fmod(at, np.float32(self.slots))).astype(np.intp)
         return found
 
@@ -94,46 +93,28 @@ class Columns:
             return Regressors(every[0].transpose(0, 2, 1).copy(), none, np.zeros((B, K, 0), np.float32))
         ring = row[:, LAGS * K :].reshape(B, self.slots, K)
         rows = np.arange(B)
-        past = ring[rows[:, None], self.index(slot, self.before)]  # [B, seasons, K]
+        past = ring[rows[:, None], self.index(slot[:, None], self.before)]  # [B, seasons, K]
         delta = np.where(past == 0, np.float32(0), x[:, None] - past)
         ring[rows, self.index(slot, self.now)] = x + np.float32(NEVER_ZERO)
-        values = ring[rows[:, None, None], self.index(slot, self.ahead)]  # [B, seasons, H, K]
-        step = self._steps(values, x[:, None], unit, delta.transpose(0, 2, 1)[:, None])
+        step = self.steps(row, slot[:, None], x[:, None], scale, delta.transpose(0, 2, 1)[:, None])
         for season in range(len(self.periods)):
             every += [step[..., 2 * season][:, self.profile], step[:, -1:, :, 2 * season + 1]]
         return Regressors(
             np.concatenate(every, axis=1).transpose(0, 2, 1).copy(), step, delta.transpose(0, 2, 1).copy()
         )
 
-    def of_steps(self, row: Array, slot: Array, x: Array, scale: Array, delta: Array) -> Array:
-        """Return the regressors of each step of the tick that `update` added last, [B, H, K, 2·seasons].
+    def steps(self, row: Array, slot: Array, origin: Array, scale: Array, delta: Array) -> Array:
+        """Return the regressors of each step, [B, H, K, 2·seasons], with the slots as they are now.
 
-        slot: [B] of that tick; x [B, K], scale [B, H, K], delta [B, K, seasons]: of that tick.
+        row: [B, size]; slot [B, H], origin [B, H, K], delta [B, H, K, seasons]: place, value and change of the tick
+        from which each step is forecast, or with 1 instead of H where it is one tick; scale: [B, H, K] of that tick.
         """
-        B, K = x.shape
+        B, H, K = scale.shape
         if not self.slots:
-            return np.zeros((B, self.horizon, K, 0), np.float32)
+            return np.zeros((B, H, K, 0), np.float32)
         ring = row[:, LAGS * K :].reshape(B, self.slots, K)
-        values = ring[np.arange(B)[:, None, None], self.index(slot, self.ahead)]
-        return self._steps(values, x[:, None], np.maximum(scale, np.float32(TINY)), delta[:, None])
-
-    def of_labels(self, row: Array, slot: Array, origin: Array, scale: Array, delta: Array) -> Array:
-        """Return the regressors of each step for the label that arrives now, [B, H, K, 2·seasons].
-
-        The label of step h belongs to the tick h ticks ago. row: [B, size] before this tick; slot [B, H], origin
-        [B, H, K], scale [B, H, K], delta [B, H, K, seasons]: place, value, scale and change of those ticks.
-        """
-        B, K = len(origin), origin.shape[2]
-        if not self.slots:
-            return np.zeros((*origin.shape, 0), np.float32)
-        ring = row[:, LAGS * K :].reshape(B, self.slots, K)
-        at = np.floor(np.fmod(slot[:, None] + self.ahead, np.float32(self.slots))).astype(np.intp)
-        values = ring[np.arange(B)[:, None, None], at]
-        return self._steps(values, origin, np.maximum(scale, np.float32(TINY)), delta)
-
-    def _steps(self, values: Array, origin: Array, unit: Array, delta: Array) -> Array:
-        """Return the regressors of each step. values: [B, seasons, H, K]; origin [B, H or 1, K]; unit [B, H, K]; delta
-        [B, H or 1, K, seasons]."""
+        values = ring[np.arange(B)[:, None, None], self.index(slot[:, None], self.ahead)]  # [B, seasons, H, K]
+        unit = np.maximum(scale, np.float32(TINY))
         off = np.where(values == 0, np.float32(0), values - origin[:, None]) / unit[:, None]
         changed = delta / unit[..., None]
         pairs = np.stack([off.transpose(0, 2, 3, 1), changed], axis=-1)  # [B, H, K, seasons, 2]

@@ -18,7 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.answers.columns import LAGS, Columns, Regressors
+from model.answers.columns import Columns, Regressors
 from model.cells.contract import Params
 from model.parameters import Array
 from model.spec import ModelSpec
@@ -40,7 +40,7 @@ class Product(NamedTuple):
 class Rows(NamedTuple):
     """Regressors of the readouts, of B rows. The step axis has length 1 where all steps have one origin."""
 
-    known: Array  # [B, H or 1, 1, hidden + E + 1]: [h; φ; 1]
+    known: Array  # [B, H or 1, hidden + E + 1]: [h; φ; 1]
     every: list[Array]  # of each readout of all steps, [B, H or 1, K, n]
     step: Array  # of `squares_step`, [B, H, K, n]
 
@@ -53,7 +53,6 @@ class Mixture:
 
     def __init__(self, spec: ModelSpec, hidden: int, features: int, own: list[list[int]]) -> None:
         self.columns = columns = Columns(spec)
-        self.hidden, self.features = hidden, features
         self.horizon, self.targets = spec.horizon, len(spec.targets)
         every, bias = list(range(features)), hidden + features
         phi = [every if features <= MOST_FEATURES else mine for mine in own]
@@ -97,6 +96,11 @@ class Mixture:
         first: Array = np.eye(1, len(share), dtype=np.float32)[0]
         return first
 
+    def mix(self, params: Params, forecasts: Array) -> Array:
+        """Return the mixture's forecasts [..] of those of all experts [.., experts]."""
+        mixed: Array = forecasts @ self.weights(params)
+        return mixed
+
     def rows(self, h: Array, phi: Array, every: Array, step: Array) -> Rows:
         """Return the regressors of the readouts.
 
@@ -109,7 +113,7 @@ class Mixture:
         if self.step_base is not None:
             mine = known[..., self.step_base]
             own = np.concatenate([step, np.broadcast_to(mine, (*step.shape[:-1], mine.shape[-1]))], axis=-1)
-        return Rows(known[..., None, :], made, own)
+        return Rows(known, made, own)
 
     def fixed(self, step: Array) -> Array:
         """Return the forecasts of the experts that learn nothing, [.., experts]. step: [.., 2·seasons]."""
@@ -174,6 +178,3 @@ def follow(mixing: Array, given: Array, answer: Array, y: Array, known: Array) -
     mixing[0] = FORGET * regret + gained
     mixing[1] = FORGET * squares + gained**2
     mixing[2] = np.maximum(FORGET * largest, (gained**2).max())
-
-
-__all__ = ["LAGS", "Mixture", "Product", "follow"]

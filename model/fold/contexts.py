@@ -205,10 +205,8 @@ def push(network: Network, block: Block, after: Array | None, time: NDArray[np.f
         _push_regressors(block, network.extend(block.statistics, value, u, scale), network.ahead.slot(u))
     block.fill[...] = np.minimum(block.fill + 1, T)
     block.ring[np.arange(B), block.fill.astype(np.intp) - 1] = features
-    block.x[:, :-1] = block.x[:, 1:].copy()
-    block.x[:, -1] = value
-    block.scale[:, :-1] = block.scale[:, 1:].copy()
-    block.scale[:, -1] = scale
+    _append(block.x, value)
+    _append(block.scale, scale)
     block.known[...] = np.minimum(block.known + 1, block.x.shape[1])
     timed = ~np.isnan(time)
     block.last_time[timed] = time[timed]
@@ -216,10 +214,16 @@ def push(network: Network, block: Block, after: Array | None, time: NDArray[np.f
 
 def _push_regressors(block: Block, made: Regressors, place: Array) -> None:
     """Append an origin's regressors; its gains and given forecasts follow with the next update."""
-    for kept, new in ((block.every, made.every), (block.delta, made.delta), (block.place, place)):
-        kept[:, :-1] = kept[:, 1:].copy()
-        kept[:, -1] = new
-    delayed = [*((gain, 0) for gain in block.gains), *([(block.given, np.nan)] if block.gains else [])]
-    for kept, empty in delayed:
-        kept[:, :-1] = kept[:, 1:].copy()
-        kept[:, -1] = empty
+    _append(block.every, made.every)
+    _append(block.delta, made.delta)
+    _append(block.place, place)
+    for gains in block.gains:
+        _append(gains, 0)
+    if block.gains:
+        _append(block.given, np.nan)
+
+
+def _append(kept: Array, new: Array | float) -> None:
+    """Append a value for the newest origin to kept [B, R, ..], in place; the oldest is dropped."""
+    kept[:, :-1] = kept[:, 1:].copy()
+    kept[:, -1] = new

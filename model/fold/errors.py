@@ -92,7 +92,9 @@ class StreamErrors(Arena):
     fresh_marks = ()
 
     def __init__(self, steps: int) -> None:
-        super().__init__(((steps, QUANTITIES),), max(GROUP_ROWS, min(MAX_STREAMS, BUDGET_BYTES // (68 * steps))))
+        super().__init__(
+            ((steps, QUANTITIES),), max(GROUP_ROWS, min(MAX_STREAMS, BUDGET_BYTES // (4 * QUANTITIES * steps)))
+        )
         self.steps = steps
 
     def waiting(self, slot: int) -> int:

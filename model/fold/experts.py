@@ -75,7 +75,7 @@ def origins(network: Network, block: Block, labels: NewestLabels) -> Origins:
     if H == 1:  # the profile of one step is that step's
         step = block.every[:, -1:, :, LAGS:]
     else:
-        step = network.mixture.columns.of_labels(
+        step = network.mixture.columns.steps(
             block.statistics[:, network.mixed], block.place[:, at], block.x[:, at], block.scale[:, at, steps],
             block.delta[:, at],
         )  # fmt: skip
@@ -90,9 +90,8 @@ def label_forecasts(network: Network, weights: Weights, tape: Tape, of: Origins)
     B, H, _ = of.y.shape
     phi = network.covariates.expand(weights.embed, of.phi)
     rows = network.mixture.rows(of.hidden(tape), phi, of.every, of.step)
-    known = rows.known[..., 0, :]  # [B, H, hidden + E + 1]
     W = weights.head["W"]
-    p = known @ W.T if H == 1 else np.einsum("bhj,hkj->bhk", known, W.reshape(H, -1, W.shape[1]))
+    p = rows.known @ W.T if H == 1 else np.einsum("bhj,hkj->bhk", rows.known, W.reshape(H, -1, W.shape[1]))
     return network.mixture.of_rows(weights.experts, p.reshape(B, H, -1), rows, of.step), rows
 
 
@@ -110,6 +109,7 @@ class Seen(NamedTuple):
     origins: Origins
     rows: Rows  # of the labels
     forecasts: Array  # [B, H, K, experts], with the readouts of now
+    answers: Array  # [B, H, K], the mixture's
     given: Array  # [B, steps, K, learned experts + 1], of the newest origin; the mixture's own forecast last
     newest: Array  # [B, O] the mixture's forecast of the newest origin
 
@@ -143,26 +143,22 @@ class Experts:
     def look(self, weights: Weights, block: Block, tape: Tape, of: Origins) -> Seen:
         """Compute what an update needs, from the window that it has run and the weights before it."""
         forecasts, rows = label_forecasts(self.network, weights, tape, of)
-        newest = forecasts
+        newest, answer = forecasts, self.mixture.mix(weights.experts, forecasts)
+        answers = answer
         if self.mixture.horizon > 1:
             h, phi = of.hidden(tape)[:, 0], self.network.covariates.expand(weights.embed, of.phi[:, 0])
             p = self.network.head.forward(weights.head, h, phi)
             made = Regressors(of.every[:, 0], self._ahead(block), block.delta[:, -1])
             newest = self.mixture.forecasts(weights.experts, p, h, phi, made)
-        answer = newest @ self.mixture.weights(weights.experts)
+            answer = self.mixture.mix(weights.experts, newest)
         given = np.concatenate([newest[..., : len(self.mixture.learned)], answer[..., None]], axis=-1)
-        return Seen(of, rows, forecasts, given[:, self.steps], answer.reshape(len(answer), -1))
-
-    def answers(self, weights: Weights, seen: Seen) -> Array:
-        """Return the mixture's forecasts for the labels, [B, H, K]."""
-        out: Array = seen.forecasts @ self.mixture.weights(weights.experts)
-        return out
+        return Seen(of, rows, forecasts, answers, given[:, self.steps], answer.reshape(len(answer), -1))
 
     def _ahead(self, block: Block) -> Array:
         """Return the newest origin's regressors of each step, [B, H, K, 2·seasons], as they were at that tick."""
         rows = block.statistics[:, self.network.mixed]
-        return self.mixture.columns.of_steps(
-            rows, block.place[:, -1], block.x[:, -1], block.scale[:, -1], block.delta[:, -1]
+        return self.mixture.columns.steps(
+            rows, block.place[:, -1:], block.x[:, -1:], block.scale[:, -1], block.delta[:, -1:]
         )
 
     def learn(self, weights: Weights, block: Block, seen: Seen) -> None:

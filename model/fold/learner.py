@@ -398,7 +398,7 @@ class Learner:
         seen = None
         if self.experts is not None and of is not None and of.origins is not None:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
-            p = at_origins(p, span[0], of.origins, self.experts.answers(self.weights, seen))
+            p = at_origins(p, span[0], of.origins, seen.answers)
             loss = self._loss(p, batch, span)
         if self.errors is not None and (self.experts is None or of is not None):  # a mixture answers no window
             t0, t1 = span
@@ -495,7 +495,7 @@ class Learner:
         task, Y, weight = self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]
         rows = weight.any(axis=(0, 2))
         update.score = float(task.score(p, Y, weight)[rows].mean())
-        update.persistence = float(self.network.loss(np.zeros_like(p), Y, weight)[0].sum()) / max(1, int(rows.sum()))
+        update.persistence = self._loss(np.zeros_like(p), batch, span)
         if score_anchor and self.anchor is not None:
             anchor = self.network.weights(self.anchor)
             T, B = batch.X.shape[:2]
@@ -503,6 +503,6 @@ class Learner:
             q = predict(self.network, anchor, batch, tape, span)
             if self.experts is not None and of is not None and of.origins is not None:
                 forecasts, _ = label_forecasts(self.network, anchor, tape, of.origins)
-                q = at_origins(q, t0, of.origins, forecasts @ self.experts.mixture.weights(anchor.experts))
+                q = at_origins(q, t0, of.origins, self.experts.mixture.mix(anchor.experts, forecasts))
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())

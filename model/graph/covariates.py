@@ -8,9 +8,11 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.covariates import ALPHA, CLIP, MAX_COUNT, TINY, Covariates
+from model.covariates import CLIP, Covariates
 from model.graph.builder import Graph
+from model.graph.scalers import tick_count
 from model.parameters import Weights
+from model.scalers.contract import ALPHA, TINY
 
 
 class Covered(NamedTuple):
@@ -31,12 +33,12 @@ def covariates(g: Graph, own: Covariates, weights: Weights, parts: Sequence[str]
     observed = ""
     if own.known:
         v, observed = _filled(g, own, v, named.get(1, ""))
-        count = g.op("Min", g.op("Add", named[0], observed or 1.0), float(MAX_COUNT))
-        kept = [count, *([_steps(g, own, v, range(own.known), 1)[0]] if own.hold else [])]
+        seen = tick_count(g, named[0], observed)
+        kept = [seen, *([_steps(g, own, v, range(own.known), 1)[0]] if own.hold else [])]
     first: list[str] = []
     later: list[str] = []
     if len(own.reals):
-        z, mean, variance = _standardized(g, own, v, count, named[2], named[3], observed)
+        z, mean, variance = _standardized(g, own, v, seen, named[2], named[3], observed)
         first, later = z[:1], z[1:]
         kept += [mean, variance]
     if len(own.static_reals):
@@ -83,12 +85,12 @@ def _filled(g: Graph, own: Covariates, v: str, last: str) -> tuple[str, str]:
 
 
 def _standardized(
-    g: Graph, own: Covariates, v: str, count: str, mean: str, variance: str, observed: str
+    g: Graph, own: Covariates, v: str, seen: str, mean: str, variance: str, observed: str
 ) -> tuple[list[str], str, str]:
     """See `Covariates._standardized`. Returns z-scores of step 1 and, if there are, of later steps; mean, variance."""
     now, rest = _steps(g, own, v, own.reals, own.horizon)
-    t = _columns(g, count, own.reals, own.known) if observed else count
-    rate = g.op("Max", g.op("Div", 1.0, g.op("Max", t, 1.0)), float(ALPHA))
+    t = _columns(g, seen, own.reals, own.known) if observed else seen
+    rate = g.op("Max", g.op("Div", 1.0, g.op("Max", t, 1.0)), ALPHA)
     if observed:
         rate = g.op("Mul", rate, _columns(g, observed, own.reals, own.known))
     begun = g.op("Clip", g.op("Sub", t, 1.0), 0.0, 1.0)
@@ -100,7 +102,7 @@ def _standardized(
     kept = g.op("Mul", g.op("Sub", 1.0, rate), g.op("Add", variance, g.op("Mul", moved, off)))
     variance = g.op("Mul", begun, kept)
     mean = g.op("Add", mean, moved)
-    unit = g.op("Add", g.op("Sqrt", variance), float(TINY))
+    unit = g.op("Add", g.op("Sqrt", variance), TINY)
     later = own.horizon - 1
     pairs = [(now, mean, unit)]
     if rest:

@@ -46,7 +46,8 @@ def fill(g: Graph, scaler: Scaler, state: str, x: str) -> tuple[str, str]:
     return value, g.op("Where", missing, 0.0, 1.0)
 
 
-def _count(g: Graph, before: str, observed: str) -> str:
+def tick_count(g: Graph, before: str, observed: str) -> str:
+    """See `contract.count`."""
     return str(g.op("Min", g.op("Add", before, observed or 1.0), MAX_COUNT))
 
 
@@ -156,7 +157,7 @@ def _residual(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: st
     def first(value: str) -> str:
         return str(g.split(value, [C, rest])[0] if rest else value)
 
-    ticks = _count(g, count, observed)
+    ticks = tick_count(g, count, observed)
     t = _of_channels(g, ticks, C, observed)
     begun = _share(g, t, 1.0, 2.0)
     d = g.op("Sub", wide(x), last)
@@ -198,7 +199,7 @@ def _standard(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: st
     """See `StandardScaler.update`."""
     count, last, deviation, variance, square, pace, trend, haste, shift = row
     C, counted = scaler.channels, not observed
-    ticks = _count(g, count, observed)
+    ticks = tick_count(g, count, observed)
     t = _of_channels(g, ticks, C, observed)
     begun = _share(g, t, 1.0, 2.0)
     d = g.op("Sub", x, last)
@@ -232,7 +233,7 @@ def _residual_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed:
     count, mean, var, square, last, last_u = row
     wide = H if C > 1 else 1  # a single channel is broadcast over the horizon
 
-    t = _count(g, count, observed)
+    t = tick_count(g, count, observed)
     steps = np.repeat(np.arange(1, H + 1), C)[None] if H > 1 else 1.0
     seen = g.op("Sub", g.concat(*[t] * wide) if observed else t, g.constant(steps))
     valid = g.op("Clip", seen, 0.0, 1.0)
@@ -270,7 +271,7 @@ def _residual_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed:
 def _standard_v1(g: Graph, scaler: Scaler, row: Sequence[str], x: str, observed: str) -> Scaled:
     """See `StandardScalerV1.update`."""
     count, last, deviation, variance = row
-    t = _count(g, count, observed)
+    t = tick_count(g, count, observed)
     a = _rate(g, t, observed)
     kept = g.op("Sub", 1.0, a)
     e = g.op("Add", deviation, g.op("Sub", x, last))

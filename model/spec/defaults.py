@@ -79,8 +79,7 @@ def baseline_seasons(spec: ModelSpec) -> tuple[float, ...]:
     They are the spec's seasons; for a model without any, those of its interval, so that the baselines do not depend on
     the forecaster.
     """
-    given = tuple(period for period in spec.seasons if period)
-    return given or automatic_seasons(spec.interval)
+    return spec.periods or automatic_seasons(spec.interval)
 
 
 def starts_fast(spec: ModelSpec) -> bool:

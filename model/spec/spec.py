@@ -98,6 +98,16 @@ class ModelSpec:
         return self.horizon * len(self.known) + len(self.static)
 
     @property
+    def periods(self) -> tuple[float, ...]:
+        """The seasons, seconds, without the 0 that stands for none."""
+        return tuple(period for period in self.seasons if period)
+
+    @property
+    def slots(self) -> int:
+        """Slots of the longest season, one for each tick of it; 0 without seasons."""
+        return max(1, round(max(self.periods) / self.interval)) if self.periods else 0
+
+    @property
     def target_index(self) -> list[int]:
         """Positions of the forecast channels among all channels; empty for tasks other than forecast."""
         if self.task != "forecast":
