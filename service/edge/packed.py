@@ -54,6 +54,8 @@ class Handles:
     def static_of(self, handles: NDArray[np.uint32], numbers: NDArray[np.uint32]) -> Array:
         """Return the static inputs of handles, (n, S); 0 where a handle is not bound. numbers: from `numbers`."""
         static: Array = np.zeros((len(handles), self.static.shape[1]), np.float32)
+        if not static.size:
+            return static
         bound = numbers != UNBOUND
         static[bound] = self.static[handles[bound]]
         return static

@@ -27,6 +27,7 @@ Array = NDArray[np.float32]
 MAX_COUNT = 2**62  # the largest last_seq or epoch of a stream that is put: counting on from it cannot overflow
 NARROW = 50  # values: up to this many, converting a list is faster than converting the message field
 MAX_DIGITS = 10  # of a stream number
+NOTHING = np.zeros(0, np.float32)
 
 
 def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
@@ -38,6 +39,8 @@ def tick(message: streams_pb2.Tick) -> tuple[int, float, Array]:
 
 def known(message: streams_pb2.Tick) -> Array:
     """Return a tick's known inputs, empty if there are none. Values beyond float32 become infinite, to be refused."""
+    if not message.u:
+        return NOTHING
     return np.array(message.u if len(message.u) > NARROW else message.u[:], np.float32)
 
 
@@ -50,11 +53,16 @@ def forecast(answer: Answer, outputs: int) -> streams_pb2.OpenResponse:
     if len(values) == outputs:
         said.y.extend(values)
         return message
-    upper = (len(values) + outputs) // 2  # see `model.answers.intervals.bounds`
+    upper = first_upper(len(values), outputs)
     said.y.extend(values[:outputs])
     said.lower.extend(values[outputs:upper])
     said.upper.extend(values[upper:])
     return message
+
+
+def first_upper(values: int, outputs: int) -> int:
+    """Return the place of the first upper bound in an answer: forecasts, lower bounds, upper bounds (`intervals`)."""
+    return (values + outputs) // 2
 
 
 class Columns(NamedTuple):
@@ -95,7 +103,7 @@ def columns(message: streams_pb2.Columns, channels: int, known: int = 0, holds: 
 
 def forecasts(handle: Any, seq: Any, answers: Any, judged: Any, version: int, outputs: int) -> streams_pb2.Forecasts:
     """Return packed forecasts of a model with O outputs. handle, seq, judged: (n,); answers: (n, A)."""
-    upper = (answers.shape[1] + outputs) // 2  # see `model.answers.intervals.bounds`
+    upper = first_upper(answers.shape[1], outputs)
     return streams_pb2.Forecasts(
         handle=handle.astype("<u4").tobytes(),
         seq=seq.astype("<u8").tobytes(),

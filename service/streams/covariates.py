@@ -27,11 +27,11 @@ def row_of(network: Network, seq: int, x: Array, u: Array, static: Array) -> Arr
     With missing = hold, a tick without u has missing known values.
     """
     spec, own = network.spec, network.covariates
+    if not own.sent and not len(u):
+        return x
     if len(u) != own.ahead and (len(u) or not own.hold):
         value = f"{len(u)} values" if len(u) else "none"
         return Refusal(seq, Reason.SHAPE, "u", value, _asked(network))
-    if not own.sent:
-        return x
     if len(x) != len(spec.channels):
         remedy = f"send {len(spec.channels)} values, one per channel"
         return Refusal(seq, Reason.SHAPE, "x", f"{len(x)} values", remedy)

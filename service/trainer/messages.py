@@ -140,9 +140,9 @@ class ListErrors(Question):
 
     kind: ClassVar[str] = "list_errors"
     model: int
-    worst: int  # at most so many streams, those with the largest error relative to persistence first; 0: by number
+    worst: int  # number of streams at most, the largest error relative to persistence first; 0: by number
     after: int  # by number: only larger ones
-    limit: int  # by number: at most so many
+    limit: int  # by number: streams at most
 
 
 @dataclass(frozen=True, slots=True)

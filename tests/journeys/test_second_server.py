@@ -39,7 +39,7 @@ def is_stopped(pid: int) -> bool:
 
 async def until_stopped(pids: list[int]) -> None:
     while not all(map(is_stopped, pids)):
-        await asyncio.sleep(0.01)
+        await asyncio.sleep(0.01)  # Linux reports a stop as an event to the parent only
 
 
 async def second_beside_a_stopped_owner(owner: ServerChild, log: Path) -> tuple[str, bool]:
