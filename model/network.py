@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from model.ahead import Ahead
 from model.answers import intervals
-from model.answers.columns import Regressors
+from model.answers.columns import Regressors, level
 from model.answers.head import Head
 from model.answers.losses import LOSSES
 from model.answers.mixture import MOST_FEATURES, Mixture
@@ -184,8 +184,10 @@ class Network:
         them. Only with a mixture.
         """
         assert self.mixture is not None
-        kept = statistics[:, self.mixed]
-        return self.mixture.columns.update(kept, last, self.ahead.slot(u), scale)
+        kept, C = statistics[:, self.mixed], self.scaler.channels
+        begin = self.scaler.parts[0]  # after the count come means and variances
+        mean, variance = (statistics[:, begin + i * C + self.targets] for i in range(2))
+        return self.mixture.columns.update(kept, last, self.ahead.slot(u), scale, level(last, mean, variance))
 
     def observed(self, phi: Array) -> Array:
         """Return which targets of feature rows φ [..., E] were observed, bool [..., targets]; for missing = hold."""

@@ -1,4 +1,4 @@
-"""Regressors that the mixture's linear readouts have beside the network's: recent changes, and values a season before.
+"""Regressors that the mixture's linear readouts have beside the network's: recent changes, the level, past seasons.
 
 A stream keeps its last LAGS values, and its values of one whole longest season, in slots: a slot is a place in the
 season, taken from the event time, so that missing ticks do not shift the others. Everything is in units of the
@@ -19,8 +19,11 @@ from model.parameters import Array
 from model.scalers.contract import TINY
 from model.spec import ModelSpec
 
-LAGS = 24
-CLIP = 8.0  # of every regressor, in scales
+LAGS = 23
+CLIP = 8.0  # of a change, in scales
+# Of the level, in running deviations. The scaler's clip of 4 bends the level of counts that are mostly 0, which cost up
+# to 3 % there.
+LEVEL_CLIP = 16.0
 NEVER_ZERO = 1e-30
 PROFILE = 5  # steps of the season's values among the regressors of every step
 
@@ -28,9 +31,9 @@ PROFILE = 5  # steps of the season's values among the regressors of every step
 class Regressors(NamedTuple):
     """Of B ticks.
 
-    every [B, K, q]: the same for all steps; step [B, H, K, 2·seasons]: of each step: for each season, the value a
-    season before the forecast tick less the present value, then the change since a season ago; delta [B, K, seasons]:
-    that change in raw units.
+    every [B, K, q]: the same for all steps: recent changes, the level, then of each season a profile and a change; step
+    [B, H, K, 2·seasons]: of each step: for each season, the value a season before the forecast tick less the present
+    value, then the change since a season ago; delta [B, K, seasons]: that change in raw units.
     """
 
     every: Array
@@ -55,7 +58,8 @@ class Columns:
             self.bounds += (Bound("a value of the season", L * K, -MAX_VALUE, MAX_VALUE),)
         # Steps of the profile, from 0.
         self.profile = sorted({max(0, H * i // (PROFILE - 1) - 1) for i in range(PROFILE)}) if H > 1 else [0]
-        self.every = LAGS + len(self.periods) * (len(self.profile) + 1)
+        self.before_seasons = LAGS + 1  # regressors
+        self.every = self.before_seasons + len(self.periods) * (len(self.profile) + 1)
         self.step = 2 * len(self.periods)
         slot_s = max(self.periods) / L if L else 1.0
         steps = np.arange(1, H + 1) * spec.interval
@@ -74,23 +78,24 @@ class Columns:
         found: Array = np.floor(np.fmod(at, np.float32(self.slots))).astype(np.intp)
         return found
 
-    def update(self, row: Array, x: Array, slot: Array, scale: Array) -> Regressors:
+    def update(self, row: Array, x: Array, slot: Array, scale: Array, level: Array) -> Regressors:
         """Add a tick to the rows and return its regressors, new arrays.
 
         row: [B, size], modified; x: [B, K] values of the targets; slot: [B] the tick's place in the longest season, in
-        slots (ignored without seasons); scale: [B, H, K].
+        slots (ignored without seasons); scale: [B, H, K]; level: [B, K], see `level`.
         """
         B, K = x.shape
         recent = row[:, : LAGS * K].reshape(B, LAGS, K)
         unit = np.maximum(scale, np.float32(TINY))
         newer = np.concatenate([x[:, None], recent[:, :-1]], axis=1)
         changes = np.where(recent == 0, np.float32(0), newer - recent) / unit[:, :1]
-        every = [_clipped(changes)]  # [B, LAGS, K]
+        every = [_clipped(changes), level[:, None]]  # [B, LAGS + 1, K]
         recent[:, 1:] = recent[:, :-1].copy()
         recent[:, 0] = x + np.float32(NEVER_ZERO)
         if not self.slots:
             none = np.zeros((B, self.horizon, K, 0), np.float32)
-            return Regressors(every[0].transpose(0, 2, 1).copy(), none, np.zeros((B, K, 0), np.float32))
+            lagged = np.concatenate(every, axis=1).transpose(0, 2, 1).copy()
+            return Regressors(lagged, none, np.zeros((B, K, 0), np.float32))
         ring = row[:, LAGS * K :].reshape(B, self.slots, K)
         rows = np.arange(B)
         past = ring[rows[:, None], self.index(slot[:, None], self.before)]  # [B, seasons, K]
@@ -119,6 +124,13 @@ class Columns:
         changed = delta / unit[..., None]
         pairs = np.stack([off.transpose(0, 2, 3, 1), changed], axis=-1)  # [B, H, K, seasons, 2]
         return _clipped(pairs.reshape(*pairs.shape[:3], -1))
+
+
+def level(x: Array, mean: Array, variance: Array) -> Array:
+    """Return the distances of values from their running means in running deviations, limited to LEVEL_CLIP, new."""
+    distance = (x - mean) / (np.sqrt(variance) + np.float32(TINY))
+    limited: Array = np.clip(distance, np.float32(-LEVEL_CLIP), np.float32(LEVEL_CLIP))
+    return limited
 
 
 def _clipped(values: Array) -> Array:

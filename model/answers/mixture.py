@@ -9,7 +9,9 @@ Experts, by name:
 - `squares_step`: least squares of each step on the season's values for that step; with a horizon above 1.
 - `persistence`, and one seasonal naive per season: nothing to learn.
 
-The weights are those of ML-Poly (Gaillard, Stoltz & van Erven 2014, arXiv:1402.2044, algorithm 1), with forgetting.
+The weights are those of ML-Poly (Gaillard, Stoltz & van Erven 2014, arXiv:1402.2044, algorithm 1), with forgetting. On
+a series without structure all experts are noise around persistence, and so is their mixture. The answer is therefore
+the mixture times its trust, the least squares coefficient of the labels on it, in 0..1; persistence gets the rest.
 """
 
 from __future__ import annotations
@@ -26,6 +28,8 @@ from model.spec import ModelSpec
 MOST_HIDDEN = 256  # with more hidden units, a covariance of them costs more than the update of the network
 MOST_FEATURES = 48  # with more features, a target's readout sees only those of its own channel
 FORGET = 0.9995  # of regrets, per update
+FORGET_TRUST = 0.999  # of the sums of the trust, per update
+BEFORE_TRUST = 1.0  # mean squares of the mixture, in scales, that speak for full trust at first
 TINY_SQUARE = 1e-12
 
 
@@ -71,17 +75,27 @@ class Mixture:
         self.names = (*self.learned, "persistence", *seasons)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Return name and shape of the parameters: readouts, and regret, squares and largest of the weights."""
+        """Return name and shape of the parameters: readouts, and regret, squares and largest of the weights,
+        products and squares of the trust."""
         shapes: dict[str, tuple[int, ...]] = {
             name: (self.targets, base.shape[1] + self.columns.every, self.horizon) for name, base in self.bases.items()
         }
         if self.step_base is not None:
             n = self.columns.step + self.step_base.shape[1]
             shapes["squares_step"] = (self.horizon, self.targets, n)
-        return shapes | {"mixing": (3, len(self.names))}
+        return shapes | {"mixing": (3, len(self.names)), "trust": (2,)}
 
     def weights(self, params: Params) -> Array:
-        """Return the weight of each expert, (experts,), float32; their sum is 1. Before the first label: the network's.
+        """Return the weight of each expert in the answer, (experts,), float32; their sum is 1."""
+        product, square = params["trust"]
+        before = np.float32(BEFORE_TRUST)
+        trust = min(max((product + before) / (square + before), np.float32(0)), np.float32(1))
+        weights = trust * self.shares(params)
+        weights[len(self.learned)] += 1 - trust
+        return weights
+
+    def shares(self, params: Params) -> Array:
+        """Return the share of each expert in the mixture, (experts,), float32. Before the first label: the network's.
 
         With no positive regret, all are equal.
         """
@@ -165,16 +179,18 @@ class Mixture:
         return Product(W.reshape(H * K, -1), Q, S)
 
 
-def follow(mixing: Array, given: Array, answer: Array, y: Array, known: Array) -> None:
-    """Update the state of the weights, [3, experts] float32, modified, with labels and forecasts as they were given.
+def follow(mixing: Array, trust: Array, given: Array, mixed: Array, y: Array, known: Array) -> None:
+    """Update the state of weights and trust with labels and forecasts as they were given.
 
-    given: [n, experts] forecasts; answer: [n] the mixture's; y: [n] labels; known: bool [n].
+    mixing [3, experts], trust [2]: float32, modified; given: [n, experts] forecasts; mixed: [n] the mixture's, before
+    its trust; y: [n] labels; known: bool [n].
     """
     if not known.any():
         return
-    given, answer, y = (part[known].astype(np.float64) for part in (given, answer, y))
-    gained = (2 * (answer - y)[:, None] * (answer[:, None] - given)).mean(axis=0)
+    given, mixed, y = (part[known].astype(np.float64) for part in (given, mixed, y))
+    gained = (2 * (mixed - y)[:, None] * (mixed[:, None] - given)).mean(axis=0)
     regret, squares, largest = mixing.astype(np.float64)
     mixing[0] = FORGET * regret + gained
     mixing[1] = FORGET * squares + gained**2
     mixing[2] = np.maximum(FORGET * largest, (gained**2).max())
+    trust[...] = FORGET_TRUST * trust.astype(np.float64) + ((mixed * y).mean(), (mixed * mixed).mean())

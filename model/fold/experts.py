@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.answers.columns import LAGS, Regressors
+from model.answers.columns import Regressors
 from model.answers.mixture import Mixture, Rows, follow
+from model.cells.contract import Params
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 GIVEN_NUMBERS = 4096  # most forecasts of one expert that a context keeps
 # Forgetting factor and initial covariance of each readout.
-SQUARES = {"squares_hidden": (0.9998, 0.01), "squares": (0.9995, 0.1), "squares_step": (0.9995, 0.1)}
+SQUARES = {"squares_hidden": (0.9998, 0.02), "squares": (0.9995, 0.03), "squares_step": (0.9995, 0.1)}
 LARGEST_FORECAST = 16.0  # scaled; beyond, a forecast counts as this for the weights
 
 
@@ -73,7 +74,7 @@ def origins(network: Network, block: Block, labels: NewestLabels) -> Origins:
     B, H, R = len(labels.y), network.spec.horizon, block.x.shape[1]
     at, steps = R - 1 - np.arange(H), np.arange(H)
     if H == 1:  # the profile of one step is that step's
-        step = block.every[:, -1:, :, LAGS:]
+        step = block.every[:, -1:, :, network.mixture.columns.before_seasons :]
     else:
         step = network.mixture.columns.steps(
             block.statistics[:, network.mixed], block.place[:, at], block.x[:, at], block.scale[:, at, steps],
@@ -110,7 +111,7 @@ class Seen(NamedTuple):
     rows: Rows  # of the labels
     forecasts: Array  # [B, H, K, experts], with the readouts of now
     answers: Array  # [B, H, K], the mixture's
-    given: Array  # [B, steps, K, learned experts + 1], of the newest origin; the mixture's own forecast last
+    given: Array  # [B, steps, K, learned experts + 1], of the newest origin; last the mixture's before its trust
     newest: Array  # [B, O] the mixture's forecast of the newest origin
 
 
@@ -151,8 +152,9 @@ class Experts:
             made = Regressors(of.every[:, 0], self._ahead(block), block.delta[:, -1])
             newest = self.mixture.forecasts(weights.experts, p, h, phi, made)
             answer = self.mixture.mix(weights.experts, newest)
-        given = np.concatenate([newest[..., : len(self.mixture.learned)], answer[..., None]], axis=-1)
-        return Seen(of, rows, forecasts, answers, given[:, self.steps], answer.reshape(len(answer), -1))
+        mixed = newest[:, self.steps] @ self.mixture.shares(weights.experts)
+        given = np.concatenate([newest[:, self.steps, :, : len(self.mixture.learned)], mixed[..., None]], axis=-1)
+        return Seen(of, rows, forecasts, answers, given, answer.reshape(len(answer), -1))
 
     def _ahead(self, block: Block) -> Array:
         """Return the newest origin's regressors of each step, [B, H, K, 2·seasons], as they were at that tick."""
@@ -166,7 +168,7 @@ class Experts:
         of, params = seen.origins, weights.experts
         B, H, R = len(of.y), self.mixture.horizon, block.x.shape[1]
         rows: NDArray[np.bool_] = np.asarray(of.known.reshape(B, -1).any(axis=1))
-        self._mix(params["mixing"], block, seen)
+        self._mix(params, block, seen)
         for number, name in enumerate(self.mixture.bases):
             z = seen.rows.every[number][:, 0]
             gains = self.covariances[name].gains(z * rows[:, None, None])[:, None]
@@ -184,7 +186,7 @@ class Experts:
             error = np.where(of.known, of.y - seen.forecasts[..., len(self.mixture.learned) - 1], 0)
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, error)
 
-    def _mix(self, mixing: Array, block: Block, seen: Seen) -> None:
+    def _mix(self, params: Params, block: Block, seen: Seen) -> None:
         """Update the weights of the experts with the labels of `steps`."""
         of, given = seen.origins, seen.given
         if self.mixture.horizon > 1:
@@ -196,8 +198,9 @@ class Experts:
         known = of.known[:, self.steps] & ~np.isnan(given).any(axis=-1)
         experts = forecasts.shape[-1]
         limited = np.clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
-        answer = np.clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST)
-        follow(mixing, limited, answer.reshape(-1), of.y[:, self.steps].reshape(-1), known.reshape(-1))
+        mixed = np.clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)
+        y = of.y[:, self.steps].reshape(-1)
+        follow(params["mixing"], params["trust"], limited, mixed, y, known.reshape(-1))
 
     def pack(self) -> bytes:
         """Return the state as bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.answers.columns import CLIP, LAGS, NEVER_ZERO, Columns
+from model.answers.columns import CLIP, LAGS, LEVEL_CLIP, NEVER_ZERO, Columns
 from model.answers.mixture import Mixture
 from model.graph.builder import Graph
 from model.network import Network
@@ -18,12 +18,20 @@ def parts(mixture: Mixture | None) -> list[int]:
 
 
 def mixed(
-    g: Graph, network: Network, weights: Weights, state: list[str], features: str, x: str, slot: str, scale: str
+    g: Graph,
+    network: Network,
+    weights: Weights,
+    state: list[str],
+    features: str,
+    x: str,
+    slot: str,
+    scale: str,
+    statistics: list[str],
 ) -> tuple[str, list[str]]:
     """Return p [B, O] and the next values of the mixture's parts of the state.
 
     state: these parts; features: [h; φ]; x: [B, K] values of the targets; slot: [B, 1], unused without seasons; scale:
-    [B, H·K].
+    [B, H·K]; statistics: means and variances of the targets, [B, K] each, with this tick.
     """
     mixture = network.mixture
     assert mixture is not None
@@ -37,7 +45,8 @@ def mixed(
     changes = g.op("Sub", g.concat(x, kept), recent)
     changes = g.op("Where", g.op("Equal", recent, 0.0), 0.0, changes)
     regressors = [_clip(g, g.op("Div", changes, _tiled(g, first, K, LAGS)))]
-    after, matrices, own = [g.concat(stored, kept)], [_rows(made.Q[..., :LAGS])], ""
+    regressors.append(_level(g, x, *statistics))
+    after, matrices, own = [g.concat(stored, kept)], [_rows(made.Q[..., : columns.before_seasons])], ""
     if columns.slots:
         season, ring = _season(g, columns, state[1], x, stored, slot, unit)
         after.append(ring)
@@ -45,7 +54,7 @@ def mixed(
             own = _of_steps(g, season, made.S)
             season = g.op("Gather", season, g.constant(_profile(columns), np.int64), axis=1)
         regressors.append(season)
-        matrices.append(_season_rows(columns, made.Q[..., LAGS:], made.S))
+        matrices.append(_season_rows(columns, made.Q[..., columns.before_seasons :], made.S))
     W = np.concatenate([made.W[:, :-1].T, *matrices])
     p = g.op("Gemm", g.concat(features, *regressors), g.constant(W), g.constant(made.W[:, -1]))
     return g.op("Add", p, own) if own else p, after
@@ -53,6 +62,12 @@ def mixed(
 
 def _clip(g: Graph, value: str) -> str:
     return str(g.op("Clip", value, -CLIP, CLIP))
+
+
+def _level(g: Graph, x: str, mean: str, variance: str) -> str:
+    """See `columns.level`."""
+    unit = g.op("Add", g.op("Sqrt", variance), TINY)
+    return str(g.op("Clip", g.op("Div", g.op("Sub", x, mean), unit), -LEVEL_CLIP, LEVEL_CLIP))
 
 
 def _tiled(g: Graph, value: str, width: int, times: int) -> str:

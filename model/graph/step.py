@@ -22,7 +22,7 @@ from model.graph import mixture
 from model.graph.builder import Graph
 from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
-from model.graph.tasks import TASK_TWINS, bounds, forecast, targets
+from model.graph.tasks import TASK_TWINS, bounds, chosen, forecast, targets
 from model.network import Network
 from model.parameters import Weights
 
@@ -85,7 +85,8 @@ def export_step(network: Network, weights: Weights) -> bytes:
     after: list[str] = []
     if network.mixture is not None:
         last, unit = targets(g, network, value, scaled.scale)
-        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, unit)
+        statistics = [chosen(g, network, part) for part in scaled.parts[1:3]]  # after the count: means, variances
+        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, unit, statistics)
         forecast(g, network, p, last, unit)
     else:
         unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)

@@ -26,8 +26,15 @@ def targets(g: Graph, network: Network, x: str, scale: str) -> tuple[str, str]:
     if index == list(range(C)):
         return x, scale
     columns = [h * C + i for h in range(H) for i in index]
-    scale = g.op("Gather", scale, g.constant(columns, np.int64), axis=1)
-    return g.op("Gather", x, g.constant(index, np.int64), axis=1), scale
+    return chosen(g, network, x), str(g.op("Gather", scale, g.constant(columns, np.int64), axis=1))
+
+
+def chosen(g: Graph, network: Network, value: str) -> str:
+    """Return the targets' columns [B, K] of a value of all channels [B, C]."""
+    index = network.spec.target_index
+    if index == list(range(len(network.spec.channels))):
+        return value
+    return str(g.op("Gather", value, g.constant(index, np.int64), axis=1))
 
 
 def forecast(g: Graph, network: Network, p: str, x: str, scale: str) -> None:

@@ -80,6 +80,7 @@ def test_the_mixture_equals_its_slow_twin(case: str) -> None:
             tape.H[0, 0].astype(float),
             phi[0].astype(float),
             own,
+            levels(network, statistics, last)[0],
         )
         y, state = network.step(learner.weights, x[row], u[row], state)
         got = (y.reshape(H, K) - last) / np.maximum(scale[0], 1e-12)
@@ -87,6 +88,14 @@ def test_the_mixture_equals_its_slow_twin(case: str) -> None:
             worst = max(worst, float(np.abs(got - expected).max()))
     assert worst < 2e-3  # float32 readouts and weights beside float64 ones, over 90 updates
     assert np.abs(network.mixture.weights(learner.weights.experts) - twin.weights).max() < 1e-3
+
+
+def levels(network: Network, statistics: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Distances of the targets from their means in deviations, [B, K]; the scaler's row is count, means, variances…"""
+    C, begin = network.scaler.channels, network.scaler.parts[0]
+    mean, variance = statistics[:, begin : begin + C], statistics[:, begin + C : begin + 2 * C]
+    off = last.astype(float) - mean[:, network.targets]
+    return off / (np.sqrt(variance[:, network.targets].astype(float)) + 1e-20)
 
 
 def window(learner: Learner, H: int) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:

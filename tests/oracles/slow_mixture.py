@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-LAGS, CLIP, TARGET_CLIP, LARGEST = 24, 8.0, 8.0, 16.0
+LAGS, CLIP, LEVEL_CLIP, TARGET_CLIP, LARGEST = 23, 8.0, 16.0, 8.0, 16.0
 
 
 def clip(value, limit=CLIP):
@@ -37,15 +37,22 @@ class SlowMixture:
     def __init__(self, targets, horizon, interval, periods, own, every_phi):
         self.K, self.H, self.interval, self.periods = targets, horizon, interval, periods
         self.own, self.every_phi = own, every_phi
-        self.x, self.times, self.scale, self.h, self.phi = [], [], [], [], []
+        self.x, self.times, self.scale, self.h, self.phi, self.levels = [], [], [], [], [], []
         self.given, self.gains = [], []  # per origin: {(h, k): forecasts, answer}; {(name, k): gain}
         self.squares = {}
         self.names = ["network", "squares_hidden", "squares"] + (["squares_step"] if horizon > 1 and periods else [])
         experts = len(self.names) + 1 + len(periods)
         self.regret, self.squared, self.largest = np.zeros(experts), np.zeros(experts), 0.0
+        self.products, self.squares_of_mixed = 0.0, 0.0
 
     @property
     def weights(self):
+        trust = min(max((self.products + 1) / (self.squares_of_mixed + 1), 0.0), 1.0)
+        persistence = np.eye(len(self.regret))[len(self.names)]
+        return trust * self.shares + (1 - trust) * persistence
+
+    @property
+    def shares(self):
         share = np.maximum(self.regret, 0) / (self.largest + self.squared + 1e-12)
         if share.sum() > 0:
             return share / share.sum()
@@ -81,7 +88,7 @@ class SlowMixture:
     def every(self, t, k):
         s = max(self.scale[t][0][k], 1e-20)
         changes = [self.x[t - i][k] - self.x[t - i - 1][k] if t - i >= 1 else 0.0 for i in range(LAGS)]
-        out = [clip(d / s) for d in changes]
+        out = [*(clip(d / s) for d in changes), clip(self.levels[t][k], LEVEL_CLIP)]
         steps = sorted({max(0, self.H * i // 4 - 1) for i in range(5)}) if self.H > 1 else [0]
         for period in self.periods:
             out += [self.season(t, step + 1, k, period)[0] for step in steps]
@@ -100,7 +107,7 @@ class SlowMixture:
 
     def readout(self, name, k, step, n):
         """(P by target or output, W by output)"""
-        settings = {"squares_hidden": (0.9998, 0.01), "squares": (0.9995, 0.1), "squares_step": (0.9995, 0.1)}[name]
+        settings = {"squares_hidden": (0.9998, 0.02), "squares": (0.9995, 0.03), "squares_step": (0.9995, 0.1)}[name]
         shared = (name, k) if name != "squares_step" else (name, k, step)
         if shared not in self.squares:
             self.squares[shared] = Squares(n, *settings)
@@ -133,7 +140,7 @@ class SlowMixture:
         if not labels:
             return
         now = {(step, k): self.experts(t + 1 - step, k, step, network[step - 1][step - 1][k], t) for step, k in labels}
-        w = self.weights
+        w = self.shares
         self.given[t] = {}
         for step in range(1, self.H + 1):
             for k in range(self.K):
@@ -154,7 +161,7 @@ class SlowMixture:
                 self.squares["W", name, k, step] = self.squares["W", name, k, step] + gain * (y - now[step, k][number])
 
     def _mix(self, t, labels, now):
-        gained = []
+        gained, products, squares = [], [], []
         for (step, k), y in labels.items():
             if (step, k) not in self.given[t + 1 - step]:
                 continue
@@ -162,16 +169,21 @@ class SlowMixture:
             each = np.concatenate([each[: len(self.names)], now[step, k][len(self.names) :]])
             answer, each = clip(answer, LARGEST), np.clip(each, -LARGEST, LARGEST)
             gained.append(2 * (answer - y) * (answer - each))
+            products.append(answer * y)
+            squares.append(answer**2)
         if gained:
             r = np.mean(gained, axis=0)
             self.regret, self.squared = 0.9995 * self.regret + r, 0.9995 * self.squared + r * r
             self.largest = max(0.9995 * self.largest, float((r * r).max()))
+            self.products = 0.999 * self.products + float(np.mean(products))
+            self.squares_of_mixed = 0.999 * self.squares_of_mixed + float(np.mean(squares))
 
-    def tick(self, x, time, scale, h, phi, network):
-        """Add a tick and return its forecast in scales, [H][K]. h, phi, network: as served."""
+    def tick(self, x, time, scale, h, phi, network, levels):
+        """Add a tick and return its forecast in scales, [H][K]. h, phi, network: as served; levels: distances of the
+        targets from their running means, in running deviations, not limited."""
         for kept, value in zip(
-            (self.x, self.times, self.scale, self.h, self.phi, self.given, self.gains),
-            (x, time, scale, h, phi, {}, {}),
+            (self.x, self.times, self.scale, self.h, self.phi, self.given, self.gains, self.levels),
+            (x, time, scale, h, phi, {}, {}, levels),
             strict=True,
         ):
             kept.append(value)
