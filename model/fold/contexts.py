@@ -13,7 +13,7 @@ from model.answers.columns import Regressors
 from model.answers.tasks import TARGET_CLIP
 from model.fold import given
 from model.fold.arena import Arena
-from model.fold.experts import context_shapes
+from model.fold.experts import LABEL_CLIP, context_shapes
 from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
@@ -93,7 +93,7 @@ class Contexts(Arena):
 class NewestLabels(NamedTuple):
     """The label of each step that the newest tick carries."""
 
-    y: Array  # [B, H, targets], scaled
+    y: Array  # [B, H, targets], scaled, limited to LABEL_CLIP
     weight: Array  # [B, H, targets]; 0 where there is no label
     position: NDArray[np.intp]  # [B, H] of its origin in the window
 
@@ -170,11 +170,11 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         thinned += int((carries & ~due).sum())
         usable &= due[:, None, None]
         y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
-        y = np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
-        Y[position, rows, steps] += y
+        y = np.where(usable, y, np.float32(0))
+        Y[position, rows, steps] += np.clip(y, -TARGET_CLIP, TARGET_CLIP)
         weight[position, rows, steps] += usable
         if back == 0:
-            newest = NewestLabels(y, usable.astype(np.float32), position)
+            newest = NewestLabels(np.clip(y, -LABEL_CLIP, LABEL_CLIP), usable.astype(np.float32), position)
     return DueLabels(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned, newest)
 
 

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 GIVEN_NUMBERS = 4096  # most forecasts of one expert that a context keeps
 # Forgetting factor and initial covariance of each readout.
 SQUARES = {"squares_hidden": (0.9998, 0.02), "squares": (0.9995, 0.03), "squares_step": (0.9995, 0.1)}
+# Of labels, scaled. With the gradient's limit of 8, half of the level's, heavy tails cost 3 %.
+LABEL_CLIP = 16.0
 LARGEST_FORECAST = 16.0  # scaled; beyond, a forecast counts as this for the weights
 
 

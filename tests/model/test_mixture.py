@@ -28,10 +28,11 @@ CASES = {
 
 
 def series(n: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Two seasonal channels (n, 2), and hourly times with a gap."""
+    """Two seasonal channels (n, 2) with an outlier, and hourly times with a gap."""
     rng = np.random.default_rng(seed)
     t = np.arange(n) + 5 * (np.arange(n) > n // 2)
     wave = np.sin(2 * np.pi * t / 24)[:, None] * (3, 1) + np.cumsum(rng.normal(0, 0.3, (n, 2)), axis=0)
+    wave[70:72] += 40  # beyond the limits of changes, level and labels
     return (10 + wave).astype(np.float32), 1.4e9 // HOUR * HOUR + HOUR * t
 
 
@@ -121,6 +122,20 @@ def test_cells_and_the_networks_readout_learn_as_without_a_mixture(horizon: int)
     assert alone.counts.updates == mixed.counts.updates > 70
     # Not to the bit: the norm of a longer vector of gradients is summed in other blocks.
     np.testing.assert_allclose(mixed.weights.flat[: alone.weights.flat.size], alone.weights.flat, atol=1e-5)
+
+
+@pytest.mark.parametrize("horizon", [1, 4])
+def test_what_nothing_predicts_is_left_to_persistence(horizon: int) -> None:
+    learner = Learner(ModelSpec(**SMALL | {"channels": ("a",), "horizon": horizon, "seasons": (0.0,)}))
+    x = np.cumsum(np.random.default_rng(3).normal(0, 1, (400, 1)), axis=0).astype(np.float32)
+    made = replay(learner, x, HOUR * np.arange(400))
+
+    ahead = x[1:301]
+    ours, persistence = np.square(made[:300, 0] - ahead).mean(), np.square(x[:300] - ahead).mean()
+    assert ours < 1.02 * persistence
+    weights = learner.network.mixture.weights(learner.weights.experts)  # type: ignore[union-attr]
+    assert weights.sum() == pytest.approx(1)
+    assert weights[-1] > 0.8  # without seasons, persistence is the last
 
 
 @pytest.mark.parametrize("case", CASES)

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-LAGS, CLIP, LEVEL_CLIP, TARGET_CLIP, LARGEST = 23, 8.0, 16.0, 8.0, 16.0
+LAGS, CLIP, LEVEL_CLIP, TARGET_CLIP, LARGEST = 23, 8.0, 16.0, 16.0, 16.0
 
 
 def clip(value, limit=CLIP):
