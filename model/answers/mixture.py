@@ -87,10 +87,14 @@ class Mixture:
 
     def weights(self, params: Params) -> Array:
         """Return the weight of each expert in the answer, (experts,), float32; their sum is 1."""
+        return self.trusted(params, self.shares(params))
+
+    def trusted(self, params: Params, shares: Array) -> Array:
+        """Return the weights of `weights` from the shares, a new array: persistence gets what the mixture does not."""
         product, square = params["trust"]
         before = np.float32(BEFORE_TRUST)
         trust = min(max((product + before) / (square + before), np.float32(0)), np.float32(1))
-        weights = trust * self.shares(params)
+        weights = trust * shares
         weights[len(self.learned)] += 1 - trust
         return weights
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
 from model.answers.mixture import Mixture, Rows, follow
+from model.answers.tasks import TARGET_CLIP
 from model.cells.contract import Params
 from model.network import Network, Tape
 from model.parameters import Array, Weights
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
 GIVEN_NUMBERS = 4096  # most forecasts of one expert that a context keeps
 # Forgetting factor and initial covariance of each readout.
 SQUARES = {"squares_hidden": (0.9998, 0.02), "squares": (0.9995, 0.03), "squares_step": (0.9995, 0.1)}
-# Of labels, scaled. With the gradient's limit of 8, half of the level's, heavy tails cost 3 %.
-LABEL_CLIP = 16.0
+LABEL_CLIP = 16.0  # of labels of least squares, scaled: as far as the level, or readouts bend where tails are heavy
+ERROR_CLIP = 5.0  # of errors that least squares learns from, scaled: a label that nothing announced teaches little
 LARGEST_FORECAST = 16.0  # scaled; beyond, a forecast counts as this for the weights
 
 
@@ -117,6 +118,12 @@ class Seen(NamedTuple):
     newest: Array  # [B, O] the mixture's forecast of the newest origin
 
 
+def _errors(of: Origins, forecasts: Array) -> Array:
+    """Return the errors of one readout [B, H, K] that it learns from; 0 where there is no label."""
+    errors: Array = np.where(of.known, np.clip(of.y - forecasts, -ERROR_CLIP, ERROR_CLIP), 0)
+    return errors
+
+
 class Experts:
     """Inverse covariances of the least squares readouts of one model. The readouts themselves are parameters."""
 
@@ -146,15 +153,17 @@ class Experts:
     def look(self, weights: Weights, block: Block, tape: Tape, of: Origins) -> Seen:
         """Compute what an update needs, from the window that it has run and the weights before it."""
         forecasts, rows = label_forecasts(self.network, weights, tape, of)
-        newest, answer = forecasts, self.mixture.mix(weights.experts, forecasts)
+        shares = self.mixture.shares(weights.experts)
+        trusted = self.mixture.trusted(weights.experts, shares)
+        newest, answer = forecasts, forecasts @ trusted
         answers = answer
         if self.mixture.horizon > 1:
             h, phi = of.hidden(tape)[:, 0], self.network.covariates.expand(weights.embed, of.phi[:, 0])
             p = self.network.head.forward(weights.head, h, phi)
             made = Regressors(of.every[:, 0], self._ahead(block), block.delta[:, -1])
             newest = self.mixture.forecasts(weights.experts, p, h, phi, made)
-            answer = self.mixture.mix(weights.experts, newest)
-        mixed = newest[:, self.steps] @ self.mixture.shares(weights.experts)
+            answer = newest @ trusted
+        mixed = newest[:, self.steps] @ shares
         given = np.concatenate([newest[:, self.steps, :, : len(self.mixture.learned)], mixed[..., None]], axis=-1)
         return Seen(of, rows, forecasts, answers, given, answer.reshape(len(answer), -1))
 
@@ -177,7 +186,7 @@ class Experts:
             if H > 1:
                 block.gains[number][:, -1] = gains[:, 0]
                 gains = block.gains[number][:, R - 1 - np.arange(H)]
-            error = np.where(of.known, of.y - seen.forecasts[..., 1 + number], 0)
+            error = _errors(of, seen.forecasts[..., 1 + number])
             if B == H == 1:
                 params[name][..., 0] += gains[0, 0] * error[0, 0, :, None]
             else:
@@ -185,7 +194,7 @@ class Experts:
         if self.mixture.step_base is not None:
             z = seen.rows.step * of.known[..., None]
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
-            error = np.where(of.known, of.y - seen.forecasts[..., len(self.mixture.learned) - 1], 0)
+            error = _errors(of, seen.forecasts[..., len(self.mixture.learned) - 1])
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, error)
 
     def _mix(self, params: Params, block: Block, seen: Seen) -> None:
@@ -201,7 +210,7 @@ class Experts:
         experts = forecasts.shape[-1]
         limited = np.clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
         mixed = np.clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)
-        y = of.y[:, self.steps].reshape(-1)
+        y = np.clip(of.y[:, self.steps], -TARGET_CLIP, TARGET_CLIP).reshape(-1)
         follow(params["mixing"], params["trust"], limited, mixed, y, known.reshape(-1))
 
     def pack(self) -> bytes:

@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-LAGS, CLIP, LEVEL_CLIP, TARGET_CLIP, LARGEST = 23, 8.0, 16.0, 16.0, 16.0
+LAGS, CLIP, LEVEL_CLIP, LABEL_CLIP, TARGET_CLIP, ERROR_CLIP, LARGEST = 23, 8.0, 16.0, 16.0, 8.0, 5.0, 16.0
 
 
 def clip(value, limit=CLIP):
@@ -132,7 +132,7 @@ class SlowMixture:
         for back in range(min(self.H, t + 1)):
             self.h[t - back], self.phi[t - back] = h[back], phi[back]
         labels = {
-            (step, k): clip((x[k] - self.x[t + 1 - step][k]) / self.scale[t + 1 - step][step - 1][k], TARGET_CLIP)
+            (step, k): clip((x[k] - self.x[t + 1 - step][k]) / self.scale[t + 1 - step][step - 1][k], LABEL_CLIP)
             for step in range(1, min(self.H, t + 1) + 1)
             for k in range(self.K)
             if self.scale[t + 1 - step][step - 1][k] > 0
@@ -158,7 +158,9 @@ class SlowMixture:
                     gain = self.readout(name, k, step, 0).gain(self.regressor(name, origin, k, step, t))
                 else:
                     gain = self.gains[origin].get((name, k), 0.0)
-                self.squares["W", name, k, step] = self.squares["W", name, k, step] + gain * (y - now[step, k][number])
+                self.squares["W", name, k, step] = self.squares["W", name, k, step] + gain * clip(
+                    y - now[step, k][number], ERROR_CLIP
+                )
 
     def _mix(self, t, labels, now):
         gained, products, squares = [], [], []
@@ -166,6 +168,7 @@ class SlowMixture:
             if (step, k) not in self.given[t + 1 - step]:
                 continue
             each, answer = self.given[t + 1 - step][step, k]
+            y = clip(y, TARGET_CLIP)
             each = np.concatenate([each[: len(self.names)], now[step, k][len(self.names) :]])
             answer, each = clip(answer, LARGEST), np.clip(each, -LARGEST, LARGEST)
             gained.append(2 * (answer - y) * (answer - each))
