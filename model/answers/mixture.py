@@ -94,7 +94,7 @@ class Mixture:
         product, square = params["trust"]
         before = np.float32(BEFORE_TRUST)
         trust = min(max((product + before) / (square + before), np.float32(0)), np.float32(1))
-        weights = trust * shares
+        weights: Array = trust * shares
         weights[len(self.learned)] += 1 - trust
         return weights
 
