@@ -399,7 +399,7 @@ class Learner:
         if self.experts is not None and of is not None and of.origins is not None:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
             p = at_origins(p, span[0], of.origins, seen.answers)
-            loss = self._loss(p, batch, span)
+            loss = self._loss(p, batch, span) if math.isfinite(loss) else loss
         if self.errors is not None and (self.experts is None or of is not None):  # a mixture answers no window
             t0, t1 = span
             self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
@@ -411,7 +411,7 @@ class Learner:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss}")
             report = counts.updates % REPORT_EVERY == 0
-            by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
+            by_layer = layer_norms(grad.flat, self.network.layers) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
             self._step(grad.flat, labels)
             if seen is not None and of is not None:
