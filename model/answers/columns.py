@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.bounds import MAX_VALUE, Bound
+from model.clipping import clip
 from model.parameters import Array
 from model.scalers.contract import TINY
 from model.spec import ModelSpec
@@ -122,5 +123,5 @@ class Columns:
 
 
 def _clipped(values: Array) -> Array:
-    clipped: Array = np.clip(values, np.float32(-CLIP), np.float32(CLIP))
+    clipped: Array = clip(values, np.float32(-CLIP), np.float32(CLIP))
     return clipped

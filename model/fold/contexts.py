@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
 from model.answers.tasks import TARGET_CLIP
+from model.clipping import clip
 from model.fold import given
 from model.fold.arena import Arena
 from model.fold.experts import context_shapes
@@ -170,7 +171,7 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         thinned += int((carries & ~due).sum())
         usable &= due[:, None, None]
         y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
-        y = np.where(usable, np.clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
+        y = np.where(usable, clip(y, -TARGET_CLIP, TARGET_CLIP), np.float32(0))
         Y[position, rows, steps] += y
         weight[position, rows, steps] += usable
         if back == 0:

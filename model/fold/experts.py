@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import LAGS, Regressors
 from model.answers.mixture import Mixture, Rows, follow
+from model.clipping import clip
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
@@ -166,14 +167,15 @@ class Experts:
         of, params = seen.origins, weights.experts
         B, H, R = len(of.y), self.mixture.horizon, block.x.shape[1]
         rows: NDArray[np.bool_] = np.asarray(of.known.reshape(B, -1).any(axis=1))
+        errors = np.where(of.known[..., None], of.y[..., None] - seen.forecasts, 0)
         self._mix(params["mixing"], block, seen)
         for number, name in enumerate(self.mixture.bases):
             z = seen.rows.every[number][:, 0]
-            gains = self.covariances[name].gains(z * rows[:, None, None])[:, None]
+            gains = self.covariances[name].gains(z if rows.all() else z * rows[:, None, None])[:, None]
             if H > 1:
                 block.gains[number][:, -1] = gains[:, 0]
                 gains = block.gains[number][:, R - 1 - np.arange(H)]
-            error = np.where(of.known, of.y - seen.forecasts[..., 1 + number], 0)
+            error = errors[..., 1 + number]
             if B == H == 1:
                 params[name][..., 0] += gains[0, 0] * error[0, 0, :, None]
             else:
@@ -181,8 +183,7 @@ class Experts:
         if self.mixture.step_base is not None:
             z = seen.rows.step * of.known[..., None]
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
-            error = np.where(of.known, of.y - seen.forecasts[..., len(self.mixture.learned) - 1], 0)
-            params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, error)
+            params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, errors[..., len(self.mixture.learned) - 1])
 
     def _mix(self, mixing: Array, block: Block, seen: Seen) -> None:
         """Update the weights of the experts with the labels of `steps`."""
@@ -195,8 +196,8 @@ class Experts:
         forecasts = np.concatenate([given[..., :-1], fixed], axis=-1)
         known = of.known[:, self.steps] & ~np.isnan(given).any(axis=-1)
         experts = forecasts.shape[-1]
-        limited = np.clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
-        answer = np.clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST)
+        limited = clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
+        answer = clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST)
         follow(mixing, limited, answer.reshape(-1), of.y[:, self.steps].reshape(-1), known.reshape(-1))
 
     def pack(self) -> bytes:

@@ -413,9 +413,7 @@ class Learner:
             report = counts.updates % REPORT_EVERY == 0
             by_layer = layer_norms(grad.flat, self.network.layers) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
-            self._step(grad.flat, labels)
-            if seen is not None and of is not None:
-                self._learn_mixture(seen, of.block)
+            self._step(grad.flat, labels, seen, of)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -452,26 +450,18 @@ class Learner:
             self.drift.raised = self.spec.drift_labels
         self.drift.returning = self.spec.drift_reaction == "rollback"
 
-    def _step(self, grad: Array, labels: int) -> None:
-        """Take one optimizer step with a gradient from `labels` labels; `grad` is overwritten with the step.
+    def _step(self, grad: Array, labels: int, seen: Seen | None, of: Carried | None) -> None:
+        """Take one optimizer step with a gradient from `labels` labels, and teach the experts.
 
-        Raises FloatingPointError if the weights are not finite afterwards. They are then restored, and the optimizer
-        state is new, because the old moments would break the weights again.
+        `grad` is overwritten with the step. Raises FloatingPointError if the weights are not finite afterwards. They
+        are then restored, and optimizer state and covariances are new, because the old ones would break them again.
         """
         rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
         self.drift.raised = max(0, self.drift.raised - labels)
         np.copyto(self._before, self.weights.flat)
         update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
-        try:
-            check_finite(self.weights.flat)
-        except FloatingPointError:
-            self.roll_back(self._before)
-            raise
-
-    def _learn_mixture(self, seen: Seen, block: Block) -> None:
-        """Teach the experts. Raises FloatingPointError as `_step` does, after which everything is restored or new."""
-        assert self.experts is not None
-        self.experts.learn(self.weights, block, seen)
+        if self.experts is not None and seen is not None and of is not None:
+            self.experts.learn(self.weights, of.block, seen)
         try:
             check_finite(self.weights.flat)
         except FloatingPointError:

@@ -30,7 +30,9 @@ def perturbed(network: Network) -> Array:
     flat = rng.normal(0, 0.3, network.layout.size).astype(np.float32)
     if network.mixture is not None:
         experts = network.weights(flat).experts
-        for name in network.mixture.bases:  # of up to 60 regressors: 0.3 gives forecasts of 80 scales, and float32 noise
+        for (
+            name
+        ) in network.mixture.bases:  # of up to 60 regressors: 0.3 gives forecasts of 80 scales, and float32 noise
             experts[name] /= 3
         experts["mixing"][...] = rng.uniform(0.1, 1, experts["mixing"].shape)  # every expert has a weight
     assert np.abs(flat).min() > 0

@@ -106,7 +106,7 @@ class Checkpoint:
 
 
 def digest(learner: Learner) -> str:
-    """Return a digest of all that determines later updates: weights, moments, covariances, contexts in order, counts."""
+    """Return a digest of all that determines later updates, including counts and the order of the contexts."""
     contexts = learner.contexts
     state = learner.optimizer_state
     parts = [learner.weights.flat.tobytes(), state.moments.tobytes(), repr((state.step, learner.counts)).encode()]
