@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.clipping import clip
 from model.scalers.contract import MAX_COUNT, TINY, count, rate
 from model.spec import ModelSpec
 
@@ -103,7 +104,7 @@ class Covariates:
         if len(self.reals):
             reals = self._standardized(seen, mean, variance, reals, observed)
         static[...] = sent[:, self.ahead :]
-        own = np.clip(static[:, self.static_reals], -np.float32(CLIP), np.float32(CLIP))
+        own = clip(static[:, self.static_reals], -np.float32(CLIP), np.float32(CLIP))
         ids = v[:, :, self.ids].transpose(0, 2, 1)  # [B, ids, H]
         parts = [reals[:, 0], own, ids[:, :, 0], static[:, self.static_ids]]
         if H > 1:
@@ -119,15 +120,15 @@ class Covariates:
         if observed is not None:
             t, observed = seen[:, self.reals], observed[:, self.reals]
         a = rate(t, observed)
-        begun = np.clip(t - 1, 0, 1)
+        begun = clip(t - 1, 0, 1)
         off = v[:, 0] - mean
         bound = np.float32(CLIP) * np.sqrt(variance)
-        off = np.where(variance > 0, np.clip(off, -bound, bound), off)
+        off = np.where(variance > 0, clip(off, -bound, bound), off)
         moved = a * off
         variance[...] = begun * ((1 - a) * (variance + moved * off))
         mean += moved
         z: Array = (v - mean[:, None]) / (np.sqrt(variance) + np.float32(TINY))[:, None]
-        return np.clip(z, -np.float32(CLIP), np.float32(CLIP))
+        return clip(z, -np.float32(CLIP), np.float32(CLIP))
 
     def _segments(self, start: int) -> list[tuple[str, int, int]]:
         """Return name ("" real), first column and width of the raw columns from `start` on, in order."""
@@ -207,4 +208,4 @@ def _positions(names: tuple[str, ...], is_one: Callable[[str], bool]) -> NDArray
 
 
 def _rows(ids: Array, count: int) -> NDArray[np.intp]:
-    return np.clip(ids, 0, count - 1).astype(np.intp)
+    return clip(ids, 0, count - 1).astype(np.intp)

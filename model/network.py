@@ -87,8 +87,9 @@ class Network:
             shapes |= {f"interval.{k}": s for k, s in intervals.shapes(levels, spec.outputs).items()}
         self.answer_size = spec.outputs * (1 + 2 * levels)  # A: forecasts, lower and upper bounds
         self.layout = Layout(shapes)
-        unlearned = (*spec.freeze, "experts", "target", "interval")
-        learned = [name for name in self.layout.layers() if name not in unlearned]
+        # Layers that have a gradient; experts, target and intervals learn in their own ways.
+        self.layers = {k: v for k, v in self.layout.layers().items() if k not in ("experts", "target", "interval")}
+        learned = [name for name in self.layers if name not in spec.freeze]
         self.learned = self.layout.parts(learned)
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
         # Head and task within the flat vector: the part that a task may rescale.

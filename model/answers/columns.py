@@ -15,6 +15,7 @@ from typing import NamedTuple
 import numpy as np
 
 from model.bounds import MAX_VALUE, Bound
+from model.clipping import clip
 from model.parameters import Array
 from model.scalers.contract import TINY
 from model.spec import ModelSpec
@@ -129,10 +130,9 @@ class Columns:
 def level(x: Array, mean: Array, variance: Array) -> Array:
     """Return the distances of values from their running means in running deviations, limited to LEVEL_CLIP, new."""
     distance = (x - mean) / (np.sqrt(variance) + np.float32(TINY))
-    limited: Array = np.clip(distance, np.float32(-LEVEL_CLIP), np.float32(LEVEL_CLIP))
-    return limited
+    return clip(distance, -LEVEL_CLIP, LEVEL_CLIP)
 
 
 def _clipped(values: Array) -> Array:
-    clipped: Array = np.clip(values, np.float32(-CLIP), np.float32(CLIP))
+    clipped: Array = clip(values, np.float32(-CLIP), np.float32(CLIP))
     return clipped

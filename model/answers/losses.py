@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
+from model.clipping import clip
 from model.parameters import Array
 from model.spec import ModelSpec
 
@@ -28,7 +29,7 @@ def huber(delta: float) -> Loss:
 
     def loss(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
         error = p - y
-        bounded = np.clip(error, -delta, delta)
+        bounded = clip(error, -delta, delta)
         dp = weight * bounded
         return dp * (error - 0.5 * bounded), dp
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.cells.contract import Params
+from model.clipping import clip
 from model.parameters import Array
 
 RATE = 0.002  # slowest rate of the running statistics: a memory of 500 labels
@@ -53,7 +54,7 @@ def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> Non
     e = np.where(counts, y - origin, 0.0)
     bound = np.where((number > WARM) & (scale > 0), CAP * scale, np.inf)
     keep, share = _shares(number, counts)
-    e = np.clip(e, -bound, bound)
+    e = clip(e, -bound, bound)
     moved = (share * e).sum(axis=0)
     variance = keep * scale**2 + (share * e**2).sum(axis=0) - moved**2
     n = number[-1]

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from model.answers import popart
 from model.answers.losses import clipped_score
 from model.cells.contract import Params
+from model.clipping import clip
 from model.parameters import Array, Weights
 from model.spec import ModelSpec
 
@@ -108,7 +109,7 @@ class Forecast:
         scale = scale.reshape(y.shape)
         usable = (weight > 0) & (scale > 0)
         change = np.where(usable, y - np.tile(last, (1, 1, self.spec.horizon)), 0)
-        Y = np.clip(change / np.where(usable, scale, 1), -TARGET_CLIP, TARGET_CLIP)
+        Y = clip(change / np.where(usable, scale, 1), -TARGET_CLIP, TARGET_CLIP)
         return Y.astype(np.float32), np.where(usable, weight, np.float32(0))
 
     def score(self, p: Array, y: Array, weight: Array) -> Array:
@@ -161,7 +162,7 @@ class Regress:
         """Return (y − mean) / scale, clipped; 0 while all labels were equal."""
         known = (weight > 0) & (target["scale"] > 0)
         Y = np.where(known, y - target["mean"], 0) / np.where(known, target["scale"], 1)
-        return np.clip(Y, -TARGET_CLIP, TARGET_CLIP).astype(np.float32), weight
+        return clip(Y, -TARGET_CLIP, TARGET_CLIP).astype(np.float32), weight
 
     def score(self, p: Array, y: Array, weight: Array) -> Array:
         """Return the clipped square error in scaled units."""

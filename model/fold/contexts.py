@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
 from model.answers.tasks import TARGET_CLIP
+from model.clipping import clip
 from model.fold import given
 from model.fold.arena import Arena
 from model.fold.experts import LABEL_CLIP, context_shapes
@@ -171,10 +172,10 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         usable &= due[:, None, None]
         y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
         y = np.where(usable, y, np.float32(0))
-        Y[position, rows, steps] += np.clip(y, -TARGET_CLIP, TARGET_CLIP)
+        Y[position, rows, steps] += clip(y, -TARGET_CLIP, TARGET_CLIP)
         weight[position, rows, steps] += usable
         if back == 0:
-            newest = NewestLabels(np.clip(y, -LABEL_CLIP, LABEL_CLIP), usable.astype(np.float32), position)
+            newest = NewestLabels(clip(y, -LABEL_CLIP, LABEL_CLIP), usable.astype(np.float32), position)
     return DueLabels(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned, newest)
 
 

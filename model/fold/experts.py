@@ -16,6 +16,7 @@ from model.answers.columns import Regressors
 from model.answers.mixture import Mixture, Rows, follow
 from model.answers.tasks import TARGET_CLIP
 from model.cells.contract import Params
+from model.clipping import clip
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
@@ -118,12 +119,6 @@ class Seen(NamedTuple):
     newest: Array  # [B, O] the mixture's forecast of the newest origin
 
 
-def _errors(of: Origins, forecasts: Array) -> Array:
-    """Return the errors of one readout [B, H, K] that it learns from; 0 where there is no label."""
-    errors: Array = np.where(of.known, np.clip(of.y - forecasts, -ERROR_CLIP, ERROR_CLIP), 0)
-    return errors
-
-
 class Experts:
     """Inverse covariances of the least squares readouts of one model. The readouts themselves are parameters."""
 
@@ -179,14 +174,15 @@ class Experts:
         of, params = seen.origins, weights.experts
         B, H, R = len(of.y), self.mixture.horizon, block.x.shape[1]
         rows: NDArray[np.bool_] = np.asarray(of.known.reshape(B, -1).any(axis=1))
+        errors = np.where(of.known[..., None], clip(of.y[..., None] - seen.forecasts, -ERROR_CLIP, ERROR_CLIP), 0)
         self._mix(params, block, seen)
         for number, name in enumerate(self.mixture.bases):
             z = seen.rows.every[number][:, 0]
-            gains = self.covariances[name].gains(z * rows[:, None, None])[:, None]
+            gains = self.covariances[name].gains(z if rows.all() else z * rows[:, None, None])[:, None]
             if H > 1:
                 block.gains[number][:, -1] = gains[:, 0]
                 gains = block.gains[number][:, R - 1 - np.arange(H)]
-            error = _errors(of, seen.forecasts[..., 1 + number])
+            error = errors[..., 1 + number]
             if B == H == 1:
                 params[name][..., 0] += gains[0, 0] * error[0, 0, :, None]
             else:
@@ -194,8 +190,7 @@ class Experts:
         if self.mixture.step_base is not None:
             z = seen.rows.step * of.known[..., None]
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
-            error = _errors(of, seen.forecasts[..., len(self.mixture.learned) - 1])
-            params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, error)
+            params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, errors[..., len(self.mixture.learned) - 1])
 
     def _mix(self, params: Params, block: Block, seen: Seen) -> None:
         """Update the weights of the experts with the labels of `steps`."""
@@ -208,9 +203,9 @@ class Experts:
         forecasts = np.concatenate([given[..., :-1], fixed], axis=-1)
         known = of.known[:, self.steps] & ~np.isnan(given).any(axis=-1)
         experts = forecasts.shape[-1]
-        limited = np.clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
-        mixed = np.clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)
-        y = np.clip(of.y[:, self.steps], -TARGET_CLIP, TARGET_CLIP).reshape(-1)
+        limited = clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
+        mixed = clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)
+        y = clip(of.y[:, self.steps], -TARGET_CLIP, TARGET_CLIP).reshape(-1)
         follow(params["mixing"], params["trust"], limited, mixed, y, known.reshape(-1))
 
     def pack(self) -> bytes:

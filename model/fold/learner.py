@@ -399,7 +399,7 @@ class Learner:
         if self.experts is not None and of is not None and of.origins is not None:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
             p = at_origins(p, span[0], of.origins, seen.answers)
-            loss = self._loss(p, batch, span)
+            loss = self._loss(p, batch, span) if math.isfinite(loss) else loss
         if self.errors is not None and (self.experts is None or of is not None):  # a mixture answers no window
             t0, t1 = span
             self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
@@ -411,11 +411,9 @@ class Learner:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss}")
             report = counts.updates % REPORT_EVERY == 0
-            by_layer = layer_norms(grad.flat, self.network.layout.layers()) if report else {}
+            by_layer = layer_norms(grad.flat, self.network.layers) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
-            self._step(grad.flat, labels)
-            if seen is not None and of is not None:
-                self._learn_mixture(seen, of.block)
+            self._step(grad.flat, labels, seen, of)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -452,26 +450,18 @@ class Learner:
             self.drift.raised = self.spec.drift_labels
         self.drift.returning = self.spec.drift_reaction == "rollback"
 
-    def _step(self, grad: Array, labels: int) -> None:
-        """Take one optimizer step with a gradient from `labels` labels; `grad` is overwritten with the step.
+    def _step(self, grad: Array, labels: int, seen: Seen | None, of: Carried | None) -> None:
+        """Take one optimizer step with a gradient from `labels` labels, and teach the experts.
 
-        Raises FloatingPointError if the weights are not finite afterwards. They are then restored, and the optimizer
-        state is new, because the old moments would break the weights again.
+        `grad` is overwritten with the step. Raises FloatingPointError if the weights are not finite afterwards. They
+        are then restored, and optimizer state and covariances are new, because the old ones would break them again.
         """
         rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
         self.drift.raised = max(0, self.drift.raised - labels)
         np.copyto(self._before, self.weights.flat)
         update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
-        try:
-            check_finite(self.weights.flat)
-        except FloatingPointError:
-            self.roll_back(self._before)
-            raise
-
-    def _learn_mixture(self, seen: Seen, block: Block) -> None:
-        """Teach the experts. Raises FloatingPointError as `_step` does, after which everything is restored or new."""
-        assert self.experts is not None
-        self.experts.learn(self.weights, block, seen)
+        if self.experts is not None and seen is not None and of is not None:
+            self.experts.learn(self.weights, of.block, seen)
         try:
             check_finite(self.weights.flat)
         except FloatingPointError:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.clipping import clip
 from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
@@ -71,14 +72,14 @@ class ResidualScaler(Settings):
         ends = np.cumsum(self.parts)[:-1]
         t, mean, var, square, last, last_u, pace, trend, haste, shift = np.split(row, ends, axis=1)
         t[...] = count(t, observed)
-        begun = np.clip(t - 1, 0, 1)
+        begun = clip(t - 1, 0, 1)
         d = x[:, None, :] - last.reshape(B, H, C)
         change = d[:, 0] * begun
 
         sigma = np.sqrt(var)
         square = square.reshape(B, H, C)  # a view
         seen = t[:, None, :] - np.arange(1, H + 1, dtype=np.float32)[None, :, None]  # differences, this one included
-        valid = np.clip(seen, 0, 1)
+        valid = clip(seen, 0, 1)
         follow_pace(pace, trend, change)
         self._update_squares(square, d, seen, valid, pace, haste, np.float32(RELATIVE_FLOOR) * sigma, observed)
         factor, jolt = pull(pace, haste, np.sqrt(square[:, 0]), observed)
@@ -89,10 +90,10 @@ class ResidualScaler(Settings):
         off = x - mean
         mean += follow_level(shift, var, off, jolt, root[:, 0], t, hasty_rate(t, haste, observed), observed)
         sigma = np.sqrt(var)
-        level = begun * np.clip(off / (sigma + TINY), -LEVEL_CLIP, LEVEL_CLIP)
+        level = begun * clip(off / (sigma + TINY), -LEVEL_CLIP, LEVEL_CLIP)
 
         usable = root + (np.float32(RELATIVE_FLOOR) * sigma)[:, None] + np.float32(TINY)
-        u = np.clip(change / usable[:, 0], -DIFFERENCE_CLIP, DIFFERENCE_CLIP)
+        u = clip(change / usable[:, 0], -DIFFERENCE_CLIP, DIFFERENCE_CLIP)
         features = np.concatenate([last_u, u, level], axis=1)
         last_u[...] = u
         last[:, C:] = last[:, :-C].copy()
@@ -116,7 +117,7 @@ class ResidualScaler(Settings):
         a random walk.
         """
         steps = np.arange(1, self.horizon + 1, dtype=np.float32)[None, :, None]
-        first = np.clip(2 - seen, 0, 1)
+        first = clip(2 - seen, 0, 1)
         known = square + first * steps * square[:, :1]
         bound = np.maximum(np.sqrt(known), pace[:, None]) + floor[:, None]
         capped = np.minimum(d * d, np.float32(CAP) * bound * bound)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import numpy as np
 
 from model.bounds import MAX_VALUE
+from model.clipping import clip
 from model.scalers.contract import TINY, Array, rate
 
 CAP = 25.0  # of a square of a change, in running mean squares
@@ -47,7 +48,7 @@ FIRST = 1e16  # larger than any value: the bound at the first tick, whose value 
 
 def above(value: Array, dead: float) -> Array:
     """Map `value` linearly from dead..1 to 0..1, clipped."""
-    share: Array = np.clip((value - dead) / (1 - dead), 0, 1)
+    share: Array = clip((value - dead) / (1 - dead), 0, 1)
     return share
 
 
@@ -58,11 +59,11 @@ def follow_pace(pace: Array, trend: Array, change: Array) -> None:
     moved: Array = np.divide(np.minimum(size, tiny), tiny)
     unset: Array = 1 - np.divide(np.minimum(pace, tiny), tiny)
     off: Array = TREND_GAIN * np.divide(size - pace, size + pace + tiny)
-    evidence: Array = np.clip(off, -1, 1)
+    evidence: Array = clip(off, -1, 1)
     evidence *= moved
     trend += TREND_RATE * moved * (evidence - trend)
     ratio: Array = (size + TINY) / (pace + TINY)
-    swift: Array = np.sqrt(np.clip(ratio, 1 / PACE_REACH, PACE_REACH))
+    swift: Array = np.sqrt(clip(ratio, 1 / PACE_REACH, PACE_REACH))
     slow = swift
     for _ in range(PACE_ROOTS - 1):
         slow = np.sqrt(slow)
@@ -78,13 +79,13 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
     root: root mean square of the one-step changes; only read.
     """
     ratio: Array = (root + TINY) / (pace + TINY)
-    factor: Array = np.clip(ratio, 1 / BAND, BAND) / ratio
+    factor: Array = clip(ratio, 1 / BAND, BAND) / ratio
     if observed is not None:
         factor = 1 + observed * (factor - 1)
     excess = np.maximum(factor, 1 / np.maximum(factor, np.float32(TINY)))
     fading = haste / (1 + (haste if observed is None else haste * observed))
     haste[...] = np.maximum(fading, (1 - 1 / np.sqrt(excess)) / HASTE_COUNT)
-    return factor, np.clip((excess - JOLT_FROM) / (JOLT_TO - JOLT_FROM), 0, 1)
+    return factor, clip((excess - JOLT_FROM) / (JOLT_TO - JOLT_FROM), 0, 1)
 
 
 def hasty_rate(seen: Array, haste: Array, observed: Array | None) -> Array:
@@ -102,16 +103,16 @@ def follow_level(
     root: root mean square of the one-step changes; t: ticks seen, this one included; a: rate of the statistics, 0
     where nothing was observed.
     """
-    begun = np.clip(t - 1, 0, 1)
+    begun = clip(t - 1, 0, 1)
     wide = np.maximum(np.sqrt(variance), root)
-    evidence = begun * np.clip(off / (SHIFT_UNIT * wide + TINY), -1, 1)
+    evidence = begun * clip(off / (SHIFT_UNIT * wide + TINY), -1, 1)
     noticed = evidence - shift
     shift += SHIFT_RATE * (noticed if observed is None else noticed * observed)
     agreed = shift * evidence
     jump = SHIFT_JUMP * above(agreed, SHIFT_DEAD)
     jump = np.maximum(jump if observed is None else jump * observed, jolt)
     bound = LEVEL_CAP * wide + (1 - begun) * np.float32(FIRST)
-    rest = np.clip((1 - jump) * off, -bound, bound)
+    rest = clip((1 - jump) * off, -bound, bound)
     trusted = a * (1 - above(agreed, SHIFT_DOUBT))
     variance[...] = (1 - trusted) * (variance + trusted * rest * rest)
     moved: Array = jump * off + a * rest

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
+from model.clipping import clip
 from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
@@ -55,11 +56,11 @@ class StandardScaler(Settings):
         t, last, deviation, variance, square, pace, trend, haste, shift = np.split(row, ends, axis=1)
         t[...] = count(t, observed)
         d = x - last
-        change = d * np.clip(t - 1, 0, 1)
+        change = d * clip(t - 1, 0, 1)
 
         follow_pace(pace, trend, change)
         capped = np.minimum(change * change, np.float32(CAP) * np.maximum(square, pace * pace))
-        square += np.clip(t - 1, 0, 1) * hasty_rate(t - 1, haste, observed) * (capped - square)
+        square += clip(t - 1, 0, 1) * hasty_rate(t - 1, haste, observed) * (capped - square)
         factor, jolt = pull(pace, haste, np.sqrt(square), observed)
         square *= factor
         variance *= factor
@@ -69,5 +70,5 @@ class StandardScaler(Settings):
         deviation[...] = off - follow_level(shift, variance, off, jolt, np.sqrt(square), t, a, observed)
         last[...] = x
         sigma = np.sqrt(variance)
-        z: Array = np.clip(deviation / (sigma + TINY), -Z_CLIP, Z_CLIP)
+        z: Array = clip(deviation / (sigma + TINY), -Z_CLIP, Z_CLIP)
         return z, np.repeat(sigma[:, None], self.horizon, axis=1)

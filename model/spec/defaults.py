@@ -13,13 +13,14 @@ DAY_S, WEEK_S = 86_400.0, 604_800.0
 # Start rate, floor, and updates until a tenth of the start rate, of a mixture: start·√(1/(1 + 99·updates/length)).
 FAST_START = {True: (3e-3, 7e-4, 49_500), False: (1e-3, 2e-4, 9_900)}  # by: horizon is 1
 CONSTANT_UPDATES = 10_000
+MOST_MIXED = 32  # targets of a mixture by default: each has covariances of its own
 
 
 def filled(spec: ModelSpec) -> dict[str, Any]:
     """Return the final values of the fields whose defaults depend on others, by name."""
     forecast = spec.task == "forecast"
     targets = tuple(spec.targets) or (tuple(spec.channels) if forecast else ())
-    forecaster = spec.forecaster or "network"
+    forecaster = spec.forecaster or _forecaster(spec, len(targets))
     return {
         "channels": tuple(spec.channels),
         "targets": targets,
@@ -39,6 +40,11 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         "static": tuple(spec.static),
         "categories": tuple(spec.categories),
     }
+
+
+def _forecaster(spec: ModelSpec, targets: int) -> str:
+    mixed = spec.task == "forecast" and spec.scaler == "residual" and targets <= MOST_MIXED
+    return "mixture" if mixed else "network"
 
 
 def _rates(spec: ModelSpec, mixed: bool) -> dict[str, Any]:

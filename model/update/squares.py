@@ -23,6 +23,7 @@ class Covariance:
         self.matrix: F64 = np.zeros((groups, n, n))
         self.factor: F64 = np.ones(groups)
         self.trace: F64 = np.zeros(groups)  # of the matrices
+        self._outer: F64 = np.empty_like(self.matrix)  # workspace: a new array of this size costs more than the product
         self.reset()
 
     def reset(self) -> None:
@@ -33,7 +34,7 @@ class Covariance:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of the arrays."""
+        """Bytes of the state, which `pack` returns."""
         return self.matrix.nbytes + self.factor.nbytes + self.trace.nbytes
 
     def gains(self, z: Array) -> F64:
@@ -55,7 +56,7 @@ class Covariance:
         projected = np.matmul(self.matrix, z[:, :, None])[:, :, 0]
         energy = self.forgetting + self.factor * np.maximum(np.einsum("gi,gi->g", projected, z), 0)
         v = projected * np.sqrt(self.factor / energy)[:, None]
-        self.matrix -= v[:, :, None] * v[:, None, :]
+        self.matrix -= np.multiply(v[:, :, None], v[:, None, :], out=self._outer)
         self.trace -= np.einsum("gi,gi->g", v, v)
         gain: F64 = projected * (self.factor / energy)[:, None]
         return gain

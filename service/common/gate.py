@@ -26,7 +26,7 @@ class GateSettings:
     anchor_scores: int = 512
     score_every: int = 4  # chunks; anchor scoring costs about a third of an update
     cool_down_labels: int = 256  # learned after a rollback before anything is published
-    max_movement: float = 4.0  # ‖Δw‖ / ‖w‖ between two versions; learning at the default rate moves 0.26 in 500 updates
+    max_movement: float = 4.0  # ‖Δw‖ / ‖w‖ between two versions; at the default rates 0.38 in the first 500 updates
 
 
 @dataclass(slots=True)

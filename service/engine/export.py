@@ -104,6 +104,8 @@ def _canary(network: Network, weights: Weights) -> Canary:
     B, C = CANARY_ROWS, len(network.spec.channels)
     tape = network.tape(1, B)
     state = np.zeros((B, network.state_size), np.float32)
+    if network.mixture is not None:  # as if every place in the season had been seen
+        state[:, network.mixed] = np.random.default_rng(1).standard_normal((B, network.mixture.columns.size))
     x = rng.standard_normal((B, C)).astype(np.float32)
     for tick in range(CANARY_TICKS):
         x = x + rng.standard_normal((B, C)).astype(np.float32)

@@ -77,8 +77,7 @@ class Published:
                 before = self._last[hosted.number] = self.of(hosted.number, hosted.version)
         except WeightsGone:
             return 0.0
-        layers = hosted.learner.network.layout.layers().items()
-        parts = [part for name, part in layers if name not in ("experts", "interval")]
+        parts = list(hosted.learner.network.layers.values())
         now, then = (np.concatenate([flat[part] for part in parts]) for flat in (hosted.learner.weights.flat, before))
         return relative_change(now, then)
 

@@ -26,11 +26,13 @@ def build(kind: str, task: str, scaler: str, missing: str) -> Network:
 
 
 def perturbed(network: Network) -> Array:
-    """Return weights without a zero; tasks with a scale of their own get a positive one."""
+    """Return weights without a zero; tasks with a scale of their own get a positive one, experts all a part."""
     flat = np.random.default_rng(1).normal(0, 0.3, network.layout.size).astype(np.float32)
-    target = network.weights(flat).target
-    if "scale" in target:
-        target["scale"][...] = np.abs(target["scale"]) + 0.1
+    weights = network.weights(flat)
+    if "scale" in weights.target:
+        weights.target["scale"][...] = np.abs(weights.target["scale"]) + 0.1
+    if "mixing" in weights.experts:
+        weights.experts["mixing"][...] = np.abs(weights.experts["mixing"]) + 0.1
     assert np.abs(flat).min() > 0
     return flat
 

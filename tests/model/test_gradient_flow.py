@@ -69,7 +69,7 @@ def test_large_recurrent_weights_make_gradients_explode_and_an_lstm_keeps_more_t
 def test_the_clip_bounds_the_step_for_any_gradient() -> None:
     rate, clip = 1e-3, 0.5
     learner = Learner(spec(cell="rnn", init_gain=3.0, hidden=H, window=T, head_init=0.1, optimizer="sgd",
-                           learning_rate=rate, clip=clip))  # fmt: skip
+                           learning_rate=rate, clip=clip, forecaster="network"))  # fmt: skip
     norms, steps = [], []
     for chunk in chunks([1] * 150, entities=1):
         before = learner.weights.flat.astype(np.float64)

@@ -36,9 +36,9 @@ def test_a_gradient_whose_norm_is_not_finite_is_refused_and_unchanged(bad: float
 
 
 def test_the_norms_by_layer_add_up_to_the_total() -> None:
-    learner = Learner(spec(layers=3))
+    learner = Learner(spec(layers=3, forecaster="network"))
     grad = np.random.default_rng(0).normal(0, 1, learner.network.layout.size).astype(np.float32)
-    by_layer = layer_norms(grad, learner.network.layout.layers())
+    by_layer = layer_norms(grad, learner.network.layers)
     assert list(by_layer) == ["cell0", "cell1", "cell2", "head"]
     np.testing.assert_allclose(math.hypot(*by_layer.values()), np.linalg.norm(grad.astype(np.float64)), rtol=1e-6)
 

@@ -15,7 +15,7 @@ from tests.model.worlds import chunks, feed, spec
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
 @pytest.mark.parametrize("horizon", [1, 3])
 def test_the_loss_of_persistence_equals_that_of_a_twin_with_a_zero_readout(scaler, horizon):
-    fields = {"scaler": scaler, "horizon": horizon}
+    fields = {"scaler": scaler, "horizon": horizon, "forecaster": "network"}
     learner, twin = Learner(spec(**fields)), Learner(spec(**fields, freeze=["head"]))
 
     updates, theirs = ([u for c in chunks([9] * 20) for u in feed(one, c)] for one in (learner, twin))

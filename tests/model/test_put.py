@@ -52,7 +52,7 @@ def test_learning_continues_from_a_put_state_as_serving_does(task: str) -> None:
 def test_windows_after_a_put_start_from_its_hidden_state(task: str) -> None:
     learner, ticks = Learner(label_spec(task)), chunks([1] * 5, entities=1)
     row = walk(learner, chunks([1] * 30, entities=1, seed=9))
-    row[learner.network.scaler.size :] = 0.25
+    row[learner.network.statistics_size :] = 0.25
     learner.put(10, row)
     for chunk in ticks:
         feed(learner, chunk)
@@ -63,7 +63,7 @@ def test_windows_after_a_put_start_from_its_hidden_state(task: str) -> None:
         start, _, position = learner.contexts.windows(slots, np.array([4]))
         assert position == [4]
     assert isinstance(learner.contexts, Contexts) == (task == "forecast")
-    np.testing.assert_array_equal(start[0], row[learner.network.scaler.size :])
+    np.testing.assert_array_equal(start[0], row[learner.network.statistics_size :])
 
 
 def test_no_label_reaches_an_origin_before_a_put_and_waiting_origins_are_counted() -> None:

@@ -63,7 +63,7 @@ def test_features_and_labels_equal_the_plain_definition(scaler: str) -> None:
 )
 def test_the_loss_of_every_tick_equals_the_loss_of_the_online_learner(keys: dict[str, object]) -> None:
     # A step this small does not change any float32 weight: the learner scores the same weights at every tick.
-    learner = Learner(spec(head_init=0.3, window=TICKS, learning_rate=1e-30, **keys))
+    learner = Learner(spec(head_init=0.3, window=TICKS, learning_rate=1e-30, forecaster="network", **keys))
     x, time = series()
     time[50:] += 1e5  # a gap that only matters with max_gap
     if "missing" in keys:

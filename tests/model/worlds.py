@@ -91,6 +91,7 @@ class Checkpoint:
         self.weights = learner.weights.flat.tobytes()
         self.moments = learner.optimizer_state.moments.tobytes()
         self.step = learner.optimizer_state.step
+        self.experts = b"" if learner.experts is None else learner.experts.pack()
         self.counts = tuple(getattr(learner.counts, name) for name in Counts.__slots__)
 
     def load(self, spec: ModelSpec, max_contexts: int) -> Learner:
@@ -99,14 +100,18 @@ class Checkpoint:
         moments = np.frombuffer(self.moments, np.float32).reshape(learner.optimizer_state.moments.shape)
         learner.optimizer_state = OptimizerState(self.step, moments.copy(), learner.optimizer_state.scratch)
         learner.contexts.restore(self.contexts, self.order)
+        if learner.experts is not None:
+            learner.experts.unpack(self.experts)
         return learner
 
 
 def digest(learner: Learner) -> str:
-    """Return a digest of all that determines later updates: weights, moments, contexts in order of use, counts."""
+    """Return a digest of all that determines later updates, including counts and the order of the contexts."""
     contexts = learner.contexts
     state = learner.optimizer_state
     parts = [learner.weights.flat.tobytes(), state.moments.tobytes(), repr((state.step, learner.counts)).encode()]
+    if learner.experts is not None:
+        parts.append(learner.experts.pack())
     for stream in contexts.order():
         slot = contexts._slots[stream]
         parts += [str(stream).encode(), contexts._rows[slot].tobytes(), contexts._marks[slot].tobytes()]

@@ -484,7 +484,7 @@ async def test_an_update_is_recorded_once_reported_and_learned_from_the_next_tic
             == model.spec
             == changed(before, {"learning_rate": 0.25, "rate_floor": 0.0, "clip": 3})
         )
-        reason = "learning_rate = 0.25, was 0.0007; clip = 3, was 1.0"
+        reason = "learning_rate = 0.25, was 0.003; rate_floor = 0.0, was 0.0007; clip = 3, was 1.0"
         assert [e for e in told() if e[0] == ev.CHANGED] == [(ev.CHANGED, 1, reason)]
 
 

@@ -72,9 +72,22 @@ def test_the_canary_is_the_networks_own_step_from_states_off_zero(network):
     y, after = network.step(weights, canary.x, canary.u, canary.state)
     np.testing.assert_array_equal(y, canary.y)
     np.testing.assert_array_equal(after, canary.next_state)
-    assert np.abs(canary.state[:, network.scaler.size :]).min() > 0
+    assert np.abs(canary.state[:, network.scaler.size :]).min() > 0  # the values of the season too
     assert (canary.scale > 0).all()
     assert canary.scale.shape == canary.y.shape
+
+
+def test_a_graph_that_reads_the_season_otherwise_is_not_served():
+    network = Network(ModelSpec(channels=("a",), hidden=4, interval=3600.0))
+    weights = network.weights(network.init_params())
+    weights.experts["mixing"][...] = 1
+    canary = Canary.unpack(export(network, weights).canary)
+    assert Engine().prepare(export(network, weights).onnx, canary)[1] < PARITY
+
+    weights.experts["squares"][:, -1] += np.float32(1e-2)  # of the change since a week ago
+
+    with pytest.raises(BadVersion, match="differ"):
+        Engine().prepare(export(network, weights).onnx, canary)
 
 
 @pytest.mark.parametrize("mean", [0.0, 1e3, -1e5, 1e8])
@@ -108,7 +121,8 @@ def test_the_canary_of_a_classifier_is_compared_in_probabilities():
 
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
 def test_the_canary_of_a_model_that_holds_has_gaps_and_a_graph_that_minds_them_is_not_served(scaler):
-    network = Network(replace(SPEC, missing="hold", scaler=scaler))
+    mixed = "mixture" if scaler == "residual" else "network"
+    network = Network(replace(SPEC, missing="hold", scaler=scaler, forecaster=mixed, seasons=()))
     weights = network.weights(network.init_params())
 
     made = export(network, weights)

@@ -21,7 +21,7 @@ from service.streams.residency import restore
 from service.streams.served import ServedModel
 
 SPEC = ModelSpec(channels=("a",), hidden=2)
-BAD = {"variance": (2, -1e30), "count": (0, -1.0), "mean": (1, 3e38), "unit": (10, 50.0), "not a number": (1, np.nan)}
+BAD = {"variance": (2, -1e30), "count": (0, -1.0), "mean": (1, 3e38), "unit": (34, 50.0), "not a number": (1, np.nan)}
 every_bad = pytest.mark.parametrize(("at", "value"), BAD.values(), ids=BAD)
 
 
