@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import LAGS, Regressors
 from model.answers.mixture import Mixture, Rows, follow
-from model.clipping import clip
+from model.bounds import clip
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
