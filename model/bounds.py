@@ -1,4 +1,4 @@
-"""Bounds of a state row: no stream reaches a value outside them, so a state from outside that has one is refused."""
+"""Bounds of values, and of a state row: no stream leaves them, so a state from outside that does is refused."""
 
 from __future__ import annotations
 
@@ -14,6 +14,12 @@ SLACK = 16.0  # factor on the bounds for rows of our own, see `Bounds.outside`
 
 
 PUT_OTHER = "put a state that a stream of this model has had"  # the remedy
+
+
+def clip(values: NDArray[Any], low: Any, high: Any) -> NDArray[Any]:
+    """Return `np.clip(values, low, high)`, a new array. On the few values of a tick it takes a fifth of the time."""
+    clipped: NDArray[Any] = np.minimum(np.maximum(values, low), high)
+    return clipped
 
 
 class Bound(NamedTuple):

@@ -11,8 +11,7 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.clipping import clip
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound, clip
 from model.scalers.contract import MAX_COUNT, TINY, count, rate
 from model.spec import ModelSpec
 

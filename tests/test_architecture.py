@@ -31,7 +31,7 @@ ROOMS = {
     "model.scalers model.spec",
     "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers",
     "model.update": "model.network model.parameters model.spec",
-    "model.fold": "model.answers model.network model.parameters model.spec model.update",
+    "model.fold": "model.answers model.bounds model.network model.parameters model.spec model.update",
     "model.offline": "model.network model.parameters model.update",
     "storage": "",
     "common": "model.calendar model.fold model.network model.spec",

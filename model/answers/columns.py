@@ -14,8 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.bounds import MAX_VALUE, Bound
-from model.clipping import clip
+from model.bounds import MAX_VALUE, Bound, clip
 from model.parameters import Array
 from model.scalers.contract import TINY
 from model.spec import ModelSpec

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from model.clipping import clip
+from model.bounds import clip
 from model.parameters import Array
 from model.spec import ModelSpec
 

@@ -10,8 +10,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from model.bounds import clip
 from model.cells.contract import Params
-from model.clipping import clip
 from model.parameters import Array
 
 RATE = 0.002  # slowest rate of the running statistics: a memory of 500 labels

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from model.answers import popart
 from model.answers.losses import clipped_score
+from model.bounds import clip
 from model.cells.contract import Params
-from model.clipping import clip
 from model.parameters import Array, Weights
 from model.spec import ModelSpec
 

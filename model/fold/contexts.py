@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
 from model.answers.tasks import TARGET_CLIP
-from model.clipping import clip
+from model.bounds import clip
 from model.fold import given
 from model.fold.arena import Arena
 from model.fold.experts import LABEL_CLIP, context_shapes

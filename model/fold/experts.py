@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from model.answers.columns import Regressors
 from model.answers.mixture import Mixture, Rows, follow
 from model.answers.tasks import TARGET_CLIP
+from model.bounds import clip
 from model.cells.contract import Params
-from model.clipping import clip
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance

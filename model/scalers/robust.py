@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.bounds import MAX_VALUE
-from model.clipping import clip
+from model.bounds import MAX_VALUE, clip
 from model.scalers.contract import TINY, Array, rate
 
 CAP = 25.0  # of a square of a change, in running mean squares

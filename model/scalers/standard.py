@@ -6,8 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bounds import MAX_SQUARE, MAX_VALUE, Bound
-from model.clipping import clip
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound, clip
 from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 

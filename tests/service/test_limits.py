@@ -100,7 +100,7 @@ def test_a_model_that_needs_too_much_memory_is_refused_by_field(spec: dict[str, 
     ("spec", "contexts"),
     [
         ({"channels": ("a",), "hidden": 8}, 20_000),
-        ({"channels": ("a",), "horizon": 1024, "hidden": 8}, 254),
+        ({"channels": ("a",), "horizon": 1024, "hidden": 8}, 230),
         ({**REGRESS, "channels": ("a",), "label_horizon": 50_000}, 447),
     ],
     ids=["small", "as wide as can be", "late labels"],

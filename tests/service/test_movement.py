@@ -25,10 +25,14 @@ async def live(tmp_path) -> AsyncIterator[World]:
 
 
 def push(live: World, model: ServedModel, by: float) -> None:
-    """Move the candidate's weights by this fraction of their norm, as no update should."""
-    flat = live.trainer.models[model.number].learner.weights.flat
+    """Move the candidate's weights of cells and head by this fraction of their norm, as no update should."""
+    learner = live.trainer.models[model.number].learner
+    parts = list(learner.network.layers.values())
+    flat = np.concatenate([learner.weights.flat[part] for part in parts])
     direction = np.random.default_rng(1).normal(0, 1, flat.shape).astype(np.float32)
     flat += direction * np.float32(by * np.linalg.norm(flat) / np.linalg.norm(direction))
+    for part, moved in zip(parts, np.split(flat, np.cumsum([p.stop - p.start for p in parts])[:-1]), strict=True):
+        learner.weights.flat[part] = moved
 
 
 async def a_jump_is_vetoed(live: World) -> bool:

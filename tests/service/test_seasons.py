@@ -37,10 +37,10 @@ def described(file: Path, **keys: Any) -> list[str]:
 def test_a_period_is_suggested_where_neither_day_nor_week_is_a_season(tmp_path):
     file = write(tmp_path / "a.csv", cycles(45), 10.0)
     line = "a period of 45 rows shows in the first 800 rows: try"
-    assert described(file) == [f"{line} --set forecaster=mixture --set seasons=[450]"]
-    assert described(file, forecaster="mixture") == [f"{line} --set seasons=[450]"]
-    assert make_plan(file, model={"forecaster": "mixture"}).spec.seasons == ()
-    asked = {"forecaster": "mixture", "seasons": [450.0]}
+    assert described(file, forecaster="network") == [f"{line} --set forecaster=mixture --set seasons=[450]"]
+    assert described(file) == [f"{line} --set seasons=[450]"]
+    assert make_plan(file).spec.seasons == ()
+    asked = {"seasons": [450.0]}
     assert described(file, **asked) == []
     assert make_plan(file, model=asked).spec.seasons == (450.0,)
 
@@ -57,7 +57,7 @@ def test_without_event_times_the_remedy_is_their_column(tmp_path):
         (cycles(45), 3600.0, {}),
         (np.random.default_rng(1).standard_normal(ROWS), 10.0, {}),
         (np.random.default_rng(1).standard_normal(ROWS).cumsum(), 10.0, {}),
-        (cycles(45), 10.0, {"forecaster": "mixture", "seasons": [0.0]}),
+        (cycles(45), 10.0, {"seasons": [0.0]}),
     ],
     ids=["day and week are seasons", "noise", "walk", "no seasons wanted"],
 )
@@ -71,5 +71,5 @@ def test_backtest_and_train_print_the_line_on_standard_error(tmp_path):
     for verb in (["backtest"], ["train", "--epochs", "1", "--out", str(tmp_path / "model")]):
         result = CliRunner().invoke(app, [verb[0], str(file), *verb[1:], *small])
         assert result.exit_code == 0, result.output
-        assert "try --set forecaster=mixture --set seasons=[450]" in result.stderr
+        assert "try --set seasons=[450]" in result.stderr
         assert "a period of" not in result.stdout

@@ -82,7 +82,7 @@ def test_the_written_spec_is_complete_and_reads_back_as_the_same(taxi):
     keys = tomllib.loads((folder / "model.toml").read_text())
     spec = ModelSpec.from_mapping(keys)
     assert spec.to_mapping() == keys
-    assert (spec.channels, spec.hidden, spec.interval, spec.learning_rate) == (("value",), 16, 1800.0, 7e-4)
+    assert (spec.channels, spec.hidden, spec.interval, spec.learning_rate) == (("value",), 16, 1800.0, 3e-3)
     odd = ModelSpec(channels=('quote " and \\', "ä€𝄞"), interval=1e-5, max_gap=3e9, freeze=("head",))
     assert ModelSpec.from_mapping(tomllib.loads(spec_toml(odd))) == odd
 
