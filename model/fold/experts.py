@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
-from model.answers.mixture import Mixture, Rows, follow
+from model.answers.mixture import FORGET_TRUST, Mixture, Rows, follow
 from model.answers.tasks import TARGET_CLIP
 from model.bounds import clip
 from model.cells.contract import Params
@@ -206,7 +206,8 @@ class Experts:
         limited = clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
         mixed = clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)
         y = clip(of.y[:, self.steps], -TARGET_CLIP, TARGET_CLIP).reshape(-1)
-        follow(params["mixing"], params["trust"], limited, mixed, y, known.reshape(-1))
+        forget = FORGET_TRUST[self.mixture.horizon == 1]
+        follow(params["mixing"], params["trust"], forget, limited, mixed, y, known.reshape(-1))
 
     def pack(self) -> bytes:
         """Return the state as bytes."""

@@ -47,7 +47,7 @@ class SlowMixture:
 
     @property
     def weights(self):
-        trust = min(max((self.products + 1) / (self.squares_of_mixed + 1), 0.0), 1.0)
+        trust = min(max((self.products + self.H) / (self.squares_of_mixed + self.H), 0.0), 1.0)
         persistence = np.eye(len(self.regret))[len(self.names)]
         return trust * self.shares + (1 - trust) * persistence
 
@@ -178,8 +178,9 @@ class SlowMixture:
             r = np.mean(gained, axis=0)
             self.regret, self.squared = 0.9995 * self.regret + r, 0.9995 * self.squared + r * r
             self.largest = max(0.9995 * self.largest, float((r * r).max()))
-            self.products = 0.999 * self.products + float(np.mean(products))
-            self.squares_of_mixed = 0.999 * self.squares_of_mixed + float(np.mean(squares))
+            forget = 0.999 if self.H == 1 else 0.9998
+            self.products = forget * self.products + float(np.mean(products))
+            self.squares_of_mixed = forget * self.squares_of_mixed + float(np.mean(squares))
 
     def tick(self, x, time, scale, h, phi, network, levels):
         """Add a tick and return its forecast in scales, [H][K]. h, phi, network: as served; levels: distances of the
