@@ -63,7 +63,7 @@ async def test_a_b_is_one_command_and_the_better_one_is_put_into_service_by_thos
     run = Shell(server.grpc, tmp_path)
     x = walk(700, 8)
     slow, fast, third = f"slow-{name[-30:]}", f"fast-{name[-30:]}", f"third-{name[-30:]}"
-    await client.create_model(slow, **SMALL | {"learning_rate": 1e-5})
+    await client.create_model(slow, **SMALL | {"learning_rate": 1e-5, "forecaster": "network"})
     said = await run("create", fast, "--shadow", slow, "--set", "learning_rate=1e-2")
     assert said == f"{fast}: learns from the ticks of {slow}; compare them: freshet models compare {slow} {fast}\n"
     with pytest.raises(freshet.InvalidArgument, match=f"it is a shadow of model {slow}"):
