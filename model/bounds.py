@@ -11,8 +11,6 @@ from numpy.typing import NDArray
 MAX_VALUE = 1.01e15  # of a value and of means of values: the largest accepted magnitude, 1e15, plus rounding
 MAX_SQUARE = 4.1e30  # of the square of a difference of two values
 SLACK = 16.0  # factor on the bounds for rows of our own, see `Bounds.outside`
-
-
 PUT_OTHER = "put a state that a stream of this model has had"  # the remedy
 
 

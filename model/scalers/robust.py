@@ -78,7 +78,8 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
     root: root mean square of the one-step changes; only read.
     """
     ratio: Array = (root + TINY) / (pace + TINY)
-    factor: Array = clip(ratio, 1 / BAND, BAND) / ratio
+    within: Array = clip(ratio, 1 / BAND, BAND)
+    factor: Array = within / ratio
     if observed is not None:
         factor = 1 + observed * (factor - 1)
     excess = np.maximum(factor, 1 / np.maximum(factor, np.float32(TINY)))

@@ -41,7 +41,7 @@ class ModelSpec:
     learn_every: int = 1  # k1, ticks between updates of a stream, for task forecast
     learn: bool = True
     task: str = "forecast"
-    forecaster: str = ""  # network, or a mixture of it with least squares and seasonal values; see `defaults`
+    forecaster: str = ""  # network, or a mixture of it with least squares and seasonal values, the default if it can be
     seasons: tuple[float, ...] = ()  # of a mixture: periods, s; default: day and week of up to 720 ticks; (0,): none
     zone: str = ""  # of the calendar and the seasons: a POSIX rule such as CET-1CEST,M3.5.0,M10.5.0/3; default UTC
     intervals: tuple[float, ...] = ()  # levels of prediction intervals, 0.01 to 0.999; kept in ascending order

@@ -17,7 +17,7 @@ KEYS = {
     "class_weights": "of task classify, one per class: weight of its labels in the loss; default 1",
     "interval": "seconds of event time per tick; above 0, the calendar is an input",
     "max_gap": "seconds of event time; a larger gap voids pending labels; 0: no limit",
-    "forecaster": "network: alone, the default; mixture: with least squares, seasonal values and persistence",
+    "forecaster": "mixture: network, least squares, seasonal values and persistence, up to 32 targets; network: alone",
     "seasons": "of the mixture: periods in seconds; empty: day and week of at most 720 ticks; [0]: none",
     "zone": "time zone of the calendar, such as Europe/Berlin; stored as its POSIX rule; empty: UTC",
     "holidays": "holidays as inputs, by country or region: US, FR, DE-BY …; days begin by zone",

@@ -13,6 +13,7 @@ from service.datadir.refold import refold
 from service.trainer.checkpoint import Checkpoints
 from tests.journeys import crash
 from tests.journeys.crash import DEADLINE_S, GATE, SMALL, walk, within
+from tests.journeys.scraped import scrape
 from tests.journeys.test_models_cli import Shell
 from tests.oracles import replay
 from tests.service.histories import digest
@@ -41,6 +42,9 @@ async def test_a_shadow_learns_through_kills_what_an_uninterrupted_fold_of_its_r
                     case 200:
                         await stream.reset()
             await within(stream.wait_judged(len(x)))
+            async with asyncio.timeout(DEADLINE_S):  # the shadow may be behind its source
+                while (await scrape(server.http)).total("freshet_trainer_backlog_entries", model="try"):
+                    pass
         assert (await client.get_model("try")).streams == 0
         files = replay.Files.of(server.data, 2)
     chunks = list(replay.read(tmp_path / "data" / "journal"))
@@ -63,7 +67,7 @@ async def test_a_b_is_one_command_and_the_better_one_is_put_into_service_by_thos
     run = Shell(server.grpc, tmp_path)
     x = walk(700, 8)
     slow, fast, third = f"slow-{name[-30:]}", f"fast-{name[-30:]}", f"third-{name[-30:]}"
-    await client.create_model(slow, **SMALL | {"learning_rate": 1e-5})
+    await client.create_model(slow, **SMALL | {"learning_rate": 1e-5, "forecaster": "network"})
     said = await run("create", fast, "--shadow", slow, "--set", "learning_rate=1e-2")
     assert said == f"{fast}: learns from the ticks of {slow}; compare them: freshet models compare {slow} {fast}\n"
     with pytest.raises(freshet.InvalidArgument, match=f"it is a shadow of model {slow}"):

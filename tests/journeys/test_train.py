@@ -10,7 +10,8 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from model import calendar
+from model.ahead import Ahead
+from model.spec import ModelSpec
 from service.console.files import keys_beside
 from service.programs.backtest.command import backtest
 from service.programs.backtest.plan import make_plan
@@ -33,7 +34,7 @@ async def train(*arguments: object) -> tuple[int, str, str]:
 def answers(graph: bytes, x: np.ndarray, time: np.ndarray, interval: float) -> list[np.ndarray]:
     """What an exported graph answers a fresh stream, tick by tick."""
     session = onnxruntime.InferenceSession(graph)
-    u = calendar.inputs(time, interval)
+    u = Ahead(ModelSpec(channels=("value",), interval=interval)).inputs(time)
     state, given = np.zeros((1, session.get_inputs()[2].shape[1]), np.float32), []
     for row, ahead in zip(x, u, strict=True):
         y, state = session.run(None, {"x": row[None], "u": ahead[None], "state": state})

@@ -23,7 +23,8 @@ from tests.service.one_process import world
 COOL_DOWN = 64
 SETTINGS = {"score_every": 1, "cool_down_labels": COOL_DOWN, "anchor_labels": 10**6, "snapshot_s": 3600}
 GATE = GateSettings(score_every=1, cool_down_labels=COOL_DOWN, anchor_labels=10**6)
-# Learning rates that climb the loss: some hundred labels until the gate is sure, and some ten.
+# Learning rates that climb the loss: some hundred labels until the gate is sure, and some ten. Of the network alone: a
+# mixture takes its weight away from a network that gets worse, so that there is nothing to veto.
 GENTLY, STEEPLY = -0.002, -0.3
 # While evidence gathers, versions that are worse do serve. Measured: 1.1 to 1.7 times persistence's squared error.
 MUCH_WORSE = 3.0
@@ -59,7 +60,7 @@ async def drive(
     client: freshet.Client, seen: Seen, rate: float, until: Callable[[Seen], bool] = lambda seen: False
 ) -> None:
     """Send ticks, judged as they go, until there are no more or it is so."""
-    await client.create_model("bad", channels=["x"], hidden=8, learning_rate=rate)
+    await client.create_model("bad", channels=["x"], hidden=8, learning_rate=rate, forecaster="network")
     ready = asyncio.Event()
     watching = asyncio.create_task(watch(client, seen, ready))
     await ready.wait()
@@ -159,7 +160,7 @@ async def in_one_process(folder: Path, ticks: int) -> tuple[float, set[str]]:
     """The same candidate: squared error against persistence, and the verdicts."""
     seen, verdicts = Seen(walk(ticks, 4)), set()
     async with world(folder / "data", publish_labels=16, **SETTINGS) as both:
-        model = await both.model("bad", hidden=8, head_init=0.0, learning_rate=GENTLY)
+        model = await both.model("bad", hidden=8, head_init=0.0, learning_rate=GENTLY, forecaster="network")
         session = both.open(model, "pump")
         for n, (x,) in enumerate(seen.x.tolist()):
             answer: Answer = await both.tick(model, session, x)
