@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from model.answers.columns import Regressors
 from model.answers.mixture import FORGET_TRUST, Mixture, Rows, follow
 from model.answers.tasks import TARGET_CLIP
-from model.cells.contract import Params
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
@@ -197,7 +196,7 @@ class Experts:
             error = _errors(of, seen.forecasts[..., len(self.mixture.learned) - 1])
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, error)
 
-    def _mix(self, params: Params, block: Block, seen: Seen) -> None:
+    def _mix(self, params: dict[str, Array], block: Block, seen: Seen) -> None:
         """Update the weights of the experts with the labels of `steps`."""
         of, given = seen.origins, seen.given
         if self.mixture.horizon > 1:
