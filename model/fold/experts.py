@@ -16,7 +16,6 @@ from model.answers.columns import Regressors
 from model.answers.mixture import FORGET_TRUST, Mixture, Rows, follow
 from model.answers.tasks import TARGET_CLIP
 from model.bounds import clip
-from model.cells.contract import Params
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
@@ -192,7 +191,7 @@ class Experts:
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, errors[..., len(self.mixture.learned) - 1])
 
-    def _mix(self, params: Params, block: Block, seen: Seen) -> None:
+    def _mix(self, params: dict[str, Array], block: Block, seen: Seen) -> None:
         """Update the weights of the experts with the labels of `steps`."""
         of, given = seen.origins, seen.given
         if self.mixture.horizon > 1:
