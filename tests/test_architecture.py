@@ -48,7 +48,7 @@ ROOMS = {
     "datadir": "common engine journal storage trainer",
     "cli.remote": "model.spec common console",
     "programs.top": "common console programs.backtest",
-    "programs.offline": "model.network model.offline model.parameters model.spec common console "
+    "programs.offline": "model.fold model.network model.offline model.parameters model.spec common console "
     "engine programs.backtest programs.tables",
     "access": "common observe storage",
     "edge.guard": "access common journal observe storage",
