@@ -42,7 +42,7 @@ ROOMS = {
     "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
     "console": "model.network model.spec common engine",
-    "programs.backtest": "model.calendar model.fold model.offline model.spec common console engine "
+    "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
     "observe": "common",
     "datadir": "common engine journal storage trainer",
