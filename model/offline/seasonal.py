@@ -95,8 +95,8 @@ class SeasonalLeastSquares:
     For step h and season S they are, in difference scales of the origin t, the change from x_t to x_{t+h−mS}, and the
     change from x_{t−mS} to x_{t+h−mS}, with the smallest mS >= h; 0 where a value is not known, at most TARGET_CLIP.
     They differ by step, so that each output has a P of its own; a pair is learned when its label arrives.
-    seasons: periods in ticks, with `ahead` also none; interval: seconds per tick; known: inputs that are the same for all steps;
-    ahead: inputs of each step. u of `step` has the former, then those of step 1, of step 2 ….
+    seasons: periods in ticks, with `ahead` also none; interval: seconds per tick; known: inputs that are the same for
+    all steps; ahead: inputs of each step. u of `step` has the former, then those of step 1, of step 2 ….
     """
 
     def __init__(
