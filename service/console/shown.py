@@ -15,4 +15,4 @@ def learning(model: Model) -> str:
 def shares(mixture: Mapping[str, float]) -> str:
     """Return the weights of the experts as text, largest first."""
     ranked = sorted(mixture.items(), key=lambda item: -item[1])
-    return ", ".join(f"{name} {weight:.2f}" for name, weight in ranked)
+    return ", ".join(f"{name} {weight:.2f}".replace(" 0.", " .") for name, weight in ranked)
