@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from model.fold.errors import kept_steps
 from service.console.shown import shares
 from service.programs.backtest.coverage import Level
 from service.programs.backtest.scoring import FIRST, Errors, Scores
@@ -153,7 +154,7 @@ def overall(errors: Mapping[str, Errors]) -> Grid:
 def parts(forecasters: Mapping[str, Scores]) -> Grid:
     """Return the table of squared errors over the first rows, and of some steps if there is more than one."""
     horizon = max((len(scores.steps) for scores in forecasters.values()), default=1)
-    steps = sorted({max(1, horizon * part // 4) for part in range(5)}) if horizon > 1 else []
+    steps = kept_steps(horizon) if horizon > 1 else ()
     columns = (*(f"to {rows:,}" for rows in FIRST), *(f"step {step}" for step in steps))
     rows = {
         name: tuple(e.mse for e in (*scores.first, *(scores.steps[step - 1] for step in steps)))
