@@ -29,7 +29,7 @@ def measure(horizon: int, forecaster: str) -> list[Row]:
     learner = Learner(ModelSpec(channels=("v",), horizon=horizon, interval=HALF_HOUR, forecaster=forecaster))
     network, run_in = learner.network, learner.spec.window + horizon
     x = 10 + np.random.default_rng(0).normal(size=(run_in + TICKS, 1)).cumsum(axis=0).astype(np.float32)
-    times = 1.4e9 // HALF_HOUR * HALF_HOUR + HALF_HOUR * np.arange(len(x))
+    times = np.float64(1.4e9 // HALF_HOUR * HALF_HOUR) + HALF_HOUR * np.arange(len(x), dtype=np.float64)
     state, u, tape = np.zeros((1, network.state_size), np.float32), network.ahead.inputs(times), network.tape(1, 1)
     learned, stepped = [], []
     for i in range(len(x)):
