@@ -117,6 +117,12 @@ class Network:
         ]
         return Weights(flat, cells, head, experts, embed, target, interval)
 
+    def mixture_weights(self, weights: Weights) -> dict[str, float]:
+        """Return the weight of each expert by name; empty without a mixture."""
+        if self.mixture is None:
+            return {}
+        return dict(zip(self.mixture.names, map(float, self.mixture.weights(weights.experts)), strict=True))
+
     def init_params(self) -> Array:
         """Return the initial parameters, [layout.size] float32, new: a function of the spec and its seed."""
         flat = np.zeros(self.layout.size, np.float32)

@@ -42,13 +42,13 @@ ROOMS = {
     "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
     "console": "model.network model.spec common engine",
-    "programs.backtest": "model.calendar model.fold model.offline model.spec common console engine "
+    "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
     "observe": "common",
     "datadir": "common engine journal storage trainer",
     "cli.remote": "model.spec common console",
     "programs.top": "common console programs.backtest",
-    "programs.offline": "model.network model.offline model.parameters model.spec common console "
+    "programs.offline": "model.fold model.network model.offline model.parameters model.spec common console "
     "engine programs.backtest programs.tables",
     "access": "common observe storage",
     "edge.guard": "access common journal observe storage",

@@ -13,7 +13,7 @@ Query = tuple[str, str]  # PromQL, and the legend of its curves
 
 @dataclass(frozen=True)
 class Panel:
-    """One panel. unit: as Grafana names it; log: whether the axis is logarithmic."""
+    """One panel. unit: as Grafana names it; log: whether the axis is logarithmic; stacked: whether curves are."""
 
     title: str
     text: str
@@ -22,6 +22,7 @@ class Panel:
     kind: str = "timeseries"  # stat, bargauge, heatmap of curves, heatmap of a histogram
     width: int = 8
     log: bool = False
+    stacked: bool = False
 
 
 def rate(metric: str, by: str = "tenant, model", where: str = MINE) -> str:
@@ -189,6 +190,11 @@ LEARNING = [
         "Share of label values inside their prediction interval, divided by its level: 1 is right, below 0.94 is off.",
         [(f'{rate("freshet_interval_covered_total", "tenant, model, level")} / '
           f'{rate("freshet_interval_asked_total", "tenant, model, level")}', f"{NAMED} {{{{level}}}}")],
+    ),
+    Panel(
+        "Weights of the experts",
+        "Shares of a model's mixture: the network, least squares, seasonal values and persistence. The sum is 1.",
+        [(gauge("freshet_expert_weight"), f"{NAMED} {{{{expert}}}}")], stacked=True,
     ),
     Panel(
         "Error by step ahead, against persistence",

@@ -97,6 +97,8 @@ def shown(panel: Panel) -> dict[str, Any]:
         field["custom"] = {"fillOpacity": 10, "showPoints": "never"}
         if panel.log:
             field["custom"]["scaleDistribution"] = {"type": "log", "log": 10}
+        if panel.stacked:
+            field["custom"] |= {"stacking": {"mode": "normal", "group": "A"}, "fillOpacity": 40}
     kind = KINDS[panel.kind]
     return {
         "type": kind.type,

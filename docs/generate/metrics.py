@@ -38,6 +38,10 @@ LABELS = {
     "tenant, model": "one pair per model",
     "layer": "`all`, `cell0`, `cell1`, …, `head`",
     "level": "the levels of the model's `intervals`, at most 8",
+    "expert": (
+        "`network`, `squares_hidden`, `squares`, `squares_step`, `persistence`, and `naive_day`, `naive_week` or "
+        "`naive_SECONDS` for each of the model's `seasons`"
+    ),
     "lag": f"ticks before the newest label: from 0 to the model's window less 1, at most {SHOWN_LAGS} lags",
     "step": "steps ahead: 1, H/4, H/2, 3H/4 and H of a model's horizon H",
     "origin": ", ".join(code(origin.name.lower()) for origin in Origin),

@@ -23,7 +23,7 @@ import numpy as np
 from model.answers.columns import Columns, Regressors
 from model.cells.contract import Params
 from model.parameters import Array
-from model.spec import ModelSpec
+from model.spec import ModelSpec, season_name
 
 MOST_HIDDEN = 256  # with more hidden units, a covariance of them costs more than the update of the network
 MOST_FEATURES = 48  # with more features, a target's readout sees only those of its own channel
@@ -73,7 +73,7 @@ class Mixture:
         if spec.horizon > 1 and columns.periods:
             self.step_base = np.array([[*(hidden + i for i in mine[1:]), bias] for mine in own], np.intp)
         self.learned = ("network", *self.bases, *(["squares_step"] if self.step_base is not None else []))
-        seasons = tuple(f"naive_{period:g}" for period in columns.periods)
+        seasons = tuple(f"naive_{season_name(period)}" for period in columns.periods)
         self.names = (*self.learned, "persistence", *seasons)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -181,7 +181,7 @@ class Mixture:
             for k in range(K):
                 W[:, k, self.step_base[k]] += readout[:, k, self.columns.step :]
         for season, period in enumerate(self.columns.periods):
-            S[..., 2 * season] += weight[f"naive_{period:g}"]
+            S[..., 2 * season] += weight[f"naive_{season_name(period)}"]
         return Product(W.reshape(H * K, -1), Q, S)
 
 

@@ -27,7 +27,7 @@ from model.fold.windows import NO_LABEL, Unrolled, Window, groups, problem, unro
 from model.network import Network, Tape, Tapes
 from model.parameters import Array
 from model.spec import ModelSpec
-from model.update.bptt import Batch, gradient, pad_rows, padded, predict
+from model.update.bptt import Batch, gradient, labelled, pad_rows, padded, predict
 from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
 from model.update.optimizers import OPTIMIZERS, OptimizerState, update_parts
 from model.update.rounds import GROUP_ROWS, one_in, padded_rows, rounds
@@ -91,6 +91,7 @@ class Learner:
     anchor: [n] flat weights, scored beside the candidate in calls with score_anchor; only read.
     paused: while true, nothing is learned; ticks still move the contexts.
     errors: if given, counts the errors of all forecasts whose labels are learned; it changes nothing that is learned.
+    network_learns: if false, cells and readout keep their weights; the experts, their weights and the intervals learn.
     """
 
     spec: ModelSpec
@@ -99,6 +100,7 @@ class Learner:
     paused: bool = False
     counts: Counts = field(default_factory=Counts)
     errors: Errors | None = None
+    network_learns: bool = True
 
     def __post_init__(self) -> None:
         self.network = Network(self.spec)
@@ -394,7 +396,7 @@ class Learner:
         """Learn one group. units: of labels from a position on; streams: of the first rows of the batch, None: of none;
         of: their origins, None: they come from outside."""
         grad, counts = self._grad, self.counts
-        loss, p, span = gradient(self.network, self.weights, batch, tape, grad)
+        loss, p, span = self._forecast(batch, tape)
         seen = None
         if self.experts is not None and of is not None and of.origins is not None:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
@@ -424,6 +426,15 @@ class Learner:
         if report:
             update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
         return update
+
+    def _forecast(self, batch: Batch, tape: Tape) -> tuple[float, Array, tuple[int, int]]:
+        """Return what `gradient` does, and fill the gradient: with zeros where the network does not learn."""
+        if self.network_learns:
+            return gradient(self.network, self.weights, batch, tape, self._grad)
+        self._grad.flat[...] = 0
+        span = labelled(batch.weight)
+        p = predict(self.network, self.weights, batch, tape, span)
+        return self._loss(p, batch, span), p, span
 
     def _follow_errors(
         self, update: Update, batch: Batch, p: Array, span: tuple[int, int], of: Carried | None, seen: Seen | None
@@ -456,9 +467,11 @@ class Learner:
         `grad` is overwritten with the step. Raises FloatingPointError if the weights are not finite afterwards. They
         are then restored, and optimizer state and covariances are new, because the old ones would break them again.
         """
+        np.copyto(self._before, self.weights.flat)
+        if not self.network_learns:
+            return
         rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
         self.drift.raised = max(0, self.drift.raised - labels)
-        np.copyto(self._before, self.weights.flat)
         update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
         if self.experts is not None and seen is not None and of is not None:
             self.experts.learn(self.weights, of.block, seen)

@@ -95,7 +95,8 @@ class SeasonalLeastSquares:
     For step h and season S they are, in difference scales of the origin t, the change from x_t to x_{t+h−mS}, and the
     change from x_{t−mS} to x_{t+h−mS}, with the smallest mS >= h; 0 where a value is not known, at most TARGET_CLIP.
     They differ by step, so that each output has a P of its own; a pair is learned when its label arrives.
-    seasons: periods in ticks; interval: seconds per tick.
+    seasons: periods in ticks, with `ahead` also none; interval: seconds per tick; known: inputs that are the same for
+    all steps; ahead: inputs of each step. u of `step` has the former, then those of step 1, of step 2 ….
     """
 
     def __init__(
@@ -107,35 +108,38 @@ class SeasonalLeastSquares:
         *,
         lags: int = LAGS,
         known: int = 0,
+        ahead: int = 0,
         forgetting: float = FORGETTING,
         covariance: float = START_COVARIANCE,
     ) -> None:
-        check_settings(channels, horizon, lags, known, forgetting, covariance)
-        self._lagged, self._memory = (
-            LaggedValues(channels, lags, known),
-            SeasonMemory(channels, horizon, seasons, interval),
-        )
-        C, H, common = channels, horizon, self._lagged.size
-        n = common + 2 * len(seasons)
+        check_settings(channels, horizon, lags, min(known, ahead), forgetting, covariance)
+        self._lagged = LaggedValues(channels, lags, known)
+        self._memory = SeasonMemory(channels, horizon, seasons, interval) if seasons or not ahead else None
+        C, H, common, own = channels, horizon, self._lagged.size, 2 * len(seasons) + ahead
+        n = common + own
+        self._known, self._ahead = known, ahead
         self.horizon, self.forgetting, self._common, self._ticks = H, forgetting, common, 0
         self._weights, self._z = np.zeros((H, C, n)), np.zeros((H, C, n))
         self._P = np.tile(covariance * np.eye(n), (H, C, 1, 1))
         self._scratch, self._trace_cap = np.empty_like(self._P), covariance * n
         # The last H origins, that of tick t at t mod H.
         self._regressor, self._origin, self._scale = np.zeros((H, C, common)), np.zeros((H, C)), np.zeros((H, C))
-        # Season columns of the last h origins of each head h, one head after the other.
+        # Columns by step of the last h origins of each head h, one head after the other.
         self._steps = np.arange(1, H + 1)
         self._begins = self._steps * (self._steps - 1) // 2
-        self._columns = np.zeros((H * (H + 1) // 2, C, 2 * len(seasons)))
+        self._columns = np.zeros((H * (H + 1) // 2, C, own))
 
     def step(self, x: Values, u: Values | None = None, time: float = math.nan) -> Array:
-        """See `Baseline.step`. Raises ValueError if x is not (channels,) or u not (known,)."""
-        now, ahead = self._lagged.check(x, u)
+        """See `Baseline.step`. Raises ValueError if x is not (channels,) or u not (known + horizon × ahead,)."""
+        given = np.zeros(0) if u is None else np.asarray(u, np.float64)
+        now, common = self._lagged.check(x, given[: self._known])
+        by_step = given[self._known :]
+        if by_step.shape != (self.horizon * self._ahead,):
+            raise ValueError(f"need u ({self._known + self.horizon * self._ahead},), got {given.shape}")
         places = self._begins + self._ticks % self._steps
         self._learn(now, places)
-        regressor, scale = self._lagged.follow(now, ahead)
-        self._memory.put(now, time)
-        columns = self._columns[places] = self._seasonal(now, scale)
+        regressor, scale = self._lagged.follow(now, common)
+        columns = self._columns[places] = self._by_step(now, scale, time, by_step.reshape(self.horizon, -1))
         slot = self._ticks % self.horizon
         self._regressor[slot], self._origin[slot], self._scale[slot] = regressor, now, scale
         self._ticks += 1
@@ -145,12 +149,17 @@ class SeasonalLeastSquares:
         )
         return forecast
 
-    def _seasonal(self, x: Array, scale: Array) -> Array:
-        """Return the season columns (H, C, 2S) of the newest tick."""
+    def _by_step(self, x: Array, scale: Array, time: float, own: Array) -> Array:
+        """Add the newest tick to the seasons and return its columns by step, (H, C, 2S + ahead). own: (H, ahead)."""
+        repeated = np.repeat(own[:, None], len(x), axis=1)
+        repeated[:, scale == 0] = 0.0  # as in `LaggedValues`
+        if self._memory is None:
+            return repeated
+        self._memory.put(x, time)
         ahead, before = self._memory.seasons()
         changes = np.concatenate([ahead - x, ahead - before])
         columns = np.clip(np.nan_to_num(divide(changes, scale)), -TARGET_CLIP, TARGET_CLIP)
-        return columns.transpose(1, 2, 0)
+        return np.concatenate([columns.transpose(1, 2, 0), repeated], axis=2)
 
     def _learn(self, x: Array, places: npt.NDArray[np.int64]) -> None:
         """Update weights and P: x is the label of head h for the origin h ticks ago, whose columns are at `places`."""

@@ -1,7 +1,7 @@
 """What a model is: its spec, checked once. Must not know how a spec is learned, served or stored."""
 
 from model.spec.changes import CHANGEABLE, DEFAULTS, changed, keeps_layout
-from model.spec.defaults import baseline_seasons
+from model.spec.defaults import baseline_seasons, season_name
 from model.spec.names import CHOICES, MAX_CHANNELS, MAX_OUTPUTS, MAX_SEASON_TICKS, WINDOW_MARGIN, SpecError
 from model.spec.spec import MOST_SHOWN, ModelSpec
 
@@ -19,4 +19,5 @@ __all__ = [
     "baseline_seasons",
     "changed",
     "keeps_layout",
+    "season_name",
 ]

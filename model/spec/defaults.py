@@ -88,6 +88,11 @@ def baseline_seasons(spec: ModelSpec) -> tuple[float, ...]:
     return spec.periods or automatic_seasons(spec.interval)
 
 
+def season_name(period: float) -> str:
+    """Return the name of a season by its period in seconds: day, week, or the number."""
+    return {DAY_S: "day", WEEK_S: "week"}.get(period, f"{period:.10g}")
+
+
 def starts_fast(spec: ModelSpec) -> bool:
     """Whether the rates of a complete spec are those of FAST_START."""
     given = (spec.learning_rate, spec.rate_floor, spec.schedule_updates)

@@ -110,6 +110,9 @@ class LearnerMetrics:
             *OF_MODEL,
             "level",
         )
+        self.experts = declare.gauge(
+            "expert_weight", "Weight of each expert in the candidate's mixture; their sum is 1.", *OF_MODEL, "expert"
+        )
         self.drifts = declare.counter("drift_total", "Lasting rises of the candidate's loss.", *OF_MODEL)
 
     def _errors(self, declare: Declare) -> None:
@@ -198,6 +201,8 @@ class LearnerProgress:
             candidate, anchor = zip(*report.scores, strict=True)
             m.score.labels(*key).set(sum(candidate) / len(candidate))
             m.anchor_score.labels(*key).set(sum(anchor) / len(anchor))
+        for expert, weight in report.experts.items():
+            m.experts.labels(*key, expert).set(weight)
         for step, means in report.errors.items():
             for gauge, mean in zip(m.errors, means, strict=True):
                 gauge.labels(*key, str(step)).set(mean)

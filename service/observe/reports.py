@@ -47,4 +47,6 @@ class Report(Protocol):
     @property
     def asked(self) -> Mapping[str, float]: ...
     @property
+    def experts(self) -> Mapping[str, float]: ...  # weights of a mixture
+    @property
     def errors(self) -> Mapping[int, tuple[float, float, float, float]]: ...  # by step ahead

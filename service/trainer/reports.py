@@ -59,6 +59,7 @@ class Progress(Message):
     errors: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
     covered: Mapping[str, float] = field(default_factory=dict)  # label values inside their interval, by level
     asked: Mapping[str, float] = field(default_factory=dict)  # how many should be: level × values
+    experts: Mapping[str, float] = field(default_factory=dict)  # weights of a mixture, by the expert's name
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,4 +196,5 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         errors=hosted.errors.recent() if updates else {},
         covered={f"{level:g}": sum(u.covered[n] for u in updates if u.covered) for n, level in levels},
         asked={f"{level:g}": level * sum(u.bounded for u in updates) for _, level in levels},
+        experts=hosted.learner.network.mixture_weights(hosted.learner.weights),
     )

@@ -100,6 +100,7 @@ NOT_HERE = {
     "freshet_entries_skipped_total": "a trainer that dies of a record; tests/journeys/test_poison_record.py",
     "freshet_contexts_evicted_total": "20,000 streams; tests/service/test_metrics.py",
     "freshet_quarantine_dropped_total": "10,000 items; tests/service/test_outside.py",
+    "freshet_expert_weight": "of a mixture; tests/service/test_metrics.py",
     "freshet_drift_total": "a loss that rises for good; tests/service/test_drift.py",
     "freshet_learner_refused_total": "a non-finite gradient cannot be sent; tests/service/test_metrics.py",
     **{f"freshet_trainer_process_{fact}": "of the process that runs then; below" for fact in TRAINER_FACTS},

@@ -6,6 +6,7 @@ import asyncio
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 import freshet
 from service.trainer.checkpoint import Checkpoints
@@ -58,3 +59,33 @@ async def test_a_killed_server_answers_and_learns_as_if_it_had_not_been(tmp_path
     y = np.array([f.y for f in got])[100:-2]
     truth = np.stack([rows[101:-1], rows[102:]], axis=1)
     assert np.mean((y - truth) ** 2) < 0.7 * np.mean((rows[100:-2, None] - truth) ** 2)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("entities", [1, 2], ids=["single ticks", "packed ticks"])
+async def test_512_steps_ahead_are_forecast_and_learned_with_the_default_sizes(
+    tmp_path: Path, name: str, entities: int
+) -> None:
+    ticks, H = 1030, 512  # a step has a scale, and so a label, only after twice as many ticks
+    rows = load(ticks)[:, :1] + np.arange(entities, dtype=np.float32)  # (ticks, entities)
+    times, ids, made = START_S + HOUR * np.arange(ticks), [f"s{n}" for n in range(entities)], []
+    async with crash.a_server(tmp_path) as server, freshet.connect(server.grpc) as client:
+        await client.create_model(name, ["a"], horizon=H, interval=HOUR, forecaster="mixture")
+        if entities == 1:
+            async with client.stream(name, "s0") as stream:
+                made = [f.y[None] async for f in stream.forecasts(rows, times)]
+        else:
+            async with client.mux(name) as mux:
+                for x, time in zip(rows, times, strict=True):
+                    made.append((await mux.step(ids, x[:, None], np.full(entities, time))).y)
+        async with asyncio.timeout(800), client.stream(name, ids[-1]) as stream:
+            await stream.wait_judged(ticks)
+        steps = await client.horizon_errors(name)
+    answers = np.array(made)  # [ticks, entities, H, 1]
+    assert answers.shape == (ticks, entities, H, 1)
+    assert np.isfinite(answers).all()
+    assert [each.step for each in steps] == list(range(1, H + 1))
+    for step in (1, 12, 200):
+        recent = steps[step - 1].recent
+        assert recent.scaled_squared < 0.7 * recent.persistence_scaled_squared

@@ -12,6 +12,7 @@ from model.fold.learner import Learner
 from model.graph.step import export_step
 from model.network import Network
 from model.spec import ModelSpec
+from tests.model.labelled import Window
 from tests.oracles.slow_mixture import SlowMixture
 
 HOUR = 3600.0
@@ -259,3 +260,37 @@ def test_weights_that_are_not_finite_leave_no_mark_on_the_experts() -> None:
     assert learner.counts.refused == 2
     assert learner.experts is not None
     assert all(np.isfinite(c.matrix).all() for c in learner.experts.covariances.values())
+
+
+def test_a_window_teaches_the_network_and_leaves_the_experts_as_the_ticks_left_them() -> None:
+    """Without event times a window has no season; experts taught by it were worse (docs/learning.md)."""
+    learner, (x, time) = Learner(ModelSpec(**SMALL | {"horizon": 2})), series(80)
+    learn(learner, x, time)
+    assert learner.experts is not None
+    before, packed = learner.weights.flat.copy(), learner.experts.pack()
+    window = Window(x[:30], np.concatenate([x[1:31], x[2:32]], axis=1), np.ones((30, 4), np.float32))
+
+    updates, rejected = learner.windows([window])
+
+    assert (len(updates), rejected) == (1, [])
+    after = learner.network.weights(before)
+    for name, values in learner.weights.experts.items():
+        np.testing.assert_array_equal(values, after.experts[name])
+    assert learner.experts.pack() == packed
+    assert not np.array_equal(learner.weights.head["W"], after.head["W"])
+
+
+def test_a_mixture_that_only_windows_taught_answers_with_its_network() -> None:
+    spec = ModelSpec(**SMALL)
+    learner, (x, time) = Learner(spec), series(80)
+    alone = Learner(ModelSpec(**SMALL | {"forecaster": "network", "seasons": (), "learning_rate": 3e-3}))
+    for each in (learner, alone):
+        each.windows([Window(x[:40], x[1:41], np.ones((40, 2), np.float32))])
+    state = np.zeros((1, learner.network.state_size), np.float32)
+    other = np.zeros((1, alone.network.state_size), np.float32)
+    u = learner.network.ahead.inputs(time)
+    for i in range(5):
+        row = slice(i, i + 1)
+        y, state = learner.network.step(learner.weights, x[row], u[row], state)
+        own, other = alone.network.step(alone.weights, x[row], u[row, : alone.network.ahead.size], other)
+        np.testing.assert_allclose(y, own, rtol=1e-5)

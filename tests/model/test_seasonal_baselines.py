@@ -92,6 +92,27 @@ def test_the_weights_of_seasonal_least_squares_are_those_of_the_slow_twins(horiz
         np.testing.assert_allclose(made[-1, h - 1, 0], forecast, rtol=1e-9)
 
 
+@pytest.mark.parametrize("seasons", [[], [7.0]])
+def test_inputs_known_by_step_are_regressors_of_their_step_as_in_the_slow_twin(seasons):
+    rows, horizon, interval = 80, 3, 60.0
+    rng, x, time = np.random.default_rng(3), walk(rows, 1), gappy_times(rows, interval)
+    common, ahead = rng.normal(size=(rows, 2)), rng.normal(size=(rows, horizon, 2))
+    model = SeasonalLeastSquares(1, horizon, seasons, interval, lags=2, known=2, ahead=2, forgetting=0.98)
+    made = timed(model, x, time, np.concatenate([common, ahead.reshape(rows, -1)], axis=1))
+    Z, scales = regressors(x, time, horizon, seasons, interval, 2)
+    shared = np.repeat(common[:, None], horizon, axis=1)
+    Z = np.concatenate([Z[..., :3], shared, Z[..., 3:], ahead], axis=2) * (scales > 0)[:, None, None]
+    for h in range(1, horizon + 1):
+        origins = np.flatnonzero(scales[: rows - h] > 0)
+        y = np.clip((x[origins + h, 0] - x[origins, 0]) / scales[origins], -8, 8)
+        weights = slow.recursive(Z[origins, h - 1], y, 0.98, 0.1)
+        np.testing.assert_allclose(model._weights[h - 1, 0], weights, rtol=1e-7, atol=1e-10)
+        forecast = x[-1, 0] + scales[-1] * (weights @ Z[-1, h - 1])
+        np.testing.assert_allclose(made[-1, h - 1, 0], forecast, rtol=1e-9)
+    with pytest.raises(ValueError, match=r"need u \(8,\), got \(7,\)"):
+        model.step(x[0], np.zeros(7), time[0])
+
+
 def test_before_a_season_has_passed_seasonal_least_squares_are_least_squares():
     """Without forgetting the unused columns change nothing; the limit of the trace does not act."""
     x = walk(100, 2)

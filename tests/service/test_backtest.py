@@ -1,6 +1,7 @@
 import csv
 import json
 import math
+import re
 from dataclasses import fields
 from importlib import resources
 from pathlib import Path
@@ -146,6 +147,19 @@ def test_the_tables_have_a_column_for_some_steps_and_mark_the_best(tmp_path):
     [row] = [line for line in lines if line[:1] == ["naive_day"] and len(line) == 8]
     assert all(cell.endswith("*") for cell in row[3:])
     assert any(line[:2] == ["best", "naive_day,"] for line in lines)
+
+
+def test_the_weights_of_a_mixtures_experts_are_reported(tmp_path):
+    file, out = write(tmp_path / "a.csv", waves(60, 1), ["a"]), tmp_path / "out.json"
+    result = run("backtest", file, "--set", "forecaster=mixture", "--set", "hidden=8", "--json", out)
+    assert result.exit_code == 0, result.output
+    mixture = json.loads(out.read_text())["mixture"]
+    assert list(mixture) == ["network", "squares_hidden", "squares", "persistence", "naive_day", "naive_week"]
+    assert sum(mixture.values()) == pytest.approx(1)
+    largest = max(mixture, key=mixture.__getitem__)
+    assert re.search(rf"^mixture     {largest} \.\d\d, ", result.output, re.MULTILINE)
+    run("backtest", file, "--set", "forecaster=network", "--set", "hidden=8", "--json", out)
+    assert "mixture" not in json.loads(out.read_text())
 
 
 def test_the_best_is_named_with_its_distance_to_the_next():

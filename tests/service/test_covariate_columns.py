@@ -11,6 +11,7 @@ from model.network import Network
 from model.offline.recorded import prepare
 from service.common.errors import Invalid
 from service.programs.backtest import core
+from service.programs.backtest.covariates import regressors
 from service.programs.backtest.plan import Plan, make_plan, model_keys
 from service.programs.offline.plan import make_offline_plan
 from service.programs.offline.run import each_recorded
@@ -93,3 +94,68 @@ def test_a_training_of_a_task_with_labels_leaves_known_and_label_columns_out_of_
     made = make_offline_plan(written(tmp_path), options=Options(id="who"), model=keys, labels="price")
     assert (made.spec.channels, made.spec.known, made.spec.targets) == (("x",), ("day",), ("price",))
     assert len(each_recorded(made, made.network())) == 2
+
+
+def load(folder: Path, rows: int = 400) -> Path:
+    """An hourly load, half of whose changes a price and a promotion of the same hour decide."""
+    file, rng = folder / "load.csv", np.random.default_rng(0)
+    price, promotion = rng.normal(100, 20, rows), rng.integers(0, 3, rows)
+    x = 50 + np.cumsum(rng.normal(0, 0.3, rows)) + 0.05 * price + np.array([0, 2, -1])[promotion]
+    times = np.datetime64("2024-01-01") + np.arange(rows) * np.timedelta64(1, "h")
+    lines = [
+        f"{t},{a:.5f},{b:.4f},{c}" for t, a, b, c in zip(times, x, price, np.array(list("abc"))[promotion], strict=True)
+    ]
+    file.write_text("\n".join(["time,load,price,promotion", *lines]) + "\n")
+    return file
+
+
+def squared_errors(made: Plan) -> dict[str, np.ndarray]:
+    """Errors of the baselines from row 100 on, by step."""
+    truth, H, errors = made.series.values[:, 0], made.spec.horizon, {}
+    for name, baseline in core.baselines(made).items():
+        forecasts = np.array(list(core.baseline_forecasts(baseline, made)))[100:-H, :, 0]
+        ahead = np.stack([truth[100 + h : len(truth) - H + h] for h in range(1, H + 1)], axis=1)
+        errors[name] = ((forecasts - ahead) ** 2).mean(axis=0)
+    return errors
+
+
+@pytest.mark.parametrize("horizon", [1, 3])
+def test_least_squares_read_the_known_inputs_of_the_step_they_forecast(tmp_path: Path, horizon: int) -> None:
+    file, settings = load(tmp_path), ["hidden=8"]
+    known = model_keys(horizon=horizon, known="price,promotion", settings=settings)
+    without = model_keys(horizon=horizon, settings=settings)
+    with_inputs = squared_errors(make_plan(file, columns="load", model=known))
+    alone = squared_errors(make_plan(file, columns="load", model=without))
+    for name in ("rls", "rls_seasonal"):
+        assert (with_inputs[name] < 0.55 * alone[name]).all()
+    for name in ("persistence", "naive_day"):
+        np.testing.assert_array_equal(with_inputs[name], alone[name])
+
+
+def test_regressors_are_what_the_network_reads_and_a_column_for_each_category(tmp_path: Path) -> None:
+    made = make_plan(load(tmp_path), columns="load", model=model_keys(horizon=2, known="price,promotion"))
+    steps = regressors(made.spec, made.series.sent)
+    assert steps.shape == (400, 2, 1 + 3)
+    network, sent = Network(made.spec), made.series.sent
+    assert sent is not None
+    raw = prepare(network, made.series.rows, made.times).X[:, -network.covariates.raw :]
+    np.testing.assert_allclose(steps[:, :, 0], raw[:, [0, 2]], rtol=1e-6)  # price, promotion, price of step 2, …
+    np.testing.assert_array_equal(steps[:, :, 1:].argmax(axis=2), sent[:, [1, 3]])
+    np.testing.assert_array_equal(steps[:, :, 1:].sum(axis=2), 1)
+
+
+def test_a_category_of_many_levels_and_static_inputs_are_no_regressors(tmp_path: Path) -> None:
+    made = plan(tmp_path, categories=["day:33", "region:2"])
+    assert regressors(made.spec, made.series.sent).shape[2] == 1  # the price
+    none = plan(tmp_path, known=[])
+    assert regressors(none.spec, none.series.sent).shape[2] == 0
+
+
+def test_no_forecast_of_a_baseline_depends_on_what_a_later_row_sends(tmp_path: Path) -> None:
+    made = make_plan(load(tmp_path), columns="load", model=model_keys(horizon=2, known="price,promotion"))
+    before = {n: list(core.baseline_forecasts(b, made))[:200] for n, b in core.baselines(made).items()}
+    assert made.series.sent is not None
+    made.series.sent[200:] = 0
+    after = {n: list(core.baseline_forecasts(b, made)) for n, b in core.baselines(made).items()}
+    for name, forecasts in before.items():
+        np.testing.assert_array_equal(after[name][:200], forecasts)

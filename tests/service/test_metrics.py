@@ -84,6 +84,28 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
         assert value(metrics, "freshet_gradient_lag_norm", lag=str(lag)) == norm
 
 
+def test_the_weights_of_a_mixtures_experts_are_those_of_the_candidate(metrics):
+    model = hosted()
+    spec = replace(model.learner.spec, forecaster="mixture", interval=3600.0, seasons=(86_400.0, 14_400.0))
+    model.learner = Learner(spec)
+    network, name = model.learner.network, ("default", "m")
+    metrics.learner.of(name).learned(progress(model, 0, []))
+    assert value(metrics, "freshet_expert_weight", expert="network") == 1
+    for i in range(40):
+        time = np.array([3600.0 * i])
+        x = np.full((1, 1), np.sin(i), np.float32)
+        model.learner.ticks(np.zeros(1, np.uint32), np.array([i + 1], np.uint64), time, x)
+    metrics.learner.of(name).learned(progress(model, 0, []))
+
+    names = ("network", "squares_hidden", "squares", "persistence", "naive_day", "naive_14400")
+    assert network.mixture is not None
+    assert network.mixture.names == names
+    shown = [value(metrics, "freshet_expert_weight", expert=name) for name in names]
+    assert shown == pytest.approx(network.mixture.weights(model.learner.weights.experts).tolist())
+    assert sum(shown) == pytest.approx(1)
+    assert shown[0] < 1
+
+
 def test_a_context_dropped_for_a_newer_one_is_counted(metrics):
     model = hosted()
     model.learner = Learner(model.learner.spec, max_contexts=GROUP_ROWS)

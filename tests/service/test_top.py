@@ -134,6 +134,17 @@ def test_the_coverage_of_intervals_is_that_of_the_window():
     assert "inside intervals: 90.0% asked 130.0%" in " ".join(drawn(view, history, 120, 20))
 
 
+def test_the_experts_of_a_mixture_are_shown_with_the_largest_weight_first():
+    metrics = Metrics(CollectorRegistry())
+    for expert, weight in (("network", 0.25), ("squares", 0.75)):
+        metrics.learner.experts.labels("default", "m", expert).set(weight)
+    view = History().add(look(metrics, 0.0, None))
+
+    [m] = view.models
+    assert m.experts == {"network": 0.25, "squares": 0.75}
+    assert "mixture: squares .75, network .25" in " ".join(drawn(view, History(), 120, 20))
+
+
 def test_a_model_that_is_paused_or_thinned_and_a_trainer_that_is_away_are_told(metrics):
     metrics.trainer.of(("default", "pumps")).learn_every.set(4)
     metrics.trainer.trainer_ready.set(0)

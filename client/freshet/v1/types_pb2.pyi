@@ -170,7 +170,7 @@ class ModelSpec(_message.Message):
     forecaster: _builtins.str
     """Task forecast: "mixture": the network mixed with least squares on lags and on the values of a day and a week before,
     with persistence and with those values themselves; "network": the network alone. "mixture" needs scaler
-    residual. Default "network".
+    residual. Default "mixture" with scaler residual and at most 32 targets, otherwise "network".
     """
     zone: _builtins.str
     """Time zone of calendar, seasons and holidays, with daylight saving time: the name of an IANA zone, such as

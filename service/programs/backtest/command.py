@@ -69,7 +69,9 @@ def _through_core(plan: Plan, scorers: Sequence[Scorer], keep: ForecastFile | No
             count(scorers[series], keep, shown, row, forecast, series)
     wall_s = time.perf_counter() - started
     intervals = Coverage.levels(coverage) if coverage else ()
-    return _report(plan, scorers, wall_s=wall_s, updates=learner.counts.updates, intervals=intervals)
+    mixture = learner.network.mixture_weights(learner.weights)
+    updates = learner.counts.updates
+    return _report(plan, scorers, wall_s=wall_s, updates=updates, intervals=intervals, mixture=mixture)
 
 
 def service_report(plan: Plan, scorers: Sequence[Scorer], observed: Observed, scraped: Scraped) -> Report:

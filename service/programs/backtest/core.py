@@ -14,6 +14,7 @@ from model.offline.baselines import Baseline, Held, Persistence
 from model.offline.least_squares import RecursiveLeastSquares
 from model.offline.seasonal import SeasonalLeastSquares, SeasonalNaive
 from service.engine.export import read_weights
+from service.programs.backtest.covariates import regressors
 from service.programs.backtest.coverage import Coverage
 from service.programs.backtest.plan import Plan
 from service.programs.backtest.seasons import seasons
@@ -80,6 +81,10 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
     ahead = calendar.inputs(plan.times, spec.interval, spec.zone, spec.holidays)
     local = calendar.local(plan.times, spec.zone)
     values = plan.series.values[: plan.rows, plan.spec.target_index]
+    steps = regressors(spec, plan.series.sent)
+    if steps.shape[2]:
+        present = np.concatenate([np.zeros_like(steps[:1, 0]), steps[:-1, 0]])  # what the row before sent for this one
+        ahead = np.concatenate([ahead, present, steps.reshape(len(steps), -1)], axis=1)
     for x, u, time in zip(values if added is None else values - added, ahead, local, strict=False):
         made = baseline.step(x, u, float(time))
         yield made if added is None else made + added
@@ -88,18 +93,21 @@ def baseline_forecasts(baseline: Baseline, plan: Plan) -> Iterator[Array64]:
 def baselines(plan: Plan) -> dict[str, Baseline]:
     """Return new baselines by name, the seasonal ones last, shortest season first.
 
-    They read the target columns; least squares reads the calendar too. There are no
-    seasonal ones without event times.
+    They read the target columns; least squares reads the calendar and the known inputs too. There are no seasonal ones
+    without event times.
     """
     spec = plan.spec
     channels, horizon, known = len(spec.targets), spec.horizon, calendar.size(spec.interval, spec.holidays)
-    periods = seasons(spec)
+    periods, ahead = seasons(spec), regressors(spec, plan.series.sent).shape[2]
+
+    def stepped(channels: int, seasons: Sequence[float]) -> Baseline:
+        return SeasonalLeastSquares(channels, horizon, seasons, spec.interval, known=known + ahead, ahead=ahead)
 
     def rls(channels: int) -> Baseline:
-        return RecursiveLeastSquares(channels, horizon, known=known)
+        return stepped(channels, ()) if ahead else RecursiveLeastSquares(channels, horizon, known=known)
 
     def rls_seasonal(channels: int) -> Baseline:
-        return SeasonalLeastSquares(channels, horizon, list(periods.values()), spec.interval, known=known)
+        return stepped(channels, list(periods.values()))
 
     def held(make: Callable[[int], Baseline]) -> Baseline:
         return Held(lambda: make(1), channels, horizon) if spec.missing == "hold" else make(channels)

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from freshet.known import ahead
+from model.covariates import Covariates
 from model.spec import ModelSpec
 from service.common.errors import Invalid
 from service.programs.tables.names import chosen, listed
@@ -15,6 +16,7 @@ from service.programs.tables.recording import Recording
 
 F64 = NDArray[np.float64]
 KINDS = ("known", "static")
+MOST_LEVELS = 32  # a known category with more categories is no regressor of the baselines: one column for each
 
 
 def input_names(keys: dict[str, Any], recording: Recording) -> list[str]:
@@ -73,3 +75,29 @@ def sent(spec: ModelSpec, columns: F64, entity: str) -> NDArray[np.float32] | No
             raise Invalid("static", name, remedy)
     parts = [ahead(known, spec.horizon)] if spec.known else []
     return np.concatenate([*parts, static], axis=1).astype(np.float32)
+
+
+def regressors(spec: ModelSpec, sent: NDArray[np.float32] | None) -> F64:
+    """Return the known inputs of each row and step as regressors of the baselines, [N, H, k]; k = 0 without any.
+
+    A number is the running z-score that the network reads, with the statistics of the rows so far; a category is a
+    column of 0 and 1 for each of up to MOST_LEVELS categories. Static inputs are constant in a series, and so are in
+    the intercept. sent: [N, sent], see `sent`.
+    """
+    if sent is None or not spec.known:
+        return np.zeros((0 if sent is None else len(sent), spec.horizon, 0))
+    made, H = Covariates(spec), spec.horizon
+    raw, statistics = np.empty((len(sent), made.raw), np.float32), np.zeros((1, made.size), np.float32)
+    for row in range(len(sent)):
+        raw[row] = made.update(statistics, sent[row : row + 1])
+    reals = len(made.reals)
+    later = made.real_seen + len(made.tables)  # first column of the steps after the first
+    steps = raw[:, later : later + (H - 1) * reals].reshape(len(raw), H - 1, reals)
+    parts = [np.concatenate([raw[:, None, :reals], steps], axis=1, dtype=np.float64)]
+    later += (H - 1) * reals
+    for place, column in enumerate(made.ids):
+        first, count = made.real_seen + place, int(made.count_of[column])
+        each = raw[:, [first, *range(later + place * (H - 1), later + (place + 1) * (H - 1))]]  # [N, H]
+        if count <= MOST_LEVELS:
+            parts.append((each[:, :, None] == np.arange(count)).astype(np.float64))
+    return np.concatenate(parts, axis=2)

@@ -12,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from model.fold.errors import kept_steps
+from service.console.shown import shares
 from service.programs.backtest.coverage import Level
 from service.programs.backtest.scoring import FIRST, Errors, Scores
 
@@ -56,14 +58,16 @@ class Report:
     latency_ms: Quantiles = field(default_factory=Quantiles)  # per message, at the client
     wall_s: float
     intervals: tuple[Level, ...] = ()  # of a model with intervals, through the core
+    mixture: Mapping[str, float] = field(default_factory=dict)  # weights of its experts at the end, through the core
 
     def to_mapping(self) -> dict[str, Any]:
         """Return the JSON of the contract: exactly its keys, null if not applicable or not finite."""
         quantiles = {"staleness": ("p50", "p95", "max"), "freshness_s": ("p50", "p95"), "latency_ms": ("p50", "p99")}
-        mapping = asdict(replace(self, forecasters={}))
+        mapping = asdict(replace(self, forecasters={}, mixture=dict(self.mixture)))
         mapping["forecasters"] = {name: scores.to_mapping() for name, scores in self.forecasters.items()}
-        if not self.intervals:
-            del mapping["intervals"]
+        for name in ("intervals", "mixture"):
+            if not mapping[name]:
+                del mapping[name]
         for name, kept in quantiles.items():
             mapping[name] = {quantile: mapping[name][quantile] for quantile in kept}
         return {name: _finite(value) for name, value in mapping.items()}
@@ -81,6 +85,7 @@ class Report:
         """Return everything applicable except the errors, as (name, text)."""
         stale, fresh, latency = self.staleness, self.freshness_s, self.latency_ms
         facts = [self._interval(one) for one in self.intervals]
+        facts += [("mixture", shares(self.mixture))] if self.mixture else []
         facts += [("rows", f"{self.rows:,} replayed, {self.scored:,} scored, horizon {self.horizon}")]
         if self.updates is not None:
             facts.append(("updates", f"{self.updates:,}"))
@@ -149,7 +154,7 @@ def overall(errors: Mapping[str, Errors]) -> Grid:
 def parts(forecasters: Mapping[str, Scores]) -> Grid:
     """Return the table of squared errors over the first rows, and of some steps if there is more than one."""
     horizon = max((len(scores.steps) for scores in forecasters.values()), default=1)
-    steps = sorted({max(1, horizon * part // 4) for part in range(5)}) if horizon > 1 else []
+    steps = kept_steps(horizon) if horizon > 1 else ()
     columns = (*(f"to {rows:,}" for rows in FIRST), *(f"step {step}" for step in steps))
     rows = {
         name: tuple(e.mse for e in (*scores.first, *(scores.steps[step - 1] for step in steps)))

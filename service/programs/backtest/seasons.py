@@ -7,19 +7,13 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.calendar import DAY_S, WEEK_S
 from model.offline import periods
-from model.spec import MAX_SEASON_TICKS, ModelSpec, baseline_seasons
+from model.spec import MAX_SEASON_TICKS, ModelSpec, baseline_seasons, season_name
 
 
 def seasons(spec: ModelSpec) -> dict[str, float]:
     """Return the seasons of a spec's baselines, in ticks by name, shortest first; none without event times."""
     return {season_name(period): period / spec.interval for period in sorted(baseline_seasons(spec))}
-
-
-def season_name(period: float) -> str:
-    """Return the name of a season by its period in seconds: day, week, or the number."""
-    return {DAY_S: "day", WEEK_S: "week"}.get(period, f"{period:.10g}")
 
 
 def suggestion(spec: ModelSpec, values: npt.NDArray[np.floating[Any]]) -> str:

@@ -11,6 +11,7 @@ import freshet
 from model.offline.training import Diverged
 from service.common.errors import Invalid
 from service.console.remote import Remote
+from service.console.shown import shares
 from service.console.verbs import INTERRUPTED as INTERRUPTED_CODE
 from service.programs.offline.output import FILES, claim, discard, history_json, write
 from service.programs.offline.plan import OfflinePlan
@@ -73,9 +74,10 @@ def print_result(trained: Trained, out: Path) -> None:
     plan, best = trained.plan, trained.best
     print(f"best epoch    {best.epoch} of {trained.epochs[-1].number} ({trained.stopped})")
     if plan.held_out:
-        still = "" if plan.labels is not None else "; least squares learned from these rows too, freshet did not"
-        print(f"held out      freshet {best.loss:.4f}, {beside(trained.baselines)}")
-        print(f"              loss per row over the last {plan.held_out:,}{still}")
+        print(f"held out      {beside(trained.held_out)}")
+        print(f"              loss per row over the last {plan.held_out:,}{how_held_out(trained)}")
+    if trained.taught is not None and trained.taught.mixture:
+        print(f"mixture       {shares(trained.taught.mixture)}")
     if not best.epoch:
         print("note          no epoch was better on the held-out rows than the initial weights, which are kept")
     if trained.voided:
@@ -84,6 +86,15 @@ def print_result(trained: Trained, out: Path) -> None:
     print(f"next          freshet models create NAME --from {out}")
     if plan.labels is None:
         print(f"              freshet backtest LATER.csv --weights {out}")
+
+
+def how_held_out(trained: Trained) -> str:
+    """Return what learned from the held-out rows, as the end of a line."""
+    if trained.plan.labels is not None:
+        return ""
+    if trained.taught is None or not trained.taught.mixture:
+        return "; least squares learned from these rows too, freshet did not"
+    return "; experts and least squares learned each row after its forecast, the network did not"
 
 
 async def check_free(target: Target) -> None:

@@ -50,7 +50,7 @@ def discard(folder: Path) -> None:
 def write(folder: Path, trained: Trained) -> bytes:
     """Write FILES and return the content of the weights file. Raises OSError."""
     network = Network(trained.plan.spec)
-    files = export(network, network.weights(trained.best.flat))
+    files = export(network, network.weights(trained.flat))
     texts = (spec_toml(trained.plan.spec), history_json(trained), picture(trained))
     spec, history, svg = (text.encode() for text in texts)
     write_all(folder, {SPEC: spec, WEIGHTS: files.weights, ONNX: files.onnx, HISTORY: history, PICTURE: svg})
@@ -62,6 +62,12 @@ def history_json(trained: Trained) -> str:
     return json.dumps(trained.to_mapping(), indent=1) + "\n"
 
 
+def _levels(trained: Trained) -> dict[str, float]:
+    """Return the losses that do not change with the epochs, by name."""
+    mixed = trained.taught is not None and bool(trained.taught.mixture)
+    return ({"mixture": trained.held_out["freshet"]} if mixed else {}) | trained.baselines
+
+
 def picture(trained: Trained) -> str:
     """Return losses by epoch as SVG; baselines are horizontal lines."""
     plan, epochs = trained.plan, trained.epochs
@@ -69,7 +75,7 @@ def picture(trained: Trained) -> str:
     lines = [
         Line("train", numbers, [epoch.train for epoch in epochs]),
         Line("held out", numbers, [epoch.held_out for epoch in epochs]),
-        *(Line(name, [numbers[0], numbers[-1]], [loss, loss]) for name, loss in trained.baselines.items()),
+        *(Line(name, [numbers[0], numbers[-1]], [loss, loss]) for name, loss in _levels(trained).items()),
     ]
     shown = [line for line in lines if any(map(math.isfinite, line.y))]
     log = all(y > 0 for line in shown for y in line.y if math.isfinite(y))

@@ -18,6 +18,8 @@ from model.parameters import Array
 from service.console.progress import Progress, progress
 from service.engine.export import read_weights
 from service.programs.backtest import core
+from service.programs.offline import experts
+from service.programs.offline.experts import Taught
 from service.programs.offline.plan import OfflinePlan
 from service.programs.offline.shown import shown_epochs
 
@@ -35,6 +37,19 @@ class Trained:
     epochs: list[Epoch] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)  # of each epoch, epoch 0 included
     stopped: str = ALL_EPOCHS  # why it ended: one of the constants above, or an error
+    taught: Taught | None = None  # the last pass; None if none is needed, or if it was interrupted
+
+    @property
+    def flat(self) -> Array:
+        """[n] the weights to write."""
+        return self.best.flat if self.taught is None else self.taught.flat
+
+    @property
+    def held_out(self) -> dict[str, float]:
+        """Held-out losses by name, freshet's first; of a mixture also those of the network alone."""
+        if self.taught is None or not self.taught.mixture:
+            return {"freshet": self.best.loss, **self.baselines}
+        return {"freshet": self.taught.loss, "network": self.best.loss, **self.baselines}
 
     @property
     def diverged(self) -> bool:
@@ -54,8 +69,10 @@ class Trained:
             "held_out_rows": plan.held_out, "seed": plan.spec.seed, "mode": plan.mode,
             "learning_rate": plan.learning_rate, "segments": settings.segments, "side_by_side": settings.rows,
             "chunk": settings.chunk or None, "voided_labels": self.voided, "stopped": self.stopped,
-            "best_epoch": self.best.epoch, "held_out": {"freshet": self.best.loss, **self.baselines}, "epochs": epochs,
+            "best_epoch": self.best.epoch, "held_out": self.held_out, "epochs": epochs,
         }  # fmt: skip
+        if self.taught is not None and self.taught.mixture:
+            run["mixture"] = self.taught.mixture
         finite: dict[str, Any] = _finite(run)
         return finite
 
@@ -63,7 +80,8 @@ class Trained:
 def train(plan: OfflinePlan) -> Trained:
     """Train and show each epoch. Ctrl-C or a loss that is not finite ends the training with the best weights so far.
 
-    Raises KeyboardInterrupt or Diverged if that happens before the first epoch is complete.
+    Then the experts and intervals learn (`experts.teach`); Ctrl-C there leaves them unlearned.
+    Raises KeyboardInterrupt or Diverged before the first epoch is complete.
     """
     network = plan.network()
     recorded, spans = side_by_side(each_recorded(plan, network), plan.cuts)
@@ -90,6 +108,11 @@ def train(plan: OfflinePlan) -> Trained:
             if trained.epochs[-1].number < plan.settings.epochs:
                 trained.stopped = PATIENCE_SPENT
     trained.best = training.best
+    if experts.is_needed(plan):
+        try:
+            trained.taught = experts.teach(plan, trained.best.flat, training.recorded, spans)
+        except KeyboardInterrupt:  # the experts are as before the first label: the network answers alone
+            trained.stopped = INTERRUPTED
     return trained
 
 
@@ -118,14 +141,12 @@ def baseline_losses(plan: OfflinePlan, network: Network, recorded: Recorded, spa
 def _replayed(plan: OfflinePlan, name: str, recorded: Recorded, spans: Sequence[Span], shown: Progress) -> Array:
     """Return scaled forecasts of the held-out rows by a baseline of the backtest, which learns from these rows too."""
     made = np.zeros((plan.held_out, plan.spec.outputs), np.float32)
-    unit = np.where(recorded.scale > 0, recorded.scale, np.float32(1))
     for series, span in zip(plan.plan.entities, spans, strict=True):
         alone, cut = plan.plan.alone(series), span.cut - span.begin
-        less = 0.0 if alone.added is None else alone.added  # recorded values have the offset subtracted
         for row, forecast in enumerate(core.baseline_forecasts(core.baselines(alone)[name], alone)):
             if row >= cut:
                 place = span.held + row - cut
-                made[place - plan.train_ticks] = ((forecast - less - recorded.last[place]) / unit[place]).ravel()
+                made[place - plan.train_ticks] = experts.scaled(forecast, alone.added, recorded, place)
             shown.advance()
     return made
 

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from rich.text import Text
 
+from service.console.shown import shares
 from service.console.tables import shown
 from service.programs.top.view import Key, ModelView, View, behind
 
@@ -150,8 +151,10 @@ def details(m: ModelView, left_out: Sequence[Column], points: Points, width: int
             drawn = spark(points.get(((m.tenant, m.model), name), ()))
             parts.append(Text(f"{words} ").append(drawn, style="cyan").append(f" {number(value)}"))
     if m.coverage:
-        shares = (f"{float(level):.1%} asked {share:.1%}" for level, share in m.coverage.items())
-        parts.append(Text(f"inside intervals: {', '.join(shares)}"))
+        inside = (f"{float(level):.1%} asked {share:.1%}" for level, share in m.coverage.items())
+        parts.append(Text(f"inside intervals: {', '.join(inside)}"))
+    if m.experts:
+        parts.append(Text(f"mixture: {shares(m.experts)}"))
     if m.verdict:
         verdict = Text("last verdict ").append(m.verdict, style=STYLES[m.verdict])
         parts.append(verdict.append(shown(f": {m.reason}")))

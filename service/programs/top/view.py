@@ -73,6 +73,7 @@ class ModelView:
     loss: float | None = None
     persistence: float | None = None  # its loss on the same labels
     coverage: Mapping[str, float] = field(default_factory=dict)  # of the intervals, by level
+    experts: Mapping[str, float] = field(default_factory=dict)  # weights of a mixture
     staleness_p50: float | None = None
     staleness_p95: float | None = None
     gradient: Mapping[str, float] = field(default_factory=dict)  # mean norm by layer
@@ -262,6 +263,7 @@ def model_view(
         loss=_mean(scrapes, "freshet_loss_prequential"),
         persistence=_mean(scrapes, "freshet_loss_persistence"),
         coverage=_coverage(passed),
+        experts=_experts(now),
         staleness_p50=passed.quantile(0.5, "freshet_staleness_labels"),
         staleness_p95=passed.quantile(0.95, "freshet_staleness_labels"),
         gradient={layer: norm for layer, norm in norms.items() if norm is not None},
@@ -314,6 +316,15 @@ def _coverage(passed: Between) -> dict[str, float]:
             covered = passed.increase("freshet_interval_covered_total", level=level) or 0.0
             found[level] = float(level) * covered / asked
     return found
+
+
+def _experts(now: Scrape) -> dict[str, float]:
+    """Return the weights of a mixture by the expert's name; none for another forecaster."""
+    found = (
+        (name, now.total("freshet_expert_weight", expert=name))
+        for name in now.values("freshet_expert_weight", "expert")
+    )
+    return {name: weight for name, weight in found if weight is not None}
 
 
 def _whole(value: float | None) -> int | None:
