@@ -468,11 +468,10 @@ class Learner:
         are then restored, and optimizer state and covariances are new, because the old ones would break them again.
         """
         np.copyto(self._before, self.weights.flat)
-        if not self.network_learns:
-            return
-        rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
-        self.drift.raised = max(0, self.drift.raised - labels)
-        update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
+        if self.network_learns:
+            rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
+            self.drift.raised = max(0, self.drift.raised - labels)
+            update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
         if self.experts is not None and seen is not None and of is not None:
             self.experts.learn(self.weights, of.block, seen)
         try:

@@ -24,7 +24,7 @@ from service.programs.tables.options import Options
 TAXI = Path(str(resources.files("service.cli") / "data" / "nyc_taxi.csv"))
 KEYS = {
     "rows", "scored", "horizon", "freshet", "persistence", "rls", "updates", "versions", "vetoes", "staleness",
-    "freshness_s", "latency_ms", "wall_s", "forecasters",
+    "freshness_s", "latency_ms", "wall_s", "forecasters", "mixture",
 }  # fmt: skip
 
 
