@@ -19,8 +19,8 @@ def parts(mixture: Mixture | None) -> list[int]:
 
 def mixed(
     g: Graph, network: Network, weights: Weights, state: list[str], features: str, x: str, slot: str, scale: str
-) -> tuple[str, list[str]]:
-    """Return p [B, O] and the next values of the mixture's parts of the state.
+) -> tuple[str, str, list[str]]:
+    """Return p [B, O], the inputs of its product, and the next values of the mixture's parts of the state.
 
     state: these parts; features: [h; φ]; x: [B, K] values of the targets; slot: [B, 1], unused without seasons; scale:
     [B, H·K].
@@ -47,8 +47,9 @@ def mixed(
         regressors.append(season)
         matrices.append(_season_rows(columns, made.Q[..., LAGS:], made.S))
     W = np.concatenate([made.W[:, :-1].T, *matrices])
-    p = g.op("Gemm", g.concat(features, *regressors), g.constant(W), g.constant(made.W[:, -1]))
-    return g.op("Add", p, own) if own else p, after
+    inputs = g.concat(features, *regressors)
+    p = g.op("Gemm", inputs, g.constant(W), g.constant(made.W[:, -1]))
+    return g.op("Add", p, own) if own else p, inputs, after
 
 
 def _clip(g: Graph, value: str) -> str:

@@ -43,6 +43,7 @@ class ModelSpec:
     task: str = "forecast"
     forecaster: str = ""  # the network alone, the default, or a mixture of it with least squares and seasonal values
     seasons: tuple[float, ...] = ()  # of a mixture: periods, s; default: day and week of up to 720 ticks; (0,): none
+    own_readout: bool = False  # of a mixture: each stream also learns a readout of its own, kept in its state
     zone: str = ""  # of the calendar and the seasons: a POSIX rule such as CET-1CEST,M3.5.0,M10.5.0/3; default UTC
     intervals: tuple[float, ...] = ()  # levels of prediction intervals, 0.01 to 0.999; kept in ascending order
     known: tuple[str, ...] = ()  # names of inputs whose future values come with each tick

@@ -47,6 +47,7 @@ BAD: list[tuple[str, Any]] = [
     *(("categories", v) for v in ("k:3", 3, ["k:3"], ["k"], [3], ["a:3", "a:3"])),
     *(("forecaster", v) for v in ("other", 3, None)),
     *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
+    *(("own_readout", v) for v in (1, "true", None)),
     *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too
     *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
     *(("shadow", v) for v in (3, None, ["a"])),
