@@ -87,10 +87,10 @@ def export_step(network: Network, weights: Weights) -> bytes:
     learned: list[str] = []
     if network.mixture is not None:
         last, unit = targets(g, network, value, scaled.scale)
-        kept = parts[first:second]
-        p, read, after = mixture.mixed(g, network, weights, kept, features, last, slot, unit)
+        mixed = parts[first:second]
+        p, read, after = mixture.mixed(g, network, weights, mixed, features, last, slot, unit)
         if network.own is not None:
-            before, there = _before(g, network, kept[0], observed)
+            before, there = _before(g, network, mixed[0], observed)
             tick = own.Tick(p, read, last, before, there, unit)
             p, learned = own.owned(g, network.own, network.mixture, weights, parts[third:fourth], tick)
         forecast(g, network, p, last, unit)
