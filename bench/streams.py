@@ -11,11 +11,11 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bench.report import Row, finish, one_blas_thread, parser
+from bench.report import Row, alternated, finish, one_blas_thread, parser
 
 one_blas_thread()
 
@@ -30,6 +30,7 @@ from model.spec import ModelSpec  # noqa: E402
 from service.programs.backtest.scoring import z_units  # noqa: E402
 from service.programs.backtest.series import read_series  # noqa: E402
 
+STEPS = 2000  # whose median is the cost
 STALENESS = (1, 16, 128, 1024)  # ticks of a stream from one version to the next
 MODELS: dict[str, dict[str, Any]] = {
     "network": {"forecaster": "network"},
@@ -94,8 +95,8 @@ def ratios(streams: Sequence[Stream], made: Sequence[Array]) -> tuple[Array, Arr
     return ours / theirs, ours, theirs
 
 
-def cost(spec: ModelSpec, rows: int) -> float:
-    """Return the seconds of one exported step of `rows` rows, the least of many."""
+def stepping(spec: ModelSpec, rows: int) -> Callable[[], float]:
+    """Return a function that runs the exported step on `rows` rows and returns the seconds it took."""
     network = Network(spec)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
@@ -107,12 +108,22 @@ def cost(spec: ModelSpec, rows: int) -> float:
         "u": network.ahead.inputs(np.full(rows, 1.4e9)),
         "state": np.zeros((rows, network.state_size), np.float32),
     }
-    taken = []
-    for _ in range(2000 if rows == 1 else 500):
+
+    def step() -> float:
         begun = time.perf_counter()
         _, feed["state"], *_ = session.run(None, feed)
-        taken.append(time.perf_counter() - begun)
-    return float(np.median(taken))
+        return time.perf_counter() - begun
+
+    return step
+
+
+def costs(specs: dict[str, ModelSpec]) -> list[Row]:
+    """Return the rows of the exported steps' cost, taken in turn, and of the states' size."""
+    out = []
+    for rows in (1, 64):
+        taken = alternated({name: stepping(spec, rows) for name, spec in specs.items()}, STEPS)
+        out += [Row(name, f"exported step of {rows} rows", seconds, "s") for name, seconds in taken.items()]
+    return out + [Row(name, "state of a stream", 4.0 * Network(spec).state_size, "B") for name, spec in specs.items()]
 
 
 def measure(spec: ModelSpec, name: str, streams: Sequence[Stream]) -> list[Row]:
@@ -128,9 +139,7 @@ def measure(spec: ModelSpec, name: str, streams: Sequence[Stream]) -> list[Row]:
             Row(case, "mean error / mean of persistence", float(ours.mean() / theirs.mean()), "ratio"),
             Row(case, "mean error, z-units", float(ours.mean()), ""),
         ]
-    out.append(Row(name, "processor, learning and serving", time.process_time() - begun, "s"))
-    out.append(Row(name, "state of a stream", 4.0 * Network(spec).state_size, "B"))
-    return out
+    return [*out, Row(name, "processor, learning and serving", time.process_time() - begun, "s")]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -145,12 +154,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     streams = read(given.files, given.interval, given.together)
     channels = tuple(f"c{i}" for i in range(streams[0].x.shape[1])) if streams else ("c0",)
     interval = given.interval or (float(np.median(np.diff(streams[0].time))) if streams else 3600.0)
-    rows = []
-    for name in given.model or MODELS:
-        keys = MODELS[name]
-        spec = ModelSpec(channels=channels, interval=interval, seed=given.seed, **keys)
-        rows += measure(spec, name, streams) if streams else []
-        rows += [Row(name, f"exported step of {n} rows", cost(spec, n), "s") for n in (1, 64)]
+    shared = {"channels": channels, "interval": interval, "seed": given.seed}
+    specs = {name: ModelSpec(**shared, **MODELS[name]) for name in given.model or MODELS}
+    rows = [row for name, spec in specs.items() for row in (measure(spec, name, streams) if streams else [])]
+    rows += costs(specs)
     return finish(rows, given.json)
 
 

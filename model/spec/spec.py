@@ -155,7 +155,7 @@ class ModelSpec:
         """Return this spec as a release that stored `revision` meant it, with that release's defaults."""
         changed: dict[str, Any] = {}
         if revision < MIXTURE_REVISION and self.forecaster == "mixture":
-            changed = {"forecaster": "network", "seasons": ()}
+            changed = {"forecaster": "network", "seasons": (), "own_readout": False}
         if revision < MIXTURE_REVISION and starts_fast(self):
             changed |= {"learning_rate": 0.0, "schedule": "constant", "rate_floor": 0.0, "schedule_updates": 0}
         if revision == 1:
