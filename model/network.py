@@ -74,7 +74,7 @@ class Network:
         self.hidden_size = sum(cell.state_size for cell in self.cells)
         self.own = Own(spec, self.mixture) if self.mixture and spec.own_readout else None
         self.mixed, self.covered, self.owned = self._statistics()
-        self.statistics_size: int = self.owned.stop
+        self.statistics_size = int(self.owned.stop)
         self.state_size = self.statistics_size + self.hidden_size
         kept = (*(self.mixture.columns.bounds if self.mixture else ()), *self.covariates.bounds)
         kept += self.own.bounds if self.own else ()
