@@ -8,7 +8,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from model.answers.own import FORGETTING, START, Own
+from model.answers.own import FORGETTING, LARGEST_WEIGHT, START, Own
 from model.fold.learner import Learner
 from model.fold.own import MEMORY
 from model.graph.step import export_step
@@ -276,3 +276,18 @@ def test_streams_of_opposite_sign_each_get_their_own_answer() -> None:
     error = ((np.array(made)[300:-1] - x[301:]) ** 2).mean(axis=0)
     naive = (np.diff(x, axis=0)[300:] ** 2).mean(axis=0)
     assert (error / naive < 0.5).all()  # the best is 0.36
+
+
+@pytest.mark.parametrize("gain", [1.0, np.nan, np.inf])
+def test_a_step_that_would_leave_the_bounds_is_not_taken(gain: float) -> None:
+    network = Network(ModelSpec(**OWN))
+    assert network.own is not None
+    row = np.zeros((1, network.own.size), np.float32)
+    at = network.own.parts(row)
+    at.readout[...] = LARGEST_WEIGHT - 1
+    at.gain[...] = gain
+    with np.errstate(invalid="ignore"):
+        network.own.learn(row, np.full((1, 2), 8, np.float32), np.ones((1, 2), bool))
+
+    assert (at.readout == LARGEST_WEIGHT - 1).all()
+    assert (at.share > 0).all()
