@@ -6,7 +6,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.answers.columns import LAGS
 from model.answers.mixture import FORGET, TINY_SQUARE, Mixture
 from model.answers.own import (
     EXPERTS,
@@ -133,14 +132,15 @@ def _answer(g: Graph, weights: list[str], model: str, own: str) -> str:
 def _regressors(g: Graph, own: Own, mixture: Mixture, inputs: str) -> str:
     """Return the regressors [B, K·n] among the inputs of the mixture's product, behind which a one is appended."""
     K, seasons = own.targets, len(mixture.columns.periods)
-    size = mixture.size + (LAGS + 2 * seasons) * K
+    before = mixture.columns.every - 2 * seasons  # regressors before those of the seasons
+    size = mixture.size + mixture.columns.every * K
     bias, target = mixture.size, np.arange(K)[:, None]
     base = np.where(own.base == bias, size, own.base)
-    lags = mixture.size + np.arange(LAGS) * K + target
+    recent = mixture.size + np.arange(before) * K + target
     season, part = np.divmod(np.arange(2 * seasons), 2)  # in the graph, all values off come before all changes
-    columns = mixture.size + (LAGS + part * seasons + season) * K + target
+    columns = mixture.size + (before + part * seasons + season) * K + target
     whole = g.op("Pad", inputs, g.constant([0, 0, 0, 1], np.int64), g.constant(1.0))
-    at = np.concatenate([base, lags, columns], axis=1).reshape(-1)
+    at = np.concatenate([base, recent, columns], axis=1).reshape(-1)
     return str(g.op("Gather", whole, g.constant(at, np.int64), axis=1))
 
 
