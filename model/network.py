@@ -13,7 +13,8 @@ from model.answers import intervals
 from model.answers.columns import Regressors, level
 from model.answers.head import Head
 from model.answers.losses import LOSSES
-from model.answers.mixture import MOST_FEATURES, Mixture
+from model.answers.mixture import MOST_FEATURES, Mixture, Rows
+from model.answers.own import Own
 from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
 from model.cells import CELLS
@@ -71,16 +72,18 @@ class Network:
         self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
         self.mixture = Mixture(spec, spec.hidden, head_features, self._own()) if spec.forecaster == "mixture" else None
         self.hidden_size = sum(cell.state_size for cell in self.cells)
-        own = self.scaler.size, self.mixture.columns.size if self.mixture else 0
-        self.mixed = slice(own[0], sum(own))  # the mixture's part of a state row; then come the covariates
-        self.statistics_size = sum(own) + self.covariates.size
+        self.own = Own(spec, self.mixture) if self.mixture and spec.own_readout else None
+        self.mixed, self.covered, self.owned = self._statistics()
+        self.statistics_size = int(self.owned.stop)
         self.state_size = self.statistics_size + self.hidden_size
         kept = (*(self.mixture.columns.bounds if self.mixture else ()), *self.covariates.bounds)
+        kept += self.own.bounds if self.own else ()
         self.bounds = Bounds([*self.scaler.bounds, *kept, *(bound for cell in self.cells for bound in cell.bounds)])
         shapes = {f"cell{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
         shapes |= {f"embed.{k}": s for k, s in self.covariates.shapes.items()}
         shapes |= {f"head.{k}": s for k, s in self.head.shapes().items()}
         shapes |= {f"experts.{k}": s for k, s in self.mixture.shapes().items()} if self.mixture else {}
+        shapes |= {f"experts.{k}": s for k, s in self.own.shapes().items()} if self.own else {}
         shapes |= {f"target.{k}": s for k, s in self.task.shapes().items()}
         levels = len(spec.intervals)
         if levels:
@@ -94,6 +97,13 @@ class Network:
         self.frozen = self.layout.parts([name for name in self.layout.layers() if name not in learned])
         # Head and task within the flat vector: the part that a task may rescale.
         self.readout = slice(self.layout.layers()["head"].start, self.layout.size)
+
+    def _statistics(self) -> tuple[slice, slice, slice]:
+        """Return the parts of a state row after the scaler's: of mixture, covariates and own readout."""
+        sizes = self.mixture.columns.size if self.mixture else 0, self.covariates.size, self.own.size if self.own else 0
+        ends = np.cumsum([self.scaler.size, *sizes]).tolist()
+        mixed, covered, owned = map(slice, ends, ends[1:])
+        return mixed, covered, owned
 
     def _own(self) -> list[list[int]]:
         """Return the positions of each target's own features in the expanded φ: its scaler's, its mask, and what is
@@ -134,6 +144,8 @@ class Network:
             table[...] = EMBED_INIT * rng.standard_normal(table.shape)
         self.head.init_params(weights.head, rng)
         self.task.init_params(weights.target)
+        if self.own is not None:
+            self.own.init_params(weights.experts)
         if self.spec.intervals:
             intervals.init_params(weights.interval, self.spec.intervals)
         return flat
@@ -180,7 +192,7 @@ class Network:
         known = u[:, : self.ahead.features]
         phi = [features, known] if observed is None else [features, observed, known]
         if self.covariates.sent:
-            kept = statistics[:, self.mixed.stop : self.statistics_size]
+            kept = statistics[:, self.covered]
             phi.append(self.covariates.update(kept, u[:, -self.covariates.sent :]))
         return np.concatenate(phi, axis=1), scale[:, :, self.targets], x[:, self.targets]
 
@@ -216,13 +228,30 @@ class Network:
         p = self.head.forward(weights.head, tape.H[0], tape.F[0])
         if self.mixture is not None:
             made = self.extend(statistics, last, u, scale)
-            each = self.mixture.forecasts(weights.experts, p, tape.H[0], tape.F[0], made)
+            each, rows = self.mixture.forecasts(weights.experts, p, tape.H[0], tape.F[0], made)
             p = self.mixture.mix(weights.experts, each).reshape(p.shape)
+            if self.own is not None:
+                p = self._own_answer(weights, statistics, phi, p, rows, last, scale[:, 0])
         y = self.task.answer(weights.target, p, last, scale)
         if self.spec.intervals:
             bounds = intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))
             y = np.concatenate([y, bounds], axis=1)
         return y, state
+
+    def _own_answer(
+        self, weights: Weights, statistics: Array, phi: Array, p: Array, rows: Rows, last: Array, scale: Array
+    ) -> Array:
+        """Learn from the tick's labels, and return the stream's answer [B, K]. statistics: after `extend`, modified.
+
+        phi: [B, E]; p: [B, K] the mixture's answer; last, scale: [B, K], as `observe` returns them.
+        """
+        own, mine, K = self.own, statistics[:, self.owned], self.targets.size
+        assert own is not None
+        before = statistics[:, self.mixed][:, K : 2 * K]  # the last value but one
+        own.learn(mine, *own.label(mine, last, before, self.observed(phi) if self.scaler.hold else None))
+        look = own.look(weights.experts, mine, rows.every[own.source][:, 0], p)
+        own.keep(mine, look, scale)
+        return look.answer
 
     def tape(self, T: int, B: int, dtype: type[np.floating[Any]] = np.float32) -> Tape:
         """Return a new workspace for windows of T ticks and B rows."""

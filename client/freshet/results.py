@@ -96,6 +96,7 @@ class ModelSpec(Result):
     categories: tuple[str, ...] = ()
     holidays: str = ""
     shadow: str = ""
+    own_readout: bool = False
 
     @classmethod
     def of(cls, message: Message) -> Self:

@@ -60,7 +60,8 @@ class Mixture:
     def __init__(self, spec: ModelSpec, hidden: int, features: int, own: list[list[int]]) -> None:
         self.columns = columns = Columns(spec)
         self.horizon, self.targets = spec.horizon, len(spec.targets)
-        every, bias = list(range(features)), hidden + features
+        self.size = hidden + features
+        every, bias = list(range(features)), self.size
         phi = [every if features <= MOST_FEATURES else mine for mine in own]
         # Positions in [h; φ; 1] of the regressors of each target.
         self.bases: dict[str, Array] = {}
@@ -139,13 +140,13 @@ class Mixture:
         """Return the forecasts of the experts that learn nothing, [.., experts]. step: [.., 2·seasons]."""
         return np.concatenate([np.zeros((*step.shape[:-1], 1), step.dtype), step[..., ::2]], axis=-1)
 
-    def forecasts(self, params: Params, network: Array, h: Array, phi: Array, made: Regressors) -> Array:
-        """Return the scaled forecasts of all experts of B ticks, [B, H, K, experts].
+    def forecasts(self, params: Params, network: Array, h: Array, phi: Array, made: Regressors) -> tuple[Array, Rows]:
+        """Return the scaled forecasts of all experts of B ticks, [B, H, K, experts], and the readouts' regressors.
 
         network: p of the network's readout, [B, O]; h: [B, hidden]; phi: [B, E].
         """
         rows = self.rows(h[:, None], phi[:, None], made.every[:, None], made.step)
-        return self.of_rows(params, network.reshape(len(h), self.horizon, self.targets), rows, made.step)
+        return self.of_rows(params, network.reshape(len(h), self.horizon, self.targets), rows, made.step), rows
 
     def of_rows(self, params: Params, network: Array, rows: Rows, step: Array) -> Array:
         """Return the scaled forecasts of all experts, [B, H, K, experts], from regressors.

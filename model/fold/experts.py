@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
 from model.answers.mixture import FORGET_TRUST, Mixture, Rows, follow
+from model.answers.own import Look
 from model.answers.tasks import TARGET_CLIP
 from model.bounds import clip
+from model.fold.own import OwnReadouts
 from model.network import Network, Tape
 from model.parameters import Array, Weights
 from model.update.squares import Covariance
@@ -113,9 +115,10 @@ class Seen(NamedTuple):
     origins: Origins
     rows: Rows  # of the labels
     forecasts: Array  # [B, H, K, experts], with the readouts of now
-    answers: Array  # [B, H, K], the mixture's
+    answers: Array  # [B, H, K], the mixture's; with own readouts, the streams'
     given: Array  # [B, steps, K, learned experts + 1], of the newest origin; last the mixture's before its trust
     newest: Array  # [B, O] the mixture's forecast of the newest origin
+    own: Look | None = None
 
 
 class Experts:
@@ -133,16 +136,20 @@ class Experts:
         if self.mixture.step_base is not None:
             n = columns.step + self.mixture.step_base.shape[1]
             self.covariances["squares_step"] = Covariance(H * K, n, *SQUARES["squares_step"])
+        self.own = OwnReadouts(network.own) if network.own else None
 
-    def reset(self) -> None:
-        """Return to the initial covariances, for other readouts."""
+    def reset(self, weights: Weights) -> None:
+        """Return to the initial covariances, for the readouts of other weights."""
         for covariance in self.covariances.values():
             covariance.reset()
+        if self.own is not None:
+            self.own.reset(weights.experts)
 
     @property
     def nbytes(self) -> int:
         """Bytes of the covariances."""
-        return sum(covariance.nbytes for covariance in self.covariances.values())
+        own = self.own.nbytes if self.own else 0
+        return own + sum(covariance.nbytes for covariance in self.covariances.values())
 
     def look(self, weights: Weights, block: Block, tape: Tape, of: Origins) -> Seen:
         """Compute what an update needs, from the window that it has run and the weights before it."""
@@ -155,11 +162,27 @@ class Experts:
             h, phi = of.hidden(tape)[:, 0], self.network.covariates.expand(weights.embed, of.phi[:, 0])
             p = self.network.head.forward(weights.head, h, phi)
             made = Regressors(of.every[:, 0], self._ahead(block), block.delta[:, -1])
-            newest = self.mixture.forecasts(weights.experts, p, h, phi, made)
+            newest, _ = self.mixture.forecasts(weights.experts, p, h, phi, made)
             answer = newest @ trusted
         mixed = newest[:, self.steps] @ shares
         given = np.concatenate([newest[:, self.steps, :, : len(self.mixture.learned)], mixed[..., None]], axis=-1)
-        return Seen(of, rows, forecasts, answers, given, answer.reshape(len(answer), -1))
+        seen = Seen(of, rows, forecasts, answers, given, answer.reshape(len(answer), -1))
+        if self.own is None:
+            return seen
+        z = rows.every[self.own.own.source][:, 0]
+        own = self.own.look(weights.experts, block.statistics[:, self.network.owned], z, answer[:, 0])
+        return seen._replace(answers=own.answer[:, None], newest=own.answer, own=own)
+
+    def answer(self, experts: dict[str, Array], block: Block, forecasts: Array, seen: Seen) -> Array:
+        """Return the answers [B, H, K] to forecasts of all experts [B, H, K, experts] by other parameters.
+
+        The streams' own readouts are not theirs, so they count as they are.
+        """
+        model = self.mixture.mix(experts, forecasts)
+        if self.own is None or seen.own is None:
+            return model
+        rows = block.statistics[:, self.network.owned]
+        return self.own.own.mix(rows, model[:, 0], seen.own.given[:, 1])[:, None]
 
     def _ahead(self, block: Block) -> Array:
         """Return the newest origin's regressors of each step, [B, H, K, 2·seasons], as they were at that tick."""
@@ -190,6 +213,10 @@ class Experts:
             z = seen.rows.step * of.known[..., None]
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, errors[..., len(self.mixture.learned) - 1])
+        if self.own is not None and seen.own is not None:
+            rows, z = block.statistics[:, self.network.owned], seen.rows.every[self.own.own.source][:, 0]
+            y = clip(of.y[:, 0], -TARGET_CLIP, TARGET_CLIP)
+            self.own.learn(params, rows, seen.own, block.scale[:, -1, 0], z, y, of.known[:, 0])
 
     def _mix(self, params: dict[str, Array], block: Block, seen: Seen) -> None:
         """Update the weights of the experts with the labels of `steps`."""
@@ -210,7 +237,8 @@ class Experts:
 
     def pack(self) -> bytes:
         """Return the state as bytes."""
-        return b"".join(covariance.pack() for covariance in self.covariances.values())
+        own = b"" if self.own is None else self.own.pack()
+        return b"".join(covariance.pack() for covariance in self.covariances.values()) + own
 
     def unpack(self, data: bytes) -> None:
         """The inverse of `pack`. Raises ValueError for another length."""
@@ -219,5 +247,7 @@ class Experts:
             end = start + covariance.nbytes
             covariance.unpack(data[start:end])
             start = end
-        if start != len(data):
+        if self.own is not None:
+            self.own.unpack(data[start:])
+        elif start != len(data):
             raise ValueError(f"covariances of {len(data)} bytes, expected {start}")

@@ -263,7 +263,7 @@ class Learner:
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
         if self.experts is not None:
-            self.experts.reset()
+            self.experts.reset(self.weights)
         self.drift = Drift()
 
     def _due(self, n: int, learn_every: int) -> NDArray[np.intp]:
@@ -406,7 +406,7 @@ class Learner:
             t0, t1 = span
             self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
         update = Update(labels, loss=loss)
-        self._score(update, batch, p, span, score_anchor, of)
+        self._score(update, batch, p, span, score_anchor, of, seen)
         self._follow_errors(update, batch, p, span, of, seen)
         self._detect_drift(update)
         try:
@@ -487,7 +487,14 @@ class Learner:
         return float(self.network.loss(p, batch.Y[part], batch.weight[part])[0].sum()) / rows
 
     def _score(
-        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool, of: Carried | None
+        self,
+        update: Update,
+        batch: Batch,
+        p: Array,
+        span: tuple[int, int],
+        score_anchor: bool,
+        of: Carried | None,
+        seen: Seen | None,
     ) -> None:
         """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
@@ -503,8 +510,8 @@ class Learner:
             T, B = batch.X.shape[:2]
             tape = self._tapes.get(T, B, "anchor")
             q = predict(self.network, anchor, batch, tape, span)
-            if self.experts is not None and of is not None and of.origins is not None:
+            if self.experts is not None and of is not None and of.origins is not None and seen is not None:
                 forecasts, _ = label_forecasts(self.network, anchor, tape, of.origins)
-                q = at_origins(q, t0, of.origins, self.experts.mixture.mix(anchor.experts, forecasts))
+                q = at_origins(q, t0, of.origins, self.experts.answer(anchor.experts, of.block, forecasts, seen))
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())

@@ -27,8 +27,8 @@ def mixed(
     slot: str,
     scale: str,
     statistics: list[str],
-) -> tuple[str, list[str]]:
-    """Return p [B, O] and the next values of the mixture's parts of the state.
+) -> tuple[str, str, list[str]]:
+    """Return p [B, O], the inputs of its product, and the next values of the mixture's parts of the state.
 
     state: these parts; features: [h; φ]; x: [B, K] values of the targets; slot: [B, 1], unused without seasons; scale:
     [B, H·K]; statistics: means and variances of the targets, [B, K] each, with this tick.
@@ -56,8 +56,9 @@ def mixed(
         regressors.append(season)
         matrices.append(_season_rows(columns, made.Q[..., columns.before_seasons :], made.S))
     W = np.concatenate([made.W[:, :-1].T, *matrices])
-    p = g.op("Gemm", g.concat(features, *regressors), g.constant(W), g.constant(made.W[:, -1]))
-    return g.op("Add", p, own) if own else p, after
+    inputs = g.concat(features, *regressors)
+    p = g.op("Gemm", inputs, g.constant(W), g.constant(made.W[:, -1]))
+    return g.op("Add", p, own) if own else p, inputs, after
 
 
 def _clip(g: Graph, value: str) -> str:

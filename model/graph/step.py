@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 from onnx import TensorProto, checker, helper
 
+from model.answers.columns import LAGS
 from model.cells.contract import Params
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
-from model.graph import mixture
+from model.graph import mixture, own
 from model.graph.builder import Graph
 from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
@@ -68,32 +69,47 @@ def export_step(network: Network, weights: Weights) -> bytes:
     scaler = network.scaler
     widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
     kept = mixture.parts(network.mixture)
-    sizes = [scaler.parts, kept, [size for size in network.covariates.parts if size]]
+    sizes = [scaler.parts, kept, [size for size in network.covariates.parts if size], own.parts(network.own)]
     parts = g.split("state", [*(size for part in sizes for size in part), *(w for layer in widths for w in layer)])
-    first, second, third = np.cumsum([len(part) for part in sizes])
+    first, second, third, fourth = np.cumsum([len(part) for part in sizes])
     value, observed = fill(g, scaler, "state", "x")
     scaled = SCALER_TWINS[type(scaler)](g, scaler, parts[:first], value, observed)
     calendar, slot, sent = _ahead(g, network)
     covered = covariates(g, network.covariates, weights, parts[second:third], sent)
     known = [*([observed] if observed else []), *calendar, *covered.seen]
-    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[third:])
+    inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[fourth:])
     for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
         outputs = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
         hidden += outputs
         inputs = outputs[:1]
     features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later)
     after: list[str] = []
+    learned: list[str] = []
     if network.mixture is not None:
         last, unit = targets(g, network, value, scaled.scale)
         statistics = [chosen(g, network, part) for part in scaled.parts[1:3]]  # after the count: means, variances
-        p, after = mixture.mixed(g, network, weights, parts[first:second], features, last, slot, unit, statistics)
+        mixed = parts[first:second]
+        p, read, after = mixture.mixed(g, network, weights, mixed, features, last, slot, unit, statistics)
+        if network.own is not None:
+            before, there = _before(g, network, mixed[0], observed)
+            tick = own.Tick(p, read, last, before, there, unit)
+            p, learned = own.owned(g, network.own, network.mixture, weights, parts[third:fourth], tick)
         forecast(g, network, p, last, unit)
     else:
         unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
     if network.spec.intervals:
         bounds(g, network, weights, unit)
-    g.op("Concat", *scaled.parts, *after, *covered.parts, *hidden, axis=1, outputs=["next_state"])
+    g.op("Concat", *scaled.parts, *after, *covered.parts, *learned, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
+
+
+def _before(g: Graph, network: Network, recent: str, observed: str | None) -> tuple[str, str]:
+    """Return the targets' values of the last tick [B, K], and which are observed now, "" if all are."""
+    K, index = network.targets.size, network.targets
+    before = g.split(recent, [K, (LAGS - 1) * K])[0]
+    if not observed or index.tolist() == list(range(len(network.spec.channels))):
+        return before, observed or ""
+    return before, g.op("Gather", observed, g.constant(index, np.int64), axis=1)
 
 
 def _ahead(g: Graph, network: Network) -> tuple[list[str], str, str]:

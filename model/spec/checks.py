@@ -205,6 +205,11 @@ def check_forecaster(spec: ModelSpec) -> None:
     else:
         if spec.seasons and spec.seasons != (0.0,):
             raise SpecError("seasons", spec.seasons, "they belong to forecaster mixture: leave them out")
+        if spec.own_readout:
+            raise SpecError("own_readout", True, "it belongs to forecaster mixture: leave it out")
+    if spec.own_readout and spec.horizon > 1:
+        remedy = "it learns from the next tick only, so the horizon must be 1: leave it out"
+        raise SpecError("own_readout", True, remedy)
     for season in spec.seasons if spec.seasons != (0.0,) else ():
         if not spec.interval:
             raise SpecError("seasons", season, "a season needs the interval of the ticks: set interval too")

@@ -43,6 +43,7 @@ class ModelSpec:
     task: str = "forecast"
     forecaster: str = ""  # network, or a mixture of it with least squares and seasonal values, the default if it can be
     seasons: tuple[float, ...] = ()  # of a mixture: periods, s; default: day and week of up to 720 ticks; (0,): none
+    own_readout: bool = False  # of a mixture: each stream also learns a readout of its own, kept in its state
     zone: str = ""  # of the calendar and the seasons: a POSIX rule such as CET-1CEST,M3.5.0,M10.5.0/3; default UTC
     intervals: tuple[float, ...] = ()  # levels of prediction intervals, 0.01 to 0.999; kept in ascending order
     known: tuple[str, ...] = ()  # names of inputs whose future values come with each tick
@@ -154,7 +155,7 @@ class ModelSpec:
         """Return this spec as a release that stored `revision` meant it, with that release's defaults."""
         changed: dict[str, Any] = {}
         if revision < MIXTURE_REVISION and self.forecaster == "mixture":
-            changed = {"forecaster": "network", "seasons": ()}
+            changed = {"forecaster": "network", "seasons": (), "own_readout": False}
         if revision < MIXTURE_REVISION and starts_fast(self):
             changed |= {"learning_rate": 0.0, "schedule": "constant", "rate_floor": 0.0, "schedule_updates": 0}
         if revision == 1:

@@ -19,6 +19,7 @@ KEYS = {
     "max_gap": "seconds of event time; a larger gap voids pending labels; 0: no limit",
     "forecaster": "mixture: network, least squares, seasonal values and persistence, up to 32 targets; network: alone",
     "seasons": "of the mixture: periods in seconds; empty: day and week of at most 720 ticks; [0]: none",
+    "own_readout": "of the mixture, horizon 1: each stream also learns a small readout of its own, in its state",
     "zone": "time zone of the calendar, such as Europe/Berlin; stored as its POSIX rule; empty: UTC",
     "holidays": "holidays as inputs, by country or region: US, FR, DE-BY …; days begin by zone",
     "known": "names of inputs whose values for the forecast steps come with each tick",

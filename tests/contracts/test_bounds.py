@@ -25,6 +25,10 @@ MODELS: dict[str, dict[str, Any]] = {
 MODELS["relu"] = {"cell": "rnn", "activation": "relu", "init": "identity"}
 COVARIATES = {"known": ("k", "c"), "static": ("s", "r"), "categories": ("c:3", "r:2")}
 MODELS |= {f"covariates-{missing}": {"missing": missing, **COVARIATES} for missing in ("refuse", "hold")}
+MODELS |= {
+    f"own-readout-{missing}": {"missing": missing, "horizon": 1, "forecaster": "mixture", "own_readout": True}
+    for missing in ("refuse", "hold")
+}
 every_model = pytest.mark.parametrize("fields", MODELS.values(), ids=MODELS)
 
 HOSTILE = (0.0, -0.0, 1e-45, -1e-45, 1e-20, 1.0, -1.0, 6.5, 1e6, 1e15, -1e15, 1e30, -1e30, 3.4e38, -3.4e38)
@@ -33,7 +37,7 @@ TICKS = 60  # more than any capped start
 
 
 def network(fields: dict[str, Any], **more: Any) -> Network:
-    return Network(ModelSpec(channels=("a", "b"), horizon=3, hidden=4, **fields, **more))
+    return Network(ModelSpec(**{"channels": ("a", "b"), "horizon": 3, "hidden": 4, **fields, **more}))
 
 
 def run(net: Network, state: Array, x: Array, seed: int = 3) -> tuple[Array, Array]:

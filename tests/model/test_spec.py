@@ -47,6 +47,7 @@ BAD: list[tuple[str, Any]] = [
     *(("categories", v) for v in ("k:3", 3, ["k:3"], ["k"], [3], ["a:3", "a:3"])),
     *(("forecaster", v) for v in ("other", 3, None)),
     *(("seasons", v) for v in ([3600.0], "day", [-1.0], ["a"])),
+    *(("own_readout", v) for v in (1, "true", None)),
     *(("zone", v) for v in (3, None, "Europe/Berlin", "UTC0")),  # a rule needs the interval too
     *(("rate_floor", v) for v in (-1e-3, 2.0, "1e-4")),
     *(("shadow", v) for v in (3, None, ["a"])),
@@ -237,3 +238,15 @@ def test_a_spec_with_many_channels_shows_their_number():
 )
 def test_the_seasons_of_the_baselines_are_the_specs_or_those_of_its_interval(keys, expected):
     assert baseline_seasons(ModelSpec(**(GOOD | keys))) == expected
+
+
+def test_an_own_readout_needs_a_mixture_one_step_ahead():
+    keys = GOOD | {"forecaster": "mixture", "own_readout": True}
+    spec = ModelSpec.from_mapping(keys)
+
+    assert spec.own_readout
+    assert not spec.as_of(2).own_readout  # as an earlier release meant it: it had no mixture
+    with pytest.raises(SpecError, match=r"own_readout = True: it belongs to forecaster mixture: leave it out"):
+        ModelSpec.from_mapping(keys | {"forecaster": "network"})
+    with pytest.raises(SpecError, match=r"own_readout = True: it learns from the next tick only, so the horizon must"):
+        ModelSpec.from_mapping(keys | {"horizon": 2})
