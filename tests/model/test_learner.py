@@ -36,7 +36,9 @@ every_cell_and_horizon = pytest.mark.parametrize(
 
 def pair(**fields: Any) -> tuple[Learner, SlowLearner]:
     """Return both learners with the same first weights. The readout is random: all layers learn from the start."""
-    learner = Learner(spec(**{"learning_rate": RATE, "head_init": 0.2, "targets": ["b", "a"], **fields}))
+    learner = Learner(
+        spec(**{"learning_rate": RATE, "head_init": 0.2, "targets": ["b", "a"], "forecaster": "network", **fields})
+    )
     return learner, SlowLearner(learner.spec, learner.network.layout.views(learner.weights.flat))
 
 
@@ -192,7 +194,7 @@ def test_the_comparison_detects_a_broken_rule(broken: str, monkeypatch: pytest.M
     if broken == "newest label missed":
         monkeypatch.setattr(slow, "due", lambda *args: SlowLearner.due(slow, *args) if args[1] % 50 else {})
     elif broken == "window one longer":
-        slow.spec = spec(learning_rate=RATE, head_init=0.2, targets=["b", "a"], window=10)
+        slow.spec = spec(learning_rate=RATE, head_init=0.2, targets=["b", "a"], window=10, forecaster="network")
     else:
         move_with_newer_weights(slow, monkeypatch)
     for chunk in chunks([10] * 20):
@@ -216,7 +218,7 @@ def move_with_newer_weights(slow: SlowLearner, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_network_and_learner_show_sizes_and_progress():
-    learner = Learner(ModelSpec(channels=("a", "b"), hidden=8))
+    learner = Learner(ModelSpec(channels=("a", "b"), hidden=8, forecaster="network"))
     network = "Network(forecast, lstm 1×8, 2 channels, 2 outputs, 446 parameters, state of 35)"
     assert repr(learner) == f"Learner({network}, 0 updates, 0 labels, 0 streams)"
     assert repr(learner.network.layout) == "Layout(cell0.W 32×13, head.W 2×15: 446 parameters)"
