@@ -151,7 +151,7 @@ def test_a_training_begins_with_weights_that_are_given(many, tmp_path):
     again = run("train", many, "--id", "site", "--weights", tmp_path / "a", "--epochs", 1, "--out", tmp_path / "b")
     assert again.exit_code == 0, again.output
     histories = [json.loads((tmp_path / name / "history.json").read_text()) for name in "ab"]
-    assert histories[1]["epochs"][0]["held_out"] == pytest.approx(histories[0]["held_out"]["freshet"], rel=1e-6)
+    assert histories[1]["epochs"][0]["held_out"] == pytest.approx(histories[0]["held_out"]["network"], rel=1e-6)
     assert "horizon = 2" in (tmp_path / "b" / "model.toml").read_text()
     other = run(
         "train", many, "--id", "site", "--weights", tmp_path / "a", "--set", "hidden=9", "--out", tmp_path / "c"
