@@ -168,7 +168,7 @@ async def test_a_token_shows_what_its_role_may_see(tmp_path):
     assert seen["reads"]["troubles"] == []
     assert seen["reads"]["server"]["latency_p50"] is None
     unlike = {name for name in runs if runs[name] != reads[name]} - {"published_s"}
-    assert unlike <= {"tenant", "gradient"}, "a tenant sees of its own models what an operator sees"
+    assert unlike <= {"tenant", "gradient", "experts"}, "a tenant sees of its own models what an operator sees"
     assert [trouble.startswith("no list of models: ") for trouble in seen["scrapes"]["troubles"]] == [True]
     assert seen["runs"]["troubles"] == []
 
