@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.answers.columns import Regressors
+from model.answers.columns import LAGS, Regressors
 from model.answers.tasks import TARGET_CLIP
 from model.bounds import clip
 from model.fold import given
@@ -97,6 +97,7 @@ class NewestLabels(NamedTuple):
     y: Array  # [B, H, targets], scaled, limited to LABEL_CLIP
     weight: Array  # [B, H, targets]; 0 where there is no label
     position: NDArray[np.intp]  # [B, H] of its origin in the window
+    sound: NDArray[np.bool_]  # [B]; false where a value outside `label_range` is among the recent changes
 
 
 class DueLabels(NamedTuple):
@@ -175,8 +176,19 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         Y[position, rows, steps] += clip(y, -TARGET_CLIP, TARGET_CLIP)
         weight[position, rows, steps] += usable
         if back == 0:
-            newest = NewestLabels(clip(y, -LABEL_CLIP, LABEL_CLIP), usable.astype(np.float32), position)
+            y = clip(y, -LABEL_CLIP, LABEL_CLIP)
+            newest = NewestLabels(y, usable.astype(np.float32), position, _changes_in_range(network, block))
     return DueLabels(Y.reshape(T, B, -1), weight.reshape(T, B, -1), by_row, thinned, newest)
+
+
+def _changes_in_range(network: Network, block: Block) -> NDArray[np.bool_]:
+    """Return for which rows [B] no recent value of a mixture's targets is outside `label_range`."""
+    if network.mixture is None or not network.spec.label_range:
+        return np.ones(len(block.rows), np.bool_)
+    K = network.mixture.targets
+    recent = block.statistics[:, network.mixed][:, : LAGS * K].reshape(-1, LAGS, K)
+    written = np.where(recent == 0, np.float32(np.nan), recent)
+    return ~out_of_range(network.spec, written).any(axis=1)
 
 
 def _observed(network: Network, block: Block, x: Array, back: int) -> Array:

@@ -67,6 +67,7 @@ class Origins(NamedTuple):
     step: Array  # [B, H, K, 2·seasons]
     y: Array  # [B, H, K] scaled labels
     known: NDArray[np.bool_]  # [B, H, K]
+    sound: NDArray[np.bool_]  # [B, 1, 1], see `NewestLabels`: other rows teach no expert
 
     def hidden(self, tape: Tape) -> Array:
         """Return the hidden state at each origin, [B, H, hidden], from a window that was run."""
@@ -86,7 +87,9 @@ def origins(network: Network, block: Block, labels: NewestLabels) -> Origins:
             block.delta[:, at],
         )  # fmt: skip
     phi = block.ring[np.arange(B)[:, None], labels.position]
-    return Origins(labels.position, phi, block.every[:, at], step, labels.y, labels.weight > 0)
+    return Origins(
+        labels.position, phi, block.every[:, at], step, labels.y, labels.weight > 0, labels.sound[:, None, None]
+    )
 
 
 def label_forecasts(network: Network, weights: Weights, tape: Tape, of: Origins) -> tuple[Array, Rows]:
@@ -195,8 +198,9 @@ class Experts:
         """Learn from the labels; readouts and weights in `weights`, gains and given forecasts in `block` change."""
         of, params = seen.origins, weights.experts
         B, H, R = len(of.y), self.mixture.horizon, block.x.shape[1]
-        rows: NDArray[np.bool_] = np.asarray(of.known.reshape(B, -1).any(axis=1))
-        errors = np.where(of.known[..., None], clip(of.y[..., None] - seen.forecasts, -ERROR_CLIP, ERROR_CLIP), 0)
+        known = of.known & of.sound
+        rows: NDArray[np.bool_] = np.asarray(known.reshape(B, -1).any(axis=1))
+        errors = np.where(known[..., None], clip(of.y[..., None] - seen.forecasts, -ERROR_CLIP, ERROR_CLIP), 0)
         self._mix(params, block, seen)
         for number, name in enumerate(self.mixture.bases):
             z = seen.rows.every[number][:, 0]
@@ -210,7 +214,7 @@ class Experts:
             else:
                 params[name] += np.einsum("bhkn,bhk->knh", gains, error)
         if self.mixture.step_base is not None:
-            z = seen.rows.step * of.known[..., None]
+            z = seen.rows.step * known[..., None]
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, errors[..., len(self.mixture.learned) - 1])
         if self.own is not None and seen.own is not None:
@@ -227,7 +231,7 @@ class Experts:
             given = block.given[:, at, np.arange(len(self.steps))]
         fixed = self.mixture.fixed(of.step[:, self.steps])
         forecasts = np.concatenate([given[..., :-1], fixed], axis=-1)
-        known = of.known[:, self.steps] & ~np.isnan(given).any(axis=-1)
+        known = (of.known & of.sound)[:, self.steps] & ~np.isnan(given).any(axis=-1)
         experts = forecasts.shape[-1]
         limited = clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
         mixed = clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)
