@@ -2,8 +2,8 @@
 
 The promise is that on no series it is more than 1 % worse, in mean squared error, than the best of persistence, both
 least squares and the seasonal naives over the scored rows, nor 5 % over the first 1,000. The series are synthetic
-(`bench/_made.py`), and the recorded ones in --data. Choose constants of the model on half of them (`tune`), and confirm on
-the others (`hold`).
+(`bench/_made.py`), and the recorded ones in --data. Choose constants of the model on half of them (`tune`), and confirm
+on the others (`hold`).
 """
 
 from __future__ import annotations

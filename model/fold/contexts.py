@@ -188,7 +188,8 @@ def _changes_in_range(network: Network, block: Block) -> NDArray[np.bool_]:
     K = network.mixture.targets
     recent = block.statistics[:, network.mixed][:, : LAGS * K].reshape(-1, LAGS, K)
     written = np.where(recent == 0, np.float32(np.nan), recent)
-    return ~out_of_range(network.spec, written).any(axis=1)
+    sound: NDArray[np.bool_] = np.asarray(~out_of_range(network.spec, written).any(axis=1))
+    return sound
 
 
 def _observed(network: Network, block: Block, x: Array, back: int) -> Array:
