@@ -33,6 +33,7 @@ FORGET = 0.9995  # of regrets, per update
 FORGET_TRUST = {True: 0.999, False: 0.9998}
 BEFORE_TRUST = 1.0  # mean squares of the mixture, in scales, for each step, that speak for full trust at first
 TINY_SQUARE = 1e-12
+LARGEST_FORECAST = 16.0  # scaled; beyond, a forecast counts as this for the weights
 
 
 class Product(NamedTuple):
@@ -107,7 +108,7 @@ class Mixture:
         With no positive regret, all are equal.
         """
         regret, squares, largest = params["mixing"]
-        share = np.maximum(regret, 0) / (largest + squares + np.float32(TINY_SQUARE))
+        share = merits(regret, squares, largest)
         total = share.sum()
         if total > 0:
             out: Array = share / total
@@ -184,6 +185,12 @@ class Mixture:
         for season, period in enumerate(self.columns.periods):
             S[..., 2 * season] += weight[f"naive_{season_name(period)}"]
         return Product(W.reshape(H * K, -1), Q, S)
+
+
+def merits(regret: Array, squares: Array, largest: Array) -> Array:
+    """Return what the weights of experts are proportional to, [.., experts], of ML-Poly's state."""
+    merit: Array = np.maximum(regret, 0) / (largest + squares + np.float32(TINY_SQUARE))
+    return merit
 
 
 def follow(mixing: Array, trust: Array, forget: float, given: Array, mixed: Array, y: Array, known: Array) -> None:

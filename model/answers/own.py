@@ -14,7 +14,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from model.answers.mixture import FORGET, TINY_SQUARE, Mixture
+from model.answers.mixture import FORGET, LARGEST_FORECAST, Mixture, merits
 from model.answers.tasks import TARGET_CLIP
 from model.bounds import Bound, clip
 from model.cells.contract import Params
@@ -24,7 +24,6 @@ from model.spec import ModelSpec
 FORGETTING = 0.9995  # λ of the readout
 START = 0.01  # P₀
 MOST_REGRESSORS = 192  # with more, the readout sees neither the hidden state nor other channels
-LARGEST_FORECAST = 16.0  # scaled
 LARGEST_WEIGHT = 64.0  # of a regressor; a step beyond is not taken
 LARGEST_GAIN = 1.0  # |g| ≤ √P₀/(2√λ), 0.05
 FIRST_SHARE = 1e-3  # of the model's forecast, beside regrets: the answer before the first label
@@ -133,7 +132,7 @@ class Own:
 
     def weights(self, at: Parts) -> Array:
         """Return the weight of each expert, [B, EXPERTS]; their sum is 1. Before the first label: the model's."""
-        share = np.maximum(at.regret, 0) / (at.largest + at.squares + np.float32(TINY_SQUARE))
+        share = merits(at.regret, at.squares, at.largest)
         share[:, 0] += np.float32(FIRST_SHARE)
         out: Array = share / share.sum(axis=1, keepdims=True)
         return out

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers.columns import Regressors
-from model.answers.mixture import FORGET_TRUST, Mixture, Rows, follow
+from model.answers.mixture import FORGET_TRUST, LARGEST_FORECAST, Mixture, Rows, follow
 from model.answers.own import Look
 from model.answers.tasks import TARGET_CLIP
 from model.bounds import clip
@@ -30,7 +30,6 @@ GIVEN_NUMBERS = 4096  # most forecasts of one expert that a context keeps
 SQUARES = {"squares_hidden": (0.9998, 0.02), "squares": (0.9995, 0.03), "squares_step": (0.9995, 0.1)}
 LABEL_CLIP = 16.0  # of labels of least squares, scaled: as far as the level, or readouts bend where tails are heavy
 ERROR_CLIP = 5.0  # of errors that least squares learns from, scaled: a label that nothing announced teaches little
-LARGEST_FORECAST = 16.0  # scaled; beyond, a forecast counts as this for the weights
 
 
 def given_steps(mixture: Mixture) -> NDArray[np.intp]:
@@ -115,6 +114,7 @@ def at_origins(p: Array, first: int, of: Origins, forecasts: Array) -> Array:
 class Seen(NamedTuple):
     """What an update needs of the mixture, from before the weights change."""
 
+    block: Block  # the contexts that the labels belong to
     origins: Origins
     rows: Rows  # of the labels
     forecasts: Array  # [B, H, K, experts], with the readouts of now
@@ -169,14 +169,14 @@ class Experts:
             answer = newest @ trusted
         mixed = newest[:, self.steps] @ shares
         given = np.concatenate([newest[:, self.steps, :, : len(self.mixture.learned)], mixed[..., None]], axis=-1)
-        seen = Seen(of, rows, forecasts, answers, given, answer.reshape(len(answer), -1))
+        seen = Seen(block, of, rows, forecasts, answers, given, answer.reshape(len(answer), -1))
         if self.own is None:
             return seen
         z = rows.every[self.own.own.source][:, 0]
-        own = self.own.look(weights.experts, block.statistics[:, self.network.owned], z, answer[:, 0])
+        own = self.own.own.look(weights.experts, block.statistics[:, self.network.owned], z, answer[:, 0])
         return seen._replace(answers=own.answer[:, None], newest=own.answer, own=own)
 
-    def answer(self, experts: dict[str, Array], block: Block, forecasts: Array, seen: Seen) -> Array:
+    def answer(self, experts: dict[str, Array], forecasts: Array, seen: Seen) -> Array:
         """Return the answers [B, H, K] to forecasts of all experts [B, H, K, experts] by other parameters.
 
         The streams' own readouts are not theirs, so they count as they are.
@@ -184,7 +184,7 @@ class Experts:
         model = self.mixture.mix(experts, forecasts)
         if self.own is None or seen.own is None:
             return model
-        rows = block.statistics[:, self.network.owned]
+        rows = seen.block.statistics[:, self.network.owned]
         return self.own.own.mix(rows, model[:, 0], seen.own.given[:, 1])[:, None]
 
     def _ahead(self, block: Block) -> Array:
@@ -194,14 +194,14 @@ class Experts:
             rows, block.place[:, -1:], block.x[:, -1:], block.scale[:, -1], block.delta[:, -1:]
         )
 
-    def learn(self, weights: Weights, block: Block, seen: Seen) -> None:
-        """Learn from the labels; readouts and weights in `weights`, gains and given forecasts in `block` change."""
-        of, params = seen.origins, weights.experts
+    def learn(self, weights: Weights, seen: Seen) -> None:
+        """Learn from the labels; readouts and weights in `weights`, gains and given forecasts in the block change."""
+        block, of, params = seen.block, seen.origins, weights.experts
         B, H, R = len(of.y), self.mixture.horizon, block.x.shape[1]
         known = of.known & of.sound
         rows: NDArray[np.bool_] = np.asarray(known.reshape(B, -1).any(axis=1))
         errors = np.where(known[..., None], clip(of.y[..., None] - seen.forecasts, -ERROR_CLIP, ERROR_CLIP), 0)
-        self._mix(params, block, seen)
+        self._mix(params, seen, known)
         for number, name in enumerate(self.mixture.bases):
             z = seen.rows.every[number][:, 0]
             gains = self.covariances[name].gains(z if rows.all() else z * rows[:, None, None])[:, None]
@@ -218,20 +218,20 @@ class Experts:
             gains = self.covariances["squares_step"].gains(z.reshape(B, -1, z.shape[-1])).reshape(z.shape)
             params["squares_step"] += np.einsum("bhkn,bhk->hkn", gains, errors[..., len(self.mixture.learned) - 1])
         if self.own is not None and seen.own is not None:
-            rows, z = block.statistics[:, self.network.owned], seen.rows.every[self.own.own.source][:, 0]
+            mine, z = block.statistics[:, self.network.owned], seen.rows.every[self.own.own.source][:, 0]
             y = clip(of.y[:, 0], -TARGET_CLIP, TARGET_CLIP)
-            self.own.learn(params, rows, seen.own, block.scale[:, -1, 0], z, y, of.known[:, 0])
+            self.own.learn(params, mine, seen.own, block.scale[:, -1, 0], z, y, of.known[:, 0])
 
-    def _mix(self, params: dict[str, Array], block: Block, seen: Seen) -> None:
-        """Update the weights of the experts with the labels of `steps`."""
-        of, given = seen.origins, seen.given
+    def _mix(self, params: dict[str, Array], seen: Seen, known: NDArray[np.bool_]) -> None:
+        """Update the weights of the experts with the labels of `steps`. known: [B, H, K], labels that teach."""
+        block, of, given = seen.block, seen.origins, seen.given
         if self.mixture.horizon > 1:
             block.given[:, -1] = given
             at = block.x.shape[1] - 1 - self.steps
             given = block.given[:, at, np.arange(len(self.steps))]
         fixed = self.mixture.fixed(of.step[:, self.steps])
         forecasts = np.concatenate([given[..., :-1], fixed], axis=-1)
-        known = (of.known & of.sound)[:, self.steps] & ~np.isnan(given).any(axis=-1)
+        known = known[:, self.steps] & ~np.isnan(given).any(axis=-1)
         experts = forecasts.shape[-1]
         limited = clip(forecasts, -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1, experts)
         mixed = clip(given[..., -1], -LARGEST_FORECAST, LARGEST_FORECAST).reshape(-1)

@@ -406,7 +406,7 @@ class Learner:
             t0, t1 = span
             self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
         update = Update(labels, loss=loss)
-        self._score(update, batch, p, span, score_anchor, of, seen)
+        self._score(update, batch, p, span, score_anchor, seen)
         self._follow_errors(update, batch, p, span, of, seen)
         self._detect_drift(update)
         try:
@@ -415,7 +415,7 @@ class Learner:
             report = counts.updates % REPORT_EVERY == 0
             by_layer = layer_norms(grad.flat, self.network.layers) if report else {}
             update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
-            self._step(grad.flat, labels, seen, of)
+            self._step(grad.flat, labels, seen)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
@@ -461,7 +461,7 @@ class Learner:
             self.drift.raised = self.spec.drift_labels
         self.drift.returning = self.spec.drift_reaction == "rollback"
 
-    def _step(self, grad: Array, labels: int, seen: Seen | None, of: Carried | None) -> None:
+    def _step(self, grad: Array, labels: int, seen: Seen | None) -> None:
         """Take one optimizer step with a gradient from `labels` labels, and teach the experts.
 
         `grad` is overwritten with the step. Raises FloatingPointError if the weights are not finite afterwards. They
@@ -472,8 +472,8 @@ class Learner:
             rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
             self.drift.raised = max(0, self.drift.raised - labels)
             update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
-        if self.experts is not None and seen is not None and of is not None:
-            self.experts.learn(self.weights, of.block, seen)
+        if self.experts is not None and seen is not None:
+            self.experts.learn(self.weights, seen)
         try:
             check_finite(self.weights.flat)
         except FloatingPointError:
@@ -487,14 +487,7 @@ class Learner:
         return float(self.network.loss(p, batch.Y[part], batch.weight[part])[0].sum()) / rows
 
     def _score(
-        self,
-        update: Update,
-        batch: Batch,
-        p: Array,
-        span: tuple[int, int],
-        score_anchor: bool,
-        of: Carried | None,
-        seen: Seen | None,
+        self, update: Update, batch: Batch, p: Array, span: tuple[int, int], score_anchor: bool, seen: Seen | None
     ) -> None:
         """Set the update's persistence loss, and the clipped scores of the candidate and, if asked, of the anchor.
 
@@ -510,8 +503,8 @@ class Learner:
             T, B = batch.X.shape[:2]
             tape = self._tapes.get(T, B, "anchor")
             q = predict(self.network, anchor, batch, tape, span)
-            if self.experts is not None and of is not None and of.origins is not None and seen is not None:
-                forecasts, _ = label_forecasts(self.network, anchor, tape, of.origins)
-                q = at_origins(q, t0, of.origins, self.experts.answer(anchor.experts, of.block, forecasts, seen))
+            if self.experts is not None and seen is not None:
+                forecasts, _ = label_forecasts(self.network, anchor, tape, seen.origins)
+                q = at_origins(q, t0, seen.origins, self.experts.answer(anchor.experts, forecasts, seen))
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())

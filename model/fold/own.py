@@ -42,10 +42,6 @@ class OwnReadouts:
         self.updates[...] = GROWTH * DIRECTIONS_EVERY if known.all() else 0
         self.computed[...] = self.updates
 
-    def look(self, params: dict[str, Array], rows: Array, z: Array, model: Array) -> Look:
-        """Return what the newest tick of each row gives. rows: [B, size]; z: [B, K, n]; model: [B, K]."""
-        return self.own.look(params, rows, z, model)
-
     def learn(
         self,
         params: dict[str, Array],

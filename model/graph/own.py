@@ -6,12 +6,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.answers.mixture import FORGET, TINY_SQUARE, Mixture
+from model.answers.mixture import FORGET, LARGEST_FORECAST, TINY_SQUARE, Mixture
 from model.answers.own import (
     EXPERTS,
     FIRST_SHARE,
     FORGETTING,
-    LARGEST_FORECAST,
     LARGEST_GAIN,
     LARGEST_WEIGHT,
     START,

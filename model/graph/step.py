@@ -105,11 +105,9 @@ def export_step(network: Network, weights: Weights) -> bytes:
 
 def _before(g: Graph, network: Network, recent: str, observed: str | None) -> tuple[str, str]:
     """Return the targets' values of the last tick [B, K], and which are observed now, "" if all are."""
-    K, index = network.targets.size, network.targets
+    K = network.targets.size
     before = g.split(recent, [K, (LAGS - 1) * K])[0]
-    if not observed or index.tolist() == list(range(len(network.spec.channels))):
-        return before, observed or ""
-    return before, g.op("Gather", observed, g.constant(index, np.int64), axis=1)
+    return before, chosen(g, network, observed) if observed else ""
 
 
 def _ahead(g: Graph, network: Network) -> tuple[list[str], str, str]:
