@@ -13,6 +13,7 @@ from model.graph.step import export_step
 from model.network import Network
 from model.spec import ModelSpec
 from tests.model.labelled import Window
+from tests.model.worlds import Checkpoint
 from tests.oracles.slow_mixture import SlowMixture
 
 HOUR = 3600.0
@@ -205,25 +206,26 @@ def test_a_row_has_the_same_regressors_in_any_batch() -> None:
         states = after
 
 
-def test_a_learner_continues_from_packed_experts_bit_for_bit() -> None:
+def continues_bit_for_bit(spec: ModelSpec) -> Learner:
+    """Assert that a learner restored half way ends with the same weights; return the one it was restored from."""
     x, time = series(100)
-    whole, begun, continued = (Learner(ModelSpec(**SMALL | {"horizon": 3})) for _ in range(3))
+    whole, begun, checkpoint = Learner(spec), Learner(spec), Checkpoint()
     learn(whole, x, time)
     learn(begun, x[:50], time[:50])
-    assert begun.experts is not None
-    assert continued.experts is not None
-    continued.weights.flat[...] = begun.weights.flat
-    continued.experts.unpack(begun.experts.pack())
-    continued.optimizer_state.moments[...] = begun.optimizer_state.moments
-    continued.optimizer_state.step = begun.optimizer_state.step
-    continued.counts = begun.counts
-    contexts, _ = begun.contexts.changes()
-    continued.contexts.restore(contexts, begun.contexts.order())
+    checkpoint.save(begun)
+    continued = checkpoint.load(spec, begun.contexts.limit)
     learn(continued, x[50:], time[50:], 51)
 
     np.testing.assert_array_equal(continued.weights.flat, whole.weights.flat)
+    return begun
+
+
+def test_a_learner_continues_from_packed_experts_bit_for_bit() -> None:
+    experts = continues_bit_for_bit(ModelSpec(**SMALL | {"horizon": 3})).experts
+
+    assert experts is not None
     with pytest.raises(ValueError, match="covariances of"):
-        continued.experts.unpack(begun.experts.pack() + bytes(8))
+        experts.unpack(experts.pack() + bytes(8))
 
 
 def test_before_the_first_label_the_mixture_is_the_network_alone() -> None:

@@ -16,7 +16,7 @@ from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Array
 from model.spec import ModelSpec
-from tests.model.test_mixture import HOUR, SMALL, learn, replay, series
+from tests.model.test_mixture import HOUR, SMALL, continues_bit_for_bit, learn, replay, series
 from tests.oracles.slow_own import SlowOwn
 
 OWN: dict[str, Any] = SMALL | {"own_readout": True}
@@ -233,24 +233,11 @@ def test_gains_are_those_of_the_inverse_of_the_expected_normal_matrix() -> None:
 
 
 def test_a_learner_continues_from_packed_mean_squares_bit_for_bit() -> None:
-    x, time = series(100)
-    whole, begun, continued = (Learner(ModelSpec(**OWN)) for _ in range(3))
-    learn(whole, x, time)
-    learn(begun, x[:50], time[:50])
-    assert begun.experts is not None
-    assert continued.experts is not None
-    continued.weights.flat[...] = begun.weights.flat
-    continued.experts.unpack(begun.experts.pack())
-    continued.optimizer_state.moments[...] = begun.optimizer_state.moments
-    continued.optimizer_state.step = begun.optimizer_state.step
-    continued.counts = begun.counts
-    contexts, _ = begun.contexts.changes()
-    continued.contexts.restore(contexts, begun.contexts.order())
-    learn(continued, x[50:], time[50:], 51)
+    experts = continues_bit_for_bit(ModelSpec(**OWN)).experts
 
-    np.testing.assert_array_equal(continued.weights.flat, whole.weights.flat)
+    assert experts is not None
     with pytest.raises(ValueError, match="mean squares of"):
-        continued.experts.unpack(begun.experts.pack() + bytes(8))
+        experts.unpack(experts.pack() + bytes(8))
 
 
 def test_before_the_first_label_the_answer_is_the_models() -> None:
