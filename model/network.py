@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,7 @@ from model.answers.mixture import MOST_FEATURES, Mixture, Rows
 from model.answers.own import Own
 from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
-from model.cells import CELLS
+from model.cells import stacked
 from model.cells.contract import Workspace
 from model.covariates import Covariates
 from model.parameters import Array, Layout, Weights
@@ -38,8 +38,17 @@ class Tape:
         self.X = np.zeros((T, B, network.features), dtype)
         self.H: Array = self.dH
         self.F: Array = self.X  # of the last forward: X with ids replaced by rows of the tables
-        arrays = [self.dH, self.X, *(a for cell in self.cells for a in vars(cell).values())]
-        self.nbytes = sum(a.nbytes for a in arrays if isinstance(a, np.ndarray) and a.base is None)
+        arrays = [self.dH, self.X, *(a for cell in self.cells for a in arrays_of(cell))]
+        self.nbytes = sum(a.nbytes for a in arrays if a.base is None)
+
+
+def arrays_of(workspace: object) -> Iterator[Array]:
+    """Yield the arrays of a workspace, and those of a workspace in it."""
+    for value in vars(workspace).values():
+        if isinstance(value, np.ndarray):
+            yield value
+        elif isinstance(value, Workspace):
+            yield from arrays_of(value)
 
 
 class Network:
@@ -64,8 +73,7 @@ class Network:
         self.features += self.covariates.raw
         self.row = C + self.covariates.sent
         seen = self._seen_end - self.scaler.unseen
-        make = CELLS[spec.cell]
-        self.cells = [make(seen if i == 0 else spec.hidden, spec.hidden, spec) for i in range(spec.layers)]
+        self.cells = stacked(spec, seen)
         self.head = Head(spec.hidden, head_features, spec.outputs, spec.head_init)
         self.task = TASKS[spec.task](spec)
         self.loss = LOSSES[spec.loss](spec)
@@ -116,7 +124,8 @@ class Network:
     def __repr__(self) -> str:
         spec = self.spec
         sizes = f"{len(spec.channels)} channels, {spec.outputs} outputs, {self.layout.size} parameters"
-        return f"Network({spec.task}, {spec.cell} {spec.layers}×{spec.hidden}, {sizes}, state of {self.state_size})"
+        cells = f"{'+'.join(spec.cells) or spec.cell} {spec.layers}×{spec.hidden}"
+        return f"Network({spec.task}, {cells}, {sizes}, state of {self.state_size})"
 
     def weights(self, flat: Array) -> Weights:
         """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""

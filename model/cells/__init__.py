@@ -5,20 +5,33 @@ Knows no scaler, no loss and no learning rule.
 
 from collections.abc import Callable
 
+from model.cells.between import Between
 from model.cells.contract import Cell
 from model.cells.gru import GRU
+from model.cells.gru_before import GRUBefore
 from model.cells.init import Init
 from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
 from model.spec import ModelSpec
 
-# (inputs, hidden, spec) → cell; a cell reads from the spec only the fields that it has
+# (inputs, hidden, spec) → cell; a cell reads from the spec only the fields that it has (`CELL_FIELDS`)
 CELLS: dict[str, Callable[[int, int, ModelSpec], Cell]] = {
     "lstm": lambda inputs, hidden, spec: LSTM(inputs, hidden, _init(spec)),
-    "gru": lambda inputs, hidden, spec: GRU(inputs, hidden, _init(spec)),
+    "gru": lambda inputs, hidden, spec: (GRU if spec.reset == "after" else GRUBefore)(inputs, hidden, _init(spec)),
     "rnn": lambda inputs, hidden, spec: RNN(inputs, hidden, spec.activation, _init(spec)),
 }
 
 
 def _init(spec: ModelSpec) -> Init:
     return Init(spec.init, spec.init_gain)
+
+
+def stacked(spec: ModelSpec, inputs: int) -> list[Cell]:
+    """Return the cell of each layer, for `inputs` features of a tick."""
+    first, *others = spec.stack
+    cells = [CELLS[first](inputs, spec.hidden, spec)]
+    for name in others:
+        cell = CELLS[name](spec.hidden, spec.hidden, spec)
+        plain = not (spec.layer_norm or spec.residual)
+        cells.append(cell if plain else Between(cell, spec.layer_norm, spec.residual))
+    return cells

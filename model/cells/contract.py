@@ -7,7 +7,7 @@ feature-major with the batch innermost, so that every gate is a contiguous slab 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -21,6 +21,7 @@ MAX_UNIT = 1.01  # of units between -1 and 1, plus what rounding and fast functi
 MAX_MEMORY = 2.0**25  # of a sum of such units: here float32 addition of one more changes nothing
 
 
+@runtime_checkable
 class Workspace(Protocol):
     """The tape: all buffers that a cell writes for a window of one shape. Made once and reused for every window."""
 
@@ -43,7 +44,15 @@ class Cell(Protocol):
 
     @property
     def state_size(self) -> int:
-        """Floats of one stream's hidden state; the first `hidden` are the output of the last step."""
+        """Floats of one stream's hidden state."""
+        ...
+
+    @property
+    def reach(self) -> slice:
+        """The part of the state that the output of the last step is, or is a weighted sum of.
+
+        float32 rounds such a sum relative to the largest of these numbers.
+        """
         ...
 
     @property

@@ -73,6 +73,11 @@ class GRU:
         return self.hidden
 
     @property
+    def reach(self) -> slice:
+        """h."""
+        return slice(0, self.hidden)
+
+    @property
     def bounds(self) -> tuple[Bound, ...]:
         """Range of h."""
         return (Bound("a unit", self.hidden, -MAX_UNIT, MAX_UNIT),)

@@ -71,6 +71,11 @@ class LSTM:
         return 2 * self.hidden
 
     @property
+    def reach(self) -> slice:
+        """h."""
+        return slice(0, self.hidden)
+
+    @property
     def bounds(self) -> tuple[Bound, ...]:
         """Range of h and of c."""
         H = self.hidden

@@ -49,6 +49,11 @@ class RNN:
         return self.hidden
 
     @property
+    def reach(self) -> slice:
+        """h."""
+        return slice(0, self.hidden)
+
+    @property
     def bounds(self) -> tuple[Bound, ...]:
         """Range of h."""
         low, high = (0.0, MAX_VALUE) if self.activation == "relu" else (-MAX_UNIT, MAX_UNIT)

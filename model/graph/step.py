@@ -8,19 +8,15 @@ compares the two on long runs with perturbed weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 from onnx import TensorProto, checker, helper
 
 from model.answers.columns import LAGS
-from model.cells.contract import Params
-from model.cells.gru import GRU
-from model.cells.lstm import LSTM
-from model.cells.rnn import RNN
 from model.graph import mixture, own
 from model.graph.builder import Graph
+from model.graph.cells import layer
 from model.graph.covariates import covariates
 from model.graph.scalers import SCALER_TWINS, fill
 from model.graph.tasks import TASK_TWINS, bounds, chosen, forecast, targets
@@ -30,44 +26,11 @@ from model.parameters import Weights
 OPSET, IR = 17, 8
 
 
-def _lstm(g: Graph, cell: LSTM, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
-    H = cell.hidden
-    h, c = state
-    W = p["W"]
-    gates = g.op("Gemm", g.concat(h, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1]))
-    oif, candidate = g.split(gates, [3 * H, H])
-    o, i, f = g.split(g.op("Sigmoid", oif), [H, H, H])
-    c = g.op("Add", g.op("Mul", i, g.op("Tanh", candidate)), g.op("Mul", f, c))
-    return [g.op("Mul", o, g.op("Tanh", c)), c]
-
-
-def _gru(g: Graph, cell: GRU, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
-    H = cell.hidden
-    U, W = p["U"], p["W"]
-    (h,) = state
-    hn, rz_h = g.split(g.op("Gemm", h, g.constant(U[:, :-1].T), g.constant(U[:, -1])), [H, 2 * H])
-    input_bias = g.constant(np.r_[np.zeros(2 * H), p["b"]])
-    rz_x, nx = g.split(g.op("Gemm", g.concat(*x), g.constant(W.T), input_bias), [2 * H, H])
-    r, z = g.split(g.op("Sigmoid", g.op("Add", rz_h, rz_x)), [H, H])
-    n = g.op("Tanh", g.op("Add", g.op("Mul", r, hn), nx))
-    return [g.op("Add", g.op("Mul", g.op("Sub", h, n), z), n)]
-
-
-def _rnn(g: Graph, cell: RNN, p: Params, state: Sequence[str], x: Sequence[str]) -> list[str]:
-    W = p["W"]
-    a = g.op("Gemm", g.concat(*state, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1]))
-    return [g.op({"tanh": "Tanh", "relu": "Relu"}[cell.activation], a)]
-
-
-# (graph, cell, parameters, state parts, input parts [B, …]) → next state parts, the output first
-EXPORTS: dict[type, Callable[..., list[str]]] = {LSTM: _lstm, GRU: _gru, RNN: _rnn}
-
-
 def export_step(network: Network, weights: Weights) -> bytes:
     """Return the serialized step graph with these weights copied into it. Equal weights give equal bytes."""
     g = Graph()
     scaler = network.scaler
-    widths = [[cell.hidden] * (cell.state_size // cell.hidden) for cell in network.cells]
+    widths = [[bound.size for bound in cell.bounds] for cell in network.cells]
     kept = mixture.parts(network.mixture)
     sizes = [scaler.parts, kept, [size for size in network.covariates.parts if size], own.parts(network.own)]
     parts = g.split("state", [*(size for part in sizes for size in part), *(w for layer in widths for w in layer)])
@@ -78,10 +41,10 @@ def export_step(network: Network, weights: Weights) -> bytes:
     covered = covariates(g, network.covariates, weights, parts[second:third], sent)
     known = [*([observed] if observed else []), *calendar, *covered.seen]
     inputs, hidden, states = [*scaled.seen, *known], [], iter(parts[fourth:])
-    for cell, params, layer in zip(network.cells, weights.cells, widths, strict=True):
-        outputs = EXPORTS[type(cell)](g, cell, params, [next(states) for _ in layer], inputs)
-        hidden += outputs
-        inputs = outputs[:1]
+    for cell, params, sizes_of in zip(network.cells, weights.cells, widths, strict=True):
+        output, after_tick = layer(g, cell, params, [next(states) for _ in sizes_of], inputs)
+        hidden += after_tick
+        inputs = [output]
     features = g.concat(*inputs, *scaled.unseen, *scaled.seen, *known, *covered.later)
     after: list[str] = []
     learned: list[str] = []

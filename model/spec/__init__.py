@@ -2,10 +2,11 @@
 
 from model.spec.changes import CHANGEABLE, DEFAULTS, changed, keeps_layout
 from model.spec.defaults import baseline_seasons, season_name
-from model.spec.names import CHOICES, MAX_CHANNELS, MAX_OUTPUTS, MAX_SEASON_TICKS, WINDOW_MARGIN, SpecError
+from model.spec.names import CELL_FIELDS, CHOICES, MAX_CHANNELS, MAX_OUTPUTS, MAX_SEASON_TICKS, WINDOW_MARGIN, SpecError
 from model.spec.spec import MOST_SHOWN, ModelSpec
 
 __all__ = [
+    "CELL_FIELDS",
     "CHANGEABLE",
     "CHOICES",
     "DEFAULTS",

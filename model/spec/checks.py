@@ -8,10 +8,12 @@ from typing import TYPE_CHECKING
 from model.calendar import holidays
 from model.calendar.zone import ZoneError, parse
 from model.spec.names import (
+    CELL_FIELDS,
     CHOICES,
     MAX_AHEAD,
     MAX_ANSWER,
     MAX_CHANNELS,
+    MAX_LAYERS,
     MAX_LEVELS,
     MAX_OUTPUTS,
     MAX_SEASON_TICKS,
@@ -25,6 +27,7 @@ from model.spec.names import (
 if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
 
+DEFAULT_CELL = "lstm"
 UNSET_CHOICES = ("loss", "schedule", "forecaster")  # the default of an empty text depends on other fields
 TEXTS = ("zone", "holidays", "shadow")  # the first two are checked by check_calendar
 
@@ -36,6 +39,7 @@ def check(spec: ModelSpec) -> None:
     check_calendar(spec)
     check_freeze(spec)
     check_task(spec)
+    check_cells(spec)
     check_unused_settings(spec)
     check_forecaster(spec)
     check_intervals(spec)
@@ -51,6 +55,8 @@ def check_types(spec: ModelSpec) -> None:
         if kind == "tuple[float, ...]":
             for number in value:
                 check_number(field.name, number)
+        if field.name == "cells":
+            check_stack(spec)
         if kind == "int" and (isinstance(value, bool) or not isinstance(value, int)):
             raise SpecError(field.name, value, "give a whole number")
         if kind == "float":
@@ -126,7 +132,7 @@ def check_sizes(spec: ModelSpec) -> None:
     shortest = spec.horizon + spec.learn_every - 1 + WINDOW_MARGIN
     for name, low, high in (
         ("horizon", 1, 1024),
-        ("layers", 1, 8),
+        ("layers", 1, MAX_LAYERS),
         ("hidden", 1, 1024),
         ("init_gain", 0.0, 100.0),
         ("learn_every", 1, 1024),
@@ -184,13 +190,39 @@ def check_freeze(spec: ModelSpec) -> None:
         raise SpecError("freeze", spec.freeze, "that leaves nothing to learn: set learn = false instead")
 
 
-def check_unused_settings(spec: ModelSpec) -> None:
-    """Refuse settings that the chosen cell or optimizer would ignore."""
-    if spec.activation != "tanh" and spec.cell != "rnn":
-        raise SpecError("activation", spec.activation, f"cell {spec.cell} has its own: leave it out")
-    if spec.init == "identity" and (spec.cell, spec.activation) != ("rnn", "relu"):
-        given = spec.cell if spec.cell != "rnn" else f"rnn with {spec.activation}"
+def check_stack(spec: ModelSpec) -> None:
+    """Check `cells` as given, beside the `cell` and `layers` that it replaces."""
+    for name in spec.cells:
+        if name not in CHOICES["cell"]:
+            raise SpecError("cells", name, f"choose each from {', '.join(CHOICES['cell'])}")
+    if not spec.cells:
+        return
+    if len(spec.cells) > MAX_LAYERS:
+        raise SpecError("cells", f"{len(spec.cells)} cells", f"give at most {MAX_LAYERS}")
+    if spec.layers not in (1, len(spec.cells)):
+        raise SpecError("layers", spec.layers, f"cells names {len(spec.cells)} layers: leave layers out")
+    if spec.cell not in (DEFAULT_CELL, spec.cells[0]):
+        raise SpecError("cell", spec.cell, "cells names the cell of each layer: leave cell out")
+
+
+def check_cells(spec: ModelSpec) -> None:
+    """Refuse fields that no layer has, and settings between layers where there is one layer."""
+    for field in fields(spec):
+        owners = CELL_FIELDS.get(field.name)
+        value = getattr(spec, field.name)
+        if owners and value != field.default and not set(owners) & set(spec.stack):
+            remedy = f"cell {spec.cell} has its own, or none: it is for {', '.join(owners)}; leave it out"
+            raise SpecError(field.name, value, remedy)
+    for name in ("layer_norm", "residual"):
+        if getattr(spec, name) and spec.layers == 1:
+            raise SpecError(name, True, "it works between layers: give 2 or more layers, or leave it out")
+    if spec.init == "identity" and (set(spec.stack), spec.activation) != ({"rnn"}, "relu"):
+        given = f"rnn with {spec.activation}" if set(spec.stack) == {"rnn"} else " and ".join(dict.fromkeys(spec.stack))
         raise SpecError("init", spec.init, f"identity needs cell rnn with activation relu, not {given}")
+
+
+def check_unused_settings(spec: ModelSpec) -> None:
+    """Refuse settings that the chosen optimizer would ignore."""
     if spec.weight_decay and spec.optimizer != "adamw":
         raise SpecError("weight_decay", spec.weight_decay, f"{spec.optimizer} has none: choose optimizer adamw")
 

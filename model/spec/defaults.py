@@ -22,6 +22,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
     targets = tuple(spec.targets) or (tuple(spec.channels) if forecast else ())
     forecaster = spec.forecaster or _forecaster(spec, len(targets))
     return {
+        **_layers(spec),
         "channels": tuple(spec.channels),
         "targets": targets,
         "classes": tuple(spec.classes),
@@ -40,6 +41,14 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         "static": tuple(spec.static),
         "categories": tuple(spec.categories),
     }
+
+
+def _layers(spec: ModelSpec) -> dict[str, Any]:
+    """Return cell, layers and cells; a list of equal cells is written as one cell and its layers."""
+    if not spec.cells:
+        return {"cells": ()}
+    cells = tuple(spec.cells)
+    return {"cell": cells[0], "layers": len(cells), "cells": cells if len(set(cells)) > 1 else ()}
 
 
 def _forecaster(spec: ModelSpec, targets: int) -> str:

@@ -6,6 +6,7 @@ import math
 
 MAX_CHANNELS = 4096
 MAX_OUTPUTS = 8192
+MAX_LAYERS = 8
 # Ticks that a window must hold before the origin of the farthest head's label; with fewer, that label trains little
 # but the first steps after the start state.
 WINDOW_MARGIN = 8
@@ -44,9 +45,18 @@ def category(text: object) -> tuple[str, int]:
     return name, int(count)
 
 
+# Fields that only some cells have, and these cells.
+CELL_FIELDS: dict[str, tuple[str, ...]] = {
+    "activation": ("rnn",),
+    "reset": ("gru",),
+    "init": ("lstm", "gru", "rnn"),
+    "init_gain": ("lstm", "gru", "rnn"),
+}
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("lstm", "gru", "rnn"),
     "activation": ("tanh", "relu"),
+    "reset": ("after", "before"),
     "init": ("normal", "orthogonal", "identity"),
     "forecaster": ("mixture", "network"),
     "task": ("forecast", "regress", "classify"),

@@ -33,8 +33,12 @@ class ModelSpec:
     max_gap: float = 0.0  # seconds of event time; a larger gap voids pending labels; 0: no limit
     cell: str = "lstm"
     activation: str = "tanh"  # of cell rnn
+    reset: str = "after"  # of cell gru: the reset gate multiplies the recurrent product, or the state before it
     layers: int = 1
+    cells: tuple[str, ...] = ()  # the cell of each layer, where they differ; `cell` and `layers` then follow it
     hidden: int = 64  # units per layer
+    layer_norm: bool = False  # normalize the input of each layer above the first
+    residual: bool = False  # add the input of each layer above the first to its output
     init: str = "normal"  # how the recurrent weights are initialized
     init_gain: float = 1.0  # factor on the initial recurrent weights
     window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7 if that is more
@@ -87,6 +91,11 @@ class ModelSpec:
     def outputs(self) -> int:
         """O: values per answer. Task forecast: horizon × targets, step 1 first; regress: targets; classify: classes."""
         return len(self.classes) or self.horizon * len(self.targets)
+
+    @property
+    def stack(self) -> tuple[str, ...]:
+        """The cell of each layer, the first layer first."""
+        return self.cells or (self.cell,) * self.layers
 
     @property
     def category_counts(self) -> dict[str, int]:

@@ -129,13 +129,14 @@ def _canary(network: Network, weights: Weights) -> Canary:
 
 
 def _reach(network: Network, state: Array) -> Array:
-    """Return the largest output of any layer, at least 1, [B, 1]: float32 rounds sums over outputs to 2⁻²³ of it.
+    """Return the largest number that outputs of a layer are sums of, at least 1, [B, 1]: float32 rounds such a sum to
+    2⁻²³ of it.
 
-    Only cells with relu have outputs above 1.
+    Cells with gates and tanh have no number above 1 there. With `residual`, an output is a sum over the layers.
     """
     reach, start = np.ones((len(state), 1), np.float32), network.statistics_size
     for cell in network.cells:
-        outputs = np.abs(state[:, start : start + cell.hidden])
-        reach = np.maximum(reach, outputs.max(axis=1, keepdims=True))
+        parts = np.abs(state[:, start : start + cell.state_size][:, cell.reach]).max(axis=1, keepdims=True)
+        reach = reach + parts if network.spec.residual else np.maximum(reach, parts)
         start += cell.state_size
     return reach

@@ -8,9 +8,9 @@ from typing import Any
 from model.answers.losses import LOSSES
 from model.answers.tasks import TASKS
 from model.cells import CELLS
-from model.graph.step import EXPORTS
+from model.graph.cells import EXPORTS
 from model.graph.tasks import TASK_TWINS
-from model.spec import CHOICES, ModelSpec, SpecError
+from model.spec import CELL_FIELDS, CHOICES, ModelSpec, SpecError
 from tests.oracles import plain_losses, slow_cells
 
 # Fields that a spec needs for each task, besides the channels a and b.
@@ -48,7 +48,7 @@ def chosen(registry: Mapping[str, Any], field: str) -> Mapping[str, Any]:
 
 
 def cells() -> dict[str, dict[str, Any]]:
-    """Return spec fields of every registered cell by a short name; the rnn once for each activation.
+    """Return spec fields of every registered cell by a short name, once more for each option of a cell.
 
     Raises Unproven for a cell without a slow twin or without an ONNX export.
     """
@@ -57,10 +57,23 @@ def cells() -> dict[str, dict[str, Any]]:
     kinds: dict[str, dict[str, Any]] = {}
     for name in proven(chosen(CELLS, "cell"), slow_twin=slow_cells.CELLS, onnx_export=dict.fromkeys(exports)):
         kinds |= {name: {"cell": name}}
-        if name == "rnn":
-            others = [a for a in CHOICES["activation"] if a != spec.activation]
-            kinds |= {f"rnn-{a}": {"cell": name, "activation": a} for a in others}
+        for option, owners in CELL_FIELDS.items():
+            if owners == (name,) and option in CHOICES:
+                others = [value for value in CHOICES[option] if value != getattr(spec, option)]
+                kinds |= {f"{name}-{value}": {"cell": name, option: value} for value in others}
     return kinds
+
+
+def stacks() -> dict[str, dict[str, Any]]:
+    """Return spec fields of stacks of layers that differ, or with something between them, by a short name."""
+    names = sorted(CELLS)
+    return {
+        "normed": {"layers": 2, "layer_norm": True},
+        "residual": {"layers": 3, "residual": True},
+        "both": {"layers": 2, "layer_norm": True, "residual": True, "cell": "gru"},
+        "mixed": {"cells": tuple(names)},
+        "mixed-both": {"cells": tuple(names[::-1]), "layer_norm": True, "residual": True},
+    }
 
 
 def objectives() -> dict[str, dict[str, Any]]:

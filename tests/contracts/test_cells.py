@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.cells import CELLS
+from model.cells.between import Between
 from model.cells.gru import GRU
 from model.cells.lstm import LSTM
 from model.cells.rnn import RNN
@@ -24,7 +25,7 @@ from tests.oracles import plain_losses
 STEP, RELATIVE = 1e-5, 1e-6
 T = 5
 
-KINDS, OBJECTIVES = registry.cells(), registry.objectives()
+KINDS, STACKS, OBJECTIVES = registry.cells(), registry.stacks(), registry.objectives()
 every_cell = pytest.mark.parametrize("kind", KINDS)
 every_objective = pytest.mark.parametrize("objective", OBJECTIVES)
 
@@ -107,6 +108,16 @@ def test_the_gradient_of_the_whole_network_equals_central_differences(
     network = build(kind, layers, objective)
     flat, batch = draw(network, B)
     assert np.abs(flat).min() > 0
+
+    got = analytic(network, flat, batch)
+
+    assert_gradients_agree(network.layout, got, numeric(network, flat, batch))
+
+
+@pytest.mark.parametrize("stack", STACKS)
+def test_the_gradient_through_layers_that_differ_equals_central_differences(stack: str) -> None:
+    network = Network(ModelSpec(channels=("a", "b"), hidden=4, interval=1800.0, **STACKS[stack]))
+    flat, batch = draw(network, B=3)
 
     got = analytic(network, flat, batch)
 
@@ -262,6 +273,33 @@ def one_step_ignored(kind: str) -> Any:
             return super().backward(params, tape, kept, dparams, need_dX)
 
     return Mutant
+
+
+class NormalizedWithoutMean(Between):
+    """Leave out the gradient through the mean and the deviation."""
+
+    def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
+        dX, dstate = self.cell.backward(params, tape.cell, dH, dparams, True)
+        return dX * params["norm"][0] / tape.norm.deviation, dstate
+
+
+class ResidualWithoutGradient(Between):
+    """Pass no gradient around the cell."""
+
+    def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
+        return self.cell.backward(params, tape.cell, dH, dparams, need_dX)
+
+
+@pytest.mark.parametrize(
+    ("stack", "mutant"), [("normed", NormalizedWithoutMean), ("residual", ResidualWithoutGradient)]
+)
+def test_a_backward_between_layers_that_drops_one_term_is_caught(stack: str, mutant: Any) -> None:
+    network = Network(ModelSpec(channels=("a", "b"), hidden=4, **STACKS[stack]))
+    network.cells[1:] = [mutant(**vars(cell)) for cell in network.cells[1:]]
+    flat, batch = draw(network, B=3)
+
+    with pytest.raises(AssertionError, match="Not equal to tolerance"):
+        assert_gradients_agree(network.layout, analytic(network, flat, batch), numeric(network, flat, batch))
 
 
 MUTANTS = [

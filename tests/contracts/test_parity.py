@@ -37,15 +37,20 @@ def perturbed(network: Network) -> Array:
     return flat
 
 
-def ticks(network: Network) -> list[tuple[Array, Array]]:
+def ticks(network: Network, steps: int) -> list[tuple[Array, Array]]:
     rng, x, values = np.random.default_rng(0), np.zeros((B, 2)), []
-    for _ in range(STEPS):
+    for _ in range(steps):
         x = 0.9 * x + rng.normal(0, 0.5, (B, 2))
         values.append(x)
     whole = np.array(values, np.float32)
-    times = 1.4e9 + 900.0 * np.arange(STEPS)[:, None] + 60.0 * np.arange(B)
+    times = 1.4e9 + 900.0 * np.arange(steps)[:, None] + 60.0 * np.arange(B)
     known = [network.ahead.inputs(time) for time in times]
     return list(zip(gaps(whole) if network.spec.missing == "hold" else whole, known, strict=True))
+
+
+@pytest.mark.parametrize("stack", registry.stacks().values(), ids=registry.stacks())
+def test_the_graph_of_layers_that_differ_equals_numpy(stack: dict[str, Any]) -> None:
+    assert_parity(Network(ModelSpec(channels=("a", "b"), hidden=8, interval=900.0, **stack)), steps=300)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -53,14 +58,17 @@ def ticks(network: Network) -> list[tuple[Array, Array]]:
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
 @pytest.mark.parametrize("missing", CHOICES["missing"])
 def test_the_graph_equals_numpy(kind: str, task: str, scaler: str, missing: str) -> None:
-    network = build(kind, task, scaler, missing)
+    assert_parity(build(kind, task, scaler, missing))
+
+
+def assert_parity(network: Network, steps: int = STEPS) -> None:
     weights, tape, n = network.weights(perturbed(network)), network.tape(1, B), network.scaler.size
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
     state = other = np.zeros((B, network.state_size), np.float32)
     answers = []
-    for x, u in ticks(network):
+    for x, u in ticks(network, steps):
         _, scale, _ = network.observe(state[:, :n].copy(), x, u)
         unit = network.task.units(weights.target, scale)
         y, state = network.step(weights, x, u, state, tape)

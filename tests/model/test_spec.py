@@ -20,6 +20,8 @@ BAD: list[tuple[str, Any]] = [
     *(("interval", v) for v in (-1.0, float("nan"), float("inf"), 1e10, "1h", None, True)),
     *(("max_gap", v) for v in (-1.0, float("nan"), 1e10, "1h")),
     *(("cell", v) for v in ("transformer", "", "LSTM", 3, None)),
+    *(("cells", v) for v in ("lstm", 3, ["other"], [3], [""], ["lstm"] * 9)),
+    *((name, v) for name in ("layer_norm", "residual") for v in (1, "true", None, True)),  # true needs two layers
     *(("layers", v) for v in (0, 9, 1.0, "1", True)),
     *(("hidden", v) for v in (-1, 1025, 32.0, "32")),
     *(("window", v) for v in (8, -1, 4097, 16.0, "16")),
@@ -27,7 +29,7 @@ BAD: list[tuple[str, Any]] = [
     *(("learn", v) for v in (0, 1, "yes", None)),
     *(
         (name, v)
-        for name in ("task", "optimizer", "init", "activation", "scaler", "missing", "drift_reaction")
+        for name in ("task", "optimizer", "init", "activation", "reset", "scaler", "missing", "drift_reaction")
         for v in ("other", "", 0, None)
     ),
     *(("loss", v) for v in ("other", 0, None, "cross_entropy")),
@@ -156,6 +158,7 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
     needs = {"regress": {"targets": ["t"]}, "classify": {"classes": ["n", "p"]}}
     needs["cross_entropy"] = {"task": "classify", **needs["classify"]}
     needs["relu"] = needs["identity"] = {"cell": "rnn", "activation": "relu"}
+    needs["before"] = {"cell": "gru"}
     for value in CHOICES[name]:
         spec = ModelSpec.from_mapping(GOOD | {name: value} | needs.get(value, {}))
         assert getattr(spec, name) == value
@@ -191,11 +194,25 @@ def test_a_task_with_external_labels_has_a_label_horizon_and_forecasts_no_channe
     assert (spec.outputs, spec.target_index, spec.loss) == (2, [], "mse")
 
 
+def test_a_list_of_cells_determines_cell_and_layers_and_equal_cells_are_written_as_one() -> None:
+    spec = ModelSpec.from_mapping(GOOD | {"cells": ["gru", "rnn"]})
+    assert (spec.cell, spec.layers, spec.stack) == ("gru", 2, ("gru", "rnn"))
+    assert ModelSpec.from_mapping(spec.to_mapping()) == spec
+    assert ModelSpec.from_mapping(GOOD | {"cells": ["gru", "gru"]}) == ModelSpec.from_mapping(
+        GOOD | {"cell": "gru", "layers": 2}
+    )
+
+
 @pytest.mark.parametrize(
     ("field", "given", "remedy"),
     [
         ("activation", {"cell": "lstm", "activation": "relu"}, "cell lstm has its own"),
         ("activation", {"cell": "gru", "activation": "relu"}, "cell gru has its own"),
+        ("reset", {"cell": "lstm", "reset": "before"}, "cell lstm has its own, or none: it is for gru"),
+        ("layers", {"cells": ["gru", "rnn"], "layers": 3}, "cells names 2 layers: leave layers out"),
+        ("cell", {"cells": ["gru", "rnn"], "cell": "rnn"}, "cells names the cell of each layer: leave cell out"),
+        ("layer_norm", {"layer_norm": True}, "it works between layers: give 2 or more layers"),
+        ("init", {"cells": ["gru", "rnn"], "init": "identity"}, "identity needs cell rnn .*not gru and rnn"),
         ("init", {"cell": "lstm", "init": "identity"}, "identity needs cell rnn .*not lstm"),
         ("init", {"cell": "rnn", "init": "identity"}, "identity needs cell rnn .*not rnn with tanh"),
         ("weight_decay", {"weight_decay": 0.1}, "adam has none: choose optimizer adamw"),

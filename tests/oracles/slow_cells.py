@@ -1,8 +1,10 @@
-"""LSTM, GRU and RNN, one step of one row in float64: forward as in the paper, backward its lines in reverse.
+"""Recurrent cells, one step of one row in float64: forward as in the paper, backward its lines in reverse.
 
 `step(params, state, x)` returns the next state and the tape. `back(params, tape, dstate, dparams)` adds to dparams and
 returns the gradients by the previous state and by x. The docstrings of `model.cells` state the parameter layouts.
 """
+
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -69,9 +71,82 @@ def rnn(activation):
     return step, back
 
 
-# name: a function of the spec that returns step, back, and the number of vectors in a state
+def gru_before_step(p, h, x):
+    x1 = np.append(x, 1)
+    (U_r, U_z, U_n), (a_r, a_z, a_n) = np.split(p["U"], 3), np.split(p["W"] @ x1, 3)
+    r, z = sigmoid(a_r + U_r @ h), sigmoid(a_z + U_z @ h)
+    n = np.tanh(a_n + U_n @ (r * h))
+    return (1 - z) * n + z * h, (h, x1, r, z, n)
+
+
+def gru_before_back(p, tape, dh, dp):
+    h, x1, r, z, n = tape
+    U_r, U_z, U_n = np.split(p["U"], 3)
+    dn, dz = dh * (1 - z) * (1 - n**2), dh * (h - n) * z * (1 - z)
+    drh = U_n.T @ dn
+    dr = drh * h * r * (1 - r)
+    dp["U"] += np.concatenate([np.outer(dr, h), np.outer(dz, h), np.outer(dn, r * h)])
+    da = np.concatenate([dr, dz, dn])
+    dp["W"] += np.outer(da, x1)
+    return drh * r + U_r.T @ dr + U_z.T @ dz + dh * z, (p["W"].T @ da)[:-1]
+
+
+class Layer(NamedTuple):
+    """step(params, state, x) → output, next state, tape; back(params, tape, doutput, dstate, dparams) → both before."""
+
+    step: Any
+    back: Any
+    size: int  # floats of a state
+
+
+def units(spec, step, back, vectors=1):
+    """Return a layer whose output is the first of `vectors` vectors of its state."""
+
+    def forward(p, state, x):
+        after, tape = step(p, state, x)
+        return after[: spec.hidden], after, tape
+
+    def backward(p, tape, doutput, dstate, dp):
+        whole = dstate.copy()
+        whole[: spec.hidden] += doutput
+        return back(p, tape, whole, dp)
+
+    return Layer(forward, backward, vectors * spec.hidden)
+
+
+def between(spec, layer):
+    """Return a layer with what surrounds it: layer normalization of its input, and its input added to its output."""
+
+    def forward(p, state, x):
+        read, mean, deviation = x, x.mean(), np.sqrt(x.var() + 1e-5)
+        if spec.layer_norm:
+            read = p["norm"][0] * (x - mean) / deviation + p["norm"][1]
+        output, after, tape = layer.step(p, state, read)
+        return output + x if spec.residual else output, after, (tape, (x - mean) / deviation, deviation)
+
+    def backward(p, tape, doutput, dstate, dp):
+        inner, x, deviation = tape
+        dstate, dx = layer.back(p, inner, doutput, dstate, dp)
+        if spec.layer_norm:
+            dp["norm"] += np.stack([dx * x, dx])
+            jacobian = (np.eye(len(x)) - 1 / len(x) - np.outer(x, x) / len(x)) / deviation
+            dx = jacobian @ (dx * p["norm"][0])
+        return dstate, dx + doutput if spec.residual else dx
+
+    return Layer(forward, backward, layer.size)
+
+
+# name: a function of the spec that returns a layer
 CELLS = {
-    "lstm": lambda spec: (lstm_step, lstm_back, 2),
-    "gru": lambda spec: (gru_step, gru_back, 1),
-    "rnn": lambda spec: (*rnn(spec.activation), 1),
-}
+    "lstm": lambda spec: units(spec, lstm_step, lstm_back, 2),
+    "gru": lambda spec: units(spec, gru_step, gru_back) if spec.reset == "after" else
+           units(spec, gru_before_step, gru_before_back),
+    "rnn": lambda spec: units(spec, *rnn(spec.activation)),
+}  # fmt: skip
+
+
+def layers(spec):
+    """Return the layers of a spec, the first layer first."""
+    first, *others = [CELLS[name](spec) for name in spec.stack]
+    plain = not (spec.layer_norm or spec.residual)
+    return [first, *(layer if plain else between(spec, layer) for layer in others)]

@@ -13,7 +13,7 @@ import numpy as np
 
 from model.calendar import inputs as calendar_inputs
 from tests.oracles.plain_optimizers import OPTIMIZERS, SCHEDULES
-from tests.oracles.slow_cells import CELLS
+from tests.oracles.slow_cells import layers
 from tests.oracles.slow_scaler import SlowScaler
 
 
@@ -38,8 +38,8 @@ class SlowLearner:
 
     def __init__(self, spec, params):
         self.spec, self.params = spec, {k: np.array(v, np.float64) for k, v in params.items()}
-        self.step, self.back, vectors = CELLS[spec.cell](spec)
-        self.state_size = spec.layers * vectors * spec.hidden
+        self.layers = layers(spec)
+        self.state_size = sum(layer.size for layer in self.layers)
         self.unseen = Stream(spec, 0).scaler.unseen
         self.channels = [spec.channels.index(name) for name in spec.targets if spec.task == "forecast"]
         learned = [k for k in self.params if k.split(".")[0] not in (*spec.freeze, "target")]
@@ -128,23 +128,24 @@ class SlowLearner:
     def layer(self, k, of):
         return {name.split(".")[1]: v for name, v in of.items() if name.startswith(f"cell{k}.")}
 
+    def parts(self, state):
+        return np.split(state, np.cumsum([layer.size for layer in self.layers])[:-1])
+
     def network_step(self, state, feature):
         """Run one tick. Returns next state, tapes of the cells, input of the readout, forecasts p [H, targets]."""
-        x, parts, tapes = feature[self.unseen :], np.split(state, self.spec.layers), []
-        for k in range(self.spec.layers):
-            parts[k], tape = self.step(self.layer(k, self.params), parts[k], x)
+        x, parts, tapes = feature[self.unseen :], self.parts(state), []
+        for k, layer in enumerate(self.layers):
+            x, parts[k], tape = layer.step(self.layer(k, self.params), parts[k], x)
             tapes.append(tape)
-            x = parts[k][: self.spec.hidden]
         z = np.concatenate([x, feature, [1]])
         return np.concatenate(parts), tapes, z, (self.params["head.W"] @ z).reshape(self.spec.horizon, -1)
 
     def network_back(self, tapes, z, dp, dstate, grad):
         """The reverse of `network_step`: adds to grad and returns the gradient by the previous state."""
         grad["head.W"] += np.outer(dp, z)
-        dh, parts = (self.params["head.W"].T @ dp)[: self.spec.hidden], np.split(dstate.copy(), self.spec.layers)
-        for k in reversed(range(self.spec.layers)):
-            parts[k][: self.spec.hidden] += dh
-            parts[k], dh = self.back(self.layer(k, self.params), tapes[k], parts[k], self.layer(k, grad))
+        dh, parts = (self.params["head.W"].T @ dp)[: self.spec.hidden], self.parts(dstate)
+        for k, layer in reversed(list(enumerate(self.layers))):
+            parts[k], dh = layer.back(self.layer(k, self.params), tapes[k], dh, parts[k], self.layer(k, grad))
         return np.concatenate(parts)
 
     def take_in(self, stream, time, x):
