@@ -256,6 +256,7 @@ LEARNING = [
 ]  # fmt: skip
 
 # Lags get three digits, because Grafana orders curves by the text of their labels.
+# Of several layers, each lag shows the largest.
 BY_LAG = gauge("freshet_gradient_lag_norm", by="lag")
 for digits, zeros in (("(.)", "00$1"), ("(..)", "0$1")):
     BY_LAG = f'label_replace({BY_LAG}, "lag", "{zeros}", "lag", "{digits}")'
@@ -284,8 +285,8 @@ GRADIENT = [
         [(f"{rate('freshet_learner_clipped_total')} / {rate('freshet_learner_updates_total')}", NAMED)], "percentunit",
     ),
     Panel(
-        "Saturated gates", "Share of gates that pass no gradient.",
-        [(gauge("freshet_gates_saturated_ratio"), NAMED)], "percentunit",
+        "Saturated gates", "Share of a layer's gates, or of units of a cell without gates, that pass no gradient.",
+        [(gauge("freshet_gates_saturated_ratio", by="tenant, model, layer"), f"{NAMED} {{{{layer}}}}")], "percentunit",
     ),
 ]  # fmt: skip
 

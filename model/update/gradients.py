@@ -52,8 +52,9 @@ class GradientReport:
     clipped_norm: float
     by_layer: dict[str, float] = field(default_factory=dict)  # before the clip
     update_ratio: float = 0.0  # ‖Δw‖ / ‖w‖
-    lag_norms: tuple[float, ...] = ()  # norm of dL/dh, by ticks back from the newest label
-    saturated: float = 0.0  # fraction of sigmoid gates outside 0.05..0.95, or of units where a cell has none
+    # By cell layer, "cell0" first: the norm of dL/dh by ticks back from the newest label, and `Cell.saturated`.
+    lag_norms: dict[str, tuple[float, ...]] = field(default_factory=dict)
+    saturated: dict[str, float] = field(default_factory=dict)
 
 
 def report_of(
@@ -65,12 +66,12 @@ def report_of(
     past the last labelled position; norm: before the clip; by_layer: see `layer_norms`. All are only read.
     """
     change, size = (math.sqrt(sum(float(np.vdot(v[p], v[p])) for p in network.learned)) for v in (step, weights))
-    cell, workspace = network.cells[-1], tape.cells[-1]
+    cells = {f"cell{i}": pair for i, pair in enumerate(zip(network.cells, tape.cells, strict=True))}
     return GradientReport(
         norm=norm,
         clipped_norm=min(norm, network.spec.clip),
         by_layer=by_layer,
         update_ratio=change / size if size else 0.0,
-        lag_norms=tuple(float(v) for v in cell.lag_norms(workspace)[:newest][::-1]),
-        saturated=cell.saturated(workspace),
+        lag_norms={name: tuple(map(float, cell.lag_norms(w)[:newest][::-1])) for name, (cell, w) in cells.items()},
+        saturated={name: cell.saturated(w) for name, (cell, w) in cells.items()},
     )

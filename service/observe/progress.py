@@ -72,13 +72,16 @@ class LearnerMetrics:
             (*OF_MODEL, "layer"), "gradient_norm", "Gradient norm before clipping, by layer.", NORMS
         )
         self.lag_norm = declare.gauge(
-            "gradient_lag_norm", "Norm of dL/dh, by ticks back in the window.", *OF_MODEL, "lag"
+            "gradient_lag_norm", "Norm of dL/dh of a layer, by ticks back in the window.", *OF_MODEL, "layer", "lag"
         )
         self.update_ratio = declare.histogram_by(
             OF_MODEL, "update_ratio", "Norm of an update divided by the norm of the weights.", NORMS
         )
         self.saturated = declare.gauge(
-            "gates_saturated_ratio", "Share of gates (units of an rnn) that pass no gradient.", *OF_MODEL
+            "gates_saturated_ratio",
+            "Share of a layer's gates, or of the units of a cell without gates, that pass no gradient.",
+            *OF_MODEL,
+            "layer",
         )
 
     def _losses(self, declare: Declare) -> None:
@@ -216,10 +219,11 @@ class LearnerProgress:
                 m.gradient_norm.labels(*key, layer).observe(norm)
         for ratio in report.ratios:
             m.update_ratio.labels(*key).observe(ratio)
-        for lag, norm in enumerate(report.lags):
-            m.lag_norm.labels(*key, str(lag)).set(norm)
-        if report.saturated is not None:
-            m.saturated.labels(*key).set(report.saturated)
+        for layer, lags in report.lags.items():
+            for lag, norm in enumerate(lags):
+                m.lag_norm.labels(*key, layer, str(lag)).set(norm)
+        for layer, share in report.saturated.items():
+            m.saturated.labels(*key, layer).set(share)
 
     def _count(self, name: str, total: int, counter: Counter) -> None:
         seen = self._last.get(name, 0)

@@ -53,8 +53,8 @@ class Progress(Message):
     refused: int = 0  # updates with a non-finite gradient
     by_layer: tuple[Mapping[str, float], ...] = ()  # gradient norms by layer
     ratios: tuple[float, ...] = ()  # ‖Δw‖ / ‖w‖
-    lags: tuple[float, ...] = ()  # of the last report: gradient norm by distance in ticks
-    saturated: float | None = None  # of the last report: the share of gates near 0 or 1
+    lags: Mapping[str, tuple[float, ...]] = field(default_factory=dict)  # of the last report, by layer: by ticks back
+    saturated: Mapping[str, float] = field(default_factory=dict)  # of the last report, by layer: share of gates
     # By step ahead, recent scaled means: squared and absolute error, then persistence's. Empty before any label.
     errors: Mapping[int, tuple[float, float, float, float]] = field(default_factory=dict)
     covered: Mapping[str, float] = field(default_factory=dict)  # label values inside their interval, by level
@@ -191,8 +191,8 @@ def learned(hosted: HostedModel, position: int, updates: Sequence[Update], secon
         refused=sum(bool(u.refused) for u in updates),
         by_layer=tuple(r.by_layer for r in reports),
         ratios=tuple(r.update_ratio for r in reports),
-        lags=tuple(reports[-1].lag_norms[:SHOWN_LAGS]) if reports else (),
-        saturated=reports[-1].saturated if reports else None,
+        lags={layer: norms[:SHOWN_LAGS] for layer, norms in reports[-1].lag_norms.items()} if reports else {},
+        saturated=reports[-1].saturated if reports else {},
         errors=hosted.errors.recent() if updates else {},
         covered={f"{level:g}": sum(u.covered[n] for u in updates if u.covered) for n, level in levels},
         asked={f"{level:g}": level * sum(u.bounded for u in updates) for _, level in levels},

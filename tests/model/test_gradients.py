@@ -44,7 +44,7 @@ def test_the_norms_by_layer_add_up_to_the_total() -> None:
 
 
 def test_a_report_has_norms_before_and_after_clipping_by_layer_and_by_lag() -> None:
-    learner = Learner(spec(head_init=0.2, clip=0.5))
+    learner = Learner(spec(head_init=0.2, clip=0.5, layers=2))
     updates = [update for chunk in chunks([3] * 60, once=True) for update in feed(learner, chunk)]
     reports = [update.report for update in updates if update.report]
 
@@ -55,8 +55,10 @@ def test_a_report_has_norms_before_and_after_clipping_by_layer_and_by_lag() -> N
         assert report.clipped_norm == min(report.norm, 0.5)
         np.testing.assert_allclose(math.hypot(*report.by_layer.values()), report.norm, rtol=1e-5)
         assert 0 < report.update_ratio < 1
-        assert 0 <= report.saturated <= 1
-        assert len(report.lag_norms) <= learner.spec.window
-        assert report.lag_norms[0] > 0
+        assert report.lag_norms.keys() == report.saturated.keys() == {"cell0", "cell1"}
+        assert all(0 <= share <= 1 for share in report.saturated.values())
+        for norms in report.lag_norms.values():
+            assert len(norms) <= learner.spec.window
+            assert norms[0] > 0
     assert any(report.norm > 0.5 for report in reports if report)
     assert learner.counts.clipped == sum(update.norm > 0.5 for update in updates) > 0

@@ -79,9 +79,9 @@ def test_every_number_of_a_report_reaches_its_metric(metrics):
     assert value(metrics, "freshet_gradient_norm_count", layer="all") == len(updates)
     assert value(metrics, "freshet_gradient_norm_count", layer="head") == len(reported)
     assert value(metrics, "freshet_update_ratio_count") == len(reported)
-    assert value(metrics, "freshet_gates_saturated_ratio") == reported[-1].saturated
-    for lag, norm in enumerate(reported[-1].lag_norms):
-        assert value(metrics, "freshet_gradient_lag_norm", lag=str(lag)) == norm
+    assert value(metrics, "freshet_gates_saturated_ratio", layer="cell0") == reported[-1].saturated["cell0"]
+    for lag, norm in enumerate(reported[-1].lag_norms["cell0"]):
+        assert value(metrics, "freshet_gradient_lag_norm", layer="cell0", lag=str(lag)) == norm
 
 
 def test_the_weights_of_a_mixtures_experts_are_those_of_the_candidate(metrics):

@@ -36,7 +36,7 @@ def test_the_text_always_equals_that_of_the_library():
         )
         histograms = model.serving.staleness, model.publishing.freshness, metrics.journal.commit_seconds
         rng.choice(histograms).observe(rng.random() * 10)
-        metrics.learner.lag_norm.labels(*model.key, str(round % 3)).set(round)
+        metrics.learner.lag_norm.labels(*model.key, "cell0", str(round % 3)).set(round)
         if round % 7 == 6:
             metrics.forget(rng.choice(keys))
         assert lines(registry.text()) == lines(generate_latest(registry)), round
