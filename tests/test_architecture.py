@@ -30,6 +30,7 @@ ROOMS = {
     "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters "
     "model.scalers model.spec",
     "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers",
+    "model.foreign": "model.answers model.graph model.network model.parameters model.spec",
     "model.update": "model.network model.parameters model.spec",
     "model.fold": "model.answers model.bounds model.network model.parameters model.spec model.update",
     "model.offline": "model.network model.parameters model.update",
@@ -44,6 +45,7 @@ ROOMS = {
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
+    "programs.foreign": "model.foreign model.network model.spec common console engine programs.backtest",
     "observe": "common",
     "datadir": "common engine journal storage trainer",
     "cli.remote": "model.spec common console",
@@ -59,18 +61,22 @@ ROOMS = {
     "publishing serving storage streams trainer",
     "server": "model.spec model.update access common datadir edge edge.guard engine journal "
     "learning observe publishing serving storage streams trainer",
-    "cli": "access cli.remote common console datadir journal observe programs.backtest "
+    "cli": "access cli.remote common console datadir journal observe programs.backtest programs.foreign "
     "programs.offline programs.tables programs.top server storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.programs"}  # packages that only hold rooms
-MOST_FOLDERS = {"service": 17, "model": 9}
+MOST_FOLDERS = {"service": 17, "model": 10}
 MODULES = range(3, 13)  # of a room
 MODEL_STDLIB = {
-    "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "functools", "hashlib",
+    "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "fnmatch", "functools",
+    "hashlib",
     "itertools", "json", "math", "numbers", "operator", "re", "statistics", "struct", "types", "typing", "zlib",
     "__future__",
 }  # fmt: skip
-MODEL_WITH_ONNX = {"model.graph.builder", "model.graph.step", "model.graph.importing"}
+MODEL_WITH_ONNX = {
+    "model.graph.builder", "model.graph.step", "model.graph.importing", "model.foreign.constants",
+    "model.foreign.graph",
+}  # fmt: skip
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}
 SDK_MAY_IMPORT = {"numpy", "grpc", "grpc_status", "google", "freshet"}
 

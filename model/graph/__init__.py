@@ -1,4 +1,4 @@
 """Export of a network's step as ONNX, the same computation node by node; checks of an imported graph.
 
-The only room of `model` that imports onnx.
+Only this room and `model.foreign` import onnx.
 """

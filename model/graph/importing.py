@@ -18,17 +18,23 @@ def check_step(data: bytes, own: bytes) -> None:
 
     Raises ValueError, which names the first tensor whose data is in another file, or the first difference.
     """
-    theirs = _parsed(data)
-    for tensor in _tensors(theirs.graph):
-        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
-            raise ValueError(f"tensor {tensor.name[:80]!r} keeps its data in another file: save it inside the .onnx")
-    for mine, other in zip_longest(_outline(_parsed(own)), _outline(theirs)):
+    theirs = parsed(data)
+    check_inside(theirs)
+    for mine, other in zip_longest(_outline(parsed(own)), _outline(theirs)):
         if mine != other:
             found, expected = (str(part)[:160] if part else "nothing" for part in (other, mine))
             raise ValueError(f"not the step graph of this spec: it has {found}, expected {expected}")
 
 
-def _parsed(data: bytes) -> Any:
+def check_inside(model: Any) -> None:
+    """Refuse a graph with tensors in other files. Raises ValueError, which names the first one."""
+    for tensor in _tensors(model.graph):
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data:
+            raise ValueError(f"tensor {tensor.name[:80]!r} keeps its data in another file: save it inside the .onnx")
+
+
+def parsed(data: bytes) -> Any:
+    """Return the ModelProto in these bytes. Raises ValueError."""
     model = ModelProto()
     try:
         model.ParseFromString(data)

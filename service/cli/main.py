@@ -27,7 +27,7 @@ from service.cli.remote.streams import streams
 from service.cli.replay import replay
 from service.cli.token import token
 from service.cli.top import top
-from service.cli.train import train
+from service.cli.train import import_weights, train
 from service.console.panels import Panelled, panel_of
 from service.console.verbs import INTERRUPTED, USAGE_ERROR, group, guarded, one_blas_thread, refused
 from service.server.config import ENV_PREFIX, ConfigError, ServeConfig, load, settings_in
@@ -165,6 +165,7 @@ def _drain_at_end_of_input() -> None:
 # --- the other verbs
 
 app.command()(train)
+app.command("import")(import_weights)
 app.command()(backtest)
 app.command()(replay)
 app.command()(top)

@@ -1,4 +1,7 @@
-"""`freshet train`: its options. The work is imported inside, so that `freshet --help` does not load NumPy."""
+"""`freshet train` and `freshet import`, which write a model's files: their options.
+
+The work is imported inside, so that `freshet --help` does not load NumPy.
+"""
 
 from __future__ import annotations
 
@@ -109,3 +112,29 @@ def train(
         return run(plan, out or Path(f"{file.stem}-model"), force, json, target)
 
     raise typer.Exit(guarded(work))
+
+
+def import_weights(
+    file: Annotated[Path, typer.Argument(help="A state_dict, or an ONNX graph.", metavar="FILE.safetensors|FILE.onnx")],
+    config: Annotated[
+        Path | None, typer.Option(help="Names, order of gates, units; needed for a state_dict.", metavar="IMPORT.toml")
+    ] = None,
+    settings: Annotated[
+        list[str] | None, typer.Option("--set", help="A key of the model's spec; repeatable.", metavar="KEY=VALUE")
+    ] = None,
+    check: Annotated[
+        Path | None, typer.Option(help="Arrays in/NAME and out/NAME that must be reproduced.", metavar="FILE.npz")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder to write [default: FILE's name].", metavar="DIR")] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace the files of a model in DIR.")] = False,
+) -> None:
+    """Import weights from PyTorch, Keras or an ONNX graph.
+
+    Reads LSTM, GRU and simple recurrent layers and one linear readout. The outputs of an ONNX graph are compared with
+    onnxruntime's. Writes model.toml, weights.safetensors and model.onnx, for `freshet models create NAME --from DIR`.
+    docs/onnx.md lists the keys of IMPORT.toml.
+    """
+    one_blas_thread()
+    from service.programs.foreign.command import run
+
+    raise typer.Exit(guarded(lambda: run(file, config, settings or (), check, out, force)))
