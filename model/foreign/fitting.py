@@ -27,9 +27,12 @@ def fit_spec(stack: Stack, options: Options) -> ModelSpec:
     Without other keys the task is regress, the scaler none, and channels and targets are numbered.
     """
     first, given = stack.layers[0], dict(options.model)
-    own = {"cell": first.cell, "layers": len(stack.layers), "hidden": first.hidden}
-    own |= {"activation": first.activation} if first.cell == "rnn" else {}
-    own |= {"reset": first.reset} if first.reset != "after" else {}
+    own: dict[str, Any] = {"cell": first.cell, "layers": len(stack.layers), "hidden": first.hidden}
+    own |= {"layer_norm": False, "residual": False}
+    for layer in stack.layers:
+        own |= {"rnn": {"activation": layer.activation}, "gru": {"reset": layer.reset}}.get(layer.cell, {})
+    if len({layer.cell for layer in stack.layers}) > 1:
+        own["cells"] = [layer.cell for layer in stack.layers]
     for key, value in own.items():
         if given.setdefault(key, value) != value:
             raise ForeignError(f"model.{key}", given[key], f"the weights have {value}: leave it out")
@@ -83,7 +86,7 @@ def fit_weights(network: Network, stack: Stack, options: Options) -> Array:
         mean, std = units
         layers[0] = layers[0].after(Linear((np.diag(1 / std)).astype(np.float32), (-mean / std).astype(np.float32)))
     for params, layer in zip(weights.cells, layers, strict=True):
-        _WRITERS[layer.cell](params, layer)
+        _write(params, layer)
     head = stack.head or Linear.identity(layers[-1].hidden)
     _write_head(network, weights, head, options)
     if not np.isfinite(flat).all():
@@ -99,21 +102,32 @@ def _write_joined(params: dict[str, Array], layer: Layer) -> None:
 
 
 def _write_gru(params: dict[str, Array], layer: Layer) -> None:
-    """Write U rows hn | r | z, W rows r | z | n. The candidate keeps its two biases apart unless reset comes before."""
+    """Write U rows hn | r | z, columns h | 1, and W rows r | z | n. The candidate keeps its two biases apart."""
     H, U, W = layer.hidden, params["U"], params["W"]
-    r, z, n = (slice(i * H, (i + 1) * H) for i in range(3))
-    for rows, gate in zip((slice(0, H), slice(H, 2 * H), slice(2 * H, 3 * H)), (n, r, z), strict=True):
-        U[rows, :H] = layer.R[gate]
-        U[rows, H] = layer.bR[gate] if gate is n else layer.bW[gate] + layer.bR[gate]
+    n = slice(2 * H, 3 * H)
+    both = layer.bW + layer.bR
+    U[:, :H] = np.roll(layer.R, H, axis=0)
+    U[:, H] = np.concatenate([layer.bR[n], both[: 2 * H]])
     W[...] = 0
     W[:, : layer.inputs] = layer.W
     params["b"][...] = layer.bW[n]
-    if layer.reset == "before":  # there both are added to the same sum
-        U[:H, H] = 0
-        params["b"][...] += layer.bR[n]
 
 
-_WRITERS: dict[str, Any] = {"lstm": _write_joined, "gru": _write_gru, "rnn": _write_joined}
+def _write_gru_before(params: dict[str, Array], layer: Layer) -> None:
+    """Write U and W of a GRU whose reset gate comes before the product: columns of W x | 1, the biases add up."""
+    W = params["W"]
+    W[...] = 0
+    W[:, : layer.inputs], W[:, -1], params["U"][...] = layer.W, layer.bW + layer.bR, layer.R
+
+
+def _write(params: dict[str, Array], layer: Layer) -> None:
+    """Write the parameters of a layer. Weights of inputs that it does not have are zero."""
+    if layer.cell != "gru":
+        _write_joined(params, layer)
+    elif layer.reset == "after":
+        _write_gru(params, layer)
+    else:
+        _write_gru_before(params, layer)
 
 
 def _write_head(network: Network, weights: Weights, head: Linear, options: Options) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from model.foreign.layers import Linear
-from model.foreign.refused import ForeignError
+from model.foreign.refused import ForeignError, node_name
 from model.parameters import Array
 
 INPUT_AXES = ("0", "1", "F")  # before a recurrent node says which one is time
@@ -163,4 +163,4 @@ def states(parts: list[Any], axis: int) -> States:
 def refused(node: Any, reason: object) -> ForeignError:
     """Return the error of a node."""
     remedy = f"{reason}: the graph must be recurrent layers and one readout; a state_dict with a TOML is read as well"
-    return ForeignError(f"node {node.name or node.output[0]}", node.op_type, remedy)
+    return ForeignError(f"node {node_name(node)}", node.op_type, remedy)

@@ -19,7 +19,7 @@ from model.foreign.constants import Constants, fold
 from model.foreign.flow import Flow, Start, States, Unfit, refused
 from model.foreign.layers import Layer, Stack, check_alike
 from model.foreign.recurrent import CELLS, layer_of
-from model.foreign.refused import ForeignError, names
+from model.foreign.refused import ForeignError, names, node_name
 from model.graph.importing import check_inside, parsed
 from model.parameters import Array
 
@@ -62,7 +62,7 @@ def _check_nodes(model: Any) -> None:
     if model.functions or model.graph.sparse_initializer or model.training_info:
         raise ForeignError("graph", "functions, sparse tensors or training information", "export without them")
     for node in nodes:
-        where = f"node {node.name or (node.output[0] if node.output else '?')}"
+        where = f"node {node_name(node)}"
         if node.domain not in ("", "ai.onnx"):
             raise ForeignError(where, f"{node.domain}.{node.op_type}", "only operators of ONNX itself can be read")
         if node.op_type in NESTED:
@@ -161,7 +161,7 @@ class _Walk:
         if all(x is None or isinstance(x, np.ndarray) for x in inputs):
             if "axes" in attributes and len(inputs) == 1:  # an attribute in old operator sets
                 inputs = [*inputs, np.array(attributes["axes"], np.int64)]
-            return [fold(kind, node.name or node.output[0], attributes, inputs, self.spent)]
+            return [fold(kind, node_name(node), attributes, inputs, self.spent)]
         if kind in SKIPPED:
             return inputs[:1]
         return [_flowing(kind, attributes, inputs)]
@@ -172,7 +172,7 @@ class _Walk:
         for name, dtype in (("value_int", np.int64), ("value_ints", np.int64), ("value_float", np.float32)):
             if list(attributes) == [name]:
                 return np.array(attributes[name], dtype)
-        raise ForeignError(f"node {node.output[0]}", f"Constant {names(list(attributes))}", "give it as a tensor")
+        raise ForeignError(f"node {node_name(node)}", f"Constant {names(list(attributes))}", "give it as a tensor")
 
     def _recurrent(self, node: Any, attributes: dict[str, Any], inputs: list[Any]) -> list[Any]:
         x = inputs[0] if inputs else None

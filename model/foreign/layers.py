@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -88,16 +89,18 @@ def ordered(cell: str, order: str, blocks: Array) -> Array:
 
 
 def check_alike(layers: Sequence[Layer]) -> None:
-    """Refuse layers that no spec describes. Raises ForeignError."""
-    first = layers[0]
+    """Refuse layers that no spec describes: a spec has one size, one activation of rnn, one reset of gru.
+
+    Raises ForeignError.
+    """
+    kinds: dict[str, tuple[int, Any]] = {}
     for number, layer in enumerate(layers):
-        for what in ("cell", "hidden", "activation", "reset"):
-            value, expected = getattr(layer, what), getattr(first, what)
+        for what, cells in (("hidden", GATES), ("activation", ("rnn",)), ("reset", ("gru",))):
+            value = getattr(layer, what)
+            other, expected = kinds.setdefault(what, (number, value)) if layer.cell in cells else (number, value)
             if value != expected:
-                raise ForeignError(
-                    f"layer {number}: {what}", value, f"layer 0 has {expected}: all layers must be alike"
-                )
-        if number and layer.inputs != first.hidden:
-            raise ForeignError(
-                f"layer {number}: inputs", layer.inputs, f"it must read the {first.hidden} units below it"
-            )
+                remedy = f"layer {other} has {expected}: all layers must have the same"
+                raise ForeignError(f"layer {number}: {what}", value, remedy)
+        if number and layer.inputs != layers[0].hidden:
+            remedy = f"it must read the {layers[0].hidden} units below it"
+            raise ForeignError(f"layer {number}: inputs", layer.inputs, remedy)

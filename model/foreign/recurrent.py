@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.foreign.layers import GATES, ORDERS, Layer, ordered
-from model.foreign.refused import ForeignError
+from model.foreign.refused import ForeignError, node_name
 from model.parameters import Array
 
 CELLS = {"LSTM": "lstm", "GRU": "gru", "RNN": "rnn"}
@@ -39,16 +39,15 @@ def layer_of(node: Any, attributes: Mapping[str, Any], inputs: Sequence[Any]) ->
 
     Raises ForeignError, which names the node and the attribute, input or tensor that has no equivalent here.
     """
-    kind, where = node.op_type, f"node {node.name or node.output[0]} ({node.op_type})"
+    kind, where = node.op_type, f"node {node_name(node)} ({node.op_type})"
     activation = _check_attributes(kind, where, attributes)
     given = dict(zip(INPUTS, inputs, strict=False))
     for name, remedy in (
-        ("sequence_lens", "export without lengths: a stream has no padding"),
         ("P", "cells here have no peepholes: train without"),
+        ("sequence_lens", "export without lengths: a stream has no padding"),
     ):
         if given.get(name) is not None:
-            what = "peepholes" if name == "P" else name
-            raise ForeignError(where, what, remedy)
+            raise ForeignError(where, "peepholes (P)" if name == "P" else name, remedy)
     G = len(GATES[CELLS[kind]])
     W, R = _weights(node, where, "W", given), _weights(node, where, "R", given)
     H = R.shape[2] if R.ndim == 3 else 0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 SHOWN_CHARACTERS = 120
 
 
@@ -17,6 +19,11 @@ class ForeignError(ValueError):
 def names(values: object) -> str:
     """Return names as a text of bounded length."""
     return _cut(", ".join(map(str, values)) if isinstance(values, list | tuple) else str(values))
+
+
+def node_name(node: Any) -> str:
+    """Return the name of a node of a graph, or of its first output."""
+    return str(node.name or next(filter(None, node.output), "?"))
 
 
 def _cut(text: str) -> str:

@@ -111,8 +111,6 @@ def toml_of(sample: str, found: dict[str, np.ndarray]) -> tuple[str, dict[str, n
 
 @samples.each(WITH_WEIGHTS)
 def test_the_original_weights_and_a_few_lines_of_toml_give_the_stored_outputs(sample, tmp_path):
-    if sample == "keras_tf_gru1_resetbefore_last" and "reset" not in ModelSpec.__dataclass_fields__:
-        pytest.skip("cell gru has no key reset yet")
     toml, weights = toml_of(sample, samples.arrays(sample))
     safetensors.save_file(weights, tmp_path / "weights.safetensors")
     (tmp_path / "import.toml").write_text(toml)
