@@ -101,7 +101,7 @@ def _write_starts(network: Network, how: Arrangement, inputs: Mapping[str, Array
 
 def _tick(network: Network, weights: Weights, x: Array, state: Array, tape: object) -> tuple[Array, Array, Array]:
     """Return answers [B, O], the last layer's hidden state [B, H], and the next state; as `Network.step`."""
-    u = network.ahead.inputs(np.full(len(x), np.nan), np.zeros((len(x), network.covariates.sent), np.float32))
+    u = network.ahead.inputs(np.zeros(len(x)), np.zeros((len(x), network.covariates.sent), np.float32))
     p, following = network.step(weights, x, u, state, tape)  # type: ignore[arg-type]
     hidden = tape.H[0].copy()  # type: ignore[attr-defined]
     if network.spec.task == "classify":

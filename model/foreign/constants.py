@@ -48,10 +48,10 @@ class Constants:
         shape = tuple(tensor.dims)
         self.spend(tensor.name, shape)
         raw, typed, width = TYPES[tensor.data_type]
-        held = len(tensor.raw_data) // width if tensor.HasField(raw) else len(getattr(tensor, typed))
+        held = len(tensor.raw_data) / width if tensor.HasField(raw) else len(getattr(tensor, typed))
         if held != math.prod(shape):
             declared = " × ".join(map(str, shape))
-            raise ForeignError(f"tensor {tensor.name}", f"{declared} with {held} numbers", "the file is damaged")
+            raise ForeignError(f"tensor {tensor.name}", f"{declared} with {held:g} numbers", "the file is damaged")
         array: Array = numpy_helper.to_array(tensor)
         return array
 

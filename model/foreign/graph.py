@@ -135,6 +135,10 @@ class _Walk:
             outputs = self._apply(node, attributes, inputs)
         except Unfit as error:
             raise refused(node, error) from None
+        except (TypeError, ValueError, IndexError, AttributeError, ArithmeticError) as error:  # an attribute's type
+            if isinstance(error, ForeignError):
+                raise
+            raise refused(node, f"its attributes or inputs do not fit ({error})") from None
         for name, value in zip(node.output, outputs, strict=False):
             if name:
                 if name in self.values:
@@ -246,10 +250,7 @@ def _flowing(kind: str, attributes: dict[str, Any], inputs: list[Any]) -> Any:
             return flows.affine(kind, inputs[at], inputs[1 - at], at == 1)
     if not isinstance(first, Flow) or not constants or kind not in _OPERATORS:
         raise Unfit("an operator that no supported exporter uses here")
-    try:
-        return _OPERATORS[kind](first, attributes, *others)
-    except (TypeError, IndexError, ValueError, AttributeError) as error:
-        raise error if isinstance(error, Unfit) else Unfit(f"its inputs do not fit: {error}") from None
+    return _OPERATORS[kind](first, attributes, *others)
 
 
 def _gather(flow: Flow, attributes: dict[str, Any], at: Array) -> Flow:
