@@ -29,7 +29,7 @@ ROOMS = {
     "model.answers": "model.bounds model.cells model.parameters model.scalers model.spec",
     "model.network": "model.ahead model.answers model.bounds model.cells model.covariates model.parameters "
     "model.scalers model.spec",
-    "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers",
+    "model.graph": "model.answers model.cells model.covariates model.network model.parameters model.scalers model.spec",
     "model.foreign": "model.answers model.graph model.network model.parameters model.spec",
     "model.update": "model.network model.parameters model.spec",
     "model.fold": "model.answers model.bounds model.network model.parameters model.spec model.update",
@@ -57,7 +57,7 @@ ROOMS = {
     "serving": "access common engine journal observe storage streams",
     "publishing": "model.graph model.network model.spec common engine journal observe serving storage streams trainer",
     "learning": "model.network access common journal observe publishing serving storage streams trainer",
-    "edge": "model.fold model.spec model.update access common edge.guard journal learning observe "
+    "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer",
     "server": "model.spec model.update access common datadir edge edge.guard engine journal "
     "learning observe publishing serving storage streams trainer",
@@ -74,7 +74,8 @@ MODEL_STDLIB = {
     "__future__",
 }  # fmt: skip
 MODEL_WITH_ONNX = {
-    "model.graph.builder", "model.graph.step", "model.graph.importing", "model.foreign.constants",
+    "model.graph.builder", "model.graph.step", "model.graph.importing", "model.graph.metadata",
+    "model.foreign.constants",
     "model.foreign.graph",
 }  # fmt: skip
 SEEDED_RANDOM = {"Generator", "default_rng", "SeedSequence", "PCG64"}

@@ -78,14 +78,21 @@ class Models(Calls):
         answer = await self._unary(self._models.Versions, models_pb2.VersionsRequest(name=named(name)))
         return [Version.of(version) for version in answer.versions]
 
-    async def export(self, name: str, version: int = 0) -> Export:
+    async def export(self, name: str, version: int = 0, *, metadata: bool = False, licence: str = "") -> Export:
         """Return a version's files: `.onnx`, the whole forecaster, and `.weights` (safetensors). 0: the serving
-        version."""
-        return Export.of(
-            await self._unary(
-                self._models.Export, models_pb2.ExportRequest(name=named(name), version=whole(version, "version"))
-            )
+        version.
+
+        metadata: append the model's facts to the .onnx (channels, targets, interval, version …), for someone who has
+            nothing but the file; without it the file is what the version's digest names.
+        licence: of the weights, for the metadata.
+        """
+        request = models_pb2.ExportRequest(
+            name=named(name),
+            version=whole(version, "version"),
+            metadata=metadata,
+            licence=named(licence, "licence"),
         )
+        return Export.of(await self._unary(self._models.Export, request))
 
     # --- change
 

@@ -127,6 +127,7 @@ def import_weights(
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder to write [default: FILE's name].", metavar="DIR")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the files of a model in DIR.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for model.onnx.", metavar="TEXT")] = "",
 ) -> None:
     """Import weights from PyTorch, Keras or an ONNX graph.
 
@@ -137,4 +138,4 @@ def import_weights(
     one_blas_thread()
     from service.programs.foreign.command import run
 
-    raise typer.Exit(guarded(lambda: run(file, config, settings or (), check, out, force)))
+    raise typer.Exit(guarded(lambda: run(file, config, settings or (), check, out, force, licence)))

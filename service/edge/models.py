@@ -12,6 +12,7 @@ from service.edge import wire_models
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.writing import Writers
+from service.engine.export import download
 from service.journal.writer import Journal
 from service.observe.events import Events
 from service.observe.metrics import Metrics
@@ -80,8 +81,11 @@ class Models(models_pb2_grpc.ModelsServicer):
             model, store = self._catalog.model(key(request.name)), self._versions
             version = await self._control.version(model, request.version or model.champion)
             blobs = await asyncio.to_thread(store.blobs, model.number, version.number)
+            onnx = blobs.onnx
+            if request.metadata or request.licence:
+                onnx = download(model.network, onnx, version.number, request.licence)
             return models_pb2.ExportResponse(
-                version=wire_models.version_message(version), onnx=blobs.onnx, weights=blobs.weights
+                version=wire_models.version_message(version), onnx=onnx, weights=blobs.weights
             )
 
     async def Import(self, request: models_pb2.ImportRequest, context: Any) -> models_pb2.Version:

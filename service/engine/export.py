@@ -9,14 +9,17 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import numpy as safetensors
 
+import service
 from model.answers import intervals
+from model.graph.metadata import described, facts
 from model.graph.step import export_step
 from model.network import Network
 from model.parameters import Weights
-from service.common.errors import shown
+from service.common.errors import Invalid, shown
 
 Array = NDArray[np.float32]
 
+MAX_LICENCE = 256
 CANARY_ROWS = 4
 CANARY_TICKS = 24  # random-walk ticks that bring the recorded states off zero
 
@@ -65,6 +68,17 @@ def export(network: Network, weights: Weights) -> Export:
     with np.errstate(over="ignore", invalid="ignore"):  # `parity` refuses answers that are not finite
         canary = _canary(network, weights)
     return Export(export_step(network, weights), pack_weights(network, weights.flat), canary.pack())
+
+
+def download(network: Network, onnx: bytes, version: int = 0, licence: str = "") -> bytes:
+    """Return a version's .onnx for someone who runs it elsewhere: with the model's facts in its metadata.
+
+    onnx: as `export` made it. version: its number on its server, 0 without one. Raises Invalid for a licence that is
+    no short text.
+    """
+    if len(licence) > MAX_LICENCE or not licence.isprintable():
+        raise Invalid("licence", licence, f"give its name or address, at most {MAX_LICENCE} printable characters")
+    return described(onnx, facts(network, service.version(), version, licence))
 
 
 def pack_weights(network: Network, flat: Array) -> bytes:

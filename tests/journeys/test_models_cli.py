@@ -104,14 +104,16 @@ async def test_a_person_makes_watches_moves_and_deletes_models_from_the_command_
 async def export_and_import(run: Shell, client: freshet.Client, name: str, champion: int, tmp_path: Path) -> None:
     """A version as files, and into another model."""
     other = f"{name[:50]}-other"
-    await run("export", name, "--to", "files")
+    await run("export", name, "--to", "files", "--licence", "CC0-1.0")
     folder = tmp_path / "files"
-    exported = await client.export(name)
+    exported = await client.export(name, metadata=True, licence="CC0-1.0")
     assert (folder / "model.onnx").read_bytes() == exported.onnx
     assert (folder / "weights.safetensors").read_bytes() == exported.weights
     facts = json.loads((folder / "model.json").read_text())
     assert (facts["model"], facts["version"]["number"]) == (name, champion)
-    onnxruntime.InferenceSession(folder / "model.onnx")
+    session = onnxruntime.InferenceSession(folder / "model.onnx")
+    meta = session.get_modelmeta().custom_metadata_map
+    assert (meta["freshet.version"], meta["freshet.licence"]) == (str(champion), "CC0-1.0")
     assert "has model.onnx already" in await run("export", name, "--to", "files", code=2)
     await run("export", name, "--to", "files", "--force")
     assert json.loads(await run("export", name, "--version", "1", "--json"))["folder"] == f"{name}-1"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import onnx
 import onnxruntime
@@ -57,7 +59,10 @@ def test_without_a_readout_the_hidden_state_is_the_answer():
 
 def test_linear_maps_around_the_layers_are_folded_into_their_weights():
     g = GraphOf()
-    mean, std = g.constant("mean", np.float32([1, -2, 3])), g.constant("std", np.float32([0.5, 2, 4]))
+    mean, std = (
+        g.constant("mean", np.array([1, -2, 3], np.float32)),
+        g.constant("std", np.array([0.5, 2, 4], np.float32)),
+    )
     x = g.op("Div", [g.op("Sub", ["x", mean], "centred"), std], "scaled")
     x = g.op("MatMul", [x, g.weight("P", INPUTS, 7)], "wide")
     x = g.layer("LSTM", g.op("Transpose", [x], "by_time", perm=[1, 0, 2]), 0, 7)
@@ -82,7 +87,7 @@ def test_start_states_are_read_where_the_graph_has_them():
 # --- refusals
 
 
-def attribute(kind: str, **attributes: object):
+def attribute(kind: str, **attributes: Any):
     def change(model):
         made = helper.make_node(kind, ["x"], ["y"], **attributes).attribute
         node(model, kind).attribute.extend(made)
@@ -197,7 +202,7 @@ def huge_constant(model):
 
 def huge_view(model):
     shape = numpy_helper.from_array(np.array([10**6, 10**6], np.int64), "huge")
-    model.graph.initializer.extend([shape, numpy_helper.from_array(np.float32(0), "zero")])
+    model.graph.initializer.extend([shape, numpy_helper.from_array(np.zeros((), np.float32), "zero")])
     model.graph.node.insert(0, helper.make_node("Expand", ["zero", "huge"], ["zeros"]))
 
 

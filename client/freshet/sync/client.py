@@ -178,8 +178,8 @@ class Client:
     def versions(self, name: str) -> list[Version]:
         return self._portal.call(self._client.versions(name))
 
-    def export(self, name: str, version: int = 0) -> Export:
-        return self._portal.call(self._client.export(name, version))
+    def export(self, name: str, version: int = 0, *, metadata: bool = False, licence: str = "") -> Export:
+        return self._portal.call(self._client.export(name, version, metadata=metadata, licence=licence))
 
     def import_version(self, name: str, weights: bytes, *, onnx: bytes = b"", digest: str = "") -> Version:
         return self._portal.call(self._client.import_version(name, weights, onnx=onnx, digest=digest))

@@ -397,18 +397,28 @@ class ExportRequest(_message.Message):
 
     NAME_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    METADATA_FIELD_NUMBER: _builtins.int
+    LICENCE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     version: _builtins.int
     """0: the serving version."""
+    metadata: _builtins.bool
+    """Append the model's facts to the .onnx, as metadata that onnxruntime returns by key: docs/onnx.md lists them. Without
+    it the file is what the version's digest names.
+    """
+    licence: _builtins.str
+    """Licence of the weights, for the metadata; at most 256 characters."""
     def __init__(
         self,
         *,
         name: _builtins.str = ...,
         version: _builtins.int = ...,
+        metadata: _builtins.bool = ...,
+        licence: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["licence", b"licence", "metadata", b"metadata", "name", b"name", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -194,9 +194,12 @@ async def import_version(client: freshet.Client, name: str, source: Path, promot
     return 0
 
 
-async def export(client: freshet.Client, name: str, version: int, to: Path | None, force: bool, as_json: bool) -> int:
+async def export(
+    client: freshet.Client, name: str, version: int, to: Path | None, force: bool, licence: str, as_json: bool
+) -> int:
     """Write a version's files."""
-    model, made = await asyncio.gather(client.get_model(name), client.export(name, version))
+    exported = client.export(name, version, metadata=True, licence=licence)
+    model, made = await asyncio.gather(client.get_model(name), exported)
     folder = to or Path(f"{name}-{made.version.number}")
     spec = ModelSpec.from_mapping(model.spec.to_mapping())
     facts = {

@@ -135,16 +135,18 @@ def export(
     to: Annotated[Path | None, typer.Option(help="Folder [default: NAME-VERSION].", metavar="DIR")] = None,
     version: Annotated[int, typer.Option(min=0, help="Version; 0: the one in service.", metavar="N")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace existing files.")] = False,
+    licence: Annotated[str, typer.Option(help="Licence of the weights, for model.onnx.", metavar="TEXT")] = "",
     server: Remote = LOCAL,
     json: Json = False,
 ) -> None:
     """Write the files of a version: .onnx, weights, spec, facts.
 
-    model.onnx is the whole forecaster and runs wherever onnxruntime does; model.json has the version's facts.
+    model.onnx is the whole forecaster and runs wherever onnxruntime does; model.json has the version's facts, and the
+    metadata of model.onnx those that are needed to run it.
     """
     from service.cli.remote.manage import export as verb
 
-    raise run(server, verb, name, version, to, force, json)
+    raise run(server, verb, name, version, to, force, licence, json)
 
 
 @models.command()

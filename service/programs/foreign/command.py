@@ -14,7 +14,7 @@ from model.spec import ModelSpec
 from service.common.errors import Invalid
 from service.common.limits import check_size
 from service.console.files import ONNX, SPEC, WEIGHTS, part_of, spec_toml, write_all
-from service.engine.export import Export, export
+from service.engine.export import download, export
 from service.programs.backtest.plan import model_keys
 from service.programs.foreign.checking import Differs, check_original, check_stored
 from service.programs.foreign.reading import read_options, read_source
@@ -23,7 +23,13 @@ FILES = (SPEC, WEIGHTS, ONNX)
 
 
 def run(
-    file: Path, config: Path | None, settings: Sequence[str], check: Path | None, out: Path | None, force: bool
+    file: Path,
+    config: Path | None,
+    settings: Sequence[str],
+    check: Path | None,
+    out: Path | None,
+    force: bool,
+    licence: str = "",
 ) -> int:
     """Import `file` and write the folder. Returns the exit code: 1 if answers differ. Raises Invalid, OSError."""
     folder = out or Path(file.stem)
@@ -46,7 +52,8 @@ def run(
     except Differs as error:
         print(f"freshet: {error}; nothing was written", file=sys.stderr)
         return 1
-    write(folder, spec, export(network, network.weights(flat)))
+    made = export(network, network.weights(flat))
+    write(folder, spec, made.weights, download(network, made.onnx, licence=licence))
     print(f"imported      {described(spec)}")
     for line in said:
         print(f"checked       {line}")
@@ -68,12 +75,12 @@ def check_folder(folder: Path, force: bool) -> None:
         raise Invalid("out", str(folder), "name a folder in one that exists")
 
 
-def write(folder: Path, spec: ModelSpec, files: Export) -> None:
+def write(folder: Path, spec: ModelSpec, weights: bytes, onnx: bytes) -> None:
     """Write FILES; after an error, remove those begun, and the folder if it is new. Raises OSError."""
     new = not folder.exists()
     folder.mkdir(exist_ok=True)
     try:
-        write_all(folder, {SPEC: spec_toml(spec).encode(), WEIGHTS: files.weights, ONNX: files.onnx})
+        write_all(folder, {SPEC: spec_toml(spec).encode(), WEIGHTS: weights, ONNX: onnx})
     except OSError:
         for name in FILES:
             part_of(folder, name).unlink(missing_ok=True)

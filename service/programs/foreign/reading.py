@@ -58,6 +58,8 @@ def read_source(file: Path, options: Options) -> Source:
     if file.suffix not in (SAFETENSORS, GRAPH):
         remedy = OTHERS.get(file.suffix, f"give a file whose name ends in {SAFETENSORS} or {GRAPH}")
         raise Invalid("file", str(file), remedy)
+    if not file.is_file():
+        raise Invalid("file", str(file), "no such file")
     try:
         data = documents.read(file, MAX_WEIGHTS_BYTES)
     except DocumentError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 from model.network import Network
 from service.common.errors import Invalid
 from service.console.files import ONNX, SPEC, WEIGHTS, part_of, spec_toml, write_all
-from service.engine.export import export
+from service.engine.export import download, export
 from service.programs.offline.chart import Line, line_chart
 from service.programs.offline.run import Trained
 
@@ -51,9 +51,10 @@ def write(folder: Path, trained: Trained) -> bytes:
     """Write FILES and return the content of the weights file. Raises OSError."""
     network = Network(trained.plan.spec)
     files = export(network, network.weights(trained.flat))
+    onnx = download(network, files.onnx)
     texts = (spec_toml(trained.plan.spec), history_json(trained), picture(trained))
     spec, history, svg = (text.encode() for text in texts)
-    write_all(folder, {SPEC: spec, WEIGHTS: files.weights, ONNX: files.onnx, HISTORY: history, PICTURE: svg})
+    write_all(folder, {SPEC: spec, WEIGHTS: files.weights, ONNX: onnx, HISTORY: history, PICTURE: svg})
     return files.weights
 
 
