@@ -9,7 +9,7 @@ from tests.conftest import ROOT
 
 FENCE = re.compile(r"^```(.*)$")
 REMARK = re.compile(r"^<!-- (not run|long|fails|stopped)(?:: (.*?))? -->$")
-NAMED = re.compile(r"^# ([\w./-]+\.\w+)$")
+NAMED = re.compile(r"^(?:#|//) ([\w./-]+\.\w+)$")
 
 
 @dataclass(frozen=True)

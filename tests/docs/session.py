@@ -1,7 +1,8 @@
 """One page as its reader would follow it: a checkout, a shell, a notebook, and a second terminal for the server.
 
 `sh` blocks run in one shell environment, `python` blocks are cells of one notebook (they may await), blocks whose first
-line is `# name.ext` are saved under that name, and `text` or `json` blocks are what the block before has printed.
+line is `# name.ext` or `// name.ext` are saved under that name, and `text` or `json` blocks are what the block before
+has printed.
 """
 
 import argparse

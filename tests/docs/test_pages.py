@@ -18,9 +18,9 @@ from tests.docs import checkout
 from tests.docs.markdown import anchors, blocks, links, name, pages, prose
 from tests.docs.session import OUTPUTS, PICTURES, shows
 
-LANGUAGES = {"sh", "python", "toml", *OUTPUTS, *PICTURES}
+LANGUAGES = {"sh", "python", "toml", "js", "cpp", *OUTPUTS, *PICTURES}
 # Followed by --all.
-SLOW = {f"docs/{page}.md" for page in ("access", "erasure", "learning", "operations", "quickstart")}
+SLOW = {f"docs/{page}.md" for page in ("access", "erasure", "learning", "onnx", "operations", "quickstart")}
 MOST_LEFT_OUT = 12
 
 
