@@ -73,7 +73,7 @@ def machine() -> dict[str, Any]:
     if numpy is not None:
         blas = numpy.show_config(mode="dicts")["Build Dependencies"]["blas"]
         facts |= {"numpy": numpy.__version__, "blas": f"{blas['name']} {blas.get('version', '')}".strip()}
-    for name in ("torch", "onnxruntime", "grpc"):
+    for name in ("torch", "jax", "onnxruntime", "grpc"):
         if name in sys.modules:
             facts[name] = str(sys.modules[name].__version__)
     return facts

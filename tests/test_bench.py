@@ -1,0 +1,47 @@
+"""The benchmarks of the core run, and measure what they say. PyTorch and JAX are not needed."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from bench._steps import Point, Stack, numpy_step, products_only, recorded
+from model.cells import CELLS
+from tests.conftest import ROOT
+
+TINY = Point(2, 3, 2, 4)
+
+
+@pytest.mark.parametrize("name", CELLS)
+@pytest.mark.parametrize("layers", [1, 2])
+def test_a_benchmarks_step_trains(name, layers):
+    step = numpy_step(name, TINY, layers)
+    first = step()
+    for _ in range(300):
+        last = step()
+    assert last < 0.9 * first
+
+
+@pytest.mark.parametrize("name", CELLS)
+def test_the_bare_products_are_those_of_a_gradient_and_do_not_change_numpy(name):
+    plain = np.dot, np.matmul
+    stack = Stack(name, TINY, 1)
+    stack.gradient()
+    grad = stack.grad.copy()
+    calls = recorded(stack.gradient)
+
+    assert (np.dot, np.matmul) == plain
+    assert calls, "a cell without a product would be measured against nothing"
+    np.testing.assert_array_equal(stack.grad, grad)
+    assert products_only(name, TINY, 2)() == 0.0
+
+
+def test_the_benchmark_of_the_core_prints_its_ratios(tmp_path):
+    out = tmp_path / "core.json"
+    command = [sys.executable, "-m", "bench.core", "--points", "1,16,8,32", "--only", "rnn", "--layers", "1"]
+    done = subprocess.run([*command, "--rounds", "1", "--json", out], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode in (0, 1), done.stderr  # 1: PyTorch is installed, and this machine misses a bound
+    metrics = {row["metric"] for row in json.loads(out.read_text())["rows"]}
+    assert {"step / products only", "step / lstm's", "step"} <= metrics
