@@ -129,17 +129,20 @@ def recorded(run: Callable[[], Any]) -> list[tuple[Callable[..., Any], tuple[Any
 
 
 def seconds_per_step(step: Step, block_s: float) -> Callable[[], float]:
-    """Return a block of steps that takes about `block_s` seconds; it returns the mean seconds per step."""
+    """Return a block of steps that takes about `block_s` seconds; it returns the mean seconds per step.
+
+    Seconds of the processor: other programs then matter less, and a library that used a second thread would pay for it.
+    """
     for _ in range(3):
         step()
-    begun = time.perf_counter()
+    begun = time.process_time()
     step()
-    count = max(1, int(block_s / (time.perf_counter() - begun)))
+    count = max(1, int(block_s / (time.process_time() - begun)))
 
     def block() -> float:
-        start = time.perf_counter()
+        start = time.process_time()
         for _ in range(count):
             step()
-        return (time.perf_counter() - start) / count
+        return (time.process_time() - start) / count
 
     return block
