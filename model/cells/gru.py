@@ -15,10 +15,12 @@ from model.cells.init import Init
 from model.cells.kernels import (
     ProductScratch,
     accumulate_products,
+    flush,
     fraction_saturated,
     half,
     sigmoid_from_halved,
     step_norms,
+    stretches,
 )
 from model.parameters import Array
 
@@ -28,7 +30,7 @@ class GRUTape:
 
     def __init__(self, cell: GRU, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, inputs = cell.hidden, cell.inputs
-        self.T, self.B, self.half = T, B, half(dtype)
+        self.T, self.B, self.half, self.stretches = T, B, half(dtype), stretches(T)
         self.XH = np.zeros((T + 1, H + 1 + inputs, B), dtype)  # rows [h_{t-1}; 1; x_t]
         self.XH[:, H] = 1
         self.A = np.empty((T, 4 * H, B), dtype)
@@ -131,15 +133,19 @@ class GRU:
         self._local_derivatives(s)
         np.copyto(s.UhT, params["U"][:, :H].T)
         s.DH[...] = dH.transpose(0, 2, 1)
-        for t in range(s.T - 1, -1, -1):
-            dh, q, da, da_hrz, z = s.backward_views[t]
-            np.multiply(q, dh, out=da)
-            np.dot(s.UhT, da_hrz, out=s.dh0)
-            np.multiply(dh, z, out=s.tmp)
-            np.add(s.dh0, s.tmp, out=s.dh0)
-            if t:
-                before = s.backward_views[t - 1][0]
-                np.add(before, s.dh0, out=before)
+        for ticks in s.stretches:
+            for t in ticks:
+                dh, q, da, da_hrz, z = s.backward_views[t]
+                np.multiply(q, dh, out=da)
+                np.dot(s.UhT, da_hrz, out=s.dh0)
+                np.multiply(dh, z, out=s.tmp)
+                np.add(s.dh0, s.tmp, out=s.dh0)
+                if t:
+                    before = s.backward_views[t - 1][0]
+                    np.add(before, s.dh0, out=before)
+            if t and flush(s.DH[t - 1], scratch=s.tmp) and not s.DH[:t].any():
+                s.dA[:t], s.dh0[...] = 0, 0
+                break
         X = s.XH[:-1]
         accumulate_products(dparams["U"], s.dA[:, : 3 * H], X[:, : H + 1], s.dU)
         accumulate_products(dparams["W"], s.dA[:, H:], X[:, H + 1 :], s.dW)

@@ -5,6 +5,7 @@ Constants are 0-d arrays: on small slabs NumPy is a quarter faster with them tha
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,10 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 COLUMNS = 256  # terms of one weight-gradient product
+FIRST_FLUSH, FLUSH_EVERY = 32, 16  # ticks before the first `flush` of a backward, and between two
+# Below it an element of a gradient counts as vanished, by type. It leaves the room above the smallest normal number
+# that a gradient may lose in FLUSH_EVERY ticks and in products with local derivatives and weights. In float32: 2⁻⁸⁶.
+FLOORS = {np.dtype(of): np.array(np.finfo(of).tiny * 2.0**40, of) for of in (np.float32, np.float64)}
 
 
 def half(dtype: type[np.floating[Any]]) -> Array:
@@ -24,6 +29,29 @@ def sigmoid_from_halved(a: Array, half: Array) -> None:
     """Turn tanh(x/2) into σ(x) = ½·tanh(x/2) + ½ in place. The caller has halved the weights that gave x/2."""
     np.multiply(a, half, out=a)
     np.add(a, half, out=a)
+
+
+def stretches(T: int) -> list[range]:
+    """Return the ticks of a window, newest first, in parts; `flush` follows each part. Up to 32 ticks are one part."""
+    return [range(high - 1, low - 1, -1) for high, low in pairwise([T, *range(T - FIRST_FLUSH, 0, -FLUSH_EVERY), 0])]
+
+
+def flush(d: Array, *others: Array, scratch: Array) -> bool:
+    """Set vanished elements of a gradient to 0, in place, so that they never become subnormal; return if all are 0.
+
+    Some processors compute with subnormal numbers many times slower. Only values decide, so all machines do the same:
+    an element stays if its magnitude is at least the floor of its type. NaN stays NaN.
+    d: the gradient by a step's hidden state; others: by further parts of the state, of the same shape, which are only
+    looked at once an element of d has vanished; scratch: of this shape, overwritten.
+    """
+    floor = FLOORS[d.dtype]
+    np.abs(d, out=scratch)
+    if np.minimum.reduce(scratch, axis=None) >= floor:
+        return False
+    for part in (d, *others):
+        np.abs(part, out=scratch)
+        np.multiply(part, scratch >= floor, out=part)
+    return not any(part.any() for part in (d, *others))
 
 
 class ProductScratch:

@@ -13,10 +13,12 @@ from model.cells.init import Init
 from model.cells.kernels import (
     ProductScratch,
     accumulate_products,
+    flush,
     fraction_saturated,
     half,
     sigmoid_from_halved,
     step_norms,
+    stretches,
 )
 from model.parameters import Array
 
@@ -26,7 +28,7 @@ class LSTMTape:
 
     def __init__(self, cell: LSTM, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, K = cell.hidden, cell.hidden + cell.inputs + 1
-        self.T, self.B, self.half = T, B, half(dtype)
+        self.T, self.B, self.half, self.stretches = T, B, half(dtype), stretches(T)
         self.XH = np.zeros((T + 1, K, B), dtype)  # rows [h_{t-1}; x_t; 1]
         self.XH[:, -1] = 1
         self.A = np.zeros((T + 1, 5 * H, B), dtype)  # rows [o, i, f, g, c_{t-1}]
@@ -132,17 +134,21 @@ class LSTM:
         np.copyto(s.WhT, params["W"][:, :H].T)
         s.DH[...] = dH.transpose(0, 2, 1)
         s.dc[...] = 0
-        for t in range(s.T - 1, -1, -1):
-            dh, q_o, da_o, q_c, q_ifg, da_ifg, f, da = s.backward_views[t]
-            np.multiply(dh, q_o, out=da_o)
-            np.multiply(dh, q_c, out=s.tmp)
-            np.add(s.dc, s.tmp, out=s.dc)
-            np.multiply(q_ifg, s.dc, out=da_ifg)
-            np.multiply(s.dc, f, out=s.dc)
-            np.dot(s.WhT, da, out=s.dh0)
-            if t:
-                before = s.backward_views[t - 1][0]
-                np.add(before, s.dh0, out=before)
+        for ticks in s.stretches:
+            for t in ticks:
+                dh, q_o, da_o, q_c, q_ifg, da_ifg, f, da = s.backward_views[t]
+                np.multiply(dh, q_o, out=da_o)
+                np.multiply(dh, q_c, out=s.tmp)
+                np.add(s.dc, s.tmp, out=s.dc)
+                np.multiply(q_ifg, s.dc, out=da_ifg)
+                np.multiply(s.dc, f, out=s.dc)
+                np.dot(s.WhT, da, out=s.dh0)
+                if t:
+                    before = s.backward_views[t - 1][0]
+                    np.add(before, s.dh0, out=before)
+            if t and flush(s.DH[t - 1], s.dc, scratch=s.tmp) and not s.DH[:t].any():
+                s.dA[:t], s.dh0[...] = 0, 0
+                break
         accumulate_products(dparams["W"], s.dA, s.XH[:-1], s.dW)
         if need_dX:
             np.matmul(params["W"][:, H:-1].T, s.dA, out=s.dX)

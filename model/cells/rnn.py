@@ -10,7 +10,7 @@ import numpy as np
 from model.bounds import MAX_VALUE, Bound
 from model.cells.contract import MAX_UNIT, Params
 from model.cells.init import Init
-from model.cells.kernels import ProductScratch, accumulate_products, step_norms
+from model.cells.kernels import ProductScratch, accumulate_products, flush, step_norms, stretches
 from model.parameters import Array
 
 
@@ -31,7 +31,8 @@ class RNNTape:
         self.dh0 = np.empty((H, B), dtype)
         # Slicing inside the loop would cost as much as the arithmetic.
         self.forward_views = [(self.XH[t], self.XH[t + 1, :H]) for t in range(T)]
-        self.backward_views = [(self.DH[t + 1], self.Q[t], self.dA[t], self.DH[t]) for t in range(T)][::-1]
+        views = [(self.DH[t + 1], self.Q[t], self.dA[t], self.DH[t]) for t in range(T)]
+        self.backward_views = [(ticks[-1], [views[t] for t in ticks]) for ticks in stretches(T)]
 
 
 @dataclass(frozen=True)
@@ -102,10 +103,14 @@ class RNN:
         s.DH[0] = 0
         s.DH[1:] = dH.transpose(0, 2, 1)
         dot, multiply, add, WhT, dh0 = np.dot, np.multiply, np.add, s.WhT, s.dh0
-        for dh, q, da, before in s.backward_views:
-            multiply(dh, q, out=da)
-            dot(WhT, da, out=dh0)
-            add(before, dh0, out=before)
+        for t, views in s.backward_views:
+            for dh, q, da, before in views:
+                multiply(dh, q, out=da)
+                dot(WhT, da, out=dh0)
+                add(before, dh0, out=before)
+            if t and flush(s.DH[t], scratch=dh0) and not s.DH[1:t].any():
+                s.dA[:t] = 0
+                break
         accumulate_products(dparams["W"], s.dA, s.XH[:-1], s.dW)
         if need_dX:
             np.matmul(params["W"][:, H:-1].T, s.dA, out=s.dX)

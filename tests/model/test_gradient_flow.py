@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from model.cells import kernels
 from model.cells.init import Init
 from model.cells.rnn import RNN
 from model.fold.learner import Learner
-from model.network import Network
+from model.network import Network, Tape
 from model.parameters import Array, Layout
 from model.update.bptt import Batch, gradient
 from tests.model.worlds import chunks, feed, spec
@@ -81,6 +82,79 @@ def test_the_clip_bounds_the_step_for_any_gradient() -> None:
     assert max(steps) > 0.9 * rate * clip
 
 
+LONG, TINY = 512, np.finfo(np.float32).tiny
+KINDS: dict[str, dict[str, Any]] = {
+    "rnn": {"cell": "rnn"}, "relu": {"cell": "rnn", "activation": "relu"}, "gru": {"cell": "gru"},
+    "lstm": {"cell": "lstm"},
+}  # fmt: skip
+every_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+def long_window(
+    labels: list[int], dtype: type[np.floating[Any]] = np.float32, B: int = 2, **fields: Any
+) -> tuple[Array, Tape, Network]:
+    """Return the gradient of a window of LONG ticks with labels at these positions, its tape, and the network."""
+    network = Network(spec(hidden=16, window=LONG, head_init=0.1, forecaster="network", **fields))
+    rng = np.random.default_rng(0)
+    batch = Batch(np.zeros((B, network.hidden_size)), rng.normal(0, 1, (LONG, B, network.features)),
+                  rng.normal(0, 1, (LONG, B, 2)), np.zeros((LONG, B, 2)))  # fmt: skip
+    batch.weight[labels] = 1
+    weights = network.weights(network.init_params().astype(dtype))
+    tape, grad = network.tape(LONG, B, dtype), network.weights(np.empty_like(weights.flat))
+    gradient(network, weights, Batch(*(a.astype(dtype) for a in batch)), tape, grad)
+    return grad.flat, tape, network
+
+
+def subnormal(*arrays: Array) -> int:
+    return sum(int(np.count_nonzero((np.abs(a) < TINY) & (a != 0))) for a in arrays)
+
+
+@pytest.mark.parametrize(
+    ("kind", "gain"), [("relu", 0.5)] + [(k, g) for k in ("rnn", "gru", "lstm") for g in (0.5, 1, 1.5)]
+)
+def test_a_gradient_that_vanishes_becomes_zero_and_never_subnormal(kind: str, gain: float) -> None:
+    grad, tape, _ = long_window([LONG - 1], init_gain=gain, layers=2, **KINDS[kind])
+    lower, upper = tape.cells
+    found = subnormal(grad, upper.dA, upper.DH, upper.dX, lower.dA, lower.DH)  # type: ignore[attr-defined]
+    assert found <= 1e-4 * upper.DH.size  # type: ignore[attr-defined]
+    assert np.abs(upper.DH[-1]).max() > 1e-6  # type: ignore[attr-defined]
+
+
+@every_kind
+@pytest.mark.parametrize("labels", [[LONG - 1], [100, LONG - 1], [0, 1, 200]])
+def test_a_flushed_gradient_is_that_of_float64_in_which_nothing_vanishes(kind: str, labels: list[int]) -> None:
+    """The tick of an early label is found although everything behind the newest label has vanished."""
+    fields = {"init_gain": 0.5, **KINDS[kind]}
+    got, tape, network = long_window(labels, **fields)
+    wanted, exact, _ = long_window(labels, np.float64, **fields)
+    np.testing.assert_allclose(got, wanted, rtol=0, atol=2e-5 * np.abs(wanted).max())
+    norms, true = (network.cells[0].lag_norms(t.cells[0]) for t in (tape, exact))
+    np.testing.assert_allclose(norms, true, rtol=1e-2, atol=1e-22)
+    assert (true > 0).sum() >= (norms > 0).sum() > 0
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_only_values_decide_what_is_flushed(dtype: type[np.floating[Any]]) -> None:
+    floor = float(kernels.FLOORS[np.dtype(dtype)])
+    kept, gone = [floor, -1, np.inf, np.nan], [0.99 * floor, -np.finfo(dtype).tiny, np.finfo(dtype).smallest_subnormal]
+    d, other = np.array(kept + gone, dtype), np.array(gone + kept, dtype)
+    assert not kernels.flush(d, other, scratch=np.empty_like(d))
+    np.testing.assert_array_equal(d, [*kept, 0, 0, 0])
+    np.testing.assert_array_equal(other, [0, 0, 0, *kept])
+
+    d, other, scratch = np.ones(3, dtype), np.array(gone, dtype), np.empty(3, dtype)
+    assert not kernels.flush(d, other, scratch=scratch)
+    np.testing.assert_array_equal(other, np.array(gone, dtype))  # nothing of d has vanished: others are not read
+    assert kernels.flush(np.array(gone, dtype), other, scratch=scratch)
+
+
+@pytest.mark.parametrize("T", [1, 16, 32, 33, 48, 64, 100, 512])
+def test_the_stretches_of_a_window_are_its_ticks_newest_first(T: int) -> None:
+    parts = kernels.stretches(T)
+    assert [t for part in parts for t in part] == list(range(T))[::-1]
+    assert len(parts) == 1 or T > 32
+
+
 @pytest.mark.parametrize("cell", ["rnn", "gru", "lstm"])
 def test_the_multiplications_of_a_gradient_grow_as_ticks_times_units_squared(
     cell: str, monkeypatch: pytest.MonkeyPatch
@@ -97,7 +171,7 @@ def test_the_multiplications_of_a_gradient_grow_as_ticks_times_units_squared(
 
     def cost(ticks: int, units: int) -> int:
         nonlocal spent
-        network = Network(spec(cell=cell, hidden=units, window=ticks))
+        network = Network(spec(cell=cell, hidden=units, window=ticks, head_init=0.1))  # a gradient of 0 goes nowhere
         weights = network.weights(network.init_params())
         empty = np.zeros((ticks, B, 2), np.float32)
         batch = Batch(np.zeros((B, network.hidden_size), np.float32), np.zeros((ticks, B, network.features)),
