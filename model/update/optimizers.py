@@ -16,6 +16,10 @@ import numpy as np
 from model.parameters import Array
 from model.spec import ModelSpec
 
+SETTLE_EVERY = 64  # updates between two `settle`
+# Room above the smallest normal number: more than a moment shrinks in SETTLE_EVERY updates without a gradient.
+ROOM = 2.0**16
+
 
 @dataclass(slots=True)
 class OptimizerState:
@@ -46,6 +50,18 @@ def update_parts(
         seen = OptimizerState(state.step, state.moments[:, part], state.scratch[part])
         optimizer.update(params[part], grad[part], seen, rate)
     state.step += 1
+    if state.step % SETTLE_EVERY == 0:
+        settle(state.moments)
+
+
+def settle(moments: Array) -> None:
+    """Set moments that are about to become subnormal to 0, in place.
+
+    A moment whose gradient stays 0 shrinks by a factor per update, and rounding would stop it at a subnormal number,
+    with which some processors compute many times slower. It is then too small to move a weight: next to `eps` even the
+    root of a second moment is less than half a unit of the last place.
+    """
+    moments[np.abs(moments) < ROOM * np.finfo(moments.dtype).tiny] = 0
 
 
 def _zeros(moments: int, n: int, dtype: type[np.floating[Any]]) -> OptimizerState:

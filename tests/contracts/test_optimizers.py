@@ -142,6 +142,21 @@ def test_updating_parts_moves_them_as_the_whole_update_does_and_leaves_the_rest(
 
 
 @every_optimizer
+def test_moments_whose_gradient_stays_zero_do_not_become_subnormal_and_no_weight_notices(name: str) -> None:
+    """0.9^1500 is 1e-69: without `settle` the first moment stops at the smallest subnormal number."""
+    grads = np.zeros((1500, 3), np.float32)
+    grads[:5] = 1, -1e-4, 1e-15
+    optimizer, params, plain = make(name), np.ones(3, np.float32), np.ones(3, np.float32)
+    state, unsettled = optimizer.init(3), optimizer.init(3)
+    for grad in grads:
+        update_parts(optimizer, [slice(0, 3)], params, grad.copy(), state, 1e-2)
+        optimizer.update(plain, grad.copy(), unsettled, 1e-2)
+
+    assert not ((state.moments != 0) & (np.abs(state.moments) < np.finfo(np.float32).tiny)).any()
+    np.testing.assert_array_equal(params, plain)
+
+
+@every_optimizer
 def test_a_step_against_the_gradient_lowers_a_smooth_loss(name: str) -> None:
     curvature = np.geomspace(0.1, 10, N)
     optimizer, params = make(name), np.ones(N)
