@@ -14,7 +14,7 @@ import numpy as np
 
 from model.answers.head import Head
 from model.answers.losses import mse
-from model.cells import CELLS
+from model.cells import stacked
 from model.parameters import Array, Layout
 from model.spec import ModelSpec
 from model.update.gradients import clip_by_global_norm
@@ -38,8 +38,8 @@ class Stack:
 
     def __init__(self, name: str, point: Point, layers: int) -> None:
         T, B, I, H = point.T, point.B, point.I, point.H  # noqa: E741
-        spec, rng = ModelSpec(channels=("x",), cell=name, hidden=H), np.random.default_rng(0)
-        self.cells = [CELLS[name](H if i else I, H, spec) for i in range(layers)]
+        rng = np.random.default_rng(0)
+        self.cells = stacked(ModelSpec(channels=("x",), cell=name, layers=layers, hidden=H), I)
         self.head = Head(H, 0, I, 0.1)
         shapes = {f"{i}.{k}": s for i, cell in enumerate(self.cells) for k, s in cell.shapes().items()}
         self.layout = Layout({**shapes, "head.W": self.head.shapes()["W"]})

@@ -45,6 +45,17 @@ def gru(torch: Any, spec: ModelSpec, layer: dict[str, Any], X: Any, state: Any) 
     return torch.gru(X, state[None], [layer["W"], U[:, :-1], own, U[:, -1]], True, 1, 0.0, True, False, False)[0]
 
 
+def gru_before(torch: Any, spec: ModelSpec, layer: dict[str, Any], X: Any, state: Any) -> Any:
+    """A loop: PyTorch has no GRU that resets before the product. Rows are r|z|n; the last column of W is the bias."""
+    U, W, n, h, seen = layer["U"], layer["W"], 2 * spec.hidden, state, []
+    for x in X @ W[:, :-1].T + W[:, -1]:
+        r, z = torch.sigmoid(x[:, :n] + h @ U[:n].T).chunk(2, dim=1)
+        candidate = torch.tanh(x[:, n:] + (r * h) @ U[n:].T)
+        h = candidate + z * (h - candidate)
+        seen.append(h)
+    return torch.stack(seen)
+
+
 def rnn(torch: Any, spec: ModelSpec, layer: dict[str, Any], X: Any, state: Any) -> Any:
     """torch.rnn_tanh or torch.rnn_relu; our columns are h|x|1."""
     W, n = layer["W"], spec.hidden
@@ -76,6 +87,7 @@ CELLS: dict[str, tuple[dict[str, Any], Cell]] = {
     "rnn": ({"cell": "rnn"}, rnn),
     "rnn relu": ({"cell": "rnn", "activation": "relu"}, rnn),
     "gru": ({"cell": "gru"}, gru),
+    "gru before": ({"cell": "gru", "reset": "before"}, gru_before),
     "lstm": ({"cell": "lstm"}, lstm),
 }
 FORECAST: dict[str, Any] = {"channels": ("a", "b"), "scaler": "none", "forecaster": "network"}

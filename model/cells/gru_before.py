@@ -12,7 +12,15 @@ import numpy as np
 from model.bounds import Bound
 from model.cells.contract import MAX_UNIT, Params
 from model.cells.init import Init
-from model.cells.kernels import ProductScratch, accumulate_products, fraction_saturated, half, step_norms
+from model.cells.kernels import (
+    ProductScratch,
+    accumulate_products,
+    flush,
+    fraction_saturated,
+    half,
+    step_norms,
+    stretches,
+)
 from model.cells.kernels import sigmoid_from_halved as sigmoid
 from model.parameters import Array
 
@@ -120,19 +128,23 @@ class GRUBefore:
         np.copyto(s.UT, params["U"][: 2 * H].T)
         np.copyto(s.UnT, params["U"][2 * H :].T)
         s.DH[...] = dH.transpose(0, 2, 1)
-        for t in range(s.T - 1, -1, -1):
-            dh, da, q, r, z = s.DH[t], s.dA[t], s.Q[t], s.A[t, :H], s.A[t, H : 2 * H]
-            np.multiply(dh, q[2 * H :], out=da[2 * H :])
-            np.multiply(dh, q[H : 2 * H], out=da[H : 2 * H])
-            np.dot(s.UnT, da[2 * H :], out=s.drh)
-            np.multiply(s.drh, q[:H], out=da[:H])
-            np.dot(s.UT, da[: 2 * H], out=s.dh0)
-            np.multiply(s.drh, r, out=s.tmp)
-            np.add(s.dh0, s.tmp, out=s.dh0)
-            np.multiply(dh, z, out=s.tmp)
-            np.add(s.dh0, s.tmp, out=s.dh0)
-            if t:
-                np.add(s.DH[t - 1], s.dh0, out=s.DH[t - 1])
+        for ticks in stretches(s.T):
+            for t in ticks:
+                dh, da, q, r, z = s.DH[t], s.dA[t], s.Q[t], s.A[t, :H], s.A[t, H : 2 * H]
+                np.multiply(dh, q[2 * H :], out=da[2 * H :])
+                np.multiply(dh, q[H : 2 * H], out=da[H : 2 * H])
+                np.dot(s.UnT, da[2 * H :], out=s.drh)
+                np.multiply(s.drh, q[:H], out=da[:H])
+                np.dot(s.UT, da[: 2 * H], out=s.dh0)
+                np.multiply(s.drh, r, out=s.tmp)
+                np.add(s.dh0, s.tmp, out=s.dh0)
+                np.multiply(dh, z, out=s.tmp)
+                np.add(s.dh0, s.tmp, out=s.dh0)
+                if t:
+                    np.add(s.DH[t - 1], s.dh0, out=s.DH[t - 1])
+            if t and flush(s.DH[t - 1], scratch=s.tmp) and not s.DH[:t].any():
+                s.dA[:t], s.dh0[...] = 0, 0
+                break
         accumulate_products(dparams["U"][: 2 * H], s.dA[:, : 2 * H], s.h[:-1], s.dU)
         accumulate_products(dparams["U"][2 * H :], s.dA[:, 2 * H :], s.RH, s.dUn)
         accumulate_products(dparams["W"], s.dA, s.X, s.dW)

@@ -85,6 +85,7 @@ def test_the_clip_bounds_the_step_for_any_gradient() -> None:
 LONG, TINY = 512, np.finfo(np.float32).tiny
 KINDS: dict[str, dict[str, Any]] = {
     "rnn": {"cell": "rnn"}, "relu": {"cell": "rnn", "activation": "relu"}, "gru": {"cell": "gru"},
+    "gru before": {"cell": "gru", "reset": "before"},
     "lstm": {"cell": "lstm"},
 }  # fmt: skip
 every_kind = pytest.mark.parametrize("kind", KINDS)
@@ -110,7 +111,7 @@ def subnormal(*arrays: Array) -> int:
 
 
 @pytest.mark.parametrize(
-    ("kind", "gain"), [("relu", 0.5)] + [(k, g) for k in ("rnn", "gru", "lstm") for g in (0.5, 1, 1.5)]
+    ("kind", "gain"), [("relu", 0.5)] + [(k, g) for k in ("rnn", "gru", "gru before", "lstm") for g in (0.5, 1, 1.5)]
 )
 def test_a_gradient_that_vanishes_becomes_zero_and_never_subnormal(kind: str, gain: float) -> None:
     grad, tape, _ = long_window([LONG - 1], init_gain=gain, layers=2, **KINDS[kind])
