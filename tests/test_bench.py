@@ -38,6 +38,20 @@ def test_the_bare_products_are_those_of_a_gradient_and_do_not_change_numpy(name)
     assert products_only(name, TINY, 2)() == 0.0
 
 
+def test_the_benchmark_of_an_update_shares_out_all_of_its_time(tmp_path):
+    out = tmp_path / "update.json"
+    command = [sys.executable, "-m", "bench.update", "--streams", "1", "--updates", "10", "--json", out]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    shares = {}
+    for row in json.loads(out.read_text())["rows"]:
+        if row["unit"] == "share":
+            shares.setdefault(row["case"], {})[row["metric"]] = row["value"]
+    assert len(shares) == 2  # with the mixture and without
+    for parts in shares.values():
+        assert sum(parts.values()) == pytest.approx(1)
+        assert 0 < parts["everything else"] < 0.5, "a part has lost its function"
+
+
 def test_the_benchmark_of_the_core_prints_its_ratios(tmp_path):
     out = tmp_path / "core.json"
     command = [sys.executable, "-m", "bench.core", "--points", "1,16,8,32", "--only", "rnn", "--layers", "1"]
