@@ -42,7 +42,7 @@ def test_the_benchmark_of_an_update_shares_out_all_of_its_time(tmp_path):
     out = tmp_path / "update.json"
     command = [sys.executable, "-m", "bench.update", "--streams", "1", "--updates", "10", "--json", out]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
-    shares = {}
+    shares: dict[str, dict[str, float]] = {}
     for row in json.loads(out.read_text())["rows"]:
         if row["unit"] == "share":
             shares.setdefault(row["case"], {})[row["metric"]] = row["value"]
