@@ -10,7 +10,9 @@ from model.cells.contract import Cell
 from model.cells.gru import GRU
 from model.cells.gru_before import GRUBefore
 from model.cells.init import Init
+from model.cells.lru import LRU
 from model.cells.lstm import LSTM
+from model.cells.mingru import MinGRU
 from model.cells.rnn import RNN
 from model.spec import ModelSpec
 
@@ -19,6 +21,8 @@ CELLS: dict[str, Callable[[int, int, ModelSpec], Cell]] = {
     "lstm": lambda inputs, hidden, spec: LSTM(inputs, hidden, _init(spec)),
     "gru": lambda inputs, hidden, spec: (GRU if spec.reset == "after" else GRUBefore)(inputs, hidden, _init(spec)),
     "rnn": lambda inputs, hidden, spec: RNN(inputs, hidden, spec.activation, _init(spec)),
+    "lru": lambda inputs, hidden, spec: LRU(inputs, hidden, spec.init_gain),
+    "mingru": lambda inputs, hidden, spec: MinGRU(inputs, hidden, _init(spec)),
 }
 
 

@@ -9,9 +9,12 @@ import numpy as np
 
 from model.cells.between import EPS, Between
 from model.cells.contract import Params
+from model.cells.diagonal import FLOOR
 from model.cells.gru import GRU
 from model.cells.gru_before import GRUBefore
+from model.cells.lru import LRU, rates
 from model.cells.lstm import LSTM
+from model.cells.mingru import MinGRU
 from model.cells.rnn import RNN
 from model.graph.builder import Graph
 
@@ -67,6 +70,31 @@ def _rnn(g: Graph, cell: RNN, p: Params, state: Sequence[str], x: Sequence[str])
     return h, [h]
 
 
+def _mingru(g: Graph, cell: MinGRU, p: Params, state: Sequence[str], x: Sequence[str]) -> Layer:
+    H = cell.hidden
+    W = p["W"]
+    (h,) = state
+    floor = np.repeat(np.array([0, FLOOR], np.float32), H)
+    gate, candidate = g.split(g.op("Gemm", g.concat(*x), g.constant(W[:, :-1].T), g.constant(W[:, -1] + floor)), [H, H])
+    z = g.op("Sigmoid", gate)
+    h = g.op("Add", g.op("Mul", g.op("Sub", 1.0, z), h), g.op("Mul", z, candidate))
+    return h, [h]
+
+
+def _lru(g: Graph, cell: LRU, p: Params, state: Sequence[str], x: Sequence[str]) -> Layer:
+    H = cell.hidden
+    W = p["W"]
+    of = rates(p)
+    real, imaginary = state
+    gamma, floor = np.tile(of.gamma, 2)[:, None], np.full(2 * H, FLOOR)
+    u = g.op("Gemm", g.concat(*x), g.constant((p["B"] * gamma).T), g.constant(floor))
+    stay = g.op("Mul", g.concat(real, imaginary), g.constant(np.tile(of.real, 2)[None]))
+    crossed = g.op("Mul", g.concat(imaginary, real), g.constant(np.concatenate([-of.imaginary, of.imaginary])[None]))
+    s = g.op("Add", g.op("Add", stay, crossed), u)
+    y = g.op("Relu", g.op("Gemm", g.concat(s, *x), g.constant(W[:, :-1].T), g.constant(W[:, -1])))
+    return y, [s]
+
+
 def _between(g: Graph, cell: Between, p: Params, state: Sequence[str], x: Sequence[str]) -> Layer:
     read = x = [g.concat(*x)]
     if cell.layer_norm:
@@ -78,5 +106,5 @@ def _between(g: Graph, cell: Between, p: Params, state: Sequence[str], x: Sequen
 
 # (graph, cell, parameters, state parts, input parts [B, …]) → `Layer`
 EXPORTS: dict[type, Callable[..., Layer]] = {
-    LSTM: _lstm, GRU: _gru, GRUBefore: _gru_before, RNN: _rnn, Between: _between,
+    LSTM: _lstm, GRU: _gru, GRUBefore: _gru_before, RNN: _rnn, LRU: _lru, MinGRU: _mingru, Between: _between,
 }  # fmt: skip

@@ -50,11 +50,11 @@ CELL_FIELDS: dict[str, tuple[str, ...]] = {
     "activation": ("rnn",),
     "reset": ("gru",),
     "init": ("lstm", "gru", "rnn"),
-    "init_gain": ("lstm", "gru", "rnn"),
+    "init_gain": ("lstm", "gru", "rnn", "lru"),
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "cell": ("lstm", "gru", "rnn"),
+    "cell": ("lstm", "gru", "rnn", "lru", "mingru"),
     "activation": ("tanh", "relu"),
     "reset": ("after", "before"),
     "init": ("normal", "orthogonal", "identity"),

@@ -58,7 +58,7 @@ KEYS = {
     "drift_labels": "of drift_reaction raise: labels for which the rate is raised",
     "freeze": "parts that keep their initial weights: cell0, cell1 …, head",
     "init": "initial recurrent weights",
-    "init_gain": "factor on the initial recurrent weights",
+    "init_gain": "factor on the initial recurrent weights; of cell lru, on its radii, which stay below 1",
     "head_init": "standard deviation of the readout's initial weights; 0: a new forecaster is persistence",
     "seed": "of the initial weights",
     "shadow": "another model, whose ticks this one learns from; it answers no calls itself",

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from model.cells import CELLS
 from model.cells.between import Between
 from model.cells.gru import GRU
+from model.cells.lru import LRU
 from model.cells.lstm import LSTM
+from model.cells.mingru import MinGRU
 from model.cells.rnn import RNN
 from model.network import Network
 from model.parameters import Array, Layout
@@ -262,6 +264,32 @@ class RNNWithReluOfTheStepBefore(RNN):
         s.Q[...] = s.XH[:-1, : self.hidden] > 0
 
 
+class MinGRUWithoutGateDerivative(MinGRU):
+    """Leave out the factor 1 − z of the gate."""
+
+    def _local_derivatives(self, s: Any) -> None:
+        super()._local_derivatives(s)
+        s.dA[:, : self.hidden] /= s.keep
+
+
+class LRUWithoutRotation(LRU):
+    """Go back as if λ were real."""
+
+    def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
+        tape.turn[2] = 0
+        return super().backward(params, tape, dH, dparams, need_dX)
+
+
+class LRUWithFixedGamma(LRU):
+    """Leave out that γ depends on ν."""
+
+    def _by_recurrence(self, params: Any, s: Any, dparams: Any) -> None:
+        kept = s.rates
+        s.rates = kept._replace(radius=np.zeros_like(kept.radius))
+        super()._by_recurrence(params, s, dparams)
+        s.rates = kept
+
+
 def one_step_ignored(kind: str) -> Any:
     """Return a mutant of the cell that drops the loss at one step of the window."""
     cell_class: Any = type(build(kind).cells[0])
@@ -306,6 +334,7 @@ MUTANTS = [
     ("lstm", LSTMWithoutTanhDerivative), ("lstm", LSTMWithoutCellMemory),
     ("gru", GRUWithoutUpdateGate), ("gru", GRUWithoutResetGate),
     ("rnn", RNNWithoutTanhDerivative), ("rnn-relu", RNNWithReluOfTheStepBefore),
+    ("mingru", MinGRUWithoutGateDerivative), ("lru", LRUWithoutRotation), ("lru", LRUWithFixedGamma),
     *((kind, one_step_ignored(kind)) for kind in KINDS),
 ]  # fmt: skip
 

@@ -61,8 +61,13 @@ def test_the_graph_equals_numpy(kind: str, task: str, scaler: str, missing: str)
     assert_parity(build(kind, task, scaler, missing))
 
 
-def assert_parity(network: Network, steps: int = STEPS) -> None:
-    weights, tape, n = network.weights(perturbed(network)), network.tape(1, B), network.scaler.size
+def assert_parity(network: Network, steps: int = STEPS, flat: Array | None = None) -> None:
+    """Compare states and answers of many ticks. flat: the weights; None: perturbed ones."""
+    weights, tape, n = (
+        network.weights(perturbed(network) if flat is None else flat),
+        network.tape(1, B),
+        network.scaler.size,
+    )
     options = ort.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])

@@ -91,6 +91,61 @@ def gru_before_back(p, tape, dh, dp):
     return drh * r + U_r.T @ dr + U_z.T @ dz + dh * z, (p["W"].T @ da)[:-1]
 
 
+def mingru_step(p, h, x):
+    x1 = np.append(x, 1)
+    a_z, n = np.split(p["W"] @ x1, 2)
+    z = sigmoid(a_z)
+    return (1 - z) * h + z * n, (h, x1, z, n)
+
+
+def mingru_back(p, tape, dh, dp):
+    h, x1, z, n = tape
+    da = np.concatenate([dh * (n - h) * z * (1 - z), dh * z])
+    dp["W"] += np.outer(da, x1)
+    return dh * (1 - z), (p["W"].T @ da)[:-1]
+
+
+LRU_LEAST_DECAY = 2.0**-20
+
+
+def lru(spec):
+    """Return the layer of complex units, in complex arithmetic; its output is not a part of its state."""
+
+    def split(s):
+        return np.concatenate([s.real, s.imag])
+
+    def joined(s):
+        real, imaginary = np.split(s, 2)
+        return real + 1j * imaginary
+
+    def step(p, state, x):
+        eigenvalue = np.exp(-LRU_LEAST_DECAY - np.exp(p["nu"]) + 1j * p["theta"])
+        gamma, B = np.sqrt(1 - abs(eigenvalue) ** 2), joined(p["B"])
+        s = eigenvalue * joined(state) + gamma * (B @ x)
+        z = np.concatenate([s.real, s.imag, x, [1]])
+        a = p["W"] @ z
+        return a * (a > 0), split(s), (state, x, eigenvalue, gamma, z, a)
+
+    def back(p, tape, doutput, dstate, dp):
+        state, x, eigenvalue, gamma, z, a = tape
+        da = doutput * (a > 0)
+        dp["W"] += np.outer(da, z)
+        dz = p["W"].T @ da
+        ds = joined(dstate + dz[: 2 * spec.hidden])  # dL/d(re) + i·dL/d(im)
+        B = joined(p["B"])
+        dp["B"] += split(np.outer(gamma * ds, x))
+        by_eigenvalue = ds * np.conj(joined(state))
+        by_gamma = (ds * np.conj(B @ x)).real
+        along = (by_eigenvalue * np.conj(eigenvalue)).real  # by the logarithm of the radius
+        along = along - by_gamma * abs(eigenvalue) ** 2 / gamma
+        dp["nu"] -= np.exp(p["nu"]) * along
+        dp["theta"] += (by_eigenvalue * np.conj(1j * eigenvalue)).real
+        dx = dz[2 * spec.hidden : -1] + (np.conj(B).T @ (gamma * ds)).real
+        return split(np.conj(eigenvalue) * ds), dx
+
+    return Layer(step, back, 2 * spec.hidden)
+
+
 class Layer(NamedTuple):
     """step(params, state, x) → output, next state, tape; back(params, tape, doutput, dstate, dparams) → both before."""
 
@@ -142,6 +197,8 @@ CELLS = {
     "gru": lambda spec: units(spec, gru_step, gru_back) if spec.reset == "after" else
            units(spec, gru_before_step, gru_before_back),
     "rnn": lambda spec: units(spec, *rnn(spec.activation)),
+    "lru": lru,
+    "mingru": lambda spec: units(spec, mingru_step, mingru_back),
 }  # fmt: skip
 
 

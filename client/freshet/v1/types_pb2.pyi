@@ -91,7 +91,9 @@ class ModelSpec(_message.Message):
     max_gap: _builtins.float
     """A gap in event time above this, seconds, voids the pending labels. Default 0: no limit."""
     cell: _builtins.str
-    """Recurrent cell: "lstm", "gru" or "rnn". Default "lstm"."""
+    """Recurrent cell: "lstm", "gru", "rnn", "lru" (linear recurrent unit: diagonal, complex, with a ReLU readout) or
+    "mingru" (minimal GRU, whose gates read only the input). Default "lstm".
+    """
     layers: _builtins.int
     """Stacked recurrent layers. Default 1."""
     hidden: _builtins.int
@@ -139,7 +141,7 @@ class ModelSpec(_message.Message):
     relu). Input weights are normal with standard deviation 1/√inputs, forget-gate biases are 1. Default "normal".
     """
     init_gain: _builtins.float
-    """Factor of the initial recurrent weights. Default 1."""
+    """Factor of the initial recurrent weights; of cell lru, of the radii of its eigenvalues, which stay below 1. Default 1."""
     momentum: _builtins.float
     """For optimizers momentum and nesterov. Default 0.9."""
     weight_decay: _builtins.float

@@ -1,0 +1,242 @@
+"""Linear recurrent unit: a diagonal complex recurrence (Orvieto et al. 2023, arXiv:2303.06349, eq. 3–7) with a ReLU
+readout of its state, as in recurrent trace units (Elelimy et al. 2024, arXiv:2409.01449).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from model.bounds import Bound, clip
+from model.cells.contract import Params
+from model.cells.diagonal import FLOOR, FLUSH_EVERY, MAX_SUM, Flush
+from model.cells.kernels import ProductScratch, accumulate_products, step_norms
+from model.parameters import Array
+
+# Every radius is at most exp(−2⁻²⁰), about 1 − 1e-6, so that a state stays bounded whatever is learned.
+LEAST_DECAY = 2.0**-20
+SLOWEST, FASTEST = -40.0, 2.0  # of ν: a unit forgets at most all but 6e-4 in a tick, so that no product is subnormal
+RING = 0.9, 0.999  # radii of the first weights
+PHASES = np.pi / 10  # largest phase of the first weights, radians per tick: a period of 20 ticks
+
+
+class Rates(NamedTuple):
+    """The recurrence of each unit, [H] each."""
+
+    decay: Array  # exp(ν)
+    radius: Array
+    real: Array  # of λ
+    imaginary: Array
+    gamma: Array  # √(1 − radius²)
+
+
+def rates(params: Params) -> Rates:
+    """Return λ = exp(−LEAST_DECAY − exp(ν) + iθ), and the γ with which noise as input gives a state of size 1."""
+    dtype = params["nu"].dtype.type
+    decay = np.exp(clip(params["nu"], dtype(SLOWEST), dtype(FASTEST)))
+    rate = decay + dtype(LEAST_DECAY)
+    radius = np.exp(-rate)
+    real, imaginary = radius * np.cos(params["theta"]), radius * np.sin(params["theta"])
+    return Rates(decay, radius, real, imaginary, np.sqrt(-np.expm1(-2 * rate)))
+
+
+class LRUTape:
+    """Buffers of one window, feature-major: rows are features, the batch is innermost. States are rows re|im."""
+
+    def __init__(self, cell: LRU, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
+        H, inputs = cell.hidden, cell.inputs
+        self.T, self.B, self.zero = T, B, np.zeros((), dtype)
+        self.rates: Rates  # of the last forward
+        self.Z = np.zeros((T + 1, 2 * H + inputs + 1, B), dtype)  # rows [state after the step; x_t; 1]
+        self.Z[:, -1] = 1
+        self.G = np.empty((2 * H, inputs + 1), dtype)  # γ·B, and FLOOR
+        self.U = np.empty((T, 2 * H, B), dtype)
+        self.Y = np.empty((T, H, B), dtype)
+        self.turn = np.empty((3, 2 * H, B), dtype)  # factors of a step: re λ, ∓im λ forward, ±im λ backward
+        self.dY = np.empty((T, H, B), dtype)
+        self.D = np.empty((T + 1, 2 * H, B), dtype)  # total gradient by the state, the start state first
+        self.dX, self.dXu = (np.empty((T, inputs, B), dtype) for _ in range(2))
+        self.dG, self.dW = (np.empty(shape, dtype) for shape in ((2 * H, inputs), (H, 2 * H + inputs + 1)))
+        self.sums_G = ProductScratch(2 * H, inputs, T, B, dtype)
+        self.sums_W = ProductScratch(H, 2 * H + inputs + 1, T, B, dtype)
+        self.tmp, self.crossed = (np.empty((2 * H, B), dtype) for _ in range(2))
+        self.flush = Flush((2 * H, B), dtype)
+        # Slicing inside the loop would cost as much as the arithmetic.
+        S, D = self.Z[:, : 2 * H], self.D
+        self.forward_views = [(S[t], S[t, :H], S[t, H:], self.U[t], S[t + 1]) for t in range(T)]
+        self.backward_views = [(t, D[t + 1], D[t + 1, :H], D[t + 1, H:], D[t]) for t in range(T)][::-1]
+
+
+@dataclass(frozen=True)
+class LRU:
+    """s' = λ⊙s + γ⊙(B x), y = relu(W·[Re s'; Im s'; x; 1]); output y. State row: [Re s; Im s].
+
+    Parameters: nu and theta [H], λ = exp(−exp(ν) + iθ) but for LEAST_DECAY; B [2H, I], rows re|im; W [H, 2H+I+1].
+    γ = √(1 − |λ|²) is computed from λ, not learned: a learned one would only repeat the scale of B's rows, and a state
+    stays of size 1 while its radius is learned. gain: factor on the first radii.
+    """
+
+    inputs: int
+    hidden: int
+    gain: float
+
+    @property
+    def state_size(self) -> int:
+        """2H: real and imaginary parts."""
+        return 2 * self.hidden
+
+    @property
+    def reach(self) -> slice:
+        """The whole state."""
+        return slice(0, 2 * self.hidden)
+
+    @property
+    def bounds(self) -> tuple[Bound, ...]:
+        """Range of the state: |s| ≤ max|B x|·√((1+r)/(1−r)), at most 1,449·max|B x| for the largest radius."""
+        return Bound("a real part", self.hidden, -MAX_SUM, MAX_SUM), Bound(
+            "an imaginary part", self.hidden, -MAX_SUM, MAX_SUM
+        )
+
+    @property
+    def trace_size(self) -> int:
+        """2H·(I+2): the complex ∂s/∂B (by the real part), ∂s/∂ν and ∂s/∂θ, each unit by its own parameters."""
+        return 2 * self.hidden * (self.inputs + 2)
+
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        """Logarithms of decay, phases, input weights, and the readout with its biases."""
+        H, inputs = self.hidden, self.inputs
+        return {"nu": (H,), "theta": (H,), "B": (2 * H, inputs), "W": (H, 2 * H + inputs + 1)}
+
+    def init_params(self, params: Params, rng: np.random.Generator) -> None:
+        """Draw radii (times the gain, below 1) and phases uniformly, weights normal; biases are 0."""
+        H, inputs = self.hidden, self.inputs
+        with np.errstate(divide="ignore"):  # a gain of 0
+            rate = -np.log(np.minimum(self.gain * rng.uniform(*RING, H), 1.0))
+        params["nu"][...] = np.log(np.clip(rate - LEAST_DECAY, LEAST_DECAY, np.exp(FASTEST)))
+        params["theta"][...] = rng.uniform(0, PHASES, H)
+        params["B"][...] = rng.standard_normal((2 * H, inputs)) / np.sqrt(2 * inputs)
+        params["W"][:, : 2 * H] = rng.standard_normal((H, 2 * H)) / np.sqrt(H)
+        params["W"][:, 2 * H : -1] = rng.standard_normal((H, inputs)) / np.sqrt(inputs)
+        params["W"][:, -1] = 0
+
+    def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> LRUTape:
+        """Return new buffers for windows of T ticks and B rows."""
+        return LRUTape(self, T, B, dtype)
+
+    def forward(self, params: Params, state: Array, X: Array, tape: LRUTape) -> Array:
+        """Run a window: state [B, 2H], X [T, B, I] → y [T, B, H], a view of the tape."""
+        H, s = self.hidden, tape
+        s.rates = rates(params)
+        s.G[:, :-1] = params["B"] * np.tile(s.rates.gamma, 2)[:, None]
+        s.G[:, -1] = FLOOR
+        s.turn[0] = np.tile(s.rates.real, 2)[:, None]
+        s.turn[1, H:] = s.turn[2, :H] = s.rates.imaginary[:, None]
+        np.negative(s.turn[2, :H], out=s.turn[1, :H])
+        np.negative(s.turn[1, H:], out=s.turn[2, H:])
+        s.Z[0, : 2 * H] = state.T
+        s.Z[1:, 2 * H : -1] = X.transpose(0, 2, 1)
+        np.matmul(s.G, s.Z[1:, 2 * H :], out=s.U)
+        multiply, add, tmp, crossed = np.multiply, np.add, s.tmp, s.crossed
+        stay, up, down, upper, lower = s.turn[0], s.turn[1, :H], s.turn[1, H:], crossed[:H], crossed[H:]
+        for whole, real, imaginary, u, after in s.forward_views:
+            multiply(stay, whole, out=tmp)
+            multiply(up, imaginary, out=upper)
+            multiply(down, real, out=lower)
+            add(tmp, crossed, out=tmp)
+            add(tmp, u, out=after)
+        np.matmul(params["W"], s.Z[1:], out=s.Y)
+        np.maximum(s.Y, s.zero, out=s.Y)
+        return s.Y.transpose(0, 2, 1)
+
+    def state_after(self, tape: LRUTape, steps: int) -> Array:
+        """Return the state after `steps` steps of the last forward: [B, 2H], new."""
+        after: Array = tape.Z[steps, : 2 * self.hidden].T.copy()
+        return after
+
+    def backward(self, params: Params, tape: LRUTape, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
+        """Add the gradient to dparams: dH [T, B, H] → dX [T, B, I] and dstate [B, 2H]."""
+        H, s, W = self.hidden, tape, params["W"]
+        np.multiply(dH.transpose(0, 2, 1), s.Y > 0, out=s.dY)
+        np.matmul(W[:, : 2 * H].T, s.dY, out=s.D[1:])
+        s.D[0] = 0
+        multiply, add, tmp, crossed = np.multiply, np.add, s.tmp, s.crossed
+        stay, up, down, upper, lower = s.turn[0], s.turn[2, :H], s.turn[2, H:], crossed[:H], crossed[H:]
+        for t, whole, real, imaginary, before in s.backward_views:
+            multiply(stay, whole, out=tmp)
+            multiply(up, imaginary, out=upper)
+            multiply(down, real, out=lower)
+            add(tmp, crossed, out=tmp)
+            if t % FLUSH_EVERY == 0:
+                s.flush(tmp)
+            add(before, tmp, out=before)
+        accumulate_products(dparams["W"], s.dY, s.Z[1:], s.sums_W)
+        s.dG[...] = 0
+        accumulate_products(s.dG, s.D[1:], s.Z[1:, 2 * H : -1], s.sums_G)
+        self._by_recurrence(params, s, dparams)
+        if need_dX:
+            np.matmul(W[:, 2 * H : -1].T, s.dY, out=s.dX)
+            np.matmul(s.G[:, :-1].T, s.D[1:], out=s.dXu)
+            s.dX += s.dXu
+        return s.dX.transpose(0, 2, 1), s.D[0].T.copy()
+
+    def _by_recurrence(self, params: Params, s: LRUTape, dparams: Params) -> None:
+        """Add the gradient by B, ν and θ. s.dG: gradient by γ·B; s.D: by the states."""
+        H, (decay, radius, real, imaginary, gamma) = self.hidden, s.rates
+        D, S = s.D[1:], s.Z[:-1, : 2 * H]
+        straight = np.einsum("thb,thb->h", D, S)
+        by_real = straight[:H] + straight[H:]
+        by_imaginary = np.einsum("thb,thb->h", D[:, H:], S[:, :H]) - np.einsum("thb,thb->h", D[:, :H], S[:, H:])
+        along = (params["B"] * s.dG).sum(axis=1)
+        by_gamma = along[:H] + along[H:]
+        dparams["B"][...] += s.dG * np.tile(gamma, 2)[:, None]
+        # d radius/dν = −radius·decay, dγ/d radius = −radius/γ
+        dparams["nu"][...] += decay * (radius * radius / gamma * by_gamma - (by_real * real + by_imaginary * imaginary))
+        dparams["theta"][...] += by_imaginary * real - by_real * imaginary
+
+    def advance_trace(self, tape: LRUTape, trace: Array, steps: int) -> Array:
+        """Return the derivatives of the state after `steps` steps of the last forward, [B, trace_size], new.
+
+        trace: those of the start state. e' = λ·e + ∂s'/∂(parameter), where the state before is held fixed.
+        """
+        B, H, s = len(trace), self.hidden, tape
+        decay, radius, real, imaginary, gamma = s.rates
+        e = _complex(trace.copy(), H)
+        eigenvalue, floor = real + 1j * imaginary, trace.dtype.type(FLOOR)
+        by_gamma = decay * np.square(radius / gamma)  # (dγ/dν)/γ
+        for t in range(steps):
+            before, u = (part[:H].T[:B] + 1j * part[H : 2 * H].T[:B] for part in (s.Z[t], s.U[t]))
+            turned = eigenvalue * before
+            e *= eigenvalue[:, None]
+            e[..., :-2] += gamma[:, None] * (s.Z[t + 1, 2 * H : -1].T[:B] + floor)[:, None]
+            e[..., -2] += by_gamma * u - decay * turned
+            e[..., -1] += 1j * turned
+        return e.view(trace.dtype).reshape(B, -1)
+
+    def trace_gradient(self, trace: Array, dstate: Array, dparams: Params) -> None:
+        """Add dstate·∂s/∂(parameters) to dparams, summed over rows. trace: [B, trace_size], dstate: [B, 2H]."""
+        H = self.hidden
+        # Of a complex e = ∂s/∂(real parameter), the gradient is Re(conj(ds)·e); by the imaginary part of B, e is i·e.
+        by = np.einsum("bh,bhi->hi", dstate[:, :H] - 1j * dstate[:, H:], _complex(trace, H))
+        dparams["B"][:H] += by[:, :-2].real
+        dparams["B"][H:] -= by[:, :-2].imag
+        dparams["nu"][...] += by[:, -2].real
+        dparams["theta"][...] += by[:, -1].real
+
+    def lag_norms(self, tape: LRUTape) -> Array:
+        """Return the L2 norm of the loss gradient by each state, [T], after a backward."""
+        return step_norms(tape.D[1:])
+
+    def saturated(self, tape: LRUTape) -> float:
+        """Return the fraction of units whose radius is outside 0.05..0.999: they forget at once, or nearly never.
+
+        Like a saturated gate, they pass almost no gradient, here to ν: it is radius·exp(ν) times the radius's.
+        """
+        return float(np.mean((tape.rates.radius < 0.05) | (tape.rates.radius > 0.999)))
+
+
+def _complex(trace: Array, hidden: int) -> Array:
+    """Return [B, H·(I+2)·2] as complex numbers [B, H, I+2], a view."""
+    whole = np.ascontiguousarray(trace)
+    return whole.view(np.result_type(trace.dtype, np.complex64)).reshape(len(trace), hidden, -1)
