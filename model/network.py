@@ -18,7 +18,7 @@ from model.answers.own import Own
 from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
 from model.cells import stacked
-from model.cells.contract import Workspace
+from model.cells.contract import Traced, Workspace
 from model.covariates import Covariates
 from model.parameters import Array, Layout, Weights
 from model.scalers import SCALERS
@@ -72,14 +72,15 @@ class Network:
         head_features = self.features + self.covariates.features
         self.features += self.covariates.raw
         self.row = C + self.covariates.sent
-        seen = self._seen_end - self.scaler.unseen
-        self.cells = stacked(spec, seen)
+        self.cells = stacked(spec, self._seen_end - self.scaler.unseen)
         self.head = Head(spec.hidden, head_features, spec.outputs, spec.head_init)
         self.task = TASKS[spec.task](spec)
         self.loss = LOSSES[spec.loss](spec)
         self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
         self.mixture = Mixture(spec, spec.hidden, head_features, self._own()) if spec.forecaster == "mixture" else None
         self.hidden_size = sum(cell.state_size for cell in self.cells)
+        self.traced = self.cells[0] if spec.rule == "rtrl" and isinstance(self.cells[0], Traced) else None
+        self.trace_size = self.traced.trace_size if self.traced else 0
         self.own = Own(spec, self.mixture) if self.mixture and spec.own_readout else None
         self.mixed, self.covered, self.owned = self._statistics()
         self.statistics_size = int(self.owned.stop)
@@ -94,8 +95,7 @@ class Network:
         shapes |= {f"experts.{k}": s for k, s in self.own.shapes().items()} if self.own else {}
         shapes |= {f"target.{k}": s for k, s in self.task.shapes().items()}
         levels = len(spec.intervals)
-        if levels:
-            shapes |= {f"interval.{k}": s for k, s in intervals.shapes(levels, spec.outputs).items()}
+        shapes |= {f"interval.{k}": s for k, s in intervals.shapes(levels, spec.outputs).items()} if levels else {}
         self.answer_size = spec.outputs * (1 + 2 * levels)  # A: forecasts, lower and upper bounds
         self.layout = Layout(shapes)
         # Layers that have a gradient; experts, target and intervals learn in their own ways.
@@ -285,15 +285,16 @@ class Network:
         parts = [cell.state_after(w, steps) for cell, w in zip(self.cells, tape.cells, strict=True)]
         return parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
 
-    def backward(self, weights: Weights, tape: Tape, dH: Array, grad: Weights) -> Array | None:
+    def backward(self, weights: Weights, tape: Tape, dH: Array, grad: Weights) -> tuple[Array | None, Array]:
         """Add the gradient of the last forward's window to `grad`. dH: [T, B, hidden], gradient by its H; only read.
 
-        Returns the gradient by the features that the cells read, [T, B, seen]; None for a model without categories.
+        Returns the gradient by the features that the cells read, [T, B, seen], None for a model without categories, and
+        by the first layer's start states, [B, its state_size].
         """
         layers = list(zip(self.cells, weights.cells, tape.cells, grad.cells, strict=True))
         for depth, (cell, p, workspace, dp) in reversed(list(enumerate(layers))):
-            dH, _ = cell.backward(p, workspace, dH, dp, need_dX=depth > 0 or bool(weights.embed))
-        return dH if weights.embed else None
+            dH, dstate = cell.backward(p, workspace, dH, dp, need_dX=depth > 0 or bool(weights.embed))
+        return dH if weights.embed else None, dstate
 
     def embed_backward(self, X: Array, dF: Array, dseen: Array, grad: Weights) -> None:
         """Add the gradient of the tables to `grad`. X: [N, E] feature rows; dF: [N, E'], gradient by the expanded ones

@@ -29,6 +29,35 @@ class Workspace(Protocol):
     B: int
 
 
+@runtime_checkable
+class Traced(Protocol):
+    """A cell whose derivatives of the state by its parameters, the trace, can be kept beside the state.
+
+    Learning rule rtrl (Williams & Zipser 1989) then has the gradient through a stream's whole past without going back
+    to it. A cell with a diagonal recurrence needs few traces: each unit's state depends on its own parameters only
+    (Mozer 1989; Zucchet et al. 2023, arXiv:2305.15947).
+    """
+
+    @property
+    def trace_size(self) -> int:
+        """Floats of one stream's trace. A zero state that depends on no parameter has a trace of zeros."""
+        ...
+
+    def advance_trace(self, tape: Any, trace: Array, steps: int) -> Array:
+        """Return the trace after `steps` steps (1..T) of the last forward, [B', trace_size], a new array.
+
+        trace: of the start states, [B', trace_size], of the first B' ≤ B rows; only read.
+        """
+        ...
+
+    def trace_gradient(self, trace: Array, dstate: Array, dparams: Params) -> None:
+        """Add dstate·∂(start state)/∂(parameters), summed over rows, to `dparams`: the gradient by the past.
+
+        trace: [B, trace_size]; dstate: [B, state_size], as `backward` returns it; both are only read.
+        """
+        ...
+
+
 class Cell(Protocol):
     """A recurrent layer. Methods are functions of their arguments; settings are frozen fields."""
 

@@ -21,13 +21,15 @@ from model.spec import ModelSpec
 
 
 def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of a context's parts: statistics, start state, last inputs, last origins' values and scales."""
+    """Return the shapes of a context's parts: statistics, start state, last inputs, last origins' values and scales;
+    with rule rtrl, last, the trace of the start state."""
     spec, targets = network.spec, len(network.spec.targets)
     origins = spec.horizon + spec.learn_every - 1
     inputs = (spec.window, network.features)
     statistics, hidden = (network.statistics_size,), (network.hidden_size,)
     common = statistics, hidden, inputs, (origins, targets), (origins, spec.horizon, targets)
-    return *common, *given.shapes(network), *context_shapes(network.mixture, origins)
+    trace = ((network.trace_size,),) if network.trace_size else ()
+    return *common, *given.shapes(network), *context_shapes(network.mixture, origins), *trace
 
 
 class Block:
@@ -35,7 +37,8 @@ class Block:
 
     statistics [B, n]; start [B, hidden_size]; ring [B, T, E], oldest input first; x [B, R, targets] and
     scale [B, R, H, targets] of the last R origins, oldest first; fill [B], inputs in the ring; known [B], origins whose
-    labels may still come; last_time [B], seconds (NaN: none). shown: see `given.shapes`. With a mixture, see
+    labels may still come; last_time [B], seconds (NaN: none). trace [B, trace_size] of the start states, or None
+    without rule rtrl. shown: see `given.shapes`. With a mixture, see
     `experts.context_shapes`: every, delta, place, and with a horizon above 1 gains, one array for each readout, and
     given.
     """
@@ -51,6 +54,7 @@ class Block:
             rows[:, part].reshape(len(rows), *shape)
             for part, shape in zip(contexts.parts, contexts.shapes, strict=True)
         )
+        self.trace: Array | None = mixed.pop() if contexts.traced else None
         self.shown, mixed = mixed[: contexts.shown], mixed[contexts.shown :]
         self.gains: list[Array] = []
         if mixed:
@@ -67,6 +71,7 @@ class Contexts(Arena):
 
     def __init__(self, network: Network, limit: int) -> None:
         self.shown = len(given.shapes(network))  # parts
+        self.traced = network.trace_size > 0
         super().__init__(shapes(network), limit)
 
     def waiting(self, slot: int) -> int:
@@ -202,16 +207,25 @@ def _observed(network: Network, block: Block, x: Array, back: int) -> Array:
     return network.observed(block.ring[np.arange(len(x)), block.fill.astype(np.intp) - back])
 
 
-def push(network: Network, block: Block, after: Array | None, time: NDArray[np.float64], x: Array) -> None:
+class Starts(NamedTuple):
+    """The states after each start state's first input, and with rule rtrl their traces."""
+
+    state: Array  # [B, hidden_size]
+    trace: Array | None  # [B, trace_size]
+
+
+def push(network: Network, block: Block, after: Starts | None, time: NDArray[np.float64], x: Array) -> None:
     """Append a tick to the rings of a block.
 
-    after: [B, hidden_size], the state after each start state's first input, which becomes the start state of a full
-    window; None if no window is full. time: (B,) event times, seconds, NaN where none; x: [B, row] the ticks' rows.
+    after: become the start states of full windows; None if no window is full. time: (B,) event times, seconds, NaN
+    where none; x: [B, row] the ticks' rows.
     """
     B, T = len(x), network.spec.window
     if after is not None:
         full = block.fill >= T
-        block.start[full] = after[full]
+        block.start[full] = after.state[full]
+        if block.trace is not None and after.trace is not None:
+            block.trace[full] = after.trace[full]
         block.ring[full, :-1] = block.ring[full, 1:]
     x, u = network.inputs(time, x)
     features, scale, value = network.observe(block.statistics, x, u)

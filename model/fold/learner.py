@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from model.answers import intervals
 from model.fold import given
-from model.fold.contexts import Block, Contexts, due_labels, out_of_range, push, void_gaps
+from model.fold.contexts import Block, Contexts, Starts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
 from model.fold.errors import Errors, Learned, RawOf, origin_units, window_units
 from model.fold.experts import Experts, Origins, Seen, at_origins, label_forecasts, origins
@@ -27,7 +27,7 @@ from model.fold.windows import NO_LABEL, Unrolled, Window, groups, problem, unro
 from model.network import Network, Tape, Tapes
 from model.parameters import Array
 from model.spec import ModelSpec
-from model.update.bptt import Batch, gradient, labelled, pad_rows, padded, predict
+from model.update.bptt import Batch, gradient, labelled, pad_rows, padded, predict, trace_after
 from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
 from model.update.optimizers import OPTIMIZERS, OptimizerState, update_parts
 from model.update.rounds import GROUP_ROWS, one_in, padded_rows, rounds
@@ -355,7 +355,7 @@ class Learner:
             due.leave_out(left_out)
             self.counts.thinned += due.thinned
             if due.by_row.any():
-                batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight))
+                batch = padded(Batch(block.start, block.ring.transpose(1, 0, 2), due.Y, due.weight, block.trace))
                 ran = self._tapes.get(self.spec.window, len(batch.start))
                 units = partial(origin_units, block, x[:, self.spec.target_index])
                 of = Carried(block, seq, None if self.experts is None else origins(self.network, block, due.newest))
@@ -365,12 +365,14 @@ class Learner:
         push(self.network, block, self._next_starts(block, ran), time, x)
         if update is not None and update.refused:  # as in `_append`
             update.refused_ticks = tuple(np.flatnonzero(due.weight.any(axis=(0, 2))).tolist())
-            np.nan_to_num(block.start, copy=False, posinf=0.0, neginf=0.0)
+            for part in (block.start, block.trace):
+                if part is not None:
+                    np.nan_to_num(part, copy=False, posinf=0.0, neginf=0.0)
         contexts.store(slots, block)
         return update
 
-    def _next_starts(self, block: Block, ran: Tape | None) -> Array | None:
-        """Return the states one step after the start states, or None if no window is full.
+    def _next_starts(self, block: Block, ran: Tape | None) -> Starts | None:
+        """Return the states one step after the start states, and their traces, or None if no window is full.
 
         They are the first step of the update's forward, which used the weights before the update; without an update,
         one step is computed with the current weights.
@@ -381,7 +383,8 @@ class Learner:
         if ran is None:
             ran = self._tapes.get(1, B)
             self.network.forward(self.weights, block.start, block.ring[:, :1].transpose(1, 0, 2), ran)
-        return self.network.state_after(ran, 1)[:B]
+        trace = None if block.trace is None else trace_after(self.network, ran, block.trace, 1)
+        return Starts(self.network.state_after(ran, 1)[:B], trace)
 
     def _update(
         self,

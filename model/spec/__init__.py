@@ -2,7 +2,16 @@
 
 from model.spec.changes import CHANGEABLE, DEFAULTS, changed, keeps_layout
 from model.spec.defaults import baseline_seasons, season_name
-from model.spec.names import CELL_FIELDS, CHOICES, MAX_CHANNELS, MAX_OUTPUTS, MAX_SEASON_TICKS, WINDOW_MARGIN, SpecError
+from model.spec.names import (
+    CELL_FIELDS,
+    CHOICES,
+    MAX_CHANNELS,
+    MAX_OUTPUTS,
+    MAX_SEASON_TICKS,
+    TRACED_CELLS,
+    WINDOW_MARGIN,
+    SpecError,
+)
 from model.spec.spec import MOST_SHOWN, ModelSpec
 
 __all__ = [
@@ -14,6 +23,7 @@ __all__ = [
     "MAX_OUTPUTS",
     "MAX_SEASON_TICKS",
     "MOST_SHOWN",
+    "TRACED_CELLS",
     "WINDOW_MARGIN",
     "ModelSpec",
     "SpecError",

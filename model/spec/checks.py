@@ -18,10 +18,11 @@ from model.spec.names import (
     MAX_OUTPUTS,
     MAX_SEASON_TICKS,
     MAX_SEASONS,
-    WINDOW_MARGIN,
+    TRACED_CELLS,
     SpecError,
     category,
     check_number,
+    shortest_window,
 )
 
 if TYPE_CHECKING:
@@ -40,6 +41,7 @@ def check(spec: ModelSpec) -> None:
     check_freeze(spec)
     check_task(spec)
     check_cells(spec)
+    check_rule(spec)
     check_unused_settings(spec)
     check_forecaster(spec)
     check_intervals(spec)
@@ -129,14 +131,13 @@ def check_label_range(spec: ModelSpec) -> None:
 
 def check_sizes(spec: ModelSpec) -> None:
     """Check the range of each number."""
-    shortest = spec.horizon + spec.learn_every - 1 + WINDOW_MARGIN
     for name, low, high in (
         ("horizon", 1, 1024),
         ("layers", 1, MAX_LAYERS),
         ("hidden", 1, 1024),
         ("init_gain", 0.0, 100.0),
         ("learn_every", 1, 1024),
-        ("window", shortest, 4096),
+        ("window", shortest_window(spec), 4096),
         ("label_horizon", 0, 100_000),
         ("huber_delta", 1e-6, 1e6),
         ("momentum", 0.0, 0.9999),
@@ -219,6 +220,26 @@ def check_cells(spec: ModelSpec) -> None:
     if spec.init == "identity" and (set(spec.stack), spec.activation) != ({"rnn"}, "relu"):
         given = f"rnn with {spec.activation}" if set(spec.stack) == {"rnn"} else " and ".join(dict.fromkeys(spec.stack))
         raise SpecError("init", spec.init, f"identity needs cell rnn with activation relu, not {given}")
+
+
+def check_rule(spec: ModelSpec) -> None:
+    """Refuse rule rtrl where its gradient would not be exact."""
+    if spec.rule != "rtrl":
+        return
+    others = [name for name in spec.stack if name not in TRACED_CELLS]
+    reason = ""
+    if others:
+        reason = (
+            f"it keeps a trace for each unit's own weights, as cells {' and '.join(TRACED_CELLS)} have, not {others[0]}"
+        )
+    elif spec.layers > 1:
+        reason = "it is exact for one layer: a second one's state depends on the first one's past, which has no trace"
+    elif spec.categories:
+        reason = "the tables of categories feed the recurrence and have no trace"
+    elif spec.task != "forecast":
+        reason = f"task {spec.task} learns late labels from many start states, and only the newest could have a trace"
+    if reason:
+        raise SpecError("rule", spec.rule, f"{reason}: choose tbptt")
 
 
 def check_unused_settings(spec: ModelSpec) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from model.spec.names import AUTO_SEASON_TICKS, WINDOW_MARGIN
+from model.spec.names import AUTO_SEASON_TICKS, shortest_window
 
 if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
@@ -29,7 +29,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         "class_weights": tuple(map(float, spec.class_weights)) or (1.0,) * len(spec.classes),
         "label_range": tuple(map(float, spec.label_range)),
         "freeze": tuple(spec.freeze),
-        "window": spec.window or max(16, spec.horizon + spec.learn_every - 1 + WINDOW_MARGIN),
+        "window": spec.window or max(1 if spec.rule == "rtrl" else 16, shortest_window(spec)),
         "label_horizon": spec.label_horizon or (0 if forecast else 512),
         "loss": spec.loss or ("cross_entropy" if spec.task == "classify" else "mse"),
         "weight_decay": spec.weight_decay or (0.01 if spec.optimizer == "adamw" else 0.0),

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from model.spec.spec import ModelSpec
 
 MAX_CHANNELS = 4096
 MAX_OUTPUTS = 8192
@@ -25,6 +29,14 @@ class SpecError(ValueError):
     def __init__(self, field: str, value: object, remedy: str) -> None:
         super().__init__(f"{field} = {value!r}: {remedy}")
         self.field, self.value, self.remedy = field, value, remedy
+
+
+def shortest_window(spec: ModelSpec) -> int:
+    """Return the fewest ticks of a window: all origins of labels that are learned together, and the margin.
+
+    Rule rtrl needs no margin: its gradient does not end at the start state.
+    """
+    return spec.horizon + spec.learn_every - 1 + (0 if spec.rule == "rtrl" else WINDOW_MARGIN)
 
 
 def check_number(field: str, value: object) -> None:
@@ -53,6 +65,9 @@ CELL_FIELDS: dict[str, tuple[str, ...]] = {
     "init_gain": ("lstm", "gru", "rnn", "lru"),
 }
 
+# Cells whose traces rule rtrl can keep; see `model.cells.contract.Traced`.
+TRACED_CELLS = ("lru", "mingru")
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("lstm", "gru", "rnn", "lru", "mingru"),
     "activation": ("tanh", "relu"),
@@ -62,6 +77,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "task": ("forecast", "regress", "classify"),
     "loss": ("mse", "huber", "cross_entropy"),
     "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
+    "rule": ("tbptt", "rtrl"),
     "schedule": ("constant", "cosine", "inverse_sqrt"),
     "scaler": ("residual", "standard", "none", "residual_v1", "standard_v1"),
     "missing": ("refuse", "hold"),

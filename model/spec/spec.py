@@ -41,7 +41,8 @@ class ModelSpec:
     residual: bool = False  # add the input of each layer above the first to its output
     init: str = "normal"  # how the recurrent weights are initialized
     init_gain: float = 1.0  # factor on the initial recurrent weights; of cell lru, on its radii, limited to below 1
-    window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7 if that is more
+    window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7; of rule rtrl less
+    rule: str = "tbptt"  # how a gradient reaches the past: truncated to the window, or exact, by traces (rtrl)
     learn_every: int = 1  # k1, ticks between updates of a stream, for task forecast
     learn: bool = True
     task: str = "forecast"

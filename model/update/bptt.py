@@ -1,5 +1,7 @@
 """Gradient of one window by truncated backpropagation through time (Williams & Peng 1990).
 
+With rule rtrl, the start states come with their traces, and the gradient covers all ticks before the window too.
+
 One signature serves every kind of label: `weight` marks the outputs and positions that have one. Labels of the newest
 tick only, of horizon h, late labels, whole windows and padding differ only in this mask.
 """
@@ -22,12 +24,15 @@ class Batch(NamedTuple):
     X: Array  # [T, B, E] feature rows
     Y: Array  # [T, B, O] scaled targets
     weight: Array  # [T, B, O]; 0 where there is no label
+    trace: Array | None = None  # [B, trace_size] of the start states, with rule rtrl
 
 
 def padded(batch: Batch) -> Batch:
     """Return the batch with unlabelled zero rows appended up to one of PADDED_ROWS, the sizes that tapes have."""
     size = padded_rows(len(batch.start))
-    return Batch(pad_rows(size, batch.start, 0), *(pad_rows(size, a, 1) for a in batch[1:]))
+    X, Y, weight = (pad_rows(size, a, 1) for a in (batch.X, batch.Y, batch.weight))
+    trace = None if batch.trace is None else pad_rows(size, batch.trace, 0)
+    return Batch(pad_rows(size, batch.start, 0), X, Y, weight, trace)
 
 
 def pad_rows(size: int, array: Array, axis: int) -> Array:
@@ -75,12 +80,24 @@ def gradient(
     dH = network.head.backward(weights.head, H, tape.F[t0:t1].reshape(n, -1), dp.reshape(n, -1), grad.head)
     tape.dH[...] = 0
     tape.dH[t0:t1] = dH.reshape(t1 - t0, tape.B, -1)
-    dseen = network.backward(weights, tape, tape.dH, grad)
+    dseen, dstate = network.backward(weights, tape, tape.dH, grad)
+    if batch.trace is not None and network.traced is not None:
+        network.traced.trace_gradient(batch.trace, dstate, grad.cells[0])
     if dseen is not None:
         _embed_backward(network, weights, batch, dseen, dp, span, grad)
     for part in network.frozen:
         grad.flat[part] = 0
     return float(each.sum()) / rows, p, span
+
+
+def trace_after(network: Network, tape: Tape, trace: Array, steps: int) -> Array:
+    """Return ∂(state)/∂(parameters) after `steps` steps of the last forward, a new array; only with rule rtrl.
+
+    trace: [B', trace_size], of the start states of the tape's first B' rows; only read. Like the states, a trace is
+    computed with the weights of its time: it is exact for weights that do not change.
+    """
+    assert network.traced is not None
+    return network.traced.advance_trace(tape.cells[0], trace, steps)
 
 
 def _embed_backward(

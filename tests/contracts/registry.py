@@ -8,9 +8,10 @@ from typing import Any
 from model.answers.losses import LOSSES
 from model.answers.tasks import TASKS
 from model.cells import CELLS
+from model.cells.contract import Traced
 from model.graph.cells import EXPORTS
 from model.graph.tasks import TASK_TWINS
-from model.spec import CELL_FIELDS, CHOICES, ModelSpec, SpecError
+from model.spec import CELL_FIELDS, CHOICES, TRACED_CELLS, ModelSpec, SpecError
 from tests.oracles import plain_losses, slow_cells
 
 # Fields that a spec needs for each task, besides the channels a and b.
@@ -62,6 +63,13 @@ def cells() -> dict[str, dict[str, Any]]:
                 others = [value for value in CHOICES[option] if value != getattr(spec, option)]
                 kinds |= {f"{name}-{value}": {"cell": name, option: value} for value in others}
     return kinds
+
+
+def traced() -> dict[str, dict[str, Any]]:
+    """Return spec fields of every cell that rule rtrl accepts, with it. Raises Unproven for one without traces."""
+    makes = {name: make(1, 1, ModelSpec(channels=("a",))) for name, make in CELLS.items()}
+    proven(dict.fromkeys(TRACED_CELLS), traces={n: None for n, c in makes.items() if isinstance(c, Traced)})
+    return {f"{name}-rtrl": {"cell": name, "rule": "rtrl"} for name in TRACED_CELLS}
 
 
 def stacks() -> dict[str, dict[str, Any]]:

@@ -29,7 +29,7 @@ BAD: list[tuple[str, Any]] = [
     *(("learn", v) for v in (0, 1, "yes", None)),
     *(
         (name, v)
-        for name in ("task", "optimizer", "init", "activation", "reset", "scaler", "missing", "drift_reaction")
+        for name in ("task", "optimizer", "init", "activation", "reset", "rule", "scaler", "missing", "drift_reaction")
         for v in ("other", "", 0, None)
     ),
     *(("loss", v) for v in ("other", 0, None, "cross_entropy")),
@@ -158,7 +158,7 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
     needs = {"regress": {"targets": ["t"]}, "classify": {"classes": ["n", "p"]}}
     needs["cross_entropy"] = {"task": "classify", **needs["classify"]}
     needs["relu"] = needs["identity"] = {"cell": "rnn", "activation": "relu"}
-    needs["before"] = {"cell": "gru"}
+    needs["before"], needs["rtrl"] = {"cell": "gru"}, {"cell": "lru"}
     for value in CHOICES[name]:
         spec = ModelSpec.from_mapping(GOOD | {name: value} | needs.get(value, {}))
         assert getattr(spec, name) == value
@@ -179,6 +179,12 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
         ({"task": "classify", "classes": ["n", "p"], "class_weights": [1.0]}, "class_weights"),
         ({"task": "classify", "classes": ["n", "p"], "class_weights": [1.0, 0.0]}, "class_weights"),
         ({"label_horizon": 5}, "label_horizon"),
+        ({"rule": "rtrl"}, "rule"),
+        ({"rule": "rtrl", "cell": "lru", "layers": 2}, "rule"),
+        ({"rule": "rtrl", "cells": ["lru", "gru"]}, "rule"),
+        ({"rule": "rtrl", "cell": "lru", "static": ["s"], "categories": ["s:3"]}, "rule"),
+        ({"rule": "rtrl", "cell": "mingru", "task": "regress", "targets": ["t"]}, "rule"),
+        ({"rule": "rtrl", "cell": "mingru", "horizon": 4, "window": 3}, "window"),
     ],
 )
 def test_the_error_names_a_field_that_a_task_needs_or_does_not_use(fields: dict[str, Any], at_fault: str) -> None:

@@ -5,6 +5,7 @@ time.
 Rules (DESIGN R4, R7, R8): the n-th tick of every stream in a chunk forms round n. At most 32 rows of a round make one
 update. The loss is summed over the due outputs of a row and averaged over the rows that have any. Each row runs the T
 inputs before the tick from the state kept before them. That state advances one step with the weights before the update.
+With rule rtrl its derivatives by all parameters of the cell advance with it, as a full matrix (Williams & Zipser 1989).
 """
 
 from typing import Any
@@ -29,6 +30,7 @@ class Stream:
         )  # per tick: x, NaN where missing; φ (the scaler's, mask, calendar); s [H, C]
         self.held = []  # per tick: x, or the value that replaces a missing x
         self.starts = [np.zeros(state_size)]  # starts[n]: the state before tick n, computed after tick n + T − 1
+        self.traces = [None]  # with rule rtrl, of each start state: {parameter: [state_size, …]}
         self.served = np.zeros(state_size)  # the state that serving carries
         self.since, self.time = 0, np.nan  # labels do not reach origins before tick `since`
 
@@ -111,9 +113,26 @@ class SlowLearner:
                     dp[h] = np.clip(error, -delta, delta)
                     loss += np.sum(dp[h] * (error - dp[h] / 2))
                 dstate = self.network_back(cells, z, dp.ravel(), dstate, grad)
+            if self.spec.rule == "rtrl" and stream.traces[first] is not None:
+                for name, trace in stream.traces[first].items():
+                    grad[f"cell0.{name}"] += np.tensordot(dstate, trace, 1)
             if len(stream.values) >= self.spec.window:
                 stream.starts.append(states[1])
+                stream.traces.append(self.advanced(stream.traces[first], tapes[0][0][0]))
         self.descend(grad, loss, labelled)
+
+    def advanced(self, trace, tape):
+        """Return the derivatives of the state after a step of the only layer; trace: before it, None: zeros."""
+        if self.spec.rule != "rtrl":
+            return None
+        (layer,), params = self.layers, self.layer(0, self.params)
+        rows, after = [], {k: np.zeros((layer.size, *v.shape)) for k, v in params.items()}
+        for i, unit in enumerate(np.eye(layer.size)):  # row by row, going back from each number of the state
+            before, _ = layer.back(params, tape, np.zeros(self.spec.hidden), unit, {k: v[i] for k, v in after.items()})
+            rows.append(before)
+        for k in after:
+            after[k] += np.tensordot(np.array(rows), trace[k], 1) if trace else 0
+        return after
 
     def descend(self, grad, loss, labelled):
         """Clip the gradient and update. grad and loss are sums over rows, `labelled` of which have labels."""
