@@ -102,7 +102,7 @@ def long_window(
     batch.weight[labels] = 1
     weights = network.weights(network.init_params().astype(dtype))
     tape, grad = network.tape(LONG, B, dtype), network.weights(np.empty_like(weights.flat))
-    gradient(network, weights, Batch(*(a.astype(dtype) for a in batch)), tape, grad)
+    gradient(network, weights, Batch(*(a.astype(dtype) for a in batch[:4])), tape, grad)
     return grad.flat, tape, network
 
 

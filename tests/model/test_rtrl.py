@@ -206,10 +206,10 @@ def test_the_report_of_an_update_has_norms_by_layer_and_the_lags_of_the_window(k
     reports = [update.report for chunk in chunks([1] * 40, entities=1) for update in feed(learner, chunk)]
     last = [report for report in reports if report is not None][-1]
 
-    assert len(last.lag_norms) == 4
-    assert min(last.lag_norms) > 0
+    assert len(last.lag_norms["cell0"]) == 4
+    assert min(last.lag_norms["cell0"]) > 0
     assert last.by_layer["cell0"] > 0
-    assert 0 <= last.saturated <= 1
+    assert 0 <= last.saturated["cell0"] <= 1
 
 
 @every_kind
