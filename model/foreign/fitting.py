@@ -49,6 +49,9 @@ def fit_spec(stack: Stack, options: Options) -> ModelSpec:
 
 
 def _check(spec: ModelSpec, stack: Stack, options: Options) -> None:
+    cells = tuple(layer.cell for layer in stack.layers)
+    if spec.stack != cells:
+        raise ForeignError("model.cells", spec.stack, f"the weights have {', '.join(cells)}: leave it out")
     if spec.scaler not in SCALERS:
         raise ForeignError("model.scaler", spec.scaler, f"choose {' or '.join(SCALERS)}")
     if spec.forecaster != "network":

@@ -124,8 +124,7 @@ def mapped(flow: Flow, A: Array, b: Array) -> Flow:
     for what in (A, b):
         if what.dtype != np.float32 or not np.isfinite(what).all():
             raise Unfit(f"its constants are {what.dtype}, or not finite: convert them to finite float32")
-    linear = flow.linear or Linear.identity(flow.shape[-1])
-    made = Linear(A, b) if flow.linear is None else linear.then(A, b)
+    made = Linear(A, b) if flow.linear is None else flow.linear.then(A, b)
     return replace(flow, axes=(*flow.axes[:-1], ("F", len(A))), linear=made)
 
 

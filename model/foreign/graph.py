@@ -130,8 +130,8 @@ class _Walk:
 
     def _step(self, node: Any) -> None:
         inputs = [self._value(node, name) for name in node.input]
-        attributes = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
         try:
+            attributes = {a.name: _plain(helper.get_attribute_value(a)) for a in node.attribute}
             outputs = self._apply(node, attributes, inputs)
         except Unfit as error:
             raise refused(node, error) from None

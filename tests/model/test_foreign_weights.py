@@ -280,6 +280,7 @@ def test_tensors_may_be_ignored_by_name():
         ({"input_mean": [np.nan, 0.0], "input_std": [1.0, 1.0]}, "give finite numbers below 1e15"),
         ({"input_mean": [0.0] * 2, "input_std": [1.0] * 2, "model": {"scaler": "standard"}}, "measures its own"),
         ({"model": {"hidden": 8}}, "model.hidden = 8: the weights have 4: leave it out"),
+        ({"model": {"cells": ["lstm", "gru"]}}, "model.cells = ('lstm', 'gru'): the weights have lstm, lstm"),
         ({"model": {"layer_norm": True}}, "model.layer_norm = True: the weights have False: leave it out"),
         ({"model": {"channels": ["a"]}}, "model.channels = 1 names: the weights read 2 values"),
         ({"model": {"targets": ["a"]}}, "model.targets = 1 outputs: the weights give 2"),
