@@ -194,7 +194,7 @@ class Version(Result):
     """A version of a model.
 
     offset: number of journal records that it has learned.
-    digest: sha256 of the .onnx file, hex.
+    digest: sha256 of the .onnx file without metadata, hex.
     created: seconds since 1970-01-01 UTC.
     loss: mean loss since the version before, 0 to 1; None if there was none.
     anchor_loss: the anchor's loss on the same labels.

@@ -14,8 +14,12 @@ from typing import NamedTuple
 
 import numpy as np
 from google.protobuf.message import DecodeError, Message
+from safetensors import numpy as safetensors
 
 from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
+from model.foreign.graph import read_graph
+from model.foreign.options import Options
+from model.foreign.refused import ForeignError
 from model.spec import ModelSpec
 from service.common.errors import Invalid, Refusal
 from service.edge import wire, wire_models
@@ -34,8 +38,10 @@ from service.journal.records import (
 from service.journal.records import Window as WindowRecord
 from service.journal.segments import COMMIT_FIRST, FORMAT_VERSION, FRAME, HEADER, MAGIC, JournalFormat
 from service.learning.labels import Shape, check_label, check_window
+from service.programs.foreign.reading import read_source
 from service.streams.sequence import check_values
 from service.streams.served import ServedModel
+from tests.model.foreign_graphs import stacked
 
 SPEC = ModelSpec.from_mapping({"channels": ["a", "b"], "task": "regress", "targets": ["q"], "hidden": 2})
 
@@ -59,6 +65,8 @@ def decoders(folder: Path) -> dict[str, Decoder]:
         "Put": Decoder(lambda data: _put(model, data), _messages(_put_messages(model))),
         "chunk": Decoder(_chunk, _CHUNKS),
         "journal": Decoder(lambda data: _journal(folder, data), [_journal_file(_CHUNKS)]),
+        "graph": Decoder(_graph, [stacked("LSTM"), stacked("GRU", "RNN", last=False)]),
+        "state_dict": Decoder(lambda data: _state_dict(folder, data), [_state_dict_file()]),
     }
 
 
@@ -220,3 +228,34 @@ def _journal(folder: Path, data: bytes) -> bool:
 
 def _differs(what: str, data: bytes) -> bool:
     raise AssertionError(f"an accepted {what} changes when it is encoded again: {data.hex()}")
+
+
+# ---- files of other frameworks
+
+
+def _graph(data: bytes) -> bool:
+    try:
+        read_graph(data)
+    except ForeignError:
+        return False
+    return True
+
+
+_NAMED = Options(cell="lstm", layers=("rnn.*_l0",), head="head.*")
+
+
+def _state_dict_file() -> bytes:
+    shapes = {"rnn.weight_ih_l0": (8, 3), "rnn.weight_hh_l0": (8, 2), "head.weight": (1, 2), "head.bias": (1,)}
+    shapes |= {"rnn.bias_ih_l0": (8,), "rnn.bias_hh_l0": (8,)}
+    data: bytes = safetensors.save({name: np.ones(shape, np.float32) for name, shape in shapes.items()})
+    return data
+
+
+def _state_dict(folder: Path, data: bytes) -> bool:
+    file = folder / "net.safetensors"
+    file.write_bytes(data)
+    try:
+        read_source(file, _NAMED)
+    except Invalid:
+        return False
+    return True

@@ -226,7 +226,7 @@ class Version(_message.Message):
     offset: _builtins.int
     """Number of journal records of this model that these weights have learned."""
     digest: _builtins.str
-    """sha256 of the .onnx file, hex."""
+    """sha256 of the .onnx file without metadata, hex."""
     created: _builtins.float
     """Seconds since 1970-01-01 UTC."""
     loss: _builtins.float
