@@ -13,7 +13,9 @@ import pytest
 from safetensors import numpy as safetensors
 from typer.testing import CliRunner
 
+from model.fold.learner import Learner
 from model.foreign.layers import ORDERS
+from model.graph.step import export_step
 from model.network import Network
 from model.spec import ModelSpec
 from service.cli.main import app
@@ -96,6 +98,30 @@ def test_the_written_graph_steps_through_the_stored_inputs_as_the_original_does(
     expected = found["out/y"]
     made = ys[-1] if expected.ndim == 2 else np.stack(ys, axis=1)
     np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
+
+
+@samples.each(READ[::6])
+def test_an_imported_sample_learns_and_is_exported_again(sample, tmp_path):
+    keys = ["--set", "learning_rate=1e-2", "--set", "label_horizon=8"]
+    assert run(samples.graph(sample), *keys, "--out", tmp_path / "model").exit_code == 0
+    network, flat = loaded(tmp_path / "model")
+    learner = Learner(network.spec)
+    learner.weights.flat[:] = flat
+    x = np.random.default_rng(0).normal(0, 1, (320, len(network.spec.channels))).astype(np.float32)
+    y = np.tile(np.tanh(x[:, :1] + np.roll(x[:, 1:2], 1)), (1, network.spec.outputs))
+    losses = []
+    for t in range(0, len(x), 8):
+        streams, seq = np.full(8, 5, np.uint32), np.arange(t + 1, t + 9, dtype=np.uint64)
+        learner.ticks(streams, seq, seq.astype(float), x[t : t + 8])
+        losses += [update.loss for update in learner.labels(streams, seq, y[t : t + 8])[0]]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:10])
+    assert np.abs(learner.weights.flat - flat)[: network.readout.start].max() > 1e-3
+    session, u = onnxruntime.InferenceSession(export_step(network, learner.weights)), np.zeros((1, 0), np.float32)
+    ours = theirs = np.zeros((1, network.state_size), np.float32)
+    for row in x[:40]:
+        expected, ours = network.step(learner.weights, row[None], u, ours)
+        made, theirs = session.run(["y", "next_state"], {"x": row[None], "u": u, "state": theirs})
+        np.testing.assert_allclose(made, expected, atol=1e-5)
 
 
 def toml_of(sample: str, found: dict[str, np.ndarray]) -> tuple[str, dict[str, np.ndarray]]:
