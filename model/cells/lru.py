@@ -19,7 +19,9 @@ from model.parameters import Array
 LEAST_DECAY = 2.0**-20
 SLOWEST, FASTEST = -40.0, 2.0  # of ν: a unit forgets at most all but 6e-4 in a tick, so that no product is subnormal
 RING = 0.9, 0.999  # radii of the first weights
-PHASES = np.pi / 10  # largest phase of the first weights, radians per tick: a period of 20 ticks
+# Largest phase of the first weights, radians per tick. With all of a turn, rtrl had 5 % (ETTh2) and 20 % (taxi) less
+# squared error than with phases up to π/10, periods of 20 ticks and more.
+PHASES = 2 * np.pi
 
 
 class Rates(NamedTuple):

@@ -2,7 +2,8 @@
 
 The series is cut into contiguous segments that run side by side as rows of one batch, chunk by chunk. The hidden state
 is carried from chunk to chunk; the gradient is cut there (truncated BPTT). With chunks as long as segments, it is
-BPTT over whole sequences. The loss on a held-out tail decides which epoch's weights are kept.
+BPTT over whole sequences. With rule rtrl the trace of the state is carried too, and the gradient is not cut. The loss
+on a held-out tail decides which epoch's weights are kept.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from model.network import Network
 from model.offline.recorded import Recorded, Span, known_by, scale_labels
 from model.parameters import Array, Weights
-from model.update.bptt import Batch, gradient, predict
+from model.update.bptt import Batch, gradient, predict, trace_after
 from model.update.gradients import clip_by_global_norm
 from model.update.optimizers import OPTIMIZERS, update_parts
 from model.update.schedules import SCHEDULES
@@ -111,6 +112,7 @@ class OfflineTraining:
         self._chunk = min(settings.chunk or self._length, self._length)
         self._weight = known_by(self.recorded, spec.horizon, train_ticks, self.spans)
         self._starts = np.zeros((settings.segments, network.hidden_size), np.float32)
+        self._traces = np.zeros((settings.segments, network.trace_size), np.float32)  # of the starts, with rule rtrl
         self._rng = np.random.default_rng((spec.seed, 1))
         self._grad = network.weights(np.empty_like(self.weights.flat))
         self._tape = network.tape(self._chunk, settings.rows)
@@ -137,21 +139,24 @@ class OfflineTraining:
 
     def _pass(self, number: int) -> float:
         """Learn from every segment once, in a new random order. Returns the mean training loss."""
-        total, ticks, ends = 0.0, 0, np.empty_like(self._starts)
+        total, ticks, ends, end_traces = 0.0, 0, np.empty_like(self._starts), np.empty_like(self._traces)
         order = self._rng.permutation(self.settings.segments)
         for group in order.reshape(-1, self.settings.rows):
-            state = self._starts[group]
+            state, trace = self._starts[group], self._traces[group]
             for t0, t1 in pairwise(self._cuts()):
-                batch, labelled = self._batch(group, state, t0, t1)
+                batch, labelled = self._batch(group, state, trace, t0, t1)
                 if labelled:
                     total += labelled * self._update(batch, number)
                     ticks += labelled
                 else:
                     self.network.forward(self.weights, batch.start, batch.X, self._tape)
                 state = self.network.state_after(self._tape, t1 - t0)
-            ends[group] = state
+                if self.network.traced is not None:
+                    trace = trace_after(self.network, self._tape, trace, t1 - t0)
+            ends[group], end_traces[group] = state, trace
         # In the next pass a segment starts from the last state of the one before it, the first of a series from zeros.
         self._starts[self._follows + 1] = ends[self._follows]
+        self._traces[self._follows + 1] = end_traces[self._follows]
         return total / ticks if ticks else math.nan
 
     def _cuts(self) -> list[int]:
@@ -164,7 +169,7 @@ class OfflineTraining:
         first = int(self._rng.integers(1, self._chunk + 1))
         return [0, *range(first, self._length, self._chunk), self._length]
 
-    def _batch(self, group: NDArray[np.intp], state: Array, t0: int, t1: int) -> tuple[Batch, int]:
+    def _batch(self, group: NDArray[np.intp], state: Array, trace: Array, t0: int, t1: int) -> tuple[Batch, int]:
         """Return ticks t0..t1 of the group's segments, padded to a chunk, and the number of labelled ticks."""
         ticks = self._begins[group][None] + np.arange(t0, t1)[:, None]
         missing = self._chunk - (t1 - t0)
@@ -177,7 +182,8 @@ class OfflineTraining:
         labelled = int(any_label.sum())
         if labelled:  # turns `gradient`'s mean over rows with a label into the mean over labelled ticks
             weight *= np.float32(any_label.any(axis=0).sum() / labelled)
-        return Batch(state, rows(self.recorded.X), rows(self.recorded.Y), weight), labelled
+        traces = trace if self.network.traced is not None else None
+        return Batch(state, rows(self.recorded.X), rows(self.recorded.Y), weight, traces), labelled
 
     def _update(self, batch: Batch, number: int) -> float:
         loss, _, _ = gradient(self.network, self.weights, batch, self._tape, self._grad)

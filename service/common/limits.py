@@ -163,7 +163,10 @@ def check_size(spec: ModelSpec) -> None:
     if context > MAX_CONTEXT_BYTES:
         field = "horizon" if spec.horizon >= spec.learn_every else "learn_every"
         field = "label_horizon" if spec.label_horizon else field
-        remedy = f"learning keeps {context} bytes per stream, at most {MAX_CONTEXT_BYTES}: lower it, or fewer targets"
+        change = "lower it, or fewer targets"
+        if 8 * network.trace_size > context:  # the larger half
+            field, change = "rule", "fewer hidden units or channels, or tbptt"
+        remedy = f"learning keeps {context} bytes per stream, at most {MAX_CONTEXT_BYTES}: {change}"
         raise Invalid(f"spec.{field}", getattr(spec, field), remedy)
     labels = longest * spec.outputs
     if labels > MAX_LABELS:

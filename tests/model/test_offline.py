@@ -22,6 +22,7 @@ from model.offline.training import (
     score,
 )
 from model.spec import ModelSpec
+from model.update.bptt import Batch
 from tests.model.worlds import INTERVAL_S, START_S
 from tests.oracles.slow_learner import SlowLearner
 
@@ -232,6 +233,30 @@ def test_the_hidden_state_is_carried_from_chunk_to_chunk_and_from_segment_to_seg
     # In the first epoch all segments start at zeros, which is right for the single segment of the first case.
     assert epochs[-1].train == pytest.approx(whole, rel=1e-6)
     assert (epochs[1].train == pytest.approx(whole, rel=1e-6)) == (settings.segments == 1)
+
+
+@pytest.mark.parametrize("cell", ["lru", "mingru"])
+def test_with_traces_the_gradients_of_chunks_add_up_to_that_of_the_whole_series(cell: str) -> None:
+    gradients = []
+    for rule, chunk in (("rtrl", 7), ("rtrl", 0), ("tbptt", 7)):
+        of = network(cell=cell, rule=rule, optimizer="sgd", clip=1e6, learning_rate=1e-30, head_init=0.4)
+        settings = OfflineSettings(epochs=1, patience=1, rows=2, segments=2, chunk=chunk)
+        training = OfflineTraining(of, recorded(of, oscillation(120)), 120, settings)
+        total, update = np.zeros(of.layout.size), training._update
+
+        def adding(batch: Batch, number: int, add=total, to=training, inner=update) -> float:
+            labelled = int(batch.weight.any(axis=2).sum())
+            loss = inner(batch, number)  # with a rate of 1e-30 the step is smaller than the gradient by that factor
+            add += labelled * to._grad.flat.astype(np.float64) / 1e-30
+            return loss
+
+        training._update = adding  # type: ignore[method-assign]
+        run(training)
+        gradients.append(total)
+    exact, whole, truncated = gradients
+    size = np.abs(whole).max()
+    np.testing.assert_allclose(exact, whole, rtol=0, atol=1e-4 * size)
+    assert np.abs(truncated - whole).max() > 1e-2 * size
 
 
 # --- external labels

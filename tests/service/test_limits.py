@@ -72,6 +72,7 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
         ({"channels": CHANNELS[:8], "horizon": 1024, "hidden": 8}, "horizon"),
         ({"channels": CHANNELS[:4], "horizon": 512, "hidden": 8, "learn_every": 1024}, "learn_every"),
         ({"channels": CHANNELS[:20], "horizon": 100, "hidden": 8, "window": 4096}, "window"),
+        ({"channels": CHANNELS[:512], "targets": ("c0",), "hidden": 1024, "cell": "lru", "rule": "rtrl"}, "rule"),
         ({**REGRESS, "channels": CHANNELS[:4], "label_horizon": 100_000}, "label_horizon"),
         ({**REGRESS, "channels": CHANNELS[:64], "window": 4096, "label_horizon": 1}, "window"),
         ({**CLASSIFY, "window": 4096, "hidden": 8, "label_horizon": 1}, "window"),
@@ -83,6 +84,7 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
         "far",
         "rarely learned",
         "long and far",
+        "traces",
         "late",
         "late and long",
         "many classes",
@@ -101,9 +103,10 @@ def test_a_model_that_needs_too_much_memory_is_refused_by_field(spec: dict[str, 
     [
         ({"channels": ("a",), "hidden": 8}, 20_000),
         ({"channels": ("a",), "horizon": 1024, "hidden": 8}, 230),
+        ({"channels": CHANNELS[:32], "hidden": 256, "cell": "mingru", "rule": "rtrl"}, 7563),
         ({**REGRESS, "channels": ("a",), "label_horizon": 50_000}, 447),
     ],
-    ids=["small", "as wide as can be", "late labels"],
+    ids=["small", "as wide as can be", "traces", "late labels"],
 )
 def test_the_contexts_of_a_model_fit_their_byte_budget(spec: dict[str, Any], contexts: int):
     learner = Learner(ModelSpec(**spec))

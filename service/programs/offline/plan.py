@@ -30,6 +30,7 @@ EPOCHS, PATIENCE, HELD_OUT = 100, 10, 0.2
 # the taxi series (held-out loss .058 after 34 epochs, with the online rate .067 after 52) and no worse on two others.
 RATE_FACTOR = 4.0
 MOST_COUNTED = 1_000_000  # epochs, patience
+LEAST_CHUNK = 16  # ticks of an update with rule rtrl, which is exact for any number; more take fewer updates
 MAX_HISTORY_BYTES = 2 << 30  # of features, labels, masks and scales, all in memory
 
 
@@ -153,13 +154,18 @@ def settings_of(
         settings = OfflineSettings.whole(epochs, patience, len(cuts) if many else segments or 1)
         check_whole(spec, len(cuts) * min(cuts) if many else total, settings.segments)
         return settings
-    settings = OfflineSettings.truncated(epochs, patience, total, spec.window)
+    settings = OfflineSettings.truncated(epochs, patience, total, chunk_of(spec))
     if not many:
         return settings
     # Segments as long as usual, or as the shortest series, so that each series has at least one.
-    length = min(SEGMENT_WINDOWS * spec.window, min(cuts))
+    length = min(SEGMENT_WINDOWS * chunk_of(spec), min(cuts))
     count = sum(cut // length for cut in cuts)
     return replace(settings, rows=min(ROWS, count), segments=count - count % min(ROWS, count))
+
+
+def chunk_of(spec: ModelSpec) -> int:
+    """Return the ticks of one truncated update: the window, and with rule rtrl, whose window is short, LEAST_CHUNK."""
+    return max(spec.window, LEAST_CHUNK) if spec.rule == "rtrl" else spec.window
 
 
 def read_history(
