@@ -2,8 +2,8 @@
 
 The figure is the norm of the gradient with respect to the hidden state, by ticks before the label, with fresh weights,
 random inputs and a label at the newest tick only. It vanishes or explodes with the size of the recurrent weights
-(Bengio, Simard & Frasconi 1994), an LSTM keeps more of it, and the clip bounds the effect of an exploding one on the
-weights (Pascanu et al. 2013). The benchmark prints ratios and draws the picture.
+(Bengio, Simard & Frasconi 1994), an LSTM keeps more of it, an LRU of radius 1 all of it, and the clip bounds the effect
+of an exploding one on the weights (Pascanu et al. 2013). The benchmark prints ratios and draws the picture.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ one_blas_thread()
 
 import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is first imported)
 
+from model.cells import CELLS  # noqa: E402
 from model.fold.learner import Learner  # noqa: E402
 from model.network import Network  # noqa: E402
 from model.parameters import Array  # noqa: E402
@@ -28,20 +29,23 @@ from model.update.bptt import Batch, gradient  # noqa: E402
 from service.programs.offline.chart import Line, line_chart  # noqa: E402
 
 LAGS, ROWS, LATE = 64, 8, 32
-SMALL, PLAIN, LARGE, KEPT = "rnn × ½", "rnn", "rnn × 3", "lstm"
+SMALL, PLAIN, LARGE, KEPT, ENDLESS = "rnn × ½", "rnn", "rnn × 3", "lstm", "lru, radius 1"
+# Every registered cell with its defaults, and the options that change how a gradient decays.
 CASES: dict[str, dict[str, Any]] = {
     SMALL: {"cell": "rnn", "init_gain": 0.5},
     PLAIN: {"cell": "rnn"},
     LARGE: {"cell": "rnn", "init_gain": 3.0},
     "rnn, relu, identity": {"cell": "rnn", "activation": "relu", "init": "identity"},
-    KEPT: {"cell": "lstm"},
-    "gru": {"cell": "gru"},
+    ENDLESS: {"cell": "lru", "init_gain": 1 / 0.9},  # the first radii are at least 0.9, and limited to below 1
+    **{name: {"cell": name} for name in CELLS},
 }
 
 
 def spec(**fields: Any) -> ModelSpec:
     """Return the spec of a model of one channel whose head passes a gradient back from the first update."""
-    return ModelSpec(**{"channels": ("v",), "hidden": 64, "window": LAGS, "head_init": 0.1, **fields})
+    return ModelSpec(
+        **{"channels": ("v",), "hidden": 64, "window": LAGS, "head_init": 0.1, "forecaster": "network", **fields}
+    )
 
 
 def newest_labelled(network: Network, T: int, B: int, dtype: Any) -> Callable[[], Array]:
@@ -112,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     curves = {name: by_lag(fields, arguments.seeds) for name, fields in CASES.items()}
     norm, step, learned = clipped_steps(CASES[LARGE])
     late = f"gradient norm, lag {LATE} / lag 0"
-    asked: dict[str, tuple[float, Any]] = {SMALL: (1e-6, "lower"), LARGE: (1e2, "higher")}
+    asked: dict[str, tuple[float, Any]] = {SMALL: (1e-6, "lower"), LARGE: (1e2, "higher"), ENDLESS: (0.99, "higher")}
     rows = [
         Row(name, late, float(curve[LATE]), "ratio", *asked.get(name, (None, "lower")))
         for name, curve in curves.items()
@@ -124,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows.append(
         Row(LARGE, "largest step / (rate × clip)", step / (learned.learning_rate * learned.clip), "ratio", 1.01)
     )
-    for cell in ("rnn", "lstm"):
+    for cell in CELLS:
         in_T = growth(cell, [(T, 128) for T in (32, 64, 128, 256)], arguments.repeats)
         in_d = growth(cell, [(32, d) for d in (128, 192, 256, 384, 512)], arguments.repeats)
         rows.append(Row(cell, "time ∝ T^p: p", in_T, "ratio", 1.15))

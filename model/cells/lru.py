@@ -10,9 +10,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from model.bounds import Bound, clip
-from model.cells.contract import Params
-from model.cells.diagonal import FLOOR, FLUSH_EVERY, MAX_SUM, Flush
-from model.cells.kernels import ProductScratch, accumulate_products, step_norms
+from model.cells.contract import FLOOR, MAX_SUM, Params
+from model.cells.kernels import ProductScratch, accumulate_products, flush, step_norms, stretches
 from model.parameters import Array
 
 # Every radius is at most exp(−2⁻²⁰), about 1 − 1e-6, so that a state stays bounded whatever is learned.
@@ -64,11 +63,11 @@ class LRUTape:
         self.sums_G = ProductScratch(2 * H, inputs, T, B, dtype)
         self.sums_W = ProductScratch(H, 2 * H + inputs + 1, T, B, dtype)
         self.tmp, self.crossed = (np.empty((2 * H, B), dtype) for _ in range(2))
-        self.flush = Flush((2 * H, B), dtype)
         # Slicing inside the loop would cost as much as the arithmetic.
         S, D = self.Z[:, : 2 * H], self.D
         self.forward_views = [(S[t], S[t, :H], S[t, H:], self.U[t], S[t + 1]) for t in range(T)]
-        self.backward_views = [(t, D[t + 1], D[t + 1, :H], D[t + 1, H:], D[t]) for t in range(T)][::-1]
+        views = [(D[t + 1], D[t + 1, :H], D[t + 1, H:], D[t]) for t in range(T)]
+        self.backward_views = [(ticks[-1], [views[t] for t in ticks]) for ticks in stretches(T)]
 
 
 @dataclass(frozen=True)
@@ -165,14 +164,15 @@ class LRU:
         s.D[0] = 0
         multiply, add, tmp, crossed = np.multiply, np.add, s.tmp, s.crossed
         stay, up, down, upper, lower = s.turn[0], s.turn[2, :H], s.turn[2, H:], crossed[:H], crossed[H:]
-        for t, whole, real, imaginary, before in s.backward_views:
-            multiply(stay, whole, out=tmp)
-            multiply(up, imaginary, out=upper)
-            multiply(down, real, out=lower)
-            add(tmp, crossed, out=tmp)
-            if t % FLUSH_EVERY == 0:
-                s.flush(tmp)
-            add(before, tmp, out=before)
+        for t, views in s.backward_views:
+            for whole, real, imaginary, before in views:
+                multiply(stay, whole, out=tmp)
+                multiply(up, imaginary, out=upper)
+                multiply(down, real, out=lower)
+                add(tmp, crossed, out=tmp)
+                add(before, tmp, out=before)
+            if t and flush(s.D[t], scratch=tmp) and not s.D[1:t].any():
+                break
         accumulate_products(dparams["W"], s.dY, s.Z[1:], s.sums_W)
         s.dG[...] = 0
         accumulate_products(s.dG, s.D[1:], s.Z[1:, 2 * H : -1], s.sums_G)

@@ -10,10 +10,17 @@ from typing import Any
 import numpy as np
 
 from model.bounds import Bound
-from model.cells.contract import Params
-from model.cells.diagonal import FLOOR, FLUSH_EVERY, MAX_SUM, Flush
+from model.cells.contract import FLOOR, MAX_SUM, Params
 from model.cells.init import Init
-from model.cells.kernels import ProductScratch, accumulate_products, fraction_saturated, half, step_norms
+from model.cells.kernels import (
+    ProductScratch,
+    accumulate_products,
+    flush,
+    fraction_saturated,
+    half,
+    step_norms,
+    stretches,
+)
 from model.cells.kernels import sigmoid_from_halved as sigmoid
 from model.parameters import Array
 
@@ -33,7 +40,7 @@ class MinGRUTape:
         self.DH = np.empty((T + 1, H, B), dtype)  # total gradient by h, the start state first
         self.dX = np.empty((T, inputs, B), dtype)
         self.dW = ProductScratch(2 * H, inputs + 1, T, B, dtype)
-        self.tmp, self.flush = np.empty((H, B), dtype), Flush((H, B), dtype)
+        self.tmp = np.empty((H, B), dtype)
 
 
 @dataclass(frozen=True)
@@ -114,11 +121,12 @@ class MinGRU:
         s.DH[0] = 0
         s.DH[1:] = dH.transpose(0, 2, 1)
         multiply, add, tmp = np.multiply, np.add, s.tmp
-        for t in range(s.T - 1, -1, -1):
-            multiply(s.DH[t + 1], s.keep[t], out=tmp)
-            if t % FLUSH_EVERY == 0:
-                s.flush(tmp)
-            add(s.DH[t], tmp, out=s.DH[t])
+        for ticks in stretches(s.T):
+            for t in ticks:
+                multiply(s.DH[t + 1], s.keep[t], out=tmp)
+                add(s.DH[t], tmp, out=s.DH[t])
+            if t and flush(s.DH[t], scratch=tmp) and not s.DH[1:t].any():
+                break
         self._local_derivatives(s)
         dz, dn, D = s.dA[:, :H], s.dA[:, H:], s.DH[1:]
         multiply(dz, D, out=dz)

@@ -8,8 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.cells.between import EPS, Between
-from model.cells.contract import Params
-from model.cells.diagonal import FLOOR
+from model.cells.contract import FLOOR, Params
 from model.cells.gru import GRU
 from model.cells.gru_before import GRUBefore
 from model.cells.lru import LRU, rates
