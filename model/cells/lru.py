@@ -55,7 +55,8 @@ class LRUTape:
         self.G = np.empty((2 * H, inputs + 1), dtype)  # γ·B, and FLOOR
         self.U = np.empty((T, 2 * H, B), dtype)
         self.Y = np.empty((T, H, B), dtype)
-        self.turn = np.empty((3, 2 * H, B), dtype)  # factors of a step: re λ, ∓im λ forward, ±im λ backward
+        self.turn = np.empty((3, 2, H, B), dtype)  # factors of a step: re λ, ∓im λ forward, ±im λ backward
+        self.stay = self.turn[0].reshape(2 * H, B)
         self.dY = np.empty((T, H, B), dtype)
         self.D = np.empty((T + 1, 2 * H, B), dtype)  # total gradient by the state, the start state first
         self.dX, self.dXu = (np.empty((T, inputs, B), dtype) for _ in range(2))
@@ -102,7 +103,7 @@ class LRU:
 
     @property
     def trace_size(self) -> int:
-        """2H·(I+2): the complex ∂s/∂B (by the real part), ∂s/∂ν and ∂s/∂θ, each unit by its own parameters."""
+        """2H·(I+2), as re|im × parameters × units: ∂s/∂B by its real part, ∂s/∂ν and ∂s/∂θ, each unit by its own."""
         return 2 * self.hidden * (self.inputs + 2)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -130,17 +131,17 @@ class LRU:
         """Run a window: state [B, 2H], X [T, B, I] → y [T, B, H], a view of the tape."""
         H, s = self.hidden, tape
         s.rates = rates(params)
-        s.G[:, :-1] = params["B"] * np.tile(s.rates.gamma, 2)[:, None]
+        _, _, real, imaginary, gamma = (part[:, None] for part in s.rates)
+        np.multiply(params["B"].reshape(2, H, -1), gamma, out=s.G.reshape(2, H, -1)[..., :-1])
         s.G[:, -1] = FLOOR
-        s.turn[0] = np.tile(s.rates.real, 2)[:, None]
-        s.turn[1, H:] = s.turn[2, :H] = s.rates.imaginary[:, None]
-        np.negative(s.turn[2, :H], out=s.turn[1, :H])
-        np.negative(s.turn[1, H:], out=s.turn[2, H:])
+        s.turn[0] = real
+        s.turn[1, 1] = s.turn[2, 0] = imaginary
+        s.turn[1, 0] = s.turn[2, 1] = -imaginary
         s.Z[0, : 2 * H] = state.T
         s.Z[1:, 2 * H : -1] = X.transpose(0, 2, 1)
         np.matmul(s.G, s.Z[1:, 2 * H :], out=s.U)
         multiply, add, tmp, crossed = np.multiply, np.add, s.tmp, s.crossed
-        stay, up, down, upper, lower = s.turn[0], s.turn[1, :H], s.turn[1, H:], crossed[:H], crossed[H:]
+        stay, (up, down), upper, lower = s.stay, s.turn[1], crossed[:H], crossed[H:]
         for whole, real, imaginary, u, after in s.forward_views:
             multiply(stay, whole, out=tmp)
             multiply(up, imaginary, out=upper)
@@ -163,7 +164,7 @@ class LRU:
         np.matmul(W[:, : 2 * H].T, s.dY, out=s.D[1:])
         s.D[0] = 0
         multiply, add, tmp, crossed = np.multiply, np.add, s.tmp, s.crossed
-        stay, up, down, upper, lower = s.turn[0], s.turn[2, :H], s.turn[2, H:], crossed[:H], crossed[H:]
+        stay, (up, down), upper, lower = s.stay, s.turn[2], crossed[:H], crossed[H:]
         for t, views in s.backward_views:
             for whole, real, imaginary, before in views:
                 multiply(stay, whole, out=tmp)
@@ -186,13 +187,12 @@ class LRU:
     def _by_recurrence(self, params: Params, s: LRUTape, dparams: Params) -> None:
         """Add the gradient by B, ν and θ. s.dG: gradient by γ·B; s.D: by the states."""
         H, (decay, radius, real, imaginary, gamma) = self.hidden, s.rates
-        D, S = s.D[1:], s.Z[:-1, : 2 * H]
-        straight = np.einsum("thb,thb->h", D, S)
-        by_real = straight[:H] + straight[H:]
-        by_imaginary = np.einsum("thb,thb->h", D[:, H:], S[:, :H]) - np.einsum("thb,thb->h", D[:, :H], S[:, H:])
-        along = (params["B"] * s.dG).sum(axis=1)
-        by_gamma = along[:H] + along[H:]
-        dparams["B"][...] += s.dG * np.tile(gamma, 2)[:, None]
+        D, S = s.D[1:].reshape(s.T, 2, H, s.B), s.Z[:-1, : 2 * H].reshape(s.T, 2, H, s.B)
+        by_real = np.einsum("tghb,tghb->h", D, S)
+        by_imaginary = np.einsum("thb,thb->h", D[:, 1], S[:, 0]) - np.einsum("thb,thb->h", D[:, 0], S[:, 1])
+        dG = s.dG.reshape(2, H, -1)
+        by_gamma = np.einsum("ghi,ghi->h", params["B"].reshape(dG.shape), dG)
+        dparams["B"].reshape(dG.shape)[...] += dG * gamma[:, None]
         # d radius/dν = −radius·decay, dγ/d radius = −radius/γ
         dparams["nu"][...] += decay * (radius * radius / gamma * by_gamma - (by_real * real + by_imaginary * imaginary))
         dparams["theta"][...] += by_imaginary * real - by_real * imaginary
@@ -203,28 +203,37 @@ class LRU:
         trace: those of the start state. e' = λ·e + ∂s'/∂(parameter), where the state before is held fixed.
         """
         B, H, s = len(trace), self.hidden, tape
-        decay, radius, real, imaginary, gamma = s.rates
-        e = _complex(trace.copy(), H)
-        eigenvalue, floor = real + 1j * imaginary, trace.dtype.type(FLOOR)
+        after = trace.reshape(B, 2, self.inputs + 2, H).copy()
+        real, imaginary, floor = after[:, 0], after[:, 1], trace.dtype.type(FLOOR)
+        decay, radius, a, b, gamma = s.rates
         by_gamma = decay * np.square(radius / gamma)  # (dγ/dν)/γ
         for t in range(steps):
-            before, u = (part[:H].T[:B] + 1j * part[H : 2 * H].T[:B] for part in (s.Z[t], s.U[t]))
-            turned = eigenvalue * before
-            e *= eigenvalue[:, None]
-            e[..., :-2] += gamma[:, None] * (s.Z[t + 1, 2 * H : -1].T[:B] + floor)[:, None]
-            e[..., -2] += by_gamma * u - decay * turned
-            e[..., -1] += 1j * turned
-        return e.view(trace.dtype).reshape(B, -1)
+            (re, im), (u_re, u_im) = (
+                part[: 2 * H, :B].reshape(2, H, B).transpose(0, 2, 1) for part in (s.Z[t], s.U[t])
+            )
+            turned_re, turned_im = a * re - b * im, b * re + a * im
+            crossed = b * real
+            real *= a
+            real -= b * imaginary
+            imaginary *= a
+            imaginary += crossed
+            real[:, :-2] += (s.Z[t + 1, 2 * H : -1, :B].T + floor)[..., None] * gamma
+            real[:, -2] += by_gamma * u_re - decay * turned_re
+            imaginary[:, -2] += by_gamma * u_im - decay * turned_im
+            real[:, -1] -= turned_im
+            imaginary[:, -1] += turned_re
+        return after.reshape(B, -1)
 
     def trace_gradient(self, trace: Array, dstate: Array, dparams: Params) -> None:
         """Add dstate·∂s/∂(parameters) to dparams, summed over rows. trace: [B, trace_size], dstate: [B, 2H]."""
-        H = self.hidden
-        # Of a complex e = ∂s/∂(real parameter), the gradient is Re(conj(ds)·e); by the imaginary part of B, e is i·e.
-        by = np.einsum("bh,bhi->hi", dstate[:, :H] - 1j * dstate[:, H:], _complex(trace, H))
-        dparams["B"][:H] += by[:, :-2].real
-        dparams["B"][H:] -= by[:, :-2].imag
-        dparams["nu"][...] += by[:, -2].real
-        dparams["theta"][...] += by[:, -1].real
+        B, H = len(trace), self.hidden
+        e, d = trace.reshape(B, 2, self.inputs + 2, H), dstate.reshape(B, 2, 1, H)
+        # Of e = ∂s/∂(real parameter) the gradient is Re(conj(ds)·e). By the imaginary part of B, the derivative is i·e.
+        by = (e * d).sum(axis=(0, 1))
+        dparams["B"][:H] += by[:-2].T
+        dparams["B"][H:] += (e[:, 0, :-2] * d[:, 1] - e[:, 1, :-2] * d[:, 0]).sum(axis=0).T
+        dparams["nu"][...] += by[-2]
+        dparams["theta"][...] += by[-1]
 
     def lag_norms(self, tape: LRUTape) -> Array:
         """Return the L2 norm of the loss gradient by each state, [T], after a backward."""
@@ -236,9 +245,3 @@ class LRU:
         Like a saturated gate, they pass almost no gradient, here to ν: it is radius·exp(ν) times the radius's.
         """
         return float(np.mean((tape.rates.radius < 0.05) | (tape.rates.radius > 0.999)))
-
-
-def _complex(trace: Array, hidden: int) -> Array:
-    """Return [B, H·(I+2)·2] as complex numbers [B, H, I+2], a view."""
-    whole = np.ascontiguousarray(trace)
-    return whole.view(np.result_type(trace.dtype, np.complex64)).reshape(len(trace), hidden, -1)

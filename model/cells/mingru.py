@@ -71,7 +71,7 @@ class MinGRU:
 
     @property
     def trace_size(self) -> int:
-        """2H·(I+1): ∂h/∂W, each unit by its own rows."""
+        """2H·(I+1), as z|n × columns of W × units: ∂h/∂W, each unit by its own rows."""
         return 2 * self.hidden * (self.inputs + 1)
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -151,19 +151,21 @@ class MinGRU:
         Each unit depends on its own rows of W only: e' = (1−z)·e + ∂h'/∂W, where the state before is held fixed.
         """
         B, H, s = len(trace), self.hidden, tape
-        after = trace.reshape(B, 2, H, self.inputs + 1).copy()
+        after = trace.reshape(B, 2, self.inputs + 1, H).copy()
         floor = after.dtype.type(FLOOR)
         for t in range(steps):
-            z, keep = s.A[t, :H].T[:B], s.keep[t].T[:B]
-            direct = np.stack([(s.A[t, H:] - s.h[t]).T[:B] * z * keep, z], axis=1)
-            after *= keep[:, None, :, None]
-            after += direct[..., None] * (s.X[t].T[:B] + floor)[:, None, None]
+            z, n, keep, h = (part[:, :B].T for part in (s.A[t, :H], s.A[t, H:], s.keep[t], s.h[t]))
+            x = (s.X[t, :, :B].T + floor)[..., None]
+            after *= keep[:, None, None]
+            after[:, 0] += ((n - h) * z * keep)[:, None] * x
+            after[:, 1] += z[:, None] * x
         return after.reshape(B, -1)
 
     def trace_gradient(self, trace: Array, dstate: Array, dparams: Params) -> None:
         """Add dstate·∂h/∂W to dparams, summed over rows. trace: [B, trace_size], dstate: [B, H]; only read."""
-        e = trace.reshape(len(trace), 2, self.hidden, self.inputs + 1)
-        dparams["W"][...] += np.einsum("bh,bghi->ghi", dstate, e).reshape(dparams["W"].shape)
+        e = trace.reshape(len(trace), 2, self.inputs + 1, self.hidden)
+        by = (e * dstate[:, None, None]).sum(axis=0)
+        dparams["W"].reshape(2, self.hidden, -1)[...] += by.transpose(0, 2, 1)
 
     def lag_norms(self, tape: MinGRUTape) -> Array:
         """Return the L2 norm of the loss gradient by each h_t, [T], after a backward."""
