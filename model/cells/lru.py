@@ -208,30 +208,28 @@ class LRU:
         decay, radius, a, b, gamma = s.rates
         by_gamma = decay * np.square(radius / gamma)  # (dγ/dν)/γ
         for t in range(steps):
-            (re, im), (u_re, u_im) = (
-                part[: 2 * H, :B].reshape(2, H, B).transpose(0, 2, 1) for part in (s.Z[t], s.U[t])
-            )
-            turned_re, turned_im = a * re - b * im, b * re + a * im
+            u = s.U[t, :, :B].T.reshape(B, 2, H)
+            turned = s.Z[t + 1, : 2 * H, :B].T.reshape(B, 2, H) - u  # λ·s
             crossed = b * real
             real *= a
             real -= b * imaginary
             imaginary *= a
             imaginary += crossed
             real[:, :-2] += (s.Z[t + 1, 2 * H : -1, :B].T + floor)[..., None] * gamma
-            real[:, -2] += by_gamma * u_re - decay * turned_re
-            imaginary[:, -2] += by_gamma * u_im - decay * turned_im
-            real[:, -1] -= turned_im
-            imaginary[:, -1] += turned_re
+            after[:, :, -2] += by_gamma * u - decay * turned
+            real[:, -1] -= turned[:, 1]
+            imaginary[:, -1] += turned[:, 0]
         return after.reshape(B, -1)
 
     def trace_gradient(self, trace: Array, dstate: Array, dparams: Params) -> None:
         """Add dstate·∂s/∂(parameters) to dparams, summed over rows. trace: [B, trace_size], dstate: [B, 2H]."""
         B, H = len(trace), self.hidden
-        e, d = trace.reshape(B, 2, self.inputs + 2, H), dstate.reshape(B, 2, 1, H)
+        e, d = trace.reshape(B, 2, self.inputs + 2, H), dstate.reshape(B, 2, H)
         # Of e = ∂s/∂(real parameter) the gradient is Re(conj(ds)·e). By the imaginary part of B, the derivative is i·e.
-        by = (e * d).sum(axis=(0, 1))
+        by = np.einsum("bgih,bgh->ih", e, d)
+        by_imaginary = np.einsum("bih,bh->ih", e[:, 0, :-2], d[:, 1]) - np.einsum("bih,bh->ih", e[:, 1, :-2], d[:, 0])
         dparams["B"][:H] += by[:-2].T
-        dparams["B"][H:] += (e[:, 0, :-2] * d[:, 1] - e[:, 1, :-2] * d[:, 0]).sum(axis=0).T
+        dparams["B"][H:] += by_imaginary.T
         dparams["nu"][...] += by[-2]
         dparams["theta"][...] += by[-1]
 
