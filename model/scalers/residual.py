@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bounds import MAX_SQUARE, MAX_VALUE, Bound, clip
-from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
+from model.bounds import MAX_SQUARE, MAX_VALUE, Bound, clip, constant
+from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count, split
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 RELATIVE_FLOOR = 1e-3  # of the running deviation
@@ -68,10 +68,9 @@ class ResidualScaler(Settings):
         A difference counts if its newer value was observed; its older value may be a replacement.
         """
         C, H, B = self.channels, self.horizon, len(x)
-        ends = np.cumsum(self.parts)[:-1]
-        t, mean, var, square, last, last_u, pace, trend, haste, shift = np.split(row, ends, axis=1)
+        t, mean, var, square, last, last_u, pace, trend, haste, shift = split(row, self.parts)
         t[...] = count(t, observed)
-        begun = clip(t - 1, 0, 1)
+        begun = clip(t - constant(1), 0, 1)
         d = x[:, None, :] - last.reshape(B, H, C)
         change = d[:, 0] * begun
 
@@ -80,7 +79,7 @@ class ResidualScaler(Settings):
         seen = t[:, None, :] - np.arange(1, H + 1, dtype=np.float32)[None, :, None]  # differences, this one included
         valid = clip(seen, 0, 1)
         follow_pace(pace, trend, change)
-        self._update_squares(square, d, seen, valid, pace, haste, np.float32(RELATIVE_FLOOR) * sigma, observed)
+        self._update_squares(square, d, seen, valid, pace, haste, constant(RELATIVE_FLOOR) * sigma, observed)
         factor, jolt = pull(pace, haste, np.sqrt(square[:, 0]), observed)
         square *= factor[:, None]
         var *= factor
@@ -89,9 +88,9 @@ class ResidualScaler(Settings):
         off = x - mean
         mean += follow_level(shift, var, off, jolt, root[:, 0], t, hasty_rate(t, haste, observed), observed)
         sigma = np.sqrt(var)
-        level = begun * clip(off / (sigma + TINY), -LEVEL_CLIP, LEVEL_CLIP)
+        level = begun * clip(off / (sigma + constant(TINY)), -LEVEL_CLIP, LEVEL_CLIP)
 
-        usable = root + (np.float32(RELATIVE_FLOOR) * sigma)[:, None] + np.float32(TINY)
+        usable = root + (constant(RELATIVE_FLOOR) * sigma)[:, None] + constant(TINY)
         u = clip(change / usable[:, 0], -DIFFERENCE_CLIP, DIFFERENCE_CLIP)
         features = np.concatenate([last_u, u, level], axis=1)
         last_u[...] = u
@@ -116,9 +115,9 @@ class ResidualScaler(Settings):
         a random walk.
         """
         steps = np.arange(1, self.horizon + 1, dtype=np.float32)[None, :, None]
-        first = clip(2 - seen, 0, 1)
+        first = clip(constant(2) - seen, 0, 1)
         known = square + first * steps * square[:, :1]
         bound = np.maximum(np.sqrt(known), pace[:, None]) + floor[:, None]
-        capped = np.minimum(d * d, np.float32(CAP) * bound * bound)
+        capped = np.minimum(d * d, constant(CAP) * bound * bound)
         ended = None if observed is None else observed[:, None]
         square += valid * hasty_rate(seen, haste[:, None], ended) * (capped - square)

@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from model.bounds import MAX_VALUE, clip
+from model.bounds import MAX_VALUE, clip, constant
 from model.scalers.contract import TINY, Array, rate
 
 CAP = 25.0  # of a square of a change, in running mean squares
@@ -43,31 +43,31 @@ SHIFT_JUMP = 0.5  # share of the distance that the level moves with full evidenc
 # Name and range of pace, trend, haste and shift.
 BOUNDS = (("a pace", 0, 2 * MAX_VALUE), ("a trend", -1, 1), ("a haste", 0, 1 / HASTE_COUNT), ("a shift", -1, 1))
 FIRST = 1e16  # larger than any value: the bound at the first tick, whose value becomes the level
+_ONE, _TINY = constant(1), constant(TINY)
 
 
 def above(value: Array, dead: float) -> Array:
     """Map `value` linearly from dead..1 to 0..1, clipped."""
-    share: Array = clip((value - dead) / (1 - dead), 0, 1)
+    share: Array = clip((value - constant(dead)) / constant(1 - dead), 0, 1)
     return share
 
 
 def follow_pace(pace: Array, trend: Array, change: Array) -> None:
     """Update pace and trend with one-step changes. A change of 0 leaves the pace; the first nonzero one becomes it."""
     size: Array = np.abs(change)
-    tiny = np.float32(TINY)
-    moved: Array = np.divide(np.minimum(size, tiny), tiny)
-    unset: Array = 1 - np.divide(np.minimum(pace, tiny), tiny)
-    off: Array = TREND_GAIN * np.divide(size - pace, size + pace + tiny)
+    moved: Array = np.divide(np.minimum(size, _TINY), _TINY)
+    unset: Array = _ONE - np.divide(np.minimum(pace, _TINY), _TINY)
+    off: Array = constant(TREND_GAIN) * np.divide(size - pace, size + pace + _TINY)
     evidence: Array = clip(off, -1, 1)
     evidence *= moved
-    trend += TREND_RATE * moved * (evidence - trend)
-    ratio: Array = (size + TINY) / (pace + TINY)
+    trend += constant(TREND_RATE) * moved * (evidence - trend)
+    ratio: Array = (size + _TINY) / (pace + _TINY)
     swift: Array = np.sqrt(clip(ratio, 1 / PACE_REACH, PACE_REACH))
     slow = swift
     for _ in range(PACE_ROOTS - 1):
         slow = np.sqrt(slow)
-    factor = slow + PACE_HURRY * above(trend * evidence, TREND_DEAD) * (swift - slow)
-    pace += pace * (moved * (factor - 1)) + unset * size
+    factor = slow + constant(PACE_HURRY) * above(trend * evidence, TREND_DEAD) * (swift - slow)
+    pace += pace * (moved * (factor - _ONE)) + unset * size
 
 
 def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tuple[Array, Array]:
@@ -77,20 +77,20 @@ def pull(pace: Array, haste: Array, root: Array, observed: Array | None) -> tupl
     where nothing was observed. The jump is 0 within the band and rises to 1 far outside it.
     root: root mean square of the one-step changes; only read.
     """
-    ratio: Array = (root + TINY) / (pace + TINY)
+    ratio: Array = (root + _TINY) / (pace + _TINY)
     within: Array = clip(ratio, 1 / BAND, BAND)
     factor: Array = within / ratio
     if observed is not None:
-        factor = 1 + observed * (factor - 1)
-    excess = np.maximum(factor, 1 / np.maximum(factor, np.float32(TINY)))
-    fading = haste / (1 + (haste if observed is None else haste * observed))
-    haste[...] = np.maximum(fading, (1 - 1 / np.sqrt(excess)) / HASTE_COUNT)
-    return factor, clip((excess - JOLT_FROM) / (JOLT_TO - JOLT_FROM), 0, 1)
+        factor = _ONE + observed * (factor - _ONE)
+    excess = np.maximum(factor, _ONE / np.maximum(factor, _TINY))
+    fading = haste / (_ONE + (haste if observed is None else haste * observed))
+    haste[...] = np.maximum(fading, (_ONE - _ONE / np.sqrt(excess)) / constant(HASTE_COUNT))
+    return factor, clip((excess - constant(JOLT_FROM)) / constant(JOLT_TO - JOLT_FROM), 0, 1)
 
 
 def hasty_rate(seen: Array, haste: Array, observed: Array | None) -> Array:
     """Return the larger of `rate` and haste, at most 1; 0 where nothing was observed."""
-    a: Array = np.minimum(np.maximum(rate(seen, None), haste), np.float32(1))
+    a: Array = np.minimum(np.maximum(rate(seen, None), haste), _ONE)
     return a if observed is None else a * observed
 
 
@@ -103,17 +103,17 @@ def follow_level(
     root: root mean square of the one-step changes; t: ticks seen, this one included; a: rate of the statistics, 0
     where nothing was observed.
     """
-    begun = clip(t - 1, 0, 1)
+    begun = clip(t - _ONE, 0, 1)
     wide = np.maximum(np.sqrt(variance), root)
-    evidence = begun * clip(off / (SHIFT_UNIT * wide + TINY), -1, 1)
+    evidence = begun * clip(off / (constant(SHIFT_UNIT) * wide + _TINY), -1, 1)
     noticed = evidence - shift
-    shift += SHIFT_RATE * (noticed if observed is None else noticed * observed)
+    shift += constant(SHIFT_RATE) * (noticed if observed is None else noticed * observed)
     agreed = shift * evidence
-    jump = SHIFT_JUMP * above(agreed, SHIFT_DEAD)
+    jump = constant(SHIFT_JUMP) * above(agreed, SHIFT_DEAD)
     jump = np.maximum(jump if observed is None else jump * observed, jolt)
-    bound = LEVEL_CAP * wide + (1 - begun) * np.float32(FIRST)
-    rest = clip((1 - jump) * off, -bound, bound)
-    trusted = a * (1 - above(agreed, SHIFT_DOUBT))
-    variance[...] = (1 - trusted) * (variance + trusted * rest * rest)
+    bound = constant(LEVEL_CAP) * wide + (_ONE - begun) * constant(FIRST)
+    rest = clip((_ONE - jump) * off, -bound, bound)
+    trusted = a * (_ONE - above(agreed, SHIFT_DOUBT))
+    variance[...] = (_ONE - trusted) * (variance + trusted * rest * rest)
     moved: Array = jump * off + a * rest
     return moved

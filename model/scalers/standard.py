@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bounds import MAX_SQUARE, MAX_VALUE, Bound, clip
-from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count
+from model.scalers.contract import MAX_COUNT, TINY, Array, Settings, count, split
 from model.scalers.robust import BOUNDS, CAP, follow_level, follow_pace, hasty_rate, pull
 
 Z_CLIP = 6.0
@@ -51,8 +51,7 @@ class StandardScaler(Settings):
         row: (B, size), modified in place; x, observed: (B, C), see `fill`. The scale is the running standard deviation
         for every step; it is 0 until a channel has changed.
         """
-        ends = np.cumsum(self.parts)[:-1]
-        t, last, deviation, variance, square, pace, trend, haste, shift = np.split(row, ends, axis=1)
+        t, last, deviation, variance, square, pace, trend, haste, shift = split(row, self.parts)
         t[...] = count(t, observed)
         d = x - last
         change = d * clip(t - 1, 0, 1)
