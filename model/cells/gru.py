@@ -18,7 +18,6 @@ from model.cells.kernels import (
     flush,
     fraction_saturated,
     half,
-    sigmoid_from_halved,
     step_norms,
     stretches,
 )
@@ -30,7 +29,7 @@ class GRUTape:
 
     def __init__(self, cell: GRU, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, inputs = cell.hidden, cell.inputs
-        self.T, self.B, self.half, self.stretches = T, B, half(dtype), stretches(T)
+        self.T, self.B, self.half, self.one = T, B, half(dtype), np.ones((), dtype)
         self.XH = np.zeros((T + 1, H + 1 + inputs, B), dtype)  # rows [h_{t-1}; 1; x_t]
         self.XH[:, H] = 1
         self.A = np.empty((T, 4 * H, B), dtype)
@@ -41,7 +40,7 @@ class GRUTape:
         self.dW = ProductScratch(3 * H, inputs, T, B, dtype)
         self.Q = np.empty((T, 4 * H, B), dtype)
         self.dA = np.empty((T, 4 * H, B), dtype)
-        self.DH = np.empty((T, H, B), dtype)
+        self.DH = np.empty((T + 1, H, B), dtype)  # total gradient by h, the start state first
         self.dX = np.empty((T, inputs, B), dtype)
         self.dh0 = np.empty((H, B), dtype)
         self.tmp = np.empty((H, B), dtype)
@@ -51,11 +50,12 @@ class GRUTape:
              self.NX[t], XH[t, :H], XH[t + 1, :H])
             for t in range(T)
         ]  # fmt: skip
-        self.backward_views = [
-            (self.DH[t], self.Q[t].reshape(4, H, B), self.dA[t].reshape(4, H, B), self.dA[t, : 3 * H],
-             A[t, 2 * H : 3 * H])
+        views = [
+            (self.DH[t + 1], self.Q[t].reshape(4, H, B), self.dA[t].reshape(4, H, B), self.dA[t, : 3 * H],
+             A[t, 2 * H : 3 * H], self.DH[t])
             for t in range(T)
         ]  # fmt: skip
+        self.backward_views = [(ticks[-1], [views[t] for t in ticks]) for ticks in stretches(T)]
 
 
 @dataclass(frozen=True)
@@ -111,16 +111,18 @@ class GRU:
         s.XH[:-1, H + 1 :] = X.transpose(0, 2, 1)
         np.matmul(params["W"][2 * H :], s.XH[:-1, H + 1 :], out=s.NX)
         s.NX += params["b"][:, None]
+        dot, multiply, add, subtract, tanh, W, half = np.dot, np.multiply, np.add, np.subtract, np.tanh, s.W, s.half
         for xh, a, rz, hn, r, z, n, nx, h, h_next in s.forward_views:
-            np.dot(s.W, xh, out=a)
-            np.tanh(rz, out=rz)
-            sigmoid_from_halved(rz, s.half)
-            np.multiply(r, hn, out=n)
-            np.add(n, nx, out=n)
-            np.tanh(n, out=n)
-            np.subtract(h, n, out=h_next)
-            np.multiply(h_next, z, out=h_next)
-            np.add(h_next, n, out=h_next)
+            dot(W, xh, out=a)
+            tanh(rz, out=rz)
+            multiply(rz, half, out=rz)  # σ(x) = ½·tanh(x/2) + ½
+            add(rz, half, out=rz)
+            multiply(r, hn, out=n)
+            add(n, nx, out=n)
+            tanh(n, out=n)
+            subtract(h, n, out=h_next)
+            multiply(h_next, z, out=h_next)
+            add(h_next, n, out=h_next)
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: GRUTape, steps: int) -> Array:
@@ -132,19 +134,18 @@ class GRU:
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.UhT, params["U"][:, :H].T)
-        s.DH[...] = dH.transpose(0, 2, 1)
-        for ticks in s.stretches:
-            for t in ticks:
-                dh, q, da, da_hrz, z = s.backward_views[t]
-                np.multiply(q, dh, out=da)
-                np.dot(s.UhT, da_hrz, out=s.dh0)
-                np.multiply(dh, z, out=s.tmp)
-                np.add(s.dh0, s.tmp, out=s.dh0)
-                if t:
-                    before = s.backward_views[t - 1][0]
-                    np.add(before, s.dh0, out=before)
-            if t and flush(s.DH[t - 1], scratch=s.tmp) and not s.DH[:t].any():
-                s.dA[:t], s.dh0[...] = 0, 0
+        s.DH[0] = 0
+        s.DH[1:] = dH.transpose(0, 2, 1)
+        dot, multiply, add, UhT, dh0, tmp = np.dot, np.multiply, np.add, s.UhT, s.dh0, s.tmp
+        for t, views in s.backward_views:
+            for dh, q, da, da_hrz, z, before in views:
+                multiply(q, dh, out=da)
+                dot(UhT, da_hrz, out=dh0)
+                multiply(dh, z, out=tmp)
+                add(dh0, tmp, out=dh0)
+                add(before, dh0, out=before)
+            if t and flush(s.DH[t], scratch=tmp) and not s.DH[1:t].any():
+                s.dA[:t] = 0
                 break
         X = s.XH[:-1]
         accumulate_products(dparams["U"], s.dA[:, : 3 * H], X[:, : H + 1], s.dU)
@@ -152,28 +153,29 @@ class GRU:
         np.add(dparams["b"], s.dA[:, 3 * H :].sum(axis=(0, 2)), out=dparams["b"])
         if need_dX:
             np.matmul(params["W"].T, s.dA[:, H:], out=s.dX)
-        return s.dX.transpose(0, 2, 1), s.dh0.T.copy()
+        return s.dX.transpose(0, 2, 1), s.DH[0].T.copy()
 
     def _local_derivatives(self, s: GRUTape) -> None:
         """Compute d(gate input)/dh of hn, r, z, n for the whole window at once."""
         H = self.hidden
-        A, Q = s.A, s.Q
+        A, Q, off = s.A, s.Q, s.dA[:, :H]  # dA is free until the loop
         hn, r, z, n = A[:, :H], A[:, H : 2 * H], A[:, 2 * H : 3 * H], A[:, 3 * H :]
         q_hn, q_r, q_z, q_n = Q[:, :H], Q[:, H : 2 * H], Q[:, 2 * H : 3 * H], Q[:, 3 * H :]
         np.multiply(n, n, out=q_n)
-        np.subtract(1, q_n, out=q_n)
-        np.subtract(1, z, out=q_z)
+        np.subtract(s.one, q_n, out=q_n)
+        np.subtract(s.one, z, out=q_z)
         np.multiply(q_n, q_z, out=q_n)  # (1−z)(1−n²)
         np.multiply(q_n, r, out=q_hn)
-        np.subtract(1, r, out=q_r)
+        np.subtract(s.one, r, out=q_r)
         np.multiply(q_r, q_hn, out=q_r)
         np.multiply(q_r, hn, out=q_r)  # q_n·hn·r(1−r)
         np.multiply(q_z, z, out=q_z)
-        np.multiply(q_z, s.XH[:-1, :H] - n, out=q_z)  # (h−n)·z(1−z)
+        np.subtract(s.XH[:-1, :H], n, out=off)
+        np.multiply(q_z, off, out=q_z)  # (h−n)·z(1−z)
 
     def lag_norms(self, tape: GRUTape) -> Array:
         """Return the L2 norm of the loss gradient by each h_t, [T], after a backward."""
-        return step_norms(tape.DH)
+        return step_norms(tape.DH[1:])
 
     def saturated(self, tape: GRUTape) -> float:
         """Return the fraction of the gates r, z outside 0.05..0.95 in the last forward."""

@@ -74,6 +74,11 @@ def accumulate_products(dW: Array, dA: Array, X: Array, scratch: ProductScratch)
         np.dot(dA.reshape(T, M).T, X[:, :, 0], out=scratch.dW)
         dW += scratch.dW
         return
+    if n == 1:  # a tick is as wide as a product is to be
+        for a, x in zip(dA, X, strict=True):
+            np.dot(a, x.T, out=scratch.dW)
+            dW += scratch.dW
+        return
     for t in range(0, T, n):
         width = min(n, T - t)
         a, x = scratch.dA[:, :width], scratch.X[:, :width]

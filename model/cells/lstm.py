@@ -16,7 +16,6 @@ from model.cells.kernels import (
     flush,
     fraction_saturated,
     half,
-    sigmoid_from_halved,
     step_norms,
     stretches,
 )
@@ -28,7 +27,7 @@ class LSTMTape:
 
     def __init__(self, cell: LSTM, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, K = cell.hidden, cell.hidden + cell.inputs + 1
-        self.T, self.B, self.half, self.stretches = T, B, half(dtype), stretches(T)
+        self.T, self.B, self.half = T, B, half(dtype)
         self.XH = np.zeros((T + 1, K, B), dtype)  # rows [h_{t-1}; x_t; 1]
         self.XH[:, -1] = 1
         self.A = np.zeros((T + 1, 5 * H, B), dtype)  # rows [o, i, f, g, c_{t-1}]
@@ -40,7 +39,7 @@ class LSTMTape:
         self.Q = np.empty((T, 4 * H, B), dtype)  # local derivatives of [o, i, f, g]
         self.Qc = np.empty((T, H, B), dtype)
         self.dA = np.empty((T, 4 * H, B), dtype)
-        self.DH = np.empty((T, H, B), dtype)  # total gradient by h_t
+        self.DH = np.empty((T + 1, H, B), dtype)  # total gradient by h, the start state first
         self.dX = np.empty((T, cell.inputs, B), dtype)
         self.dc = np.empty((H, B), dtype)
         self.dh0 = np.empty((H, B), dtype)
@@ -52,11 +51,12 @@ class LSTMTape:
              self.tanh_c[t], A[t, :H], XH[t + 1, :H])
             for t in range(T)
         ]  # fmt: skip
-        self.backward_views = [
-            (self.DH[t], self.Q[t, :H], self.dA[t, :H], self.Qc[t], self.Q[t, H:].reshape(3, H, B),
-             self.dA[t, H:].reshape(3, H, B), A[t, 2 * H : 3 * H], self.dA[t])
+        views = [
+            (self.DH[t + 1], self.Q[t, :H], self.dA[t, :H], self.Qc[t], self.Q[t, H:].reshape(3, H, B),
+             self.dA[t, H:].reshape(3, H, B), A[t, 2 * H : 3 * H], self.dA[t], self.DH[t])
             for t in range(T)
         ]  # fmt: skip
+        self.backward_views = [(ticks[-1], [views[t] for t in ticks]) for ticks in stretches(T)]
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,16 @@ class LSTM:
         s.XH[0, :H] = state[:, :H].T
         s.A[0, 4 * H :] = state[:, H:].T
         s.XH[:-1, H:-1] = X.transpose(0, 2, 1)
+        dot, multiply, add, tanh, W, half = np.dot, np.multiply, np.add, np.tanh, s.W, s.half
         for xh, a, oif, i_f, gc, P, ig, fc, c, tanh_c, o, h in s.forward_views:
-            np.dot(s.W, xh, out=a)
-            np.tanh(a, out=a)
-            sigmoid_from_halved(oif, s.half)
-            np.multiply(i_f, gc, out=P)
-            np.add(ig, fc, out=c)
-            np.tanh(c, out=tanh_c)
-            np.multiply(o, tanh_c, out=h)
+            dot(W, xh, out=a)
+            tanh(a, out=a)
+            multiply(oif, half, out=oif)  # σ(x) = ½·tanh(x/2) + ½
+            add(oif, half, out=oif)
+            multiply(i_f, gc, out=P)
+            add(ig, fc, out=c)
+            tanh(c, out=tanh_c)
+            multiply(o, tanh_c, out=h)
         return s.XH[1:, :H].transpose(0, 2, 1)
 
     def state_after(self, tape: LSTMTape, steps: int) -> Array:
@@ -132,27 +134,26 @@ class LSTM:
         H, s = self.hidden, tape
         self._local_derivatives(s)
         np.copyto(s.WhT, params["W"][:, :H].T)
-        s.DH[...] = dH.transpose(0, 2, 1)
+        s.DH[0] = 0
+        s.DH[1:] = dH.transpose(0, 2, 1)
         s.dc[...] = 0
-        for ticks in s.stretches:
-            for t in ticks:
-                dh, q_o, da_o, q_c, q_ifg, da_ifg, f, da = s.backward_views[t]
-                np.multiply(dh, q_o, out=da_o)
-                np.multiply(dh, q_c, out=s.tmp)
-                np.add(s.dc, s.tmp, out=s.dc)
-                np.multiply(q_ifg, s.dc, out=da_ifg)
-                np.multiply(s.dc, f, out=s.dc)
-                np.dot(s.WhT, da, out=s.dh0)
-                if t:
-                    before = s.backward_views[t - 1][0]
-                    np.add(before, s.dh0, out=before)
-            if t and flush(s.DH[t - 1], s.dc, scratch=s.tmp) and not s.DH[:t].any():
-                s.dA[:t], s.dh0[...] = 0, 0
+        dot, multiply, add, WhT, dc, dh0, tmp = np.dot, np.multiply, np.add, s.WhT, s.dc, s.dh0, s.tmp
+        for t, views in s.backward_views:
+            for dh, q_o, da_o, q_c, q_ifg, da_ifg, f, da, before in views:
+                multiply(dh, q_o, out=da_o)
+                multiply(dh, q_c, out=tmp)
+                add(dc, tmp, out=dc)
+                multiply(q_ifg, dc, out=da_ifg)
+                multiply(dc, f, out=dc)
+                dot(WhT, da, out=dh0)
+                add(before, dh0, out=before)
+            if t and flush(s.DH[t], dc, scratch=tmp) and not s.DH[1:t].any():
+                s.dA[:t] = 0
                 break
         accumulate_products(dparams["W"], s.dA, s.XH[:-1], s.dW)
         if need_dX:
             np.matmul(params["W"][:, H:-1].T, s.dA, out=s.dX)
-        return s.dX.transpose(0, 2, 1), np.concatenate([s.dh0.T, s.dc.T], axis=1)
+        return s.dX.transpose(0, 2, 1), np.concatenate([s.DH[0].T, s.dc.T], axis=1)
 
     def _local_derivatives(self, s: LSTMTape) -> None:
         """Compute d(gate input)/dh of o, d(gate input)/dc of i, f, g, and dc/dh for the whole window at once."""
@@ -173,7 +174,7 @@ class LSTM:
 
     def lag_norms(self, tape: LSTMTape) -> Array:
         """Return the L2 norm of the loss gradient by each h_t, [T], after a backward."""
-        return step_norms(tape.DH)
+        return step_norms(tape.DH[1:])
 
     def saturated(self, tape: LSTMTape) -> float:
         """Return the fraction of the gates o, i, f outside 0.05..0.95 in the last forward."""
