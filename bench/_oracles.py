@@ -74,6 +74,45 @@ def mingru(torch: Any, spec: ModelSpec, layer: dict[str, Any], X: Any, state: An
     return torch.stack(seen)
 
 
+def attention(torch: Any, spec: ModelSpec, layer: dict[str, Any], X: Any, state: Any) -> Any:
+    """PyTorch's attention over the ring's slots and the window's ticks, with a mask; norms without gain and bias."""
+    fields, d, (T, B, _) = spec.to_mapping(), spec.hidden, X.shape  # its fields, as not every version has them
+    W, heads, functional = fields["attention_window"], fields["heads"], torch.nn.functional
+
+    def affine(name: str, v: Any) -> Any:
+        return v @ layer[name][:, :-1].T + layer[name][:, -1]
+
+    def norm(v: Any) -> Any:
+        return functional.layer_norm(v, (d,), eps=1e-5)
+
+    def by_head(v: Any) -> Any:
+        return v.reshape(B, -1, heads, d // heads).transpose(1, 2)
+
+    U = affine("E", X)
+    query, *made = affine("QKV", norm(U)).transpose(0, 1).chunk(3, dim=2)
+    rings = state[:, :-1].reshape(B, 2, W, d).unbind(1)
+    q, k, v = by_head(query), *(by_head(torch.cat(pair, dim=1)) for pair in zip(rings, made, strict=True))
+    slots, now = torch.arange(W + T), torch.arange(W, W + T)[:, None]
+    exists = slots >= W - state[:, -1].round().clamp(0, W)[:, None, None, None]
+    seen = (slots <= now) & (slots > now - W) & exists
+    scores = torch.zeros((heads, T, W + T), dtype=X.dtype)
+    if fields["positions"] == "rotary":
+        q, k = turned(torch, q, now[:, 0]), turned(torch, k, slots)
+    else:
+        scores = layer["lags"][:, (now - slots).clamp(0, W - 1)]
+    read = functional.scaled_dot_product_attention(q, k, v, attn_mask=scores.where(seen, -torch.inf))
+    A = U + read.permute(2, 0, 1, 3).reshape(T, B, d) @ layer["O"].T
+    return norm(A + affine("M2", torch.relu(affine("M1", norm(A)))))
+
+
+def turned(torch: Any, v: Any, place: Any) -> Any:
+    """Turn neighbouring features of v [.., n, width], an even width, as complex numbers by their places [n]."""
+    pairs = v.shape[-1] // 2
+    angle = place[:, None] * 10_000.0 ** (-torch.arange(pairs, dtype=v.dtype) / pairs)
+    plane = torch.view_as_complex(v.reshape(*v.shape[:-1], pairs, 2).contiguous())
+    return torch.view_as_real(plane * torch.polar(torch.ones_like(angle), angle)).flatten(-2)
+
+
 def mse(torch: Any, spec: ModelSpec, p: Any, y: Any, weight: Any) -> Any:
     """Half the squared error."""
     return (0.5 * weight * torch.nn.functional.mse_loss(p, y, reduction="none")).sum()
@@ -129,6 +168,7 @@ def student_t(torch: Any, spec: ModelSpec, p: Any, y: Any, weight: Any) -> Any:
 
 
 # Name of a row → the spec's fields, and the twin.
+BLOCK: dict[str, Any] = {"cell": "attention", "attention_window": 4, "heads": 2, "hidden": 8}
 CELLS: dict[str, tuple[dict[str, Any], Cell]] = {
     "rnn": ({"cell": "rnn"}, rnn),
     "rnn relu": ({"cell": "rnn", "activation": "relu"}, rnn),
@@ -138,6 +178,8 @@ CELLS: dict[str, tuple[dict[str, Any], Cell]] = {
     "lstm norm": ({"cell": "lstm", "layer_norm": True, "residual": True}, lstm),
     "lru": ({"cell": "lru"}, lru),
     "mingru": ({"cell": "mingru"}, mingru),
+    "attention": ({**BLOCK, "positions": "rotary"}, attention),
+    "attention, learned": ({**BLOCK, "positions": "learned"}, attention),
 }
 FORECAST: dict[str, Any] = {"channels": ("a", "b"), "scaler": "none", "forecaster": "network"}
 LOSSES: dict[str, tuple[dict[str, Any], Loss]] = {

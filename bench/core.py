@@ -37,7 +37,7 @@ TORCH_MARGIN = 0.9  # share of the lowest ratio to reach, because ratios vary by
 # Learned ticks that are compared with an lstm of window 16: a spec, and the number of streams from which it is cheaper.
 LEARNED: dict[str, tuple[dict[str, Any], int]] = {
     "lru + rtrl": ({"cell": "lru", "rule": "rtrl"}, 1),
-    "attention W=64": ({"cell": "attention", "attention_window": 64, "window": 64}, 16),
+    "attention W=64": ({"cell": "attention", "attention_window": 64}, 16),
 }
 BLOCK_S = 0.01
 
