@@ -97,6 +97,11 @@ class ModelSpec(Result):
     holidays: str = ""
     shadow: str = ""
     own_readout: bool = False
+    reset: str = ""
+    cells: tuple[str, ...] = ()
+    layer_norm: bool = False
+    residual: bool = False
+    rule: str = ""
 
     @classmethod
     def of(cls, message: Message) -> Self:

@@ -22,11 +22,12 @@ INTERRUPTED = 130
 
 # Written out, so that --help does not import NumPy; a test compares it with ModelSpec.
 SPEC_KEYS = (
-    "channels, targets, horizon, interval, max_gap, cell, activation, layers, hidden, init, init_gain, window, "
-    "learn_every, learn, task, forecaster, seasons, own_readout, zone, intervals, known, static, categories, "
-    "holidays, classes, class_weights, label_range, label_horizon, loss, huber_delta, optimizer, momentum, "
-    "weight_decay, learning_rate, rate_floor, schedule, warmup, schedule_updates, freeze, clip, scaler, head_init, "
-    "seed, max_share, drift_reaction, drift_raise, drift_labels, shadow, missing"
+    "channels, targets, horizon, interval, max_gap, cell, activation, reset, layers, cells, hidden, layer_norm, "
+    "residual, init, init_gain, window, rule, learn_every, learn, task, forecaster, seasons, own_readout, zone, "
+    "intervals, known, static, categories, holidays, classes, class_weights, label_range, label_horizon, loss, "
+    "huber_delta, optimizer, momentum, weight_decay, learning_rate, rate_floor, schedule, warmup, "
+    "schedule_updates, freeze, clip, scaler, head_init, seed, max_share, drift_reaction, drift_raise, "
+    "drift_labels, shadow, missing"
 )
 
 
