@@ -2,7 +2,8 @@
 
 One step is forward, MSE through a linear head at every tick, backward, global-norm clip, Adam, and reading the loss.
 All run in turn in one process, and their medians are compared: absolute times change with the machine, ratios little.
-A second part compares what a learned tick costs in a learner, by the number of streams. PyTorch and JAX are optional.
+A second part compares what a learned tick costs in a learner, by the number of streams; a third, what a tick of a long
+window with one label costs, where gradients vanish and numbers could become subnormal. PyTorch and JAX are optional.
 """
 
 from __future__ import annotations
@@ -18,10 +19,12 @@ one_blas_thread()
 
 import numpy as np  # noqa: E402  (BLAS reads its thread count when NumPy is first imported)
 
-from bench._steps import Point, numpy_step, products_only, seconds_per_step  # noqa: E402
+from bench._steps import Point, Step, numpy_step, products_only, seconds_per_step  # noqa: E402
 from bench._twins import TWINS, jax_step, library, torch_step  # noqa: E402
+from bench.lags import newest_labelled, spec  # noqa: E402
 from model.cells import CELLS  # noqa: E402
 from model.fold.learner import Learner  # noqa: E402
+from model.network import Network  # noqa: E402
 from model.spec import ModelSpec  # noqa: E402
 
 # The lowest measured ratio of PyTorch's time to NumPy's with one and two layers: one thread, an AVX-512 machine.
@@ -39,6 +42,7 @@ LEARNED: dict[str, tuple[dict[str, Any], int]] = {
     "lru + rtrl": ({"cell": "lru", "rule": "rtrl"}, 1),
     "attention W=64": ({"cell": "attention", "attention_window": 64}, 16),
 }
+SHORT, LONG, GAINS, LONG_ASKED = 128, 512, (0.5, 1.0, 1.5), 1.15
 BLOCK_S = 0.01
 
 
@@ -105,6 +109,24 @@ def learned_rows(streams: int, hidden: int, rounds: int) -> Iterator[Row]:
         yield Row(case, "learned tick", taken["it"] / streams, "s")
 
 
+def long_rows(name: str, rounds: int) -> Iterator[Row]:
+    """Yield for each gain of the first weights what a tick of a long window costs relative to one of a short window."""
+    for gain in GAINS:
+        try:
+            networks = {T: Network(spec(cell=name, init_gain=gain, window=T)) for T in (SHORT, LONG)}
+        except ValueError:  # the cell has no gain
+            continue
+        blocks = {str(T): seconds_per_step(_gradient(network, T), BLOCK_S) for T, network in networks.items()}
+        taken = alternated(blocks, rounds)
+        ratio = taken[str(LONG)] / LONG / (taken[str(SHORT)] / SHORT)
+        yield Row(f"{name} gain={gain:g} B=1 H=64", f"tick of T={LONG} / T={SHORT}", ratio, "ratio", LONG_ASKED)
+
+
+def _gradient(network: Network, T: int) -> Step:
+    norms = newest_labelled(network, T, 1, np.float32)
+    return lambda: float(norms()[0])
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the benchmark and print the rows; return 1 if a row misses its bound."""
     options = parser(__doc__)
@@ -120,6 +142,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows = [row for p, name, layers in grid for row in step_rows(name, p, layers, found, arguments.rounds)]
     for streams, hidden in dict.fromkeys((p.B, p.H) for p in chosen):
         rows += learned_rows(streams, hidden, arguments.rounds)
+    for name in arguments.only:
+        rows += long_rows(name, arguments.rounds)
     return finish(rows, arguments.json)
 
 
