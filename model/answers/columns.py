@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from model.bounds import MAX_VALUE, Bound, clip
+from model.bounds import MAX_VALUE, Bound, clip, constant
 from model.parameters import Array
 from model.scalers.contract import TINY
 from model.spec import ModelSpec
@@ -75,7 +75,7 @@ class Columns:
     def index(self, slot: Array, offsets: Array) -> Array:
         """Return the slots, int, at `offsets` from `slot` float32, which are broadcast."""
         at = slot + offsets
-        found: Array = np.floor(np.fmod(at, np.float32(self.slots))).astype(np.intp)
+        found: Array = np.floor(np.fmod(at, constant(self.slots))).astype(np.intp)
         return found
 
     def update(self, row: Array, x: Array, slot: Array, scale: Array, level: Array) -> Regressors:
@@ -86,12 +86,12 @@ class Columns:
         """
         B, K = x.shape
         recent = row[:, : LAGS * K].reshape(B, LAGS, K)
-        unit = np.maximum(scale, np.float32(TINY))
+        unit = np.maximum(scale, constant(TINY))
         newer = np.concatenate([x[:, None], recent[:, :-1]], axis=1)
-        changes = np.where(recent == 0, np.float32(0), newer - recent) / unit[:, :1]
+        changes = np.where(recent == 0, constant(0), newer - recent) / unit[:, :1]
         every = [_clipped(changes), level[:, None]]  # [B, LAGS + 1, K]
         recent[:, 1:] = recent[:, :-1].copy()
-        recent[:, 0] = x + np.float32(NEVER_ZERO)
+        recent[:, 0] = x + constant(NEVER_ZERO)
         if not self.slots:
             none = np.zeros((B, self.horizon, K, 0), np.float32)
             lagged = np.concatenate(every, axis=1).transpose(0, 2, 1).copy()
@@ -99,8 +99,8 @@ class Columns:
         ring = row[:, LAGS * K :].reshape(B, self.slots, K)
         rows = np.arange(B)
         past = ring[rows[:, None], self.index(slot[:, None], self.before)]  # [B, seasons, K]
-        delta = np.where(past == 0, np.float32(0), x[:, None] - past)
-        ring[rows, self.index(slot, self.now)] = x + np.float32(NEVER_ZERO)
+        delta = np.where(past == 0, constant(0), x[:, None] - past)
+        ring[rows, self.index(slot, self.now)] = x + constant(NEVER_ZERO)
         step = self.steps(row, slot[:, None], x[:, None], scale, delta.transpose(0, 2, 1)[:, None])
         for season in range(len(self.periods)):
             every += [step[..., 2 * season][:, self.profile], step[:, -1:, :, 2 * season + 1]]
@@ -119,8 +119,8 @@ class Columns:
             return np.zeros((B, H, K, 0), np.float32)
         ring = row[:, LAGS * K :].reshape(B, self.slots, K)
         values = ring[np.arange(B)[:, None, None], self.index(slot[:, None], self.ahead)]  # [B, seasons, H, K]
-        unit = np.maximum(scale, np.float32(TINY))
-        off = np.where(values == 0, np.float32(0), values - origin[:, None]) / unit[:, None]
+        unit = np.maximum(scale, constant(TINY))
+        off = np.where(values == 0, constant(0), values - origin[:, None]) / unit[:, None]
         changed = delta / unit[..., None]
         pairs = np.stack([off.transpose(0, 2, 3, 1), changed], axis=-1)  # [B, H, K, seasons, 2]
         return _clipped(pairs.reshape(*pairs.shape[:3], -1))
@@ -128,10 +128,10 @@ class Columns:
 
 def level(x: Array, mean: Array, variance: Array) -> Array:
     """Return the distances of values from their running means in running deviations, limited to LEVEL_CLIP, new."""
-    distance = (x - mean) / (np.sqrt(variance) + np.float32(TINY))
+    distance = (x - mean) / (np.sqrt(variance) + constant(TINY))
     return clip(distance, -LEVEL_CLIP, LEVEL_CLIP)
 
 
 def _clipped(values: Array) -> Array:
-    clipped: Array = clip(values, np.float32(-CLIP), np.float32(CLIP))
+    clipped: Array = clip(values, -CLIP, CLIP)
     return clipped

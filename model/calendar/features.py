@@ -38,7 +38,9 @@ def inputs(time: NDArray[np.float64], interval: float, zone: str = "", holidays:
     ahead = local(np.asarray(time, np.float64) + interval, zone)
     day = (2 * np.pi / DAY_S) * np.mod(ahead, DAY_S)
     week = (2 * np.pi / 7) * np.floor(np.mod(ahead - MONDAY_S, WEEK_S) / DAY_S)
-    columns = np.stack([np.sin(day), np.cos(day), np.sin(week), np.cos(week)], axis=1).astype(np.float32)
+    columns = np.empty((len(day), FEATURES), np.float32)
+    for i, column in enumerate((np.sin(day), np.cos(day), np.sin(week), np.cos(week))):
+        columns[:, i] = column
     if not holidays:
         return columns
     return np.concatenate([columns, near(holidays, np.floor(ahead / DAY_S).astype(np.int64))], axis=1)

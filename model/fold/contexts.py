@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from model.answers.columns import LAGS, Regressors
 from model.answers.tasks import TARGET_CLIP
-from model.bounds import clip
+from model.bounds import clip, constant
 from model.fold import given
 from model.fold.arena import Arena
 from model.fold.experts import LABEL_CLIP, context_shapes
@@ -176,8 +176,8 @@ def due_labels(network: Network, block: Block, seq: NDArray[np.uint64], x: Array
         by_row += carries & due
         thinned += int((carries & ~due).sum())
         usable &= due[:, None, None]
-        y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, np.float32(1))
-        y = np.where(usable, y, np.float32(0))
+        y = (truth[:, None] - block.x[:, origin]) / np.where(scale > 0, scale, constant(1))
+        y = np.where(usable, y, constant(0))
         Y[position, rows, steps] += clip(y, -TARGET_CLIP, TARGET_CLIP)
         weight[position, rows, steps] += usable
         if back == 0:
