@@ -4,7 +4,7 @@ A label for tick s may come while the stream is fewer than L = `label_horizon` t
 keeps the last L + 2T inputs, and the hidden state before every T-th tick, computed with the weights of that time (R7).
 From one of those states it is T to 2T − 1 ticks to s, or all ticks if there are fewer. Memory: about
 4·(L + 2T)·(E + hidden_size/T + 1) bytes per stream (E inputs); 40 KB for L = 512, T = 16, three channels and an LSTM
-of 64 units.
+of 64 units. With rule rtrl each of those states has its trace, 4·trace_size bytes more, and so has the newest one.
 """
 
 from __future__ import annotations
@@ -25,12 +25,13 @@ LATE, UNKNOWN, CONFLICT, NON_FINITE, RANGE = "late", "unknown", "conflict", "non
 
 
 def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
-    """Return the shapes of a context's parts: statistics, hidden state, inputs, start states, digests of labels."""
+    """Return the shapes of a context's parts: statistics, hidden state, inputs, start states, digests of labels; and
+    the traces of hidden state and start states, of size 0 without rule rtrl."""
     T, L = network.spec.window, network.spec.label_horizon
     kept = L + 2 * T
     states = -(-kept // T)
     own = (network.statistics_size,), (network.hidden_size,), (kept, network.features)
-    return *own, (states, network.hidden_size), (L,)
+    return *own, (states, network.hidden_size), (L,), (network.trace_size,), (states, network.trace_size)
 
 
 @dataclass(frozen=True, order=True, slots=True)
@@ -78,7 +79,7 @@ class Histories(Arena):
             self._rows[:, part].reshape(len(self._rows), *shape)
             for part, shape in zip(self.parts, self.shapes, strict=True)
         )
-        self.statistics, self.hidden, self.inputs, self.starts, digests = named
+        self.statistics, self.hidden, self.inputs, self.starts, digests, self.trace, self.start_traces = named
         self.digests = digests.view(np.uint32)
         self.ticks, self.last_time, seq = self._marks.T
         self.last_seq = seq.view(np.uint64)
@@ -94,8 +95,9 @@ class Histories(Arena):
     ) -> tuple[Array, Array]:
         """Append one tick to each of B different streams; return inputs [B, E] and the hidden states before them.
 
-        The hidden states are [B, hidden_size]. The caller computes the states after the ticks and writes them to
-        `hidden`. time: (B,) event times, seconds, NaN where none; x: [B, row] the ticks' rows.
+        The hidden states are [B, hidden_size]. The caller computes the states after the ticks, and their traces, and
+        writes them to `hidden` and `trace`. time: (B,) event times, seconds, NaN where none; x: [B, row] the ticks'
+        rows.
         """
         spec = self.network.spec
         T = spec.window
@@ -112,7 +114,8 @@ class Histories(Arena):
         self.digests[slots, tick % spec.label_horizon] = 0
         hidden = self.hidden[slots]
         at = tick % T == 0
-        self.starts[slots[at], tick[at] // T % self.starts.shape[1]] = hidden[at]
+        place = slots[at], tick[at] // T % self.starts.shape[1]
+        self.starts[place], self.start_traces[place] = hidden[at], self.trace[slots[at]]
         self.ticks[slots] = tick + 1
         self.last_seq[slots] = seq
         timed = ~np.isnan(time)
@@ -163,8 +166,11 @@ class Histories(Arena):
         reasons = np.where(known & (seq > last) & (ticks > 0), UNKNOWN, np.where(kept, "", LATE)).tolist()
         return slots, ticks - 1 - back.astype(np.intp), reasons
 
-    def windows(self, slots: NDArray[np.intp], ticks: NDArray[np.intp]) -> tuple[Array, Array, NDArray[np.intp]]:
-        """Return the windows that end at ticks [n]: start states [n, hidden_size], inputs [2T, n, E], positions [n].
+    def windows(
+        self, slots: NDArray[np.intp], ticks: NDArray[np.intp]
+    ) -> tuple[Array, Array | None, Array, NDArray[np.intp]]:
+        """Return the windows that end at ticks [n]: start states [n, hidden_size], their traces [n, trace_size] (None
+        without rule rtrl), inputs [2T, n, E], positions [n].
 
         A position is the tick's index among its inputs, which are zero after it. All are new arrays.
         """
@@ -174,4 +180,6 @@ class Histories(Arena):
         steps = np.arange(2 * T)[:, None]
         X = self.inputs[slots, (start * T + steps) % self.inputs.shape[1]]
         X[steps > position] = 0
-        return self.starts[slots, start % self.starts.shape[1]], X, position
+        place = slots, start % self.starts.shape[1]
+        traces = self.start_traces[place] if self.network.traced is not None else None
+        return self.starts[place], traces, X, position

@@ -190,12 +190,12 @@ class Learner:
         for k in range(0, len(due), GROUP_ROWS):
             chosen = due[k : k + GROUP_ROWS]
             places = accepted[chosen]
-            start, X, position = contexts.windows(slots[chosen], ticks[chosen])
+            start, traces, X, position = contexts.windows(slots[chosen], ticks[chosen])
             labels, weight = (np.zeros((*X.shape[:2], y.shape[1]), np.float32) for _ in range(2))
             at = position, np.arange(len(places))
             labels[at], weight[at] = y[places], 1
             no_forecast = np.zeros((*X.shape[:2], 0), np.float32)
-            unrolled = Unrolled(start, X, labels, weight, no_forecast, no_forecast)
+            unrolled = Unrolled(start, X, labels, weight, no_forecast, no_forecast, traces)
             update, _ = self._learn(unrolled, score_anchor, streams[places])
             updates.append(update)
             if update.refused:
@@ -306,6 +306,9 @@ class Learner:
         after = self.network.state_after(tape, 1)[: len(streams)]
         # Weights that are not finite must not leave their mark in the states that later weights start from.
         contexts.hidden[slots] = np.nan_to_num(after, posinf=0.0, neginf=0.0)
+        if self.network.traced is not None:
+            traces = trace_after(self.network, tape, contexts.trace[slots], 1)
+            contexts.trace[slots] = np.nan_to_num(traces, posinf=0.0, neginf=0.0)
 
     def _learn(
         self, unrolled: Unrolled, score_anchor: bool, streams: NDArray[np.uint32] | None = None
@@ -314,7 +317,7 @@ class Learner:
 
         Returns the update, and which rows [B] had a usable label; if none had, there was no update.
         """
-        start, X, y, weight, last, scale = unrolled
+        start, X, y, weight, last, scale, traces = unrolled
         task, weights = self.network.task, self.weights
         kept = weights.flat[self.network.readout].copy()
         known = weight > 0
@@ -324,7 +327,7 @@ class Learner:
         usable: NDArray[np.bool_] = np.asarray(weight.any(axis=(0, 2)))
         if not usable.any():
             return Update(0), usable
-        batch = padded(Batch(start, X, Y, weight))
+        batch = padded(Batch(start, X, Y, weight, traces))
         T, B = batch.X.shape[:2]
         labels, tape = int(weight.any(axis=2).sum()), self._tapes.get(T, B)
         units = partial(window_units, self.network, weights.target, unrolled)

@@ -53,6 +53,7 @@ class Unrolled(NamedTuple):
     weight: Array  # [T, B, O]
     last: Array  # [T, B, K] values of the forecast channels, missing ones replaced; K = 0 for other tasks
     scale: Array  # [T, B, H, K]
+    trace: Array | None = None  # [B, trace_size] of the start states; None: they are constants
 
 
 def padded_ticks(ticks: int) -> int:

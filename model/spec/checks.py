@@ -236,8 +236,6 @@ def check_rule(spec: ModelSpec) -> None:
         reason = "it is exact for one layer: a second one's state depends on the first one's past, which has no trace"
     elif spec.categories:
         reason = "the tables of categories feed the recurrence and have no trace"
-    elif spec.task != "forecast":
-        reason = f"task {spec.task} learns late labels from many start states, and only the newest could have a trace"
     if reason:
         raise SpecError("rule", spec.rule, f"{reason}: choose tbptt")
 

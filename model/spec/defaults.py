@@ -29,7 +29,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         "class_weights": tuple(map(float, spec.class_weights)) or (1.0,) * len(spec.classes),
         "label_range": tuple(map(float, spec.label_range)),
         "freeze": tuple(spec.freeze),
-        "window": spec.window or max(1 if spec.rule == "rtrl" else 16, shortest_window(spec)),
+        "window": spec.window or max(1 if spec.rule == "rtrl" and forecast else 16, shortest_window(spec)),
         "label_horizon": spec.label_horizon or (0 if forecast else 512),
         "loss": spec.loss or ("cross_entropy" if spec.task == "classify" else "mse"),
         "weight_decay": spec.weight_decay or (0.01 if spec.optimizer == "adamw" else 0.0),

@@ -60,7 +60,7 @@ def test_windows_after_a_put_start_from_its_hidden_state(task: str) -> None:
         start = learner.contexts.load([10])[1].start
     else:
         slots = learner.contexts.slots([10])
-        start, _, position = learner.contexts.windows(slots, np.array([4]))
+        start, _, _, position = learner.contexts.windows(slots, np.array([4]))
         assert position == [4]
     assert isinstance(learner.contexts, Contexts) == (task == "forecast")
     np.testing.assert_array_equal(start[0], row[learner.network.statistics_size :])

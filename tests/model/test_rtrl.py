@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.cells.contract import Traced
+from model.fold.histories import Histories
 from model.fold.keeping import width
 from model.fold.learner import Learner
 from model.network import Network
@@ -18,15 +19,16 @@ from model.update.rounds import GROUP_ROWS
 from tests.contracts import registry
 from tests.contracts.test_cells import central_differences
 from tests.contracts.test_learning import windows
+from tests.model.labelled import label_spec, world
 from tests.model.test_learner import RATE, WEIGHT_TOLERANCE, difference, moved, pair, slow_ticks
-from tests.model.worlds import Checkpoint, Server, chunks, digest, feed, spec, with_gaps
+from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec, with_gaps
 
 KINDS = registry.traced()
 every_kind = pytest.mark.parametrize("kind", KINDS)
 TICKS, B = 40, 3
 
 
-def world(kind: str, window: int) -> tuple[Network, Array, Batch]:
+def history(kind: str, window: int) -> tuple[Network, Array, Batch]:
     """Return a network, weights without a zero, and a whole history with labels in its last `window` ticks."""
     network = Network(spec(**KINDS[kind], window=window, horizon=min(window, 2), hidden=4, forecaster="network"))
     rng = np.random.default_rng(0)
@@ -73,7 +75,7 @@ def assert_exact(got: Array, expected: Array, network: Network, relative: float)
 @every_kind
 @pytest.mark.parametrize("T", [1, 5])
 def test_the_gradient_of_a_short_window_with_traces_is_that_of_the_whole_history(kind: str, T: int) -> None:
-    network, flat, batch = world(kind, T)
+    network, flat, batch = history(kind, T)
 
     got, expected = of_window(network, flat, batch, T), of_history(network, flat, batch)
 
@@ -82,7 +84,7 @@ def test_the_gradient_of_a_short_window_with_traces_is_that_of_the_whole_history
 
 @every_kind
 def test_the_gradient_equals_finite_differences_of_the_loss_from_the_first_tick(kind: str) -> None:
-    network, flat, batch = world(kind, 1)
+    network, flat, batch = history(kind, 1)
     tape, grad = network.tape(TICKS, B, np.float64), network.weights(np.empty_like(flat))
     moving = flat.copy()
 
@@ -97,7 +99,7 @@ def test_the_gradient_equals_finite_differences_of_the_loss_from_the_first_tick(
 def test_a_gradient_that_drops_a_term_of_the_trace_is_caught(
     kind: str, broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, flat, batch = world(kind, 1)
+    network, flat, batch = history(kind, 1)
     cell: Any = type(network.cells[0])
     advance = cell.advance_trace
     if broken == "no trace":
@@ -113,7 +115,7 @@ def test_a_gradient_that_drops_a_term_of_the_trace_is_caught(
 
 @every_kind
 def test_traces_advanced_in_one_piece_equal_those_advanced_step_by_step(kind: str) -> None:
-    network, flat, batch = world(kind, 1)
+    network, flat, batch = history(kind, 1)
     weights, one, step = network.weights(flat), network.tape(TICKS, B, np.float64), network.tape(1, B, np.float64)
     state, trace = batch.start, np.zeros((B, network.trace_size))
     network.forward(weights, state, batch.X, one)
@@ -187,6 +189,48 @@ def test_a_broken_update_leaves_finite_traces_and_a_paused_learner_keeps_them_mo
     assert (np.asarray(after.trace) != block.trace).any(axis=1).all()
     learner.paused = False
     assert feed(learner, stream[20])[0].loss > 0
+
+
+def gradient_of_a_label(tick: int, **fields: Any) -> Array:
+    """Return the gradient of the only label of a stream of 30 ticks, whose weights do not change."""
+    learner = Learner(label_spec("regress", hidden=6, head_init=0.5, clip=1e6, learning_rate=1e-30, optimizer="sgd",
+                                 scaler="standard", **fields))  # fmt: skip
+    for chunk in chunks([1] * 30, entities=1):
+        feed(learner, chunk)
+    streams, seq = np.array([10], np.uint32), np.array([tick], np.uint64)
+    for value in (3.0, 9.0):  # the first label only sets the unit of the labels
+        learner.labels(streams, seq, np.array([[value, value / 5]], np.float32))
+        seq = seq - np.uint64(1)
+    return learner._grad.flat / np.float32(1e-30)
+
+
+@every_kind
+@pytest.mark.parametrize("tick", [3, 19, 30])
+def test_the_gradient_of_a_late_label_is_that_of_its_whole_history(kind: str, tick: int) -> None:
+    exact = gradient_of_a_label(tick, **KINDS[kind], window=4)
+    whole = gradient_of_a_label(tick, **KINDS[kind] | {"rule": "tbptt"}, window=64)
+    truncated = gradient_of_a_label(tick, **KINDS[kind] | {"rule": "tbptt"}, window=9)
+
+    size = np.abs(whole).max()
+    np.testing.assert_allclose(exact, whole, rtol=0, atol=1e-4 * size)
+    assert tick < 30 or np.abs(truncated - whole).max() > 1e-3 * size
+
+
+@every_kind
+@pytest.mark.parametrize("task", ["regress", "classify"])
+def test_learning_late_labels_continues_from_a_checkpoint_with_the_same_traces(kind: str, task: str) -> None:
+    model = label_spec(task, **KINDS[kind], window=4)
+    straight, restored, checkpoint = Learner(model, 100), Learner(model, 100), Checkpoint()
+    for event in world(model, [5] * 12):
+        for learner in (straight, restored):
+            (learner.ticks if isinstance(event, Chunk) else learner.labels)(*event)
+        checkpoint.save(restored)
+        restored = checkpoint.load(model, 100)
+
+    assert straight.counts.updates > 10
+    assert digest(restored) == digest(straight)
+    assert isinstance(straight.contexts, Histories)
+    assert straight.contexts.trace[:4].all(axis=1).any()
 
 
 @every_kind

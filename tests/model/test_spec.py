@@ -183,7 +183,6 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
         ({"rule": "rtrl", "cell": "lru", "layers": 2}, "rule"),
         ({"rule": "rtrl", "cells": ["lru", "gru"]}, "rule"),
         ({"rule": "rtrl", "cell": "lru", "static": ["s"], "categories": ["s:3"]}, "rule"),
-        ({"rule": "rtrl", "cell": "mingru", "task": "regress", "targets": ["t"]}, "rule"),
         ({"rule": "rtrl", "cell": "mingru", "horizon": 4, "window": 3}, "window"),
     ],
 )

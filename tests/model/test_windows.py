@@ -38,7 +38,7 @@ def draw(learner: Learner, length: int, seed: int = 0) -> Window:
 def grad_of(learner: Learner, windows: Sequence[Window]) -> tuple[float, Array]:
     """Return loss and gradient with the weights of the learner. Does not change the label statistics."""
     network, weights = learner.network, learner.weights
-    start, X, y, weight, last, scale = unroll(network, windows)
+    start, X, y, weight, last, scale, _ = unroll(network, windows)
     Y, weight = network.task.targets(weights.target, y, weight, last, scale)
     batch = padded(Batch(start, X, Y, weight))
     grad = network.weights(np.empty_like(weights.flat))

@@ -101,7 +101,7 @@ class ModelSpec(_message.Message):
     """Hidden units of each layer. Default 64."""
     window: _builtins.int
     """T, the ticks over which one update unrolls (k2); at least horizon + learn_every + 7. Default 16, or that minimum if
-    it is larger. Of rule "rtrl" at least horizon + learn_every - 1, the default there.
+    it is larger. Of rule "rtrl" at least horizon + learn_every - 1, the default for task forecast.
     """
     learn_every: _builtins.int
     """k1: one update per this many ticks of a stream. Default 1."""
@@ -211,8 +211,8 @@ class ModelSpec(_message.Message):
     """Each layer above the first adds its input to its output. Default false."""
     rule: _builtins.str
     """How a gradient reaches a stream's past: "tbptt": truncated, to the ticks of the window; "rtrl": real-time recurrent
-    learning, exact through the whole past by traces that the trainer keeps for each stream, for task forecast and one
-    layer of cell "lru" or "mingru" without categories. Default "tbptt".
+    learning, exact through the whole past by traces that the trainer keeps for each stream, for one layer of cell "lru"
+    or "mingru" without categories. Default "tbptt".
     """
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
