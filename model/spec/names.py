@@ -34,9 +34,11 @@ class SpecError(ValueError):
 def shortest_window(spec: ModelSpec) -> int:
     """Return the fewest ticks of a window: all origins of labels that are learned together, and the margin.
 
-    Rule rtrl needs no margin: its gradient does not end at the start state.
+    Rule rtrl needs no margin, because its gradient does not end at the start state. Other tasks than forecast have it:
+    their contexts keep a trace for each window of ticks.
     """
-    return spec.horizon + spec.learn_every - 1 + (0 if spec.rule == "rtrl" else WINDOW_MARGIN)
+    exact = spec.rule == "rtrl" and spec.task == "forecast"
+    return spec.horizon + spec.learn_every - 1 + (0 if exact else WINDOW_MARGIN)
 
 
 def check_number(field: str, value: object) -> None:

@@ -207,7 +207,7 @@ def gradient_of_a_label(tick: int, **fields: Any) -> Array:
 @every_kind
 @pytest.mark.parametrize("tick", [3, 19, 30])
 def test_the_gradient_of_a_late_label_is_that_of_its_whole_history(kind: str, tick: int) -> None:
-    exact = gradient_of_a_label(tick, **KINDS[kind], window=4)
+    exact = gradient_of_a_label(tick, **KINDS[kind], window=9)
     whole = gradient_of_a_label(tick, **KINDS[kind] | {"rule": "tbptt"}, window=64)
     truncated = gradient_of_a_label(tick, **KINDS[kind] | {"rule": "tbptt"}, window=9)
 
@@ -219,9 +219,9 @@ def test_the_gradient_of_a_late_label_is_that_of_its_whole_history(kind: str, ti
 @every_kind
 @pytest.mark.parametrize("task", ["regress", "classify"])
 def test_learning_late_labels_continues_from_a_checkpoint_with_the_same_traces(kind: str, task: str) -> None:
-    model = label_spec(task, **KINDS[kind], window=4)
+    model = label_spec(task, **KINDS[kind], window=9)
     straight, restored, checkpoint = Learner(model, 100), Learner(model, 100), Checkpoint()
-    for event in world(model, [5] * 12):
+    for event in world(model, [9] * 12):
         for learner in (straight, restored):
             (learner.ticks if isinstance(event, Chunk) else learner.labels)(*event)
         checkpoint.save(restored)

@@ -184,6 +184,7 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
         ({"rule": "rtrl", "cells": ["lru", "gru"]}, "rule"),
         ({"rule": "rtrl", "cell": "lru", "static": ["s"], "categories": ["s:3"]}, "rule"),
         ({"rule": "rtrl", "cell": "mingru", "horizon": 4, "window": 3}, "window"),
+        ({"rule": "rtrl", "cell": "mingru", "task": "regress", "targets": ["t"], "window": 8}, "window"),
     ],
 )
 def test_the_error_names_a_field_that_a_task_needs_or_does_not_use(fields: dict[str, Any], at_fault: str) -> None:

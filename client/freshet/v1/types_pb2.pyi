@@ -101,7 +101,7 @@ class ModelSpec(_message.Message):
     """Hidden units of each layer. Default 64."""
     window: _builtins.int
     """T, the ticks over which one update unrolls (k2); at least horizon + learn_every + 7. Default 16, or that minimum if
-    it is larger. Of rule "rtrl" at least horizon + learn_every - 1, the default for task forecast.
+    it is larger. Of rule "rtrl" and task forecast at least, and by default, horizon + learn_every - 1.
     """
     learn_every: _builtins.int
     """k1: one update per this many ticks of a stream. Default 1."""
