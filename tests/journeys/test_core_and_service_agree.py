@@ -56,6 +56,7 @@ MODELS = {
     "two layers of gru": {"cell": "gru", "layers": 2, "horizon": 3},
     "a local calendar with holidays": {"zone": "America/New_York", "holidays": "US"},
     "gaps": {"scaler": "standard", "missing": "hold"},
+    "exact gradients": {"cell": "lru", "rule": "rtrl", "horizon": 2},
     "other weights, loss and steps": {
         "cell": "rnn", "init": "orthogonal", "init_gain": 0.9, "layers": 2, "freeze": ["cell1"], "loss": "huber",
         "huber_delta": 0.5, "optimizer": "adamw", "schedule": "cosine", "warmup": 50,
