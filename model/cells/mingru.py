@@ -155,8 +155,9 @@ class MinGRU:
         floor = after.dtype.type(FLOOR)
         for t in range(steps):
             z, n, keep, h = (part[:, :B].T for part in (s.A[t, :H], s.A[t, H:], s.keep[t], s.h[t]))
-            x = (s.X[t, :, :B].T + floor)[..., None]
+            x = s.X[t, :, :B].T[..., None]
             after *= keep[:, None, None]
+            after += floor
             after[:, 0] += ((n - h) * z * keep)[:, None] * x
             after[:, 1] += z[:, None] * x
         return after.reshape(B, -1)

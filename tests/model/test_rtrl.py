@@ -128,6 +128,25 @@ def test_traces_advanced_in_one_piece_equal_those_advanced_step_by_step(kind: st
 
 
 @every_kind
+def test_a_trace_of_an_input_that_became_zero_decays_and_never_becomes_subnormal(kind: str) -> None:
+    network = Network(spec(**KINDS[kind], hidden=8, forecaster="network"))
+    weights, rng = network.weights(network.init_params()), np.random.default_rng(0)
+    if "nu" in weights.cells[0]:
+        weights.cells[0]["nu"][...] = 0  # a memory of one tick
+    step, state = network.tape(1, 1), np.zeros((1, network.hidden_size), np.float32)
+    trace, X = np.zeros((1, network.trace_size), np.float32), rng.normal(0, 1, (1, 1, network.features))
+    for t in range(400):
+        if t == 5:
+            X[..., ::2] = 0
+        network.forward(weights, state, X.astype(np.float32), step)
+        state, trace = network.state_after(step, 1), trace_after(network, step, trace, 1)
+
+    sizes = np.abs(trace)
+    assert (sizes < 1e-25).mean() > 0.2
+    assert not ((sizes > 0) & (sizes < np.finfo(np.float32).tiny)).any()
+
+
+@every_kind
 @pytest.mark.parametrize(("horizon", "every", "window"), [(1, 1, 0), (3, 2, 0), (2, 1, 6)])
 def test_weights_and_forecasts_equal_those_of_a_learner_with_full_matrices_of_traces(
     kind: str, horizon: int, every: int, window: int
