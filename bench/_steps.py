@@ -17,8 +17,8 @@ from model.answers.losses import mse
 from model.cells import stacked
 from model.parameters import Array, Layout
 from model.spec import ModelSpec
+from model.update.adaptive import Adam
 from model.update.gradients import clip_by_global_norm
-from model.update.optimizers import Adam
 
 CLIP, RATE = 1.0, 1e-3
 Step = Callable[[], float]

@@ -42,7 +42,7 @@ PARTS: dict[str, Sequence[tuple[Any, str]]] = {
     "experts: regressors and answers": [(experts.Experts, "look"), (learner, "origins")],
     "experts: least squares and weights": [(experts.Experts, "learn")],
     "scores": [(Learner, "_score"), (Learner, "_detect_drift")],
-    "clip, optimizer, check": [(learner, "clip_by_global_norm"), (Learner, "_step")],
+    "clip, optimizer, check": [(Learner, "_clip"), (Learner, "_step")],
     "report, one in 16": [(learner, "layer_norms"), (learner, "report_of")],
     "scaler of the tick": [(Network, "observe"), (Network, "inputs")],
     "regressors of the tick": [(Network, "extend")],

@@ -12,7 +12,7 @@ from model.ahead import Ahead
 from model.answers import intervals
 from model.answers.columns import Regressors, level
 from model.answers.head import Head
-from model.answers.losses import LOSSES
+from model.answers.losses import LOSSES, Loss, points
 from model.answers.mixture import MOST_FEATURES, Mixture, Rows
 from model.answers.own import Own
 from model.answers.tasks import TASKS
@@ -73,9 +73,9 @@ class Network:
         self.features += self.covariates.raw
         self.row = C + self.covariates.sent
         self.cells = stacked(spec, self._seen_end - self.scaler.unseen)
-        self.head = Head(spec.hidden, head_features, spec.outputs, spec.head_init)
+        self.loss: Loss = LOSSES[spec.loss](spec)
+        self.head = Head(spec.hidden, head_features, spec.outputs * self.loss.columns, spec.head_init)
         self.task = TASKS[spec.task](spec)
-        self.loss = LOSSES[spec.loss](spec)
         self.targets = np.array(spec.target_index, np.intp)  # positions of the forecast channels
         self.mixture = Mixture(spec, spec.hidden, head_features, self._own()) if spec.forecaster == "mixture" else None
         self.hidden_size = sum(cell.state_size for cell in self.cells)
@@ -156,7 +156,7 @@ class Network:
         if self.own is not None:
             self.own.init_params(weights.experts)
         if self.spec.intervals:
-            intervals.init_params(weights.interval, self.spec.intervals)
+            intervals.init_params(weights.interval, self.spec.intervals, self.loss.columns > 1)
         return flat
 
     def problem(self, state: Array) -> tuple[int, str] | None:
@@ -241,10 +241,10 @@ class Network:
             p = self.mixture.mix(weights.experts, each).reshape(p.shape)
             if self.own is not None:
                 p = self._own_answer(weights, statistics, phi, p, rows, last, scale[:, 0])
-        y = self.task.answer(weights.target, p, last, scale)
+        y = self.task.answer(weights.target, points(p, self.spec.outputs), last, scale)
         if self.spec.intervals:
-            bounds = intervals.bounds(weights.interval, y, self.task.unit(weights.target, scale))
-            y = np.concatenate([y, bounds], axis=1)
+            unit, widths = self.task.unit(weights.target, scale), self.loss.widths(p, self.spec.outputs)
+            y = np.concatenate([y, intervals.bounds(weights.interval, y, unit, widths)], axis=1)
         return y, state
 
     def _own_answer(

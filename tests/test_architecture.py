@@ -33,7 +33,7 @@ ROOMS = {
     "model.foreign": "model.answers model.graph model.network model.parameters model.spec",
     "model.update": "model.network model.parameters model.spec",
     "model.fold": "model.answers model.bounds model.network model.parameters model.spec model.update",
-    "model.offline": "model.network model.parameters model.update",
+    "model.offline": "model.answers model.network model.parameters model.update",
     "storage": "",
     "common": "model.calendar model.fold model.network model.spec",
     "programs.tables.times": "common",

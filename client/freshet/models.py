@@ -137,7 +137,8 @@ class Models(Calls):
         """Change how a running model learns, e.g. learning_rate=1e-4; returns it once that is on disk.
 
         changes: keys of the spec and their new values: learning_rate, rate_floor, schedule, warmup, schedule_updates,
-            clip, drift_reaction, drift_raise, drift_labels, label_range, max_share. Absent or None: unchanged.
+            clip, clip_value, layer_rates, drift_reaction, drift_raise, drift_labels, label_range, max_share. Absent or
+            None: unchanged.
         defaults: names of keys that return to their defaults.
 
         Weights, streams and the optimizer's state stay; labels of later ticks are learned by the new settings. Raises

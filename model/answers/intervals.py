@@ -1,9 +1,10 @@
 """Prediction intervals: half-widths around the forecast, one per level and output, that follow its errors.
 
-A half-width is in units of the forecast's scale. Its logarithm moves by a step per error, up if the error is outside
-and down otherwise, in the ratio that keeps the asked share inside, whatever the distribution: quantile tracking (Gibbs
-& Candès 2021, arXiv:2106.00170; Angelopoulos et al. 2023, arXiv:2307.16895). The half-widths are untrained entries of
-the flat parameter vector, so that checkpoints, weights files, rollback and the ONNX export carry them.
+A half-width is in units of the forecast's scale; with a loss of `spreads`, in units of what that forecasts. Its
+logarithm moves by a step per error, up if the error is outside and down otherwise, in the ratio that keeps the asked
+share inside, whatever the distribution: quantile tracking (Gibbs & Candès 2021, arXiv:2106.00170; Angelopoulos et al.
+2023, arXiv:2307.16895). The half-widths are untrained entries of the flat parameter vector, so that checkpoints,
+weights files, rollback and the ONNX export carry them.
 """
 
 from __future__ import annotations
@@ -33,12 +34,14 @@ def shapes(levels: int, outputs: int) -> dict[str, tuple[int, ...]]:
     return {"log": (levels, outputs), "count": (outputs,)}
 
 
-def init_params(interval: Params, levels: Sequence[float]) -> None:
+def init_params(interval: Params, levels: Sequence[float], spread: bool = False) -> None:
     """Write the values before the first error: normal quantiles, as if scaled errors were standard normal.
 
     They are for persistence on a random walk, because a scale is the running size of the changes that it forecasts.
+    spread: half-widths are factors of those that the loss forecasts, and begin at 1.
     """
-    interval["log"][...] = np.log([[NormalDist().inv_cdf((1 + level) / 2)] for level in levels])
+    normal = np.log([[NormalDist().inv_cdf((1 + level) / 2)] for level in levels])
+    interval["log"][...] = 0 if spread else normal
     interval["count"][...] = 0
 
 
@@ -109,11 +112,34 @@ def radius(interval: Params) -> Array:
     return out
 
 
-def bounds(interval: Params, y: Array, unit: Array) -> Array:
+def log_widths(interval: Params, widths: Array) -> Array:
+    """Return the logarithms of half-widths that a loss forecasts, [.., 2, levels, O], times the factors, new."""
+    out: Array = np.log(widths) + interval["log"]
+    return out
+
+
+def beside(log: Array, p: Array, y: Array) -> Array:
+    """Return the half-widths [.., levels, O] on the side of the forecasts p [.., O] where the labels y lie.
+
+    log: [.., 2, levels, O], below and above.
+    """
+    side: Array = np.where((y < p)[..., None, :], log[..., 0, :, :], log[..., 1, :, :])
+    return side
+
+
+def bounds(interval: Params, y: Array, unit: Array, widths: Array | None = None) -> Array:
     """Return lower and upper bounds [B, 2·levels·O], new: all lower ones first, level by level.
 
     y: [B, O] forecasts; unit: [B, O] size of a scaled unit. The bounds are NaN where the unit is 0, not known yet.
+    widths: [B, 2, levels, O] forecast half-widths, of which the parameters are factors; no bound is within one of a
+    lower level.
     """
-    half = np.where(unit > 0, unit, np.float32(np.nan))[:, None] * radius(interval)
+    known = np.where(unit > 0, unit, np.float32(np.nan))[:, None]
+    if widths is not None:
+        half = np.maximum.accumulate(np.exp(interval["log"]) * widths, axis=2) * known[:, None]
+        half[:, 0] *= -1
+        sides: Array = (y[:, None, None] + half).reshape(len(y), -1)
+        return sides
+    half = known * radius(interval)
     out: Array = np.concatenate([y[:, None] - half, y[:, None] + half], axis=1).reshape(len(y), -1)
     return out

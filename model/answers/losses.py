@@ -1,20 +1,70 @@
 """Losses in scaled units, with a weight per output that is 0 where there is no label.
 
-`LOSSES` maps the spec's name to a loss. A loss reads forecasts p, labels y and weights, all [.., O], and returns two
-new arrays of that shape: the loss of each output, and the derivative of their sum by p.
+`LOSSES` maps the spec's name to a loss. A loss reads p, M·O values of the readout, labels y and weights, [.., O], and
+returns two new arrays: the loss of each output [.., O], and the derivative of their sum by p. The first O columns of p
+are the forecasts (`points`); most losses have no other, those of `spreads` do.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 
+from model.answers.spreads import Gaussian, Pinball, StudentT
 from model.bounds import clip
 from model.parameters import Array
 from model.spec import ModelSpec
 
-Loss = Callable[[Array, Array, Array], tuple[Array, Array]]
+OfPoints = Callable[[Array, Array, Array], tuple[Array, Array]]
+
+
+class Loss(Protocol):
+    """Contract of a loss."""
+
+    @property
+    def columns(self) -> int:
+        """M, values of the readout for each output."""
+        ...
+
+    @property
+    def starts(self) -> Sequence[float]:
+        """What is added to the raw values of each of the M − 1 other blocks of columns (`spreads.positive`)."""
+        ...
+
+    def __call__(self, p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
+        """Return the loss of each output [.., O], and the derivative of their sum by p [.., M·O]."""
+        ...
+
+    def widths(self, p: Array, outputs: int) -> Array | None:
+        """Return the half-widths below and above the forecasts of the spec's levels, [.., 2, levels, O].
+
+        None with M = 1: no spread is forecast.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class Point:
+    """A loss of forecasts alone, M = 1."""
+
+    loss: OfPoints
+    columns = 1
+    starts = ()
+
+    def __call__(self, p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
+        """Return the loss of each output and the derivative of their sum by p."""
+        return self.loss(p, y, weight)
+
+    def widths(self, p: Array, outputs: int) -> None:
+        """Return None: no spread is forecast."""
+
+
+def points(p: Array, outputs: int) -> Array:
+    """Return the forecasts among the readout's values p [.., M·O], a view."""
+    return p[..., :outputs]
 
 
 def mse(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
@@ -24,7 +74,7 @@ def mse(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
     return 0.5 * dp * error, dp
 
 
-def huber(delta: float) -> Loss:
+def huber(delta: float) -> OfPoints:
     """Return the loss ½·w·e² for |e| = |p − y| ≤ delta, and w·delta·(|e| − ½·delta) beyond (Huber 1964, eq. 2.2)."""
 
     def loss(p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
@@ -36,7 +86,7 @@ def huber(delta: float) -> Loss:
     return loss
 
 
-def cross_entropy(class_weights: Sequence[float]) -> Loss:
+def cross_entropy(class_weights: Sequence[float]) -> OfPoints:
     """Return the softmax cross-entropy loss: p are logits, y the probabilities of the O classes, which sum to 1.
 
     A position is labelled as a whole or not at all: its weight is the largest of its outputs' weights, times its class
@@ -54,9 +104,12 @@ def cross_entropy(class_weights: Sequence[float]) -> Loss:
 
 
 LOSSES: dict[str, Callable[[ModelSpec], Loss]] = {
-    "mse": lambda spec: mse,
-    "huber": lambda spec: huber(spec.huber_delta),
-    "cross_entropy": lambda spec: cross_entropy(spec.class_weights),
+    "mse": lambda spec: Point(mse),
+    "huber": lambda spec: Point(huber(spec.huber_delta)),
+    "cross_entropy": lambda spec: Point(cross_entropy(spec.class_weights)),
+    "pinball": lambda spec: Pinball(spec.intervals),
+    "gaussian": lambda spec: Gaussian(spec.intervals),
+    "student_t": lambda spec: StudentT(spec.intervals, spec.degrees),
 }
 
 

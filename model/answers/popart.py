@@ -39,12 +39,12 @@ def init_params(target: Params) -> None:
         view[...] = 1 if name == "scale" else 0
 
 
-def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> None:
+def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> Array:
     """Update the statistics with a group's labels, and rescale the readout so that its answers stay the same.
 
     target: [O] each, modified; W: [O, n + 1], the last column the bias, modified. y: [N, O] labels in order; counts:
     [N, O], which of them exist. Until FOLLOWED labels, answers follow the mean, because a new model knows little else;
-    the initial weights stay as they are until labels deviate (scale above 0).
+    the initial weights stay as they are until labels deviate (scale above 0). Returns the factor [O] of the weights.
     """
     seen, mean, scale = (target[name].astype(np.float64) for name in ("count", "mean", "scale"))
     scale = np.where(seen > 0, scale, 0.0)
@@ -64,7 +64,7 @@ def follow(target: Params, W: Array, y: Array, counts: NDArray[np.bool_]) -> Non
     new_scale = np.maximum(new_scale, floor)
     for name, value in (("count", count), ("mean", new_mean), ("scale", new_scale), ("floor", floor)):
         target[name][...] = np.where(n > seen, value, target[name])
-    _rescale(W, mean - target["mean"], scale, target["scale"].astype(np.float64), seen >= FOLLOWED)
+    return _rescale(W, mean - target["mean"], scale, target["scale"].astype(np.float64), seen >= FOLLOWED)
 
 
 def _shares(number: Array, counts: Array) -> tuple[Array, Array]:
@@ -74,15 +74,16 @@ def _shares(number: Array, counts: Array) -> tuple[Array, Array]:
     return kept[0], rate * np.concatenate([kept[1:], np.ones((1, rate.shape[1]))])
 
 
-def _rescale(W: Array, shift: Array, scale: Array, new_scale: Array, preserve: NDArray[np.bool_]) -> None:
+def _rescale(W: Array, shift: Array, scale: Array, new_scale: Array, preserve: NDArray[np.bool_]) -> Array:
     """Rescale W in place so that scale·(W z) + old mean = new_scale·(W' z) + new mean, shift = old mean − new mean.
 
     Without `preserve` only the product scale·(W z) stays the same, and weights without a scale so far are left as they
-    are. Where the new scale is 0, answers are the mean.
+    are. Where the new scale is 0, answers are the mean. Returns the factor of the weights, [O].
     """
     known = (new_scale > 0) & ((scale > 0) | preserve)
     unit = np.where(known, new_scale, 1.0)
-    growth = np.where(known, scale / unit, 1.0)
+    growth: Array = np.where(known, scale / unit, 1.0)
     growth = np.minimum(growth, np.maximum(1.0, LARGEST / np.maximum(np.abs(W).max(axis=1), 1e-30)))
     W *= growth[:, None].astype(W.dtype)
     W[:, -1] += np.where(known & preserve, shift / unit, 0.0).astype(W.dtype)
+    return growth

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers import popart
-from model.answers.losses import clipped_score
+from model.answers.losses import LOSSES, clipped_score
+from model.answers.spreads import rescale
 from model.bounds import clip
 from model.cells.contract import Params
 from model.parameters import Array, Weights
@@ -26,7 +27,8 @@ Places = tuple[NDArray[np.intp], ...]  # indices, one array per axis, as `np.non
 
 
 class Task(Protocol):
-    """Contract. p: output of the readout, [.., O]; target: the task's own parameters, which are never trained."""
+    """Contract. p: the readout's forecasts, [.., O], without columns of a spread (`losses.points`); target: the task's
+    own parameters, which are never trained."""
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Return name and shape of the task's parameters."""
@@ -154,9 +156,13 @@ class Regress:
         return np.tile(known, (len(scale), 1))
 
     def follow(self, weights: Weights, y: Array, known: NDArray[np.bool_]) -> None:
-        """Update the statistics; answers stay the same. With a frozen readout, do nothing."""
-        if "head" not in self.spec.freeze:
-            popart.follow(weights.target, weights.head["W"], y, known)
+        """Update the statistics; answers stay the same, spreads nearly. With a frozen readout, do nothing."""
+        if "head" in self.spec.freeze:
+            return
+        W, n = weights.head["W"], self.spec.outputs
+        growth = popart.follow(weights.target, W[:n], y, known)
+        if len(W) > n:
+            rescale(W[n:], LOSSES[self.spec.loss](self.spec).starts, growth)
 
     def targets(self, target: Params, y: Array, weight: Array, last: Array, scale: Array) -> tuple[Array, Array]:
         """Return (y − mean) / scale, clipped; 0 while all labels were equal."""

@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers import intervals
+from model.answers.losses import points
 from model.network import Network
 from model.parameters import Array
 
@@ -38,12 +39,13 @@ def shapes(network: Network) -> tuple[tuple[int, ...], ...]:
     if not is_kept(network):
         return ()
     origins = -(-(spec.horizon + spec.learn_every - 1) // stride(network))
-    return (origins, spec.outputs), (origins, len(spec.intervals), spec.outputs), (origins, spec.outputs)
+    widths = len(spec.intervals) * (2 if network.loss.columns > 1 else 1)  # below and above, where they are forecast
+    return (origins, spec.outputs), (origins, widths, spec.outputs), (origins, spec.outputs)
 
 
 def newest(block: Block, p: Array, first: int) -> Array:
-    """Return the forecasts at each stream's newest origin, [B, O], of p [t, B, O] from position `first` on; NaN
-    where p does not reach it."""
+    """Return the readout's values at each stream's newest origin, [B, M·O], of p [t, B, M·O] from position `first`
+    on; NaN where p does not reach it."""
     at = block.fill.astype(np.intp) - 1 - first
     inside = (at >= 0) & (at < len(p))
     made: Array = np.where(inside[:, None], p[np.where(inside, at, 0), np.arange(len(at))], np.float32(np.nan))
@@ -53,7 +55,7 @@ def newest(block: Block, p: Array, first: int) -> Array:
 def keep(network: Network, block: Block, seq: NDArray[np.uint64], interval: dict[str, Array], p: Array | None) -> None:
     """Keep what was given at each stream's newest origin, the tick before `seq` [B], if it is one to keep.
 
-    p: [B, O] the scaled forecasts made there; None: they are not known, and their errors will not count.
+    p: [B, M·O] what the readout gave there; None: they are not known, and their errors will not count.
     """
     if not is_kept(network):
         return
@@ -61,8 +63,13 @@ def keep(network: Network, block: Block, seq: NDArray[np.uint64], interval: dict
     newest = seq.astype(np.int64) - 1
     rows = np.flatnonzero((newest % stride(network) == 0) & (block.fill > 0))
     place = newest[rows] // stride(network) % given.shape[1]
-    given[rows, place] = np.nan if p is None else p[rows]
-    log[rows, place], count[rows, place] = interval["log"], interval["count"]
+    given[rows, place] = np.nan if p is None else points(p[rows], network.spec.outputs)
+    count[rows, place] = interval["count"]
+    widths = None if p is None else network.loss.widths(p[rows], network.spec.outputs)
+    if network.loss.columns == 1:
+        log[rows, place] = interval["log"]
+    elif widths is not None:
+        log[rows, place] = intervals.log_widths(interval, widths).reshape(len(rows), *log.shape[2:])
 
 
 def follow(
@@ -83,6 +90,21 @@ def follow(
     at = np.maximum(position, 0), rows
     kept = rows, (newest - back) // n % origins
     known = (weight[at] > 0) & there[..., None]
-    return intervals.follow(
-        interval, network.spec.intervals, given[kept], y[at], known, intervals.Past(log[kept], count[kept])
-    )
+    p, widths = given[kept], log[kept]
+    if network.loss.columns > 1:
+        sides = widths.reshape(*widths.shape[:2], 2, -1, widths.shape[-1])
+        widths = intervals.beside(sides, p, y[at])
+    past = intervals.Past(widths, count[kept])
+    return intervals.follow(interval, network.spec.intervals, p, y[at], known, past)
+
+
+def beside(network: Network, interval: dict[str, Array], p: Array, y: Array) -> intervals.Past | None:
+    """Return the half-widths with which labels y [T, B, O] are compared now; None for those without a forecast spread.
+
+    p: [T, B, M·O] what the readout gave.
+    """
+    widths = network.loss.widths(p, network.spec.outputs)
+    if widths is None:
+        return None
+    log = intervals.beside(intervals.log_widths(interval, widths), points(p, network.spec.outputs), y)
+    return intervals.Past(log, np.broadcast_to(interval["count"], y.shape))

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from model.answers import intervals
+from model.answers.losses import points
 from model.fold import given
 from model.fold.contexts import Block, Contexts, Starts, due_labels, out_of_range, push, void_gaps
 from model.fold.drift import Drift
@@ -27,9 +28,11 @@ from model.fold.windows import NO_LABEL, Unrolled, Window, groups, problem, unro
 from model.network import Network, Tape, Tapes
 from model.parameters import Array
 from model.spec import ModelSpec
+from model.update.accumulation import Accumulation
 from model.update.bptt import Batch, gradient, labelled, pad_rows, padded, predict, trace_after
-from model.update.gradients import GradientReport, check_finite, clip_by_global_norm, layer_norms, report_of
-from model.update.optimizers import OPTIMIZERS, OptimizerState, update_parts
+from model.update.contract import OptimizerState, parts_of, update_parts
+from model.update.gradients import GradientReport, check_finite, clip_gradient, finite_norm, layer_norms, report_of
+from model.update.optimizers import OPTIMIZERS
 from model.update.rounds import GROUP_ROWS, one_in, padded_rows, rounds
 from model.update.schedules import schedule_of
 
@@ -45,7 +48,7 @@ class Update:
     persistence: float = math.nan  # the loss of p = 0, an answer without a network, on the same labels
     score: float = math.nan  # clipped, scaled loss in 0..1, mean over rows
     anchor_score: float = math.nan  # the anchor's score on the same windows; NaN if it was not scored
-    norm: float = math.nan  # gradient norm before the clip
+    norm: float = math.nan  # gradient norm before the clip: of the group, or of the average if it makes a step
     refused: str = ""  # why the weights were not changed; empty if they were
     refused_ticks: tuple[int, ...] = ()  # indices, in the call of `ticks`, of the ticks that gave refused labels
     report: GradientReport | None = None
@@ -112,6 +115,7 @@ class Learner:
         self.contexts = make_contexts(self.network, self.max_contexts)
         self.drift = Drift()
         self.shares = Shares()
+        self.accumulation = Accumulation(self.spec.accumulate, self.network.layout.size)
         self._grad = self.network.weights(np.empty_like(self.weights.flat))
         self._before = np.empty_like(self.weights.flat)
         self._tapes = Tapes(self.network, (1, self.spec.window, 2 * self.spec.window))
@@ -124,9 +128,15 @@ class Learner:
     @property
     def nbytes(self) -> int:
         """Bytes of all arrays: weights, optimizer state, contexts, and the workspaces of updates."""
-        flat = (self.weights.flat, self._grad.flat, self._before, self.anchor, self.optimizer_state.moments)
+        own = self.optimizer_state.moments, self.accumulation.sum
+        flat = (self.weights.flat, self._grad.flat, self._before, self.anchor, *own)
         experts = 0 if self.experts is None else self.experts.nbytes
         return sum(a.nbytes for a in flat if a is not None) + experts + self.contexts.nbytes + self._tapes.nbytes
+
+    @property
+    def steps(self) -> int:
+        """Steps of the optimizer so far, which the schedule counts."""
+        return self.counts.updates // self.spec.accumulate
 
     def ticks(
         self,
@@ -262,6 +272,7 @@ class Learner:
         """Continue from other weights [n] (copied), with a new optimizer state and a new drift test; contexts stay."""
         self.weights.flat[...] = flat
         self.optimizer_state = self.optimizer.init(len(flat))
+        self.accumulation.reset()
         if self.experts is not None:
             self.experts.reset(self.weights)
         self.drift = Drift()
@@ -410,7 +421,9 @@ class Learner:
             loss = self._loss(p, batch, span) if math.isfinite(loss) else loss
         if self.errors is not None and (self.experts is None or of is not None):  # a mixture answers no window
             t0, t1 = span
-            self.errors.add(Learned(p, batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams)
+            self.errors.add(
+                Learned(points(p, self.spec.outputs), batch.Y[t0:t1], batch.weight[t0:t1]), units(t0), streams
+            )
         update = Update(labels, loss=loss)
         self._score(update, batch, p, span, score_anchor, seen)
         self._follow_errors(update, batch, p, span, of, seen)
@@ -418,20 +431,43 @@ class Learner:
         try:
             if not math.isfinite(loss):
                 raise FloatingPointError(f"loss is {loss}")
-            report = counts.updates % REPORT_EVERY == 0
+            steps = self._accumulate(grad.flat, batch)
+            report = steps and self.steps % REPORT_EVERY == 0
             by_layer = layer_norms(grad.flat, self.network.layers) if report else {}
-            update.norm = clip_by_global_norm(grad.flat, self.spec.clip)
-            self._step(grad.flat, labels, seen)
+            update.norm, clipped = self._clip(grad.flat, steps)
+            self._step(grad.flat, labels, seen, steps)
         except FloatingPointError as error:
             update.refused = str(error)
             counts.refused += 1
             return update
         counts.updates += 1
         counts.learned += labels
-        counts.clipped += update.norm > self.spec.clip
+        counts.clipped += clipped < update.norm
         if report:
-            update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], update.norm, by_layer)
+            norms = update.norm, clipped
+            update.report = report_of(self.network, self.weights.flat, grad.flat, tape, span[1], norms, by_layer)
         return update
+
+    def _accumulate(self, grad: Array, batch: Batch) -> bool:
+        """Add a group's gradient to the sum; return whether a step is due, and `grad` is then the average.
+
+        Raises FloatingPointError if the group's gradient is not finite; the groups before it still count.
+        """
+        if self.accumulation.groups == 1:
+            return True
+        finite_norm(grad)
+        steps = self.accumulation.completes
+        self.accumulation.add(grad, int(batch.weight.any(axis=(0, 2)).sum()))
+        if steps:
+            self.accumulation.take(grad)
+        return steps
+
+    def _clip(self, grad: Array, steps: bool) -> tuple[float, float]:
+        """Clip the gradient of a step; return its norms before and after. A gradient that only adds is not clipped."""
+        if steps:
+            return clip_gradient(grad, self.spec.clip, self.spec.clip_value)
+        norm = finite_norm(grad)
+        return norm, norm
 
     def _forecast(self, batch: Batch, tape: Tape) -> tuple[float, Array, tuple[int, int]]:
         """Return what `gradient` does, and fill the gradient: with zeros where the network does not learn."""
@@ -450,7 +486,12 @@ class Learner:
         if not self.spec.intervals:
             return
         if of is None or not given.is_kept(network):
-            found = intervals.follow(interval, self.spec.intervals, p, batch.Y[t0:t1], batch.weight[t0:t1])
+            Y, point, past = (
+                batch.Y[t0:t1],
+                points(p, self.spec.outputs),
+                given.beside(network, interval, p, batch.Y[t0:t1]),
+            )
+            found = intervals.follow(interval, self.spec.intervals, point, Y, batch.weight[t0:t1], past)
         else:
             made = given.newest(of.block, p, t0) if seen is None else seen.newest
             given.keep(network, of.block, of.seq, interval, made)
@@ -467,17 +508,19 @@ class Learner:
             self.drift.raised = self.spec.drift_labels
         self.drift.returning = self.spec.drift_reaction == "rollback"
 
-    def _step(self, grad: Array, labels: int, seen: Seen | None) -> None:
-        """Take one optimizer step with a gradient from `labels` labels, and teach the experts.
+    def _step(self, grad: Array, labels: int, seen: Seen | None, steps: bool) -> None:
+        """Take one optimizer step, if one is due, and teach the experts with `labels` labels.
 
         `grad` is overwritten with the step. Raises FloatingPointError if the weights are not finite afterwards. They
         are then restored, and optimizer state and covariances are new, because the old ones would break them again.
         """
         np.copyto(self._before, self.weights.flat)
         if self.network_learns:
-            rate = self.schedule(self.counts.updates) * (self.spec.drift_raise if self.drift.raised else 1.0)
+            rate = self.schedule(self.steps) * (self.spec.drift_raise if self.drift.raised else 1.0)
             self.drift.raised = max(0, self.drift.raised - labels)
-            update_parts(self.optimizer, self.network.learned, self.weights.flat, grad, self.optimizer_state, rate)
+            if steps:
+                parts = parts_of(self.network)
+                update_parts(self.optimizer, parts, self.weights.flat, grad, self.optimizer_state, rate)
         if self.experts is not None and seen is not None:
             self.experts.learn(self.weights, seen)
         try:
@@ -500,17 +543,17 @@ class Learner:
         Rows without a label do not count. p: the candidate's forecasts at the positions of `span`.
         """
         t0, t1 = span
-        task, Y, weight = self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]
+        network, task, Y, weight = self.network, self.network.task, batch.Y[t0:t1], batch.weight[t0:t1]
         rows = weight.any(axis=(0, 2))
-        update.score = float(task.score(p, Y, weight)[rows].mean())
+        update.score = float(task.score(points(p, self.spec.outputs), Y, weight)[rows].mean())
         update.persistence = self._loss(np.zeros_like(p), batch, span)
         if score_anchor and self.anchor is not None:
-            anchor = self.network.weights(self.anchor)
+            anchor = network.weights(self.anchor)
             T, B = batch.X.shape[:2]
             tape = self._tapes.get(T, B, "anchor")
-            q = predict(self.network, anchor, batch, tape, span)
+            q = points(predict(network, anchor, batch, tape, span), self.spec.outputs)
             if self.experts is not None and seen is not None:
-                forecasts, _ = label_forecasts(self.network, anchor, tape, seen.origins)
+                forecasts, _ = label_forecasts(network, anchor, tape, seen.origins)
                 q = at_origins(q, t0, seen.origins, self.experts.answer(anchor.experts, forecasts, seen))
             q = task.translate(q, anchor.target, self.weights.target)
             update.anchor_score = float(task.score(q, Y, weight)[rows].mean())

@@ -61,7 +61,7 @@ def export_step(network: Network, weights: Weights) -> bytes:
     else:
         unit = TASK_TWINS[type(network.task)](g, network, weights, features, value, scaled.scale)
     if network.spec.intervals:
-        bounds(g, network, weights, unit)
+        bounds(g, network, weights, unit, features)
     g.op("Concat", *scaled.parts, *after, *covered.parts, *learned, *hidden, axis=1, outputs=["next_state"])
     return _serialize(g, network)
 

@@ -7,6 +7,7 @@ from collections.abc import Callable
 import numpy as np
 
 from model.answers import intervals
+from model.answers.spreads import LARGEST, SMALLEST, Gaussian, Located, Pinball, StudentT
 from model.answers.tasks import Classify, Forecast, Regress
 from model.graph.builder import Graph
 from model.network import Network
@@ -14,7 +15,7 @@ from model.parameters import Array, Weights
 
 
 def _forecast(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
-    p = _gemm(g, features, weights.head["W"])
+    p = _gemm(g, features, weights.head["W"][: network.spec.outputs])
     x, scale = targets(g, network, x, scale)
     forecast(g, network, p, x, scale)
     return scale
@@ -44,7 +45,7 @@ def forecast(g: Graph, network: Network, p: str, x: str, scale: str) -> None:
 
 def _regress(g: Graph, network: Network, weights: Weights, features: str, x: str, scale: str) -> str:
     """The weights include the scale. The mean is added last: it may be large, and inside, it would lose digits."""
-    W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"]
+    W = weights.target["scale"].astype(np.float64)[:, None] * weights.head["W"][: network.spec.outputs]
     g.op("Add", _gemm(g, features, W), g.constant(weights.target["mean"]), outputs=["y"])
     return g.constant(weights.target["scale"][None]) if network.spec.intervals else ""
 
@@ -54,8 +55,12 @@ def _classify(g: Graph, network: Network, weights: Weights, features: str, x: st
     return ""
 
 
-def bounds(g: Graph, network: Network, weights: Weights, unit: str) -> None:
-    """Add the output "bounds" [B, 2·levels·O]. unit: size of a scaled unit, [B or 1, O], 0 where not known yet."""
+def bounds(g: Graph, network: Network, weights: Weights, unit: str, features: str) -> None:
+    """Add the output "bounds" [B, 2·levels·O]. unit: size of a scaled unit, [B or 1, O], 0 where not known yet;
+    features: the readout's input."""
+    if network.loss.columns > 1:
+        _spread_bounds(g, network, weights, unit, features)
+        return
     levels, radius = len(network.spec.intervals), intervals.radius(weights.interval)
     known = g.op("Where", g.op("Greater", unit, 0.0), unit, float("nan"))
     half = g.op("Mul", g.concat(*[known] * levels), g.constant(radius.reshape(1, -1)))
@@ -63,10 +68,58 @@ def bounds(g: Graph, network: Network, weights: Weights, unit: str) -> None:
     g.op("Concat", g.op("Sub", y, half), g.op("Add", y, half), axis=1, outputs=["bounds"])
 
 
+def _spread_bounds(g: Graph, network: Network, weights: Weights, unit: str, features: str) -> None:
+    """Add the output "bounds" of half-widths that the loss forecasts."""
+    spec, factors = network.spec, np.exp(weights.interval["log"])
+    known = g.op("Where", g.op("Greater", unit, 0.0), unit, float("nan"))
+    below, above = SPREAD_TWINS[type(network.loss)](g, network, _gemm(g, features, weights.head["W"][spec.outputs :]))
+    made = []
+    for kind, side in (("Sub", below), ("Add", above)):
+        half = ""
+        for width, factor in zip(side, factors, strict=True):
+            width = g.op("Mul", width, g.constant(factor[None]))
+            half = g.op("Max", half, width) if half else width
+            made.append(g.op(kind, "y", g.op("Mul", half, known)))
+    g.op("Concat", *made, axis=1, outputs=["bounds"])
+
+
+def _positive(g: Graph, network: Network, raw: str) -> str:
+    """The twin of `spreads.positive`, of all raw values [B, (M − 1)·O]."""
+    start = np.repeat(network.loss.starts, network.spec.outputs)
+    size = g.op("Softplus", g.op("Clip", g.op("Add", raw, g.constant(start[None])), -LARGEST, LARGEST))
+    return str(g.op("Add", size, SMALLEST))
+
+
+def _located(g: Graph, network: Network, raw: str) -> tuple[list[str], list[str]]:
+    assert isinstance(network.loss, Located)
+    scale = _positive(g, network, raw)
+    side = [str(g.op("Mul", scale, quantile)) for quantile in network.loss.quantiles()]
+    return side, side
+
+
+def _pinball(g: Graph, network: Network, raw: str) -> tuple[list[str], list[str]]:
+    L = len(network.spec.intervals)
+    sizes = g.split(_positive(g, network, raw), [network.spec.outputs] * (2 * L))
+    sides = []
+    for side in (sizes[:L], sizes[L:]):
+        sums = side[:1]
+        for size in side[1:]:
+            sums.append(str(g.op("Add", sums[-1], size)))
+        sides.append(sums)
+    return sides[0], sides[1]
+
+
 def _gemm(g: Graph, features: str, W: Array) -> str:
     product: str = g.op("Gemm", features, g.constant(W[:, :-1].T), g.constant(W[:, -1]))
     return product
 
+
+# (graph, network, raw values) → half-widths [B, O] below and above, by level: the twins of `widths`
+SPREAD_TWINS: dict[type, Callable[[Graph, Network, str], tuple[list[str], list[str]]]] = {
+    Pinball: _pinball,
+    Gaussian: _located,
+    StudentT: _located,
+}
 
 # (graph, network, weights, readout's input [B, …], values with missing ones replaced [B, C], scales [B, H·C]) → "y";
 # returns the size of a scaled unit for `bounds`

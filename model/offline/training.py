@@ -17,12 +17,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from model.answers.losses import points
 from model.network import Network
 from model.offline.recorded import Recorded, Span, known_by, scale_labels
 from model.parameters import Array, Weights
+from model.update.accumulation import Accumulation
 from model.update.bptt import Batch, gradient, predict, trace_after
-from model.update.gradients import clip_by_global_norm
-from model.update.optimizers import OPTIMIZERS, update_parts
+from model.update.contract import parts_of, update_parts
+from model.update.gradients import clip_gradient
+from model.update.optimizers import OPTIMIZERS
 from model.update.schedules import SCHEDULES
 
 ROWS = 8  # segments side by side: more give a smoother gradient and fewer updates
@@ -106,6 +109,7 @@ class OfflineTraining:
         self._optimizer = OPTIMIZERS[spec.optimizer](spec)
         self._schedule = SCHEDULES[spec.schedule](spec)
         self._optimizer_state = self._optimizer.init(network.layout.size)
+        self._accumulation = Accumulation(spec.accumulate, network.layout.size)
         self._length, self._begins = cut_segments(self.spans, settings.segments)
         self._follows = np.flatnonzero(np.diff(self._begins) == self._length)  # segments that the next one continues
         self._follows = np.array([s for s in self._follows if _same(self.spans, *self._begins[s : s + 2])], np.intp)
@@ -154,6 +158,8 @@ class OfflineTraining:
                 if self.network.traced is not None:
                     trace = trace_after(self.network, self._tape, trace, t1 - t0)
             ends[group], end_traces[group] = state, trace
+        if self._accumulation.added:  # a pass ends with every gradient applied
+            self._step(self._taken(), number)
         # In the next pass a segment starts from the last state of the one before it, the first of a series from zeros.
         self._starts[self._follows + 1] = ends[self._follows]
         self._traces[self._follows + 1] = end_traces[self._follows]
@@ -186,21 +192,39 @@ class OfflineTraining:
         return Batch(state, rows(self.recorded.X), rows(self.recorded.Y), weight, traces), labelled
 
     def _update(self, batch: Batch, number: int) -> float:
+        """Learn a chunk, or add its gradient to those of the next step, by its labelled ticks; return its loss."""
         loss, _, _ = gradient(self.network, self.weights, batch, self._tape, self._grad)
-        clip = self.network.spec.clip
-        try:
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"loss is {loss}")
-            norm = clip_by_global_norm(self._grad.flat, clip)
-        except FloatingPointError as error:
-            raise Diverged(f"{error} in epoch {number}, update {self.updates + 1}") from None
-        update_parts(
-            self._optimizer, self.network.learned, self.weights.flat, self._grad.flat, self._optimizer_state,
-            self._schedule(self.updates),
-        )  # fmt: skip
-        self.updates += 1
-        self.clipped += norm > clip
+        if not math.isfinite(loss):
+            raise self._diverged(f"loss is {loss}", number)
+        grad, accumulation = self._grad.flat, self._accumulation
+        if accumulation.groups > 1:
+            steps = accumulation.completes
+            accumulation.add(grad, int(batch.weight.any(axis=2).sum()))
+            if not steps:
+                return loss
+            grad = self._taken()
+        self._step(grad, number)
         return loss
+
+    def _taken(self) -> Array:
+        """Return the average of the accumulated gradients, which start again from zero."""
+        self._accumulation.take(self._grad.flat)
+        return self._grad.flat
+
+    def _step(self, grad: Array, number: int) -> None:
+        """Take one step of the optimizer; `grad` is overwritten."""
+        spec = self.network.spec
+        try:
+            norm, clipped = clip_gradient(grad, spec.clip, spec.clip_value)
+        except FloatingPointError as error:
+            raise self._diverged(str(error), number) from None
+        parts, rate = parts_of(self.network), self._schedule(self.updates)
+        update_parts(self._optimizer, parts, self.weights.flat, grad, self._optimizer_state, rate)
+        self.updates += 1
+        self.clipped += clipped < norm
+
+    def _diverged(self, why: str, number: int) -> Diverged:
+        return Diverged(f"{why} in epoch {number}, update {self.updates + 1}")
 
 
 def cut_segments(spans: Sequence[Span], segments: int) -> tuple[int, NDArray[np.intp]]:
@@ -227,23 +251,30 @@ def _same(spans: Sequence[Span], one: int, other: int) -> bool:
 def forecasts(
     network: Network, weights: Weights, recorded: Recorded, start: int, end: int, spans: Sequence[Span] | None = None
 ) -> Array:
-    """Return scaled forecasts p [end − start, O] of ticks start..end; the state is warmed up from zeros before them.
+    """Return scaled forecasts [end − start, O] of ticks start..end; see `readouts`."""
+    return points(readouts(network, weights, recorded, start, end, spans), network.spec.outputs)
+
+
+def readouts(
+    network: Network, weights: Weights, recorded: Recorded, start: int, end: int, spans: Sequence[Span] | None = None
+) -> Array:
+    """Return p [end − start, M·O] of ticks start..end; the state is warmed up from zeros before them.
 
     spans: positions of several series whose held-out ticks are start..end; each is warmed up with its own ticks.
     """
     if spans is None or len(spans) == 1:
         begin = max(0, start - WARM_TICKS)
-        return _forecasts(network, weights, recorded.X[begin:end], start - begin)
+        return _readouts(network, weights, recorded.X[begin:end], start - begin)
     made = []
     for span in spans:
         begin = max(span.begin, span.cut - WARM_TICKS)
         X = np.concatenate([recorded.X[begin : span.cut], recorded.X[span.held : span.end]])
-        made.append(_forecasts(network, weights, X, span.cut - begin))
+        made.append(_readouts(network, weights, X, span.cut - begin))
     return np.concatenate(made)
 
 
-def _forecasts(network: Network, weights: Weights, rows: Array, warm: int) -> Array:
-    """Return scaled forecasts [N − warm, O] of one series' feature rows [N, E]; the first `warm` warm up the state."""
+def _readouts(network: Network, weights: Weights, rows: Array, warm: int) -> Array:
+    """Return p [N − warm, M·O] of one series' feature rows [N, E]; the first `warm` warm up the state."""
     state, made = np.zeros((1, network.hidden_size), np.float32), []
     tape = network.tape(min(SCORED_TICKS, len(rows)), 1)
     for t in range(0, len(rows), tape.T):
@@ -262,12 +293,17 @@ def score(
 
     recorded: as `scale_labels` returned it with these weights.
     """
-    return loss_of(network, recorded, forecasts(network, weights, recorded, start, end, spans), start, end)
+    return loss_of(network, recorded, readouts(network, weights, recorded, start, end, spans), start, end)
 
 
 def loss_of(network: Network, recorded: Recorded, p: Array, start: int, end: int) -> float:
-    """Return the loss of scaled forecasts p [end − start, O], for example a baseline's; NaN without a label."""
+    """Return the loss of p [end − start, M·O], or of scaled forecasts [end − start, O]; NaN without a label.
+
+    Forecasts alone, such as a baseline's, get the spread of a new model.
+    """
     weight = recorded.weight[start:end]
+    missing = network.spec.outputs * network.loss.columns - p.shape[1]
+    p = np.pad(p, ((0, 0), (0, missing))) if missing else p
     each, _ = network.loss(p, recorded.Y[start:end], weight)
     ticks = int(weight.any(axis=1).sum())
     return float(each.sum(dtype=np.float64)) / ticks if ticks else math.nan

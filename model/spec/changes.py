@@ -10,8 +10,8 @@ from model.spec.names import SpecError
 from model.spec.spec import ModelSpec
 
 CHANGEABLE = (
-    "learning_rate", "rate_floor", "schedule", "warmup", "schedule_updates", "clip", "drift_reaction", "drift_raise",
-    "drift_labels", "label_range", "max_share", "shadow",
+    "learning_rate", "rate_floor", "schedule", "warmup", "schedule_updates", "clip", "clip_value",
+    "layer_rates", "drift_reaction", "drift_raise", "drift_labels", "label_range", "max_share", "shadow",
 )  # fmt: skip
 DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(ModelSpec) if field.name in CHANGEABLE}
 

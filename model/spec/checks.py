@@ -18,10 +18,12 @@ from model.spec.names import (
     MAX_OUTPUTS,
     MAX_SEASON_TICKS,
     MAX_SEASONS,
+    SPREAD_LOSSES,
     TRACED_CELLS,
     SpecError,
     category,
     check_number,
+    layer_rate,
     shortest_window,
 )
 
@@ -39,6 +41,7 @@ def check(spec: ModelSpec) -> None:
     check_sizes(spec)
     check_calendar(spec)
     check_freeze(spec)
+    check_layer_rates(spec)
     check_task(spec)
     check_cells(spec)
     check_rule(spec)
@@ -140,6 +143,7 @@ def check_sizes(spec: ModelSpec) -> None:
         ("window", shortest_window(spec), 4096),
         ("label_horizon", 0, 100_000),
         ("huber_delta", 1e-6, 1e6),
+        ("degrees", 2.01, 1000.0),
         ("momentum", 0.0, 0.9999),
         ("weight_decay", 0.0, 1.0),
         ("warmup", 0, 10**9),
@@ -148,6 +152,8 @@ def check_sizes(spec: ModelSpec) -> None:
         ("interval", 0.0, 3.2e9),
         ("max_gap", 0.0, 3.2e9),
         ("clip", 1e-6, 1e6),
+        ("clip_value", 0.0, 1e6),
+        ("accumulate", 1, 4096),
         ("max_share", 0.001, 1.0),
         ("drift_raise", 0.01, 100.0),
         ("drift_labels", 1, 10**9),
@@ -183,12 +189,33 @@ def check_calendar(spec: ModelSpec) -> None:
 
 def check_freeze(spec: ModelSpec) -> None:
     """Check that freeze names parts and leaves one."""
-    parts = [*(f"cell{i}" for i in range(spec.layers)), *(["embed"] if spec.categories else []), "head"]
+    parts = learned_parts(spec)
     for name in spec.freeze:
         if name not in parts:
             raise SpecError("freeze", name, f"the parts are {', '.join(parts)}")
     if spec.learn and len(spec.freeze) == len(parts):
         raise SpecError("freeze", spec.freeze, "that leaves nothing to learn: set learn = false instead")
+
+
+def learned_parts(spec: ModelSpec) -> list[str]:
+    """Return the names of the parts that learn by gradients."""
+    return [*(f"cell{i}" for i in range(spec.layers)), *(["embed"] if spec.categories else []), "head"]
+
+
+def check_layer_rates(spec: ModelSpec) -> None:
+    """Check that layer_rates names each part at most once, and none that is frozen."""
+    parts, seen = learned_parts(spec), set()
+    if len(spec.layer_rates) > len(parts):
+        raise SpecError("layer_rates", f"{len(spec.layer_rates)} entries", "give at most one for each part")
+    for text in spec.layer_rates:
+        name, _ = layer_rate(text)
+        if name not in parts:
+            raise SpecError("layer_rates", text, f"the parts are {', '.join(parts)}")
+        if name in spec.freeze:
+            raise SpecError("layer_rates", text, f"{name} is frozen and has no rate: leave it out of one of the two")
+        if name in seen:
+            raise SpecError("layer_rates", text, "every part must be different")
+        seen.add(name)
 
 
 def check_stack(spec: ModelSpec) -> None:
@@ -251,6 +278,9 @@ def check_forecaster(spec: ModelSpec) -> None:
     if spec.forecaster == "mixture":
         if spec.task != "forecast":
             raise SpecError("forecaster", spec.forecaster, f"task {spec.task} has no mixture: leave it out")
+        if spec.loss in SPREAD_LOSSES:
+            remedy = "the mixture's experts are least squares and forecast no spread: choose forecaster network"
+            raise SpecError("loss", spec.loss, remedy)
         if spec.scaler != "residual":
             raise SpecError("forecaster", spec.forecaster, "the mixture needs scaler residual: choose network")
     else:

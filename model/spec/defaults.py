@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from model.spec.names import AUTO_SEASON_TICKS, shortest_window
+from model.spec.names import AUTO_SEASON_TICKS, SPREAD_LOSSES, shortest_window
 
 if TYPE_CHECKING:
     from model.spec.spec import ModelSpec
@@ -29,6 +29,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
         "class_weights": tuple(map(float, spec.class_weights)) or (1.0,) * len(spec.classes),
         "label_range": tuple(map(float, spec.label_range)),
         "freeze": tuple(spec.freeze),
+        "layer_rates": tuple(spec.layer_rates),
         "window": spec.window or max(1 if spec.rule == "rtrl" and forecast else 16, shortest_window(spec)),
         "label_horizon": spec.label_horizon or (0 if forecast else 512),
         "loss": spec.loss or ("cross_entropy" if spec.task == "classify" else "mse"),
@@ -53,6 +54,7 @@ def _layers(spec: ModelSpec) -> dict[str, Any]:
 
 def _forecaster(spec: ModelSpec, targets: int) -> str:
     mixed = spec.task == "forecast" and spec.scaler == "residual" and targets <= MOST_MIXED
+    mixed &= spec.loss not in SPREAD_LOSSES
     return "mixture" if mixed else "network"
 
 

@@ -21,6 +21,8 @@ MAX_LEVELS = 8
 MAX_ANSWER = 32_768  # values of one answer: forecasts and bounds
 MAX_AHEAD = 8192  # horizon × known inputs
 MAX_CATEGORIES = 100_000  # of one input
+MAX_LAYER_RATE = 1000.0
+SPREAD_LOSSES = ("pinball", "gaussian", "student_t")  # they forecast quantiles or a scale beside the value
 
 
 class SpecError(ValueError):
@@ -70,6 +72,23 @@ CELL_FIELDS: dict[str, tuple[str, ...]] = {
 # Cells whose traces rule rtrl can keep; see `model.cells.contract.Traced`.
 TRACED_CELLS = ("lru", "mingru")
 
+
+def layer_rate(text: object) -> tuple[str, float]:
+    """Return name and factor of a part's rate written as "name:factor". Raises SpecError for another form."""
+    name, colon, factor = text.rpartition(":") if isinstance(text, str) else ("", "", "")
+    try:
+        value = float(factor)
+    except ValueError:
+        value = math.nan
+    if not name or not colon or not math.isfinite(value):
+        raise SpecError("layer_rates", text, 'write name:factor, such as "head:2"')
+    if value == 0:
+        raise SpecError("layer_rates", text, f"a part that never learns is frozen: use freeze = [{name!r}]")
+    if not 0 < value <= MAX_LAYER_RATE:
+        raise SpecError("layer_rates", text, f"give a factor above 0 and at most {MAX_LAYER_RATE:g}")
+    return name, value
+
+
 CHOICES: dict[str, tuple[str, ...]] = {
     "cell": ("lstm", "gru", "rnn", "lru", "mingru"),
     "activation": ("tanh", "relu"),
@@ -77,8 +96,8 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "init": ("normal", "orthogonal", "identity"),
     "forecaster": ("mixture", "network"),
     "task": ("forecast", "regress", "classify"),
-    "loss": ("mse", "huber", "cross_entropy"),
-    "optimizer": ("adam", "adamw", "sgd", "momentum", "nesterov"),
+    "loss": ("mse", "huber", "cross_entropy", *SPREAD_LOSSES),
+    "optimizer": ("adam", "adamw", "adagrad", "rmsprop", "sgd", "momentum", "nesterov"),
     "rule": ("tbptt", "rtrl"),
     "schedule": ("constant", "cosine", "inverse_sqrt"),
     "scaler": ("residual", "standard", "none", "residual_v1", "standard_v1"),

@@ -12,7 +12,7 @@ from typing import Any
 
 from model.spec.checks import check, check_types
 from model.spec.defaults import filled, starts_fast
-from model.spec.names import SpecError, category
+from model.spec.names import SpecError, category, layer_rate
 
 MOST_SHOWN = 8  # names in a repr
 
@@ -61,6 +61,7 @@ class ModelSpec:
     label_horizon: int = 0  # ticks by which a label may be late; default 512; always 0 for task forecast
     loss: str = ""  # default mse, or cross_entropy for task classify
     huber_delta: float = 1.0  # of loss huber, in scaled units
+    degrees: float = 5.0  # of loss student_t: degrees of freedom; fewer: heavier tails
     optimizer: str = "adam"
     momentum: float = 0.9  # of optimizers momentum and nesterov
     weight_decay: float = 0.0  # of optimizer adamw, multiplied by the rate in each update; default 0.01 there
@@ -72,6 +73,9 @@ class ModelSpec:
     schedule_updates: int = 0  # updates over which a schedule falls to a tenth of the rate; default 10,000
     freeze: tuple[str, ...] = ()  # parts that never learn: cell0, cell1 …, head
     clip: float = 1.0  # largest global gradient norm
+    clip_value: float = 0.0  # largest magnitude of an element of the gradient, before `clip`; 0: no limit
+    accumulate: int = 1  # groups of labels whose gradients are averaged for one step of the optimizer
+    layer_rates: tuple[str, ...] = ()  # factors of the rate of parts, as "name:factor"; names as in freeze
     scaler: str = "residual"  # units of inputs and forecasts: running differences and level, running z-score, or none
     head_init: float = 0.0  # standard deviation of the readout's initial weights; 0: a new model is persistence
     seed: int = 0
@@ -102,6 +106,11 @@ class ModelSpec:
     def category_counts(self) -> dict[str, int]:
         """Number of categories by the name of the input."""
         return dict(map(category, self.categories))
+
+    @property
+    def rate_factors(self) -> dict[str, float]:
+        """Factor of the learning rate by name of the part; parts without one are absent."""
+        return dict(map(layer_rate, self.layer_rates))
 
     @property
     def sent(self) -> int:

@@ -18,12 +18,31 @@ def clip_by_global_norm(grad: Array, max_norm: float) -> float:
     Raises FloatingPointError if that norm is not finite: the caller refuses the update.
     Source: Pascanu et al. 2013, arXiv:1211.5063, Algorithm 1.
     """
-    norm = math.sqrt(float(np.vdot(grad, grad)))
-    if not math.isfinite(norm):
-        raise FloatingPointError(f"gradient norm is {norm}")
+    norm = finite_norm(grad)
     if norm > max_norm:
         grad *= max_norm / norm
     return norm
+
+
+def finite_norm(grad: Array) -> float:
+    """Return the L2 norm of a flat gradient (n,). Raises FloatingPointError if it is not finite."""
+    norm = math.sqrt(float(np.vdot(grad, grad)))
+    if not math.isfinite(norm):
+        raise FloatingPointError(f"gradient norm is {norm}")
+    return norm
+
+
+def clip_gradient(grad: Array, max_norm: float, max_value: float) -> tuple[float, float]:
+    """Clip the flat gradient in place: each element to ±`max_value`, unless that is 0; then by `clip_by_global_norm`.
+
+    grad: (n,), modified. Returns the norms before and after. Raises FloatingPointError if the first is not finite.
+    """
+    if not max_value:
+        norm = clip_by_global_norm(grad, max_norm)
+        return norm, min(norm, max_norm)
+    norm = finite_norm(grad)
+    np.clip(grad, -max_value, max_value, out=grad)
+    return norm, min(clip_by_global_norm(grad, max_norm), max_norm)
 
 
 def check_finite(weights: Array) -> None:
@@ -58,18 +77,24 @@ class GradientReport:
 
 
 def report_of(
-    network: Network, weights: Array, step: Array, tape: Tape, newest: int, norm: float, by_layer: dict[str, float]
+    network: Network,
+    weights: Array,
+    step: Array,
+    tape: Tape,
+    newest: int,
+    norms: tuple[float, float],
+    by_layer: dict[str, float],
 ) -> GradientReport:
     """Return the report of an update.
 
     weights: flat, after the update; step: what was added to them; tape: the window's, after its backward; newest: one
-    past the last labelled position; norm: before the clip; by_layer: see `layer_norms`. All are only read.
+    past the last labelled position; norms: before and after the clip; by_layer: see `layer_norms`. All are only read.
     """
     change, size = (math.sqrt(sum(float(np.vdot(v[p], v[p])) for p in network.learned)) for v in (step, weights))
     cells = {f"cell{i}": pair for i, pair in enumerate(zip(network.cells, tape.cells, strict=True))}
     return GradientReport(
-        norm=norm,
-        clipped_norm=min(norm, network.spec.clip),
+        norm=norms[0],
+        clipped_norm=norms[1],
         by_layer=by_layer,
         update_ratio=change / size if size else 0.0,
         lag_norms={name: tuple(map(float, cell.lag_norms(w)[:newest][::-1])) for name, (cell, w) in cells.items()},

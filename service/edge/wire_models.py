@@ -89,8 +89,8 @@ def model_message(model: ServedModel, source: ServedModel, offset: int, metrics:
 
 
 COMPARED = (  # keys in which a shadow must equal its source, or their losses are of other labels or in other units
-    "targets", "classes", "horizon", "learn_every", "loss", "huber_delta", "class_weights", "scaler", "label_range",
-    "max_gap",
+    "targets", "classes", "horizon", "learn_every", "loss", "huber_delta", "degrees", "class_weights", "scaler",
+    "label_range", "max_gap",
 )  # fmt: skip
 
 

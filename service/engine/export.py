@@ -138,6 +138,9 @@ def _canary(network: Network, weights: Weights) -> Canary:
     unit = np.tile(network.task.units(weights.target, scale), (1, network.answer_size // network.spec.outputs))
     if network.spec.intervals:  # a bound is off by the rounding of its half-width too
         widths = np.tile(intervals.radius(weights.interval).reshape(-1), 2)
+        first = network.loss.widths(np.zeros((1, network.head.outputs), np.float32), network.spec.outputs)
+        if first is not None:  # factors of forecast half-widths, whose rounding grows from level to level
+            widths *= np.cumsum(first, axis=2).reshape(-1)
         unit[:, network.spec.outputs :] *= np.maximum(1, widths)
     return Canary(seen, u, before, y, state, reach * unit, state_scale)
 

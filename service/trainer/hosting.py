@@ -57,6 +57,7 @@ COUNTED = (
 
 
 ERRORS = "errors"  # a checkpoint's blob
+ACCUMULATED = "accumulated"  # a blob of models with accumulate above 1
 ERRORS_FROM = 1 << 32  # above every stream's number: earlier versions ignore rows with such keys
 
 
@@ -327,6 +328,7 @@ class HostedModel:
         moments = learner.optimizer_state.moments  # as many rows as the spec's optimizer has
         moments[...] = np.frombuffer(blobs["moments"], np.float32).reshape(moments.shape)
         learner.optimizer_state.step = facts["step"]
+        learner.accumulation.unpack(blobs.get(ACCUMULATED, b""))
         if learner.experts is not None:
             learner.experts.unpack(blobs["experts"])
         learner.paused = facts["paused"]
@@ -359,7 +361,8 @@ def changed_rows(hosted: HostedModel) -> tuple[dict[int, bytes], set[int]]:
 def blobs_of(hosted: HostedModel) -> dict[str, bytes]:
     """Return a checkpoint's blobs by name."""
     learner = hosted.learner
-    return {
+    others = {ACCUMULATED: learner.accumulation.pack()} if learner.spec.accumulate > 1 else {}
+    return others | {
         "weights": learner.weights.flat.tobytes(),
         "moments": learner.optimizer_state.moments.tobytes(),
         "anchor": b"" if learner.anchor is None else learner.anchor.tobytes(),

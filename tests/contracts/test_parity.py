@@ -10,7 +10,7 @@ import pytest
 
 from model.graph.step import export_step
 from model.network import Network
-from model.parameters import Array
+from model.parameters import Array, Weights
 from model.scalers import SCALERS
 from model.spec import CHOICES, ModelSpec
 from tests.contracts import registry
@@ -20,8 +20,8 @@ STEPS, B, PARITY, EPS = 80, 3, 1e-5, 2.0**-23
 KINDS = registry.cells()
 
 
-def build(kind: str, task: str, scaler: str, missing: str) -> Network:
-    fields: dict[str, Any] = {**KINDS[kind], **registry.EXAMPLES[task], "task": task, "scaler": scaler}
+def build(kind: str, task: str, scaler: str, missing: str, **more: Any) -> Network:
+    fields: dict[str, Any] = {**KINDS[kind], **registry.EXAMPLES[task], "task": task, "scaler": scaler, **more}
     return Network(ModelSpec(channels=("a", "b"), hidden=8, layers=2, interval=900.0, missing=missing, **fields))
 
 
@@ -53,6 +53,12 @@ def test_the_graph_of_layers_that_differ_equals_numpy(stack: dict[str, Any]) -> 
     assert_parity(Network(ModelSpec(channels=("a", "b"), hidden=8, interval=900.0, **stack)), steps=300)
 
 
+def session(network: Network, weights: Weights) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    return ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", CHOICES["task"])
 @pytest.mark.parametrize("scaler", sorted(SCALERS))
@@ -68,9 +74,7 @@ def assert_parity(network: Network, steps: int = STEPS, flat: Array | None = Non
         network.tape(1, B),
         network.scaler.size,
     )
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = options.inter_op_num_threads = 1
-    graph = ort.InferenceSession(export_step(network, weights), options, providers=["CPUExecutionProvider"])
+    graph = session(network, weights)
     state = other = np.zeros((B, network.state_size), np.float32)
     answers = []
     for x, u in ticks(network, steps):
@@ -86,3 +90,36 @@ def assert_parity(network: Network, steps: int = STEPS, flat: Array | None = Non
         np.testing.assert_allclose(other[:, :n], state[:, :n], rtol=PARITY, atol=PARITY)
         answers.append(y)
     assert np.std(answers, axis=0).min() > 1e-3  # every output of every row changed
+
+
+@pytest.mark.parametrize("loss", registry.SPREAD)
+@pytest.mark.parametrize("task", ["forecast", "regress"])
+@pytest.mark.parametrize("missing", CHOICES["missing"])
+def test_the_graph_of_a_loss_with_a_spread_equals_numpy(loss: str, task: str, missing: str) -> None:
+    fields = {"loss": loss, **registry.SPREAD[loss]}
+    network = build("gru", task, "residual", missing, **fields)
+    weights, tape, n = network.weights(perturbed(network)), network.tape(1, B), network.scaler.size
+    graph, outputs, levels = session(network, weights), network.spec.outputs, len(network.spec.intervals)
+    state = other = np.zeros((B, network.state_size), np.float32)
+    widths = []
+    for x, u in ticks(network, STEPS):
+        _, scale, _ = network.observe(state[:, :n].copy(), x, u)
+        unit = network.task.unit(weights.target, scale)
+        y, state = network.step(weights, x, u, state, tape)
+        got, other, bounds = graph.run(None, {"x": x, "u": u, "state": other})
+
+        assert (got.shape, bounds.shape) == ((B, outputs), (B, 2 * levels * outputs))
+        tolerance = PARITY * unit + EPS * np.abs(y[:, :outputs])
+        assert (np.abs(got - y[:, :outputs]) <= tolerance).all()
+        np.testing.assert_allclose(other, state, rtol=PARITY, atol=PARITY)
+        expected = y[:, outputs:]
+        np.testing.assert_array_equal(np.isnan(bounds), np.isnan(expected))
+        size = np.tile(unit + np.abs(y[:, :outputs]), 2 * levels)
+        known = ~np.isnan(expected)
+        assert (np.abs(bounds - expected)[known] <= (PARITY * np.maximum(size, np.abs(expected)))[known]).all()
+        low, high = expected.reshape(B, 2, levels, outputs).transpose(1, 0, 2, 3)
+        lower = np.diff(low, axis=1) <= 0
+        assert (lower | np.isnan(low[:, 1:])).all()  # bounds of a higher level contain those of a lower one
+        assert ((np.diff(high, axis=1) >= 0) | np.isnan(high[:, 1:])).all()
+        widths.append((high - low) / np.where(unit > 0, unit, 1)[:, None])
+    assert np.nanstd(widths, axis=0).min() > 1e-3  # every half-width of every row changed

@@ -16,7 +16,7 @@ from tests.service.histories import GATE, SPEC, change, chunks, create, digest, 
 OTHER = {
     "learning_rate": 0.02, "rate_floor": 0.001, "schedule": "cosine", "warmup": 7, "schedule_updates": 99, "clip": 0.1,
     "drift_reaction": "raise", "drift_raise": 2.0, "drift_labels": 64, "label_range": (-9.0, 9.0), "max_share": 0.5,
-    "shadow": "",
+    "shadow": "", "clip_value": 0.01, "layer_rates": ("head:0.5",),
 }  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import pytest
 from model.fold import drift
 from model.fold.drift import Drift
 from model.fold.learner import Learner
-from model.update.optimizers import Adam
+from model.update.adaptive import Adam
 from tests.model import worlds
 
 LABELS = 16_000

@@ -8,8 +8,9 @@ import pytest
 import model.fold.learner
 from model.fold.learner import Learner
 from model.update.bptt import gradient
+from model.update.contract import OptimizerState
 from model.update.gradients import check_finite, relative_change
-from model.update.optimizers import SGD, OptimizerState
+from model.update.optimizers import SGD
 from tests.model import worlds
 
 CHUNKS = worlds.chunks([4] * 24, once=True)

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from model.spec import CHOICES, ModelSpec, SpecError, baseline_seasons
+from model.spec.names import SPREAD_LOSSES
 
 GOOD: dict[str, Any] = {"channels": ["a", "b"]}
 
@@ -38,6 +39,7 @@ BAD: list[tuple[str, Any]] = [
     *(("label_range", v) for v in ([1.0], [2.0, 1.0], [0.0, 0.0], "01", ["0", "1"], [0.0, float("inf")])),
     *(("label_horizon", v) for v in (1, -1, 1.5, "3")),
     *(("huber_delta", v) for v in (0.0, -1.0, float("nan"), "1")),
+    *(("degrees", v) for v in (2.0, -1.0, 1001.0, float("nan"), "5")),
     *(("momentum", v) for v in (-0.1, 1.0, float("nan"), "0.9")),
     *(("weight_decay", v) for v in (-0.1, 1.5, float("inf"), "0")),
     *(("warmup", v) for v in (-1, 1.5, "3", 10**10)),
@@ -58,6 +60,10 @@ BAD: list[tuple[str, Any]] = [
     *(("init_gain", v) for v in (-0.1, 101.0, float("nan"), "1")),
     *(("learning_rate", v) for v in (1.5, -2.0, float("nan"), float("inf"), "1e-3")),
     *(("clip", v) for v in (0.0, -1.0, 1e7, float("nan"), "1")),
+    *(("clip_value", v) for v in (-1.0, 1e7, float("nan"), "1")),
+    *(("accumulate", v) for v in (0, -1, 4097, 1.0, "2", None)),
+    *(("layer_rates", v) for v in ("head:2", [3], ["head"], ["head:x"], ["head:0"], ["head:-1"], ["head:1001"])),
+    *(("layer_rates", v) for v in (["head:nan"], ["cell1:2"], ["embed:2"], ["head:2", "head:3"], [":2"])),
     *(("max_share", v) for v in (0.0, -0.5, 1.1, float("nan"), "1")),
     *(("drift_raise", v) for v in (0.0, -1.0, 101.0, float("nan"), "3")),
     *(("drift_labels", v) for v in (0, -1, 1.5, "3")),
@@ -185,6 +191,9 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
         ({"rule": "rtrl", "cell": "lru", "static": ["s"], "categories": ["s:3"]}, "rule"),
         ({"rule": "rtrl", "cell": "mingru", "horizon": 4, "window": 3}, "window"),
         ({"rule": "rtrl", "cell": "mingru", "task": "regress", "targets": ["t"], "window": 8}, "window"),
+        *(({"loss": loss, "forecaster": "mixture"}, "loss") for loss in SPREAD_LOSSES),
+        *(({"task": "classify", "classes": ["n", "p"], "loss": loss}, "loss") for loss in SPREAD_LOSSES),
+        ({"layer_rates": ["head:2"], "freeze": ["head"]}, "layer_rates"),
     ],
 )
 def test_the_error_names_a_field_that_a_task_needs_or_does_not_use(fields: dict[str, Any], at_fault: str) -> None:

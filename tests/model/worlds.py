@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from model.fold.learner import Counts, Learner, Update
 from model.parameters import Array
 from model.spec import ModelSpec
-from model.update.optimizers import OptimizerState
+from model.update.contract import OptimizerState
 
 START_S, INTERVAL_S = 1.4e9, 1800.0
 
@@ -92,6 +92,7 @@ class Checkpoint:
         self.moments = learner.optimizer_state.moments.tobytes()
         self.step = learner.optimizer_state.step
         self.experts = b"" if learner.experts is None else learner.experts.pack()
+        self.accumulated = learner.accumulation.pack()
         self.counts = tuple(getattr(learner.counts, name) for name in Counts.__slots__)
 
     def load(self, spec: ModelSpec, max_contexts: int) -> Learner:
@@ -99,6 +100,7 @@ class Checkpoint:
         learner.weights.flat[...] = np.frombuffer(self.weights, np.float32)
         moments = np.frombuffer(self.moments, np.float32).reshape(learner.optimizer_state.moments.shape)
         learner.optimizer_state = OptimizerState(self.step, moments.copy(), learner.optimizer_state.scratch)
+        learner.accumulation.unpack(self.accumulated)
         learner.contexts.restore(self.contexts, self.order)
         if learner.experts is not None:
             learner.experts.unpack(self.experts)
@@ -110,6 +112,7 @@ def digest(learner: Learner) -> str:
     contexts = learner.contexts
     state = learner.optimizer_state
     parts = [learner.weights.flat.tobytes(), state.moments.tobytes(), repr((state.step, learner.counts)).encode()]
+    parts.append(learner.accumulation.pack())
     if learner.experts is not None:
         parts.append(learner.experts.pack())
     for stream in contexts.order():

@@ -73,8 +73,31 @@ class PlainAdamW:
         params -= decay
 
 
+class PlainAdagrad:
+    """Duchi et al. 2011, Figure 1, diagonal, without a regularizer."""
+
+    def __init__(self, spec, shape):
+        self.squares = np.zeros(shape)
+
+    def update(self, params, grad, rate):
+        self.squares = self.squares + grad**2
+        params -= rate * grad / (np.sqrt(self.squares) + 1e-8)
+
+
+class PlainRMSprop:
+    """Tieleman & Hinton 2012, lecture 6.5: MeanSquare(w, t) = 0.9 MeanSquare(w, t−1) + 0.1 (∂E/∂w)²."""
+
+    def __init__(self, spec, shape):
+        self.mean_square = np.zeros(shape)
+
+    def update(self, params, grad, rate):
+        self.mean_square = 0.9 * self.mean_square + 0.1 * grad**2
+        params -= rate * grad / (np.sqrt(self.mean_square) + 1e-8)
+
+
 OPTIMIZERS: dict[str, Callable[..., Any]] = {
     "sgd": PlainSGD, "momentum": PlainMomentum, "nesterov": PlainNesterov, "adam": PlainAdam, "adamw": PlainAdamW,
+    "adagrad": PlainAdagrad, "rmsprop": PlainRMSprop,
 }  # fmt: skip
 
 

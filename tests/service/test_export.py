@@ -181,8 +181,9 @@ def test_answers_of_cells_with_bounded_units_are_compared_in_scaled_units_as_the
     np.testing.assert_array_equal(canary.state_scale, np.maximum(1, np.abs(canary.next_state)))
 
 
-def test_a_versions_files_carry_the_half_widths_of_intervals() -> None:
-    network = Network(ModelSpec(channels=("a",), hidden=4, horizon=2, intervals=(0.5, 0.9)))
+@pytest.mark.parametrize("loss", ["mse", "pinball", "student_t"])
+def test_a_versions_files_carry_the_half_widths_of_intervals(loss: str) -> None:
+    network = Network(ModelSpec(channels=("a",), hidden=4, horizon=2, intervals=(0.5, 0.9), loss=loss))
     weights = network.weights(network.init_params())
     weights.interval["log"][...] = np.random.default_rng(0).normal(size=(2, 2))
     files = export(network, weights)

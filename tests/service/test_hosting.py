@@ -77,15 +77,17 @@ def test_a_fold_interrupted_at_any_chunk_goes_on_from_its_checkpoint_to_the_same
         assert digest(fold(whole[at:], loaded)) == expected, f"continued after chunk {at}"
 
 
-@pytest.mark.parametrize("optimizer", sorted(OPTIMIZERS))
-def test_a_model_of_any_optimizer_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, optimizer):
-    spec = worlds.spec(hidden=4, optimizer=optimizer, schedule="cosine", warmup=3, freeze=["cell0"])
+@pytest.mark.parametrize(("optimizer", "groups"), [*((name, 1) for name in sorted(OPTIMIZERS)), ("adam", 5)])
+def test_a_model_of_any_optimizer_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path, optimizer, groups):
+    fields = {"optimizer": optimizer, "accumulate": groups, "schedule": "cosine", "warmup": 3, "freeze": ["cell0"]}
+    spec = worlds.spec(hidden=4, **fields)
     ticks = [[Ticks(*chunk)] for chunk in worlds.chunks([7] * 12)]
     whole = chunks([create(spec)], *ticks)
 
     loaded = through_a_file(tmp_path / "trainer.db", fold(whole[:8]))
 
     assert loaded.learner.optimizer_state.step > 0
+    assert bool(loaded.learner.accumulation.added) == (groups > 1)
     assert digest(fold(whole[8:], loaded)) == digest(fold(whole))
 
 

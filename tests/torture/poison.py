@@ -14,9 +14,10 @@ from unittest import mock
 import numpy as np
 from numpy.typing import NDArray
 
-from model.fold import contexts, learner
+from model.fold import contexts
 from model.fold.learner import Learner
 from model.spec import ModelSpec
+from model.update import gradients
 from tests.torture.report import Part
 
 STREAMS = 20
@@ -43,7 +44,7 @@ def unguarded() -> Iterator[None]:
     with (
         mock.patch.object(contexts, "out_of_range", in_range),
         mock.patch.object(contexts, "TARGET_CLIP", 1e30),
-        mock.patch.object(learner, "clip_by_global_norm", norm_only),
+        mock.patch.object(gradients, "clip_by_global_norm", norm_only),
     ):
         yield
 

@@ -163,7 +163,7 @@ class ModelsServicer:
 
     def Update(self, request, context):
         """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-        drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+        clip_value, layer_rates, drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
         or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
         weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
         """

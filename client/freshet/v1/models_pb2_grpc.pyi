@@ -53,7 +53,7 @@ class ModelsStub:
     """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
     Update: _grpc.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]
     """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-    drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+    clip_value, layer_rates, drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
     or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
     weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
     """
@@ -92,7 +92,7 @@ class ModelsAsyncStub(ModelsStub):
     """Return serving and learning to an earlier version. Nothing is published until some labels are learned again."""
     Update: _aio.UnaryUnaryMultiCallable[_models_pb2.UpdateModelRequest, _models_pb2.Model]  # type: ignore[assignment]
     """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-    drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+    clip_value, layer_rates, drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
     or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
     weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
     """
@@ -182,7 +182,7 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_models_pb2.Model, _abc.Awaitable[_models_pb2.Model]]:
         """Change how a running model learns: learning_rate, rate_floor, schedule, warmup, schedule_updates, clip,
-        drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
+        clip_value, layer_rates, drift_reaction, drift_raise, drift_labels, label_range, max_share; or end that it is a shadow. All keys are changed,
         or none; any other key is refused, because it shapes the weights or the states. Labels of later records are learned by the new settings;
         weights and states stay, and a schedule continues from the number of updates so far. Repeating it changes nothing.
         """

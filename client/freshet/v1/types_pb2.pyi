@@ -83,6 +83,10 @@ class ModelSpec(_message.Message):
     LAYER_NORM_FIELD_NUMBER: _builtins.int
     RESIDUAL_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
+    ACCUMULATE_FIELD_NUMBER: _builtins.int
+    CLIP_VALUE_FIELD_NUMBER: _builtins.int
+    LAYER_RATES_FIELD_NUMBER: _builtins.int
+    DEGREES_FIELD_NUMBER: _builtins.int
     horizon: _builtins.int
     """Forecasts reach 1..horizon ticks ahead. Default 1."""
     interval: _builtins.float
@@ -113,9 +117,12 @@ class ModelSpec(_message.Message):
     Default "forecast".
     """
     loss: _builtins.str
-    """"mse", "huber", or "cross_entropy" (the only loss of task classify). Default "mse", or "cross_entropy"."""
+    """"mse", "huber", or "cross_entropy" (the only loss of task classify). With forecaster "network" also "pinball"
+    (median and the quantiles of `intervals`), "gaussian" and "student_t" (negative log-likelihood of a location and a
+    scale). Default "mse", or "cross_entropy".
+    """
     optimizer: _builtins.str
-    """"sgd", "momentum", "nesterov", "adam" or "adamw". Default "adam"."""
+    """"sgd", "momentum", "nesterov", "adam", "adamw", "adagrad" or "rmsprop". Default "adam"."""
     learning_rate: _builtins.float
     """Step size. Default 7e-4, and 1e-4 when horizon > 1. For a mixture: 3e-3 falling to a rate_floor of 7e-4; 1e-3 and
     2e-4 when horizon > 1. A given rate is constant unless a schedule is given.
@@ -178,7 +185,7 @@ class ModelSpec(_message.Message):
     forecaster: _builtins.str
     """Task forecast: "mixture": the network mixed with least squares on lags and on the values of a day and a week before,
     with persistence and with those values themselves; "network": the network alone. "mixture" needs scaler
-    residual. Default "mixture" with scaler residual and at most 32 targets, otherwise "network".
+    residual and loss mse or huber. Default "mixture" with these and at most 32 targets, otherwise "network".
     """
     zone: _builtins.str
     """Time zone of calendar, seasons and holidays, with daylight saving time: the name of an IANA zone, such as
@@ -214,6 +221,14 @@ class ModelSpec(_message.Message):
     learning, exact through the whole past by traces that the trainer keeps for each stream, for one layer of cell "lru"
     or "mingru" without categories. Default "tbptt".
     """
+    accumulate: _builtins.int
+    """Groups of labels (updates) whose gradients are averaged, weighted by their rows with a label, for one step of the
+    optimizer. Schedules count steps. Default 1.
+    """
+    clip_value: _builtins.float
+    """Largest magnitude of an element of the gradient; larger ones are cut to it before `clip`. Default 0: no limit."""
+    degrees: _builtins.float
+    """For loss student_t: degrees of freedom, above 2; fewer are for heavier tails. Default 5."""
     @_builtins.property
     def channels(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names of the channels of an observation, in order. Required; 1 to 4096 different names."""
@@ -274,6 +289,10 @@ class ModelSpec(_message.Message):
         `layers` then follow from it. Default: `layers` times `cell`.
         """
 
+    @_builtins.property
+    def layer_rates(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Factors of the learning rate, and so of weight decay, of parts: "cell0:0.5", "head:2". Default none."""
+
     def __init__(
         self,
         *,
@@ -331,17 +350,27 @@ class ModelSpec(_message.Message):
         layer_norm: _builtins.bool | None = ...,
         residual: _builtins.bool | None = ...,
         rule: _builtins.str | None = ...,
+        accumulate: _builtins.int | None = ...,
+        clip_value: _builtins.float | None = ...,
+        layer_rates: _abc.Iterable[_builtins.str] | None = ...,
+        degrees: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "cell", b"cell", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layer_norm", b"layer_norm", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_clip_value", b"_clip_value", "_degrees", b"_degrees", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "accumulate", b"accumulate", "activation", b"activation", "cell", b"cell", "clip", b"clip", "clip_value", b"clip_value", "degrees", b"degrees", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layer_norm", b"layer_norm", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "activation", b"activation", "categories", b"categories", "cell", b"cell", "cells", b"cells", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layer_norm", b"layer_norm", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_clip_value", b"_clip_value", "_degrees", b"_degrees", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "accumulate", b"accumulate", "activation", b"activation", "categories", b"categories", "cell", b"cell", "cells", b"cells", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "clip_value", b"clip_value", "degrees", b"degrees", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layer_norm", b"layer_norm", "layer_rates", b"layer_rates", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
+    _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
     _WhichOneofReturnType__cell: _TypeAlias = _typing.Literal["cell"]  # noqa: Y015
     _WhichOneofArgType__cell: _TypeAlias = _typing.Literal["_cell", b"_cell"]  # noqa: Y015
     _WhichOneofReturnType__clip: _TypeAlias = _typing.Literal["clip"]  # noqa: Y015
     _WhichOneofArgType__clip: _TypeAlias = _typing.Literal["_clip", b"_clip"]  # noqa: Y015
+    _WhichOneofReturnType__clip_value: _TypeAlias = _typing.Literal["clip_value"]  # noqa: Y015
+    _WhichOneofArgType__clip_value: _TypeAlias = _typing.Literal["_clip_value", b"_clip_value"]  # noqa: Y015
+    _WhichOneofReturnType__degrees: _TypeAlias = _typing.Literal["degrees"]  # noqa: Y015
+    _WhichOneofArgType__degrees: _TypeAlias = _typing.Literal["_degrees", b"_degrees"]  # noqa: Y015
     _WhichOneofReturnType__drift_labels: _TypeAlias = _typing.Literal["drift_labels"]  # noqa: Y015
     _WhichOneofArgType__drift_labels: _TypeAlias = _typing.Literal["_drift_labels", b"_drift_labels"]  # noqa: Y015
     _WhichOneofReturnType__drift_raise: _TypeAlias = _typing.Literal["drift_raise"]  # noqa: Y015
@@ -421,11 +450,17 @@ class ModelSpec(_message.Message):
     _WhichOneofReturnType__zone: _TypeAlias = _typing.Literal["zone"]  # noqa: Y015
     _WhichOneofArgType__zone: _TypeAlias = _typing.Literal["_zone", b"_zone"]  # noqa: Y015
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__accumulate) -> _WhichOneofReturnType__accumulate | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__activation) -> _WhichOneofReturnType__activation | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cell) -> _WhichOneofReturnType__cell | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip) -> _WhichOneofReturnType__clip | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__clip_value) -> _WhichOneofReturnType__clip_value | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__degrees) -> _WhichOneofReturnType__degrees | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__drift_labels) -> _WhichOneofReturnType__drift_labels | None: ...
     @_typing.overload
