@@ -4,7 +4,10 @@ import pytest
 
 from tests.outside.onnx_suite import cases, every_name
 
-READ = {"lstm": ["LSTM"], "gru": ["GRU"], "rnn": ["RNN"]}  # operators by the module that makes their cases
+READ = {  # operators by the module that makes their cases
+    "lstm": ["LSTM"], "gru": ["GRU"], "rnn": ["RNN"], "adagrad": ["Adagrad"], "adam": ["Adam"],
+    "momentum": ["Momentum"], "softmax_cross_entropy_loss": ["SoftmaxCrossEntropyLoss"],
+}  # fmt: skip
 
 
 def test_a_case_is_one_node_with_named_inputs_and_outputs():
