@@ -102,6 +102,10 @@ class ModelSpec(Result):
     layer_norm: bool = False
     residual: bool = False
     rule: str = ""
+    degrees: float = 0.0
+    clip_value: float = 0.0
+    accumulate: int = 0
+    layer_rates: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, message: Message) -> Self:

@@ -155,3 +155,21 @@ def test_intervals_of_a_network_are_as_wide_as_its_errors_after_a_training(tmp_p
     assert (weights.interval["count"] > 20).all()
     first = network.weights(network.init_params()).interval
     assert (weights.interval["log"] != first["log"]).all()
+
+
+@pytest.mark.parametrize("mode", ["truncated", "whole"])
+def test_a_loss_with_a_spread_is_trained_and_the_last_pass_calibrates_its_bounds(
+    mode: str, file: Path, tmp_path: Path
+) -> None:
+    keys = ("loss=pinball", "intervals=[0.5, 0.9]", "hidden=4", "accumulate=3", "clip_value=0.5", "optimizer=rmsprop")
+    settings = [word for key in keys for word in ("--set", key)]
+    history, printed = train(tmp_path / "out", file, *settings, "--mode", mode, "--epochs", 2)
+
+    network, weights = written(tmp_path / "out")
+    assert network.spec.forecaster == "network"
+    assert weights.head["W"].shape[0] == 5 * 2  # median and two sizes per level, of two channels
+    assert (weights.interval["count"] > 200).all()
+    assert "horizon 1, loss pinball" in printed
+    held = [epoch["held_out"] for epoch in history["epochs"]]
+    assert history["held_out"]["freshet"] == min(held) < held[0]
+    assert held[0] == pytest.approx(history["held_out"]["persistence"], rel=1e-5)  # with a new model's spread

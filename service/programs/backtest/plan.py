@@ -92,7 +92,8 @@ class Plan:
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         rows = sum(len(series.x) for series in self.entities)
         lines = [self.how] if self.how else []
-        lines.append(f"{rows:,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}")
+        loss = "" if spec.loss in ("mse", "cross_entropy") else f", loss {spec.loss}"
+        lines.append(f"{rows:,} rows of {shown}; {time}; {spec.cell} of {spec.hidden}, horizon {spec.horizon}{loss}")
         timeless = self.series.time is None
         lines += [
             f"{n} is forecast like any column: if it is the time, give --time {quoted(n)}"
