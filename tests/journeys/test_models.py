@@ -43,7 +43,7 @@ async def test_a_created_model_has_every_field_of_its_spec_filled_in(client, cha
     assert ModelSpec.from_mapping(model.spec.to_mapping()) == ModelSpec(channels=("a", "b"), horizon=2)
     assert wire_models.spec(sent) == ModelSpec(channels=("a", "b"), horizon=2)
     # A list is on the wire only where it has entries.
-    lists_of_none = {"cells", "classes", "class_weights", "label_range", "freeze"}
+    lists_of_none = {"cells", "layer_rates", "classes", "class_weights", "label_range", "freeze"}
     lists_of_none |= {"seasons", "intervals", "known", "static", "categories"}
     assert {f.name for f, _ in sent.ListFields()} | lists_of_none == {f.name for f in sent.DESCRIPTOR.fields}
     assert (model.name, model.champion, model.anchor, model.paused, model.streams) == (name, 1, 1, False, 0)
