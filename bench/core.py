@@ -139,7 +139,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = {name: module for name in ("torch", "jax") if (module := library(name)) is not None}
     chosen = [points[name] for name in arguments.points]
     grid = [(p, name, layers) for p in chosen for name in arguments.only for layers in arguments.layers]
-    rows = [row for p, name, layers in grid for row in step_rows(name, p, layers, found, arguments.rounds)]
+    rows = []
+    for point, name, layers in grid:
+        rows += step_rows(name, point, layers, found, arguments.rounds)
+        ratios = ", ".join(
+            f"{row.metric} {row.value:.2f}" for row in rows if row.case == rows[-1].case and row.unit == "ratio"
+        )
+        print(f"{rows[-1].case}: {ratios}", file=sys.stderr)  # the table comes minutes later
     for streams, hidden in dict.fromkeys((p.B, p.H) for p in chosen):
         rows += learned_rows(streams, hidden, arguments.rounds)
     for name in arguments.only:
