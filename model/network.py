@@ -18,7 +18,7 @@ from model.answers.own import Own
 from model.answers.tasks import TASKS
 from model.bounds import MAX_VALUE, PUT_OTHER, Bounds
 from model.cells import stacked
-from model.cells.contract import Traced, Workspace
+from model.cells.contract import Skipping, Traced, Workspace
 from model.covariates import Covariates
 from model.parameters import Array, Layout, Weights
 from model.scalers import SCALERS
@@ -41,6 +41,11 @@ class Tape:
         arrays = [self.dH, self.X, *(a for cell in self.cells for a in arrays_of(cell))]
         self.nbytes = sum(a.nbytes for a in arrays if a.base is None)
 
+    def read_since(self, tick: int) -> None:
+        """Set the first tick whose output is read: before it, the last layer may leave 0."""
+        if isinstance(self.cells[-1], Skipping):
+            self.cells[-1].since = tick
+
 
 def arrays_of(workspace: object) -> Iterator[Array]:
     """Yield the arrays of a workspace, and those of a workspace in it."""
@@ -49,6 +54,11 @@ def arrays_of(workspace: object) -> Iterator[Array]:
             yield value
         elif isinstance(value, Workspace):
             yield from arrays_of(value)
+
+
+def cells_of(spec: ModelSpec) -> str:
+    """Return the cells of a spec and their sizes, for a repr."""
+    return f"{'+'.join(spec.cells) or spec.cell} {spec.layers}×{spec.hidden}"
 
 
 class Network:
@@ -124,8 +134,7 @@ class Network:
     def __repr__(self) -> str:
         spec = self.spec
         sizes = f"{len(spec.channels)} channels, {spec.outputs} outputs, {self.layout.size} parameters"
-        cells = f"{'+'.join(spec.cells) or spec.cell} {spec.layers}×{spec.hidden}"
-        return f"Network({spec.task}, {cells}, {sizes}, state of {self.state_size})"
+        return f"Network({spec.task}, {cells_of(spec)}, {sizes}, state of {self.state_size})"
 
     def weights(self, flat: Array) -> Weights:
         """Return `flat` [layout.size] with named views of each layer, the head and the task; nothing is copied."""
@@ -266,13 +275,14 @@ class Network:
         """Return a new workspace for windows of T ticks and B rows."""
         return Tape(self, T, B, dtype)
 
-    def forward(self, weights: Weights, hidden: Array, X: Array, tape: Tape) -> Array:
+    def forward(self, weights: Weights, hidden: Array, X: Array, tape: Tape, since: int = 0) -> Array:
         """Run the cells over a window and return the last layer's hidden states H [T, B, hidden], a view of the tape.
 
-        hidden: [B, hidden_size], states before the window; X: [T, B, E] feature rows; both are only read.
+        hidden: [B, hidden_size] before the window; X: [T, B, E]; only read. since: see `Tape.read_since`.
         `head.forward` computes outputs where they are needed, from the expanded features `tape.F`.
         """
         tape.F = self.covariates.expand(weights.embed, X)
+        tape.read_since(since)
         H, start = tape.F[:, :, self.scaler.unseen : self._seen_end], 0
         for cell, p, workspace in zip(self.cells, weights.cells, tape.cells, strict=True):
             H = cell.forward(p, hidden[:, start : start + cell.state_size], H, workspace)

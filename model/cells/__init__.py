@@ -5,6 +5,7 @@ Knows no scaler, no loss and no learning rule.
 
 from collections.abc import Callable
 
+from model.cells.attention import Block
 from model.cells.between import Between
 from model.cells.contract import Cell
 from model.cells.gru import GRU
@@ -23,11 +24,26 @@ CELLS: dict[str, Callable[[int, int, ModelSpec], Cell]] = {
     "rnn": lambda inputs, hidden, spec: RNN(inputs, hidden, spec.activation, _init(spec)),
     "lru": lambda inputs, hidden, spec: LRU(inputs, hidden, spec.init_gain),
     "mingru": lambda inputs, hidden, spec: MinGRU(inputs, hidden, _init(spec)),
+    "attention": lambda inputs, hidden, spec: Block(
+        inputs, hidden, spec.attention_window, spec.heads, spec.positions == "rotary"
+    ),
 }
 
 
 def _init(spec: ModelSpec) -> Init:
     return Init(spec.init, spec.init_gain)
+
+
+def unrolled(cell: Cell, ticks: int) -> int:
+    """Return the size of a cell's tape for one row of a window, in units of what a hidden unit of an LSTM takes."""
+    inner = cell.cell if isinstance(cell, Between) else cell
+    return inner.unrolled(ticks) if isinstance(inner, Block) else ticks * cell.hidden
+
+
+def ring(cell: Cell) -> int:
+    """Return how many numbers of a cell's state one step reads and copies, beside a few per hidden unit."""
+    inner = cell.cell if isinstance(cell, Between) else cell
+    return inner.state_size if isinstance(inner, Block) else 0
 
 
 def stacked(spec: ModelSpec, inputs: int) -> list[Cell]:

@@ -10,10 +10,9 @@ from typing import Any
 import numpy as np
 
 from model.bounds import Bound
-from model.cells.contract import Cell, Params
+from model.cells.contract import Cell, Params, Skipping
+from model.cells.kernels import EPS
 from model.parameters import Array
-
-EPS = 1e-5  # added to the variance
 
 
 class Normalized:
@@ -59,6 +58,16 @@ class BetweenTape:
         self.cell: Any = layer.cell.workspace(T, B, dtype)
         self.norm = Normalized(T, B, layer.inputs, dtype) if layer.layer_norm else None
         self.H = np.empty((T, B, layer.hidden), dtype)
+
+    @property
+    def since(self) -> int:
+        """The first tick whose output the cell computes."""
+        return self.cell.since if isinstance(self.cell, Skipping) else 0
+
+    @since.setter
+    def since(self, tick: int) -> None:
+        if isinstance(self.cell, Skipping):
+            self.cell.since = tick
 
 
 @dataclass(frozen=True)

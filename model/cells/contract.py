@@ -63,6 +63,13 @@ class Traced(Protocol):
         ...
 
 
+@runtime_checkable
+class Skipping(Workspace, Protocol):
+    """The tape of a cell whose outputs do not depend on each other: those before tick `since` are 0."""
+
+    since: int
+
+
 class Cell(Protocol):
     """A recurrent layer. Methods are functions of their arguments; settings are frozen fields."""
 
@@ -120,7 +127,8 @@ class Cell(Protocol):
     def backward(self, params: Params, tape: Any, dH: Array, dparams: Params, need_dX: bool) -> tuple[Array, Array]:
         """Add the last forward's gradient to `dparams`; return dX [T, B, I] and dstate [B, state_size].
 
-        dH: [T, B, hidden], gradient by the outputs, only read. dX is a view of the tape, undefined without need_dX.
+        dH: [T, B, hidden], gradient by the outputs, only read. dX is a view of the tape. Without need_dX it is
+        undefined, and so may dstate be.
         """
         ...
 

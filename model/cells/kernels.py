@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[Any]
 
+EPS = 1e-5  # added to a variance
 COLUMNS = 256  # terms of one weight-gradient product
 FIRST_FLUSH, FLUSH_EVERY = 32, 16  # ticks before the first `flush` of a backward, and between two
 # Below it an element of a gradient counts as vanished, by type. It leaves the room above the smallest normal number
@@ -86,6 +87,45 @@ def accumulate_products(dW: Array, dA: Array, X: Array, scratch: ProductScratch)
         np.copyto(x, X[t : t + n].transpose(1, 0, 2))
         np.dot(a.reshape(M, -1), x.reshape(K, -1).T, out=scratch.dW)
         dW += scratch.dW
+
+
+def linear(W: Array, X: Array, out: Array) -> Array:
+    """Write W·[x; 1] of each row of X [n, K] to out [n, M] and return it. W: [M, K + 1], biases last."""
+    np.dot(X, W[:, :-1].T, out=out)
+    np.add(out, W[:, -1], out=out)
+    return out
+
+
+def linear_backward(dY: Array, X: Array, dW: Array) -> None:
+    """Add the gradient of `linear` by W to dW [M, K + 1], from dY [n, M] and X [n, K]."""
+    dW[:, :-1] += np.dot(dY.T, X)
+    dW[:, -1] += np.add.reduce(dY, axis=0)
+
+
+def standardize(X: Array, out: Array, inverse: Array) -> None:
+    """Write (x − mean)/√(variance + EPS) of each row of X [n, d] to out [n, d], and the factor 1/√… to inverse [n, 1].
+
+    Layer normalization (Ba, Kiros & Hinton, arXiv:1607.06450, eq. 4) without gain and bias. out may be X.
+    """
+    d = X.dtype.type(X.shape[1])
+    np.subtract(X, np.add.reduce(X, axis=1, keepdims=True) / d, out=out)
+    square = np.einsum("ij,ij->i", out, out)[:, None]
+    square /= d
+    square += X.dtype.type(EPS)
+    np.reciprocal(np.sqrt(square, out=square), out=inverse)
+    np.multiply(out, inverse, out=out)
+
+
+def standardize_backward(dY: Array, Y: Array, inverse: Array, out: Array) -> None:
+    """Write the gradient by X of `standardize` to out [n, d], from dY [n, d], Y [n, d] and inverse [n, 1].
+
+    out may be dY.
+    """
+    d = Y.dtype.type(Y.shape[1])
+    shift = Y * (np.einsum("ij,ij->i", dY, Y)[:, None] / d)
+    shift += np.add.reduce(dY, axis=1, keepdims=True) / d
+    np.subtract(dY, shift, out=out)
+    np.multiply(out, inverse, out=out)
 
 
 def fraction_saturated(gates: Array) -> float:

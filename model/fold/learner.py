@@ -413,7 +413,8 @@ class Learner:
         """Learn one group. units: of labels from a position on; streams: of the first rows of the batch, None: of none;
         of: their origins, None: they come from outside."""
         grad, counts = self._grad, self.counts
-        loss, p, span = self._forecast(batch, tape)
+        mixed = None if of is None else of.origins
+        loss, p, span = self._forecast(batch, tape, None if mixed is None else int(mixed.position.min()))
         seen = None
         if self.experts is not None and of is not None and of.origins is not None:
             seen = self.experts.look(self.weights, of.block, tape, of.origins)
@@ -469,13 +470,13 @@ class Learner:
         norm = finite_norm(grad)
         return norm, norm
 
-    def _forecast(self, batch: Batch, tape: Tape) -> tuple[float, Array, tuple[int, int]]:
+    def _forecast(self, batch: Batch, tape: Tape, read: int | None) -> tuple[float, Array, tuple[int, int]]:
         """Return what `gradient` does, and fill the gradient: with zeros where the network does not learn."""
         if self.network_learns:
-            return gradient(self.network, self.weights, batch, tape, self._grad)
+            return gradient(self.network, self.weights, batch, tape, self._grad, read)
         self._grad.flat[...] = 0
         span = labelled(batch.weight)
-        p = predict(self.network, self.weights, batch, tape, span)
+        p = predict(self.network, self.weights, batch, tape, span, read)
         return self._loss(p, batch, span), p, span
 
     def _follow_errors(
@@ -551,7 +552,8 @@ class Learner:
             anchor = network.weights(self.anchor)
             T, B = batch.X.shape[:2]
             tape = self._tapes.get(T, B, "anchor")
-            q = points(predict(network, anchor, batch, tape, span), self.spec.outputs)
+            read = int(seen.origins.position.min()) if seen else None
+            q = points(predict(network, anchor, batch, tape, span, read), self.spec.outputs)
             if self.experts is not None and seen is not None:
                 forecasts, _ = label_forecasts(network, anchor, tape, seen.origins)
                 q = at_origins(q, t0, seen.origins, self.experts.answer(anchor.experts, forecasts, seen))

@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from model import cells
 from model.fold.contexts import out_of_range
 from model.fold.histories import NON_FINITE, RANGE
 from model.network import Network
@@ -87,15 +88,19 @@ def problem(network: Network, window: Window) -> str:
     return "" if labels.any() else NO_LABEL
 
 
+def unrolled(network: Network, ticks: int) -> int:
+    """Return the size of a window of one row in an update, as `MAX_UNROLLED` counts it."""
+    return ticks * network.features + sum(cells.unrolled(cell, ticks) for cell in network.cells)
+
+
 def groups(network: Network, windows: Sequence[Window]) -> Iterator[list[int]]:
     """Yield indices of windows to learn together: at most GROUP_ROWS, in order, and at most MAX_UNROLLED in size."""
-    units = network.features + network.spec.hidden * network.spec.layers
     group: list[int] = []
     longest = 0
     for i, window in enumerate(windows):
         length = max(longest, padded_ticks(len(window.x)))
         full = len(group) == GROUP_ROWS
-        if group and (full or padded_rows(len(group) + 1) * length * units > MAX_UNROLLED):
+        if group and (full or padded_rows(len(group) + 1) * unrolled(network, length) > MAX_UNROLLED):
             yield group
             group, length = [], padded_ticks(len(window.x))
         group.append(i)

@@ -37,6 +37,10 @@ class Graph:
         self.nodes.append(helper.make_node(kind, names, outs, **attributes))
         return outs[0] if len(outs) == 1 else outs
 
+    def integers(self, *values: int) -> str:
+        """Add a constant of whole numbers [n], such as axes and shapes, and return its name."""
+        return self.constant(values, np.int64)
+
     def split(self, value: str, sizes: Sequence[int]) -> list[str]:
         """Split the last axis into parts of these sizes, each at least 1, and return their names."""
         if len(sizes) == 1:

@@ -12,6 +12,7 @@ from model.spec.names import (
     CHOICES,
     MAX_AHEAD,
     MAX_ANSWER,
+    MAX_ATTENTION_WINDOW,
     MAX_CHANNELS,
     MAX_LAYERS,
     MAX_LEVELS,
@@ -139,6 +140,8 @@ def check_sizes(spec: ModelSpec) -> None:
         ("layers", 1, MAX_LAYERS),
         ("hidden", 1, 1024),
         ("init_gain", 0.0, 100.0),
+        ("attention_window", 1, MAX_ATTENTION_WINDOW),
+        ("heads", 0, 1024),
         ("learn_every", 1, 1024),
         ("window", shortest_window(spec), 4096),
         ("label_horizon", 0, 100_000),
@@ -241,6 +244,8 @@ def check_cells(spec: ModelSpec) -> None:
         if owners and value != field.default and not set(owners) & set(spec.stack):
             remedy = f"cell {spec.cell} has its own, or none: it is for {', '.join(owners)}; leave it out"
             raise SpecError(field.name, value, remedy)
+    if spec.heads and spec.hidden % spec.heads:
+        raise SpecError("heads", spec.heads, f"they share the hidden units: give a number that divides {spec.hidden}")
     for name in ("layer_norm", "residual"):
         if getattr(spec, name) and spec.layers == 1:
             raise SpecError(name, True, "it works between layers: give 2 or more layers, or leave it out")

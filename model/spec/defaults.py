@@ -23,6 +23,7 @@ def filled(spec: ModelSpec) -> dict[str, Any]:
     forecaster = spec.forecaster or _forecaster(spec, len(targets))
     return {
         **_layers(spec),
+        "heads": spec.heads or _heads(spec),
         "channels": tuple(spec.channels),
         "targets": targets,
         "classes": tuple(spec.classes),
@@ -50,6 +51,13 @@ def _layers(spec: ModelSpec) -> dict[str, Any]:
         return {"cells": ()}
     cells = tuple(spec.cells)
     return {"cell": cells[0], "layers": len(cells), "cells": cells if len(set(cells)) > 1 else ()}
+
+
+def _heads(spec: ModelSpec) -> int:
+    """Return the heads of attention that fit the units: 4, 2 or 1; 0 without attention."""
+    if "attention" not in (*spec.cells, spec.cell)[: len(spec.cells) or 1]:
+        return 0
+    return next((heads for heads in (4, 2) if spec.hidden % heads == 0 and spec.hidden >= 2 * heads), 1)
 
 
 def _forecaster(spec: ModelSpec, targets: int) -> str:

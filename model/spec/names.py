@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 MAX_CHANNELS = 4096
 MAX_OUTPUTS = 8192
 MAX_LAYERS = 8
+MAX_ATTENTION_WINDOW = 1024
 # Ticks that a window must hold before the origin of the farthest head's label; with fewer, that label trains little
 # but the first steps after the start state.
 WINDOW_MARGIN = 8
@@ -67,6 +68,9 @@ CELL_FIELDS: dict[str, tuple[str, ...]] = {
     "reset": ("gru",),
     "init": ("lstm", "gru", "rnn"),
     "init_gain": ("lstm", "gru", "rnn", "lru"),
+    "attention_window": ("attention",),
+    "heads": ("attention",),
+    "positions": ("attention",),
 }
 
 # Cells whose traces rule rtrl can keep; see `model.cells.contract.Traced`.
@@ -90,9 +94,10 @@ def layer_rate(text: object) -> tuple[str, float]:
 
 
 CHOICES: dict[str, tuple[str, ...]] = {
-    "cell": ("lstm", "gru", "rnn", "lru", "mingru"),
+    "cell": ("lstm", "gru", "rnn", "lru", "mingru", "attention"),
     "activation": ("tanh", "relu"),
     "reset": ("after", "before"),
+    "positions": ("rotary", "learned"),
     "init": ("normal", "orthogonal", "identity"),
     "forecaster": ("mixture", "network"),
     "task": ("forecast", "regress", "classify"),

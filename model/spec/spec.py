@@ -41,6 +41,9 @@ class ModelSpec:
     residual: bool = False  # add the input of each layer above the first to its output
     init: str = "normal"  # how the recurrent weights are initialized
     init_gain: float = 1.0  # factor on the initial recurrent weights; of cell lru, on its radii, limited to below 1
+    attention_window: int = 64  # W, of cell attention: ticks that one tick reads, its own included
+    heads: int = 0  # of cell attention; default 4, 2 or 1, the first that divides the units into at least 2 for each
+    positions: str = "rotary"  # of cell attention: keys turn with their age, or each head learns a bias per age
     window: int = 0  # T, ticks one update unrolls over; default 16, or horizon + learn_every + 7; of rule rtrl less
     rule: str = "tbptt"  # how a gradient reaches the past: truncated to the window, or exact, by traces (rtrl)
     learn_every: int = 1  # k1, ticks between updates of a stream, for task forecast

@@ -51,27 +51,32 @@ def labelled(weight: Array) -> tuple[int, int]:
     return (int(positions[0]), int(positions[-1]) + 1) if len(positions) else (0, 0)
 
 
-def predict(network: Network, weights: Weights, batch: Batch, tape: Tape, span: tuple[int, int]) -> Array:
-    """Return scaled forecasts p [t1 − t0, B, O] at positions t0..t1 of `span`. The tape then allows a `backward`."""
+def predict(
+    network: Network, weights: Weights, batch: Batch, tape: Tape, span: tuple[int, int], read: int | None = None
+) -> Array:
+    """Return scaled forecasts p [t1 − t0, B, O] at positions t0..t1 of `span`. The tape then allows a `backward`.
+
+    read: the first position whose hidden state the caller reads, if that is before the span.
+    """
     t0, t1 = span
-    H = network.forward(weights, batch.start, batch.X, tape)[t0:t1]
+    H = network.forward(weights, batch.start, batch.X, tape, t0 if read is None else min(t0, read))[t0:t1]
     n = (t1 - t0) * tape.B
     p = network.head.forward(weights.head, H.reshape(n, -1), tape.F[t0:t1].reshape(n, -1))
     return p.reshape(t1 - t0, tape.B, -1)
 
 
 def gradient(
-    network: Network, weights: Weights, batch: Batch, tape: Tape, grad: Weights
+    network: Network, weights: Weights, batch: Batch, tape: Tape, grad: Weights, read: int | None = None
 ) -> tuple[float, Array, tuple[int, int]]:
     """Compute loss and gradient of a batch: forward, loss at the labelled positions, backward over all T.
 
     The loss is summed over a row's labelled outputs and averaged over rows with a label. grad is overwritten; it is
-    zero in frozen parts, so that its norm covers only what learns.
+    zero in frozen parts, so that its norm covers only what learns. read: see `predict`.
     Returns the loss, the forecasts p and the span of their positions (see `predict`).
     """
     t0, t1 = span = labelled(batch.weight)
     grad.flat[...] = 0
-    p = predict(network, weights, batch, tape, span)
+    p = predict(network, weights, batch, tape, span, read)
     each, dp = network.loss(p, batch.Y[t0:t1], batch.weight[t0:t1])
     rows = max(1, int(batch.weight.any(axis=(0, 2)).sum()))
     dp /= rows

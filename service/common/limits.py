@@ -5,7 +5,9 @@ Pure functions and constants. docs/hardening.md lists each bound with its test.
 
 from __future__ import annotations
 
+from model.cells import ring
 from model.fold.keeping import width
+from model.fold.windows import unrolled
 from model.network import Network
 from model.spec import ModelSpec
 from service.common.errors import Invalid
@@ -20,6 +22,8 @@ MAX_TIME_S = 1e12  # of an event time, seconds since 1970
 MAX_PARAMETERS = 8_000_000
 # Numbers per row of an update's window, inputs and hidden units: 32 rows with their tapes stay below 1 GB.
 MAX_UNROLLED = 1 << 19
+# State of a stream with rings of keys and values: it fits a message of 1 MiB, and so does what is put with it.
+MAX_STATE_BYTES = 768 << 10
 # Label values per row of an update's window: 32 rows of labels, mask and forecasts stay below 1 GB.
 MAX_LABELS = 1 << 21
 # Size of an imported file of weights, or of a graph.
@@ -87,6 +91,7 @@ MAX_LONE_WORK = 1 << 20
 MAX_DECIDED = 128
 # Streams bound in one turn of the loop: each takes a record.
 MAX_BOUND_AT_ONCE = 32
+RING_WORK = 80  # multiply-adds that one number of a ring costs: it is read and copied about ten times
 UNIT_WORK = 300  # multiply-adds that one activation costs
 LOAD_ROWS = 4  # rows whose work equals bringing the weights into the cache
 
@@ -120,14 +125,19 @@ def is_overdue(since: float | None, now: float, allowed: float) -> bool:
 def window_steps(network: Network) -> int:
     """Return the most ticks of a labelled window: at least the spec's own window."""
     spec = network.spec
-    unrolled = network.features + spec.layers * spec.hidden
-    return max(spec.window, min(MAX_WINDOW_STEPS, MAX_UNROLLED // unrolled, MAX_LABELS // spec.outputs))
+    return max(spec.window, min(MAX_WINDOW_STEPS, MAX_UNROLLED // tick_size(network), MAX_LABELS // spec.outputs))
+
+
+def tick_size(network: Network) -> int:
+    """Return the numbers of one row and tick in a long window, as `MAX_UNROLLED` counts them."""
+    return -(-unrolled(network, MAX_WINDOW_STEPS) // MAX_WINDOW_STEPS)
 
 
 def row_work(network: Network) -> int:
-    """Return the estimated multiply-adds of one row's step: one per weight, and the cost of activations."""
+    """Return the estimated multiply-adds of one row's step: one per weight, and the cost of activations and of
+    rings of keys and values."""
     spec = network.spec
-    return network.layout.size + UNIT_WORK * spec.layers * spec.hidden
+    return network.layout.size + UNIT_WORK * spec.layers * spec.hidden + RING_WORK * sum(map(ring, network.cells))
 
 
 def step_work(row: int, rows: int) -> int:
@@ -154,10 +164,14 @@ def check_size(spec: ModelSpec) -> None:
             f"the model would have {network.layout.size} parameters, at most {MAX_PARAMETERS}: fewer units, or outputs"
         )
         raise Invalid("spec.hidden", spec.hidden, remedy)
+    state = 4 * network.state_size
+    if sum(map(ring, network.cells)) and state > MAX_STATE_BYTES:
+        remedy = f"the state of a stream would take {state} bytes, at most {MAX_STATE_BYTES}: lower it, or fewer units"
+        raise Invalid("spec.attention_window", spec.attention_window, remedy)
     longest = spec.window * (2 if spec.label_horizon else 1)  # ticks up to a late label
-    unrolled = longest * (network.features + spec.layers * spec.hidden)
-    if unrolled > MAX_UNROLLED:
-        remedy = f"ticks × (inputs + hidden units) is {unrolled}, at most {MAX_UNROLLED}: a shorter window"
+    size = unrolled(network, longest)
+    if size > MAX_UNROLLED:
+        remedy = f"ticks × (inputs + hidden units) is {size}, at most {MAX_UNROLLED}: a shorter window"
         raise Invalid("spec.window", spec.window, remedy)
     context = 4 * width(network)
     if context > MAX_CONTEXT_BYTES:

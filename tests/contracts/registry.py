@@ -26,6 +26,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
 SPREAD: dict[str, dict[str, Any]] = {
     "pinball": {"intervals": (0.5, 0.9)}, "gaussian": {"intervals": (0.5, 0.9)}, "student_t": {"intervals": (0.9,)},
 }  # fmt: skip
+# Fields that make a cell small: a window that is shorter than the sequences of the tests, so that it moves and fills.
+SMALL: dict[str, dict[str, Any]] = {"attention": {"attention_window": 4}}
 
 
 class Unproven(Exception):
@@ -54,20 +56,21 @@ def chosen(registry: Mapping[str, Any], field: str) -> Mapping[str, Any]:
     return registry
 
 
-def cells() -> dict[str, dict[str, Any]]:
+def cells(brief: bool = False) -> dict[str, dict[str, Any]]:
     """Return spec fields of every registered cell by a short name, once more for each option of a cell.
 
+    brief: without the options of the cells in `SMALL`, which are slow: for suites of what is around a cell.
     Raises Unproven for a cell without a slow twin or without an ONNX export.
     """
     spec = ModelSpec(channels=("a",))
     exports = {name for name, make in CELLS.items() if type(make(1, 1, spec)) in EXPORTS}
     kinds: dict[str, dict[str, Any]] = {}
     for name in proven(chosen(CELLS, "cell"), slow_twin=slow_cells.CELLS, onnx_export=dict.fromkeys(exports)):
-        kinds |= {name: {"cell": name}}
+        kinds |= {name: {"cell": name, **SMALL.get(name, {})}}
         for option, owners in CELL_FIELDS.items():
-            if owners == (name,) and option in CHOICES:
+            if owners == (name,) and option in CHOICES and not (brief and name in SMALL):
                 others = [value for value in CHOICES[option] if value != getattr(spec, option)]
-                kinds |= {f"{name}-{value}": {"cell": name, option: value} for value in others}
+                kinds |= {f"{name}-{value}": {**kinds[name], option: value} for value in others}
     return kinds
 
 
@@ -81,12 +84,13 @@ def traced() -> dict[str, dict[str, Any]]:
 def stacks() -> dict[str, dict[str, Any]]:
     """Return spec fields of stacks of layers that differ, or with something between them, by a short name."""
     names = sorted(CELLS)
+    small = {option: value for fields in SMALL.values() for option, value in fields.items()}
     return {
         "normed": {"layers": 2, "layer_norm": True},
         "residual": {"layers": 3, "residual": True},
         "both": {"layers": 2, "layer_norm": True, "residual": True, "cell": "gru"},
-        "mixed": {"cells": tuple(names)},
-        "mixed-both": {"cells": tuple(names[::-1]), "layer_norm": True, "residual": True},
+        "mixed": {"cells": tuple(names), **small},
+        "mixed-both": {"cells": tuple(names[::-1]), "layer_norm": True, "residual": True, **small},
     }
 
 
@@ -110,13 +114,13 @@ def objectives() -> dict[str, dict[str, Any]]:
     return accepted
 
 
-def pairs() -> list[tuple[str, str]]:
-    """Return the names of cells and objectives to test together: each of both at least once.
+def pairs(brief: bool = False) -> list[tuple[str, str]]:
+    """Return the names of cells (see `cells` for `brief`) and objectives to test together: each of both at least once.
 
     Losses with a spread meet a cell only through the derivative by the readout, as all losses do, so that one cell with
     all of them, and one of them with every cell, are enough.
     """
-    kinds, made = list(cells()), objectives()
+    kinds, made = sorted(cells(brief), key="lstm".__ne__), objectives()  # lstm first
     spread = [name for name, fields in made.items() if fields["loss"] in SPREAD]
     plain = [(kind, name) for kind in kinds for name in made if name not in spread]
     return [*plain, *((kinds[0], name) for name in spread), *((kind, spread[0]) for kind in kinds[1:])]

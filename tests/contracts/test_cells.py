@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.attend import BLOCK
 from model.cells import CELLS
+from model.cells.attention import Block
 from model.cells.between import Between
 from model.cells.gru import GRU
 from model.cells.lru import LRU
@@ -21,7 +23,7 @@ from model.parameters import Array, Layout
 from model.spec import ModelSpec
 from model.update.bptt import Batch, gradient, predict
 from tests.contracts import registry
-from tests.oracles import plain_losses
+from tests.oracles import plain_losses, slow_cells
 
 # Central differences in float64 with step 1e-5: truncation ~1e-10, cancellation ~1e-11, so 1e-6 leaves a margin.
 STEP, RELATIVE = 1e-5, 1e-6
@@ -29,16 +31,45 @@ T = 5
 
 KINDS, STACKS, OBJECTIVES = registry.cells(), registry.stacks(), registry.objectives()
 every_cell = pytest.mark.parametrize("kind", KINDS)
-# Every number of layers and rows, but for losses with a spread, which differ from others in the readout only.
+
+
+def compared(kind: str, objective: str, layers: int, B: int) -> bool:
+    """Whether a case adds something: a loss with a spread differs from others in the readout only, and a layer of
+    attention has five times the parameters of another, so that few of their many cases are enough."""
+    if OBJECTIVES[objective]["loss"] in registry.SPREAD:
+        return (layers, B) == (1, 3)
+    return not kind.startswith("attention") or (B == 3 and layers <= 1 + (objective == "forecast-mse"))
+
+
 CASES = [
-    (kind, objective, layers, B) for kind, objective in registry.pairs() for layers in (1, 2, 3) for B in (1, 3)
-    if OBJECTIVES[objective]["loss"] not in registry.SPREAD or (layers, B) == (1, 3)
-]  # fmt: skip
+    case for pair in registry.pairs() for layers in (1, 2, 3) for B in (1, 3) if compared(*(case := (*pair, layers, B)))
+]
 
 
 def build(kind: str, layers: int = 1, objective: str = "forecast-mse") -> Network:
     fields = {**KINDS[kind], **OBJECTIVES[objective], "layers": layers}
     return Network(ModelSpec(channels=("a", "b"), hidden=3, interval=1800.0, **fields))
+
+
+# These cells compute the ticks of a window together, so that the last bits depend on its length: rotary positions count
+# from its first tick, and BLAS sums products of other shapes in another order.
+TOGETHER = ("attention",)
+
+
+def assert_same(kind: str, got: Array, expected: Array) -> None:
+    """Compare bit for bit; of cells that compute a window together up to roundings of float64, which layers amplify."""
+    np.testing.assert_allclose(got, expected, rtol=0, atol=1e-10 if kind.startswith(TOGETHER) else 0)
+
+
+def some_state(rng: np.random.Generator, cells: list[Any], B: int) -> Array:
+    """Return hidden states [B, …] of these cells without a zero; counts are whole numbers of their range."""
+    bounds = [bound for cell in cells for bound in cell.bounds]
+    state, start = rng.normal(0, 0.5, (B, sum(bound.size for bound in bounds))), 0
+    for bound in bounds:
+        if "count" in bound.name:
+            state[:, start : start + bound.size] = rng.integers(0, int(bound.high) + 1, (B, bound.size))
+        start += bound.size
+    return state
 
 
 def draw(network: Network, B: int, seed: int = 0) -> tuple[Array, Batch]:
@@ -51,7 +82,7 @@ def draw(network: Network, B: int, seed: int = 0) -> tuple[Array, Batch]:
     weight[2] = 1
     weight[0] = 0  # the labelled span is shorter than the window
     return flat, Batch(
-        rng.normal(0, 0.5, (B, network.hidden_size)), rng.normal(0, 1, (T, B, network.features)),
+        some_state(rng, network.cells, B), rng.normal(0, 1, (T, B, network.features)),
         labels(rng, (T, B, outputs)), weight,
     )  # fmt: skip
 
@@ -133,7 +164,7 @@ def test_a_cell_returns_gradients_by_inputs_and_start_state_and_adds_those_by_pa
     cell, rng = CELLS[KINDS[kind]["cell"]](4, 3, build(kind).spec), np.random.default_rng(1)
     layout = Layout(cell.shapes())
     flat = rng.normal(0, 0.5, layout.size)
-    state, X = rng.normal(0, 0.5, (B, cell.state_size)), rng.normal(0, 1, (T, B, 4))
+    state, X = some_state(rng, [cell], B), rng.normal(0, 1, (T, B, 4))
     dH = rng.normal(0, 1, (T, B, 3))
     tape = cell.workspace(T, B, np.float64)
 
@@ -159,18 +190,19 @@ def test_a_window_in_one_piece_equals_the_window_in_any_two_pieces(
     kind: str, split: int, B: int, layers: int, seed: int
 ) -> None:
     network, steps, rng = build(kind, layers), 12, np.random.default_rng(seed)
-    weights = network.weights(rng.normal(0, 0.5, network.layout.size).astype(np.float32))
-    start = rng.normal(0, 0.5, (B, network.hidden_size)).astype(np.float32)
-    X = rng.normal(0, 1, (steps, B, network.features)).astype(np.float32)
+    dtype = np.float64 if kind.startswith(TOGETHER) else np.float32
+    weights = network.weights(rng.normal(0, 0.5, network.layout.size).astype(dtype))
+    start = some_state(rng, network.cells, B).astype(dtype)
+    X = rng.normal(0, 1, (steps, B, network.features)).astype(dtype)
 
-    whole, first, second = (network.tape(n, B) for n in (steps, split, steps - split))
+    whole, first, second = (network.tape(n, B, dtype) for n in (steps, split, steps - split))
     H = network.forward(weights, start, X, whole)
     H1 = network.forward(weights, start, X[:split], first)
     H2 = network.forward(weights, network.state_after(first, split), X[split:], second)
 
     # Bit for bit: each step computes the same products on the same shapes, whatever the length of the window.
-    np.testing.assert_array_equal(np.concatenate([H1, H2]), H)
-    np.testing.assert_array_equal(network.state_after(second, steps - split), network.state_after(whole, steps))
+    assert_same(kind, np.concatenate([H1, H2]), H)
+    assert_same(kind, network.state_after(second, steps - split), network.state_after(whole, steps))
 
 
 @every_cell
@@ -185,7 +217,7 @@ def test_the_state_after_k_steps_is_what_running_k_steps_leaves(kind: str, layer
     for k in range(1, T + 1):
         part = network.tape(k, 3, np.float64)
         network.forward(weights, batch.start, batch.X[:k], part)
-        np.testing.assert_array_equal(network.state_after(whole, k), network.state_after(part, k))
+        assert_same(kind, network.state_after(whole, k), network.state_after(part, k))
 
 
 @every_cell
@@ -291,6 +323,39 @@ class LRUWithFixedGamma(LRU):
         s.rates = kept
 
 
+class AttentionWithoutSoftmaxDerivative(Block):
+    """Leave out the term Σ P·dP, by which the weights of one query depend on each other."""
+
+    def backward(self, params: Any, tape: Any, *args: Any, **named: Any) -> Any:
+        tape.attention.O = np.zeros_like(tape.attention.O)
+        return super().backward(params, tape, *args, **named)
+
+
+class AttentionWithoutTurningBack(Block):
+    """Leave out the rotation of the gradient."""
+
+    def backward(self, params: Any, tape: Any, *args: Any, **named: Any) -> Any:
+        tape.turned = np.ones_like(tape.turned)
+        return super().backward(params, tape, *args, **named)
+
+
+class AttentionWithoutLags(Block):
+    """Pass the gradient of a lag to the next lag."""
+
+    def backward(self, params: Any, tape: Any, dH: Array, dparams: Any, need_dX: bool) -> Any:
+        lags = dparams["lags"].copy()
+        found = super().backward(params, tape, dH, dparams, need_dX)
+        dparams["lags"][...] = lags + np.roll(dparams["lags"] - lags, 1, axis=1)
+        return found
+
+
+class AttentionToEmptySlots(Block):
+    """Read the slots that do not exist yet."""
+
+    def _filled(self, s: Any) -> Array:
+        return np.full(s.B, self.window - 1)
+
+
 def one_step_ignored(kind: str) -> Any:
     """Return a mutant of the cell that drops the loss at one step of the window."""
     cell_class: Any = type(build(kind).cells[0])
@@ -336,6 +401,8 @@ MUTANTS = [
     ("gru", GRUWithoutUpdateGate), ("gru", GRUWithoutResetGate),
     ("rnn", RNNWithoutTanhDerivative), ("rnn-relu", RNNWithReluOfTheStepBefore),
     ("mingru", MinGRUWithoutGateDerivative), ("lru", LRUWithoutRotation), ("lru", LRUWithFixedGamma),
+    ("attention", AttentionWithoutSoftmaxDerivative), ("attention", AttentionWithoutTurningBack),
+    ("attention-learned", AttentionWithoutLags),
     *((kind, one_step_ignored(kind)) for kind in KINDS),
 ]  # fmt: skip
 
@@ -348,3 +415,50 @@ def test_a_backward_that_drops_one_term_is_caught(kind: str, mutant: Any) -> Non
 
     with pytest.raises(AssertionError, match="Not equal to tolerance"):
         assert_gradients_agree(network.layout, analytic(network, flat, batch), numeric(network, flat, batch))
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind.startswith("attention")])
+@pytest.mark.parametrize("cell", [None, AttentionToEmptySlots])
+def test_attention_equals_the_equations_of_one_tick_also_where_its_window_is_longer_than_the_ring_is_full(
+    kind: str, cell: Any
+) -> None:
+    """Longer than a block of queries, with rings that are empty, partly full and full; W below and above the window."""
+    for window, ticks, since in ((4, BLOCK + 3, 0), (30, 5, 3)):
+        spec = ModelSpec(channels=("a",), hidden=6, **{**KINDS[kind], "heads": 2, "attention_window": window})
+        block: Any = CELLS["attention"](3, 6, spec)
+        slow = slow_cells.CELLS["attention"](spec)
+        block = cell(**vars(block)) if cell else block
+        rng, layout, B = np.random.default_rng(window), Layout(block.shapes()), 3
+        params = layout.views(rng.normal(0, 0.5, layout.size))
+        state, X = rng.normal(0, 0.5, (B, block.state_size)), rng.normal(0, 1, (ticks, B, 3))
+        state[:, -1] = 0, window // 2, window
+        tape = block.workspace(ticks, B, np.float64)
+        tape.since = since
+
+        H, expected = block.forward(params, state, X, tape), np.zeros((ticks, B, 6))
+        for b in range(B):
+            after = state[b]
+            for t in range(ticks):
+                expected[t, b], after, _ = slow.step(params, after, X[t, b])
+        expected[:since] = 0
+
+        if cell:
+            with pytest.raises(AssertionError):
+                np.testing.assert_allclose(H, expected, rtol=0, atol=1e-10)
+        else:
+            np.testing.assert_allclose(H, expected, rtol=0, atol=1e-10)
+
+
+def test_the_report_of_attention_is_0_where_all_ticks_count_equally_and_1_where_one_does() -> None:
+    spec = ModelSpec(channels=("a",), hidden=4, cell="attention", attention_window=8, positions="learned")
+    block, rng = CELLS["attention"](2, 4, spec), np.random.default_rng(0)
+    layout = Layout(block.shapes())
+    params, tape = layout.views(np.zeros(layout.size)), block.workspace(5, 2, np.float64)
+    state, X = np.zeros((2, block.state_size)), rng.normal(0, 1, (5, 2, 2))
+    state[1, -1] = 8
+
+    block.forward(params, state, X, tape)
+    assert block.saturated(tape) == pytest.approx(0, abs=1e-12)
+    params["lags"][:, 0] = 50.0
+    block.forward(params, state, X, tape)
+    assert block.saturated(tape) == pytest.approx(1, abs=1e-12)

@@ -14,7 +14,7 @@ from model.update.optimizers import OPTIMIZERS
 from tests.contracts import registry
 from tests.model.worlds import Checkpoint, digest
 
-KINDS, OBJECTIVES = registry.cells(), registry.objectives()
+KINDS, OBJECTIVES = registry.cells(brief=True), registry.objectives()
 UPDATES, TICKS, WINDOWS = 40, 12, 8
 # About the largest rates at which all of these are stable. Momentum multiplies the step by 1/(1−momentum).
 RATES = {

@@ -15,7 +15,7 @@ from model.parameters import Array
 from model.spec import ModelSpec
 from tests.contracts import registry
 
-KINDS, OBJECTIVES = registry.cells(), registry.objectives()
+KINDS, OBJECTIVES = registry.cells(brief=True), registry.objectives()
 TICKS, TRAIN = 480, 400
 
 

@@ -28,7 +28,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "all": {"known": ("p", "kind", "q"), "static": ("r", "size"), "categories": ("r:3", "kind:5")},
 }
 B = 3
-CELLS = registry.cells()
+CELLS = registry.cells(brief=True)
 
 
 def build(kind: str, **fields: Any) -> Network:

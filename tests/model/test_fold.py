@@ -18,7 +18,7 @@ from tests.conftest import examples
 from tests.contracts import registry
 from tests.model.worlds import Checkpoint, Chunk, Server, chunks, digest, feed, spec, with_gaps
 
-KINDS = registry.cells() | registry.traced()
+KINDS = registry.cells(brief=True) | registry.traced()
 every_cell = pytest.mark.parametrize("kind", KINDS)
 
 

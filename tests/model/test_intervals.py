@@ -86,7 +86,9 @@ def test_bounds_are_unknown_where_the_unit_is() -> None:
     assert np.isnan(made).tolist() == [[True, False] * 4]
 
 
-@pytest.mark.parametrize(("kind", "objective"), [pair for pair in registry.pairs() if "classify" not in pair[1]])
+@pytest.mark.parametrize(
+    ("kind", "objective"), [pair for pair in registry.pairs(brief=True) if "classify" not in pair[1]]
+)
 def test_the_exported_bounds_equal_numpy(kind: str, objective: str) -> None:
     fields: dict[str, Any] = {**registry.cells()[kind], **registry.objectives()[objective], "intervals": LEVELS}
     network = Network(ModelSpec(channels=("a", "b"), hidden=8, **fields))
@@ -141,7 +143,7 @@ def test_intervals_change_neither_weights_nor_forecasts_by_more_than_rounding(ho
 
 
 @pytest.mark.parametrize("loss", ["mse", "huber"])
-@pytest.mark.parametrize("kind", registry.cells())
+@pytest.mark.parametrize("kind", registry.cells(brief=True))
 def test_no_bound_changes_by_a_bit_when_later_values_become_noise(kind: str, loss: str) -> None:
     model, cut = spec(**registry.cells()[kind], loss=loss, horizon=3, intervals=LEVELS), 50
     stream, rng = chunks([3] * 80, once=True), np.random.default_rng(9)

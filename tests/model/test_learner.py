@@ -21,7 +21,7 @@ from tests.oracles.slow_learner import SlowLearner
 # A rule broken on purpose changes the weights a hundred times more (the last test).
 WEIGHT_TOLERANCE = 2e-5
 RATE = 5e-3
-KINDS = registry.cells()
+KINDS = registry.cells(brief=True)
 
 every_cell_and_horizon = pytest.mark.parametrize(
     ("cell", "horizon", "every"),

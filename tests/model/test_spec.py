@@ -25,12 +25,25 @@ BAD: list[tuple[str, Any]] = [
     *((name, v) for name in ("layer_norm", "residual") for v in (1, "true", None, True)),  # true needs two layers
     *(("layers", v) for v in (0, 9, 1.0, "1", True)),
     *(("hidden", v) for v in (-1, 1025, 32.0, "32")),
+    *(("attention_window", v) for v in (0, -1, 1025, 64.0, "64", True, 32)),  # lstm, which GOOD has, has none
+    *(("heads", v) for v in (-1, 1025, 4.0, "4", True, 4)),
     *(("window", v) for v in (8, -1, 4097, 16.0, "16")),
     *(("learn_every", v) for v in (0, -1, 1025, 1.0, "1", None)),
     *(("learn", v) for v in (0, 1, "yes", None)),
     *(
         (name, v)
-        for name in ("task", "optimizer", "init", "activation", "reset", "rule", "scaler", "missing", "drift_reaction")
+        for name in (
+            "task",
+            "optimizer",
+            "init",
+            "activation",
+            "reset",
+            "positions",
+            "rule",
+            "scaler",
+            "missing",
+            "drift_reaction",
+        )
         for v in ("other", "", 0, None)
     ),
     *(("loss", v) for v in ("other", 0, None, "cross_entropy")),
@@ -164,7 +177,7 @@ def test_every_choice_offered_is_accepted(name: str) -> None:
     needs = {"regress": {"targets": ["t"]}, "classify": {"classes": ["n", "p"]}}
     needs["cross_entropy"] = {"task": "classify", **needs["classify"]}
     needs["relu"] = needs["identity"] = {"cell": "rnn", "activation": "relu"}
-    needs["before"], needs["rtrl"] = {"cell": "gru"}, {"cell": "lru"}
+    needs["before"], needs["rtrl"], needs["learned"] = {"cell": "gru"}, {"cell": "lru"}, {"cell": "attention"}
     for value in CHOICES[name]:
         spec = ModelSpec.from_mapping(GOOD | {name: value} | needs.get(value, {}))
         assert getattr(spec, name) == value
@@ -209,6 +222,15 @@ def test_a_task_with_external_labels_has_a_label_horizon_and_forecasts_no_channe
     assert (spec.outputs, spec.target_index, spec.loss) == (2, [], "mse")
 
 
+def test_heads_are_the_most_of_4_that_leave_two_units_each_and_0_without_attention() -> None:
+    heads = {
+        hidden: ModelSpec(channels=("a",), cell="attention", hidden=hidden).heads for hidden in (1, 3, 4, 6, 8, 64)
+    }
+    assert heads == {1: 1, 3: 1, 4: 2, 6: 2, 8: 4, 64: 4}
+    assert ModelSpec(channels=("a",), cells=("gru", "attention")).heads == 4
+    assert ModelSpec(channels=("a",)).heads == 0
+
+
 def test_a_list_of_cells_determines_cell_and_layers_and_equal_cells_are_written_as_one() -> None:
     spec = ModelSpec.from_mapping(GOOD | {"cells": ["gru", "rnn"]})
     assert (spec.cell, spec.layers, spec.stack) == ("gru", 2, ("gru", "rnn"))
@@ -224,6 +246,17 @@ def test_a_list_of_cells_determines_cell_and_layers_and_equal_cells_are_written_
         ("activation", {"cell": "lstm", "activation": "relu"}, "cell lstm has its own"),
         ("activation", {"cell": "gru", "activation": "relu"}, "cell gru has its own"),
         ("reset", {"cell": "lstm", "reset": "before"}, "cell lstm has its own, or none: it is for gru"),
+        ("heads", {"cell": "attention", "hidden": 64, "heads": 5}, "they share the hidden units: .*divides 64"),
+        ("attention_window", {"cell": "attention", "attention_window": 0}, "give 1 to 1024"),
+        ("attention_window", {"cell": "attention", "attention_window": 1025}, "give 1 to 1024"),
+        ("heads", {"cell": "gru", "heads": 4}, "cell gru has its own, or none: it is for attention"),
+        ("positions", {"cells": ["gru", "rnn"], "positions": "learned"}, "it is for attention"),
+        (
+            "activation",
+            {"cell": "attention", "activation": "relu"},
+            "cell attention has its own, or none: it is for rnn",
+        ),
+        ("init", {"cell": "attention", "init": "orthogonal"}, "cell attention has its own, or none"),
         ("layers", {"cells": ["gru", "rnn"], "layers": 3}, "cells names 2 layers: leave layers out"),
         ("cell", {"cells": ["gru", "rnn"], "cell": "rnn"}, "cells names the cell of each layer: leave cell out"),
         ("layer_norm", {"layer_norm": True}, "it works between layers: give 2 or more layers"),

@@ -191,6 +191,92 @@ def between(spec, layer):
     return Layer(forward, backward, layer.size)
 
 
+def turned(v, angle):
+    """Turn the neighbouring features of a key or query; pair f by 10,000^(−2f / width) times the angle."""
+    width = len(v) - len(v) % 2
+    out = v.copy()
+    for f in range(0, width, 2):
+        z = complex(v[f], v[f + 1]) * np.exp(1j * angle * 10_000.0 ** (-f / width))
+        out[f], out[f + 1] = z.real, z.imag
+    return out
+
+
+def normed(x):
+    return (x - x.mean()) / np.sqrt(x.var() + 1e-5)
+
+
+def normed_back(x, dy):
+    y, d = normed(x), len(x)
+    return (np.eye(d) - 1 / d - np.outer(y, y) / d) / np.sqrt(x.var() + 1e-5) @ dy
+
+
+def attention(spec):
+    """Return the block. A state is keys [W, d], values [W, d], and the number of slots that exist."""
+    W, d, heads = spec.attention_window, spec.hidden, spec.heads
+    width, rotary = d // heads, spec.positions == "rotary"
+
+    def age(v, ticks):
+        return turned(v, -ticks) if rotary else v
+
+    def step(p, state, x):
+        keys, values, filled = (
+            state[: W * d].reshape(W, d),
+            state[W * d : -1].reshape(W, d),
+            min(round(state[-1]) + 1, W),
+        )
+        u = p["E"] @ np.append(x, 1)
+        q, k, v = np.split(p["QKV"] @ normed(u), 3)
+        q, v = q + p["b"][:d], v + p["b"][d:]
+        keys, values = np.vstack([keys[1:], k]), np.vstack([values[1:], v])
+        shares, attended = np.zeros((heads, W)), np.zeros(d)
+        for h in range(heads):
+            part = slice(h * width, (h + 1) * width)
+            scores = np.full(W, -np.inf)
+            for w in range(W):
+                if w >= W - filled:
+                    lag = W - 1 - w
+                    scores[w] = q[part] @ age(keys[w, part], lag) / np.sqrt(width)
+                    scores[w] += 0 if rotary else p["lags"][h, lag]
+            shares[h] = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+            attended[part] = shares[h] @ values[:, part]
+        a = u + p["O"] @ attended
+        m = p["M1"] @ np.append(normed(a), 1)
+        r = a + p["M2"] @ np.append(m * (m > 0), 1)
+        after = np.concatenate([keys.ravel(), values.ravel(), [filled]])
+        return normed(r), after, (x, u, q, keys, values, shares, attended, a, m, r)
+
+    def back(p, tape, dy, dstate, dp):
+        x, u, q, keys, values, shares, attended, a, m, r = tape
+        dr = normed_back(r, dy)
+        dm = (p["M2"].T @ dr)[:-1] * (m > 0)
+        dp["M2"] += np.outer(dr, np.append(m * (m > 0), 1))
+        dp["M1"] += np.outer(dm, np.append(normed(a), 1))
+        da = dr + normed_back(a, (p["M1"].T @ dm)[:-1])
+        dp["O"] += np.outer(da, attended)
+        dattended, dq = p["O"].T @ da, np.zeros(d)
+        dkeys, dvalues = dstate[: W * d].reshape(W, d).copy(), dstate[W * d : -1].reshape(W, d).copy()
+        for h in range(heads):
+            part = slice(h * width, (h + 1) * width)
+            dshares = values[:, part] @ dattended[part]
+            dvalues[:, part] += np.outer(shares[h], dattended[part])
+            dscores = (np.diag(shares[h]) - np.outer(shares[h], shares[h])) @ dshares
+            for w in range(W):
+                lag = W - 1 - w
+                dq[part] += dscores[w] * age(keys[w, part], lag) / np.sqrt(width)
+                dkeys[w, part] += dscores[w] * age(q[part], -lag) / np.sqrt(width)
+                if not rotary:
+                    dp["lags"][h, lag] += dscores[w]
+        dqkv = np.concatenate([dq, dkeys[-1], dvalues[-1]])
+        dp["QKV"] += np.outer(dqkv, normed(u))
+        dp["b"] += np.concatenate([dq, dvalues[-1]])
+        du = da + normed_back(u, p["QKV"].T @ dqkv)
+        dp["E"] += np.outer(du, np.append(x, 1))
+        before = [np.vstack([np.zeros(d), part[:-1]]).ravel() for part in (dkeys, dvalues)]
+        return np.concatenate([*before, [0.0]]), (p["E"].T @ du)[:-1]
+
+    return Layer(step, back, 2 * W * d + 1)
+
+
 # name: a function of the spec that returns a layer
 CELLS = {
     "lstm": lambda spec: units(spec, lstm_step, lstm_back, 2),
@@ -199,6 +285,7 @@ CELLS = {
     "rnn": lambda spec: units(spec, *rnn(spec.activation)),
     "lru": lru,
     "mingru": lambda spec: units(spec, mingru_step, mingru_back),
+    "attention": attention,
 }  # fmt: skip
 
 

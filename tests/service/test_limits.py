@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from model.fold.keeping import CONTEXT_BUDGET_BYTES
 from model.fold.learner import Learner
+from model.fold.windows import unrolled
 from model.network import Network
 from model.spec import ModelSpec
 from model.update.rounds import GROUP_ROWS
@@ -56,6 +57,8 @@ CLASSIFY: dict[str, Any] = {"channels": ("a",), "task": "classify", "classes": C
         {"channels": CHANNELS[:321], "hidden": 256},
         {"channels": ("a",), "horizon": 1024},
         {"channels": ("a",), "window": 4096},
+        {"channels": ("a",), "cell": "attention", "attention_window": 1024},
+        {"channels": ("a",), "cell": "attention", "hidden": 896},
     ],
     ids=lambda spec: str({k: v if k != "channels" else len(v) for k, v in spec.items()}),
 )
@@ -76,6 +79,12 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
         ({**REGRESS, "channels": CHANNELS[:4], "label_horizon": 100_000}, "label_horizon"),
         ({**REGRESS, "channels": CHANNELS[:64], "window": 4096, "label_horizon": 1}, "window"),
         ({**CLASSIFY, "window": 4096, "hidden": 8, "label_horizon": 1}, "window"),
+        ({"channels": ("a",), "cell": "attention", "attention_window": 1024, "hidden": 128}, "attention_window"),
+        (
+            {"channels": ("a",), "cells": ("gru", *["attention"] * 4), "hidden": 256, "attention_window": 128},
+            "attention_window",
+        ),
+        ({"channels": ("a",), "cell": "attention", "window": 4096, "hidden": 256}, "window"),
     ],
     ids=[
         "deep and wide",
@@ -88,6 +97,9 @@ def test_a_model_of_a_sensible_size_is_taken(spec: dict[str, Any]):
         "late",
         "late and long",
         "many classes",
+        "a ring that is long",
+        "several rings",
+        "attention over a long window",
     ],
 )
 def test_a_model_that_needs_too_much_memory_is_refused_by_field(spec: dict[str, Any], field: str):
@@ -130,6 +142,8 @@ def test_connections_leave_descriptors_for_files(asked, descriptors, allowed):
         ({"channels": CHANNELS[:256], "hidden": 1024}, 15),
         ({"channels": CHANNELS, "targets": CHANNELS[:1]}, 6),
         ({**CLASSIFY, "classes": CHANNELS}, 15),
+        ({"channels": ("a",), "cell": "attention"}, 31),
+        ({"channels": ("a",), "cell": "attention", "hidden": 512, "attention_window": 128}, 1),
     ],
     ids=lambda value: (
         str({k: v if k != "channels" else len(v) for k, v in value.items() if k != "classes"})
@@ -151,3 +165,14 @@ def test_a_step_of_any_permitted_model_is_bounded_and_a_default_models_wave_is_o
 
 def test_one_row_of_the_largest_model_is_a_step_of_the_loop():
     assert limits.step_work(limits.MAX_PARAMETERS + limits.UNIT_WORK * 1024, 1) <= limits.MAX_TURN_WORK
+
+
+@pytest.mark.parametrize(
+    "fields", [{}, {"attention_window": 256, "hidden": 16}, {"window": 200, "positions": "learned"}]
+)
+def test_the_size_of_a_window_of_attention_covers_the_bytes_of_its_tape(fields):
+    network, rows = Network(ModelSpec(channels=("a",), cell="attention", **fields)), 8
+    size = rows * unrolled(network, network.spec.window)
+
+    assert 50 * size < network.tape(network.spec.window, rows).nbytes < 80 * size
+    assert 50 * 16 * 74 * rows < Network(ModelSpec(channels=("a",))).tape(16, rows).nbytes < 80 * 16 * 74 * rows

@@ -82,6 +82,9 @@ class ModelSpec(_message.Message):
     RESET_FIELD_NUMBER: _builtins.int
     LAYER_NORM_FIELD_NUMBER: _builtins.int
     RESIDUAL_FIELD_NUMBER: _builtins.int
+    ATTENTION_WINDOW_FIELD_NUMBER: _builtins.int
+    HEADS_FIELD_NUMBER: _builtins.int
+    POSITIONS_FIELD_NUMBER: _builtins.int
     RULE_FIELD_NUMBER: _builtins.int
     ACCUMULATE_FIELD_NUMBER: _builtins.int
     CLIP_VALUE_FIELD_NUMBER: _builtins.int
@@ -96,8 +99,9 @@ class ModelSpec(_message.Message):
     max_gap: _builtins.float
     """A gap in event time above this, seconds, voids the pending labels. Default 0: no limit."""
     cell: _builtins.str
-    """Recurrent cell: "lstm", "gru", "rnn", "lru" (linear recurrent unit: diagonal, complex, with a ReLU readout) or
-    "mingru" (minimal GRU, whose gates read only the input). Default "lstm".
+    """Recurrent cell: "lstm", "gru", "rnn", "lru" (linear recurrent unit: diagonal, complex, with a ReLU readout),
+    "mingru" (minimal GRU, whose gates read only the input) or "attention" (a transformer block over a sliding window).
+    Default "lstm".
     """
     layers: _builtins.int
     """Stacked recurrent layers. Default 1."""
@@ -216,6 +220,18 @@ class ModelSpec(_message.Message):
     """Layer normalization of the input of each layer above the first. Default false."""
     residual: _builtins.bool
     """Each layer above the first adds its input to its output. Default false."""
+    attention_window: _builtins.int
+    """Of cell "attention": ticks that one tick reads, its own included, 1 to 1,024. Each stream keeps a key and a value per
+    hidden unit of each of them. Default 64.
+    """
+    heads: _builtins.int
+    """Of cell "attention": heads, which share the hidden units. Default 4, 2 or 1, the first that divides `hidden` into at
+    least 2 units for each head.
+    """
+    positions: _builtins.str
+    """Of cell "attention": keys turn with their age ("rotary"), or each head learns a bias for each age ("learned").
+    Default "rotary".
+    """
     rule: _builtins.str
     """How a gradient reaches a stream's past: "tbptt": truncated, to the ticks of the window; "rtrl": real-time recurrent
     learning, exact through the whole past by traces that the trainer keeps for each stream, for one layer of cell "lru"
@@ -349,20 +365,25 @@ class ModelSpec(_message.Message):
         reset: _builtins.str | None = ...,
         layer_norm: _builtins.bool | None = ...,
         residual: _builtins.bool | None = ...,
+        attention_window: _builtins.int | None = ...,
+        heads: _builtins.int | None = ...,
+        positions: _builtins.str | None = ...,
         rule: _builtins.str | None = ...,
         accumulate: _builtins.int | None = ...,
         clip_value: _builtins.float | None = ...,
         layer_rates: _abc.Iterable[_builtins.str] | None = ...,
         degrees: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_clip_value", b"_clip_value", "_degrees", b"_degrees", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "accumulate", b"accumulate", "activation", b"activation", "cell", b"cell", "clip", b"clip", "clip_value", b"clip_value", "degrees", b"degrees", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layer_norm", b"layer_norm", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_activation", b"_activation", "_attention_window", b"_attention_window", "_cell", b"_cell", "_clip", b"_clip", "_clip_value", b"_clip_value", "_degrees", b"_degrees", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_heads", b"_heads", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_positions", b"_positions", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "accumulate", b"accumulate", "activation", b"activation", "attention_window", b"attention_window", "cell", b"cell", "clip", b"clip", "clip_value", b"clip_value", "degrees", b"degrees", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "head_init", b"head_init", "heads", b"heads", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "label_horizon", b"label_horizon", "layer_norm", b"layer_norm", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "positions", b"positions", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seed", b"seed", "shadow", b"shadow", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_activation", b"_activation", "_cell", b"_cell", "_clip", b"_clip", "_clip_value", b"_clip_value", "_degrees", b"_degrees", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "accumulate", b"accumulate", "activation", b"activation", "categories", b"categories", "cell", b"cell", "cells", b"cells", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "clip_value", b"clip_value", "degrees", b"degrees", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layer_norm", b"layer_norm", "layer_rates", b"layer_rates", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate", "_activation", b"_activation", "_attention_window", b"_attention_window", "_cell", b"_cell", "_clip", b"_clip", "_clip_value", b"_clip_value", "_degrees", b"_degrees", "_drift_labels", b"_drift_labels", "_drift_raise", b"_drift_raise", "_drift_reaction", b"_drift_reaction", "_forecaster", b"_forecaster", "_head_init", b"_head_init", "_heads", b"_heads", "_hidden", b"_hidden", "_holidays", b"_holidays", "_horizon", b"_horizon", "_huber_delta", b"_huber_delta", "_init", b"_init", "_init_gain", b"_init_gain", "_interval", b"_interval", "_label_horizon", b"_label_horizon", "_layer_norm", b"_layer_norm", "_layers", b"_layers", "_learn", b"_learn", "_learn_every", b"_learn_every", "_learning_rate", b"_learning_rate", "_loss", b"_loss", "_max_gap", b"_max_gap", "_max_share", b"_max_share", "_missing", b"_missing", "_momentum", b"_momentum", "_optimizer", b"_optimizer", "_own_readout", b"_own_readout", "_positions", b"_positions", "_rate_floor", b"_rate_floor", "_reset", b"_reset", "_residual", b"_residual", "_rule", b"_rule", "_scaler", b"_scaler", "_schedule", b"_schedule", "_schedule_updates", b"_schedule_updates", "_seed", b"_seed", "_shadow", b"_shadow", "_task", b"_task", "_warmup", b"_warmup", "_weight_decay", b"_weight_decay", "_window", b"_window", "_zone", b"_zone", "accumulate", b"accumulate", "activation", b"activation", "attention_window", b"attention_window", "categories", b"categories", "cell", b"cell", "cells", b"cells", "channels", b"channels", "class_weights", b"class_weights", "classes", b"classes", "clip", b"clip", "clip_value", b"clip_value", "degrees", b"degrees", "drift_labels", b"drift_labels", "drift_raise", b"drift_raise", "drift_reaction", b"drift_reaction", "forecaster", b"forecaster", "freeze", b"freeze", "head_init", b"head_init", "heads", b"heads", "hidden", b"hidden", "holidays", b"holidays", "horizon", b"horizon", "huber_delta", b"huber_delta", "init", b"init", "init_gain", b"init_gain", "interval", b"interval", "intervals", b"intervals", "known", b"known", "label_horizon", b"label_horizon", "label_range", b"label_range", "layer_norm", b"layer_norm", "layer_rates", b"layer_rates", "layers", b"layers", "learn", b"learn", "learn_every", b"learn_every", "learning_rate", b"learning_rate", "loss", b"loss", "max_gap", b"max_gap", "max_share", b"max_share", "missing", b"missing", "momentum", b"momentum", "optimizer", b"optimizer", "own_readout", b"own_readout", "positions", b"positions", "rate_floor", b"rate_floor", "reset", b"reset", "residual", b"residual", "rule", b"rule", "scaler", b"scaler", "schedule", b"schedule", "schedule_updates", b"schedule_updates", "seasons", b"seasons", "seed", b"seed", "shadow", b"shadow", "static", b"static", "targets", b"targets", "task", b"task", "warmup", b"warmup", "weight_decay", b"weight_decay", "window", b"window", "zone", b"zone"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__accumulate: _TypeAlias = _typing.Literal["accumulate"]  # noqa: Y015
     _WhichOneofArgType__accumulate: _TypeAlias = _typing.Literal["_accumulate", b"_accumulate"]  # noqa: Y015
     _WhichOneofReturnType__activation: _TypeAlias = _typing.Literal["activation"]  # noqa: Y015
     _WhichOneofArgType__activation: _TypeAlias = _typing.Literal["_activation", b"_activation"]  # noqa: Y015
+    _WhichOneofReturnType__attention_window: _TypeAlias = _typing.Literal["attention_window"]  # noqa: Y015
+    _WhichOneofArgType__attention_window: _TypeAlias = _typing.Literal["_attention_window", b"_attention_window"]  # noqa: Y015
     _WhichOneofReturnType__cell: _TypeAlias = _typing.Literal["cell"]  # noqa: Y015
     _WhichOneofArgType__cell: _TypeAlias = _typing.Literal["_cell", b"_cell"]  # noqa: Y015
     _WhichOneofReturnType__clip: _TypeAlias = _typing.Literal["clip"]  # noqa: Y015
@@ -381,6 +402,8 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__forecaster: _TypeAlias = _typing.Literal["_forecaster", b"_forecaster"]  # noqa: Y015
     _WhichOneofReturnType__head_init: _TypeAlias = _typing.Literal["head_init"]  # noqa: Y015
     _WhichOneofArgType__head_init: _TypeAlias = _typing.Literal["_head_init", b"_head_init"]  # noqa: Y015
+    _WhichOneofReturnType__heads: _TypeAlias = _typing.Literal["heads"]  # noqa: Y015
+    _WhichOneofArgType__heads: _TypeAlias = _typing.Literal["_heads", b"_heads"]  # noqa: Y015
     _WhichOneofReturnType__hidden: _TypeAlias = _typing.Literal["hidden"]  # noqa: Y015
     _WhichOneofArgType__hidden: _TypeAlias = _typing.Literal["_hidden", b"_hidden"]  # noqa: Y015
     _WhichOneofReturnType__holidays: _TypeAlias = _typing.Literal["holidays"]  # noqa: Y015
@@ -421,6 +444,8 @@ class ModelSpec(_message.Message):
     _WhichOneofArgType__optimizer: _TypeAlias = _typing.Literal["_optimizer", b"_optimizer"]  # noqa: Y015
     _WhichOneofReturnType__own_readout: _TypeAlias = _typing.Literal["own_readout"]  # noqa: Y015
     _WhichOneofArgType__own_readout: _TypeAlias = _typing.Literal["_own_readout", b"_own_readout"]  # noqa: Y015
+    _WhichOneofReturnType__positions: _TypeAlias = _typing.Literal["positions"]  # noqa: Y015
+    _WhichOneofArgType__positions: _TypeAlias = _typing.Literal["_positions", b"_positions"]  # noqa: Y015
     _WhichOneofReturnType__rate_floor: _TypeAlias = _typing.Literal["rate_floor"]  # noqa: Y015
     _WhichOneofArgType__rate_floor: _TypeAlias = _typing.Literal["_rate_floor", b"_rate_floor"]  # noqa: Y015
     _WhichOneofReturnType__reset: _TypeAlias = _typing.Literal["reset"]  # noqa: Y015
@@ -454,6 +479,8 @@ class ModelSpec(_message.Message):
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__activation) -> _WhichOneofReturnType__activation | None: ...
     @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__attention_window) -> _WhichOneofReturnType__attention_window | None: ...
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__cell) -> _WhichOneofReturnType__cell | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__clip) -> _WhichOneofReturnType__clip | None: ...
@@ -471,6 +498,8 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__forecaster) -> _WhichOneofReturnType__forecaster | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__head_init) -> _WhichOneofReturnType__head_init | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__heads) -> _WhichOneofReturnType__heads | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__hidden) -> _WhichOneofReturnType__hidden | None: ...
     @_typing.overload
@@ -511,6 +540,8 @@ class ModelSpec(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__optimizer) -> _WhichOneofReturnType__optimizer | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__own_readout) -> _WhichOneofReturnType__own_readout | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__positions) -> _WhichOneofReturnType__positions | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__rate_floor) -> _WhichOneofReturnType__rate_floor | None: ...
     @_typing.overload

@@ -16,7 +16,7 @@ from model.offline.recorded import future
 from model.offline.training import ROWS, SEGMENT_WINDOWS, OfflineSettings
 from model.spec import ModelSpec, SpecError
 from service.common.errors import Invalid
-from service.common.limits import MAX_LABELS, MAX_UNROLLED, check_size
+from service.common.limits import MAX_LABELS, MAX_UNROLLED, check_size, tick_size
 from service.programs.backtest.plan import ALL, Plan, plan_of
 from service.programs.backtest.scoring import check_between
 from service.programs.offline.labels import LABELLED, check_labels, complete_keys, read_labels
@@ -235,7 +235,7 @@ def check_whole(spec: ModelSpec, train_ticks: int, segments: int) -> None:
     longest = train_ticks // (spec.window + spec.horizon)
     check_between("segments", segments, 1, longest)
     # The bounds that `check_size` sets for an update: 32 rows of a window, MAX_UNROLLED numbers and MAX_LABELS labels.
-    ticks = 32 * min(MAX_UNROLLED // (Network(spec).features + spec.layers * spec.hidden), MAX_LABELS // spec.outputs)
+    ticks = 32 * min(MAX_UNROLLED // tick_size(Network(spec)), MAX_LABELS // spec.outputs)
     if train_ticks > ticks:
         remedy = (
             f"one update through {train_ticks} rows does not fit, at most {ticks}: --mode truncated, or fewer --rows"
