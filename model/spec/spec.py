@@ -68,7 +68,8 @@ class ModelSpec:
     optimizer: str = "adam"
     momentum: float = 0.9  # of optimizers momentum and nesterov
     weight_decay: float = 0.0  # of optimizer adamw, multiplied by the rate in each update; default 0.01 there
-    # Default 7e-4, or 1e-4 when horizon > 1; of a mixture 3e-3 falling to rate_floor 7e-4, or 1e-3 and 2e-4.
+    # Default 7e-4, or 1e-4 when horizon > 1; of a mixture 3e-3 falling to rate_floor 7e-4, or 1e-3 and 2e-4; with
+    # attention always constant, 3e-4 or 1e-4.
     learning_rate: float = 0.0
     rate_floor: float = 0.0  # smallest rate of a schedule
     schedule: str = ""  # default inverse_sqrt for a mixture if learning_rate is not given, otherwise constant

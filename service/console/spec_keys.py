@@ -49,7 +49,7 @@ KEYS = {
     "huber_delta": "of loss huber: larger errors, in scaled units, count linearly",
     "degrees": "of loss student_t: degrees of freedom; fewer are for heavier tails",
     "optimizer": "rule that turns a gradient into a step",
-    "learning_rate": "step size; 0: 7e-4, or 1e-4 for a horizon above 1; of a mixture 3e-3 or 1e-3, falling",
+    "learning_rate": "step size; 0: 7e-4 (attention 3e-4), above horizon 1 1e-4; of a mixture 3e-3 or 1e-3, falling",
     "rate_floor": "smallest rate of a schedule; with the default rate of a mixture 7e-4, or 2e-4 for a horizon above 1",
     "momentum": "of optimizers momentum and nesterov",
     "weight_decay": "of optimizer adamw, decoupled; 0: 0.01 for adamw",

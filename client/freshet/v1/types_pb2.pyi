@@ -129,7 +129,8 @@ class ModelSpec(_message.Message):
     """"sgd", "momentum", "nesterov", "adam", "adamw", "adagrad" or "rmsprop". Default "adam"."""
     learning_rate: _builtins.float
     """Step size. Default 7e-4, and 1e-4 when horizon > 1. For a mixture: 3e-3 falling to a rate_floor of 7e-4; 1e-3 and
-    2e-4 when horizon > 1. A given rate is constant unless a schedule is given.
+    2e-4 when horizon > 1. With a layer of cell "attention": 3e-4, and 1e-4 when horizon > 1. A given rate is constant
+    unless a schedule is given.
     """
     clip: _builtins.float
     """Largest global gradient norm; larger gradients are scaled down to it. Default 1."""
