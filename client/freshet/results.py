@@ -102,6 +102,9 @@ class ModelSpec(Result):
     layer_norm: bool = False
     residual: bool = False
     rule: str = ""
+    attention_window: int = 0
+    heads: int = 0
+    positions: str = ""
     degrees: float = 0.0
     clip_value: float = 0.0
     accumulate: int = 0

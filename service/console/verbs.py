@@ -23,11 +23,11 @@ INTERRUPTED = 130
 # Written out, so that --help does not import NumPy; a test compares it with ModelSpec.
 SPEC_KEYS = (
     "channels, targets, horizon, interval, max_gap, cell, activation, reset, layers, cells, hidden, layer_norm, "
-    "residual, init, init_gain, window, rule, learn_every, learn, task, forecaster, seasons, own_readout, zone, "
-    "intervals, known, static, categories, holidays, classes, class_weights, label_range, label_horizon, loss, "
-    "huber_delta, degrees, optimizer, momentum, weight_decay, learning_rate, rate_floor, schedule, warmup, "
-    "schedule_updates, freeze, clip, clip_value, accumulate, layer_rates, scaler, head_init, seed, max_share, "
-    "drift_reaction, drift_raise, drift_labels, shadow, missing"
+    "residual, init, init_gain, attention_window, heads, positions, window, rule, learn_every, learn, task, "
+    "forecaster, seasons, own_readout, zone, intervals, known, static, categories, holidays, classes, "
+    "class_weights, label_range, label_horizon, loss, huber_delta, degrees, optimizer, momentum, weight_decay, "
+    "learning_rate, rate_floor, schedule, warmup, schedule_updates, freeze, clip, clip_value, accumulate, "
+    "layer_rates, scaler, head_init, seed, max_share, drift_reaction, drift_raise, drift_labels, shadow, missing"
 )
 
 
