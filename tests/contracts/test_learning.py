@@ -27,8 +27,8 @@ registry.proven(OPTIMIZERS, rate=RATES)
 FIVE = ("adam", "adamw", "momentum", "nesterov", "sgd")
 SPREAD = [name for name in OBJECTIVES if OBJECTIVES[name]["loss"] in registry.SPREAD]
 CASES = [
-    *((kind, name, rule) for kind, name in registry.pairs() if name not in SPREAD for rule in FIVE),
-    *((kind, name, "adam") for kind, name in registry.pairs() if name in SPREAD),
+    *((kind, name, rule) for kind, name in registry.pairs(brief=True) if name not in SPREAD for rule in FIVE),
+    *((kind, name, "adam") for kind, name in registry.pairs(brief=True) if name in SPREAD),
     *((kind, SPREAD[0], rule) for kind in list(KINDS)[:1] for rule in sorted(OPTIMIZERS) if rule not in FIVE),
 ]
 

@@ -34,7 +34,7 @@ def trained(spec: ModelSpec, recorded: Recorded, settings: OfflineSettings) -> t
     return training, [epoch.held_out for epoch in training.epochs()]
 
 
-@pytest.mark.parametrize(("kind", "objective"), registry.pairs())
+@pytest.mark.parametrize(("kind", "objective"), registry.pairs(brief=True))
 def test_the_held_out_loss_falls_and_online_answers_equal_the_offline_ones(kind: str, objective: str) -> None:
     fields: dict[str, Any] = {**KINDS[kind], **OBJECTIVES[objective]}
     spec = ModelSpec(channels=("a", "b"), hidden=6, learning_rate=1e-2, window=16, seed=3, **fields)
