@@ -89,7 +89,8 @@ def attention(torch: Any, spec: ModelSpec, layer: dict[str, Any], X: Any, state:
         return v.reshape(B, -1, heads, d // heads).transpose(1, 2)
 
     U = affine("E", X)
-    query, *made = affine("QKV", norm(U)).transpose(0, 1).chunk(3, dim=2)
+    query, key, value = (norm(U) @ layer["QKV"].T).transpose(0, 1).chunk(3, dim=2)
+    query, made = query + layer["b"][:d], (key, value + layer["b"][d:])
     rings = state[:, :-1].reshape(B, 2, W, d).unbind(1)
     q, k, v = by_head(query), *(by_head(torch.cat(pair, dim=1)) for pair in zip(rings, made, strict=True))
     slots, now = torch.arange(W + T), torch.arange(W, W + T)[:, None]
