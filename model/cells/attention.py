@@ -22,6 +22,7 @@ from model.parameters import Array
 
 WIDER = 2  # units of the block's inner layer, per unit
 UNIT_FLOATS = 17
+BRANCH = 0.1  # factor on the first weights that end a branch; with 0, no gradient would reach the past at first
 
 
 class BlockTape:
@@ -100,11 +101,16 @@ class Block:
         return shapes if self.rotary else shapes | {"lags": (self.heads, self.window)}
 
     def init_params(self, params: Params, rng: np.random.Generator) -> None:
-        """Draw normal weights with deviation 1/√columns. Biases, O, M2 and `lags` are 0: a new block is norm(u)."""
+        """Draw normal weights with deviation 1/√columns; O and M2 at a tenth, so that a new block is nearly norm(u).
+
+        Biases and `lags` are 0.
+        """
         for weights in params.values():
             weights[...] = 0
         for W in (params["E"][:, :-1], params["QKV"], params["M1"][:, :-1]):
             W[...] = rng.standard_normal(W.shape) / np.sqrt(W.shape[1])
+        for W in (params["O"], params["M2"][:, :-1]):
+            W[...] = BRANCH * rng.standard_normal(W.shape) / np.sqrt(W.shape[1])
 
     def workspace(self, T: int, B: int, dtype: type[np.floating[Any]]) -> BlockTape:
         """Return new buffers for windows of T ticks and B rows."""
