@@ -82,7 +82,7 @@ WRONG: list[tuple[dict[str, Any], str, str, str]] = [
     ({"cell": "\ud800"}, "cell", r"'\ud800'", "UTF-8"),
     ({"horizn": 24}, "horizn", "24", "did you mean horizon"),
     ({"chanels": ["a"]}, "chanels", "['a']", "did you mean channels"),
-    ({"zzz": 1}, "zzz", "1", "known are activation, categories, cell"),
+    ({"zzz": 1}, "zzz", "1", "known are accumulate, activation, attention_window"),
 ]  # fmt: skip
 
 
