@@ -143,7 +143,7 @@ def test_a_file_may_name_a_zone_and_the_spec_holds_its_rule(write):
 BAD_FILES = {
     "an unknown zone": ("m.toml", 'channels = ["a"]\ninterval = 60\nzone = "Mars"', "zone = 'Mars': no zone of that"),
     "an unknown key": ("m.toml", 'channels = ["a"]\nhiden = 8', r"hiden = 8: unknown key; did you mean hidden\?"),
-    "an unknown key in JSON": ("m.json", '{"channels": ["a"], "zzz": 1}', "zzz = 1: unknown key; known are activation"),
+    "an unknown key in JSON": ("m.json", '{"channels": ["a"], "zzz": 1}', "zzz = 1: unknown key; known are accumulate"),
     "no channels": ("m.toml", "hidden = 8", "channels = None: name the channels"),
     "an absurd size": ("m.toml", 'channels = ["a"]\nhidden = 100000', "hidden = 100000: give 1 to 1024"),
     "a wrong type": ("m.toml", 'channels = ["a"]\nhidden = "8"', "hidden = '8': give a whole number"),
