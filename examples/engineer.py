@@ -30,10 +30,7 @@ with freshet.sync.connect(ADDRESS, token=TOKEN or None) as client:
           f"of persistence {np.mean(np.diff(live) ** 2):.4f}")  # fmt: skip
     request = urllib.request.Request(f"{URL}/metrics", headers={"authorization": f"Bearer {TOKEN}"})
     metrics = urllib.request.urlopen(request).read().decode()
-    print(
-        "gradient:",
-        *re.findall(r'freshet_gradient_lag_norm{(lag="\d+"),layer="cell0",model="waves"[^}]*} (\S+)', metrics)[:8],
-    )
+    print("gradient:", *re.findall(r'gradient_lag_norm{(lag="\d+"),.*?model="waves".*?} (\S+)', metrics)[:8])
     for event in client.history("waves", events=3):  # verdicts with their reasons and numbers
         numbers = {name: round(number, 3) for name, number in sorted(event.numbers.items())}
         print(event.Kind.Name(event.kind), event.version, event.reason, numbers)
