@@ -87,8 +87,9 @@ def test_no_forecast_changes_by_a_bit_when_later_values_become_noise(kind: str, 
     np.testing.assert_array_equal(told[: 3 * cut], retold[: 3 * cut])
     assert (told[3 * cut :] != retold[3 * cut :]).any(axis=1).all()  # the noise has an effect
     still = learn(Learner(spec(**KINDS[kind], horizon=horizon, learn_every=every, learn=False)), stream)
-    # And learning is on. A mixture that is not trusted, here for up to a fifth of the ticks, answers as a new one does.
-    assert (np.abs(told[60:] - still[60:]).max(axis=1) > 1e-4).mean() > 0.75
+    # And learning is on. A mixture that is not trusted answers as a new one does: here for up to a fifth of the ticks,
+    # with the fast exact gradients of an lru for 28 %.
+    assert (np.abs(told[60:] - still[60:]).max(axis=1) > 1e-4).mean() > 0.65
 
 
 def test_the_causality_check_detects_a_look_into_the_future(monkeypatch: pytest.MonkeyPatch) -> None:
