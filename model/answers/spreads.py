@@ -8,6 +8,7 @@ normal distribution, or a scale of 1: a scaled unit is the running size of the c
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -115,7 +116,7 @@ class Pinball:
 
 
 @dataclass(frozen=True)
-class Located:
+class Located(ABC):
     """What the losses with a location and a scale share; columns: location, raw scale."""
 
     levels: tuple[float, ...]
@@ -126,9 +127,9 @@ class Located:
         """What is added to the raw scale: its first value is 1."""
         return [offset(1.0)]
 
+    @abstractmethod
     def quantiles(self) -> list[float]:
         """Return the upper quantile of each level, in scales."""
-        raise NotImplementedError
 
     def widths(self, p: Array, outputs: int) -> Array:
         """Return the distances of the levels' quantiles from the location, [.., 2, levels, O], in scaled units."""
@@ -167,14 +168,9 @@ class StudentT(Located):
 
     degrees: float  # ν
 
-    def __post_init__(self) -> None:
-        made = [quantile((1 + level) / 2, self.degrees) for level in self.levels]
-        object.__setattr__(self, "_quantiles", made)
-
     def quantiles(self) -> list[float]:
         """Return the upper t quantile of each level."""
-        made: list[float] = self._quantiles  # type: ignore[attr-defined]  # set once: bisection takes a millisecond
-        return made
+        return [quantile((1 + level) / 2, self.degrees) for level in self.levels]
 
     def __call__(self, p: Array, y: Array, weight: Array) -> tuple[Array, Array]:
         """Return the loss of each output [.., O], and the derivative of their sum by p [.., 2·O]."""

@@ -1,13 +1,15 @@
-"""Quantiles of Student's t distribution, for prediction intervals: a pure function, computed once for each level."""
+"""Quantiles of Student's t distribution, for prediction intervals: a pure function, whose last results are kept."""
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 TERMS = 500  # of the continued fraction; 60 are enough for all degrees that a spec accepts
 TINY = 1e-300
 
 
+@lru_cache(maxsize=64)  # bisection takes a millisecond
 def quantile(probability: float, degrees: float) -> float:
     """Return the quantile of `probability`, 0.5 to 1 without 1, of the t distribution with `degrees` degrees of
     freedom, by bisection of its distribution function.

@@ -18,10 +18,10 @@ from model.cells.kernels import (
     flush,
     fraction_saturated,
     half,
+    sigmoid_from_halved,
     step_norms,
     stretches,
 )
-from model.cells.kernels import sigmoid_from_halved as sigmoid
 from model.parameters import Array
 
 
@@ -30,7 +30,8 @@ class GRUBeforeTape:
 
     def __init__(self, cell: GRUBefore, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, inputs = cell.hidden, cell.inputs
-        self.T, self.B, self.half, self.one = T, B, half(dtype), np.ones((), dtype)
+        self.T, self.B, self.half, self.stretches = T, B, half(dtype), stretches(T)
+        self.one = np.ones((), dtype)
         self.X = np.ones((T, inputs + 1, B), dtype)  # rows [x_t; 1]
         self.h = np.empty((T + 1, H, B), dtype)
         self.A = np.empty((T, 3 * H, B), dtype)  # r, z, n
@@ -104,7 +105,7 @@ class GRUBefore:
             np.dot(s.U, h, out=s.gates)
             np.add(rz, s.gates, out=rz)
             np.tanh(rz, out=rz)
-            sigmoid(rz, s.half)
+            sigmoid_from_halved(rz, s.half)
             np.multiply(r, h, out=rh)
             np.dot(Un, rh, out=s.tmp)
             np.add(n, s.tmp, out=n)
@@ -128,7 +129,7 @@ class GRUBefore:
         np.copyto(s.UT, params["U"][: 2 * H].T)
         np.copyto(s.UnT, params["U"][2 * H :].T)
         s.DH[...] = dH.transpose(0, 2, 1)
-        for ticks in stretches(s.T):
+        for ticks in s.stretches:
             for t in ticks:
                 dh, da, q, r, z = s.DH[t], s.dA[t], s.Q[t], s.A[t, :H], s.A[t, H : 2 * H]
                 np.multiply(dh, q[2 * H :], out=da[2 * H :])

@@ -18,10 +18,10 @@ from model.cells.kernels import (
     flush,
     fraction_saturated,
     half,
+    sigmoid_from_halved,
     step_norms,
     stretches,
 )
-from model.cells.kernels import sigmoid_from_halved as sigmoid
 from model.parameters import Array
 
 
@@ -30,7 +30,8 @@ class MinGRUTape:
 
     def __init__(self, cell: MinGRU, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         H, inputs = cell.hidden, cell.inputs
-        self.T, self.B, self.half, self.one = T, B, half(dtype), np.ones((), dtype)
+        self.T, self.B, self.half, self.stretches = T, B, half(dtype), stretches(T)
+        self.one = np.ones((), dtype)
         self.X = np.ones((T, inputs + 1, B), dtype)  # rows [x_t; 1]
         self.h = np.empty((T + 1, H, B), dtype)
         self.W = np.empty((2 * H, inputs + 1), dtype)  # rows of z halved
@@ -98,7 +99,7 @@ class MinGRU:
         np.matmul(s.W, s.X, out=s.A)
         z, n = s.A[:, :H], s.A[:, H:]
         np.tanh(z, out=z)
-        sigmoid(z, s.half)
+        sigmoid_from_halved(z, s.half)
         np.subtract(s.one, z, out=s.keep)
         into = s.h[1:]
         np.multiply(z, n, out=into)
@@ -121,7 +122,7 @@ class MinGRU:
         s.DH[0] = 0
         s.DH[1:] = dH.transpose(0, 2, 1)
         multiply, add, tmp = np.multiply, np.add, s.tmp
-        for ticks in stretches(s.T):
+        for ticks in s.stretches:
             for t in ticks:
                 multiply(s.DH[t + 1], s.keep[t], out=tmp)
                 add(s.DH[t], tmp, out=s.DH[t])

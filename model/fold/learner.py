@@ -487,11 +487,8 @@ class Learner:
         if not self.spec.intervals:
             return
         if of is None or not given.is_kept(network):
-            Y, point, past = (
-                batch.Y[t0:t1],
-                points(p, self.spec.outputs),
-                given.beside(network, interval, p, batch.Y[t0:t1]),
-            )
+            Y, point = batch.Y[t0:t1], points(p, self.spec.outputs)
+            past = given.beside(network, interval, p, Y)
             found = intervals.follow(interval, self.spec.intervals, point, Y, batch.weight[t0:t1], past)
         else:
             made = given.newest(of.block, p, t0) if seen is None else seen.newest

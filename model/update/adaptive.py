@@ -68,6 +68,15 @@ class AdamW(Adam):
         params += grad
 
 
+def _step_by_root(params: Array, grad: Array, s: Array, scratch: Array, rate: float, eps: float) -> None:
+    """Overwrite `grad` with −rate·∇/(√s + eps) and add it to params; scratch is overwritten. All (n,)."""
+    np.sqrt(s, out=scratch)
+    scratch += eps
+    grad /= scratch
+    grad *= -rate
+    params += grad
+
+
 @dataclass(frozen=True, slots=True)
 class Adagrad:
     """Adagrad: s ← s + ∇², θ ← θ − rate·∇/(√s + eps): the rate of a parameter falls with all its gradients so far.
@@ -87,11 +96,7 @@ class Adagrad:
         (s,), scratch = state.moments, state.scratch
         np.multiply(grad, grad, out=scratch)
         s += scratch
-        np.sqrt(s, out=scratch)
-        scratch += self.eps
-        grad /= scratch
-        grad *= -rate
-        params += grad
+        _step_by_root(params, grad, s, scratch, rate, self.eps)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,8 +122,4 @@ class RMSprop:
         scratch *= 1 - self.rho
         s *= self.rho
         s += scratch
-        np.sqrt(s, out=scratch)
-        scratch += self.eps
-        grad /= scratch
-        grad *= -rate
-        params += grad
+        _step_by_root(params, grad, s, scratch, rate, self.eps)

@@ -1,4 +1,4 @@
-"""From an ONNX graph of another framework to a model on a real server that goes on learning, and back to ONNX."""
+"""From an ONNX graph of another framework to a model that learns on a real server, and back to ONNX."""
 
 from __future__ import annotations
 
