@@ -80,10 +80,13 @@ def trainer_of(server: ServerChild) -> int:
 
 
 def kill_trainer(server: ServerChild) -> int:
-    """kill -9 the trainer if one runs; its process id."""
+    """kill -9 the trainer if one runs; its process id, or 0 if none ran or it ended by itself meanwhile."""
     pid = trainer_of(server)
     if pid:
-        os.kill(pid, signal.SIGKILL)
+        try:
+            os.kill(pid, signal.SIGKILL)
+        except ProcessLookupError:  # reaped between the two calls
+            return 0
     return pid
 
 
