@@ -44,6 +44,7 @@ ROOMS = {
     "programs.tables": "common programs.tables.times",
     "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
+    "cluster.store": "common",
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",
@@ -66,8 +67,8 @@ ROOMS = {
     "cli": "access cli.remote common console datadir journal observe programs.backtest programs.foreign "
     "programs.offline programs.tables programs.top server storage trainer",
 }  # fmt: skip
-GROUPS = {"model", "service", "service.programs"}  # packages that only hold rooms
-MOST_FOLDERS = {"service": 17, "model": 10}
+GROUPS = {"model", "service", "service.cluster", "service.programs"}  # packages that only hold rooms
+MOST_FOLDERS = {"service": 18, "model": 10}
 MODULES = range(3, 13)  # of a room
 MODEL_STDLIB = {
     "abc", "bisect", "collections", "contextlib", "dataclasses", "datetime", "difflib", "enum", "fnmatch", "functools",

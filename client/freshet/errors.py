@@ -31,6 +31,7 @@ class Reason(enum.IntEnum):
     UNSUPPORTED = 10
     INVALID = 11
     NOT_ALLOWED = 12
+    MOVED = 13
 
     @classmethod
     def _missing_(cls, value: object) -> Reason:  # a newer server may know more reasons

@@ -50,6 +50,14 @@ class Unavailable(ServiceError):
     """The server cannot accept this now: it is starting or draining, or its disk has failed."""
 
 
+class Moved(Unavailable):
+    """Another node has the model. address: the gRPC address of that node."""
+
+    def __init__(self, shard: int, address: str) -> None:
+        self.shard, self.address = shard, address
+        super().__init__("shard", shard, f"it is on another node: connect to {address}", retry_s=0.0)
+
+
 class Reason(enum.IntEnum):
     """Why one message of a stream was refused. Numbered as Refused.Reason on the wire."""
 
@@ -65,6 +73,7 @@ class Reason(enum.IntEnum):
     UNSUPPORTED = 10
     INVALID = 11
     NOT_ALLOWED = 12
+    MOVED = 13
 
 
 @dataclass(frozen=True, slots=True)

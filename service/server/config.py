@@ -48,6 +48,16 @@ class ServeConfig(BaseSettings):
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
     http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
     data: Path = Field(Path("freshet-data"), description="data directory: journal, snapshots and versions")
+    store: str = Field(
+        "",
+        description="URL of what several nodes share: s3://, gs://, az://, postgresql:// or file://; see docs/cluster.md",
+    )
+    advertise: str = Field(
+        "", description="gRPC address by which clients and other nodes reach this node; empty: that of listen"
+    )
+    shards: int = Field(16, ge=1, le=256, description="shards of a new store; an existing one keeps its number")
+    heartbeat_s: float = Field(2.0, gt=0, description="time between two notes of a node to the others, in the store")
+    image_s: float = Field(30.0, gt=0, description="time between two images of a shard's databases in the store")
     log_format: Literal["auto", "console", "logfmt", "json"] = Field(
         "auto", description="format of the log on standard error; auto: console on a terminal, else logfmt"
     )

@@ -32,6 +32,9 @@ class Model(_message.Message):
     STREAMS_FIELD_NUMBER: _builtins.int
     OFFSET_FIELD_NUMBER: _builtins.int
     JUDGED_OFFSET_FIELD_NUMBER: _builtins.int
+    SHARD_FIELD_NUMBER: _builtins.int
+    NODE_FIELD_NUMBER: _builtins.int
+    EPOCH_FIELD_NUMBER: _builtins.int
     REPORT_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     champion: _builtins.int
@@ -45,6 +48,12 @@ class Model(_message.Message):
     """Number of journal records of this model."""
     judged_offset: _builtins.int
     """Records up to here are learned and judged."""
+    shard: _builtins.int
+    """Of several nodes: the shard that holds the model, the address of the node that owns it, and the number of the
+    shard's claims so far. A single server leaves them out.
+    """
+    node: _builtins.str
+    epoch: _builtins.int
     @_builtins.property
     def spec(self) -> _types_pb2.ModelSpec: ...
     @_builtins.property
@@ -60,11 +69,14 @@ class Model(_message.Message):
         streams: _builtins.int = ...,
         offset: _builtins.int = ...,
         judged_offset: _builtins.int = ...,
+        shard: _builtins.int = ...,
+        node: _builtins.str = ...,
+        epoch: _builtins.int = ...,
         report: Global___ModelReport | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["report", b"report", "spec", b"spec"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "champion", b"champion", "judged_offset", b"judged_offset", "name", b"name", "offset", b"offset", "paused", b"paused", "report", b"report", "spec", b"spec", "streams", b"streams"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["anchor", b"anchor", "champion", b"champion", "epoch", b"epoch", "judged_offset", b"judged_offset", "name", b"name", "node", b"node", "offset", b"offset", "paused", b"paused", "report", b"report", "shard", b"shard", "spec", b"spec", "streams", b"streams"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -613,6 +613,8 @@ class Refused(_message.Message):
         """inconsistent values: probabilities that do not sum to 1, a negative weight"""
         NOT_ALLOWED: Refused._Reason.ValueType  # 12
         """the token's role is too low: a label in a call of Streams.Open without TRAIN"""
+        MOVED: Refused._Reason.ValueType  # 13
+        """a handle whose stream is on another node; see HandleRefused.address"""
 
     class Reason(_Reason, metaclass=_ReasonEnumTypeWrapper): ...
     REASON_UNSPECIFIED: Refused.Reason.ValueType  # 0
@@ -640,6 +642,8 @@ class Refused(_message.Message):
     """inconsistent values: probabilities that do not sum to 1, a negative weight"""
     NOT_ALLOWED: Refused.Reason.ValueType  # 12
     """the token's role is too low: a label in a call of Streams.Open without TRAIN"""
+    MOVED: Refused.Reason.ValueType  # 13
+    """a handle whose stream is on another node; see HandleRefused.address"""
 
     SEQ_FIELD_NUMBER: _builtins.int
     FIELD_FIELD_NUMBER: _builtins.int

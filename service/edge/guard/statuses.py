@@ -20,6 +20,7 @@ from service.common.errors import (
     Exhausted,
     Forbidden,
     Invalid,
+    Moved,
     NotFound,
     ServiceError,
     Unauthenticated,
@@ -42,6 +43,7 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     Unauthenticated: grpc.StatusCode.UNAUTHENTICATED,
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
+    Moved: grpc.StatusCode.UNAVAILABLE,
 }
 
 
@@ -72,9 +74,10 @@ def reason_of(error: ServiceError) -> str:
 
 async def _abort(context: Any, error: ServiceError) -> NoReturn:
     violation = error_details_pb2.BadRequest.FieldViolation(field=error.field, description=error.remedy)
+    facts = {"value": error.value, **({"address": error.address} if isinstance(error, Moved) else {})}
     details: list[Message] = [
         error_details_pb2.BadRequest(field_violations=[violation]),
-        error_details_pb2.ErrorInfo(reason=reason_of(error).upper(), domain=DOMAIN, metadata={"value": error.value}),
+        error_details_pb2.ErrorInfo(reason=reason_of(error).upper(), domain=DOMAIN, metadata=facts),
     ]
     if error.retry_s is not None:
         delay = duration_pb2.Duration(nanos=int(error.retry_s % 1 * 1e9), seconds=int(error.retry_s))
