@@ -50,7 +50,7 @@ class ServeConfig(BaseSettings):
     data: Path = Field(Path("freshet-data"), description="data directory: journal, snapshots and versions")
     store: str = Field(
         "",
-        description="URL of what several nodes share: s3://, gs://, az://, postgresql:// or file://; see docs/cluster.md",
+        description="URL of the store that several nodes share: s3://, gs://, az://, postgresql:// or file://",
     )
     advertise: str = Field(
         "", description="gRPC address by which clients and other nodes reach this node; empty: that of listen"
