@@ -62,8 +62,9 @@ ROOMS = {
     "learning": "model.network access common journal observe publishing serving storage streams trainer",
     "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer",
-    "server": "model.spec model.update access common datadir edge edge.guard engine journal "
-    "learning observe publishing serving storage streams trainer",
+    "server.shard": "model.spec model.update engine journal learning observe publishing serving storage streams",
+    "server": "access common datadir edge edge.guard engine journal "
+    "learning observe publishing server.shard serving storage streams trainer",
     "cli": "access cli.remote common console datadir journal observe programs.backtest programs.foreign "
     "programs.offline programs.tables programs.top server storage trainer",
 }  # fmt: skip

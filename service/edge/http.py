@@ -19,7 +19,6 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.common.errors import Forbidden, Unauthenticated
 from service.common.limits import MAX_HTTP_CONNECTIONS
-from service.observe.rendering import Registry
 
 BACKLOG = 8  # connections waiting to be accepted
 CLOSED = -1  # descriptor of a closed socket
@@ -27,12 +26,13 @@ INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for re
 
 
 def application(
-    registry: Registry, not_ready: Callable[[], str], check: Callable[[str | None, str], None]
+    text: Callable[[], bytes], not_ready: Callable[[], str], check: Callable[[str | None, str], None]
 ) -> Starlette:
     """Return the routes.
 
-    not_ready: returns why the server accepts no streams, or "". check: called with (authorization, peer); raises
-    Unauthenticated or Forbidden unless the caller may read the metrics of all tenants.
+    text: returns the text of a scrape; called in a thread. not_ready: returns why the server accepts no streams, or "".
+    check: called with (authorization, peer); raises Unauthenticated or Forbidden unless the caller may read the metrics
+    of all tenants.
     """
 
     async def metrics(request: Request) -> Response:
@@ -44,7 +44,7 @@ def application(
         except Forbidden as error:
             return PlainTextResponse(f"{error}\n", 403)
         # Render off the loop: thousands of series take milliseconds, and forecasts must not wait for them.
-        return Response(await asyncio.to_thread(registry.text), media_type=CONTENT_TYPE_LATEST)
+        return Response(await asyncio.to_thread(text), media_type=CONTENT_TYPE_LATEST)
 
     async def healthz(request: Request) -> Response:
         return PlainTextResponse("alive\n")

@@ -11,76 +11,68 @@ from service.common.errors import Unavailable
 from service.edge import wire_models
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
+from service.edge.parts import Parts, Places
 from service.edge.writing import Writers
 from service.engine.export import download
-from service.journal.writer import Journal
 from service.observe.events import Events
-from service.observe.metrics import Metrics
-from service.publishing.control import Control
-from service.serving.admission import Admission
-from service.serving.catalog import Catalog
-from service.serving.erasure import EVERY_MODEL, Erasure
-from service.storage.versions import Versions
+from service.serving.erasure import EVERY_MODEL
 from service.streams.served import ServedModel
 
 
 class Models(models_pb2_grpc.ModelsServicer):
     """The Models service of freshet.v1."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        admission: Admission,
-        journal: Journal,
-        versions: Versions,
-        events: Events,
-        metrics: Metrics,
-        control: Control,
-        writers: Writers,
-        erasure: Erasure,
-    ) -> None:
-        self._catalog, self._admission, self._journal, self._versions = catalog, admission, journal, versions
-        self._events, self._metrics = events, metrics
-        self._control, self._writers, self._erasure = control, writers, erasure
+    def __init__(self, places: Places, events: Events, writers: Writers) -> None:
+        self._places, self._events, self._writers = places, events, writers
 
-    def _message(self, model: ServedModel) -> models_pb2.Model:
-        offset = self._journal.offset(model.number)
-        source = self._catalog.source_of(model)
-        return wire_models.model_message(model, source, offset, self._metrics.of(model.key))
+    @staticmethod
+    def _message(parts: Parts, model: ServedModel) -> models_pb2.Model:
+        offset, source = parts.journal.offset(model.number), parts.catalog.source_of(model)
+        message = wire_models.model_message(model, source, offset, parts.metrics.of(model.key))
+        if parts.whereabouts:
+            message.shard, message.node, message.epoch = parts.whereabouts
+        return message
 
     async def Create(self, request: models_pb2.CreateModelRequest, context: Any) -> models_pb2.Model:
         """Create a model. Answers once it is on disk and serves."""
         async with statuses(context):
             spec = await asyncio.to_thread(wire_models.spec, request.spec)  # it may read the file of a zone
-            model = await self._control.create(key(request.name), spec, request.weights, request.weights_digest)
-            return self._message(model)
+            parts = await self._places.of(key(request.name))
+            model = await parts.control.create(key(request.name), spec, request.weights, request.weights_digest)
+            return self._message(parts, model)
 
     async def Get(self, request: models_pb2.GetModelRequest, context: Any) -> models_pb2.Model:
         """Return one model."""
         async with statuses(context):
-            return self._message(self._catalog.model(key(request.name)))
+            parts = await self._places.of(key(request.name))
+            return self._message(parts, parts.catalog.model(key(request.name)))
 
     async def List(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
-        """Return all models of the tenant."""
-        messages = []
-        for model in [m for m in self._catalog.models.values() if m.tenant == caller().tenant]:
-            messages.append(self._message(model))
-            await asyncio.sleep(0)  # a thousand models of a thousand channels each take a while
-        return models_pb2.ListModelsResponse(models=messages)
+        """Return all models of the tenant, those on other nodes included."""
+        async with statuses(context):
+            messages = []
+            for parts in self._places.here():
+                for model in [m for m in parts.catalog.models.values() if m.tenant == caller().tenant]:
+                    messages.append(self._message(parts, model))
+                    await asyncio.sleep(0)  # a thousand models of a thousand channels each take a while
+            messages += await self._places.elsewhere(context)
+            return models_pb2.ListModelsResponse(models=messages)
 
     async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:
         """Return the kept versions, newest first."""
         async with statuses(context):
-            model = self._catalog.model(key(request.name))
-            versions = await asyncio.to_thread(self._versions.list, model.number)
+            parts = await self._places.of(key(request.name))
+            model = parts.catalog.model(key(request.name))
+            versions = await asyncio.to_thread(parts.versions.list, model.number)
             return models_pb2.VersionsResponse(versions=[wire_models.version_message(v) for v in versions])
 
     async def Export(self, request: models_pb2.ExportRequest, context: Any) -> models_pb2.ExportResponse:
         """Return a version's files, checked against their digests."""
         async with statuses(context):
-            model, store = self._catalog.model(key(request.name)), self._versions
-            version = await self._control.version(model, request.version or model.champion)
-            blobs = await asyncio.to_thread(store.blobs, model.number, version.number)
+            parts = await self._places.of(key(request.name))
+            model = parts.catalog.model(key(request.name))
+            version = await parts.control.version(model, request.version or model.champion)
+            blobs = await asyncio.to_thread(parts.versions.blobs, model.number, version.number)
             onnx = blobs.onnx
             if request.metadata or request.licence:
                 onnx = download(model.network, onnx, version.number, request.licence)
@@ -91,7 +83,8 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Import(self, request: models_pb2.ImportRequest, context: Any) -> models_pb2.Version:
         """Import a version. Answers once it is stored; it serves after Promote."""
         async with statuses(context):
-            version = await self._control.import_version(
+            parts = await self._places.of(key(request.name))
+            version = await parts.control.import_version(
                 key(request.name), request.weights, request.digest, request.onnx
             )
             return wire_models.version_message(version)
@@ -99,50 +92,57 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def Promote(self, request: models_pb2.PromoteRequest, context: Any) -> models_pb2.Model:
         """Promote a version. Answers once that is on disk; from the swap on, every forecast is by the version."""
         async with statuses(context):
-            return self._message(await self._control.promote(key(request.name), request.version))
+            parts = await self._places.of(key(request.name))
+            return self._message(parts, await parts.control.promote(key(request.name), request.version))
 
     async def Rollback(self, request: models_pb2.RollbackRequest, context: Any) -> models_pb2.Model:
         """Return to an earlier version. Answers as Promote."""
         async with statuses(context):
-            return self._message(await self._control.roll_back(key(request.name), request.version))
+            parts = await self._places.of(key(request.name))
+            return self._message(parts, await parts.control.roll_back(key(request.name), request.version))
 
     async def Update(self, request: models_pb2.UpdateModelRequest, context: Any) -> models_pb2.Model:
         """Change settings of learning. Answers once that is on disk."""
         async with statuses(context):
             values = wire_models.changes(request)
-            return self._message(await self._control.update(key(request.name), values))
+            parts = await self._places.of(key(request.name))
+            return self._message(parts, await parts.control.update(key(request.name), values))
 
     async def Pause(self, request: models_pb2.PauseRequest, context: Any) -> models_pb2.Model:
         """Pause learning. Answers once that is on disk."""
         async with statuses(context):
-            return self._message(await self._control.pause(key(request.name)))
+            parts = await self._places.of(key(request.name))
+            return self._message(parts, await parts.control.pause(key(request.name)))
 
     async def Resume(self, request: models_pb2.ResumeRequest, context: Any) -> models_pb2.Model:
         """Resume learning. Answers once that is on disk."""
         async with statuses(context):
-            return self._message(await self._control.resume(key(request.name)))
+            parts = await self._places.of(key(request.name))
+            return self._message(parts, await parts.control.resume(key(request.name)))
 
     async def Delete(self, request: models_pb2.DeleteModelRequest, context: Any) -> models_pb2.DeleteModelResponse:
         """Delete a model, and erase its data on request. Answers once that is on disk."""
         async with statuses(context):
-            name, known = key(request.name), self._catalog.by_key
+            name = key(request.name)
+            parts = await self._places.of(name)
+            known = parts.catalog.by_key
             number = known[name].number if name in known else EVERY_MODEL
             if request.erase:
                 check_may_erase()
-                self._admission.check_disk()
+                parts.admission.check_disk()
                 if name in known:
-                    self._control.check_deletable(name)
-                await self._erasure.owe(number)
+                    parts.control.check_deletable(name)
+                await parts.erasure.owe(number)
             if not request.erase or name in known:
-                await self._control.delete(name)
-            remains = await self._erasure.erased(number) if request.erase else ()
+                await parts.control.delete(name)
+            remains = await parts.erasure.erased(number) if request.erase else ()
             return models_pb2.DeleteModelResponse(remains=remains)
 
     async def Watch(self, request: models_pb2.WatchRequest, context: Any) -> None:  # type: ignore[override]  # writes
         """Send recent events if asked, then new ones, until the client leaves or does not read."""
         async with self._writers.call(context) as writing:
             if request.name:
-                self._catalog.model(key(request.name))
+                (await self._places.of(key(request.name))).catalog.model(key(request.name))
             await context.send_initial_metadata(())  # the client can rely on events from here on
             events = self._events
             if request.recent_only:

@@ -21,7 +21,7 @@ from service.common.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX
 from service.edge import wire
 from service.edge.guard.in_flight import in_flight
 from service.edge.packed import UNBOUND, Answers, Handles, Message, handle_refused, unbound
-from service.edge.parts import StreamParts
+from service.edge.parts import Parts
 from service.edge.wire import Columns
 from service.edge.writing import Writing
 from service.streams.answers import Answer
@@ -35,7 +35,7 @@ class MuxCall:
     """One call of Mux."""
 
     def __init__(
-        self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, first: streams_pb2.MuxRequest
+        self, parts: Parts, context: Any, writing: Writing, model: ServedModel, first: streams_pb2.MuxRequest
     ) -> None:
         """first: the call's first message, which names the model."""
         self.parts, self.context, self.model = parts, context, model
@@ -70,7 +70,7 @@ class MuxCall:
                     own = self.model.network.covariates
                     channels = len(self.model.spec.channels)
                     await self._ticks(wire.columns(request.ticks, channels, own.ahead, own.hold))
-                    self.parts.metrics.total_seconds.observe(self.parts.clock() - arrived)
+                    self.parts.metrics.serving.total_seconds.observe(self.parts.clock() - arrived)
             request = await self.writing.read()
         await self.parts.journal.flush()
         await self._report()
@@ -240,7 +240,8 @@ class MuxCall:
         """End the call with UNAVAILABLE after the last progress. Raises NotFound for a deleted model."""
         if not self.parts.admission.draining:
             self.parts.intake.check_open(self.model)
-        await self.write(reconnect=streams_pb2.Reconnect(reason="the server is leaving"))
+        moved_to = self.parts.admission.moved_to
+        await self.write(reconnect=streams_pb2.Reconnect(reason="the server is leaving", address=moved_to))
         await self.parts.journal.flush(unless_full=True)
         await self._report()
         await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")

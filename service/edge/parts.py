@@ -1,27 +1,42 @@
-"""The components of the live path that calls of streams use."""
+"""The components behind the calls: those of one shard, and where the shard of a model is found."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
 
+from freshet.v1 import models_pb2
+from service.common.names import ModelKey
 from service.journal.writer import Journal
 from service.learning.intake import Intake
 from service.learning.pool import Trainers
-from service.observe.serving_metrics import ServingMetrics
+from service.learning.replaying import Replayer
+from service.observe.metrics import Metrics
+from service.publishing.control import Control
 from service.serving.admission import Admission
 from service.serving.catalog import Catalog
+from service.serving.erasure import Erasure
 from service.serving.loading import Champions
 from service.serving.opening import Opening
 from service.serving.steps import Turns
 from service.serving.ticks import SingleTicks
 from service.serving.waves import Waves
+from service.storage.versions import Versions
 from service.streams.residency import Residency
 
 
+class Whereabouts(NamedTuple):
+    """A shard of a cluster: its number, the address of the node that owns it, and the number of its claims."""
+
+    shard: int
+    node: str
+    epoch: int
+
+
 @dataclass(frozen=True, slots=True)
-class StreamParts:
-    """Shared by the calls of Open and Mux and by the Streams service."""
+class Parts:
+    """Shared by all calls for the models of one shard."""
 
     catalog: Catalog
     admission: Admission
@@ -32,7 +47,47 @@ class StreamParts:
     waves: Waves
     turns: Turns
     intake: Intake
+    replayer: Replayer
     trainers: Trainers
     journal: Journal
-    metrics: ServingMetrics
+    versions: Versions
+    control: Control
+    erasure: Erasure
+    metrics: Metrics
     clock: Callable[[], float]  # monotonic seconds
+    whereabouts: Whereabouts | None = None  # None: a single server, without shards
+
+
+class Places(Protocol):
+    """Where models are served."""
+
+    async def of(self, key: ModelKey, stream: str = "") -> Parts:
+        """Return the parts of the shard that has the model, or is to have it; of a model in slices, of the stream's.
+
+        Raises Moved if another node owns the shard, Unavailable if none can now.
+        """
+
+    def here(self) -> Sequence[Parts]:
+        """Return the parts of every shard of this process."""
+
+    async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
+        """Return the models that other nodes report to the caller of a List. context: of that call."""
+
+
+class OnePlace:
+    """The only shard of a single server."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def of(self, key: ModelKey, stream: str = "") -> Parts:
+        """Return the parts of the server."""
+        return self._parts
+
+    def here(self) -> Sequence[Parts]:
+        """Return the parts of the server."""
+        return (self._parts,)
+
+    async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
+        """Return nothing: there are no other nodes."""
+        return []

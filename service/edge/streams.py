@@ -19,10 +19,9 @@ from service.edge.duplex import both_sides
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.mux import MuxCall
-from service.edge.parts import StreamParts
+from service.edge.parts import Parts, Places
 from service.edge.writing import Writers, Writing
 from service.learning.labels import Unacknowledged
-from service.serving.erasure import Erasure
 from service.serving.opening import check_answers
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
@@ -30,6 +29,7 @@ from service.streams.covariates import row_of, static_values
 from service.streams.served import ServedModel
 
 PAGE, MAX_PAGE = 100, 1000  # streams of one List, and of one Errors
+LEAVING = "the server is leaving"
 ERRORS_S = 10.0  # the trainer answers between two chunks
 
 
@@ -37,7 +37,7 @@ class Call:
     """One call of Open: the session that it owns, and the `Writing` that forecasts and progress share."""
 
     def __init__(
-        self, parts: StreamParts, context: Any, writing: Writing, model: ServedModel, hello: streams_pb2.Hello
+        self, parts: Parts, context: Any, writing: Writing, model: ServedModel, hello: streams_pb2.Hello
     ) -> None:
         """Open the stream; if it is known, it must be in memory. Raises what `Opening.open` raises; Invalid for static
         values that are not the stream's."""
@@ -100,10 +100,11 @@ class Call:
         if not self.owned:
             await self.write(OpenResponse(taken_over=streams_pb2.TakenOver(by="another call")))
             await self.context.abort(grpc.StatusCode.ABORTED, "taken over: another call has opened this stream")
-        await self.write(OpenResponse(reconnect=streams_pb2.Reconnect(reason="the server is leaving")))
+        moved_to = self.parts.admission.moved_to
+        await self.write(OpenResponse(reconnect=streams_pb2.Reconnect(reason=LEAVING, address=moved_to)))
         await self.parts.journal.flush(unless_full=True)
         await self._report()
-        await self.context.abort(grpc.StatusCode.UNAVAILABLE, "the server is leaving: connect again and resume")
+        await self.context.abort(grpc.StatusCode.UNAVAILABLE, f"{LEAVING}: connect again and resume")
 
     async def _report(self) -> None:
         self.labels.reached(self.parts.intake.reached(self.model, learned=False))
@@ -118,7 +119,7 @@ class Call:
 
     async def serve(self) -> None:
         """Welcome the client, answer messages until the half-close, then wait until everything is on disk."""
-        total_seconds, clock = self.parts.metrics.total_seconds, self.parts.clock
+        total_seconds, clock = self.parts.metrics.serving.total_seconds, self.parts.clock
         await self.write(self.welcome())
         while True:
             request = await self.writing.read()
@@ -185,8 +186,8 @@ class Call:
 class Streams(streams_pb2_grpc.StreamsServicer):
     """The Streams service of freshet.v1."""
 
-    def __init__(self, parts: StreamParts, writers: Writers, erasure: Erasure) -> None:
-        self._parts, self._writers, self._erasure = parts, writers, erasure
+    def __init__(self, places: Places, writers: Writers) -> None:
+        self._places, self._writers = places, writers
 
     async def Open(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Answer each tick with a forecast, in order, until the half-close. A later call with the same id resumes."""
@@ -194,10 +195,11 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             first = await writing.read()
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with Hello{model, stream}")
-            model = self._parts.catalog.model(key(first.hello.model))
-            self._parts.opening.check_id(first.hello.stream)
-            await self._parts.residency.bring(model, [first.hello.stream])
-            await both_sides(Call(self._parts, context, writing, model, first.hello))
+            parts = await self._places.of(key(first.hello.model), first.hello.stream)
+            model = parts.catalog.model(key(first.hello.model))
+            parts.opening.check_id(first.hello.stream)
+            await parts.residency.bring(model, [first.hello.stream])
+            await both_sides(Call(parts, context, writing, model, first.hello))
 
     async def Mux(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Answer packed ticks of many streams; see `MuxCall`."""
@@ -205,16 +207,18 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             first = await writing.read()
             if first is grpc.aio.EOF or not first.model:
                 raise Invalid("model", "", "name the model in the first message")
-            self._parts.admission.check_open()
-            model = self._parts.catalog.model(key(first.model))
+            parts = await self._places.of(key(first.model))
+            parts.admission.check_open()
+            model = parts.catalog.model(key(first.model))
             check_answers(model)
-            await both_sides(MuxCall(self._parts, context, writing, model, first))
+            await both_sides(MuxCall(parts, context, writing, model, first))
 
     async def Get(self, request: streams_pb2.GetStreamRequest, context: Any) -> streams_pb2.Stream:
         """Return a stream as it is at one moment."""
         async with statuses(context):
-            model = self._parts.catalog.model(key(request.model))
-            await self._parts.residency.bring(model, [request.stream])
+            parts = await self._places.of(key(request.model), request.stream)
+            model = parts.catalog.model(key(request.model))
+            await parts.residency.bring(model, [request.stream])
             row = model.table.by_id.get(request.stream)
             if row is None:
                 raise NotFound("stream", request.stream, "no such stream in this model; list them with Streams.List")
@@ -223,7 +227,8 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Put(self, request: streams_pb2.PutStreamRequest, context: Any) -> streams_pb2.Stream:
         """Replace a stream's state. Answers once it is on disk."""
         async with statuses(context):
-            parts, model = self._parts, self._parts.catalog.model(key(request.stream.model))
+            parts = await self._places.of(key(request.stream.model), request.stream.stream)
+            model = parts.catalog.model(key(request.stream.model))
             put = wire.put_state(request.stream, model)
             parts.opening.check_id(put.id)
             await parts.residency.bring(model, [put.id])
@@ -236,32 +241,35 @@ class Streams(streams_pb2_grpc.StreamsServicer):
     async def Delete(self, request: streams_pb2.DeleteStreamRequest, context: Any) -> streams_pb2.DeleteStreamResponse:
         """Delete a stream, and erase its data on request. Answers once that is on disk."""
         async with statuses(context):
-            parts, model = self._parts, self._parts.catalog.model(key(request.model))
+            parts = await self._places.of(key(request.model), request.stream)
+            model = parts.catalog.model(key(request.model))
             if request.erase:
                 check_may_erase()
                 parts.admission.check_disk()
-                await self._erasure.owe(model.number)
+                await parts.erasure.owe(model.number)
             await parts.residency.bring(model, [request.stream])
             parts.admission.check_disk()
             if not request.erase or request.stream in model.table.by_id:
                 parts.opening.delete(model, request.stream)
             await parts.journal.flush()
-            remains = await self._erasure.erased(model.number) if request.erase else ()
+            remains = await parts.erasure.erased(model.number) if request.erase else ()
             return streams_pb2.DeleteStreamResponse(remains=remains)
 
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
         """Return a page of a model's streams, in the order of their ids."""
         async with statuses(context):
-            model = self._parts.catalog.model(key(request.model))
+            parts = await self._places.of(key(request.model))
+            model = parts.catalog.model(key(request.model))
             size = min(request.page_size or PAGE, MAX_PAGE)
-            rows, more = await self._parts.residency.page(model, request.page_token, size)
+            rows, more = await parts.residency.page(model, request.page_token, size)
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
             return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)
 
     async def Errors(self, request: streams_pb2.ErrorsRequest, context: Any) -> streams_pb2.ErrorsResponse:
         """Return errors as the model's trainer has counted them."""
         async with statuses(context):
-            parts, model = self._parts, self._parts.catalog.model(key(request.model))
+            parts = await self._places.of(key(request.model))
+            model = parts.catalog.model(key(request.model))
             after, size = wire.after(request.page_token), min(request.page_size or PAGE, MAX_PAGE)
             worst, H = min(request.worst, MAX_PAGE), model.spec.horizon
             found = await parts.trainers.errors(model.number, worst, after, size, ERRORS_S)

@@ -10,22 +10,16 @@ import grpc
 
 from freshet.v1 import training_pb2, training_pb2_grpc
 from freshet.v1.training_pb2 import LearnHello, LearnResponse
-from service.access.tenants import Tenant
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
 from service.edge import wire
 from service.edge.duplex import both_sides
 from service.edge.guard.security import key
 from service.edge.guard.statuses import statuses
+from service.edge.parts import Parts, Places
 from service.edge.writing import Writers, Writing
 from service.journal.sources import check_source
-from service.journal.writer import Journal
-from service.learning.intake import Intake
 from service.learning.labels import Unacknowledged
-from service.learning.replaying import Replayer
-from service.serving.admission import Admission
-from service.serving.catalog import Catalog
-from service.streams.residency import Residency
 from service.streams.served import ServedModel
 
 DEFAULT_PAGE = 100
@@ -38,18 +32,10 @@ class LearnCall:
     """
 
     def __init__(
-        self,
-        intake: Intake,
-        residency: Residency,
-        journal: Journal,
-        tenant: Tenant,
-        context: Any,
-        writing: Writing,
-        model: ServedModel,
-        source: str,
-        learned: bool,
+        self, parts: Parts, context: Any, writing: Writing, model: ServedModel, source: str, learned: bool
     ) -> None:
-        self.intake, self._residency, self._journal, self._tenant = intake, residency, journal, tenant
+        self.intake, self._residency, self._journal = parts.intake, parts.residency, parts.journal
+        self._tenant = parts.admission.tenants.of(model.tenant)
         self.context, self.model, self.source, self.learned = context, model, source, learned
         self.items, self._read = Unacknowledged(), 0
         self.writing = writing
@@ -160,18 +146,8 @@ class LearnCall:
 class Training(training_pb2_grpc.TrainingServicer):
     """The Training service of freshet.v1."""
 
-    def __init__(
-        self,
-        catalog: Catalog,
-        admission: Admission,
-        residency: Residency,
-        journal: Journal,
-        intake: Intake,
-        replayer: Replayer,
-        writers: Writers,
-    ) -> None:
-        self._catalog, self._admission, self._residency, self._journal = catalog, admission, residency, journal
-        self._intake, self._replayer, self._writers = intake, replayer, writers
+    def __init__(self, places: Places, writers: Writers) -> None:
+        self._places, self._writers = places, writers
 
     async def Learn(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override]  # reads and writes
         """Acknowledge everything accepted once it is on disk, or once learned if Hello asks for that."""
@@ -180,29 +156,29 @@ class Training(training_pb2_grpc.TrainingServicer):
             if first is grpc.aio.EOF or first.WhichOneof("message") != "hello":
                 raise Invalid("message", "no Hello", "begin the call with LearnHello{model, source}")
             hello = first.hello
-            self._admission.check_open()
-            model = self._catalog.model(key(hello.model))
+            parts = await self._places.of(key(hello.model))
+            parts.admission.check_open()
+            model = parts.catalog.model(key(hello.model))
             check_source(hello.source)
             if hello.acknowledge not in LearnHello.Acknowledge.values():
                 raise Invalid("hello.acknowledge", hello.acknowledge, "choose DURABLE or LEARNED")
             learned = hello.acknowledge == LearnHello.LEARNED
-            tenant = self._admission.tenants.of(model.tenant)
-            await LearnCall(
-                self._intake, self._residency, self._journal, tenant, context, writing, model, hello.source, learned
-            ).run()
+            await LearnCall(parts, context, writing, model, hello.source, learned).run()
 
     async def Quarantine(
         self, request: training_pb2.QuarantineRequest, context: Any
     ) -> training_pb2.QuarantineResponse:
         """Return a page of quarantined items; large items make it shorter. An empty page is the end."""
         async with statuses(context):
-            model = self._catalog.model(key(request.model))
-            items = await self._replayer.items(model, request.after, request.page_size or DEFAULT_PAGE)
+            parts = await self._places.of(key(request.model))
+            model = parts.catalog.model(key(request.model))
+            items = await parts.replayer.items(model, request.after, request.page_size or DEFAULT_PAGE)
             return training_pb2.QuarantineResponse(items=[wire.quarantined_message(*item) for item in items])
 
     async def Replay(self, request: training_pb2.ReplayRequest, context: Any) -> training_pb2.ReplayResponse:
         """Replay items. Answers once those that can be replayed are on disk."""
         async with statuses(context):
-            model = self._catalog.model(key(request.model))
-            replayed, refused = await self._replayer.replay(model, request.ids)
+            parts = await self._places.of(key(request.model))
+            model = parts.catalog.model(key(request.model))
+            replayed, refused = await parts.replayer.replay(model, request.ids)
             return training_pb2.ReplayResponse(replayed=replayed, refused=refused)

@@ -1,115 +1,72 @@
-"""The components of a server, built stage by stage: each stage uses only what the stages before it have set."""
+"""The components of one shard, built stage by stage: each stage uses only what the stages before it have set.
+
+A single server is one shard without a number. A node of a cluster has one such set for each shard that it owns.
+"""
 
 from __future__ import annotations
 
-import platform
-import shutil
-import time
-from collections.abc import Callable
+import asyncio
+import contextlib
+from collections.abc import Coroutine
+from pathlib import Path
+from typing import Any
 
-import numpy
-import onnxruntime
 import structlog
-from prometheus_client import (
-    GCCollector,
-    PlatformCollector,
-    ProcessCollector,
-    disable_created_metrics,
-)
 
-from service import version
-from service.access.audit import Audit
-from service.access.credentials import Certificates, access_file
-from service.access.tenants import Tenants
-from service.common.names import Origin
 from service.datadir.formats import check_formats
-from service.edge.guard.security import Security
-from service.edge.writing import Writers
+from service.edge.parts import Parts, Whereabouts
 from service.engine.loaded import Engine
+from service.journal.writer import JournalFailed
 from service.learning.dispatch import Learning
 from service.learning.intake import Intake
 from service.learning.pool import TrainerProcesses
-from service.observe.events import Events
-from service.observe.metrics import Metrics
+from service.learning.replaying import Replayer
 from service.observe.rendering import Registry
 from service.publishing.assembly import Publishing
-from service.server.config import ServeConfig
-from service.server.readiness import Readiness
 from service.server.settings import (
     learning_settings,
     live_settings,
     publishing_settings,
     upkeep_settings,
 )
-from service.server.stores import Stores
-from service.server.upkeep import Upkeep
-from service.server.watching import CredentialWatch
+from service.server.shard.stores import Stores
+from service.server.shard.upkeep import Upkeep
+from service.server.shared import Shared
 from service.serving.erasure import Erasure
 from service.serving.live import LivePath
 from service.storage.directory import prepare
 from service.trainer import placing
-from service.trainer.quarantine import REASONS
 
 log = structlog.get_logger("server")
 
-ORIGINS = [origin.name.lower() for origin in Origin]
-
 
 class Components:
-    """Every component of one server process, recovered and not running."""
+    """Every component of one shard, recovered and not running."""
 
-    def __init__(
-        self,
-        config: ServeConfig,
-        clock: Callable[[], float] = time.perf_counter,
-        wall: Callable[[], float] = time.time,
-    ) -> None:
+    def __init__(self, shared: Shared, data: Path, stores: Stores | None = None, registry: Registry | None = None):
         """Open the data directory and recover. Raises what the stores raise: each error names file and remedy.
 
-        clock: monotonic seconds; wall: seconds since 1970.
+        stores: opened already, from a store that nodes share; None: those of `data` alone. registry: for the metrics of
+        this shard alone; None: those of the process.
         """
-        self.config, self._clock, self._wall = config, clock, wall
-        prepare(config.data)
-        check_formats(config.data)
-        self._observe()
-        self._guard()
-        self._open_stores()
+        self.shared, self.data, self.config = shared, data, shared.config
+        self.events, self.audit, self.tenants = shared.events, shared.audit, shared.tenants
+        self.registry = registry or shared.registry
+        self.metrics = shared.metrics if registry is None else shared.metrics_on(registry)
+        self._clock, self._wall = shared.clock, shared.wall
+        if stores is None:
+            prepare(data)
+            check_formats(data)
+        self.stores = stores or Stores(data, self.config.segment_bytes, self.config.commit_s)
+        self.journal, self.states, self.versions = self.stores.journal, self.stores.states, self.stores.versions
         self._recover()
         self._publish()
         self._learn()
         self._maintain()
 
-    def _observe(self) -> None:
-        disable_created_metrics()  # type: ignore[no-untyped-call]  # else each counter has a second series
-        self.registry, self.events = Registry(), Events()
-        for collector in (ProcessCollector, PlatformCollector, GCCollector):
-            collector(registry=self.registry)
-        self.metrics = Metrics(self.registry, origins=ORIGINS, quarantined=REASONS)
-        build = version(), platform.python_version(), numpy.__version__, onnxruntime.__version__
-        self.metrics.process.build.labels(*build).set(1)
-        self.metrics.storage.disk_free.set_function(lambda: shutil.disk_usage(self.config.data).free)
-        self.metrics.publishing.fresh.set(self.config.fresh_s)
-
-    def _guard(self) -> None:
-        config, metrics = self.config, self.metrics.access
-        self.audit = Audit(config.audit, self.metrics.storage.disk_full.labels("audit").inc)
-        self.events.listeners.append(self.audit.event)
-        self.access = access_file(config.access, metrics)
-        self.certificates = None
-        if config.tls_cert and config.tls_key:
-            self.certificates = Certificates(config.tls_cert, config.tls_key, config.tls_client_ca, metrics)
-        self.security = Security(lambda: self.access.current, metrics, audit=self.audit)
-
-    def _open_stores(self) -> None:
-        self.stores = Stores(self.config.data, self.config.segment_bytes, self.config.commit_s)
-        self.journal, self.states, self.versions = self.stores.journal, self.stores.states, self.stores.versions
-        self.readiness = Readiness(self.config.data, self.journal, self.metrics)
-
     def _recover(self) -> None:
         self.engine = Engine(self.config.session_memory_bytes)
         self.metrics.serving.sessions.set_function(lambda: len(self.engine))
-        self.tenants = Tenants(self.metrics.access, self.config.learn_s_per_s)
-        self.tenants.apply(self.access.current)
         self.serving = LivePath(
             live_settings(self.config), self.journal, self.versions, self.states, self.engine, self.tenants,
             self.metrics, self.events, self._clock, self._wall,
@@ -133,8 +90,8 @@ class Components:
         self.intake = Intake(catalog, self.serving.admission, self.journal, self.metrics.intake)
         publishing = self.publishing
         self.learning = Learning(
-            learning_settings(self.config, count), catalog, self.journal, self.versions, self.tenants, self.intake,
-            publishing.publisher, publishing.retention, publishing.freshness,
+            learning_settings(self.config, self.data, count), catalog, self.journal, self.versions, self.tenants,
+            self.intake, publishing.publisher, publishing.retention, publishing.freshness,
             self.metrics.trainer, self.metrics.learner, self.metrics.storage, self._clock,
         )  # fmt: skip
         self.journal.learn_every_of = self.learning.learn_every
@@ -152,7 +109,54 @@ class Components:
             self.stores.data, catalog, self.journal, self.versions, self.states, self.upkeep.save, self.trainers,
             self.audit, self._wall,
         )  # fmt: skip
-        self.writers = Writers(config.write_s)
-        self.credentials = CredentialWatch(
-            config.access, self.access, self.certificates, self.tenants, self.security, self.audit
-        )
+
+    def parts(self, whereabouts: Whereabouts | None = None) -> Parts:
+        """Return what calls for the models of this shard use."""
+        live = self.serving
+        replayer = Replayer(self.intake, live.residency, self.journal, self.trainers)
+        return Parts(
+            live.catalog, live.admission, live.opening, live.residency, live.champions, live.ticks, live.waves,
+            live.turns, self.intake, replayer, self.trainers, self.journal, self.versions, self.control, self.erasure,
+            self.metrics, self._clock, whereabouts,
+        )  # fmt: skip
+
+    # ---- running
+
+    def tasks(self) -> dict[str, Coroutine[Any, Any, Any]]:
+        """Return what must run, by name. The journal is first, hence stopped last."""
+        return {
+            "journal": self.journal.run(),
+            "trainers": self.trainers.run(),
+            "snapshots": self.upkeep.run(),
+            "erasure": self.erasure.run(),
+        }
+
+    def leave(self, shard: int = 0, address: str = "") -> None:
+        """Refuse new work and wake every call, which then ends. address: of the node that takes the shard over."""
+        admission = self.serving.admission
+        admission.draining, admission.shard, admission.moved_to = True, shard, address
+        for model in self.serving.catalog.models.values():
+            model.owners.wake()
+        self.intake.wake()
+
+    async def flush(self, save: bool) -> bool:
+        """Commit what the journal holds, and save the states too if asked; after a failure they are left to the
+        journal. Returns whether everything acknowledged is on disk; it is not where the disk fails or is full."""
+        with contextlib.suppress(JournalFailed):
+            await self.journal.flush(unless_full=True)
+        if entries := self.journal.pending_entries:
+            log.error("stopping with entries that are not on disk", entries=entries, why=str(self.journal.no_space))
+        flushed = not self.journal.failure and not self.journal.pending_entries
+        if flushed and save:
+            await self.upkeep.save_if_room()
+        return flushed
+
+    async def stop(self, tasks: list[asyncio.Task[Any]]) -> None:
+        """Cancel the tasks in reverse order and close the files: the trainers report to the journal to the end."""
+        self.serving.steps.close()
+        for task in reversed(tasks):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):  # its owner has logged it
+                await task
+        self.journal.close()
+        await asyncio.to_thread(self.stores.close)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from service.learning.dispatch import LearningSettings
 from service.publishing.assembly import PublishingSettings
 from service.server.config import ServeConfig
 from service.server.grpc_server import GrpcSettings
-from service.server.upkeep import UpkeepSettings
+from service.server.shard.upkeep import UpkeepSettings
 from service.serving.admission import AdmissionSettings
 from service.serving.live import LiveSettings
 from service.streams.residency import ResidencySettings
@@ -25,10 +27,10 @@ def live_settings(config: ServeConfig) -> LiveSettings:
     return LiveSettings(admission, ResidencySettings(config.idle_s, config.max_resident), config.max_streams)
 
 
-def learning_settings(config: ServeConfig, trainers: int) -> LearningSettings:
-    """Return the settings of learning. trainers: the number of trainer processes."""
+def learning_settings(config: ServeConfig, data: Path, trainers: int) -> LearningSettings:
+    """Return the settings of learning. data: the folder of the shard; trainers: the number of trainer processes."""
     return LearningSettings(
-        data=config.data,
+        data=data,
         trainers=trainers,
         nice=config.trainer_nice,
         hang_s=config.trainer_hang_s,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.access.rates import Rate
 from service.access.tenants import Tenants
-from service.common.errors import Exhausted, Reason, Refusal, Unavailable
+from service.common.errors import Exhausted, Moved, Reason, Refusal, Unavailable
 from service.journal.writer import Journal
 from service.observe.serving_metrics import ServingMetrics
 from service.streams.answers import Answer
@@ -58,12 +58,15 @@ class Admission:
         self._work_rate = Rate(settings.work_per_s)
         self._full_at = self._work_full_at = 0.0  # when the server's own buckets are full again, clock seconds
         self.draining = False
+        self.shard, self.moved_to = 0, ""  # once draining: the shard, and the address of the node that takes it over
 
     # ---- the service
 
     def check_open(self) -> None:
-        """Raise Unavailable while the service drains or its journal has failed; Exhausted while the disk is full and
-        `max_undurable_bytes` already wait for it."""
+        """Raise Unavailable while the service drains or its journal has failed, and Moved, which is one, if another
+        node takes over; Exhausted while the disk is full and `max_undurable_bytes` already wait for it."""
+        if self.draining and self.moved_to:
+            raise Moved(self.shard, self.moved_to)
         if self.draining:
             raise Unavailable("service", "draining", "connect again in a moment", retry_s=1.0)
         if self._journal.failure:

@@ -79,7 +79,7 @@ def test_the_stateful_set_has_one_pod_a_headless_service_and_a_volume_with_room(
 
 
 def test_the_probes_ask_what_the_server_has_over_tls(config):
-    routes = application(Registry(), lambda: "", lambda authorization, peer: None).routes
+    routes = application(Registry().text, lambda: "", lambda authorization, peer: None).routes
     paths = {route.path for route in routes if isinstance(route, Route)}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = CONTAINER[probe]["httpGet"]

@@ -17,7 +17,7 @@ from service.engine.loaded import Engine
 from service.journal.records import Kind
 from service.journal.writer import JournalDamaged
 from service.observe import events as ev
-from service.server.recovery import MODEL_END
+from service.server.shard.recovery import MODEL_END
 from service.serving.ticks import Fenced, Tick
 from service.storage.versions import VersionMissing, Versions
 from service.streams.served import ServedModel

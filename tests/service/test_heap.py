@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gc
 
-from service.server import process as heap
+from service.server.shard import memory as heap
 
 
 def test_frozen_objects_are_not_searched_and_later_ones_are():

@@ -80,7 +80,7 @@ def serving(seams: Seams) -> None:
     from service.journal import log, records
     from service.journal import writer as journal
     from service.publishing import publisher
-    from service.server import recovery
+    from service.server.shard import recovery
     from service.storage import states, versions
 
     seams.around(log.SegmentLog, "write", "journal.before_write", "journal.after_write")

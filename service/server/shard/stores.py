@@ -9,7 +9,7 @@ import structlog
 
 from service.journal.writer import Journal
 from service.observe.metrics import Metrics
-from service.server.recovery import recover
+from service.server.shard.recovery import recover
 from service.serving.live import LivePath
 from service.storage.directory import DirectoryRefused
 from service.storage.states import States

@@ -13,7 +13,7 @@ from service.journal.writer import Journal
 from service.learning.dispatch import Learning
 from service.observe.server_metrics import JournalMetrics, StorageMetrics
 from service.publishing.retention import Retention
-from service.server import process
+from service.server.shard import memory
 from service.serving.catalog import Catalog
 from service.storage.disk import NoSpace
 from service.storage.snapshot import Part
@@ -104,7 +104,7 @@ class Upkeep:
         self._catalog.gone.difference_update(gone)
         evicted = await self._residency.evict([part.model.model for part in parts])
         if evicted + sum(len(part.ids) for part in parts) > TRIM_STREAMS:
-            await asyncio.to_thread(process.trim)
+            await asyncio.to_thread(memory.trim)
         await asyncio.to_thread(self._retention.snapshot_taken, {p.model.model: p.model.champion for p in parts})
         self._storage.snapshot_seconds.observe(self._clock() - started)
         self._storage.snapshot_position.set(position)

@@ -1,0 +1,48 @@
+"""The doors of a process: the gRPC server with its interceptors and services, and the HTTP side server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from service.common.addresses import split_address
+from service.edge.guard.auditing import Auditing
+from service.edge.guard.call_limit import CallLimit
+from service.edge.guard.in_flight import InFlight
+from service.edge.guard.interceptor import GrpcMetrics
+from service.edge.guard.one_request import OneRequest
+from service.edge.health import Health
+from service.edge.http import HttpServer, application
+from service.edge.models import Models
+from service.edge.parts import Places
+from service.edge.streams import Streams
+from service.edge.training import Training
+from service.server.grpc_server import Services, grpc_server
+from service.server.settings import grpc_settings
+from service.server.shared import Shared
+
+
+def grpc_door(shared: Shared, places: Places, health: Health) -> tuple[Any, int]:
+    """Build the gRPC server and bind its port; it accepts calls once started. Returns the server and the port."""
+    interceptors = [  # the outermost first: every call is counted, and strangers take none of `max_calls`
+        GrpcMetrics(shared.registry),
+        shared.security,
+        CallLimit(shared.config.max_calls, shared.tenants),
+        OneRequest(),
+        Auditing(shared.audit),
+        InFlight(shared.tenants),
+    ]
+    services = Services(
+        Streams(places, shared.writers),
+        Models(places, shared.events, shared.writers),
+        Training(places, shared.writers),
+        health,
+    )
+    return grpc_server(grpc_settings(shared.config), interceptors, services, shared.certificates)
+
+
+def http_door(shared: Shared, text: Callable[[], bytes], obstacle: Callable[[], str]) -> HttpServer:
+    """Build the HTTP server. text: of a scrape; obstacle: why no streams are accepted, or ""."""
+    host, port = split_address("http", shared.config.http)
+    app = application(text, obstacle, shared.security.check_metrics)
+    return HttpServer(app, host, port, shared.certificates.context if shared.certificates else None)
