@@ -13,6 +13,7 @@ from service.common.errors import Reason
 from service.common.names import Origin
 from service.edge.guard.interceptor import LABELS as LABELS_OF_CALLS
 from service.edge.guard.interceptor import GrpcMetrics
+from service.observe.cluster_metrics import OPERATIONS
 from service.observe.metrics import Metrics
 from service.trainer.quarantine import REASONS
 from service.trainer.reports import SHOWN_LAGS
@@ -54,6 +55,8 @@ LABELS = {
     "file": "`access`, `certificate`",
     "kind": "`publish`, `veto`, `cooling_down`, `unchanged` (nothing learned), `stale` (too late), `no_space`",
     "what": "`journal`, `snapshot`, `version`, `checkpoint`, `stream`",
+    "shard": "`000` to the number of shards less 1; only with the setting `store`",
+    "operation": ", ".join(map(code, OPERATIONS)),
     "grpc_type, grpc_service, grpc_method, grpc_code": "the methods of the server",
 }
 UNITS = {
@@ -94,7 +97,7 @@ def full_name(family: Metric) -> str:
 def registry() -> CollectorRegistry:
     """Return a registry with all metrics of a server."""
     made = CollectorRegistry()
-    Metrics(made)
+    Metrics(made, cluster=True)
     GrpcMetrics(made)
     for collector in (ProcessCollector, PlatformCollector, GCCollector):
         collector(registry=made)

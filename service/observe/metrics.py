@@ -12,6 +12,7 @@ from typing import NamedTuple
 from prometheus_client import CollectorRegistry, Counter, Gauge
 
 from service.common.names import ModelKey
+from service.observe.cluster_metrics import ClusterMetrics
 from service.observe.declaring import Declare
 from service.observe.learning_metrics import BacklogMetrics, PublishingMetrics, TrainerMetrics, VersionMetrics
 from service.observe.progress import LearnerMetrics, LearnerProgress
@@ -67,9 +68,15 @@ class Metrics:
     """Every group on one registry. Only the composition root sees them together; tests pass their own registry."""
 
     def __init__(
-        self, registry: CollectorRegistry, *, origins: Sequence[str] = (), quarantined: Sequence[str] = ()
+        self,
+        registry: CollectorRegistry,
+        *,
+        origins: Sequence[str] = (),
+        quarantined: Sequence[str] = (),
+        cluster: bool = False,
     ) -> None:
         """origins, quarantined: label values that their owners know, so that those counters exist before they move.
+        cluster: whether this is a node of one, so that `cluster` is a group.
 
         Prometheus sees no increase in a counter that appears with its first count.
         """
@@ -84,6 +91,7 @@ class Metrics:
         self.learner = LearnerMetrics(declare, quarantined)
         self.trainer = TrainerMetrics(declare)
         self.publishing = PublishingMetrics(declare)
+        self.cluster = ClusterMetrics(declare) if cluster else None
         self.of = declare.by_model(lambda key: ModelMetrics(self, key))
 
 

@@ -1,0 +1,78 @@
+"""Metrics of a node of a cluster: its shards, the other nodes, and the store. Declared only where a store is set."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.observe.declaring import Declare
+
+OPERATIONS = ("append", "claim", "extents", "read", "trim", "put", "note", "get", "list", "delete")  # of a Store
+STORE_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)  # bucket bounds
+
+
+class ClusterMetrics:
+    """A node's shards and its store: `owns` and `gone` follow the shards, `timed` surrounds a call to the store."""
+
+    def __init__(self, declare: Declare) -> None:
+        self.shards = declare.gauge("cluster_shards", "Shards of the cluster.")
+        self.nodes = declare.gauge("nodes", "Nodes that are alive, as this one sees it; itself included.")
+        self.owned = declare.gauge("shards_owned", "Shards that this node owns.")
+        self.epoch = declare.gauge("shard_epoch", "Epoch of each shard that this node owns.", "shard")
+        self.claims = declare.counter("shard_claims_total", "Shards that this node has claimed.")
+        self.duels = declare.counter("shard_duels_total", "Claims that this node lost because another node was faster.")
+        self.fenced = declare.counter(
+            "shard_lost_total", "Shards that another node claimed while this one still wrote to them."
+        )
+        self.handovers = declare.counter("shard_handovers_total", "Shards that this node has handed over.")
+        seconds = declare.histogram_by(("operation",), "store_seconds", "Duration of one call to the store.", STORE_S)
+        self._seconds, self._observing = {name: seconds.labels(name) for name in OPERATIONS}, threading.Lock()
+        self.store_errors = declare.counter(
+            "store_errors_total", "Calls to the store that failed: unreachable, or a fault of its own.", "operation"
+        )
+        self.store_bytes = declare.counter("store_bytes_total", "Bytes written to or read from the store.", "operation")
+        for operation in OPERATIONS:  # Prometheus sees no increase in a counter that appears with its first count
+            self.store_errors.labels(operation)
+            self.store_bytes.labels(operation)
+
+    def owns(self, shard: int, epoch: int) -> None:
+        """Note that this node has claimed a shard, in this epoch."""
+        self.claims.inc()
+        self.owned.inc()
+        self.epoch.labels(_name(shard)).set(epoch)
+
+    def gone(self, shard: int, *, fenced: bool) -> None:
+        """Note that this node no longer owns a shard. fenced: another took it; else it was handed over."""
+        self.owned.dec()
+        self.epoch.remove(_name(shard))
+        (self.fenced if fenced else self.handovers).inc()
+
+    @contextmanager
+    def timed(self, operation: str, size: int = 0, expected: tuple[type[Exception], ...] = ()) -> Iterator[None]:
+        """Time one call to the store and count its `size` bytes, or an error if it raises. Thread-safe.
+
+        operation: one of OPERATIONS. expected: exceptions that are answers of the store, not faults.
+        """
+        began, failed = time.perf_counter(), True
+        try:
+            yield
+            failed = False
+            self.store_bytes.labels(operation).inc(size)
+        except expected:
+            failed = False
+            raise
+        finally:
+            with self._observing:
+                self._seconds[operation].observe(time.perf_counter() - began)
+            self.store_errors.labels(operation).inc(failed)
+
+    def received(self, operation: str, size: int) -> None:
+        """Count bytes that a call has read. Thread-safe."""
+        self.store_bytes.labels(operation).inc(size)
+
+
+def _name(shard: int) -> str:
+    """Return a shard's number as the names in the store write it."""
+    return f"{shard:03d}"
