@@ -118,16 +118,21 @@ def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
 
     from service.access.credentials import CertificateError
     from service.access.grants import AccessError
+    from service.cluster.store.seam import StoreRefused, StoreUnavailable
     from service.journal.log import JournalLocked
     from service.journal.segments import JournalDamaged
     from service.observe.logs import Log
     from service.server.ports import Addresses
-    from service.server.server import serve as run
     from service.storage.database import DatabaseRefused
     from service.storage.directory import DirectoryRefused
     from service.storage.disk import NoSpace
     from service.storage.states import StatesCorrupt
     from service.storage.versions import VersionCorrupt, VersionMissing
+
+    if settings.store:
+        from service.cluster.hosting.starting import serve as run
+    else:
+        from service.server.server import serve as run
 
     def announce(addresses: Addresses) -> None:
         text = f"ready grpc={addresses.grpc} http={addresses.http}"
@@ -142,7 +147,7 @@ def _serve(settings: ServeConfig, shown: list[tuple[str, Any, str]]) -> int:
         return INTERRUPTED
     except (
         OSError, NoSpace, DatabaseRefused, JournalLocked, JournalDamaged, StatesCorrupt, VersionCorrupt, VersionMissing,
-        AccessError, CertificateError, DirectoryRefused,
+        AccessError, CertificateError, DirectoryRefused, StoreRefused, StoreUnavailable,
     ) as error:  # fmt: skip
         if log.json:
             structlog.get_logger("freshet").critical("cannot start", why=str(error))

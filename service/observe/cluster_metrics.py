@@ -26,6 +26,7 @@ class ClusterMetrics:
         self.fenced = declare.counter(
             "shard_lost_total", "Shards that another node claimed while this one still wrote to them."
         )
+        self.failed = declare.counter("shard_failed_total", "Shards that this node gave up, or could not open.")
         self.handovers = declare.counter("shard_handovers_total", "Shards that this node has handed over.")
         seconds = declare.histogram_by(("operation",), "store_seconds", "Duration of one call to the store.", STORE_S)
         self._seconds, self._observing = {name: seconds.labels(name) for name in OPERATIONS}, threading.Lock()
@@ -43,11 +44,10 @@ class ClusterMetrics:
         self.owned.inc()
         self.epoch.labels(_name(shard)).set(epoch)
 
-    def gone(self, shard: int, *, fenced: bool) -> None:
-        """Note that this node no longer owns a shard. fenced: another took it; else it was handed over."""
+    def gone(self, shard: int) -> None:
+        """Note that this node no longer owns a shard."""
         self.owned.dec()
         self.epoch.remove(_name(shard))
-        (self.fenced if fenced else self.handovers).inc()
 
     @contextmanager
     def timed(self, operation: str, size: int = 0, expected: tuple[type[Exception], ...] = ()) -> Iterator[None]:

@@ -74,17 +74,19 @@ class Metrics:
         origins: Sequence[str] = (),
         quarantined: Sequence[str] = (),
         cluster: bool = False,
+        process: Metrics | None = None,
     ) -> None:
         """origins, quarantined: label values that their owners know, so that those counters exist before they move.
-        cluster: whether this is a node of one, so that `cluster` is a group.
+        cluster: whether this is a node of one, so that `cluster` is a group. process: metrics of the process, whose
+        groups `process` and `access` a shard shares; None: it has its own.
 
         Prometheus sees no increase in a counter that appears with its first count.
         """
         declare = Declare(registry)
         self.registry, self.forget = registry, declare.forget
-        self.process = ProcessMetrics(declare)
+        self.process = process.process if process else ProcessMetrics(declare)
         self.storage = StorageMetrics(declare)
-        self.access = AccessMetrics(declare)
+        self.access = process.access if process else AccessMetrics(declare)
         self.serving = ServingMetrics(declare, origins)
         self.journal = JournalMetrics(declare)
         self.intake = IntakeMetrics(declare)

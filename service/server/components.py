@@ -32,7 +32,7 @@ from service.server.settings import (
 from service.server.shard.stores import Stores
 from service.server.shard.upkeep import Upkeep
 from service.server.shared import Shared
-from service.serving.erasure import Erasure
+from service.serving.erasure import Elsewhere, Erasure
 from service.serving.live import LivePath
 from service.storage.directory import prepare
 from service.trainer import placing
@@ -43,16 +43,23 @@ log = structlog.get_logger("server")
 class Components:
     """Every component of one shard, recovered and not running."""
 
-    def __init__(self, shared: Shared, data: Path, stores: Stores | None = None, registry: Registry | None = None):
+    def __init__(
+        self,
+        shared: Shared,
+        data: Path,
+        stores: Stores | None = None,
+        registry: Registry | None = None,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
         """Open the data directory and recover. Raises what the stores raise: each error names file and remedy.
 
         stores: opened already, from a store that nodes share; None: those of `data` alone. registry: for the metrics of
-        this shard alone; None: those of the process.
+        this shard alone; None: those of the process. elsewhere: copies of the data that erasing must reach too.
         """
         self.shared, self.data, self.config = shared, data, shared.config
         self.events, self.audit, self.tenants = shared.events, shared.audit, shared.tenants
         self.registry = registry or shared.registry
-        self.metrics = shared.metrics if registry is None else shared.metrics_on(registry)
+        self.metrics = shared.metrics if registry is None else shared.metrics_of_shard(registry)
         self._clock, self._wall = shared.clock, shared.wall
         if stores is None:
             prepare(data)
@@ -62,7 +69,7 @@ class Components:
         self._recover()
         self._publish()
         self._learn()
-        self._maintain()
+        self._maintain(elsewhere)
 
     def _recover(self) -> None:
         self.engine = Engine(self.config.session_memory_bytes)
@@ -98,7 +105,7 @@ class Components:
         self.trainers = self.learning.trainers
         self.registry.register(TrainerProcesses(self.trainers))
 
-    def _maintain(self) -> None:
+    def _maintain(self, elsewhere: Elsewhere | None) -> None:
         config, catalog = self.config, self.serving.catalog
         self.upkeep = Upkeep(
             upkeep_settings(config), catalog, self.serving.residency, self.journal, self.states,
@@ -107,7 +114,7 @@ class Components:
         )  # fmt: skip
         self.erasure = Erasure(
             self.stores.data, catalog, self.journal, self.versions, self.states, self.upkeep.save, self.trainers,
-            self.audit, self._wall,
+            self.audit, self._wall, elsewhere,
         )  # fmt: skip
 
     def parts(self, whereabouts: Whereabouts | None = None) -> Parts:

@@ -25,6 +25,7 @@ class ConfigError(ValueError):
 
 
 MAX_TRAINERS = 256
+EVERY_HOST = ("0.0.0.0", "::", "[::]")  # addresses to listen on that nobody can call
 
 
 def whole_or_auto(value: Any) -> int | Literal["auto"]:
@@ -54,6 +55,9 @@ class ServeConfig(BaseSettings):
     )
     advertise: str = Field(
         "", description="gRPC address by which clients and other nodes reach this node; empty: that of listen"
+    )
+    tls_peer_ca: Path | None = Field(
+        None, description="PEM file of the authorities that sign the nodes' certificates; without it, the system's"
     )
     shards: int = Field(16, ge=1, le=256, description="shards of a new store; an existing one keeps its number")
     heartbeat_s: float = Field(2.0, gt=0, description="time between two notes of a node to the others, in the store")
@@ -177,6 +181,17 @@ class ServeConfig(BaseSettings):
                 f"{name} = {host}:{port}: reachable from other machines {lacks}; "
                 f"listen on 127.0.0.1, or give {needs}, or accept it with --insecure"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _cluster(self) -> ServeConfig:
+        host, _ = split_address("listen", self.listen)
+        if self.store and not self.advertise and host in EVERY_HOST:
+            raise ValueError(
+                f"advertise = '': other nodes cannot reach {self.listen}; give the HOST:PORT by which they reach this node"
+            )
+        if self.advertise:
+            split_address("advertise", self.advertise)
         return self
 
     @model_validator(mode="after")

@@ -51,14 +51,18 @@ class Shared:
         self.registry, self.events = Registry(), Events()
         for collector in (ProcessCollector, PlatformCollector, GCCollector):
             collector(registry=self.registry)
-        self.metrics = self.metrics_on(self.registry)
+        self.metrics = self._metrics_on(self.registry, None)
         build = version(), platform.python_version(), numpy.__version__, onnxruntime.__version__
         self.metrics.process.build.labels(*build).set(1)
         self._guard()
 
-    def metrics_on(self, registry: Registry) -> Metrics:
-        """Declare every metric on a registry; its own for each shard of a node, which label it."""
-        metrics = Metrics(registry, origins=ORIGINS, quarantined=REASONS)
+    def metrics_of_shard(self, registry: Registry) -> Metrics:
+        """Declare the metrics of one shard on a registry of its own."""
+        return self._metrics_on(registry, self.metrics)
+
+    def _metrics_on(self, registry: Registry, process: Metrics | None) -> Metrics:
+        cluster = bool(self.config.store) and process is None
+        metrics = Metrics(registry, origins=ORIGINS, quarantined=REASONS, cluster=cluster, process=process)
         metrics.storage.disk_free.set_function(lambda: shutil.disk_usage(self.config.data).free)
         metrics.publishing.fresh.set(self.config.fresh_s)
         return metrics

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ class Catalog:
         self.last_number = 0  # the highest number given to a model so far
         self.coming: set[int] = set()  # numbers given to models whose records are not written yet
         self.on_removed: list[Callable[[int], None]] = []
+        self.inhabited = asyncio.Event()  # set with the first model
 
     # ---- models
 
@@ -62,6 +64,7 @@ class Catalog:
     def add(self, model: ServedModel) -> None:
         """Add a model."""
         self.models[model.number] = model
+        self.inhabited.set()
         self.by_key[model.key] = model
         model.saving.report_to(self.changed)
         self.totals.count(model.number, model.tenant, model.known, len(model.table))

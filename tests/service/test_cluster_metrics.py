@@ -42,22 +42,20 @@ def test_a_server_without_a_store_has_no_metrics_of_a_cluster():
         assert name not in generate_latest(alone.registry).decode()
 
 
-def test_shards_come_with_their_epoch_and_go_with_the_reason(metrics, cluster):
+def test_shards_come_with_their_epoch_and_go(metrics, cluster):
     cluster.owns(3, 7)
     cluster.owns(11, 1)
     assert value(metrics, "freshet_shards_owned") == 2
     assert value(metrics, "freshet_shard_epoch", shard="003") == 7
 
-    cluster.gone(3, fenced=True)
-    cluster.gone(11, fenced=False)
+    cluster.gone(3)
+    cluster.gone(11)
     cluster.owns(11, 3)
 
     assert value(metrics, "freshet_shards_owned") == 1
     assert value(metrics, "freshet_shard_epoch", shard="003") is None
     assert value(metrics, "freshet_shard_epoch", shard="011") == 3
     assert value(metrics, "freshet_shard_claims_total") == 3
-    assert value(metrics, "freshet_shard_lost_total") == 1
-    assert value(metrics, "freshet_shard_handovers_total") == 1
 
 
 def test_a_call_is_timed_and_its_bytes_or_its_fault_counted(metrics, cluster):

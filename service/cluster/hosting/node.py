@@ -1,0 +1,204 @@
+"""One node of a cluster: it keeps a note in the store, serves shards, and on a signal hands them over."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import structlog
+from grpc_health.v1 import health_pb2
+
+from freshet.v1 import models_pb2
+from service.cluster.hosting import scrape
+from service.cluster.hosting.peers import Peers, is_hop
+from service.cluster.hosting.shards import Shards
+from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
+from service.cluster.nodes.ownership import Plan, heir, plan
+from service.cluster.nodes.placing import shard_of
+from service.cluster.store.metered import Metered
+from service.cluster.store.seam import Store, StoreUnavailable
+from service.common.errors import ServiceError
+from service.common.names import ModelKey
+from service.edge.health import Health
+from service.edge.parts import Parts
+from service.observe.cluster_metrics import ClusterMetrics
+from service.observe.declaring import Declare
+from service.server import process
+from service.server.doors import grpc_door, http_door
+from service.server.grpc_server import SERVICES
+from service.server.ports import Addresses, at_port
+from service.server.server import exit_code
+from service.server.shared import Shared
+from service.server.watching import FILES_PERIOD_S
+
+log = structlog.get_logger("cluster")
+
+STATUS = health_pb2.HealthCheckResponse
+
+
+class Node:
+    """One node: its shards, its note, its doors. It is also the `Places` of its calls."""
+
+    def __init__(self, shared: Shared, store: Store, shards: int) -> None:
+        """shards: the number of the cluster's, as the store says."""
+        self.shared, self.config, self._count = shared, shared.config, shards
+        self.metrics = ClusterMetrics(Declare(shared.registry))
+        self._store = Metered(store, self.metrics.called)
+        self.metrics.shards.set(shards)
+        shared.metrics.process.ready.set_function(lambda: not self.obstacle())
+        self.health, self.peers = Health(), Peers(shared.config)
+        self._seen, self.alive = Alive(), dict[str, Note]()
+        self._started, self._beat = shared.wall(), 0
+        self._draining = self._settled = False
+        self._moving: asyncio.Task[None] | None = None  # a hand-over, or a preparation for one
+
+    def __repr__(self) -> str:
+        return f"Node({self.address!r}, {self.obstacle() or 'ready'}, shards={sorted(self.shards.owned)})"
+
+    # ---- places
+
+    async def of(self, key: ModelKey, stream: str = "") -> Parts:
+        """Return the parts of the shard that has the model. Raises Moved, Unavailable."""
+        return await self.shards.parts(shard_of(key, self._count))
+
+    def here(self) -> Sequence[Parts]:
+        """Return the parts of every shard of this node."""
+        return [held.parts for held in self.shards.held.values() if not held.leaving]
+
+    async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
+        """Return the models of all other nodes; none to a call that comes from one of them. Raises Unavailable."""
+        if is_hop(context):
+            return []
+        return await self.peers.models([address for address in self.alive if address != self.address], context)
+
+    # ---- life
+
+    async def run(self, announce: Callable[[Addresses], None]) -> int:
+        """Serve until SIGTERM or SIGINT, then drain. Returns the exit code."""
+        stopping, config, shared = process.stop_signal(), self.config, self.shared
+        grpc, port = grpc_door(shared, self, self.health)
+        http = http_door(shared, self.text, self.obstacle)
+        self.address, self._http = config.advertise or at_port(config.listen, port), at_port(config.http, http.port)
+        self.shards = Shards(shared, self._store, self.peers, self.health, self.metrics, self.address, self._count)
+        tasks: list[asyncio.Task[Any]] = []
+        try:
+            await grpc.start()
+            tasks = self._start(http.run(), port)
+            shared.credentials.log_access()
+            announce(Addresses(at_port(config.listen, port), self._http, 0))
+            signalled = asyncio.create_task(stopping.wait(), name="signal")
+            done, _ = await asyncio.wait([*tasks, signalled], return_when=asyncio.FIRST_COMPLETED)
+            code = exit_code([task for task in done if task is not signalled])
+            await self._drain(grpc)
+            return code
+        finally:
+            http.stop()
+            for task in reversed(tasks):
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):  # `exit_code` has logged it
+                    await task
+            await self.peers.close()
+            shared.audit.close()
+            await asyncio.to_thread(self._store.close)
+
+    def _start(self, http: Any, port: int) -> list[asyncio.Task[Any]]:
+        """Start the tasks of the process. port: of the gRPC server."""
+        components = {
+            "http": http,
+            "note": self._keep(),
+            "writers": self.shared.writers.run(self.shared.metrics.access.cut_calls),
+            "files": self._watch_files(),
+            "strangers": self.shared.security.strangers.run(port),
+        }
+        return [asyncio.create_task(run, name=name) for name, run in components.items()]
+
+    async def _drain(self, grpc: Any) -> None:
+        """Hand the shards over one at a time, then refuse new work and end the rest of the calls."""
+        started = time.monotonic()
+        self._draining = True
+        if self._moving:
+            await asyncio.wait([self._moving])
+        await self._report()
+        with contextlib.suppress(StoreUnavailable):
+            await self._look()
+        await self.shards.leave(lambda shard: heir(self.address, shard, self.alive))
+        self.shared.events.close()
+        await grpc.stop(self.config.drain_s)
+        with contextlib.suppress(StoreUnavailable):
+            await asyncio.to_thread(self._store.delete, [note_name(self.address)])
+        log.info("drained", seconds=round(time.monotonic() - started, 3))
+
+    # ---- notes and plans
+
+    async def _keep(self) -> None:
+        """Write the note, look at the others' and act, every `heartbeat_s`, until cancelled."""
+        while True:
+            try:
+                await self._look()
+                await self._act(plan(self.address, self._count, self.shards.owned.keys(), self.alive))
+            except StoreUnavailable as error:
+                log.warning("the store does not answer", why=str(error))
+            await self._report()
+            await asyncio.sleep(self.config.heartbeat_s)
+
+    async def _look(self) -> None:
+        """Write this node's note and read all. Raises StoreUnavailable."""
+        self._beat += 1
+        note = Note(
+            self.address, self._http, self._started, self._beat, self.config.heartbeat_s, self.shards.owned,
+            self.shards.warm, self._draining,
+        )  # fmt: skip
+        await asyncio.to_thread(self._store.note, note_name(self.address), note.encode())
+        notes = await asyncio.to_thread(read_notes, self._store)
+        self.alive = self._seen.look(notes, self.shared.clock())
+        self.metrics.nodes.set(len(self.alive))
+
+    async def _act(self, to_do: Plan) -> None:
+        """Claim what is to be claimed; begin to hand over or to fetch one shard, if nothing of that is under way."""
+        for shard in to_do.claim:
+            with contextlib.suppress(ServiceError):  # another node has it, or it is logged and tried again
+                await self.shards.parts(shard)
+        self._settled = True
+        if self._moving and not self._moving.done():
+            return
+        self.shards.forget_all_but(to_do.warm)
+        cold = [shard for shard in to_do.warm if shard not in self.shards.warm]
+        if to_do.hand_over:
+            self._moving = asyncio.create_task(self.shards.hand_over(*to_do.hand_over), name="hand over")
+        elif cold:
+            self._moving = asyncio.create_task(self.shards.prepare(cold[0]), name="prepare")
+        if self._moving:
+            self._moving.add_done_callback(_log_failure)
+
+    # ---- what others see
+
+    def obstacle(self) -> str:
+        """Return why no streams are accepted, or ""."""
+        if self._draining:
+            return "draining"
+        stuck = [held.components.journal.no_space for held in self.shards.held.values()]
+        return next((str(error.condition) for error in stuck if error), "") or ("" if self._settled else "starting")
+
+    def text(self) -> bytes:
+        """Return the text of a scrape; any thread may call."""
+        return scrape.text(self.shared.registry, {shard: held.registry for shard, held in [*self.shards.held.items()]})
+
+    async def _report(self) -> None:
+        """Report on the health service what /readyz reports."""
+        status = STATUS.NOT_SERVING if self.obstacle() else STATUS.SERVING
+        for name in ("", *SERVICES):
+            await self.health.set(name, status)
+
+    async def _watch_files(self) -> None:
+        while True:
+            await asyncio.sleep(FILES_PERIOD_S)
+            await self.shared.credentials.look()
+            await self._report()
+
+
+def _log_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()):
+        log.warning("not done, and tried again", what=task.get_name(), why=str(error))

@@ -1,0 +1,110 @@
+"""Calls of a node to its peers: does one own a shard, and which models does it serve."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import grpc
+import structlog
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from freshet.v1 import models_pb2, models_pb2_grpc
+from service.cluster.nodes.placing import health_name
+from service.common.errors import Unavailable
+from service.server.config import ServeConfig
+
+log = structlog.get_logger("cluster")
+
+ASK_S = 1.0  # a node that is silent this long is taken for gone; its claims protect it if it is not
+LIST_S = 5.0
+HOP = "x-freshet-hop"  # metadata of calls between nodes, which are answered for one node alone
+FORWARDED = ("authorization",)
+
+
+class Standing(enum.Enum):
+    """A peer's word on a shard."""
+
+    OWNED = "owned"
+    LEAVING = "leaving"  # it is handing the shard over: ask again
+    NONE = "none"  # it does not own it, or is gone
+
+
+class Peers:
+    """Channels to other nodes, opened when first needed."""
+
+    def __init__(self, config: ServeConfig) -> None:
+        self._credentials = _credentials(config)
+        self._channels: dict[str, Any] = {}
+
+    async def standing(self, address: str, shard: int) -> Standing:
+        """Ask a node whether it owns a shard. One that refuses connections, or is silent for ASK_S, does not."""
+        request = health_pb2.HealthCheckRequest(service=health_name(shard))
+        status = health_pb2.HealthCheckResponse
+        try:
+            answer = await health_pb2_grpc.HealthStub(self._channel(address)).Check(request, timeout=ASK_S)
+        except grpc.aio.AioRpcError as error:
+            if error.code() is not grpc.StatusCode.NOT_FOUND:
+                log.info("a node does not answer", node=address, shard=shard, why=error.details())
+                await self._forget(address)
+            return Standing.NONE
+        found = {status.SERVING: Standing.OWNED, status.NOT_SERVING: Standing.LEAVING}
+        return found.get(answer.status, Standing.NONE)
+
+    async def models(self, addresses: Iterable[str], context: Any) -> list[models_pb2.Model]:
+        """Return what other nodes answer to the caller of a List, whose token is passed on.
+
+        Raises Unavailable, naming the node, if one does not answer: a list without its models would mislead.
+        """
+        metadata = [(name, value) for name, value in context.invocation_metadata() or () if name in FORWARDED]
+
+        async def ask(address: str) -> list[models_pb2.Model]:
+            stub = models_pb2_grpc.ModelsStub(self._channel(address))
+            try:
+                answer = await stub.List(
+                    models_pb2.ListModelsRequest(), timeout=LIST_S, metadata=(*metadata, (HOP, "1"))
+                )
+            except grpc.aio.AioRpcError as error:
+                await self._forget(address)
+                raise Unavailable("node", address, f"it does not answer ({error.details()}): try again", retry_s=1.0) from None
+            return list(answer.models)
+
+        parts = await asyncio.gather(*(ask(address) for address in addresses))
+        return [model for part in parts for model in part]
+
+    async def close(self) -> None:
+        """Close the channels."""
+        for address in list(self._channels):
+            await self._forget(address)
+
+    def _channel(self, address: str) -> Any:
+        if address not in self._channels:
+            # A refused connection must be tried again at once, not after gRPC's back-off of up to two minutes.
+            options = [("grpc.initial_reconnect_backoff_ms", 50), ("grpc.max_reconnect_backoff_ms", 200)]
+            self._channels[address] = (
+                grpc.aio.secure_channel(address, self._credentials, options)
+                if self._credentials
+                else grpc.aio.insecure_channel(address, options)
+            )
+        return self._channels[address]
+
+    async def _forget(self, address: str) -> None:
+        channel = self._channels.pop(address, None)
+        if channel is not None:
+            await channel.close()
+
+
+def is_hop(context: Any) -> bool:
+    """Whether a call comes from another node and is to be answered for this node alone."""
+    return any(name == HOP for name, _ in context.invocation_metadata() or ())
+
+
+def _credentials(config: ServeConfig) -> Any:
+    """Return what a node shows its peers: the server's certificate, if there is one."""
+    if not config.tls_cert or not config.tls_key:
+        return None
+    roots = Path(config.tls_peer_ca).read_bytes() if config.tls_peer_ca else None
+    return grpc.ssl_channel_credentials(roots, config.tls_key.read_bytes(), config.tls_cert.read_bytes())
