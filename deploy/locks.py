@@ -17,6 +17,7 @@ from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECTS = ("pyproject.toml", "client/pyproject.toml")
+STORES = ("object", "postgres")  # extras that the image has, so that many of it can share a store
 OURS = {"freshet", "freshet-server"}
 IMAGE = {  # the environment for markers, on every machine that runs this
     "implementation_name": "cpython", "os_name": "posix", "platform_python_implementation": "CPython",
@@ -53,7 +54,8 @@ def closure(wanted: Iterable[str]) -> set[str]:
 def runtime() -> str:
     """Return the contents of deploy/requirements.lock."""
     projects = [tomllib.loads((ROOT / path).read_text(encoding="utf-8"))["project"] for path in PROJECTS]
-    return _lines(closure(text for project in projects for text in project["dependencies"]))
+    stores = [text for extra in STORES for text in projects[0]["optional-dependencies"][extra]]
+    return _lines(closure([*stores, *(text for project in projects for text in project["dependencies"])]))
 
 
 def build() -> str:

@@ -3,12 +3,16 @@
 import os
 import signal
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from hypothesis import HealthCheck, settings
 from xdist.scheduler import WorkStealingScheduling
+
+if TYPE_CHECKING:
+    from tests.engines.seaweed import Seaweed
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -50,6 +54,17 @@ def shared_data() -> Path:
     if not folder.is_dir():
         pytest.skip("the measured series are not beside the project (../shared/data)")
     return folder
+
+
+@pytest.fixture(scope="session")
+def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Seaweed"]:
+    """An object store that takes writes, and the variables of its credentials."""
+    from tests.engines.seaweed import a_seaweed
+
+    with a_seaweed(tmp_path_factory.mktemp("seaweed")) as engine, pytest.MonkeyPatch.context() as patch:
+        for name, value in engine.environment.items():
+            patch.setenv(name, value)
+        yield engine
 
 
 # ---- order: the whole suite runs in several processes

@@ -1,6 +1,7 @@
 """The contract of every backend of the store: one entry per offset, durable blobs, notes, and what a listing sees."""
 
 import threading
+import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -13,6 +14,7 @@ from service.cluster.store.seam import Conflict, Extent, Listed, Missing, StoreL
 # Of each backend: its name, and how a test gets the URL of an empty store.
 BACKENDS: dict[str, Callable[[Any], str]] = {
     "directory": lambda request: (request.getfixturevalue("tmp_path") / "store").as_uri(),
+    "objects": lambda request: request.getfixturevalue("seaweed").url(uuid.uuid4().hex),
 }
 WRITERS = 8
 

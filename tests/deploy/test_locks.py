@@ -16,8 +16,19 @@ def test_a_lock_is_what_its_maker_makes(name):
 
 def test_the_image_has_what_the_distributions_need_and_none_of_what_developers_do():
     names = set(re.findall(r"^([a-z0-9.-]+)==", locks.runtime(), re.M))
-    assert {"numpy", "grpcio", "onnxruntime", "uvicorn", "pydantic-core"} <= names
-    assert not names & {"pytest", "mypy", "ruff", "hypothesis", "atheris", "scikit-learn", "torch", "pip", "freshet"}
+    assert {"numpy", "grpcio", "onnxruntime", "uvicorn", "pydantic-core", "obstore", "psycopg-binary"} <= names
+    assert not names & {
+        "pytest",
+        "mypy",
+        "ruff",
+        "hypothesis",
+        "atheris",
+        "scikit-learn",
+        "torch",
+        "pip",
+        "freshet",
+        "psutil",
+    }
 
 
 def test_every_line_is_pinned_by_hash():

@@ -2,28 +2,49 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from service.cluster.store.directory import Directory
 from service.cluster.store.seam import Store, StoreRefused
 
-SCHEMES = ("file",)
+BUCKETS = ("s3", "gs", "az")
+SCHEMES = (*BUCKETS, "file")
 
 
 def open_store(url: str) -> Store:
     """Return the store at `url`; the caller closes it. Raises StoreRefused, StoreUnavailable.
 
-    file:///FOLDER is a folder, on this machine's disk or a shared volume.
+    s3://BUCKET/PREFIX, gs://BUCKET/PREFIX and az://CONTAINER/PREFIX are object storage; file:///FOLDER is a folder, on
+    this machine's disk or a shared volume.
     """
     parts = urlsplit(url)
+    if parts.scheme in BUCKETS:
+        with _needing(parts.scheme, "object"):
+            from service.cluster.store.objects import Objects
+
+            return Objects(url, parts)
     if parts.scheme == "file":
         return _directory(url, parts)
     raise StoreRefused(f"store = {parts.scheme}://…: use a URL that begins with one of {', '.join(SCHEMES)}")
 
 
-def _directory(url: str, parts: SplitResult) -> Directory:
+def _directory(url: str, parts: SplitResult) -> Store:
+    from service.cluster.store.directory import Directory
+
     folder = Path(unquote(parts.path))
     if parts.netloc or parts.query or not folder.is_absolute() or folder == Path("/"):
         raise StoreRefused(f"store = {url}: write file:///FOLDER, with three slashes and an absolute path")
     return Directory(url, folder)
+
+
+@contextlib.contextmanager
+def _needing(scheme: str, extra: str) -> Iterator[None]:
+    """Raise StoreRefused with the remedy if a package is missing."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise StoreRefused(
+            f"store = {scheme}://…: the package {error.name} is not installed; pip install 'freshet-server[{extra}]'"
+        ) from error

@@ -1,0 +1,1 @@
+"""Real engines that the tests start, and faults between a node and its store."""
