@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, settings
 from xdist.scheduler import WorkStealingScheduling
 
 if TYPE_CHECKING:
+    from tests.engines.postgres import Postgres
     from tests.engines.seaweed import Seaweed
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -64,6 +65,15 @@ def seaweed(tmp_path_factory: pytest.TempPathFactory) -> Iterator["Seaweed"]:
     with a_seaweed(tmp_path_factory.mktemp("seaweed")) as engine, pytest.MonkeyPatch.context() as patch:
         for name, value in engine.environment.items():
             patch.setenv(name, value)
+        yield engine
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator["Postgres"]:
+    """A PostgreSQL server with a role that owns one database."""
+    from tests.engines.postgres import a_postgres
+
+    with a_postgres() as engine:
         yield engine
 
 

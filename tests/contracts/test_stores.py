@@ -11,10 +11,20 @@ import pytest
 from service.cluster.store.opening import open_store
 from service.cluster.store.seam import Conflict, Extent, Listed, Missing, StoreLost, StoreRefused
 
+
+def in_postgres(request):
+    from service.cluster.store.postgres import initialise
+
+    url = request.getfixturevalue("postgres").url(f"s{uuid.uuid4().hex}")
+    initialise(url)
+    return url
+
+
 # Of each backend: its name, and how a test gets the URL of an empty store.
 BACKENDS: dict[str, Callable[[Any], str]] = {
     "directory": lambda request: (request.getfixturevalue("tmp_path") / "store").as_uri(),
     "objects": lambda request: request.getfixturevalue("seaweed").url(uuid.uuid4().hex),
+    "postgres": in_postgres,
 }
 WRITERS = 8
 

@@ -48,6 +48,16 @@ class Process:
                 raise RuntimeError(f"{self._command[0]} did not become ready:\n{text}")
             pause.wait(0.02)
 
+    def run(self) -> None:
+        """Run the command to its end; fails with its output if it fails."""
+        self.start()
+        if code := self.wait():
+            raise RuntimeError(f"{self._command[0]} ended with {code}:\n{self._log.read_text(errors='replace')}")
+
+    def wait(self) -> int:
+        """Wait for the end of the process and return its exit code; 0 if it was never started."""
+        return self._running.wait(START_S) if self._running else 0
+
     def signal(self, number: signal.Signals) -> None:
         """Send a signal to the process and its children."""
         if self._running is not None and self._running.poll() is None:
@@ -56,5 +66,4 @@ class Process:
     def kill(self) -> None:
         """Kill the process and its children, and wait for the process; nothing is flushed."""
         self.signal(signal.SIGKILL)
-        if self._running is not None:
-            self._running.wait(START_S)
+        self.wait()

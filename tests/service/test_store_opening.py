@@ -28,10 +28,12 @@ def test_a_server_on_a_folder_loads_no_package_of_another_engine(tmp_path):
     assert subprocess.run(command, check=True, capture_output=True, text=True, cwd=ROOT).stdout == "[]\n"
 
 
-@pytest.mark.parametrize(("url", "extra"), [("s3://bucket/prefix", "object"), ("gs://bucket", "object")])
+@pytest.mark.parametrize(("url", "extra"), [("s3://bucket/prefix", "object"), ("postgresql://host/x", "postgres")])
 def test_a_package_that_is_missing_is_named_with_the_remedy(monkeypatch, url, extra):
-    monkeypatch.delitem(sys.modules, "service.cluster.store.objects", raising=False)
-    monkeypatch.setitem(sys.modules, "obstore", None)
+    for name in ("objects", "postgres", "connections", "schema"):
+        monkeypatch.delitem(sys.modules, f"service.cluster.store.{name}", raising=False)
+    for package in ("obstore", "psycopg"):
+        monkeypatch.setitem(sys.modules, package, None)
     with pytest.raises(StoreRefused, match=rf"pip install 'freshet-server\[{extra}\]'"):
         open_store(url)
 

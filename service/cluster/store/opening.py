@@ -10,14 +10,15 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from service.cluster.store.seam import Store, StoreRefused
 
 BUCKETS = ("s3", "gs", "az")
-SCHEMES = (*BUCKETS, "file")
+DATABASES = ("postgresql", "postgres")
+SCHEMES = (*BUCKETS, "postgresql", "file")
 
 
 def open_store(url: str) -> Store:
     """Return the store at `url`; the caller closes it. Raises StoreRefused, StoreUnavailable.
 
-    s3://BUCKET/PREFIX, gs://BUCKET/PREFIX and az://CONTAINER/PREFIX are object storage; file:///FOLDER is a folder, on
-    this machine's disk or a shared volume.
+    s3://BUCKET/PREFIX, gs://BUCKET/PREFIX and az://CONTAINER/PREFIX are object storage; postgresql://… is a schema of a
+    database; file:///FOLDER is a folder, on this machine's disk or a shared volume.
     """
     parts = urlsplit(url)
     if parts.scheme in BUCKETS:
@@ -25,6 +26,11 @@ def open_store(url: str) -> Store:
             from service.cluster.store.objects import Objects
 
             return Objects(url, parts)
+    if parts.scheme in DATABASES:
+        with _needing(parts.scheme, "postgres"):
+            from service.cluster.store.postgres import Postgres
+
+            return Postgres(url)
     if parts.scheme == "file":
         return _directory(url, parts)
     raise StoreRefused(f"store = {parts.scheme}://…: use a URL that begins with one of {', '.join(SCHEMES)}")
