@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 from service.observe.declaring import Declare
 
@@ -14,7 +11,7 @@ STORE_S = (5e-4, 1e-3, 2.5e-3, 5e-3, 1e-2, 2.5e-2, 5e-2, 0.1, 0.25, 0.5, 1, 2.5,
 
 
 class ClusterMetrics:
-    """A node's shards and its store: `owns` and `gone` follow the shards, `timed` surrounds a call to the store."""
+    """A node's shards and its store: `owns` and `gone` follow the shards, `called` each call to the store."""
 
     def __init__(self, declare: Declare) -> None:
         self.shards = declare.gauge("cluster_shards", "Shards of the cluster.")
@@ -49,28 +46,12 @@ class ClusterMetrics:
         self.owned.dec()
         self.epoch.remove(_name(shard))
 
-    @contextmanager
-    def timed(self, operation: str, size: int = 0, expected: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-        """Time one call to the store and count its `size` bytes, or an error if it raises. Thread-safe.
-
-        operation: one of OPERATIONS. expected: exceptions that are answers of the store, not faults.
-        """
-        began, failed = time.perf_counter(), True
-        try:
-            yield
-            failed = False
-            self.store_bytes.labels(operation).inc(size)
-        except expected:
-            failed = False
-            raise
-        finally:
-            with self._observing:
-                self._seconds[operation].observe(time.perf_counter() - began)
-            self.store_errors.labels(operation).inc(failed)
-
-    def received(self, operation: str, size: int) -> None:
-        """Count bytes that a call has read. Thread-safe."""
+    def called(self, operation: str, seconds: float, size: int, failed: bool) -> None:
+        """Count one call to the store. Thread-safe. operation: one of OPERATIONS; size: bytes in either direction."""
+        with self._observing:
+            self._seconds[operation].observe(seconds)
         self.store_bytes.labels(operation).inc(size)
+        self.store_errors.labels(operation).inc(failed)
 
 
 def _name(shard: int) -> str:

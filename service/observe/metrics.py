@@ -84,9 +84,9 @@ class Metrics:
         """
         declare = Declare(registry)
         self.registry, self.forget = registry, declare.forget
-        self.process = process.process if process else ProcessMetrics(declare)
+        self.process: ProcessMetrics = process.process if process else ProcessMetrics(declare)
         self.storage = StorageMetrics(declare)
-        self.access = process.access if process else AccessMetrics(declare)
+        self.access: AccessMetrics = process.access if process else AccessMetrics(declare)
         self.serving = ServingMetrics(declare, origins)
         self.journal = JournalMetrics(declare)
         self.intake = IntakeMetrics(declare)

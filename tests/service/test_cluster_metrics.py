@@ -59,13 +59,10 @@ def test_shards_come_with_their_epoch_and_go(metrics, cluster):
 
 
 def test_a_call_is_timed_and_its_bytes_or_its_fault_counted(metrics, cluster):
-    with cluster.timed("append", 100):
-        pass
-    with pytest.raises(Unreachable), cluster.timed("append", 100):
-        raise Unreachable
-    with pytest.raises(Taken), cluster.timed("append", 100, expected=(Taken,)):
-        raise Taken
-    cluster.received("read", 5000)
+    cluster.called("append", 0.01, 100, failed=False)
+    cluster.called("append", 0.01, 0, failed=True)
+    cluster.called("append", 0.01, 0, failed=False)
+    cluster.called("read", 0.01, 5000, failed=False)
 
     assert value(metrics, "freshet_store_seconds_count", operation="append") == 3
     assert value(metrics, "freshet_store_errors_total", operation="append") == 1
@@ -81,8 +78,7 @@ def test_every_operation_has_its_counters_before_it_is_called(metrics):
 
 def test_no_call_of_many_threads_is_lost(metrics, cluster):
     def call(_: int) -> None:
-        with cluster.timed("put", 1):
-            pass
+        cluster.called("put", 0.01, 1, failed=False)
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(call, range(4000)))

@@ -18,14 +18,12 @@ from service.cluster.hosting.shards import Shards
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
 from service.cluster.nodes.ownership import Plan, heir, plan
 from service.cluster.nodes.placing import shard_of
-from service.cluster.store.metered import Metered
+from service.cluster.store.patience import Metered
 from service.cluster.store.seam import Store, StoreUnavailable
 from service.common.errors import ServiceError
 from service.common.names import ModelKey
 from service.edge.health import Health
 from service.edge.parts import Parts
-from service.observe.cluster_metrics import ClusterMetrics
-from service.observe.declaring import Declare
 from service.server import process
 from service.server.doors import grpc_door, http_door
 from service.server.grpc_server import SERVICES
@@ -45,8 +43,9 @@ class Node:
     def __init__(self, shared: Shared, store: Store, shards: int) -> None:
         """shards: the number of the cluster's, as the store says."""
         self.shared, self.config, self._count = shared, shared.config, shards
-        self.metrics = ClusterMetrics(Declare(shared.registry))
-        self._store = Metered(store, self.metrics.called)
+        assert shared.metrics.cluster is not None
+        self.metrics = shared.metrics.cluster
+        self._store = Metered(store, lambda call: self.metrics.called(*call))
         self.metrics.shards.set(shards)
         shared.metrics.process.ready.set_function(lambda: not self.obstacle())
         self.health, self.peers = Health(), Peers(shared.config)

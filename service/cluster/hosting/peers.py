@@ -69,7 +69,9 @@ class Peers:
                 )
             except grpc.aio.AioRpcError as error:
                 await self._forget(address)
-                raise Unavailable("node", address, f"it does not answer ({error.details()}): try again", retry_s=1.0) from None
+                raise Unavailable(
+                    "node", address, f"it does not answer ({error.details()}): try again", retry_s=1.0
+                ) from None
             return list(answer.models)
 
         parts = await asyncio.gather(*(ask(address) for address in addresses))

@@ -223,5 +223,3 @@ class Shards:
         for prepared in self._prepared.values():
             await asyncio.to_thread(prepared.close)
         self._prepared.clear()
-
-
