@@ -17,7 +17,7 @@ from service.common.gate import GateSettings
 from service.engine.export import pack_weights, read_weights
 from service.journal.examine import Examined, examine
 from service.journal.log import lock
-from service.journal.records import Chunk, ModelCreate, ModelDelete, Skip, Swap, decode_chunk
+from service.journal.records import SHARD, Chunk, ModelCreate, ModelDelete, Skip, Swap, chunk_head, decode_chunk
 from service.journal.segments import JournalDamaged
 from service.journal.skips import Skips
 from service.storage.versions import VersionCorrupt, VersionMissing, Versions
@@ -131,9 +131,9 @@ class _Fold:
             (result.met if digest == digest_of(hosted) else result.missed).append(what)
 
     def _chunks(self, start: int) -> Iterator[tuple[int, Chunk]]:
-        """Yield the chunks from position `start` on, each with the position after it."""
+        """Yield the chunks of models from position `start` on, each with the position after it."""
         for frame in self._journal.frames():
-            if frame.end > start:
+            if frame.end > start and chunk_head(frame.payload)[0] != SHARD:
                 yield frame.end, decode_chunk(frame.payload)
 
     def _weights_of(self, model: int, version: int) -> Any:

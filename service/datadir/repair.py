@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from service.journal.examine import Examined, examine, salvage, segment_files
 from service.journal.log import lock
-from service.journal.records import Chunk, ModelCreate, decode_chunk
+from service.journal.records import SHARD, Chunk, ModelCreate, decode_chunk
 from service.journal.segments import create_segment
 from service.storage.disk import sync_directory
 from service.storage.states import States
@@ -129,6 +129,8 @@ def _report(data: Path, found: Examined) -> Report:
 
 def _extend(spans: dict[int, Span], payload: bytes) -> Chunk:
     chunk = decode_chunk(payload)
+    if chunk.model == SHARD:
+        return chunk
     first, end = spans.get(chunk.model, (chunk.offset, chunk.offset))
     spans[chunk.model] = (min(first, chunk.offset), max(end, chunk.end))
     return chunk

@@ -23,14 +23,15 @@ import numpy.typing as npt
 from service.journal.fields import Array, Cursor, Digest, Field, Float, Optional, RecordError, Text, Unsigned
 
 __all__ = [
-    "Chunk", "Kind", "Label", "ModelChange", "ModelCreate", "ModelDelete", "Paused", "Promote", "Record", "RecordError",
-    "Reset", "Resumed", "Rollback", "Skip", "StateDelete", "StatePut", "StreamOpened", "Swap", "Ticks", "Window",
-    "decode_chunk", "encode_chunk", "encode_record", "entries", "join_chunk",
+    "SHARD", "Chunk", "Claim", "Kind", "Label", "ModelChange", "ModelCreate", "ModelDelete", "Paused", "Promote",
+    "Record", "RecordError", "Reset", "Resumed", "Rollback", "Skip", "StateDelete", "StatePut", "Stored",
+    "StreamOpened", "Swap", "Ticks", "Window", "decode_chunk", "encode_chunk", "encode_record", "entries", "join_chunk",
 ]  # fmt: skip
 
 U16_MAX = 2**16 - 1
 U32_MAX = 2**32 - 1
 U64_MAX = 2**64 - 1
+SHARD = 0  # no model has this number: its chunks hold the records of the shard itself, and their offsets mean nothing
 
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
@@ -57,6 +58,8 @@ class Kind(enum.IntEnum):
     MODEL_DELETE = 14
     PROMOTE = 15
     MODEL_CHANGE = 16
+    CLAIM = 17
+    STORED = 18
 
 
 # Records that hold arrays compare by identity (eq=False): an array has no one truth value. Compare their encodings.
@@ -214,9 +217,31 @@ class ModelDelete:
     kind: ClassVar[Kind] = Kind.MODEL_DELETE
 
 
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A node owns the shard from here on: the first record of an epoch. In chunks of SHARD."""
+
+    kind: ClassVar[Kind] = Kind.CLAIM
+    epoch: int  # u64, one higher at each claim, from 1
+    node: str  # address of the new owner
+    previous: int  # u64, position of the claim before this one; 0 in epoch 1
+
+
+@dataclass(frozen=True, slots=True)
+class Stored:
+    """Names a blob that was stored before this record, or a fact that the next owner needs. In chunks of SHARD."""
+
+    kind: ClassVar[Kind] = Kind.STORED
+    what: str  # such as "version" or "image"
+    blob: str  # name of the blob among the shard's; empty: the facts are all
+    digest: bytes  # sha256 of the blob, 32 bytes; without a blob, of the facts
+    facts: str  # as JSON
+
+
 Record = (
     StreamOpened | Ticks | Label | Window | Reset | StatePut | StateDelete
-    | ModelCreate | Paused | Resumed | Swap | Rollback | Promote | Skip | ModelDelete | ModelChange
+    | ModelCreate | Paused | Resumed | Swap | Rollback | Promote | Skip | ModelDelete | ModelChange | Claim
+    | Stored
 )  # fmt: skip
 
 
@@ -269,6 +294,8 @@ _FIELDS: dict[type[Record], tuple[Field, ...]] = {
     Skip: (_u64, _u64, _text),
     ModelDelete: (),
     ModelChange: (_text,),
+    Claim: (_u64, _text, _u64),
+    Stored: (_text, _text, _digest, _text),
 }
 # A slotted dataclass lists its fields, in order, in __slots__.
 _LAYOUT = {cls: tuple(zip(cls.__slots__, fields, strict=True)) for cls, fields in _FIELDS.items()}

@@ -17,6 +17,7 @@ from model.spec import ModelSpec
 from service.access.grants import DEFAULT_TENANT
 from service.common.names import ModelKey
 from service.engine.export import export
+from service.journal.records import SHARD, chunk_head
 from service.server.config import ServeConfig
 from service.server.server import Server
 from service.serving.ticks import Tick
@@ -172,7 +173,8 @@ class World:
     def chunks(self, position: int) -> Iterator[LearnChunk]:
         """Yield the durable chunks from a journal position on, as a trainer gets them."""
         for end, payload in self.server.journal.read(position, 1 << 30):
-            yield LearnChunk(end, end, False, payload)
+            if chunk_head(payload)[0] != SHARD:
+                yield LearnChunk(end, end, False, payload)
 
     async def snapshot(self) -> None:
         await self.server.upkeep.save()

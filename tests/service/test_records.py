@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 
 from service.journal.records import (
     Chunk,
+    Claim,
     Kind,
     Label,
     ModelChange,
@@ -31,6 +32,7 @@ from service.journal.records import (
     Skip,
     StateDelete,
     StatePut,
+    Stored,
     StreamOpened,
     Swap,
     Ticks,
@@ -70,6 +72,8 @@ EXAMPLES: dict[Kind, Record] = {
     Kind.SKIP: Skip(10, 20, "the trainer died three times at offset 10"),
     Kind.MODEL_DELETE: ModelDelete(),
     Kind.MODEL_CHANGE: ModelChange('{"channels": ["x"], "clip": 2.0}'),
+    Kind.CLAIM: Claim(3, "10.0.0.7:50051", 2**40),
+    Kind.STORED: Stored("version", "0000000003-" + "ab" * 32, bytes(range(32)), '{"model": 1, "number": 2}'),
 }
 
 
@@ -145,6 +149,8 @@ records = st.one_of(
     st.builds(Skip, u64, u64, texts),
     st.just(ModelDelete()),
     st.builds(ModelChange, texts),
+    st.builds(Claim, u64, texts, u64),
+    st.builds(Stored, texts, texts, digests, texts),
 )
 chunks = st.builds(
     Chunk, u32, st.integers(0, 2**63), st.integers(1, 2**16 - 1), st.lists(records, min_size=1, max_size=4).map(tuple)

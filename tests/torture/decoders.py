@@ -25,11 +25,14 @@ from service.common.errors import Invalid, Refusal
 from service.edge import wire, wire_models
 from service.journal.examine import examine
 from service.journal.records import (
+    SHARD,
     Chunk,
+    Claim,
     Label,
     ModelCreate,
     RecordError,
     StatePut,
+    Stored,
     Swap,
     Ticks,
     decode_chunk,
@@ -194,6 +197,7 @@ _CHUNKS = [
         Chunk(1, 2, 1, (Ticks(np.full(3, 7, "<u4"), np.arange(3, dtype="<u8"), np.zeros(3), _ROWS.reshape(3, 2)),)),
         Chunk(1, 5, 4, (Label(7, 1, _ROWS[:1]), StatePut(7, 3, np.nan, _ROWS))),
         Chunk(1, 7, 1, (WindowRecord("mill", 1, _ROWS.reshape(3, 2), _ROWS[:3, None], _ROWS[:3, None], None),)),
+        Chunk(SHARD, 0, 1, (Claim(1, "127.0.0.1:50051", 0), Stored("version", "", bytes(32), "{}"))),
     )
 ]
 

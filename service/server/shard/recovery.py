@@ -15,6 +15,7 @@ from model.spec import ModelSpec
 from model.update.rounds import rounds
 from service.engine.session import StepSession
 from service.journal.records import (
+    SHARD,
     Chunk,
     ModelCreate,
     ModelDelete,
@@ -123,7 +124,9 @@ class Replay:
         self._unreadable: dict[tuple[int, int], Exception] = {}  # by model and version
 
     def apply(self, chunk: Chunk) -> int:
-        """Apply one chunk. Returns the number of its entries that were new."""
+        """Apply one chunk. Returns the number of its entries that were new; records of the shard are not counted."""
+        if chunk.model == SHARD:
+            return 0
         model = self._catalog.models.get(chunk.model)
         offset, contained = chunk.offset, self.ends.get(chunk.model, 0)
         if offset > contained:
