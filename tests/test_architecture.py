@@ -51,6 +51,7 @@ ROOMS = {
     "programs.foreign": "model.foreign model.network model.spec common console engine programs.backtest",
     "observe": "common",
     "datadir": "common engine journal storage trainer",
+    "cluster.shards": "cluster.store common datadir journal storage",
     "cli.remote": "model.spec common console",
     "programs.top": "common console programs.backtest",
     "programs.offline": "model.fold model.network model.offline model.parameters model.spec common console "

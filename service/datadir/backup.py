@@ -66,6 +66,13 @@ class OpenSegment(Segment):
         return self.bytes - HEADER.size
 
 
+class Databases(NamedTuple):
+    """The databases of a data directory as of one moment, readable until their ExitStack is closed."""
+
+    connections: dict[str, sqlite3.Connection]  # in a transaction, by name
+    positions: dict[str, int]  # of the journal, from which the database's owner continues; of those that have one
+
+
 class Moment(NamedTuple):
     """A data directory as of one moment, readable until its ExitStack is closed."""
 
@@ -100,7 +107,7 @@ def backup(data: Path, out: Path, created: float, total: Callable[[int], OnBytes
         with open(whole, "xb", opener=_private) as file:
             writer = Writer(file, head)
             for name, connection in found.databases.items():
-                _copy_database(data / name, connection, folder / name)
+                copy_database(data / name, connection, folder / name)
                 with (folder / name).open("rb") as copy:
                     writer.add(name, (folder / name).stat().st_size, copy, on_bytes)
                 (folder / name).unlink()
@@ -132,23 +139,54 @@ def moment(data: Path) -> Iterator[Moment]:
             if found is not None:
                 yield found
                 return
-    raise BackupRefused(f"{data}: snapshots are too frequent; raise snapshot_s, or stop the server")
+    raise _too_frequent(data)
+
+
+@contextmanager
+def databases(data: Path) -> Iterator[Databases]:
+    """Open the databases of a data directory as of one moment; all of it is in the journal that follows. Raises as
+    `moment`."""
+    for _ in range(TRIES):
+        with ExitStack() as stack:
+            found = _open_databases(data, stack)
+            if found is not None:
+                yield found
+                return
+    raise _too_frequent(data)
+
+
+def _too_frequent(data: Path) -> BackupRefused:
+    return BackupRefused(f"{data}: snapshots are too frequent; raise snapshot_s, or stop the server")
 
 
 def _open_all(data: Path, stack: ExitStack) -> Moment | None:
     """Open all parts on `stack`; return None if something was saved or deleted meanwhile."""
     files: dict[Path, int] = {}
+    sizes: dict[Path, int] = {}
+
+    def ends() -> None:
+        _open_segments(data / "journal", files, stack)
+        sizes.update((path, os.fstat(fd).st_size) for path, fd in files.items())
+
     _open_segments(data / "journal", files, stack)
-    databases = {name: _hold(data / name, stack) for name in _names(data)}
-    before = {name: _position(data / name, connection) for name, connection in databases.items()}
-    models = _models(data / VERSIONS, stack.enter_context(closing(read_only(data / VERSIONS))))
-    _open_segments(data / "journal", files, stack)
-    sizes = {path: os.fstat(fd).st_size for path, fd in files.items()}
-    databases[VERSIONS] = _hold(data / VERSIONS, stack)
-    if not models <= _models(data / VERSIONS, databases[VERSIONS]) or before != _positions(data):
+    found = _open_databases(data, stack, ends)
+    if found is None:
         return None
     segments, end = _intact(files, sizes)
-    return Moment(databases, segments, end)
+    return Moment(found.connections, segments, end)
+
+
+def _open_databases(data: Path, stack: ExitStack, between: Callable[[], None] = lambda: None) -> Databases | None:
+    """Open the databases on `stack`; return None if something was saved or deleted meanwhile. between: is called before
+    versions.db is opened."""
+    connections = {name: _hold(data / name, stack) for name in _names(data)}
+    before = {name: _position(data / name, connection) for name, connection in connections.items()}
+    models = _models(data / VERSIONS, stack.enter_context(closing(read_only(data / VERSIONS))))
+    between()
+    connections[VERSIONS] = _hold(data / VERSIONS, stack)
+    if not models <= _models(data / VERSIONS, connections[VERSIONS]) or before != _positions(data):
+        return None
+    return Databases(connections, before)
 
 
 def _private(path: str, flags: int) -> int:
@@ -221,7 +259,7 @@ def _number(connection: sqlite3.Connection, pragma: str) -> int:
     return int(connection.execute(f"PRAGMA {pragma}").fetchone()[0])
 
 
-def _copy_database(source: Path, connection: sqlite3.Connection, target: Path) -> None:
+def copy_database(source: Path, connection: sqlite3.Connection, target: Path) -> None:
     """Copy what the connection sees to a new file. Raises DatabaseCorrupt, NoSpace, sqlite3.Error."""
     with naming(source):
         quick_check(source, connection)

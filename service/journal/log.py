@@ -9,14 +9,13 @@ import fcntl
 import itertools
 import os
 import threading
-import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from service.journal.examine import Examined, examine
 from service.journal.records import Chunk, RecordError, decode_chunk
 from service.journal.retention import ClosedSegment
-from service.journal.segments import COMMIT_FIRST, HEADER, MAX_PAYLOAD, JournalDamaged, Segment, create_segment
+from service.journal.segments import HEADER, JournalDamaged, Segment, create_segment, encode_commit
 from service.storage.disk import NoSpace, needing_space, sync_directory
 
 LOCK_NAME = "lock"
@@ -31,11 +30,12 @@ class JournalLocked(RuntimeError):
 class SegmentLog:
     """Owns a journal directory. One thread writes; others may read at the same time."""
 
-    def __init__(self, directory: Path, segment_bytes: int) -> None:
+    def __init__(self, directory: Path, segment_bytes: int, start: tuple[int, int] = (0, 0)) -> None:
         """Lock the directory, created if needed, and verify every frame.
 
-        The torn tail that a crash leaves is cut off (`truncated_bytes`). Raises JournalLocked; JournalDamaged for
-        damage that no crash explains.
+        start: position and chain at which a new journal begins; an existing one stays as it is. The torn tail that a
+        crash leaves is cut off (`truncated_bytes`). Raises JournalLocked; JournalDamaged for damage that no crash
+        explains.
         """
         if segment_bytes < 1:
             raise ValueError(f"segment_bytes must be at least 1, got {segment_bytes}")
@@ -52,15 +52,17 @@ class SegmentLog:
             found = examine(directory)
             if found.damage:
                 raise found.damage
-            self._segments = list(found.segments) or [create_segment(directory, 0, 0)]
+            self._segments = list(found.segments) or [create_segment(directory, *start)]
+            if not found.segments:
+                found = found._replace(end=start[0], chain=start[1], last_commit=start[0])
             self._fd = os.open(self._segments[-1].path, os.O_RDWR | os.O_CLOEXEC)
             self._repair_tail(found)
         except BaseException:
             self.close()
             raise
-        self.end, self._chain = found.end, found.chain
+        self.end, self.chain = found.end, found.chain
         # Where the last reads ended, and the chains there: a reader that continues does not scan its segment again.
-        self._cursors: tuple[tuple[int, int], ...] = ((self.end, self._chain),)
+        self._cursors: tuple[tuple[int, int], ...] = ((self.end, self.chain),)
 
     @property
     def start(self) -> int:
@@ -73,14 +75,14 @@ class SegmentLog:
         Returns `end`. Raises NoSpace: nothing is written, and the same commit may be written again. Raises OSError: the
         commit may be written in part or not at all, and `write` must not be called again.
         """
-        frames, chain = bytearray(), self._chain
-        for payload in payloads:
-            if not 0 < len(payload) <= MAX_PAYLOAD:
-                raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD} bytes, got {len(payload)}")
-            word = (len(payload) | (0 if frames else COMMIT_FIRST)).to_bytes(4, "little")
-            chain = zlib.crc32(payload, zlib.crc32(word, chain))
-            frames += word + chain.to_bytes(4, "little")
-            frames += payload
+        self.put(*encode_commit(payloads, self.chain))
+        return self.end
+
+    def put(self, frames: bytes, chain: int, *, sync: bool = True) -> None:
+        """Append the frames of a commit, encoded after the present chain; the chain after them is `chain`.
+
+        sync: make them durable; otherwise a power failure may leave what looks like damage. Raises as `write`.
+        """
         if self.end - self._segments[-1].start >= self._segment_bytes:
             self._begin_segment()
         at = self._segments[-1].file_offset(self.end)
@@ -90,10 +92,10 @@ class SegmentLog:
         except NoSpace:
             os.ftruncate(self._fd, at)  # the part that found room
             raise
-        os.fdatasync(self._fd)
-        self._chain = chain
+        if sync:
+            os.fdatasync(self._fd)
+        self.chain = chain
         self.end += len(frames)
-        return self.end
 
     def begin_segment(self) -> int:
         """Begin a new segment, unless the last one is empty; return its position.
@@ -200,7 +202,7 @@ class SegmentLog:
         os.fdatasync(self._fd)
 
     def _begin_segment(self) -> None:
-        segment = create_segment(self._directory, self.end, self._chain)
+        segment = create_segment(self._directory, self.end, self.chain)
         fd = os.open(segment.path, os.O_RDWR | os.O_CLOEXEC)
         os.close(self._fd)
         self._fd = fd

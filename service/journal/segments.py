@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
@@ -60,6 +60,43 @@ class Scan(NamedTuple):
     last_commit: int  # position where the last commit in the segment begins (its end if it has none)
 
 
+def encode_commit(payloads: Sequence[bytes], chain: int) -> tuple[bytes, int]:
+    """Return the frames of one commit, a frame per payload, after a chain; and the chain after them.
+
+    Raises ValueError for a payload that no frame holds.
+    """
+    frames = bytearray()
+    for payload in payloads:
+        if not 0 < len(payload) <= MAX_PAYLOAD:
+            raise ValueError(f"a frame holds 1 to {MAX_PAYLOAD} bytes, got {len(payload)}")
+        word = (len(payload) | (0 if frames else COMMIT_FIRST)).to_bytes(4, "little")
+        chain = zlib.crc32(payload, zlib.crc32(word, chain))
+        frames += word + chain.to_bytes(4, "little")
+        frames += payload
+    return bytes(frames), chain
+
+
+def read_frames(file: BinaryIO, position: int, chain: int, end: int) -> Iterator[Frame]:
+    """Yield the frames of a file that is at `position`, where the chain is `chain`, up to position `end`.
+
+    Stops after the last valid frame: a caller that expects more compares positions.
+    """
+    while position + FRAME.size <= end:
+        header = file.read(FRAME.size)
+        if len(header) < FRAME.size:
+            return
+        word, expected = FRAME.unpack(header)
+        size = word & MAX_PAYLOAD
+        if not 0 < size <= end - position - FRAME.size:
+            return
+        payload = file.read(size)
+        chain = zlib.crc32(payload, zlib.crc32(header[:4], chain))
+        if chain != expected or len(payload) < size:
+            return
+        start, position = position, position + FRAME.size + size
+        yield Frame(start, position, chain, bool(word & COMMIT_FIRST), payload)
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """One file of the journal."""
@@ -69,26 +106,10 @@ class Segment:
     chain: int  # at `start`
 
     def frames(self, position: int, chain: int, end: int) -> Iterator[Frame]:
-        """Yield frames from `position` (where the chain is `chain`), up to position `end`.
-
-        Stops after the last valid frame: a caller that expects more compares positions.
-        """
+        """Yield frames from `position` (where the chain is `chain`), up to position `end`; see `read_frames`."""
         with self.open() as file:
             file.seek(self.file_offset(position))
-            while position + FRAME.size <= end:
-                header = file.read(FRAME.size)
-                if len(header) < FRAME.size:
-                    return
-                word, expected = FRAME.unpack(header)
-                size = word & MAX_PAYLOAD
-                if not 0 < size <= end - position - FRAME.size:
-                    return
-                payload = file.read(size)
-                chain = zlib.crc32(payload, zlib.crc32(header[:4], chain))
-                if chain != expected or len(payload) < size:
-                    return
-                start, position = position, position + FRAME.size + size
-                yield Frame(start, position, chain, bool(word & COMMIT_FIRST), payload)
+            yield from read_frames(file, position, chain, end)
 
     def scan(self) -> Scan:
         """Check every frame in the file."""

@@ -305,7 +305,9 @@ class Journal:
             self._report_full()
             return
         except Exception as error:
-            self._fail(JournalFailed(f"journal commit failed: {error}. Nothing of it is acknowledged; restart"))
+            failure = JournalFailed(f"journal commit failed: {error}. Nothing of it is acknowledged; restart")
+            failure.__cause__ = error
+            self._fail(failure)
             raise JournalFailed(str(self.failure)) from error
         self._in_flight = []
         if self.no_space:

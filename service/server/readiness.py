@@ -40,8 +40,10 @@ class Readiness:
         if self._journal.failure:
             return "the disk has failed"
         try:
-            if self._journal.no_space or not has_room(self._data):  # also while nothing is written
-                return "the disk is full"
+            if self._journal.no_space:
+                return self._journal.no_space.condition
+            if not has_room(self._data):  # also while nothing is written
+                return NoSpace.condition
         except OSError:
             return "the data directory cannot be read"
         return "draining" if self.draining else "" if self.opened else "starting"
@@ -62,10 +64,10 @@ class Readiness:
 
     def _disk_full(self, error: NoSpace | None) -> None:
         if error is None:
-            log.info("the disk has room again")
+            log.info("the journal is written again")
         else:
             self._metrics.storage.disk_full.labels("journal").inc()
             if not self._was_full:
-                log.error("the disk is full: nothing is acknowledged until there is room", why=str(error))
+                log.error("nothing is acknowledged for now", condition=error.condition, why=str(error))
         self._was_full = error is not None
         self._metrics.journal.no_space.set(self._was_full)

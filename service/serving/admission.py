@@ -15,6 +15,7 @@ from service.access.tenants import Tenants
 from service.common.errors import Exhausted, Moved, Reason, Refusal, Unavailable
 from service.journal.writer import Journal
 from service.observe.serving_metrics import ServingMetrics
+from service.storage.disk import Unreachable
 from service.streams.answers import Answer
 from service.streams.covariates import check_categories
 from service.streams.sequence import check_values, latest_time, place, sound_ticks
@@ -85,6 +86,8 @@ class Admission:
         return bool(self._journal.no_space) and self._journal.pending_bytes >= self.settings.max_undurable_bytes
 
     def _disk_full(self) -> NoReturn:
+        if isinstance(self._journal.no_space, Unreachable):
+            raise Unavailable("store", "unreachable", "try again once it answers", retry_s=DISK_FULL_S)
         raise Exhausted("disk", "full", "try again once there is room", retry_s=DISK_FULL_S)
 
     # ---- ticks
@@ -145,7 +148,7 @@ class Admission:
         if seq - session.durable_seq > self.settings.max_undurable or self.is_out_of_room():
             remedy = f"{seq - 1 - session.durable_seq} ticks are not on disk yet: wait for Durable, then send it again"
             if self._journal.no_space:
-                remedy += "; the disk is full"
+                remedy += f"; {self._journal.no_space.condition}"
             return Refusal(seq, Reason.OVERLOADED, "seq", str(seq), remedy)
         now, t, row = self._clock(), model.table, session.row
         full_at, tenant = float(t.full_at[row]), self.tenants.of(model.tenant)

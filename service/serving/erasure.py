@@ -48,6 +48,18 @@ class Trainer(Protocol):
         """Drop the labels of these streams, save, and rewrite the file. Returns the journal position it contains."""
 
 
+class Elsewhere(Protocol):
+    """Copies of the data outside of the data directory. Both methods raise Unavailable, NoSpace."""
+
+    async def owe(self, models: Sequence[int]) -> None:
+        """Record there, in place of what was recorded before, of which models data must be erased. Durable on
+        return."""
+
+    async def erase(self, position: int) -> None:
+        """Erase there all that is before this journal position, and in databases what is no longer in those of the
+        data directory."""
+
+
 class Erasure:
     """Erases what is owed, one pass at a time; callers that wait share a pass. `run` is the worker."""
 
@@ -62,14 +74,16 @@ class Erasure:
         trainer: Trainer,
         audit: Audit,
         wall: Callable[[], float],
+        elsewhere: Elsewhere | None = None,
     ) -> None:
-        """Read what is owed. save: make a snapshot of the streams, raises NoSpace; wall: seconds since 1970.
+        """Read what is owed. save: make a snapshot of the streams, raises NoSpace; wall: seconds since 1970; elsewhere:
+        None if the data directory is the only copy.
 
         Raises OSError.
         """
         self._data, self._catalog, self._journal = data, catalog, journal
         self._versions, self._states, self._save, self._wall = versions, states, save, wall
-        self._trainer, self._audit = trainer, audit
+        self._trainer, self._audit, self._elsewhere = trainer, audit, elsewhere
         self._owed = _read(data / OWED)
         self._recording, self._asked = asyncio.Lock(), asyncio.Event()
         self._requests = int(bool(self._owed))
@@ -87,9 +101,12 @@ class Erasure:
         await self._record()
 
     async def _record(self) -> None:
-        """Write the debt to its file."""
+        """Write the debt to its file, and elsewhere."""
         async with self._recording:
-            await asyncio.to_thread(_write, self._data / OWED, sorted(self._owed))
+            owed = sorted(self._owed)
+            await asyncio.to_thread(_write, self._data / OWED, owed)
+            if self._elsewhere:
+                await self._elsewhere.owe(owed)
 
     async def erased(self, model: int) -> list[str]:
         """Wait until everything deleted of a model so far is erased. Returns the files that remain, by name.
@@ -155,6 +172,8 @@ class Erasure:
         await journal.retain(begin, 0, 0.0, self._wall())
         if journal.first_position < begin:
             raise Unavailable("journal", "being read", "it is dropped after that: ask again", retry_s=5.0)
+        if self._elsewhere:
+            await self._elsewhere.erase(begin)
         if self._requests == upto:  # otherwise a model may be owed again
             self._owed -= owed
         await self._record()

@@ -12,6 +12,7 @@ import os
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 FIRST_S, LONGEST_S = 0.05, 1.0  # between two tries to write
@@ -20,6 +21,17 @@ ROOM_BYTES = 1 << 20  # with less free, the disk counts as full: a snapshot or a
 
 class NoSpace(RuntimeError):
     """The disk is full. Nothing was written, and the same write may be tried again."""
+
+    condition: ClassVar[str] = "the disk is full"  # for callers, who must not see the names of our files
+
+
+class Unreachable(NoSpace):
+    """The store that several nodes share does not answer, so that nothing can be made durable for now.
+
+    It may have written: the same bytes must be tried again. Until then a server does what it does with a full disk.
+    """
+
+    condition = "the store cannot be reached"
 
 
 def has_room(path: Path) -> bool:

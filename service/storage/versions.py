@@ -185,6 +185,12 @@ class Versions:
             sql.executemany("DELETE FROM versions WHERE model = ? AND number = ?", pruned)
         return len(pruned)
 
+    def last_number(self, model: int) -> int:
+        """Return the highest number that a version of the model ever had; 0 if none."""
+        with self._database.transaction() as sql:
+            row = sql.execute("SELECT last FROM numbers WHERE model = ?", (model,)).fetchone()
+        return int(row[0]) if row else 0
+
     def last_model(self) -> int:
         """Return the highest number of a model that ever had a version; 0 if none."""
         with self._database.transaction() as sql:

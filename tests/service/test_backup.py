@@ -148,7 +148,7 @@ async def test_segments_that_retention_deletes_meanwhile_are_in_it_all_the_same(
             assert live.server.journal.first_position > first
 
         try:
-            await in_between(live, tmp_path / "b.tar", "_copy_database", retention, monkeypatch)
+            await in_between(live, tmp_path / "b.tar", "copy_database", retention, monkeypatch)
         except FileNotFoundError:
             assert is_mutant
             return

@@ -27,7 +27,7 @@ from service.common.errors import (
     Unavailable,
 )
 from service.journal.writer import JournalFailed
-from service.storage.disk import NoSpace
+from service.storage.disk import NoSpace, Unreachable
 from service.storage.versions import VersionCorrupt, VersionMissing
 
 log = structlog.get_logger("calls")
@@ -61,6 +61,8 @@ async def statuses(context: Any) -> AsyncIterator[None]:
     except VersionCorrupt as error:  # its text names our files, which the caller must not see
         log.error("a version is damaged: its caller gets DATA_LOSS", why=str(error))
         await _end(context, grpc.StatusCode.DATA_LOSS, "the version's files are damaged: roll back to another")
+    except Unreachable:
+        await _abort(context, Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0))
     except NoSpace:
         await _abort(context, Exhausted("disk", "full", "try again once there is room", retry_s=1.0))
     except JournalFailed:

@@ -21,16 +21,26 @@ log = structlog.get_logger("server")
 class Stores:
     """Journal, states and versions of one data directory."""
 
-    def __init__(self, data: Path, segment_bytes: int, commit_s: float) -> None:
+    def __init__(
+        self,
+        data: Path,
+        segment_bytes: int,
+        commit_s: float,
+        journal: Journal | None = None,
+        versions: Versions | None = None,
+    ) -> None:
         """Open or make the files, and lock the journal. Raises what the stores raise: file and remedy are named.
 
-        segment_bytes: size of a journal segment; commit_s: shortest time between two commits.
+        segment_bytes: size of a journal segment; commit_s: shortest time between two commits. journal, versions: of a
+        shard, opened and with its own pace.
         """
         self.data = data
         self._existed = {name for name in ("states.db", "versions.db") if (data / name).exists()}
-        self.journal = Journal.open(data / "journal", segment_bytes=segment_bytes)
-        self.journal.pace_s = commit_s
-        self.states, self.versions = States(data / "states.db"), Versions(data / "versions.db")
+        if journal is None:
+            journal = Journal.open(data / "journal", segment_bytes=segment_bytes)
+            journal.pace_s = commit_s
+        self.journal = journal
+        self.states, self.versions = States(data / "states.db"), versions or Versions(data / "versions.db")
 
     def __repr__(self) -> str:
         return f"Stores({str(self.data)!r}, position={self.journal.durable_position})"
