@@ -188,7 +188,7 @@ class ServeConfig(BaseSettings):
         host, _ = split_address("listen", self.listen)
         if self.store and not self.advertise and host in EVERY_HOST:
             raise ValueError(
-                f"advertise = '': other nodes cannot reach {self.listen}; give the HOST:PORT by which they reach this one"
+                f"advertise = '': nobody can call {self.listen}; give the HOST:PORT by which others reach this node"
             )
         if self.advertise:
             split_address("advertise", self.advertise)

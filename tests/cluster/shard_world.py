@@ -14,7 +14,7 @@ from service.cluster.shards.keeper import Keeper
 from service.cluster.shards.opening import OpenedShard, open_shard
 from service.cluster.shards.versions import SharedVersions
 from service.cluster.store.seam import Store
-from service.server.stores import Stores
+from service.server.shard.stores import Stores
 from service.serving.erasure import Erasure
 from tests.service.one_process import World
 
