@@ -66,8 +66,11 @@ ROOMS = {
     "server.shard": "model.spec model.update engine journal learning observe publishing serving storage streams",
     "server": "access common datadir edge edge.guard engine journal "
     "learning observe publishing server.shard serving storage streams trainer",
-    "cli": "access cli.remote common console datadir journal observe programs.backtest programs.foreign "
-    "programs.offline programs.tables programs.top server storage trainer",
+    "cluster.nodes": "cluster.store common",
+    "cluster.hosting": "cluster.nodes cluster.shards cluster.store common edge journal observe server server.shard "
+    "storage",
+    "cli": "access cli.remote cluster.hosting cluster.store common console datadir journal observe "
+    "programs.backtest programs.foreign programs.offline programs.tables programs.top server storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.cluster", "service.programs"}  # packages that only hold rooms
 MOST_FOLDERS = {"service": 18, "model": 10}

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import functools
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 from service.cluster.shards.keeper import Keeper
 from service.cluster.shards.opening import OpenedShard, open_shard
 from service.cluster.shards.versions import SharedVersions
 from service.cluster.store.seam import Store
+from service.server.components import Components
+from service.server.config import ServeConfig
 from service.server.shard.stores import Stores
-from service.serving.erasure import Erasure
+from service.server.shared import Shared
 from tests.service.one_process import World
 
 NODE = "127.0.0.1:50051"
@@ -27,20 +27,17 @@ class ShardWorld(World):
 
     def __init__(self, opened: OpenedShard, **settings: Any) -> None:
         self.opened = opened
-        journal = opened.journal(0.0)
+        super().__init__(opened.folder, **settings)
+        self.versions.attach(self.server.journal, asyncio.get_running_loop())
+
+    def made(self, config: ServeConfig) -> Components:
+        """Return the components of the shard."""
+        opened, journal = self.opened, self.opened.journal(0.0)
         self.versions = SharedVersions(opened.folder / "versions.db", opened)
         self.keeper = Keeper(opened, journal, self.versions, IMAGE_S)
-
-        def stores(data: Path, segment_bytes: int, commit_s: float) -> Stores:
-            return Stores(data, segment_bytes, commit_s, journal, self.versions)
-
-        erasure = functools.partial(Erasure, elsewhere=self.keeper)
-        with (
-            mock.patch("service.server.components.Stores", stores),
-            mock.patch("service.server.components.Erasure", erasure),
-        ):
-            super().__init__(opened.folder, **settings)
-        self.versions.attach(journal, asyncio.get_running_loop())
+        stores = Stores(opened.folder, config.segment_bytes, config.commit_s, journal, self.versions)
+        shared = Shared(config, clock=lambda: self.clock(), wall=lambda: self.wall())
+        return Components(shared, opened.folder, stores, None, self.keeper)
 
 
 @contextlib.asynccontextmanager

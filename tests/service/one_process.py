@@ -18,6 +18,7 @@ from service.access.grants import DEFAULT_TENANT
 from service.common.names import ModelKey
 from service.engine.export import export
 from service.journal.records import SHARD, chunk_head
+from service.server.components import Components
 from service.server.config import ServeConfig
 from service.server.server import Server
 from service.serving.ticks import Tick
@@ -41,7 +42,7 @@ def key(name: str) -> ModelKey:
 class Pipes:
     """Stands in for the trainer's Channel: keeps what is sent, answers requests for weights at once."""
 
-    def __init__(self, server: Server) -> None:
+    def __init__(self, server: Components) -> None:
         self._server = server
         self._answers: deque[Message] = deque()
         self.sent: deque[Message] = deque()
@@ -68,10 +69,14 @@ class World:
         self.clock: Callable[[], float] = time.perf_counter  # a test may set both
         self.wall: Callable[[], float] = time.time
         config = ServeConfig(data=data, listen="127.0.0.1:0", http="127.0.0.1:0", **values)
-        self.server = Server(config, clock=lambda: self.clock(), wall=lambda: self.wall())
+        self.server = self.made(config)
         self.serving, self.control = self.server.serving, self.server.control
         self._trainer: Trainer | None = None
         self._checkpoints: Checkpoints | None = None
+
+    def made(self, config: ServeConfig) -> Components:
+        """Return the server, or the components of a shard."""
+        return Server(config, clock=lambda: self.clock(), wall=lambda: self.wall())
 
     async def model(self, name: str = "flow", **spec: Any) -> ServedModel:
         """Return the model of that name, created if needed; by default one channel and a small network."""

@@ -15,6 +15,7 @@ from model.spec import ModelSpec
 from model.update.rounds import GROUP_ROWS
 from service.common.gate import Gate, GateSettings
 from service.observe.metrics import Metrics
+from service.server.server import Server
 from service.trainer.hosting import HostedModel
 from service.trainer.quarantine import REASONS
 from service.trainer.reports import learned as progress
@@ -189,6 +190,7 @@ async def test_a_scrape_shows_whether_server_and_trainer_are_ready_now(tmp_path)
         before = {
             name: live.server.registry.get_sample_value(name) for name in ("freshet_ready", "freshet_trainer_ready")
         }
+        assert isinstance(live.server, Server)
         live.server.readiness.opened = True
         live.server.trainers.clients[0].ready.set()
         [build] = next(iter(live.server.metrics.process.build.collect())).samples
