@@ -20,6 +20,7 @@ FILES = {
     "tls_cert": "server.crt",
     "tls_key": "server.key",
     "tls_client_ca": "clients.crt",
+    "tls_peer_ca": "nodes.crt",
     "access": "access.toml",
     "audit": "audit.jsonl",
 }
