@@ -1,10 +1,10 @@
-"""The client: one gRPC channel to a server, and the models, streams and training behind it."""
+"""The client: channels to a server's nodes, and the models, streams and training behind them."""
 
 from __future__ import annotations
 
 import asyncio
-import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from types import TracebackType
 from typing import Any, Self
 
@@ -12,7 +12,6 @@ import grpc
 
 from freshet import forks, shown
 from freshet.arguments import identifier, integer, named, number
-from freshet.calls import RETRIES
 from freshet.connection import Encryption, Route
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, TIMEOUT_S
 from freshet.engine import Engine, Settings
@@ -20,19 +19,21 @@ from freshet.errors import InvalidArgument
 from freshet.kept import KeptStreams
 from freshet.known import static_values
 from freshet.mux import Mux
+from freshet.nodes import Nodes
 from freshet.offsets import Given, checked
 from freshet.security import FilePath, Tls, Token, check_token, tls_of
 from freshet.stream import Stream
-from freshet.target import address_of, check_target, has_no_proxy, is_local, proxy_of
+from freshet.target import address_of, check_target, has_no_proxy, is_local, name_of, proxy_of, targets_of
 from freshet.training import Training
 from freshet.v1 import streams_pb2, streams_pb2_grpc
 
 PROXIES = "grpc.enable_http_proxy"
+SERVER_NAME = "grpc.ssl_target_name_override"
 MAX_MESSAGE_BYTES = 64 << 20  # fits the largest message of a server: both files of a large version
 
 
 def connect(
-    target: str,
+    target: str | Sequence[str],
     *,
     token: Token | None = None,
     tls: bool | FilePath | Tls | None = None,
@@ -44,7 +45,10 @@ def connect(
 ) -> Client:
     """Return a client of the server at `target`, "host:port". It connects when it is opened: use it with `async with`.
 
-    Loopback addresses are never reached through a proxy, whatever the environment says.
+    A server of several nodes: give some or all of them, "a:8300,b:8300" or a sequence, or a DNS name of which each
+    address is a node, "dns:///name:8300". Each call goes to the node that has its model, as the nodes say, and to
+    another when that one is gone. Token and TLS are the same for all; with a DNS name each is expected to have a
+    certificate for that name. Loopback addresses are never reached through a proxy, whatever the environment says.
 
     token: the credential sent with each call, if the server asks for one; or a function that returns it, called in the
         event loop before each call, so it must not block. When a token ends, open streams continue if the function
@@ -62,7 +66,7 @@ def connect(
     are not PEM.
     """
     forks.check()
-    check_target(target)
+    targets = targets_of(target)
     number(timeout_s, "timeout_s")
     wanted = tls_of(tls)
     if wanted is not None:
@@ -71,8 +75,9 @@ def connect(
             raise InvalidArgument(f"tls and credentials are both given; {remedy}", "credentials", "given", remedy)
         credentials, options = wanted.credentials(), [*wanted.options(), *options]
     if token is not None:
-        check_token(token, target, credentials is not None, insecure_token)
-    return Client(target, credentials, timeout_s, max_message_bytes, options, token, wanted)
+        for one in targets:
+            check_token(token, one, credentials is not None, insecure_token)
+    return Client(targets, credentials, timeout_s, max_message_bytes, options, token, wanted, insecure_token)
 
 
 def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
@@ -87,15 +92,54 @@ def channel_options(max_message_bytes: int) -> list[tuple[str, Any]]:
         ("grpc.max_reconnect_backoff_ms", 2_000),
         ("grpc.max_send_message_length", max_message_bytes),
         ("grpc.max_receive_message_length", max_message_bytes),
-        ("grpc.enable_retries", 1),
-        ("grpc.service_config", json.dumps({"methodConfig": RETRIES})),
+        ("grpc.enable_retries", 1),  # of calls that were not sent; the others are repeated in calls.py
     ]
 
 
-def _route(target: str, encryption: Encryption, options: dict[str, Any]) -> Route:
-    address = address_of(target)
-    proxy = proxy_of(address.host) if address and options[PROXIES] else None
-    return Route(target, address, encryption, proxy)
+class _Ways:
+    """How each node of one client is connected to."""
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        credentials: grpc.ChannelCredentials | None,
+        tls: Tls | None,
+        options: Mapping[str, Any],
+        may_learn: Callable[[str], None],
+    ) -> None:
+        self._credentials, self._options, self._may_learn = credentials, options, may_learn
+        self._encryption: Encryption = tls or ("unknown" if credentials else None)
+        names = {name.host for name in map(name_of, targets) if name is not None}
+        self._name = names.pop() if len(names) == 1 and credentials is not None else ""  # in certificates
+
+    def channel(self, address: str) -> grpc.aio.Channel:
+        """Return a new channel to a node."""
+        options = list(self._chosen(address).items())
+        if self._credentials is None:
+            return grpc.aio.insecure_channel(address, options=options)
+        return grpc.aio.secure_channel(address, self._credentials, options=options)
+
+    def _chosen(self, address: str) -> dict[str, Any]:
+        host = address_of(address)
+        through_proxies = not is_local(address) and not (host and has_no_proxy(host.host))
+        own = {PROXIES: int(through_proxies)}
+        # Each name once: of two options with one name, gRPC uses the first.
+        named = {SERVER_NAME: self._name} if self._name else {}
+        return own | named | dict(self._options)
+
+    def route(self, address: str) -> Route:
+        """Return the way to a node, to explain failed connections."""
+        host = address_of(address)
+        encryption = self._encryption
+        if self._name and isinstance(encryption, Tls) and encryption.server_name is None:
+            encryption = replace(encryption, server_name=self._name)
+        proxy = proxy_of(host.host) if host and self._chosen(address)[PROXIES] else None
+        return Route(address, host, encryption, proxy)
+
+    def check(self, address: str) -> None:
+        """Check an address that a node named. Raises InvalidArgument."""
+        check_target(address)
+        self._may_learn(address)
 
 
 class Client(Training, KeptStreams):
@@ -107,36 +151,37 @@ class Client(Training, KeptStreams):
 
     def __init__(
         self,
-        target: str,
+        target: str | Sequence[str],
         credentials: grpc.ChannelCredentials | None = None,
         timeout_s: float = TIMEOUT_S,
         max_message_bytes: int = MAX_MESSAGE_BYTES,
         options: Sequence[tuple[str, Any]] = (),
         token: Token | None = None,
         tls: Tls | None = None,
+        insecure_token: bool = False,
     ) -> None:
-        address = address_of(target)
-        through_proxies = not is_local(target) and not (address and has_no_proxy(address.host))
-        # Each name once: of two options with one name, gRPC uses the first.
-        chosen = dict(channel_options(max_message_bytes)) | {PROXIES: int(through_proxies)} | dict(options)
-        self._target, self._credentials, self._options = target, credentials, list(chosen.items())
+        def may_learn(address: str) -> None:
+            if token is not None:
+                check_token(token, address, credentials is not None, insecure_token)
+
+        targets = targets_of(target)
+        chosen = dict(channel_options(max_message_bytes)) | dict(options)
+        ways = _Ways(targets, credentials, tls, chosen, may_learn)
+        self._target, self._credentials = ",".join(targets), credentials
         self._closed = False
-        super().__init__(timeout_s, token, _route(target, tls or ("unknown" if credentials else None), chosen))
+        super().__init__(timeout_s, Nodes(targets, ways.channel, ways.route, ways.check), token)
 
     def __repr__(self) -> str:
         if forks.forked():
             state = "unusable after a fork"
         else:
-            state = "closed" if self._closed else "not open" if self._channel is None else "open"
+            state = "closed" if self._closed else "open" if self._nodes.is_open else "not open"
         return shown.handle(f"Client of {self._target!r}", state, "TLS" if self._credentials else "plain text")
 
     async def open(self) -> Self:
-        """Open the channel. `async with` calls it; call it yourself in a notebook, with `aclose` at the end."""
+        """Open the channels. `async with` calls it; call it yourself in a notebook, with `aclose` at the end."""
         forks.use()
-        if self._credentials is None:
-            self._channel = grpc.aio.insecure_channel(self._target, options=self._options)
-        else:
-            self._channel = grpc.aio.secure_channel(self._target, self._credentials, options=self._options)
+        await self._nodes.open()
         self._closed = False
         return self
 
@@ -159,8 +204,7 @@ class Client(Training, KeptStreams):
         try:
             closed = await asyncio.gather(*(one.aclose() for one in self._open), return_exceptions=True)
         finally:
-            if self._channel is not None:
-                await self._channel.close()
+            await self._nodes.aclose()
         for error in closed:
             if isinstance(error, BaseException):
                 raise error
@@ -193,7 +237,8 @@ class Client(Training, KeptStreams):
         static: the model's static inputs, by name; a new stream needs them. A stream keeps those of its first tick:
             other values later raise InvalidArgument.
         """
-        open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Open)
+        model = named(model, "model")
+        open_call = self._opener(model, lambda to: _stub(to).Open)
         settings = Settings(
             in_flight=integer(in_flight, "in_flight"),
             give_up_s=number(give_up_s, "give_up_s"),
@@ -202,9 +247,7 @@ class Client(Training, KeptStreams):
             accept_lost=accept_lost,
             offset=checked(offset),
         )
-        hello = streams_pb2.Hello(
-            model=named(model, "model"), stream=identifier(stream_id), static=static_values(static)
-        )
+        hello = streams_pb2.Hello(model=model, stream=identifier(stream_id), static=static_values(static))
         stream = Stream(Engine(open_call, hello, settings), in_flight)
         self._open.add(stream)
         return stream
@@ -228,10 +271,14 @@ class Client(Training, KeptStreams):
         offset: as for `stream`, for all streams; `step` takes one per stream.
         """
         model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
-        open_call = self._opener(streams_pb2_grpc.StreamsStub(self._connected()).Mux)
+        open_call = self._opener(model, lambda to: _stub(to).Mux)
         mux = Mux(
             open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost,
             checked(offset),
         )  # fmt: skip
         self._open.add(mux)
         return mux
+
+
+def _stub(to: grpc.aio.Channel) -> streams_pb2_grpc.StreamsAsyncStub:
+    return streams_pb2_grpc.StreamsStub(to)

@@ -44,7 +44,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """The client's way to its server. address: None if gRPC resolves the target by its own means."""
+    """The client's way to a server. address: None if gRPC resolves the target by its own means."""
 
     target: str
     address: Address | None
@@ -53,7 +53,7 @@ class Route:
 
     async def explained(self, error: FreshetError) -> FreshetError:
         """Return the error with the cause of the failed connection, if that is why it was raised."""
-        if not isinstance(error, Unavailable) or not _unconnected(error):
+        if not isinstance(error, Unavailable) or not unconnected(error):
             return error
         problem = await asyncio.to_thread(problem_of, self, str(error))
         return error if problem is None else unavailable(problem, error)
@@ -73,7 +73,8 @@ UNCONNECTED = (
 )  # fmt: skip
 
 
-def _unconnected(error: Unavailable) -> bool:
+def unconnected(error: Unavailable) -> bool:
+    """Whether the error is that of a connection, not a server's answer."""
     text = str(error)
     return error.code is grpc.StatusCode.DEADLINE_EXCEEDED or any(words in text for words in UNCONNECTED)
 

@@ -149,6 +149,11 @@ class Engine:
             closing=self._closing, error=self.error,
         )  # fmt: skip
 
+    @property
+    def address(self) -> str:
+        """The address of the node of the present call, or of the last one; empty before the first Welcome."""
+        return self._open_call.address if self.calls else ""
+
     async def until(self, done: Callable[[], bool], wanted: Wanted | None = None) -> None:
         """Wait as `Waits.until` does; the condition is tested after every message. Raises the stream's error."""
         forks.check()
@@ -253,16 +258,13 @@ class Engine:
         try:
             while (why := await self._one_call()) is not None:
                 self._waits.last_call = why
-                wait = self._backoff.failed(self._loop.time())
-                if wait is None:
-                    raise Unavailable(f"no success for {self._settings.give_up_s:g} s; the last call: {why}")
-                await asyncio.sleep(wait)
+                await self._open_call.pause(self._backoff, why)
         except Exception as error:
             self._fail(error)
 
     async def _one_call(self) -> str | None:
         """Make one call, from Hello to its end. Returns why to call again, or None after a clean end"""
-        link = Link(self._open_call(), self._loop.time())
+        link = Link(await self._open_call(), self._loop.time())
         watchdog = self.spawn(self._watch(link))
         try:
             with contextlib.suppress(asyncio.InvalidStateError):  # the call has ended; reading gives the reason
@@ -273,13 +275,13 @@ class Engine:
                 self.outbox.durable_through(self.outbox.next_seq - 1, self.outbox.judged)
                 self.labels.all_durable()
                 return None
-            why = "ended by the server"
+            why = self._open_call.ended("ended by the server")
         except grpc.aio.AioRpcError as error:
             why = await self._open_call.failed(error, self.calls > 0)
         except asyncio.CancelledError:
             if cancelled_from_outside():
                 raise
-            why = "cut: no answer for too long, or the server was shutting down"
+            why = self._open_call.ended("cut: no answer for too long, or the server was shutting down")
         finally:
             self._link = None
             self.outbox.disconnected()
@@ -299,7 +301,7 @@ class Engine:
             await asyncio.sleep(limit / 4)
             owes = self.outbox.on_wire > 0 or not self.outbox.connected
             if not owes:
-                self._backoff.succeeded()
+                self._open_call.succeeded(self._backoff)
             elif self._loop.time() - link.heard > limit:
                 link.call.cancel()
 
@@ -321,11 +323,11 @@ class Engine:
         before = outbox.answered, outbox.durable, outbox.judged
         if kind == "forecast":
             self.ledger.forecast(message.forecast, now)
-            self._backoff.succeeded()
+            self._open_call.succeeded(self._backoff)
         elif kind == "durable":
             self.outbox.durable_through(message.durable.seq, message.durable.judged_through)
             self.labels.durable(message.durable.labels)
-            self._backoff.succeeded()
+            self._open_call.succeeded(self._backoff)
         elif kind == "refused" and message.refused.item:
             if self.labels.refused(message.refused.item, label_refused(message.refused)):
                 self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
@@ -335,13 +337,15 @@ class Engine:
                 self._loop.call_later(message.refused.retry_s or OVERLOAD_S, self._retry_overloaded)
             elif action is Action.DROP:
                 self._owed_since = now
-            self._backoff.succeeded()
+            self._open_call.succeeded(self._backoff)
         elif kind == "welcome":
             self.ledger.welcome(message.welcome)
             self._link = link
             self.calls += 1
+            self._open_call.served()
         elif kind == "reconnect":
             self._link = None
+            self._open_call.moved(message.reconnect.address)
             self._loop.call_later(LEAVE_S, link.call.cancel)
         elif kind == "taken_over":
             raise TakenOver(f"another client has opened {self.hello.stream!r}: {message.taken_over.by}")

@@ -222,6 +222,15 @@ def may_succeed_later(error: Failed, was_open: bool) -> bool:
     return error.code() in RETRYABLE
 
 
+def moved_to(error: Failed) -> str | None:
+    """Return the address that a node names instead of its own; None for another error."""
+    info = error_details_pb2.ErrorInfo()
+    for detail in _rich_details(error).details if error.code() is grpc.StatusCode.UNAVAILABLE else ():
+        if detail.Unpack(info) and info.reason == "MOVED" and info.domain == "freshet":
+            return info.metadata.get("address") or None
+    return None
+
+
 def _rich_details(error: Failed) -> status_pb2.Status:
     """Return the google.rpc.Status sent with the error; an empty one if it is absent or unreadable."""
     metadata = error.trailing_metadata()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 
+import grpc
+
 from freshet.arguments import binary, identifier, invalid, named, whole
 from freshet.calls import Calls
 from freshet.measured import StepErrors, StreamErrors
@@ -17,16 +19,12 @@ WORST = 1000  # streams of one answer
 class KeptStreams(Calls):
     """The methods of `Client` for streams that are not opened."""
 
-    @property
-    def _kept(self) -> streams_pb2_grpc.StreamsAsyncStub:
-        return streams_pb2_grpc.StreamsStub(self._connected())
-
     async def get_stream(self, model: str, stream_id: str, *, with_state: bool = False) -> KeptStream:
         """Return one stream as it is now. with_state: include its hidden state, for `put_stream`. Raises NotFound."""
         request = streams_pb2.GetStreamRequest(
             model=named(model, "model"), stream=identifier(stream_id), with_state=with_state
         )
-        return KeptStream.of(await self._unary(self._kept.Get, request))
+        return KeptStream.of(await self._unary(lambda to: _stub(to).Get, request))
 
     async def put_stream(self, stream: KeptStream | streams_pb2.Stream) -> KeptStream:
         """Set a stream to what `get_stream` returned with its state, possibly from another server or a model of the
@@ -34,7 +32,11 @@ class KeptStreams(Calls):
 
         Its next tick is last_seq + 1. A client that has the stream open is fenced. Raises NotFound, InvalidArgument.
         """
-        return KeptStream.of(await self._unary(self._kept.Put, streams_pb2.PutStreamRequest(stream=_message(stream))))
+        return KeptStream.of(
+            await self._unary(
+                lambda to: _stub(to).Put, streams_pb2.PutStreamRequest(stream=_message(stream)), once=True
+            )
+        )
 
     async def delete_stream(self, model: str, stream_id: str, *, erase: bool = False) -> list[str]:
         """Delete the stream. A client that has it open is fenced; the id then starts a new stream. Raises NotFound.
@@ -48,7 +50,7 @@ class KeptStreams(Calls):
         request = streams_pb2.DeleteStreamRequest(
             model=named(model, "model"), stream=identifier(stream_id), erase=erase
         )
-        answer = await self._unary(self._kept.Delete, request)
+        answer = await self._unary(lambda to: _stub(to).Delete, request, once=True)
         return list(answer.remains)
 
     async def list_streams(self, model: str, *, page_size: int = 1000) -> AsyncIterator[KeptStream]:
@@ -56,7 +58,7 @@ class KeptStreams(Calls):
         token, model, page_size = "", named(model, "model"), whole(page_size, "page_size", 1, MAX_PAGE)
         while True:
             request = streams_pb2.ListStreamsRequest(model=model, page_size=page_size, page_token=token)
-            page = await self._unary(self._kept.List, request)
+            page = await self._unary(lambda to: _stub(to).List, request)
             for stream in page.streams:
                 yield KeptStream.of(stream)
             token = page.next_page_token
@@ -75,7 +77,7 @@ class KeptStreams(Calls):
         found, token = list[StreamErrors](), ""
         while True:
             request = streams_pb2.ErrorsRequest(model=model, worst=worst, page_size=WORST, page_token=token)
-            page = await self._unary(self._kept.Errors, request)
+            page = await self._unary(lambda to: _stub(to).Errors, request)
             found += map(StreamErrors.of, page.streams)
             token = page.next_page_token
             if not token:
@@ -87,7 +89,11 @@ class KeptStreams(Calls):
         Steps without a label are left out. Raises as `stream_errors`.
         """
         request = streams_pb2.ErrorsRequest(model=named(model, "model"), worst=1)
-        return [StepErrors.of(step) for step in (await self._unary(self._kept.Errors, request)).steps]
+        return [StepErrors.of(step) for step in (await self._unary(lambda to: _stub(to).Errors, request)).steps]
+
+
+def _stub(to: grpc.aio.Channel) -> streams_pb2_grpc.StreamsAsyncStub:
+    return streams_pb2_grpc.StreamsStub(to)
 
 
 def _message(kept: KeptStream | streams_pb2.Stream) -> streams_pb2.Stream:

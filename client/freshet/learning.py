@@ -81,8 +81,7 @@ class Learning:
         self._raised = False  # the caller has seen the error
         self._runner: asyncio.Task[None] | None = None
         self._waits = Waits(settings.give_up_s, self._check)
-        self._welcomes = 0
-        self._progress = 0  # messages of the server
+        self._welcomes = self._progress = 0  # the server's Welcomes, and all its messages
         self._closing = False
 
     def __repr__(self) -> str:
@@ -182,6 +181,11 @@ class Learning:
         return self._backlog.next_window
 
     @property
+    def address(self) -> str:
+        """The address of the node that takes the items; empty before the sender is open."""
+        return self._open_call.address if self._welcomes else ""
+
+    @property
     def reconnects(self) -> int:
         """How often the sender continued on a new call."""
         return max(0, self._welcomes - 1)
@@ -243,20 +247,16 @@ class Learning:
 
     async def _run(self) -> None:
         """Make calls, one after the other, until the sender is closed or fails."""
-        loop = asyncio.get_running_loop()
         try:
             while (why := await self._one_call()) and not self._closing:
                 self._waits.last_call = why
-                wait = self._backoff.failed(loop.time())
-                if wait is None:
-                    raise Unavailable(f"no success for {self._settings.give_up_s:g} s; the last call: {why}")
-                await asyncio.sleep(wait)
+                await self._open_call.pause(self._backoff, why)
         except Exception as error:
             self._fail(error)
 
     async def _one_call(self) -> str:
-        """Make one call, from Hello to its end. Returns why to call again. Raises FreshetError."""
-        call = self._open_call()
+        """Make one call, from Hello to its end. Returns why to call again, if so. Raises FreshetError."""
+        call = await self._open_call()
         sending = asyncio.create_task(send_items(call, self._hello, self._backlog, self._waits, lambda: self._closing))
         sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
         try:
@@ -264,9 +264,9 @@ class Learning:
                 async for message in call:  # not `read`, which drops received messages after a failed write
                     welcomed.reschedule(None)
                     self._receive(message)
-            return "ended by the server"
+            return "" if self._closing else self._open_call.ended("ended by the server")
         except TimeoutError:
-            return f"not welcomed within {self._settings.answer_s:g} s"
+            return self._open_call.ended(f"not welcomed within {self._settings.answer_s:g} s")
         except grpc.aio.AioRpcError as error:
             return await self._open_call.failed(error, self._welcomes > 0)
         except asyncio.CancelledError:
@@ -274,7 +274,7 @@ class Learning:
                 raise
             if sending.done():
                 sending.result()  # a bug in the writer is raised
-            return "cut"
+            return self._open_call.ended("cut")
         finally:
             self._backlog.disconnected()
             sending.cancel()
@@ -286,12 +286,13 @@ class Learning:
         if kind == "welcome":
             self._backlog.welcome(message.welcome.next_window_seq)
             self._welcomes += 1
+            self._open_call.served()
         elif kind == "acknowledged":
             self._backlog.acknowledged(message.acknowledged.labels + message.acknowledged.windows)
-            self._backoff.succeeded()
+            self._open_call.succeeded(self._backoff)
         elif kind == "refused":
             self._refuse(message.refused)
-            self._backoff.succeeded()
+            self._open_call.succeeded(self._backoff)
         self._progress += 1
         self._waits.notify()
 

@@ -35,6 +35,7 @@ class Result:
     __slots__ = ()
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {}  # converters of fields, by name
     SHOWN: ClassVar[tuple[str, ...]] = ()  # the fields that identify a result, for its repr; empty: all
+    ONLY_WITH: ClassVar[Mapping[str, str]] = {}  # fields that are shown only if another one is not empty
 
     @classmethod
     def of(cls, message: Message) -> Self:
@@ -47,6 +48,7 @@ class Result:
 
     def __repr__(self) -> str:
         names = self.SHOWN or tuple(field.name for field in fields(cast("Any", self)))
+        names = tuple(name for name in names if name not in self.ONLY_WITH or getattr(self, self.ONLY_WITH[name]))
         shown = [f"{name}={short(getattr(self, name))}" for name in names]
         return f"{type(self).__name__}({', '.join(shown)}{', …' if self.SHOWN else ''})"
 

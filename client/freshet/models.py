@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import random
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 import grpc
@@ -25,10 +25,6 @@ MAX_EVENTS = 2**32 - 1
 class Models(Calls):
     """The methods of `Client` for models."""
 
-    @property
-    def _models(self) -> models_pb2_grpc.ModelsAsyncStub:
-        return models_pb2_grpc.ModelsStub(self._connected())
-
     # --- create and look up
 
     async def create_model(
@@ -47,7 +43,7 @@ class Models(Calls):
         request = models_pb2.CreateModelRequest(name=named(name), spec=message, weights=weights)
         if weights:
             request.weights_digest = _digest(weights)
-        return Model.of(await self._unary(self._models.Create, request))
+        return Model.of(await self._unary(lambda to: _stub(to).Create, request))
 
     async def get_model(self, name: str) -> Model:
         """Return one model as it is now. Raises NotFound."""
@@ -55,7 +51,7 @@ class Models(Calls):
 
     async def _get_model(self, name: str, within_s: float = 0.0) -> Model:
         request = models_pb2.GetModelRequest(name=named(name))
-        return Model.of(await self._unary(self._models.Get, request, within_s))
+        return Model.of(await self._unary(lambda to: _stub(to).Get, request, within_s))
 
     async def compare_models(self, name: str, other: str) -> Comparison:
         """Return the losses of a shadow and its source, in either order, on the labels that both have learned.
@@ -70,12 +66,12 @@ class Models(Calls):
 
     async def list_models(self) -> list[Model]:
         """Return every model that this client may see."""
-        answer = await self._unary(self._models.List, models_pb2.ListModelsRequest())
+        answer = await self._unary(lambda to: _stub(to).List, models_pb2.ListModelsRequest())
         return [Model.of(model) for model in answer.models]
 
     async def versions(self, name: str) -> list[Version]:
         """Return the versions that are kept, newest first."""
-        answer = await self._unary(self._models.Versions, models_pb2.VersionsRequest(name=named(name)))
+        answer = await self._unary(lambda to: _stub(to).Versions, models_pb2.VersionsRequest(name=named(name)))
         return [Version.of(version) for version in answer.versions]
 
     async def export(self, name: str, version: int = 0, *, metadata: bool = False, licence: str = "") -> Export:
@@ -92,7 +88,7 @@ class Models(Calls):
             metadata=metadata,
             licence=named(licence, "licence"),
         )
-        return Export.of(await self._unary(self._models.Export, request))
+        return Export.of(await self._unary(lambda to: _stub(to).Export, request))
 
     # --- change
 
@@ -109,7 +105,7 @@ class Models(Calls):
         weights, onnx = binary(weights, "weights"), binary(onnx, "onnx")
         digest = named(digest, "digest") or _digest(weights)
         request = models_pb2.ImportRequest(name=named(name), weights=weights, digest=digest, onnx=onnx)
-        return Version.of(await self._unary(self._models.Import, request))
+        return Version.of(await self._unary(lambda to: _stub(to).Import, request))
 
     async def promote(self, name: str, version: int) -> Model:
         """Put a kept version into service. Learning continues from its weights, and it becomes the anchor.
@@ -118,7 +114,8 @@ class Models(Calls):
         """
         return Model.of(
             await self._unary(
-                self._models.Promote, models_pb2.PromoteRequest(name=named(name), version=whole(version, "version"))
+                lambda to: _stub(to).Promote,
+                models_pb2.PromoteRequest(name=named(name), version=whole(version, "version")),
             )
         )
 
@@ -129,7 +126,8 @@ class Models(Calls):
         """
         return Model.of(
             await self._unary(
-                self._models.Rollback, models_pb2.RollbackRequest(name=named(name), version=whole(version, "version"))
+                lambda to: _stub(to).Rollback,
+                models_pb2.RollbackRequest(name=named(name), version=whole(version, "version")),
             )
         )
 
@@ -146,15 +144,15 @@ class Models(Calls):
         """
         request = models_pb2.UpdateModelRequest(name=named(name), changes=spec_message(changes))
         request.defaults.extend(named(key, "defaults") for key in listed(defaults, "defaults"))
-        return Model.of(await self._unary(self._models.Update, request))
+        return Model.of(await self._unary(lambda to: _stub(to).Update, request))
 
     async def pause(self, name: str) -> Model:
         """Stop learning; the model keeps serving. Labels that arrive in the meantime are never learned."""
-        return Model.of(await self._unary(self._models.Pause, models_pb2.PauseRequest(name=named(name))))
+        return Model.of(await self._unary(lambda to: _stub(to).Pause, models_pb2.PauseRequest(name=named(name))))
 
     async def resume(self, name: str) -> Model:
         """Resume learning."""
-        return Model.of(await self._unary(self._models.Resume, models_pb2.ResumeRequest(name=named(name))))
+        return Model.of(await self._unary(lambda to: _stub(to).Resume, models_pb2.ResumeRequest(name=named(name))))
 
     async def delete_model(self, name: str, *, erase: bool = False) -> list[str]:
         """Delete a model with its streams and versions. Its open streams end with NotFound.
@@ -162,7 +160,9 @@ class Models(Calls):
         The call is never repeated: after Unavailable, check whether the model is gone. `erase` and the result are as
         for `delete_stream`; erasing a model removes its weights too.
         """
-        answer = await self._unary(self._models.Delete, models_pb2.DeleteModelRequest(name=named(name), erase=erase))
+        answer = await self._unary(
+            lambda to: _stub(to).Delete, models_pb2.DeleteModelRequest(name=named(name), erase=erase), once=True
+        )
         return list(answer.remains)
 
     # --- watch
@@ -172,11 +172,7 @@ class Models(Calls):
         request = models_pb2.WatchRequest(
             name=named(name), recent=whole(events, "events", 0, MAX_EVENTS), recent_only=True
         )
-        try:
-            call = self._models.Watch(request, timeout=self._timeout_s, metadata=self._metadata())
-            return [ModelEvent.of(event) async for event in call]
-        except grpc.aio.AioRpcError as error:
-            raise await self._explained(error) from error
+        return await self._unary(_events, request)
 
     async def watch(self, name: str = "", *, give_up_s: float = GIVE_UP_S) -> AsyncIterator[ModelEvent]:
         """Iterate over events of one model (empty: of all) as they happen, without an end.
@@ -184,18 +180,19 @@ class Models(Calls):
         It reconnects by itself and misses the events in between. Raises Unavailable after `give_up_s` without success.
         """
         request, give_up_s = models_pb2.WatchRequest(name=named(name)), number(give_up_s, "give_up_s")
-        open_call, loop = self._opener(self._models.Watch), asyncio.get_running_loop()
+        open_call = self._opener(request.name, lambda to: _stub(to).Watch)
         backoff, was_open = Backoff(give_up_s, random.Random()), False
         while True:
-            call = open_call(request)
-            why = "ended by the server"
+            call = await open_call(request)
             try:
                 async with asyncio.timeout(give_up_s or None):
                     await call.wait_for_connection()
                 was_open = True
                 backoff.succeeded()
                 async for event in call:
+                    open_call.succeeded(backoff)
                     yield ModelEvent.of(event)
+                why = open_call.ended("ended by the server")
             except grpc.aio.AioRpcError as error:
                 why = await open_call.failed(error, was_open)
             except TimeoutError:
@@ -206,10 +203,20 @@ class Models(Calls):
                 raise StreamClosed("the client was closed during the call") from None
             finally:
                 call.cancel()
-            wait = backoff.failed(loop.time())
-            if wait is None:
-                raise Unavailable(f"no success for {give_up_s:g} s; the last call: {why}")
-            await asyncio.sleep(wait)
+            await open_call.pause(backoff, why)
+
+
+def _stub(to: grpc.aio.Channel) -> models_pb2_grpc.ModelsAsyncStub:
+    return models_pb2_grpc.ModelsStub(to)
+
+
+def _events(to: grpc.aio.Channel) -> Callable[..., Awaitable[list[ModelEvent]]]:
+    """Return a method that collects the events of a call of Watch that ends by itself."""
+
+    async def collect(request: models_pb2.WatchRequest, **settings: Any) -> list[ModelEvent]:
+        return [ModelEvent.of(event) async for event in _stub(to).Watch(request, **settings)]
+
+    return collect
 
 
 def _digest(data: bytes) -> str:

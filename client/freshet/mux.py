@@ -223,19 +223,15 @@ class Mux:
 
     async def _run(self) -> None:
         """Make calls, one after the other."""
-        loop = asyncio.get_running_loop()
         try:
             while True:
                 self._waits.last_call = why = await self._one_call()
-                wait = self._backoff.failed(loop.time())
-                if wait is None:
-                    raise Unavailable(f"no success for {self._give_up_s:g} s; the last call: {why}")
-                await asyncio.sleep(wait)
+                await self._open_call.pause(self._backoff, why)
         except Exception as error:
             self._fail(error)
 
     async def _one_call(self) -> str:
-        call = self._open_call()
+        call = await self._open_call()
         self._bindings.start_call()
         self._leaving = False
         sending = asyncio.create_task(self._write(call))
@@ -244,7 +240,7 @@ class Mux:
             self._resend_once_bound()
             async for message in call:  # not `read`, which drops received messages after a failed write
                 self._receive(call, message)
-            return "ended by the server"
+            return self._open_call.ended("ended by the server")
         except grpc.aio.AioRpcError as error:
             return await self._open_call.failed(error, self._was_open)
         except asyncio.CancelledError:
@@ -252,7 +248,7 @@ class Mux:
                 raise
             if sending.done():
                 sending.result()  # a bug in the writer is raised
-            return "cut: the server was shutting down"
+            return self._open_call.ended("cut: the server was shutting down")
         finally:
             self._ready = False
             self._outgoing.clear()
@@ -290,11 +286,13 @@ class Mux:
             self._forget(handle, TakenOver("another client has opened this stream"))
         if message.HasField("reconnect"):
             self._ready, self._leaving = False, True
+            self._open_call.moved(message.reconnect.address)
             asyncio.get_running_loop().call_later(LEAVE_S, call.cancel)
         self._count()
         self._resend_once_bound()
         if self._progress != before:
-            self._backoff.succeeded()
+            self._open_call.served()
+            self._open_call.succeeded(self._backoff)
         self._waits.notify()
 
     def _resend_once_bound(self) -> None:

@@ -187,9 +187,12 @@ class Model(Result):
     offset: number of its journal records.
     judged_offset: how many of them are learned and judged.
     report: None if the server does not send one.
+    node: address of the node that owns its shard, in a server of several nodes; empty otherwise.
+    shard: the shard that holds the model. epoch: number of the shard's claims so far.
     """
 
     READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"spec": ModelSpec.of, "report": ModelReport.of}
+    ONLY_WITH: ClassVar[Mapping[str, str]] = dict.fromkeys(("shard", "node", "epoch"), "node")
     name: str
     spec: ModelSpec
     champion: int
@@ -199,6 +202,9 @@ class Model(Result):
     offset: int
     judged_offset: int
     report: ModelReport | None = None
+    shard: int = 0
+    node: str = ""
+    epoch: int = 0
 
 
 @dataclass(frozen=True, slots=True, repr=False)

@@ -15,7 +15,7 @@ class Backoff:
     """
 
     def __init__(self, give_up_s: float, rng: random.Random) -> None:
-        self._give_up_s, self._rng = give_up_s, rng
+        self.give_up_s, self._rng = give_up_s, rng
         self._failures = 0
         self._failing_since: float | None = None
 
@@ -23,11 +23,16 @@ class Backoff:
         """Reset: the next failure is a first one."""
         self._failures, self._failing_since = 0, None
 
-    def failed(self, now: float) -> float | None:
-        """Return the seconds to wait before the next try; None to give up. now: any monotonic clock, seconds."""
+    def failed(self, now: float, at_once: bool = False) -> float | None:
+        """Return the seconds to wait before the next try; None to give up. now: any monotonic clock, seconds.
+
+        at_once: there is another node to try, without waiting.
+        """
         if self._failing_since is None:
             self._failing_since = now
-        if now - self._failing_since >= self._give_up_s:
+        if at_once:
+            return 0.0
+        if now - self._failing_since >= self.give_up_s:
             return None
         wait = min(LONGEST_S, FIRST_S * 2.0 ** min(self._failures, 10))
         self._failures += 1

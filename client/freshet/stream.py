@@ -231,6 +231,11 @@ class Stream:
         return self._engine.outbox.judged
 
     @property
+    def address(self) -> str:
+        """The address of the node that serves the stream; empty before the stream is open."""
+        return self._engine.address
+
+    @property
     def reconnects(self) -> int:
         """How often the stream was resumed on a new call."""
         return max(0, self._engine.calls - 1)

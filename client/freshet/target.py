@@ -5,6 +5,7 @@ from __future__ import annotations
 import ipaddress
 import os
 import re
+from collections.abc import Sequence
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
@@ -31,6 +32,41 @@ class Proxy(NamedTuple):
 
     variable: str
     url: str
+
+
+def targets_of(target: object) -> tuple[str, ...]:
+    """Return the targets of a client, each once: one, several in a text with commas between them, or a sequence.
+
+    Raises InvalidArgument as `check_target`, and for an empty sequence.
+    """
+    if isinstance(target, str) and "," in target and not SCHEMES.match(target):
+        parts: Sequence[object] = [one.strip() for one in target.split(",")]
+    elif isinstance(target, str) or not isinstance(target, Sequence):
+        parts = [target]
+    else:
+        parts = target
+    if not parts:
+        raise invalid("target", target, 'give at least one "HOST:PORT"')
+    for one in parts:
+        check_target(one)
+        if "," in str(one) and not SCHEMES.match(str(one)):
+            raise invalid("target", target, 'give each "HOST:PORT" as an item of its own')
+    return tuple(dict.fromkeys(map(str, parts)))
+
+
+def name_of(target: str) -> Address | None:
+    """Return host and port of "dns:…", whose addresses are nodes of their own; None for other forms.
+
+    A target that names the DNS server to ask is left to gRPC, and so is an IP address.
+    """
+    found = re.fullmatch(r"dns:(?:///)?([^/].*)", target)
+    address = address_of(found[1]) if found else None
+    return address if address and _ip(address.host) is None else None
+
+
+def joined(host: str, port: int) -> str:
+    """Return "host:port", with brackets around IPv6."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def check_target(target: object) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable, Set
 from typing import Literal
 
+import grpc
+
 from freshet.arguments import identifier, integer, listed, named, number, whole
 from freshet.defaults import ANSWER_S, GIVE_UP_S, LEARN_IN_FLIGHT
 from freshet.learning import Learning, LearnSettings
@@ -21,10 +23,6 @@ ACKNOWLEDGE = {"durable": training_pb2.LearnHello.DURABLE, "learned": training_p
 
 class Training(Models):
     """The methods of `Client` for labels, windows and the quarantine."""
-
-    @property
-    def _training(self) -> training_pb2_grpc.TrainingAsyncStub:
-        return training_pb2_grpc.TrainingStub(self._connected())
 
     def learn(
         self,
@@ -58,12 +56,12 @@ class Training(Models):
         answer_s = number(answer_s, "answer_s")
         if not 1 <= in_flight <= MAX_IN_FLIGHT:
             raise ValueError(f"in_flight = {in_flight}; give 1 to {MAX_IN_FLIGHT}")
-        open_call = self._opener(self._training.Learn)
         settings = LearnSettings(
             in_flight=in_flight, give_up_s=give_up_s, answer_s=answer_s, keep_refused=on_refused == "keep",
             offset=checked(offset),
         )  # fmt: skip
         model, source = named(model, "model"), identifier(source, "source")
+        open_call = self._opener(model, lambda to: _stub(to).Learn)
         hello = training_pb2.LearnHello(model=model, source=source, acknowledge=ACKNOWLEDGE[acknowledge])
 
         async def describe() -> ModelSpec:
@@ -79,7 +77,7 @@ class Training(Models):
         after, page = 0, [training_pb2.Quarantined()]
         while page:
             request = training_pb2.QuarantineRequest(model=model, after=after, page_size=1000)
-            page = list((await self._unary(self._training.Quarantine, request)).items)
+            page = list((await self._unary(lambda to: _stub(to).Quarantine, request)).items)
             for item in page:
                 yield Quarantined.of(item)
                 after = item.id
@@ -93,5 +91,9 @@ class Training(Models):
         wanted = [whole(id, "ids") for id in (ids if isinstance(ids, Set) else listed(ids, "ids"))]
         for start in range(0, len(wanted), REPLAYED_AT_ONCE):
             request = training_pb2.ReplayRequest(model=model, ids=wanted[start : start + REPLAYED_AT_ONCE])
-            answer.MergeFrom(await self._unary(self._training.Replay, request))
+            answer.MergeFrom(await self._unary(lambda to: _stub(to).Replay, request, once=True))
         return Replayed.of(answer)
+
+
+def _stub(to: grpc.aio.Channel) -> training_pb2_grpc.TrainingAsyncStub:
+    return training_pb2_grpc.TrainingStub(to)

@@ -38,7 +38,10 @@ PAGE_PROXIES = ("{}_proxy", "all_proxy")
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """A server. url: HOST:PORT of its gRPC port; ca: use TLS and trust this PEM file; cert, key: of the client."""
+    """A server. url: HOST:PORT of its gRPC port, of several nodes with commas between them, or dns:///NAME:PORT.
+
+    ca: use TLS and trust this PEM file; cert, key: of the client.
+    """
 
     url: str
     token: str | None = None
@@ -52,11 +55,12 @@ class Remote:
     def connect(self) -> freshet.Client:
         """Return a client, not yet open. Raises Invalid for a bad address, freshet.InvalidArgument for bad files."""
         import freshet
-        from freshet.target import check_target
+        from freshet.target import name_of, targets_of
 
         try:
-            check_target(self.url)
-            split_address("url", self.url)
+            for one in targets_of(self.url):
+                if name_of(one) is None:
+                    split_address("url", one)
         except freshet.InvalidArgument as error:
             raise Invalid("url", self.url, error.remedy) from error
         except ValueError as error:

@@ -45,7 +45,7 @@ def group(name: str, help: str) -> typer.Typer:
 
 # Options of a server; each also as a variable, `config.CLIENT_VARIABLES`.
 _REMOTE = {
-    "url": ("HOST:PORT", "Address of the server."),
+    "url": ("HOST:PORT", "Address of the server; of several nodes HOST:PORT,HOST:PORT or dns:///NAME:PORT."),
     "token": ("TOKEN", "Access token. Prefer the variable: other users can read a command line."),
     "ca": ("FILE", f"Use TLS and trust the authorities of this PEM file; {SYSTEM}: those of this machine."),
     "cert": ("FILE", "Client certificate, PEM, for a server that requires one (mTLS)."),

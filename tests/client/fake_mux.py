@@ -45,11 +45,12 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
         self.committing = True  # what is answered is on disk
         self.unbindable: set[str] = set()
         self.silent: set[str] = set()  # streams whose ticks are taken and not answered
+        self.interceptors: list[grpc.aio.ServerInterceptor] = []
         self._outs: list[Out] = []
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
-        self._server = grpc.aio.server()
+        self._server = grpc.aio.server(interceptors=self.interceptors)
         streams_pb2_grpc.add_StreamsServicer_to_server(self, self._server)
         models_pb2_grpc.add_ModelsServicer_to_server(FakeModels(self), self._server)
         self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")

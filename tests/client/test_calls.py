@@ -12,6 +12,7 @@ import pytest
 
 from freshet import calls
 from freshet.calls import Opener
+from freshet.nodes import Nodes
 
 ROUNDS = 150  # without `keep_status`, three in ten end as INTERNAL
 
@@ -37,8 +38,10 @@ async def ends() -> AsyncIterator[tuple[Ends, Opener[Any]]]:
     server.add_generic_rpc_handlers((handler,))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
-    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-        yield handler, Opener(channel.stream_stream("/any/method"), lambda: ())
+    nodes = Nodes([f"127.0.0.1:{port}"], grpc.aio.insecure_channel)
+    await nodes.open()
+    yield handler, Opener(nodes, "m", lambda to: to.stream_stream("/any/method"), lambda: ())
+    await nodes.aclose()
     await server.stop(None)
 
 
@@ -47,7 +50,7 @@ async def how_calls_end(handler: Ends, opener: Opener[Any]) -> Counter[grpc.Stat
     ended: Counter[grpc.StatusCode] = Counter()
     for number in range(ROUNDS):
         handler.now = asyncio.Event()
-        call = opener()
+        call = await opener()
         await call.write(b"hello")
         messages = aiter(call)
         await anext(messages)

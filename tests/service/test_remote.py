@@ -87,6 +87,13 @@ def test_a_url_that_is_no_address_says_what_is_wrong_with_it(url, remedy):
     assert remedy in refused.value.remedy
 
 
+def test_a_url_may_be_several_addresses_or_a_dns_name():
+    assert Remote("h1:8300, h2:8300").connect().nodes == ("h1:8300", "h2:8300")
+    assert Remote("dns:///freshet.example:8300").connect().nodes == ("dns:///freshet.example:8300",)
+    with pytest.raises(Invalid, match="the port is missing"):
+        Remote("h1:8300,h2").connect()
+
+
 def test_every_problem_of_the_sdk_has_a_remedy_of_the_command_line():
     words = freshet.Unavailable.__doc__ or ""
     assert {word for word in REMEDIES if f'"{word}"' not in words} == set()

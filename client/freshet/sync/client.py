@@ -23,7 +23,7 @@ from freshet.v1 import streams_pb2
 
 
 def connect(
-    target: str,
+    target: str | Sequence[str],
     *,
     token: Token | None = None,
     tls: bool | FilePath | Tls | None = None,
@@ -34,6 +34,8 @@ def connect(
     options: Sequence[tuple[str, Any]] = (),
 ) -> Client:
     """Return an open client of the server at `target`, "host:port". Use it with `with`, or `close` it.
+
+    A server of several nodes: "a:8300,b:8300", a sequence, or "dns:///name:8300".
 
     The arguments are those of `freshet.connect`.
     """
@@ -74,6 +76,10 @@ class Client:
                 self._portal.call(self._client.aclose())
             finally:
                 self._portal.close()
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        return self._client.nodes
 
     # --- streams
 

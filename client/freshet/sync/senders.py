@@ -69,5 +69,9 @@ class Learning(Blocking[learning.Learning]):
         return self._twin.next_window
 
     @property
+    def address(self) -> str:
+        return self._twin.address
+
+    @property
     def reconnects(self) -> int:
         return self._twin.reconnects

@@ -96,6 +96,10 @@ class Stream(Blocking[twin.Stream]):
         return self._twin.judged_through
 
     @property
+    def address(self) -> str:
+        return self._twin.address
+
+    @property
     def reconnects(self) -> int:
         return self._twin.reconnects
 
