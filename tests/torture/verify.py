@@ -99,11 +99,17 @@ def at_end(part: Part, data: Path, files: dict[int, replay.Files], load: Load) -
     part.lost += len(lost)
     part.wrong += lost[:5]
     answers(part, chunks, files, load.told)
-    checkpoints = Checkpoints(data / "trainer.db")
-    _, models = checkpoints.load(GATE)
-    checkpoints.close()
-    for number, hosted in models.items():
+    for number, hosted in saved(data / "trainer.db").items():
         learning(part, chunks, files[number], hosted)
+
+
+def saved(path: Path) -> dict[int, HostedModel]:
+    """Return the models in a checkpoint, by number."""
+    checkpoints = Checkpoints(path)
+    try:
+        return checkpoints.load(GATE)[1]
+    finally:
+        checkpoints.close()
 
 
 def answers(part: Part, chunks: list[Chunk], files: dict[int, replay.Files], ledgers: list[Told]) -> None:

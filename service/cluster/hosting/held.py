@@ -33,7 +33,7 @@ class Held:
         self.registry, config = Registry(), shared.config
         self._versions = SharedVersions(opened.folder / "versions.db", opened)
         journal = opened.journal(config.commit_s)
-        self.keeper = Keeper(opened, journal, self._versions, config.image_s)
+        self.keeper = Keeper(opened, journal, self._versions, config.image_s, config.journal_keep_bytes)
         stores = Stores(opened.folder, config.segment_bytes, config.commit_s, journal, self._versions)
         self.components = Components(shared, opened.folder, stores, self.registry, self.keeper)
         self.parts: Parts = self.components.parts(Whereabouts(self.shard, node, self.epoch))

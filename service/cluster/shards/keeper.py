@@ -31,6 +31,8 @@ log = structlog.get_logger("shards")
 
 T = TypeVar("T")
 
+KEEP_BYTES = 4 << 30
+
 
 class Keeper:
     """Keeps one shard's copy in the store. For the event loop; what blocks runs in threads.
@@ -44,12 +46,15 @@ class Keeper:
         journal: Journal,
         versions: SharedVersions,
         image_s: float,
+        keep_bytes: int = KEEP_BYTES,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """image_s: time between two images, and between two checks of the store; clock: monotonic seconds."""
+        """image_s: time between two images, and between two checks of the store; keep_bytes: of the journal's entries,
+        kept at most beside what images need; clock: monotonic seconds."""
         self._opened, self._journal, self._versions = opened, journal, versions
         self._store, self._shard, self._log = opened.store, opened.shard, opened.log
-        self._image_s, self._clock = image_s, clock
+        self._image_s, self._keep_bytes, self._clock = image_s, keep_bytes, clock
+        self._began = journal.first_position
         self._kept: list[Image] = [opened.image] if opened.image else []  # oldest first
         self._imaged = 0  # position after the last image and its own record
         self._last = clock()
@@ -162,7 +167,9 @@ class Keeper:
                 raise StoreLost(f"shard {shard}: the blob {min(lacking)} is gone, which the newest images need")
         unneeded = garbage(found, self._kept, versions, self._opened.epoch)
         store.delete([names.blobs(shard) + word for word in unneeded])
-        before = self._kept[0].manifest.begin if keep == 1 else trim_before(self._kept, first)
+        before = self._kept[0].manifest.begin
+        if keep > 1:
+            before = trim_before(self._kept, self._began, first, store.extents(shard, 0), self._keep_bytes)
         self._scrubbed = max(self._scrubbed, before)
         trimmed = store.trim(shard, before, {claim.extent.offset for claim in self._opened.facts.claims})
         self._log.ledger.forget_before(min(self._kept[0].manifest.begin, self._scrubbed))

@@ -1,0 +1,139 @@
+"""Real nodes, a real client: owners die, pause, drain and join, and streams continue as if nothing had happened."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import freshet
+from tests.cluster.several import SHARDS, Several, several, shard
+from tests.journeys import crash
+from tests.journeys.crash import SMALL, Ledger, follow, walk, within
+from tests.journeys.scraped import scrape
+from tests.oracles import replay
+from tests.torture import verify
+from tests.torture.report import Part
+
+IN_FLIGHT = 32
+
+
+async def stream(client: freshet.Client, model: str, ledger: Ledger, moved: asyncio.Event) -> None:
+    """Send a ledger's ticks, then wait until all are durable and judged."""
+    async with client.stream(model, ledger.stream, IN_FLIGHT) as stream:
+        async with asyncio.timeout(3 * crash.DEADLINE_S):
+            await follow(stream, ledger, moved, max_staleness=48)
+        await within(stream.durable())
+        await within(stream.wait_judged(len(ledger.sent)))
+
+
+async def answers(ledgers: list[Ledger], moved: asyncio.Event, wanted: int) -> None:
+    """Wait until the ledgers have this many answers together."""
+    async with asyncio.timeout(crash.DEADLINE_S):
+        while sum(len(ledger.answers) for ledger in ledgers) < wanted:
+            moved.clear()
+            await moved.wait()
+
+
+async def lost_owner_journey(cluster: Several, lose: object, ticks: int = 400, streams: int = 2) -> list[Ledger]:
+    """Streams of a learning model; at a third and at two thirds `lose` is called with the owner's node."""
+    ledgers, moved = [Ledger(f"pump-{n}", walk(ticks, n)) for n in range(streams)], asyncio.Event()
+    async with freshet.connect(cluster.addresses) as client, asyncio.TaskGroup() as group:
+        await client.create_model("flow", **SMALL)
+        tasks = [group.create_task(stream(client, "flow", ledger, moved)) for ledger in ledgers]
+        for third in (1, 2):
+            await answers(ledgers, moved, third * streams * ticks // 3)
+            await lose(cluster.node_at(cluster.owner("flow").address))  # type: ignore[operator]
+        await asyncio.gather(*tasks)
+    return ledgers
+
+
+def check(cluster: Several, ledgers: list[Ledger]) -> None:
+    """Every tick is once in the store's journal with the values sent, and was answered as an unbroken run would."""
+    chunks, files = cluster.chunks("flow"), replay.Files.of(cluster.folder_of("flow"))
+    expected = replay.served(chunks, files).answers
+    assert set(expected) == {(ledger.stream, seq) for ledger in ledgers for seq in range(1, len(ledger.sent) + 1)}
+    for ledger in ledgers:
+        perhaps = ledger.redone | ledger.perhaps_redone(IN_FLIGHT)
+        for seq, forecast in ledger.answers.items():
+            told = expected[ledger.stream, seq]
+            assert told.x.tobytes() == ledger.sent[seq - 1].tobytes()
+            assert not forecast.lost
+            same = (forecast.version, forecast.y.tobytes()) == (told.version, told.y.tobytes())
+            assert same or seq in perhaps, f"{ledger.stream}, tick {seq}"
+
+
+def check_weights(cluster: Several) -> None:
+    """What the last owner's trainer saved equals an uninterrupted fold of the store's journal."""
+    part, folder = Part(hits=1), cluster.folder_of("flow")
+    models = verify.saved(folder / "trainer.db")
+    for hosted in models.values():
+        verify.learning(part, cluster.chunks("flow"), replay.Files.of(folder), hosted)
+    assert models
+    assert part.good, part.as_json()
+
+
+async def test_streams_continue_when_their_owner_is_killed_and_answers_and_weights_are_those_of_an_unbroken_run(
+    tmp_path,
+):
+    async def lose(node):
+        node.kill()
+        await node.wait()
+
+    async with several(tmp_path) as cluster:
+        ledgers = await lost_owner_journey(cluster, lose)
+        assert cluster.owner("flow").epoch >= 3
+    check(cluster, ledgers)
+    check_weights(cluster)
+
+
+async def test_an_owner_that_was_paused_has_nothing_acknowledged_after_the_claim_of_the_next(tmp_path):
+    async with several(tmp_path, count=2) as cluster:
+
+        async def lose(node):
+            os.kill(node.pid, signal.SIGSTOP)
+            epoch = cluster.owner("flow").epoch
+
+            async def resume():
+                async with asyncio.timeout(crash.DEADLINE_S):
+                    while cluster.owner("flow").epoch == epoch:
+                        await asyncio.sleep(0.02)
+                os.kill(node.pid, signal.SIGCONT)
+
+            await resume()
+
+        ledgers = await lost_owner_journey(cluster, lose)
+        lost = [(await scrape(node.http)).total("freshet_shard_lost_total") for node in cluster.nodes]
+    assert sum(lost) >= 1, "the former owner noticed"
+    check(cluster, ledgers)
+    check_weights(cluster)
+
+
+async def test_a_node_that_drains_hands_its_shards_over_and_one_that_joins_takes_its_share(tmp_path):
+    async with several(tmp_path) as cluster:
+
+        async def lose(node):
+            assert await node.stop() == 0, node.last_words()
+            await node.start()
+
+        ledgers = await lost_owner_journey(cluster, lose)
+        async with asyncio.timeout(crash.DEADLINE_S):  # each shard is served by one of the three in the end
+            while sum([(await scrape(node.http)).total("freshet_shards_owned") for node in cluster.nodes]) != SHARDS:
+                await asyncio.sleep(0.1)
+    check(cluster, ledgers)
+    check_weights(cluster)
+
+
+async def test_any_node_lists_the_models_of_all_with_shard_owner_and_epoch(tmp_path):
+    names = ["flow", "level", "power", "rain"]
+    async with several(tmp_path, count=2) as cluster:
+        async with freshet.connect(cluster.addresses) as client:
+            for name in names:
+                await client.create_model(name, **SMALL)
+        for address in cluster.addresses:
+            async with freshet.connect(address) as client:
+                models = {model.name: model for model in await client.list_models()}
+                assert sorted(models) == names
+                for name, model in models.items():
+                    assert (model.shard, model.node) == (shard(name), cluster.owner(name).address)
+                    assert model.epoch == cluster.owner(name).epoch
