@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from service.cluster.shards.tail import frames_of
 from service.cluster.store.opening import open_store
 from service.cluster.store.seam import Store
 from service.common.names import ModelKey
-from service.journal.records import SHARD, Chunk, decode_chunk
+from service.journal.records import SHARD, Chunk, Claim, ModelCreate, StreamOpened, Ticks, decode_chunk
 from service.programs.backtest.child import ServerChild, free_port
 from tests.journeys.crash import BUSY
 
@@ -24,14 +24,14 @@ QUICK: dict[str, object] = {"shards": SHARDS, "heartbeat_s": 0.2, "image_s": 1e6
 class Several:
     """Nodes at addresses that stay the same when they are started again, and the store's journals."""
 
-    def __init__(self, folder: Path, urls: list[str], settings: dict[str, object]) -> None:
+    def __init__(self, folder: Path, urls: list[str], settings: Mapping[str, object]) -> None:
         """urls: of the store, by node; the first is also the test's own way to it."""
         self._folder = folder
         self.url = urls[0]
         self.nodes = [
             ServerChild(
                 folder / f"node-{n}", folder / f"log-{n}", listen=f"127.0.0.1:{free_port()}",
-                http=f"127.0.0.1:{free_port()}", settings=BUSY | QUICK | settings | {"store": url},
+                http=f"127.0.0.1:{free_port()}", settings={**BUSY, **QUICK, **settings, "store": url},
             )
             for n, url in enumerate(urls)
         ]  # fmt: skip
@@ -66,12 +66,42 @@ class Several:
         return self.node_at(self.owner(model).address).data / f"shard-{shard(model):03d}"
 
     def chunks(self, model: str, number: int = 1) -> list[Chunk]:
-        """Return the journal of a model's shard, from its start, as the store has it; the model becomes `number`."""
+        """Return the journal of a model from its start, as the store has it; the model becomes `number`."""
         with self.store() as store:
-            found = list(journal(store, shard(model)))
-        own = {chunk.model for chunk in found} - {SHARD}
-        assert len(own) <= 1, "one model for each shard"
-        return [replace(chunk, model=number) for chunk in found if chunk.model != SHARD]
+            found = [chunk for chunk in journal(store, shard(model)) if chunk.model != SHARD]
+        own = number_of(model, found)
+        return [replace(chunk, model=number) for chunk in found if chunk.model == own]
+
+    def number(self, model: str) -> int:
+        """Return the number of a model in its shard."""
+        with self.store() as store:
+            return number_of(model, journal(store, shard(model)))
+
+    def taken_again(self, model: str, most: int) -> dict[str, set[int]]:
+        """Return, by stream, the ticks that follow a claim: up to `most` from the first one after it.
+
+        A former owner may have answered them without having made them durable; they were sent again then.
+        """
+        with self.store() as store:
+            chunks = journal(store, shard(model))
+        own, names, last = number_of(model, chunks), dict[int, str](), dict[int, int]()
+        found: dict[str, set[int]] = {}
+        for chunk in chunks:
+            for record in chunk.records:
+                if isinstance(record, Claim):
+                    for stream, seq in last.items():
+                        found.setdefault(names[stream], set()).update(range(seq + 1, seq + 1 + most))
+                elif chunk.model == own and isinstance(record, StreamOpened):
+                    names[record.stream] = record.id
+                elif chunk.model == own and isinstance(record, Ticks):
+                    last |= dict(zip(record.stream.tolist(), record.seq.tolist(), strict=True))
+        return found
+
+
+def number_of(model: str, chunks: list[Chunk]) -> int:
+    """Return the number of a model in its shard; 0 if the journal does not create it."""
+    created = [(c.model, r) for c in chunks for r in c.records if isinstance(r, ModelCreate)]
+    return next((number for number, record in created if record.name == model), 0)
 
 
 def shard(model: str, shards: int = SHARDS) -> int:
@@ -92,10 +122,10 @@ def journal(store: Store, number: int) -> list[Chunk]:
 
 @contextlib.asynccontextmanager
 async def several(
-    folder: Path, url: str = "", count: int = 3, urls: list[str] | None = None, **settings: object
+    folder: Path, count: int = 3, urls: list[str] | None = None, settings: Mapping[str, object] | None = None
 ) -> AsyncIterator[Several]:
     """Started nodes over a store, by default a folder; those that run at the end must drain well."""
-    made = Several(folder, urls or [url or f"file://{folder / 'store'}"] * count, settings)
+    made = Several(folder, urls or [f"file://{folder / 'store'}"] * count, settings or {})
     try:
         for node in made.nodes:
             await node.start()

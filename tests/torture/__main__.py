@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from tests.torture import damage, hostile, kill, machine, mutants, poison, power, soak, swaps
+from tests.torture import cluster, damage, hostile, kill, machine, mutants, poison, power, soak, swaps
 from tests.torture.report import Part, whole
 
 KINDS: dict[str, Callable[[Path, bool], Part]] = {
@@ -24,6 +24,7 @@ KINDS: dict[str, Callable[[Path, bool], Part]] = {
     "hostile": hostile.part,
     "poison": poison.part,
     "soak": soak.run,
+    "cluster": cluster.run,
 }
 
 

@@ -123,6 +123,21 @@ def serving(seams: Seams) -> None:
     states.States.save = half_saved  # type: ignore[method-assign, assignment]  # a failpoint
 
 
+def shared(seams: Seams) -> None:
+    """Install the seams of a node of a cluster."""
+    from service.cluster.shards import images, keeper, opening, owner, shared_log, versions
+    from service.server import components
+
+    seams.around(shared_log.SharedLog, "_append", "store.before_append", "store.after_append")
+    seams.around(opening.Prepared, "_offer", "claim.before", "claim.after")
+    seams.around(owner, "hint", "claim.unhinted", "claim.hinted")
+    seams.around(images, "put_files", "image.before", "image.blocks")
+    seams.around(images, "publish", "image.unpublished", "image.published")
+    seams.around(keeper.Keeper, "_tidy", after="image.tidied")
+    seams.around(versions.SharedVersions, "_record", "version.unnamed", "version.named")
+    seams.around(components.Components, "leave", "handover.before", "handover.leaving")
+
+
 def training(seams: Seams) -> None:
     """Install the seams of the trainer process."""
     from service.engine import export
@@ -139,4 +154,7 @@ def arm(folder: str) -> None:
     """Install all seams. The injected sitecustomize calls it before any code of the service runs."""
     trainer = "service.trainer.process" in sys.orig_argv
     if trainer or "service.cli" in sys.orig_argv:
-        (training if trainer else serving)(Seams(Path(folder)))
+        seams = Seams(Path(folder))
+        (training if trainer else serving)(seams)
+        if "--store" in sys.orig_argv:
+            shared(seams)

@@ -1,0 +1,311 @@
+"""Three nodes over one store under load: nodes are killed and paused, the store refuses, stalls and lies.
+
+After each fault the store's journals hold everything that was acknowledged. At the end every answer, label and weight
+is compared with the oracles, as after kills of a single server: an unbroken fold of each model's journal.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import random
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import freshet
+from service.console.failures import ServerFailed
+from service.journal.records import Chunk
+from service.programs.backtest.child import ServerChild
+from tests.cluster.several import Several, several
+from tests.engines.postgres import a_postgres
+from tests.engines.proxy import Proxy
+from tests.engines.seaweed import a_seaweed
+from tests.journeys import crash
+from tests.oracles import replay
+from tests.torture import verify
+from tests.torture.failpoints import Failpoints, injected
+from tests.torture.load import FLOW, LAB, Load
+from tests.torture.report import NUMBERS, Part, show
+
+NODES = 3
+HIT_S = 30.0  # a seam not passed within this time is no hit
+AWAY_S = 1.0  # a killed node stays away at least for a moment, so that another must take over
+# By seam: the maximum number of passes before the one that kills.
+COMMIT = {"store.before_append": 40, "store.after_append": 40, "journal.after_ack": 40}
+VERSIONS = {"version.unnamed": 4, "version.named": 4, "swap.recorded": 4}
+IMAGES = dict.fromkeys(("image.before", "image.blocks", "image.unpublished", "image.published", "image.tidied"), 2)
+# Passed only by a node that claims: another is killed first.
+CLAIMS = dict.fromkeys(("claim.before", "claim.after", "claim.unhinted", "claim.hinted", "recovery.after"), 1)
+LEAVING = dict.fromkeys(("handover.before", "handover.leaving"), 1)  # passed only by a node that is asked to stop
+TRAINER = {"learn.after": 40, "checkpoint.mid": 3, "verdict.before": 4}
+KILLS = COMMIT | VERSIONS | IMAGES | CLAIMS | LEAVING | TRAINER
+RANDOM, PAUSED = "node.random", "node.paused"
+CUT, STALLED, UNSURE, FAILED = "store.cut", "store.stalled", "store.answers lost", "store.500 after writing"
+OF_PROXY = (CUT, STALLED, UNSURE, FAILED)
+RESTARTED = "store.killed"
+EPISODE = 24  # faults of one store
+REDONE = 64  # ticks of a stream after a claim that may have been answered before it, and not been durable
+SETTINGS: dict[str, object] = {"snapshot_s": 0.3, "image_s": 1.0, "heartbeat_s": 0.2, "segment_bytes": 4096}
+
+
+class Engine(NamedTuple):
+    """A store of the torture: its URL by node, the proxies before it, and how to kill and start it."""
+
+    urls: list[str]
+    proxies: Sequence[Proxy] = ()
+    restart: Callable[[], None] | None = None
+
+
+@contextlib.contextmanager
+def folder_engine(folder: Path) -> Iterator[Engine]:
+    """A folder of this machine."""
+    yield Engine([f"file://{folder / 'store'}"] * NODES)
+
+
+@contextlib.contextmanager
+def objects_engine(folder: Path) -> Iterator[Engine]:
+    """SeaweedFS, behind a proxy for each node."""
+    (folder / "seaweed").mkdir(parents=True)
+    with a_seaweed(folder / "seaweed") as seaweed, _environment(seaweed.environment), _proxies(seaweed.port) as proxies:
+        yield Engine([seaweed.url("torture", proxy.port) for proxy in proxies], proxies)
+
+
+@contextlib.contextmanager
+def postgres_engine(folder: Path) -> Iterator[Engine]:
+    """PostgreSQL, behind a proxy for each node."""
+    with a_postgres() as postgres, _proxies(postgres.port) as proxies:
+
+        def restart() -> None:
+            postgres.kill()
+            postgres.start()
+
+        yield Engine([postgres.url("torture", proxy.port) for proxy in proxies], proxies, restart)
+
+
+ENGINES = {"folder": folder_engine, "objects": objects_engine, "postgres": postgres_engine}
+
+
+@contextlib.contextmanager
+def _environment(values: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _proxies(port: int) -> Iterator[list[Proxy]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(Proxy(port)) for _ in range(NODES)]
+
+
+class Episode:
+    """One store, three nodes, one load, one fault after the other."""
+
+    def __init__(self, folder: Path, engine: Engine, part: Part, rng: random.Random) -> None:
+        self._folder, self._engine, self._part, self._rng = folder, engine, part, rng
+        self._failpoints = Failpoints(folder)
+
+    async def run(self, faults: Sequence[str]) -> None:
+        """One round per fault, then the comparison."""
+        with injected(self._folder / "inject", self._failpoints.code):
+            async with several(self._folder, urls=self._engine.urls, settings=SETTINGS) as cluster:
+                load = await self._loaded(cluster, faults)
+        self._at_end(cluster, load)
+
+    async def _loaded(self, cluster: Several, faults: Sequence[str]) -> Load:
+        async with freshet.connect(cluster.addresses) as client:
+            load = Load(client)
+            await self._under_load(cluster, load, faults)
+        return load
+
+    async def _under_load(self, cluster: Several, load: Load, faults: Sequence[str]) -> None:
+        running = asyncio.create_task(load.run())
+        torturing = asyncio.create_task(self._rounds(cluster, load, faults))
+        await asyncio.wait((running, torturing), return_when=asyncio.FIRST_COMPLETED)
+        if running.done():
+            torturing.cancel()
+            words = "".join(node.last_words() for node in cluster.nodes)
+            raise AssertionError(f"a client failed{words}") from running.exception()
+        await torturing
+        load.stop()
+        await asyncio.wait_for(running, 2 * crash.DEADLINE_S)
+
+    async def _rounds(self, cluster: Several, load: Load, faults: Sequence[str]) -> None:
+        for fault in faults:
+            async with asyncio.timeout(4 * crash.DEADLINE_S):
+                await load.until_all_moved(2)  # all clients continue after any fault
+                self._part.rounds += 1
+                hit = await self._provoke(cluster, load, fault)
+                await asyncio.to_thread(self._check, cluster, load)
+                await self._all_run(cluster)
+            if hit:
+                self._part.hits += 1
+                self._part.hits_of[fault] += 1
+
+    async def _provoke(self, cluster: Several, load: Load, fault: str) -> bool:
+        owner = cluster.node_at((await asyncio.to_thread(cluster.owner, self._rng.choice((FLOW, LAB)))).address)
+        if fault in KILLS:
+            return await self._kill_at(cluster, owner, fault)
+        if fault == RANDOM:
+            await self._some_answers(load)
+            owner.kill()
+            await owner.wait()
+        elif fault == PAUSED:
+            await self._pause(cluster, owner, load)
+        elif fault == RESTARTED:
+            assert self._engine.restart
+            await asyncio.to_thread(self._engine.restart)
+        else:
+            await self._disturb(cluster.nodes.index(owner), fault, load)
+        return True
+
+    async def _kill_at(self, cluster: Several, owner: ServerChild, seam: str) -> bool:
+        """Kill whichever node passes the seam; first bring a node to it."""
+        self._failpoints.plan(seam, self._rng.randint(1, KILLS[seam]))
+        if seam in CLAIMS:
+            owner.kill()
+            await owner.wait()
+        elif seam in LEAVING:
+            with contextlib.suppress(ServerFailed):
+                await owner.stop()
+        try:
+            async with asyncio.timeout(HIT_S):
+                while not self._failpoints.hit:
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            return self._failpoints.withdraw()
+        return True
+
+    async def _pause(self, cluster: Several, owner: ServerChild, load: Load) -> None:
+        """Stop an owner until others have its shards, and let it come back."""
+        before = {model: cluster.owner(model) for model in (FLOW, LAB)}
+        os.kill(owner.pid, signal.SIGSTOP)
+        try:
+            async with asyncio.timeout(crash.DEADLINE_S):
+                while any(cluster.owner(model) == at for model, at in before.items() if at.address == owner.grpc):
+                    await asyncio.sleep(0.05)
+            await load.until_all_moved(2)
+        finally:
+            os.kill(owner.pid, signal.SIGCONT)
+
+    async def _disturb(self, node: int, fault: str, load: Load) -> None:
+        """Let the connection between one node and the store do wrong."""
+        proxy = self._engine.proxies[node]
+        if fault == CUT:
+            proxy.cut()
+            await asyncio.sleep(self._rng.uniform(0.1, 3.0))
+            proxy.flow()
+        elif fault == STALLED:
+            proxy.stall(5.0)
+        elif fault == UNSURE:
+            proxy.lose_answers(3)
+        else:
+            proxy.fail_after_put(3)
+        await self._some_answers(load)
+
+    async def _some_answers(self, load: Load) -> None:
+        for _ in range(self._rng.randint(1, 60)):
+            await load.next_answer()
+
+    async def _all_run(self, cluster: Several) -> None:
+        """Start the nodes that have died."""
+        dead = [node for node in cluster.nodes if not node.running]
+        if dead:
+            await asyncio.sleep(self._rng.uniform(0.0, AWAY_S))
+        for node in dead:
+            await node.wait()
+            await node.start()
+
+    # ---- what must hold
+
+    def _chunks(self, cluster: Several) -> list[Chunk]:
+        return cluster.chunks(FLOW, 1) + cluster.chunks(LAB, 2)
+
+    def _check(self, cluster: Several, load: Load) -> None:
+        """Compare the acknowledgements of the clients with the store's journals."""
+        durable = [(told, told.durable) for told in load.told]
+        labels, windows = set(load.labels), load.windows
+        chunks = self._chunks(cluster)
+        lost = []
+        for told, seq in durable:
+            kept = replay.last_seqs(chunks, told.model).get(told.stream, 0)
+            lost += [f"{told.stream}: tick {n}" for n in range(kept + 1, seq + 1)]
+        counted = verify.count(chunks, load.lab.model, 1 << 62)
+        lost += [f"label {seq}" for seq in labels if (load.lab.stream, seq) not in counted.labels]
+        if len(counted.windows) < windows:
+            lost.append(f"windows: {windows} acknowledged, {len(counted.windows)} in the journal")
+        self._part.lost += len(lost)
+        self._part.wrong += lost[:5]
+
+    def _at_end(self, cluster: Several, load: Load) -> None:
+        chunks = self._chunks(cluster)
+        self._part.acknowledged += load.acknowledged
+        lost = verify.missing(chunks, load)
+        self._part.lost += len(lost)
+        self._part.wrong += lost[:5]
+        files = {}
+        for model, name in ((1, FLOW), (2, LAB)):
+            folder, own = cluster.folder_of(name), cluster.number(name)
+            files[model] = replay.Files.of(folder, own)
+            hosted = verify.saved(folder / "trainer.db")[own]
+            hosted.number = model
+            verify.learning(self._part, chunks, files[model], hosted)
+            redone = cluster.taken_again(name, REDONE)
+            for told in load.told:
+                if told.model == model:
+                    told.redone |= redone.get(told.stream, set())
+        verify.answers(self._part, chunks, files, load.told)
+
+
+async def rounds(folder: Path, engine: str, faults: Sequence[str], seed: int) -> Part:
+    """Provoke these faults, in episodes of EPISODE, on an engine of ENGINES."""
+    rng, part = random.Random(seed), Part()
+    for number, first in enumerate(range(0, len(faults), EPISODE)):
+        here = folder / f"{engine}-{number}"
+        here.mkdir(parents=True)
+        with ENGINES[engine](here) as made:
+            await Episode(here, made, part, rng).run(faults[first : first + EPISODE])
+        shutil.rmtree(here)
+        show(f"{engine}: {part.hits} faults of {len(faults)}")
+    answered = part.numbers["answers compared"]
+    part.summary = f"{part.hits} faults of {len(part.hits_of)} kinds; {answered} answers compared with the oracle"
+    return part
+
+
+def plan(engine: str, times: int, seed: int) -> list[str]:
+    """Return every fault that the engine can have, each so often, in an order drawn from the seed."""
+    faults = [*KILLS, RANDOM, PAUSED]
+    faults += OF_PROXY if engine == "objects" else OF_PROXY[:3] if engine == "postgres" else ()
+    faults += [RESTARTED] if engine == "postgres" else []
+    rng = random.Random(seed)
+    return [fault for _ in range(times) for fault in rng.sample(faults, len(faults))]
+
+
+def run(folder: Path, quick: bool) -> Part:
+    """Run. Quick: every fault once on a folder. Full: ten times on each engine."""
+    parts = []
+    for engine in ["folder"] if quick else ENGINES:
+        parts.append(asyncio.run(rounds(folder, engine, plan(engine, 1 if quick else 10, seed=0), seed=0)))
+    return sum_of(parts)
+
+
+def sum_of(parts: Sequence[Part]) -> Part:
+    """Return the findings of several engines together."""
+    total = Part(summary="; ".join(part.summary for part in parts))
+    for part in parts:
+        for name in NUMBERS:
+            setattr(total, name, getattr(total, name) + getattr(part, name))
+        total.wrong += part.wrong
+        total.hits_of += part.hits_of
+    return total
