@@ -107,7 +107,7 @@ class Publisher:
             return "veto"
         except NoSpace as full:  # the next verdict includes what this one would have published
             self._storage.disk_full.labels("version").inc()
-            self._emit(model, ev.VETOED, replace(verdict, reason=f"the disk is full: {full}"), model.champion)
+            self._emit(model, ev.VETOED, replace(verdict, reason=f"{full.condition}: {full}"), model.champion)
             return "no_space"
         if model.deleted:  # meanwhile, and its versions with it
             await asyncio.to_thread(self._versions.drop, model.number)

@@ -12,7 +12,7 @@ from service.edge.health import Health
 from service.journal.writer import Journal
 from service.observe.metrics import Metrics
 from service.server.grpc_server import SERVICES
-from service.storage.disk import NoSpace, has_room
+from service.storage.disk import NoSpace, Unreachable, has_room
 
 log = structlog.get_logger("server")
 
@@ -66,7 +66,8 @@ class Readiness:
         if error is None:
             log.info("the journal is written again")
         else:
-            self._metrics.storage.disk_full.labels("journal").inc()
+            if not isinstance(error, Unreachable):
+                self._metrics.storage.disk_full.labels("journal").inc()
             if not self._was_full:
                 log.error("nothing is acknowledged for now", condition=error.condition, why=str(error))
         self._was_full = error is not None

@@ -16,7 +16,7 @@ from service.cluster.shards.decisions import KEPT, garbage, is_image_due, trim_b
 from service.cluster.shards.images import Image, Manifest
 from service.cluster.shards.ledger import check_whole, missing
 from service.cluster.shards.opening import OpenedShard
-from service.cluster.shards.owner import read_claim
+from service.cluster.shards.owner import drop_old_hints, read_claim
 from service.cluster.shards.tail import IMAGE, OWED, ClaimAt, fact, named
 from service.cluster.shards.versions import SharedVersions
 from service.cluster.store.seam import Conflict, Missing, StoreLost, StoreUnavailable
@@ -170,6 +170,7 @@ class Keeper:
         before = self._kept[0].manifest.begin
         if keep > 1:
             before = trim_before(self._kept, self._began, first, store.extents(shard, 0), self._keep_bytes)
+        drop_old_hints(store, shard, self._opened.epoch)
         self._scrubbed = max(self._scrubbed, before)
         trimmed = store.trim(shard, before, {claim.extent.offset for claim in self._opened.facts.claims})
         self._log.ledger.forget_before(min(self._kept[0].manifest.begin, self._scrubbed))

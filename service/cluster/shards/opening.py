@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,7 +24,7 @@ from service.cluster.store.seam import Conflict, Extent, Missing, Store, StoreLo
 from service.journal.records import SHARD, Chunk, Claim, encode_chunk
 from service.journal.segments import encode_commit
 from service.journal.writer import Journal
-from service.storage.disk import needing_space
+from service.storage.disk import needing_space, sync_file
 from service.storage.versions import VersionMissing, Versions
 
 log = structlog.get_logger("shards")
@@ -44,7 +44,7 @@ class Claimed(RuntimeError):
 
 
 class Stale(RuntimeError):
-    """The journal was trimmed beyond the point up to which a folder follows it: begin from a newer image."""
+    """The store does not continue the journal of a folder: trimmed or lost. Begin from a newer image."""
 
 
 @dataclass
@@ -79,22 +79,30 @@ class Prepared:
             log.ledger.add(frames[-1].end, frames[-1].chain)
             self.facts.note(entry, frames)
 
+    @property
+    def epoch(self) -> int:
+        """The newest epoch that was read; 0 for a shard that no node has owned."""
+        return self.facts.newest.epoch if self.facts.newest else 0
+
     def catch_up(self) -> None:
-        """Read what the store has after the local journal. Raises Stale, StoreLost, StoreUnavailable, NoSpace."""
-        extents = list_entries(self.store, self.shard, self.log.end)
-        for entry, data in zip(extents, self.store.read(self.shard, extents), strict=True):
-            frames = frames_of(self.shard, entry, data, self.log.end, self.log.chain)
-            self._follow(entry, data, frames[-1].chain)
-            self.facts.note(entry, frames)
-        self._adopt()
+        """Read what the store has after the local journal. Raises Stale, StoreUnavailable, NoSpace."""
+        try:
+            extents = list_entries(self.store, self.shard, self.log.end)
+            for entry, data in zip(extents, self.store.read(self.shard, extents), strict=True):
+                frames = frames_of(self.shard, entry, data, self.log.end, self.log.chain)
+                self._follow(entry, data, frames[-1].chain)
+                self.facts.note(entry, frames)
+            self._adopt()
+        except StoreLost as error:  # or a live owner has removed what only older images need
+            raise Stale(str(error)) from error
 
     def claim(self, node: str, over: int | None = None) -> OpenedShard:
         """Own the shard. node: the address of this node. over: the newest epoch whose owner is known to be gone or to
         hand over; None: that of the last claim read so far.
 
-        Raises Claimed if another node has a newer claim; Stale, StoreLost, StoreUnavailable, NoSpace.
+        Raises Claimed if another node has a newer claim; Stale: prepare it again; StoreUnavailable, NoSpace.
         """
-        over = over if over is not None else self._last_epoch()
+        over = self.epoch if over is None else over
         above = 0  # tries without a change: the store may know an epoch that no entry has
         for _ in range(TRIES):
             before = self.log.end
@@ -103,16 +111,13 @@ class Prepared:
             if newest and newest.epoch > over and newest.node != node:
                 raise Claimed(self.shard, newest.node, newest.epoch)
             above = above + 1 if self.log.end == before else 1
-            if claim := self._offer(node, self._last_epoch() + above):
+            if claim := self._offer(node, self.epoch + above):
                 return self._opened(claim)
         raise StoreUnavailable(f"{self.store.url}: shard {self.shard} could not be claimed in {TRIES} tries")
 
     def close(self) -> None:
         """Close the local journal."""
         self.log.close()
-
-    def _last_epoch(self) -> int:
-        return self.facts.newest.epoch if self.facts.newest else 0
 
     def _offer(self, node: str, epoch: int) -> ClaimAt | None:
         """Append a claim; return it if it is the journal's last entry, else None. Raises Stale."""
@@ -178,9 +183,13 @@ def prepare(store: Store, shard: int, folder: Path, segment_bytes: int = SEGMENT
         try:
             image = images.load(store, shard, found[-1]) if found else None
             return _from_image(store, shard, folder, segment_bytes, image)
-        except (Missing, Stale) as error:  # a live owner has made a newer image, and removed what this one needs
+        except (
+            Missing,
+            Stale,
+            StoreLost,
+        ) as error:  # a live owner has made a newer image, and removed what this one needs
             lost = error
-    raise StoreLost(f"shard {shard}: {lost}") from lost
+    raise StoreLost(str(lost)) from lost
 
 
 def open_shard(
@@ -189,6 +198,7 @@ def open_shard(
     """Open and claim a shard: `prepare`, then `Prepared.claim`. Raises as both, but Stale."""
     for _ in range(TRIES):
         prepared = prepare(store, shard, folder, segment_bytes)
+        over = prepared.epoch if over is None else over
         try:
             return prepared.claim(node, over)
         except Stale:
@@ -213,26 +223,33 @@ def _from_image(store: Store, shard: int, folder: Path, segment_bytes: int, imag
     return prepared
 
 
+def export(store: Store, shard: int, folder: Path) -> None:
+    """Make a new folder the data directory of a plain server, as of the store's end; durable on return.
+
+    Raises as `prepare`.
+    """
+    prepare(store, shard, folder).close()
+    (folder / cache.MARK).unlink()
+    for path in [*folder.rglob("*"), folder]:
+        sync_file(path)
+
+
 def list_entries(store: Store, shard: int, start: int) -> list[Extent]:
-    """Return the entries from offset `start` on. Raises Stale if they do not begin there; StoreLost for a gap."""
-    error: StoreLost | None = None
+    """Return the entries from offset `start` on. Raises Stale for a gap, also if they do not begin there."""
+    gap: StoreLost | None = None
     for _ in range(OFFERS):  # a listing that is not of one moment may miss an entry that was added meanwhile
         found = store.extents(shard, start)
-        if found and found[0].offset != start:
-            raise Stale(f"the entry at offset {start} is gone, the next one is at {found[0].offset}")
         try:
             check_whole(shard, found, start)
-        except StoreLost as gap:
-            error = gap
+        except StoreLost as error:
+            gap = error
         else:
             return found
-    assert error is not None
-    raise error
+    raise Stale(str(gap))
 
 
-def again(call: object) -> None:
-    """Repeat a call of the store that may be repeated, a few times. Raises StoreUnavailable."""
-    assert callable(call)
+def again(call: Callable[[], None]) -> None:
+    """Call the store, again a few times while it does not answer. Raises StoreUnavailable."""
     for left in reversed(range(OFFERS)):
         try:
             call()

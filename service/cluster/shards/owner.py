@@ -55,9 +55,12 @@ def read_claim(store: Store, shard: int, extent: Extent) -> ClaimAt | None:
 
 
 def hint(store: Store, shard: int, claim: ClaimAt) -> None:
-    """Leave a hint of a claim, and remove old ones. An unreachable store is no error: it is only a hint."""
+    """Leave a hint of a claim. An unreachable store is no error: without a hint, finding the owner takes longer."""
     with contextlib.suppress(StoreUnavailable):
         store.put(names.claim_name(shard, claim.epoch, claim.extent), claim.node.encode())
-        found = [listed.name for listed in store.list(names.claims(shard))]
-        old = [name for name in found if (at := names.claim_hint(name)) and at.epoch <= claim.epoch - KEPT_HINTS]
-        store.delete(old)
+
+
+def drop_old_hints(store: Store, shard: int, epoch: int) -> None:
+    """Remove all but the newest hints. epoch: the present one."""
+    found = [listed.name for listed in store.list(names.claims(shard))]
+    store.delete([name for name in found if (at := names.claim_hint(name)) and at.epoch <= epoch - KEPT_HINTS])
