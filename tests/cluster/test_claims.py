@@ -26,6 +26,7 @@ OTHER = "127.0.0.1:50052"
 
 async def some_ticks(live: World, count: int = 3) -> None:
     model = await live.model()
+    await live.serving.residency.bring(model, ["pump"])
     session = live.open(model, "pump")
     for n in range(count):
         await live.tick(model, session, float(n))
