@@ -14,14 +14,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.cluster.shards import names
+from service.cluster.shards import bundles, names
 from service.cluster.shards.opening import export, open_shard, prepare
-from service.cluster.shards.tail import VERSION
+from service.cluster.shards.tail import VERSION, named
+from service.cluster.shards.versions import SharedVersions
 from service.cluster.store.seam import Extent, Store, StoreRefused
 from service.common.errors import Unavailable
 from service.journal.examine import segment_files
 from service.journal.records import SHARD, Stored, decode_chunk
 from service.journal.segments import HEADER
+from service.storage.versions import Blobs, Version
 from service.streams.served import ServedModel
 from tests.cluster.shard_world import ShardWorld, shard
 from tests.conftest import seeds
@@ -268,6 +270,10 @@ def named_versions(store: Store) -> dict[str, int]:
     return found
 
 
+def stored(store: Store) -> set[str]:
+    return {listed.name.removeprefix(names.blobs(3)) for listed in store.list(names.blobs(3))}
+
+
 def _records(extent: Extent, data: bytes) -> list[Any]:
     at, found = BytesIO(data), list[Any]()
     while head := at.read(8):
@@ -277,7 +283,21 @@ def _records(extent: Extent, data: bytes) -> list[Any]:
     return found
 
 
-async def test_a_version_is_stored_before_the_journal_names_it_and_named_before_it_serves(store, tmp_path):
+class NamedFirst(SharedVersions):
+    """A mutant: the journal names a version before it is stored."""
+
+    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
+        blob = names.blob_word(self._epoch, bundles.pack(version, Blobs(onnx, weights, canary), pinned))
+        self._record(named(VERSION, blob, {}), durable=True)
+        return super().add(version, onnx, weights, canary, pinned=pinned)
+
+
+@pytest.mark.parametrize("is_mutant", [False, True], ids=["stored first", "named first"])
+async def test_a_version_is_stored_before_the_journal_names_it_and_named_before_it_serves(
+    store, tmp_path, monkeypatch, is_mutant
+):
+    if is_mutant:
+        monkeypatch.setattr("tests.cluster.shard_world.SharedVersions", NamedFirst)
     async with shard(store, tmp_path / "one") as one:
         model = await one.model()
         store.down = lambda operation: operation == "put"
@@ -285,7 +305,11 @@ async def test_a_version_is_stored_before_the_journal_names_it_and_named_before_
 
         assert await one.publish(model, 1) == serving
         await one.server.journal.flush()
+        if is_mutant:
+            assert not named_versions(store).keys() <= stored(store)
+            return
         assert len(named_versions(store)) == 1
+        assert named_versions(store).keys() <= stored(store)
 
         store.down = lambda operation: False
         assert await one.publish(model, 1) == serving + 1
