@@ -41,11 +41,36 @@ def test_an_image_is_due_after_its_time_if_something_was_written():
     assert not is_image_due(now=99.0, last=10.0, every_s=30.0, position=10, imaged=10)
 
 
-@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99))
-def test_nothing_is_trimmed_that_the_older_image_or_the_local_journal_needs(first, older, newer):
+ENTRIES = [Extent(n, 10) for n in range(0, 200, 10)]
+
+
+@given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 300))
+def test_nothing_is_trimmed_that_the_older_image_needs(began, dropped, older, newer, keep_bytes):
     kept = [an_image(200, older), an_image(300, older + newer)]
-    assert trim_before(kept, first) <= min(first, older)
-    assert trim_before(kept[:1], first) == trim_before([], first) == 0
+    assert trim_before(kept, began, began + dropped, ENTRIES, keep_bytes) <= older
+    for fewer in (kept[:1], []):
+        assert trim_before(fewer, began, began + dropped, ENTRIES, keep_bytes) == 0
+
+
+def test_what_former_owners_kept_stays_until_retention_wants_it_gone():
+    kept = [an_image(200, 150), an_image(300, 180)]
+    assert trim_before(kept, 100, 100, ENTRIES, keep_bytes=200) == 0
+    assert trim_before(kept, 100, 120, ENTRIES, keep_bytes=200) == 120
+    assert trim_before(kept, 100, 100, ENTRIES, keep_bytes=165) == 40
+    assert trim_before(kept, 100, 100, ENTRIES, keep_bytes=0) == 150
+
+
+async def test_an_image_made_before_a_trainer_has_saved_needs_the_journal_from_its_start(store, tmp_path):
+    async with shard(store, tmp_path / "one") as one:
+        model = await one.model()
+        session = one.open(model, "pump")
+        for n in range(5):
+            await one.tick(model, session, float(n))
+        await one.snapshot()
+        one.keeper.learned = lambda: 0
+        assert (await one.keeper.make_image()).manifest.begin == 0
+        one.keeper.learned = lambda: one.server.journal.durable_position
+        assert (await one.keeper.make_image()).manifest.begin > 0
 
 
 def test_garbage_is_what_no_image_and_no_record_needs_of_this_and_earlier_epochs():

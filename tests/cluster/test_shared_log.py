@@ -19,6 +19,7 @@ from service.journal.log import SegmentLog
 from service.journal.records import Paused, Resumed
 from service.journal.segments import encode_commit
 from service.journal.writer import Commit, Journal, JournalFailed
+from service.server.readiness import Readiness
 from service.storage.disk import Unreachable
 from tests.cluster.faulty import Faulty
 from tests.cluster.shard_world import NODE, shard
@@ -96,6 +97,7 @@ async def test_an_entry_whose_answer_is_lost_is_written_once(store, tmp_path, mo
 async def test_while_the_store_is_away_ticks_wait_as_with_a_full_disk_and_say_why(store, tmp_path):
     async with shard(store, tmp_path / "one", max_undurable_bytes=100) as one:
         model, journal = await one.model(), one.server.journal
+        readiness = Readiness(tmp_path, journal, one.server.metrics)
         session = one.open(model, "pump")
         await one.tick(model, session, 0.0)
         await journal.flush()
@@ -105,7 +107,7 @@ async def test_while_the_store_is_away_ticks_wait_as_with_a_full_disk_and_say_wh
             await journal.flush(unless_full=True)
 
         assert isinstance(journal.no_space, Unreachable)
-        assert one.server.readiness.obstacle() == "the store cannot be reached"
+        assert readiness.obstacle() == "the store cannot be reached"
         with pytest.raises(AssertionError, match="the store cannot be reached"):
             await one.tick(model, session, 9.0)  # refused: answered by the test's own assertion
 
@@ -114,7 +116,7 @@ async def test_while_the_store_is_away_ticks_wait_as_with_a_full_disk_and_say_wh
             await journal.flush()
         await one.tick(model, session, 9.0)
         await journal.flush()
-        assert one.server.readiness.obstacle() == "starting"
+        assert readiness.obstacle() == "starting"
         assert model.table.durable_seq[session.row] == 7
 
 

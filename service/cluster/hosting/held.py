@@ -36,6 +36,7 @@ class Held:
         self.keeper = Keeper(opened, journal, self._versions, config.image_s, config.journal_keep_bytes)
         stores = Stores(opened.folder, config.segment_bytes, config.commit_s, journal, self._versions)
         self.components = Components(shared, opened.folder, stores, self.registry, self.keeper)
+        self.keeper.learned = lambda: self.components.learning.checkpoint
         self.parts: Parts = self.components.parts(Whereabouts(self.shard, node, self.epoch))
         self.leaving = False
         self._tasks: list[asyncio.Task[Any]] = []

@@ -55,6 +55,7 @@ class Keeper:
         self._store, self._shard, self._log = opened.store, opened.shard, opened.log
         self._image_s, self._keep_bytes, self._clock = image_s, keep_bytes, clock
         self._began = journal.first_position
+        self.learned: Callable[[], int] = lambda: 1 << 63  # the position through which every trainer has saved
         self._kept: list[Image] = [opened.image] if opened.image else []  # oldest first
         self._imaged = 0  # position after the last image and its own record
         self._last = clock()
@@ -126,21 +127,25 @@ class Keeper:
 
     async def _make(self) -> Image:
         seen, first = self._journal.durable_position, self._journal.first_position
-        word, manifest = await self._call(self._put, seen, first)
+        word, manifest = await self._call(self._put, seen, first, self.learned())
         await self._record(named(IMAGE, word, {"needed": manifest.needed}))
         image: Image = await self._call(images.publish, self._store, self._journal.durable_position, word, manifest)
         self._kept.append(image)
         return image
 
-    def _put(self, seen: int, first: int) -> tuple[str, Manifest]:
-        """Store the blocks and the manifest of an image. In a thread. seen: durable position before it."""
+    def _put(self, seen: int, first: int, learned: int) -> tuple[str, Manifest]:
+        """Store the blocks and the manifest of an image. In a thread.
+
+        seen: durable position before it. learned: the position through which every trainer had saved before it; one
+        that has no file yet needs the journal from its start.
+        """
         opened, data = self._opened, self._opened.folder
         known = self.image.manifest.blobs() if self.image else set()
         with staging(data / "image") as folder:
             with databases(data) as found:
                 for name, connection in found.connections.items():
                     copy_database(data / name, connection, folder / name)
-                needed = max(min(found.positions.values(), default=0), first, self._log.ledger.begin)
+                needed = max(min([learned, *found.positions.values()]), first, self._log.ledger.begin)
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(data / cache.OWED, folder / cache.OWED)
             files = {path.name: path for path in sorted(folder.iterdir())}
