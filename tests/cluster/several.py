@@ -65,6 +65,10 @@ class Several:
         """Return the local folder of a model's shard at its owner."""
         return self.node_at(self.owner(model).address).data / f"shard-{shard(model):03d}"
 
+    def checkpoints(self, model: str) -> list[Path]:
+        """Return the files of the trainers that have learned a model, on all nodes."""
+        return [path for node in self.nodes for path in node.data.glob(f"shard-{shard(model):03d}/trainer.db")]
+
     def chunks(self, model: str, number: int = 1) -> list[Chunk]:
         """Return the journal of a model from its start, as the store has it; the model becomes `number`."""
         with self.store() as store:

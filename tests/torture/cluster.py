@@ -258,9 +258,10 @@ class Episode:
         for model, name in ((1, FLOW), (2, LAB)):
             folder, own = cluster.folder_of(name), cluster.number(name)
             files[model] = replay.Files.of(folder, own)
-            hosted = verify.saved(folder / "trainer.db")[own]
-            hosted.number = model
-            verify.learning(self._part, chunks, files[model], hosted)
+            learned = [verify.saved(path).get(own) for path in cluster.checkpoints(name)]
+            newest = max(filter(None, learned), key=lambda hosted: hosted.offset)
+            newest.number = model
+            verify.learning(self._part, chunks, files[model], newest)
             redone = cluster.taken_again(name, REDONE)
             for told in load.told:
                 if told.model == model:
