@@ -1,8 +1,12 @@
-"""The streams of a Mux by handle: whether they are bound in the call, and their next ticks. No calls; see mux.py."""
+"""The streams of a Mux by handle: the call that serves them, whether they are bound in it, and their next ticks.
+
+A Mux has a call to each node that serves some of its streams; here a call is a number. No calls; see leg.py.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -18,18 +22,25 @@ BIND_AT_ONCE = 10_000
 BIND_BYTES = 1 << 19  # of ids in a message: half of a server's default limit
 
 
+ADRIFT = -1  # in place of a call: no stream has this handle, or its stream waits before it is bound anywhere
+
+
 class Bindings:
     """Handles of streams. A handle belongs to one stream until the server refuses it or takes it away."""
 
     def __init__(self) -> None:
         self.handle: dict[str, int] = {}
         self.next: UInts = np.zeros(0, np.uint64)  # by handle: seq of its next tick; 0: never bound
-        self.servers: UInts = np.zeros(0, np.uint64)  # by handle: seq at which the server continues in this call
-        self.unbound: set[int] = set()  # handles not bound in this call
+        self.servers: UInts = np.zeros(0, np.uint64)  # by handle: seq at which the server continues in its call
+        self.leg: npt.NDArray[np.int32] = np.zeros(0, np.int32)  # by handle: its call, or ADRIFT
+        self.unbound: list[set[int]] = []  # by call: its handles that are not bound in it
         self.refused: dict[str, FreshetError] = {}  # why a stream lost its handle
         self.lost: dict[str, str] = {}  # lost states not yet reported, with the cause
         self.static: dict[str, dict[str, float]] = {}  # static inputs by stream, sent with each binding
-        self._unasked: list[str] = []  # streams whose binding was not requested in this call
+        self.adrift: set[int] = set()  # handles of streams that wait before they are bound anywhere
+        self._unasked: list[dict[str, None]] = []  # by call: streams whose binding was not requested in it
+        self._count: list[int] = []  # by call: number of its handles
+        self._free_legs: list[int] = []
         self._reported: set[int] = set()  # handles whose loss is known, without a tick since
         self._ids: dict[int, str] = {}  # the inverse of `handle`
         self._used = 0
@@ -40,24 +51,71 @@ class Bindings:
         """Number of entries in use in the columns by handle."""
         return self._used
 
-    @property
-    def unasked(self) -> bool:
-        """Whether `ask` returns anything."""
-        return bool(self._unasked)
+    def id(self, handle: int) -> str:
+        """Return the stream of a handle."""
+        return self._ids[handle]
 
-    def want(self, ids: Sequence[str]) -> None:
-        """Request these streams; a stream refused before is tried again."""
+    # --- calls
+
+    def add_leg(self) -> int:
+        """Return the number of a new call, without streams."""
+        if self._free_legs:
+            return self._free_legs.pop()
+        self.unbound.append(set())
+        self._unasked.append({})
+        self._count.append(0)
+        return len(self._count) - 1
+
+    def drop_leg(self, leg: int) -> None:
+        """Release the number of a call without streams."""
+        self._free_legs.append(leg)
+
+    def streams_of(self, leg: int) -> int:
+        """Return the number of streams of a call."""
+        return self._count[leg]
+
+    def handles_of(self, leg: int) -> list[int]:
+        """Return the handles of a call."""
+        return np.flatnonzero(self.leg[: self._used] == leg).tolist()
+
+    def legs_of(self, ids: Iterable[str], new: int) -> set[int]:
+        """Return the calls of these streams, ADRIFT among them. new: the call that new streams will have."""
+        return {int(self.leg[handle]) if (handle := self.handle.get(id)) is not None else new for id in ids}
+
+    def assign(self, handle: int, leg: int) -> None:
+        """Give a stream to another call, in which it is not bound; ADRIFT: to none."""
+        self._leave(handle)
+        self.leg[handle] = leg
+        if leg == ADRIFT:
+            self.adrift.add(handle)
+        else:
+            self._count[leg] += 1
+            self.unbound[leg].add(handle)
+            self._unasked[leg][self._ids[handle]] = None
+
+    def _leave(self, handle: int) -> None:
+        self.adrift.discard(handle)
+        if (leg := int(self.leg[handle])) != ADRIFT:
+            self._count[leg] -= 1
+            self.unbound[leg].discard(handle)
+            self._unasked[leg].pop(self._ids[handle], None)
+
+    def want(self, ids: Sequence[str], leg: int) -> None:
+        """Request these streams, new ones in this call; a stream refused before is tried again."""
+        new = []
         for id in dict.fromkeys(ids):
             self.refused.pop(id, None)
             if id not in self.handle:
                 self.handle[id] = handle = self._free.pop() if self._free else self._used
                 self._ids[handle] = id
                 self._used = max(self._used, handle + 1)
-                self.unbound.add(handle)
-                self._unasked.append(id)
+                new.append(handle)
         if self._used > len(self.next):
             size = max(self._used, 2 * len(self.next))
             self.next, self.servers = _longer(self.next, size), _longer(self.servers, size)
+            self.leg = _longer(self.leg, size, ADRIFT)
+        for handle in new:
+            self.assign(handle, leg)
 
     def remember(self, statics: Mapping[str, dict[str, float]]) -> dict[str, FreshetError]:
         """Keep the static inputs of streams for every call; return the errors of streams that have others already."""
@@ -71,25 +129,31 @@ class Bindings:
         return errors
 
     def bound_or_refused(self, ids: Sequence[str]) -> bool:
-        """Whether each of these streams is bound in this call, or refused."""
-        return not self.unbound or self.unbound.isdisjoint(self.handle.get(id, -1) for id in ids)
+        """Whether each of these streams is bound in its call, or refused."""
+        waiting = [handles for handles in (*self.unbound, self.adrift) if handles]
+        mine = [handle for id in ids if (handle := self.handle.get(id)) is not None] if waiting else []
+        return all(handles.isdisjoint(mine) for handles in waiting)
 
-    def start_call(self) -> None:
+    def start_call(self, leg: int) -> None:
         """Start a new call: nothing is bound in it."""
-        self.unbound, self._unasked = set(self.handle.values()), list(self.handle)
+        handles = self.handles_of(leg)
+        self.unbound[leg], self._unasked[leg] = set(handles), {self._ids[handle]: None for handle in handles}
 
-    def ask(self) -> list[pb.Bind]:
+    def unasked(self, leg: int) -> bool:
+        """Whether `ask` returns anything."""
+        return bool(self._unasked[leg])
+
+    def ask(self, leg: int) -> list[pb.Bind]:
         """Return the next streams to bind, as many as fit into one message, and count them as requested."""
-        size = count = 0
-        for id in self._unasked[:BIND_AT_ONCE]:
+        size, asked = 0, list[str]()
+        for id in islice(self._unasked[leg], BIND_AT_ONCE):
             size += len(id.encode()) + 16 + 32 * len(self.static.get(id, ()))
-            if count and size > BIND_BYTES:
+            if asked and size > BIND_BYTES:
                 break
-            count += 1
-        ids, self._unasked = self._unasked[:count], self._unasked[count:]
-        return [
-            pb.Bind(handle=self.handle[id], stream=id, static=self.static.get(id)) for id in ids if id in self.handle
-        ]
+            asked.append(id)
+        for id in asked:
+            del self._unasked[leg][id]
+        return [pb.Bind(handle=self.handle[id], stream=id, static=self.static.get(id)) for id in asked]
 
     def receive(self, bound: pb.Bound, durable: int) -> str | None:
         """Record that the server has bound a handle whose ticks up to `durable` were on disk.
@@ -102,7 +166,7 @@ class Bindings:
             lost = f"the server asks for tick {bound.next_seq}, but ticks up to {durable} were on disk and are not kept"
         elif bound.state_origin == pb.Welcome.LOST and handle not in self._reported:
             lost = "the server starts over from a fresh state"
-        self.unbound.discard(handle)
+        self.unbound[self.leg[handle]].discard(handle)
         self.servers[handle] = bound.next_seq
         if lost is None:
             self.next[handle] = max(self.next[handle], np.uint64(bound.next_seq))
@@ -120,9 +184,10 @@ class Bindings:
 
     def refuse(self, handle: int, error: FreshetError) -> None:
         """Release a handle."""
+        self._leave(handle)
+        self.leg[handle] = ADRIFT
         id = self._ids.pop(handle)
         del self.handle[id]
-        self.unbound.discard(handle)
         self.refused[id] = error
         self.static.pop(id, None)
         if not self.next[handle]:
@@ -132,7 +197,7 @@ class Bindings:
         return handle in self._ids
 
 
-def _longer(column: Any, size: int) -> Any:
-    out = np.zeros(size, column.dtype)
+def _longer(column: Any, size: int, filler: int = 0) -> Any:
+    out = np.full(size, filler, column.dtype)
     out[: len(column)] = column
     return out

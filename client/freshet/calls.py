@@ -125,6 +125,11 @@ class Opener(Generic[Call]):
             self._nodes.forget(self._model, self.address)
             self._search.moved(self.address, to)
 
+    def told(self, address: str) -> None:
+        """Record where the model is. Raises as `moved`."""
+        self._nodes.learn(address)
+        self._search.told = address
+
     def ended(self, why: str) -> str:
         """Record that the call has ended, and return why, with the ends of the calls at other nodes before it."""
         self._search.failed(self.address, why)

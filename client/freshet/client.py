@@ -271,10 +271,11 @@ class Client(Training, KeptStreams):
         offset: as for `stream`, for all streams; `step` takes one per stream.
         """
         model, give_up_s, close_s = named(model, "model"), number(give_up_s, "give_up_s"), number(close_s, "close_s")
-        open_call = self._opener(model, lambda to: _stub(to).Mux)
+        self._check_open()
         mux = Mux(
-            open_call, lambda: self._get_model(model, give_up_s), model, give_up_s, close_s, accept_lost,
-            checked(offset),
+            lambda: self._opener(model, lambda to: _stub(to).Mux),
+            lambda: self._get_model(model, give_up_s),
+            model, give_up_s, close_s, accept_lost, checked(offset),
         )  # fmt: skip
         self._open.add(mux)
         return mux

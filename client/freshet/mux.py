@@ -1,47 +1,59 @@
-"""Many streams of one model in one call: for gateways and other programs with thousands of entities."""
+"""Many streams of one model, packed: for gateways and other programs with thousands of entities.
+
+Here are the steps, and which call serves which stream; the calls are in leg.py.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import random
 from collections import deque
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
-import grpc
 import numpy as np
 
 from freshet import forks, shown
 from freshet.batch import Batch
-from freshet.bindings import Bindings
-from freshet.calls import Opener, cancelled_from_outside
-from freshet.errors import FreshetError, InvalidArgument, NotOpen, StateLost, StreamClosed, TakenOver, Unavailable
+from freshet.bindings import ADRIFT, Bindings
+from freshet.calls import Opener
+from freshet.errors import FreshetError, NotOpen, StateLost, StreamClosed, Unavailable
+from freshet.leg import Leg, Shared, Way
 from freshet.offsets import of_channels
-from freshet.packed import Packed, Unconfirmed, Wave
+from freshet.packed import Packed, Ticks, Unconfirmed, Wave
 from freshet.precision import Watch
 from freshet.results import Model
 from freshet.retry import Backoff
-from freshet.v1 import streams_pb2 as pb
+from freshet.search import MOST_MOVES
 from freshet.waits import Waits
 
-LEAVE_S = 1.0  # how long a server that asked us to reconnect may still answer
-NAMED = 5  # at most this many streams are named in a message
+NAMED = 5  # at most this many streams, or nodes, are named in a message
+
+
+@dataclass(slots=True, eq=False)
+class Turn:
+    """A step under way. ids: its streams."""
+
+    ids: list[str]
 
 
 class Mux:
     """Streams of one model, packed. Made by `Client.mux`; open it with `async with`. For use in one event loop.
 
     It reconnects by itself and sends again the ticks that a crashed server had not yet written to disk. Calls of `step`
-    take turns: each is answered before the next is sent.
+    take turns: each is answered before the next is sent. Streams that are on several nodes have a call to each, and a
+    step waits only for the nodes of its own streams.
     """
 
-    # One task reads the call and another writes it. A step only waits, so it may be cancelled at any moment.
+    # One task reads a call and another writes it. A step only waits, so it may be cancelled at any moment.
 
     def __init__(
         self,
-        open_call: Opener[Any],
+        opener: Callable[[], Opener[Any]],
         model: Callable[[], Any],
         name: str,
         give_up_s: float,
@@ -49,25 +61,22 @@ class Mux:
         accept_lost: bool = False,
         offset: Any = None,
     ) -> None:
-        self._open_call, self._get_model, self._name = open_call, model, name
+        self._opener, self._get_model, self._name = opener, model, name
         self._give_up_s, self._close_s, self._accept_lost = give_up_s, close_s, accept_lost
-        self._backoff, self._waits = Backoff(give_up_s, random.Random()), Waits(give_up_s, self._check)
-        self._bindings, self._sent = Bindings(), Unconfirmed()
+        self._waits, self._bindings, self._sent = Waits(give_up_s, self._check), Bindings(), Unconfirmed()
+        self._shared = Shared(name, self._bindings, self._sent, self._waits, {}, self._moved, self._reached)
         self._given_offset = offset  # as `offsets.checked` gives it
-        self._turns: deque[object] = deque()  # steps under way, in the order of their turns
-        self._outgoing: deque[pb.Columns] = deque()  # messages to write on this call
-        self._progress = 0  # answers so far
-        self._ready = False  # this call has bound every stream, and the resent ticks are queued
-        self._leaving = False  # the server has asked us to reconnect
-        self._was_open = False  # the server has answered on some call
+        self._turns: deque[Turn] = deque()  # steps under way, in the order of their turns
+        self._legs: dict[int, Leg] = {}  # a call to each node that has some of the streams, by number
+        self._home = self._add_leg()  # new streams are first asked for here
         self._error: Exception | None = None
-        self._closing = False
-        self._runner: asyncio.Task[None] | None = None
+        self._opened = self._closing = False
+        self._runners: set[asyncio.Task[None]] = set()
 
     def __repr__(self) -> str:
         state = shown.state(
-            opened=self._runner is not None, connected=self._ready, welcomed=self._was_open, closing=self._closing,
-            error=self._error,
+            opened=self._opened, connected=all(leg.ready for leg in self._legs.values()),
+            welcomed=any(leg.was_open for leg in self._legs.values()), closing=self._closing, error=self._error,
         )  # fmt: skip
         streams = shown.count(len(self._bindings.handle), "stream")
         unconfirmed = f"{shown.count(len(self._sent.waves), 'message')} not on disk"
@@ -76,13 +85,14 @@ class Mux:
     async def open(self) -> Self:
         """Look up the model and start. `async with` calls it. Raises NotFound, Unavailable …"""
         forks.check()
-        if self._runner is not None or self._closing:
+        if self._opened or self._closing:
             raise StreamClosed("this Mux was opened before; make another with client.mux(…)")
         model: Model = await self._get_model()
         self.spec = model.spec
         self._offset = of_channels(self._given_offset, self.spec.channels)
         self._watch = Watch(self.spec.channels)  # by handle
-        self._runner = asyncio.create_task(self._run())
+        self._opened = True
+        self._start(self._home)
         return self
 
     async def __aenter__(self) -> Self:
@@ -98,16 +108,18 @@ class Mux:
         if self._closing or forks.forked():
             return
         self._closing = True
-        if self._runner is None:
+        if not self._opened:
             return
         try:
             with contextlib.suppress(TimeoutError, FreshetError):
                 async with asyncio.timeout(self._close_s):
                     await self._waits.until(lambda: not self._sent.waves)
         finally:
-            self._runner.cancel()
+            runners = list(self._runners)
             self._fail(StreamClosed("this Mux is closed"))
-            await asyncio.gather(self._runner, return_exceptions=True)
+            for runner in runners:
+                runner.cancel()
+            await asyncio.gather(*runners, return_exceptions=True)
 
     # --- for the user
 
@@ -143,17 +155,22 @@ class Mux:
         self._check()
         if self._closing:
             raise StreamClosed("this Mux is closed")
-        batch, turn = Batch.of(self.spec, streams, x, time, offset, self._offset, known, static), object()
+        batch = Batch.of(self.spec, streams, x, time, offset, self._offset, known, static)
+        turn = Turn(batch.ids)
         self._turns.append(turn)
         try:
-            await self._until(lambda: self._turns[0] is turn and self._sent.answered, "the answers to an earlier step")
-            await self._bind(batch)
+            if len(self._legs) > 1:  # new streams find their nodes before their turn, which depends on these
+                self._want(batch)
+            await self._until(lambda: self._is_next(turn), turn, "the answers to an earlier step")
+            await self._bind(batch, turn)
             self._raise_lost(self._bindings.lost.keys() & set(batch.ids))
             self._watch.grow(self._bindings.size)
             batch.watch(self._watch, self._bindings.handle)
             waves = batch.waves(self._bindings.handle, self._bindings.next)
             self._send(waves)  # no await since the streams were bound
-            await self._until(lambda: all(wave.done for wave in waves), f"the forecasts of {len(batch.ids)} ticks")
+            await self._until(
+                lambda: all(wave.done for wave in waves), turn, f"the forecasts of {len(batch.ids)} ticks"
+            )
         finally:
             self._turns.remove(turn)
             self._waits.notify()
@@ -166,22 +183,55 @@ class Mux:
         """Ids of the streams stepped so far, in the order of their first ticks."""
         return list(self._bindings.handle)
 
+    @property
+    def addresses(self) -> list[str]:
+        """Addresses of the nodes that serve the streams, in no particular order; one if all are at one."""
+        return [leg.open_call.address for leg in self._legs.values() if leg.was_open]
+
     # --- inside
 
-    async def _bind(self, batch: Batch) -> None:
-        """Wait until every stream of the batch is bound in the current call, or refused."""
-        ids, bindings = batch.ids, self._bindings
-        batch.refuse(bindings.remember(batch.statics))
-        ids = batch.ids
-        bindings.want(ids)
-        self._sent.grow(bindings.size)
+    def _is_next(self, turn: Turn) -> bool:
+        """Whether a step may be sent: what was sent before it to the nodes of its streams is answered."""
+        if len(self._legs) == 1 and not self._bindings.adrift:
+            return self._turns[0] is turn and self._sent.answered
+        mine = self._legs_of(turn)
+        for earlier in itertools.takewhile(lambda one: one is not turn, self._turns):
+            if not mine.isdisjoint(self._legs_of(earlier)):
+                return False
+        return not self._sent.owes(np.isin(self._bindings.leg, list(mine)))
+
+    def _legs_of(self, turn: Turn) -> set[int]:
+        return self._bindings.legs_of(turn.ids, self._home.number)
+
+    def _is_bound(self, ids: Sequence[str], turn: Turn) -> bool:
+        if len(self._legs) == 1:
+            return self._home.ready and self._bindings.bound_or_refused(ids)
+        found = self._legs_of(turn) - {ADRIFT}
+        return all(self._legs[leg].ready for leg in found) and self._bindings.bound_or_refused(ids)
+
+    def _want(self, batch: Batch) -> None:
+        """Request the streams of a step."""
+        batch.refuse(self._bindings.remember(batch.statics))
+        self._bindings.want(batch.ids, self._home.number)
+        self._sent.grow(self._bindings.size)
         self._waits.notify()
-        await self._until(lambda: self._ready and bindings.bound_or_refused(ids), f"{len(ids)} streams to be bound")
-        batch.refuse(bindings.refused)
+
+    async def _bind(self, batch: Batch, turn: Turn) -> None:
+        """Wait until every stream of the batch is bound in its call, or refused."""
+        self._want(batch)
+        ids = batch.ids
+        await self._until(lambda: self._is_bound(ids, turn), turn, f"{len(ids)} streams to be bound")
+        batch.refuse(self._bindings.refused)
 
     def _send(self, waves: Sequence[Wave]) -> None:
         self._sent.waves.extend(waves)
-        self._outgoing.extend(wave.message() for wave in waves)
+        for wave in waves:
+            if len(self._legs) == 1:
+                self._home.outgoing.append(Ticks(wave))
+                continue
+            legs = self._bindings.leg[wave.handle]
+            for number in np.unique(legs).tolist():
+                self._legs[number].outgoing.append(Ticks(wave, np.flatnonzero(legs == number)))
         self._waits.notify()
 
     def _raise_lost(self, ids: set[str], packed: Packed | None = None) -> None:
@@ -200,139 +250,110 @@ class Mux:
         forks.check()
         if self._error is not None:
             raise self._error
-        if self._runner is None:
+        if not self._opened:
             raise NotOpen("Mux", "client.mux(…) as mux")
 
-    async def _until(self, done: Callable[[], bool], what: str) -> None:
-        """Wait for answers of the server. If none arrives for `give_up_s`, the Mux fails."""
+    async def _until(self, done: Callable[[], bool], turn: Turn, what: str) -> None:
+        """Wait for answers of the nodes of a step. If none arrives for `give_up_s`, the Mux fails."""
         try:
-            await self._waits.until(done, (what, lambda: self._progress))
+            await self._waits.until(done, (what, lambda: self._progress(turn)))
         except Unavailable as error:
             self._fail(error)
             raise
+
+    def _progress(self, turn: Turn) -> object:
+        if len(self._legs) == 1:
+            return self._home.progress
+        return sorted((leg, self._legs[leg].progress) for leg in self._legs_of(turn) if leg in self._legs)
 
     def _fail(self, error: Exception) -> None:
         """End the Mux and wake every waiter. Only the first error counts."""
         if self._error is None:
             self._error = error
-            if self._runner is not None:
-                self._runner.cancel()
+            for runner in self._runners:
+                runner.cancel()
         self._waits.notify()
 
-    # --- calling and reading
+    # --- calls
 
-    async def _run(self) -> None:
-        """Make calls, one after the other."""
+    def _add_leg(self) -> Leg:
+        """Start calling for streams that are to come."""
+        leg = Leg(self._shared, self._bindings.add_leg(), self._opener(), Backoff(self._give_up_s, random.Random()))
+        self._legs[leg.number] = leg
+        return leg
+
+    def _start(self, leg: Leg) -> None:
+        task = asyncio.create_task(self._run(leg))
+        self._runners.add(task)
+        task.add_done_callback(self._runners.discard)
+
+    async def _run(self, leg: Leg) -> None:
         try:
-            while True:
-                self._waits.last_call = why = await self._one_call()
-                await self._open_call.pause(self._backoff, why)
+            await leg.run()
         except Exception as error:
             self._fail(error)
 
-    async def _one_call(self) -> str:
-        call = await self._open_call()
-        self._bindings.start_call()
-        self._leaving = False
-        sending = asyncio.create_task(self._write(call))
-        sending.add_done_callback(lambda task: task.cancelled() or (task.exception() and call.cancel()))
-        try:
-            self._resend_once_bound()
-            async for message in call:  # not `read`, which drops received messages after a failed write
-                self._receive(call, message)
-            return self._open_call.ended("ended by the server")
-        except grpc.aio.AioRpcError as error:
-            return await self._open_call.failed(error, self._was_open)
-        except asyncio.CancelledError:
-            if cancelled_from_outside():
-                raise
-            if sending.done():
-                sending.result()  # a bug in the writer is raised
-            return self._open_call.ended("cut: the server was shutting down")
-        finally:
-            self._ready = False
-            self._outgoing.clear()
-            sending.cancel()
-            await asyncio.gather(sending, return_exceptions=True)
-            call.cancel()
+    def _leg_at(self, address: str) -> Leg:
+        """Return the call to a node, a new one if there is none."""
+        for leg in self._legs.values():
+            if leg.open_call.heading == address:
+                return leg
+        leg = self._add_leg()
+        leg.open_call.told(address)
+        self._start(leg)
+        return leg
 
-    async def _write(self, call: Any) -> None:
-        """Write the model's name, then bindings and ticks, for as long as the call lives."""
-        message = pb.MuxRequest(model=self._name, bind=self._bindings.ask())
-        with contextlib.suppress(
-            grpc.aio.AioRpcError, asyncio.InvalidStateError
-        ):  # the call has ended; the reader gets the reason
-            while True:
-                await call.write(message)
-                await self._waits.until(lambda: not self._leaving and (self._bindings.unasked or bool(self._outgoing)))
-                if self._bindings.unasked:
-                    message = pb.MuxRequest(bind=self._bindings.ask())
-                else:
-                    message = pb.MuxRequest(ticks=self._outgoing.popleft())
+    def _moved(self, leg: Leg, handle: int, address: str) -> None:
+        """Bind a stream at the node that another one has named; after a pause if it was sent there before.
 
-    def _receive(self, call: Any, message: pb.MuxResponse) -> None:
-        """Handle one message, then wake every waiter. Raises an error that ends the Mux."""
-        self._was_open = True
-        before = self._progress
-        for bound in message.bound:
-            self._receive_bound(bound)
-        for refused in message.refused:
-            self._receive_refused(refused)
-        if message.HasField("forecasts"):
-            self._progress += sum(wave.receive(message.forecasts) for wave in self._sent.waves if not wave.done)
-        if message.HasField("durable"):
-            self._sent.confirm(np.frombuffer(message.durable.handle, "<u4"), np.frombuffer(message.durable.seq, "<u8"))
-        for handle in message.taken_over:
-            self._forget(handle, TakenOver("another client has opened this stream"))
-        if message.HasField("reconnect"):
-            self._ready, self._leaving = False, True
-            self._open_call.moved(message.reconnect.address)
-            asyncio.get_running_loop().call_later(LEAVE_S, call.cancel)
-        self._count()
-        self._resend_once_bound()
-        if self._progress != before:
-            self._open_call.served()
-            self._open_call.succeeded(self._backoff)
-        self._waits.notify()
+        Raises Unavailable if it was bound nowhere for `give_up_s`; InvalidArgument if that is no address.
+        """
+        way = self._shared.ways.setdefault(handle, Way(Backoff(self._give_up_s, random.Random())))
+        loop, id = asyncio.get_running_loop(), self._bindings.id(handle)
+        wait = way.backoff.failed(loop.time(), at_once=address not in way.named and len(way.named) < MOST_MOVES)
+        way.named[leg.open_call.address] = address
+        if wait != 0.0:
+            said = "; ".join(f"{one}: it is at {other}" for one, other in list(way.named.items())[-NAMED:])
+            self._waits.last_call = f"no node has bound stream {id!r}: {said}"
+        if wait is None:
+            raise Unavailable(f"no success for {self._give_up_s:g} s: {self._waits.last_call}")
+        if wait:
+            self._bindings.assign(handle, ADRIFT)
+            loop.call_later(wait, self._land, handle, id, address)
+        else:
+            self._give(handle, address)
 
-    def _resend_once_bound(self) -> None:
-        """Once every stream is bound, queue the ticks to send again, before any new ones."""
-        if not self._ready and not self._leaving and not self._bindings.unbound:
-            self._ready = True
-            self._outgoing.extend(self._sent.to_resend(self._bindings.servers))
+    def _land(self, handle: int, id: str, address: str) -> None:
+        if not self._closing and self._error is None and self._bindings.handle.get(id) == handle:
+            try:
+                self._give(handle, address)
+            except FreshetError as error:
+                self._fail(error)
             self._waits.notify()
 
-    def _count(self) -> None:
-        """Advance the streams past answered ticks, also if the step that sent them was cancelled."""
-        for wave in self._sent.waves:
-            if wave.done and not wave.counted:
-                wave.counted, accepted = True, wave.accepted
-                self._bindings.count(wave.handle[accepted], wave.seq[accepted])
-        self._sent.forget_confirmed()
+    def _give(self, handle: int, address: str) -> None:
+        """Give a stream to the call to this node, and end other calls that have none left."""
+        to = self._leg_at(address)
+        to.take(handle)
+        for leg in [one for one in self._legs.values() if one is not to and not self._bindings.streams_of(one.number)]:
+            self._retire(leg, to)
 
-    def _receive_bound(self, bound: pb.Bound) -> None:
-        handle = bound.handle
-        if handle not in self._bindings:
-            return
-        self._progress += 1
-        lost = self._bindings.receive(bound, int(self._sent.durable[handle]))
-        if lost is not None:
-            self._sent.drop(handle, bound.durable_seq, StateLost(f"the server has lost this stream's state: {lost}"))
-        self._sent.confirm(np.array([handle], np.uint32), np.array([bound.durable_seq], np.uint64))
+    def _retire(self, leg: Leg, to: Leg) -> None:
+        """End a call without streams; new streams are first asked for in another one."""
+        if self._home is leg:
+            self._home = to
+        del self._legs[leg.number]
+        self._bindings.drop_leg(leg.number)
+        leg.close()
 
-    def _receive_refused(self, message: pb.HandleRefused) -> None:
-        r = message.refused
-        if r.seq:
-            self._progress += sum(wave.refuse(message) for wave in self._sent.waves if not wave.done)
-            return
-        error = InvalidArgument(f"{r.field} = {r.value}; {r.remedy}", r.field, r.value, r.remedy)
-        if message.handle not in self._bindings:
-            raise error
-        self._progress += 1
-        self._forget(message.handle, error)
-
-    def _forget(self, handle: int, error: FreshetError) -> None:
-        """Release a handle that the server refused or took away. A later step of its stream gets another handle."""
-        if handle in self._bindings:
-            self._bindings.refuse(handle, error)
-            self._sent.drop(handle, int(self._sent.durable[handle]), error)
+    def _reached(self, leg: Leg) -> bool:
+        """Whether there is a call to this one's node already; it then gets the streams of this one."""
+        address = leg.open_call.address
+        other = next((one for one in self._legs.values() if one is not leg and one.open_call.address == address), None)
+        if other is None:
+            return False
+        for handle in self._bindings.handles_of(leg.number):
+            other.take(handle)
+        self._retire(leg, other)
+        self._waits.notify()
+        return True

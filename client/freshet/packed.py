@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -149,6 +149,23 @@ class Wave:
             self.refused[i] = error
 
 
+class Ticks(NamedTuple):
+    """Ticks of a wave. part: their places in it; None: all."""
+
+    wave: Wave
+    part: npt.NDArray[np.intp] | None = None
+
+    def message(self) -> pb.Columns:
+        """Return them as columns."""
+        return self.wave.message(slice(None) if self.part is None else self.part)
+
+    def without(self, handles: set[int]) -> Ticks | None:
+        """Return those of other handles; None if there are none."""
+        part = np.arange(len(self.wave.seq)) if self.part is None else self.part
+        part = part[~np.isin(self.wave.handle[part], list(handles))]
+        return Ticks(self.wave, part) if len(part) else None
+
+
 class Unconfirmed:
     """Sent waves that are not wholly on disk, oldest first. They are sent again after a reconnect."""
 
@@ -189,11 +206,17 @@ class Unconfirmed:
         missing[list(wave.refused)] = False
         return np.asarray(missing & ~wave.dropped)
 
-    def to_resend(self, next_seq: UInts) -> list[pb.Columns]:
-        """Return the ticks to send again to a server that continues at next_seq, by handle: lost or unanswered ones."""
-        messages = []
+    def owes(self, mine: npt.NDArray[np.bool_]) -> bool:
+        """Whether some tick of these handles has neither answer nor refusal. mine: by handle."""
+        return any(bool(mine[wave.handle[~wave.answered]].any()) for wave in self.waves if not wave.done)
+
+    def to_resend(self, next_seq: UInts, mine: npt.NDArray[np.bool_]) -> list[Ticks]:
+        """Return the ticks of these handles to send again to a server that continues at next_seq: lost or unanswered
+        ones, oldest first. Both by handle."""
+        found = []
         for wave in self.waves:
-            part = np.flatnonzero(~wave.answered | (self._missing(wave) & (wave.seq >= next_seq[wave.handle])))
+            wanted = ~wave.answered | (self._missing(wave) & (wave.seq >= next_seq[wave.handle]))
+            part = np.flatnonzero(wanted & mine[wave.handle])
             if len(part):
-                messages.append(wave.message(part))
-        return messages
+                found.append(Ticks(wave, part))
+        return found

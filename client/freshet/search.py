@@ -36,23 +36,18 @@ class Search:
         self.heard = False  # some node has answered in this round, if only with an error
         self._tried: dict[str, str] = {}  # in this round: how the call there ended, by address
         self._last: dict[str, str] = {}  # the same of the round before
-        self._told = ""  # where the model is, as a node said; empty: unknown
+        self.told = ""  # where the model is, as a node said, until that node is called; empty: unknown
         self._moves = 0  # in this round
-
-    @property
-    def told(self) -> str:
-        """The address that a node named and that was not called since; empty for none."""
-        return self._told
 
     def candidates(self, order: Sequence[str], home: str = "") -> list[str]:
         """Return the nodes to call now, best first. order: the known ones, not empty; home: where it was last."""
-        first = [one for one in (self._told, home) if one]
+        first = [one for one in (self.told, home) if one]
         return [one for one in dict.fromkeys([*first, *order]) if one not in self._tried] or list(order)
 
     def reached(self, address: str) -> None:
         """Record that the next call goes to this node."""
-        if self._told == address:
-            self._told = ""
+        if self.told == address:
+            self.told = ""
 
     def failed(self, address: str, why: str) -> None:
         """Record that a call to this node ended. A reason recorded before stays."""
@@ -63,11 +58,11 @@ class Search:
         """Record that this node names another. The next call goes there, if this round has not tried it."""
         self.heard = True
         self.failed(address, f"it is at {to}")
-        self._told, self._moves = to, self._moves + 1
+        self.told, self._moves = to, self._moves + 1
 
     def again(self, order: Sequence[str]) -> bool:
         """Whether to call again without a pause. If not, the round ends."""
-        told = [self._told] if self._told and self._moves <= MOST_MOVES else []
+        told = [self.told] if self.told and self._moves <= MOST_MOVES else []
         if any(one not in self._tried for one in [*told, *order]):
             return True
         self._last, self._tried = self._tried, {}
@@ -84,7 +79,7 @@ class Search:
     def why(self) -> str:
         """How the calls of this round ended, or of the last one; with the addresses if there are several."""
         ended = self._tried or self._last
-        several = len(ended) > 1 or bool(self._told)
+        several = len(ended) > 1 or bool(self.told)
         return "; ".join(f"{one}: {text}" if several else text for one, text in ended.items())
 
 

@@ -6,7 +6,7 @@ It forecasts what it was sent. What it holds is in `streams`; knobs are attribut
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -45,8 +45,10 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
         self.committing = True  # what is answered is on disk
         self.unbindable: set[str] = set()
         self.silent: set[str] = set()  # streams whose ticks are taken and not answered
+        self.places: dict[str, str] = {}  # streams that are on another node, with its address
         self.interceptors: list[grpc.aio.ServerInterceptor] = []
         self._outs: list[Out] = []
+        self._bound: dict[int, tuple[Out, dict[int, str]]] = {}  # by call: its handles
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
@@ -67,6 +69,22 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
         """Ask the clients to come back, and leave the call open."""
         for out in self._outs:
             out.put_nowait(pb.MuxResponse(reconnect=pb.Reconnect(reason="draining")))
+
+    def send_away(self, address: str) -> None:
+        """Ask the clients to come to another node, and end the calls."""
+        for out in self._outs:
+            out.put_nowait(pb.MuxResponse(reconnect=pb.Reconnect(reason="handed over", address=address)))
+            out.put_nowait(None)
+
+    def move(self, streams: Iterable[str], address: str) -> None:
+        """Give these streams to another node, and say so in the open calls."""
+        self.places |= dict.fromkeys(streams, address)
+        for out, handles in self._bound.values():
+            answer = pb.MuxResponse()
+            for handle in [number for number, stream in handles.items() if stream in self.places]:
+                answer.refused.append(self._elsewhere(handle, handles.pop(handle), 0))
+            if answer.refused:
+                out.put_nowait(answer)
 
     def restore(self, length: int) -> None:
         """Be as an earlier backup was, and end the open call."""
@@ -100,6 +118,7 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
             await context.abort(grpc.StatusCode.UNAVAILABLE, "ended by the test")
         finally:
             self._outs.remove(out)
+            self._bound.pop(id(out), None)
             for task in tasks:
                 task.cancel()
 
@@ -109,6 +128,8 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
 
     async def _read(self, requests: Any, asked: list[str], out: Out) -> None:
         handles: dict[int, str] = {}
+        ever: dict[int, str] = {}  # handles that were bound in this call
+        self._bound[id(out)] = out, handles
         while True:
             await self.reading.wait()
             request = await anext(requests, None)
@@ -120,7 +141,8 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
             await self.binding.wait()
             if request.bind:
                 out.put_nowait(self._bind(request.bind, handles))
-            answer = self._ticks(request.ticks, handles)
+                ever |= handles
+            answer = self._ticks(request.ticks, handles, ever)
             async with self.heard:
                 self.heard.notify_all()
             if answer is not None:
@@ -137,6 +159,9 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
                 )
                 answer.refused.add(handle=bind.handle, refused=r)
                 continue
+            if bind.stream in self.places:
+                answer.refused.append(self._elsewhere(bind.handle, bind.stream, 0))
+                continue
             handles[bind.handle] = bind.stream
             kept = self.streams.setdefault(bind.stream, Kept())
             answer.bound.add(
@@ -144,11 +169,19 @@ class FakeMux(streams_pb2_grpc.StreamsServicer):
             )
         return answer
 
-    def _ticks(self, columns: pb.Columns, handles: dict[int, str]) -> pb.MuxResponse | None:
+    def _elsewhere(self, handle: int, stream: str, seq: int) -> pb.HandleRefused:
+        moved = types_pb2.Refused.MOVED
+        r = types_pb2.Refused(seq=seq, field="stream", value=stream, remedy="bind it there", reason=moved)
+        return pb.HandleRefused(handle=handle, refused=r, address=self.places[stream])
+
+    def _ticks(self, columns: pb.Columns, handles: dict[int, str], ever: dict[int, str]) -> pb.MuxResponse | None:
         handle, seq = np.frombuffer(columns.handle, "<u4"), np.frombuffer(columns.seq, "<u8")
         x = np.frombuffer(columns.x, "<f4")
         answer, taken = pb.MuxResponse(), []
         for i, (number, at) in enumerate(zip(handle.tolist(), seq.tolist(), strict=True)):
+            if number not in handles:
+                answer.refused.append(self._elsewhere(number, ever[number], at))
+                continue
             kept = self.streams[handles[number]]
             if (reason := self._refusal(kept, at, float(x[i]))) is not None:
                 r = types_pb2.Refused(seq=at, field="seq", value=str(at), remedy="another", reason=reason)

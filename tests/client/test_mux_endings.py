@@ -104,7 +104,7 @@ async def test_steps_behind_a_cancelled_one_get_their_turn(client, fake):
 
 
 async def test_a_reconnect_that_the_end_of_the_call_does_not_follow_is_gone_through(client, fake, monkeypatch):
-    monkeypatch.setattr("freshet.mux.LEAVE_S", 0.01)
+    monkeypatch.setattr("freshet.leg.LEAVE_S", 0.01)
     async with client.mux("m") as mux:
         await mux.step(["a"], [1.0])
         fake.leave()

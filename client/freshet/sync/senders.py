@@ -37,6 +37,10 @@ class Mux(Blocking[mux.Mux]):
         return self._portal.run(lambda: self._twin.streams)
 
     @property
+    def addresses(self) -> list[str]:
+        return self._portal.run(lambda: self._twin.addresses)
+
+    @property
     def spec(self) -> ModelSpec:
         """The model's spec, every field filled in."""
         return self._twin.spec
