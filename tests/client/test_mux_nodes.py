@@ -8,9 +8,16 @@ import random
 from collections.abc import AsyncIterator
 from typing import Any
 
+import numpy as np
 import pytest
 
 import freshet
+from freshet.bindings import Bindings
+from freshet.calls import Opener
+from freshet.leg import Leg, Shared
+from freshet.nodes import Nodes
+from freshet.packed import Ticks, Unconfirmed, Wave
+from freshet.waits import Waits
 from tests.client.fake_mux import FakeMux
 from tests.client.fake_nodes import Cluster, cluster
 
@@ -166,18 +173,56 @@ async def test_a_new_stream_does_not_wait_for_answers_of_another_node_either(two
 async def test_ticks_of_a_cancelled_step_are_waited_for_at_their_own_node_only(two):
     async with mux_of(two) as mux:
         await mux.step(IDS, [1.0] * 4)
-        two.nodes[0].answering.clear()
+        two.nodes[0].silent = {"a"}
         step = asyncio.create_task(mux.step(["a"], [2.0]))
         await two.nodes[0].until_taken("a", 2)
         step.cancel()
         await asyncio.gather(step, return_exceptions=True)
-        following = asyncio.create_task(mux.step(["b"], [2.0]))
+        following = asyncio.create_task(mux.step(["a"], [3.0]))
 
         assert (await mux.step(["c"], [2.0])).seq.tolist() == [2]
 
-        assert not following.done()
-        two.nodes[0].answering.set()
-        assert (await following).seq.tolist() == [2]
+        two.nodes[0].silent.clear()
+        two.nodes[0].end.set()
+        assert ((await following).seq.tolist(), (await following).refused) == ([3], {})
+
+
+async def test_steps_of_a_stream_that_is_being_bound_again_keep_their_turns(two):
+    async with mux_of(two) as mux:
+        await mux.step(IDS, [1.0] * 4)
+        two.nodes[0].binding.clear()
+        two.nodes[0].end.set()
+        await two.nodes[0].until(2, ["a", "b"])
+        steps = [asyncio.create_task(mux.step(["a"], [value])) for value in (2.0, 3.0, 4.0)]
+        assert (await mux.step(["c"], [2.0])).seq.tolist() == [2]
+        two.nodes[0].binding.set()
+        assert [(await step).seq.tolist() for step in steps] == [[2], [3], [4]]
+        assert taken(two)["a"] == [1.0, 2.0, 3.0, 4.0]
+
+
+async def test_nothing_more_of_a_stream_is_written_where_it_left():
+    bindings, sent = Bindings(), Unconfirmed()
+    shared = Shared("m", bindings, sent, Waits(1.0, lambda: None), {}, lambda *_: None, lambda _: False)
+    nodes = Nodes(["h:1"], lambda address: None)  # type: ignore[arg-type,return-value]
+    here, there = (Leg(shared, bindings.add_leg(), Opener(nodes, "m", lambda _: None, tuple), None) for _ in "ab")  # type: ignore[arg-type,return-value]
+    bindings.want(["a", "b"], here.number)
+    bindings.ask(here.number)
+    one, both = (Wave(np.arange(n, dtype=np.uint32), np.ones(n, np.uint64), np.ones((n, 1), np.float32), None, 1)
+                 for n in (1, 2))  # fmt: skip
+
+    here.outgoing.extend([Ticks(one), Ticks(both)])
+    here.release(0)
+    there.take(0)
+
+    assert here._next() is None, "all ticks of the first message are of the stream that left"
+    message = here._next()
+    assert message is not None
+    assert np.frombuffer(message.ticks.handle, "<u4").tolist() == [1]
+
+    here.outgoing.extend([Ticks(one), Ticks(both)])
+    there.release(0)
+    here.take(0)
+    assert [ticks.part.tolist() for ticks in here.outgoing if ticks.part is not None] == [[1]], "of its time before"
 
 
 async def test_a_stream_that_nodes_refer_to_each_other_ends_the_mux_with_both_named(two):

@@ -141,16 +141,15 @@ async def test_a_call_that_must_not_be_repeated_follows_too_for_the_first_node_d
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "who knows whether it is done")
             return pb.DeleteStreamResponse()
 
-    async with cluster(Deleting) as two:
-        two.only(1)
-        async with freshet.connect(two.target) as client:
+    async with cluster(Deleting, 3) as three:
+        three.only(1)
+        three.doors[2].elsewhere = ""
+        async with freshet.connect(three.target) as client:
             with pytest.raises(freshet.Unavailable, match="who knows"):
                 await client.delete_stream("m", "s")
-            await two.nodes[0].stop()
-            two.only(0)
-            two.doors[1].elsewhere = ""
+            await three.nodes[0].stop()
             await client.delete_stream("m", "s")  # the first node cannot have executed it
-        assert [node.deleted for node in two.nodes] == [0, 2]
+        assert [node.deleted for node in three.nodes] == [0, 2, 0]
 
 
 async def test_an_idempotent_call_is_repeated_at_the_next_node():
