@@ -88,24 +88,29 @@ class Shards:
 
         Raises Moved if another node owns the shard and answers for it.
         """
-        clock, loop = self._shared.clock, asyncio.get_running_loop()
         address, since = self._elsewhere.get(shard, ("", 0.0))
-        if address and clock() - since < TRUSTED_S:
+        if address and self._shared.clock() - since < TRUSTED_S:
             raise Moved(shard, address)
         try:
             owner = await asyncio.to_thread(owner_of, self._store, shard)
         except StoreUnavailable as error:
             raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
-        if owner is None or owner.address == self._me:
-            return owner.epoch if owner else 0
+        if owner is None:
+            return 0
+        await self._check_gone(shard, owner.address)
+        return owner.epoch
+
+    async def _check_gone(self, shard: int, address: str) -> None:
+        """Return once a node does not own a shard any more. Raises Moved if it does."""
+        loop = asyncio.get_running_loop()
         patience = loop.time() + LEAVING_S
-        while True:
-            standing = await self._peers.standing(owner.address, shard)
+        while address != self._me:
+            standing = await self._peers.standing(address, shard)
             if standing is Standing.OWNED:
-                self._elsewhere[shard] = owner.address, clock()
-                raise Moved(shard, owner.address)
+                self._elsewhere[shard] = address, self._shared.clock()
+                raise Moved(shard, address)
             if standing is Standing.NONE or loop.time() > patience:
-                return owner.epoch
+                return
             await asyncio.sleep(AGAIN_S)
 
     # ---- owning
@@ -132,14 +137,33 @@ class Shards:
         return prepare(self._store, shard, config.data / f"shard-{shard:03d}", config.segment_bytes)
 
     async def _claim(self, shard: int, over: int) -> Held:
-        """Claim the shard, recover it and put it into service. Raises Moved, Unavailable."""
-        started, prepared = self._shared.clock(), self._prepared.pop(shard, None)
+        """Claim the shard, recover it, put it into service. over: as for `Prepared.claim`. Raises Moved, Unavailable."""
+        started, held = self._shared.clock(), None
+        # Before the claim: whoever finds it must not take this node for gone while it recovers. Calls wait meanwhile.
+        await self._health.set(health_name(shard), STATUS.SERVING)
         try:
-            held = await asyncio.to_thread(self._open, prepared, shard, over)
-        except Claimed as other:
-            self._metrics.duels.inc()
-            self._elsewhere[shard] = other.by, self._shared.clock()
-            raise Moved(shard, other.by) from other
+            while held is None:
+                try:
+                    held = await self._opened(shard, over)
+                except Claimed as other:
+                    self._metrics.duels.inc()
+                    await self._check_gone(shard, other.by)
+                    over = other.epoch  # it died before it could serve
+        finally:
+            if held is None:
+                await self._health.set(health_name(shard), STATUS.SERVICE_UNKNOWN)
+        self.held[shard] = held
+        held.start(self._ended)
+        self._metrics.owns(shard, held.epoch)
+        seconds = round(self._shared.clock() - started, 3)
+        models = len(held.components.serving.catalog.models)
+        log.info("claimed", shard=shard, epoch=held.epoch, models=models, seconds=seconds)
+        return held
+
+    async def _opened(self, shard: int, over: int) -> Held:
+        """Claim and recover the shard. Raises Claimed, Unavailable."""
+        try:
+            return await asyncio.to_thread(self._open, self._prepared.pop(shard, None), shard, over)
         except StoreUnavailable as error:
             raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
         except (StoreLost, StoreRefused, JournalDamaged, Conflict, OSError) as error:
@@ -147,14 +171,6 @@ class Shards:
             self._metrics.failed.inc()
             log.error("a shard cannot be opened", shard=shard, why=str(error))
             raise Unavailable("shard", shard, "it cannot be opened: its log says why", retry_s=FAILED_S) from error
-        self.held[shard] = held
-        held.start(self._ended)
-        self._metrics.owns(shard, held.epoch)
-        await self._health.set(health_name(shard), STATUS.SERVING)
-        seconds = round(self._shared.clock() - started, 3)
-        models = len(held.components.serving.catalog.models)
-        log.info("claimed", shard=shard, epoch=held.epoch, models=models, seconds=seconds)
-        return held
 
     def _open(self, prepared: Prepared | None, shard: int, over: int) -> Held:
         """Claim and recover. Runs in a thread."""
