@@ -154,14 +154,19 @@ async def test_an_image_of_a_former_owner_is_never_found(store, tmp_path):
     assert store.list(names.images(3)) == []
 
 
-async def test_a_former_owner_that_looks_for_losses_finds_that_it_was_succeeded(store, tmp_path):
+@pytest.mark.parametrize("is_trimmed", [False, True], ids=["all is there", "trimmed"])
+async def test_a_former_owner_that_looks_for_losses_finds_that_it_was_succeeded(store, tmp_path, is_trimmed):
     async with shard(store, tmp_path / "one") as one:
         await some_ticks(one)
+        await one.keeper.scrub()
+        await some_ticks(one)
         await asyncio.to_thread(open_and_close, store, tmp_path / "two")
-        store.trim(3, one.opened.log.end, set())
+        if is_trimmed:
+            store.trim(3, one.opened.log.end, set())
 
         with pytest.raises(Conflict, match=f"claimed by {OTHER} in epoch 2"):
             await one.keeper.scrub()
+        assert isinstance(one.opened.log.lost, Conflict)
 
 
 async def test_a_claimant_that_slept_while_its_offset_was_trimmed_does_not_own_the_shard(store, tmp_path):

@@ -13,7 +13,7 @@ from structlog.testing import capture_logs
 from service.edge.guard.interceptor import GrpcMetrics
 from service.edge.guard.statuses import statuses
 from service.journal.writer import JournalFailed
-from service.storage.disk import NoSpace
+from service.storage.disk import NoSpace, Unreachable
 from service.storage.versions import VersionCorrupt, VersionMissing
 from tests.journeys.raw import DEADLINE_S
 
@@ -21,6 +21,7 @@ CODES = {
     VersionMissing: grpc.StatusCode.NOT_FOUND,
     VersionCorrupt: grpc.StatusCode.DATA_LOSS,
     NoSpace: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    Unreachable: grpc.StatusCode.UNAVAILABLE,
     JournalFailed: grpc.StatusCode.UNAVAILABLE,
 }
 

@@ -202,9 +202,10 @@ class Keeper:
         listed = self._store.extents(self._shard, start)
         for error in missing(self._shard, acknowledged, listed):
             raise error
-        check_whole(self._shard, listed, start)
-        if acknowledged:
-            self._scrubbed = acknowledged[-1].offset + acknowledged[-1].size
+        end = start + sum(extent.size for extent in acknowledged)
+        if check_whole(self._shard, listed, start) > end and (successor := self._successor()):
+            raise self._succeeded(successor)  # also where nothing is written, so that no append conflicts
+        self._scrubbed = end
 
     def _successor(self) -> ClaimAt | None:
         """Return the claim of the node that owns the shard after this one; None if this one still does. A successor
@@ -236,7 +237,12 @@ class Keeper:
         except StoreLost as error:
             lost: StoreLost | Conflict = error
             if successor := self._successor():
-                lost = Conflict(f"shard {self._shard}: claimed by {successor.node} in epoch {successor.epoch}")
+                lost = self._succeeded(successor)
             self._log.lost = lost
             log.critical("a shard is lost", shard=self._shard, why=str(lost))
             raise lost from error
+
+    def _succeeded(self, successor: ClaimAt) -> Conflict:
+        """Note that the shard is another node's; return the error."""
+        self._log.lost = Conflict(f"shard {self._shard}: claimed by {successor.node} in epoch {successor.epoch}")
+        return self._log.lost
