@@ -166,7 +166,8 @@ async def test_a_former_owner_that_looks_for_losses_finds_that_it_was_succeeded(
 
         with pytest.raises(Conflict, match=f"claimed by {OTHER} in epoch 2"):
             await one.keeper.scrub()
-        assert isinstance(one.opened.log.lost, Conflict)
+        assert one.server.journal.failure is not None
+        assert isinstance(one.server.journal.failure.__cause__, Conflict)
 
 
 async def test_a_claimant_that_slept_while_its_offset_was_trimmed_does_not_own_the_shard(store, tmp_path):

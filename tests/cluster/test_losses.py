@@ -49,9 +49,8 @@ async def test_a_store_that_loses_one_in_a_thousand_is_noticed_and_the_shard_fai
         with pytest.raises(StoreLost, match=f"shard 3: the store acknowledged an entry .* at offset {offset},"):
             await one.keeper.scrub()
 
-        one.server.journal.append(1, Paused())
         with pytest.raises(JournalFailed):
-            await one.server.journal.flush()
+            one.server.journal.append(1, Paused())
         assert isinstance(getattr(one.server.journal.failure, "__cause__", None), StoreLost)
 
 

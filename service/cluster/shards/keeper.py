@@ -17,14 +17,14 @@ from service.cluster.shards.images import Image, Manifest
 from service.cluster.shards.ledger import check_whole, missing
 from service.cluster.shards.opening import OpenedShard
 from service.cluster.shards.owner import drop_old_hints, read_claim
-from service.cluster.shards.tail import IMAGE, OWED, ClaimAt, fact, named
+from service.cluster.shards.tail import IMAGE, LOST, OWED, ClaimAt, fact, named
 from service.cluster.shards.versions import SharedVersions
 from service.cluster.store.seam import Conflict, Missing, StoreLost, StoreUnavailable
 from service.common.errors import Unavailable
 from service.datadir.backup import BackupRefused, copy_database, databases
 from service.datadir.staging import staging
 from service.journal.records import SHARD, Stored
-from service.journal.writer import Journal
+from service.journal.writer import Journal, JournalFailed
 from service.storage.disk import NoSpace, Unreachable
 
 log = structlog.get_logger("shards")
@@ -230,6 +230,11 @@ class Keeper:
             return await asyncio.to_thread(self._guarded, work, *arguments)
         except StoreUnavailable as error:
             raise Unreachable(str(error)) from error
+        except (StoreLost, Conflict) as error:
+            if self._log.lost:  # the journal fails of it now, not at the next tick: all calls end
+                with contextlib.suppress(NoSpace, JournalFailed):
+                    await self._record(fact(LOST, str(error)))
+            raise
 
     def _guarded(self, work: Callable[..., T], *arguments: object) -> T:
         try:

@@ -14,6 +14,7 @@ from service.journal.records import SHARD, Claim, Stored, chunk_head, decode_chu
 from service.journal.segments import Frame, read_frames
 
 VERSION, PIN, OWED, IMAGE = "version", "pin", "owed", "image"  # what a Stored names
+LOST = "lost"  # is never written: offered to a journal that has lost its shard, so that it fails
 
 
 class ClaimAt(NamedTuple):
