@@ -41,23 +41,21 @@ def test_an_image_is_due_after_its_time_if_something_was_written():
     assert not is_image_due(now=99.0, last=10.0, every_s=30.0, position=10, imaged=10)
 
 
-ENTRIES = [Extent(n, 10) for n in range(0, 200, 10)]
-
-
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 300))
 def test_nothing_is_trimmed_that_the_older_image_needs(began, dropped, older, newer, keep_bytes):
     kept = [an_image(200, older), an_image(300, older + newer)]
-    assert trim_before(kept, began, began + dropped, ENTRIES, keep_bytes) <= older
+    assert trim_before(kept, began, began + dropped, 200, keep_bytes) <= older
     for fewer in (kept[:1], []):
-        assert trim_before(fewer, began, began + dropped, ENTRIES, keep_bytes) == 0
+        assert trim_before(fewer, began, began + dropped, 200, keep_bytes) == 0
 
 
 def test_what_former_owners_kept_stays_until_retention_wants_it_gone():
     kept = [an_image(200, 150), an_image(300, 180)]
-    assert trim_before(kept, 100, 100, ENTRIES, keep_bytes=200) == 0
-    assert trim_before(kept, 100, 120, ENTRIES, keep_bytes=200) == 120
-    assert trim_before(kept, 100, 100, ENTRIES, keep_bytes=165) == 40
-    assert trim_before(kept, 100, 100, ENTRIES, keep_bytes=0) == 150
+    assert trim_before(kept, 100, 100, 200, keep_bytes=200) == 0
+    assert trim_before(kept, 100, 120, 200, keep_bytes=200) == 120
+    assert trim_before(kept, 100, 100, 200, keep_bytes=160) == 40
+    assert trim_before(kept, 100, 100, 200, keep_bytes=164) == 30  # in steps of a sixteenth
+    assert trim_before(kept, 100, 100, 200, keep_bytes=0) == 150
 
 
 async def test_an_image_made_before_a_trainer_has_saved_needs_the_journal_from_its_start(store, tmp_path):
@@ -213,6 +211,16 @@ async def test_the_store_is_trimmed_as_the_local_journal_is_and_claims_stay(stor
         assert store.extents(3, 0)[1].offset == older
         assert one.server.journal.first_position >= older
         await one.keeper.scrub()
+
+
+async def test_while_nothing_is_to_be_trimmed_no_entry_is_listed(store, tmp_path):
+    async with shard(store, tmp_path / "one") as one:
+        for _ in range(4):
+            await some_ticks(one)
+            await one.keeper.make_image()
+        store.down = lambda operation: operation in ("extents", "trim")
+
+        await one.keeper.make_image()
 
 
 async def test_without_the_store_no_image_is_made_and_the_next_try_makes_one(store, tmp_path):

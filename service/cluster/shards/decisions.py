@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Iterable, Set
 
 from service.cluster.shards import names
 from service.cluster.shards.images import Image
-from service.cluster.store.seam import Extent
 
 KEPT = 2  # images: a node that opens the shard may be reading the older one
+STEPS = 16  # in which as much is trimmed as is kept
 
 
 def is_image_due(now: float, last: float, every_s: float, position: int, imaged: int) -> bool:
@@ -17,22 +17,18 @@ def is_image_due(now: float, last: float, every_s: float, position: int, imaged:
     return now - last >= every_s and position > imaged
 
 
-def trim_before(kept: list[Image], began: int, first_position: int, extents: Sequence[Extent], keep_bytes: int) -> int:
+def trim_before(kept: list[Image], began: int, first_position: int, end: int, keep_bytes: int) -> int:
     """Return the offset before which entries are trimmed: what neither the kept images nor the retention need.
 
     kept: oldest first; with fewer than KEPT, nothing is trimmed. began, first_position: of the local journal, at the
-    claim and now: what it has deleted since is not wanted in the store either. extents: of all entries; the oldest are
-    not wanted while they hold more than `keep_bytes` together.
+    claim and now: what it has deleted since is not wanted in the store either. end: of the journal. keep_bytes: of
+    entries, and a sixteenth more, so that few calls trim many entries.
     """
     if len(kept) < KEPT:
         return 0
-    wanted = first_position if first_position > began else 0
-    excess = sum(extent.size for extent in extents) - keep_bytes
-    for extent in extents:
-        if excess <= 0:
-            break
-        wanted, excess = max(wanted, extent.offset + extent.size), excess - extent.size
-    return min(wanted, kept[0].manifest.begin)
+    step = keep_bytes // STEPS or 1
+    excess = max(0, end - keep_bytes) // step * step
+    return min(max(first_position if first_position > began else 0, excess), kept[0].manifest.begin)
 
 
 def garbage(found: Iterable[str], kept: Iterable[Image], versions: Set[str], epoch: int) -> list[str]:

@@ -59,7 +59,7 @@ class Keeper:
         self._kept: list[Image] = [opened.image] if opened.image else []  # oldest first
         self._imaged = 0  # position after the last image and its own record
         self._last = clock()
-        self._scrubbed = opened.log.ledger.begin
+        self._scrubbed, self._trimmed = opened.log.ledger.begin, 0
         self._working = asyncio.Lock()
 
     @property
@@ -174,10 +174,13 @@ class Keeper:
         store.delete([names.blobs(shard) + word for word in unneeded])
         before = self._kept[0].manifest.begin
         if keep > 1:
-            before = trim_before(self._kept, self._began, first, store.extents(shard, 0), self._keep_bytes)
+            before = trim_before(self._kept, self._began, first, self._log.end, self._keep_bytes)
         drop_old_hints(store, shard, self._opened.epoch)
         self._scrubbed = max(self._scrubbed, before)
-        trimmed = store.trim(shard, before, {claim.extent.offset for claim in self._opened.facts.claims})
+        trimmed = 0
+        if before > self._trimmed:  # it lists what it trims
+            trimmed = store.trim(shard, before, {claim.extent.offset for claim in self._opened.facts.claims})
+            self._trimmed = before
         self._log.ledger.forget_before(min(self._kept[0].manifest.begin, self._scrubbed))
         log.info("image", shard=shard, offset=self._kept[-1].offset, garbage=len(unneeded), trimmed=trimmed)
 
