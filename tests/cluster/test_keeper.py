@@ -16,7 +16,7 @@ from service.cluster.shards.opening import prepare
 from service.cluster.shards.tail import ClaimAt
 from service.cluster.store.seam import Extent, Missing, Store, StoreLost
 from service.storage.disk import Unreachable
-from tests.cluster.shard_world import shard
+from tests.cluster.shard_world import ShardWorld, shard
 from tests.cluster.test_claims import OTHER, only_the_end_is_needed, some_ticks
 from tests.service.test_recovery import seen
 
@@ -248,3 +248,21 @@ async def test_it_runs_until_the_store_has_lost_something(store, tmp_path):
             await some_ticks(one, 1)
             with pytest.raises(StoreLost, match="shard 3: the store acknowledged an entry"):
                 await running
+
+
+async def test_a_node_that_fetched_the_shard_long_before_its_claim_makes_images_that_can_be_opened(store, tmp_path):
+    async with shard(store, tmp_path / "one") as one:
+        await some_ticks(one)
+        await one.snapshot()
+        await one.keeper.make_image()
+        early = prepare(store, 3, tmp_path / "two")
+        for _ in range(3):  # the blocks of the first image become garbage
+            await some_ticks(one, 40)
+            await one.snapshot()
+            await one.keeper.make_image()
+    two = ShardWorld(await asyncio.to_thread(early.claim, OTHER))
+    writer = asyncio.create_task(two.server.journal.run())
+    await two.keeper.make_image()
+    await two.server.stop([writer])
+
+    prepare(store, 3, tmp_path / "three").close()

@@ -137,7 +137,7 @@ class Shards:
         return prepare(self._store, shard, config.data / f"shard-{shard:03d}", config.segment_bytes)
 
     async def _claim(self, shard: int, over: int) -> Held:
-        """Claim the shard, recover it, put it into service. over: as for `Prepared.claim`. Raises Moved, Unavailable."""
+        """Claim the shard, recover it, put it into service; over: see `Prepared.claim`. Raises Moved, Unavailable."""
         started, held = self._shared.clock(), None
         # Before the claim: whoever finds it must not take this node for gone while it recovers. Calls wait meanwhile.
         await self._health.set(health_name(shard), STATUS.SERVING)

@@ -137,6 +137,16 @@ class Prepared:
         self.facts.claims.append(claim)
         return claim
 
+    def _newest_image(self) -> Image | None:
+        """Return the newest image now. The one that the folder began from may be an old one, whose blocks are gone."""
+        found = images.offsets(self.store, self.shard)
+        if not found or (self.image and found[-1] == self.image.offset):
+            return self.image
+        try:
+            return images.load(self.store, self.shard, found[-1])
+        except Missing:  # removed meanwhile by a former owner: the next image shares no blocks
+            return None
+
     def _follow(self, entry: Extent, data: bytes, chain: int) -> None:
         self.log.follow(data[self.log.end - entry.offset :], chain)
         self.log.ledger.add(self.log.end, chain)
@@ -161,7 +171,8 @@ class Prepared:
         self.log.epoch = claim.epoch
         owner.hint(self.store, self.shard, claim)
         log.info("claimed", shard=self.shard, epoch=claim.epoch, offset=claim.extent.offset)
-        args = self.store, self.shard, claim.node, self.folder, self.log, claim.epoch, self.image, self.facts
+        image = self._newest_image()
+        args = self.store, self.shard, claim.node, self.folder, self.log, claim.epoch, image, self.facts
         return OpenedShard(*args)
 
 
