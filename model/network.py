@@ -34,6 +34,8 @@ class Tape:
     def __init__(self, network: Network, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         self.T, self.B = T, B
         self.cells: list[Workspace] = [cell.workspace(T, B, dtype) for cell in network.cells]
+        last = self.cells[-1]  # asked once: comparing with a protocol costs as much as a small product
+        self._skipping = last if isinstance(last, Skipping) else None
         self.dH = np.zeros((T, B, network.spec.hidden), dtype)
         self.X = np.zeros((T, B, network.features), dtype)
         self.H: Array = self.dH
@@ -43,8 +45,8 @@ class Tape:
 
     def read_since(self, tick: int) -> None:
         """Set the first tick whose output is read: before it, the last layer may leave 0."""
-        if isinstance(self.cells[-1], Skipping):
-            self.cells[-1].since = tick
+        if self._skipping is not None:
+            self._skipping.since = tick
 
 
 def arrays_of(workspace: object) -> Iterator[Array]:
@@ -52,7 +54,7 @@ def arrays_of(workspace: object) -> Iterator[Array]:
     for value in vars(workspace).values():
         if isinstance(value, np.ndarray):
             yield value
-        elif isinstance(value, Workspace):
+        elif not isinstance(value, int) and isinstance(value, Workspace):
             yield from arrays_of(value)
 
 

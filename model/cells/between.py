@@ -56,17 +56,18 @@ class BetweenTape:
     def __init__(self, layer: Between, T: int, B: int, dtype: type[np.floating[Any]]) -> None:
         self.T, self.B = T, B
         self.cell: Any = layer.cell.workspace(T, B, dtype)
+        self._skips = isinstance(self.cell, Skipping)  # asked once: comparing with a protocol is slow
         self.norm = Normalized(T, B, layer.inputs, dtype) if layer.layer_norm else None
         self.H = np.empty((T, B, layer.hidden), dtype)
 
     @property
     def since(self) -> int:
         """The first tick whose output the cell computes."""
-        return self.cell.since if isinstance(self.cell, Skipping) else 0
+        return self.cell.since if self._skips else 0
 
     @since.setter
     def since(self, tick: int) -> None:
-        if isinstance(self.cell, Skipping):
+        if self._skips:
             self.cell.since = tick
 
 
