@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from service.journal.records import ModelChange, Paused, Promote, Reset, StatePut, Swap
 from service.streams.served import ServedModel
 from service.streams.session import Session
+from tests import memory
 from tests.service.one_process import World, world
 from tests.service.test_recovery import copy_of, recovered, seen
 
@@ -98,7 +99,7 @@ async def compare(history: list[Step], folder: Path) -> bool:
 
 
 def holds(history: list[Step]) -> None:
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(dir=memory.folder()) as folder:
         assert asyncio.run(compare(history, Path(folder)))
 
 

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 import shutil
 import tempfile
@@ -18,10 +17,10 @@ import numpy as np
 from service.journal.log import SegmentLog
 from service.journal.records import Chunk, Ticks, encode_chunk
 from service.journal.segments import FRAME, HEADER, JournalDamaged
+from tests import memory
 from tests.torture.report import Part
 
 NEAR = 16  # bytes on either side of a record boundary
-MEMORY = Path("/dev/shm")  # if it exists: a sync costs nothing there, and these tests do not need a disk
 
 
 class Written:
@@ -108,8 +107,7 @@ def run(quick: bool) -> dict[str, int]:
     Full: cut 64 KiB at every byte and 1 MiB at each record boundary ± 16; flip one bit in every record. Quick: cut at
     every 61st byte, the other two on 64 KiB.
     """
-    base = MEMORY if os.access(MEMORY, os.W_OK) else None
-    folder = Path(tempfile.mkdtemp(prefix="damage-", dir=base))
+    folder = Path(tempfile.mkdtemp(prefix="damage-", dir=memory.folder()))
     try:
         small = Written(folder / "small", 64 << 10, ticks=32)
         large = small if quick else Written(folder / "large", 1 << 20, ticks=80)

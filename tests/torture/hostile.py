@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 
 import freshet
 from service.programs.backtest.child import ServerChild
+from tests import memory
 from tests.journeys.scraped import scrape
 from tests.torture.decoders import SPEC, Decoder, decoders
 from tests.torture.mutate import Mutator
@@ -46,7 +47,6 @@ UNBOUNDED_S = 2.0  # memory grows by about 140 MiB a second
 # Small bounds, so that the memory that clients can occupy reaches its bound soon.
 BOUNDS: dict[str, object] = {"max_models": 2, "max_streams": 1000, "handshake_s": 1.0, "max_connections": 300}
 ROW = [1.0, 2.0]
-MEMORY = Path("/dev/shm")  # if it exists: the decoder of files writes one file per message
 ROOT = Path(__file__).parents[2]
 
 
@@ -57,7 +57,7 @@ def run(quick: bool, attack_s: float | None = None) -> dict[str, Any]:
     of a good client by attack; ratio, the largest median over the one without attack; unbounded, growth and ratio under
     the attack that gRPC does not bound; summary.
     """
-    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=MEMORY if os.access(MEMORY, os.W_OK) else None))
+    folder = Path(tempfile.mkdtemp(prefix="hostile-", dir=memory.folder()))
     try:
         inside = on_decoders(folder, quick)
         port = asyncio.run(on_port(folder, attack_s or (0.2 if quick else 30.0)))
