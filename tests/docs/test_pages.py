@@ -42,7 +42,10 @@ def followed() -> list[Path]:
     "page",
     [pytest.param(p, marks=pytest.mark.long if name(p) in SLOW else (), id=name(p)) for p in followed()],
 )
-def test_a_page_does_what_it_says(page, tmp_path):
+def test_a_page_does_what_it_says(page, tmp_path, request):
+    longer = f"test_a_page_does_what_it_says_with_its_long_parts[{name(page)}]"
+    if longer in (item.name for item in request.session.items):
+        pytest.skip("the page is followed with its long parts, and with all others, by the test of those")
     code, said = follow(page, tmp_path)
     assert code == 0, said
 
