@@ -1,6 +1,7 @@
 """deploy/grafana/freshet.json: the dashboard as Grafana imports it. `_panels` holds its panels."""
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from string import ascii_uppercase
 from typing import Any
@@ -38,44 +39,46 @@ KINDS = {
 
 def render() -> str:
     """Return the dashboard as JSON that Grafana imports or provisions."""
+    boxes = (
+        chosen("tenant", "label_values(freshet_version, tenant)"),
+        chosen("model", 'label_values(freshet_version{tenant=~"$tenant"}, model)'),
+    )
+    return document("freshet", "freshet", *boxes, rows=ROWS)
+
+
+def document(uid: str, title: str, *boxes: dict[str, Any], rows: Mapping[str, Sequence[Panel]]) -> str:
+    """Return a dashboard of these rows. boxes: for what a reader chooses beside the data source."""
+    source = {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "source"}
     return json.dumps(
         {
-            "uid": "freshet",
-            "title": "freshet",
+            "uid": uid,
+            "title": title,
             "tags": ["freshet"],
             "schemaVersion": SCHEMA,
             "editable": True,
             "refresh": "10s",
             "time": {"from": "now-1h", "to": "now"},
-            "templating": {"list": variables()},
-            "panels": placed(),
+            "templating": {"list": [source, *boxes]},
+            "panels": placed(rows),
         },
         indent=1,
     )
 
 
-def variables() -> list[dict[str, Any]]:
-    """Return the selection boxes at the top: data source, tenant, model."""
-    chosen: list[dict[str, Any]] = [
-        {"name": "datasource", "type": "datasource", "query": "prometheus", "label": "source"}
-    ]
-    for name, query in (
-        ("tenant", "label_values(freshet_version, tenant)"),
-        ("model", 'label_values(freshet_version{tenant=~"$tenant"}, model)'),
-    ):
-        chosen.append({
-            "name": name, "type": "query", "datasource": SOURCE, "refresh": 2, "sort": 1, "multi": True,
-            "query": {"query": query, "refId": name},
-            "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
-        })  # fmt: skip
-    return chosen
+def chosen(name: str, query: str) -> dict[str, Any]:
+    """Return a selection box at the top: several values, or all."""
+    return {
+        "name": name, "type": "query", "datasource": SOURCE, "refresh": 2, "sort": 1, "multi": True,
+        "query": {"query": query, "refId": name},
+        "includeAll": True, "allValue": ".*", "current": {"text": "All", "value": "$__all"},
+    }  # fmt: skip
 
 
-def placed() -> list[dict[str, Any]]:
+def placed(rows: Mapping[str, Sequence[Panel]]) -> list[dict[str, Any]]:
     """Return rows and panels with their places on the grid, filled from left to right."""
     out: list[dict[str, Any]] = []
     y = 0
-    for title, row in ROWS.items():
+    for title, row in rows.items():
         place = {"x": 0, "y": y, "w": COLUMNS, "h": 1}
         out.append({"id": len(out) + 1, "gridPos": place, "type": "row", "title": title, "panels": []})
         y, x = y + 1, 0

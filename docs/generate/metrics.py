@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 
 from prometheus_client import CollectorRegistry, GCCollector, Metric, PlatformCollector, ProcessCollector
 
-from docs.generate import ROOT
+from docs.generate import ROOT, _cluster
 from docs.generate._panels import panels
 from docs.generate._tables import code, table
 from service.access.grants import Quota
@@ -20,12 +20,14 @@ from service.trainer.reports import SHOWN_LAGS
 
 PAGE = "docs/metrics.md"
 ALERTS = ROOT / "deploy" / "prometheus" / "alerts.yml"
+ALERTS_OF_A_CLUSTER = ALERTS.with_name("cluster.yml")
 
 INTRODUCTION = """\
 # Metrics
 
 `GET /metrics` at the address in the setting `http` returns all metrics in Prometheus's text format, the trainer's
-included. `deploy/prometheus` has a configuration and nine alerts; `deploy/grafana/freshet.json` is a dashboard.
+included. `deploy/prometheus` has a configuration, nine alerts, and six for a cluster; `deploy/grafana` has a dashboard
+of a server and one of a cluster.
 
 Counters start at 0 when the server starts. The mean of a histogram in a window is `rate(…_sum) / rate(…_count)`.
 
@@ -114,8 +116,9 @@ def label_names() -> dict[str, tuple[str, ...]]:
 
 def uses() -> dict[str, list[str]]:
     """Return the panels and alerts that use each metric."""
-    looks = [(f"panel {panel.title}", expr) for panel in panels() for expr, _ in panel.queries]
-    alerts = re.split(r"- alert: ", ALERTS.read_text(encoding="utf-8"))[1:]
+    looks = [(f"panel {panel.title}", expr) for panel in (*panels(), *_cluster.panels()) for expr, _ in panel.queries]
+    rules = "".join(path.read_text(encoding="utf-8") for path in (ALERTS, ALERTS_OF_A_CLUSTER))
+    alerts = re.split(r"- alert: ", rules)[1:]
     looks += [(f"alert {alert.split()[0]}", alert) for alert in alerts]
     names = {full_name(family) for family in registry().collect()}
     found: dict[str, list[str]] = {}

@@ -182,14 +182,16 @@ def promtool(*arguments: object) -> subprocess.CompletedProcess[str]:
     )
 
 
-def evaluated(folder: Path, rules: str, scenarios: list[Scenario]) -> subprocess.CompletedProcess[str]:
-    """promtool's judgement of what fires under these rules in each scenario."""
+def evaluated(
+    folder: Path, rules: str, scenarios: list[Scenario], well: dict[str, str] = WELL
+) -> subprocess.CompletedProcess[str]:
+    """promtool's judgement of what fires under these rules in each scenario, beside the series of `well`."""
     (folder / "alerts.yml").write_text(rules)
     tests = [
         {
             "name": one.says,
             "interval": "1m",
-            "input_series": [{"series": s, "values": v} for s, v in (WELL | one.series).items()],
+            "input_series": [{"series": s, "values": v} for s, v in (well | one.series).items()],
             "promql_expr_test": [
                 {
                     "expr": 'sum by (alertname, tenant, model, reason, level) (ALERTS{alertstate="firing"})',
