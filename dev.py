@@ -36,8 +36,8 @@ INPUTS = tuple(
 )
 LINTED = ("model", "service", "client/freshet", "examples", "tests", "bench", "docs", "deploy", "dev.py")
 MINIMUM = (3, 11)
-# TLS keys; Prometheus for alerts and the dashboard's queries; failing system calls; a terminal.
-TOOLS = ("openssl", "prometheus", "strace", "tmux")
+# TLS keys; Prometheus for alerts and the dashboard's queries; failing system calls; a terminal; a proxy before nodes.
+TOOLS = ("openssl", "prometheus", "strace", "tmux", "nginx")
 GENERATORS = ("docs.stubs", "docs.generate", "deploy.version", "deploy.locks")
 COVERED = """\
 The figure counts lines of model, service and the SDK that ran in pytest or in a server, trainer or command that a test

@@ -16,6 +16,9 @@ COPIES = {  # by file: what precedes the version on its line
     "deploy/compose.yaml": r"^ +image: freshet:",
     "deploy/kubernetes/kustomization.yaml": r"^ +newTag: ",
     "deploy/kubernetes/statefulset.yaml": r"^ +image: freshet:",
+    "deploy/cluster/compose.yaml": r"^ +image: freshet:",
+    "deploy/cluster/kubernetes/kustomization.yaml": r"^ +newTag: ",
+    "deploy/cluster/kubernetes/statefulset.yaml": r"^ +image: freshet:",
 }
 
 

@@ -20,9 +20,9 @@ def documents(path: str) -> list[Any]:
     return list(yaml.safe_load_all((DEPLOY / path).read_text(encoding="utf-8")))
 
 
-def manifest(kind: str, name: str = "freshet") -> Any:
-    """A Kubernetes object."""
-    found = [d for p in (DEPLOY / "kubernetes").glob("*.yaml") for d in documents(f"kubernetes/{p.name}")]
+def manifest(kind: str, name: str = "freshet", folder: str = "kubernetes") -> Any:
+    """A Kubernetes object among the manifests of a folder."""
+    found = [d for p in (DEPLOY / folder).glob("*.yaml") for d in documents(f"{folder}/{p.name}")]
     (one,) = (d for d in found if d["kind"] == kind and d.get("metadata", {}).get("name") == name)
     return one
 
