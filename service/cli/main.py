@@ -19,12 +19,13 @@ import typer
 import service
 from service.cli.backtest import backtest
 from service.cli.backup import backup, restore
-from service.cli.health import health
 from service.cli.journal import journal
+from service.cli.remote.health import health
 from service.cli.remote.models import models
 from service.cli.remote.quarantine import quarantine
 from service.cli.remote.streams import streams
 from service.cli.replay import replay
+from service.cli.store import store
 from service.cli.token import token
 from service.cli.top import top
 from service.cli.train import import_weights, train
@@ -181,6 +182,7 @@ app.add_typer(models)
 app.add_typer(streams)
 app.add_typer(quarantine)
 app.add_typer(journal)
+app.add_typer(store)
 app.add_typer(token)
 
 

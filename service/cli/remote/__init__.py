@@ -1,4 +1,4 @@
-"""Verbs that ask a running server through the SDK: models, streams, quarantine.
+"""Verbs that ask a running server: health, and through the SDK models, streams, quarantine.
 
 Knows no data directory.
 """

@@ -64,6 +64,8 @@ class Directory:
         with self._faults():
             for offset in offsets:
                 self._entry(shard, offset).unlink(missing_ok=True)
+            if offsets:
+                self._leave(self._root / entries_of(shard))
         return len(offsets)
 
     def put(self, name: str, data: bytes) -> None:
@@ -115,9 +117,9 @@ class Directory:
     def _create(self, path: Path, data: bytes, what: str) -> None:
         """Create a file, durable with its name on return. Raises Conflict, naming `what`."""
         with self._faults():
-            self._folder(path.parent)
             try:
                 with self._unfinished(data) as written:
+                    self._folder(path.parent)
                     os.link(written, path)
             except FileExistsError:
                 if self._read(path) != data:
@@ -147,6 +149,12 @@ class Directory:
             folder.mkdir()
         self._sync_names(folder.parent)  # also if another made it: it may not have synced yet
         self._synced.add(folder)
+
+    def _leave(self, folder: Path) -> None:
+        """Delete a folder if nothing is left in it."""
+        self._synced.discard(folder)
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
     def _sync_names(self, folder: Path) -> None:
         """Make the names in a folder durable. Raises StoreRefused: a failed sync says nothing when it is repeated."""
@@ -180,6 +188,8 @@ class Directory:
             yield
         except OSError as error:
             text = f"{self.url}: {error.strerror or error}"
+            if error.errno == errno.ENOENT:
+                self._synced.clear()  # a folder was deleted; the next try makes it again
             if error.errno in NOT_ALLOWED:
                 remedy = "give the user of the server the right to write there, on a file system with hard links"
                 raise StoreRefused(f"{text}; {remedy}") from error

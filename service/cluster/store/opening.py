@@ -36,6 +36,27 @@ def open_store(url: str) -> Store:
     raise StoreRefused(f"store = {parts.scheme}://…: use a URL that begins with one of {', '.join(SCHEMES)}")
 
 
+def prepare(url: str) -> str:
+    """Make what a store needs before nodes open it, and return a line that says what was done. May be repeated.
+
+    Raises StoreRefused, StoreUnavailable.
+    """
+    parts = urlsplit(url)
+    done = "ready"
+    if parts.scheme in DATABASES:
+        with _needing(parts.scheme, "postgres"):
+            from service.cluster.store.postgres import initialise
+
+            steps = initialise(url)
+            done = f"ready; tables brought to format {steps[-1] + 1}" if steps else "ready; nothing to do"
+    store = open_store(url)
+    try:
+        store.list("nodes/")  # a bucket, and the right to read it
+        return f"{store.url}: {done}"
+    finally:
+        store.close()
+
+
 def _directory(url: str, parts: SplitResult) -> Store:
     from service.cluster.store.directory import Directory
 
