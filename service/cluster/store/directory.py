@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import time
 import uuid
 from collections.abc import Iterable, Iterator, Sequence, Set
 from pathlib import Path
@@ -18,6 +19,7 @@ from service.cluster.store.names import JOURNAL, checked, entries_of, entry_name
 from service.cluster.store.seam import Conflict, Extent, Listed, Missing, StoreLost, StoreRefused, StoreUnavailable
 
 UNFINISHED = "~unfinished"  # a folder that no name can have
+UNFINISHED_S = 86_400.0  # age from which a file in it belongs to nobody
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 
 
@@ -30,10 +32,12 @@ class Directory:
     def __init__(self, url: str, root: Path) -> None:
         self.url, self._root = url, root
         self._synced: set[Path] = set()  # folders whose names are durable
+        self._unsynced: dict[Path, str] = {}  # folders in which a sync has failed, with the reason
         with self._faults():
             if not root.parent.is_dir():
                 raise StoreRefused(f"{url}: there is no folder {root.parent}; create it, or mount the shared volume")
             self._folder(root / UNFINISHED)
+            self._sweep()
 
     def append(self, shard: int, offset: int, epoch: int, data: bytes) -> None:
         """Add an entry; see `Store.append`. The epoch is not looked at: a claim has taken the offset."""
@@ -150,6 +154,14 @@ class Directory:
         self._sync_names(folder.parent)  # also if another made it: it may not have synced yet
         self._synced.add(folder)
 
+    def _sweep(self) -> None:
+        """Delete what processes that were killed have left unfinished."""
+        oldest = time.time() - UNFINISHED_S
+        for path in (self._root / UNFINISHED).iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < oldest:
+                    path.unlink()
+
     def _leave(self, folder: Path) -> None:
         """Delete a folder if nothing is left in it."""
         self._synced.discard(folder)
@@ -157,14 +169,18 @@ class Directory:
             folder.rmdir()
 
     def _sync_names(self, folder: Path) -> None:
-        """Make the names in a folder durable. Raises StoreRefused: a failed sync says nothing when it is repeated."""
-        fd = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(fd)
-        except OSError as error:
-            raise StoreRefused(f"{self.url}: the names in {folder} cannot be made durable: {error.strerror}") from error
-        finally:
-            os.close(fd)
+        """Make the names in a folder durable. Raises StoreRefused from the first failure on: a later sync would report
+        success, and say nothing about the names that the first had lost."""
+        if folder not in self._unsynced:
+            fd = os.open(folder, os.O_RDONLY)
+            try:
+                os.fsync(fd)
+            except OSError as error:
+                self._unsynced[folder] = str(error.strerror)
+            finally:
+                os.close(fd)
+        if (why := self._unsynced.get(folder)) is not None:
+            raise StoreRefused(f"{self.url}: names in {folder} cannot be made durable: {why}; check the disk, restart")
 
     def _read(self, path: Path) -> bytes | None:
         """Return a file's bytes; None if there is none."""

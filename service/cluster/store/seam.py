@@ -26,8 +26,11 @@ class StoreUnavailable(RuntimeError):
 
 
 class StoreRefused(RuntimeError):
-    """The store cannot be used as configured. The text names the URL without its password, what was seen, and the
-    remedy."""
+    """The store cannot be used as configured, or breaks a promise. The text names the URL without its password, what
+    was seen, and the remedy.
+
+    Repeating the call does not help: an operator must act. Of a write whether it took effect is unknown.
+    """
 
 
 class StoreLost(RuntimeError):
@@ -53,7 +56,8 @@ class Listed(NamedTuple):
 
 
 class Store(Protocol):
-    """A store. Every method blocks, may be called from any thread, and raises StoreUnavailable.
+    """A store. Every method blocks, for a bounded time, may be called from any thread, and raises StoreUnavailable and
+    StoreRefused.
 
     Names of blobs and notes are relative paths of `[a-z0-9._-]` words joined by `/`; at most 200 characters.
     """
@@ -64,7 +68,9 @@ class Store(Protocol):
         """Add an entry; durable on return. Raises Conflict.
 
         Idempotent: if the offset holds the same bytes, the call succeeds, so that a writer whose answer was lost finds
-        its own entry. The caller, who is the only writer of its epoch, passes the end of its last entry as the offset.
+        its own entry. So no two writers may ever write the same bytes at one offset: those of a claim hold something
+        that its writer alone has. The caller, who is the only writer of its epoch, passes the end of its last entry as
+        the offset. That is what fences: some backends look at the offset alone, others also at the epoch.
         """
 
     def claim(self, shard: int, offset: int, epoch: int, data: bytes) -> None:
