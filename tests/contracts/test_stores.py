@@ -163,6 +163,16 @@ def test_trimming_deletes_what_lies_before_and_keeps_claims(store):
         store.append(3, 0, 1, b"a former owner")
 
 
+def test_trimming_deletes_more_than_one_request_can(store, monkeypatch):
+    monkeypatch.setattr("service.cluster.store.objects.PAGE", 7)
+    monkeypatch.setattr("service.cluster.store.postgres.TRIM_ROWS", 7)
+    at = claimed(store)
+    for n in range(20):
+        store.append(3, at + n, 1, b"x")
+    assert store.trim(3, at + 19, frozenset({0})) == 19
+    assert store.extents(3, 0) == [Extent(0, 5), Extent(at + 19, 1)]
+
+
 def test_an_entry_that_is_gone_or_has_another_size_is_reported_with_shard_and_offset(store):
     claimed(store)
     for extent in (Extent(5, 4), Extent(0, 6)):

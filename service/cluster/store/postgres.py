@@ -18,6 +18,7 @@ from service.cluster.store.schema import check_format, migrate
 from service.cluster.store.seam import Conflict, Extent, Listed, Missing, StoreLost
 
 READ_BYTES, READ_ROWS = 4 << 20, 256  # of one statement that reads entries
+TRIM_ROWS = 1_000  # of one statement, so that it ends in time
 AFTER = "\x7f"  # comes after every character of a name
 
 APPEND: LiteralString = """
@@ -38,7 +39,10 @@ EXTENTS: LiteralString = """
 READ: LiteralString = """
     SELECT "offset", data FROM {schema}.entries WHERE shard = %(shard)s AND "offset" = ANY(%(offsets)s)"""
 TRIM: LiteralString = """
-    DELETE FROM {schema}.entries WHERE shard = %(shard)s AND "offset" < %(before)s AND "offset" <> ALL(%(keep)s)"""
+    DELETE FROM {schema}.entries WHERE shard = %(shard)s AND "offset" IN (
+        SELECT "offset" FROM {schema}.entries
+        WHERE shard = %(shard)s AND "offset" < %(before)s AND "offset" <> ALL(%(keep)s)
+        ORDER BY "offset" LIMIT %(rows)s)"""
 PUT: LiteralString = "INSERT INTO {schema}.named VALUES (%(name)s, %(data)b) ON CONFLICT DO NOTHING"
 SAME_BLOB: LiteralString = "UPDATE {schema}.named SET name = name WHERE name = %(name)s AND data = %(data)b"
 NOTE: LiteralString = """
@@ -99,7 +103,11 @@ class Postgres:
 
     def trim(self, shard: int, before: int, keep: Set[int]) -> int:
         """Delete entries; see `Store.trim`."""
-        return self._run(TRIM, {"shard": shard, "before": before, "keep": list(keep)})
+        values = {"shard": shard, "before": before, "keep": list(keep), "rows": TRIM_ROWS}
+        total = 0
+        while deleted := self._run(TRIM, values):
+            total += deleted
+        return total
 
     def put(self, name: str, data: bytes) -> None:
         """Store a blob; see `Store.put`."""
