@@ -127,8 +127,9 @@ def test_every_page_is_in_the_index():
     assert not missing
 
 
-def test_every_alert_has_its_section_in_the_runbook():
-    alerts = (ROOT / "deploy" / "prometheus" / "alerts.yml").read_text()
+@pytest.mark.parametrize("rules", ["alerts.yml", "cluster.yml"])
+def test_every_alert_has_its_section_in_the_runbook(rules):
+    alerts = (ROOT / "deploy" / "prometheus" / rules).read_text()
     runbooks = re.findall(r"^ +runbook: (\S+)#(\S+)$", alerts, re.M)
     assert len(runbooks) == alerts.count("- alert: ") > 0
     wrong = [f"{page}#{anchor}" for page, anchor in runbooks if anchor not in anchors((ROOT / page).read_text())]
