@@ -66,8 +66,14 @@ SERVICE = [
     ),
     Panel(
         "Trainer",
-        "1: the trainer learns from the durable journal.",
-        [("min(freshet_trainer_ready)", "")],
+        "1: the trainer learns from the durable journal. (A shard of a cluster without models has none.)",
+        [
+            (
+                'min(freshet_trainer_ready{shard=""} or (freshet_trainer_ready '
+                f"and on (instance, job, shard) freshet_trainer_backlog_entries{{{MINE}}}))",
+                "",
+            )
+        ],
         kind="stat",
         width=4,
     ),

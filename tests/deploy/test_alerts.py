@@ -108,6 +108,13 @@ SCENARIOS = [
     Scenario("one in two hundred forecasts is slow", latency("freshet_message_seconds", 0.5)),
     Scenario("the trainer is away", {f"freshet_trainer_ready{{{ON}}}": lately(5, 1, 0)}, "FreshetTrainerBehind"),
     Scenario("the trainer starts", {f"freshet_trainer_ready{{{ON}}}": lately(3, 1, 0)}),
+    Scenario(
+        "the trainer of a shard with a model is away",
+        {f'freshet_trainer_ready{{{ON}, shard="003"}}': "0x60",
+         f'freshet_trainer_backlog_entries{{{OF}, shard="003"}}': "0x60"},
+        "FreshetTrainerBehind",
+    ),
+    Scenario("a shard without models has no trainer", {f'freshet_trainer_ready{{{ON}, shard="003"}}': "0x60"}),
     Scenario("the trainer dies on", {f"freshet_trainer_restarts_total{{{ON}}}": "0+1x60"}, "FreshetTrainerBehind"),
     Scenario("the trainer died twice", {f"freshet_trainer_restarts_total{{{ON}}}": lately(9, 0, 2)}),
     Scenario(
