@@ -80,6 +80,14 @@ class Postgres:
         self._process.signal(signal.SIGINT)
         self._process.wait()
 
+    def pause(self) -> None:
+        """Stop it where it is, until `resume`."""
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.signal(signal.SIGCONT)
+
     def until(self, setting: str, value: str) -> None:
         """Wait until a setting that was reloaded has a value; new connections see it later than the reload returns."""
         self._process.until(lambda: self._one(f"SELECT current_setting('{setting}')") == value)

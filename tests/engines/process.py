@@ -1,6 +1,8 @@
 """A process of an engine: started, killed and started again by a test, with its own ports on 127.0.0.1."""
 
+import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -13,8 +15,12 @@ START_S = 90.0  # longest wait for an engine, on a machine with other work
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that were free a moment ago; for programs that cannot be told to choose their own."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    """Ports that were free a moment ago, for programs that cannot be told to choose their own; below those that the
+    system gives to connections."""
+    sockets: list[socket.socket] = []
+    while len(sockets) < count:
+        with contextlib.suppress(OSError):  # taken
+            sockets.append(socket.create_server(("127.0.0.1", random.SystemRandom().randrange(20_000, 32_000))))
     ports = [sock.getsockname()[1] for sock in sockets]
     for sock in sockets:
         sock.close()

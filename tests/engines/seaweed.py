@@ -2,6 +2,7 @@
 
 import json
 import secrets
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -56,6 +57,14 @@ class Seaweed:
             for kind in ("", "master-", "volume-", "filer-", "s3-"):
                 for middle in ("", "grpc-"):
                     Path(f"/tmp/seaweedfs-{kind}{middle}{port}.sock").unlink(missing_ok=True)
+
+    def pause(self) -> None:
+        """Stop it where it is, until `resume`."""
+        self._process.signal(signal.SIGSTOP)
+
+    def resume(self) -> None:
+        """Let it go on."""
+        self._process.signal(signal.SIGCONT)
 
     def _writes(self) -> bool:
         bucket = S3Store(

@@ -1,5 +1,6 @@
 """Stores whose connection is cut or stalls, or whose answers are lost: every write is there once."""
 
+import threading
 import uuid
 
 import pytest
@@ -73,6 +74,39 @@ def test_a_store_that_stalls_for_a_moment_is_waited_for(proxied):
     proxy.stall(0.3)
     store.append(3, 5, 1, b"x")
     assert entries(store) == [b"claim", b"x"]
+
+
+@pytest.mark.parametrize("engine", ["seaweed", "postgres"])
+def test_an_engine_that_is_killed_and_started_again_has_all_that_it_confirmed(request, engine):
+    engine, name = request.getfixturevalue(engine), f"s{uuid.uuid4().hex}"
+    if not hasattr(engine, "environment"):
+        initialise(engine.url(name))
+    store = open_store(engine.url(name))
+    store.claim(3, 0, 1, b"claim")
+    expected = [b"claim", *(b"%d" % (n % 10) for n in range(50)), b"x"]
+    for n, data in enumerate(expected[1:-1]):
+        store.append(3, 5 + n, 1, data)
+    engine.kill()
+    with pytest.raises(StoreUnavailable):
+        store.append(3, 55, 1, b"x")
+    engine.start()
+    store.append(3, 55, 1, b"x")
+    assert entries(store) == expected
+    store.close()
+
+
+@pytest.mark.parametrize("engine", ["seaweed", "postgres"])
+def test_an_engine_that_is_stopped_and_goes_on_answers_what_it_was_asked(request, engine):
+    engine, name = request.getfixturevalue(engine), f"s{uuid.uuid4().hex}"
+    if not hasattr(engine, "environment"):
+        initialise(engine.url(name))
+    store = open_store(engine.url(name))
+    store.claim(3, 0, 1, b"claim")
+    engine.pause()
+    threading.Timer(0.3, engine.resume).start()
+    store.append(3, 5, 1, b"x")
+    assert entries(store) == [b"claim", b"x"]
+    store.close()
 
 
 def test_an_answer_500_after_the_write_is_no_conflict(seaweed):

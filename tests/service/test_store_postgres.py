@@ -194,18 +194,6 @@ def test_a_commit_that_no_standby_has_confirmed_is_not_confirmed_to_us_either(st
     assert list(store.read(3, store.extents(3, 0))) == [b"claim", b"x"]
 
 
-def test_a_server_that_is_killed_and_started_again_has_all_that_it_confirmed(store, postgres):
-    store.claim(3, 0, 1, b"claim")
-    for n in range(50):
-        store.append(3, 5 + n, 1, b"%d" % (n % 10))
-    postgres.kill()
-    with pytest.raises(StoreUnavailable):
-        store.append(3, 55, 1, b"x")
-    postgres.start()
-    store.append(3, 55, 1, b"x")
-    assert [len(data) for data in store.read(3, store.extents(3, 0))] == [5, *[1] * 51]
-
-
 def test_more_threads_than_connections_take_turns(store):
     store.claim(3, 0, 1, b"claim")
     threads = [
