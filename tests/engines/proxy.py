@@ -30,7 +30,7 @@ class Proxy:
         self._flowing.set()
         self._cut = False
         self._lock = threading.Lock()
-        self._open: set[socket.socket] = set()
+        self._open: set[_Connection] = set()
         self._threads: list[threading.Thread] = []
         self._lost = self._failed = 0  # answers still to lose or to replace
         self._swallowed: Iterator[bool] = NEVER
@@ -53,8 +53,10 @@ class Proxy:
         """Reset what is connected, and every new connection, until `flow`."""
         with self._lock:
             self._cut = True
-            for sock in self._open:
-                _reset(sock)
+            for connection in self._open:
+                connection.cut = True
+                _reset(connection.client)
+                _reset(connection.there)
 
     def stall(self, seconds: float | None = None) -> None:
         """Carry nothing, without a word, until `flow`, or for a time."""
@@ -90,24 +92,34 @@ class Proxy:
         with contextlib.suppress(OSError):
             while True:
                 client = self._listening.accept()[0]
-                try:
-                    there = socket.create_connection(("127.0.0.1", self._target))
-                except OSError:
+                connection = self._connect(client)
+                if connection is None:
                     _reset(client)
-                    continue
-                with self._lock:
-                    self._open |= {client, there}
-                    if self._cut:
-                        _reset(client)
-                connection = _Connection(client, there)
-                self._spawn(self._ask, connection)
-                self._spawn(self._answer, connection)
+                    client.close()
+                else:
+                    self._spawn(self._ask, connection)
+                    self._spawn(self._answer, connection)
+
+    def _connect(self, client: socket.socket) -> _Connection | None:
+        """Open the way to the store; None while it is cut or the store refuses."""
+        with self._lock:
+            if self._cut:
+                return None
+            try:
+                there = socket.create_connection(("127.0.0.1", self._target))
+            except OSError:
+                return None
+            connection = _Connection(client, there)
+            self._open.add(connection)
+            return connection
 
     def _ask(self, connection: _Connection) -> None:
         """Carry what the client sends. Ends the connection."""
         with contextlib.suppress(OSError):
             while data := connection.client.recv(1 << 16):
                 self._flowing.wait()
+                if connection.cut:
+                    break
                 if data.startswith(b"PUT "):
                     connection.put = True
                     if b"/journal/" in data.partition(b"\r\n")[0] and next(self._swallowed):
@@ -121,6 +133,8 @@ class Proxy:
         with contextlib.suppress(OSError):
             while data := connection.there.recv(1 << 16):
                 self._flowing.wait()
+                if connection.cut:
+                    break
                 if self._lost > 0:
                     self._lost -= 1
                     _reset(connection.client)
@@ -146,18 +160,18 @@ class Proxy:
 
     def _end(self, connection: _Connection) -> None:
         with self._lock:
+            self._open.discard(connection)
             for sock in (connection.client, connection.there):
-                self._open.discard(sock)
                 with contextlib.suppress(OSError):
                     sock.shutdown(socket.SHUT_RDWR)
                 sock.close()
 
 
 class _Connection:
-    """Two sockets; put: a PUT request has no answer yet."""
+    """Two sockets. put: a PUT request has no answer yet. cut: nothing more is carried."""
 
     def __init__(self, client: socket.socket, there: socket.socket) -> None:
-        self.client, self.there, self.put = client, there, False
+        self.client, self.there, self.put, self.cut = client, there, False, False
 
 
 def _reset(sock: socket.socket) -> None:

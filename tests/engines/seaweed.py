@@ -76,7 +76,7 @@ class Seaweed:
             retry_config={"max_retries": 0},
         )
         try:
-            obstore.put(bucket, "ready", b"")  # the first put makes the bucket
+            obstore.put(bucket, "ready", b"x")  # makes the bucket, and needs a volume because it is not empty
         except (BaseError, OSError):
             return False
         return True
