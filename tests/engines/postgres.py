@@ -7,7 +7,7 @@ import secrets
 import shutil
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -96,6 +96,11 @@ class Postgres:
         """Wait for a commit that waits for a standby, and cancel it."""
         waiting = "SELECT pid FROM pg_stat_activity WHERE wait_event = 'SyncRep'"
         self._process.until(lambda: self._one(f"SELECT pg_cancel_backend(pid) FROM ({waiting}) AS w") is True)
+
+    def until_waiting_for_a_lock(self, ended: Callable[[], bool]) -> None:
+        """Wait until a statement waits for another's transaction, or it has `ended`."""
+        waiting = "SELECT count(*) > 0 FROM pg_stat_activity WHERE wait_event_type = 'Lock'"
+        self._process.until(lambda: ended() or self._one(waiting) is True)
 
     def _one(self, query: str) -> object:
         with self._connect("postgres") as connection:

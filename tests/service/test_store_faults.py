@@ -5,7 +5,7 @@ import uuid
 
 import pytest
 
-from service.cluster.store import connections
+from service.cluster.store import connections, objects
 from service.cluster.store.opening import open_store
 from service.cluster.store.postgres import initialise
 from service.cluster.store.seam import Conflict, StoreUnavailable
@@ -145,8 +145,8 @@ def test_a_lossy_store_confirms_appends_that_nobody_finds(tmp_path):
 def test_no_call_waits_longer_than_its_time_for_a_store_that_is_silent(postgres, seaweed, monkeypatch):
     name = f"s{uuid.uuid4().hex}"
     initialise(postgres.url(name))
-    monkeypatch.setattr(connections.BoundedConnection.wait, "__defaults__", (0.1, 0.5))
-    monkeypatch.setattr("service.cluster.store.objects.REQUEST_S", 0.5)
+    for module in (connections, objects):
+        monkeypatch.setattr(module, "REQUEST_S", 0.5)
     for engine in (postgres, seaweed):
         with Proxy(engine.port) as proxy:
             store = open_store(engine.url(name, proxy.port))

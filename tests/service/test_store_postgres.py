@@ -138,6 +138,27 @@ def test_an_append_and_a_claim_that_race_for_an_offset_have_one_winner(url):
         store.close()
 
 
+def test_an_append_that_meets_a_claim_in_its_transaction_waits_for_it(store, url, postgres):
+    """Otherwise an append that began before the claim could end after it, at another offset."""
+    store.claim(3, 0, 1, b"claim")
+    conflicts = []
+
+    def append():
+        try:
+            store.append(3, 1000, 1, b"late")
+        except Conflict as error:
+            conflicts.append(error)
+
+    late = threading.Thread(target=append)
+    with psycopg.connect(url.partition("?")[0]) as claiming:
+        claiming.execute(f"UPDATE {name_of(url)}.shards SET epoch = 2 WHERE shard = 3".encode())
+        late.start()
+        postgres.until_waiting_for_a_lock(lambda: not late.is_alive())
+    late.join()
+    assert len(conflicts) == 1
+    assert store.extents(3, 0) == [Extent(0, 5)]
+
+
 def test_messages_and_the_url_do_not_have_the_password(store, url, postgres):
     password = url.partition(f"{ROLE}:")[2].partition("@")[0]
     assert password not in store.url

@@ -32,9 +32,9 @@ class BoundedConnection(psycopg.Connection[Any]):
 
     warning = ""
 
-    def wait(self, gen: PQGen[RV], interval: float = POLL_S, timeout: float | None = REQUEST_S) -> RV:
+    def wait(self, gen: PQGen[RV], interval: float = POLL_S, timeout: float | None = None) -> RV:
         """Wait for a reply, as psycopg does, but not longer than REQUEST_S."""
-        return super().wait(gen, interval, timeout)
+        return super().wait(gen, interval, REQUEST_S if timeout is None else timeout)
 
 
 class Connections:
