@@ -113,6 +113,7 @@ class FakeServer(pb_grpc.StreamsServicer):
         self.on_tick: Callable[[pb.Tick], None] = lambda tick: None  # after it was taken, before it is answered
         self.hello_status: Ended | None = None
         self.port = 0
+        self.credentials: grpc.ServerCredentials | None = None
         self.interceptors: list[grpc.aio.ServerInterceptor] = []
         self._server: grpc.aio.Server | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -123,7 +124,11 @@ class FakeServer(pb_grpc.StreamsServicer):
         often = [("grpc.http2.min_ping_interval_without_data_ms", 10)]  # a client may ask whether it is there
         self._server = grpc.aio.server(options=often, interceptors=self.interceptors)
         self.serve(self._server)
-        self.port = self._server.add_insecure_port(f"127.0.0.1:{self.port}")
+        address = f"127.0.0.1:{self.port}"
+        if self.credentials is None:
+            self.port = self._server.add_insecure_port(address)
+        else:
+            self.port = self._server.add_secure_port(address, self.credentials)
         await self._server.start()
 
     def serve(self, server: grpc.aio.Server) -> None:

@@ -15,6 +15,7 @@ from freshet import nodes as known
 from freshet.target import Address
 from freshet.v1 import models_pb2
 from freshet.v1 import streams_pb2 as pb
+from tests.client.certificates import Authority
 from tests.client.fake_nodes import cluster, silent
 from tests.client.fake_server import FakeServer, oracle
 from tests.client.fake_training import FakeTraining
@@ -105,6 +106,33 @@ async def test_a_dns_name_with_one_address_or_none_is_left_to_grpc(monkeypatch):
     monkeypatch.setattr(known, "resolve", nothing)
     async with freshet.connect("dns:///nowhere.invalid:1") as client:
         assert client.nodes == ("dns:///nowhere.invalid:1",)
+
+
+async def test_the_nodes_of_a_dns_name_have_certificates_for_that_name(monkeypatch, tmp_path):
+    authority = Authority(tmp_path)
+    certificate, key = (file.read_bytes() for file in authority.sign("node", host="freshet.example"))
+
+    def encrypted() -> FakeServer:
+        node = FakeServer()
+        node.credentials = grpc.ssl_server_credentials([(key, certificate)])
+        return node
+
+    async with cluster(encrypted) as two:
+        two.only(1)
+
+        async def resolve(name: Any) -> list[str]:
+            return two.addresses
+
+        monkeypatch.setattr(known, "resolve", resolve)
+        async with freshet.connect("dns:///other.example:1", tls=authority.pem) as client:
+            with pytest.raises(freshet.Unavailable, match=r"other\.example"):
+                await client.get_model("m")
+        async with freshet.connect("dns:///freshet.example:1", tls=authority.pem) as client:
+            assert (await client.get_model("m")).name == "m"
+        one = f"127.0.0.1:{two.nodes[0].port}"
+        tls = freshet.Tls(ca=authority.pem, server_name="freshet.example")
+        async with freshet.connect(one, tls=tls) as client:
+            assert (await client.get_model("m")).name == "m", "also for addresses that a node named"
 
 
 async def test_names_are_resolved_to_addresses_with_the_port():
