@@ -18,7 +18,7 @@ from tests.cluster.test_claims import OTHER, only_the_end_is_needed, some_ticks
 from tests.cluster.test_shards import everything, journal_in, journal_of
 
 REFUSALS = (Unavailable, Exhausted, NoSpace, AssertionError)  # of a server whose store does not answer
-SCALE = 9  # every ninth write in the default run
+EVERY = [pytest.param(2, marks=pytest.mark.long), 24]  # of the writes, from the first one on
 
 
 class Cut:
@@ -75,7 +75,8 @@ def fresh(folder: Path) -> Faulty:
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["before it is written", "after it is written"])
-async def test_a_node_may_die_at_any_write(tmp_path, after):
+@pytest.mark.parametrize("every", EVERY)
+async def test_a_node_may_die_at_any_write(tmp_path, after, every):
     n = happened = 0
     while True:
         folder = tmp_path / str(n)
@@ -98,6 +99,6 @@ async def test_a_node_may_die_at_any_write(tmp_path, after):
             expected = await everything(two)
         async with shard(store, folder / "one") as one:
             assert await everything(one) == expected
-        n += SCALE
+        n += every
 
-    assert happened > 40 / SCALE
+    assert happened > 40 / every
