@@ -39,6 +39,7 @@ from freshet.measured import MeanErrors, StepErrors, StreamErrors
 from freshet.mux import Mux
 from freshet.packed import Packed
 from freshet.results import (
+    Cluster,
     Comparison,
     EventKind,
     Export,
@@ -47,8 +48,10 @@ from freshet.results import (
     ModelEvent,
     ModelReport,
     ModelSpec,
+    Node,
     Quarantined,
     Replayed,
+    Shard,
     StateOrigin,
     Version,
     Welcome,
@@ -62,6 +65,7 @@ from freshet.version import __version__ as __version__
 __all__ = [
     "AlreadyExists",
     "Client",
+    "Cluster",
     "Comparison",
     "EventKind",
     "Export",
@@ -80,6 +84,7 @@ __all__ = [
     "ModelReport",
     "ModelSpec",
     "Mux",
+    "Node",
     "NotFound",
     "NotOpen",
     "Packed",
@@ -90,6 +95,7 @@ __all__ = [
     "Replayed",
     "ResourceExhausted",
     "RpcError",
+    "Shard",
     "StateLost",
     "StateOrigin",
     "StepErrors",

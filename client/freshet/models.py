@@ -14,10 +14,10 @@ from freshet.arguments import binary, invalid, listed, named, number, whole
 from freshet.calls import Calls, cancelled_from_outside
 from freshet.defaults import GIVE_UP_S
 from freshet.errors import StreamClosed, Unavailable
-from freshet.results import Comparison, Export, Model, ModelEvent, Version
+from freshet.results import Cluster, Comparison, Export, Model, ModelEvent, Version
 from freshet.retry import Backoff
 from freshet.spec import spec_message
-from freshet.v1 import models_pb2, models_pb2_grpc
+from freshet.v1 import cluster_pb2, cluster_pb2_grpc, models_pb2, models_pb2_grpc
 
 MAX_EVENTS = 2**32 - 1
 
@@ -68,6 +68,18 @@ class Models(Calls):
         """Return every model that this client may see."""
         answer = await self._unary(lambda to: _stub(to).List, models_pb2.ListModelsRequest())
         return [Model.of(model) for model in answer.models]
+
+    async def cluster(self) -> Cluster:
+        """Return the living nodes of the server's cluster, and which of them owns each shard.
+
+        Raises Unimplemented if the server is alone.
+        """
+
+        def nodes(to: grpc.aio.Channel) -> Any:
+            stub: cluster_pb2_grpc.ClusterAsyncStub = cluster_pb2_grpc.ClusterStub(to)
+            return stub.Nodes
+
+        return Cluster.of(await self._unary(nodes, cluster_pb2.NodesRequest()))
 
     async def versions(self, name: str) -> list[Version]:
         """Return the versions that are kept, newest first."""

@@ -328,3 +328,47 @@ class Replayed(Result):
 
     replayed: tuple[int, ...]
     refused: Mapping[int, str]
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Node(Result):
+    """A node of a cluster that is alive.
+
+    address: HOST:PORT of its gRPC port, as the other nodes reach it.
+    http: HOST:PORT of its HTTP port, as it listens.
+    started: seconds since 1970-01-01 UTC.
+    shards: numbers of those that it owns.
+    leaving: it hands its shards over and will stop.
+    answers: False if it did not answer the node that was asked, which then says what this one wrote of itself last.
+    """
+
+    address: str
+    http: str
+    started: float
+    shards: tuple[int, ...]
+    leaving: bool
+    answers: bool
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Shard(Result):
+    """A shard of a cluster.
+
+    node: address of its owner; empty if no living node says that it owns the shard.
+    epoch: number of its claims so far; 0 if the owner is unknown.
+    models: of the caller's tenant; None if the owner is unknown or does not answer.
+    """
+
+    shard: int
+    node: str
+    epoch: int
+    models: int | None = None
+
+
+@dataclass(frozen=True, slots=True, repr=False)
+class Cluster(Result):
+    """The nodes of a cluster by address, and all shards by number."""
+
+    READ: ClassVar[Mapping[str, Callable[[Any], Any]]] = {"nodes": Node.of, "shards": Shard.of}
+    nodes: tuple[Node, ...]
+    shards: tuple[Shard, ...]

@@ -22,6 +22,7 @@ from service.cli.backup import backup, restore
 from service.cli.journal import journal
 from service.cli.remote.health import health
 from service.cli.remote.models import models
+from service.cli.remote.nodes import nodes
 from service.cli.remote.quarantine import quarantine
 from service.cli.remote.streams import streams
 from service.cli.replay import replay
@@ -178,6 +179,7 @@ app.command()(top)
 app.command()(backup)
 app.command()(restore)
 app.command()(health)
+app.command()(nodes)
 app.add_typer(models)
 app.add_typer(streams)
 app.add_typer(quarantine)

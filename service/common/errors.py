@@ -50,6 +50,10 @@ class Unavailable(ServiceError):
     """The server cannot accept this now: it is starting or draining, or its disk has failed."""
 
 
+class Unsupported(ServiceError):
+    """The server does not offer this as it is set up."""
+
+
 class Moved(Unavailable):
     """Another node has the model. address: the gRPC address of that node."""
 

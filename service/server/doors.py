@@ -17,13 +17,17 @@ from service.edge.models import Models
 from service.edge.parts import Places
 from service.edge.streams import Streams
 from service.edge.training import Training
+from service.server.cluster import Cluster, Nodes
 from service.server.grpc_server import Services, grpc_server
 from service.server.settings import grpc_settings
 from service.server.shared import Shared
 
 
-def grpc_door(shared: Shared, places: Places, health: Health) -> tuple[Any, int]:
-    """Build the gRPC server and bind its port; it accepts calls once started. Returns the server and the port."""
+def grpc_door(shared: Shared, places: Places, health: Health, nodes: Nodes | None = None) -> tuple[Any, int]:
+    """Build the gRPC server and bind its port; it accepts calls once started. Returns the server and the port.
+
+    nodes: answers Cluster.Nodes; None: a single server.
+    """
     interceptors = [  # the outermost first: every call is counted, and strangers take none of `max_calls`
         GrpcMetrics(shared.registry),
         shared.security,
@@ -36,6 +40,7 @@ def grpc_door(shared: Shared, places: Places, health: Health) -> tuple[Any, int]
         Streams(places, shared.writers),
         Models(places, shared.events, shared.writers),
         Training(places, shared.writers),
+        Cluster(nodes),
         health,
     )
     return grpc_server(grpc_settings(shared.config), interceptors, services, shared.certificates)

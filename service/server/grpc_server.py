@@ -11,13 +11,23 @@ import structlog
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from freshet.v1 import models_pb2, models_pb2_grpc, streams_pb2, streams_pb2_grpc, training_pb2, training_pb2_grpc
+from freshet.v1 import (
+    cluster_pb2,
+    cluster_pb2_grpc,
+    models_pb2,
+    models_pb2_grpc,
+    streams_pb2,
+    streams_pb2_grpc,
+    training_pb2,
+    training_pb2_grpc,
+)
 from service.access.credentials import Certificates
 from service.common import limits
 from service.edge.health import Health
 from service.edge.models import Models
 from service.edge.streams import Streams
 from service.edge.training import Training
+from service.server.cluster import Cluster
 from service.server.ports import most_descriptors
 
 log = structlog.get_logger("server")
@@ -29,6 +39,7 @@ SERVICES = [
         (streams_pb2.DESCRIPTOR, "Streams"),
         (models_pb2.DESCRIPTOR, "Models"),
         (training_pb2.DESCRIPTOR, "Training"),
+        (cluster_pb2.DESCRIPTOR, "Cluster"),
     )
 ]
 
@@ -53,6 +64,7 @@ class Services:
     streams: Streams
     models: Models
     training: Training
+    cluster: Cluster
     health: Health
 
 
@@ -67,6 +79,7 @@ def grpc_server(
     streams_pb2_grpc.add_StreamsServicer_to_server(services.streams, server)
     models_pb2_grpc.add_ModelsServicer_to_server(services.models, server)
     training_pb2_grpc.add_TrainingServicer_to_server(services.training, server)
+    cluster_pb2_grpc.add_ClusterServicer_to_server(services.cluster, server)
     health_pb2_grpc.add_HealthServicer_to_server(services.health, server)
     reflection.enable_server_reflection([*SERVICES, health.SERVICE_NAME, reflection.SERVICE_NAME], server)
     if certificates:

@@ -16,10 +16,11 @@ from google.protobuf.message import Message
 import freshet
 from freshet import results
 from freshet.messages import Result, WireEnum
-from freshet.v1 import models_pb2, streams_pb2, training_pb2, types_pb2
+from freshet.v1 import cluster_pb2, models_pb2, streams_pb2, training_pb2, types_pb2
 from tests.client.fake_server import FakeServer
 
 MADE_OF: dict[type[Result], type[Message]] = {
+    results.Cluster: cluster_pb2.NodesResponse,
     results.Comparison: models_pb2.Comparison,
     results.Export: models_pb2.ExportResponse,
     results.KeptStream: streams_pb2.Stream,
@@ -27,8 +28,10 @@ MADE_OF: dict[type[Result], type[Message]] = {
     results.ModelEvent: models_pb2.ModelEvent,
     results.ModelReport: models_pb2.ModelReport,
     results.ModelSpec: types_pb2.ModelSpec,
+    results.Node: cluster_pb2.Node,
     results.Quarantined: training_pb2.Quarantined,
     results.Replayed: training_pb2.ReplayResponse,
+    results.Shard: cluster_pb2.Shard,
     results.Version: models_pb2.Version,
     results.Welcome: streams_pb2.Welcome,
 }

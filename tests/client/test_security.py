@@ -13,7 +13,7 @@ import pytest
 
 import freshet
 from freshet.target import is_local
-from freshet.v1 import models_pb2, streams_pb2, training_pb2
+from freshet.v1 import cluster_pb2, models_pb2, streams_pb2, training_pb2
 from tests.client.certificates import Authority
 from tests.client.fake_server import FakeServer
 
@@ -94,11 +94,12 @@ CALLS: dict[str, Callable[[freshet.Client], Awaitable[Any]]] = {
     "Training/Learn": learn_after_a_look_at_the_model,
     "Training/Quarantine": lambda c: anext(c.quarantine("m")),
     "Training/Replay": lambda c: c.replay("m", [1]),
+    "Cluster/Nodes": lambda c: c.cluster(),
 }
 
 
 def test_every_method_of_the_protos_is_in_the_list_of_calls():
-    files = (models_pb2.DESCRIPTOR, streams_pb2.DESCRIPTOR, training_pb2.DESCRIPTOR)
+    files = (models_pb2.DESCRIPTOR, streams_pb2.DESCRIPTOR, training_pb2.DESCRIPTOR, cluster_pb2.DESCRIPTOR)
     services = [service for file in files for service in file.services_by_name.values()]
     assert CALLS.keys() == {f"{service.name}/{method.name}" for service in services for method in service.methods}
 

@@ -32,7 +32,7 @@ NOT_GOOD = {"nothing": None, "wrong": "a-admim", "expired": "a-expired", "empty"
 RANKS = {"scraper": 0, "a-predict": 1, "a-train": 2, "a-admin": 3}
 
 # Written down again, by hand: a method that is new, or opened to others, must be entered here.
-STREAMS, MODELS, TRAINING = (f"/freshet.v1.{name}" for name in ("Streams", "Models", "Training"))
+STREAMS, MODELS, TRAINING, CLUSTER = (f"/freshet.v1.{name}" for name in ("Streams", "Models", "Training", "Cluster"))
 HEALTH, REFLECTION = "/grpc.health.v1.Health", "/grpc.reflection.v1alpha.ServerReflection"
 NEEDED = {
     f"{STREAMS}/Open": 1, f"{STREAMS}/Mux": 1, f"{STREAMS}/Get": 1, f"{STREAMS}/List": 1,
@@ -41,6 +41,7 @@ NEEDED = {
     f"{MODELS}/Create": 3, f"{MODELS}/Import": 3, f"{MODELS}/Promote": 3, f"{MODELS}/Rollback": 3,
     f"{MODELS}/Update": 3, f"{MODELS}/Pause": 3, f"{MODELS}/Resume": 3, f"{MODELS}/Delete": 3,
     f"{TRAINING}/Learn": 2, f"{TRAINING}/Quarantine": 2, f"{TRAINING}/Replay": 2,
+    f"{CLUSTER}/Nodes": 1,
     f"{HEALTH}/Watch": 1, f"{HEALTH}/List": 1, f"{REFLECTION}/ServerReflectionInfo": 1,
 }  # fmt: skip
 OPEN_TO_ALL = {f"{HEALTH}/Check"}
@@ -69,7 +70,7 @@ NAMING = {
     f"{TRAINING}/Quarantine": training_pb2.QuarantineRequest(model="flow"),
     f"{TRAINING}/Replay": training_pb2.ReplayRequest(model="flow"),
 }
-NAMES_NONE = {f"{MODELS}/Create", f"{MODELS}/List"}
+NAMES_NONE = {f"{MODELS}/Create", f"{MODELS}/List", f"{CLUSTER}/Nodes"}
 SPEC = types_pb2.ModelSpec(channels=["x"], hidden=4)
 
 

@@ -29,7 +29,7 @@ from service.edge.training import Training
 from tests.journeys.raw import DEADLINE_S, refused_field
 from tests.oracles.unbroken import Unbroken
 
-SERVICES = ["freshet.v1.Streams", "freshet.v1.Models", "freshet.v1.Training"]
+SERVICES = ["freshet.v1.Streams", "freshet.v1.Models", "freshet.v1.Training", "freshet.v1.Cluster"]
 
 
 # --- create, get, list, versions

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import structlog
 
-from freshet.v1 import models_pb2, streams_pb2, training_pb2
+from freshet.v1 import cluster_pb2, models_pb2, streams_pb2, training_pb2
 from service.access.audit import Audit
 from service.access.grants import Grant, Role, token_digest
 from service.common.limits import AUDIT_REFUSALS
@@ -34,7 +34,11 @@ def lines(path: Path) -> list[dict[str, object]]:
 
 
 def test_every_method_is_audited_or_listed_as_not_audited():
-    services = [s for pb in (streams_pb2, models_pb2, training_pb2) for s in pb.DESCRIPTOR.services_by_name.values()]
+    services = [
+        s
+        for pb in (streams_pb2, models_pb2, training_pb2, cluster_pb2)
+        for s in pb.DESCRIPTOR.services_by_name.values()
+    ]
     methods = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
 
     assert methods == ACTS.keys() | NOT_ACTS

@@ -13,7 +13,7 @@ from freshet import forks, shown
 from freshet.defaults import ANSWER_S, CLOSE_S, GIVE_UP_S, IN_FLIGHT, LEARN_IN_FLIGHT, TIMEOUT_S
 from freshet.measured import StepErrors, StreamErrors
 from freshet.offsets import Given
-from freshet.results import Comparison, Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
+from freshet.results import Cluster, Comparison, Export, KeptStream, Model, ModelEvent, Quarantined, Replayed, Version
 from freshet.security import FilePath, Tls, Token
 from freshet.sync.portal import Portal
 from freshet.sync.senders import Learning, Mux
@@ -180,6 +180,9 @@ class Client:
 
     def list_models(self) -> list[Model]:
         return self._portal.call(self._client.list_models())
+
+    def cluster(self) -> Cluster:
+        return self._portal.call(self._client.cluster())
 
     def versions(self, name: str) -> list[Version]:
         return self._portal.call(self._client.versions(name))

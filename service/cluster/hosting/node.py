@@ -11,8 +11,8 @@ from typing import Any
 import structlog
 from grpc_health.v1 import health_pb2
 
-from freshet.v1 import models_pb2
-from service.cluster.hosting import scrape
+from freshet.v1 import cluster_pb2, models_pb2
+from service.cluster.hosting import overview, scrape
 from service.cluster.hosting.peers import Peers, is_hop
 from service.cluster.hosting.shards import Shards
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
@@ -73,12 +73,22 @@ class Node:
             return []
         return await self.peers.models([address for address in self.alive if address != self.address], context)
 
+    async def nodes(self, context: Any, tenant: str) -> cluster_pb2.NodesResponse:
+        """Answer Cluster.Nodes: for this node alone to a call that comes from another one. tenant: the caller's."""
+        mine = overview.of_itself(self._note(), self.shards.held, tenant)
+        if is_hop(context):
+            return mine
+        others = {address: note for address, note in self.alive.items() if address != self.address}
+        answers = await self.peers.nodes(others, context)
+        silent = [note for address, note in others.items() if address not in answers]
+        return overview.of_all(self._count, [mine, *answers.values()], silent)
+
     # ---- life
 
     async def run(self, announce: Callable[[Addresses], None]) -> int:
         """Serve until SIGTERM or SIGINT, then drain. Returns the exit code."""
         stopping, config, shared = process.stop_signal(), self.config, self.shared
-        grpc, port = grpc_door(shared, self, self.health)
+        grpc, port = grpc_door(shared, self, self.health, self.nodes)
         http = http_door(shared, self.text, self.obstacle)
         self.address, self._http = config.advertise or at_port(config.listen, port), at_port(config.http, http.port)
         self.shards = Shards(shared, self._store, self.peers, self.health, self.metrics, self.address, self._count)
@@ -146,14 +156,17 @@ class Node:
     async def _look(self) -> None:
         """Write this node's note and read all. Raises StoreUnavailable."""
         self._beat += 1
-        note = Note(
-            self.address, self._http, self._started, self._beat, self.config.heartbeat_s, self.shards.owned,
-            self.shards.warm, self._draining,
-        )  # fmt: skip
-        await asyncio.to_thread(self._store.note, note_name(self.address), note.encode())
+        await asyncio.to_thread(self._store.note, note_name(self.address), self._note().encode())
         notes = await asyncio.to_thread(read_notes, self._store)
         self.alive = self._seen.look(notes, self.shared.clock())
         self.metrics.nodes.set(len(self.alive))
+
+    def _note(self) -> Note:
+        """Return what this node writes of itself now."""
+        return Note(
+            self.address, self._http, self._started, self._beat, self.config.heartbeat_s, self.shards.owned,
+            self.shards.warm, self._draining,
+        )  # fmt: skip
 
     async def _act(self, to_do: Plan) -> None:
         """Claim what is to be claimed; begin to hand over or to fetch one shard, if nothing of that is under way."""

@@ -12,7 +12,7 @@ import grpc
 import structlog
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from freshet.v1 import models_pb2, models_pb2_grpc
+from freshet.v1 import cluster_pb2, cluster_pb2_grpc, models_pb2, models_pb2_grpc
 from service.cluster.nodes.placing import health_name
 from service.common.errors import Unavailable
 from service.server.config import ServeConfig
@@ -59,14 +59,12 @@ class Peers:
 
         Raises Unavailable, naming the node, if one does not answer: a list without its models would mislead.
         """
-        metadata = [(name, value) for name, value in context.invocation_metadata() or () if name in FORWARDED]
+        metadata = _passed_on(context)
 
         async def ask(address: str) -> list[models_pb2.Model]:
             stub = models_pb2_grpc.ModelsStub(self._channel(address))
             try:
-                answer = await stub.List(
-                    models_pb2.ListModelsRequest(), timeout=LIST_S, metadata=(*metadata, (HOP, "1"))
-                )
+                answer = await stub.List(models_pb2.ListModelsRequest(), timeout=LIST_S, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 await self._forget(address)
                 raise Unavailable(
@@ -76,6 +74,21 @@ class Peers:
 
         parts = await asyncio.gather(*(ask(address) for address in addresses))
         return [model for part in parts for model in part]
+
+    async def nodes(self, addresses: Iterable[str], context: Any) -> dict[str, cluster_pb2.NodesResponse]:
+        """Return what other nodes say of themselves to the caller, by address; without those that do not answer."""
+        metadata, found = _passed_on(context), dict[str, cluster_pb2.NodesResponse]()
+
+        async def ask(address: str) -> None:
+            stub = cluster_pb2_grpc.ClusterStub(self._channel(address))
+            try:
+                found[address] = await stub.Nodes(cluster_pb2.NodesRequest(), timeout=ASK_S, metadata=metadata)
+            except grpc.aio.AioRpcError as error:
+                log.info("a node does not answer", node=address, why=error.details())
+                await self._forget(address)
+
+        await asyncio.gather(*(ask(address) for address in addresses))
+        return found
 
     async def close(self) -> None:
         """Close the channels."""
@@ -102,6 +115,11 @@ class Peers:
 def is_hop(context: Any) -> bool:
     """Whether a call comes from another node and is to be answered for this node alone."""
     return any(name == HOP for name, _ in context.invocation_metadata() or ())
+
+
+def _passed_on(context: Any) -> list[tuple[str, str]]:
+    """Return the metadata of a call to another node: what is passed on of the caller's, and the mark of a hop."""
+    return [*((name, value) for name, value in context.invocation_metadata() or () if name in FORWARDED), (HOP, "1")]
 
 
 def _credentials(config: ServeConfig) -> Any:

@@ -40,7 +40,7 @@ NOT_ACTS = {  # listed, so that a new method must be entered here or above
     "/freshet.v1.Models/Get", "/freshet.v1.Models/List", "/freshet.v1.Models/Versions", "/freshet.v1.Models/Watch",
     "/freshet.v1.Streams/Open", "/freshet.v1.Streams/Mux", "/freshet.v1.Streams/Get", "/freshet.v1.Streams/List",
     "/freshet.v1.Streams/Errors",
-    "/freshet.v1.Training/Learn", "/freshet.v1.Training/Quarantine",
+    "/freshet.v1.Training/Learn", "/freshet.v1.Training/Quarantine", "/freshet.v1.Cluster/Nodes",
 }  # fmt: skip
 
 

@@ -25,6 +25,7 @@ from service.common.errors import (
     ServiceError,
     Unauthenticated,
     Unavailable,
+    Unsupported,
 )
 from service.journal.writer import JournalFailed
 from service.storage.disk import NoSpace, Unreachable
@@ -44,6 +45,7 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
     Forbidden: grpc.StatusCode.PERMISSION_DENIED,
     Unavailable: grpc.StatusCode.UNAVAILABLE,
     Moved: grpc.StatusCode.UNAVAILABLE,
+    Unsupported: grpc.StatusCode.UNIMPLEMENTED,
 }
 
 

@@ -1,0 +1,48 @@
+"""A cluster seen from any of its nodes."""
+
+from __future__ import annotations
+
+import pytest
+
+import freshet
+from tests.journeys.clusters import SHARDS, cluster, name_on, until
+from tests.journeys.crash import within
+from tests.journeys.test_models_cli import Shell
+
+
+async def test_any_node_names_all_nodes_and_the_owner_and_models_of_every_shard(tmp_path):
+    async with cluster(tmp_path) as nodes:
+        seen = await until(nodes[0].grpc, lambda found: True)
+        async with freshet.connect(seen.shards[2].node) as client:
+            await within(client.create_model(name_on(2), channels=["x"], hidden=4))
+            found = await within(client.cluster())
+        assert [node.address for node in found.nodes] == sorted(node.grpc for node in nodes)
+        assert {node.address: node.http for node in found.nodes} == {node.grpc: node.http for node in nodes}
+        assert sorted(n for node in found.nodes for n in node.shards) == list(range(SHARDS))
+        assert [shard.models for shard in found.shards] == [0, 0, 1, 0]
+        assert all(shard.epoch >= 1 for shard in found.shards)
+
+        assert await until(nodes[1].grpc, lambda found: True) == found
+        with freshet.sync.connect(nodes[1].grpc) as blocking:
+            assert blocking.cluster() == found
+
+        run = Shell(nodes[1].grpc, tmp_path, group="nodes")
+        header, *lines = (await run()).splitlines()
+        assert header.split() == ["node", "http", "started", "shards", "state"]
+        assert [line.split()[0] for line in lines[:2]] == sorted(node.grpc for node in nodes)
+        assert lines[3].split() == ["shard", "node", "epoch", "models"]
+        assert [line.split()[0] for line in lines[4:]] == ["000", "001", "002", "003"]
+        told = await run.json()
+        assert [shard["node"] for shard in told["shards"]] == [shard.node for shard in found.shards]
+
+        nodes[0].kill()
+        await within(nodes[0].wait())
+        left = await until(nodes[1].grpc, lambda found: len(found.nodes) == 1 and all(s.node for s in found.shards))
+        assert {shard.node for shard in left.shards} == {nodes[1].grpc}
+
+
+async def test_a_single_server_says_that_it_is_alone(server, tmp_path):
+    async with freshet.connect(server.grpc) as client:
+        with pytest.raises(freshet.Unimplemented, match="this server is alone: give it a store"):
+            await client.cluster()
+    assert "this server is alone" in await Shell(server.grpc, tmp_path, group="nodes")(code=1)
