@@ -37,6 +37,11 @@ class Scrape:
         values = [value for had, value in self._samples.get(name, ()) if labels.items() <= had.items()]
         return sum(values) if values else None
 
+    def highest(self, name: str, **labels: str) -> float | None:
+        """Return the highest of the series that `total` adds; None if there are none."""
+        values = [value for had, value in self._samples.get(name, ()) if labels.items() <= had.items()]
+        return max(values, default=None)
+
     def values(self, name: str, label: str) -> set[str]:
         """Return the values that a label has among the series of a name."""
         return {labels[label] for labels, _ in self._samples.get(name, ()) if label in labels}

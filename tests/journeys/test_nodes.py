@@ -35,6 +35,19 @@ async def test_any_node_names_all_nodes_and_the_owner_and_models_of_every_shard(
         told = await run.json()
         assert [shard["node"] for shard in told["shards"]] == [shard.node for shard in found.shards]
 
+        models = Shell(nodes[0].grpc, tmp_path)
+        names, row = (await models("list")).splitlines()
+        assert names.split()[-3:] == ["shard", "node", "epoch"]
+        assert row.split()[-3:] == ["002", found.shards[2].node, str(found.shards[2].epoch)]
+        for node in nodes:
+            top = Shell(node.grpc, tmp_path, group="top")
+            told = await top.json("--once", "--interval", "0.2", "--http", node.http)
+            assert [(m["model"], m["shard"], m["node"]) for m in told["models"]] == [
+                (name_on(2), 2, found.shards[2].node)
+            ]
+            assert told["models"][0]["version"] == 1
+            assert told["server"]["shards"] == len(next(n.shards for n in found.nodes if n.address == node.grpc))
+
         nodes[0].kill()
         await within(nodes[0].wait())
         left = await until(nodes[1].grpc, lambda found: len(found.nodes) == 1 and all(s.node for s in found.shards))

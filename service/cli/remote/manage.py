@@ -23,6 +23,8 @@ from service.console.remote import Remote
 from service.console.shown import learning
 from service.console.tables import plain, print_facts, print_json, print_table
 
+PLACE = ("shard", "node", "epoch")  # of a model in a cluster
+
 
 def connected(server: Remote, verb: Callable[[freshet.Client], Awaitable[int]]) -> int:
     """Run a verb with a client of the server. Raises Invalid for no address, FreshetError, OSError."""
@@ -46,21 +48,27 @@ async def list_models(client: freshet.Client, as_json: bool) -> int:
     if as_json:
         print_json([plain(model) for model in found])
     elif found:
-        print_table(("name", "task", "cell", "version", "anchor", "learning", "streams", "judged"), model_rows(found))
+        columns = ("name", "task", "cell", "version", "anchor", "learning", "streams", "judged")
+        print_table(columns + PLACE * any(m.node for m in found), model_rows(found))
     else:
         print("no models yet; make one: freshet models create NAME --from MODEL.toml")
     return 0
 
 
 def model_rows(found: list[Model]) -> list[tuple[object, ...]]:
-    """Return models as rows of the list."""
+    """Return models as rows of the list; in a cluster, each ends with PLACE."""
     return [
         (
             m.name, m.spec.task, f"{m.spec.cell} {m.spec.layers}×{m.spec.hidden}", m.champion, m.anchor, learning(m),
-            m.streams, f"{m.judged_offset}/{m.offset}",
+            m.streams, f"{m.judged_offset}/{m.offset}", *place(m).values(),
         )
         for m in found
     ]  # fmt: skip
+
+
+def place(model: Model) -> dict[str, object]:
+    """Return where a model is, by PLACE; nothing without a cluster."""
+    return dict(zip(PLACE, (f"{model.shard:03d}", model.node, model.epoch), strict=True)) if model.node else {}
 
 
 async def show(client: freshet.Client, name: str, as_json: bool) -> int:
@@ -72,7 +80,7 @@ async def show(client: freshet.Client, name: str, as_json: bool) -> int:
     print_facts(
         {
             "name": model.name, "version": model.champion, "anchor": model.anchor, "learning": learning(model),
-            "streams": model.streams, "records": model.offset, "judged": model.judged_offset,
+            "streams": model.streams, "records": model.offset, "judged": model.judged_offset, **place(model),
         }
     )  # fmt: skip
     print("\n" + files.spec_toml(ModelSpec.from_mapping(model.spec.to_mapping())), end="")

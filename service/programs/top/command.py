@@ -88,10 +88,13 @@ def _print_json(view: View) -> None:
 
 
 def _lines() -> Show:
-    print(lines.header())
+    words: list[str] = []  # those of the first view: columns stay
 
     def show(view: View) -> None:
-        print("\n".join(lines.plain(view)), flush=True)
+        if not words:
+            words.extend(lines.words(view))
+            print(lines.header(words))
+        print("\n".join(lines.plain(view, words)), flush=True)
 
     return show
 

@@ -65,6 +65,11 @@ COLUMNS = (
     Column("backlog", 11, lambda m: Text(count(m.backlog))),
     Column("learning", 5, lambda m: Text(m.learning or NONE, style=STYLES.get(m.learning, ""))),
 )
+PLACE = (  # after them, in a cluster
+    Column("shard", 12, lambda m: Text(NONE if m.shard is None else f"{m.shard:03d}")),
+    Column("node", 13, lambda m: Text(shown(m.node) or NONE)),
+    Column("epoch", 14, lambda m: Text(count(m.epoch))),
+)
 
 
 def screen(view: View, points: Points, url: str, width: int, height: int) -> list[Text]:
@@ -75,14 +80,15 @@ def screen(view: View, points: Points, url: str, width: int, height: int) -> lis
     lines += [Text(f"! {line}", style="yellow") for line in late[:MOST_LATE]]
     lines.append(Text())
     if view.models:
-        columns = fitting(view.models, width)
+        known = (*COLUMNS, *PLACE) if view.in_cluster else COLUMNS
+        columns = fitting(known, view.models, width)
         room = max(1, height - len(lines) - 2)  # without the column names and the line with the number of models left
         shown_models = view.models if len(view.models) <= room + 1 else view.models[:room]
         lines += table(columns, shown_models)
         if len(shown_models) < len(view.models):
             lines.append(Text(f"… and {len(view.models) - len(shown_models)} more: give names to choose", style="dim"))
         for m in shown_models:
-            detail = details(m, [c for c in COLUMNS if c not in columns], points, width)
+            detail = details(m, [c for c in known if c not in columns], points, width)
             if len(lines) + 1 + len(detail) > height:
                 break
             lines += [Text(), *detail]
@@ -108,6 +114,7 @@ def heading(view: View, url: str) -> list[Text]:
         Text(f"freshet {url}", style="bold"),
         state,
         *[Text("no trainer", style="bold red")] * (s.trainer is False),
+        *([] if s.shards is None else [Text(f"{s.shards} shards")]),
         Text(f"{count(s.calls)} calls"),
         Text(f"{count(s.ticks_per_s)} ticks/s"),
         Text(f"latency p50 {duration(s.latency_p50)} p99 {duration(s.latency_p99)}"),
@@ -117,14 +124,14 @@ def heading(view: View, url: str) -> list[Text]:
     ]
 
 
-def fitting(models: Sequence[ModelView], width: int) -> list[Column]:
+def fitting(known: Sequence[Column], models: Sequence[ModelView], width: int) -> list[Column]:
     """Return the columns that fit, from left to right; the first column is always included."""
     chosen: list[Column] = []
-    for column in sorted(COLUMNS, key=lambda c: c.rank):
+    for column in sorted(known, key=lambda c: c.rank):
         together = [*chosen, column]
         if not chosen or sum(widths(together, models)) + len(GAP) * (len(together) - 1) <= width:
             chosen = together
-    return [column for column in COLUMNS if column in chosen]
+    return [column for column in known if column in chosen]
 
 
 def widths(columns: Sequence[Column], models: Sequence[ModelView]) -> list[int]:

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from statistics import fmean
+from typing import Any
 
 from freshet import EventKind, Model, ModelEvent, ModelReport
 from service.common.gate import COOLING_DOWN
@@ -87,6 +88,9 @@ class ModelView:
     backlog: int | None = None
     learning: str = ""  # yes, paused, never, or "1 in N" labels under overload
     waiting_s: float | None = None  # since the oldest label on disk that is not judged
+    shard: int | None = None  # of a cluster: where the model is, the owner's address, the number of its claims
+    node: str = ""
+    epoch: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +105,7 @@ class ServerView:
     latency_p99: float | None = None
     journal_bytes: int | None = None
     fresh_s: float | None = None  # a model whose labels wait longer is behind
+    shards: int | None = None  # of a node of a cluster: those that it owns
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +121,11 @@ class View:
     troubles: Sequence[str] = ()
     away: float | None = None
     worst: Sequence[WorstStream] = ()
+
+    @property
+    def in_cluster(self) -> bool:
+        """Whether the server is a node of a cluster."""
+        return self.server.shards is not None or any(m.node for m in self.models)
 
 
 class History:
@@ -165,12 +175,13 @@ def view(looks: Sequence[Look]) -> View:
         scraped = [(look.at, reports(look.models)) for look in looks if look.models]
     scrapes = [scrape for _, scrape in scraped]
     seconds = scraped[-1][0] - scraped[0][0] if scraped else 0.0
+    listed = [reports(look.models) for look in looks if look.models and look.metrics]
     facts = {(OWN_TENANT if now.metrics else "", m.name): m for m in now.models or ()}
     keys = sorted(facts.keys() | (now.metrics.by_model.keys() if now.metrics else set()))
     models = [
         model_view(
             key,
-            [scrape.by_model.get(key, NOTHING) for scrape in scrapes] if now.metrics or has_report(facts[key]) else [],
+            _of_model(key, now, scrapes, listed, facts.get(key)),
             seconds,
             now.time,
             facts.get(key),
@@ -180,6 +191,17 @@ def view(looks: Sequence[Look]) -> View:
     ]
     server = server_view(now.ready, scrapes if now.metrics else [], seconds)
     return View(now.time, server, models, now.troubles, worst=now.worst)
+
+
+def _of_model(
+    key: Key, now: Look, scrapes: Sequence[Scrape], listed: Sequence[Scrape], facts: Model | None
+) -> Sequence[Scrape]:
+    """Return a model's part of each scrape; of one on another node, what the list of models says of it."""
+    if now.metrics and key not in now.metrics.by_model and facts and facts.node and has_report(facts):
+        return [scrape.by_model.get(("", key[1]), NOTHING) for scrape in listed]
+    if now.metrics or (facts and has_report(facts)):
+        return [scrape.by_model.get(key, NOTHING) for scrape in scrapes]
+    return []
 
 
 def has_report(model: Model) -> bool:
@@ -247,7 +269,7 @@ def model_view(
         assert facts
         return ModelView(
             tenant, name, streams=facts.streams, version=facts.champion, verdict=verdict.kind, reason=verdict.reason,
-            backlog=facts.offset - facts.judged_offset, learning=learning(facts)
+            backlog=facts.offset - facts.judged_offset, learning=learning(facts), **place(facts),
         )  # fmt: skip
     now = scrapes[-1]
     layers = sorted(now.values("freshet_gradient_norm_count", "layer"))
@@ -277,7 +299,13 @@ def model_view(
         backlog=_whole(now.total("freshet_trainer_backlog_entries")),
         learning=_learning(facts, now),
         waiting_s=now.total("freshet_unjudged_seconds"),
+        **place(facts),
     )
+
+
+def place(facts: Model | None) -> dict[str, Any]:
+    """Return where a model is, by field of ModelView; nothing without a cluster."""
+    return {"shard": facts.shard, "node": facts.node, "epoch": facts.epoch} if facts and facts.node else {}
 
 
 def server_view(ready: str, scrapes: Sequence[Scrape], seconds: float) -> ServerView:
@@ -289,17 +317,26 @@ def server_view(ready: str, scrapes: Sequence[Scrape], seconds: float) -> Server
         sum(now.total(f"grpc_server_{name}_total", grpc_method=method) or 0.0 for method in STREAMING)
         for name in ("started", "handled")
     )
-    trainer = now.total("freshet_trainer_ready")
     return ServerView(
         ready,
-        trainer=None if trainer is None else bool(trainer),
+        trainer=_trainer(now),
         calls=int(begun - ended),
         ticks_per_s=passed.rate("freshet_ticks_total"),
         latency_p50=passed.quantile(0.5, "freshet_message_seconds"),
         latency_p99=passed.quantile(0.99, "freshet_message_seconds"),
         journal_bytes=_whole(now.total("freshet_journal_bytes")),
-        fresh_s=now.total("freshet_fresh_target_seconds"),
+        fresh_s=now.highest("freshet_fresh_target_seconds"),
+        shards=_whole(now.total("freshet_shards_owned")),
     )
+
+
+def _trainer(now: Scrape) -> bool | None:
+    """Return whether the trainer is ready, in a cluster those of all shards with models; None: unknown, or no model."""
+    if not now.values("freshet_trainer_ready", "shard"):
+        ready = now.total("freshet_trainer_ready")
+        return None if ready is None else bool(ready)
+    shards = now.values("freshet_version", "shard")
+    return all(now.total("freshet_trainer_ready", shard=shard) for shard in shards) if shards else None
 
 
 def _mean(scrapes: Sequence[Scrape], name: str) -> float | None:
