@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from service.cluster.hosting.node import Node
 from service.cluster.store.opening import open_store
+from service.cluster.store.probe import probe
 from service.cluster.store.seam import Conflict, Missing, Store, StoreRefused
 from service.server.config import ServeConfig
 from service.server.ports import Addresses, check_free
@@ -51,6 +52,7 @@ async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> i
     shared = Shared(config)
     opened = open_store(config.store)
     try:
+        await asyncio.to_thread(probe, opened)
         shards = await asyncio.to_thread(shards_of, opened, config.shards)
     except BaseException:
         opened.close()
