@@ -7,6 +7,7 @@ import contextlib
 import json
 import shutil
 import sqlite3
+import threading
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -368,6 +369,35 @@ async def test_after_erasing_nothing_in_the_store_holds_the_values(store, tmp_pa
     async with shard(store, tmp_path / "two", OTHER) as two:
         assert await everything(two) == expected
         assert [row.id for row in two.server.states.page(1, "", 10)] == ["kept"]
+
+
+async def test_a_node_that_has_followed_a_shard_keeps_nothing_that_was_erased(store, tmp_path):
+    secret = np.float32(1234.5678).tobytes()
+    async with shard(store, tmp_path / "one") as one:
+        model = await one.model()
+        await one.tick(model, one.open(model, "gone"), 1234.5678)
+        await one.tick(model, one.open(model, "kept"), 1.0)
+        await one.learn()
+        one.trainer.save()
+        standby = await asyncio.to_thread(prepare, store, 3, tmp_path / "two")
+        followed = threading.Lock()
+
+        def follow(operation: str) -> None:
+            if operation == "put" and followed.acquire(blocking=False):  # the image that erases is being made
+                standby.catch_up()
+
+        store.before = follow
+        await erase_stream(one, model, "gone")
+        store.before = lambda operation: None
+        image, expected = one.keeper.image, await everything(one)
+    standby.close()
+    assert image is not None
+    assert standby.log.end >= image.manifest.begin
+    assert secret in stored_bytes(tmp_path / "two")
+
+    async with shard(store, tmp_path / "two", OTHER) as two:
+        assert await everything(two) == expected
+    assert secret not in stored_bytes(tmp_path / "two")
 
 
 async def erase_stream(live: ShardWorld, model: ServedModel, id: str) -> None:

@@ -113,12 +113,19 @@ def _unlink(path: Path, *endings: str) -> None:
 
 
 def open_log(
-    store: Store, shard: int, folder: Path, segment_bytes: int, start: tuple[int, int], extents: Sequence[Extent]
+    store: Store,
+    shard: int,
+    folder: Path,
+    segment_bytes: int,
+    start: tuple[int, int],
+    extents: Sequence[Extent],
+    erased: int = 0,
 ) -> SharedLog:
     """Open the local journal if it agrees with the store, else one that begins at `start`.
 
-    extents: the store's entries from `start` on. A local journal was written after the store had acknowledged it: one
-    that has more than the store, or something else, proves a loss. Raises StoreLost then, and changes nothing.
+    extents: the store's entries from `start` on. erased: position before which nothing may be kept. A local journal was
+    written after the store had acknowledged it: one that has more than the store, or something else, proves a loss.
+    Raises StoreLost then, and changes nothing.
     """
     arguments = folder / "journal", segment_bytes, store, shard, start
     try:
@@ -128,7 +135,7 @@ def open_log(
         drop_journal(folder)
         return SharedLog(*arguments)
     try:
-        if _continues(local, start, extents):
+        if _continues(local, start, extents) and local.start >= erased:
             return local
     except BaseException:
         local.close()

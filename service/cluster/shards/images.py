@@ -42,6 +42,7 @@ class Manifest:
     seen: int  # position up to which versions, pins and debts that the journal names are in the files
     files: Mapping[str, FileBlocks]
     claims: tuple[ClaimAt, ...]  # all before the image
+    erased: int = 0  # position of the last erasing: a copy of the journal before it must not be kept
 
     def blobs(self) -> set[str]:
         """Return the names of its blocks."""

@@ -60,6 +60,7 @@ class Keeper:
         self._imaged = 0  # position after the last image and its own record
         self._last = clock()
         self._scrubbed, self._trimmed = opened.log.ledger.begin, 0
+        self._erased = opened.image.manifest.erased if opened.image else 0
         self._working = asyncio.Lock()
 
     @property
@@ -117,6 +118,7 @@ class Keeper:
         """
         async with self._working:
             await self._call(self._scrub)
+            self._erased = position
             image = await self._make()
             if image.manifest.begin < position:
                 why = f"an image still needs the journal from {image.manifest.begin}"
@@ -152,7 +154,7 @@ class Keeper:
             blocks = images.put_files(self._store, self._shard, opened.epoch, files, known)
         begin, chain = self._log.ledger.boundary(needed)
         claims = tuple(opened.facts.claims)
-        manifest = Manifest(self._shard, opened.epoch, begin, chain, needed, seen, blocks, claims)
+        manifest = Manifest(self._shard, opened.epoch, begin, chain, needed, seen, blocks, claims, self._erased)
         data_of = manifest.encode()
         word = names.blob_word(opened.epoch, data_of)
         self._store.put(names.blobs(self._shard) + word, data_of)

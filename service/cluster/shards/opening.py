@@ -194,12 +194,8 @@ def prepare(store: Store, shard: int, folder: Path, segment_bytes: int = SEGMENT
         try:
             image = images.load(store, shard, found[-1]) if found else None
             return _from_image(store, shard, folder, segment_bytes, image)
-        except (
-            Missing,
-            Stale,
-            StoreLost,
-        ) as error:  # a live owner has made a newer image, and removed what this one needs
-            lost = error
+        except (Missing, Stale, StoreLost) as error:
+            lost = error  # unless a live owner has made a newer image, and removed what this one needs
     raise StoreLost(str(lost)) from lost
 
 
@@ -223,7 +219,8 @@ def open_shard(
 def _from_image(store: Store, shard: int, folder: Path, segment_bytes: int, image: Image | None) -> Prepared:
     start = (image.manifest.begin, image.manifest.chain) if image else (0, 0)
     extents = list_entries(store, shard, start[0])
-    local = cache.open_log(store, shard, folder, segment_bytes, start, extents)
+    erased = image.manifest.erased if image else 0
+    local = cache.open_log(store, shard, folder, segment_bytes, start, extents, erased)
     try:
         cache.fetch(store, image.manifest if image else None, folder)
         prepared = Prepared(store, shard, folder, local, image)
