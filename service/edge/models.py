@@ -50,12 +50,14 @@ class Models(models_pb2_grpc.ModelsServicer):
     async def List(self, request: models_pb2.ListModelsRequest, context: Any) -> models_pb2.ListModelsResponse:
         """Return all models of the tenant, those on other nodes included."""
         async with statuses(context):
-            messages = []
+            messages = await self._places.elsewhere(context)  # first: what comes here meanwhile is not left out
+            known = {message.name for message in messages}
             for parts in self._places.here():
-                for model in [m for m in parts.catalog.models.values() if m.tenant == caller().tenant]:
+                for model in [
+                    m for m in parts.catalog.models.values() if m.tenant == caller().tenant and m.name not in known
+                ]:
                     messages.append(self._message(parts, model))
                     await asyncio.sleep(0)  # a thousand models of a thousand channels each take a while
-            messages += await self._places.elsewhere(context)
             return models_pb2.ListModelsResponse(models=messages)
 
     async def Versions(self, request: models_pb2.VersionsRequest, context: Any) -> models_pb2.VersionsResponse:

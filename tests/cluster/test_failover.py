@@ -138,3 +138,18 @@ async def test_any_node_lists_the_models_of_all_with_shard_owner_and_epoch(tmp_p
                 for name, model in models.items():
                     assert (model.shard, model.node) == (shard(name), cluster.owner(name).address)
                     assert model.epoch == cluster.owner(name).epoch
+
+
+async def test_a_list_right_after_the_death_of_a_node_has_its_models_too(tmp_path):
+    names = ["flow", "level", "power", "rain"]
+    async with several(tmp_path, count=2) as cluster:
+        async with freshet.connect(cluster.addresses) as client:
+            for name in names:
+                await client.create_model(name, **SMALL)
+        first, second = cluster.nodes
+        first.kill()
+        await first.wait()
+        async with freshet.connect(second.grpc) as client:
+            models = await client.list_models()
+        assert sorted(model.name for model in models) == names
+        assert {model.node for model in models} == {second.grpc}

@@ -13,14 +13,14 @@ from grpc_health.v1 import health_pb2
 
 from freshet.v1 import cluster_pb2, models_pb2
 from service.cluster.hosting import overview, scrape
-from service.cluster.hosting.peers import Peers, is_hop
+from service.cluster.hosting.peers import Peers, cover, is_hop
 from service.cluster.hosting.shards import Shards
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
 from service.cluster.nodes.ownership import Plan, heir, plan
 from service.cluster.nodes.placing import shard_of
 from service.cluster.store.patience import Metered
 from service.cluster.store.seam import Store, StoreUnavailable
-from service.common.errors import ServiceError
+from service.common.errors import Moved, ServiceError, Unavailable
 from service.common.names import ModelKey
 from service.edge.health import Health
 from service.edge.parts import Parts
@@ -34,6 +34,7 @@ from service.server.watching import FILES_PERIOD_S
 
 log = structlog.get_logger("cluster")
 
+LIST_TRIES = 4
 STATUS = health_pb2.HealthCheckResponse
 
 
@@ -68,10 +69,26 @@ class Node:
         return [held.parts for held in self.shards.held.values() if not held.leaving]
 
     async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
-        """Return the models of all other nodes; none to a call that comes from one of them. Raises Unavailable."""
+        """Return the models of all other nodes; none to a call that comes from one of them.
+
+        A shard between two nodes is asked for until one has it. Raises Unavailable if none has it soon: a list without
+        its models would mislead.
+        """
         if is_hop(context):
+            cover(context, self.shards.owned)
             return []
-        return await self.peers.models([address for address in self.alive if address != self.address], context)
+        addresses, missing = self.alive.keys() - {self.address}, set[int]()
+        for _ in range(LIST_TRIES):
+            models, covered = await self.peers.models(addresses, context)
+            missing = set(range(self._count)) - covered - self.shards.owned.keys()
+            if not missing:
+                return models
+            for shard in missing:
+                try:
+                    await self.shards.parts(shard)
+                except Moved as error:
+                    addresses = addresses | {error.address}
+        raise Unavailable("shard", min(missing), "no node serves it now: try again", retry_s=1.0)
 
     async def nodes(self, context: Any, tenant: str) -> cluster_pb2.NodesResponse:
         """Answer Cluster.Nodes: for this node alone to a call that comes from another one. tenant: the caller's."""

@@ -14,13 +14,13 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from freshet.v1 import cluster_pb2, cluster_pb2_grpc, models_pb2, models_pb2_grpc
 from service.cluster.nodes.placing import health_name
-from service.common.errors import Unavailable
 from service.server.config import ServeConfig
 
 log = structlog.get_logger("cluster")
 
 ASK_S = 1.0  # a node that is silent this long is taken for gone; its claims protect it if it is not
 LIST_S = 5.0
+COVERED = "x-freshet-shards"  # trailing metadata: the shards of the node that has answered a hop
 HOP = "x-freshet-hop"  # metadata of calls between nodes, which are answered for one node alone
 FORWARDED = ("authorization",)
 
@@ -54,26 +54,25 @@ class Peers:
         found = {status.SERVING: Standing.OWNED, status.NOT_SERVING: Standing.LEAVING}
         return found.get(answer.status, Standing.NONE)
 
-    async def models(self, addresses: Iterable[str], context: Any) -> list[models_pb2.Model]:
-        """Return what other nodes answer to the caller of a List, whose token is passed on.
+    async def models(self, addresses: Iterable[str], context: Any) -> tuple[list[models_pb2.Model], set[int]]:
+        """Return what other nodes answer to the caller of a List, whose token is passed on, and the shards that their
+        answers cover. Nodes that do not answer are left out."""
+        metadata, models, covered = _passed_on(context), list[models_pb2.Model](), set[int]()
 
-        Raises Unavailable, naming the node, if one does not answer: a list without its models would mislead.
-        """
-        metadata = _passed_on(context)
-
-        async def ask(address: str) -> list[models_pb2.Model]:
-            stub = models_pb2_grpc.ModelsStub(self._channel(address))
+        async def ask(address: str) -> None:
+            call = models_pb2_grpc.ModelsStub(self._channel(address)).List(
+                models_pb2.ListModelsRequest(), timeout=LIST_S, metadata=metadata
+            )
             try:
-                answer = await stub.List(models_pb2.ListModelsRequest(), timeout=LIST_S, metadata=metadata)
+                answer = await call
+                models.extend(answer.models)
+                covered.update(_shards(await call.trailing_metadata()))
             except grpc.aio.AioRpcError as error:
+                log.info("a node does not answer", node=address, why=error.details())
                 await self._forget(address)
-                raise Unavailable(
-                    "node", address, f"it does not answer ({error.details()}): try again", retry_s=1.0
-                ) from None
-            return list(answer.models)
 
-        parts = await asyncio.gather(*(ask(address) for address in addresses))
-        return [model for part in parts for model in part]
+        await asyncio.gather(*(ask(address) for address in addresses))
+        return models, covered
 
     async def nodes(self, addresses: Iterable[str], context: Any) -> dict[str, cluster_pb2.NodesResponse]:
         """Return what other nodes say of themselves to the caller, by address; without those that do not answer."""
@@ -110,6 +109,16 @@ class Peers:
         channel = self._channels.pop(address, None)
         if channel is not None:
             await channel.close()
+
+
+def cover(context: Any, shards: Iterable[int]) -> None:
+    """Add to the answer of a hop which shards it covers."""
+    context.set_trailing_metadata(((COVERED, ",".join(map(str, shards))),))
+
+
+def _shards(metadata: Any) -> set[int]:
+    """Return what `cover` has added to an answer."""
+    return {int(word) for name, value in metadata or () if name == COVERED for word in value.split(",") if word}
 
 
 def is_hop(context: Any) -> bool:
