@@ -52,8 +52,8 @@ ROOMS = {
     "observe": "common",
     "datadir": "common engine journal storage trainer",
     "cluster.shards": "cluster.store common datadir journal storage",
-    "cli.remote": "model.spec common console",
     "programs.top": "common console programs.backtest",
+    "cli.remote": "model.spec common console programs.top",
     "programs.offline": "model.fold model.network model.offline model.parameters model.spec common console "
     "engine programs.backtest programs.tables",
     "access": "common observe storage",
@@ -67,10 +67,11 @@ ROOMS = {
     "server": "access common datadir edge edge.guard engine journal "
     "learning observe publishing server.shard serving storage streams trainer",
     "cluster.nodes": "cluster.store common",
+    "cluster.moving": "cluster.nodes cluster.shards cluster.store common datadir journal storage streams trainer",
     "cluster.hosting": "cluster.nodes cluster.shards cluster.store common edge journal observe server server.shard "
     "storage",
-    "cli": "access cli.remote cluster.hosting cluster.store common console datadir journal observe "
-    "programs.backtest programs.foreign programs.offline programs.tables programs.top server storage trainer",
+    "cli": "access cli.remote cluster.hosting cluster.moving cluster.store common console datadir journal observe "
+    "programs.backtest programs.foreign programs.offline programs.tables server storage trainer",
 }  # fmt: skip
 GROUPS = {"model", "service", "service.cluster", "service.programs"}  # packages that only hold rooms
 MOST_FOLDERS = {"service": 18, "model": 10}

@@ -25,10 +25,11 @@ from service.cli.remote.models import models
 from service.cli.remote.nodes import nodes
 from service.cli.remote.quarantine import quarantine
 from service.cli.remote.streams import streams
+from service.cli.remote.top import top
 from service.cli.replay import replay
 from service.cli.store import store
+from service.cli.store_moving import export_data, import_data
 from service.cli.token import token
-from service.cli.top import top
 from service.cli.train import import_weights, train
 from service.console.panels import Panelled, panel_of
 from service.console.verbs import INTERRUPTED, USAGE_ERROR, group, guarded, one_blas_thread, refused
@@ -184,6 +185,8 @@ app.add_typer(models)
 app.add_typer(streams)
 app.add_typer(quarantine)
 app.add_typer(journal)
+store.command("import")(import_data)
+store.command("export")(export_data)
 app.add_typer(store)
 app.add_typer(token)
 

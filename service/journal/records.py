@@ -356,6 +356,13 @@ def chunk_head(data: bytes) -> tuple[int, int]:
     return model, offset
 
 
+def renumbered(data: bytes, model: int) -> bytes:
+    """Return an encoded chunk as that of the model with another number. Raises RecordError for a bad number."""
+    _, count, offset, learn_every = _CHUNK.unpack_from(data)
+    _check_header(model, offset, learn_every, count)
+    return _CHUNK.pack(model, count, offset, learn_every) + data[_CHUNK.size :]
+
+
 def _decode_record(data: bytes, at: int) -> tuple[Record, int]:
     if at + _RECORD.size > len(data):
         raise RecordError(f"record at byte {at}: its header is cut off")

@@ -23,6 +23,7 @@ CREATE TABLE versions (
     PRIMARY KEY (model, number), UNIQUE (model, "offset", digest));
 CREATE TABLE pins (model INTEGER NOT NULL, number INTEGER NOT NULL, PRIMARY KEY (model, number))
 """
+TABLES = ("numbers", "versions", "pins")  # in each, the first column is the model
 _FACTS = 'model, number, parent, "offset", digest, weights_digest, created, loss, anchor_loss, parity_error'
 
 
@@ -184,6 +185,23 @@ class Versions:
             pruned = [(model, number) for number in numbers - keep - pins if number < max(keep, default=0)]
             sql.executemany("DELETE FROM versions WHERE model = ? AND number = ?", pruned)
         return len(pruned)
+
+    def take_over(self, model: int, source: Versions, number: int) -> None:
+        """Copy all versions of a model from another file, as they are, pins included; here the model is `number`.
+
+        Durable on return. Raises ValueError if the number has versions here.
+        """
+        rows = {}
+        with source._database.transaction() as theirs:
+            for table in TABLES:
+                found = theirs.execute(f"SELECT * FROM {table} WHERE model = ?", (model,)).fetchall()
+                rows[table] = [(number, *row[1:]) for row in found]
+        with self._database.transaction() as sql:
+            if sql.execute("SELECT 1 FROM numbers WHERE model = ?", (number,)).fetchone():
+                raise ValueError(f"{self._database.path}: model {number} has versions")
+            for table, found in rows.items():
+                if found:
+                    sql.executemany(f"INSERT INTO {table} VALUES ({', '.join('?' * len(found[0]))})", found)
 
     def last_number(self, model: int) -> int:
         """Return the highest number that a version of the model ever had; 0 if none."""

@@ -19,7 +19,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
-from typing import Generic, NamedTuple, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 from model.fold.drift import Drift
 from model.fold.errors import Errors
@@ -316,26 +316,44 @@ class Checkpoints:
             stored = sql.execute("SELECT position FROM checkpoint").fetchone()
             return Held(stored[0] if stored else None, [row[0] for row in sql.execute("SELECT model FROM models")])
 
-    def set_position(self, position: int) -> None:
-        """Let learning continue at `position`, which must not be after a chunk that the file's models lack."""
+    def set_position(self, position: int, machine: str = "") -> None:
+        """Let learning continue at `position`, which must not be after a chunk that the file's models lack.
+
+        machine: the kind that saved last, of a file without a position; empty: this one.
+        """
         with self._database.transaction() as sql:
             stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
-            machine = stored[0] if stored else machine_kind()
+            machine = stored[0] if stored else machine or machine_kind()
             sql.execute("INSERT OR REPLACE INTO checkpoint VALUES (1, ?, ?)", (position, machine))
 
-    def take_over(self, model: int, source: Checkpoints) -> None:
-        """Copy a model from another file, unless this file has learned more of it. Durable on return."""
-        with source._database.transaction() as theirs:
-            query = "SELECT * FROM {} WHERE model = ?"
-            rows = {name: theirs.execute(query.format(name), (model,)).fetchall() for name in TABLES}
+    def take_over(self, model: int, source: Checkpoints, number: int = 0) -> None:
+        """Copy a model from another file, unless this file has learned more of it. Durable on return.
+
+        number: of the model here; 0: the same.
+        """
+        number = number or model
+        rows = source.rows(model)
         with self._database.transaction() as sql:
-            mine = sql.execute("SELECT head FROM models WHERE model = ?", (model,)).fetchone()
+            mine = sql.execute("SELECT head FROM models WHERE model = ?", (number,)).fetchone()
             if mine and json.loads(mine[0])["offset"] > json.loads(rows["models"][0][1])["offset"]:
                 return
             for name, found in rows.items():
-                sql.execute(f"DELETE FROM {name} WHERE model = ?", (model,))
+                sql.execute(f"DELETE FROM {name} WHERE model = ?", (number,))
                 if found:
-                    sql.executemany(f"INSERT INTO {name} VALUES ({', '.join('?' * len(found[0]))})", found)
+                    marks, copied = ", ".join("?" * len(found[0])), [(number, *row[1:]) for row in found]
+                    sql.executemany(f"INSERT INTO {name} VALUES ({marks})", copied)
+
+    def rows(self, model: int) -> dict[str, list[tuple[Any, ...]]]:
+        """Return all rows of a model by table, as stored, in order; the first column is its number."""
+        with self._database.transaction() as sql:
+            query = "SELECT * FROM {} WHERE model = ? ORDER BY 1, 2"
+            return {name: sql.execute(query.format(name), (model,)).fetchall() for name in TABLES}
+
+    def machine(self) -> str:
+        """Return the kind of machine that saved last; empty before the first save."""
+        with self._database.transaction() as sql:
+            stored = sql.execute("SELECT machine FROM checkpoint").fetchone()
+        return str(stored[0]) if stored else ""
 
     def drop(self, model: int) -> None:
         """Remove a model."""

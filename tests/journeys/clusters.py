@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import freshet
 from service.cluster.nodes.placing import preferred, shard_of
@@ -25,10 +24,14 @@ def url_of(folder: Path) -> str:
 
 
 @contextlib.asynccontextmanager
-async def cluster(folder: Path, nodes: int = 2, **settings: Any) -> AsyncIterator[list[ServerChild]]:
+async def cluster(
+    folder: Path, nodes: int = 2, settings: Mapping[str, object] | None = None
+) -> AsyncIterator[list[ServerChild]]:
     """Nodes that share all shards, each where it stays; drained at the end, those that still run."""
     children = [
-        ServerChild(folder / f"node-{n}", folder / f"log-{n}", settings=NODE | {"store": url_of(folder)} | settings)
+        ServerChild(
+            folder / f"node-{n}", folder / f"log-{n}", settings={**NODE, **(settings or {}), "store": url_of(folder)}
+        )
         for n in range(nodes)
     ]
     try:

@@ -3,41 +3,17 @@
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Callable
 
 from service.cluster.hosting.node import Node
+from service.cluster.nodes.agreed import shards_of
 from service.cluster.store.opening import open_store
 from service.cluster.store.probe import probe
-from service.cluster.store.seam import Conflict, Missing, Store, StoreRefused
 from service.server.config import ServeConfig
 from service.server.ports import Addresses, check_free
 from service.server.shard import memory
 from service.server.shared import Shared
 from service.storage.directory import prepare
-
-CLUSTER = "cluster"  # the blob that says how many shards there are
-FORMAT = 1
-
-
-def shards_of(store: Store, wanted: int) -> int:
-    """Return the number of shards of the cluster; the first node decides it. Raises StoreRefused, StoreUnavailable."""
-    try:
-        data = store.get(CLUSTER)
-    except Missing:
-        made = json.dumps({"format": FORMAT, "shards": wanted}).encode()
-        try:
-            store.put(CLUSTER, made)
-        except Conflict:  # another node was first
-            return shards_of(store, wanted)
-        return wanted
-    facts = json.loads(data)
-    if facts.get("format") != FORMAT:
-        raise StoreRefused(
-            f"{store.url}: a cluster in format {facts.get('format')}, this version of freshet reads format {FORMAT}: "
-            "start the version that made it"
-        )
-    return int(facts["shards"])
 
 
 async def serve(config: ServeConfig, announce: Callable[[Addresses], None]) -> int:
