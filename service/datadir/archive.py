@@ -2,9 +2,10 @@
 
     head.json (format and time), the files, manifest.json (size and sha256 of each file)
 
-The manifest comes last, so that the file is written in one pass, and a truncated one has none. Only files as `Writer`
-writes them are accepted: plain, with expected names, each once. A link, a sparse file, an extended header, or a path to
-another directory is refused before anything of it is written.
+Of a cluster, the files of each shard are in a directory of its own. The manifest comes last, so that the file is
+written in one pass, and a truncated one has none. Only files as `Writer` writes them are accepted: plain, with expected
+names, each once. A link, a sparse file, an extended header, or a path to another directory is refused before anything
+of it is written.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from service.storage.disk import needing_space
 FORMAT_VERSION = 1
 HEAD, MANIFEST = "head.json", "manifest.json"
 NAMES = re.compile(r"(states|trainer(-[1-9]\d{0,3})?|versions)\.db|journal/\d{20}\.journal")
+OF_SHARDS = re.compile(rf"shard-\d{{3}}/({NAMES.pattern})")
+MOST_SHARDS = 256
 BLOCK = tarfile.BLOCKSIZE
 COPY_BYTES = 1 << 20
 LAST = 2**40  # seconds since 1970: later times are refused
@@ -47,7 +50,8 @@ class Head(NamedTuple):
     """When a backup was made, and of what."""
 
     created: int  # seconds since 1970-01-01 UTC
-    position: int  # of the journal, where it ends
+    position: int  # of the journal, where it ends; of a cluster 0
+    shards: int = 0  # of a cluster; 0: a single server's data directory
 
 
 class Writer:
@@ -55,7 +59,8 @@ class Writer:
 
     def __init__(self, file: BinaryIO, head: Head) -> None:
         self._file, self._created, self._entries = file, head.created, dict[str, Entry]()
-        self._add_json(HEAD, {"format": FORMAT_VERSION, **head._asdict()})
+        facts = {name: value for name, value in head._asdict().items() if value or name != "shards"}
+        self._add_json(HEAD, {"format": FORMAT_VERSION, **facts})
 
     def add(self, name: str, size: int, source: BinaryIO, on_bytes: OnBytes) -> None:
         """Add a file with `size` bytes of `source`. Raises OSError if there are fewer."""
@@ -92,13 +97,20 @@ def _copy(source: BinaryIO, target: BinaryIO, size: int, on_bytes: OnBytes) -> E
     return Entry(size, digest.hexdigest())
 
 
-def unpack(path: Path, directory: Path, on_bytes: OnBytes) -> Head:
+def unpack(path: Path, directory: Path, on_bytes: OnBytes, *, cluster: bool = False) -> Head:
     """Write the files of a backup into an empty directory, and compare them with its manifest.
 
-    Raises ArchiveRefused, NoSpace, OSError; files written until then stay.
+    cluster: expect one of a cluster, not of a single server. Raises ArchiveRefused, NoSpace, OSError; files written
+    until then stay.
     """
     with path.open("rb") as file:
-        return _Reader(path, file).unpack(directory, on_bytes)
+        return _Reader(path, file).unpack(directory, on_bytes, cluster)
+
+
+def read_head(path: Path) -> Head:
+    """Return the head of a backup. Raises ArchiveRefused, OSError."""
+    with path.open("rb") as file:
+        return _Reader(path, file).head()
 
 
 class _Reader:
@@ -106,15 +118,22 @@ class _Reader:
         self._path, self._file = path, file
         self._size = os.fstat(file.fileno()).st_size
 
-    def unpack(self, directory: Path, on_bytes: OnBytes) -> Head:
+    def head(self) -> Head:
+        return self._head(self._members())
+
+    def unpack(self, directory: Path, on_bytes: OnBytes, cluster: bool) -> Head:
         members = self._members()
         head = self._head(members)
+        if bool(head.shards) != cluster:
+            what = "a cluster: restore it with --store" if head.shards else "a single server: restore it with --data"
+            raise ArchiveRefused(f"{self._path}: is a backup of {what}")
+        names = OF_SHARDS if cluster else NAMES
         found: dict[str, Entry] = {}
         for name, size in members:
             if name == MANIFEST:
                 self._compare(self._json(MANIFEST, size), found)
                 return head
-            if not NAMES.fullmatch(name) or name in found:
+            if not names.fullmatch(name) or name in found:
                 raise self._refused(
                     f"holds {name!r}, which is not part of a backup" if name not in found else f"{name} twice"
                 )
@@ -132,8 +151,10 @@ class _Reader:
                     f"{self._path}: written in backup format {version}, this version of freshet reads format "
                     f"{FORMAT_VERSION}; restore it with the version that wrote it"
                 )
-            case {"format": int(), "created": int(created), "position": int(position)} if 0 <= created < LAST:
-                return Head(created, position)
+            case {"format": int(), "created": int(created), "position": int(position), **more} if 0 <= created < LAST:
+                match more.get("shards", 0):
+                    case int(shards) if 0 <= shards <= MOST_SHARDS:
+                        return Head(created, position, shards)
         raise self._refused(f"{HEAD} is damaged")
 
     def _members(self) -> Iterator[tuple[str, int]]:
@@ -164,6 +185,7 @@ class _Reader:
 
     def _extract(self, size: int, target: Path, on_bytes: OnBytes) -> Entry:
         """Copy the member at the file's position; durable on return."""
+        target.parent.mkdir(0o700, parents=True, exist_ok=True)
         with target.open("xb") as copy:
             with needing_space(str(target)):
                 entry = _copy(self._file, copy, size, on_bytes)

@@ -30,10 +30,7 @@ def export_directory(store: Store, data: Path, shard: int | None = None) -> Move
     data = data.resolve()
     if data.exists() and any(data.iterdir()):
         raise MovingRefused(f"{data}: is not empty; give a new directory, or move its content away")
-    try:
-        shards = shards_in(store)
-    except Missing:
-        raise MovingRefused(f"{store.url}: holds no cluster; give the URL of freshet serve --store") from None
+    shards = shards_of_cluster(store)
     if shard is not None and not 0 <= shard < shards:
         raise MovingRefused(f"shard = {shard}: the cluster has the shards 0 to {shards - 1}")
     refuse_living(store, shards)
@@ -55,6 +52,14 @@ def export_directory(store: Store, data: Path, shard: int | None = None) -> Move
             models = len(source.models)
         _finish(made, data)
     return Moved(digests, models, found)
+
+
+def shards_of_cluster(store: Store) -> int:
+    """Return the number of shards. Raises MovingRefused if no node has used the store; StoreRefused."""
+    try:
+        return shards_in(store)
+    except Missing:
+        raise MovingRefused(f"{store.url}: holds no cluster; give the URL of freshet serve --store") from None
 
 
 def _merged(store: Store, shards: int, made: Path, work: Path) -> tuple[int, Digests]:
