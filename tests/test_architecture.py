@@ -68,8 +68,10 @@ ROOMS = {
     "learning observe publishing server.shard serving storage streams trainer",
     "cluster.nodes": "cluster.store common",
     "cluster.moving": "cluster.nodes cluster.shards cluster.store common datadir journal storage streams trainer",
-    "cluster.hosting": "cluster.nodes cluster.shards cluster.store common edge journal observe server server.shard "
-    "storage",
+    "cluster.slices": "model.spec cluster.nodes cluster.shards cluster.store common engine journal server serving "
+    "storage streams",
+    "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge journal observe server "
+    "server.shard storage",
     "cli": "access cli.remote cluster.hosting cluster.moving cluster.store common console datadir journal observe "
     "programs.backtest programs.foreign programs.offline programs.tables server storage trainer",
 }  # fmt: skip

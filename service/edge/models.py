@@ -19,6 +19,11 @@ from service.serving.erasure import EVERY_MODEL
 from service.streams.served import ServedModel
 
 
+def _shown(model: ServedModel) -> bool:
+    """Whether a caller's list has the model: of a model with slices, its home's is shown."""
+    return model.tenant == caller().tenant and not model.slices.part
+
+
 class Models(models_pb2_grpc.ModelsServicer):
     """The Models service of freshet.v1."""
 
@@ -53,9 +58,7 @@ class Models(models_pb2_grpc.ModelsServicer):
             messages = await self._places.elsewhere(context)  # first: what comes here meanwhile is not left out
             known = {message.name for message in messages}
             for parts in self._places.here():
-                for model in [
-                    m for m in parts.catalog.models.values() if m.tenant == caller().tenant and m.name not in known
-                ]:
+                for model in [m for m in parts.catalog.models.values() if _shown(m) and m.name not in known]:
                     messages.append(self._message(parts, model))
                     await asyncio.sleep(0)  # a thousand models of a thousand channels each take a while
             return models_pb2.ListModelsResponse(models=messages)

@@ -23,9 +23,10 @@ import numpy.typing as npt
 from service.journal.fields import Array, Cursor, Digest, Field, Float, Optional, RecordError, Text, Unsigned
 
 __all__ = [
-    "SHARD", "Chunk", "Claim", "Kind", "Label", "ModelChange", "ModelCreate", "ModelDelete", "Paused", "Promote",
-    "Record", "RecordError", "Reset", "Resumed", "Rollback", "Skip", "StateDelete", "StatePut", "Stored",
-    "StreamOpened", "Swap", "Ticks", "Window", "decode_chunk", "encode_chunk", "encode_record", "entries", "join_chunk",
+    "SHARD", "Chunk", "Claim", "Gathered", "Kind", "Label", "ModelChange", "ModelCreate", "ModelDelete",
+    "Paused", "Promote", "Record", "RecordError", "Reset", "Resumed", "Rollback", "Skip", "Slice",
+    "StateDelete", "StatePut", "Stored", "StreamOpened", "Swap", "Ticks", "Window", "decode_chunk", "encode_chunk",
+    "encode_record", "entries", "join_chunk",
 ]  # fmt: skip
 
 U16_MAX = 2**16 - 1
@@ -60,6 +61,8 @@ class Kind(enum.IntEnum):
     MODEL_CHANGE = 16
     CLAIM = 17
     STORED = 18
+    SLICE = 19
+    GATHERED = 20
 
 
 # Records that hold arrays compare by identity (eq=False): an array has no one truth value. Compare their encodings.
@@ -238,10 +241,33 @@ class Stored:
     facts: str  # as JSON
 
 
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The model serves a slice of the streams of a model of this name in another shard, and does not learn."""
+
+    kind: ClassVar[Kind] = Kind.SLICE
+    index: int  # u32, 0 .. count - 1
+    count: int  # u32, slices of the model
+    home: int  # u32, number of the model that learns, in its shard
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """The model learns from slices in other shards: the first `offset` entries of one are before this record."""
+
+    kind: ClassVar[Kind] = Kind.GATHERED
+    slice: int  # u32, 0 .. count - 1
+    count: int  # u32, slices of the model
+    model: int  # u32, number of the slice in its shard; 0: it is not known yet, and nothing is read
+    position: int  # u64, of the journal of its shard, which is read up to there
+    chain: int  # u32, at that position
+    offset: int  # u64, entries of the slice
+
+
 Record = (
     StreamOpened | Ticks | Label | Window | Reset | StatePut | StateDelete
     | ModelCreate | Paused | Resumed | Swap | Rollback | Promote | Skip | ModelDelete | ModelChange | Claim
-    | Stored
+    | Stored | Slice | Gathered
 )  # fmt: skip
 
 
@@ -296,6 +322,8 @@ _FIELDS: dict[type[Record], tuple[Field, ...]] = {
     ModelChange: (_text,),
     Claim: (_u64, _text, _u64),
     Stored: (_text, _text, _digest, _text),
+    Slice: (_u32, _u32, _u32),
+    Gathered: (_u32, _u32, _u32, _u64, _u32, _u64),
 }
 # A slotted dataclass lists its fields, in order, in __slots__.
 _LAYOUT = {cls: tuple(zip(cls.__slots__, fields, strict=True)) for cls, fields in _FIELDS.items()}

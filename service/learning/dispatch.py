@@ -168,7 +168,8 @@ class Learning:
 
     def _models_of(self, trainer: int) -> list[tuple[int, ServedModel]]:
         """The models that a trainer learns, by number."""
-        return [(n, model) for n, model in self._catalog.models.items() if self.trainers.place(n) == trainer]
+        models = ((n, model) for n, model in self._catalog.models.items() if not model.slices.part)
+        return [(n, model) for n, model in models if self.trainers.place(n) == trainer]
 
     async def _skip_unlearned(self, why: str, trainer: int) -> None:
         """Skip, for each model of a trainer, the entries that the version in service has not learned; durable on

@@ -46,6 +46,9 @@ class Intake:
         self.check_open(model)
         row = model.table.by_id.get(stream, ABSENT)
         session = None if row == ABSENT else Session(model, row)
+        if model.slices.count:
+            remedy = f"model {model.name} has slices: send the label in its stream's own call, Streams.Open"
+            return self._refused(Refusal(seq, Reason.UNSUPPORTED, "label.stream", shown(stream), remedy))
         if session is None and model.spec.task != "forecast":
             remedy = f"model {model.name} has no such stream: send its ticks first"
             refusal: Refusal | None = Refusal(seq, Reason.UNKNOWN_TICK, "label.stream", shown(stream), remedy)

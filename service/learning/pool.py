@@ -104,7 +104,10 @@ class Trainers:
 
     def _tenant_at(self, n: int, model: int) -> str | None:
         found = self._models.get(model)
-        return found.tenant if found is not None and self.place(model) == n else None
+        mine = (
+            found is not None and not found.slices.part and self.place(model) == n
+        )  # the slices are learned elsewhere
+        return found.tenant if found is not None and mine else None
 
     def _committed(self, commit: Commit) -> None:
         for client in self.clients:

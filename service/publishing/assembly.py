@@ -49,5 +49,5 @@ class Publishing:
         self.freshness = Freshness(catalog, journal, publishing, clock)
         kept = self.retention, self.freshness
         self.publisher = Publisher(catalog, journal, versions, engine, loader, *kept, publishing, storage, wall)
-        creation = Creation(settings.max_models, catalog, admission, journal, versions, engine, wall)
-        self.control = Control(catalog, admission, journal, versions, engine, creation, self.publisher, wall)
+        self.creation = Creation(settings.max_models, catalog, admission, journal, versions, engine, wall)
+        self.control = Control(catalog, admission, journal, versions, engine, self.creation, self.publisher, wall)

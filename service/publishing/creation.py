@@ -8,6 +8,7 @@ import hashlib
 import json
 from collections import Counter, OrderedDict
 from collections.abc import AsyncIterator, Callable
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from service.common.names import ModelKey, check_model_name
 from service.engine.export import Canary, Export, export, pack_weights
 from service.engine.loaded import Engine
 from service.engine.session import StepSession
-from service.journal.records import ModelCreate, Promote, Swap
+from service.journal.records import Gathered, ModelCreate, Promote, Swap
 from service.journal.writer import Journal
 from service.observe import events as ev
 from service.publishing.differences import differences
@@ -35,6 +36,16 @@ Array = NDArray[np.float32]
 AT_ONCE = 4  # models created at the same time: more would only compete for processors
 KEPT_SPECS = 8  # first versions kept for another model of the same spec
 KEPT_BYTES = 1 << 20  # largest graph that is kept
+
+
+class Slicing(Protocol):
+    """Decides which new models are served in slices by other shards. Both methods raise Invalid, Unavailable."""
+
+    async def slices(self, key: ModelKey, spec: ModelSpec) -> int:
+        """Return the number of slices of a model that is to be made; 0: it is served where it learns."""
+
+    async def created(self, model: ServedModel) -> None:
+        """Let the slices find a model with slices, which is on disk. May be repeated."""
 
 
 class Creation:
@@ -53,6 +64,7 @@ class Creation:
         """max_models: of all tenants together; wall: seconds since 1970."""
         self._max_models, self._catalog, self._admission = max_models, catalog, admission
         self._journal, self._versions, self._engine, self._wall = journal, versions, engine, wall
+        self.slicing: Slicing | None = None  # None: no model has slices
         self._making = asyncio.Semaphore(AT_ONCE)
         self._names: dict[ModelKey, tuple[asyncio.Lock, int]] = {}  # of calls under way: their lock and their number
         # By spec, as JSON: recent first versions drawn from a seed, and their parity. Many models share a spec.
@@ -87,24 +99,31 @@ class Creation:
                 if weights is not None and not await asyncio.to_thread(self._began_with, existing, weights):
                     remedy = "began with other weights: import these as a version of it, or choose another name"
                     raise AlreadyExists("name", key.name, remedy)
-                return existing
+                return await self._findable(existing)
             check_source(self._catalog, key, spec)
             held = len(self._catalog.models) + self._places.total()
             if held >= self._max_models:
                 raise Exhausted("name", key.name, f"the server holds {held} models, its limit", retry_s=60)
             of_tenant = self._catalog.totals.models_of(key.tenant) + self._places[key.tenant]
             self._admission.tenants.of(key.tenant).check_models(of_tenant, key.name)
+            slices = await self.slicing.slices(key, spec) if self.slicing else 0
             self._places[key.tenant] += 1
             number = self._catalog.next_number()
             try:
                 model = ServedModel(number, key.tenant, key.name, spec)
                 async with self._making:
-                    await self._create(model, spec, weights)
+                    await self._create(model, spec, weights, slices)
             finally:
                 self._catalog.coming.discard(number)
                 self._places[key.tenant] -= 1
             await self._journal.flush()
-            return model
+            return await self._findable(model)
+
+    async def _findable(self, model: ServedModel) -> ServedModel:
+        """Let the slices of a model find it, if it has some."""
+        if model.slices.count and self.slicing:
+            await self.slicing.created(model)
+        return model
 
     @contextlib.asynccontextmanager
     async def _turn(self, key: ModelKey) -> AsyncIterator[None]:
@@ -119,12 +138,14 @@ class Creation:
             if calls > 1:
                 self._names[key] = lock, calls - 1
 
-    async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None) -> None:
+    async def _create(self, model: ServedModel, spec: ModelSpec, weights: Array | None, slices: int) -> None:
         """Make the first version, then, without awaiting, the records. They are not on disk yet on return."""
         version, session = await asyncio.to_thread(self._first_version, model, weights)
         check_source(self._catalog, model.key, spec)  # again: it may have been deleted meanwhile
         record = ModelCreate(model.tenant, model.name, json.dumps(spec.to_stored()))
         self._journal.append(model.number, record)
+        if slices:
+            self._catalog.record(model, Gathered(0, slices, 0, 0, 0, 0))
         digest = bytes.fromhex(version.digest)
         if weights is None:
             self._catalog.record(model, Swap(version.number, 0, digest))

@@ -65,7 +65,8 @@ class Retention:
         """Return the versions to keep: all since the older of snapshot (`since`) and checkpoint, those that the gate
         names, recent ones, and one per hour. Pinned ones are kept besides."""
         known = (versions[model.number] for versions in self._checkpoint.values() if model.number in versions)
-        checkpoint = next(known, CheckpointVersions(0, set()))
+        without = model.champion if model.slices.part else 0  # a slice is learned elsewhere
+        checkpoint = next(known, CheckpointVersions(without, set()))
         since = min(since, checkpoint.version)
         keep, hour = {model.anchor, model.champion, *checkpoint.named}, None
         for version in reversed(self._versions.list(model.number)):

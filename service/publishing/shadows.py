@@ -26,6 +26,9 @@ def check_source(catalog: Catalog, key: ModelKey, spec: ModelSpec) -> None:
         return
     source = catalog.model(ModelKey(key.tenant, spec.shadow))
     theirs = source.spec
+    if source.slices.count:
+        remedy = "its streams are served in slices: make another model without slices, and a shadow of that"
+        raise Invalid("spec.shadow", spec.shadow, remedy)
     if theirs.shadow:
         remedy = f"it is itself a shadow: name its source, {theirs.shadow}"
         raise Invalid("spec.shadow", spec.shadow, remedy)

@@ -8,12 +8,13 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, ValidationError, model_validator
+from pydantic import BeforeValidator, Field, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, InitSettingsSource, PydanticBaseSettingsSource, SettingsConfigDict
 
 from service.common.addresses import is_local, split_address
 from service.common.documents import DocumentError, read_text, toml
 from service.common.gate import GateSettings
+from service.common.slices import parse
 
 ENV_PREFIX = "FRESHET_"
 NEAR = 0.6  # similarity, 0..1, from which a known name is suggested
@@ -60,6 +61,8 @@ class ServeConfig(BaseSettings):
         None, description="PEM file of the authorities that sign the nodes' certificates; without it, the system's"
     )
     shards: int = Field(16, ge=1, le=256, description="shards of a new store; an existing one keeps its number")
+    slices: str = Field("", description="models whose streams are spread over shards: MODEL=N, comma-separated")
+    slices_s: float = Field(0.25, gt=0, description="time between two looks at the slices of a model, in the store")
     heartbeat_s: float = Field(2.0, gt=0, description="time between two notes of a node to the others, in the store")
     image_s: float = Field(30.0, gt=0, description="time between two images of a shard's databases in the store")
     log_format: Literal["auto", "console", "logfmt", "json"] = Field(
@@ -186,6 +189,8 @@ class ServeConfig(BaseSettings):
     @model_validator(mode="after")
     def _cluster(self) -> ServeConfig:
         host, _ = split_address("listen", self.listen)
+        if self.slices and not self.store:
+            raise ValueError(f"slices = {self.slices!r}: a single server has no shards; give a store, or leave it out")
         if self.store and not self.advertise and host in EVERY_HOST:
             raise ValueError(
                 f"advertise = '': nobody can call {self.listen}; give the HOST:PORT by which others reach this node"
@@ -193,6 +198,12 @@ class ServeConfig(BaseSettings):
         if self.advertise:
             split_address("advertise", self.advertise)
         return self
+
+    @field_validator("slices")
+    @classmethod
+    def _slices(cls, value: str) -> str:
+        parse(value)
+        return value
 
     @model_validator(mode="after")
     def _journal(self) -> ServeConfig:

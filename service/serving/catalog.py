@@ -101,11 +101,11 @@ class Catalog:
     def census(self) -> dict[str, Any]:
         """Describe the models to a starting trainer: their numbers, skipped entries, and judged offsets.
 
-        Numbers up to `last_model` that are not in `models` belong to deleted models.
+        Numbers up to `last_model` that are not in `models` belong to deleted models, or to slices.
         """
-        models = self.models.items()
+        models = [(number, model) for number, model in self.models.items() if not model.slices.part]
         return {
-            "models": sorted(self.models.keys() | self.coming),
+            "models": sorted({number for number, _ in models} | self.coming),
             "last_model": self.last_number,
             "skips": {number: model.skips.pack() for number, model in models},
             "judged": {number: model.judged_offset for number, model in models},

@@ -133,7 +133,10 @@ class Opening:
 
 
 def check_answers(model: ServedModel) -> None:
-    """Raise Invalid for a shadow, which answers no calls."""
+    """Raise Invalid for a shadow, which answers no calls, and for a model whose slices do."""
+    if model.slices.count:
+        remedy = f"its streams are served by {model.slices.count} slices: name a stream, so that its slice is found"
+        raise Invalid("model", model.name, remedy)
     if source := model.spec.shadow:
         remedy = (
             f"it is a shadow of model {source}: send ticks to {source}, or end that with Models.Update, shadow = ''"

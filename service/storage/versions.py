@@ -77,11 +77,21 @@ class Versions:
         """Rewrite the file, so that nothing deleted is left in it. Raises as `Database.compact`."""
         self._database.compact()
 
-    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
+    def add(
+        self,
+        version: Version,
+        onnx: bytes,
+        weights: bytes,
+        canary: bytes,
+        *,
+        pinned: bool = False,
+        returning: bool = False,
+    ) -> int:
         """Store a version, durable on return, and pin it (see `pin`) if asked; return its number.
 
         Idempotent by (model, offset, digest): a stored version keeps its number and facts. With number 0 it gets the
-        model's next number; no number is used twice, not even of a pruned version.
+        model's next number; no number is used twice, not even of a pruned version. returning: the number may be that of
+        one that was pruned: whoever gave it knows that it is the same version.
         Raises ValueError if the digests are not those of the bytes, or the number belongs to another version.
         """
         for name, digest, data in (
@@ -95,7 +105,7 @@ class Versions:
             found = sql.execute(
                 'SELECT number FROM versions WHERE model = ? AND "offset" = ? AND digest = ?', key
             ).fetchone()
-            number = int(found[0]) if found else _next_number(sql, version)
+            number = int(found[0]) if found else _next_number(sql, version, returning)
             if not found:
                 sql.execute(
                     f"INSERT INTO versions ({_FACTS}, canary_digest, onnx, weights, canary) VALUES ({'?, ' * 13}?)",
@@ -260,16 +270,16 @@ def _drop(sql: sqlite3.Connection, models: Set[int]) -> None:
     sql.executemany("DELETE FROM numbers WHERE model = ? AND model < (SELECT max(model) FROM numbers)", gone)
 
 
-def _next_number(sql: sqlite3.Connection, version: Version) -> int:
+def _next_number(sql: sqlite3.Connection, version: Version, returning: bool) -> int:
     """Return the number for a new version, and record it as used."""
     row = sql.execute("SELECT last FROM numbers WHERE model = ?", (version.model,)).fetchone()
     last = row[0] if row else 0
     number = version.number or last + 1
-    if number <= last:
+    if number <= last and not returning:
         raise ValueError(
             f"model {version.model}: version number {number} is taken, the last is {last}; give 0 for the next"
         )
-    sql.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (version.model, number))
+    sql.execute("INSERT OR REPLACE INTO numbers VALUES (?, ?)", (version.model, max(last, number)))
     return number
 
 

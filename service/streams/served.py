@@ -19,6 +19,7 @@ from service.common import limits
 from service.common.names import ModelKey, Origin
 from service.engine.session import StepSession
 from service.journal.records import (
+    Gathered,
     ModelChange,
     ModelDelete,
     Paused,
@@ -28,6 +29,7 @@ from service.journal.records import (
     Resumed,
     Rollback,
     Skip,
+    Slice,
     StateDelete,
     StatePut,
     StreamOpened,
@@ -35,6 +37,7 @@ from service.journal.records import (
     Window,
 )
 from service.journal.skips import Skips
+from service.journal.slices import Slices
 from service.journal.sources import Sources
 from service.storage.snapshot import Part
 from service.storage.states import AnswerBlock, ModelRow, StreamRow
@@ -65,11 +68,10 @@ class ServedModel:
         self.judged_offset = 0  # labels up to this journal offset are judged
         self._judged_position = 0  # the same in the log of answers
         self.restarted = 0  # offset just after the last record since the start that named a version to learn from
-        self.sources, self.skips = Sources(), Skips()
+        self.sources, self.skips, self.slices = Sources(), Skips(), Slices()
         self.table = StreamTable(self.network.state_size)
         self.log = AnswerLog(self.network.row, self.network.answer_size)
-        self.owners = Owners(self.table)
-        self.saving = Saving(number, self.table, self.log)
+        self.owners, self.saving = Owners(self.table), Saving(number, self.table, self.log)
         self.known = 0  # streams, in memory or not
         self.shadows: list[ServedModel] = []  # models that learn from this one's ticks
         self._last_number = 0  # of a stream
@@ -82,13 +84,13 @@ class ServedModel:
     # ---- records
 
     def apply(self, record: Record, offset: int) -> None:
-        """Apply any record but ticks (see `advance`) and ModelCreate. offset: the journal's, just after the record.
+        """Apply any record but ticks (see `advance`) and ModelCreate; labels touch no stream. offset: just after it.
 
         A stream that the record names must be in memory.
         """
         self.saving.change()
         match record:
-            case Reset(stream=number) | StateDelete(stream=number) if self.spec.shadow:
+            case Reset(stream=number) | StateDelete(stream=number) | StatePut(stream=number) if self.follows:
                 self.follow(number)
             case StreamOpened(stream=number, id=id, epoch=epoch):
                 self._open(number, id, epoch)
@@ -107,24 +109,26 @@ class ServedModel:
                 self.anchor, self.restarted = version, offset
             case ModelChange(spec=spec):
                 self.spec = self.network.spec = ModelSpec.from_stored(json.loads(spec))
-            case Paused():
-                self.paused = True
-            case Resumed():
-                self.paused = False
+            case Paused() | Resumed():
+                self.paused = isinstance(record, Paused)
             case Window(source=source, window_seq=seq):
                 self.sources.accept(source, seq)
             case Skip(first, end):
                 self.skips.add(first, end)
+            case Slice() | Gathered():
+                self.slices.apply(record, offset)
             case ModelDelete():
                 self.deleted = True
                 self.table.epoch[:] = 0  # fences every owner
-            case _:
-                pass  # labels touch no stream
+
+    @property
+    def follows(self) -> bool:
+        """Whether its entries are about streams that other models serve."""
+        return bool(self.spec.shadow or self.slices.count)
 
     def follow(self, stream: int) -> None:
-        """Note an entry about a stream of the source: a shadow keeps none, but must not give the number to another."""
-        if not self.saving.is_changed:
-            self.saving.change()
+        """Note an entry about a stream of another model: it is not kept, but its number must not get another one."""
+        self.saving.change()
         self._last_number = max(self._last_number, stream)
 
     def _open(self, number: int, id: str, epoch: int) -> None:
@@ -285,9 +289,9 @@ class ServedModel:
     def snapshot(self, offset: int) -> Part:
         """Begin a snapshot and return this model's part; see `Saving.begin`. offset: its journal entries so far."""
         row = ModelRow(
-            self.number, self.tenant, self.name, pack_specs(self.spec, self.created_as), offset, self.champion,
-            self.anchor, self.paused, self.judged_offset, self._last_number, json.dumps(self.sources.pack()),
-            json.dumps(self.skips.pack()),
+            self.number, self.tenant, self.name, pack_specs(self.spec, self.created_as, self.slices.pack()),
+            offset, self.champion, self.anchor, self.paused, self.judged_offset, self._last_number,
+            json.dumps(self.sources.pack()), json.dumps(self.skips.pack()),
         )  # fmt: skip
         return self.saving.begin(row, self.judged_seqs)
 

@@ -12,6 +12,8 @@ import structlog
 from service.cluster.shards.keeper import Keeper
 from service.cluster.shards.opening import OpenedShard
 from service.cluster.shards.versions import SharedVersions
+from service.cluster.slices.counts import Counts
+from service.cluster.slices.slicing import Slicing
 from service.cluster.store.seam import StoreLost
 from service.edge.parts import Parts, Whereabouts
 from service.journal.writer import JournalFailed
@@ -27,7 +29,7 @@ log = structlog.get_logger("cluster")
 class Held:
     """A claimed shard in service. `on_end` is called, once, when one of its tasks has ended although none should."""
 
-    def __init__(self, shared: Shared, opened: OpenedShard, node: str) -> None:
+    def __init__(self, shared: Shared, opened: OpenedShard, node: str, counts: Counts) -> None:
         """Recover the shard. Blocks, for as long as the recovery takes. Raises as `Components`."""
         self.shard, self.epoch = opened.shard, opened.epoch
         self.registry, config = Registry(), shared.config
@@ -37,6 +39,8 @@ class Held:
         stores = Stores(opened.folder, config.segment_bytes, config.commit_s, journal, self._versions)
         self.components = Components(shared, opened.folder, stores, self.registry, self.keeper)
         self.keeper.learned = lambda: self.components.learning.checkpoint
+        self.slicing = Slicing(opened, counts, self.components, config.slices_s)
+        self.keeper.needed = self.slicing.follower.needed
         self.parts: Parts = self.components.parts(Whereabouts(self.shard, node, self.epoch))
         self.leaving = False
         self._tasks: list[asyncio.Task[Any]] = []
@@ -52,7 +56,7 @@ class Held:
         self._versions.attach(self.components.journal, asyncio.get_running_loop())
         components = self.components.tasks()
         components["trainers"].close()
-        components |= {"trainers": self._train(), "keeper": self.keeper.run()}
+        components |= {"trainers": self._train(), "keeper": self.keeper.run(), "slices": self.slicing.run()}
         self._tasks = [asyncio.create_task(run, name=f"{name} {self.shard}") for name, run in components.items()]
         self._watching = asyncio.create_task(self._watch(on_end), name=f"shard {self.shard}")
 

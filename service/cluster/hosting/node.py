@@ -18,10 +18,12 @@ from service.cluster.hosting.shards import Shards
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
 from service.cluster.nodes.ownership import Plan, heir, plan
 from service.cluster.nodes.placing import shard_of
+from service.cluster.slices.names import shard_of_slice
 from service.cluster.store.patience import Metered
 from service.cluster.store.seam import Store, StoreUnavailable
 from service.common.errors import Moved, ServiceError, Unavailable
 from service.common.names import ModelKey
+from service.common.slices import slice_of
 from service.edge.health import Health
 from service.edge.parts import Parts
 from service.server import process
@@ -62,7 +64,24 @@ class Node:
 
     async def of(self, key: ModelKey, stream: str = "") -> Parts:
         """Return the parts of the shard that has the model. Raises Moved, Unavailable."""
-        return await self.shards.parts(shard_of(key, self._count))
+        home = shard_of(key, self._count)
+        count = await self._slices(key, home) if stream else 0
+        if not count:
+            return await self.shards.parts(home)
+        index = slice_of(stream, count)
+        shard = shard_of_slice(home, index, self._count)
+        parts = await self.shards.parts(shard)
+        if key not in parts.catalog.by_key:
+            await self.shards.held[shard].slicing.ensure(key, index)
+        return parts
+
+    async def _slices(self, key: ModelKey, home: int) -> int:
+        """Return the slices of a model; 0 for one without. Raises Unavailable."""
+        held = self.shards.held.get(home)
+        if held is None or held.leaving:
+            return await self.shards.counts.of(key)
+        model = held.parts.catalog.by_key.get(key)
+        return model.slices.count if model else 0
 
     def here(self) -> Sequence[Parts]:
         """Return the parts of every shard of this node."""

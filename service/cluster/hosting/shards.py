@@ -13,6 +13,7 @@ from service.cluster.hosting.peers import Peers, Standing
 from service.cluster.nodes.placing import health_name
 from service.cluster.shards.opening import Claimed, Prepared, Stale, prepare
 from service.cluster.shards.owner import owner_of
+from service.cluster.slices.counts import Counts
 from service.cluster.store.seam import Conflict, Store, StoreLost, StoreRefused, StoreUnavailable
 from service.common.errors import Moved, Unavailable
 from service.edge.health import Health
@@ -41,6 +42,7 @@ class Shards:
         self._shared, self._store, self._peers, self._health = shared, store, peers, health
         self._metrics, self._me = metrics, me
         self.count = count
+        self.counts = Counts(store, shared.config.slices, count)
         self.held: dict[int, Held] = {}
         self._prepared: dict[int, Prepared] = {}
         self._acquiring = [asyncio.Lock() for _ in range(count)]
@@ -177,7 +179,7 @@ class Shards:
         while True:
             prepared = prepared or self._prepare(shard)
             try:
-                return Held(self._shared, prepared.claim(self._me, over), self._me)
+                return Held(self._shared, prepared.claim(self._me, over), self._me, self.counts)
             except Stale:  # fetched long ago: the owner has removed since what it would continue from
                 prepared.close()
                 prepared = None

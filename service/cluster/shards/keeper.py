@@ -62,6 +62,8 @@ class Keeper:
         self._scrubbed, self._trimmed = opened.log.ledger.begin, 0
         self._erased = opened.image.manifest.erased if opened.image else 0
         self._working = asyncio.Lock()
+        # From where on somebody else reads the journal in the store; None: nobody does. Any thread may call it.
+        self.needed: Callable[[], int | None] = lambda: None
 
     @property
     def image(self) -> Image | None:
@@ -118,6 +120,10 @@ class Keeper:
         """
         async with self._working:
             await self._call(self._scrub)
+            needed = self.needed()
+            if needed is not None and needed < position:
+                why = f"another shard reads the journal from {needed}"
+                raise Unavailable("store", why, "it is asked again", retry_s=1.0)
             self._erased = position
             image = await self._make()
             if image.manifest.begin < position:
@@ -178,6 +184,8 @@ class Keeper:
         if keep > 1:
             before = trim_before(self._kept, self._began, first, self._log.end, self._keep_bytes)
         drop_old_hints(store, shard, self._opened.epoch)
+        if (needed := self.needed()) is not None:
+            before = min(before, needed)
         self._scrubbed = max(self._scrubbed, before)
         trimmed = 0
         if before > self._trimmed:  # it lists what it trims

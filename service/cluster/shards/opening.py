@@ -19,7 +19,7 @@ from service.cluster.shards import bundles, cache, images, owner
 from service.cluster.shards.images import Image
 from service.cluster.shards.ledger import check_whole
 from service.cluster.shards.shared_log import SharedLog
-from service.cluster.shards.tail import PIN, ClaimAt, Facts, by_entry, frames_of
+from service.cluster.shards.tail import PIN, RETURNING, ClaimAt, Facts, by_entry, frames_of
 from service.cluster.store.seam import Conflict, Extent, Missing, Store, StoreLost, StoreUnavailable
 from service.journal.records import SHARD, Chunk, Claim, encode_chunk
 from service.journal.segments import encode_commit
@@ -162,7 +162,7 @@ class Prepared:
                             versions.pin(**json.loads(record.facts))
                     else:
                         data = images.read_named(self.store, self.shard, record.blob, position)
-                        _add(versions, data)
+                        _add(versions, data, returning=RETURNING in json.loads(record.facts))
         if (owed := self.facts.owed_after(self._adopted)) is not None:
             _write_owed(self.folder / cache.OWED, owed)
         self._adopted = self.log.end
@@ -267,11 +267,11 @@ def again(call: Callable[[], None]) -> None:
                 raise
 
 
-def _add(versions: Versions, data: bytes) -> None:
+def _add(versions: Versions, data: bytes, returning: bool) -> None:
     """Add a version to the folder, unless it was there before."""
     version, blobs, pinned = bundles.unpack(data)
-    if version.number > versions.last_number(version.model):
-        versions.add(version, *blobs, pinned=pinned)
+    if returning or version.number > versions.last_number(version.model):
+        versions.add(version, *blobs, pinned=pinned, returning=returning)
     elif pinned:
         with contextlib.suppress(VersionMissing):
             versions.pin(version.model, version.number)

@@ -15,6 +15,7 @@ from service.journal.segments import Frame, read_frames
 
 VERSION, PIN, OWED, IMAGE = "version", "pin", "owed", "image"  # what a Stored names
 LOST = "lost"  # is never written: offered to a journal that has lost its shard, so that it fails
+RETURNING = "returning"  # fact of a version whose number may be that of one that was pruned
 
 
 class ClaimAt(NamedTuple):

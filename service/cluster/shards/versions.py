@@ -8,7 +8,7 @@ import threading
 
 from service.cluster.shards import bundles, names
 from service.cluster.shards.opening import OpenedShard, again
-from service.cluster.shards.tail import PIN, VERSION, fact, named
+from service.cluster.shards.tail import PIN, RETURNING, VERSION, fact, named
 from service.cluster.store.seam import StoreUnavailable
 from service.journal.records import SHARD, Stored
 from service.journal.writer import Journal
@@ -37,13 +37,22 @@ class SharedVersions(Versions):
         """Name versions in this journal, which runs in this loop."""
         self._journal, self._loop = journal, loop
 
-    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
+    def add(
+        self,
+        version: Version,
+        onnx: bytes,
+        weights: bytes,
+        canary: bytes,
+        *,
+        pinned: bool = False,
+        returning: bool = False,
+    ) -> int:
         """Store a version; see `Versions.add`. It is in the store, and named by a durable record, on return.
 
         In a thread. Raises also Unreachable: the same version may be added again, and keeps its number; JournalFailed.
         """
         held = {known.number for known in self.list(version.model)}
-        number = super().add(version, onnx, weights, canary, pinned=pinned)
+        number = super().add(version, onnx, weights, canary, pinned=pinned, returning=returning)
         key = version.model, number
         with self._lock:
             if number not in held:
@@ -61,7 +70,8 @@ class SharedVersions(Versions):
             again(lambda: self._store.put(names.blobs(self._shard) + word, data))
         except StoreUnavailable as error:
             raise Unreachable(str(error)) from error
-        position = self._record(named(VERSION, word, {"model": version.model, "number": number}), durable=True)
+        facts = {"model": version.model, "number": number} | ({RETURNING: True} if returning else {})
+        position = self._record(named(VERSION, word, facts), durable=True)
         with self._lock:
             self._blobs[word] = position
             self._unnamed.discard(key)

@@ -27,6 +27,7 @@ from service.journal.records import (
     encode_record,
     entries,
 )
+from service.journal.slices import Slices
 from service.journal.writer import Journal, JournalDamaged
 from service.observe.progress import LearnerMetrics
 from service.observe.serving_metrics import ServingMetrics
@@ -36,7 +37,7 @@ from service.storage.states import AnswerBlock, Snapshot, States
 from service.storage.versions import Versions
 from service.streams.residency import restore
 from service.streams.served import ServedModel, rows_in_memory
-from service.streams.specs import unpack_specs
+from service.streams.specs import unpack_slices, unpack_specs
 from service.streams.table import ABSENT
 
 SCAN_BYTES = 1 << 20
@@ -94,7 +95,7 @@ def _restore(catalog: Catalog, snapshot: Snapshot, deleted: set[int]) -> None:
             continue
         spec, created_as = unpack_specs(row.spec)
         model = ServedModel(row.model, row.tenant, row.name, spec)
-        model.created_as = created_as
+        model.created_as, model.slices = created_as, Slices(unpack_slices(row.spec))
         model.restore_model(row, snapshot.streams.get(row.model, 0), answers.pop(row.model, []))
         catalog.add(model)
 
@@ -141,7 +142,7 @@ class Replay:
                     self._catalog.add(model)
                 elif model is None:
                     raise JournalDamaged(f"model {chunk.model}: a record precedes the one that creates the model")
-                elif isinstance(record, Ticks) and model.spec.shadow:
+                elif isinstance(record, Ticks) and model.follows:
                     model.follow(int(record.stream[skip:].max()))
                 elif isinstance(record, Ticks):
                     self._bring(model, record.stream[skip:])
