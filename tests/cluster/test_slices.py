@@ -11,14 +11,11 @@ import pytest
 
 from service.cluster.nodes.placing import shard_of
 from service.cluster.slices.counts import Counts
-from service.cluster.slices.head import read_head
 from service.cluster.slices.names import shard_of_slice
 from service.cluster.slices.slicing import Slicing
 from service.cluster.store.directory import Directory
 from service.cluster.store.seam import Store
-from service.common.errors import Invalid
-from service.common.slices import parse, slice_of, wanted
-from service.journal.records import Gathered, Label, Reset, StateDelete, StatePut, Ticks
+from service.journal.records import Label, Reset, StateDelete, StatePut, Ticks
 from service.streams.served import ServedModel
 from tests.cluster.several import journal
 from tests.cluster.shard_world import ShardWorld, shard

@@ -1,0 +1,111 @@
+"""Real nodes, a model in slices: owners of its home and its slices die; all is learned once, in one order."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import freshet
+from service.cluster.nodes.placing import shard_of
+from service.cluster.shards.owner import owner_of
+from service.cluster.slices.names import shard_of_slice
+from service.common.names import ModelKey
+from service.common.slices import slice_of
+from service.journal.records import SHARD, Chunk, Gathered, Ticks
+from service.programs.backtest.child import ServerChild
+from tests.cluster.several import Several, journal, several
+from tests.journeys.crash import SMALL, Ledger, walk
+from tests.cluster.test_failover import IN_FLIGHT, answers, stream
+from tests.oracles import replay
+from tests.torture import verify
+from tests.torture.report import Part
+
+SHARDS, COUNT, TICKS = 4, 3, 300
+HOME = shard_of(ModelKey("default", "flow"), SHARDS)
+SLICES = [shard_of_slice(HOME, index, SHARDS) for index in range(COUNT)]
+STREAMS = [next(f"pump-{n}" for n in range(99) if slice_of(f"pump-{n}", COUNT) == index) for index in range(COUNT)]
+
+
+def owner(cluster: Several, shard: int) -> ServerChild:
+    """The node that owns a shard, as the store says."""
+    with cluster.store() as store:
+        found = owner_of(store, shard)
+    assert found is not None
+    return cluster.node_at(found.address)
+
+
+def chunks_of(cluster: Several, shard: int) -> list[Chunk]:
+    """The journal of the only model of a shard."""
+    with cluster.store() as store:
+        found = [chunk for chunk in journal(store, shard) if chunk.model != SHARD]
+    assert len({chunk.model for chunk in found}) == 1
+    return [replace(chunk, model=1) for chunk in found]
+
+
+def folder(cluster: Several, shard: int) -> Path:
+    return owner(cluster, shard).data / f"shard-{shard:03d}"
+
+
+async def run(cluster: Several, lose: list[int]) -> list[Ledger]:
+    """One stream in each slice; the owner of each shard in `lose` is killed on the way."""
+    ledgers, moved = [Ledger(name, walk(TICKS, n)) for n, name in enumerate(STREAMS)], asyncio.Event()
+    async with freshet.connect(cluster.addresses) as client, asyncio.TaskGroup() as group:
+        await client.create_model("flow", **SMALL)
+        tasks = [group.create_task(stream(client, "flow", ledger, moved)) for ledger in ledgers]
+        for n, shard in enumerate(lose, 1):
+            await answers(ledgers, moved, n * len(STREAMS) * TICKS // (len(lose) + 1))
+            node = owner(cluster, shard)
+            node.kill()
+            await node.wait()
+        await asyncio.gather(*tasks)
+    return ledgers
+
+
+def check_slices(cluster: Several, ledgers: list[Ledger]) -> None:
+    """Each slice's journal has its ticks once, and every answer is that of the version which it names."""
+    for ledger, shard in zip(ledgers, SLICES, strict=True):
+        expected = replay.served(chunks_of(cluster, shard), replay.Files.of(folder(cluster, shard))).answers
+        assert set(expected) == {(ledger.stream, seq) for seq in range(1, TICKS + 1)}
+        perhaps = ledger.redone | ledger.perhaps_redone(IN_FLIGHT)
+        for seq, forecast in ledger.answers.items():
+            told = expected[ledger.stream, seq]
+            assert told.x.tobytes() == ledger.sent[seq - 1].tobytes()
+            same = (forecast.version, forecast.y.tobytes()) == (told.version, told.y.tobytes())
+            assert same or seq in perhaps, f"{ledger.stream}, tick {seq}"
+
+
+def check_learning(cluster: Several) -> None:
+    """The home's journal has every tick of every slice once, in its order, and its replay gives the trainer's
+    weights."""
+    chunks = chunks_of(cluster, HOME)
+    records = [record for chunk in chunks for record in chunk.records]
+    learned = [
+        (int(number), int(seq))
+        for record in records
+        if isinstance(record, Ticks)
+        for number, seq in zip(record.stream, record.seq, strict=True)
+    ]
+    for index in range(COUNT):
+        assert [seq for number, seq in learned if number % COUNT == index] == [*range(1, TICKS + 1)]
+    assert any(isinstance(record, Gathered) for record in records)
+    part, home = Part(hits=1), folder(cluster, HOME)
+    models = verify.saved(home / "trainer.db")
+    assert models
+    for hosted in models.values():
+        verify.learning(part, chunks, replay.Files.of(home), hosted)
+    assert part.good, part.as_json()
+
+
+async def test_streams_of_one_model_are_served_by_three_shards_and_learned_in_one(tmp_path):
+    async with several(tmp_path, shards=SHARDS, slices=f"flow={COUNT}", slices_s=0.02) as cluster:
+        ledgers = await run(cluster, [])
+    check_slices(cluster, ledgers)
+    check_learning(cluster)
+
+
+async def test_nothing_is_learned_twice_or_left_out_when_owners_of_home_and_slice_are_killed(tmp_path):
+    async with several(tmp_path, shards=SHARDS, slices=f"flow={COUNT}", slices_s=0.02) as cluster:
+        ledgers = await run(cluster, [HOME, SLICES[1]])
+    check_slices(cluster, ledgers)
+    check_learning(cluster)
