@@ -15,7 +15,7 @@ from service.edge.parts import Parts, Places
 from service.edge.writing import Writers
 from service.engine.export import download
 from service.observe.events import Events
-from service.serving.erasure import EVERY_MODEL
+from service.serving.erasure import EVERY_MODEL, check_erasable
 from service.streams.served import ServedModel
 
 
@@ -136,6 +136,7 @@ class Models(models_pb2_grpc.ModelsServicer):
                 check_may_erase()
                 parts.admission.check_disk()
                 if name in known:
+                    check_erasable(known[name])
                     parts.control.check_deletable(name)
                 await parts.erasure.owe(number)
             if not request.erase or name in known:

@@ -61,11 +61,15 @@ class Parts:
 class Places(Protocol):
     """Where models are served."""
 
-    async def of(self, key: ModelKey, stream: str = "") -> Parts:
-        """Return the parts of the shard that has the model, or is to have it; of a model in slices, of the stream's.
+    async def of(self, key: ModelKey, stream: str = "", part: int | None = None) -> Parts:
+        """Return the parts of the shard that has the model, or is to have it.
 
-        Raises Moved if another node owns the shard, Unavailable if none can now.
+        stream, part: of a model in slices, those of the slice that has the stream, or of this slice. Raises Moved if
+        another node owns the shard, Unavailable if none can now.
         """
+
+    async def slices(self, key: ModelKey) -> int:
+        """Return the number of slices of a model; 0 for one that is served where it learns. Raises Unavailable."""
 
     def here(self) -> Sequence[Parts]:
         """Return the parts of every shard of this process."""
@@ -80,9 +84,13 @@ class OnePlace:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def of(self, key: ModelKey, stream: str = "") -> Parts:
+    async def of(self, key: ModelKey, stream: str = "", part: int | None = None) -> Parts:
         """Return the parts of the server."""
         return self._parts
+
+    async def slices(self, key: ModelKey) -> int:
+        """Return 0: there are no other shards."""
+        return 0
 
     def here(self) -> Sequence[Parts]:
         """Return the parts of the server."""

@@ -15,13 +15,14 @@ from model.fold.errors import QUANTITIES, kept_steps
 from service.access.grants import Role
 from service.common.errors import Invalid, NotFound, Reason, Refusal
 from service.edge import wire, wire_models
-from service.edge.duplex import both_sides
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
 from service.edge.mux import MuxCall
 from service.edge.parts import Parts, Places
-from service.edge.writing import Writers, Writing
+from service.edge.spread import SpreadMux, part_and_after
+from service.edge.writing import Writers, Writing, both_sides
 from service.learning.labels import Unacknowledged
+from service.serving.erasure import check_erasable
 from service.serving.opening import check_answers
 from service.serving.ticks import Fenced, Tick
 from service.streams.answers import Answer
@@ -207,6 +208,9 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             first = await writing.read()
             if first is grpc.aio.EOF or not first.model:
                 raise Invalid("model", "", "name the model in the first message")
+            if count := await self._places.slices(key(first.model)):
+                await SpreadMux(self._places, context, writing, key(first.model), count, first).run()
+                return
             parts = await self._places.of(key(first.model))
             parts.admission.check_open()
             model = parts.catalog.model(key(first.model))
@@ -245,6 +249,7 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             model = parts.catalog.model(key(request.model))
             if request.erase:
                 check_may_erase()
+                check_erasable(model)
                 parts.admission.check_disk()
                 await parts.erasure.owe(model.number)
             await parts.residency.bring(model, [request.stream])
@@ -256,12 +261,16 @@ class Streams(streams_pb2_grpc.StreamsServicer):
             return streams_pb2.DeleteStreamResponse(remains=remains)
 
     async def List(self, request: streams_pb2.ListStreamsRequest, context: Any) -> streams_pb2.ListStreamsResponse:
-        """Return a page of a model's streams, in the order of their ids."""
+        """Return a page of a model's streams, in the order of their ids; of a model in slices, slice by slice."""
         async with statuses(context):
-            parts = await self._places.of(key(request.model))
+            slices, after = await self._places.slices(key(request.model)), request.page_token
+            part, after = part_and_after(after, slices) if slices else (None, after)
+            parts = await self._places.of(key(request.model), part=part)
             model = parts.catalog.model(key(request.model))
             size = min(request.page_size or PAGE, MAX_PAGE)
-            rows, more = await parts.residency.page(model, request.page_token, size)
+            rows, more = await parts.residency.page(model, after, size)
+            if part is not None and (more or part + 1 < slices):
+                more = f"{part}:{more}" if more else f"{part + 1}:"
             streams = [wire.stream_message(model, row, durable, with_state=False) for row, durable in rows]
             return streams_pb2.ListStreamsResponse(streams=streams, next_page_token=more)
 

@@ -13,11 +13,10 @@ from freshet.v1.training_pb2 import LearnHello, LearnResponse
 from service.common.errors import Invalid, Refusal
 from service.common.limits import MAX_UNACKNOWLEDGED, MAX_UNACKNOWLEDGED_BYTES
 from service.edge import wire
-from service.edge.duplex import both_sides
 from service.edge.guard.security import key
 from service.edge.guard.statuses import statuses
 from service.edge.parts import Parts, Places
-from service.edge.writing import Writers, Writing
+from service.edge.writing import Writers, Writing, both_sides
 from service.journal.sources import check_source
 from service.learning.labels import Unacknowledged
 from service.streams.served import ServedModel

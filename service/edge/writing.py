@@ -1,4 +1,4 @@
-"""Writing to a client: one message at a time, and an end to calls whose client does not read.
+"""Writing to a client: one message at a time, beside reading, and an end to calls whose client does not read.
 
 gRPC accepts a message once the one before has left; if the client does not read, it never does. A deadline per write
 would cost a timer per forecast, so a call only notes when its write began, and `Writers.sweep` checks periodically.
@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import AsyncIterator
-from typing import Any
+from typing import Any, Protocol
 
 import grpc
 
@@ -18,6 +18,7 @@ from service.common.errors import Exhausted
 from service.common.limits import is_overdue
 from service.edge.guard.interceptor import MESSAGES, Messages
 from service.edge.guard.statuses import CLIENT_GONE, statuses
+from service.serving.ticks import Fenced
 
 
 class Writing:
@@ -115,3 +116,46 @@ class Writers:
         while True:
             await asyncio.sleep(self._write_s / 4)
             cut.inc(self.sweep(time.monotonic()))
+
+
+class Duplex(Protocol):
+    """A call with two sides that share one `Writing`."""
+
+    context: Any
+    writing: Writing
+
+    async def serve(self) -> None:
+        """Answer messages until the half-close. Raises Fenced when another call owns the streams."""
+        ...
+
+    async def report_progress(self) -> None:
+        """Report progress. Returns when the server must end the call."""
+        ...
+
+    async def leave(self) -> None:
+        """Report why the server ends the call, and end it."""
+        ...
+
+    def end(self) -> None:
+        """Release everything that the call holds."""
+        ...
+
+
+async def both_sides(call: Duplex) -> None:
+    """Run both sides until one ends, then cancel the other and release what the call holds."""
+    reading = asyncio.create_task(call.serve())
+    tasks = reading, asyncio.create_task(call.report_progress())
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+        if reading not in done:
+            await call.writing.stop(reading)
+            await call.leave()
+    except Fenced:
+        await call.leave()
+    finally:
+        call.end()
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -19,7 +19,7 @@ import numpy as np
 import structlog
 
 from service.access.audit import OK, Audit
-from service.common.errors import ServiceError, Unavailable
+from service.common.errors import Invalid, ServiceError, Unavailable
 from service.journal.writer import Journal
 from service.serving.catalog import Catalog
 from service.storage.disk import NoSpace, needing_space, sync_directory
@@ -203,6 +203,14 @@ class Erasure:
         absent = set(asked[model.table.rows_of(asked) == ABSENT].tolist())
         stored = await asyncio.to_thread(self._states.by_number, model.number, sorted(absent))
         return sorted(absent - {row.stream for row in stored} | absent & model.saving.deleted_numbers())
+
+
+def check_erasable(model: ServedModel) -> None:
+    """Raise Invalid for a model in slices: its data is in the journals of several shards, which are not erased together
+    yet."""
+    if model.slices.count or model.slices.part:
+        remedy = "the data of a model in slices cannot be erased yet: delete it without that"
+        raise Invalid("erase", True, remedy)
 
 
 def _read(path: Path) -> set[int]:

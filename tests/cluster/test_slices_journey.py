@@ -15,8 +15,8 @@ from service.common.slices import slice_of
 from service.journal.records import SHARD, Chunk, Gathered, Ticks
 from service.programs.backtest.child import ServerChild
 from tests.cluster.several import Several, journal, several
-from tests.journeys.crash import SMALL, Ledger, walk
 from tests.cluster.test_failover import IN_FLIGHT, answers, stream
+from tests.journeys.crash import SMALL, Ledger, walk
 from tests.oracles import replay
 from tests.torture import verify
 from tests.torture.report import Part

@@ -17,6 +17,7 @@ from hypothesis.extra import numpy as hnp
 from service.journal.records import (
     Chunk,
     Claim,
+    Gathered,
     Kind,
     Label,
     ModelChange,
@@ -30,6 +31,7 @@ from service.journal.records import (
     Resumed,
     Rollback,
     Skip,
+    Slice,
     StateDelete,
     StatePut,
     Stored,
@@ -74,6 +76,8 @@ EXAMPLES: dict[Kind, Record] = {
     Kind.MODEL_CHANGE: ModelChange('{"channels": ["x"], "clip": 2.0}'),
     Kind.CLAIM: Claim(3, "10.0.0.7:50051", 2**40),
     Kind.STORED: Stored("version", "0000000003-" + "ab" * 32, bytes(range(32)), '{"model": 1, "number": 2}'),
+    Kind.SLICE: Slice(2, 4, 17),
+    Kind.GATHERED: Gathered(2, 4, 9, 2**40, 2**32 - 1, 2**33),
 }
 
 
@@ -151,6 +155,8 @@ records = st.one_of(
     st.builds(ModelChange, texts),
     st.builds(Claim, u64, texts, u64),
     st.builds(Stored, texts, texts, digests, texts),
+    st.builds(Slice, u32, u32, u32),
+    st.builds(Gathered, u32, u32, u32, u64, u32, u64),
 )
 chunks = st.builds(
     Chunk, u32, st.integers(0, 2**63), st.integers(1, 2**16 - 1), st.lists(records, min_size=1, max_size=4).map(tuple)

@@ -62,22 +62,22 @@ class Node:
 
     # ---- places
 
-    async def of(self, key: ModelKey, stream: str = "") -> Parts:
-        """Return the parts of the shard that has the model. Raises Moved, Unavailable."""
+    async def of(self, key: ModelKey, stream: str = "", part: int | None = None) -> Parts:
+        """Return the parts of the shard that has the model; see `Places`. Raises Moved, Unavailable, NotFound."""
         home = shard_of(key, self._count)
-        count = await self._slices(key, home) if stream else 0
+        count = await self.slices(key) if stream or part is not None else 0
         if not count:
             return await self.shards.parts(home)
-        index = slice_of(stream, count)
+        index = slice_of(stream, count) if part is None else part
         shard = shard_of_slice(home, index, self._count)
         parts = await self.shards.parts(shard)
         if key not in parts.catalog.by_key:
             await self.shards.held[shard].slicing.ensure(key, index)
         return parts
 
-    async def _slices(self, key: ModelKey, home: int) -> int:
+    async def slices(self, key: ModelKey) -> int:
         """Return the slices of a model; 0 for one without. Raises Unavailable."""
-        held = self.shards.held.get(home)
+        held = self.shards.held.get(shard_of(key, self._count))
         if held is None or held.leaving:
             return await self.shards.counts.of(key)
         model = held.parts.catalog.by_key.get(key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +32,12 @@ AGAIN_S = 0.2  # after which a caller may ask again for a slice whose home has w
 class Follower:
     """Keeps the slices of one shard at their heads."""
 
-    def __init__(self, store: Store, components: Components, start: Callable[[], Start]) -> None:
-        """start: returns where the shard's journal ends, position and chain: a boundary of its entries."""
-        self._store, self._parts, self._start = store, components, start
+    def __init__(
+        self, store: Store, shard: int, shards: int, components: Components, start: Callable[[], Start]
+    ) -> None:
+        """shards: of the cluster; start: returns where the shard's journal ends, a boundary of its entries."""
+        self._store, self._shard, self._shards = store, shard, shards
+        self._parts, self._start = components, start
         self._catalog, self._journal = components.serving.catalog, components.journal
         self._heads: dict[int, tuple[int, int]] = {}  # by slice: epoch and beat of the head that it follows
         self._needed: dict[int, int] = {}  # by slice: its home has read the journal up to there
@@ -50,43 +54,62 @@ class Follower:
 
     async def ensure(self, key: ModelKey, index: int) -> None:
         """Make a slice, unless it exists. Raises Unavailable, NotFound."""
+        try:
+            await asyncio.shield(self._ensure(key, index))  # from a caller that leaves
+        except (StoreUnavailable, Missing) as error:
+            raise Unavailable("store", str(error), "try again once it answers", retry_s=1.0) from error
+
+    async def _ensure(self, key: ModelKey, index: int) -> None:
         async with self._making:
             if key in self._catalog.by_key:
                 return
+            head = await asyncio.to_thread(read_head, self._store, key)
+            if head is None:
+                raise Unavailable("model", key.name, "its slices are being made: try again", retry_s=AGAIN_S)
+            if head.deleted:
+                raise NotFound("model", key.name, "no such model; create it first, or list the models")
+            self._parts.serving.admission.check_disk()
+            number = self._catalog.next_number()
             try:
-                head = await asyncio.to_thread(read_head, self._store, key)
-                if head is None:
-                    raise Unavailable("model", key.name, "its slices are being made: try again", retry_s=AGAIN_S)
-                if head.deleted:
-                    raise NotFound("model", key.name, "no such model; create it first, or list the models")
-                await asyncio.shield(self._make(head, index))
-            except (StoreUnavailable, Missing) as error:
-                raise Unavailable("store", str(error), "try again once it answers", retry_s=1.0) from error
+                await self._make(number, head, index)
+            except BaseException:
+                self._needed.pop(number, None)
+                with contextlib.suppress(StoreUnavailable):
+                    await asyncio.to_thread(self._store.delete, [names.start(key, head.home, index)])
+                raise
+            finally:
+                self._catalog.coming.discard(number)
+            await self._journal.flush()
 
-    async def _make(self, head: Head, index: int) -> None:
-        self._parts.serving.admission.check_disk()
-        number = self._catalog.next_number()
-        try:
-            start = self._start()
-            self._needed[number] = start.position
-            await asyncio.to_thread(write_start, self._store, head.key, head.home, index, start)
-            spec = ModelSpec.from_stored(dict(head.spec))
-            model = ServedModel(number, head.tenant, head.name, spec)
-            digest, session = await asyncio.to_thread(self._add, model, head)
-            record = ModelCreate(head.tenant, head.name, json.dumps(spec.to_stored()))
-            self._journal.append(number, record)
-            self._catalog.record(model, Slice(index, head.count, head.home))
-            self._catalog.record(model, Swap(head.champion, 0, digest))
-            self._parts.engine.offer(number, head.champion, session)
-            self._catalog.add(model)
-            self._report(model)
-            log.info("a slice begins", model=head.name, slice=index, of=head.count, version=head.champion)
-        except BaseException:
-            self._needed.pop(number, None)
-            raise
-        finally:
-            self._catalog.coming.discard(number)
-        await self._journal.flush()
+    async def _make(self, number: int, head: Head, index: int) -> None:
+        """Note where the slice begins, then, without awaiting, journal its first records. They are not on disk yet on
+        return."""
+        start = self._start()
+        self._needed[number] = start.position
+        await asyncio.to_thread(write_start, self._store, head.key, head.home, index, start)
+        spec = ModelSpec.from_stored(dict(head.spec))
+        model = ServedModel(number, head.tenant, head.name, spec)
+        digest, session = await asyncio.to_thread(self._add, model, head)
+        self._journal.append(number, ModelCreate(head.tenant, head.name, json.dumps(spec.to_stored())))
+        self._catalog.record(model, Slice(index, head.count, head.home))
+        self._catalog.record(model, Swap(head.champion, 0, digest))
+        self._parts.engine.offer(number, head.champion, session)
+        self._catalog.add(model)
+        self._report(model)
+        log.info("a slice begins", model=head.name, slice=index, of=head.count, version=head.champion)
+
+    async def forget_begun(self, head: Head, home: int) -> None:
+        """Remove the notes of a model's slices in this shard that are not there: their owner was killed when they were
+        made, or after their deletion. home: the model's shard. Raises StoreUnavailable."""
+        async with self._making:
+            here = [n for n in range(head.count) if names.shard_of_slice(home, n, self._shards) == self._shard]
+            model = self._catalog.by_key.get(head.key)
+            for index in here:
+                found = await asyncio.to_thread(self._store.list, names.starts(head.key))
+                mine = model.slices.part if model else None
+                kept = names.start(head.key, mine.home, index) if mine else ""
+                gone = [each.name for each in found if each.name.endswith(f"-{index}") and each.name != kept]
+                await asyncio.to_thread(self._store.delete, gone)
 
     # ---- following
 
@@ -101,6 +124,8 @@ class Follower:
         self._heads[model.number] = beat
         if head.deleted or head.home != part.home:
             await self._parts.control.delete(model.key)
+            note = names.start(model.key, part.home, part.index)
+            await asyncio.to_thread(self._store.delete, [note])  # last: a new model of the name may be made from now on
             return
         if dict(head.spec) != model.spec.to_stored():
             self._catalog.record(model, ModelChange(json.dumps(dict(head.spec))))
@@ -120,7 +145,8 @@ class Follower:
             digest, session = await asyncio.to_thread(self._add, model, head)
         except Missing:  # a later head names another one
             return
-        if model.deleted:
+        if model.deleted:  # meanwhile, and its versions with it
+            await asyncio.to_thread(self._parts.versions.drop, model.number)
             return
         self._catalog.record(model, Swap(head.champion, judged, digest))
         self._parts.engine.replace(model.number, head.champion, session)

@@ -100,9 +100,10 @@ class Gatherer:
 class Leader:
     """Writes the heads of the models whose home is this shard."""
 
-    def __init__(self, store: Store, epoch: int, journal: Journal, versions: Versions) -> None:
+    def __init__(self, store: Store, epoch: int, catalog: Catalog, journal: Journal, versions: Versions) -> None:
         """epoch: of the shard."""
-        self._store, self._epoch, self._journal, self._versions = store, epoch, journal, versions
+        self._store, self._epoch, self._catalog = store, epoch, catalog
+        self._journal, self._versions = journal, versions
         self._beat, self._writing = 0, asyncio.Lock()
         self.heads: dict[int, Head] = {}  # as last written, by model
 
@@ -125,9 +126,11 @@ class Leader:
             await self._write(model.number, head, former)
 
     async def delete(self, head: Head) -> None:
-        """Tell the slices that the model is deleted. Raises StoreUnavailable."""
-        await self._write(head.home, replace(head, deleted=True, blob=""), None)
-        del self.heads[head.home]
+        """Tell the slices that a model is deleted, unless there is a new one of its name. Raises StoreUnavailable."""
+        async with self._writing:
+            if head.key not in self._catalog.by_key:
+                await self._write(head.home, replace(head, deleted=True, blob=""), None)
+            self.heads.pop(head.home, None)
 
     async def _write(self, number: int, head: Head, former: Head | None) -> None:
         self._beat += 1

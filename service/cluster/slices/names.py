@@ -36,7 +36,12 @@ def head(key: ModelKey) -> str:
 
 def start(key: ModelKey, home: int, index: int) -> str:
     """Return the name of a slice's note. home: number of the model that learns."""
-    return f"{folder(key)}/start-{home}-{index}"
+    return f"{starts(key)}{home}-{index}"
+
+
+def starts(key: ModelKey) -> str:
+    """Return the prefix of the notes of all slices."""
+    return f"{folder(key)}/start-"
 
 
 def versions(key: ModelKey) -> str:

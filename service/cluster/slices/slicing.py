@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -39,8 +40,8 @@ class Slicing:
         self._store, self._shard, self._shards, self._counts = opened.store, opened.shard, counts.shards, counts
         self._log, self._look_s = opened.log, look_s
         self._catalog, self._journal = components.serving.catalog, components.journal
-        self.leader = Leader(self._store, opened.epoch, self._journal, components.versions)
-        self.follower = Follower(self._store, components, self._end)
+        self.leader = Leader(self._store, opened.epoch, self._catalog, self._journal, components.versions)
+        self.follower = Follower(self._store, self._shard, self._shards, components, self._end)
         self._gatherers: dict[int, Gatherer] = {}
         self._heads_read = False
         self._why: dict[int, str] = {}  # by model: what is wrong, as last logged
@@ -51,6 +52,9 @@ class Slicing:
     async def slices(self, key: ModelKey, spec: ModelSpec) -> int:
         """Return the slices of a model that is to be made. Raises Invalid, Unavailable."""
         count = await self._counts.decide(key)
+        if count and await self._asking(self._store.list, names.starts(key)):
+            remedy = "slices of a deleted model of this name are still being removed: try again"
+            raise Unavailable("name", key.name, remedy, retry_s=2 * self._look_s)
         if count and spec.shadow:
             remedy = "a shadow answers no calls: take it out of the setting `slices`"
             raise Invalid("spec.shadow", spec.shadow, remedy)
@@ -61,7 +65,14 @@ class Slicing:
         try:
             await self.leader.publish(model)
         except StoreUnavailable as error:
-            raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
+            raise _unreachable() from error
+
+    async def _asking(self, call: Callable[[str], Any], name: str) -> Any:
+        """Call the store for a caller that waits. Raises Unavailable."""
+        try:
+            return await asyncio.to_thread(call, name)
+        except StoreUnavailable as error:
+            raise _unreachable() from error
 
     async def ensure(self, key: ModelKey, index: int) -> None:
         """Make a slice of this shard, unless it exists. Raises Unavailable, NotFound."""
@@ -98,31 +109,26 @@ class Slicing:
                 await self.leader.publish(model)
 
     async def _bury(self) -> None:
-        """Tell the slices of deleted models, also those that a former owner did not tell."""
+        """Tell the slices of deleted models, also those that a former owner did not tell; and finish what it began."""
         if not self._heads_read:
-            for head in await asyncio.to_thread(self._heads_of_shard):
-                self.leader.heads.setdefault(head.home, head)
+            for head in await asyncio.to_thread(self._all_heads):
+                if not head.deleted and shard_of(head.key, self._shards) == self._shard:
+                    self.leader.heads.setdefault(head.home, head)
+                await self.follower.forget_begun(head, shard_of(head.key, self._shards))
             self._heads_read = True
         for number, head in [*self.leader.heads.items()]:
             if number not in self._catalog.models:
                 await self.leader.delete(head)
                 self._gatherers.pop(number, None)
 
-    def _heads_of_shard(self) -> list[Head]:
-        """Return the heads of models whose home this is, and that are not deleted. In a thread."""
+    def _all_heads(self) -> list[Head]:
+        """Return the heads of all models with slices. In a thread."""
         found = []
         for listed in self._store.list(names.PREFIX):
             if listed.name.endswith(names.HEAD):
-                try:
-                    head = Head.decode(self._store.get(listed.name))
-                except Missing:
-                    continue
-                if not head.deleted and self._is_home(head.key):
-                    found.append(head)
+                with contextlib.suppress(Missing):
+                    found.append(Head.decode(self._store.get(listed.name)))
         return found
-
-    def _is_home(self, key: ModelKey) -> bool:
-        return shard_of(key, self._shards) == self._shard
 
     async def _about(self, number: int, what: Callable[[], Awaitable[Any]]) -> Any:
         """Do something about a model; what fails is logged once, and tried again at the next look."""
@@ -138,3 +144,7 @@ class Slicing:
 
     def _end(self) -> Start:
         return Start(*self._log.ledger.boundary(self._journal.durable_position))
+
+
+def _unreachable() -> Unavailable:
+    return Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0)
