@@ -287,10 +287,19 @@ def _records(extent: Extent, data: bytes) -> list[Any]:
 class NamedFirst(SharedVersions):
     """A mutant: the journal names a version before it is stored."""
 
-    def add(self, version: Version, onnx: bytes, weights: bytes, canary: bytes, *, pinned: bool = False) -> int:
+    def add(
+        self,
+        version: Version,
+        onnx: bytes,
+        weights: bytes,
+        canary: bytes,
+        *,
+        pinned: bool = False,
+        returning: bool = False,
+    ) -> int:
         blob = names.blob_word(self._epoch, bundles.pack(version, Blobs(onnx, weights, canary), pinned))
         self._record(named(VERSION, blob, {}), durable=True)
-        return super().add(version, onnx, weights, canary, pinned=pinned)
+        return super().add(version, onnx, weights, canary, pinned=pinned, returning=returning)
 
 
 @pytest.mark.parametrize("is_mutant", [False, True], ids=["stored first", "named first"])

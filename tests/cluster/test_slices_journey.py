@@ -22,6 +22,7 @@ from tests.torture import verify
 from tests.torture.report import Part
 
 SHARDS, COUNT, TICKS = 4, 3, 300
+SLICED = {"shards": SHARDS, "slices": f"flow={COUNT}", "slices_s": 0.02}
 HOME = shard_of(ModelKey("default", "flow"), SHARDS)
 SLICES = [shard_of_slice(HOME, index, SHARDS) for index in range(COUNT)]
 STREAMS = [next(f"pump-{n}" for n in range(99) if slice_of(f"pump-{n}", COUNT) == index) for index in range(COUNT)]
@@ -98,14 +99,14 @@ def check_learning(cluster: Several) -> None:
 
 
 async def test_streams_of_one_model_are_served_by_three_shards_and_learned_in_one(tmp_path):
-    async with several(tmp_path, shards=SHARDS, slices=f"flow={COUNT}", slices_s=0.02) as cluster:
+    async with several(tmp_path, settings=SLICED) as cluster:
         ledgers = await run(cluster, [])
     check_slices(cluster, ledgers)
     check_learning(cluster)
 
 
 async def test_nothing_is_learned_twice_or_left_out_when_owners_of_home_and_slice_are_killed(tmp_path):
-    async with several(tmp_path, shards=SHARDS, slices=f"flow={COUNT}", slices_s=0.02) as cluster:
+    async with several(tmp_path, settings=SLICED) as cluster:
         ledgers = await run(cluster, [HOME, SLICES[1]])
     check_slices(cluster, ledgers)
     check_learning(cluster)
