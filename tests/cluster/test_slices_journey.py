@@ -5,9 +5,15 @@ from __future__ import annotations
 import asyncio
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
 
 import freshet
-from service.cluster.nodes.placing import shard_of
+from freshet.v1 import streams_pb2, streams_pb2_grpc, types_pb2
+from service.cluster.nodes.placing import preferred, shard_of
 from service.cluster.shards.owner import owner_of
 from service.cluster.slices.names import shard_of_slice
 from service.common.names import ModelKey
@@ -16,8 +22,10 @@ from service.journal.records import SHARD, Chunk, Gathered, Ticks
 from service.programs.backtest.child import ServerChild
 from tests.cluster.several import Several, journal, several
 from tests.cluster.test_failover import IN_FLIGHT, answers, stream
+from tests.journeys import crash
 from tests.journeys.crash import SMALL, Ledger, walk
 from tests.oracles import replay
+from tests.oracles.unbroken import Unbroken
 from tests.torture import verify
 from tests.torture.report import Part
 
@@ -110,3 +118,59 @@ async def test_nothing_is_learned_twice_or_left_out_when_owners_of_home_and_slic
         ledgers = await run(cluster, [HOME, SLICES[1]])
     check_slices(cluster, ledgers)
     check_learning(cluster)
+
+
+async def test_packed_streams_lists_and_verbs_of_a_model_in_slices_are_those_of_any_other(tmp_path):
+    spec: dict[str, Any] = {"channels": ["a", "b"], "learn": False, "head_init": 0.3, "hidden": 8}
+    ids, x = [f"m{n}" for n in range(9)], np.random.default_rng(1).normal(size=(12, 9, 2)).astype(np.float32)
+    async with several(tmp_path, count=1, settings=SLICED) as cluster, freshet.connect(cluster.addresses) as client:
+        model = await client.create_model("flow", **spec)
+        alone = [Unbroken(model, await client.export("flow")) for _ in ids]
+        async with asyncio.timeout(crash.DEADLINE_S), client.mux("flow") as mux:
+            for t, rows in enumerate(x):
+                answers = await mux.step(ids, rows)
+                assert not answers.refused
+                assert answers.seq.tolist() == [t + 1] * len(ids)
+                for i, oracle in enumerate(alone):
+                    oracle.agrees(answers.y[i], rows[i])
+        listed = [kept.stream async for kept in client.list_streams("flow", page_size=2)]
+        assert sorted(listed) == ids
+        assert [slice_of(id, COUNT) for id in listed] == sorted(slice_of(id, COUNT) for id in ids)
+        assert (await client.get_stream("flow", "m3")).last_seq == len(x)
+        await client.delete_stream("flow", "m3")
+        with pytest.raises(freshet.NotFound):
+            await client.get_stream("flow", "m3")
+        with pytest.raises(freshet.InvalidArgument, match="cannot be erased yet"):
+            await client.delete_stream("flow", "m4", erase=True)
+        assert [found.name for found in await client.list_models()] == ["flow"]
+        with pytest.raises(freshet.InvalidArgument, match="cannot be erased yet"):
+            await client.delete_model("flow", erase=True)
+        await client.delete_model("flow")
+        assert not await client.list_models()
+
+
+async def test_a_packed_call_tells_on_which_node_the_other_slices_are(tmp_path):
+    async with several(tmp_path, count=2, settings=SLICED) as cluster, freshet.connect(cluster.addresses) as client:
+        async with asyncio.timeout(crash.DEADLINE_S):  # until no shard is on its way to another node
+            while any(owner(cluster, n).grpc != preferred(n, cluster.addresses) for n in range(SHARDS)):
+                await asyncio.sleep(0.05)
+        await client.create_model("flow", **SMALL)
+        for name in STREAMS:  # each slice exists then
+            async with client.stream("flow", name) as stream:
+                await stream.step([1.0])
+        owners = {name: owner(cluster, shard).grpc for name, shard in zip(STREAMS, SLICES, strict=True)}
+        for address in cluster.addresses:
+            async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(crash.DEADLINE_S):
+                call: Any = streams_pb2_grpc.StreamsStub(channel).Mux()
+                binds = [streams_pb2.Bind(handle=n, stream=name) for n, name in enumerate(STREAMS)]
+                await call.write(streams_pb2.MuxRequest(model="flow", bind=binds))
+                bound, moved = set[str](), dict[str, str]()
+                while len(bound) + len(moved) < COUNT:
+                    message = await call.read()
+                    bound |= {STREAMS[found.handle] for found in message.bound}
+                    for refused in message.refused:
+                        assert refused.refused.reason == types_pb2.Refused.MOVED
+                        moved[STREAMS[refused.handle]] = refused.address
+                assert bound == {name for name, at in owners.items() if at == address}
+                assert moved == {name: at for name, at in owners.items() if at != address}
+                call.cancel()
