@@ -24,7 +24,7 @@ NO_LIMITS = {
     "trainer_nice",
     "trainers", "fresh_s",
     "comfortable_backlog", "worse_evidence", "anchor_labels", "anchor_scores", "score_every", "cool_down_labels",
-    "store", "advertise", "shards", "heartbeat_s", "image_s",
+    "store", "advertise", "shards", "heartbeat_s", "image_s", "slices", "slices_s", "tls_peer_ca",
     "max_movement", "snapshot_s", "commit_s", "segment_bytes", "access", "tls_cert", "tls_key", "tls_client_ca",
 }  # fmt: skip
 
