@@ -110,10 +110,11 @@ def _is_single(data: Path | None, store: str | None) -> bool:
 @contextmanager
 def _opened(url: str | None) -> Iterator[Store]:
     """Open a store until the block ends."""
+    from service.cluster.moving.patient import Patient
     from service.cluster.store.opening import open_store
 
     assert url is not None
-    store = open_store(url)
+    store = Patient(open_store(url))
     try:
         yield store
     finally:

@@ -41,9 +41,10 @@ def import_data(data: Data, url: Url, shards: Shards = SHARDS, again: Again = Fa
 
     def work() -> Moved:
         from service.cluster.moving.importing import import_directory
+        from service.cluster.moving.patient import Patient
         from service.cluster.store.opening import open_store
 
-        store = open_store(url)
+        store = Patient(open_store(url))
         try:
             return import_directory(data, store, shards, again)
         finally:
@@ -63,9 +64,10 @@ def export_data(url: Url, data: NewData, shard: Shard = None) -> None:
 
     def work() -> Moved:
         from service.cluster.moving.exporting import export_directory
+        from service.cluster.moving.patient import Patient
         from service.cluster.store.opening import open_store
 
-        store = open_store(url)
+        store = Patient(open_store(url))
         try:
             return export_directory(store, data, shard)
         finally:
