@@ -228,6 +228,7 @@ class Claim:
     epoch: int  # u64, one higher at each claim, from 1
     node: str  # address of the new owner
     previous: int  # u64, position of the claim before this one; 0 in epoch 1
+    nonce: int  # u64, random: no two claimants write the same bytes, also not two of one address
 
 
 @dataclass(frozen=True, slots=True)
@@ -320,7 +321,7 @@ _FIELDS: dict[type[Record], tuple[Field, ...]] = {
     Skip: (_u64, _u64, _text),
     ModelDelete: (),
     ModelChange: (_text,),
-    Claim: (_u64, _text, _u64),
+    Claim: (_u64, _text, _u64, _u64),
     Stored: (_text, _text, _digest, _text),
     Slice: (_u32, _u32, _u32),
     Gathered: (_u32, _u32, _u32, _u64, _u32, _u64),

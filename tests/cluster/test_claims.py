@@ -55,15 +55,17 @@ def prepare_anywhere(store: Store) -> list[ClaimAt]:
     return prepared.facts.claims
 
 
-@pytest.mark.parametrize("claimants", [2, 5])
-def test_of_claimants_at_once_one_wins_and_the_others_are_told_who(store, tmp_path, claimants):
+@pytest.mark.parametrize("addresses", [[NODE, OTHER], [f"127.0.0.1:{n + 1}" for n in range(5)], [NODE, NODE]])
+def test_of_claimants_at_once_one_wins_and_the_others_are_told_who(store, tmp_path, addresses):
+    """Also of two processes that were given the same address by mistake."""
+    claimants = len(addresses)
     ready = threading.Barrier(claimants)
     prepared = [prepare(store, 3, tmp_path / f"n{n}") for n in range(claimants)]
 
     def claim(n: int) -> OpenedShard | Claimed:
         ready.wait(timeout=60)
         try:
-            return prepared[n].claim(f"127.0.0.1:{n + 1}")
+            return prepared[n].claim(addresses[n])
         except Claimed as claimed:
             return claimed
 
@@ -87,7 +89,9 @@ def test_a_claim_over_an_owner_that_is_not_the_newest_is_refused(store, tmp_path
         open_shard(store, 3, tmp_path / "three", "127.0.0.1:50053", over=1)
 
     assert (refused.value.by, refused.value.epoch) == (OTHER, 2)
-    assert open_shard(store, 3, tmp_path / "four", OTHER, over=1).epoch == 3
+    with pytest.raises(Claimed):  # also one with its address: it may be a second process
+        open_shard(store, 3, tmp_path / "five", OTHER, over=1)
+    assert open_shard(store, 3, tmp_path / "four", OTHER, over=2).epoch == 3
 
 
 MUTANTS = ["with a claim", "no claim frame"]
@@ -198,8 +202,11 @@ def test_a_claim_that_was_never_answered_is_followed_by_another_of_the_same_node
     store.errors_after["claim"] = opening.OFFERS
     with pytest.raises(StoreUnavailable):
         open_shard(store, 3, tmp_path / "one", NODE)
+    with pytest.raises(Claimed) as refused:
+        open_shard(store, 3, tmp_path / "one", NODE, over=0)
+    assert (refused.value.by, refused.value.epoch) == (NODE, 1)
 
-    opened = open_shard(store, 3, tmp_path / "one", NODE, over=0)
+    opened = open_shard(store, 3, tmp_path / "one", NODE, over=1)
     opened.log.close()
 
     assert (opened.epoch, claims_in(store)) == (2, [1, 2])

@@ -15,9 +15,9 @@ from tests.service.test_journal_retention import NOTHING
 from tests.service.test_recovery import copy_of, recovered, seen
 
 RECORDS: list[Record] = [
-    Claim(1, "127.0.0.1:50051", 0),
+    Claim(1, "127.0.0.1:50051", 0, 7),
     Stored("version", "0000000001-" + "0" * 64, bytes(32), "{}"),
-    Claim(2, "127.0.0.1:50052", 0),
+    Claim(2, "127.0.0.1:50052", 0, 8),
 ]
 
 

@@ -199,7 +199,7 @@ _CHUNKS = [
         Chunk(1, 2, 1, (Ticks(np.full(3, 7, "<u4"), np.arange(3, dtype="<u8"), np.zeros(3), _ROWS.reshape(3, 2)),)),
         Chunk(1, 5, 4, (Label(7, 1, _ROWS[:1]), StatePut(7, 3, np.nan, _ROWS))),
         Chunk(1, 7, 1, (WindowRecord("mill", 1, _ROWS.reshape(3, 2), _ROWS[:3, None], _ROWS[:3, None], None),)),
-        Chunk(SHARD, 0, 1, (Claim(1, "127.0.0.1:50051", 0), Stored("version", "", bytes(32), "{}"))),
+        Chunk(SHARD, 0, 1, (Claim(1, "127.0.0.1:50051", 0, 7), Stored("version", "", bytes(32), "{}"))),
         Chunk(2, 0, 1, (Slice(1, 3, 1), Gathered(1, 3, 2, 640, 77, 12))),
     )
 ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import secrets
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -35,7 +36,7 @@ SEGMENT_BYTES = 64 << 20
 
 
 class Claimed(RuntimeError):
-    """Another node has claimed the shard meanwhile."""
+    """Another claimant has claimed the shard meanwhile."""
 
     def __init__(self, shard: int, by: str, epoch: int) -> None:
         """by: address of the node."""
@@ -75,6 +76,7 @@ class Prepared:
         self.store, self.shard, self.folder, self.log, self.image = store, shard, folder, log, image
         self.facts = Facts(list(image.manifest.claims) if image else [])
         self._adopted = image.manifest.seen if image else 0
+        self._nonce = secrets.randbits(64)  # of its claims
         for entry, frames in by_entry(log.frames(log.ledger.begin)):
             log.ledger.add(frames[-1].end, frames[-1].chain)
             self.facts.note(entry, frames)
@@ -100,7 +102,8 @@ class Prepared:
         """Own the shard. node: the address of this node. over: the newest epoch whose owner is known to be gone or to
         hand over; None: that of the last claim read so far.
 
-        Raises Claimed if another node has a newer claim; Stale: prepare it again; StoreUnavailable, NoSpace.
+        Raises Claimed if another claimant has a newer claim, be it one with this address: a process before this one, or
+        a second one by mistake; Stale: prepare it again; StoreUnavailable, NoSpace.
         """
         over = self.epoch if over is None else over
         above = 0  # tries without a change: the store may know an epoch that no entry has
@@ -108,7 +111,7 @@ class Prepared:
             before = self.log.end
             self.catch_up()
             newest = self.facts.newest
-            if newest and newest.epoch > over and newest.node != node:
+            if newest and newest.epoch > over:
                 raise Claimed(self.shard, newest.node, newest.epoch)
             above = above + 1 if self.log.end == before else 1
             if claim := self._offer(node, self.epoch + above):
@@ -122,7 +125,7 @@ class Prepared:
     def _offer(self, node: str, epoch: int) -> ClaimAt | None:
         """Append a claim; return it if it is the journal's last entry, else None. Raises Stale."""
         previous = self.facts.newest.extent.offset if self.facts.newest else 0
-        chunk = Chunk(SHARD, 0, 1, (Claim(epoch, node, previous),))
+        chunk = Chunk(SHARD, 0, 1, (Claim(epoch, node, previous, self._nonce),))
         frames, chain = encode_commit([encode_chunk(chunk)], self.log.chain)
         entry = Extent(self.log.end, len(frames))
         try:
