@@ -11,7 +11,7 @@ from service.common.errors import Unavailable
 from service.edge import wire_models
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
-from service.edge.parts import Parts, Places
+from service.edge.parts import EventMessages, Parts, Places
 from service.edge.writing import Writers
 from service.engine.export import download
 from service.observe.events import Events
@@ -149,13 +149,23 @@ class Models(models_pb2_grpc.ModelsServicer):
         async with self._writers.call(context) as writing:
             if request.name:
                 (await self._places.of(key(request.name))).catalog.model(key(request.name))
-            await context.send_initial_metadata(())  # the client can rely on events from here on
-            events = self._events
             if request.recent_only:
-                for event in events.recent(key(request.name), request.recent):
-                    await writing.send(wire_models.event_message(event))
+                for past in await self._past(request, context):
+                    await writing.send(past)
                 return
-            async with contextlib.aclosing(events.watch(key(request.name), request.recent)) as watched:
-                async for event in watched:
-                    await writing.send(wire_models.event_message(event))
+            async with self._places.joined(self._watched(request), request, context) as watched:
+                await context.send_initial_metadata(())  # the client can rely on events from here on
+                async for message in watched:
+                    await writing.send(message)
             raise Unavailable("service", "draining", "watch again in a moment", retry_s=1.0)
+
+    async def _past(self, request: models_pb2.WatchRequest, context: Any) -> list[models_pb2.ModelEvent]:
+        """Return the last kept events, oldest first, those of other nodes included."""
+        found = [wire_models.event_message(e) for e in self._events.recent(key(request.name), request.recent)]
+        found += await self._places.past_elsewhere(request, context)
+        return sorted(found, key=lambda event: event.time)[-request.recent :] if request.recent else []
+
+    async def _watched(self, request: models_pb2.WatchRequest) -> EventMessages:
+        async with contextlib.aclosing(self._events.watch(key(request.name), request.recent)) as watched:
+            async for event in watched:
+                yield wire_models.event_message(event)

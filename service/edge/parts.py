@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, aclosing
 from dataclasses import dataclass
 from typing import Any, NamedTuple, Protocol
 
@@ -24,6 +25,8 @@ from service.serving.ticks import SingleTicks
 from service.serving.waves import Waves
 from service.storage.versions import Versions
 from service.streams.residency import Residency
+
+EventMessages = AsyncGenerator[models_pb2.ModelEvent, None]
 
 
 class Whereabouts(NamedTuple):
@@ -77,6 +80,17 @@ class Places(Protocol):
     async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
         """Return the models that other nodes report to the caller of a List. context: of that call."""
 
+    async def past_elsewhere(self, request: models_pb2.WatchRequest, context: Any) -> list[models_pb2.ModelEvent]:
+        """Return the recent events of other nodes that a Watch without a model asks for."""
+
+    def joined(
+        self, own: EventMessages, request: models_pb2.WatchRequest, context: Any
+    ) -> AbstractAsyncContextManager[EventMessages]:
+        """Join the events of this process with those of other nodes, for a Watch without a model.
+
+        When the block begins, no later event is missed; `own` is closed when it ends.
+        """
+
 
 class OnePlace:
     """The only shard of a single server."""
@@ -99,3 +113,13 @@ class OnePlace:
     async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
         """Return nothing: there are no other nodes."""
         return []
+
+    async def past_elsewhere(self, request: models_pb2.WatchRequest, context: Any) -> list[models_pb2.ModelEvent]:
+        """Return nothing."""
+        return []
+
+    def joined(
+        self, own: EventMessages, request: models_pb2.WatchRequest, context: Any
+    ) -> AbstractAsyncContextManager[EventMessages]:
+        """Return the own events."""
+        return aclosing(own)

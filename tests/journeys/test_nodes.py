@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 
 import freshet
 from tests.journeys.clusters import SHARDS, cluster, name_on, until
-from tests.journeys.crash import within
+from tests.journeys.crash import DEADLINE_S, within
 from tests.journeys.test_models_cli import Shell
 
 
@@ -52,6 +54,30 @@ async def test_any_node_names_all_nodes_and_the_owner_and_models_of_every_shard(
         await within(nodes[0].wait())
         left = await until(nodes[1].grpc, lambda found: len(found.nodes) == 1 and all(s.node for s in found.shards))
         assert {shard.node for shard in left.shards} == {nodes[1].grpc}
+
+
+async def test_a_watch_of_all_models_has_the_events_of_all_nodes(tmp_path):
+    async with cluster(tmp_path) as nodes:
+        seen = await until(nodes[0].grpc, lambda found: True)
+        names = [name_on(shard.shard) for shard in seen.shards]
+        async with freshet.connect(nodes[0].grpc) as client, asyncio.timeout(DEADLINE_S):
+            await client.create_model(names[0], channels=["x"], hidden=4)
+            watched = client.watch()
+            first = asyncio.ensure_future(anext(watched))
+            while not first.done():  # until the call is open
+                await client.pause(names[0])
+                await client.resume(names[0])
+            for name in names[1:]:
+                await client.create_model(name, channels=["x"], hidden=4)
+            created = set[str]()
+            while created != {*names[1:]}:
+                event = await anext(watched)
+                created |= {event.model} if event.kind == freshet.EventKind.CREATED else set()
+            for node in nodes:
+                async with freshet.connect(node.grpc) as other:
+                    assert {event.model for event in await other.history("", 100)} == {*names}
+                    assert len(await other.history("", 2)) == 2
+                    assert {event.model for event in await other.history(names[0], 100)} == {names[0]}
 
 
 async def test_a_single_server_says_that_it_is_alone(server, tmp_path):

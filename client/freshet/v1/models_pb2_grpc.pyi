@@ -65,7 +65,10 @@ class ModelsStub:
     with shadows is refused.
     """
     Watch: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]
-    """Send events as they happen, until the client ends the call."""
+    """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
+    later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+    the model's shard at the time: recent events of one model are those of its present owner.
+    """
 
 @_typing.type_check_only
 class ModelsAsyncStub(ModelsStub):
@@ -104,7 +107,10 @@ class ModelsAsyncStub(ModelsStub):
     with shadows is refused.
     """
     Watch: _aio.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]  # type: ignore[assignment]
-    """Send events as they happen, until the client ends the call."""
+    """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
+    later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+    the model's shard at the time: recent events of one model are those of its present owner.
+    """
 
 class ModelsServicer(metaclass=_abc_1.ABCMeta):
     @_abc_1.abstractmethod
@@ -218,6 +224,9 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         request: _models_pb2.WatchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.ModelEvent], _abc.AsyncIterator[_models_pb2.ModelEvent]]:
-        """Send events as they happen, until the client ends the call."""
+        """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
+        later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+        the model's shard at the time: recent events of one model are those of its present owner.
+        """
 
 def add_ModelsServicer_to_server(servicer: ModelsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2
 
 from freshet.v1 import cluster_pb2, models_pb2
 from service.cluster.hosting import overview, scrape
+from service.cluster.hosting.joining import joined
 from service.cluster.hosting.peers import Peers, cover, is_hop
 from service.cluster.hosting.shards import Shards
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
@@ -25,7 +26,7 @@ from service.common.errors import Moved, ServiceError, Unavailable
 from service.common.names import ModelKey
 from service.common.slices import slice_of
 from service.edge.health import Health
-from service.edge.parts import Parts
+from service.edge.parts import EventMessages, Parts
 from service.server import process
 from service.server.doors import grpc_door, http_door
 from service.server.grpc_server import SERVICES
@@ -118,6 +119,24 @@ class Node:
         answers = await self.peers.nodes(others, context)
         silent = [note for address, note in others.items() if address not in answers]
         return overview.of_all(self._count, [mine, *answers.values()], silent)
+
+    async def past_elsewhere(self, request: models_pb2.WatchRequest, context: Any) -> list[models_pb2.ModelEvent]:
+        """Return the recent events of all other nodes; none for a Watch of one model, which its owner answers."""
+        if request.name or is_hop(context):
+            return []
+        return await self.peers.past(self.others(), request, context)
+
+    def joined(
+        self, own: EventMessages, request: models_pb2.WatchRequest, context: Any
+    ) -> contextlib.AbstractAsyncContextManager[EventMessages]:
+        """Join the own events with those of all other nodes, also of those that come later."""
+        if request.name or is_hop(context):
+            return contextlib.aclosing(own)
+        return joined(own, lambda address: self.peers.watch(address, request, context), self.others)
+
+    def others(self) -> list[str]:
+        """Return the addresses of all other nodes."""
+        return [address for address in self.alive if address != self.address]
 
     # ---- life
 

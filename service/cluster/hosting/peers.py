@@ -89,6 +89,24 @@ class Peers:
         await asyncio.gather(*(ask(address) for address in addresses))
         return found
 
+    async def past(self, addresses: Iterable[str], request: Any, context: Any) -> list[models_pb2.ModelEvent]:
+        """Return the recent events of other nodes; without those of nodes that do not answer."""
+        metadata, found = _passed_on(context), list[models_pb2.ModelEvent]()
+
+        async def ask(address: str) -> None:
+            stub = models_pb2_grpc.ModelsStub(self._channel(address))
+            try:
+                found.extend([event async for event in stub.Watch(request, timeout=LIST_S, metadata=metadata)])
+            except grpc.aio.AioRpcError as error:
+                log.info("a node does not answer", node=address, why=error.details())
+
+        await asyncio.gather(*(ask(address) for address in addresses))
+        return found
+
+    def watch(self, address: str, request: Any, context: Any) -> Any:
+        """Open a Watch at another node; the caller ends it."""
+        return models_pb2_grpc.ModelsStub(self._channel(address)).Watch(request, metadata=_passed_on(context))
+
     async def close(self) -> None:
         """Close the channels."""
         for address in list(self._channels):
