@@ -18,6 +18,7 @@ from service.cluster.store.directory import Directory
 from service.cluster.store.seam import StoreRefused
 from service.datadir.archive import ArchiveRefused, read_head, unpack
 from service.datadir.restore import restore
+from service.journal.records import Gathered
 from tests.cluster.shard_world import ShardWorld, shard
 from tests.cluster.test_moving import SHARDS, by_name
 from tests.conftest import seeds
@@ -139,6 +140,17 @@ async def test_a_restore_that_lost_something_is_noticed(store, tmp_path, monkeyp
         restore_cluster(out, other, False, silent)
     restore_cluster(out, other, True, silent)
     assert shards_of(other, 1) == SHARDS
+
+
+async def test_a_cluster_with_a_model_in_slices_is_refused_by_name(store, tmp_path):
+    async with shard(store, tmp_path / "node") as node:
+        model = await node.model("wide")
+        node.serving.catalog.record(model, Gathered(0, 2, 0, 0, 0, 0))
+        await node.server.journal.flush()
+    store.put("slices/abc/count", b"2")
+    with pytest.raises(MovingRefused, match="model wide is served in slices"):
+        backup_cluster(store, tmp_path / "backup.tar", 1e9, silent)
+    assert not (tmp_path / "backup.tar").exists()
 
 
 async def test_each_kind_of_file_is_restored_only_to_its_own_kind_of_place(store, tmp_path):

@@ -27,6 +27,7 @@ from service.cluster.store.directory import Directory
 from service.cluster.store.seam import Missing, StoreRefused
 from service.common.names import ModelKey
 from service.journal.log import JournalLocked, lock
+from service.journal.records import Gathered
 from service.server.config import ServeConfig
 from service.trainer.hosting import HostedModel
 from tests.cluster.shard_world import NODE, shard
@@ -208,6 +209,18 @@ async def test_a_shadow_apart_from_its_source_is_refused_by_name_before_anything
         await asyncio.to_thread(import_directory, tmp_path / "data", store, SHARDS)
     with pytest.raises(Missing):
         shards_in(store)
+
+
+@pytest.mark.parametrize("saved", [False, True], ids=["in the journal alone", "in the snapshot"])
+async def test_a_model_in_slices_is_refused_by_name(store, tmp_path, saved):
+    async with world(tmp_path / "data") as live:
+        model = await live.model("wide")
+        live.serving.catalog.record(model, Gathered(0, 2, 0, 0, 0, 0))
+        await live.server.journal.flush()
+        if saved:
+            await live.snapshot()
+    with pytest.raises(MovingRefused, match="model wide is served in slices"):
+        await asyncio.to_thread(import_directory, tmp_path / "data", store, SHARDS)
 
 
 async def test_data_that_is_still_to_be_erased_is_not_moved(store, tmp_path):

@@ -2,7 +2,7 @@
 
 Each shard is copied as a node opens it: the newest image, the journal after it up to its end, and the versions that it
 names. So the file holds all that was acknowledged when the copy of a shard began. A model is on one shard: the shards
-need not be of one moment.
+need not be of one moment. A model in slices is on several, and is refused.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from typing import NamedTuple
 from service.cluster.moving.copying import Part
 from service.cluster.moving.digests import Digests, compare, digests_of
 from service.cluster.moving.exporting import shards_of_cluster
-from service.cluster.moving.filling import add_databases, digests_in, fill, make_empty
+from service.cluster.moving.filling import SLICES, add_databases, digests_in, fill, make_empty
 from service.cluster.moving.importing import Moved
 from service.cluster.moving.source import MovingRefused, Source, reading
 from service.cluster.nodes.agreed import filling
@@ -102,10 +102,20 @@ def _add_shard(writer: Writer, store: Store, shard: int, folder: Path, on_bytes:
     """Copy a shard into the folder, add its files, and remove them."""
     opening.prepare(store, shard, folder).close()
     add_databases(folder)
+    if store.list(SLICES):
+        _check_slices(folder)
     for path in [*sorted(folder.glob("*.db")), *sorted(folder.glob("journal/*.journal"))]:
         with path.open("rb") as source:
             writer.add(f"{folder.name}/{path.relative_to(folder)}", path.stat().st_size, source, on_bytes)
     shutil.rmtree(folder)
+
+
+def _check_slices(folder: Path) -> None:
+    """Raise MovingRefused if a model of the shard is in slices: each shard is copied at a moment of its own."""
+    copies = folder.with_name(f"{folder.name}-databases")
+    copies.mkdir()
+    with reading(folder, copies):
+        shutil.rmtree(copies)
 
 
 def _size(store: Store, shard: int) -> int:

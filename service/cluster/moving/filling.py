@@ -25,6 +25,7 @@ from service.storage.versions import Versions
 NOBODY = "127.0.0.1:0"  # address of an owner that never answers: the first node claims the shard over it
 MOST_SHARDS = 256
 EVERYTHING = 2**63 - 1
+SLICES = "slices/"  # prefix of what a store has of models in slices
 
 
 def fill(store: Store, shard: int, parts: Sequence[Part], folder: Path) -> None:
@@ -105,7 +106,7 @@ def make_empty(store: Store, again: bool) -> None:
     for shard in range(shards):
         store.trim(shard, EVERYTHING, frozenset())
         store.delete([listed.name for listed in store.list(names.folder(shard))])
-    there = [listed.name for prefix in (CLUSTER, "nodes/", "shards/") for listed in store.list(prefix)]
+    there = [listed.name for prefix in (CLUSTER, "nodes/", "shards/", SLICES) for listed in store.list(prefix)]
     there = [name for name in there if not (shards and name == CLUSTER)]
     there += [f"an entry of shard {shard}" for shard in range(MOST_SHARDS) if not there and store.extents(shard, 0)]
     if there:

@@ -14,9 +14,19 @@ from service.datadir.backup import STATES, VERSIONS, copy_database, databases
 from service.datadir.formats import check_formats
 from service.journal.examine import Examined, examine
 from service.journal.log import lock
-from service.journal.records import SHARD, ModelCreate, ModelDelete, chunk_head, decode_chunk, encode_record
+from service.journal.records import (
+    SHARD,
+    Gathered,
+    ModelCreate,
+    ModelDelete,
+    Slice,
+    chunk_head,
+    decode_chunk,
+    encode_record,
+)
 from service.storage.states import Snapshot, States
 from service.storage.versions import Versions
+from service.streams.specs import unpack_slices
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.placing import checkpoint_files
 
@@ -65,8 +75,8 @@ class Source:
 def reading(data: Path, work: Path) -> Iterator[Source]:
     """Read a data directory while no server runs on it. work: an empty folder, for copies of its databases.
 
-    Raises MovingRefused; JournalLocked while a server runs, JournalDamaged, DatabaseRefused, StatesCorrupt, NoSpace,
-    OSError.
+    Raises MovingRefused, also for a model in slices; JournalLocked while a server runs, JournalDamaged,
+    DatabaseRefused, StatesCorrupt, NoSpace, OSError.
     """
     for name in (STATES, VERSIONS, "journal"):
         if not (data / name).exists():
@@ -92,6 +102,11 @@ def reading(data: Path, work: Path) -> Iterator[Source]:
                 "restore both from the same moment"
             )
         models, specs = _existing(journal, snapshot)
+        for model in _in_slices(journal, snapshot) & models.keys():
+            raise MovingRefused(
+                f"{data}: model {models[model].name} is served in slices, over several shards, which cannot be moved "
+                "or copied one by one: stop all nodes, and copy the whole store by the means of its engine"
+            )
         yield Source(
             data, journal, snapshot, states,
             stack.enter_context(closing(Versions(work / VERSIONS))),
@@ -120,3 +135,16 @@ def _existing(journal: Examined, snapshot: Snapshot) -> tuple[dict[int, ModelKey
             found.pop(model, None)
     ordered = sorted(found.items())
     return {model: key for model, (key, _) in ordered}, {model: spec for model, (_, spec) in ordered}
+
+
+def _in_slices(journal: Examined, snapshot: Snapshot) -> set[int]:
+    """Return the models that are served in slices, or are slices: what the snapshot says, and later records."""
+    found = {row.model for row in snapshot.models if unpack_slices(row.spec)}
+    known = {row.model for row in snapshot.models}
+    for frame in journal.frames():
+        model = chunk_head(frame.payload)[0]
+        if model in known or model == SHARD:
+            continue
+        if any(isinstance(record, Slice | Gathered) for record in decode_chunk(frame.payload).records):
+            found.add(model)
+    return found
