@@ -119,15 +119,16 @@ async def some_ticks(slices: Sequence[Place], rng: np.random.Generator, count: i
     return {(await slices[n % 2].tick(f"pump-{n % 6}", float(rng.normal())))[0] for n in range(count)}
 
 
-def check_learned(store: Store, home: Place, ticks: int) -> None:
+def check_learned(store: Store, home: Place, ticks: int = 0) -> None:
     """The trainer's weights are those of a replay of the home's journal, which has each slice's entries in order."""
     learner, folder = home.world.trainer.models[1], home.world.opened.folder
     gate = home.world.server.learning.trainer_settings("").gate
     chunks = [chunk for chunk in journal(store, HOME) if chunk.model == 1]
     again = replay.learned(chunks, replay.Files.of(folder), gate, learner.offset)
     assert again.learner.weights.flat.tobytes() == learner.learner.weights.flat.tobytes()
-    assert learner.learner.counts.ticks == ticks
     gathered = said(chunks, None)
+    assert learner.learner.counts.ticks == sum(each[0] is Ticks for each in gathered)
+    assert not ticks or learner.learner.counts.ticks == ticks
     for index in range(COUNT):
         its = [chunk for chunk in journal(store, shard_of_slice(HOME, index, SHARDS)) if chunk.model == 1]
         assert of_slice(gathered, index) == said(its, index)

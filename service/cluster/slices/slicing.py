@@ -102,11 +102,16 @@ class Slicing:
         if gatherer is None:
             made = Gatherer(self._store, self._shard, self._shards, self._catalog, self._journal, model)
             gatherer = self._gatherers[model.number] = made
+        more, wrong = False, None
         try:
-            return await gatherer.step()
-        finally:
-            if not model.deleted:
-                await self.leader.publish(model)
+            more = await gatherer.step()
+        except LATER as error:  # the slices follow all the same
+            wrong = error
+        if not model.deleted:
+            await self.leader.publish(model)
+        if wrong:
+            raise wrong
+        return more
 
     async def _bury(self) -> None:
         """Tell the slices of deleted models, also those that a former owner did not tell; and finish what it began."""
