@@ -25,6 +25,10 @@ class ClusterMetrics:
         )
         self.failed = declare.counter("shard_failed_total", "Shards that this node gave up, or could not open.")
         self.handovers = declare.counter("shard_handovers_total", "Shards that this node has handed over.")
+        self.slices_waiting = declare.gauge(
+            "slices_waiting",
+            "Models whose slices this node could not read or follow at its last look; its log says why.",
+        )
         seconds = declare.histogram_by(("operation",), "store_seconds", "Duration of one call to the store.", STORE_S)
         self._seconds, self._observing = {name: seconds.labels(name) for name in OPERATIONS}, threading.Lock()
         self.store_errors = declare.counter(

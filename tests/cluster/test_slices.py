@@ -19,6 +19,7 @@ from service.common.errors import Invalid, NotFound, Unavailable
 from service.common.names import ModelKey
 from service.common.slices import parse, slice_of, wanted
 from service.journal.records import Gathered, Label, Reset, Slice, StateDelete, StatePut, Ticks
+from service.server.config import ConfigError, load
 from service.serving.catalog import Catalog
 from service.serving.erasure import check_erasable
 from service.streams.served import ServedModel
@@ -324,6 +325,26 @@ async def test_a_slices_journal_is_kept_in_the_store_until_its_home_has_read_it(
         assert check_learned_ticks == 36 + 36
 
 
+async def test_a_quiet_slice_holds_the_journal_of_its_shard_for_a_short_time_only(store, tmp_path):
+    async with places(store, tmp_path) as found:
+        home, first, second = found
+        await some_ticks([first, second], np.random.default_rng(4))
+        await look(found)
+        await first.world.model("other")
+        await look(found)
+        await look(found)
+        end, held = first.world.server.journal.durable_position, first.slicing.follower.needed()
+        assert held is not None
+        assert held < end
+        now = home.world.clock()
+        home.world.clock = lambda: now + 31.0
+        await first.world.model("another")
+        end = first.world.server.journal.durable_position
+        await look(found)
+        await look(found)
+        assert first.slicing.follower.needed() == end
+
+
 async def test_a_home_that_finds_entries_missing_learns_nothing_after_them_and_says_so(store, tmp_path, caplog):
     async with places(store, tmp_path) as found:
         home, first, second = found
@@ -339,6 +360,7 @@ async def test_a_home_that_finds_entries_missing_learns_nothing_after_them_and_s
         await learn(found)
         ticks = home.world.trainer.models[1].learner.counts.ticks
         assert ticks == 24 + 12, "those of the other slice"
+        assert [each.slicing.waiting for each in found] == [1, 0, 0]
 
 
 async def test_a_batch_without_its_record_would_be_learned_twice(store, tmp_path, monkeypatch):
@@ -380,6 +402,11 @@ async def test_the_number_of_slices_is_decided_once_and_kept(store, tmp_path):
 def test_a_setting_that_names_no_number_is_refused(text):
     with pytest.raises(ValueError, match="give MODEL=N or TENANT/MODEL=N, N from 1 to 64"):
         parse(text)
+
+
+def test_a_single_server_has_no_slices():
+    with pytest.raises(ConfigError, match="slices = 'flow=2': a single server has no shards; give a store"):
+        load({"slices": "flow=2"})
 
 
 def test_streams_are_spread_over_all_slices():

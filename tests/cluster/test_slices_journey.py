@@ -24,6 +24,7 @@ from tests.cluster.several import Several, journal, several
 from tests.cluster.test_failover import IN_FLIGHT, answers, stream
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, Ledger, walk
+from tests.journeys.scraped import scrape
 from tests.oracles import replay
 from tests.oracles.unbroken import Unbroken
 from tests.torture import verify
@@ -109,6 +110,11 @@ def check_learning(cluster: Several) -> None:
 async def test_streams_of_one_model_are_served_by_three_shards_and_learned_in_one(tmp_path):
     async with several(tmp_path, settings=SLICED) as cluster:
         ledgers = await run(cluster, [])
+        for shard in SLICES:
+            found = await scrape(owner(cluster, shard).http)
+            fresh = found.total("freshet_label_to_serving_seconds_count", model="flow", shard=f"{shard:03d}")
+            assert fresh > 0, "how fresh the answers are is counted where they are given"
+            assert not found.total("freshet_slices_waiting")
     check_slices(cluster, ledgers)
     check_learning(cluster)
 

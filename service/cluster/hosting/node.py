@@ -147,6 +147,9 @@ class Node:
         http = http_door(shared, self.text, self.obstacle)
         self.address, self._http = config.advertise or at_port(config.listen, port), at_port(config.http, http.port)
         self.shards = Shards(shared, self._store, self.peers, self.health, self.metrics, self.address, self._count)
+        self.metrics.slices_waiting.set_function(
+            lambda: sum(held.slicing.waiting for held in [*self.shards.held.values()])
+        )
         tasks: list[asyncio.Task[Any]] = []
         try:
             await grpc.start()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Callable
 from dataclasses import replace
 
 import structlog
@@ -23,18 +24,29 @@ from service.streams.served import ServedModel
 
 log = structlog.get_logger("slices")
 
-LAZY_BYTES = READ_BYTES // 4  # of entries of other models, after which it is recorded that they are read
+# How far a slice's shard is read is recorded with the slice's entries, or after so much of other models; else its
+# journal could not be trimmed, or erased.
+LAZY_BYTES, LAZY_S = READ_BYTES // 4, 30.0
 
 
 class Gatherer:
     """Reads the slices of one model. shards: of the cluster; shard: the home's."""
 
     def __init__(
-        self, store: Store, shard: int, shards: int, catalog: Catalog, journal: Journal, model: ServedModel
+        self,
+        store: Store,
+        shard: int,
+        shards: int,
+        catalog: Catalog,
+        journal: Journal,
+        model: ServedModel,
+        clock: Callable[[], float],
     ) -> None:
+        """clock: monotonic seconds."""
         self._store, self._shard, self._shards = store, shard, shards
         self._catalog, self._journal, self.model = catalog, journal, model
         self._at: dict[int, Cursor] = dict(model.slices.cursors)  # read so far, which may be more than is recorded
+        self._clock, self._recorded = clock, dict[int, float]()  # by slice: when it was recorded last
         self._starts: dict[int, Start] = {}  # of slices of which nothing was found yet
 
     async def step(self) -> bool:
@@ -93,7 +105,10 @@ class Gatherer:
             else:
                 model.apply(record, end)
         self._at[index] = cursor
-        if number and (offset != recorded.offset or cursor.position - recorded.position > LAZY_BYTES):
+        now = self._clock()
+        quiet = now - self._recorded.setdefault(index, now) < LAZY_S and frames[-1].end - recorded.position < LAZY_BYTES
+        if number and (offset != recorded.offset or not quiet):
+            self._recorded[index] = now
             self._catalog.record(model, Gathered(index, count, *cursor))
 
 

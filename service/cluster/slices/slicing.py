@@ -25,11 +25,14 @@ from service.common.names import ModelKey
 from service.engine.session import BadVersion
 from service.server.components import Components
 from service.storage.disk import NoSpace
+from service.storage.versions import VersionCorrupt, VersionMissing
 from service.streams.served import ServedModel
 
 log = structlog.get_logger("slices")
 
-LATER = (StoreUnavailable, SliceLost, ServiceError, BadVersion, NoSpace, ValueError)  # tried again at the next look
+LATER = (
+    StoreUnavailable, SliceLost, ServiceError, BadVersion, VersionMissing, VersionCorrupt, NoSpace, ValueError,
+)  # fmt: skip  # tried again at the next look
 
 
 class Slicing:
@@ -40,6 +43,7 @@ class Slicing:
         self._store, self._shard, self._shards, self._counts = opened.store, opened.shard, counts.shards, counts
         self._log, self._look_s = opened.log, look_s
         self._catalog, self._journal = components.serving.catalog, components.journal
+        self._clock = components.shared.clock
         self.leader = Leader(self._store, opened.epoch, self._catalog, self._journal, components.versions)
         self.follower = Follower(self._store, self._shard, self._shards, components, self._end)
         self._gatherers: dict[int, Gatherer] = {}
@@ -78,6 +82,11 @@ class Slicing:
         """Make a slice of this shard, unless it exists. Raises Unavailable, NotFound."""
         await self.follower.ensure(key, index)
 
+    @property
+    def waiting(self) -> int:
+        """How many models of this shard could not be gathered or followed at the last look."""
+        return len(self._why)
+
     # ---- the work
 
     async def run(self) -> None:
@@ -100,7 +109,7 @@ class Slicing:
     async def _lead(self, model: ServedModel) -> bool:
         gatherer = self._gatherers.get(model.number)
         if gatherer is None:
-            made = Gatherer(self._store, self._shard, self._shards, self._catalog, self._journal, model)
+            made = Gatherer(self._store, self._shard, self._shards, self._catalog, self._journal, model, self._clock)
             gatherer = self._gatherers[model.number] = made
         more, wrong = False, None
         try:
