@@ -9,19 +9,16 @@ from typing import Any
 
 import structlog
 
-from service.cluster.shards.keeper import Keeper
+from service.cluster.shards.keeper import NO_IMAGE, Keeper
 from service.cluster.shards.opening import OpenedShard
 from service.cluster.shards.versions import SharedVersions
 from service.cluster.slices.counts import Counts
 from service.cluster.slices.slicing import Slicing
-from service.cluster.store.seam import StoreLost
 from service.edge.parts import Parts, Whereabouts
-from service.journal.writer import JournalFailed
 from service.observe.rendering import Registry
 from service.server.components import Components
 from service.server.shard.stores import Stores
 from service.server.shared import Shared
-from service.storage.disk import NoSpace
 
 log = structlog.get_logger("cluster")
 
@@ -83,14 +80,22 @@ class Held:
         if self._watching is not None and self._watching is not asyncio.current_task():
             self._watching.cancel()
         if image:
-            with contextlib.suppress(JournalFailed, NoSpace, StoreLost):  # the next owner replays more
-                await self.keeper.make_image()
+            await self._last_image(drain_s)
         self.leaving = True
         await leaving()
         self.components.leave(self.shard, address)
         await self._calls_end(drain_s)
         await self.components.flush(save=False)
         await self.components.stop(self._tasks)
+
+    async def _last_image(self, most_s: float) -> None:
+        """Save the streams and make an image of them, within `most_s`. Without one, the next owner replays more."""
+        try:
+            async with asyncio.timeout(most_s):
+                await self.components.upkeep.save()
+                await self.keeper.make_image()
+        except NO_IMAGE as error:
+            log.warning("no image of a shard that is released", shard=self.shard, why=str(error) or "it took too long")
 
     async def _calls_end(self, drain_s: float) -> None:
         """Wait until no stream is open, at most `drain_s`."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import shutil
+import sqlite3
 import time
 from collections.abc import Callable, Sequence
 from typing import TypeVar
@@ -32,6 +33,8 @@ log = structlog.get_logger("shards")
 T = TypeVar("T")
 
 KEEP_BYTES = 4 << 30
+# What `make_image` raises, and a snapshot before it.
+NO_IMAGE = (BackupRefused, Conflict, JournalFailed, NoSpace, OSError, StoreLost, sqlite3.Error)
 
 
 class Keeper:

@@ -1,0 +1,79 @@
+"""A shard in service at one node, in this process: how it is released."""
+
+from __future__ import annotations
+
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from service.cluster.hosting.held import Held
+from service.cluster.shards.opening import open_shard
+from service.cluster.shards.tail import OWED, fact
+from service.cluster.store.seam import Conflict, Store, StoreLost
+from service.datadir.backup import BackupRefused
+from service.journal.records import SHARD
+from service.journal.writer import JournalFailed
+from service.server.config import ServeConfig
+from service.server.shared import Shared
+from service.storage.disk import NoSpace, Unreachable
+from tests.cluster.shard_world import NODE
+
+NO_IMAGE = [BackupRefused, Conflict, JournalFailed, NoSpace, OSError, StoreLost, sqlite3.OperationalError, Unreachable]
+
+
+async def a_held_shard(store: Store, folder: Path) -> Held:
+    async def ended(held: Held, cause: BaseException | None) -> None:
+        raise AssertionError(f"a component of {held} ended: {cause}")
+
+    held = Held(Shared(ServeConfig(data=folder)), open_shard(store, 3, folder / "shard-003", NODE), NODE)
+    held.start(ended)
+    return held
+
+
+async def release(held: Held, drain_s: float = 5.0) -> list[str]:
+    """Release a shard with an image; return what was called meanwhile, in order."""
+    called = []
+    save, image = held.components.upkeep.save, held.keeper.make_image
+
+    async def saving() -> None:
+        called.append("save")
+        await save()
+
+    async def imaging() -> None:
+        called.append("image")
+        await image()
+
+    async def leaving() -> None:
+        called.append("leave")
+
+    held.components.upkeep.save, held.keeper.make_image = saving, imaging  # type: ignore[method-assign,assignment]
+    await held.release("127.0.0.1:50052", drain_s, image=True, leaving=leaving)
+    return called
+
+
+async def test_the_last_image_of_a_shard_is_made_after_its_streams_are_saved(store, tmp_path):
+    held = await a_held_shard(store, tmp_path / "one")
+    assert await release(held) == ["save", "image", "leave"]
+    assert held.keeper.image is not None
+
+
+@pytest.mark.parametrize("error", NO_IMAGE)
+async def test_a_shard_of_which_no_image_can_be_made_is_released_all_the_same(store, tmp_path, error):
+    held = await a_held_shard(store, tmp_path / "one")
+
+    async def failing() -> None:
+        raise error("as if")
+
+    held.keeper.make_image = failing  # type: ignore[method-assign,assignment]
+    assert await release(held) == ["save", "image", "leave"]
+    assert open_shard(store, 3, tmp_path / "two", "127.0.0.1:50052").epoch == 2
+
+
+async def test_a_shard_is_released_also_while_the_store_is_silent(store, tmp_path):
+    held = await a_held_shard(store, tmp_path / "one")
+    await held.components.journal.flush()
+    store.down = lambda operation: True
+    held.components.journal.append(SHARD, fact(OWED, []))
+
+    assert await release(held, drain_s=0.05) == ["save", "leave"]
