@@ -10,6 +10,7 @@ import pytest
 from service.cluster.hosting.held import Held
 from service.cluster.shards.opening import open_shard
 from service.cluster.shards.tail import OWED, fact
+from service.cluster.slices.counts import Counts
 from service.cluster.store.seam import Conflict, Store, StoreLost
 from service.datadir.backup import BackupRefused
 from service.journal.records import SHARD
@@ -26,7 +27,8 @@ async def a_held_shard(store: Store, folder: Path) -> Held:
     async def ended(held: Held, cause: BaseException | None) -> None:
         raise AssertionError(f"a component of {held} ended: {cause}")
 
-    held = Held(Shared(ServeConfig(data=folder)), open_shard(store, 3, folder / "shard-003", NODE), NODE)
+    opened = open_shard(store, 3, folder / "shard-003", NODE)
+    held = Held(Shared(ServeConfig(data=folder)), opened, NODE, Counts(store, "", 16))
     held.start(ended)
     return held
 
