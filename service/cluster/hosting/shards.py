@@ -14,11 +14,10 @@ from service.cluster.nodes.placing import health_name
 from service.cluster.shards.opening import Claimed, Prepared, Stale, prepare
 from service.cluster.shards.owner import owner_of
 from service.cluster.slices.counts import Counts
-from service.cluster.store.seam import Conflict, Store, StoreLost, StoreRefused, StoreUnavailable
+from service.cluster.store.seam import Conflict, Store, StoreLost, StoreUnavailable
 from service.common.errors import Moved, Unavailable
 from service.edge.health import Health
 from service.edge.parts import Parts
-from service.journal.writer import JournalDamaged
 from service.observe.cluster_metrics import ClusterMetrics
 from service.server.shared import Shared
 
@@ -46,6 +45,7 @@ class Shards:
         self.held: dict[int, Held] = {}
         self._prepared: dict[int, Prepared] = {}
         self._acquiring = [asyncio.Lock() for _ in range(count)]
+        self._searches: dict[int, asyncio.Task[Held]] = {}
         self._elsewhere: dict[int, tuple[str, float]] = {}  # shard → owner, and when that was known
         self._failed: dict[int, tuple[str, float]] = {}  # shard → why, and when
         self.leaving = False  # no shard is claimed any more
@@ -66,11 +66,22 @@ class Shards:
         """Return the parts of a shard, claimed first if its owner is gone. Raises Moved, Unavailable."""
         held = self.held.get(shard)
         if held is None or held.leaving:
-            async with self._acquiring[shard]:
-                held = await self._acquire(shard)
+            held = await asyncio.shield(self._search(shard))  # a caller that leaves must not leave a claim behind
         return held.parts
 
+    def _search(self, shard: int) -> asyncio.Task[Held]:
+        """Return the task, shared by all callers, that finds or claims a shard."""
+        task = self._searches.get(shard)
+        if task is None or task.done():
+            task = self._searches[shard] = asyncio.create_task(self._acquire(shard), name=f"acquire {shard}")
+            task.add_done_callback(_retrieve)
+        return task
+
     async def _acquire(self, shard: int) -> Held:
+        async with self._acquiring[shard]:
+            return await self._acquire_alone(shard)
+
+    async def _acquire_alone(self, shard: int) -> Held:
         held = self.held.get(shard)
         if held is not None:
             if not held.leaving:
@@ -166,9 +177,11 @@ class Shards:
         """Claim and recover the shard. Raises Claimed, Unavailable."""
         try:
             return await asyncio.to_thread(self._open, self._prepared.pop(shard, None), shard, over)
+        except Claimed:
+            raise
         except StoreUnavailable as error:
             raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
-        except (StoreLost, StoreRefused, JournalDamaged, Conflict, OSError) as error:
+        except Exception as error:  # a lost entry, a full disk, damage, a bug: the other shards of this node go on
             self._failed[shard] = str(error), self._shared.clock()
             self._metrics.failed.inc()
             log.error("a shard cannot be opened", shard=shard, why=str(error))
@@ -241,3 +254,9 @@ class Shards:
         for prepared in self._prepared.values():
             await asyncio.to_thread(prepared.close)
         self._prepared.clear()
+
+
+def _retrieve(task: asyncio.Task[Held]) -> None:
+    """Mark an error as seen: every caller that waits gets it, and all may have left."""
+    if not task.cancelled():
+        task.exception()
