@@ -148,8 +148,9 @@ class Catalog:
         reason: str,
         numbers: dict[str, float] | None = None,
     ) -> None:
-        """Send an event of a model to its watchers and update its metrics. DELETED is a model's last event."""
-        if model.deleted and kind != ev.DELETED:
+        """Send an event of a model to its watchers and update its metrics. DELETED is a model's last event; a slice has
+        none, as its home has those of the model."""
+        if model.slices.part or (model.deleted and kind != ev.DELETED):
             return
         now = self._wall()
         self._events.emit(Event(model.key, kind, offset, version, reason, now, numbers or {}))

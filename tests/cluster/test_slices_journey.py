@@ -179,4 +179,10 @@ async def test_a_packed_call_tells_on_which_node_the_other_slices_are(tmp_path):
                         moved[STREAMS[refused.handle]] = refused.address
                 assert bound == {name for name, at in owners.items() if at == address}
                 assert moved == {name: at for name, at in owners.items() if at != address}
+                unknown = streams_pb2.Columns(handle=np.uint32(77).tobytes(), seq=np.uint64(1).tobytes(), x=bytes(4))
+                await call.write(streams_pb2.MuxRequest(ticks=unknown))
+                message = await call.read()
+                while not message.refused:
+                    message = await call.read()
+                assert message.refused[0].refused.field == "ticks.handle"
                 call.cancel()
