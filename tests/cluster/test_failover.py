@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 
 import freshet
@@ -123,6 +124,20 @@ async def test_a_node_that_drains_hands_its_shards_over_and_one_that_joins_takes
                 await asyncio.sleep(0.1)
     check(cluster, ledgers)
     check_weights(cluster)
+
+
+async def test_the_node_that_takes_a_shard_over_has_little_to_replay(tmp_path):
+    ledger, moved = Ledger("pump", walk(200, 0)), asyncio.Event()
+    async with several(tmp_path, count=2) as cluster, freshet.connect(cluster.addresses) as client:
+        await client.create_model("flow", **SMALL)
+        await stream(client, "flow", ledger, moved)
+        left = cluster.node_at(cluster.owner("flow").address)
+        assert await left.stop() == 0, left.last_words()
+        await client.get_model("flow")
+        heir = cluster.node_at(cluster.owner("flow").address)
+        text = (tmp_path / f"log-{cluster.nodes.index(heir)}").read_text()
+        assert heir is not left
+    assert int(re.findall(r"event=recovered models=1 replayed=(\d+)", text)[-1]) < 20  # versions, but no ticks
 
 
 async def test_any_node_lists_the_models_of_all_with_shard_owner_and_epoch(tmp_path):

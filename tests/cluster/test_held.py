@@ -54,9 +54,9 @@ async def release(held: Held, drain_s: float = 5.0) -> list[str]:
     return called
 
 
-async def test_the_last_image_of_a_shard_is_made_after_its_streams_are_saved(store, tmp_path):
+async def test_the_last_image_of_a_shard_has_its_streams_and_is_made_while_it_serves(store, tmp_path):
     held = await a_held_shard(store, tmp_path / "one")
-    assert await release(held) == ["save", "image", "leave"]
+    assert await release(held) == ["image", "save", "leave"]
     assert held.keeper.image is not None
 
 

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cluster.shards import images, names
-from service.cluster.shards.decisions import garbage, is_image_due, trim_before
+from service.cluster.shards import decisions, images, names
+from service.cluster.shards.decisions import FIRST_S, TAIL_BYTES, first_image_s, garbage, is_image_due, trim_before
 from service.cluster.shards.images import BLOCK_BYTES, FileBlocks, Image, Manifest
 from service.cluster.shards.keeper import Keeper
 from service.cluster.shards.opening import prepare
@@ -18,6 +18,7 @@ from service.cluster.store.seam import Extent, Missing, Store, StoreLost
 from service.storage.disk import Unreachable
 from tests.cluster.shard_world import ShardWorld, shard
 from tests.cluster.test_claims import OTHER, only_the_end_is_needed, some_ticks
+from tests.journeys.raw import DEADLINE_S
 from tests.service.test_recovery import seen
 
 CLAIMS = (ClaimAt(1, "10.0.0.7:50051", Extent(0, 80)), ClaimAt(4, "node ü", Extent(900, 80)))
@@ -39,6 +40,34 @@ def test_an_image_is_due_after_its_time_if_something_was_written():
     assert is_image_due(now=40.0, last=10.0, every_s=30.0, position=11, imaged=10)
     assert not is_image_due(now=39.9, last=10.0, every_s=30.0, position=11, imaged=10)
     assert not is_image_due(now=99.0, last=10.0, every_s=30.0, position=10, imaged=10)
+
+
+def test_an_owner_that_had_much_to_replay_makes_its_first_image_soon():
+    assert first_image_s(tail=TAIL_BYTES, every_s=30.0) == 30.0
+    assert first_image_s(tail=TAIL_BYTES + 1, every_s=30.0) == FIRST_S
+    assert first_image_s(tail=TAIL_BYTES + 1, every_s=FIRST_S / 2) == FIRST_S / 2
+
+
+async def test_the_first_image_after_a_long_tail_does_not_wait_for_the_period(store, tmp_path, monkeypatch):
+    async with shard(store, tmp_path / "one") as one:
+        await some_ticks(one)
+    monkeypatch.setattr(decisions, "TAIL_BYTES", 0)
+    monkeypatch.setattr(decisions, "FIRST_S", 0.0)
+    async with shard(store, tmp_path / "two", OTHER) as two:
+        assert not two.keeper.image
+        keeping = asyncio.create_task(two.keeper.run())
+        async with asyncio.timeout(DEADLINE_S):
+            while not two.keeper.image:
+                await asyncio.sleep(0)
+        keeping.cancel()
+
+
+async def test_an_image_has_the_streams_as_they_are_now(store, tmp_path):
+    async with shard(store, tmp_path / "one") as one:
+        one.keeper.save = one.server.upkeep.save_if_room
+        await some_ticks(one)
+        end = one.server.journal.durable_position
+        assert (await one.keeper.make_image()).manifest.needed >= end
 
 
 @given(st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 99), st.integers(0, 300))

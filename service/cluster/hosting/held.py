@@ -38,6 +38,7 @@ class Held:
         self.keeper.learned = lambda: self.components.learning.checkpoint
         self.slicing = Slicing(opened, counts, self.components, config.slices_s)
         self.keeper.needed = self.slicing.follower.needed
+        self.keeper.save = self._save
         self.parts: Parts = self.components.parts(Whereabouts(self.shard, node, self.epoch))
         self.leaving = False
         self._tasks: list[asyncio.Task[Any]] = []
@@ -56,6 +57,13 @@ class Held:
         components |= {"trainers": self._train(), "keeper": self.keeper.run(), "slices": self.slicing.run()}
         self._tasks = [asyncio.create_task(run, name=f"{name} {self.shard}") for name, run in components.items()]
         self._watching = asyncio.create_task(self._watch(on_end), name=f"shard {self.shard}")
+
+    async def _save(self) -> None:
+        """Save the streams; not while the store is away, which would wait for it. Raises JournalFailed."""
+        journal = self.components.journal
+        await journal.flush(unless_full=True)
+        if not journal.no_space:
+            await self.components.upkeep.save_if_room()
 
     async def _train(self) -> None:
         """Run the trainers from the first model on: each is a process, and most shards of a small cluster are empty."""
@@ -89,10 +97,9 @@ class Held:
         await self.components.stop(self._tasks)
 
     async def _last_image(self, most_s: float) -> None:
-        """Save the streams and make an image of them, within `most_s`. Without one, the next owner replays more."""
+        """Make an image within `most_s`. Without one, the next owner replays more."""
         try:
             async with asyncio.timeout(most_s):
-                await self.components.upkeep.save()
                 await self.keeper.make_image()
         except NO_IMAGE as error:
             log.warning("no image of a shard that is released", shard=self.shard, why=str(error) or "it took too long")

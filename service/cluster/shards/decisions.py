@@ -9,6 +9,16 @@ from service.cluster.shards.images import Image
 
 KEPT = 2  # images: a node that opens the shard may be reading the older one
 STEPS = 16  # in which as much is trimmed as is kept
+TAIL_BYTES = 64 << 10  # journal after an image that the next owner replays quickly
+FIRST_S = 1.0  # from a claim with a longer tail to the first image
+
+
+def first_image_s(tail: int, every_s: float) -> float:
+    """Return the seconds from a claim to its first image. tail: bytes of journal that the claim had to replay.
+
+    Otherwise owners that die one after the other, each before its first image, leave a longer tail each time.
+    """
+    return min(FIRST_S, every_s) if tail > TAIL_BYTES else every_s
 
 
 def is_image_due(now: float, last: float, every_s: float, position: int, imaged: int) -> bool:

@@ -7,13 +7,13 @@ import contextlib
 import shutil
 import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import TypeVar
 
 import structlog
 
 from service.cluster.shards import cache, images, names
-from service.cluster.shards.decisions import KEPT, garbage, is_image_due, trim_before
+from service.cluster.shards.decisions import KEPT, first_image_s, garbage, is_image_due, trim_before
 from service.cluster.shards.images import Image, Manifest
 from service.cluster.shards.ledger import check_whole, missing
 from service.cluster.shards.opening import OpenedShard
@@ -59,9 +59,11 @@ class Keeper:
         self._image_s, self._keep_bytes, self._clock = image_s, keep_bytes, clock
         self._began = journal.first_position
         self.learned: Callable[[], int] = lambda: 1 << 63  # the position through which every trainer has saved
+        self.save: Callable[[], Awaitable[None]] = _nothing  # saves the streams: what is saved, nobody replays
         self._kept: list[Image] = [opened.image] if opened.image else []  # oldest first
         self._imaged = 0  # position after the last image and its own record
-        self._last = clock()
+        self._first_s = first_image_s(opened.log.end - (opened.image.manifest.needed if opened.image else 0), image_s)
+        self._last = clock() - image_s + self._first_s
         self._scrubbed, self._trimmed = opened.log.ledger.begin, 0
         self._erased = opened.image.manifest.erased if opened.image else 0
         self._working = asyncio.Lock()
@@ -75,8 +77,10 @@ class Keeper:
 
     async def run(self) -> None:
         """Work until cancelled. Raises StoreLost and Conflict: nothing of the shard is acknowledged from then on."""
+        pause_s = self._first_s
         while True:
-            await asyncio.sleep(self._image_s)
+            await asyncio.sleep(pause_s)
+            pause_s = self._image_s
             try:
                 await self.step()
             except (BackupRefused, NoSpace) as error:
@@ -93,12 +97,13 @@ class Keeper:
             await self.make_image()
 
     async def make_image(self) -> Image:
-        """Make an image, then remove what only older ones needed.
+        """Save the streams, make an image, then remove what only older ones needed.
 
         Raises Unreachable, NoSpace, StoreLost; JournalFailed once another node owns the shard.
         """
         async with self._working:
             self._last = self._clock()
+            await self.save()
             image = await self._make()
             self._imaged = self._journal.durable_position
             await self._call(self._tidy, KEPT, self._journal.first_position)
@@ -267,3 +272,7 @@ class Keeper:
         """Note that the shard is another node's; return the error."""
         self._log.lost = Conflict(f"shard {self._shard}: claimed by {successor.node} in epoch {successor.epoch}")
         return self._log.lost
+
+
+async def _nothing() -> None:
+    pass
