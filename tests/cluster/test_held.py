@@ -68,7 +68,7 @@ async def test_a_shard_of_which_no_image_can_be_made_is_released_all_the_same(st
         raise error("as if")
 
     held.keeper.make_image = failing  # type: ignore[method-assign,assignment]
-    assert await release(held) == ["save", "image", "leave"]
+    assert await release(held) == ["image", "leave"]
     assert open_shard(store, 3, tmp_path / "two", "127.0.0.1:50052").epoch == 2
 
 
@@ -78,4 +78,4 @@ async def test_a_shard_is_released_also_while_the_store_is_silent(store, tmp_pat
     store.down = lambda operation: True
     held.components.journal.append(SHARD, fact(OWED, []))
 
-    assert await release(held, drain_s=0.05) == ["save", "leave"]
+    assert await release(held, drain_s=0.05) == ["image", "leave"]
