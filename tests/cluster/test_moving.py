@@ -180,8 +180,8 @@ async def test_an_import_that_lost_something_is_noticed_and_no_node_may_use_it_u
     await history(data)
     whole = copying._renumbered
 
-    def without_the_last(part):
-        found = list(whole(part))
+    def without_the_last(*span):
+        found = list(whole(*span))
         yield from found[:-1]
 
     monkeypatch.setattr(copying, "_renumbered", without_the_last)

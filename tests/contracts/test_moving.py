@@ -24,7 +24,7 @@ async def test_models_go_into_a_store_out_of_it_and_by_a_backup_into_another(bac
     urls = [f"{BACKENDS[backend](request)}{n if backend == 'directory' else ''}" for n in range(2)]
     store, other = map(open_store, urls)
     whole = copying._renumbered
-    monkeypatch.setattr(copying, "_renumbered", lambda part: list(whole(part))[:-1])
+    monkeypatch.setattr(copying, "_renumbered", lambda *span: list(whole(*span))[:-1])
     with pytest.raises(MovingRefused, match="do not use it"):
         await asyncio.to_thread(import_directory, data, store, SHARDS)
     monkeypatch.undo()

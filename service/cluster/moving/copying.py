@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
-from service.cluster.moving.source import Source
+from service.cluster.moving.source import EVERYTHING, Source
 from service.datadir.backup import STATES, VERSIONS
 from service.journal.log import SegmentLog
 from service.journal.records import renumbered
@@ -50,10 +50,10 @@ def copy_records(parts: Sequence[Part], log: SegmentLog) -> Span:
     The order of each model's records stays. Raises as `log.write`.
     """
     for part in parts:
-        _append(log, (data for end, data in _renumbered(part) if end <= part.source.needed))
+        _append(log, _renumbered(part, 0, part.source.needed))
     needed = log.end
     for part in parts:
-        _append(log, (data for end, data in _renumbered(part) if end > part.source.needed))
+        _append(log, _renumbered(part, part.source.needed, EVERYTHING))
     return Span(needed, log.end)
 
 
@@ -79,10 +79,10 @@ def copy_databases(parts: Sequence[Part], folder: Path, span: Span) -> None:
     (folder / checkpoint_file(0)).with_suffix(".lock").unlink(missing_ok=True)
 
 
-def _renumbered(part: Part) -> Iterator[tuple[int, bytes]]:
-    for end, model, data in part.source.chunks():
-        if model in part.numbers:
-            yield end, renumbered(data, part.numbers[model])
+def _renumbered(part: Part, after: int, through: int) -> Iterator[bytes]:
+    """Yield the records of a part that end after a position, and at or before another one."""
+    for _, model, data in part.source.chunks(part.numbers, after, through):
+        yield renumbered(data, part.numbers[model])
 
 
 def _append(log: SegmentLog, payloads: Iterator[bytes]) -> None:

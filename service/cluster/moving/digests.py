@@ -23,10 +23,9 @@ def digests_of(source: Source, models: Iterable[int] | None = None) -> Digests:
     """Return the digests of models, by default all. A damaged file of a version counts as empty."""
     wanted = set(source.models if models is None else models)
     records = {model: hashlib.sha256() for model in wanted}
-    for _, model, data in source.chunks():
-        if model in wanted:
-            records[model].update(len(data).to_bytes(8))
-            records[model].update(renumbered(data, ANY))
+    for _, model, data in source.chunks(wanted):
+        records[model].update(len(data).to_bytes(8))
+        records[model].update(renumbered(data, ANY))
     found: Digests = {}
     for model in sorted(wanted):
         key = source.models[model]

@@ -9,7 +9,7 @@ from tempfile import TemporaryDirectory
 
 from service.cluster.moving.copying import Part, copy_databases, copy_records
 from service.cluster.moving.digests import Digests, digests_of
-from service.cluster.moving.source import MovingRefused, Source, reading
+from service.cluster.moving.source import EVERYTHING, MovingRefused, Source, reading
 from service.cluster.nodes.agreed import CLUSTER, half_filled
 from service.cluster.shards import images, names, opening
 from service.cluster.shards.images import Manifest
@@ -24,7 +24,6 @@ from service.storage.versions import Versions
 
 NOBODY = "127.0.0.1:0"  # address of an owner that never answers: the first node claims the shard over it
 MOST_SHARDS = 256
-EVERYTHING = 2**63 - 1
 SLICES = "slices/"  # prefix of what a store has of models in slices
 
 

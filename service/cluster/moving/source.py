@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from array import array
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
 
 from service.common.names import ModelKey
 from service.datadir.backup import STATES, VERSIONS, copy_database, databases
@@ -19,6 +23,7 @@ from service.journal.records import (
     Gathered,
     ModelCreate,
     ModelDelete,
+    Record,
     Slice,
     chunk_head,
     decode_chunk,
@@ -32,7 +37,8 @@ from service.trainer.placing import checkpoint_files
 
 OWED = "erase-owed.json"
 MODEL_END = encode_record(ModelDelete())
-Records = Iterator[bytes]  # encoded chunks
+EVERYTHING = 2**63 - 1
+Places = tuple[NDArray[np.uint64], NDArray[np.uint32]]  # of chunks: positions after them, and their sizes
 
 
 class MovingRefused(RuntimeError):
@@ -49,6 +55,7 @@ class Source:
     states: States
     versions: Versions
     checkpoints: tuple[Checkpoints, ...]
+    index: Index
     models: Mapping[int, ModelKey]
     specs: Mapping[int, str]  # of the same models, as `unpack_specs` reads them
     needed: int  # position from which all databases continue
@@ -58,12 +65,22 @@ class Source:
         """Position of the oldest record."""
         return self.journal.segments[0].start if self.journal.segments else 0
 
-    def chunks(self) -> Iterator[tuple[int, int, bytes]]:
-        """Yield the records of existing models: the position after a chunk, the model, the chunk's bytes."""
-        for frame in self.journal.frames():
-            model = chunk_head(frame.payload)[0]
-            if model in self.models:
-                yield frame.end, model, frame.payload
+    def chunks(
+        self, models: Collection[int], after: int = 0, through: int = EVERYTHING
+    ) -> Iterator[tuple[int, int, bytes]]:
+        """Yield the records of models in order: the position after a chunk, the model, the chunk's bytes.
+
+        Only those that end after the position `after`, and at or before `through`.
+        """
+        places = [self.index.of(model) for model in models]
+        if not places:
+            return
+        ends, sizes = (np.concatenate(columns) for columns in zip(*places, strict=True))
+        owners = np.repeat(list(models), [len(place[0]) for place in places])
+        order = np.argsort(ends, kind="stable")
+        order = order[(ends[order] > after) & (ends[order] <= through)]
+        wanted = zip(ends[order].tolist(), sizes[order].tolist(), owners[order].tolist(), strict=True)
+        yield from _read(self.journal, wanted)
 
     def learned(self, model: int) -> Checkpoints | None:
         """Return the file that has learned most of a model; None if none has learned it."""
@@ -101,8 +118,9 @@ def reading(data: Path, work: Path) -> Iterator[Source]:
                 f"{data}: the journal ends at position {journal.end}, before its snapshot, {snapshot.journal_end}: "
                 "restore both from the same moment"
             )
-        models, specs = _existing(journal, snapshot)
-        for model in _in_slices(journal, snapshot) & models.keys():
+        index = Index(journal, snapshot)
+        models, specs = index.models(), index.specs()
+        for model in index.in_slices & models.keys():
             raise MovingRefused(
                 f"{data}: model {models[model].name} is served in slices, over several shards, which cannot be moved "
                 "or copied one by one: stop all nodes, and copy the whole store by the means of its engine"
@@ -111,7 +129,7 @@ def reading(data: Path, work: Path) -> Iterator[Source]:
             data, journal, snapshot, states,
             stack.enter_context(closing(Versions(work / VERSIONS))),
             tuple(stack.enter_context(closing(Checkpoints(path))) for path in trainers),
-            models, specs, max(start, min(positions)),
+            index, models, specs, max(start, min(positions)),
         )  # fmt: skip
 
 
@@ -121,30 +139,62 @@ def _check_nothing_owed(data: Path) -> None:
         raise MovingRefused(f"{path}: data is still to be erased: start the server until it has done so, then stop it")
 
 
-def _existing(journal: Examined, snapshot: Snapshot) -> tuple[dict[int, ModelKey], dict[int, str]]:
-    """Return the models of the snapshot and of the journal that are not deleted, and their specs."""
-    found = {row.model: (ModelKey(row.tenant, row.name), row.spec) for row in snapshot.models}
-    for frame in journal.frames():
-        model, offset = chunk_head(frame.payload)
-        if model == SHARD or not (offset == 0 or frame.payload.endswith(MODEL_END)):
-            continue
-        records = decode_chunk(frame.payload).records
-        if isinstance(records[0], ModelCreate):
-            found.setdefault(model, (ModelKey(records[0].tenant, records[0].name), records[0].spec))
+class Index:
+    """Where the chunks of each model are in a journal, and which models there are: one pass over all frames.
+
+    in_slices: models that are served in slices, or are slices.
+    """
+
+    def __init__(self, journal: Examined, snapshot: Snapshot) -> None:
+        """Read the journal, which is known to be intact."""
+        self._found = {row.model: (ModelKey(row.tenant, row.name), row.spec) for row in snapshot.models}
+        self._known = frozenset(self._found)
+        self.in_slices = {row.model for row in snapshot.models if unpack_slices(row.spec)}
+        self._places: dict[int, tuple[array[int], array[int]]] = {}
+        for frame in journal.frames():
+            model, offset = chunk_head(frame.payload)
+            if model == SHARD:
+                continue
+            ends, sizes = self._places.setdefault(model, (array("Q"), array("I")))
+            ends.append(frame.end)
+            sizes.append(len(frame.payload))
+            if offset == 0 or model not in self._known or frame.payload.endswith(MODEL_END):
+                self._note(model, decode_chunk(frame.payload).records)
+
+    def models(self) -> dict[int, ModelKey]:
+        """Return the models of the snapshot and of the journal that are not deleted."""
+        return {model: key for model, (key, _) in sorted(self._found.items())}
+
+    def specs(self) -> dict[int, str]:
+        """Return their specs, as they were stored last or created."""
+        return {model: spec for model, (_, spec) in self._found.items()}
+
+    def of(self, model: int) -> Places:
+        """Return the places of a model's chunks."""
+        ends, sizes = self._places.get(model, (array("Q"), array("I")))
+        return np.frombuffer(ends, np.uint64), np.frombuffer(sizes, np.uint32)
+
+    def _note(self, model: int, records: Sequence[Record]) -> None:
+        """Note what records say of a model's existence and slices."""
+        if isinstance(first := records[0], ModelCreate):
+            self._found.setdefault(model, (ModelKey(first.tenant, first.name), first.spec))
+        if model not in self._known and any(isinstance(record, Slice | Gathered) for record in records):
+            self.in_slices.add(model)
         if isinstance(records[-1], ModelDelete):
-            found.pop(model, None)
-    ordered = sorted(found.items())
-    return {model: key for model, (key, _) in ordered}, {model: spec for model, (_, spec) in ordered}
+            self._found.pop(model, None)
 
 
-def _in_slices(journal: Examined, snapshot: Snapshot) -> set[int]:
-    """Return the models that are served in slices, or are slices: what the snapshot says, and later records."""
-    found = {row.model for row in snapshot.models if unpack_slices(row.spec)}
-    known = {row.model for row in snapshot.models}
-    for frame in journal.frames():
-        model = chunk_head(frame.payload)[0]
-        if model in known or model == SHARD:
-            continue
-        if any(isinstance(record, Slice | Gathered) for record in decode_chunk(frame.payload).records):
-            found.add(model)
-    return found
+def _read(journal: Examined, wanted: Iterable[tuple[int, int, int]]) -> Iterator[tuple[int, int, bytes]]:
+    """Yield the payloads that end at these positions, in ascending order: each (end, size, model) becomes (end, model,
+    payload)."""
+    with ExitStack() as stack:
+        following = list(reversed(journal.segments))
+        segment, file = None, None
+        for end, size, model in wanted:
+            while segment is None or (following and end > following[-1].start):
+                segment = following.pop()
+                stack.close()
+                file = stack.enter_context(segment.open())
+            assert file is not None
+            file.seek(segment.file_offset(end - size))
+            yield end, model, file.read(size)
