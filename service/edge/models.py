@@ -7,7 +7,7 @@ import contextlib
 from typing import Any
 
 from freshet.v1 import models_pb2, models_pb2_grpc
-from service.common.errors import Unavailable
+from service.common.errors import Invalid, Unavailable
 from service.edge import wire_models
 from service.edge.guard.security import caller, check_may_erase, key
 from service.edge.guard.statuses import statuses
@@ -42,6 +42,11 @@ class Models(models_pb2_grpc.ModelsServicer):
         """Create a model. Answers once it is on disk and serves."""
         async with statuses(context):
             spec = await asyncio.to_thread(wire_models.spec, request.spec)  # it may read the file of a zone
+            if spec.shadow and (fitting := self._places.beside(key(request.name), key(spec.shadow))):
+                remedy = (
+                    f"its name puts it in another shard than {spec.shadow}, of which it is a shadow: name it {fitting}"
+                )
+                raise Invalid("name", request.name, remedy)
             parts = await self._places.of(key(request.name))
             model = await parts.control.create(key(request.name), spec, request.weights, request.weights_digest)
             return self._message(parts, model)

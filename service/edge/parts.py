@@ -74,6 +74,9 @@ class Places(Protocol):
     async def slices(self, key: ModelKey) -> int:
         """Return the number of slices of a model; 0 for one that is served where it learns. Raises Unavailable."""
 
+    def beside(self, key: ModelKey, other: ModelKey) -> str:
+        """Return "" if both names belong to one shard; else a name like that of `key` that belongs to the other's."""
+
     def here(self) -> Sequence[Parts]:
         """Return the parts of every shard of this process."""
 
@@ -105,6 +108,10 @@ class OnePlace:
     async def slices(self, key: ModelKey) -> int:
         """Return 0: there are no other shards."""
         return 0
+
+    def beside(self, key: ModelKey, other: ModelKey) -> str:
+        """Return "": there are no other shards."""
+        return ""
 
     def here(self) -> Sequence[Parts]:
         """Return the parts of the server."""

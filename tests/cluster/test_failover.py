@@ -7,6 +7,8 @@ import os
 import re
 import signal
 
+import pytest
+
 import freshet
 from tests.cluster.several import SHARDS, Several, several, shard
 from tests.journeys import crash
@@ -168,3 +170,14 @@ async def test_a_list_right_after_the_death_of_a_node_has_its_models_too(tmp_pat
             models = await client.list_models()
         assert sorted(model.name for model in models) == names
         assert {model.node for model in models} == {second.grpc}
+
+
+async def test_a_shadow_is_made_beside_its_source_or_refused_with_a_name_that_fits(tmp_path):
+    async with several(tmp_path, count=2) as cluster, freshet.connect(cluster.addresses) as client:
+        await client.create_model("flow", **SMALL)
+        elsewhere = next(name for name in ("one", "two", "three", "four", "five") if shard(name) != shard("flow"))
+        with pytest.raises(freshet.errors.InvalidArgument, match="name it ") as refused:
+            await client.create_model(elsewhere, **SMALL, shadow="flow")
+        fitting = str(refused.value).rpartition("name it ")[2].split()[0]
+        made = await client.create_model(fitting, **SMALL, shadow="flow")
+        assert made.shard == shard("flow")

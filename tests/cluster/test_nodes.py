@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 
 from service.cluster.nodes.notes import MISSED, Alive, Note, note_name, read_notes
 from service.cluster.nodes.ownership import heir, owners, plan
-from service.cluster.nodes.placing import preferred, shard_of
+from service.cluster.nodes.placing import beside, preferred, shard_of
 from service.cluster.store.opening import open_store
-from service.common.names import ModelKey
+from service.common.names import ModelKey, check_model_name
 
 NODES = st.sets(st.sampled_from([f"10.0.0.{n}:8300" for n in range(1, 7)]), min_size=1)
 
@@ -40,6 +40,16 @@ def test_a_node_more_takes_shards_only_to_itself_and_a_node_less_gives_up_only_i
 
 def test_without_nodes_no_node_is_preferred():
     assert preferred(3, ()) == ""
+
+
+@given(st.text("abcz09-_", min_size=1, max_size=63), st.integers(1, 256))
+def test_a_shadow_gets_a_name_that_puts_it_beside_its_source(name, shards):
+    shadow, source = ModelKey("acme", "s" + name), ModelKey("acme", "flow")
+    fitting = beside(shadow, source, shards)
+    found = ModelKey("acme", fitting or shadow.name)
+    assert shard_of(found, shards) == shard_of(source, shards)
+    check_model_name(found.name)
+    assert bool(fitting) == (shard_of(shadow, shards) != shard_of(source, shards))
 
 
 # ---- notes

@@ -16,6 +16,7 @@ from service.cluster.hosting import overview, scrape
 from service.cluster.hosting.joining import joined
 from service.cluster.hosting.peers import Peers, cover, is_hop
 from service.cluster.hosting.shards import Shards
+from service.cluster.nodes import placing
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
 from service.cluster.nodes.ownership import Plan, heir, plan
 from service.cluster.nodes.placing import shard_of
@@ -83,6 +84,10 @@ class Node:
             return await self.shards.counts.of(key)
         model = held.parts.catalog.by_key.get(key)
         return model.slices.count if model else 0
+
+    def beside(self, key: ModelKey, other: ModelKey) -> str:
+        """Return "" if both names belong to one shard; else a fitting one."""
+        return placing.beside(key, other, self._count)
 
     def here(self) -> Sequence[Parts]:
         """Return the parts of every shard of this node."""

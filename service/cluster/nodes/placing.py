@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Collection
 from hashlib import sha256
 
@@ -11,6 +12,15 @@ from service.common.names import ModelKey
 def shard_of(key: ModelKey, shards: int) -> int:
     """Return the shard that has a model, 0 .. shards - 1."""
     return int.from_bytes(sha256(f"{key.tenant}\0{key.name}".encode()).digest()[:8]) % shards
+
+
+def beside(key: ModelKey, other: ModelKey, shards: int) -> str:
+    """Return "" if both models have one shard, else a name like that of `key` for a model in the other's shard."""
+    wanted = shard_of(other, shards)
+    if shard_of(key, shards) == wanted:
+        return ""
+    names = (f"{key.name[:58]}-{n}" for n in itertools.count(2))
+    return next(name for name in names if shard_of(ModelKey(key.tenant, name), shards) == wanted)
 
 
 def preferred(shard: int, nodes: Collection[str]) -> str:
