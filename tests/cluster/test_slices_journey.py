@@ -186,3 +186,23 @@ async def test_a_packed_call_tells_on_which_node_the_other_slices_are(tmp_path):
                     message = await call.read()
                 assert message.refused[0].refused.field == "ticks.handle"
                 call.cancel()
+
+
+async def test_packed_streams_of_slices_on_several_nodes_go_on_when_one_of_them_is_killed(tmp_path):
+    spec: dict[str, Any] = {"channels": ["a"], "learn": False, "head_init": 0.3, "hidden": 8}
+    ids, x = [f"m{n}" for n in range(12)], np.random.default_rng(1).normal(size=(30, 12, 1)).astype(np.float32)
+    async with several(tmp_path, settings=SLICED) as cluster, freshet.connect(cluster.addresses) as client:
+        model = await client.create_model("flow", **spec)
+        alone = [Unbroken(model, await client.export("flow")) for _ in ids]
+        async with asyncio.timeout(crash.DEADLINE_S), client.mux("flow") as mux:
+            for t, rows in enumerate(x):
+                answers = await mux.step(ids, rows)
+                assert not answers.refused
+                assert answers.seq.tolist() == [t + 1] * len(ids)
+                for i, oracle in enumerate(alone):
+                    oracle.agrees(answers.y[i], rows[i])
+                if t in (10, 20):
+                    node = owner(cluster, SLICES[t // 10 - 1])
+                    node.kill()
+                    await node.wait()
+                    await node.start()
