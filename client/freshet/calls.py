@@ -106,6 +106,11 @@ class Opener(Generic[Call]):
         """The node of this call, or of the next one if a node has named it."""
         return self._search.told or self.address
 
+    @property
+    def astray(self) -> bool:
+        """Whether the last call went to another node than the one named, which could not be connected to."""
+        return self._search.told not in ("", self.address)
+
     def served(self) -> None:
         """Record that the node of this call has the model."""
         self._nodes.remember(self._model, self.address)

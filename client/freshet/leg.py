@@ -81,6 +81,12 @@ class Leg:
         self._gone.add(handle)
         self._coming.discard(handle)
 
+    def turn_back(self) -> None:
+        """End a call that went astray, and call again: the node that answers it names the other one for good reason."""
+        if self._call is not None and self.open_call.astray:
+            self.ready, self._leaving = False, True
+            self._call.cancel()
+
     def close(self) -> None:
         """End the call, and call no more."""
         self.closed = True

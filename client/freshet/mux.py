@@ -335,6 +335,7 @@ class Mux:
         """Give a stream to the call to this node, and end other calls that have none left."""
         to = self._leg_at(address)
         to.take(handle)
+        to.turn_back()
         for leg in [one for one in self._legs.values() if one is not to and not self._bindings.streams_of(one.number)]:
             self._retire(leg, to)
 

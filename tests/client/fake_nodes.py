@@ -100,9 +100,10 @@ async def cluster(make: Callable[[], F], nodes: int = 2) -> AsyncIterator[Cluste
 
 
 @contextlib.contextmanager
-def silent() -> Iterator[str]:
+def silent(port: int = 0) -> Iterator[str]:
     """The address of a machine that takes connections and never says a word."""
     with socket.socket() as listening:
-        listening.bind(("127.0.0.1", 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind(("127.0.0.1", port))
         listening.listen()
         yield f"127.0.0.1:{listening.getsockname()[1]}"

@@ -19,7 +19,7 @@ from freshet.nodes import Nodes
 from freshet.packed import Ticks, Unconfirmed, Wave
 from freshet.waits import Waits
 from tests.client.fake_mux import FakeMux
-from tests.client.fake_nodes import Cluster, cluster
+from tests.client.fake_nodes import Cluster, cluster, silent
 
 IDS = ["a", "b", "c", "d"]
 SECOND = ["c", "d"]  # streams on the second node
@@ -245,6 +245,25 @@ async def test_a_stream_that_was_referred_in_a_circle_is_bound_once_a_node_has_i
         assert (await mux.step(["d"], [1.0])).seq.tolist() == [2], "others do not wait for it"
         del two.nodes[1].places["x"]
         assert (await step).y.ravel().tolist() == [1.0]
+
+
+async def test_a_node_that_could_not_be_reached_when_it_was_named_is_called_once_it_can(two):
+    """It accepts connections and is silent: the call goes to the other node then, which names it again."""
+    place(two, {})
+    async with mux_of(two, give_up_s=20.0) as mux:
+        await mux.step(IDS, [1.0] * 4)
+        await two.nodes[1].stop()
+        with silent(two.nodes[1].port):
+            two.nodes[0].move(IDS, two.addresses[1])
+            step = asyncio.create_task(mux.step(IDS, [2.0] * 4))
+            async with two.nodes[0].asked:
+                await two.nodes[0].asked.wait_for(lambda: len(two.nodes[0].calls) >= 2)
+        await two.nodes[1].start()
+
+        assert (await step).seq.tolist() == [2] * 4
+
+        assert mux.addresses == two.addresses[1:]
+        assert taken(two) == {id: [1.0, 2.0] for id in IDS}
 
 
 async def test_a_handle_that_becomes_another_streams_is_not_taken_for_one_that_left(two):
