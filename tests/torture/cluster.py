@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import freshet
+from service.cluster.store.postgres import initialise
 from service.console.failures import ServerFailed
 from service.journal.records import Chunk
 from service.programs.backtest.child import ServerChild
@@ -83,6 +84,7 @@ def postgres_engine(folder: Path) -> Iterator[Engine]:
             postgres.kill()
             postgres.start()
 
+        initialise(postgres.url("torture"))
         yield Engine([postgres.url("torture", proxy.port) for proxy in proxies], proxies, restart)
 
 
