@@ -27,7 +27,7 @@ from tests.engines.proxy import Proxy
 from tests.engines.seaweed import a_seaweed
 from tests.journeys import crash
 from tests.oracles import replay
-from tests.torture import verify
+from tests.torture import cluster_mutants, mutants, verify
 from tests.torture.failpoints import Failpoints, injected
 from tests.torture.load import FLOW, LAB, Load
 from tests.torture.report import NUMBERS, Part, show
@@ -297,7 +297,7 @@ def plan(engine: str, times: int, seed: int) -> list[str]:
 
 def run(folder: Path, quick: bool) -> Part:
     """Run. Quick: every fault once on a folder. Full: ten times on each engine."""
-    parts = []
+    parts = [asyncio.run(mutants.every_mutant(folder / "mutants", cluster_mutants.MUTANTS))]
     for engine in ["folder"] if quick else ENGINES:
         parts.append(asyncio.run(rounds(folder, engine, plan(engine, 1 if quick else 10, seed=0), seed=0)))
     return sum_of(parts)
@@ -311,4 +311,6 @@ def sum_of(parts: Sequence[Part]) -> Part:
             setattr(total, name, getattr(total, name) + getattr(part, name))
         total.wrong += part.wrong
         total.hits_of += part.hits_of
+        total.mutants_caught += part.mutants_caught
+        total.mutants_survived += part.mutants_survived
     return total

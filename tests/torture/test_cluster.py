@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.torture import cluster
+from tests.torture import cluster, cluster_mutants, mutants
+from tests.torture.report import Part
 
 WORST = (
     "store.after_append",
@@ -14,6 +15,25 @@ WORST = (
     "version.named",
     "handover.leaving",
 )
+
+
+PINNED = [
+    "no claim frame", "epoch checked only in memory", "ack before the store", "retry with new bytes",
+    "versions named before they are written",
+]  # fmt: skip
+
+
+def test_the_list_of_mutants_is_complete():
+    assert [mutant.name for mutant in cluster_mutants.MUTANTS] == PINNED
+
+
+@pytest.mark.parametrize("mutant", cluster_mutants.MUTANTS, ids=PINNED)
+async def test_the_scenario_of_a_check_fails_without_it(tmp_path, mutant):
+    part = Part()
+
+    await mutants.tried(part, mutant, tmp_path)
+
+    assert part.mutants_caught == [mutant.name]
 
 
 @pytest.mark.parametrize("faults", [2, pytest.param(6, marks=pytest.mark.long)])
