@@ -109,6 +109,17 @@ def test_an_epoch_that_is_not_the_shards_conflicts_at_any_offset(store):
     assert store.extents(3, 0) == [Extent(0, 7), Extent(7, 7)]
 
 
+def test_a_claim_at_an_offset_that_was_trimmed_conflicts_and_leaves_the_owner_its_shard(store):
+    """As of a node that slept after it had read where the journal ended."""
+    store.claim(3, 0, 1, b"claim 1")
+    store.append(3, 7, 1, b"trimmed")
+    store.append(3, 14, 1, b"kept")
+    store.trim(3, 14, {0})
+    with pytest.raises(Conflict, match="shard 3 has entries from offset 7 on"):
+        store.claim(3, 7, 2, b"claim 2")
+    store.append(3, 18, 1, b"of the owner")
+
+
 def test_an_append_and_a_claim_that_race_for_an_offset_have_one_winner(url):
     initialise(url)
     stores = [open_store(url) for _ in range(2)]

@@ -27,7 +27,8 @@ APPEND: LiteralString = """
     ON CONFLICT DO NOTHING"""
 CLAIM: LiteralString = """
     WITH moved AS (
-        INSERT INTO {schema}.shards AS old VALUES (%(shard)s, %(epoch)s)
+        INSERT INTO {schema}.shards AS old SELECT %(shard)s, %(epoch)s
+        WHERE NOT EXISTS (SELECT FROM {schema}.entries WHERE shard = %(shard)s AND "offset" >= %(offset)s)
         ON CONFLICT (shard) DO UPDATE SET epoch = excluded.epoch WHERE old.epoch < excluded.epoch RETURNING shard)
     INSERT INTO {schema}.entries SELECT shard, %(offset)s, %(epoch)s, %(data)b FROM moved"""
 SAME_ENTRY: LiteralString = """
@@ -82,7 +83,7 @@ class Postgres:
             pass
         if not self._run(SAME_ENTRY, entry):
             raise Conflict(
-                f"{self.url}: shard {shard}, offset {offset} is taken, or the shard's epoch is {epoch} or more"
+                f"{self.url}: shard {shard} has entries from offset {offset} on, or its epoch is {epoch} or more"
             )
 
     def extents(self, shard: int, start: int) -> list[Extent]:
