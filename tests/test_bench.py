@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from bench._opening import code_lines, lines
 from bench._steps import Point, Stack, numpy_step, products_only, recorded
 from model.cells import CELLS
 from tests.conftest import ROOT
@@ -59,3 +60,20 @@ def test_the_benchmark_of_the_core_prints_its_ratios(tmp_path):
     assert done.returncode in (0, 1), done.stderr  # 1: PyTorch is installed, and this machine misses a bound
     metrics = {row["metric"] for row in json.loads(out.read_text())["rows"]}
     assert {"step / products only", "step / lstm's", "step"} <= metrics
+
+
+def test_the_benchmark_of_a_cluster_counts_lines_of_code_alone():
+    source = '"""A docstring\nof two lines."""\n\nx = [  # a comment\n    1,\n]\n\n\ndef f():\n    """Another."""\n'
+    assert code_lines(source + '    return """no\ndocstring"""  # two lines of code\n') == 6
+    [*parts, together] = lines()
+    assert together.value == sum(part.value for part in parts) > 0
+
+
+def test_the_benchmark_of_a_cluster_kills_an_owner_and_waits_for_every_stream(tmp_path):
+    out = tmp_path / "cluster.json"
+    command = [sys.executable, "-m", "bench.cluster", "--only", "gap", "--backends", "folder"]
+    done = subprocess.run([*command, "--kills", "1", "--json", out], cwd=ROOT, text=True, capture_output=True)
+    assert done.returncode in (0, 1), done.stderr  # 1: this machine misses a bound
+    rows = {(row["case"], row["metric"]): row["value"] for row in json.loads(out.read_text())["rows"]}
+    assert rows["gap, folder, tail 3 s", "max"] > 0
+    assert rows["gap, folder, tail 3 s", "entries replayed, max"] > 0
