@@ -70,7 +70,7 @@ ROOMS = {
     "cluster.moving": "cluster.nodes cluster.shards cluster.store common datadir journal storage streams trainer",
     "cluster.slices": "model.spec cluster.nodes cluster.shards cluster.store common engine journal server serving "
     "storage streams",
-    "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge journal observe server "
+    "cluster.hosting": "cluster.nodes cluster.shards cluster.slices cluster.store common edge observe server "
     "server.shard storage",
     "cli": "access cli.remote cluster.hosting cluster.moving cluster.store common console datadir journal observe "
     "programs.backtest programs.foreign programs.offline programs.tables server storage trainer",
