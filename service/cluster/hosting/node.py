@@ -22,7 +22,7 @@ from service.cluster.nodes.ownership import Plan, heir, plan
 from service.cluster.nodes.placing import shard_of
 from service.cluster.slices.names import shard_of_slice
 from service.cluster.store.patience import Metered
-from service.cluster.store.seam import Store, StoreUnavailable
+from service.cluster.store.seam import Store, StoreRefused, StoreUnavailable
 from service.common.errors import Moved, ServiceError, Unavailable
 from service.common.names import ModelKey
 from service.common.slices import slice_of
@@ -194,12 +194,12 @@ class Node:
         if self._moving:
             await asyncio.wait([self._moving])
         await self._report()
-        with contextlib.suppress(StoreUnavailable):
+        with contextlib.suppress(StoreUnavailable, StoreRefused):
             await self._look()
         await self.shards.leave(lambda shard: heir(self.address, shard, self.alive))
         self.shared.events.close()
         await grpc.stop(self.config.drain_s)
-        with contextlib.suppress(StoreUnavailable):
+        with contextlib.suppress(StoreUnavailable, StoreRefused):
             await asyncio.to_thread(self._store.delete, [note_name(self.address)])
         log.info("drained", seconds=round(time.monotonic() - started, 3))
 
@@ -211,7 +211,10 @@ class Node:
             try:
                 await self._look()
                 await self._act(plan(self.address, self._count, self.shards.owned.keys(), self.alive))
-            except StoreUnavailable as error:
+            except (
+                StoreUnavailable,
+                StoreRefused,
+            ) as error:  # refused: its keys are being changed, or its disk is full
                 log.warning("the store does not answer", why=str(error))
             await self._report()
             await asyncio.sleep(self.config.heartbeat_s)

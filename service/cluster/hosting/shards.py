@@ -14,7 +14,7 @@ from service.cluster.nodes.placing import health_name
 from service.cluster.shards.opening import Claimed, Prepared, Stale, prepare
 from service.cluster.shards.owner import owner_of
 from service.cluster.slices.counts import Counts
-from service.cluster.store.seam import Conflict, Store, StoreLost, StoreUnavailable
+from service.cluster.store.seam import Conflict, Store, StoreLost, StoreRefused, StoreUnavailable
 from service.common.errors import Moved, Unavailable
 from service.edge.health import Health
 from service.edge.parts import Parts
@@ -108,6 +108,9 @@ class Shards:
             owner = await asyncio.to_thread(owner_of, self._store, shard)
         except StoreUnavailable as error:
             raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
+        except (StoreLost, StoreRefused) as error:
+            log.error("the owner of a shard cannot be found", shard=shard, why=str(error))
+            raise Unavailable("shard", shard, "its owner cannot be found: the log says why", retry_s=1.0) from error
         if owner is None:
             return 0
         await self._check_gone(shard, owner.address)
@@ -238,7 +241,7 @@ class Shards:
         """Return the address of a shard's owner; "" if the store does not answer."""
         try:
             owner = await asyncio.to_thread(owner_of, self._store, shard)
-        except (StoreUnavailable, StoreLost) as error:
+        except (StoreUnavailable, StoreLost, StoreRefused) as error:
             log.warning("the owner of a shard is unknown", shard=shard, why=str(error))
             return ""
         return owner.address if owner else ""
