@@ -214,7 +214,7 @@ class Node:
             except (
                 StoreUnavailable,
                 StoreRefused,
-            ) as error:  # refused: its keys are being changed, or its disk is full
+            ) as error:  # refused: keys that change, a full disk
                 log.warning("the store does not answer", why=str(error))
             await self._report()
             await asyncio.sleep(self.config.heartbeat_s)
