@@ -39,6 +39,7 @@ class Peers:
     def __init__(self, config: ServeConfig) -> None:
         self._credentials = _credentials(config)
         self._channels: dict[str, Any] = {}
+        self._closing: set[asyncio.Task[None]] = set()
 
     async def standing(self, address: str, shard: int) -> Standing:
         """Ask a node whether it owns a shard. One that refuses connections, or is silent for ASK_S, does not."""
@@ -49,7 +50,7 @@ class Peers:
         except grpc.aio.AioRpcError as error:
             if error.code() is not grpc.StatusCode.NOT_FOUND:
                 log.info("a node does not answer", node=address, shard=shard, why=error.details())
-                await self._forget(address)
+                self._forget(address)
             return Standing.NONE
         found = {status.SERVING: Standing.OWNED, status.NOT_SERVING: Standing.LEAVING}
         return found.get(answer.status, Standing.NONE)
@@ -69,7 +70,7 @@ class Peers:
                 covered.update(_shards(await call.trailing_metadata()))
             except grpc.aio.AioRpcError as error:
                 log.info("a node does not answer", node=address, why=error.details())
-                await self._forget(address)
+                self._forget(address)
 
         await asyncio.gather(*(ask(address) for address in addresses))
         return models, covered
@@ -84,7 +85,7 @@ class Peers:
                 found[address] = await stub.Nodes(cluster_pb2.NodesRequest(), timeout=ASK_S, metadata=metadata)
             except grpc.aio.AioRpcError as error:
                 log.info("a node does not answer", node=address, why=error.details())
-                await self._forget(address)
+                self._forget(address)
 
         await asyncio.gather(*(ask(address) for address in addresses))
         return found
@@ -109,8 +110,11 @@ class Peers:
 
     async def close(self) -> None:
         """Close the channels."""
-        for address in list(self._channels):
-            await self._forget(address)
+        for task in self._closing:
+            task.cancel()
+        for channel in self._channels.values():
+            await channel.close()
+        self._channels.clear()
 
     def _channel(self, address: str) -> Any:
         if address not in self._channels:
@@ -123,10 +127,14 @@ class Peers:
             )
         return self._channels[address]
 
-    async def _forget(self, address: str) -> None:
+    def _forget(self, address: str) -> None:
+        """Connect anew next time. Other questions to that node end by themselves: closing at once would cancel them,
+        and with them the calls that wait for their answers."""
         channel = self._channels.pop(address, None)
         if channel is not None:
-            await channel.close()
+            task = asyncio.create_task(channel.close(LIST_S), name=f"close {address}")
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
 
 
 def cover(context: Any, shards: Iterable[int]) -> None:
