@@ -19,7 +19,7 @@ from service.programs.backtest.child import ServerChild
 
 ASKED_S = 0.2
 SHARDS, STREAMS, PAUSE_S = 1, 8, 0.02  # a stream sends its next tick this long after an answer
-BEAT_S = 0.5  # instead of 2 s, so that a node that has come back gets its shard again sooner
+BEAT_S = 0.25  # instead of 2 s, so that a node that has come back gets its shard again sooner
 DEADLINE_S = 60.0
 
 

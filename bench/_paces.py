@@ -24,7 +24,9 @@ from tests.journeys.scraped import scrape
 EMBEDDED = "embedded"
 TICKS, DURABLES = 100, 8  # per round: ticks one at a time, and of these, those whose Durable is waited for
 SHARDS = 16  # the default
-BUSY_S, TICK_S = 5.0, 0.002
+BUSY_S, TICK_S = 3.0, 0.002
+BEAT_S = 0.25  # instead of 2 s: nodes share out one shard after the other, each in some beats
+IDLE_IMAGE_S = 8.0  # instead of 30 s, so that some pass while idle nodes are watched
 NODES, STREAMS, MESSAGES = 3, 1024, 60
 
 
@@ -89,7 +91,8 @@ async def requests(backends: Sequence[Backend], idle_s: float) -> list[Row]:
         for commit_s in (0.01, 0.1):
             rows += await _busy(backend, commit_s)
             print(f"requests, {backend.name}, commit_s {commit_s}", file=sys.stderr, flush=True)
-    return rows + await _idle(backends[0], idle_s)
+    idle = await asyncio.gather(*(_idle(backends[0], count, idle_s) for count in (1, NODES)))
+    return rows + [row for of_count in idle for row in of_count]
 
 
 async def _busy(backend: Backend, commit_s: float) -> list[Row]:
@@ -108,25 +111,27 @@ async def _busy(backend: Backend, commit_s: float) -> list[Row]:
                 await asyncio.sleep(TICK_S)
             calls = await _calls(made) - before
     case = f"requests, {backend.name}, 1 busy shard, commit_s {commit_s:g}"
-    puts = [Row(case, "append", calls["append"] / BUSY_S, "1/s", asked=1 / commit_s)]
+    puts = [Row(case, "append", calls["append"] / BUSY_S, "1/s", asked=1.1 / commit_s)]
     others = sum(calls.values()) - calls["append"]
     return [*puts, Row(case, "all others of the node, versions too", others / BUSY_S, "1/s")]
 
 
-async def _idle(backend: Backend, idle_s: float) -> list[Row]:
-    """Return the calls per second of a node whose shards are all idle, alone and as one of three: any backend alike."""
-    rows = []
-    for count in (1, NODES):
-        async with nodes(backend.url(f"idle_{count}"), count, {"shards": SHARDS}) as made:
-            before = await _calls(made)
-            await asyncio.sleep(idle_s)
-            calls = await _calls(made) - before
-        per_node = sum(calls.values()) / idle_s / count
-        of_shards = sum(calls[name] for name in ("extents", "append", "put", "read", "trim")) / idle_s / SHARDS
-        case = f"requests, idle, {count} node{'s' * (count > 1)}, {SHARDS} shards"
-        rows += [Row(case, "per node", per_node, "1/s"), Row(case, "per shard", of_shards, "1/s")]
-        print(f"{case}: {dict(calls)} in {idle_s:g} s", file=sys.stderr, flush=True)
-    return rows
+async def _idle(backend: Backend, count: int, idle_s: float) -> list[Row]:
+    """Return the calls of nodes whose shards are all idle, after their first images: alike on any backend."""
+    settings = {"shards": SHARDS, "image_s": IDLE_IMAGE_S, "heartbeat_s": BEAT_S}
+    async with nodes(backend.url(f"idle_{count}"), count, settings) as made:
+        await asyncio.sleep(1.5 * IDLE_IMAGE_S)
+        before = await _calls(made)
+        await asyncio.sleep(idle_s)
+        calls = await _calls(made) - before
+    case = f"requests, idle, {count} node{'s' * (count > 1)}, {SHARDS} shards"
+    print(f"{case}: {dict(calls)} in {idle_s:g} s", file=sys.stderr, flush=True)
+    of_notes = calls["note"] + calls["get"] + calls["list"]
+    of_shards = sum(calls.values()) - of_notes
+    return [
+        Row(case, "per node, in each heartbeat_s", of_notes * BEAT_S / idle_s / count, "calls"),
+        Row(case, "per shard, in each image_s", of_shards * IDLE_IMAGE_S / idle_s / SHARDS, "calls"),
+    ]
 
 
 async def _calls(made: Nodes) -> Counter[str]:
@@ -140,7 +145,8 @@ async def _calls(made: Nodes) -> Counter[str]:
 async def packed(backend: Backend, rounds: int) -> list[Row]:
     """Let 1, 2 and 3 nodes forecast at once, in turns, and return the rate and the CPU of each number of nodes."""
     url, options = backend.url("packed"), [("grpc.max_receive_message_length", 64 << 20)]
-    async with nodes(url, NODES, {"shards": SHARDS}) as made, contextlib.AsyncExitStack() as stack:
+    settings = {"shards": SHARDS, "heartbeat_s": BEAT_S}
+    async with nodes(url, NODES, settings) as made, contextlib.AsyncExitStack() as stack:
         calls = []
         for node, model in _a_model_of_each(made):
             channel = await stack.enter_async_context(grpc.aio.insecure_channel(node.grpc, options=options))
