@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator, Iterator, Mapping
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 from service.cluster.nodes.placing import shard_of
 from service.cluster.shards.owner import Owner, owner_of
 from service.cluster.shards.tail import frames_of
 from service.cluster.store.opening import open_store
+from service.cluster.store.patience import repeat
 from service.cluster.store.seam import Store
 from service.common.names import ModelKey
 from service.journal.records import SHARD, Chunk, Claim, ModelCreate, StreamOpened, Ticks, decode_chunk
 from service.programs.backtest.child import ServerChild, free_port
-from tests.journeys.crash import BUSY
+from tests.journeys.crash import BUSY, DEADLINE_S
+
+T = TypeVar("T")
 
 SHARDS = 2
 QUICK: dict[str, object] = {"shards": SHARDS, "heartbeat_s": 0.2, "image_s": 1e6}
@@ -24,10 +29,10 @@ QUICK: dict[str, object] = {"shards": SHARDS, "heartbeat_s": 0.2, "image_s": 1e6
 class Several:
     """Nodes at addresses that stay the same when they are started again, and the store's journals."""
 
-    def __init__(self, folder: Path, urls: list[str], settings: Mapping[str, object]) -> None:
-        """urls: of the store, by node; the first is also the test's own way to it."""
+    def __init__(self, folder: Path, urls: list[str], settings: Mapping[str, object], url: str = "") -> None:
+        """urls: of the store, by node; url: the test's own way to it, by default that of the first node."""
         self._folder = folder
-        self.url = urls[0]
+        self.url = url or urls[0]
         self.nodes = [
             ServerChild(
                 folder / f"node-{n}", folder / f"log-{n}", listen=f"127.0.0.1:{free_port()}",
@@ -35,6 +40,11 @@ class Several:
             )
             for n, url in enumerate(urls)
         ]  # fmt: skip
+
+    @property
+    def logs(self) -> list[Path]:
+        """The logs of the nodes."""
+        return [self._folder / f"log-{n}" for n in range(len(self.nodes))]
 
     @property
     def addresses(self) -> list[str]:
@@ -56,8 +66,7 @@ class Several:
 
     def owner(self, model: str) -> Owner:
         """Return the owner of a model's shard, as the store says."""
-        with self.store() as store:
-            found = owner_of(store, shard(model))
+        found = self._asked(lambda store: owner_of(store, shard(model)))
         assert found is not None
         return found
 
@@ -71,23 +80,20 @@ class Several:
 
     def chunks(self, model: str, number: int = 1) -> list[Chunk]:
         """Return the journal of a model from its start, as the store has it; the model becomes `number`."""
-        with self.store() as store:
-            found = [chunk for chunk in journal(store, shard(model)) if chunk.model != SHARD]
+        found = [chunk for chunk in self._journal(model) if chunk.model != SHARD]
         own = number_of(model, found)
         return [replace(chunk, model=number) for chunk in found if chunk.model == own]
 
     def number(self, model: str) -> int:
         """Return the number of a model in its shard."""
-        with self.store() as store:
-            return number_of(model, journal(store, shard(model)))
+        return number_of(model, self._journal(model))
 
     def taken_again(self, model: str, most: int) -> dict[str, set[int]]:
         """Return, by stream, the ticks that follow a claim: up to `most` from the first one after it.
 
         A former owner may have answered them without having made them durable; they were sent again then.
         """
-        with self.store() as store:
-            chunks = journal(store, shard(model))
+        chunks = self._journal(model)
         own, names, last = number_of(model, chunks), dict[int, str](), dict[int, int]()
         found: dict[str, set[int]] = {}
         for chunk in chunks:
@@ -100,6 +106,23 @@ class Several:
                 elif chunk.model == own and isinstance(record, Ticks):
                     last |= dict(zip(record.stream.tolist(), record.seq.tolist(), strict=True))
         return found
+
+    def claims(self, model: str) -> list[tuple[int, str]]:
+        """Return the epochs of a model's shard and their owners, in the order of their claims."""
+        records = [record for chunk in self._journal(model) for record in chunk.records]
+        return [(record.epoch, record.node) for record in records if isinstance(record, Claim)]
+
+    def _journal(self, model: str) -> list[Chunk]:
+        return self._asked(lambda store: journal(store, shard(model)))
+
+    def _asked(self, question: Callable[[Store], T]) -> T:
+        """Ask the store, again while it does not answer: it may have been killed, and the machine has other work."""
+
+        def ask() -> T:
+            with self.store() as store:
+                return question(store)
+
+        return repeat(ask, threading.Event().wait, DEADLINE_S)
 
 
 def number_of(model: str, chunks: list[Chunk]) -> int:
@@ -126,10 +149,14 @@ def journal(store: Store, number: int) -> list[Chunk]:
 
 @contextlib.asynccontextmanager
 async def several(
-    folder: Path, count: int = 3, urls: list[str] | None = None, settings: Mapping[str, object] | None = None
+    folder: Path,
+    count: int = 3,
+    urls: list[str] | None = None,
+    settings: Mapping[str, object] | None = None,
+    url: str = "",
 ) -> AsyncIterator[Several]:
     """Started nodes over a store, by default a folder; those that run at the end must drain well."""
-    made = Several(folder, urls or [f"file://{folder / 'store'}"] * count, settings or {})
+    made = Several(folder, urls or [f"file://{folder / 'store'}"] * count, settings or {}, url)
     try:
         for node in made.nodes:
             await node.start()

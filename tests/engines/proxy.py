@@ -80,8 +80,8 @@ class Proxy:
         self._failed = count
 
     def swallow(self, every: int) -> None:
-        """Confirm one in `every` PUT requests of an entry of a journal, and drop it."""
-        self._swallowed = itertools.cycle([False] * (every - 1) + [True])
+        """Confirm one in `every` PUT requests of an entry of a journal, and drop it; 0: none any more."""
+        self._swallowed = itertools.cycle([False] * (every - 1) + [True]) if every else NEVER
 
     def _spawn(self, work: Callable[..., None], *arguments: object) -> None:
         thread = threading.Thread(target=work, args=arguments, daemon=True)

@@ -12,27 +12,22 @@ import os
 import random
 import shutil
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 import freshet
-from service.cluster.store.postgres import initialise
 from service.console.failures import ServerFailed
 from service.journal.records import Chunk
 from service.programs.backtest.child import ServerChild
 from tests.cluster.several import Several, several
-from tests.engines.postgres import a_postgres
-from tests.engines.proxy import Proxy
-from tests.engines.seaweed import a_seaweed
 from tests.journeys import crash
 from tests.oracles import replay
-from tests.torture import cluster_mutants, mutants, verify
+from tests.torture import cluster_losses, cluster_mutants, mutants, verify
+from tests.torture.cluster_engines import ENGINES, SETTINGS, Engine
 from tests.torture.failpoints import Failpoints, injected
 from tests.torture.load import FLOW, LAB, Load
 from tests.torture.report import NUMBERS, Part, show
 
-NODES = 3
 HIT_S = 30.0  # a seam not passed within this time is no hit
 AWAY_S = 1.0  # a killed node stays away at least for a moment, so that another must take over
 # By seam: the maximum number of passes before the one that kills.
@@ -44,71 +39,12 @@ CLAIMS = dict.fromkeys(("claim.before", "claim.after", "claim.unhinted", "claim.
 LEAVING = dict.fromkeys(("handover.before", "handover.leaving"), 1)  # passed only by a node that is asked to stop
 TRAINER = {"learn.after": 40, "checkpoint.mid": 3, "verdict.before": 4}
 KILLS = COMMIT | VERSIONS | IMAGES | CLAIMS | LEAVING | TRAINER
-RANDOM, PAUSED = "node.random", "node.paused"
+RANDOM, PAUSED, DUEL = "node.random", "node.paused", "claim.duel"
 CUT, STALLED, UNSURE, FAILED = "store.cut", "store.stalled", "store.answers lost", "store.500 after writing"
 OF_PROXY = (CUT, STALLED, UNSURE, FAILED)
 RESTARTED = "store.killed"
 EPISODE = 24  # faults of one store
 REDONE = 64  # ticks of a stream after a claim that may have been answered before it, and not been durable
-SETTINGS: dict[str, object] = {"snapshot_s": 0.3, "image_s": 1.0, "heartbeat_s": 0.2, "segment_bytes": 4096}
-
-
-class Engine(NamedTuple):
-    """A store of the torture: its URL by node, the proxies before it, and how to kill and start it."""
-
-    urls: list[str]
-    proxies: Sequence[Proxy] = ()
-    restart: Callable[[], None] | None = None
-
-
-@contextlib.contextmanager
-def folder_engine(folder: Path) -> Iterator[Engine]:
-    """A folder of this machine."""
-    yield Engine([f"file://{folder / 'store'}"] * NODES)
-
-
-@contextlib.contextmanager
-def objects_engine(folder: Path) -> Iterator[Engine]:
-    """SeaweedFS, behind a proxy for each node."""
-    (folder / "seaweed").mkdir(parents=True)
-    with a_seaweed(folder / "seaweed") as seaweed, _environment(seaweed.environment), _proxies(seaweed.port) as proxies:
-        yield Engine([seaweed.url("torture", proxy.port) for proxy in proxies], proxies)
-
-
-@contextlib.contextmanager
-def postgres_engine(folder: Path) -> Iterator[Engine]:
-    """PostgreSQL, behind a proxy for each node."""
-    with a_postgres() as postgres, _proxies(postgres.port) as proxies:
-
-        def restart() -> None:
-            postgres.kill()
-            postgres.start()
-
-        initialise(postgres.url("torture"))
-        yield Engine([postgres.url("torture", proxy.port) for proxy in proxies], proxies, restart)
-
-
-ENGINES = {"folder": folder_engine, "objects": objects_engine, "postgres": postgres_engine}
-
-
-@contextlib.contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                del os.environ[name]
-            else:
-                os.environ[name] = value
-
-
-@contextlib.contextmanager
-def _proxies(port: int) -> Iterator[list[Proxy]]:
-    with contextlib.ExitStack() as stack:
-        yield [stack.enter_context(Proxy(port)) for _ in range(NODES)]
 
 
 class Episode:
@@ -121,7 +57,8 @@ class Episode:
     async def run(self, faults: Sequence[str]) -> None:
         """One round per fault, then the comparison."""
         with injected(self._folder / "inject", self._failpoints.code):
-            async with several(self._folder, urls=self._engine.urls, settings=SETTINGS) as cluster:
+            engine = self._engine
+            async with several(self._folder, urls=engine.urls, settings=SETTINGS, url=engine.url) as cluster:
                 load = await self._loaded(cluster, faults)
         self._at_end(cluster, load)
 
@@ -156,13 +93,16 @@ class Episode:
                 self._part.hits_of[fault] += 1
 
     async def _provoke(self, cluster: Several, load: Load, fault: str) -> bool:
-        owner = cluster.node_at((await asyncio.to_thread(cluster.owner, self._rng.choice((FLOW, LAB)))).address)
+        model = self._rng.choice((FLOW, LAB))
+        owner = cluster.node_at((await asyncio.to_thread(cluster.owner, model)).address)
         if fault in KILLS:
             return await self._kill_at(cluster, owner, fault)
         if fault == RANDOM:
             await self._some_answers(load)
             owner.kill()
             await owner.wait()
+        elif fault == DUEL:
+            await self._duel(cluster, owner, model)
         elif fault == PAUSED:
             await self._pause(cluster, owner, load)
         elif fault == RESTARTED:
@@ -187,7 +127,28 @@ class Episode:
                     await asyncio.sleep(0.01)
         except TimeoutError:
             return self._failpoints.withdraw()
+        if seam not in TRAINER:  # the one that was hit may still be dying
+            await self._are_dead(cluster, 1 + (seam in CLAIMS))
         return True
+
+    async def _are_dead(self, cluster: Several, count: int) -> None:
+        async with asyncio.timeout(HIT_S):
+            while sum(not node.running for node in cluster.nodes) < count:
+                await asyncio.sleep(0.01)
+
+    async def _duel(self, cluster: Several, owner: ServerChild, model: str) -> None:
+        """Kill an owner while clients ask both other nodes for its model: what they are told fits one owner."""
+        others = [node.grpc for node in cluster.nodes if node is not owner]
+        async with freshet.connect(others[0]) as one, freshet.connect(others[1]) as two:
+            owner.kill()
+            found = await asyncio.gather(one.get_model(model), two.get_model(model))
+        await owner.wait()
+        claims = await asyncio.to_thread(cluster.claims, model)
+        if len({epoch for epoch, _ in claims}) < len(claims):
+            self._part.wrong.append(f"an epoch was claimed twice: {claims}")
+        for each in found:
+            if (each.epoch, each.node) not in claims:
+                self._part.wrong.append(f"{each.node} served in epoch {each.epoch}; claims: {claims}")
 
     async def _pause(self, cluster: Several, owner: ServerChild, load: Load) -> None:
         """Stop an owner until others have its shards, and let it come back."""
@@ -279,7 +240,8 @@ async def rounds(folder: Path, engine: str, faults: Sequence[str], seed: int) ->
         here.mkdir(parents=True)
         with ENGINES[engine](here) as made:
             await Episode(here, made, part, rng).run(faults[first : first + EPISODE])
-        shutil.rmtree(here)
+        if part.good:
+            shutil.rmtree(here)
         show(f"{engine}: {part.hits} faults of {len(faults)}")
     answered = part.numbers["answers compared"]
     part.summary = f"{part.hits} faults of {len(part.hits_of)} kinds; {answered} answers compared with the oracle"
@@ -288,7 +250,7 @@ async def rounds(folder: Path, engine: str, faults: Sequence[str], seed: int) ->
 
 def plan(engine: str, times: int, seed: int) -> list[str]:
     """Return every fault that the engine can have, each so often, in an order drawn from the seed."""
-    faults = [*KILLS, RANDOM, PAUSED]
+    faults = [*KILLS, RANDOM, PAUSED, DUEL]
     faults += OF_PROXY if engine == "objects" else OF_PROXY[:3] if engine == "postgres" else ()
     faults += [RESTARTED] if engine == "postgres" else []
     rng = random.Random(seed)
@@ -298,6 +260,8 @@ def plan(engine: str, times: int, seed: int) -> list[str]:
 def run(folder: Path, quick: bool) -> Part:
     """Run. Quick: every fault once on a folder. Full: ten times on each engine."""
     parts = [asyncio.run(mutants.every_mutant(folder / "mutants", cluster_mutants.MUTANTS))]
+    if not quick:
+        parts.append(asyncio.run(cluster_losses.one_in_many_is_refused(folder / "losses")))
     for engine in ["folder"] if quick else ENGINES:
         parts.append(asyncio.run(rounds(folder, engine, plan(engine, 1 if quick else 10, seed=0), seed=0)))
     return sum_of(parts)
