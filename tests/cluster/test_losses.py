@@ -11,7 +11,7 @@ import pytest
 from service.cluster.shards import names
 from service.cluster.shards.opening import open_shard, prepare
 from service.cluster.store.directory import Directory
-from service.cluster.store.seam import StoreLost
+from service.cluster.store.seam import Extent, StoreLost
 from service.journal.records import Paused
 from service.journal.writer import JournalFailed
 from tests.cluster.faulty import Faulty
@@ -52,6 +52,23 @@ async def test_a_store_that_loses_one_in_a_thousand_is_noticed_and_the_shard_fai
         with pytest.raises(JournalFailed):
             one.server.journal.append(1, Paused())
         assert isinstance(getattr(one.server.journal.failure, "__cause__", None), StoreLost)
+
+
+async def test_entries_that_are_appended_while_the_store_lists_are_no_loss(store, tmp_path, monkeypatch):
+    async with shard(store, tmp_path / "one") as one:
+        await some_ticks(one)
+        extents = store.inner.extents
+
+        def not_of_one_moment(number: int, start: int) -> list[Extent]:
+            found = extents(number, start)
+            end = found[-1].offset + found[-1].size
+            return [*found, Extent(end + 80, 80)]  # the one before it was added after its place had been passed
+
+        monkeypatch.setattr(store.inner, "extents", not_of_one_moment)
+        monkeypatch.setattr(one.keeper, "_successor", lambda: None)
+        await one.keeper.scrub()
+
+        assert one.server.journal.failure is None
 
 
 async def test_the_next_owner_refuses_a_journal_with_a_hole(store, tmp_path):
