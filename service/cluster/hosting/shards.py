@@ -133,7 +133,7 @@ class Shards:
 
     async def prepare(self, shard: int) -> None:
         """Fetch the data of a shard that another node owns, so that taking it over is quick."""
-        if shard in self.held or self._acquiring[shard].locked():
+        if self.leaving or shard in self.held or self._acquiring[shard].locked():
             return
         async with self._acquiring[shard]:
             if shard not in self.held:
@@ -254,9 +254,9 @@ class Shards:
                 held = self.held.get(shard)
                 if held is not None and not held.leaving:
                     await self._release(held, heir(shard), image=True)
-        for prepared in self._prepared.values():
+        while self._prepared:  # a look at the other nodes may release some meanwhile
+            _, prepared = self._prepared.popitem()
             await asyncio.to_thread(prepared.close)
-        self._prepared.clear()
 
 
 def _retrieve(task: asyncio.Task[Held]) -> None:
