@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2 import MuxResponse
 from model.update.rounds import each_round
-from service.common.errors import Invalid, Reason, Refusal, ServiceError
+from service.common.errors import Invalid, Reason, Refusal, ServiceError, Unavailable
 from service.common.limits import MAX_BINDS, MAX_BOUND_AT_ONCE, MAX_DECIDED, MAX_HANDLES
 from service.edge import wire
 from service.edge.guard.in_flight import in_flight
@@ -95,6 +95,8 @@ class MuxCall:
             try:
                 static = static_values(self.model, bind.stream, bind.static)
                 session, origin = self._open(bind.handle, bind.stream)
+            except Unavailable:  # no stream can be bound here now: the call ends, and the client binds them elsewhere
+                raise
             except ServiceError as error:
                 refusal = Refusal(0, Reason.INVALID, f"bind.{error.field}", error.value, error.remedy)
                 refused.append(handle_refused(bind.handle, refusal))
