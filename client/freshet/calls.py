@@ -104,12 +104,12 @@ class Opener(Generic[Call]):
     @property
     def heading(self) -> str:
         """The node of this call, or of the next one if a node has named it."""
-        return self._search.told or self.address
+        return self._search.named or self.address
 
     @property
     def astray(self) -> bool:
         """Whether the last call went to another node than the one named, which could not be connected to."""
-        return self._search.told not in ("", self.address)
+        return self._search.named not in ("", self.address)
 
     def served(self) -> None:
         """Record that the node of this call has the model."""
@@ -130,10 +130,10 @@ class Opener(Generic[Call]):
             self._nodes.forget(self._model, self.address)
             self._search.moved(self.address, to)
 
-    def told(self, address: str) -> None:
-        """Record where the model is. Raises as `moved`."""
+    def aim(self, address: str) -> None:
+        """Make this node the next one to call. Raises as `moved`."""
         self._nodes.learn(address)
-        self._search.told = address
+        self._search.named = address
 
     def ended(self, why: str) -> str:
         """Record that the call has ended, and return why, with the ends of the calls at other nodes before it."""

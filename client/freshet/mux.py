@@ -299,7 +299,7 @@ class Mux:
             if leg.open_call.heading == address:
                 return leg
         leg = self._add_leg()
-        leg.open_call.told(address)
+        leg.open_call.aim(address)
         self._start(leg)
         return leg
 

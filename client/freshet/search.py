@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 MOST_MOVES = 8  # followed before a pause, should each node name one that was not asked yet
 NEXT_S = 0.3  # after this long without a connection, the next node is tried beside it
-LONGEST_S = 5.0  # gRPC itself gives up a connection after 2 s, but not a name that nobody resolves
+LONGEST_S = 5.0  # gRPC itself gives up a connection after 2 s, but not a name that does not resolve
 
 
 def rendezvous(key: str, addresses: Iterable[str]) -> list[str]:
@@ -36,18 +36,18 @@ class Search:
         self.heard = False  # some node has answered in this round, if only with an error
         self._tried: dict[str, str] = {}  # in this round: how the call there ended, by address
         self._last: dict[str, str] = {}  # the same of the round before
-        self.told = ""  # where the model is, as a node said, until that node is called; empty: unknown
+        self.named = ""  # where the model is, as a node said, until that node is called; empty: unknown
         self._moves = 0  # in this round
 
     def candidates(self, order: Sequence[str], home: str = "") -> list[str]:
         """Return the nodes to call now, best first. order: the known ones, not empty; home: where it was last."""
-        first = [one for one in (self.told, home) if one]
+        first = [one for one in (self.named, home) if one]
         return [one for one in dict.fromkeys([*first, *order]) if one not in self._tried] or list(order)
 
     def reached(self, address: str) -> None:
         """Record that the next call goes to this node."""
-        if self.told == address:
-            self.told = ""
+        if self.named == address:
+            self.named = ""
 
     def failed(self, address: str, why: str) -> None:
         """Record that a call to this node ended. A reason recorded before stays."""
@@ -58,19 +58,19 @@ class Search:
         """Record that this node names another. The next call goes there, if this round has not tried it."""
         self.heard = True
         self.failed(address, f"it is at {to}")
-        self.told, self._moves = to, self._moves + 1
+        self.named, self._moves = to, self._moves + 1
 
     def again(self, order: Sequence[str]) -> bool:
         """Whether to call again without a pause. If not, the round ends."""
-        told = [self.told] if self.told and self._moves <= MOST_MOVES else []
-        if any(one not in self._tried for one in [*told, *order]):
+        named = [self.named] if self.named and self._moves <= MOST_MOVES else []
+        if any(one not in self._tried for one in [*named, *order]):
             return True
         self._last, self._tried = self._tried, {}
         self._moves, self.heard = 0, False
         return False
 
     def succeeded(self) -> None:
-        """Begin anew: the next failure is a first one. What a node told stays: it may still answer for a while."""
+        """Begin a new round. The node that was named stays so: it may still answer for a while."""
         if self._tried or self._last:
             self._tried, self._last = {}, {}
             self._moves, self.heard = 0, False
@@ -79,7 +79,7 @@ class Search:
     def why(self) -> str:
         """How the calls of this round ended, or of the last one; with the addresses if there are several."""
         ended = self._tried or self._last
-        several = len(ended) > 1 or bool(self.told)
+        several = len(ended) > 1 or bool(self.named)
         return "; ".join(f"{one}: {text}" if several else text for one, text in ended.items())
 
 

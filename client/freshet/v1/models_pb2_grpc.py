@@ -194,7 +194,7 @@ class ModelsServicer:
 
     def Watch(self, request, context):
         """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
-        later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+        later is joined within a second or two, and what it reported before is missed. An event stays with the node that owned
         the model's shard at the time: recent events of one model are those of its present owner.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)

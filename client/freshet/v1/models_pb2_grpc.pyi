@@ -66,7 +66,7 @@ class ModelsStub:
     """
     Watch: _grpc.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]
     """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
-    later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+    later is joined within a second or two, and what it reported before is missed. An event stays with the node that owned
     the model's shard at the time: recent events of one model are those of its present owner.
     """
 
@@ -108,7 +108,7 @@ class ModelsAsyncStub(ModelsStub):
     """
     Watch: _aio.UnaryStreamMultiCallable[_models_pb2.WatchRequest, _models_pb2.ModelEvent]  # type: ignore[assignment]
     """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
-    later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+    later is joined within a second or two, and what it reported before is missed. An event stays with the node that owned
     the model's shard at the time: recent events of one model are those of its present owner.
     """
 
@@ -225,7 +225,7 @@ class ModelsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_models_pb2.ModelEvent], _abc.AsyncIterator[_models_pb2.ModelEvent]]:
         """Send events as they happen, until the client ends the call. In a cluster, those of all nodes; a node that comes
-        later is joined within a second or two, and what it told before is missed. An event stays with the node that owned
+        later is joined within a second or two, and what it reported before is missed. An event stays with the node that owned
         the model's shard at the time: recent events of one model are those of its present owner.
         """
 
