@@ -44,7 +44,7 @@ ROOMS = {
     "programs.tables": "common programs.tables.times",
     "trainer": "model.fold model.network model.spec model.update common engine journal storage",
     "streams": "model.bounds model.network model.spec common engine journal storage",
-    "cluster.store": "",
+    "cluster.store": "storage",
     "console": "model.network model.spec common engine",
     "programs.backtest": "model.calendar model.covariates model.fold model.offline model.spec common console engine "
     "programs.tables programs.tables.times",

@@ -62,6 +62,11 @@ class Moved(Unavailable):
         super().__init__("shard", shard, f"it is on another node: connect to {address}", retry_s=0.0)
 
 
+def store_unreachable() -> Unavailable:
+    """Return the error that callers get while the store that nodes share does not answer."""
+    return Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0)
+
+
 class Reason(enum.IntEnum):
     """Why one message of a stream was refused. Numbered as Refused.Reason on the wire."""
 

@@ -1,10 +1,19 @@
-"""Coroutines that run side by side and end together."""
+"""Coroutines that run side by side, and their end."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+import contextlib
+from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
+
+
+async def end(tasks: Sequence[asyncio.Task[Any]]) -> None:
+    """Cancel tasks and wait for each, the last one first. Errors are dropped: the caller has logged what had ended."""
+    for task in reversed(tasks):
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError, Exception):
+            await task
 
 
 async def together(work: Iterable[Coroutine[Any, Any, None]]) -> None:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, TypeVar
 
 from service.datadir.archive import Head, OnBytes, Writer
 from service.datadir.formats import check_formats
@@ -35,6 +35,8 @@ from service.trainer.placing import checkpoint_files
 STATES = "states.db"
 POSITION, TRAINER_POSITION = "SELECT position FROM snapshot", "SELECT position FROM checkpoint"
 VERSIONS = "versions.db"
+T = TypeVar("T")
+
 TRIES = 100  # to open all parts without a change meanwhile
 
 
@@ -133,30 +135,28 @@ def allow_all_descriptors() -> None:
 def moment(data: Path) -> Iterator[Moment]:
     """Open all of a data directory as of one moment. Raises JournalDamaged, OSError, sqlite3.Error; BackupRefused if it
     changed at every try."""
-    for _ in range(TRIES):
-        with ExitStack() as stack:
-            found = _open_all(data, stack)
-            if found is not None:
-                yield found
-                return
-    raise _too_frequent(data)
+    with _tried(data, _open_all) as found:
+        yield found
 
 
 @contextmanager
 def databases(data: Path) -> Iterator[Databases]:
     """Open the databases of a data directory as of one moment; all of it is in the journal that follows. Raises as
     `moment`."""
+    with _tried(data, _open_databases) as found:
+        yield found
+
+
+@contextmanager
+def _tried(data: Path, opened: Callable[[Path, ExitStack], T | None]) -> Iterator[T]:
+    """Yield what `opened` opens on the stack that it is given; tried again while it returns None."""
     for _ in range(TRIES):
         with ExitStack() as stack:
-            found = _open_databases(data, stack)
+            found = opened(data, stack)
             if found is not None:
                 yield found
                 return
-    raise _too_frequent(data)
-
-
-def _too_frequent(data: Path) -> BackupRefused:
-    return BackupRefused(f"{data}: snapshots are too frequent; raise snapshot_s, or stop the server")
+    raise BackupRefused(f"{data}: snapshots are too frequent; raise snapshot_s, or stop the server")
 
 
 def _open_all(data: Path, stack: ExitStack) -> Moment | None:

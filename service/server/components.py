@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
 import structlog
 
+from service.common.tasks import end
 from service.datadir.formats import check_formats
 from service.edge.parts import Parts, Whereabouts
 from service.engine.loaded import Engine
@@ -38,6 +39,8 @@ from service.storage.directory import prepare
 from service.trainer import placing
 
 log = structlog.get_logger("server")
+
+Work = Coroutine[Any, Any, Any]
 
 
 class Components:
@@ -129,11 +132,12 @@ class Components:
 
     # ---- running
 
-    def tasks(self) -> dict[str, Coroutine[Any, Any, Any]]:
-        """Return what must run, by name. The journal is first, hence stopped last."""
+    def tasks(self, train: Callable[[], Work] | None = None) -> dict[str, Work]:
+        """Return what must run, by name; the journal is first, hence stopped last. train: runs the trainers when they
+        are needed; None: at once."""
         return {
             "journal": self.journal.run(),
-            "trainers": self.trainers.run(),
+            "trainers": (train or self.trainers.run)(),
             "snapshots": self.upkeep.run(),
             "erasure": self.erasure.run(),
         }
@@ -161,9 +165,6 @@ class Components:
     async def stop(self, tasks: list[asyncio.Task[Any]]) -> None:
         """Cancel the tasks in reverse order and close the files: the trainers report to the journal to the end."""
         self.serving.steps.close()
-        for task in reversed(tasks):
-            task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, Exception):  # its owner has logged it
-                await task
+        await end(tasks)
         self.journal.close()
         await asyncio.to_thread(self.stores.close)

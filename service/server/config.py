@@ -26,7 +26,7 @@ class ConfigError(ValueError):
 
 
 MAX_TRAINERS = 256
-EVERY_HOST = ("0.0.0.0", "::", "[::]")  # addresses to listen on that nobody can call
+EVERY_HOST = ("0.0.0.0", "::", "[::]")  # addresses to listen on, which no client can call
 
 
 def whole_or_auto(value: Any) -> int | Literal["auto"]:
@@ -193,7 +193,7 @@ class ServeConfig(BaseSettings):
             raise ValueError(f"slices = {self.slices!r}: a single server has no shards; give a store, or leave it out")
         if self.store and not self.advertise and host in EVERY_HOST:
             raise ValueError(
-                f"advertise = '': nobody can call {self.listen}; give the HOST:PORT by which others reach this node"
+                f"advertise = '': no client can call {self.listen}; give the HOST:PORT by which others reach this node"
             )
         if self.advertise:
             split_address("advertise", self.advertise)

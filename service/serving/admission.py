@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from service.access.rates import Rate
 from service.access.tenants import Tenants
-from service.common.errors import Exhausted, Moved, Reason, Refusal, Unavailable
+from service.common.errors import Exhausted, Moved, Reason, Refusal, Unavailable, store_unreachable
 from service.journal.writer import Journal
 from service.observe.serving_metrics import ServingMetrics
 from service.storage.disk import Unreachable
@@ -87,7 +87,7 @@ class Admission:
 
     def _disk_full(self) -> NoReturn:
         if isinstance(self._journal.no_space, Unreachable):
-            raise Unavailable("store", "unreachable", "try again once it answers", retry_s=DISK_FULL_S)
+            raise store_unreachable()
         raise Exhausted("disk", "full", "try again once there is room", retry_s=DISK_FULL_S)
 
     # ---- ticks

@@ -22,6 +22,7 @@ from service.access.audit import OK, Audit
 from service.common.errors import Invalid, ServiceError, Unavailable
 from service.journal.writer import Journal
 from service.serving.catalog import Catalog
+from service.storage.directory import OWED_FILE
 from service.storage.disk import NoSpace, needing_space, sync_directory
 from service.storage.states import States
 from service.storage.versions import Versions
@@ -30,7 +31,6 @@ from service.streams.table import ABSENT
 
 log = structlog.get_logger("erasure")
 
-OWED = "erase-owed.json"  # in the data directory: numbers of the models with data to erase
 SET_ASIDE = ("*.damaged-*", "quarantine-*/**/*")  # files set aside at start and by `freshet journal repair`
 ANSWER_S = 20.0  # for the trainer to learn what waits and to rewrite its file
 WAIT_S = 60.0  # the longest wait of a caller
@@ -84,7 +84,7 @@ class Erasure:
         self._data, self._catalog, self._journal = data, catalog, journal
         self._versions, self._states, self._save, self._wall = versions, states, save, wall
         self._trainer, self._audit, self._elsewhere = trainer, audit, elsewhere
-        self._owed = _read(data / OWED)
+        self._owed = _read(data / OWED_FILE)
         self._recording, self._asked = asyncio.Lock(), asyncio.Event()
         self._requests = int(bool(self._owed))
         self._waiting: list[tuple[int, asyncio.Future[None]]] = []
@@ -104,7 +104,7 @@ class Erasure:
         """Write the debt to its file, and elsewhere."""
         async with self._recording:
             owed = sorted(self._owed)
-            await asyncio.to_thread(_write, self._data / OWED, owed)
+            await asyncio.to_thread(_write, self._data / OWED_FILE, owed)
             if self._elsewhere:
                 await self._elsewhere.owe(owed)
 

@@ -16,6 +16,7 @@ log = structlog.get_logger("files")
 
 GROUP_AND_OTHERS, OTHERS = 0o077, 0o007
 FOLDER = "journal"
+OWED_FILE = "erase-owed.json"  # numbers of the models with data to erase
 FILES = ("states.db*", "versions.db*", "trainer*.db*", "trainer*.lock", f"{FOLDER}/lock")  # and SQLite's beside them
 REMEDY = "move it away, or use another data directory"
 WRITABLE = "mount it for writing, give it to the user that the server runs as, or use another data directory"

@@ -91,7 +91,7 @@ class Versions:
 
         Idempotent by (model, offset, digest): a stored version keeps its number and facts. With number 0 it gets the
         model's next number; no number is used twice, not even of a pruned version. returning: the number may be that of
-        one that was pruned: whoever gave it knows that it is the same version.
+        one that was pruned: its caller knows that it is the same version.
         Raises ValueError if the digests are not those of the bytes, or the number belongs to another version.
         """
         for name, digest, data in (

@@ -7,7 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from service.cluster.nodes.placing import shard_of
 from service.cluster.shards.owner import Owner, owner_of
@@ -18,7 +18,7 @@ from service.cluster.store.seam import Store
 from service.common.names import ModelKey
 from service.journal.records import SHARD, Chunk, Claim, ModelCreate, StreamOpened, Ticks, decode_chunk
 from service.programs.backtest.child import ServerChild, free_port
-from tests.journeys.crash import BUSY, DEADLINE_S
+from tests.journeys.crash import BUSY, DEADLINE_S, Ledger
 
 T = TypeVar("T")
 
@@ -169,3 +169,17 @@ async def several(
             if node.running:
                 node.kill()
                 await node.wait()
+
+
+def check_answers(ledger: Ledger, expected: Mapping[tuple[str, int], Any], in_flight: int) -> None:
+    """Every answer is that of an unbroken run of the version that it names, but for ticks perhaps taken twice.
+
+    expected: the oracle's, by stream and seq; in_flight: ticks that the client had open at once.
+    """
+    perhaps = ledger.redone | ledger.perhaps_redone(in_flight)
+    for seq, forecast in ledger.answers.items():
+        oracle = expected[ledger.stream, seq]
+        assert oracle.x.tobytes() == ledger.sent[seq - 1].tobytes()
+        assert not forecast.lost
+        same = (forecast.version, forecast.y.tobytes()) == (oracle.version, oracle.y.tobytes())
+        assert same or seq in perhaps, f"{ledger.stream}, tick {seq}"

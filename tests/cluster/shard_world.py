@@ -16,7 +16,7 @@ from service.server.components import Components
 from service.server.config import ServeConfig
 from service.server.shard.stores import Stores
 from service.server.shared import Shared
-from tests.service.one_process import World
+from tests.service.one_process import World, running
 
 NODE = "127.0.0.1:50051"
 IMAGE_S = 1e9
@@ -46,10 +46,5 @@ async def shard(
 ) -> AsyncIterator[ShardWorld]:
     """Claim a shard and serve it; closed without a last image."""
     opened = await asyncio.to_thread(open_shard, store, number, folder, node, over, 1 << 16)
-    made = ShardWorld(opened, **settings)
-    writer = asyncio.create_task(made.server.journal.run())
-    try:
+    async with running(ShardWorld(opened, **settings)) as made:
         yield made
-    finally:
-        made.stop_trainer()
-        await made.server.stop([writer])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from pathlib import Path
 
 import pytest
@@ -12,33 +11,15 @@ from service.cluster.shards.tail import VERSION
 from service.cluster.store.directory import Directory
 from service.common.errors import Exhausted, Unavailable
 from service.storage.disk import NoSpace
+from tests.cluster.cutting import Cut, until_cut
 from tests.cluster.faulty import Faulty
 from tests.cluster.shard_world import ShardWorld, shard
 from tests.cluster.test_claims import OTHER, only_the_end_is_needed, some_ticks
 from tests.cluster.test_shards import everything, journal_in, journal_of
 
+WRITES = ("append", "put", "delete", "trim")
 REFUSALS = (Unavailable, Exhausted, NoSpace, AssertionError)  # of a server whose store does not answer
 EVERY = [pytest.param(2, marks=pytest.mark.long), 24]  # of the writes, from the first one on
-
-
-class Cut:
-    """Cuts the store off at write number `n`: before it is done, or after."""
-
-    def __init__(self, store: Faulty, n: int, after: bool) -> None:
-        self.store, self.left, self.after = store, n, after
-        self.happened = asyncio.Event()
-        self.loop = asyncio.get_running_loop()
-        store.before = self.look
-
-    def look(self, operation: str) -> None:
-        if operation in ("append", "put", "delete", "trim"):
-            self.left -= 1
-        if self.left < 0 and not self.happened.is_set():
-            if self.after and self.left == -1:
-                self.store.errors_after[operation] = 1
-                return
-            self.store.down = lambda operation: True
-            self.loop.call_soon_threadsafe(self.happened.set)
 
 
 async def a_life(live: ShardWorld) -> None:
@@ -56,16 +37,8 @@ async def a_life(live: ShardWorld) -> None:
 async def cut_short(store: Faulty, folder: Path, n: int, after: bool) -> tuple[bool, int]:
     """Live until write number `n`; return whether there were fewer, and the position that was acknowledged."""
     async with shard(store, folder) as one:
-        cut = Cut(store, n, after)
-        life = asyncio.create_task(a_life(one))
-        happened = asyncio.create_task(cut.happened.wait())
-        await asyncio.wait([life, happened], return_when=asyncio.FIRST_COMPLETED)
-        for task in (life, happened):
-            task.cancel()
-        await asyncio.wait([life, happened])
-        if not life.cancelled() and (error := life.exception()):
-            assert isinstance(error, REFUSALS), error
-        lived = not life.cancelled() and life.exception() is None and not cut.happened.is_set()
+        cut = Cut(store, n, after, WRITES)
+        lived, _ = await until_cut(a_life(one), cut, REFUSALS)
         return lived, one.server.journal.durable_position
 
 

@@ -10,7 +10,7 @@ import signal
 import pytest
 
 import freshet
-from tests.cluster.several import SHARDS, Several, several, shard
+from tests.cluster.several import SHARDS, Several, check_answers, several, shard
 from tests.journeys import crash
 from tests.journeys.crash import SMALL, Ledger, follow, walk, within
 from tests.journeys.scraped import scrape
@@ -57,13 +57,7 @@ def check(cluster: Several, ledgers: list[Ledger]) -> None:
     expected = replay.served(chunks, files).answers
     assert set(expected) == {(ledger.stream, seq) for ledger in ledgers for seq in range(1, len(ledger.sent) + 1)}
     for ledger in ledgers:
-        perhaps = ledger.redone | ledger.perhaps_redone(IN_FLIGHT)
-        for seq, forecast in ledger.answers.items():
-            told = expected[ledger.stream, seq]
-            assert told.x.tobytes() == ledger.sent[seq - 1].tobytes()
-            assert not forecast.lost
-            same = (forecast.version, forecast.y.tobytes()) == (told.version, told.y.tobytes())
-            assert same or seq in perhaps, f"{ledger.stream}, tick {seq}"
+        check_answers(ledger, expected, IN_FLIGHT)
 
 
 def check_weights(cluster: Several) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,32 +14,16 @@ from service.cluster.store.directory import Directory
 from service.cluster.store.seam import Store
 from service.common.errors import Exhausted, NotFound, Unavailable
 from service.storage.disk import NoSpace
+from tests.cluster.cutting import Cut, until_cut
 from tests.cluster.faulty import Faulty
 from tests.cluster.test_slices import COUNT, HOME, SHARDS, Place, check_learned, learn, look, place, some_ticks
 from tests.oracles import replay
 from tests.service.one_process import key
 
+WRITES = ("append", "put", "note", "delete")
 REFUSALS = (Unavailable, Exhausted, NotFound, NoSpace, KeyError, AssertionError)  # of a shard without its store
 SCALE = 7  # every seventh write in the default run
 NUMBERS = [HOME, *(shard_of_slice(HOME, index, SHARDS) for index in range(COUNT))]
-
-
-class Cut:
-    """Cuts a shard off from the store at its write number `n`: before it is done, or after."""
-
-    def __init__(self, store: Faulty, n: int, after: bool) -> None:
-        self._store, self._left, self._after = store, n, after
-        self.happened, self._loop = asyncio.Event(), asyncio.get_running_loop()
-        store.before = self._look
-
-    def _look(self, operation: str) -> None:
-        self._left -= operation in ("append", "put", "note", "delete")
-        if self._left < 0 and not self.happened.is_set():
-            if self._after and self._left == -1:
-                self._store.errors_after[operation] = 1
-                return
-            self._store.down = lambda operation: True
-            self._loop.call_soon_threadsafe(self.happened.set)
 
 
 async def a_life(found: Sequence[Place]) -> None:
@@ -70,17 +53,9 @@ async def cut_short(
         for at, number in enumerate(NUMBERS):
             mine, its = (dying, faulty) if at == dies else (stack, store)
             found.append(await mine.enter_async_context(place(its, folder / f"{at}", number)))
-        cut = Cut(faulty, n, after)
-        life = asyncio.create_task(a_life(found))
-        happened = asyncio.create_task(cut.happened.wait())
-        await asyncio.wait([life, happened], return_when=asyncio.FIRST_COMPLETED)
-        for task in (life, happened):
-            task.cancel()
-        await asyncio.wait([life, happened])
-        if not life.cancelled() and (error := life.exception()):
-            assert isinstance(error, REFUSALS), error
-            assert after or cut.happened.is_set(), error
-        lived = not life.cancelled() and life.exception() is None and not cut.happened.is_set()
+        cut = Cut(faulty, n, after, WRITES)
+        lived, error = await until_cut(a_life(found), cut, REFUSALS)
+        assert error is None or after or cut.happened.is_set(), error
     return found, lived
 
 

@@ -17,7 +17,7 @@ import freshet
 from freshet.v1 import streams_pb2
 from freshet.v1.streams_pb2_grpc import StreamsStub
 from service.programs.backtest.child import ServerChild
-from service.serving.erasure import OWED
+from service.storage.directory import OWED_FILE
 from tests.journeys import crash
 from tests.journeys.credentials import Entry, bearer, written
 from tests.journeys.raw import DEADLINE_S, channel_to
@@ -96,7 +96,7 @@ async def test_after_an_erase_no_file_and_no_later_backup_holds_the_stream_and_o
         backup = await backup_of(server, tmp_path, "later.backup")
         assert CUSTOMER.encode() not in backup
         assert not [v for v in theirs[:, 1] if v.tobytes() in backup]
-        assert not (server.data / OWED).exists()
+        assert not (server.data / OWED_FILE).exists()
 
         async with client.stream("flow", "someone-else") as stream:  # the others have lost nothing
             assert stream.next_seq == ROWS + 1
@@ -184,12 +184,12 @@ async def test_what_is_owed_when_a_server_is_killed_is_erased_after_its_next_sta
             await server.wait()
             erase.cancel()
             await asyncio.gather(erase, return_exceptions=True)
-        assert (server.data / OWED).exists()
+        assert (server.data / OWED_FILE).exists()
         assert found(server.data, theirs)
 
         await server.start()
         async with asyncio.timeout(DEADLINE_S):
-            while (server.data / OWED).exists():
+            while (server.data / OWED_FILE).exists():
                 await asyncio.sleep(0.05)
         assert found(server.data, theirs) == set()
 

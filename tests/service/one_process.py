@@ -8,7 +8,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from service.trainer.process import Trainer
 from service.trainer.reports import NeedWeights, Verdict
 
 Array = NDArray[np.float32]
+W = TypeVar("W", bound="World")
 NEVER_S = 1e9  # time triggers nothing here
 
 
@@ -186,12 +187,18 @@ class World:
 
 
 @contextlib.asynccontextmanager
-async def world(data: Path, **settings: Any) -> AsyncIterator[World]:
-    """A world on a data directory, recovered from it; closed without a last snapshot or checkpoint."""
-    made = World(data, **settings)
+async def running(made: W) -> AsyncIterator[W]:
+    """Run the journal of a world, and close all at the end."""
     writer = asyncio.create_task(made.server.journal.run())
     try:
         yield made
     finally:
         made.stop_trainer()
         await made.server.stop([writer])
+
+
+@contextlib.asynccontextmanager
+async def world(data: Path, **settings: Any) -> AsyncIterator[World]:
+    """A world on a data directory, recovered from it; closed without a last snapshot or checkpoint."""
+    async with running(World(data, **settings)) as made:
+        yield made

@@ -11,8 +11,9 @@ import numpy as np
 import pytest
 
 from service.journal.log import SegmentLog
-from service.serving.erasure import EVERY_MODEL, OWED, _read, _write
+from service.serving.erasure import EVERY_MODEL, _read, _write
 from service.storage.database import Database, DatabaseBusy, read_only
+from service.storage.directory import OWED_FILE
 from service.streams.answers import AnswerLog
 
 SECRET = b"jane doe's own value " * 40
@@ -104,7 +105,7 @@ def test_a_new_segment_begins_where_the_last_ends_and_twice_is_once(tmp_path):
 
 
 def test_what_is_owed_is_a_private_file_without_ids_and_a_damaged_one_stands_for_every_model(tmp_path):
-    path = tmp_path / OWED
+    path = tmp_path / OWED_FILE
     assert _read(path) == set()
     _write(path, [3, 7])
     assert json.loads(path.read_text()) == [3, 7]

@@ -52,9 +52,7 @@ class Held:
     def start(self, on_end: Callable[[Held, BaseException | None], Coroutine[Any, Any, None]]) -> None:
         """Start the components."""
         self._versions.attach(self.components.journal, asyncio.get_running_loop())
-        components = self.components.tasks()
-        components["trainers"].close()
-        components |= {"trainers": self._train(), "keeper": self.keeper.run(), "slices": self.slicing.run()}
+        components = self.components.tasks(self._train) | {"keeper": self.keeper.run(), "slices": self.slicing.run()}
         self._tasks = [asyncio.create_task(run, name=f"{name} {self.shard}") for name, run in components.items()]
         self._watching = asyncio.create_task(self._watch(on_end), name=f"shard {self.shard}")
 

@@ -19,13 +19,13 @@ from service.cluster.hosting.shards import Shards
 from service.cluster.nodes import placing
 from service.cluster.nodes.notes import Alive, Note, note_name, read_notes
 from service.cluster.nodes.ownership import Plan, heir, plan
-from service.cluster.nodes.placing import shard_of
 from service.cluster.slices.names import shard_of_slice
 from service.cluster.store.patience import Metered
 from service.cluster.store.seam import Store, StoreRefused, StoreUnavailable
 from service.common.errors import Moved, ServiceError, Unavailable
 from service.common.names import ModelKey
 from service.common.slices import slice_of
+from service.common.tasks import end
 from service.edge.health import Health
 from service.edge.parts import EventMessages, Parts
 from service.server import process
@@ -66,7 +66,7 @@ class Node:
 
     async def of(self, key: ModelKey, stream: str = "", part: int | None = None) -> Parts:
         """Return the parts of the shard that has the model; see `Places`. Raises Moved, Unavailable, NotFound."""
-        home = shard_of(key, self._count)
+        home = placing.shard_of(key, self._count)
         count = await self.slices(key) if stream or part is not None else 0
         if not count:
             return await self.shards.parts(home)
@@ -79,7 +79,7 @@ class Node:
 
     async def slices(self, key: ModelKey) -> int:
         """Return the slices of a model; 0 for one without. Raises Unavailable."""
-        held = self.shards.held.get(shard_of(key, self._count))
+        held = self.shards.held.get(placing.shard_of(key, self._count))
         if held is None or held.leaving:
             return await self.shards.counts.of(key)
         model = held.parts.catalog.by_key.get(key)
@@ -102,7 +102,7 @@ class Node:
         if is_hop(context):
             cover(context, self.shards.owned)
             return []
-        addresses, missing = self.alive.keys() - {self.address}, set[int]()
+        addresses, missing = set(self.others()), set[int]()
         for _ in range(LIST_TRIES):
             models, covered = await self.peers.models(addresses, context)
             missing = set(range(self._count)) - covered - self.shards.owned.keys()
@@ -168,10 +168,7 @@ class Node:
             return code
         finally:
             http.stop()
-            for task in reversed(tasks):
-                task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, Exception):  # `exit_code` has logged it
-                    await task
+            await end(tasks)
             await self.peers.close()
             shared.audit.close()
             await asyncio.to_thread(self._store.close)

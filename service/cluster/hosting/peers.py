@@ -128,8 +128,8 @@ class Peers:
         return self._channels[address]
 
     def _forget(self, address: str) -> None:
-        """Connect anew next time. Other questions to that node end by themselves: closing at once would cancel them,
-        and with them the calls that wait for their answers."""
+        """Use a new channel next time. Other questions to that node end by themselves: closing at once would cancel
+        them, and with them the calls that wait for their answers."""
         channel = self._channels.pop(address, None)
         if channel is not None:
             task = asyncio.create_task(channel.close(LIST_S), name=f"close {address}")

@@ -15,7 +15,7 @@ from service.cluster.shards.opening import Claimed, Prepared, Stale, prepare
 from service.cluster.shards.owner import owner_of
 from service.cluster.slices.counts import Counts
 from service.cluster.store.seam import Conflict, Store, StoreLost, StoreRefused, StoreUnavailable
-from service.common.errors import Moved, Unavailable
+from service.common.errors import Moved, Unavailable, store_unreachable
 from service.edge.health import Health
 from service.edge.parts import Parts
 from service.observe.cluster_metrics import ClusterMetrics
@@ -97,7 +97,7 @@ class Shards:
         return await self._claim(shard, over)
 
     async def _check_free(self, shard: int) -> int:
-        """Return the newest epoch whose owner is gone, or hands the shard over; 0 for a shard that nobody has owned.
+        """Return the newest epoch whose owner is gone, or hands the shard over; 0 for a shard without a claim.
 
         Raises Moved if another node owns the shard and answers for it.
         """
@@ -107,7 +107,7 @@ class Shards:
         try:
             owner = await asyncio.to_thread(owner_of, self._store, shard)
         except StoreUnavailable as error:
-            raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
+            raise store_unreachable() from error
         except (StoreLost, StoreRefused) as error:
             log.error("the owner of a shard cannot be found", shard=shard, why=str(error))
             raise Unavailable("shard", shard, "its owner cannot be found: the log says why", retry_s=1.0) from error
@@ -137,9 +137,6 @@ class Shards:
             return
         async with self._acquiring[shard]:
             if shard not in self.held:
-                former = self._prepared.pop(shard, None)
-                if former:
-                    await asyncio.to_thread(former.close)
                 self._prepared[shard] = await asyncio.to_thread(self._prepare, shard)
 
     def forget_all_but(self, shards: tuple[int, ...]) -> None:
@@ -155,7 +152,7 @@ class Shards:
     async def _claim(self, shard: int, over: int) -> Held:
         """Claim the shard, recover it, put it into service; over: see `Prepared.claim`. Raises Moved, Unavailable."""
         started, held = self._shared.clock(), None
-        # Before the claim: whoever finds it must not take this node for gone while it recovers. Calls wait meanwhile.
+        # Before the claim: a node that finds it must not take this one for gone while it recovers. Calls wait.
         await self._health.set(health_name(shard), STATUS.SERVING)
         try:
             while held is None:
@@ -183,7 +180,7 @@ class Shards:
         except Claimed:
             raise
         except StoreUnavailable as error:
-            raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
+            raise store_unreachable() from error
         except Exception as error:  # a lost entry, a full disk, damage, a bug: the other shards of this node go on
             self._failed[shard] = str(error), self._shared.clock()
             self._metrics.failed.inc()

@@ -51,9 +51,7 @@ def _make_image(opened: OpenedShard, start: int, needed: int) -> None:
     files = {path.name: path for path in sorted(opened.folder.glob("*.db"))}
     blocks = images.put_files(store, shard, opened.epoch, files, set())
     manifest = Manifest(shard, opened.epoch, start, 0, needed, log.end, blocks, tuple(opened.facts.claims))
-    data = manifest.encode()
-    word = names.blob_word(opened.epoch, data)
-    store.put(names.blobs(shard) + word, data)
+    word = images.put_manifest(store, manifest)
     log.write([encode_chunk(Chunk(SHARD, 0, 1, (named(IMAGE, word, {"needed": needed}),)))])
     images.publish(store, log.end, word, manifest)
 

@@ -29,13 +29,13 @@ from service.journal.records import (
     decode_chunk,
     encode_record,
 )
+from service.storage.directory import OWED_FILE
 from service.storage.states import Snapshot, States
 from service.storage.versions import Versions
 from service.streams.specs import unpack_slices
 from service.trainer.checkpoint import Checkpoints
 from service.trainer.placing import checkpoint_files
 
-OWED = "erase-owed.json"
 MODEL_END = encode_record(ModelDelete())
 EVERYTHING = 2**63 - 1
 Places = tuple[NDArray[np.uint64], NDArray[np.uint32]]  # of chunks: positions after them, and their sizes
@@ -134,7 +134,7 @@ def reading(data: Path, work: Path) -> Iterator[Source]:
 
 
 def _check_nothing_owed(data: Path) -> None:
-    path = data / OWED
+    path = data / OWED_FILE
     if path.exists() and json.loads(path.read_text()):
         raise MovingRefused(f"{path}: data is still to be erased: start the server until it has done so, then stop it")
 

@@ -17,12 +17,12 @@ from service.cluster.shards.images import AT_ONCE, BLOCK_BYTES, FileBlocks, Mani
 from service.cluster.shards.shared_log import SharedLog
 from service.cluster.store.seam import Extent, Store, StoreLost, StoreRefused
 from service.journal.segments import JournalDamaged
+from service.storage.directory import OWED_FILE
 from service.storage.disk import needing_space
 
 log = structlog.get_logger("shards")
 
 MARK = "shard.json"  # in the folder: whose cache it is
-OWED = "erase-owed.json"  # the only file besides databases and journal that recovery reads
 DATABASES = ("states.db", "versions.db", "trainer*.db")
 BESIDE = ("-wal", "-shm", "-journal")  # files of SQLite
 
@@ -63,8 +63,8 @@ def drop_databases(folder: Path, keep: Iterable[str]) -> None:
     for path in [path for pattern in DATABASES for path in folder.glob(pattern)]:
         if path.name not in keep:
             _unlink(path, "", *BESIDE)
-    if OWED not in keep:
-        _unlink(folder / OWED, "")
+    if OWED_FILE not in keep:
+        _unlink(folder / OWED_FILE, "")
 
 
 def fetch(store: Store, manifest: Manifest | None, folder: Path) -> int:

@@ -115,6 +115,14 @@ def put_files(
     return found
 
 
+def put_manifest(store: Store, manifest: Manifest) -> str:
+    """Store a manifest, whose blocks are stored; return the name of its blob."""
+    data = manifest.encode()
+    word = names.blob_word(manifest.epoch, data)
+    store.put(names.blobs(manifest.shard) + word, data)
+    return word
+
+
 def publish(store: Store, offset: int, word: str, manifest: Manifest) -> Image:
     """Point to an image whose manifest is stored and named in the journal; it is found from here on."""
     store.put(names.image_name(manifest.shard, offset), word.encode())

@@ -12,7 +12,7 @@ from typing import TypeVar
 
 import structlog
 
-from service.cluster.shards import cache, images, names
+from service.cluster.shards import images, names
 from service.cluster.shards.decisions import KEPT, first_image_s, garbage, is_image_due, trim_before
 from service.cluster.shards.images import Image, Manifest
 from service.cluster.shards.ledger import check_whole, missing
@@ -26,6 +26,7 @@ from service.datadir.backup import BackupRefused, copy_database, databases
 from service.datadir.staging import staging
 from service.journal.records import SHARD, Stored
 from service.journal.writer import Journal, JournalFailed
+from service.storage.directory import OWED_FILE
 from service.storage.disk import NoSpace, Unreachable
 
 log = structlog.get_logger("shards")
@@ -59,7 +60,7 @@ class Keeper:
         self._image_s, self._keep_bytes, self._clock = image_s, keep_bytes, clock
         self._began = journal.first_position
         self.learned: Callable[[], int] = lambda: 1 << 63  # the position through which every trainer has saved
-        self.save: Callable[[], Awaitable[None]] = _nothing  # saves the streams: what is saved, nobody replays
+        self.save: Callable[[], Awaitable[None]] = _nothing  # saves the streams: what is saved is not replayed
         self._kept: list[Image] = [opened.image] if opened.image else []  # oldest first
         self._imaged = 0  # position after the last image and its own record
         self._first_s = first_image_s(opened.log.end - (opened.image.manifest.needed if opened.image else 0), image_s)
@@ -67,7 +68,7 @@ class Keeper:
         self._scrubbed, self._trimmed = opened.log.ledger.begin, 0
         self._erased = opened.image.manifest.erased if opened.image else 0
         self._working = asyncio.Lock()
-        # From where on somebody else reads the journal in the store; None: nobody does. Any thread may call it.
+        # Position from which another shard reads the journal in the store; None: no other does. Any thread may call.
         self.needed: Callable[[], int | None] = lambda: None
 
     @property
@@ -163,16 +164,13 @@ class Keeper:
                     copy_database(data / name, connection, folder / name)
                 needed = max(min([learned, *found.positions.values()]), first, self._log.ledger.begin)
             with contextlib.suppress(FileNotFoundError):
-                shutil.copyfile(data / cache.OWED, folder / cache.OWED)
+                shutil.copyfile(data / OWED_FILE, folder / OWED_FILE)
             files = {path.name: path for path in sorted(folder.iterdir())}
             blocks = images.put_files(self._store, self._shard, opened.epoch, files, known)
         begin, chain = self._log.ledger.boundary(needed)
         claims = tuple(opened.facts.claims)
         manifest = Manifest(self._shard, opened.epoch, begin, chain, needed, seen, blocks, claims, self._erased)
-        data_of = manifest.encode()
-        word = names.blob_word(opened.epoch, data_of)
-        self._store.put(names.blobs(self._shard) + word, data_of)
-        return word, manifest
+        return images.put_manifest(self._store, manifest), manifest
 
     def _tidy(self, keep: int, first: int) -> None:
         """Remove all images but the newest `keep`, then what nothing needs any more. In a thread."""

@@ -53,8 +53,8 @@ def epoch_of(word: str) -> int:
 
 
 def holds(word: str, data: bytes) -> bool:
-    """Whether these are the bytes that the name of a blob promises."""
-    return word.partition("-")[2] == sha256(data).hexdigest()
+    """Whether these are the bytes that the name of a blob, which ends with their sha256, promises."""
+    return word.rpartition("-")[2] == sha256(data).hexdigest()
 
 
 def image_name(shard: int, offset: int) -> str:

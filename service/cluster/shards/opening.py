@@ -25,6 +25,7 @@ from service.cluster.store.seam import Conflict, Extent, Missing, Store, StoreLo
 from service.journal.records import SHARD, Chunk, Claim, encode_chunk
 from service.journal.segments import encode_commit
 from service.journal.writer import Journal
+from service.storage.directory import OWED_FILE
 from service.storage.disk import needing_space, sync_file
 from service.storage.versions import VersionMissing, Versions
 
@@ -167,7 +168,7 @@ class Prepared:
                         data = images.read_named(self.store, self.shard, record.blob, position)
                         _add(versions, data, returning=RETURNING in json.loads(record.facts))
         if (owed := self.facts.owed_after(self._adopted)) is not None:
-            _write_owed(self.folder / cache.OWED, owed)
+            _write_owed(self.folder / OWED_FILE, owed)
         self._adopted = self.log.end
 
     def _opened(self, claim: ClaimAt) -> OpenedShard:

@@ -7,7 +7,7 @@ import asyncio
 from service.cluster.slices import names
 from service.cluster.store.seam import Conflict, Missing, Store, StoreUnavailable
 from service.common import slices
-from service.common.errors import Invalid, Unavailable
+from service.common.errors import Invalid, store_unreachable
 from service.common.names import ModelKey
 
 REMEMBERED = 10_000  # models whose number is kept in memory; beyond, the store is asked again
@@ -27,7 +27,7 @@ class Counts:
             try:
                 found = await asyncio.to_thread(self._read, key)
             except StoreUnavailable as error:
-                raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
+                raise store_unreachable() from error
             if found:
                 self._remember(key, found)
             return found
@@ -46,7 +46,7 @@ class Counts:
             except Conflict:  # another node was faster
                 return await self.of(key)
             except StoreUnavailable as error:
-                raise Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0) from error
+                raise store_unreachable() from error
             self._remember(key, found)
         return found
 

@@ -12,6 +12,7 @@ import structlog
 
 from model.spec import ModelSpec
 from service.cluster.shards import bundles
+from service.cluster.shards.names import holds
 from service.cluster.slices import names
 from service.cluster.slices.head import Head, Start, read_head, read_start, write_start
 from service.cluster.store.seam import Missing, Store, StoreUnavailable
@@ -174,7 +175,7 @@ class Follower:
 
     def _fetch(self, head: Head) -> tuple[Version, Blobs]:
         data = self._store.get(head.blob)
-        if not names.holds(head.blob, data):
+        if not holds(head.blob, data):
             raise bundles.BundleRefused(f"{head.blob}: not the bytes that its name promises")
         version, blobs, _ = bundles.unpack(data)
         return version, blobs

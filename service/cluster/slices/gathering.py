@@ -141,7 +141,7 @@ class Leader:
             await self._write(model.number, head, former)
 
     async def delete(self, head: Head) -> None:
-        """Tell the slices that a model is deleted, unless there is a new one of its name. Raises StoreUnavailable."""
+        """Let the slices find that a model is deleted, unless a new one has its name. Raises StoreUnavailable."""
         async with self._writing:
             if head.key not in self._catalog.by_key:
                 await self._write(head.home, replace(head, deleted=True, blob=""), None)

@@ -1,4 +1,4 @@
-"""The head of a model with slices: what its home tells its slices, as a note in the store."""
+"""The head of a model with slices: a note of its home in the store, which its slices follow."""
 
 from __future__ import annotations
 

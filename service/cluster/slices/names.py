@@ -54,11 +54,6 @@ def version(key: ModelKey, home: int, number: int, data: bytes) -> str:
     return f"{versions(key)}{home}-{number}-{sha256(data).hexdigest()}"
 
 
-def holds(name: str, data: bytes) -> bool:
-    """Whether these are the bytes that the name of a version promises."""
-    return name.rpartition("-")[2] == sha256(data).hexdigest()
-
-
 def shard_of_slice(home: int, index: int, shards: int) -> int:
     """Return the shard that has a slice. home: the shard that learns."""
     return (home + 1 + index) % shards

@@ -20,7 +20,7 @@ from service.cluster.slices.gathering import Gatherer, Leader
 from service.cluster.slices.head import Head, Start
 from service.cluster.slices.reading import SliceLost
 from service.cluster.store.seam import Missing, StoreUnavailable
-from service.common.errors import Invalid, ServiceError, Unavailable
+from service.common.errors import Invalid, ServiceError, Unavailable, store_unreachable
 from service.common.names import ModelKey
 from service.engine.session import BadVersion
 from service.server.components import Components
@@ -69,14 +69,14 @@ class Slicing:
         try:
             await self.leader.publish(model)
         except StoreUnavailable as error:
-            raise _unreachable() from error
+            raise store_unreachable() from error
 
     async def _asking(self, call: Callable[[str], Any], name: str) -> Any:
         """Call the store for a caller that waits. Raises Unavailable."""
         try:
             return await asyncio.to_thread(call, name)
         except StoreUnavailable as error:
-            raise _unreachable() from error
+            raise store_unreachable() from error
 
     async def ensure(self, key: ModelKey, index: int) -> None:
         """Make a slice of this shard, unless it exists. Raises Unavailable, NotFound."""
@@ -123,7 +123,7 @@ class Slicing:
         return more
 
     async def _bury(self) -> None:
-        """Tell the slices of deleted models, also those that a former owner did not tell; and finish what it began."""
+        """Let the slices of deleted models find that, also where a former owner did not; and finish what it began."""
         if not self._heads_read:
             for head in await asyncio.to_thread(self._all_heads):
                 if not head.deleted and shard_of(head.key, self._shards) == self._shard:
@@ -158,7 +158,3 @@ class Slicing:
 
     def _end(self) -> Start:
         return Start(*self._log.ledger.boundary(self._journal.durable_position))
-
-
-def _unreachable() -> Unavailable:
-    return Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0)

@@ -19,7 +19,7 @@ from service.cluster.store.names import JOURNAL, checked, entries_of, entry_name
 from service.cluster.store.seam import Conflict, Extent, Listed, Missing, StoreLost, StoreRefused, StoreUnavailable
 
 UNFINISHED = "~unfinished"  # a folder that no name can have
-UNFINISHED_S = 86_400.0  # age from which a file in it belongs to nobody
+UNFINISHED_S = 86_400.0  # age from which a file in it is of a process that has ended
 NOT_ALLOWED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.EOPNOTSUPP)
 
 

@@ -136,7 +136,7 @@ class Objects:
                 obstore.put(self._bucket, name, data, mode="create", use_multipart=False)
         except _Taken:
             found = self._bytes(name)
-            if found is None:  # deleted since, or not yet seen: the next try tells
+            if found is None:  # deleted since, or not yet seen: the next try decides
                 raise StoreUnavailable(f"{self.url}: {what} is taken, and nothing is found there") from None
             if found != data:
                 raise Conflict(f"{self.url}: {what} is taken by other bytes") from None

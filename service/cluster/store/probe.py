@@ -23,7 +23,7 @@ from service.cluster.store.seam import Conflict, Extent, Missing, Store, StoreRe
 # Rounds and writers at the start of a node. SeaweedFS lets a writer that finds another one writing wait a second, so
 # that a race of eight takes it up to seven; `freshet store check` takes that time.
 SHORT = (1, 3)
-CLAIMS = 5  # rounds with a race for a claim: one in so many
+CLAIMS = 5  # one round in this many has a race for a claim
 MEASURED_BYTES = 4096  # of an entry and a blob whose time is measured
 FIRST_SHARD, SHARDS = 1_000, 1 << 20  # numbers of shards of which a probe takes one at random
 GIVE_UP_S = 10.0  # of one call
@@ -59,7 +59,7 @@ class Found:
 
 
 def steps(rounds: int) -> int:
-    """Return how often a probe of so many rounds advances."""
+    """Return how often a probe of this many rounds advances."""
     return 2 * rounds + rounds // CLAIMS
 
 
@@ -71,7 +71,7 @@ def probe(
 ) -> Found:
     """Probe a store and return what was seen. Raises StoreRefused, which names the broken promise, or StoreUnavailable.
 
-    size: rounds and writers: so many threads race for an append in each round, and in some for a claim; as many appends
+    size: rounds and writers: these threads race for an append in each round, and in some for a claim; as many appends
     by one writer alone are measured. other: a second handle on the same store, through which writes are looked for; the
     same one without it. advance: called `steps` times. Epochs come from the clock, so that they are above those of an
     earlier probe.
@@ -146,10 +146,10 @@ class _Probe:
     def measure(self, rounds: int) -> None:
         """One writer alone: each write is seen as soon as it is acknowledged, and timed."""
 
-        def told(call: Call) -> None:
+        def called(call: Call) -> None:
             self._found.durations[call.operation].append(call.seconds)
 
-        alone, data = Metered(self._store, told), secrets.token_bytes(MEASURED_BYTES)
+        alone, data = Metered(self._store, called), secrets.token_bytes(MEASURED_BYTES)
         for n in range(rounds):
             at, name = self._tail, f"{self._blob}.{n}"
             self._call(lambda at=at: alone.append(self._shard, at, self._epoch, data))  # type: ignore[misc]
@@ -194,7 +194,7 @@ class _Probe:
         self._advance()
 
     def _see(self, offset: int, data: bytes | None) -> None:
-        """Look for an entry that was acknowledged. data: its bytes; None for those of whoever was first."""
+        """Look for an entry that was acknowledged. data: its bytes; None for those of the winner."""
         extents = self._call(lambda: self._other.extents(self._shard, offset))
         if not extents or extents[0].offset != offset:
             self._refuse("listing", f"an acknowledged entry is not listed; {_numbers(extents)} are")

@@ -26,6 +26,7 @@ from service.common.errors import (
     Unauthenticated,
     Unavailable,
     Unsupported,
+    store_unreachable,
 )
 from service.journal.writer import JournalFailed
 from service.storage.disk import NoSpace, Unreachable
@@ -64,7 +65,7 @@ async def statuses(context: Any) -> AsyncIterator[None]:
         log.error("a version is damaged: its caller gets DATA_LOSS", why=str(error))
         await _end(context, grpc.StatusCode.DATA_LOSS, "the version's files are damaged: roll back to another")
     except Unreachable:
-        await _abort(context, Unavailable("store", "unreachable", "try again once it answers", retry_s=1.0))
+        await _abort(context, store_unreachable())
     except NoSpace:
         await _abort(context, Exhausted("disk", "full", "try again once there is room", retry_s=1.0))
     except JournalFailed:
