@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from service.cluster.nodes.placing import shard_of
+from service.cluster.shards.opening import list_entries
 from service.cluster.shards.owner import Owner, owner_of
 from service.cluster.shards.tail import frames_of
 from service.cluster.store.opening import open_store
@@ -137,9 +138,9 @@ def shard(model: str, shards: int = SHARDS) -> int:
 
 
 def journal(store: Store, number: int) -> list[Chunk]:
-    """Return the chunks of a shard's whole journal. Raises StoreLost unless its chain is whole."""
+    """Return the chunks of a shard's whole journal. Raises Stale for a gap, StoreLost unless its chain is whole."""
     chunks, position, chain = [], 0, 0
-    extents = store.extents(number, 0)
+    extents = list_entries(store, number, 0)  # nodes append meanwhile, and a listing is not of one moment
     for extent, data in zip(extents, store.read(number, extents), strict=True):
         for frame in frames_of(number, extent, data, position, chain):
             chunks.append(decode_chunk(frame.payload))
