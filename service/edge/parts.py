@@ -25,6 +25,7 @@ from service.serving.ticks import SingleTicks
 from service.serving.waves import Waves
 from service.storage.versions import Versions
 from service.streams.residency import Residency
+from service.viewing.seen import Seen
 
 EventMessages = AsyncGenerator[models_pb2.ModelEvent, None]
 
@@ -57,6 +58,7 @@ class Parts:
     control: Control
     erasure: Erasure
     metrics: Metrics
+    seen: Seen
     clock: Callable[[], float]  # monotonic seconds
     whereabouts: Whereabouts | None = None  # None: a single server, without shards
 

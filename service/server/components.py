@@ -37,6 +37,7 @@ from service.serving.erasure import Elsewhere, Erasure
 from service.serving.live import LivePath
 from service.storage.directory import prepare
 from service.trainer import placing
+from service.viewing.seen import Seen
 
 log = structlog.get_logger("server")
 
@@ -127,7 +128,15 @@ class Components:
         return Parts(
             live.catalog, live.admission, live.opening, live.residency, live.champions, live.ticks, live.waves,
             live.turns, self.intake, replayer, self.trainers, self.journal, self.versions, self.control, self.erasure,
-            self.metrics, self._clock, whereabouts,
+            self.metrics, self.seen(), self._clock, whereabouts,
+        )  # fmt: skip
+
+    def seen(self) -> Seen:
+        """Return what looks at the models of this shard read."""
+        live = self.serving
+        return Seen(
+            live.catalog, live.admission, live.residency, live.loader, self.versions, self.trainers, self.journal,
+            self.metrics, self.events, self._clock, self._wall,
         )  # fmt: skip
 
     # ---- running

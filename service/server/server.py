@@ -89,6 +89,7 @@ class Server(Components):
         started = time.monotonic()
         await self.readiness.leave()
         self.events.close()
+        self.shared.viewing.close()
         self.leave()
         await grpc.stop(self.config.drain_s)
         flushed = await self.flush(save)

@@ -29,6 +29,7 @@ from service.observe.rendering import Registry
 from service.server.config import ServeConfig
 from service.server.watching import CredentialWatch
 from service.trainer.quarantine import REASONS
+from service.viewing.looks import Viewing
 
 ORIGINS = [origin.name.lower() for origin in Origin]
 
@@ -55,6 +56,7 @@ class Shared:
         build = version(), platform.python_version(), numpy.__version__, onnxruntime.__version__
         self.metrics.process.build.labels(*build).set(1)
         self._guard()
+        self.viewing = Viewing(clock, wall)
 
     def metrics_of_shard(self, registry: Registry) -> Metrics:
         """Declare the metrics of one shard on a registry of its own."""

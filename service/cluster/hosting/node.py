@@ -195,6 +195,7 @@ class Node:
             await self._look()
         await self.shards.leave(lambda shard: heir(self.address, shard, self.alive))
         self.shared.events.close()
+        self.shared.viewing.close()
         await grpc.stop(self.config.drain_s)
         with contextlib.suppress(StoreUnavailable, StoreRefused):
             await asyncio.to_thread(self._store.delete, [note_name(self.address)])
