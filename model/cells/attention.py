@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.attend import BLOCK, Attention, phases, score_width, turn
 from model.bounds import MAX_VALUE, Bound
@@ -255,3 +256,11 @@ class Block:
         0: all ticks of the window count equally; 1: one tick does, and the softmax passes almost no gradient.
         """
         return tape.attention.concentration(self._filled(tape))
+
+    def saturated_units(self, tape: BlockTape) -> NDArray[np.bool_]:
+        """Return none: the units share their weights."""
+        return np.zeros((tape.B, self.hidden), np.bool_)
+
+    def units(self, state: Array) -> Array:
+        """Return the value of the newest tick, a view."""
+        return state[:, -1 - self.hidden : -1]

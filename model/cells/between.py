@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound
 from model.cells.contract import Cell, Params, Skipping
@@ -147,3 +148,11 @@ class Between:
     def saturated(self, tape: BetweenTape) -> float:
         """Return the cell's saturation in the last forward."""
         return self.cell.saturated(tape.cell)
+
+    def saturated_units(self, tape: BetweenTape) -> NDArray[np.bool_]:
+        """Return the cell's."""
+        return self.cell.saturated_units(tape.cell)
+
+    def units(self, state: Array) -> Array:
+        """Return the cell's."""
+        return self.cell.units(state)

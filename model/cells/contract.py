@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound
 from model.parameters import Array
@@ -141,4 +142,15 @@ class Cell(Protocol):
 
         A cell without gates returns the fraction of its units that pass almost no gradient.
         """
+        ...
+
+    def saturated_units(self, tape: Any) -> NDArray[np.bool_]:
+        """Return which units `saturated` counts, or has a gate of, in the last step of the last forward: [B, H].
+
+        Of attention, whose units share their weights, none.
+        """
+        ...
+
+    def units(self, state: Array) -> Array:
+        """Return one number for each unit of states [B, state_size], to be shown: [B, H]."""
         ...

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound
 from model.cells.contract import MAX_UNIT, Params
@@ -20,6 +21,7 @@ from model.cells.kernels import (
     half,
     step_norms,
     stretches,
+    units_saturated,
 )
 from model.parameters import Array
 
@@ -180,3 +182,11 @@ class GRU:
     def saturated(self, tape: GRUTape) -> float:
         """Return the fraction of the gates r, z outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:, self.hidden : 3 * self.hidden])
+
+    def saturated_units(self, tape: GRUTape) -> NDArray[np.bool_]:
+        """Return the units of the last step that `saturated` counts, [B, H]."""
+        return units_saturated(tape.A[-1, self.hidden : 3 * self.hidden].reshape(2, self.hidden, tape.B))
+
+    def units(self, state: Array) -> Array:
+        """Return h, a view."""
+        return state[:, : self.hidden]

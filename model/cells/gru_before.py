@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound
 from model.cells.contract import MAX_UNIT, Params
@@ -21,6 +22,7 @@ from model.cells.kernels import (
     sigmoid_from_halved,
     step_norms,
     stretches,
+    units_saturated,
 )
 from model.parameters import Array
 
@@ -175,3 +177,11 @@ class GRUBefore:
     def saturated(self, tape: GRUBeforeTape) -> float:
         """Return the fraction of the gates r, z outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:, : 2 * self.hidden])
+
+    def saturated_units(self, tape: GRUBeforeTape) -> NDArray[np.bool_]:
+        """Return the units of the last step that `saturated` counts, [B, H]."""
+        return units_saturated(tape.A[-1, : 2 * self.hidden].reshape(2, self.hidden, tape.B))
+
+    def units(self, state: Array) -> Array:
+        """Return h, a view."""
+        return state[:, : self.hidden]

@@ -133,6 +133,12 @@ def fraction_saturated(gates: Array) -> float:
     return float(np.mean(np.abs(gates - 0.5) > 0.45))
 
 
+def units_saturated(gates: Array) -> NDArray[np.bool_]:
+    """Return which units have a gate that `fraction_saturated` counts. gates: [gates, H, B] of one step → [B, H]."""
+    passing: NDArray[np.bool_] = np.logical_or.reduce(np.abs(gates - 0.5) > 0.45, axis=0)
+    return passing.T
+
+
 def step_norms(D: Array) -> Array:
     """Return the L2 norm of each step's slab: [T, M, B] → [T] float64."""
     norms: Array = np.sqrt(np.einsum("thb,thb->t", D, D, dtype=np.float64))

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound, clip
 from model.cells.contract import FLOOR, MAX_SUM, Params
@@ -243,3 +244,13 @@ class LRU:
         Like a saturated gate, they pass almost no gradient, here to ν: it is radius·exp(ν) times the radius's.
         """
         return float(np.mean((tape.rates.radius < 0.05) | (tape.rates.radius > 0.999)))
+
+    def saturated_units(self, tape: LRUTape) -> NDArray[np.bool_]:
+        """Return the units of the last step that `saturated` counts, [B, H]."""
+        radius = tape.rates.radius
+        return np.tile((radius < 0.05) | (radius > 0.999), (tape.B, 1))
+
+    def units(self, state: Array) -> Array:
+        """Return the magnitudes of the state's complex numbers."""
+        size: Array = np.hypot(state[:, : self.hidden], state[:, self.hidden :])
+        return size

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound
 from model.cells.contract import MAX_MEMORY, MAX_UNIT, Params
@@ -18,6 +19,7 @@ from model.cells.kernels import (
     half,
     step_norms,
     stretches,
+    units_saturated,
 )
 from model.parameters import Array
 
@@ -179,3 +181,11 @@ class LSTM:
     def saturated(self, tape: LSTMTape) -> float:
         """Return the fraction of the gates o, i, f outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:-1, : 3 * self.hidden])
+
+    def saturated_units(self, tape: LSTMTape) -> NDArray[np.bool_]:
+        """Return the units of the last step that `saturated` counts, [B, H]."""
+        return units_saturated(tape.A[tape.T - 1, : 3 * self.hidden].reshape(3, self.hidden, tape.B))
+
+    def units(self, state: Array) -> Array:
+        """Return h, a view."""
+        return state[:, : self.hidden]

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import Bound
 from model.cells.contract import FLOOR, MAX_SUM, Params
@@ -21,6 +22,7 @@ from model.cells.kernels import (
     sigmoid_from_halved,
     step_norms,
     stretches,
+    units_saturated,
 )
 from model.parameters import Array
 
@@ -176,3 +178,11 @@ class MinGRU:
     def saturated(self, tape: MinGRUTape) -> float:
         """Return the fraction of the gate z outside 0.05..0.95 in the last forward."""
         return fraction_saturated(tape.A[:, : self.hidden])
+
+    def saturated_units(self, tape: MinGRUTape) -> NDArray[np.bool_]:
+        """Return the units of the last step that `saturated` counts, [B, H]."""
+        return units_saturated(tape.A[-1:, : self.hidden])
+
+    def units(self, state: Array) -> Array:
+        """Return h, a view."""
+        return state[:, : self.hidden]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from model.bounds import MAX_VALUE, Bound
 from model.cells.contract import MAX_UNIT, Params
@@ -133,3 +134,13 @@ class RNN:
         """Return the fraction of units in the last forward that pass almost no gradient: tanh beyond ±0.9, relu 0."""
         h = tape.XH[1:, : self.hidden]
         return float(np.mean(h <= 0 if self.activation == "relu" else np.abs(h) > 0.9))
+
+    def saturated_units(self, tape: RNNTape) -> NDArray[np.bool_]:
+        """Return the units of the last step that `saturated` counts, [B, H]."""
+        h = tape.XH[-1, : self.hidden].T
+        found: NDArray[np.bool_] = h <= 0 if self.activation == "relu" else np.abs(h) > 0.9
+        return found
+
+    def units(self, state: Array) -> Array:
+        """Return h, a view."""
+        return state[:, : self.hidden]

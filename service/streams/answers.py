@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 Positions = NDArray[np.int64]
+Places = NDArray[np.intp]  # of columns
 
 LOG_BYTES = 8 << 20
 # The least number of answers kept: the largest `max_undurable`, and more than the SDK's largest `in_flight`, so that a
@@ -33,6 +34,18 @@ class Answer(NamedTuple):
     y: bytes  # A little-endian float32: forecasts and, with intervals, their bounds
     version: int
     judged_through: int
+
+
+class Kept(NamedTuple):
+    """Ticks of one stream that follow one another, oldest first, with their answers: columns of n rows, copies."""
+
+    seq: NDArray[np.uint64]
+    time: NDArray[np.float64]  # event times, seconds; NaN: none
+    x: Array  # [n, values asked for]
+    y: Array  # [n, outputs asked for]
+    version: NDArray[np.uint32]
+    judged: NDArray[np.uint64]  # judged_through of each
+    offset: NDArray[np.uint64]  # the journal's, just after each
 
 
 class AnswerLog:
@@ -115,6 +128,26 @@ class AnswerLog:
             answers.append(self.at(position))
             position = int(self._columns["previous"][position & (self._size - 1)])
         return answers[::-1]
+
+    def last(self, newest: int, most: int, since: int = 0, x: Places | None = None, y: Places | None = None) -> Kept:
+        """Return the last `most` kept ticks after `since` of a stream, up to its newest answer, at `newest`.
+
+        They end where a tick before them is gone: their seqs have no gap. x, y: the columns asked for; None: all.
+        """
+        seqs, previous, mask, start = self._columns["seq"], self._columns["previous"], self._size - 1, self.start
+        at: list[int] = []
+        position, expected = newest, None
+        while position >= start and len(at) < most:
+            i = position & mask
+            seq = int(seqs[i])
+            if seq <= since or (expected is not None and seq != expected):
+                break
+            at.append(i)
+            position, expected = int(previous[i]), seq - 1
+        these, c = np.array(at[::-1], np.intp), self._columns
+        values = c["x"][these] if x is None else c["x"][these[:, None], x]
+        answers = c["y"][these] if y is None else c["y"][these[:, None], y]
+        return Kept(c["seq"][these], c["time"][these], values, answers, *(c[n][these] for n in Kept._fields[4:]))
 
     def judged_part(self, since: int, offset: int) -> tuple[int, NDArray[np.uint32], NDArray[np.uint64]]:
         """Return the answers from position `since` with journal offsets up to `offset`: their end, streams and seqs."""

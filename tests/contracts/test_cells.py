@@ -462,3 +462,44 @@ def test_the_report_of_attention_is_0_where_all_ticks_count_equally_and_1_where_
     params["lags"][:, 0] = 50.0
     block.forward(params, state, X, tape)
     assert block.saturated(tape) == pytest.approx(1, abs=1e-12)
+
+
+GATES = {"lstm": 3, "gru": 2}  # of a unit; other cells have one, or count the unit itself
+
+
+@every_cell
+def test_the_saturated_units_of_a_step_are_those_that_its_share_counts(kind: str) -> None:
+    network, B = build(kind), 4
+    cell, rng = network.cells[0], np.random.default_rng(3)
+    layout, some = Layout(cell.shapes()), 0
+    for size in (0.1, 1.0, 30.0):
+        params = layout.views(rng.normal(0, size, layout.size))
+        long, last = cell.workspace(T, B, np.float64), cell.workspace(1, B, np.float64)
+        state, X = some_state(rng, [cell], B), rng.normal(0, 1, (T, B, cell.inputs))
+        cell.forward(params, state, X, long)
+        cell.forward(params, cell.state_after(long, T - 1), X[-1:], last)
+        units, share = cell.saturated_units(last), cell.saturated(last)
+
+        assert units.shape == (B, cell.hidden)
+        np.testing.assert_array_equal(cell.saturated_units(long), units)
+        if kind.startswith("attention"):
+            assert not units.any()
+            continue
+        gates = GATES.get(KINDS[kind]["cell"], 1)
+        assert share - 1e-12 <= units.mean() <= gates * share + 1e-12
+        some += 0 < units.mean() < 1
+    assert some or kind.startswith("attention"), "no case has both kinds of units"
+
+
+@every_cell
+def test_the_shown_units_are_one_number_each_and_change_with_a_step(kind: str) -> None:
+    network, B = build(kind), 2
+    cell, rng = network.cells[0], np.random.default_rng(3)
+    layout = Layout(cell.shapes())
+    params, tape = layout.views(rng.normal(0, 0.5, layout.size)), cell.workspace(1, B, np.float64)
+    state = some_state(rng, [cell], B)
+    cell.forward(params, state, rng.normal(0, 1, (1, B, cell.inputs)), tape)
+
+    before, after = cell.units(state), cell.units(cell.state_after(tape, 1))
+    assert before.shape == after.shape == (B, cell.hidden)
+    assert (before != after).all()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -135,3 +136,33 @@ def test_what_is_judged_is_what_the_offset_reaches() -> None:
 
     assert (end, streams_judged.tolist(), seqs.tolist()) == (4, [2, 1, 2], [1, 2, 2])
     assert [twin.log.judged_seq(twin.newest[s], 4) for s in (1, 2, 3)] == [2, 2, 0]
+
+
+def test_the_last_ticks_of_a_stream_are_those_of_its_chain_up_to_the_first_gap() -> None:
+    rng = np.random.default_rng(0)
+    log = AnswerLog(3, 4, limit_bytes=1)
+    newest, seqs = {1: -1, 2: -1}, {1: 0, 2: 0}
+    for n in range(2 * KEPT_ANSWERS):
+        stream = 1 + int(rng.integers(2))
+        seqs[stream] += 1 if n != 300 else 5
+        newest[stream] = log.append(
+            stream=stream, seq=seqs[stream], time=float(n), x=rng.normal(size=3), y=rng.normal(size=4),
+            version=n // 100, judged=n // 2, offset=n + 1, previous=newest[stream],
+        )  # fmt: skip
+    for stream in (1, 2):
+        chain = log.chain(newest[stream])
+        after = [i for i, (a, b) in enumerate(pairwise(chain), 1) if b.seq != a.seq + 1]
+        whole = chain[after[-1] if after else 0 :]
+        for most, since in ((1000, 0), (7, 0), (1000, seqs[stream] - 3), (1000, seqs[stream]), (0, 0)):
+            expected = [a for a in whole[len(whole) - min(most, len(whole)) :] if a.seq > since]
+            got = log.last(newest[stream], most, since)
+            assert got.seq.tolist() == [a.seq for a in expected]
+            assert got.x.tobytes() == b"".join(a.x for a in expected)
+            assert got.y.tobytes() == b"".join(a.y for a in expected)
+            assert got.version.tolist() == [a.version for a in expected]
+            assert got.judged.tolist() == [a.judged_through for a in expected]
+            some = log.last(newest[stream], most, since, np.array([2]), np.array([3, 0]))
+            np.testing.assert_array_equal(some.x, got.x[:, [2]])
+            np.testing.assert_array_equal(some.y, got.y[:, [3, 0]])
+    assert any(b.seq != a.seq + 1 for s in (1, 2) for a, b in pairwise(log.chain(newest[s]))), "no case has a gap"
+    assert len(log.last(-1, 10).seq) == 0
