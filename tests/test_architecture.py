@@ -61,7 +61,8 @@ ROOMS = {
     "serving": "access common engine journal observe storage streams",
     "publishing": "model.graph model.network model.spec common engine journal observe serving storage streams trainer",
     "learning": "model.network access common journal observe publishing serving storage streams trainer",
-    "viewing": "common journal learning observe serving storage streams",
+    "viewing": "model.fold model.network model.offline model.parameters model.spec common engine journal learning "
+    "observe serving storage streams trainer",
     "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer viewing",
     "server.shard": "model.spec model.update engine journal learning observe publishing serving storage streams",

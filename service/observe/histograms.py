@@ -47,6 +47,11 @@ class Series:
         """The count of each bucket; the last counts values above every bound."""
         return tuple(self._counts)
 
+    @property
+    def bounds(self) -> Sequence[float]:
+        """The upper bound of each bucket but the last."""
+        return self._bounds
+
     def cumulative(self) -> tuple[list[tuple[str, float]], float]:
         """Return (bound, count of values up to it) per bucket, and the sum of all values."""
         bounds = (floatToGoString(b) for b in (*self._bounds, inf))  # type: ignore[no-untyped-call]

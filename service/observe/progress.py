@@ -141,6 +141,7 @@ class LearnerProgress:
     """One model's learner metrics: turns the totals of its reports into counts.
 
     loss, persistence: mean scaled losses of the last report that had labels; None: no report had any.
+    report: the last report that had gradients; None: none had any.
     compared: of a shadow; None: no label was learned by it and by its source.
     resuming: the next report's totals were counted by a former server.
     """
@@ -149,6 +150,7 @@ class LearnerProgress:
         self._metrics, self.key = metrics, key
         self.loss: float | None = None
         self.persistence: float | None = None
+        self.report: Report | None = None
         self.compared: Compared | None = None
         self.resuming = False
         self.totals: dict[str, Counter] = {
@@ -177,6 +179,7 @@ class LearnerProgress:
         self._count_all(report)
         self._observe_losses(report)
         self._observe_updates(report)
+        self.report = report if report.lags else self.report
 
     def _count_all(self, report: Report) -> None:
         m, key = self._metrics, self.key

@@ -1,7 +1,9 @@
-"""What is looked at: the components of one shard, the subject of a viewer, and what ends a view."""
+"""What is looked at, and who looks: the components of one shard, a subject, a viewer and its bounded queue."""
 
 from __future__ import annotations
 
+import asyncio
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -15,8 +17,10 @@ from service.serving.catalog import Catalog
 from service.serving.loading import Loader
 from service.storage.versions import Versions
 from service.streams.residency import Residency
+from service.viewing.encoding import event
 
 MAX_VIEWERS = 32  # open at the same time, of one process
+QUEUE = 32  # events that a viewer may leave unread; beyond, the oldest are dropped
 MAX_STREAMS = 8  # of one subject
 MAX_TICKS = 512  # of one block
 SHOW = frozenset({"ticks", "state", "gradient", "scores", "samples"})
@@ -66,3 +70,49 @@ class Ended(Exception):
 def too_many_viewers() -> Exhausted:
     """Return the error of a viewer beyond MAX_VIEWERS."""
     return Exhausted("viewers", MAX_VIEWERS, "close another page of this server, or try again later", retry_s=RETRY_S)
+
+
+class Viewer:
+    """One who watches: a bounded queue of encoded events, each shared with all others of its channel."""
+
+    def __init__(self) -> None:
+        self._queue: deque[bytes] = deque()
+        self._more = asyncio.Event()
+        self._lost = 0  # dropped since the last `dropped`
+        self._ended = ""
+        self.behind = False  # it has lost events and reads again: it needs whole blocks
+
+    @property
+    def waiting(self) -> int:
+        """How many events wait to be taken."""
+        return len(self._queue)
+
+    def put(self, message: bytes) -> None:
+        """Queue an event; a full queue drops its oldest."""
+        if len(self._queue) >= QUEUE:
+            self._queue.popleft()
+            self._lost += 1
+        self._queue.append(message)
+        self._more.set()
+
+    def end(self, reason: str) -> None:
+        """End the view after what is queued, with an event `bye`."""
+        if not self._ended:
+            self.put(event("bye", {"reason": reason}))
+            self._ended = reason
+
+    async def next(self) -> bytes:
+        """Return the next event, whole: its name, its data, and the blank line; waits for one.
+
+        A viewer that has lost its oldest events gets an event `dropped` first, and whole blocks soon after. Raises
+        Ended once the model is deleted or the server leaves, after the events that are queued, the last of them `bye`.
+        """
+        while not self._queue:
+            if self._ended:
+                raise Ended(self._ended)
+            self._more.clear()
+            await self._more.wait()
+        if self._lost:
+            lost, self._lost, self.behind = self._lost, 0, True
+            return event("dropped", {"count": lost})
+        return self._queue.popleft()

@@ -145,10 +145,12 @@ def test_the_last_ticks_of_a_stream_are_those_of_its_chain_up_to_the_first_gap()
     for n in range(2 * KEPT_ANSWERS):
         stream = 1 + int(rng.integers(2))
         seqs[stream] += 1 if n != 300 else 5
-        newest[stream] = log.append(
+        position = log.append(
             stream=stream, seq=seqs[stream], time=float(n), x=rng.normal(size=3), y=rng.normal(size=4),
             version=n // 100, judged=n // 2, offset=n + 1, previous=newest[stream],
         )  # fmt: skip
+        assert isinstance(position, int)
+        newest[stream] = position
     for stream in (1, 2):
         chain = log.chain(newest[stream])
         after = [i for i, (a, b) in enumerate(pairwise(chain), 1) if b.seq != a.seq + 1]
