@@ -155,7 +155,7 @@ class Channel:
         seen = self._seen
         self.looks += 1
         look = self.scene.copy(seen.clock(), seen.wall(), self._new_facts())
-        if look.copies or look.facts or look.with_scores:
+        if look.copies or look.facts or look.with_scores or self.scene.is_behind:
             try:
                 _send(self.viewers, await self._tools.in_thread(self.scene.take, look))
             except asyncio.CancelledError:  # the events of this look are lost

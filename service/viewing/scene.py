@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import time
+from functools import partial
 from itertools import count
 from typing import Any, NamedTuple
 
@@ -26,7 +28,14 @@ Json = dict[str, Any]
 BLOCK_TICKS = 256  # of a block that begins a view
 SCORES_S = 1.0  # between two events `scores`
 NOTHING = np.zeros(0, np.intp)
+LEARNED_PER_LOOK = 64  # ticks that the least squares of all streams learn
+BREATH_S = 5e-5
 MOMENTS = count(1)  # numbers of copies, ascending
+
+
+def breathe() -> None:
+    """Let the event loop run. Otherwise it waits for up to 5 ms until the interpreter takes turns by itself."""
+    time.sleep(BREATH_S)
 
 
 class Copied(NamedTuple):
@@ -85,21 +94,24 @@ class Shown:
             self.ghost.follow(copied.raw, copied.seq, copied.state, copied.moment)
         self._newest = copied.newest
         events = [self.block(min(added, BLOCK_TICKS) if restart else added, restart)] if added else []
-        if self._states is not None and len(copied.newest.seq):
-            version = int(copied.newest.version[-1])
-            weights = loaded.get(versions, self._model, version)
-            layers = self._states.layers(weights, copied.raw, copied.seq, copied.state)
-            self._last_state = {
-                "stream": self.id, "seq": copied.seq, "time": float(copied.newest.time[-1]), "version": version,
-                "layers": layers,
-            }  # fmt: skip
-            events.append(event("state", self._last_state))
+        if self._states is not None:
+            weights = partial(loaded.get, versions, self._model)
+            if made := self._states.look(copied.raw, copied.seq, copied.state, weights):
+                self._last_state = {"stream": self.id, "version": self._of("version", made["seq"], copied.raw)} | made
+                self._last_state["time"] = self._of("time", made["seq"], copied.raw)
+                events.append(event("state", self._last_state))
         return events
 
     def block(self, last: int = BLOCK_TICKS, restart: bool = True) -> bytes:
         """Return the event of a block of the last ticks."""
         newest = self._newest or self.empty()
         return event("block", block(self.track, newest, self.id, last, restart, self.ghost))
+
+    @staticmethod
+    def _of(name: str, seq: int, raw: Kept) -> Any:
+        """Return the version or the event time of a tick; None where it is not among those copied."""
+        at = np.flatnonzero(raw.seq == seq)
+        return getattr(raw, name)[at[0]] if len(at) else None
 
     def empty(self) -> Kept:
         """Return no tick."""
@@ -115,7 +127,7 @@ class Look(NamedTuple):
 
     copies: list[tuple[Shown, Copied]]
     facts: list[tuple[str, Any]]  # further events, not encoded yet
-    time: float  # seconds since 1970
+    wall: float  # seconds since 1970
     with_scores: bool
 
 
@@ -133,26 +145,35 @@ class Scene:
         """Bytes of what is kept of all streams."""
         return sum(stream.nbytes for stream in self.streams)
 
-    def copy(self, clock: float, time: float, facts: list[tuple[str, Any]]) -> Look:
-        """Copy what is new, on the loop. clock, time: monotonic seconds, and seconds since 1970."""
+    @property
+    def is_behind(self) -> bool:
+        """Whether there is work left over from the last look."""
+        return "scores" in self._show and any(s.baseline.is_behind(s.track) for s in self.streams)
+
+    def copy(self, clock: float, wall: float, facts: list[tuple[str, Any]]) -> Look:
+        """Copy what is new, on the loop. clock, wall: monotonic seconds, and seconds since 1970."""
         made = [(stream, stream.copy()) for stream in self.streams]
         due = "scores" in self._show and clock - self._scored_at >= SCORES_S
         self._scored_at = clock if due else self._scored_at
-        return Look([(stream, copied) for stream, copied in made if copied is not None], facts, time, due)
+        return Look([(stream, copied) for stream, copied in made if copied is not None], facts, wall, due)
 
     def take(self, look: Look) -> list[bytes]:
         """Compute and encode the events of a look, in the thread."""
-        events = [e for stream, copied in look.copies for e in stream.take(copied, self._loaded, self._versions)]
+        events = []
+        for stream, copied in look.copies:
+            events += stream.take(copied, self._loaded, self._versions)
+            breathe()
         if "ticks" not in self._show:
             events = [e for e in events if not e.startswith(b"event: block\n")]
-        if look.with_scores and (made := self._scored(look.time)):
+        share = LEARNED_PER_LOOK // max(1, len(self.streams))
+        for stream in self.streams if "scores" in self._show else ():
+            stream.baseline.follow(stream.track, max(1, share), breathe)
+        if look.with_scores and (made := self._scored(look.wall)):
             events.append(made)
         return events + [event(name, value) for name, value in look.facts]
 
-    def _scored(self, time: float) -> bytes:
+    def _scored(self, wall: float) -> bytes:
         """Return the event of the scores; empty where they are as before."""
-        for stream in self.streams:
-            stream.baseline.follow(stream.track)
         each = [scores(s.track, s.id, s.baseline, s.ghost) for s in self.streams]
         ghosts = [stream.ghost for stream in self.streams if stream.ghost is not None]
         first = ghosts[0] if ghosts else None
@@ -165,7 +186,7 @@ class Scene:
         if made == self._scores or not found:
             return b""
         self._scores = made
-        return event("scores", {"time": time, "streams": found, "ghost": ghost})
+        return event("scores", {"time": wall, "streams": found, "ghost": ghost})
 
     def opening(self, first: list[tuple[str, Any]], last: list[tuple[str, Any]]) -> list[bytes]:
         """Return the events that begin a view, in the thread: the first ones, what is shown now, the last ones."""

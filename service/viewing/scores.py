@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,6 @@ Floats = NDArray[np.float64]
 
 LABELS = 256  # the last ones, over which errors are means
 MAX_LEAST_SQUARES_STEP = 64  # ahead: its work grows with the step
-LEARNED_PER_LOOK = 64  # ticks that least squares learns at once
 UNLEARNED = 32  # first forecasts of least squares that are not scored
 
 
@@ -34,8 +34,15 @@ class LeastSquares:
         self._made: Floats = np.zeros(0)  # forecasts made at the last ticks up to _seq
         self._model = RecursiveLeastSquares(1, self._step)
 
-    def follow(self, track: Track) -> None:
-        """Learn the next ticks of the track, at most LEARNED_PER_LOOK. Begins again where they do not follow."""
+    def is_behind(self, track: Track) -> bool:
+        """Whether it has ticks of the track still to learn."""
+        return self._step <= MAX_LEAST_SQUARES_STEP and self._seq != track.last_seq
+
+    def follow(self, track: Track, most: int, between: Callable[[], None] = lambda: None) -> None:
+        """Learn the next ticks of the track, at most `most`. Begins again where they do not follow.
+
+        between: called after each tick.
+        """
         if not len(track) or self._step > MAX_LEAST_SQUARES_STEP:
             return
         first = int(track.seq[0])
@@ -43,10 +50,11 @@ class LeastSquares:
             self._clear(first - 1)
         at = self._seq + 1 - first
         made = []
-        for value in track.truth[at : at + LEARNED_PER_LOOK].tolist():
+        for value in track.truth[at : at + most].tolist():
             self._last = self._last if np.isnan(value) else value
             known = not np.isnan(self._last)
             made.append(float(self._model.step(np.array([self._last]))[-1, 0]) if known else np.nan)
+            between()
         self._seq += len(made)
         self._made = np.concatenate([self._made, made])[-KEPT_TICKS:]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -18,9 +19,10 @@ from service.streams.served import ServedModel
 Array = NDArray[np.float32]
 
 MAX_UNITS = 512  # of a layer that are shown
-MOST_STEPPED = 32  # ticks between two looks, up to which the gates of the newest are computed
+MOST_STEPPED = 4  # ticks between two looks, up to which the newest state is shown
 WEIGHTS_KEPT = 4  # versions of all models, the last used
 WEIGHTS_BYTES = 64 << 20  # of them together; the newest stays, however large
+NONE = np.zeros(0, np.intp)
 
 
 class Loaded:
@@ -48,7 +50,7 @@ class Loaded:
 
 
 class StateView:
-    """One stream's states from look to look: the last one, from which the gates of the next are computed."""
+    """One stream's states from look to look: the last one, from which the next is computed with its gates."""
 
     def __init__(self, network: Network) -> None:
         self._network = network
@@ -56,37 +58,47 @@ class StateView:
         self._state: Array = np.zeros((1, network.state_size), np.float32)
         self._tape: Tape | None = None  # made when the first gates are computed
 
-    def layers(self, weights: Weights | None, new: Kept, seq: int, state: Array) -> list[dict[str, Any]]:
-        """Return the layers of a state [S] at `seq`, the first layer first.
+    def look(self, new: Kept, seq: int, state: Array, weights_of: Callable[[int], Weights | None]) -> dict[str, Any]:
+        """Return seq and layers of one state, the first layer first; an empty dict where nothing has ticked.
 
-        weights: of the version that answered the newest tick; new: whole rows of the ticks up to it. `marked` is null
-        where the gates are not known: at the first look, after more than MOST_STEPPED ticks, after a swap between them.
+        new: whole rows of the ticks up to `seq`, whose live state is [S]. weights_of: returns those of a version.
+        Where more than MOST_STEPPED ticks, or a swap, have come since the last look, the state shown is that after the
+        first of them, and exact. `marked` is null where the gates are not known, as at the first look.
         """
-        tape = self._stepped(weights, new, seq)
+        last, before = self._seq, self._state
         self._seq, self._state = seq, state[None].copy()
-        out, start = [], self._network.statistics_size
+        at = np.flatnonzero(new.seq > last) if last is not None else NONE
+        if last is not None and len(at) and int(new.seq[at[0]]) == last + 1:
+            one = len(at) > MOST_STEPPED or len(set(new.version[at].tolist())) > 1
+            at = at[: 1 if one else None]
+            weights = weights_of(int(new.version[at[-1]]))
+            if weights is not None:
+                hidden = self._stepped(weights, new, at, before.copy())
+                return {"seq": int(new.seq[at[-1]]), "layers": self._layers(hidden, self._tape)}
+        size = self._network.statistics_size
+        return {"seq": seq, "layers": self._layers(state[None, size:], None)} if seq != last else {}
+
+    def _stepped(self, weights: Weights, new: Kept, at: NDArray[np.intp], state: Array) -> Array:
+        """Step a state [1, S], modified, through ticks; return the hidden part. The tape holds the last one's gates.
+
+        Only the part that the cells read: neither head nor mixture.
+        """
+        network = self._network
+        self._tape = self._tape or network.tape(1, 1)
+        statistics, hidden = state[:, : network.statistics_size], state[:, network.statistics_size :]
+        for i in at.tolist():
+            x, u = network.inputs(new.time[i : i + 1], new.x[i : i + 1])
+            phi, _, _ = network.observe(statistics, x, u)
+            network.forward(weights, hidden, phi[None], self._tape)
+            hidden[...] = network.state_after(self._tape, 1)
+        return hidden
+
+    def _layers(self, hidden: Array, tape: Tape | None) -> list[dict[str, Any]]:
+        """Return the layers of a hidden state [1, hidden_size]; tape: of the step that led to it, None: not known."""
+        out, start = [], 0
         for i, cell in enumerate(self._network.cells):
-            values = cell.units(state[None, start : start + cell.state_size])[0]
-            marked = None if tape is None else cell.saturated_units(tape.cells[i])[0]
-            out.append(
-                {
-                    "name": f"cell{i}", "values": values[:MAX_UNITS],
-                    "marked": None if marked is None else np.flatnonzero(marked[:MAX_UNITS]), "rows": "hidden",
-                }
-            )  # fmt: skip
+            values = cell.units(hidden[:, start : start + cell.state_size])[0]
+            marked = None if tape is None else np.flatnonzero(cell.saturated_units(tape.cells[i])[0][:MAX_UNITS])
+            out.append({"name": f"cell{i}", "values": values[:MAX_UNITS].copy(), "marked": marked, "rows": "hidden"})
             start += cell.state_size
         return out
-
-    def _stepped(self, weights: Weights | None, new: Kept, seq: int) -> Tape | None:
-        """Step the last state through the new ticks; return the tape of the newest, or None."""
-        if weights is None or self._seq is None or not 0 < seq - self._seq <= MOST_STEPPED:
-            return None
-        at = np.flatnonzero(new.seq > self._seq)
-        if len(at) != seq - self._seq or len(set(new.version[at].tolist())) > 1:
-            return None
-        self._tape = self._tape or self._network.tape(1, 1)
-        state = self._state
-        for i in at.tolist():
-            x, u = self._network.inputs(new.time[i : i + 1], new.x[i : i + 1])
-            _, state = self._network.step(weights, x, u, state, self._tape)
-        return self._tape
