@@ -80,6 +80,7 @@ class Viewing:
 
     def gradient(self, seen: Seen, model: ServedModel) -> Json:
         """Return GRADIENT of the trainer's last report; {"layers": {}} before the first."""
+        seen.catalog.check_there(model)  # else its metrics would come back
         return gradient_facts(seen.metrics.of(model.key).learner, model.spec.clip, self._wall())
 
     async def versions(self, seen: Seen, model: ServedModel) -> list[Json]:
@@ -102,6 +103,7 @@ class Viewing:
 
     def model(self, seen: Seen, model: ServedModel) -> Json:
         """Return MODEL: what it is and how it stands."""
+        seen.catalog.check_there(model)
         return model_facts(seen, model)
 
     async def errors(self, seen: Seen, model: ServedModel, worst: int) -> Json:

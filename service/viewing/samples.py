@@ -38,7 +38,8 @@ class Buckets(NamedTuple):
         """Return the counts that were added since an earlier moment; None: all."""
         if before is None:
             return self
-        return Buckets(self.bounds, [now - then for now, then in zip(self.counts, before.counts, strict=True)])
+        added = [max(0, now - then) for now, then in zip(self.counts, before.counts, strict=True)]
+        return Buckets(self.bounds, added)
 
     def quantile(self, share: float) -> float | None:
         """Return the value that this share of the counted values does not exceed; None where nothing was counted.
@@ -147,13 +148,17 @@ def sample(before: Marks, after: Marks) -> dict[str, Any]:
 
 def process_sample(before: Marks | None, after: Marks) -> dict[str, Any]:
     """Return the process's part of SAMPLE between two marks. before: None: since the start."""
-    was = before.counts if before else {}
-    added = {n: after.buckets[n].since(before.buckets[n] if before else None) for n in ("latency", "step", "queue")}
+    was, had = (before.counts, before.buckets) if before else ({}, {})
+
+    def quantile(name: str, share: float) -> float | None:
+        now = after.buckets.get(name)
+        return now.since(had.get(name)).quantile(share) if now else None
+
     return {
-        "latency_p50": added["latency"].quantile(0.5), "latency_p99": added["latency"].quantile(0.99),
-        "step_p50": added["step"].quantile(0.5), "queue_p99": added["queue"].quantile(0.99),
-        "refused": after.counts["refused"] - was.get("refused", 0.0),
-        "restarts": after.counts["restarts"] - was.get("restarts", 0.0),
+        "latency_p50": quantile("latency", 0.5), "latency_p99": quantile("latency", 0.99),
+        "step_p50": quantile("step", 0.5), "queue_p99": quantile("queue", 0.99),
+        "refused": max(0.0, after.counts.get("refused", 0.0) - was.get("refused", 0.0)),
+        "restarts": max(0.0, after.counts.get("restarts", 0.0) - was.get("restarts", 0.0)),
     }  # fmt: skip
 
 

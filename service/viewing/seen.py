@@ -20,7 +20,7 @@ from service.streams.residency import Residency
 from service.viewing.encoding import event
 
 MAX_VIEWERS = 32  # open at the same time, of one process
-QUEUE = 32  # events that a viewer may leave unread; beyond, the oldest are dropped
+VIEWER_QUEUE = 32  # events that a viewer may leave unread; beyond, the oldest are dropped
 MAX_STREAMS = 8  # of one subject
 MAX_TICKS = 512  # of one block
 SHOW = frozenset({"ticks", "state", "gradient", "scores", "samples"})
@@ -89,7 +89,7 @@ class Viewer:
 
     def put(self, message: bytes) -> None:
         """Queue an event; a full queue drops its oldest."""
-        if len(self._queue) >= QUEUE:
+        if len(self._queue) >= VIEWER_QUEUE:
             self._queue.popleft()
             self._lost += 1
         self._queue.append(message)

@@ -192,7 +192,7 @@ def block(track: Track, newest: Kept, stream: str, last: int, restart: bool, gho
     none = np.full(len(track), np.nan)
     low, high = (track.answers(lens.bound(-1, upper), step) if lens.levels else none for upper in (False, True))
     ghosts = none if ghost is None or not step else ghost.forecasts(track.seq - np.uint64(step), lens.y[lens.shown])
-    out = {
+    out: dict[str, Any] = {
         "stream": stream, "target": lens.target, "step": step, "restart": restart, "seq": track.seq[part],
         "level": lens.levels[-1] if lens.levels else None,
     }  # fmt: skip
@@ -202,6 +202,8 @@ def block(track: Track, newest: Kept, stream: str, last: int, restart: bool, gho
         "staleness": track.staleness(step),
     }  # fmt: skip
     out |= {name: column[part] for name, column in columns.items()}
+    versions = columns["version"][part].tolist()
+    out["version"] = [int(v) if np.isfinite(v) else None for v in versions]  # whole, however large
     return out | {"next": ahead(track, newest, ghost)}
 
 

@@ -14,9 +14,10 @@ from service.observe import events
 from service.server.config import ServeConfig
 from service.streams import answers, sequence
 from service.trainer import quarantine
+from service.viewing import ghost, seen
 
 ROOT = Path(__file__).parents[2]
-MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, deaths)
+MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, deaths, seen, ghost)
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {

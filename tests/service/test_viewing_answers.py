@@ -194,6 +194,7 @@ async def test_facts_of_a_learning_model_are_what_the_trainer_reported(tmp_path:
         service = as_json(v.service([seen]))
         assert (service["streams"], service["refused"]["gap"], service["trainers"]) == (1, 0, [{"ready": False}])
         assert as_json(v.service([seen]))["step_p50"] is None, "no step since the last call"
+        assert v.service([])["streams"] == 0, "a node without a shard"
 
 
 @pytest.mark.parametrize("cell", ["lstm", "gru", "rnn", "mingru", "lru", "attention"])

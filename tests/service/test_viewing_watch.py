@@ -19,7 +19,7 @@ from service.viewing import looks, scene, seen
 from service.viewing.channels import DELETED_REASON, LEAVES
 from service.viewing.encoding import event
 from service.viewing.looks import Viewing
-from service.viewing.seen import QUEUE, Ended, Subject, Viewer
+from service.viewing.seen import VIEWER_QUEUE, Ended, Subject, Viewer
 from tests.service.one_process import World, key, world
 
 DEADLINE_S = 20.0
@@ -152,12 +152,12 @@ async def test_a_viewer_that_does_not_read_loses_the_oldest_and_then_gets_whole_
             w.viewing.watch(w.seen, model, subject, True) as fast,
         ):
             got = []
-            for _ in range(QUEUE + 5):
+            for _ in range(VIEWER_QUEUE + 5):
                 await w.ticks(model, session, 1)
                 await w.look()
                 got += of("block", await drained(fast))
-            assert [seq for block in got for seq in block["seq"]] == list(range(1, QUEUE + 9))
-            assert slow.waiting == QUEUE
+            assert [seq for block in got for seq in block["seq"]] == list(range(1, VIEWER_QUEUE + 9))
+            assert slow.waiting == VIEWER_QUEUE
             events = await drained(slow)
             assert events[0][0] == "dropped"
             assert events[0][1]["count"] > 0
@@ -165,17 +165,17 @@ async def test_a_viewer_that_does_not_read_loses_the_oldest_and_then_gets_whole_
             await w.look()
             (whole,) = of("block", await drained(slow))
             assert whole["restart"]
-            assert whole["seq"] == list(range(1, QUEUE + 9))
+            assert whole["seq"] == list(range(1, VIEWER_QUEUE + 9))
             await w.look()
             assert not of("block", await drained(slow)) + of("block", await drained(fast))
 
 
 async def test_a_queue_drops_its_oldest_and_says_how_many() -> None:
     viewer = Viewer()
-    for n in range(QUEUE + 3):
+    for n in range(VIEWER_QUEUE + 3):
         viewer.put(b"%d" % n)
     assert read(await viewer.next()) == ("dropped", {"count": 3})
-    assert [await viewer.next() for _ in range(QUEUE)] == [b"%d" % n for n in range(3, QUEUE + 3)]
+    assert [await viewer.next() for _ in range(VIEWER_QUEUE)] == [b"%d" % n for n in range(3, VIEWER_QUEUE + 3)]
     viewer.end("over")
     assert read(await viewer.next()) == ("bye", {"reason": "over"})
     with pytest.raises(Ended, match="over"):
@@ -199,6 +199,8 @@ async def test_the_deletion_of_the_model_ends_its_viewers(tmp_path: Path) -> Non
             await w.world.control.delete(key("flow"))
             assert (await all_of(viewer))[-1] == ("bye", {"reason": DELETED_REASON})
             with pytest.raises(NotFound, match="deleted"):
+                w.viewing.model(w.seen, model)
+            with pytest.raises(NotFound, match="deleted"):
                 async with w.viewing.watch(w.seen, model, Subject(), True):
                     pass
         assert not [s for s in w.world.server.registry.text().decode().splitlines() if 'model="flow"' in s]
@@ -213,6 +215,15 @@ async def test_a_server_that_leaves_ends_all_views_and_admits_no_other(tmp_path:
             with pytest.raises(Unavailable):
                 async with w.viewing.watch(w.seen, model, Subject(), True):
                     pass
+
+
+async def test_a_shard_that_leaves_ends_the_views_of_its_models(tmp_path: Path) -> None:
+    async with watched(tmp_path) as w:
+        model = await w.world.model()
+        async with w.viewing.watch(w.seen, model, Subject(), True) as viewer:
+            w.world.server.leave(3, "another:1")
+            await w.look()
+            assert (await all_of(viewer))[-1] == ("bye", {"reason": LEAVES})
 
 
 async def test_there_are_at_most_so_many_viewers_and_a_place_becomes_free_again(tmp_path: Path) -> None:
