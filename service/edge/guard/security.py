@@ -125,20 +125,33 @@ class Security(grpc.aio.ServerInterceptor):
 
     @contextlib.asynccontextmanager
     async def _admitted(self, context: Any, method: str, authorization: str | None) -> AsyncIterator[None]:
-        async with statuses(context):
-            peer = peer_of(context)
-            call = Admitted(self._admit(authorization, lambda grant: check_role(grant, method), method, peer), peer)
+        async with (
+            statuses(context),
+            self.admitted(authorization, lambda grant: check_role(grant, method), method, peer_of(context)),
+        ):
             self.strangers.admit(context.peer())
-            _CALLER.set(call.grant)
-            self._calls.add(call)
-            try:
-                yield
-            except asyncio.CancelledError:
-                if not call.revoked or call.task is None or call.task.uncancel():
-                    raise
-                raise refused("a token", "it is no longer valid for this call: ask the operator for another") from None
-            finally:
-                self._calls.discard(call)
+            yield
+
+    @contextlib.asynccontextmanager
+    async def admitted(
+        self, authorization: str | None, check: Callable[[Grant], None], asked: str, peer: str
+    ) -> AsyncIterator[Grant]:
+        """Admit the current task for the length of the block, as a call of its caller; `sweep` ends it.
+
+        check: raises Forbidden if the grant does not allow `asked`. peer: for the audit log. Raises Unauthenticated,
+        also when the token expires or is revoked inside the block, and Forbidden.
+        """
+        call = Admitted(self._admit(authorization, check, asked, peer), peer)
+        _CALLER.set(call.grant)
+        self._calls.add(call)
+        try:
+            yield call.grant
+        except asyncio.CancelledError:
+            if not call.revoked or call.task is None or call.task.uncancel():
+                raise
+            raise refused("a token", "it is no longer valid for this call: ask the operator for another") from None
+        finally:
+            self._calls.discard(call)
 
     def check_metrics(self, authorization: str | None, peer: str) -> None:
         """Raise Unauthenticated or Forbidden unless the token may read the metrics of all tenants."""

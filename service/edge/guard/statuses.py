@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any, NoReturn
 
 import grpc
@@ -50,26 +50,34 @@ STATUS: dict[type[ServiceError], grpc.StatusCode] = {
 }
 
 
+@contextlib.contextmanager
+def named() -> Iterator[None]:
+    """Turn what disks, stores and messages raise inside the block into our errors. Others propagate."""
+    try:
+        yield
+    except DecodeError:
+        raise Invalid("message", "bytes that are no message", "send messages of freshet.v1") from None
+    except VersionMissing as error:
+        raise NotFound("version", "gone", "it is no longer kept: list the versions") from error
+    except Unreachable as error:
+        raise store_unreachable() from error
+    except NoSpace as error:
+        raise Exhausted("disk", "full", "try again once there is room", retry_s=1.0) from error
+    except JournalFailed as error:
+        raise Unavailable("journal", "not written", "the server must be restarted") from error
+
+
 @contextlib.asynccontextmanager
 async def statuses(context: Any) -> AsyncIterator[None]:
     """Turn our errors inside the block into the call's status. Other exceptions are bugs and propagate."""
     try:
-        yield
+        with named():
+            yield
     except ServiceError as error:
         await _abort(context, error)
-    except DecodeError:
-        await _abort(context, Invalid("message", "bytes that are no message", "send messages of freshet.v1"))
-    except VersionMissing:
-        await _abort(context, NotFound("version", "gone", "it is no longer kept: list the versions"))
     except VersionCorrupt as error:  # its text names our files, which the caller must not see
         log.error("a version is damaged: its caller gets DATA_LOSS", why=str(error))
         await _end(context, grpc.StatusCode.DATA_LOSS, "the version's files are damaged: roll back to another")
-    except Unreachable:
-        await _abort(context, store_unreachable())
-    except NoSpace:
-        await _abort(context, Exhausted("disk", "full", "try again once there is room", retry_s=1.0))
-    except JournalFailed:
-        await _abort(context, Unavailable("journal", "not written", "the server must be restarted"))
 
 
 def reason_of(error: ServiceError) -> str:
