@@ -65,8 +65,9 @@ ROOMS = {
     "observe serving storage streams trainer",
     "edge": "model.fold model.spec model.update access common edge.guard engine journal learning observe "
     "publishing serving storage streams trainer viewing",
+    "edge.api": "access common edge edge.guard observe publishing storage streams viewing",
     "server.shard": "model.spec model.update engine journal learning observe publishing serving storage streams",
-    "server": "access common datadir edge edge.guard engine journal "
+    "server": "access common datadir edge edge.api edge.guard engine journal "
     "learning observe publishing server.shard serving storage streams trainer viewing",
     "cluster.nodes": "cluster.store common",
     "cluster.moving": "cluster.nodes cluster.shards cluster.store common datadir journal storage streams trainer",

@@ -45,8 +45,15 @@ MAX_UNACKNOWLEDGED_BYTES = 8 << 20
 
 # ---- connections and calls
 
-# Connections of the HTTP side server: probes and scrapers.
-MAX_HTTP_CONNECTIONS = 16
+# Connections of the HTTP side server: probes, scrapers, and viewers of the page. Fewer, where descriptors are few.
+MAX_HTTP_CONNECTIONS = 64
+LEAST_HTTP_CONNECTIONS = 16
+# Path and query of an HTTP request, its body, and a reply in JSON.
+MAX_TARGET_BYTES = 1 << 14
+MAX_BODY_BYTES = 1 << 16
+MAX_REPLY_BYTES = 1 << 20
+# Replies in JSON that are kept for a second.
+MAX_KEPT_REPLIES = 256
 # Headers of one call, each with 32 bytes of overhead (RFC 9113, 6.5.2), after HPACK has expanded them.
 MAX_HEADER_BYTES = 8192
 # Calls on all connections that the event loop has not seen yet; twice as many are the hard limit.
@@ -61,7 +68,7 @@ REQUEST_S = 30.0
 MAX_PEM_BYTES = 1 << 20
 # Time to read a changed file; beyond it the former content stays in force.
 READ_S = 10.0
-# Descriptors kept for files, databases, the trainer's pipes, polling and the side server.
+# Descriptors kept for files, databases, the trainer's pipes, polling and LEAST_HTTP_CONNECTIONS.
 RESERVED_DESCRIPTORS = 48
 # Audit lines of refusals, per tenant and for all callers without a valid token: at once, and per second after that.
 AUDIT_REFUSALS = 20
@@ -114,7 +121,13 @@ def comfortable(entries: int, seconds: float, seconds_each: float) -> int:
 
 def connections(asked: int, descriptors: int) -> int:
     """Return the connections to accept: `asked`, or fewer, to reserve descriptors for files. At least 1."""
-    return max(1, min(asked, descriptors - RESERVED_DESCRIPTORS))
+    viewers = http_connections(descriptors) - LEAST_HTTP_CONNECTIONS
+    return max(1, min(asked, descriptors - RESERVED_DESCRIPTORS - viewers))
+
+
+def http_connections(descriptors: int) -> int:
+    """Return the connections of the HTTP side server: MAX_HTTP_CONNECTIONS, or an eighth of few descriptors."""
+    return max(LEAST_HTTP_CONNECTIONS, min(MAX_HTTP_CONNECTIONS, descriptors // 8))
 
 
 def is_overdue(since: float | None, now: float, allowed: float) -> bool:

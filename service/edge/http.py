@@ -1,4 +1,7 @@
-"""The HTTP side server: /metrics, /healthz (the process lives) and /readyz (it accepts streams)."""
+"""The HTTP side server: /metrics, /healthz (the process lives) and /readyz (it accepts streams).
+
+The page and its API, at every other path, are an application of their own: `service.edge.api`.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
 import uvicorn
@@ -14,25 +17,27 @@ from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response
-from starlette.routing import Route
+from starlette.routing import Mount, Route
+from starlette.types import ASGIApp
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 from service.common.errors import Forbidden, Unauthenticated
 from service.common.limits import MAX_HTTP_CONNECTIONS
 
-BACKLOG = 8  # connections waiting to be accepted
+BACKLOG = 32  # connections waiting to be accepted, and accepted in one turn of the loop; a browser opens six
 CLOSED = -1  # descriptor of a closed socket
-INDEX = "freshet: /metrics for Prometheus, /healthz for liveness, /readyz for readiness\n"
+SEND_BYTES = 1 << 17  # that the kernel keeps of a connection whose peer does not read; else it is megabytes
+TRANSPORT = "transport"  # the connection's, in the state of each request's scope
 
 
 def application(
-    text: Callable[[], bytes], not_ready: Callable[[], str], check: Callable[[str | None, str], None]
+    text: Callable[[], bytes], not_ready: Callable[[], str], check: Callable[[str | None, str], None], rest: ASGIApp
 ) -> Starlette:
     """Return the routes.
 
     text: returns the text of a scrape; called in a thread. not_ready: returns why the server accepts no streams, or "".
     check: called with (authorization, peer); raises Unauthenticated or Forbidden unless the caller may read the metrics
-    of all tenants.
+    of all tenants. rest: answers every other path.
     """
 
     async def metrics(request: Request) -> Response:
@@ -53,42 +58,62 @@ def application(
         reason = not_ready()
         return PlainTextResponse(f"not ready: {reason}\n" if reason else "ready\n", 503 if reason else 200)
 
-    async def index(request: Request) -> Response:
-        return PlainTextResponse(INDEX)
-
-    routes = [Route("/", index), Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz)]
+    routes = [Route("/metrics", metrics), Route("/healthz", healthz), Route("/readyz", readyz), Mount("/", rest)]
     return Starlette(routes=routes)
 
 
+class Protocol(H11Protocol):
+    """HTTP/1.1 whose requests know their connection, so that one whose peer does not read can be cut."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Keep the transport for the scope of each request."""
+        self.app_state = {**self.app_state, TRANSPORT: transport}
+        super().connection_made(transport)
+
+
 class Door(socket.socket):
-    """A listening socket that closes the oldest connection beyond MAX_HTTP_CONNECTIONS, so that probes always get in.
+    """A listening socket that closes the oldest connection beyond a limit, so that probes always get in.
 
     The limit includes connections that have not begun their TLS handshake, which the HTTP server does not see yet.
+    Event streams, which are admitted, are closed last.
     """
 
-    def __init__(self, listening: socket.socket) -> None:
+    def __init__(self, listening: socket.socket, most: int, viewers: Collection[Any]) -> None:
+        """most: connections. viewers: the peers of the event streams, (host, port)."""
         super().__init__(fileno=listening.detach())
-        self._connections: list[socket.socket] = []
+        self._most, self._viewers = most, viewers
+        self._connections: list[tuple[socket.socket, Any]] = []  # the oldest first, each with its peer
 
     def accept(self) -> tuple[socket.socket, Any]:
         """Accept a connection and count it until it is closed."""
         connection, address = super().accept()
-        self._connections = [c for c in self._connections if c.fileno() != CLOSED] + [connection]
-        if len(self._connections) > MAX_HTTP_CONNECTIONS:
+        self._connections = [(c, peer) for c, peer in self._connections if c.fileno() != CLOSED]
+        self._connections.append((connection, address[:2]))
+        if len(self._connections) > self._most:
+            oldest = next((n for n, (_, peer) in enumerate(self._connections) if peer not in self._viewers), 0)
             with contextlib.suppress(OSError):  # its peer has left
-                self._connections.pop(0).shutdown(socket.SHUT_RDWR)  # its reader sees the end and closes it
+                self._connections.pop(oldest)[0].shutdown(socket.SHUT_RDWR)  # its reader sees the end and closes it
         return connection, address
 
 
 class HttpServer:
     """uvicorn on the server's event loop. The constructor binds the socket, so the port is known before `run`."""
 
-    def __init__(self, app: Starlette, host: str, port: int, context: ssl.SSLContext | None = None) -> None:
-        """Bind the socket. context: TLS; None: plain text."""
+    def __init__(
+        self,
+        app: Starlette,
+        host: str,
+        port: int,
+        context: ssl.SSLContext | None = None,
+        most: int = MAX_HTTP_CONNECTIONS,
+        viewers: Collection[Any] = (),
+    ) -> None:
+        """Bind the socket. context: TLS; None: plain text. most, viewers: see `Door`."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = Door(socket.create_server((host, port), family=family))
+        self._socket = Door(socket.create_server((host, port), family=family), most, viewers)
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)  # accepted connections inherit it
         config = uvicorn.Config(
-            app, http=H11Protocol, backlog=BACKLOG, lifespan="off", log_config=None, log_level="warning",
+            app, http=Protocol, ws="none", backlog=BACKLOG, lifespan="off", log_config=None, log_level="warning",
             access_log=False, timeout_graceful_shutdown=2,
         )  # fmt: skip
         config.load()

@@ -64,7 +64,9 @@ class Parts:
 
 
 class Places(Protocol):
-    """Where models are served."""
+    """Where models are served. address: of this node, by which others reach it; "": a single server."""
+
+    address: str
 
     async def of(self, key: ModelKey, stream: str = "", part: int | None = None) -> Parts:
         """Return the parts of the shard that has the model, or is to have it.
@@ -82,8 +84,14 @@ class Places(Protocol):
     def here(self) -> Sequence[Parts]:
         """Return the parts of every shard of this process."""
 
+    def http_of(self, node: str) -> str:
+        """Return the HTTP address of a node; "" if it is unknown. node: its gRPC address."""
+
     async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
-        """Return the models that other nodes report to the caller of a List. context: of that call."""
+        """Return the models that other nodes report to the caller of a List.
+
+        context: of that call; its `invocation_metadata` is passed on.
+        """
 
     async def past_elsewhere(self, request: models_pb2.WatchRequest, context: Any) -> list[models_pb2.ModelEvent]:
         """Return the recent events of other nodes that a Watch without a model asks for."""
@@ -99,6 +107,8 @@ class Places(Protocol):
 
 class OnePlace:
     """The only shard of a single server."""
+
+    address = ""
 
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
@@ -118,6 +128,10 @@ class OnePlace:
     def here(self) -> Sequence[Parts]:
         """Return the parts of the server."""
         return (self._parts,)
+
+    def http_of(self, node: str) -> str:
+        """Return "": there are no other nodes."""
+        return ""
 
     async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
         """Return nothing: there are no other nodes."""

@@ -48,7 +48,7 @@ class ServeConfig(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=ENV_PREFIX, extra="forbid", frozen=True, allow_inf_nan=False)
 
     listen: str = Field("127.0.0.1:8300", description="gRPC address, HOST:PORT; port 0 picks a free one")
-    http: str = Field("127.0.0.1:8301", description="address of /metrics, /healthz and /readyz")
+    http: str = Field("127.0.0.1:8301", description="address of the page, its API, /metrics, /healthz and /readyz")
     data: Path = Field(Path("freshet-data"), description="data directory: journal, snapshots and versions")
     store: str = Field(
         "",

@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from service import version
 from service.common.addresses import split_address
+from service.common.limits import http_connections
+from service.edge.api.app import Application, Settings
+from service.edge.api.routes import About
 from service.edge.guard.auditing import Auditing
 from service.edge.guard.call_limit import CallLimit
 from service.edge.guard.in_flight import InFlight
@@ -19,6 +23,7 @@ from service.edge.streams import Streams
 from service.edge.training import Training
 from service.server.cluster import Cluster, Nodes
 from service.server.grpc_server import Services, grpc_server
+from service.server.ports import most_descriptors
 from service.server.settings import grpc_settings
 from service.server.shared import Shared
 
@@ -46,8 +51,15 @@ def grpc_door(shared: Shared, places: Places, health: Health, nodes: Nodes | Non
     return grpc_server(grpc_settings(shared.config), interceptors, services, shared.certificates)
 
 
-def http_door(shared: Shared, text: Callable[[], bytes], obstacle: Callable[[], str]) -> HttpServer:
+def http_door(shared: Shared, places: Places, text: Callable[[], bytes], obstacle: Callable[[], str]) -> HttpServer:
     """Build the HTTP server. text: of a scrape; obstacle: why no streams are accepted, or ""."""
     host, port = split_address("http", shared.config.http)
-    app = application(text, obstacle, shared.security.check_metrics)
-    return HttpServer(app, host, port, shared.certificates.context if shared.certificates else None)
+    pages = Application(
+        Settings(host.lower(), shared.config.write_s), places, shared.viewing,
+        About(version(), shared.wall(), shared.wall, lambda: shared.access.current.open),
+        shared.security, lambda: shared.access.current, shared.tenants, shared.audit, shared.metrics.access,
+        shared.clock,
+    )  # fmt: skip
+    app = application(text, obstacle, shared.security.check_metrics, pages)
+    context = shared.certificates.context if shared.certificates else None
+    return HttpServer(app, host, port, context, http_connections(most_descriptors()), pages.watches.peers)

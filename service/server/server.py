@@ -43,8 +43,9 @@ class Server(Components):
     async def run(self, announce: Callable[[Addresses], None]) -> int:
         """Serve until SIGTERM or SIGINT, then drain. Returns the exit code. A component that fails ends the process."""
         shared, stopping = self.shared, process.stop_signal()
-        grpc, port = grpc_door(shared, OnePlace(self.parts()), self.readiness.health)
-        http = http_door(shared, self.registry.text, self.readiness.obstacle)
+        places = OnePlace(self.parts())
+        grpc, port = grpc_door(shared, places, self.readiness.health)
+        http = http_door(shared, places, self.registry.text, self.readiness.obstacle)
         tasks: list[asyncio.Task[Any]] = []
         try:
             tasks = self._start(http.run(), port)

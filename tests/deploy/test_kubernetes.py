@@ -6,6 +6,7 @@ No cluster runs in these tests: that an API server takes them is not seen here.
 import tomllib
 
 import pytest
+from starlette.responses import PlainTextResponse
 from starlette.routing import Route
 
 from service.access import grants as access
@@ -79,7 +80,7 @@ def test_the_stateful_set_has_one_pod_a_headless_service_and_a_volume_with_room(
 
 
 def test_the_probes_ask_what_the_server_has_over_tls(config):
-    routes = application(Registry().text, lambda: "", lambda authorization, peer: None).routes
+    routes = application(Registry().text, lambda: "", lambda authorization, peer: None, PlainTextResponse("")).routes
     paths = {route.path for route in routes if isinstance(route, Route)}
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         asked = CONTAINER[probe]["httpGet"]

@@ -10,6 +10,7 @@ import freshet
 from tests.journeys.clusters import SHARDS, cluster, name_on, until
 from tests.journeys.crash import DEADLINE_S, within
 from tests.journeys.test_models_cli import Shell
+from tests.journeys.web import act, ask
 
 
 async def test_any_node_names_all_nodes_and_the_owner_and_models_of_every_shard(tmp_path):
@@ -85,3 +86,28 @@ async def test_a_single_server_says_that_it_is_alone(server, tmp_path):
         with pytest.raises(freshet.Unimplemented, match="this server is alone: give it a store"):
             await client.cluster()
     assert "this server is alone" in await Shell(server.grpc, tmp_path, group="nodes")(code=1)
+
+
+async def test_any_node_lists_all_models_over_http_and_answers_for_its_own(tmp_path):
+    async with cluster(tmp_path) as nodes:
+        seen = await until(nodes[0].grpc, lambda found: True)
+        names = sorted(name_on(shard.shard) for shard in seen.shards)
+        async with freshet.connect(nodes[0].grpc) as client:
+            for name in names:
+                await within(client.create_model(name, channels=["x"], hidden=4))
+            owner = {model.name: model.node for model in await client.list_models()}
+        http = {node.grpc: node.http for node in nodes}
+        for node in nodes:
+            listed = (await ask(node.http, "/api/v1/models")).json["models"]
+            assert [model["name"] for model in listed] == names
+            page = (await ask(node.http, f"/api/v1/models?limit=1&after={names[0]}")).json
+            assert ([model["name"] for model in page["models"]], page["next"]) == ([names[1]], names[1])
+            assert (await ask(node.http, "/api/v1")).json["node"] == node.grpc
+            for name in names:
+                path = f"/api/v1/models/{name}"
+                read, acted = await ask(node.http, path), await act(node.http, f"{path}/pause")
+                if owner[name] == node.grpc:
+                    assert (read.status, acted.status) == (200, 200)
+                else:
+                    assert (read.status, acted.status) == (421, 421)
+                    assert (read.error["address"], read.error["http"]) == (owner[name], http[owner[name]])

@@ -232,7 +232,8 @@ async def test_connections_that_fall_silent_before_they_speak_tls_do_not_pile_up
 
 @pytest.mark.long
 async def test_a_side_server_that_counts_only_who_speaks_tls_would_be_noticed(house, monkeypatch):
-    mutate(monkeypatch, house.folder, "import service.edge.http\nservice.edge.http.Door = lambda listening: listening")
+    no_limit = "import service.edge.http\nservice.edge.http.Door = lambda listening, *of: listening"
+    mutate(monkeypatch, house.folder, no_limit)
     monkeypatch.setattr("tests.journeys.test_limits.DEADLINE_S", 10.0)  # it never comes
     async with house.started() as server:
         with pytest.raises(TimeoutError):

@@ -9,6 +9,7 @@ import pytest
 
 from model import spec
 from service.common import documents, limits
+from service.edge import http
 from service.learning import deaths, queues, replaying
 from service.observe import events
 from service.server.config import ServeConfig
@@ -17,7 +18,7 @@ from service.trainer import quarantine
 from service.viewing import ghost, seen
 
 ROOT = Path(__file__).parents[2]
-MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, deaths, seen, ghost)
+MODULES = (limits, documents, sequence, answers, spec, events, replaying, quarantine, queues, deaths, seen, ghost, http)
 CONSTANTS = {name: value for module in MODULES for name, value in vars(module).items()}
 # Settings that bound nothing a client can ask for.
 NO_LIMITS = {

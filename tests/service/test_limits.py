@@ -127,8 +127,12 @@ def test_the_contexts_of_a_model_fit_their_byte_budget(spec: dict[str, Any], con
     assert contexts * 4 * learner.contexts.width <= CONTEXT_BUDGET_BYTES
 
 
+def test_the_side_server_takes_an_eighth_of_few_descriptors():
+    assert [limits.http_connections(n) for n in (10, 64, 256, 512, 20_000)] == [16, 16, 32, 64, 64]
+
+
 @pytest.mark.parametrize(("asked", "descriptors", "allowed"), [
-    (10_000, 20_000, 10_000), (10_000, 1024, 1024 - RESERVED_DESCRIPTORS), (4, 64, 4), (10_000, 16, 1),
+    (10_000, 20_000, 10_000), (10_000, 1024, 1024 - RESERVED_DESCRIPTORS - 48), (4, 64, 4), (10_000, 16, 1),
 ])  # fmt: skip
 def test_connections_leave_descriptors_for_files(asked, descriptors, allowed):
     assert connections(asked, descriptors) == allowed

@@ -93,6 +93,11 @@ class Node:
         """Return the parts of every shard of this node."""
         return [held.parts for held in self.shards.held.values() if not held.leaving]
 
+    def http_of(self, node: str) -> str:
+        """Return where a node answers HTTP: the host by which others reach it, and the port that it has noted."""
+        note = self.alive.get(node)
+        return f"{node.rpartition(':')[0]}:{note.http.rpartition(':')[2]}" if note else ""
+
     async def elsewhere(self, context: Any) -> list[models_pb2.Model]:
         """Return the models of all other nodes; none to a call that comes from one of them.
 
@@ -149,7 +154,7 @@ class Node:
         """Serve until SIGTERM or SIGINT, then drain. Returns the exit code."""
         stopping, config, shared = process.stop_signal(), self.config, self.shared
         grpc, port = grpc_door(shared, self, self.health, self.nodes)
-        http = http_door(shared, self.text, self.obstacle)
+        http = http_door(shared, self, self.text, self.obstacle)
         self.address, self._http = config.advertise or at_port(config.listen, port), at_port(config.http, http.port)
         self.shards = Shards(shared, self._store, self.peers, self.health, self.metrics, self.address, self._count)
         self.metrics.slices_waiting.set_function(
