@@ -1,0 +1,292 @@
+// A heat map on a canvas: rows × columns in colours, with axis, legend, marks, and a readout by pointer and keyboard.
+// Everything of the picture is drawn on the one canvas, so that its PNG is complete. Owned by a view: mount, draw, destroy.
+
+import { brief, colourOf, pool, wholes } from "./scale.js";
+
+const TOP = 4, AXIS = 34, LEGEND = 40, LEFT_MOST = 150; // pixels
+const FONT = "12px system-ui, sans-serif", LINE = 13;
+
+/**
+ * Mount a heat map in `host`. name: what it shows, for screen readers; colours(): {text, muted, back, …} of the theme.
+ *
+ * Returns {canvas, draw(picture), destroy()}. A picture is {rows, columns, scale, palette, x, legend, read}:
+ *   rows: top to bottom, each {label, values, height (pixels), gap (pixels above), marks: [columns], edge: bool}
+ *   scale: {low, high, of(v) -> 0..1, ticks}; palette: of `colourOf`
+ *   x: {label, tick(column) -> text}; legend: text beside the scale; read(row, column) -> the readout's text
+ */
+export function heat(host, { name, colours }) {
+  const box = element("div", { class: "heat" });
+  const canvas = element("canvas", { role: "application", tabindex: "0", "aria-roledescription": "heat map", "aria-label": name });
+  const readout = element("output", { class: "heat-readout", "aria-live": "polite" });
+  box.append(canvas, readout);
+  host.append(box);
+  const state = { picture: null, at: null, plan: null };
+
+  const paint = () => state.picture && (state.plan = render(canvas, state.picture, state.at, colours()));
+  const say = () => (readout.textContent = state.at ? state.picture.read(state.at.row, state.at.column) : hint());
+  const select = (at) => {
+    if (same(at, state.at)) return;
+    state.at = at;
+    paint();
+    say();
+  };
+  canvas.addEventListener("pointermove", (event) => state.plan && select(hit(state, event)));
+  canvas.addEventListener("pointerdown", (event) => state.plan && select(hit(state, event)));
+  canvas.addEventListener("pointerleave", () => document.activeElement !== canvas && select(null));
+  canvas.addEventListener("blur", () => select(null));
+  canvas.addEventListener("keydown", (event) => {
+    const next = state.picture && step(event.key, state.at, state.picture);
+    if (next === undefined) return;
+    event.preventDefault();
+    select(next);
+  });
+  const watcher = new ResizeObserver(paint);
+  watcher.observe(box);
+
+  return {
+    canvas,
+    draw(picture) {
+      state.picture = picture;
+      state.at = inside(state.at, picture);
+      paint();
+      say();
+    },
+    destroy() {
+      watcher.disconnect();
+      box.remove();
+    },
+  };
+}
+
+/** Where a key leads: {row, column}, null to leave, undefined if the key is none of ours. Pure. */
+export function step(key, at, { rows, columns }) {
+  if (key === "Escape") return null;
+  const from = at || { row: 0, column: 0 };
+  const moves = {
+    ArrowLeft: [0, -1], ArrowRight: [0, 1], ArrowUp: [-1, 0], ArrowDown: [1, 0], Home: [0, -columns], End: [0, columns],
+    PageUp: [-10, 0], PageDown: [10, 0],
+  };
+  const move = moves[key];
+  if (!move || !rows.length || !columns) return undefined;
+  if (!at) return from;
+  const within = (v, n) => Math.min(n - 1, Math.max(0, v));
+  return { row: within(at.row + move[0], rows.length), column: within(at.column + move[1], columns) };
+}
+
+/** The cells of a width: {left, width, cells} of the plot's area. Pure. */
+export function layout(width, labels, columns) {
+  const left = Math.min(LEFT_MOST, Math.floor(width / 3), Math.max(0, ...labels) + 8);
+  const plot = Math.max(1, width - left - 8);
+  return { left, width: plot, cells: Math.max(1, Math.min(columns, Math.floor(plot))) };
+}
+
+/** The top of each row, and the bottom of the last. Pure. */
+export function tops(rows) {
+  const found = [];
+  let y = TOP;
+  for (const row of rows) {
+    y += row.gap || 0;
+    found.push(y);
+    y += row.height;
+  }
+  return { tops: found, bottom: y };
+}
+
+function hint() {
+  return "Point at a cell, or focus the picture and use the arrow keys.";
+}
+
+function render(canvas, picture, at, theme) {
+  const pen = canvas.getContext("2d");
+  const width = Math.max(120, Math.floor(canvas.parentElement.clientWidth));
+  pen.font = FONT;
+  const { tops: ys, bottom } = tops(picture.rows);
+  const plan = { ...layout(width, picture.rows.map((row) => pen.measureText(row.label || "").width), picture.columns), ys, bottom };
+  const height = bottom + AXIS + LEGEND, dense = window.devicePixelRatio || 1;
+  if (canvas.width !== Math.round(width * dense) || canvas.height !== Math.round(height * dense)) {
+    canvas.width = Math.round(width * dense);
+    canvas.height = Math.round(height * dense);
+    canvas.style.width = `${width}px`;
+    canvas.style.height = `${height}px`;
+  }
+  pen.setTransform(dense, 0, 0, dense, 0, 0);
+  pen.font = FONT;
+  pen.textBaseline = "middle";
+  pen.fillStyle = theme.back;
+  pen.fillRect(0, 0, width, height);
+  cells(pen, picture, plan, theme);
+  labels(pen, picture, plan, theme);
+  axis(pen, picture, plan, theme);
+  legend(pen, picture, plan, theme);
+  if (at) cross(pen, picture, plan, at, theme);
+  return plan;
+}
+
+function cells(pen, picture, plan, theme) {
+  const colour = colourOf(picture.palette);
+  const image = new ImageData(plan.cells, picture.rows.length);
+  const holes = [];
+  picture.rows.forEach((row, r) => {
+    pool(row.values, plan.cells).forEach((v, c) => {
+      const share = picture.scale.of(v);
+      if (Number.isNaN(share)) {
+        holes.push([r, c]);
+        return;
+      }
+      image.data.set([...colour(share), 255], (r * plan.cells + c) * 4);
+    });
+  });
+  const small = new OffscreenCanvas(plan.cells, picture.rows.length);
+  small.getContext("2d").putImageData(image, 0, 0);
+  pen.imageSmoothingEnabled = false;
+  picture.rows.forEach((row, r) => pen.drawImage(small, 0, r, plan.cells, 1, plan.left, plan.ys[r], plan.width, row.height));
+  if (holes.length) hatch(pen, picture, plan, holes, theme);
+  picture.rows.forEach((row, r) => dots(pen, picture, plan, row, r, theme));
+}
+
+function hatch(pen, picture, plan, holes, theme) {
+  const wide = plan.width / plan.cells;
+  pen.save();
+  pen.beginPath();
+  for (const [r, c] of holes) pen.rect(plan.left + c * wide, plan.ys[r], wide, picture.rows[r].height);
+  pen.clip();
+  pen.strokeStyle = theme.muted;
+  pen.lineWidth = 1;
+  pen.beginPath();
+  const tall = plan.bottom - TOP;
+  for (let x = plan.left - tall; x < plan.left + plan.width; x += 6) {
+    pen.moveTo(x, plan.bottom);
+    pen.lineTo(x + tall, TOP);
+  }
+  pen.stroke();
+  pen.restore();
+}
+
+/** Marked cells: a ring in cells that are large enough, else a point; dark with a light rim, to be seen on each colour. */
+function dots(pen, picture, plan, row, r, theme) {
+  const wide = plan.width / picture.columns;
+  const size = Math.min(4, row.height / 2 - 0.5, Math.max(1, wide / 2 - 0.5));
+  for (const column of row.marks || []) {
+    const x = plan.left + (column + 0.5) * wide, y = plan.ys[r] + row.height / 2;
+    if (size < 1.5) {
+      pen.fillStyle = theme.text;
+      pen.fillRect(x - Math.max(0.5, wide / 2), y - row.height / 4, Math.max(1, wide), Math.max(1, row.height / 2));
+      continue;
+    }
+    pen.beginPath();
+    pen.arc(x, y, size, 0, 2 * Math.PI);
+    pen.fillStyle = "#111";
+    pen.fill();
+    pen.strokeStyle = "#fff";
+    pen.lineWidth = Math.min(1.5, size / 2);
+    pen.stroke();
+  }
+  if (Number.isFinite(row.limit)) {
+    const x = plan.left + row.limit * wide;
+    for (const [colour, thick] of [["#111", 4], ["#fff", 2]]) line(pen, x, plan.ys[r], x, plan.ys[r] + row.height, colour, thick);
+  }
+}
+
+function labels(pen, picture, plan, theme) {
+  let free = -Infinity;
+  picture.rows.forEach((row, r) => {
+    if (row.edge) line(pen, plan.left, plan.ys[r] - 2, plan.left + plan.width, plan.ys[r] - 2, theme.grid || theme.muted, 1);
+    const y = plan.ys[r] + row.height / 2;
+    if (!row.label || y < free) return;
+    free = y + LINE;
+    pen.fillStyle = row.faint ? theme.muted : theme.text;
+    pen.textAlign = "right";
+    pen.fillText(shorten(pen, row.label, plan.left - 8), plan.left - 6, y);
+  });
+}
+
+function axis(pen, picture, plan, theme) {
+  const y = plan.bottom, wide = plan.width / picture.columns;
+  pen.fillStyle = theme.text;
+  pen.textAlign = "center";
+  let free = -Infinity;
+  for (const column of picture.x.ticks || wholes(picture.columns, plan.width / 60)) {
+    const x = plan.left + (column + 0.5) * wide, text = picture.x.tick(column), half = pen.measureText(text).width / 2;
+    const at = Math.min(plan.left + plan.width - half, Math.max(x, half));
+    if (at - half < free) continue;
+    free = at + half + 8;
+    line(pen, x, y, x, y + 4, theme.muted, 1);
+    pen.fillText(text, at, y + 12);
+  }
+  pen.fillStyle = theme.muted;
+  pen.fillText(shorten(pen, picture.x.label, plan.width), plan.left + plan.width / 2, y + 27);
+}
+
+function legend(pen, picture, plan, theme) {
+  const y = plan.bottom + AXIS + 2, colour = colourOf(picture.palette), { scale } = picture;
+  const wide = Math.min(260, plan.width * 0.55), left = plan.left;
+  for (let x = 0; x < wide; x += 1) {
+    pen.fillStyle = `rgb(${colour(x / wide).join(",")})`;
+    pen.fillRect(left + x, y, 1, 12);
+  }
+  pen.strokeStyle = theme.muted;
+  pen.lineWidth = 1;
+  pen.strokeRect(left - 0.5, y - 0.5, wide + 1, 13);
+  pen.fillStyle = theme.text;
+  pen.textAlign = "center";
+  let free = -Infinity;
+  for (const tick of scale.ticks) {
+    const x = left + scale.of(tick) * wide, text = brief(tick), half = pen.measureText(text).width / 2;
+    const at = Math.max(x, left + half - 6);
+    if (at - half < free) continue;
+    free = at + half + 6;
+    line(pen, x, y + 12, x, y + 16, theme.muted, 1);
+    pen.fillText(text, at, y + 24);
+  }
+  pen.textAlign = "left";
+  pen.fillText(shorten(pen, picture.legend, plan.width - wide - 16), left + wide + 14, y + 6);
+}
+
+function cross(pen, picture, plan, at, theme) {
+  const wide = plan.width / picture.columns, row = picture.rows[at.row];
+  const x = plan.left + at.column * wide, y = plan.ys[at.row];
+  for (const [colour, thick, out] of [[theme.back, 4, 2], [theme.text, 2, 2]]) {
+    pen.strokeStyle = colour;
+    pen.lineWidth = thick;
+    pen.strokeRect(x - out, y - out, Math.max(2, wide) + 2 * out, row.height + 2 * out);
+  }
+}
+
+function hit({ picture, plan }, event) {
+  const place = event.currentTarget.getBoundingClientRect();
+  const column = Math.floor(((event.clientX - place.left - plan.left) / plan.width) * picture.columns);
+  const y = event.clientY - place.top;
+  const row = plan.ys.findIndex((top, r) => y >= top - (picture.rows[r].gap || 0) / 2 && y < top + picture.rows[r].height + 1);
+  return row >= 0 && column >= 0 && column < picture.columns ? { row, column } : null;
+}
+
+function inside(at, picture) {
+  if (!at || !picture.rows.length || !picture.columns) return null;
+  return { row: Math.min(at.row, picture.rows.length - 1), column: Math.min(at.column, picture.columns - 1) };
+}
+
+function same(a, b) {
+  return a === b || (a && b && a.row === b.row && a.column === b.column);
+}
+
+function line(pen, x0, y0, x1, y1, colour, thick) {
+  pen.strokeStyle = colour;
+  pen.lineWidth = thick;
+  pen.beginPath();
+  pen.moveTo(x0, y0);
+  pen.lineTo(x1, y1);
+  pen.stroke();
+}
+
+function shorten(pen, text, width) {
+  if (pen.measureText(text).width <= width) return text;
+  let n = text.length;
+  while (n > 1 && pen.measureText(`${text.slice(0, n)}…`).width > width) n -= 1;
+  return `${text.slice(0, n)}…`;
+}
+
+function element(tag, attributes) {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  return made;
+}

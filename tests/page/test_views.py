@@ -1,0 +1,223 @@
+"""Scales, sentences and layouts of the page's views, run in Node: the modules that draw nothing."""
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+PAGE = Path(__file__).resolve().parents[2] / "service" / "page" / "js"
+NODE = shutil.which("node")
+
+pytestmark = pytest.mark.skipif(NODE is None, reason="node is not installed: the page's modules run in no other way")
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    """A function that runs the body of a module, with `names` of `module` imported, and returns what it `give`s."""
+    root = tmp_path_factory.mktemp("page")
+    shutil.copytree(PAGE, root / "js")
+    (root / "package.json").write_text('{"type": "module"}')  # node takes a file .js for a module only if told so
+
+    def call(module, names, body):
+        source = f"import {{ {names} }} from {json.dumps(f'./js/{module}')};\n"
+        source += f"const give = (v) => console.log(JSON.stringify(v));\n{body}"
+        done = subprocess.run([NODE, "--input-type=module", "-e", source], cwd=root, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return json.loads(done.stdout)
+
+    return call
+
+
+def test_a_recent_scale_forgets_what_was_long_ago(run):
+    body = (
+        "const old = Array(50).fill([1e9]), now = Array(120).fill([0.01, 1]); give(recentLog([...old, ...now]).high);"
+    )
+    assert run("scale.js", "recentLog", body) <= 1
+
+
+def test_a_healthy_gradient_is_not_painted_as_if_it_vanished(run):
+    of = run("scale.js", "recentLog", "const s = recentLog([[0.09, 0.05, 0.03]]); give([s.of(0.09), s.of(0.03)]);")
+    assert of[0] == pytest.approx(1, abs=0.05)
+    assert of[1] > 0.6
+
+
+def test_a_scale_has_at_most_four_decades_and_one_of_one_value_has_two(run):
+    wide = run("scale.js", "recentLog", "const s = recentLog([[1e-12, 1e-9, 1]]); give([s.low, s.high]);")
+    assert wide[1] / wide[0] == pytest.approx(1e4)
+    single = run("scale.js", "recentLog", "const s = recentLog([[0.5]]); give([s.low, s.high, s.of(0.5), s.of(0)]);")
+    assert single == [pytest.approx(0.005), pytest.approx(0.5), 1, 0]
+
+
+def test_without_a_positive_number_there_is_no_scale(run):
+    assert run("scale.js", "recentLog", "give(recentLog([[0, null, NaN, -1, Infinity], []]));") is None
+
+
+def test_values_beyond_the_ends_of_a_scale_are_counted(run):
+    body = "give(beyond({ low: 0.1, high: 1 }, [0, 0.05, 0.5, 1, 2, null].slice(0, 5)));"
+    assert run("scale.js", "beyond", body) == {"below": 2, "above": 1}
+
+
+def test_a_diverging_scale_is_symmetric_and_zero_is_in_its_middle(run):
+    body = (
+        "const s = around([[-2, 0.5, null]]); give([s.of(0), s.of(1) + s.of(-1), s.low + s.high, around([[0]]).high]);"
+    )
+    assert run("scale.js", "around", body) == [0.5, 1, 0, 0.1]
+
+
+def test_colours_rise_in_lightness(run):
+    body = """const c = colourOf("rising");
+    give(Array.from({ length: 33 }, (_, n) => { const [r, g, b] = c(n / 32);
+      return 0.2126 * r + 0.7152 * g + 0.0722 * b; }));"""
+    light = run("scale.js", "colourOf", body)
+    assert light == sorted(light)
+    assert light[-1] - light[0] > 150
+
+
+def test_more_values_than_pixels_keep_their_peaks(run):
+    body = """const v = Array(512).fill(0.1); v[77] = -9; v[200] = null;
+    give([pool(v, 100).length, [...pool(v, 100)].includes(-9)]);"""
+    assert run("scale.js", "pool", body) == [100, True]
+    assert run("scale.js", "pool", "give([...pool([1, null], 10)]);") == [1, None]
+
+
+@pytest.mark.parametrize(
+    ("number", "text"),
+    [("0", "0"), ("0.0123456", "0.0123"), ("12345.6", "12346"), ("1e-4", "10⁻⁴"), ("3.2e-7", "3.2·10⁻⁷"),
+     ("2e12", "2·10¹²"),
+     ("-0.5", "−0.5"), ("NaN", "–"), ("null", "–"), ("Infinity", "∞")],
+)  # fmt: skip
+def test_numbers_are_brief(run, number, text):
+    assert run("scale.js", "brief", f"give(brief({number}));") == text
+
+
+def test_an_axis_has_round_numbers_and_not_more_than_fit(run):
+    assert run("scale.js", "wholes", "give(wholes(512, 6));") == [0, 100, 200, 300, 400, 500]
+    assert run("scale.js", "wholes", "give([wholes(1, 9), wholes(0, 9), wholes(3, 9)]);") == [[0], [], [0, 1, 2]]
+
+
+def test_a_vanishing_gradient_is_read_with_its_lag(run):
+    body = "give(readLags({ cell0: [1, 0.5, 0.3], cell1: [1, 0.3, 0.02, 0.009, 0.001, 0.00001] }));"
+    read = run("reading.js", "readLags", body)
+    assert "cell1 falls below 1 % of its largest at 3 ticks back" in read
+    assert "cannot learn from events further away" in read
+
+
+def test_a_gradient_that_reaches_back_is_read_with_its_weakest_layer(run):
+    read = run("reading.js", "readLags", "give(readLags({ cell0: [1, 0.5, 0.3], cell1: [1, 0.5, 0.11] }));")
+    assert "reach all 3 ticks" in read
+    assert "cell1 still has 11 %" in read
+
+
+def test_a_gradient_that_dips_and_returns_reaches_back(run):
+    assert run("reading.js", "reach", "give(reach([1, 0.001, 0.5]).faded);") is None
+
+
+def test_a_layer_without_gradient_is_named(run):
+    assert "cell1 is zero at every tick" in run(
+        "reading.js", "readLags", "give(readLags({ cell0: [1], cell1: [0, 0] }));"
+    )
+    assert run("reading.js", "readLags", "give(readLags({}));") == ""
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        ("readNorm([3, 3, 3], [0.6], 1)", ["norm is 3 ", "60 % of the updates", "below 90 %"]),
+        ("readNorm([3], [0.95, 0.99], 1)", ["nearly everything is clipped"]),
+        ("readNorm([3], [], 0)", ["no clip is set", "one value"]),
+        ("readRatio([3e-4])", ["3·10⁻⁴", "healthy"]),
+        ("readRatio([0.5])", ["lower learning_rate"]),
+        ("readRatio([1e-6])", ["raise learning_rate"]),
+        ("readLayers({ all: 9, cell0: 1, head: 1e-4 }, { cell0: 0.02 })", ["4 powers of ten", "learns nothing", "2 %"]),
+        ("readLayers({ cell0: 1, head: 1 }, { cell0: 0.7 })", ["70 % of the gates of cell0"]),
+        ("readLayers({ cell0: 1, head: 0 }, {})", ["head has no gradient"]),
+    ],
+)
+def test_each_picture_is_read_by_the_healthy_ranges(run, call, words):
+    read = run("reading.js", "readNorm, readRatio, readLayers", f"give({call});")
+    assert all(word in read for word in words), read
+
+
+def test_the_healthy_ranges_are_those_of_the_page_on_learning(run):
+    assert run("reading.js", "RATIO", "give([RATIO.low, RATIO.high]);") == [1e-4, 1e-2]
+    learning = (PAGE.parents[2] / "docs" / "learning.md").read_text(encoding="utf-8")
+    assert "1e-4 to 1e-2" in learning
+    assert "within two powers of ten of each other" in learning
+    assert "below 0.9" in learning
+
+
+def test_units_that_stand_still_and_saturated_ones_are_counted(run):
+    body = """const looks = Array.from({ length: 70 }, (_, t) => ({
+      values: [Math.sin(t), 0.3, t < 5 ? 1 : 0.5], marked: [0] }));
+    const found = units(looks); give([found.order, readState(found)]);"""
+    order, read = run("reading.js", "units, readState", body)
+    assert order == [0, 1, 2]
+    assert read == "1 of 3 units is saturated; 2 have not moved in the last 60 looks."
+
+
+def test_a_state_of_one_unit_one_look_or_none_is_read(run):
+    read = """give([readState(units([{ values: [0.5], marked: [0] }])), readState(units([])),
+    readState(units([{ values: [1, null], marked: [] }]))]);"""
+    one, none, first = run("reading.js", "units, readState", read)
+    assert one == "The only unit is saturated; this is the first look."
+    assert none == ""
+    assert first == "None of 2 units are saturated; this is the first look."
+
+
+def test_marks_that_would_overlap_are_one_mark_with_all_their_events(run):
+    body = """const at = (time, kind = "published", reason = "due") => ({ time, kind, reason, version: time });
+    const found = marks([at(-5), at(0), at(4), at(9), at(30), at(31, "vetoed"),
+      at(32, "published", "by hand")], (t) => t, 100);
+    give(found.map((m) => [m.kind, m.events.length, m.x]));"""
+    assert run("verdicts.js", "marks", body) == [
+        ["published", 3, 9], ["published", 1, 30], ["vetoed", 1, 31], ["promoted", 1, 32],
+    ]  # fmt: skip
+
+
+def test_each_kind_of_event_is_told_in_a_sentence(run):
+    body = """give(Object.keys(MARKS).map((kind) => tell({ kind, version: 3, reason: 'x',
+    numbers: {} })).concat(tell({ kind: 'new', reason: '' })));"""
+    told = run("verdicts.js", "MARKS, tell", body)
+    assert all(sentence.endswith(".") and "undefined" not in sentence for sentence in told), told
+
+
+def test_the_numbers_of_a_verdict_are_explained_and_unknown_ones_are_shown(run):
+    body = """give(explain({ offset: 9, numbers: { evidence: 1.2, score: 0.2, anchor_score: 0.25, labels: 1,
+    odd: 7, loss: 1e300 } }));"""
+    rows = {row["name"]: row for row in run("verdicts.js", "explain", body)}
+    assert rows["score"]["words"].endswith("20 % better than the anchor.")
+    assert rows["labels"]["words"] == "one label learned since the verdict before."
+    assert rows["odd"] == {"name": "odd", "value": "7", "words": ""}
+    assert rows["loss"]["value"] == "not finite"
+
+
+def test_an_action_names_its_consequence_before_it_is_done(run):
+    body = """const model = { name: "m", champion: 12, anchor: 10 };
+    give(["pause", "resume", "rollback", "promote"].map((a) => consequence(a, model, a === "promote" ? 3 : 0)));"""
+    pause, resume, rollback, promote = run("verdicts.js", "consequence", body)
+    assert "never learned" in pause["text"]
+    assert "those of the pause are not" in resume["text"]
+    assert "its anchor, version 10" in rollback["title"]
+    assert "version 3" in promote["title"]
+    assert "instead of by version 12" in promote["text"]
+
+
+def test_keys_move_over_a_picture_and_stop_at_its_ends(run):
+    body = """const p = { rows: [1, 2, 3], columns: 5 };
+    give([step("ArrowRight", null, p), step("ArrowLeft", { row: 0, column: 0 }, p),
+      step("End", { row: 1, column: 2 }, p),
+      step("PageDown", { row: 1, column: 2 }, p), step("Escape", { row: 1, column: 2 }, p),
+      step("a", null, p) === undefined]);"""
+    assert run("heat.js", "step", body) == [
+        {"row": 0, "column": 0}, {"row": 0, "column": 0}, {"row": 1, "column": 4}, {"row": 2, "column": 2}, None, True,
+    ]  # fmt: skip
+
+
+def test_a_picture_has_no_more_cells_than_pixels_and_room_beside_long_names(run):
+    body = "give([layout(375, [900], 512), layout(1000, [40], 16)]);"
+    narrow, wide = run("heat.js", "layout", body)
+    assert narrow["left"] == 125
+    assert narrow["cells"] == narrow["width"] == 242
+    assert wide["cells"] == 16
