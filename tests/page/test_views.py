@@ -219,5 +219,72 @@ def test_a_picture_has_no_more_cells_than_pixels_and_room_beside_long_names(run)
     body = "give([layout(375, [900], 512), layout(1000, [40], 16)]);"
     narrow, wide = run("heat.js", "layout", body)
     assert narrow["left"] == 125
-    assert narrow["cells"] == narrow["width"] == 242
+    assert narrow["cells"] == narrow["width"] == 236
     assert wide["cells"] == 16
+
+
+def test_samples_become_columns_and_a_long_silence_ends_the_line(run):
+    body = """const samples = [{ time: 0, a: 1, b: null }, { time: 1, a: null, b: null }, { time: 2, a: 3, b: 4 },
+      { time: 60, a: 5, b: null }];
+    give(columnsOf(samples, ["a", "b"]));"""
+    assert run("columns.js", "columnsOf", body) == {
+        "x": [0, 2, 9.5, 60], "a": [1, 3, None, 5], "b": [None, 4, None, None],
+    }  # fmt: skip
+
+
+def test_columns_of_two_origins_share_an_axis_that_rises(run):
+    body = "give(merged({ x: [1, 3], a: [1, 2] }, { x: [2, 3], b: [7, 8] }));"
+    found = run("columns.js", "merged", body)
+    assert found["x"] == sorted(set(found["x"]))
+    assert found["a"] == [1, None, 2, None]
+    assert found["b"] == [None, 7, None, 8]
+
+
+def test_versions_of_one_moment_stand_beside_each_other(run):
+    body = """give(columnsOfVersions([{ number: 3, created: 5, loss: 2 }, { number: 2, created: 5, loss: null },
+      { number: 1, created: 0, loss: 9 }], ["loss"]));"""
+    found = run("columns.js", "columnsOfVersions", body)
+    assert found["number"] == [2, 3]
+    assert found["x"][1] > found["x"][0]
+    assert found["loss"] == [None, 2]
+
+
+REPORTS = """const reports = (layers, lags, n) => Array.from({ length: n }, (_, t) => ({ time: t, layers:
+  Object.fromEntries(Array.from({ length: layers }, (_, k) => [`cell${k}`,
+    Array.from({ length: lags }, (_, lag) => 0.7 ** lag)])) }));
+"""
+
+
+@pytest.mark.parametrize(("layers", "lags", "reports"), [(1, 1, 1), (2, 16, 120), (12, 64, 40), (64, 512, 120)])
+def test_lags_of_any_size_are_one_picture_of_bounded_height(run, layers, lags, reports):
+    body = f"""{REPORTS}const p = lagPicture(reports({layers}, {lags}, {reports}), String);
+    const height = p.rows.reduce((sum, row) => sum + row.height + row.gap, 0);
+    give([p.columns, height, p.rows.filter((row) => row.newest).length,
+      p.read(0, {lags} - 1)]);"""
+    columns, height, newest, read = run("pictures.js", "lagPicture", body)
+    assert (columns, newest) == (lags, layers)
+    assert height <= 720
+    assert read.startswith(f"cell0, {lags - 1} back, newest report: ")
+
+
+def test_the_picture_of_lags_marks_where_the_gradient_is_gone_and_says_what_is_beyond_its_colours(run):
+    body = f"""{REPORTS}const p = lagPicture(reports(1, 40, 3), String);
+    give([p.rows.map((row) => row.limit ?? null), p.note]);"""
+    limits, note = run("pictures.js", "lagPicture", body)
+    assert limits[0] == 13  # 0.7**13 is the first below a hundredth
+    assert limits[1:] == [None, None]
+    assert "last 3 reports" in note
+    assert "below" in note
+    assert run("pictures.js", "lagPicture", "give(lagPicture([], String));") is None
+
+
+@pytest.mark.parametrize(("units", "height"), [(1, 24), (32, 384), (512, 512)])
+def test_a_state_of_any_size_is_a_picture_that_fits(run, units, height):
+    body = f"""const looks = Array.from({{ length: 240 }}, (_, t) => ({{ time: t, seq: t, version: 1, marked: [0],
+      values: Array({units}).fill(0.5) }}));
+    const order = Array.from({{ length: {units} }}, (_, n) => n);
+    const p = statePicture(looks, {{ order, palette: "around-light", clock: String }});
+    give([p.rows.reduce((sum, row) => sum + row.height, 0), p.rows[0].now, p.read(0, 3)]);"""
+    tall, now, read = run("pictures.js", "statePicture", body)
+    assert (tall, now) == (height, True)
+    assert read == "Unit 0 at 3 (tick 3, version 1): 0.5, saturated"

@@ -1,23 +1,28 @@
 // A heat map on a canvas: rows × columns in colours, with axis, legend, marks, and a readout by pointer and keyboard.
 // Everything of the picture is drawn on the one canvas, so that its PNG is complete. Owned by a view: mount, draw, destroy.
 
+import { el } from "./dom.js";
 import { brief, colourOf, pool, wholes } from "./scale.js";
 
-const TOP = 4, AXIS = 34, LEGEND = 40, LEFT_MOST = 150; // pixels
+const TOP = 4, AXIS = 36, LEGEND = 32, TEXT = 18, LEFT_MOST = 150, GUTTER = 14; // pixels
+const NARROW = 420; // below it the legend's text stands under its colours
+const SHADES = 256;
+const known = {}; // palettes as shades
 const FONT = "12px system-ui, sans-serif", LINE = 13;
 
 /**
- * Mount a heat map in `host`. name: what it shows, for screen readers; colours(): {text, muted, back, …} of the theme.
+ * Mount a heat map in `host`. name: what it shows, for screen readers; colours(): of the theme, by token.
  *
  * Returns {canvas, draw(picture), destroy()}. A picture is {rows, columns, scale, palette, x, legend, read}:
- *   rows: top to bottom, each {label, values, height (pixels), gap (pixels above), marks: [columns], edge: bool}
+ *   rows: top to bottom, each {label, values, height (pixels), gap (pixels above), edge: a line above, faint, now: a dot beside it,
+ *     marks: [columns with a dot], limit: column before which a bar stands}
  *   scale: {low, high, of(v) -> 0..1, ticks}; palette: of `colourOf`
  *   x: {label, tick(column) -> text}; legend: text beside the scale; read(row, column) -> the readout's text
  */
 export function heat(host, { name, colours }) {
-  const box = element("div", { class: "heat" });
-  const canvas = element("canvas", { role: "application", tabindex: "0", "aria-roledescription": "heat map", "aria-label": name });
-  const readout = element("output", { class: "heat-readout", "aria-live": "polite" });
+  const box = el("div", { class: "heat" });
+  const canvas = el("canvas", { role: "application", tabindex: "0", "aria-roledescription": "heat map", "aria-label": name });
+  const readout = el("output", { class: "readout" });
   box.append(canvas, readout);
   host.append(box);
   const state = { picture: null, at: null, plan: null };
@@ -76,7 +81,7 @@ export function step(key, at, { rows, columns }) {
 /** The cells of a width: {left, width, cells} of the plot's area. Pure. */
 export function layout(width, labels, columns) {
   const left = Math.min(LEFT_MOST, Math.floor(width / 3), Math.max(0, ...labels) + 8);
-  const plot = Math.max(1, width - left - 8);
+  const plot = Math.max(1, width - left - GUTTER);
   return { left, width: plot, cells: Math.max(1, Math.min(columns, Math.floor(plot))) };
 }
 
@@ -102,7 +107,7 @@ function render(canvas, picture, at, theme) {
   pen.font = FONT;
   const { tops: ys, bottom } = tops(picture.rows);
   const plan = { ...layout(width, picture.rows.map((row) => pen.measureText(row.label || "").width), picture.columns), ys, bottom };
-  const height = bottom + AXIS + LEGEND, dense = window.devicePixelRatio || 1;
+  const height = bottom + AXIS + LEGEND + (width < NARROW ? TEXT : 0), dense = window.devicePixelRatio || 1;
   if (canvas.width !== Math.round(width * dense) || canvas.height !== Math.round(height * dense)) {
     canvas.width = Math.round(width * dense);
     canvas.height = Math.round(height * dense);
@@ -112,7 +117,7 @@ function render(canvas, picture, at, theme) {
   pen.setTransform(dense, 0, 0, dense, 0, 0);
   pen.font = FONT;
   pen.textBaseline = "middle";
-  pen.fillStyle = theme.back;
+  pen.fillStyle = theme.surface;
   pen.fillRect(0, 0, width, height);
   cells(pen, picture, plan, theme);
   labels(pen, picture, plan, theme);
@@ -123,17 +128,13 @@ function render(canvas, picture, at, theme) {
 }
 
 function cells(pen, picture, plan, theme) {
-  const colour = colourOf(picture.palette);
-  const image = new ImageData(plan.cells, picture.rows.length);
-  const holes = [];
+  const shade = shades(picture.palette), holes = [];
+  const image = new ImageData(plan.cells, picture.rows.length), pixels = new Uint32Array(image.data.buffer);
   picture.rows.forEach((row, r) => {
     pool(row.values, plan.cells).forEach((v, c) => {
       const share = picture.scale.of(v);
-      if (Number.isNaN(share)) {
-        holes.push([r, c]);
-        return;
-      }
-      image.data.set([...colour(share), 255], (r * plan.cells + c) * 4);
+      if (Number.isNaN(share)) holes.push([r, c]);
+      else pixels[r * plan.cells + c] = shade[Math.round(share * (SHADES - 1))];
     });
   });
   const small = new OffscreenCanvas(plan.cells, picture.rows.length);
@@ -142,6 +143,16 @@ function cells(pen, picture, plan, theme) {
   picture.rows.forEach((row, r) => pen.drawImage(small, 0, r, plan.cells, 1, plan.left, plan.ys[r], plan.width, row.height));
   if (holes.length) hatch(pen, picture, plan, holes, theme);
   picture.rows.forEach((row, r) => dots(pen, picture, plan, row, r, theme));
+}
+
+/** The shades of a palette as pixels of an ImageData; bytes are in the order red, green, blue, opacity. */
+function shades(palette) {
+  if (!known[palette]) {
+    const colour = colourOf(palette), bytes = new Uint8Array(SHADES * 4);
+    for (let n = 0; n < SHADES; n += 1) bytes.set([...colour(n / (SHADES - 1)), 255], n * 4);
+    known[palette] = new Uint32Array(bytes.buffer);
+  }
+  return known[palette];
 }
 
 function hatch(pen, picture, plan, holes, theme) {
@@ -162,35 +173,39 @@ function hatch(pen, picture, plan, holes, theme) {
   pen.restore();
 }
 
-/** Marked cells: a ring in cells that are large enough, else a point; dark with a light rim, to be seen on each colour. */
+/** Marked cells, and beside the row whether its newest is: a ring in cells that are large enough, else a point; dark with a light rim, to be seen on each colour. */
 function dots(pen, picture, plan, row, r, theme) {
   const wide = plan.width / picture.columns;
   const size = Math.min(4, row.height / 2 - 0.5, Math.max(1, wide / 2 - 0.5));
+  const y = plan.ys[r] + row.height / 2;
   for (const column of row.marks || []) {
-    const x = plan.left + (column + 0.5) * wide, y = plan.ys[r] + row.height / 2;
+    const x = plan.left + (column + 0.5) * wide;
     if (size < 1.5) {
       pen.fillStyle = theme.text;
       pen.fillRect(x - Math.max(0.5, wide / 2), y - row.height / 4, Math.max(1, wide), Math.max(1, row.height / 2));
-      continue;
-    }
-    pen.beginPath();
-    pen.arc(x, y, size, 0, 2 * Math.PI);
-    pen.fillStyle = "#111";
-    pen.fill();
-    pen.strokeStyle = "#fff";
-    pen.lineWidth = Math.min(1.5, size / 2);
-    pen.stroke();
+    } else dot(pen, x, y, size, "#111", "#fff");
   }
+  if (row.now) dot(pen, plan.left + plan.width + 7, y, Math.min(4, Math.max(1, row.height / 2)), theme.text, theme.surface);
   if (Number.isFinite(row.limit)) {
     const x = plan.left + row.limit * wide;
     for (const [colour, thick] of [["#111", 4], ["#fff", 2]]) line(pen, x, plan.ys[r], x, plan.ys[r] + row.height, colour, thick);
   }
 }
 
+function dot(pen, x, y, size, colour, rim) {
+  pen.beginPath();
+  pen.arc(x, y, size, 0, 2 * Math.PI);
+  pen.fillStyle = colour;
+  pen.fill();
+  pen.strokeStyle = rim;
+  pen.lineWidth = Math.min(1.5, size / 2);
+  pen.stroke();
+}
+
 function labels(pen, picture, plan, theme) {
   let free = -Infinity;
   picture.rows.forEach((row, r) => {
-    if (row.edge) line(pen, plan.left, plan.ys[r] - 2, plan.left + plan.width, plan.ys[r] - 2, theme.grid || theme.muted, 1);
+    if (row.edge) line(pen, plan.left, plan.ys[r] - 2, plan.left + plan.width, plan.ys[r] - 2, theme.line, 1);
     const y = plan.ys[r] + row.height / 2;
     if (!row.label || y < free) return;
     free = y + LINE;
@@ -219,7 +234,8 @@ function axis(pen, picture, plan, theme) {
 
 function legend(pen, picture, plan, theme) {
   const y = plan.bottom + AXIS + 2, colour = colourOf(picture.palette), { scale } = picture;
-  const wide = Math.min(260, plan.width * 0.55), left = plan.left;
+  const narrow = plan.left + plan.width + GUTTER < NARROW, left = plan.left;
+  const wide = Math.min(260, plan.width * (narrow ? 1 : 0.5));
   for (let x = 0; x < wide; x += 1) {
     pen.fillStyle = `rgb(${colour(x / wide).join(",")})`;
     pen.fillRect(left + x, y, 1, 12);
@@ -229,23 +245,24 @@ function legend(pen, picture, plan, theme) {
   pen.strokeRect(left - 0.5, y - 0.5, wide + 1, 13);
   pen.fillStyle = theme.text;
   pen.textAlign = "center";
-  let free = -Infinity;
-  for (const tick of scale.ticks) {
+  const taken = [];
+  for (const tick of [scale.low, scale.high, ...scale.ticks]) { // the ends first: what has no room between them is left out
     const x = left + scale.of(tick) * wide, text = brief(tick), half = pen.measureText(text).width / 2;
-    const at = Math.max(x, left + half - 6);
-    if (at - half < free) continue;
-    free = at + half + 6;
+    const at = Math.min(Math.max(x, left + half - 6), left + plan.width - half);
+    if (taken.some(([from, to]) => at + half + 8 > from && at - half - 8 < to)) continue;
+    taken.push([at - half, at + half]);
     line(pen, x, y + 12, x, y + 16, theme.muted, 1);
     pen.fillText(text, at, y + 24);
   }
   pen.textAlign = "left";
-  pen.fillText(shorten(pen, picture.legend, plan.width - wide - 16), left + wide + 14, y + 6);
+  if (narrow) pen.fillText(shorten(pen, picture.legend, plan.width), left, y + LEGEND + 8);
+  else pen.fillText(shorten(pen, picture.legend, plan.width - wide - 16), left + wide + 14, y + 6);
 }
 
 function cross(pen, picture, plan, at, theme) {
   const wide = plan.width / picture.columns, row = picture.rows[at.row];
   const x = plan.left + at.column * wide, y = plan.ys[at.row];
-  for (const [colour, thick, out] of [[theme.back, 4, 2], [theme.text, 2, 2]]) {
+  for (const [colour, thick, out] of [[theme.surface, 4, 2], [theme.accent, 2, 2]]) {
     pen.strokeStyle = colour;
     pen.lineWidth = thick;
     pen.strokeRect(x - out, y - out, Math.max(2, wide) + 2 * out, row.height + 2 * out);
@@ -283,10 +300,4 @@ function shorten(pen, text, width) {
   let n = text.length;
   while (n > 1 && pen.measureText(`${text.slice(0, n)}…`).width > width) n -= 1;
   return `${text.slice(0, n)}…`;
-}
-
-function element(tag, attributes) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-  return made;
 }

@@ -68,7 +68,7 @@ export function around(lists, least = 0.1) {
   for (const list of lists) for (const v of list) if (Number.isFinite(v)) sizes.push(Math.abs(v));
   const high = sizes.length ? Math.max(least, quantile(Float64Array.from(sizes).sort(), 0.98)) : 1;
   const of = (v) => (v == null || Number.isNaN(v) ? NaN : Math.min(1, Math.max(0, 0.5 + v / high / 2)));
-  return { low: -high, high, of, ticks: [-high, -high / 2, 0, high / 2, high] };
+  return { low: -high, high, of, ticks: [0] };
 }
 
 /** The powers of ten within [low, high]; with fewer than two of them, the ends themselves. */
