@@ -188,7 +188,7 @@ def test_the_numbers_of_a_verdict_are_explained_and_unknown_ones_are_shown(run):
     odd: 7, loss: 1e300 } }));"""
     rows = {row["name"]: row for row in run("verdicts.js", "explain", body)}
     assert rows["score"]["words"].endswith("20 % better than the anchor.")
-    assert rows["labels"]["words"] == "one label learned since the verdict before."
+    assert rows["labels"]["words"] == "Labels learned since the verdict before."
     assert rows["odd"] == {"name": "odd", "value": "7", "words": ""}
     assert rows["loss"]["value"] == "not finite"
 
@@ -288,3 +288,42 @@ def test_a_state_of_any_size_is_a_picture_that_fits(run, units, height):
     tall, now, read = run("pictures.js", "statePicture", body)
     assert (tall, now) == (height, True)
     assert read == "Unit 0 at 3 (tick 3, version 1): 0.5, saturated"
+
+
+def test_latency_is_compared_between_seconds_with_learning_and_without(run):
+    body = """const at = (p99, share) => ({ latency_p50: 0.001, latency_p99: p99, learning_share: share });
+    const busy = Array(20).fill(at(0.004, 0.5)), idle = Array(20).fill(at(0.002, 0)), none = { latency_p99: null };
+    const calm = [...idle, ...idle.map(() => at(0.002, 0.5))];
+    give([readLatency([...busy, ...idle, none]), readLatency(calm), readLatency(busy),
+      readLatency([none])]);"""
+    disturbed, calm, always, nothing = run("reading.js", "readLatency", body)
+    assert disturbed.endswith("While it learns, p99 is 4 ms, without 2 ms: 100 % more than without.")
+    assert calm.endswith("learning does not disturb it.")
+    assert "nothing to compare with" in always
+    assert nothing == ""
+
+
+def test_freshness_is_compared_with_what_is_aimed_at(run):
+    body = """give([readFreshness(3, 0.4, 2), readFreshness(1, null, 2), readFreshness(1, null, null),
+      readFreshness(null)]);"""
+    late, fresh, unknown, nothing = run("reading.js", "readFreshness", body)
+    assert "more than the 2 s" in late
+    assert late.endswith("Half of the labels serve within 0.4 s.")
+    assert "within the 2 s" in fresh
+    assert unknown == "The oldest label that is not judged yet has waited 1 s."
+    assert nothing == ""
+
+
+def test_losses_of_the_gate_are_those_of_versions_and_of_vetoes(run):
+    body = """give(gateRows([{ number: 2, created: 1, loss: 0.1, anchor_loss: null }], [
+      { kind: "vetoed", time: 2, numbers: { loss: 0.3, anchor_score: 0.1 } },
+      { kind: "vetoed", time: 3, numbers: {} },
+      { kind: "published", time: 1, numbers: { loss: 0.1 } }]).map((row) => [row.created, row.loss, row.anchor_loss]));"""
+    assert run("verdicts.js", "gateRows", body) == [[1, 0.1, None], [2, 0.3, 0.1]]
+
+
+def test_an_event_of_a_later_server_is_shown_as_it_is_named(run):
+    body = """give([tell({ kind: "melted", reason: "heat" }),
+      marks([{ kind: "melted", time: 1 }], (t) => t, 9).length,
+      shownEvents([{ kind: "melted" }, { kind: "created", time: 1 }, { kind: "paused", time: 2 }]).length]);"""
+    assert run("verdicts.js", "tell, marks, shownEvents", body) == ["melted: heat.", 0, 2]

@@ -6,6 +6,7 @@ import { brief, count, percent, quantile } from "./scale.js";
 export const FADED = 0.01; // of the largest of a layer: what is smaller moves its weights by nothing that counts
 export const RATIO = { low: 1e-4, high: 1e-2 }; // healthy sizes of an update relative to the weights
 const MUCH_CLIPPED = 0.9, MUCH_SATURATED = 0.5, APART = 2; // powers of ten between layers
+const BUSY = 0.02, LEAST_SECONDS = 10; // share of a second with learning; seconds of each kind to compare
 const STILL = 1e-3; // of the scale of a state: a unit that moves less has not moved
 
 /**
@@ -124,4 +125,30 @@ function several(layers) {
 
 function cap(text) {
   return text[0].toUpperCase() + text.slice(1);
+}
+
+/** Reads latency beside training: whether ticks wait longer in seconds with learning than in those without. */
+export function readLatency(samples) {
+  const known = samples.filter(({ latency_p99: v }) => Number.isFinite(v));
+  if (!known.length) return "";
+  const middle = (list, key) => quantile(Float64Array.from(list.map((sample) => sample[key])).sort(), 0.5);
+  const ms = (v) => (v >= 0.1 ? `${brief(Number(v.toFixed(2)))} s` : `${brief(v * 1000)} ms`);
+  const start = `Half of the messages are answered within ${ms(middle(known.filter(({ latency_p50: v }) => Number.isFinite(v)), "latency_p50"))}, 99 % within ${ms(middle(known, "latency_p99"))}`;
+  const busy = known.filter((sample) => sample.learning_share >= BUSY), idle = known.filter((sample) => sample.learning_share < BUSY);
+  if (busy.length < LEAST_SECONDS || idle.length < LEAST_SECONDS) {
+    const only = busy.length >= LEAST_SECONDS ? "; it learned all the time, so that there is nothing to compare with" : idle.length >= LEAST_SECONDS ? "; it did not learn" : "";
+    return `${start} (medians of the seconds shown)${only}.`;
+  }
+  const [with_, without] = [middle(busy, "latency_p99"), middle(idle, "latency_p99")], change = with_ / without - 1;
+  const verdict = Math.abs(change) < 0.1 ? "learning does not disturb it" : `${percent(Math.abs(change))} ${change > 0 ? "more" : "less"} than without`;
+  return `${start}. While it learns, p99 is ${ms(with_)}, without ${ms(without)}: ${verdict}.`;
+}
+
+/** Reads freshness. sample: the newest; target: seconds within which a label should be judged, or null. */
+export function readFreshness(unjudged, served, target) {
+  if (!Number.isFinite(unjudged)) return "";
+  const s = (v) => `${brief(Number(v.toPrecision(2)))} s`;
+  const start = `The oldest label that is not judged yet has waited ${s(unjudged)}`;
+  const aim = !Number.isFinite(target) ? "" : unjudged > target ? `, more than the ${s(target)} that are aimed at: the trainer is behind` : `, within the ${s(target)} that are aimed at`;
+  return `${start}${aim}.${Number.isFinite(served) ? ` Half of the labels serve within ${s(served)}.` : ""}`;
 }

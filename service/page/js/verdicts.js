@@ -5,19 +5,19 @@ import { brief, count, percent } from "./scale.js";
 
 const WORSE = 1e4, LARGEST = 1e300; // evidence that vetoes, unless worse_evidence is set; "not finite" on the wire
 
-/** Kinds that have a mark: its sign, shape, lane (0 is nearest to the data), colour's key, and the word of the legend. */
+/** Kinds that have a mark: its sign, lane (0 is nearest to the data), colour (token), and the word of the legend. */
 export const MARKS = {
-  published: { sign: "▲", lane: 0, colour: "good", word: "published" },
+  published: { sign: "▲", lane: 0, colour: "published", word: "published" },
   vetoed: { sign: "✕", lane: 1, colour: "bad", word: "vetoed" },
-  "rolled back": { sign: "◀", lane: 1, colour: "bad", word: "rolled back" },
+  "rolled back": { sign: "◀", lane: 1, colour: "text", word: "rolled back" },
   drifted: { sign: "◆", lane: 2, colour: "drift", word: "drift" },
-  promoted: { sign: "★", lane: 2, colour: "good", word: "promoted" },
-  anchored: { sign: "⚑", lane: 2, colour: "text", word: "new anchor" },
-  imported: { sign: "⬇", lane: 2, colour: "text", word: "imported" },
+  promoted: { sign: "★", lane: 2, colour: "accent", word: "promoted" },
+  anchored: { sign: "■", lane: 2, colour: "muted", word: "new anchor" },
+  imported: { sign: "▼", lane: 3, colour: "muted", word: "imported" },
   paused: { sign: "‖", lane: 3, colour: "text", word: "paused" },
-  resumed: { sign: "▶", lane: 3, colour: "text", word: "resumed" },
-  changed: { sign: "⚙", lane: 3, colour: "text", word: "settings changed" },
-  skipped: { sign: "⤼", lane: 3, colour: "bad", word: "journal skipped" },
+  resumed: { sign: "►", lane: 3, colour: "text", word: "resumed" },
+  changed: { sign: "●", lane: 3, colour: "muted", word: "settings changed" },
+  skipped: { sign: "○", lane: 3, colour: "bad", word: "part of the journal left out" },
 };
 export const LANES = 4;
 
@@ -92,9 +92,9 @@ export function explain(event) {
 
 const NUMBERS = {
   evidence: (v) => v >= WORSE
-    ? `Against the candidate: at ${brief(WORSE)}, unless worse_evidence is set, it counts as worse than the anchor.`
-    : `Against the candidate: about 1 while it is not worse than the anchor; it is refused from ${brief(WORSE)} on, unless worse_evidence is set.`,
-  labels: (v) => `${count(v, "label")} learned since the verdict before.`,
+    ? `Against the candidate: at 10,000, unless worse_evidence is set, it counts as worse than the anchor.`
+    : `Against the candidate: about 1 while it is not worse than the anchor; it is refused from 10,000 on, unless worse_evidence is set.`,
+  labels: () => "Labels learned since the verdict before.",
   loss: () => "The candidate's loss per label since then: scaled, clipped, and mapped to 0..1.",
   score: (v, all) => "mean_score" in all
     ? `The candidate's mean loss over the last block of labels, 0..1${compared(v, all.mean_score, "before")}.`
@@ -113,6 +113,17 @@ function compared(score, other, than) {
   const change = score / other - 1;
   if (Math.abs(change) < 0.005) return `: the same as ${than}`;
   return `: ${percent(Math.abs(change))} ${change < 0 ? "better" : "worse"} than ${than}`;
+}
+
+/** Events that a verdict is shown of, the newest first; all but those without a mark. */
+export function shownEvents(events) {
+  return events.filter((event) => MARKS[kindOf(event)] || event.kind === "created").reverse();
+}
+
+/** Losses as the gate sees them, by time: {created, number, loss, anchor_loss} of versions, and of vetoes since. */
+export function gateRows(versions, events) {
+  const vetoes = events.filter(({ kind, numbers }) => kind === "vetoed" && numbers && Number.isFinite(numbers.loss));
+  return [...versions, ...vetoes.map(({ time, numbers }) => ({ created: time, number: null, loss: numbers.loss, anchor_loss: numbers.anchor_score ?? null }))];
 }
 
 /** Reads the timeline: what happened in the events that are known. */
